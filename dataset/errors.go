@@ -1,0 +1,92 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// Kind is what sort of error this is: a sentinel for errors.Is, with a code
+// that programs can rely on, an HTTP status and an exit code. The text that
+// Docker shows is always the error's own line.
+type Kind struct {
+	Code  string // stable, in problem details and events
+	HTTP  int    // status of the API's answer
+	Exit  int    // exit code of the command line: 1 failed, 2 wrong usage
+	Title string // a few words, the same for every error of the kind
+}
+
+// Error returns the title.
+func (k *Kind) Error() string { return k.Title }
+
+// The kinds of errors. Each is a sentinel: test with errors.Is.
+var (
+	// Said of what was asked, before anything was changed.
+	ErrInvalid     = &Kind{"invalid", http.StatusUnprocessableEntity, 2, "wrong input"}
+	ErrUnsupported = &Kind{"unsupported", http.StatusUnprocessableEntity, 1, "the backend cannot do this"}
+	ErrNotFound    = &Kind{"not_found", http.StatusNotFound, 1, "no such object"}
+	ErrAmbiguous   = &Kind{"ambiguous", http.StatusConflict, 1, "several objects match"}
+	ErrExists      = &Kind{"exists", http.StatusConflict, 1, "exists and differs"}
+	ErrInUse       = &Kind{"in_use", http.StatusConflict, 1, "in use"}
+	ErrProtected   = &Kind{"protected", http.StatusConflict, 1, "protected"}
+	ErrConflict    = &Kind{"conflict", http.StatusConflict, 1, "changed meanwhile"}
+	ErrStale       = &Kind{"stale", http.StatusConflict, 1, "report of an older epoch, incarnation or operation"}
+	ErrForbidden   = &Kind{"forbidden", http.StatusForbidden, 1, "not allowed"}
+
+	// Said of the world.
+	ErrNoSpace     = &Kind{"no_space", http.StatusInsufficientStorage, 1, "no space"}
+	ErrOffline     = &Kind{"offline", http.StatusServiceUnavailable, 1, "pool or node is offline"}
+	ErrUnavailable = &Kind{"unavailable", http.StatusServiceUnavailable, 1, "control service is away"}
+	ErrPending     = &Kind{"pending", http.StatusGatewayTimeout, 1, "goes on as an operation"}
+	ErrCancelled   = &Kind{"cancelled", http.StatusConflict, 1, "cancelled"}
+	ErrCorrupt     = &Kind{"corrupt", http.StatusInternalServerError, 1, "data is damaged or foreign"}
+	ErrInternal    = &Kind{"internal", http.StatusInternalServerError, 1, "internal error"}
+)
+
+// Kinds returns every kind, the table that HTTP, the command line and the
+// plugin translate with.
+func Kinds() []*Kind {
+	return []*Kind{
+		ErrInvalid, ErrUnsupported, ErrNotFound, ErrAmbiguous, ErrExists, ErrInUse,
+		ErrProtected, ErrConflict, ErrStale, ErrForbidden, ErrNoSpace, ErrOffline,
+		ErrUnavailable, ErrPending, ErrCancelled, ErrCorrupt, ErrInternal,
+	}
+}
+
+// KindOf returns the kind of err: that of the outermost error that has one,
+// ErrInternal when none has. It is nil only for a nil error.
+func KindOf(err error) *Kind {
+	if err == nil {
+		return nil
+	}
+	var k *Kind
+	if errors.As(err, &k) {
+		return k
+	}
+	return ErrInternal
+}
+
+// KindByCode returns the kind with that code, ErrInternal when there is none:
+// what an error read from the wire becomes again.
+func KindByCode(code string) *Kind {
+	for _, k := range Kinds() {
+		if k.Code == code {
+			return k
+		}
+	}
+	return ErrInternal
+}
+
+type kindError struct {
+	kind *Kind
+	err  error
+}
+
+func (e *kindError) Error() string   { return e.err.Error() }
+func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
+
+// Errorf makes an error of a kind: its text is the formatted line alone (wrap
+// with %w as usual), and errors.Is finds the kind.
+func Errorf(kind *Kind, format string, args ...any) error {
+	return &kindError{kind, fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,55 @@
+package dataset
+
+import (
+	"sort"
+	"strings"
+)
+
+// Nearest returns the word of have that is spelt most like word, or "" when
+// none is close enough to be meant.
+func Nearest(word string, have []string) string {
+	best, at := "", 1+len(word)/3+1
+	for _, h := range have {
+		if d := distance(strings.ToLower(word), strings.ToLower(h)); d < at {
+			best, at = h, d
+		}
+	}
+	return best
+}
+
+// Have returns the words sorted and joined for the "(have: …)" of an error.
+func Have(words []string) string {
+	s := append([]string(nil), words...)
+	sort.Strings(s)
+	return strings.Join(s, ", ")
+}
+
+// distance is the Damerau-Levenshtein distance with adjacent transpositions,
+// because glod for gold is one slip and not two.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d = min(d, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = d
+		}
+	}
+	return rows[len(a)][len(b)]
+}

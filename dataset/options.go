@@ -1,0 +1,166 @@
+package dataset
+
+import (
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Options is what -o key=value says at a create.
+type Options struct {
+	Profile  string            `json:"profile,omitempty"`
+	Size     Size              `json:"size,omitempty"`
+	From     string            `json:"from,omitempty"` // volume, snapshot name or UUID prefix
+	FS       string            `json:"fs,omitempty"`
+	Pool     string            `json:"pool,omitempty"`
+	Owner    *Owner            `json:"owner,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Protect  bool              `json:"protect,omitempty"`
+	ReadOnly bool              `json:"readonly,omitempty"`
+}
+
+// Option is one line of the help on options.
+type Option struct{ Name, Value, Help string }
+
+// OptionHelp lists the options of a create.
+func OptionHelp() []Option {
+	return []Option{
+		{"profile", "NAME", "the profile, as in db@NAME"},
+		{"size", "SIZE", "instead of the profile's, such as 20GiB"},
+		{"from", "SOURCE", "start as a copy of a volume or snapshot (name or UUID prefix)"},
+		{"fs", "ext4|xfs", "the filesystem inside"},
+		{"pool", "NAME", "the pool, instead of the profile's"},
+		{"owner", "UID:GID", "owner of the volume's root"},
+		{"mode", "OCTAL", "mode of the volume's root, such as 0750"},
+		{"label.KEY", "VALUE", "a label"},
+		{"protect", "true|false", "refuse to delete the volume"},
+		{"readonly", "true|false", "mount it read-only"},
+	}
+}
+
+// ParseOptions reads the options of a create. An unknown key fails with
+// ErrInvalid and the list of those that would do; so does a bad value.
+func ParseOptions(opts map[string]string) (Options, error) {
+	var o Options
+	keys := make([]string, 0, len(opts))
+	for k := range opts {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys) // the same mistake gives the same error every time
+	for _, k := range keys {
+		if err := o.set(k, opts[k]); err != nil {
+			return Options{}, err
+		}
+	}
+	return o, nil
+}
+
+func (o *Options) set(key, value string) (err error) {
+	if label, ok := strings.CutPrefix(key, "label."); ok {
+		return o.setLabel(label, value)
+	}
+	switch key {
+	case "profile":
+		o.Profile, err = value, CheckProfileName(value)
+	case "size":
+		o.Size, err = ParseSize(value)
+	case "from":
+		o.From = value
+		if value == "" {
+			err = Errorf(ErrInvalid, "option from is empty: want a volume, a snapshot, or 4 to 36 characters of a UUID")
+		}
+	case "fs":
+		o.FS = value
+		if value != "ext4" && value != "xfs" {
+			err = Errorf(ErrInvalid, "option fs=%q: unknown filesystem (have: ext4, xfs)", clip(value))
+		}
+	case "pool":
+		o.Pool, err = value, CheckProfileName(value)
+	case "owner":
+		err = o.setOwner(value)
+	case "mode":
+		err = o.setMode(value)
+	case "protect":
+		o.Protect, err = parseBool(key, value)
+	case "readonly":
+		o.ReadOnly, err = parseBool(key, value)
+	default:
+		err = unknownOption(key)
+	}
+	return err
+}
+
+func unknownOption(key string) error {
+	var names []string
+	for _, h := range OptionHelp() {
+		names = append(names, h.Name)
+	}
+	hint := ""
+	if n := Nearest(key, names); n != "" {
+		hint = ", did you mean " + n + "?"
+	}
+	return Errorf(ErrInvalid, "unknown option %q%s (have: %s)", clip(key), hint, Have(names))
+}
+
+func (o *Options) setLabel(key, value string) error {
+	if err := CheckLabel(key); err != nil {
+		return err
+	}
+	if len(value) > 1024 {
+		return Errorf(ErrInvalid, "label %s: value of %d bytes is too long (1024 at most)", key, len(value))
+	}
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	if len(o.Labels) == 64 {
+		return Errorf(ErrInvalid, "too many labels (64 at most)")
+	}
+	o.Labels[key] = value
+	return nil
+}
+
+func (o *Options) owner() *Owner {
+	if o.Owner == nil {
+		o.Owner = &Owner{}
+	}
+	return o.Owner
+}
+
+func (o *Options) setOwner(value string) error {
+	u, g, ok := strings.Cut(value, ":")
+	uid, err1 := strconv.ParseUint(u, 10, 31)
+	gid, err2 := strconv.ParseUint(g, 10, 31)
+	if !ok || err1 != nil || err2 != nil {
+		return Errorf(ErrInvalid, "option owner=%q: want UID:GID in numbers, such as 999:999", clip(value))
+	}
+	o.owner().UID, o.owner().GID = uint32(uid), uint32(gid)
+	return nil
+}
+
+func (o *Options) setMode(value string) error {
+	m, err := ParseMode(value)
+	if err == nil {
+		o.owner().Mode = &m
+	}
+	return err
+}
+
+// ParseMode reads permission bits in octal, 0750 or 750, with setuid, setgid
+// and sticky: at most 07777. It fails with ErrInvalid.
+func ParseMode(s string) (uint32, error) {
+	m, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || m > 0o7777 {
+		return 0, Errorf(ErrInvalid, "bad mode %q: want octal permission bits, such as 0750", clip(s))
+	}
+	return uint32(m), nil
+}
+
+func parseBool(key, value string) (bool, error) {
+	switch value {
+	case "true", "yes", "1", "": // docker volume create -o protect sends an empty value
+		return true, nil
+	case "false", "no", "0":
+		return false, nil
+	}
+	return false, Errorf(ErrInvalid, "option %s=%q: want true or false", key, clip(value))
+}

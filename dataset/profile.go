@@ -1,0 +1,109 @@
+package dataset
+
+import (
+	"slices"
+	"time"
+)
+
+// Profile is a named set of choices, resolved: every key has its value. It is
+// frozen into a dataset when that is made.
+type Profile struct {
+	Name        string     `json:"name"`
+	Revision    string     `json:"revision"` // 12 hex digits of a hash over all choices
+	Description string     `json:"description,omitempty"`
+	Backend     string     `json:"backend,omitempty"` // kind of storage; empty: any
+	Pool        string     `json:"pool,omitempty"`    // one pool by name; empty: any that fits
+	Size        Size       `json:"size,omitempty"`    // bytes, enforced; 0: no limit of its own
+	Filesystem  Filesystem `json:"filesystem"`
+	Snapshots   Snapshots  `json:"snapshots"`
+	Quiesce     Quiesce    `json:"quiesce"`
+	OnDelete    OnDelete   `json:"on_delete"`
+	Owner       *Owner     `json:"owner,omitempty"` // of the root; nil: whatever the image's copy-up makes it
+}
+
+// Filesystem is what lies inside a dataset on a block device. Backends without
+// a device of their own refuse a type.
+type Filesystem struct {
+	Type  string   `json:"type,omitempty"`  // ext4 or xfs; empty: the backend's own choice
+	Mount []string `json:"mount,omitempty"` // options, such as noatime
+}
+
+// Snapshots is what a profile promises about points in time.
+type Snapshots struct {
+	Required bool   `json:"required,omitempty"` // the pool must take snapshots without copying
+	Schedule string `json:"schedule,omitempty"` // cron expression, local time; empty: none on a schedule
+	Keep     Keep   `json:"keep"`
+}
+
+// Keep says how many scheduled snapshots survive: the newest Last ones, and the
+// newest of each of the latest so many hours, days, weeks, months. All zero
+// keeps every one.
+type Keep struct {
+	Last    int `json:"last,omitempty"`
+	Hourly  int `json:"hourly,omitempty"`
+	Daily   int `json:"daily,omitempty"`
+	Weekly  int `json:"weekly,omitempty"`
+	Monthly int `json:"monthly,omitempty"`
+}
+
+// Quiesce is what is done around a snapshot beyond its being atomic.
+type Quiesce string
+
+// The ways to quiesce.
+const (
+	QuiesceNone   Quiesce = "none"   // crash-consistent
+	QuiesceFreeze Quiesce = "freeze" // the filesystem is frozen: clean on disk
+)
+
+// OnDelete says what becomes of the data when the name is deleted.
+type OnDelete struct {
+	Mode  DeleteMode `json:"mode"`
+	Trash Duration   `json:"trash,omitempty"` // how long, with mode trash
+}
+
+// DeleteMode is a choice of OnDelete.
+type DeleteMode string
+
+// The modes of deleting.
+const (
+	DeleteTrash DeleteMode = "trash" // kept for a time, then purged
+	DeletePurge DeleteMode = "purge" // destroyed at once
+	DeleteKeep  DeleteMode = "keep"  // kept in the trash until someone purges it
+)
+
+// Owner is the owner and mode of a dataset's root.
+type Owner struct {
+	UID  uint32  `json:"uid"`
+	GID  uint32  `json:"gid"`
+	Mode *uint32 `json:"mode,omitempty"` // permission bits with setuid, setgid, sticky; nil: left
+}
+
+// Duration is a time.Duration that reads and prints itself as text, 72h0m0s.
+type Duration time.Duration
+
+// MarshalText prints the duration as time.Duration does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads; ErrInvalid otherwise.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v < 0 {
+		return Errorf(ErrInvalid, "bad duration %q: want a number and a unit, such as 72h or 30m", clip(string(b)))
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Clone returns a copy that shares nothing with p.
+func (p Profile) Clone() Profile {
+	p.Filesystem.Mount = slices.Clone(p.Filesystem.Mount)
+	if p.Owner != nil {
+		o := *p.Owner
+		if o.Mode != nil {
+			m := *o.Mode
+			o.Mode = &m
+		}
+		p.Owner = &o
+	}
+	return p
+}

@@ -1,0 +1,88 @@
+package dataset
+
+import (
+	"math"
+	"math/big"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Size is a number of bytes. 0 means that no size was asked for.
+type Size int64
+
+// Binary units.
+const (
+	KiB Size = 1 << 10
+	MiB Size = 1 << 20
+	GiB Size = 1 << 30
+	TiB Size = 1 << 40
+)
+
+var sizeRE = regexp.MustCompile(`^([0-9]{1,18})(?:\.([0-9]{1,6}))? ?([A-Za-z]*)$`)
+
+var units = map[string]Size{
+	"b": 1,
+	"k": KiB, "kib": KiB, "kb": 1e3,
+	"m": MiB, "mib": MiB, "mb": 1e6,
+	"g": GiB, "gib": GiB, "gb": 1e9,
+	"t": TiB, "tib": TiB, "tb": 1e12,
+}
+
+// ParseSize reads a size such as 20GiB, 512M or 1.5TB. K, M, G, T and KiB, MiB,
+// GiB, TiB are binary, KB, MB, GB, TB decimal, case aside; B is a byte. A bare
+// number is refused, since half of all readers take it for the other thing.
+// Fractions of a byte are cut off. It fails with ErrInvalid.
+func ParseSize(s string) (Size, error) {
+	m := sizeRE.FindStringSubmatch(strings.TrimSpace(s))
+	if m == nil {
+		return 0, Errorf(ErrInvalid, "bad size %q: want a number and a unit, such as 20GiB, 512M or 100GB", clip(s))
+	}
+	unit, ok := units[strings.ToLower(m[3])]
+	switch {
+	case m[3] == "":
+		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for gibibytes or %sB for bytes)", s, m[1], m[1])
+	case !ok:
+		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)", s, m[3])
+	}
+	n, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
+	n.Mul(n, new(big.Rat).SetInt64(int64(unit)))
+	whole := new(big.Int).Quo(n.Num(), n.Denom())
+	if whole.Sign() == 0 {
+		return 0, Errorf(ErrInvalid, "bad size %q: want more than nothing (leave the size out for no limit)", s)
+	}
+	if !whole.IsInt64() || whole.Int64() > math.MaxInt64/2 {
+		return 0, Errorf(ErrInvalid, "bad size %q: too large (4EiB at most)", s)
+	}
+	return Size(whole.Int64()), nil
+}
+
+// String returns the size with the largest unit that keeps it exact: 20GiB,
+// 100GB, 1537B. ParseSize reads it back to the same value.
+func (s Size) String() string {
+	for _, u := range []struct {
+		n    Size
+		name string
+	}{{TiB, "TiB"}, {GiB, "GiB"}, {1e12, "TB"}, {1e9, "GB"}, {MiB, "MiB"}, {1e6, "MB"}, {KiB, "KiB"}} {
+		if s != 0 && s%u.n == 0 {
+			return strconv.FormatInt(int64(s/u.n), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10) + "B"
+}
+
+// Human returns the size rounded to three digits with a binary unit, for
+// tables that people read: 1.46GiB.
+func (s Size) Human() string {
+	f, unit := float64(s), "B"
+	for _, u := range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
+		if math.Abs(f) < 1024 {
+			break
+		}
+		f, unit = f/1024, u
+	}
+	if unit == "B" || f >= 100 {
+		return strconv.FormatFloat(f, 'f', 0, 64) + unit
+	}
+	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(f, 'f', 2, 64), "0"), ".") + unit
+}

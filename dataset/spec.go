@@ -1,0 +1,107 @@
+package dataset
+
+import (
+	"regexp"
+	"strings"
+)
+
+var (
+	nameRE    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
+	profileRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	prefixRE  = regexp.MustCompile(`^[0-9a-f-]{4,36}$`)
+	anonRE    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	labelRE   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,62}$`)
+)
+
+// Spec is what a user writes for a volume: a bare name, name@profile, or
+// name@snapshot-prefix. At most one of Profile and From is set.
+type Spec struct {
+	Name    string // the identity; db and db@gold are one volume
+	Profile string // asked for after "@"; empty when not said
+	From    string // lower-case UUID prefix after "@snapshot-"; empty when not said
+}
+
+// String returns the canonical spelling of the spec; ParseSpec reads it back
+// to the same value.
+func (s Spec) String() string {
+	switch {
+	case s.From != "":
+		return s.Name + "@snapshot-" + s.From
+	case s.Profile != "":
+		return s.Name + "@" + s.Profile
+	}
+	return s.Name
+}
+
+// Anonymous reports whether the name is one that Docker makes up for a volume
+// without a name: 64 hex digits.
+func (s Spec) Anonymous() bool { return anonRE.MatchString(s.Name) }
+
+// ParseSpec reads a spec. It fails with ErrInvalid, saying which part is wrong
+// and what would do.
+func ParseSpec(s string) (Spec, error) {
+	name, rest, at := strings.Cut(s, "@")
+	if err := CheckName(name); err != nil {
+		return Spec{}, err
+	}
+	if !at {
+		return Spec{Name: name}, nil
+	}
+	if head, prefix, ok := strings.Cut(rest, "-"); ok && strings.EqualFold(head, "snapshot") {
+		prefix = strings.ToLower(prefix)
+		if err := CheckPrefix(prefix); err != nil {
+			return Spec{}, err
+		}
+		return Spec{Name: name, From: prefix}, nil
+	}
+	if strings.EqualFold(rest, "snapshot") {
+		return Spec{}, Errorf(ErrInvalid, "spec %q: no UUID after @snapshot (say %s@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)", s, name)
+	}
+	if err := CheckProfileName(rest); err != nil {
+		return Spec{}, err
+	}
+	return Spec{Name: name, Profile: rest}, nil
+}
+
+// CheckName fails with ErrInvalid unless name can be a volume's name: 2 to 128
+// characters of a-z A-Z 0-9 _ . - of which the first is a letter or digit.
+func CheckName(name string) error {
+	if nameRE.MatchString(name) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad volume name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", clip(name))
+}
+
+// CheckProfileName fails with ErrInvalid unless name can be a profile's name.
+// "snapshot" and names that begin with "snapshot-" are kept for clones.
+func CheckProfileName(name string) error {
+	if profileRE.MatchString(name) && name != "snapshot" && !strings.HasPrefix(name, "snapshot-") {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad profile name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot", clip(name))
+}
+
+// CheckPrefix fails with ErrInvalid unless prefix can begin a UUID: 4 to 36 hex
+// digits or '-'.
+func CheckPrefix(prefix string) error {
+	if prefixRE.MatchString(prefix) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad UUID prefix %q: want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-')", clip(prefix))
+}
+
+// CheckLabel fails with ErrInvalid unless key can be a label's key.
+func CheckLabel(key string) error {
+	if labelRE.MatchString(key) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad label key %q: want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit", clip(key))
+}
+
+// clip bounds what a hostile caller can make us print.
+func clip(s string) string {
+	if len(s) > 140 {
+		return s[:137] + "..."
+	}
+	return s
+}

@@ -1,0 +1,266 @@
+package dataset
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Dataset is the record of what holds the bytes of a volume. It lies in the
+// store and, the same bytes, beside the data, so that a lost store can be made
+// again from the pools.
+type Dataset struct {
+	ID        uuid.UUID         `json:"id"`
+	Volume    string            `json:"volume"`   // the name that points here; in trash: the last that did
+	Spelling  string            `json:"spelling"` // how it was first asked for: db@gold
+	State     State             `json:"state"`
+	Profile   Profile           `json:"profile"` // frozen, with the options of the create
+	Size      Size              `json:"size,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Protected bool              `json:"protected,omitempty"`
+	ReadOnly  bool              `json:"readonly,omitempty"` // mounted read-only
+	Anonymous bool              `json:"anonymous,omitempty"`
+	Home      uuid.UUID         `json:"home"` // node
+	Pool      uuid.UUID         `json:"pool"`
+	Epoch     uint64            `json:"epoch"` // only grows
+	Origin    *Origin           `json:"origin,omitempty"`
+	Created   time.Time         `json:"created"`
+	Trash     *Trash            `json:"trash,omitempty"`
+	Request   uuid.UUID         `json:"request"` // operation that last wrote this, so that a retry knows its own
+}
+
+// State is where a dataset is in its life.
+type State string
+
+// The states of a dataset. A dataset that is being made has no record yet: it
+// is made first, under a private name, and recorded when it is whole.
+const (
+	StateReady   State = "ready"   // a name points at it
+	StateTrashed State = "trashed" // no name; can be restored
+	StatePurging State = "purging" // being destroyed; cannot come back
+)
+
+// Origin says what a clone was made from.
+type Origin struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Snapshot uuid.UUID `json:"snapshot"`
+	Implicit bool      `json:"implicit,omitempty"` // the snapshot was taken for this clone alone
+}
+
+// Trash says since when and until when a deleted dataset is kept.
+type Trash struct {
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until,omitzero"` // zero: until someone purges it
+}
+
+// Snapshot is an immutable point in time of a dataset.
+type Snapshot struct {
+	ID      uuid.UUID    `json:"id"`
+	Dataset uuid.UUID    `json:"dataset"`
+	Volume  string       `json:"volume"` // the dataset's name when it was taken
+	Parent  uuid.UUID    `json:"parent,omitzero"`
+	Name    string       `json:"name,omitempty"`
+	Message string       `json:"message,omitempty"`
+	Kind    SnapshotKind `json:"kind"`
+	Size    Size         `json:"size,omitempty"` // of the dataset when it was taken
+	Profile Profile      `json:"profile"`        // of the dataset when it was taken
+	Epoch   uint64       `json:"epoch"`
+	Created time.Time    `json:"created"`
+	Request uuid.UUID    `json:"request"`
+}
+
+// SnapshotKind says who wanted a snapshot, and so what removes it.
+type SnapshotKind string
+
+// The kinds of snapshots.
+const (
+	SnapshotManual    SnapshotKind = "manual"    // a person's; retention leaves it alone
+	SnapshotScheduled SnapshotKind = "scheduled" // the profile's; retention prunes it
+	SnapshotImplicit  SnapshotKind = "implicit"  // for one clone; gone when that needs it no more
+	SnapshotRestore   SnapshotKind = "restore"   // what a restore replaced; retention leaves it alone
+)
+
+// Lease is the right of one node to have a dataset mounted for writing. It is a
+// sticky delegation: it does not end with the last unmount.
+type Lease struct {
+	Dataset     uuid.UUID  `json:"dataset"`
+	Node        uuid.UUID  `json:"node"`
+	Incarnation uuid.UUID  `json:"incarnation"` // of the agent that took it
+	Epoch       uint64     `json:"epoch"`
+	State       LeaseState `json:"state"`
+	InUse       bool       `json:"in_use,omitempty"` // when a recall asked
+}
+
+// LeaseState is where a lease is.
+type LeaseState string
+
+// The states of a lease.
+const (
+	LeaseHeld     LeaseState = "held"
+	LeaseRecalled LeaseState = "recalled" // another node wants it: no new mounts
+	LeaseMoving   LeaseState = "moving"   // given up, on its way
+)
+
+// Node is one host of the flock.
+type Node struct {
+	ID          uuid.UUID         `json:"id"`
+	Name        string            `json:"name"`
+	Incarnation uuid.UUID         `json:"incarnation"` // of the agent that registered last
+	Version     string            `json:"version"`
+	Cordoned    bool              `json:"cordoned,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Pools       []uuid.UUID       `json:"pools"`
+}
+
+// Pool is one configured place on one node where a backend keeps datasets.
+type Pool struct {
+	ID           uuid.UUID    `json:"id"`
+	Name         string       `json:"name"`
+	Node         uuid.UUID    `json:"node"`
+	Backend      string       `json:"backend"`
+	Path         string       `json:"path"`
+	Reach        Reach        `json:"reach"`
+	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
+	Capabilities Capabilities `json:"capabilities"`
+	Note         string       `json:"note,omitempty"` // which way it works here, and why
+}
+
+// PoolStatus is what an agent sees of a pool now.
+type PoolStatus struct {
+	ID      uuid.UUID `json:"id"`
+	Online  bool      `json:"online"`
+	Reason  string    `json:"reason,omitempty"` // why not online, or what to mind
+	Size    Size      `json:"size"`
+	Free    Size      `json:"free"`
+	Pending int       `json:"pending"` // leftovers that wait for the next reaping
+	Unknown int       `json:"unknown"` // things that the store does not know
+}
+
+// Reach says which hosts see a pool's bytes.
+type Reach string
+
+// The reaches of a pool.
+const (
+	ReachNode    Reach = "node"
+	ReachCluster Reach = "cluster"
+)
+
+// Capabilities is what a backend can do on one pool. The backends' suite checks
+// each against what it does. Placement reads these, never a backend's name.
+type Capabilities struct {
+	EnforcesSize     bool     `json:"enforces_size"`     // a dataset cannot outgrow its size
+	InstantSnapshot  bool     `json:"instant_snapshot"`  // snapshots and clones share blocks: no copying
+	ConstantSnapshot bool     `json:"constant_snapshot"` // and take the same time however fragmented
+	CloneIndependent bool     `json:"clone_independent"` // a clone lives on when its snapshot is gone
+	OnlineGrow       bool     `json:"online_grow"`
+	Shrink           bool     `json:"shrink"`
+	OwnFilesystem    bool     `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
+	Delta            bool     `json:"delta"`          // sends what changed between two snapshots
+	Filesystems      []string `json:"filesystems,omitempty"`
+}
+
+// Operation is one piece of work on record.
+type Operation struct {
+	ID          uuid.UUID `json:"id"`
+	Kind        OpKind    `json:"kind"`
+	State       OpState   `json:"state"`
+	Node        uuid.UUID `json:"node"` // whose agent does it
+	Volume      string    `json:"volume,omitempty"`
+	DatasetID   uuid.UUID `json:"dataset_id"`
+	Epoch       uint64    `json:"epoch"`             // of the dataset when this was planned
+	Dataset     *Dataset  `json:"dataset,omitempty"` // the record that is to be
+	Snapshot    *Snapshot `json:"snapshot,omitempty"`
+	Source      *Source   `json:"source,omitempty"` // what a clone is made of
+	Path        string    `json:"path,omitempty"`   // what an import reads
+	Live        bool      `json:"live,omitempty"`   // an import whose source may be in use
+	Problem     *Problem  `json:"problem,omitempty"`
+	Progress    Progress  `json:"progress"`
+	Incarnation uuid.UUID `json:"incarnation,omitzero"`
+	Created     time.Time `json:"created"`
+	Ended       time.Time `json:"ended,omitzero"`
+}
+
+// OpKind says what an operation does.
+type OpKind string
+
+// The kinds of operations.
+const (
+	OpCreate         OpKind = "create"
+	OpClone          OpKind = "clone"
+	OpImport         OpKind = "import"
+	OpSnapshot       OpKind = "snapshot"
+	OpSnapshotDelete OpKind = "snapshot-delete"
+	OpRestore        OpKind = "restore"
+	OpResize         OpKind = "resize"
+	OpUpdate         OpKind = "update" // profile, labels, protection: records only
+	OpDelete         OpKind = "delete" // the name goes, the data to trash
+	OpPurge          OpKind = "purge"  // the data goes
+)
+
+// OpState is where an operation is.
+type OpState string
+
+// The states of an operation. Done, failed and cancelled are final.
+const (
+	OpPending   OpState = "pending"
+	OpRunning   OpState = "running"
+	OpDone      OpState = "done"
+	OpFailed    OpState = "failed"
+	OpCancelled OpState = "cancelled"
+)
+
+// Final reports whether the state is one that never changes again.
+func (s OpState) Final() bool { return s == OpDone || s == OpFailed || s == OpCancelled }
+
+// Source names the bytes that a clone starts with: a snapshot of a dataset, or
+// with a nil Snapshot the dataset as it is now.
+type Source struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Snapshot uuid.UUID `json:"snapshot,omitzero"`
+}
+
+// Problem is an error on record: its kind's code and its line.
+type Problem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// ProblemOf puts err on record; nil for a nil error.
+func ProblemOf(err error) *Problem {
+	if err == nil {
+		return nil
+	}
+	return &Problem{Code: KindOf(err).Code, Message: err.Error()}
+}
+
+// Err makes the problem an error again, of the same kind and text.
+func (p *Problem) Err() error {
+	if p == nil {
+		return nil
+	}
+	return Errorf(KindByCode(p.Code), "%s", p.Message)
+}
+
+// Progress is how far an operation is.
+type Progress struct {
+	Step  string `json:"step,omitempty"`
+	Done  int64  `json:"done,omitempty"`  // bytes
+	Total int64  `json:"total,omitempty"` // bytes; 0: not known
+}
+
+// Mount is one use of a mounted dataset, as Docker names it.
+type Mount struct {
+	ID         string    `json:"id"`
+	Count      int       `json:"count"`
+	Since      time.Time `json:"since"`
+	Unverified bool      `json:"unverified,omitempty"` // from before the engine last started
+}
+
+// DatasetStatus is what a node's agent sees of a dataset now.
+type DatasetStatus struct {
+	ID      uuid.UUID `json:"id"`
+	Mounted bool      `json:"mounted"`
+	Used    Size      `json:"used"` // bytes that the data takes, shared ones too
+	Mounts  []Mount   `json:"mounts,omitempty"`
+	Problem string    `json:"problem,omitempty"` // why it cannot be mounted
+}
