@@ -13,7 +13,8 @@ type Options struct {
 	From     string            `json:"from,omitempty"` // volume, snapshot name or UUID prefix
 	FS       string            `json:"fs,omitempty"`
 	Pool     string            `json:"pool,omitempty"`
-	Owner    *Owner            `json:"owner,omitempty"`
+	Owner    *Owner            `json:"owner,omitempty"` // UID and GID; the mode is apart
+	Mode     *uint32           `json:"mode,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Protect  bool              `json:"protect,omitempty"`
 	ReadOnly bool              `json:"readonly,omitempty"`
@@ -119,13 +120,6 @@ func (o *Options) setLabel(key, value string) error {
 	return nil
 }
 
-func (o *Options) owner() *Owner {
-	if o.Owner == nil {
-		o.Owner = &Owner{}
-	}
-	return o.Owner
-}
-
 func (o *Options) setOwner(value string) error {
 	u, g, ok := strings.Cut(value, ":")
 	uid, err1 := strconv.ParseUint(u, 10, 31)
@@ -133,14 +127,14 @@ func (o *Options) setOwner(value string) error {
 	if !ok || err1 != nil || err2 != nil {
 		return Errorf(ErrInvalid, "option owner=%q: want UID:GID in numbers, such as 999:999", clip(value))
 	}
-	o.owner().UID, o.owner().GID = uint32(uid), uint32(gid)
+	o.Owner = &Owner{UID: uint32(uid), GID: uint32(gid)}
 	return nil
 }
 
 func (o *Options) setMode(value string) error {
 	m, err := ParseMode(value)
 	if err == nil {
-		o.owner().Mode = &m
+		o.Mode = &m
 	}
 	return err
 }
@@ -163,4 +157,33 @@ func parseBool(key, value string) (bool, error) {
 		return false, nil
 	}
 	return false, Errorf(ErrInvalid, "option %s=%q: want true or false", key, clip(value))
+}
+
+// Apply returns the profile with what the options say instead: size, pool,
+// filesystem, owner and mode. The profile that was given is not changed.
+func (o Options) Apply(p Profile) Profile {
+	p = p.Clone()
+	if o.Size != 0 {
+		p.Size = o.Size
+	}
+	if o.Pool != "" {
+		p.Pool = o.Pool
+	}
+	if o.FS != "" {
+		p.Filesystem.Type = o.FS
+	}
+	if o.Owner == nil && o.Mode == nil {
+		return p
+	}
+	if p.Owner == nil {
+		p.Owner = &Owner{}
+	}
+	if o.Owner != nil {
+		p.Owner.UID, p.Owner.GID = o.Owner.UID, o.Owner.GID
+	}
+	if o.Mode != nil {
+		m := *o.Mode
+		p.Owner.Mode = &m
+	}
+	return p
 }

@@ -1,0 +1,255 @@
+// Package backends is the contract between Drover and the kinds of storage that
+// it keeps datasets on, and the registry of those kinds.
+//
+// # Words
+//
+// A backend is a kind of storage; Kind describes it and opens pools of it. A
+// Pool is one configured place where a backend keeps datasets. A dataset has
+// one head, the bytes that containers write, and snapshots, which never change.
+// Every dataset and snapshot carries its record beside it (the JSON of
+// dataset.Dataset and dataset.Snapshot), so that a lost store can be made again
+// from its pools.
+//
+// # The life of a dataset
+//
+//	Create, Clone, Receive   make it under "incoming": whole and durable, but
+//	                         not yet acknowledged to anyone
+//	Commit                   moves it to where List calls it Ready; called after
+//	                         the store has recorded it
+//	Attach … mount … unmount the agent mounts what Attach describes; a backend
+//	                         never mounts a dataset for use
+//	Delete                   takes it away: at once out of sight, then its bytes
+//
+// A crash leaves a dataset incoming or deleting at worst. Reap removes those
+// that it is told to; nothing else ever removes what nobody asked for. What lies
+// in a pool and is not understood is Foreign in the list: never touched.
+//
+// # Idempotence and concurrency
+//
+// Every method can be called again after it succeeded, or after a crash in the
+// middle, with the same arguments, and ends in the same state; each says what
+// that means for it. Calls for different datasets may run at once; the caller
+// holds a lock for each dataset, so that calls that change one dataset do not
+// overlap (a Snapshot or Clone of it excludes a Delete or Restore of it).
+//
+// # Errors
+//
+// dataset.ErrOffline: the pool is absent or another pool lies in its place;
+// dataset.ErrNotFound: no such dataset or snapshot here; dataset.ErrExists:
+// something else is in the way, and was not touched; dataset.ErrNoSpace: the
+// pool or its host disk is too full; dataset.ErrUnsupported: this pool cannot,
+// whatever the state; dataset.ErrCorrupt: what is there is damaged or foreign;
+// dataset.ErrInUse: mounted or attached, where that stands in the way.
+package backends
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Kind is a backend: it opens and makes pools.
+type Kind interface {
+	// Name is the backend's name in drover.yaml and profiles.yaml.
+	Name() string
+	// Available returns nil when this host can run the backend, otherwise an
+	// ErrUnsupported that says what is missing and the command that would mend
+	// it. It looks again at every call.
+	Available(ctx context.Context) error
+	// Open opens the pool that cfg describes. With cfg.Make a path that holds
+	// nothing (or is absent) is made a pool with that UUID; without, a path
+	// that is not the pool cfg.ID is ErrOffline (a nil cfg.ID takes whatever
+	// pool is there). A path that holds something that is no pool is
+	// ErrExists, one that cannot serve this backend ErrUnsupported with what
+	// would; nothing was changed then.
+	Open(ctx context.Context, cfg Config) (Pool, error)
+}
+
+// Config is what a pool is opened with.
+type Config struct {
+	ID    uuid.UUID // the pool that is expected; nil with Make: one is chosen
+	Name  string
+	Path  string       // absolute, clean; no symlink is followed in its last element
+	Image dataset.Size // > 0: Path is a preallocated image file of that size to make or use, mounted by Open at Mount
+	Mount string       // where the image is mounted
+	Make  bool
+}
+
+// Pool is one open pool. The core contract is small; what only some backends
+// can do lies in the optional interfaces below, and Capabilities says which.
+type Pool interface {
+	// ID is the pool's UUID, from the pool itself.
+	ID() uuid.UUID
+	// Info says what the pool can do here and a line on which way it works and
+	// why (for doctor). The same for the life of the Pool.
+	Info() Info
+	// Status is the pool's size, free bytes and health now, without a fork or a
+	// walk. A pool that is absent or was exchanged is not an error: Online is
+	// false and Reason says why.
+	Status(ctx context.Context) dataset.PoolStatus
+
+	// Create makes an empty dataset of d.ID as incoming, with d as its record:
+	// of d.Size bytes when that is not 0 (ErrUnsupported where sizes cannot be
+	// enforced; a backend that needs a size takes its default and returns it),
+	// its root empty and owned as d.Profile.Owner says. It returns the size that the
+	// dataset has. Durable when it returns. Again, after success or a crash:
+	// the same dataset, made anew if it was not whole.
+	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
+	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or
+	// with a nil src.Snapshot the head as it is at one moment, mounted or not.
+	// d.Size 0 takes the source's; a larger one grows the clone, a smaller one
+	// is ErrUnsupported. Progress may be nil.
+	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
+	// Commit makes an incoming dataset ready. Again: nothing. ErrNotFound when
+	// there is none. Its own durability may come later: an incoming dataset is
+	// as whole as a ready one, and all other methods take either.
+	Commit(ctx context.Context, id uuid.UUID) error
+	// Delete destroys a dataset, ready or incoming, with its snapshots. One
+	// that is absent is fine. ErrInUse while it is attached or mounted. When
+	// it returns, List shows the dataset no more, even after a power cut;
+	// the bytes may still be on their way out, which Reap finishes after a crash.
+	Delete(ctx context.Context, id uuid.UUID) error
+
+	// Snapshot takes snapshot s.ID of the head of s.Dataset, atomic while it is
+	// written to, and durable when it returns. Again: nothing if it is whole.
+	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
+	// DeleteSnapshot destroys one; one that is absent is fine. Clones of it
+	// live on when the capabilities say so, otherwise ErrInUse names them.
+	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
+	// Restore makes the head of ds what its snapshot is. Snapshots, newer ones
+	// too, stay. What the head was is kept as snapshot keep, with that record.
+	// At every step of it the head is one or the other, whole. Never called on
+	// an attached dataset (ErrInUse). Again: the same.
+	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
+
+	// WriteRecord replaces the record beside a dataset. Atomic; durable only
+	// when sync is set.
+	WriteRecord(ctx context.Context, d dataset.Dataset, sync bool) error
+	// List returns all that lies in the pool, from the pool alone.
+	List(ctx context.Context) ([]Entry, error)
+	// Stat returns the entry of one dataset with its snapshots; ErrNotFound.
+	Stat(ctx context.Context, id uuid.UUID) (Entry, error)
+	// Used returns the bytes that a dataset's head takes in the pool (blocks
+	// shared with others count), without a fork or a walk where the capabilities
+	// have OwnFilesystem.
+	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
+	// Reap finishes the deletion of everything deleting and of the incoming
+	// datasets for which drop returns true, and removes temporary files. It
+	// returns how many were removed. Never anything else.
+	Reap(ctx context.Context, drop func(incoming uuid.UUID) bool) (int, error)
+
+	// Attach makes the head ready to be mounted and describes the mount. It
+	// changes nothing on disk. Again while attached: the same source.
+	Attach(ctx context.Context, id uuid.UUID, opts AttachOptions) (Attachment, error)
+
+	// Close lets go of the pool; datasets that are mounted stay so.
+	Close() error
+}
+
+// Info is what is fixed about an open pool.
+type Info struct {
+	Capabilities dataset.Capabilities
+	Note         string // "XFS with reflinks: snapshots by FICLONE"
+	Path         string // where the datasets lie
+	DefaultSize  dataset.Size
+}
+
+// AttachOptions say how a dataset will be mounted.
+type AttachOptions struct {
+	ReadOnly bool
+	Mount    []string // filesystem options of the profile
+}
+
+// Attachment is a dataset ready to be mounted.
+type Attachment struct {
+	Mount Mount
+	// Release lets go of what kept the source alive until it was mounted; after
+	// the mount the mount keeps it. Always to be called, once, also when
+	// nothing was mounted: then the source goes away.
+	Release func() error
+}
+
+// Mount describes a mount: the agent does it.
+type Mount struct {
+	Source  string   // device, or directory for a bind mount
+	FSType  string   // "bind" for a directory
+	Options []string // for the filesystem, such as nouuid
+	Flags   MountFlags
+	Grow    bool // the filesystem may be smaller than its device: call Resizer.Grow once mounted
+}
+
+// MountFlags are the flags of a mount.
+type MountFlags struct {
+	ReadOnly, NoAtime, NoSuid, NoDev bool
+}
+
+// Progress is told, now and then, how many bytes are done of how many; total 0:
+// not known. Called from one goroutine at a time.
+type Progress func(done, total int64)
+
+// EntryState is where an Entry is in its life.
+type EntryState string
+
+// The states of an entry.
+const (
+	EntryReady    EntryState = "ready"
+	EntryIncoming EntryState = "incoming"
+	EntryDeleting EntryState = "deleting"
+	EntryForeign  EntryState = "foreign" // not understood; see Problem
+)
+
+// Entry is one thing that lies in a pool.
+type Entry struct {
+	ID        uuid.UUID // nil for a foreign thing
+	State     EntryState
+	Path      string           // where, for a person
+	Record    *dataset.Dataset // nil when it cannot be read
+	Snapshots []dataset.Snapshot
+	Problem   string // why it is foreign, or what is wrong with its record or a snapshot
+}
+
+// Resizer is a pool with datasets of an enforced size.
+type Resizer interface {
+	// Resize gives a dataset another size: larger, also while it is mounted
+	// (root is then the open directory of its mount, otherwise nil). Smaller is ErrUnsupported
+	// with the reason unless the capabilities have Shrink. Durable when it
+	// returns. Again with the same size: finishes what a crash cut short.
+	Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error
+	// Grow makes the mounted filesystem, whose root directory is open, as large as its
+	// dataset. Nothing to do is fine.
+	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
+}
+
+// Sender is a pool that writes a snapshot as a stream and reads it back, whole
+// or as what changed since an older snapshot of the same dataset.
+type Sender interface {
+	// Send writes src, which has a snapshot, to w; only the difference when
+	// base is not nil.
+	Send(ctx context.Context, src dataset.Source, base uuid.UUID, w io.Writer, progress Progress) error
+	// Receive makes d as Create does from a full stream (nil base), or from a
+	// clone of local snapshot base plus a difference. A stream that is cut, out of
+	// order or fails a checksum is ErrCorrupt, one on another base ErrConflict;
+	// nothing is left then.
+	Receive(ctx context.Context, d dataset.Dataset, base *dataset.Source, r io.Reader, progress Progress) error
+	// Changed returns the bytes by which two points in time of a dataset
+	// differ; a nil Snapshot is the head.
+	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
+}
+
+// Change is by how much two points in time differ.
+type Change struct {
+	Bytes  int64 // written
+	Zeroed int64 // became holes
+	Ranges int
+}
+
+// Staller is a pool whose snapshots make writers wait for a time that grows.
+type Staller interface {
+	// Stall predicts how long a snapshot or clone of the head would hold up
+	// its writers, in nanoseconds, and says from what: "9,700 extents".
+	Stall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
+}

@@ -1,0 +1,30 @@
+package backends
+
+import (
+	"github.com/droverhq/drover/dataset"
+)
+
+// Registry is the backends that this program was built with. There is no other
+// way in: no package registers itself.
+type Registry struct {
+	kinds []Kind
+}
+
+// NewRegistry returns a registry of these kinds. The first whose host can run
+// it is preferred where nobody chose.
+func NewRegistry(kinds ...Kind) *Registry { return &Registry{kinds} }
+
+// Kinds returns the backends in the order of preference.
+func (r *Registry) Kinds() []Kind { return r.kinds }
+
+// Kind returns the backend of that name; ErrInvalid lists those there are.
+func (r *Registry) Kind(name string) (Kind, error) {
+	var names []string
+	for _, k := range r.kinds {
+		if k.Name() == name {
+			return k, nil
+		}
+		names = append(names, k.Name())
+	}
+	return nil, dataset.Errorf(dataset.ErrInvalid, "unknown backend %q (have: %s)", name, dataset.Have(names))
+}
