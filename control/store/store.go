@@ -1,0 +1,104 @@
+// Package store is the contract of where the control service keeps its state: a
+// small, strictly ordered key-value store with transactions that check what
+// their decision read. bolt keeps it in one file on one host; Consul keeps it
+// in a cluster. storetest holds every implementation to this text.
+//
+// # Keys and values
+//
+// Keys are slash-separated words, at most 512 bytes of printable ASCII without
+// blanks. One object has one key, never a blob of many, so that a change costs
+// what it costs however many objects there are. Values are at most 256 KiB.
+//
+// # Indexes
+//
+// Every committed transaction that writes has an index, larger than all before.
+// An entry's index is that of the transaction that last wrote it. Index 0
+// stands for "absent". Indexes are for comparing, not for counting.
+//
+// # Safety
+//
+// A Store is safe for concurrent use. A transaction whose call returned nil is
+// durable. One whose call returned any other error than ErrConflict may or may
+// not have been committed: look again. Nothing ever changes in part.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors of stores, beside those of the context. Anything else means that the
+// store is away: nothing is known then.
+var (
+	// ErrNotFound says that there surely is no such key or session.
+	ErrNotFound = errors.New("no such key")
+	// ErrConflict says that a check of a transaction did not hold: nothing was
+	// changed. Read again and decide again.
+	ErrConflict = errors.New("changed meanwhile")
+	// ErrTooLarge says that a key, value or transaction is over the limits:
+	// nothing was changed.
+	ErrTooLarge = errors.New("too large for one transaction")
+	// ErrClosed says that the store was closed.
+	ErrClosed = errors.New("store is closed")
+)
+
+// The limits that every store keeps, so that what works on one works on all
+// (Consul's transactions are the narrowest: 128 operations, 512 KiB).
+const (
+	MaxOps   = 128 // checks and writes of a transaction together
+	MaxBytes = 512 << 10
+	MaxValue = 256 << 10
+	MaxKey   = 512
+)
+
+// Entry is one key with its value. Values that a store returns are the
+// caller's to keep, not to change.
+type Entry struct {
+	Key   string
+	Value []byte
+	Index uint64
+}
+
+// Check demands that a key's entry has this index; 0: that it is absent.
+type Check struct {
+	Key   string
+	Index uint64
+}
+
+// Write sets a key, or deletes it. Deleting an absent key is fine. A set that
+// writes equal bytes may or may not move the index.
+type Write struct {
+	Key    string
+	Value  []byte
+	Delete bool
+	// Session, when set, binds the key to a session: it is deleted with it.
+	Session string
+}
+
+// Store is the contract.
+type Store interface {
+	// Get returns the entry of a key; ErrNotFound when there is none. It sees
+	// every transaction that had returned before the call.
+	Get(ctx context.Context, key string) (Entry, error)
+	// List returns up to limit entries whose key begins with prefix and is
+	// larger than after, in the order of keys; limit 0: all. It is one moment.
+	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
+	// Txn makes all writes if all checks hold, otherwise none and returns
+	// ErrConflict. It returns the transaction's index. Safe to call again only
+	// with checks that fail after a success.
+	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
+	// Watch returns as soon as something under prefix has an index above after
+	// (deletes count), with the newest index that it covers; call again with
+	// that. It may return when nothing changed. The prefix ends with a slash.
+	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
+	// Session opens a session that ends when it was not renewed for ttl (at the
+	// earliest; at the latest after twice that), or is ended.
+	Session(ctx context.Context, ttl time.Duration) (id string, err error)
+	// Renew puts off the end of a session; ErrNotFound when it has ended.
+	Renew(ctx context.Context, id string) error
+	// End ends a session and deletes the keys bound to it. Again: nothing.
+	End(ctx context.Context, id string) error
+	// Close lets go of the store; calls in flight return ErrClosed.
+	Close() error
+}
