@@ -1,0 +1,189 @@
+// Package api is the HTTP API of Drover, version 1: its types, the interface
+// that the control service implements behind it, the handlers with the OpenAPI
+// document that is generated from them, and the typed client.
+//
+// Errors travel as RFC 9457 problem details with the stable code of their
+// dataset.Kind and become errors of that kind again in the client. Where the
+// server cannot be reached the client returns dataset.ErrUnavailable.
+package api
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Request asks for one change of one volume, snapshot or dataset: what a plan
+// is made from. Which fields count depends on the kind.
+type Request struct {
+	ID   uuid.UUID      `json:"id"` // of the operation to be; chosen by the caller, so that a retry is known
+	Kind dataset.OpKind `json:"kind"`
+	// Volume is the spec for create, clone and import; otherwise the volume,
+	// or dataset, by name or by a unique prefix of its UUID.
+	Volume    string            `json:"volume"`
+	Options   map[string]string `json:"options,omitempty"`
+	Snapshot  string            `json:"snapshot,omitempty"` // name or UUID prefix
+	Name      string            `json:"name,omitempty"`     // of the new snapshot, or the name to restore from trash under
+	Message   string            `json:"message,omitempty"`
+	Size      string            `json:"size,omitempty"`
+	Profile   string            `json:"profile,omitempty"` // set-profile
+	Protect   *bool             `json:"protect,omitempty"`
+	Path      string            `json:"path,omitempty"`  // import
+	Live      bool              `json:"live,omitempty"`  // import
+	Force     bool              `json:"force,omitempty"` // delete what is protected; purge what is not in the trash
+	Kept      bool              `json:"-"`
+	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
+}
+
+// Plan is what control decided on a request: exactly one field is set.
+type Plan struct {
+	// Done is the dataset when nothing has to be done: it is already so.
+	Done *dataset.Dataset `json:"done,omitempty"`
+	// Operation is what is to be done by its node's agent.
+	Operation *dataset.Operation `json:"operation,omitempty"`
+}
+
+// Report is what an agent says of an operation that it carried out.
+type Report struct {
+	Incarnation uuid.UUID         `json:"incarnation"`
+	Operation   dataset.Operation `json:"operation"` // with the real size in Dataset or Snapshot
+}
+
+// Committed is the outcome on record.
+type Committed struct {
+	// Dataset is the record after the operation; nil when it is gone.
+	Dataset *dataset.Dataset `json:"dataset,omitempty"`
+	Index   uint64           `json:"index"`
+	// Lost says that an identical request won: Dataset is the winner's, and
+	// what this operation made is to be reaped.
+	Lost bool `json:"lost,omitempty"`
+}
+
+// Outcome answers a user's request.
+type Outcome struct {
+	Volume    *Volume            `json:"volume,omitempty"`    // as it was when the request was taken
+	Operation *dataset.Operation `json:"operation,omitempty"` // nil: nothing had to be done
+}
+
+// Volume is a volume, or a dataset in the trash, as people see it.
+type Volume struct {
+	dataset.Dataset
+	Node      string                 `json:"node"` // name of the home
+	PoolName  string                 `json:"pool_name"`
+	Backend   string                 `json:"backend"`
+	Lease     *dataset.Lease         `json:"lease,omitempty"`
+	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
+	Snapshots int                    `json:"snapshots"`
+}
+
+// Page asks for a part of a list, in the order of names or UUIDs.
+type Page struct {
+	After string `query:"after" maxLength:"512" doc:"return what comes after this name or UUID"`
+	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"how many at most; 0: 1000"`
+}
+
+// List is one page of a list; Next, when not empty, is the After of the next.
+type List[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Registration is how an agent presents its node.
+type Registration struct {
+	Node  dataset.Node   `json:"node"`
+	Pools []dataset.Pool `json:"pools"`
+}
+
+// Heartbeat is what an agent says of what it sees; none of it is stored.
+type Heartbeat struct {
+	Incarnation uuid.UUID               `json:"incarnation"`
+	Pools       []dataset.PoolStatus    `json:"pools,omitempty"`
+	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
+	Operations  []dataset.Operation     `json:"operations,omitempty"`
+}
+
+// Sync is what changed for a node since a revision.
+type Sync struct {
+	Rev uint64 `json:"rev"`
+	// Full says that Datasets is all of the node's; what is not there is gone.
+	Full       bool                `json:"full,omitempty"`
+	Datasets   []Indexed           `json:"datasets,omitempty"`
+	Removed    []uuid.UUID         `json:"removed,omitempty"`
+	Operations []dataset.Operation `json:"operations,omitempty"` // all that are not final
+}
+
+// Indexed is a record with the index of the transaction that last wrote it.
+type Indexed struct {
+	dataset.Dataset
+	Index uint64 `json:"index"`
+}
+
+// Pool is a pool as people see it.
+type Pool struct {
+	dataset.Pool
+	NodeName string              `json:"node_name"`
+	Status   *dataset.PoolStatus `json:"status,omitempty"`
+}
+
+// NewPool asks an agent for a pool.
+type NewPool struct {
+	Name    string `json:"name"`
+	Backend string `json:"backend"`
+	Path    string `json:"path"`
+	Image   string `json:"image,omitempty" doc:"size of a preallocated image file to make at path"`
+}
+
+// Found is a dataset that lies in a pool: what rebuild and adopt bring back.
+type Found struct {
+	Pool      uuid.UUID          `json:"pool"`
+	Dataset   dataset.Dataset    `json:"dataset"`
+	Snapshots []dataset.Snapshot `json:"snapshots,omitempty"`
+}
+
+// Rebuilt says what became of one Found.
+type Rebuilt struct {
+	Dataset uuid.UUID `json:"dataset"`
+	Volume  string    `json:"volume"`
+	Action  string    `json:"action" enum:"known,restored,renamed,trashed"`
+	Note    string    `json:"note,omitempty"`
+}
+
+// Event is one thing that happened.
+type Event struct {
+	ID      uint64            `json:"id"` // grows; unique until the server restarts
+	Time    time.Time         `json:"time"`
+	Type    string            `json:"type"` // volume.create, snapshot.delete, pool.full …
+	Volume  string            `json:"volume,omitempty"`
+	Dataset uuid.UUID         `json:"dataset,omitzero"`
+	Node    string            `json:"node,omitempty"`
+	Detail  string            `json:"detail,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// Finding is one line of doctor.
+type Finding struct {
+	Level   string `json:"level" enum:"ok,info,warning,error"`
+	Subject string `json:"subject"` // what it is about: "pool default", "dataset f23c…"
+	Text    string `json:"text"`
+	Mend    string `json:"mend,omitempty"` // the command that would do
+}
+
+// Diff is by how much two points in time of a volume differ.
+type Diff struct {
+	Older  string `json:"older"`
+	Newer  string `json:"newer"`
+	Bytes  int64  `json:"bytes"`
+	Zeroed int64  `json:"zeroed"`
+	Ranges int    `json:"ranges"`
+}
+
+// Version is what answers.
+type Version struct {
+	Version string    `json:"version"`
+	API     string    `json:"api"`
+	Node    string    `json:"node,omitempty"`
+	Store   string    `json:"store"`
+	Started time.Time `json:"started"`
+}
