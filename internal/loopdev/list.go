@@ -1,0 +1,102 @@
+package loopdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Info describes a loop device that has a file.
+type Info struct {
+	// Path is /dev/loopN, and Number its N.
+	Path   string
+	Number int
+	// Backing is the file's path as the kernel tells it, followed by " (deleted)"
+	// when it has none any more.
+	Backing string
+	// Dev and Inode identify the file as stat(2) does.
+	Dev, Inode uint64
+	ReadOnly   bool
+	DirectIO   bool
+	Autoclear  bool
+}
+
+// List returns the loop devices of this host that have a file, in no certain order.
+// A device that goes meanwhile is left out.
+func List() ([]Info, error) {
+	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	list := make([]Info, 0, len(names))
+	for _, name := range names {
+		n, err := strconv.Atoi(strings.TrimPrefix(strings.Split(name, "/")[3], "loop"))
+		if err != nil {
+			return nil, fmt.Errorf("list loop devices: %w", err)
+		}
+		info, err := describe(n)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list loop devices: %w", err)
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// describe reads one device. ENXIO means that it has no file.
+func describe(n int) (Info, error) {
+	dev, err := openDevice(devDir, n, true)
+	if err != nil {
+		return Info{}, err
+	}
+	defer dev.Close()
+	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err != nil {
+		return Info{}, fmt.Errorf("status of %s: %w", dev.Name(), err)
+	}
+	backing, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{
+		Path:      dev.Name(),
+		Number:    n,
+		Backing:   strings.TrimSuffix(string(backing), "\n"),
+		Dev:       st.Device,
+		Inode:     st.Inode,
+		ReadOnly:  st.Flags&unix.LO_FLAGS_READ_ONLY != 0,
+		DirectIO:  st.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
+		Autoclear: st.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+	}, nil
+}
+
+func gone(err error) bool {
+	return errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist)
+}
+
+// FindByFile returns the device that f's file is attached to, known by device and
+// inode: names change, and a stale one may be another file by now.
+func FindByFile(f *os.File) (Info, bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return Info{}, false, fmt.Errorf("find the loop device of %s: %w", f.Name(), err)
+	}
+	list, err := List()
+	if err != nil {
+		return Info{}, false, err
+	}
+	for _, info := range list {
+		if info.Dev == st.Dev && info.Inode == st.Ino {
+			return info, true, nil
+		}
+	}
+	return Info{}, false, nil
+}

@@ -1,0 +1,31 @@
+package loopdev
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A container's /dev has no node for devices that were made after its start.
+func TestMissingNodeIsMade(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		dev, err := openDevice(dir, 3, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev.Close()
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "loop3"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode != unix.S_IFBLK|0o600 || st.Rdev != unix.Mkdev(7, 3) {
+		t.Errorf("mode %o, device %d", st.Mode, st.Rdev)
+	}
+	if err := os.Remove(filepath.Join(dir, "loop3")); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,56 @@
+package run
+
+import "sync"
+
+// head keeps the first max bytes. The lock is needed because a stuck command's
+// output may still arrive while the caller reads what there is.
+type head struct {
+	mu   sync.Mutex
+	max  int
+	buf  []byte
+	over bool
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	room := min(h.max-len(h.buf), len(p))
+	h.buf = append(h.buf, p[:room]...)
+	h.over = h.over || room < len(p)
+	return len(p), nil
+}
+
+func (h *head) bytes() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]byte(nil), h.buf...)
+}
+
+func (h *head) overflowed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.over
+}
+
+// tail keeps the last max bytes.
+type tail struct {
+	mu  sync.Mutex
+	max int
+	buf []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	if extra := len(t.buf) - t.max; extra > 0 {
+		t.buf = append(t.buf[:0], t.buf[extra:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]byte(nil), t.buf...)
+}

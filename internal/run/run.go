@@ -1,0 +1,120 @@
+// Package run starts external commands: argument vectors and never a shell, the
+// C locale, a time limit on every call, bounded output, and errors that say in
+// one line what failed and why.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// Limits on what is kept of a command's output, in bytes.
+const (
+	MaxStdout = 4 << 20
+	MaxStderr = 16 << 10
+)
+
+// Kinds of failure besides a non-zero exit; test with errors.Is.
+var (
+	// ErrTimeout: the command was killed because its Timeout passed.
+	ErrTimeout = errors.New("timed out")
+	// ErrStuck: the command was killed and did not die, as happens to a process
+	// that waits in the kernel (state D). It may still act later.
+	ErrStuck = errors.New("killed but not gone: it waits in the kernel (state D)")
+	// ErrOutput: the command wrote more than MaxStdout bytes; the rest was dropped.
+	ErrOutput = errors.New("too much output")
+)
+
+// Command is one program to run.
+type Command struct {
+	// Name is the program, looked up in PATH when it has no slash.
+	Name string
+	// Args are passed as they are. A name that a user gave must stand behind
+	// "--" or be an absolute path, so that it can't be read as an option.
+	Args []string
+	// Timeout bounds the whole run and must be positive.
+	Timeout time.Duration
+	// Stdin may be nil: the command then reads end of file.
+	Stdin io.Reader
+	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
+	Stdout io.Writer
+	// Secrets are strings that are blotted out of errors. They don't belong into
+	// Args, which every user of the host can read; this is for what a program
+	// may repeat on its stderr.
+	Secrets []string
+}
+
+// Result is what a command printed. Stderr holds its last MaxStderr bytes.
+type Result struct {
+	Stdout []byte
+	Stderr []byte
+}
+
+// Runner runs commands. Implementations are safe for concurrent use.
+type Runner interface {
+	// Run waits for the command to end. A command that did not exit with 0 gives
+	// an *Error and whatever output there was.
+	Run(ctx context.Context, c Command) (Result, error)
+}
+
+// Error is a command that failed.
+type Error struct {
+	Cmd  string
+	Args []string
+	// ExitCode is -1 for a command that did not start or was killed.
+	ExitCode int
+	// Stderr is the end of what the command wrote there, secrets blotted out.
+	Stderr string
+	// Err is the cause: a context's, ErrTimeout, ErrStuck, *exec.ExitError …
+	Err error
+}
+
+// Error gives one line: the command, the cause, and what it said on stderr.
+func (e *Error) Error() string {
+	line := strings.Join(append([]string{e.Cmd}, e.Args...), " ")
+	msg := fmt.Sprintf("run %q: %v", line, e.Err)
+	if said := oneLine(e.Stderr, 400); said != "" {
+		msg += ": " + said
+	}
+	return msg
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// oneLine joins the non-empty lines of s and keeps the last max bytes, because
+// programs say the reason last.
+func oneLine(s string, max int) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	joined := strings.Join(lines, "; ")
+	if len(joined) > max {
+		joined = "…" + strings.ToValidUTF8(joined[len(joined)-max:], "")
+	}
+	return joined
+}
+
+func (c Command) redact(s string) string {
+	for _, secret := range c.Secrets {
+		if secret != "" {
+			s = strings.ReplaceAll(s, secret, "[redacted]")
+		}
+	}
+	return s
+}
+
+func (c Command) fail(code int, stderr []byte, err error) *Error {
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = c.redact(a)
+	}
+	return &Error{Cmd: c.Name, Args: args, ExitCode: code, Stderr: c.redact(string(stderr)), Err: err}
+}

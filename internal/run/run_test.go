@@ -1,0 +1,220 @@
+package run_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func do(t *testing.T, c run.Command) (run.Result, error) {
+	t.Helper()
+	if c.Timeout == 0 {
+		c.Timeout = time.Minute
+	}
+	var sys run.System
+	return sys.Run(t.Context(), c)
+}
+
+func sh(script string, args ...string) run.Command {
+	return run.Command{Name: "sh", Args: append([]string{"-c", script, "sh"}, args...)}
+}
+
+func TestOutputIsKeptApart(t *testing.T) {
+	res, err := do(t, sh("echo out; echo err >&2"))
+	if err != nil || string(res.Stdout) != "out\n" || string(res.Stderr) != "err\n" {
+		t.Fatalf("got %q, %q, %v", res.Stdout, res.Stderr, err)
+	}
+}
+
+func TestArgumentsAreNotInterpreted(t *testing.T) {
+	arg := "a b; $(touch /nope) *\n\"'"
+	res, err := do(t, run.Command{Name: "printf", Args: []string{"%s", arg}})
+	if err != nil || string(res.Stdout) != arg {
+		t.Fatalf("got %q, %v", res.Stdout, err)
+	}
+}
+
+func TestLocaleIsC(t *testing.T) {
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	res, err := do(t, sh(`echo "$LC_ALL"`))
+	if err != nil || string(res.Stdout) != "C\n" {
+		t.Fatalf("got %q, %v", res.Stdout, err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	c := run.Command{Name: "cat", Stdin: strings.NewReader("in")}
+	if res, err := do(t, c); err != nil || string(res.Stdout) != "in" {
+		t.Fatalf("got %q, %v", res.Stdout, err)
+	}
+	if res, err := do(t, run.Command{Name: "cat"}); err != nil || len(res.Stdout) != 0 {
+		t.Fatalf("without stdin: got %q, %v", res.Stdout, err)
+	}
+}
+
+func TestStdoutToWriter(t *testing.T) {
+	var out bytes.Buffer
+	c := run.Command{Name: "head", Args: []string{"-c", "5000000", "/dev/zero"}, Stdout: &out}
+	if res, err := do(t, c); err != nil || out.Len() != 5000000 || len(res.Stdout) != 0 {
+		t.Fatalf("got %d and %d bytes, %v", out.Len(), len(res.Stdout), err)
+	}
+}
+
+func TestErrorTellsAll(t *testing.T) {
+	_, err := do(t, sh("echo first >&2; echo second >&2; exit 7"))
+	var e *run.Error
+	if !errors.As(err, &e) || e.ExitCode != 7 || e.Cmd != "sh" || e.Stderr != "first\nsecond\n" {
+		t.Fatalf("got %#v", err)
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		t.Errorf("no exit error inside of %v", err)
+	}
+	if msg := err.Error(); strings.Contains(msg, "\n") || !strings.HasSuffix(msg, "exit status 7: first; second") {
+		t.Errorf("got message %q", msg)
+	}
+}
+
+func TestErrorIsShort(t *testing.T) {
+	_, err := do(t, sh("yes ääää | head -c 1000000 >&2; echo reason >&2; exit 1"))
+	if msg := err.Error(); len(msg) > 600 || !strings.HasSuffix(msg, "reason") {
+		t.Errorf("got %d bytes: %q", len(msg), msg)
+	}
+	var e *run.Error
+	if errors.As(err, &e); len(e.Stderr) > run.MaxStderr {
+		t.Errorf("kept %d bytes of stderr", len(e.Stderr))
+	}
+}
+
+func TestSecretsAreBlottedOut(t *testing.T) {
+	c := sh("echo the key is hunter2 >&2; exit 1", "hunter2")
+	c.Secrets = []string{"", "hunter2"}
+	if _, err := do(t, c); strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "key is [redacted]") {
+		t.Errorf("got %q", err)
+	}
+}
+
+func TestTooMuchOutput(t *testing.T) {
+	c := run.Command{Name: "head", Args: []string{"-c", "5000000", "/dev/zero"}}
+	res, err := do(t, c)
+	if !errors.Is(err, run.ErrOutput) || len(res.Stdout) != run.MaxStdout {
+		t.Fatalf("got %d bytes, %v", len(res.Stdout), err)
+	}
+}
+
+func TestNoTimeoutIsRefused(t *testing.T) {
+	var sys run.System
+	if _, err := sys.Run(t.Context(), run.Command{Name: "true"}); err == nil || !strings.Contains(err.Error(), "no timeout") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestMissingProgram(t *testing.T) {
+	_, err := do(t, run.Command{Name: "no-such-program-here"})
+	var e *run.Error
+	if !errors.As(err, &e) || e.ExitCode != -1 || !errors.Is(err, exec.ErrNotFound) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// The grandchild holds the pipe: killing only the shell would leave it running.
+func TestTimeoutKillsTheWholeGroup(t *testing.T) {
+	c := sh("sleep 1000 & echo $!; wait")
+	c.Timeout = 200 * time.Millisecond
+	res, err := do(t, c)
+	if !errors.Is(err, run.ErrTimeout) {
+		t.Fatalf("got %v", err)
+	}
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(res.Stdout)) + "/stat")
+	if err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("grandchild lives: %s", stat)
+	}
+}
+
+func TestCancelGivesItsCause(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r, w := io.Pipe()
+	go func() {
+		_, _ = r.Read(make([]byte, 1))
+		cancel(cause)
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	c := sh("echo; sleep 1000")
+	c.Timeout, c.Stdout = time.Minute, w
+	var sys run.System
+	_, err := sys.Run(ctx, c)
+	w.Close()
+	if !errors.Is(err, cause) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// A write to a frozen filesystem waits in state D, which no signal ends.
+func TestStuckInTheKernel(t *testing.T) {
+	mnt := scratch.Mount(t, "ext4", scratch.Ext4)
+	dir, err := os.Open(mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	const fiFreeze, fiThaw = 0xC0045877, 0xC0045878
+	if err := unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0); err != nil {
+		t.Fatal(err)
+	}
+	thaw := func() { _ = unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0) }
+	defer thaw()
+
+	var sys run.System
+	c := run.Command{Name: "mkdir", Args: []string{filepath.Join(mnt, "d")}, Timeout: 100 * time.Millisecond}
+	_, err = sys.Run(t.Context(), c)
+	if !errors.Is(err, run.ErrStuck) || !errors.Is(err, run.ErrTimeout) {
+		t.Fatalf("got %v", err)
+	}
+	if stuck := sys.Stuck(); len(stuck) != 1 || !strings.Contains(stuck[0].Cmd, "mkdir") || stuck[0].PID == 0 {
+		t.Errorf("stuck: %+v", stuck)
+	}
+	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := sys.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait while frozen: %v", err)
+	}
+	thaw()
+	if err := sys.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if stuck := sys.Stuck(); len(stuck) != 0 {
+		t.Errorf("still stuck: %+v", stuck)
+	}
+}
+
+func TestRecorder(t *testing.T) {
+	rec := &run.Recorder{}
+	if _, err := rec.Run(t.Context(), run.Command{Name: "true", Timeout: time.Second}); err == nil {
+		t.Error("ran without a next runner")
+	}
+	rec.Next = run.Func(func(context.Context, run.Command) (run.Result, error) {
+		return run.Result{Stdout: []byte("fake")}, nil
+	})
+	if res, err := rec.Run(t.Context(), run.Command{Name: "x"}); err != nil || string(res.Stdout) != "fake" {
+		t.Errorf("got %q, %v", res.Stdout, err)
+	}
+	if rec.Count() != 2 || rec.Calls()[1].Name != "x" {
+		t.Errorf("calls: %+v", rec.Calls())
+	}
+}

@@ -1,0 +1,164 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// killGrace is how long a killed command has to go away before it counts as stuck,
+// and how long its pipes stay open when a grandchild holds them.
+const killGrace = 3 * time.Second
+
+// System runs commands on this host. Its zero value is ready; it must not be
+// copied. It is safe for concurrent use.
+type System struct {
+	mu      sync.Mutex
+	running map[*process]struct{}
+}
+
+// process is a started command until it has been reaped.
+type process struct {
+	cmd *exec.Cmd
+	// done is closed when the command was reaped; err is set before.
+	done chan struct{}
+	err  error
+	// stuckSince is zero until the command was given up.
+	stuckSince time.Time
+}
+
+// Stuck is a command that was killed and has not gone away.
+type Stuck struct {
+	PID   int
+	Cmd   string
+	Since time.Time
+}
+
+// Run implements Runner. It returns after the timeout plus a few seconds also when
+// the command can't be killed; such a command is listed by Stuck until it ends.
+func (s *System) Run(ctx context.Context, c Command) (Result, error) {
+	if c.Timeout <= 0 {
+		return Result{}, c.fail(-1, nil, errors.New("no timeout was set for it"))
+	}
+	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrTimeout)
+	defer cancel()
+
+	stdout, stderr := &head{max: MaxStdout}, &tail{max: MaxStderr}
+	cmd := newCmd(limit, c)
+	cmd.Stderr = stderr
+	if cmd.Stdout = c.Stdout; c.Stdout == nil {
+		cmd.Stdout = stdout
+	}
+	if err := cmd.Start(); err != nil {
+		return Result{}, c.fail(-1, nil, err)
+	}
+	err, gone := s.wait(limit, cmd)
+	res := Result{Stdout: stdout.bytes(), Stderr: stderr.bytes()}
+	if !gone {
+		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
+	}
+	if err == nil && stdout.overflowed() {
+		err = fmt.Errorf("%w: more than %d bytes", ErrOutput, MaxStdout)
+	}
+	if err == nil {
+		return res, nil
+	}
+	code := -1
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	if limit.Err() != nil {
+		err = context.Cause(limit)
+	}
+	return res, c.fail(code, res.Stderr, err)
+}
+
+func newCmd(ctx context.Context, c Command) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stdin = c.Stdin
+	cmd.WaitDelay = killGrace
+	// A group of its own, so that the kill reaches the children it started too.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if errors.Is(err, syscall.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return err
+	}
+	return cmd
+}
+
+// wait reaps cmd. exec.Cmd.Wait alone would not do: WaitDelay bounds the pipes, but
+// nothing bounds waiting for a process that is in the kernel and can't be killed.
+func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, gone bool) {
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	s.mu.Lock()
+	if s.running == nil {
+		s.running = make(map[*process]struct{})
+	}
+	s.running[p] = struct{}{}
+	s.mu.Unlock()
+	go func() { // System.Wait waits for it
+		p.err = cmd.Wait()
+		s.mu.Lock()
+		delete(s.running, p)
+		s.mu.Unlock()
+		close(p.done)
+	}()
+
+	select {
+	case <-p.done:
+		return p.err, true
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(2 * killGrace)
+	defer grace.Stop()
+	select {
+	case <-p.done:
+		return p.err, true
+	case <-grace.C:
+	}
+	s.mu.Lock()
+	p.stuckSince = time.Now()
+	s.mu.Unlock()
+	return nil, false
+}
+
+// Stuck lists the commands that were killed and have not gone away.
+func (s *System) Stuck() []Stuck {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Stuck
+	for p := range s.running {
+		if !p.stuckSince.IsZero() {
+			list = append(list, Stuck{PID: p.cmd.Process.Pid, Cmd: p.cmd.String(), Since: p.stuckSince})
+		}
+	}
+	return list
+}
+
+// Wait returns once every command that was started before has gone away, or with
+// ctx's cause.
+func (s *System) Wait(ctx context.Context) error {
+	s.mu.Lock()
+	all := slices.Collect(maps.Keys(s.running))
+	s.mu.Unlock()
+	for _, p := range all {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %q: %w", p.cmd.String(), context.Cause(ctx))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+// Package scratch gives tests real filesystems: images on loop devices that are
+// mounted for the length of one test. It needs root, loop devices and the mkfs tools;
+// a host without them fails the test.
+package scratch
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Sizes that fit each filesystem, in bytes. XFS refuses less than 300 MiB.
+const (
+	XFS   = 512 << 20
+	Btrfs = 512 << 20
+	Ext4  = 128 << 20
+)
+
+// Image returns the path of a new sparse file of size bytes, formatted as fstype
+// (xfs, btrfs, ext4), or empty when fstype is "".
+func Image(tb testing.TB, fstype string, size int64) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "image")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		tb.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	if fstype != "" {
+		Format(tb, fstype, path)
+	}
+	return path
+}
+
+// Format makes a filesystem with sectors of 4096 bytes in the file or device at path.
+func Format(tb testing.TB, fstype, path string) {
+	tb.Helper()
+	args, ok := map[string][]string{
+		"xfs":   {"-q", "-s", "size=4096", "-m", "reflink=1", path},
+		"btrfs": {"-q", path},
+		"ext4":  {"-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", path},
+	}[fstype]
+	if !ok {
+		tb.Fatalf("scratch: no filesystem %q (have: btrfs, ext4, xfs)", fstype)
+	}
+	Run(tb, "mkfs."+fstype, args...)
+}
+
+// Run runs a command and returns its standard output; a failure ends the test.
+func Run(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
+	var sys run.System
+	// Clean-ups run commands too, after the test's context has ended.
+	res, err := sys.Run(context.WithoutCancel(tb.Context()), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(res.Stdout)
+}
+
+// Mount returns the mount point of a new filesystem, gone after the test.
+func Mount(tb testing.TB, fstype string, size int64, options ...string) string {
+	tb.Helper()
+	return MountImage(tb, fstype, Image(tb, fstype, size), options...)
+}
+
+// MountImage mounts the filesystem in the image file for the length of the test.
+func MountImage(tb testing.TB, fstype, image string, options ...string) string {
+	tb.Helper()
+	dev, err := loopdev.Attach(tb.Context(), image, loopdev.Options{BlockSize: 4096})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer dev.Close()
+	target := filepath.Join(tb.TempDir(), "mnt")
+	if err := os.Mkdir(target, 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	if err := mount.Mount(target, mount.Spec{Source: dev.Path, FSType: fstype, Options: options}); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := unmountAll(target); err != nil {
+			tb.Error(err)
+		}
+	})
+	return target
+}
+
+// unmountAll takes off target and whatever a failed test left mounted below it. What
+// is still in use is detached, so that it goes with its last user, and reported.
+func unmountAll(target string) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	var first error
+	under := table.Under(target)
+	for i := len(under) - 1; i >= 0; i-- {
+		point := under[i].Mountpoint
+		err := mount.Unmount(point)
+		if err == nil {
+			continue
+		}
+		if first == nil {
+			first = fmt.Errorf("scratch: left behind by the test: %w", err)
+		}
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("scratch: detach %s: %w", point, err)
+		}
+	}
+	return first
+}
