@@ -1,0 +1,122 @@
+package reflink
+
+import (
+	"fmt"
+	"os"
+)
+
+// Range is a part of a file, in bytes. Zero means that it reads as zeros.
+type Range struct {
+	Offset, Length int64
+	Zero           bool
+}
+
+// Changed returns where now differs from old, in order and without overlaps: old with
+// these ranges of now written over it, and then cut or extended to now's size, is now.
+// It reads no data. Where both files have the same blocks at the same offset they are
+// equal, as long as both still have them: nobody writes to a shared block in place. So
+// nobody may write to either file meanwhile, and both must have had that protection
+// since one was cloned from the other, or have a common ancestor. Both must lie on one
+// filesystem. What the extent map can't tell (compressed, inline) counts as changed.
+func Changed(old, now *os.File) ([]Range, error) {
+	fi, err := now.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	a, err := Extents(old)
+	if err != nil {
+		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	b, err := Extents(now)
+	if err != nil {
+		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	return diff(a, b, fi.Size()), nil
+}
+
+// Data returns the parts of f that may hold something else than zeros, in order, as
+// Ranges with Zero false: what a whole copy has to read.
+func Data(f *os.File) ([]Range, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("data of %s: %w", f.Name(), err)
+	}
+	ext, err := Extents(f)
+	if err != nil {
+		return nil, err
+	}
+	return diff(nil, ext, fi.Size()), nil
+}
+
+// piece is a part of a file whose bytes one extent, or a hole, tells.
+type piece struct {
+	end      int64 // exclusive
+	zero     bool
+	opaque   bool
+	physical uint64 // of the piece's first byte, unless zero or opaque
+}
+
+// at returns the piece of the file that begins at off, given its extents from the one
+// that ends behind off on.
+func at(ext []Extent, off, size int64) piece {
+	if len(ext) == 0 {
+		return piece{end: size, zero: true}
+	}
+	e := ext[0]
+	if off < e.Offset {
+		return piece{end: min(e.Offset, size), zero: true}
+	}
+	p := piece{end: min(e.Offset+e.Length, size)}
+	switch {
+	case e.Flags&opaque != 0:
+		p.opaque = true
+	case e.Flags&Unwritten != 0:
+		p.zero = true
+	default:
+		p.physical = e.Physical + uint64(off-e.Offset)
+	}
+	return p
+}
+
+// diff walks two extent lists side by side. size is that of the new file.
+func diff(old, now []Extent, size int64) []Range {
+	var out []Range
+	for off := int64(0); off < size; {
+		old, now = skip(old, off), skip(now, off)
+		a, b := at(old, off, size), at(now, off, size)
+		end := min(a.end, b.end)
+		if !a.equal(b) {
+			out = add(out, Range{Offset: off, Length: end - off, Zero: b.zero})
+		}
+		off = end
+	}
+	return out
+}
+
+func skip(ext []Extent, off int64) []Extent {
+	for len(ext) > 0 && ext[0].Offset+ext[0].Length <= off {
+		ext = ext[1:]
+	}
+	return ext
+}
+
+func (a piece) equal(b piece) bool {
+	switch {
+	case a.zero || b.zero:
+		return a.zero && b.zero
+	case a.opaque || b.opaque:
+		return false
+	}
+	return a.physical == b.physical
+}
+
+func add(out []Range, r Range) []Range {
+	if n := len(out); n > 0 {
+		last := &out[n-1]
+		if last.Offset+last.Length == r.Offset && last.Zero == r.Zero {
+			last.Length += r.Length
+			return out
+		}
+	}
+	return append(out, r)
+}

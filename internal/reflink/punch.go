@@ -1,0 +1,90 @@
+package reflink
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// block is the unit in which PunchZeros looks for zeros: what all the filesystems that
+// have reflinks use, or a multiple of it.
+const block = 4096
+
+// PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096)
+// into holes and returns how many bytes became holes. The bytes that f reads as do not
+// change. Shorter runs stay, because every hole makes one more extent to clone.
+func PunchZeros(f *os.File, minRun int64) (int64, error) {
+	p := &puncher{file: f, minRun: minRun, run: -1}
+	off := int64(0)
+	for {
+		start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return p.punched, nil
+		}
+		if err != nil {
+			return p.punched, fmt.Errorf("punch zeros of %s: %w", f.Name(), err)
+		}
+		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return p.punched, fmt.Errorf("punch zeros of %s: %w", f.Name(), err)
+		}
+		if err := p.scan(start, end); err != nil {
+			return p.punched, fmt.Errorf("punch zeros of %s: %w", f.Name(), err)
+		}
+		off = end
+	}
+}
+
+type puncher struct {
+	file    *os.File
+	minRun  int64
+	run     int64 // where the present run of zeros began, or -1
+	punched int64
+}
+
+func (p *puncher) scan(start, end int64) error {
+	buf := make([]byte, 1<<20)
+	zeros := make([]byte, block)
+	for off := start; off < end; {
+		n, err := p.file.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		for i := 0; i < n; i += block {
+			b := buf[i:min(i+block, n)]
+			if bytes.Equal(b, zeros[:len(b)]) {
+				if p.run < 0 {
+					p.run = off + int64(i)
+				}
+			} else if err := p.flush(off + int64(i)); err != nil {
+				return err
+			}
+		}
+		off += int64(n)
+	}
+	return p.flush(end)
+}
+
+func (p *puncher) flush(end int64) error {
+	start := p.run
+	p.run = -1
+	if start < 0 || end-start < p.minRun {
+		return nil
+	}
+	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	// A block is freed only when the range covers all of it: so at the end of the file,
+	// where the run can't reach the end of the last block, go beyond.
+	whole := (end + block - 1) / block * block
+	if err := unix.Fallocate(int(p.file.Fd()), mode, start, whole-start); err != nil {
+		return err
+	}
+	p.punched += end - start
+	return nil
+}

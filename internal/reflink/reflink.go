@@ -1,0 +1,79 @@
+// Package reflink clones files by sharing their blocks, and tells from the extent
+// maps of two files what differs between them without reading either.
+package reflink
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnsupported: these two files can't share blocks: the filesystem has no reflinks,
+// they lie on two filesystems, or (btrfs) one of them is NOCOW and the other is not.
+var ErrUnsupported = errors.New("no reflinks between these files")
+
+// Clone makes dst, open for writing, have the bytes and the size of src, by sharing its
+// blocks (ioctl_ficlone(2)). Writers to src wait meanwhile, about 15 µs an extent on
+// XFS. It is atomic for readers of dst, and on the disk only after an fsync of dst.
+func Clone(dst, src *os.File) error {
+	for {
+		err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY),
+			errors.Is(err, unix.EXDEV), errors.Is(err, unix.EINVAL):
+			return fmt.Errorf("clone %s to %s: %w (%w)", src.Name(), dst.Name(), ErrUnsupported, err)
+		default:
+			return fmt.Errorf("clone %s to %s: %w", src.Name(), dst.Name(), err)
+		}
+	}
+}
+
+// Supported tells whether new files in dir can share blocks, by trying. It leaves
+// nothing in dir. An error means that it could not be found out.
+func Supported(dir string) (bool, error) {
+	src, err := unnamed(dir)
+	if err != nil {
+		return false, fmt.Errorf("probe %s for reflinks: %w", dir, err)
+	}
+	defer src.Close()
+	dst, err := unnamed(dir)
+	if err != nil {
+		return false, fmt.Errorf("probe %s for reflinks: %w", dir, err)
+	}
+	defer dst.Close()
+	if _, err := src.Write(make([]byte, 4096)); err != nil {
+		return false, fmt.Errorf("probe %s for reflinks: %w", dir, err)
+	}
+	err = Clone(dst, src)
+	if errors.Is(err, ErrUnsupported) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// unnamed makes a file that goes when it is closed.
+func unnamed(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir+"/(unnamed)"), nil
+	}
+	// EISDIR is what a filesystem says that ignores the flag: open(2).
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, ".reflink-probe-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
