@@ -5,17 +5,27 @@ import (
 	"strings"
 )
 
-// Nearest returns the word of have that is spelt most like word, or "" when
-// none is close enough to be meant.
+// Nearest returns the word of have that is spelt most like word, case aside,
+// the first of several; "" when none is close enough to be meant: one slip, or
+// one for every three letters.
 func Nearest(word string, have []string) string {
-	best, at := "", 1+len(word)/3+1
+	if len(word) > maxWord {
+		return ""
+	}
+	best, within := "", max(1, (len(word)+1)/3)
 	for _, h := range have {
-		if d := distance(strings.ToLower(word), strings.ToLower(h)); d < at {
-			best, at = h, d
+		if len(h) > maxWord {
+			continue
+		}
+		if d := distance(strings.ToLower(word), strings.ToLower(h)); d <= within {
+			best, within = h, d-1
 		}
 	}
 	return best
 }
+
+// maxWord bounds the work that a hostile word can cause; no name is longer.
+const maxWord = 128
 
 // Have returns the words sorted and joined for the "(have: …)" of an error.
 func Have(words []string) string {
@@ -27,9 +37,6 @@ func Have(words []string) string {
 // distance is the Damerau-Levenshtein distance with adjacent transpositions,
 // because glod for gold is one slip and not two.
 func distance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return 64
-	}
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)

@@ -76,7 +76,7 @@ func (o *Options) set(key, value string) (err error) {
 			err = Errorf(ErrInvalid, "option fs=%q: unknown filesystem (have: ext4, xfs)", clip(value))
 		}
 	case "pool":
-		o.Pool, err = value, CheckProfileName(value)
+		o.Pool, err = value, CheckPoolName(value)
 	case "owner":
 		err = o.setOwner(value)
 	case "mode":

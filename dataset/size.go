@@ -19,7 +19,7 @@ const (
 	TiB Size = 1 << 40
 )
 
-var sizeRE = regexp.MustCompile(`^([0-9]{1,18})(?:\.([0-9]{1,6}))? ?([A-Za-z]*)$`)
+var sizeRE = regexp.MustCompile(`^([0-9]{1,19})(?:\.([0-9]{1,6}))? ?([A-Za-z]*)$`)
 
 var units = map[string]Size{
 	"b": 1,
@@ -41,24 +41,26 @@ func ParseSize(s string) (Size, error) {
 	unit, ok := units[strings.ToLower(m[3])]
 	switch {
 	case m[3] == "":
-		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for gibibytes or %sB for bytes)", s, m[1], m[1])
+		n := strings.TrimSuffix(m[1]+"."+m[2], ".")
+		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for gibibytes or %sB for bytes)", clip(s), n, n)
 	case !ok:
-		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)", s, m[3])
+		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)", clip(s), clip(m[3]))
 	}
 	n, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
 	n.Mul(n, new(big.Rat).SetInt64(int64(unit)))
 	whole := new(big.Int).Quo(n.Num(), n.Denom())
 	if whole.Sign() == 0 {
-		return 0, Errorf(ErrInvalid, "bad size %q: want more than nothing (leave the size out for no limit)", s)
+		return 0, Errorf(ErrInvalid, "bad size %q: want more than nothing (leave the size out for no limit)", clip(s))
 	}
 	if !whole.IsInt64() || whole.Int64() > math.MaxInt64/2 {
-		return 0, Errorf(ErrInvalid, "bad size %q: too large (4EiB at most)", s)
+		return 0, Errorf(ErrInvalid, "bad size %q: too large (want less than 4EiB)", clip(s))
 	}
 	return Size(whole.Int64()), nil
 }
 
 // String returns the size with the largest unit that keeps it exact: 20GiB,
-// 100GB, 1537B. ParseSize reads it back to the same value.
+// 100GB, 1537B. ParseSize reads every size that it can return back to the same
+// value; 0 and less are no sizes to it.
 func (s Size) String() string {
 	for _, u := range []struct {
 		n    Size
@@ -81,8 +83,12 @@ func (s Size) Human() string {
 		}
 		f, unit = f/1024, u
 	}
-	if unit == "B" || f >= 100 {
+	digits := 2
+	switch {
+	case unit == "B" || math.Abs(f) >= 100:
 		return strconv.FormatFloat(f, 'f', 0, 64) + unit
+	case math.Abs(f) >= 10:
+		digits = 1
 	}
-	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(f, 'f', 2, 64), "0"), ".") + unit
+	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(f, 'f', digits, 64), "0"), ".") + unit
 }

@@ -47,14 +47,15 @@ func ParseSpec(s string) (Spec, error) {
 	if !at {
 		return Spec{Name: name}, nil
 	}
-	if head, prefix, ok := strings.Cut(rest, "-"); ok && strings.EqualFold(head, "snapshot") {
+	// ToLower and not EqualFold, to which the long s of old print is an s too.
+	if head, prefix, ok := strings.Cut(rest, "-"); ok && strings.ToLower(head) == "snapshot" {
 		prefix = strings.ToLower(prefix)
 		if err := CheckPrefix(prefix); err != nil {
 			return Spec{}, err
 		}
 		return Spec{Name: name, From: prefix}, nil
 	}
-	if strings.EqualFold(rest, "snapshot") {
+	if strings.ToLower(rest) == "snapshot" {
 		return Spec{}, Errorf(ErrInvalid, "spec %q: no UUID after @snapshot (say %s@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)", s, name)
 	}
 	if err := CheckProfileName(rest); err != nil {
@@ -79,6 +80,14 @@ func CheckProfileName(name string) error {
 		return nil
 	}
 	return Errorf(ErrInvalid, "bad profile name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot", clip(name))
+}
+
+// CheckPoolName fails with ErrInvalid unless name can be a pool's name.
+func CheckPoolName(name string) error {
+	if profileRE.MatchString(name) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad pool name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", clip(name))
 }
 
 // CheckPrefix fails with ErrInvalid unless prefix can begin a UUID: 4 to 36 hex

@@ -26,7 +26,8 @@ type Dataset struct {
 	Origin    *Origin           `json:"origin,omitempty"`
 	Created   time.Time         `json:"created"`
 	Trash     *Trash            `json:"trash,omitempty"`
-	Request   uuid.UUID         `json:"request"` // operation that last wrote this, so that a retry knows its own
+	Latest    uuid.UUID         `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
+	Request   uuid.UUID         `json:"request"`         // operation that last wrote this, so that a retry knows its own
 }
 
 // State is where a dataset is in its life.
@@ -192,9 +193,10 @@ const (
 	OpSnapshotDelete OpKind = "snapshot-delete"
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
-	OpUpdate         OpKind = "update" // profile, labels, protection: records only
-	OpDelete         OpKind = "delete" // the name goes, the data to trash
-	OpPurge          OpKind = "purge"  // the data goes
+	OpUpdate         OpKind = "update"   // profile, labels, protection: records only
+	OpDelete         OpKind = "delete"   // the name goes, the data to trash
+	OpUndelete       OpKind = "undelete" // and comes back
+	OpPurge          OpKind = "purge"    // the data goes
 )
 
 // OpState is where an operation is.

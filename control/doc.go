@@ -1,0 +1,23 @@
+// Package control is the control service: it decides, and never acts on
+// storage. A request is planned from the state in the store (a pure decision
+// over what it reads), the home's agent carries the plan out, and its report is
+// committed by one transaction that checks every key which the decision rests
+// on. Control never dials a node: agents ask, report, and wait for what changed.
+//
+// Keys:
+//
+//	names/<name>                  the unique claim on a name: the dataset's UUID
+//	datasets/<uuid>               dataset.Dataset
+//	snapshots/<dataset>/<uuid>    dataset.Snapshot
+//	snapnames/<dataset>/<name>    the unique claim on a snapshot's name
+//	leases/<uuid>                 dataset.Lease
+//	nodes/<id>, pools/<id>        dataset.Node, dataset.Pool
+//	operations/<id>               dataset.Operation
+//	home/<node>/<dataset>         index: datasets whose home a node is
+//	work/<node>/<operation>       index: operations of a node that are not final
+//	trash/<dataset>               index: datasets in the trash, with their end
+//	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
+//
+// Any number of services can work on one store: none keeps anything that
+// another cannot read again, apart from what agents' heartbeats said last.
+package control

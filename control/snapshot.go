@@ -1,0 +1,172 @@
+package control
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (s *Service) planSnapshot(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(req.Message) > 1024 {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (1024 at most)", len(req.Message))
+	}
+	if err := t.freeSnapname(d, req.Name); err != nil {
+		return nil, nil, err
+	}
+	snap := s.newSnapshot(d, dataset.SnapshotManual)
+	snap.Name, snap.Message = req.Name, req.Message
+	if req.Scheduled {
+		snap.Kind = dataset.SnapshotScheduled
+	}
+	op := on(d)
+	op.Snapshot = &snap
+	return op, nil, nil
+}
+
+func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
+	return dataset.Snapshot{
+		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: kind,
+		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: s.Clock.Now(),
+	}
+}
+
+// freeSnapname fails unless the name is empty or free for a snapshot of d.
+func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := dataset.CheckName(name); err != nil {
+		return dataset.Errorf(dataset.ErrInvalid, "snapshot of %s: %w", d.Volume, err)
+	}
+	var c claim
+	ok, err := t.get(snapnameKey(d.ID, name), &c)
+	if err == nil && ok {
+		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
+	}
+	return err
+}
+
+func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	out.Dataset = &d
+	snap := *op.Snapshot
+	var old dataset.Snapshot
+	if ok, err := t.get(snapshotKey(d.ID, snap.ID), &old); err != nil || ok {
+		return err
+	}
+	if d.State != dataset.StateReady {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
+	}
+	if err := t.freeSnapname(d, snap.Name); err != nil {
+		return err
+	}
+	d.Latest, d.Request = snap.ID, op.ID
+	if err := t.putSnapshot(snap); err != nil {
+		return err
+	}
+	t.event("snapshot.create", d, snap.ID.String())
+	return t.putDataset(d)
+}
+
+func (t *tx) putSnapshot(snap dataset.Snapshot) error {
+	if snap.Name != "" {
+		if err := t.put(snapnameKey(snap.Dataset, snap.Name), claim{snap.ID}); err != nil {
+			return err
+		}
+	}
+	if err := t.put(uuidKey(snap.ID), pointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+		return err
+	}
+	return t.put(snapshotKey(snap.Dataset, snap.ID), snap)
+}
+
+func (t *tx) delSnapshot(snap dataset.Snapshot) {
+	t.del(snapshotKey(snap.Dataset, snap.ID))
+	t.del(uuidKey(snap.ID))
+	if snap.Name != "" {
+		t.del(snapnameKey(snap.Dataset, snap.Name))
+	}
+}
+
+func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	snap, err := t.snapshot(req.Volume, req.Snapshot)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := t.dataset(snap.Dataset)
+	if err != nil {
+		return nil, nil, err
+	}
+	op := on(d)
+	op.Snapshot = &snap
+	return op, nil, nil
+}
+
+func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Committed) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	out.Dataset = &d
+	var snap dataset.Snapshot
+	if ok, err := t.get(snapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
+		return err
+	}
+	t.delSnapshot(snap)
+	t.event("snapshot.delete", d, snap.ID.String())
+	t.touch(d.ID, d.Home)
+	return nil
+}
+
+func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	snap, err := t.snapshot(req.Volume, req.Snapshot)
+	if err != nil {
+		return nil, nil, err
+	}
+	keep := s.newSnapshot(d, dataset.SnapshotRestore)
+	keep.Message = "before restore of " + snap.ID.String()
+	next := d
+	next.Latest = snap.ID
+	if next.Size != 0 {
+		next.Size = snap.Size
+	}
+	op := on(d)
+	op.Dataset, op.Snapshot = &next, &keep
+	op.Source = &dataset.Source{Dataset: d.ID, Snapshot: snap.ID}
+	return op, nil, nil
+}
+
+func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	out.Dataset = &d
+	if d.Request == op.ID {
+		return nil
+	}
+	if d.State != dataset.StateReady {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
+	}
+	if _, err := t.readSnapshot(d.ID, op.Source.Snapshot); err != nil {
+		return err
+	}
+	d.Latest, d.Size, d.Request = op.Source.Snapshot, op.Dataset.Size, op.ID
+	if err := t.putSnapshot(*op.Snapshot); err != nil {
+		return err
+	}
+	t.event("snapshot.restore", d, op.Source.Snapshot.String())
+	return t.putDataset(d)
+}

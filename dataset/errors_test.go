@@ -1,0 +1,219 @@
+package dataset_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestKinds(t *testing.T) {
+	seen := map[string]bool{}
+	code := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
+	for _, k := range dataset.Kinds() {
+		if seen[k.Code] || !code.MatchString(k.Code) {
+			t.Errorf("code %q is taken or badly spelt", k.Code)
+		}
+		seen[k.Code] = true
+		if k.HTTP < 400 || k.HTTP > 599 || k.Exit != 1 && k.Exit != 2 || k.Title == "" || k.Title != strings.ToLower(k.Title) {
+			t.Errorf("%s: %+v", k.Code, *k)
+		}
+		if (k.Exit == 2) != (k == dataset.ErrInvalid) {
+			t.Errorf("%s exits with %d: wrong usage is ErrInvalid alone", k.Code, k.Exit)
+		}
+		if dataset.KindByCode(k.Code) != k || dataset.KindOf(k) != k || k.Error() != k.Title {
+			t.Errorf("%s does not come back as itself", k.Code)
+		}
+		for _, other := range dataset.Kinds() {
+			if errors.Is(k, other) != (k == other) {
+				t.Errorf("%s is taken for %s", k.Code, other.Code)
+			}
+		}
+	}
+	for _, unknown := range []string{"", "Invalid", "no such code"} {
+		if dataset.KindByCode(unknown) != dataset.ErrInternal {
+			t.Errorf("code %q is no internal error", unknown)
+		}
+	}
+}
+
+// A kind that is declared and missing in the table would reach users as an
+// internal error.
+func TestEveryKindIsInTheTable(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "errors.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "Err") {
+			declared += len(spec.Names)
+		}
+		return true
+	})
+	if declared != len(dataset.Kinds()) {
+		t.Errorf("%d kinds are declared, Kinds returns %d", declared, len(dataset.Kinds()))
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	inner := dataset.Errorf(dataset.ErrNoSpace, "write %s: %w", "x", fs.ErrPermission)
+	for _, c := range []struct {
+		err  error
+		want *dataset.Kind
+	}{
+		{nil, nil},
+		{errors.New("plain"), dataset.ErrInternal},
+		{fs.ErrNotExist, dataset.ErrInternal},
+		{inner, dataset.ErrNoSpace},
+		{fmt.Errorf("outer: %w", inner), dataset.ErrNoSpace},
+		{dataset.Errorf(dataset.ErrOffline, "outer: %w", inner), dataset.ErrOffline},
+		{errors.Join(errors.New("first"), inner), dataset.ErrNoSpace},
+	} {
+		if got := dataset.KindOf(c.err); got != c.want {
+			t.Errorf("KindOf(%v) = %v, want %v", c.err, got, c.want)
+		}
+	}
+	if inner.Error() != "write x: permission denied" || !errors.Is(inner, fs.ErrPermission) {
+		t.Errorf("Errorf lost its text or its cause: %v", inner)
+	}
+}
+
+func TestProblem(t *testing.T) {
+	if dataset.ProblemOf(nil) != nil || (*dataset.Problem)(nil).Err() != nil {
+		t.Error("no error made a problem, or the other way round")
+	}
+	for _, k := range dataset.Kinds() {
+		p := dataset.ProblemOf(dataset.Errorf(k, "100%% of %s", k.Code))
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read dataset.Problem
+		if err := json.Unmarshal(b, &read); err != nil {
+			t.Fatal(err)
+		}
+		if got := read.Err(); dataset.KindOf(got) != k || got.Error() != "100% of "+k.Code {
+			t.Errorf("%s came back as %v", k.Code, got)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	have := []string{"profile", "size", "from", "fs", "pool", "owner", "mode", "label.KEY", "protect", "readonly", "gold", "silver"}
+	for word, want := range map[string]string{
+		"glod": "gold", "GOLD": "gold", "golds": "gold", "sise": "size", "sze": "size", "onwer": "owner",
+		"read_only": "readonly", "read-only": "readonly", "protected": "protect", "Profile": "profile",
+		"": "", "x": "", "xyz": "", "zfs": "fs", "unlimited": "", "retention": "",
+		strings.Repeat("x", 200): "", strings.Repeat("x", 1<<20): "",
+	} {
+		if got := dataset.Nearest(word, have); got != want {
+			t.Errorf("Nearest(%.20q) = %q, want %q", word, got, want)
+		}
+	}
+	if got := dataset.Nearest("gold", nil); got != "" {
+		t.Errorf("Nearest of nothing = %q", got)
+	}
+	if got := dataset.Have([]string{"b", "c", "a"}); got != "a, b, c" {
+		t.Errorf("Have = %q", got)
+	}
+}
+
+func TestNearestFindsOneSlip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		word := []byte(rapid.StringMatching(`[a-z]{3,40}`).Draw(t, "word"))
+		i := rapid.IntRange(0, len(word)-2).Draw(t, "at")
+		slip := append([]byte(nil), word...)
+		switch rapid.IntRange(0, 3).Draw(t, "slip") {
+		case 0:
+			slip[i], slip[i+1] = slip[i+1], slip[i]
+		case 1:
+			slip[i] = '_'
+		case 2:
+			slip = append(slip[:i], slip[i+1:]...)
+		case 3:
+			slip = append(slip[:i], append([]byte{'_'}, slip[i:]...)...)
+		}
+		if got := dataset.Nearest(string(slip), []string{string(word)}); got != string(word) {
+			t.Fatalf("Nearest(%q, %q) = %q", slip, word, got)
+		}
+	})
+}
+
+func TestDuration(t *testing.T) {
+	for in, want := range map[string]time.Duration{"72h": 72 * time.Hour, "1h30m": 90 * time.Minute, "0s": 0} {
+		var d dataset.Duration
+		if err := d.UnmarshalText([]byte(in)); err != nil || time.Duration(d) != want {
+			t.Errorf("%q: %v, %v", in, time.Duration(d), err)
+		}
+		b, _ := d.MarshalText()
+		var again dataset.Duration
+		if err := again.UnmarshalText(b); err != nil || again != d {
+			t.Errorf("%q was written as %q and read as %v, %v", in, b, again, err)
+		}
+	}
+	for _, in := range []string{"", "72", "3d", "-1h", "1h ", "1000000000h", strings.Repeat("1", 500) + "h"} {
+		var d dataset.Duration
+		refused(t, in, d.UnmarshalText([]byte(in)), "want a number and a unit")
+	}
+}
+
+// What is written to the store and beside the data is read back the same.
+func TestRecordsRoundTrip(t *testing.T) {
+	id := uuid.MustParse("f23ca986-8f0c-4a08-9c5c-1b2c3d4e5f60")
+	mode := uint32(0o750)
+	at := time.Date(2026, 11, 20, 8, 0, 0, 123456789, time.UTC)
+	p := dataset.Profile{
+		Name: "gold", Revision: "0123456789ab", Size: 20 << 30, Quiesce: dataset.QuiesceFreeze,
+		Snapshots: dataset.Snapshots{Required: true, Schedule: "@daily", Keep: dataset.Keep{Last: 4}},
+		OnDelete:  dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(72 * time.Hour)},
+		Owner:     &dataset.Owner{UID: 999, GID: 999, Mode: &mode},
+	}
+	roundTrip(t, dataset.Dataset{
+		ID: id, Volume: "db", Spelling: "db@gold", State: dataset.StateTrashed, Profile: p, Size: 1, Epoch: 1<<63 + 1,
+		Origin: &dataset.Origin{Dataset: id, Implicit: true}, Created: at, Trash: &dataset.Trash{At: at},
+	})
+	roundTrip(t, dataset.Snapshot{ID: id, Dataset: id, Kind: dataset.SnapshotManual, Profile: p, Created: at})
+	roundTrip(t, dataset.Operation{
+		ID: id, Kind: dataset.OpClone, State: dataset.OpFailed, Source: &dataset.Source{Dataset: id},
+		Problem: dataset.ProblemOf(dataset.ErrNoSpace), Created: at,
+	})
+	for _, s := range []dataset.OpState{dataset.OpPending, dataset.OpRunning} {
+		if s.Final() {
+			t.Errorf("%s is final", s)
+		}
+	}
+	for _, s := range []dataset.OpState{dataset.OpDone, dataset.OpFailed, dataset.OpCancelled} {
+		if !s.Final() {
+			t.Errorf("%s is not final", s)
+		}
+	}
+}
+
+func roundTrip[T any](t *testing.T, v T) {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got T
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(v, got); diff != "" {
+		t.Errorf("%T: %s", v, diff)
+	}
+}

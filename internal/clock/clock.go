@@ -1,0 +1,77 @@
+// Package clock is where time comes from: the system's, or a fake one that a
+// test moves. Logic never calls time.Now or time.Sleep.
+package clock
+
+import (
+	"sync"
+	"time"
+)
+
+// Clock tells the time and wakes. Safe for concurrent use.
+type Clock interface {
+	Now() time.Time
+	// After returns a channel that receives once d has passed; at once when d
+	// is not positive.
+	After(d time.Duration) <-chan time.Time
+}
+
+// System is the clock of this machine.
+type System struct{}
+
+// Now is time.Now in UTC.
+func (System) Now() time.Time { return time.Now().UTC() }
+
+// After is time.After.
+func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// Fake is a clock that only Advance moves.
+type Fake struct {
+	mu      sync.Mutex
+	now     time.Time
+	waiters []waiter
+}
+
+type waiter struct {
+	at time.Time
+	ch chan time.Time
+}
+
+// NewFake returns a fake clock that stands at now.
+func NewFake(now time.Time) *Fake { return &Fake{now: now} }
+
+// Now is the time that the fake clock shows.
+func (f *Fake) Now() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// After returns a channel that receives when Advance has moved the clock by d.
+func (f *Fake) After(d time.Duration) <-chan time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ch := make(chan time.Time, 1)
+	if d <= 0 {
+		ch <- f.now
+		return ch
+	}
+	f.waiters = append(f.waiters, waiter{f.now.Add(d), ch})
+	return ch
+}
+
+// Advance moves the clock by d, which may be negative, and wakes whom it
+// passes.
+func (f *Fake) Advance(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = f.now.Add(d)
+	rest := f.waiters[:0]
+	for _, w := range f.waiters {
+		if w.at.After(f.now) {
+			rest = append(rest, w)
+			continue
+		}
+		w.ch <- f.now
+	}
+	f.waiters = rest
+}
