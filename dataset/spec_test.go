@@ -89,7 +89,7 @@ func refused(t *testing.T, in string, err error, part string) {
 	if !strings.Contains(line, part) {
 		t.Errorf("%.40q: %q does not say %q", in, line, part)
 	}
-	if len(line) > 600 || strings.ContainsAny(line, "\n\x00") || line[0] >= 'A' && line[0] <= 'Z' {
+	if len(line) > 1000 || strings.ContainsAny(line, "\n\x00") || line[0] >= 'A' && line[0] <= 'Z' {
 		t.Errorf("%.40q: not one short lower-case line: %q", in, line)
 	}
 }
