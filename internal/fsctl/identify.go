@@ -1,0 +1,208 @@
+package fsctl
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Content is what a disk or an image holds.
+type Content string
+
+// What Identify can tell. Anything else that is not zeros is OtherData.
+const (
+	Empty          Content = "nothing"
+	HoldsXFS       Content = "an XFS filesystem"
+	HoldsExt       Content = "an ext2, ext3 or ext4 filesystem"
+	HoldsBtrfs     Content = "a btrfs filesystem"
+	HoldsLUKS      Content = "a LUKS container"
+	HoldsLVM       Content = "an LVM physical volume"
+	HoldsRAID      Content = "a member of a Linux RAID"
+	HoldsSwap      Content = "swap space"
+	HoldsZFS       Content = "a member of a ZFS pool"
+	HoldsGPT       Content = "a GPT partition table"
+	HoldsMBR       Content = "an MBR partition table or a boot sector"
+	HoldsBcachefs  Content = "a bcachefs filesystem"
+	HoldsBcache    Content = "a bcache device"
+	HoldsBluestore Content = "a Ceph OSD"
+	HoldsISO       Content = "an ISO 9660 filesystem"
+	OtherData      Content = "data of an unknown kind"
+)
+
+// signature is a magic number at an offset from the start, or with a negative offset
+// from the end.
+type signature struct {
+	content Content
+	offset  int64
+	magic   string
+}
+
+// signatures are in the order in which they are believed: a disk can carry the
+// remains of several. From the formats' own headers and libblkid's table.
+func signatures() []signature {
+	list := []signature{
+		{HoldsLUKS, 0, "LUKS\xba\xbe"},
+		{HoldsLUKS, 16384, "SKUL\xba\xbe"}, // the second header of LUKS2
+		{HoldsXFS, 0, "XFSB"},
+		{HoldsBtrfs, 65536 + 64, "_BHRfS_M"},
+		{HoldsBtrfs, 64<<20 + 64, "_BHRfS_M"}, // its copy
+		{HoldsBcachefs, 4096 + 24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca"},
+		{HoldsBcache, 4096 + 24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9"},
+		{HoldsBluestore, 0, "bluestore block device"},
+		{HoldsRAID, 0, "\xfc\x4e\x2b\xa9"},         // metadata 1.1
+		{HoldsRAID, 4096, "\xfc\x4e\x2b\xa9"},      // 1.2
+		{HoldsRAID, -8192, "\xfc\x4e\x2b\xa9"},     // 1.0
+		{HoldsRAID, -64 << 10, "\xfc\x4e\x2b\xa9"}, // 0.90
+		{HoldsExt, 1024 + 56, "\x53\xef"},
+		{HoldsGPT, 512, "EFI PART"},
+		{HoldsGPT, 4096, "EFI PART"},
+		{HoldsGPT, -512, "EFI PART"},
+		{HoldsGPT, -4096, "EFI PART"},
+		{HoldsISO, 32769, "CD001"},
+	}
+	for sector := range int64(4) {
+		list = append(list, signature{HoldsLVM, sector * 512, "LABELONE"})
+	}
+	for _, page := range []int64{4096, 8192, 16384, 65536} {
+		list = append(list, signature{HoldsSwap, page - 10, "SWAPSPACE2"}, signature{HoldsSwap, page - 10, "SWAP-SPACE"})
+	}
+	return append(list, signature{HoldsMBR, 510, "\x55\xaa"})
+}
+
+// Identify tells what the file or block device at path holds, by the signatures of the
+// formats that it knows. Empty is only said when nothing else than zeros was found in
+// the first and last 16 MiB and in 1,024 samples spread evenly between; of a disk it
+// can't be known short of reading it all. It changes nothing. An error means that it
+// could not be found out, not that there is nothing.
+func Identify(path string) (Content, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("identify: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return "", fmt.Errorf("identify %s: %w", path, err)
+	}
+	content, err := identify(f, size)
+	if err != nil {
+		return "", fmt.Errorf("identify %s: %w", path, err)
+	}
+	return content, nil
+}
+
+func identify(r io.ReaderAt, size int64) (Content, error) {
+	for _, s := range signatures() {
+		off := s.offset
+		if off < 0 {
+			off = size + off
+			if s.offset == -64<<10 {
+				off = size&^(64<<10-1) - 64<<10 // 0.90 lies at a multiple of 64 KiB
+			}
+		}
+		if off < 0 || off+int64(len(s.magic)) > size {
+			continue
+		}
+		buf := make([]byte, len(s.magic))
+		if err := readFull(r, buf, off); err != nil {
+			return "", err
+		}
+		if string(buf) == s.magic {
+			return s.content, nil
+		}
+	}
+	zfs, err := holdsZFS(r, size)
+	if err != nil || zfs {
+		return HoldsZFS, err
+	}
+	zero, err := sampleZeros(r, size)
+	if err != nil {
+		return "", err
+	}
+	if !zero {
+		return OtherData, nil
+	}
+	return Empty, nil
+}
+
+// holdsZFS looks for uberblocks in the four labels: two of 256 KiB at each end, their
+// second half an array of uberblocks of at least 1 KiB, in either byte order.
+func holdsZFS(r io.ReaderAt, size int64) (bool, error) {
+	const label, magic = 256 << 10, 0x00bab10c
+	end := size &^ (label - 1)
+	for _, start := range []int64{0, label, end - 2*label, end - label} {
+		if start < 0 || start+label > size {
+			continue
+		}
+		buf := make([]byte, label/2)
+		if err := readFull(r, buf, start+label/2); err != nil {
+			return false, err
+		}
+		for off := 0; off < len(buf); off += 1024 {
+			if binary.LittleEndian.Uint64(buf[off:]) == magic || binary.BigEndian.Uint64(buf[off:]) == magic {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+const (
+	edge    = 16 << 20
+	samples = 1024
+	sample  = 64 << 10
+)
+
+func sampleZeros(r io.ReaderAt, size int64) (bool, error) {
+	z := zeros{r: r, buf: make([]byte, 1<<20)}
+	head := min(size, edge)
+	tail := max(head, size-edge)
+	for _, part := range [][2]int64{{0, head}, {tail, size}} {
+		if zero, err := z.in(part[0], part[1]); err != nil || !zero {
+			return false, err
+		}
+	}
+	if between := tail - head; between <= samples*sample {
+		return z.in(head, tail)
+	}
+	step := (tail - head) / samples &^ 4095
+	for off := head; off < tail; off += step {
+		if zero, err := z.in(off, min(off+sample, tail)); err != nil || !zero {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+type zeros struct {
+	r   io.ReaderAt
+	buf []byte
+}
+
+func (z zeros) in(start, end int64) (bool, error) {
+	for off := start; off < end; off += int64(len(z.buf)) {
+		part := z.buf[:min(int64(len(z.buf)), end-off)]
+		if err := readFull(z.r, part, off); err != nil {
+			return false, err
+		}
+		// Equal to itself moved by one and zero at the start: all zero.
+		if part[0] != 0 || !bytes.Equal(part[1:], part[:len(part)-1]) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func readFull(r io.ReaderAt, buf []byte, off int64) error {
+	n, err := r.ReadAt(buf, off)
+	if n == len(buf) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read at %d: %w", off, err)
+}
