@@ -1,0 +1,227 @@
+package tree
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+)
+
+// maxDifferences bounds what Compare returns: trees with that many have nothing
+// to do with each other.
+const maxDifferences = 1000
+
+// Difference is one thing in which two trees differ.
+type Difference struct {
+	Path string // below the roots; "." is the roots themselves
+	What string // "missing", "mode", "owner", "content", "attribute user.x" …
+	A, B string // in the first and in the second tree
+}
+
+// String returns the difference as one line, whatever bytes it is about.
+func (d Difference) String() string {
+	return fmt.Sprintf("%s: %s: %s != %s", strconv.Quote(d.Path), d.What, d.A, d.B)
+}
+
+// errEnough ends a comparison that has found maxDifferences.
+var errEnough = errors.New("enough differences")
+
+// Compare returns in what two trees differ, in the order of their paths: names,
+// kinds, bytes, owners, modes, modification times, extended attributes and ACLs,
+// which names are hard links of one another, symlink targets, device numbers.
+// A hole equals zeros; WithAllocated reports bytes on disk too. Access times do
+// not count, and do not change. It stops after a thousand differences. Trees
+// should be still; what vanishes meanwhile is reported as missing. Safe for
+// concurrent use.
+func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, error) {
+	ra, err := openRoot(a, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer ra.close()
+	rb, err := openRoot(b, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer rb.close()
+	c := &comparing{ctx: ctx, options: optionsOf(opts), links: [2]map[inode]string{{}, {}}}
+	if err := c.entry(ra.dir, rb.dir, ".", "."); err != nil && !errors.Is(err, errEnough) {
+		return c.found, err
+	}
+	return c.found, nil
+}
+
+// comparing is one run of Compare.
+type comparing struct {
+	ctx context.Context
+	options
+	links [2]map[inode]string // the first name of each inode with several
+	found []Difference
+}
+
+func (c *comparing) add(name, what, a, b string) error {
+	c.found = append(c.found, Difference{name, what, a, b})
+	if len(c.found) >= maxDifferences {
+		return errEnough
+	}
+	return nil
+}
+
+// differ adds a difference unless two values are equal.
+func differ[T comparable](c *comparing, name, what, format string, a, b T) error {
+	if a == b {
+		return nil
+	}
+	return c.add(name, what, fmt.Sprintf(format, a), fmt.Sprintf(format, b))
+}
+
+func (c *comparing) dirs(a, b *os.File, name string) error {
+	inA, err := readNames(a)
+	if err != nil {
+		return failed("read directory", name, err)
+	}
+	inB, err := readNames(b)
+	if err != nil {
+		return failed("read directory", name, err)
+	}
+	for len(inA)+len(inB) > 0 {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		child := first(inA, inB)
+		inA, inB = dropFirst(inA, child), dropFirst(inB, child)
+		if err := c.entry(a, b, child, join(name, child)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// first returns the least name of two sorted lists that are not both empty.
+func first(a, b []string) string {
+	switch {
+	case len(a) == 0:
+		return b[0]
+	case len(b) == 0:
+		return a[0]
+	}
+	return min(a[0], b[0])
+}
+
+func dropFirst(names []string, name string) []string {
+	if len(names) > 0 && names[0] == name {
+		return names[1:]
+	}
+	return names
+}
+
+func (c *comparing) entry(a, b *os.File, child, name string) error {
+	na, errA := openNode(a, child)
+	if errA == nil {
+		defer na.close()
+	}
+	nb, errB := openNode(b, child)
+	if errB == nil {
+		defer nb.close()
+	}
+	switch {
+	case errA != nil && !vanished(errA):
+		return failed("open", name, errA)
+	case errB != nil && !vanished(errB):
+		return failed("open", name, errB)
+	case errA != nil && errB != nil:
+		return nil
+	case errA != nil:
+		return c.add(name, "missing", "absent", kindName(nb))
+	case errB != nil:
+		return c.add(name, "missing", kindName(na), "absent")
+	case na.format() != nb.format():
+		return c.add(name, "kind", kindName(na), kindName(nb))
+	}
+	if err := c.carried(na, nb, name); err != nil {
+		return err
+	}
+	return c.content(na, nb, name)
+}
+
+// carried compares what two inodes of one kind carry beside their content.
+func (c *comparing) carried(a, b *node, name string) error {
+	ma, err := a.meta()
+	if err != nil {
+		return failed("read", name, err)
+	}
+	mb, err := b.meta()
+	if err != nil {
+		return failed("read", name, err)
+	}
+	links, err := c.linked(a, b, name)
+	if err != nil || links {
+		return err
+	}
+	owner := func(m meta) string { return fmt.Sprintf("%d:%d", m.uid, m.gid) }
+	stamp := func(m meta) string { return fmt.Sprintf("%d.%09d", m.mtime.Sec, m.mtime.Nsec) }
+	return cmp.Or(
+		differ(c, name, "owner", "%s", owner(ma), owner(mb)),
+		differ(c, name, "mode", "%04o", ma.mode, mb.mode),
+		differ(c, name, "modification time", "%s", stamp(ma), stamp(mb)),
+		c.attributes(name, ma.xattrs, mb.xattrs),
+	)
+}
+
+// linked compares the first names of two inodes, and says whether both have one
+// that was compared already.
+func (c *comparing) linked(a, b *node, name string) (bool, error) {
+	firstA, firstB := c.firstName(0, a, name), c.firstName(1, b, name)
+	if err := differ(c, name, "hard link of", "%q", firstA, firstB); err != nil {
+		return false, err
+	}
+	return firstA == firstB && firstA != name, nil
+}
+
+func (c *comparing) firstName(side int, n *node, name string) string {
+	if !n.linked() {
+		return name
+	}
+	if f, ok := c.links[side][n.inode()]; ok {
+		return f
+	}
+	c.links[side][n.inode()] = name
+	return name
+}
+
+func (c *comparing) attributes(name string, a, b []xattr) error {
+	values := map[string][2]*xattr{}
+	var names []string
+	for side, xs := range [2][]xattr{a, b} {
+		for _, x := range xs {
+			pair := values[x.name]
+			if pair == [2]*xattr{} {
+				names = append(names, x.name)
+			}
+			pair[side] = &x
+			values[x.name] = pair
+		}
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		pair := values[n]
+		if pair[0] != nil && pair[1] != nil && bytes.Equal(pair[0].value, pair[1].value) {
+			continue
+		}
+		if err := c.add(name, "attribute "+strconv.Quote(n), shown(pair[0]), shown(pair[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func shown(x *xattr) string {
+	if x == nil {
+		return "absent"
+	}
+	return fmt.Sprintf("%.80q (%d bytes)", x.value, len(x.value))
+}

@@ -1,0 +1,145 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	chunk = 4 << 20   // of bytes copied by the kernel between two looks at ctx
+	block = 4 << 10   // the unit in which zeros become holes
+	bulk  = 256 << 10 // of bytes copied through memory
+)
+
+// extent is a range of a file that holds data.
+type extent struct{ off, end int64 }
+
+// nextData returns the first range of data at or after off, cut at size; ok is
+// false when only a hole is left. A filesystem that cannot tell says that all
+// is data (lseek(2)).
+func nextData(f *os.File, off, size int64) (e extent, ok bool, err error) {
+	start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	if err == unix.ENXIO || start >= size {
+		return extent{}, false, nil
+	}
+	if err == unix.EINVAL {
+		return extent{off, size}, off < size, nil
+	}
+	if err != nil {
+		return extent{}, false, err
+	}
+	end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	if err == unix.ENXIO {
+		return extent{}, false, nil // cut shorter meanwhile
+	}
+	return extent{start, min(end, size)}, true, err
+}
+
+// copier copies the bytes of files, and remembers what the two filesystems
+// have turned out not to do.
+type copier struct {
+	noClone, noRange bool
+	buf              []byte
+	done             int64
+	progress         func(bytes int64)
+}
+
+// file makes the bytes and holes of dst, an empty file, those of src: by
+// sharing blocks (FICLONE) where that goes, else range by range of data. Size
+// and allocated are those of src.
+func (c *copier) file(ctx context.Context, dst, src *os.File, size, allocated int64) error {
+	if size == 0 {
+		return nil
+	}
+	if !c.noClone {
+		err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
+		if err == nil {
+			c.add(min(size, allocated))
+			return nil
+		}
+		if !notHere(err) {
+			return err
+		}
+		// These two speak of the filesystems; others (a NOCOW file, a swap
+		// file) of this file alone.
+		c.noClone = err == unix.EXDEV || err == unix.EOPNOTSUPP
+	}
+	if err := dst.Truncate(size); err != nil {
+		return err
+	}
+	for off := int64(0); ; {
+		e, ok, err := nextData(src, off, size)
+		if err != nil || !ok {
+			return err
+		}
+		if err := c.extent(ctx, dst, src, e); err != nil {
+			return err
+		}
+		off = e.end
+	}
+}
+
+func (c *copier) extent(ctx context.Context, dst, src *os.File, e extent) error {
+	for off := e.off; off < e.end; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := c.some(dst, src, off, e.end-off)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil // cut shorter meanwhile
+		}
+		c.add(n)
+		off += n
+	}
+	return nil
+}
+
+// some copies at most limit bytes at off, inside the kernel where that goes.
+func (c *copier) some(dst, src *os.File, off, limit int64) (int64, error) {
+	if !c.noRange {
+		from, to := off, off
+		n, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(min(limit, chunk)), 0)
+		if err == nil && n > 0 {
+			return int64(n), nil
+		}
+		if err != nil && err != unix.EINTR && !notHere(err) {
+			return 0, err
+		}
+		// 0 without an error is what some filesystems answer for files whose
+		// bytes are made up as they are read: read(2) knows better.
+		c.noRange = err == unix.EXDEV || err == unix.EOPNOTSUPP || err == unix.ENOSYS
+	}
+	if c.buf == nil {
+		c.buf = make([]byte, bulk)
+	}
+	n, err := src.ReadAt(c.buf[:min(limit, bulk)], off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	_, err = dst.WriteAt(c.buf[:n], off)
+	return int64(n), err
+}
+
+func (c *copier) add(n int64) {
+	c.done += n
+	if c.progress != nil {
+		c.progress(c.done)
+	}
+}
+
+// notHere says whether an error means that this way of copying does not work
+// here, so that another is to be taken: see ioctl_ficlone(2), copy_file_range(2).
+func notHere(err error) bool {
+	switch err {
+	case unix.EXDEV, unix.EOPNOTSUPP, unix.EINVAL, unix.ENOTTY, unix.ENOSYS, unix.EPERM, unix.ETXTBSY, unix.EBADF:
+		return true
+	}
+	return false
+}

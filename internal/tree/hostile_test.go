@@ -1,0 +1,101 @@
+package tree
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// TestCopyWhileNamesAreExchanged copies, streams, compares and measures a tree
+// in which a process keeps exchanging a file, a directory and a FIFO for
+// symlinks that lead out: nothing from outside may come along, nothing may block.
+func TestCopyWhileNamesAreExchanged(t *testing.T) {
+	outer := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(outer, "secrets"), 0o755))
+	must(t, os.WriteFile(filepath.Join(outer, "secrets/key"), []byte("secret"), 0o600))
+	src := mkdir(t, outer, "src")
+	in := func(name string) string { return filepath.Join(src.Name(), name) }
+	must(t, os.Mkdir(in("dir"), 0o755))
+	must(t, os.WriteFile(in("dir/key"), []byte("harmless"), 0o600))
+	must(t, os.WriteFile(in("file"), []byte("harmless"), 0o600))
+	must(t, unix.Mkfifo(in("fifo"), 0o600))
+	must(t, os.Symlink("../secrets", in("to-dir")))
+	must(t, os.Symlink("../secrets/key", in("to-file")))
+	stop := exchange(t, src.Name(), [][2]string{{"dir", "to-dir"}, {"file", "to-file"}, {"fifo", "file"}, {"dir", "fifo"}})
+	defer stop()
+	for range 300 {
+		dst := mkdir(t, t.TempDir(), "dst")
+		must(t, Copy(t.Context(), src, dst, nil))
+		wantNowhere(t, dst.Name(), "secret")
+		must(t, dst.Close())
+		var stream bytes.Buffer
+		must(t, WriteTar(t.Context(), src, &stream))
+		if bytes.Contains(stream.Bytes(), []byte("secret\x00")) {
+			t.Fatal("a secret was streamed")
+		}
+		_, err := Compare(t.Context(), src, src)
+		must(t, err)
+		_, err = Usage(t.Context(), src)
+		must(t, err)
+	}
+}
+
+// exchange keeps exchanging pairs of names until the returned function is called.
+func exchange(t *testing.T, dir string, pairs [][2]string) (stop func()) {
+	t.Helper()
+	at, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer unix.Close(at)
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+				p := pairs[i%len(pairs)]
+				if err := unix.Renameat2(at, p[0], at, p[1], unix.RENAME_EXCHANGE); err != nil {
+					t.Errorf("exchange: %v", err)
+					return
+				}
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+func wantNowhere(t *testing.T, dir, content string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if strings.Contains(string(b), content) {
+			t.Fatalf("%s was copied from outside", path)
+		}
+		return err
+	}))
+}
+
+// TestNoPrivateMount works in a mount that is attached nowhere, of which no
+// private copy can be had, and stops at what is mounted below.
+func TestNoPrivateMount(t *testing.T) {
+	dir := t.TempDir()
+	must(t, unix.Mount("none", dir, "tmpfs", 0, ""))
+	src := mkdir(t, dir, "src")
+	treetest.Plant(t, src.Name())
+	must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	dst := mkdir(t, t.TempDir(), "dst")
+	must(t, Copy(t.Context(), src, dst, nil))
+	wantEqual(t, src, dst)
+}

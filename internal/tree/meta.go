@@ -1,0 +1,144 @@
+package tree
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const aclDefault = "system.posix_acl_default"
+
+// xattr is one extended attribute.
+type xattr struct {
+	name  string
+	value []byte
+}
+
+// meta is what an inode carries beside its content.
+type meta struct {
+	uid, gid     int
+	mode         uint32
+	atime, mtime unix.Timespec
+	xattrs       []xattr // by name
+}
+
+// meta reads what the inode carries.
+func (n *node) meta() (meta, error) {
+	x, err := readXattrs(n.magic())
+	return meta{
+		uid: int(n.st.Uid), gid: int(n.st.Gid), mode: n.st.Mode &^ unix.S_IFMT,
+		atime: n.st.Atim, mtime: n.st.Mtim, xattrs: x,
+	}, err
+}
+
+// apply gives an inode all that m says. The order matters: a change of owner
+// clears the set-user-ID bits and file capabilities (chown(2)), an ACL is also
+// mode bits, and everything but the time itself changes times.
+func (n *node) apply(m meta) error {
+	if err := unix.Fchownat(n.fd, "", m.uid, m.gid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("set owner %d:%d: %w", m.uid, m.gid, err)
+	}
+	if n.format() != unix.S_IFLNK {
+		if err := unix.Chmod(n.magic(), m.mode); err != nil {
+			return fmt.Errorf("set mode %04o: %w", m.mode, err)
+		}
+	}
+	for _, x := range m.xattrs {
+		if err := unix.Setxattr(n.magic(), x.name, x.value, 0); err != nil {
+			return fmt.Errorf("set attribute %q: %w", x.name, err)
+		}
+	}
+	return n.setTimes(m)
+}
+
+func (n *node) setTimes(m meta) error {
+	times := []unix.Timespec{m.atime, m.mtime}
+	if err := unix.UtimesNanoAt(n.fd, "", times, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("set times: %w", err)
+	}
+	return nil
+}
+
+// strip removes the attributes that an inode has and m does not: those that a
+// destination had before. Labels of the security modules belong to the host.
+func (n *node) strip(m meta) error {
+	have, err := readXattrs(n.magic())
+	if err != nil {
+		return err
+	}
+	for _, x := range have {
+		kept := slices.ContainsFunc(m.xattrs, func(y xattr) bool { return y.name == x.name })
+		if kept || (strings.HasPrefix(x.name, "security.") && x.name != "security.capability") {
+			continue
+		}
+		if err := unix.Removexattr(n.magic(), x.name); err != nil && err != unix.ENODATA {
+			return fmt.Errorf("remove attribute %q: %w", x.name, err)
+		}
+	}
+	return nil
+}
+
+// dropDefaultACL removes the ACL that everything made in dir would inherit.
+func dropDefaultACL(dir *os.File) error {
+	err := unix.Fremovexattr(int(dir.Fd()), aclDefault)
+	if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+		return failed("remove the default ACL of", ".", err)
+	}
+	return nil
+}
+
+// readXattrs returns the attributes of the inode that a magic path leads to.
+// One that vanishes meanwhile is left out; a filesystem that knows none has none.
+func readXattrs(magic string) ([]xattr, error) {
+	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(magic, buf) })
+	if err == unix.EOPNOTSUPP {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list attributes: %w", err)
+	}
+	var xs []xattr
+	for name := range strings.SplitSeq(string(list), "\x00") {
+		if name == "" || private(name) {
+			continue
+		}
+		value, err := grow(func(buf []byte) (int, error) { return unix.Getxattr(magic, name, buf) })
+		if err == unix.ENODATA {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read attribute %q: %w", name, err)
+		}
+		xs = append(xs, xattr{name, value})
+	}
+	slices.SortFunc(xs, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	return xs, nil
+}
+
+// private says whether an attribute belongs to one filesystem rather than to
+// the tree: settings of btrfs, and the ACLs of XFS, which it lists a second time
+// in its own encoding.
+func private(name string) bool {
+	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_")
+}
+
+// grow calls f, which fills a buffer, with larger ones until it fits. Linux
+// bounds a list and a value to 64 KiB (xattr(7)).
+func grow(f func([]byte) (int, error)) ([]byte, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n, err := f(buf)
+		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return bytes.Clone(buf[:n]), nil
+	}
+}

@@ -1,0 +1,171 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// cleanName checks a name from an archive and returns it relative to the root,
+// "." for the root itself.
+func cleanName(name string) (string, error) {
+	if strings.HasPrefix(name, "/") {
+		return "", dataset.Errorf(dataset.ErrInvalid, "%q is absolute: want a path below the root", name)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", dataset.Errorf(dataset.ErrInvalid, "%q leads out of the root", name)
+		}
+		if strings.ContainsRune(part, 0) {
+			return "", dataset.Errorf(dataset.ErrInvalid, "%q has a zero byte", name)
+		}
+	}
+	name = path.Clean(name)
+	if depthOf(name) > maxDepth {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
+	}
+	return name, nil
+}
+
+// places finds and makes directories below a root while an archive is unpacked.
+// Nobody but root can enter those it makes. It keeps the last one open: entries
+// of one directory follow one another.
+type places struct {
+	root *os.File
+	made func(name string) // told of each directory that was missing
+	last *os.File
+	name string
+}
+
+func (p *places) close() {
+	if p.last != nil {
+		_ = p.last.Close()
+		p.last = nil
+	}
+}
+
+// parent returns the open directory in which name lies, and its last element.
+// Directories that are missing are made.
+func (p *places) parent(name string) (*os.File, string, error) {
+	dir, base := path.Split(name)
+	if dir == "" {
+		return p.root, base, nil
+	}
+	if err := p.makeDirs(path.Clean(dir)); err != nil {
+		return nil, "", err
+	}
+	return p.last, base, nil
+}
+
+// makeDirs makes a directory with all above it that are missing, and keeps it
+// open as the last.
+func (p *places) makeDirs(name string) error {
+	if p.last != nil && p.name == name {
+		return nil
+	}
+	at, err := openNode(p.root, ".")
+	if err != nil {
+		return err
+	}
+	defer func() { at.close() }()
+	above := "."
+	for part := range strings.SplitSeq(name, "/") {
+		above = join(above, part)
+		switch err := unix.Mkdirat(at.fd, part, 0o700); err {
+		case nil:
+			p.made(above)
+		case unix.EEXIST:
+		default:
+			return err
+		}
+		fd, err := openAt(at.fd, part, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return explain(err)
+		}
+		at.close()
+		at = &node{fd: fd}
+	}
+	f, err := at.openDir()
+	if err != nil {
+		return err
+	}
+	p.close()
+	p.last, p.name = f, name
+	return nil
+}
+
+// explain says what a refusal of openat2 means for an archive.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ELOOP):
+		return dataset.Errorf(dataset.ErrInvalid, "leads through a symlink: %w", err)
+	case errors.Is(err, unix.ENOTDIR):
+		return dataset.Errorf(dataset.ErrInvalid, "leads through something that is no directory: %w", err)
+	case errors.Is(err, unix.ENOENT):
+		return dataset.Errorf(dataset.ErrInvalid, "its target comes later or never: %w", err)
+	}
+	return err
+}
+
+// endReader remembers whether its stream came to an end: archive/tar takes a
+// stream that ends between two entries for a whole one.
+type endReader struct {
+	r     io.Reader
+	ended bool
+	err   error // of r, other than its end
+}
+
+func (e *endReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if n > 0 && err == io.EOF {
+		return n, nil
+	}
+	if err == io.EOF {
+		e.ended = true
+	} else if err != nil {
+		e.err = err
+	}
+	return n, err
+}
+
+// explain tells what is wrong with the stream from what its source answered.
+func (e *endReader) explain(err error) error {
+	if e.err != nil {
+		return fmt.Errorf("read tar stream: %w", e.err)
+	}
+	return dataset.Errorf(dataset.ErrCorrupt, "tar stream is damaged or cut: %w", err)
+}
+
+// finish checks that the end mark was there, and reads the padding after it.
+func (e *endReader) finish(ctx context.Context) error {
+	if e.ended {
+		return dataset.Errorf(dataset.ErrCorrupt, "tar stream is cut: it has no end mark")
+	}
+	buf := make([]byte, bulk)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := e.Read(buf)
+		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
+			return dataset.Errorf(dataset.ErrCorrupt, "tar stream has something after its end mark")
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return e.explain(err)
+		}
+	}
+}

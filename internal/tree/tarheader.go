@@ -1,0 +1,170 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+const tarBlock = 512
+
+// maxRecords bounds an extended header: archive/tar reads no larger one.
+const maxRecords = 1 << 20
+
+// Keywords of extended header records (pax(1), GNU tar's manual "Extended
+// Attributes" and "Sparse Formats").
+const (
+	paxXattr = "SCHILY.xattr."
+	paxACL   = "SCHILY.acl."
+)
+
+// tarHeader is one entry's header: what fits goes into the ustar block, what
+// does not into an extended header before it. archive/tar cannot write sparse
+// files, and the largest file of a system may be a hole (/var/log/lastlog).
+type tarHeader struct {
+	kind         byte
+	name, link   string
+	meta         meta
+	size         int64 // of the bytes that follow
+	major, minor uint32
+	records      map[string]string // of the extended header
+}
+
+// extend records what the ustar block cannot hold.
+func (h *tarHeader) extend() {
+	set := func(key, value string) { h.records[key] = value }
+	if len(h.name) > 100 || !plain(h.name) {
+		set("path", h.name)
+	}
+	if len(h.link) > 100 || !plain(h.link) {
+		set("linkpath", h.link)
+	}
+	if !utf8.ValidString(h.name) || !utf8.ValidString(h.link) {
+		set("hdrcharset", "BINARY") // otherwise records are UTF-8, pax(1)
+	}
+	if h.size >= 1<<33 {
+		set("size", strconv.FormatInt(h.size, 10))
+	}
+	if h.meta.uid >= 1<<21 {
+		set("uid", strconv.Itoa(h.meta.uid))
+	}
+	if h.meta.gid >= 1<<21 {
+		set("gid", strconv.Itoa(h.meta.gid))
+	}
+	if t := h.meta.mtime; t.Nsec != 0 || t.Sec < 0 || t.Sec >= 1<<33 {
+		set("mtime", paxTime(t))
+	}
+	for _, x := range h.meta.xattrs {
+		set(paxXattr+paxEscape.Replace(x.name), string(x.value))
+	}
+}
+
+// paxEscape writes attribute names as GNU tar does: a keyword ends at the first
+// equals sign.
+var paxEscape = strings.NewReplacer("%", "%25", "=", "%3D")
+
+var paxUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
+
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// paxTime is seconds with a fraction; a time before 1970 is minus the distance.
+func paxTime(t unix.Timespec) string {
+	sec, nsec, sign := t.Sec, t.Nsec, ""
+	if sec < 0 {
+		sign = "-"
+		sec = -sec
+		if nsec > 0 {
+			sec, nsec = sec-1, 1e9-nsec
+		}
+	}
+	return fmt.Sprintf("%s%d.%09d", sign, sec, nsec)
+}
+
+// writeTo writes the header with its records; the bytes of the entry follow.
+func (h *tarHeader) writeTo(w io.Writer) error {
+	h.extend()
+	if len(h.records) > 0 {
+		data := paxRecords(h.records)
+		if len(data) > maxRecords {
+			return dataset.Errorf(dataset.ErrUnsupported, "attributes and names take %d bytes: tar readers take %d", len(data), maxRecords)
+		}
+		x := tarHeader{kind: 'x', name: "./PaxHeaders/" + h.name, size: int64(len(data))}
+		x.meta.mode = 0o644
+		if _, err := w.Write(x.block()); err != nil {
+			return err
+		}
+		if _, err := w.Write(append(data, make([]byte, padding(int64(len(data))))...)); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(h.block())
+	return err
+}
+
+// paxRecords writes records as "length keyword=value\n", sorted, the length
+// counting itself.
+func paxRecords(records map[string]string) []byte {
+	var keys []string
+	for k := range records {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	var out bytes.Buffer
+	for _, k := range keys {
+		rest := " " + k + "=" + records[k] + "\n"
+		size := len(rest)
+		for size != len(rest)+len(strconv.Itoa(size)) {
+			size = len(rest) + len(strconv.Itoa(size))
+		}
+		out.WriteString(strconv.Itoa(size) + rest)
+	}
+	return out.Bytes()
+}
+
+// block is the ustar header. A number that does not fit is written as 0: the
+// record in the extended header counts.
+func (h *tarHeader) block() []byte {
+	b := make([]byte, tarBlock)
+	octal := func(off, width int, v int64) {
+		if v < 0 || v >= 1<<(3*(width-1)) {
+			v = 0
+		}
+		copy(b[off:], fmt.Sprintf("%0*o", width-1, v))
+	}
+	copy(b[0:100], h.name)
+	octal(100, 8, int64(h.meta.mode))
+	octal(108, 8, int64(h.meta.uid))
+	octal(116, 8, int64(h.meta.gid))
+	octal(124, 12, h.size)
+	octal(136, 12, h.meta.mtime.Sec)
+	copy(b[148:156], "        ")
+	b[156] = h.kind
+	copy(b[157:257], h.link)
+	copy(b[257:], "ustar\x0000")
+	octal(329, 8, int64(h.major))
+	octal(337, 8, int64(h.minor))
+	sum := int64(0)
+	for _, c := range b {
+		sum += int64(c)
+	}
+	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return b
+}
+
+// padding is how many bytes are missing to a whole block.
+func padding(n int64) int64 { return (tarBlock - n%tarBlock) % tarBlock }

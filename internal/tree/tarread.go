@@ -1,0 +1,275 @@
+package tree
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// ReadTar makes the tree of a tar stream below dir, an open empty directory: of
+// pax, GNU and ustar archives, with numeric owners, modes, times, SCHILY.xattr
+// attributes, hard links and sparse files. Blocks of zeros become holes.
+// Directories that no entry names are made root's with mode 0755. A later entry
+// of the same name replaces an earlier one, unless one of both is a directory.
+//
+// An entry whose name or hard link is absolute, has a ".." or leads through a
+// symlink is dataset.ErrInvalid, a stream without its end mark or with a broken
+// header dataset.ErrCorrupt, a dir that holds something dataset.ErrExists; ACLs
+// in text (tar --acls) are dataset.ErrUnsupported. Nothing outside of dir is
+// touched, ever. After an error dir holds a part of the tree. It reads r to its
+// end. Durable only with WithSync. Safe for concurrent use on different dirs.
+func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) error {
+	to, err := openRoot(dir, writable)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	if err := requireEmpty(to.dir); err != nil {
+		return err
+	}
+	if err := dropDefaultACL(to.dir); err != nil {
+		return err
+	}
+	src := &endReader{r: r}
+	x := &extracting{ctx: ctx, src: src, tar: tar.NewReader(src), dirs: map[string]meta{}}
+	x.places = places{root: to.dir, made: x.made}
+	defer x.places.close()
+	if err := x.all(); err != nil {
+		return err
+	}
+	if err := src.finish(ctx); err != nil {
+		return err
+	}
+	if optionsOf(opts).sync {
+		return syncTree(to.dir)
+	}
+	return nil
+}
+
+// extracting is one run of ReadTar.
+type extracting struct {
+	ctx    context.Context
+	src    *endReader
+	tar    *tar.Reader
+	places places
+	dirs   map[string]meta // what directories carry, given to them last
+	buf    []byte
+}
+
+func (x *extracting) all() error {
+	for {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		h, err := x.tar.Next()
+		if err == io.EOF {
+			return x.finishDirs()
+		}
+		if err != nil {
+			return x.src.explain(err)
+		}
+		if err := x.entry(h); err != nil {
+			return failed("unpack", h.Name, err)
+		}
+	}
+}
+
+func (x *extracting) entry(h *tar.Header) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil // a comment on the whole archive, such as git's
+	}
+	name, err := cleanName(h.Name)
+	if err != nil {
+		return err
+	}
+	m, err := metaOf(h)
+	if err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeDir {
+		if err := x.places.makeDirs(name); err != nil {
+			return err
+		}
+		x.dirs[name] = m
+		return nil
+	}
+	if name == "." {
+		return dataset.Errorf(dataset.ErrInvalid, "the root of the tree is not a directory")
+	}
+	dir, base, err := x.places.parent(name)
+	if err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(int(dir.Fd()), base, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("replace an earlier entry of that name: %w", err)
+	}
+	if h.Typeflag == tar.TypeLink {
+		return x.link(h, dir, base)
+	}
+	if err := x.create(h, dir, base); err != nil {
+		return err
+	}
+	n, err := openNode(dir, base)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	return n.apply(m)
+}
+
+// made notes a directory that no entry has named yet.
+func (x *extracting) made(name string) {
+	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
+	x.dirs[name] = meta{mode: 0o755, atime: omit, mtime: omit}
+}
+
+func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
+	first, err := cleanName(h.Linkname)
+	if err != nil {
+		return err
+	}
+	return explain(linkInto(x.places.root, first, dir, base))
+}
+
+func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
+	target := func() (string, error) { return h.Linkname, nil }
+	rdev := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
+		f, err := createFile(dir, base)
+		if err != nil {
+			return err
+		}
+		if err := x.content(f, h.Size); err != nil {
+			_ = f.Close()
+			return err
+		}
+		return f.Close()
+	case tar.TypeSymlink:
+		return makeSpecial(dir, base, unix.S_IFLNK, 0, target)
+	case tar.TypeFifo:
+		return makeSpecial(dir, base, unix.S_IFIFO, 0, target)
+	case tar.TypeChar:
+		return makeSpecial(dir, base, unix.S_IFCHR, rdev, target)
+	case tar.TypeBlock:
+		return makeSpecial(dir, base, unix.S_IFBLK, rdev, target)
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "unknown kind of tar entry %q", h.Typeflag)
+}
+
+// content writes the bytes of the current entry, all but blocks of zeros.
+func (x *extracting) content(f *os.File, size int64) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	if x.buf == nil {
+		x.buf = make([]byte, bulk)
+	}
+	for off := int64(0); off < size; {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(x.tar, x.buf[:min(bulk, size-off)])
+		if err != nil {
+			return x.src.explain(err)
+		}
+		if err := writeNonZero(f, x.buf[:n], off); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return nil
+}
+
+var zeros = make([]byte, block)
+
+// writeNonZero writes the runs of blocks that are not all zero.
+func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
+	start := -1
+	for i := 0; i <= len(buf); i += block {
+		b := buf[i:min(i+block, len(buf))]
+		zero := bytes.Equal(b, zeros[:len(b)])
+		switch {
+		case !zero && start < 0:
+			start = i
+		case zero && start >= 0:
+			if _, err := f.WriteAt(buf[start:i], off+int64(start)); err != nil {
+				return err
+			}
+			start = -1
+		}
+	}
+	if start < 0 {
+		return nil
+	}
+	_, err := f.WriteAt(buf[start:], off+int64(start))
+	return err
+}
+
+// finishDirs gives directories what they carry, the deepest first: what is made
+// in one changes its time.
+func (x *extracting) finishDirs() error {
+	names := slices.Collect(maps.Keys(x.dirs))
+	slices.SortFunc(names, func(a, b string) int { return depthOf(b) - depthOf(a) })
+	for _, name := range names {
+		if name != "." {
+			if err := x.finishDir(name); err != nil {
+				return failed("unpack", name, err)
+			}
+		}
+	}
+	if _, ok := x.dirs["."]; ok {
+		return x.finishDir(".")
+	}
+	return nil
+}
+
+func (x *extracting) finishDir(name string) error {
+	n, err := openPath(x.places.root, name)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := n.strip(x.dirs[name]); err != nil {
+		return err
+	}
+	return n.apply(x.dirs[name])
+}
+
+// metaOf returns what an entry's inode is to carry.
+func metaOf(h *tar.Header) (meta, error) {
+	atime := unix.Timespec{Nsec: unix.UTIME_OMIT}
+	if !h.AccessTime.IsZero() {
+		atime = timespec(h.AccessTime)
+	}
+	m := meta{uid: h.Uid, gid: h.Gid, mode: uint32(h.Mode) & 0o7777, atime: atime, mtime: timespec(h.ModTime)}
+	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= 1<<32-1 || int64(h.Gid) >= 1<<32-1 {
+		return m, dataset.Errorf(dataset.ErrInvalid, "bad owner %d:%d", h.Uid, h.Gid)
+	}
+	for key, value := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(key, paxXattr); ok {
+			m.xattrs = append(m.xattrs, xattr{paxUnescape.Replace(name), []byte(value)})
+		}
+		if strings.HasPrefix(key, paxACL) {
+			return m, dataset.Errorf(dataset.ErrUnsupported,
+				"has a POSIX ACL in text (make the archive with --xattrs --xattrs-include='*' in place of --acls)")
+		}
+	}
+	slices.SortFunc(m.xattrs, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	return m, nil
+}
+
+func timespec(t time.Time) unix.Timespec {
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+}

@@ -1,0 +1,220 @@
+// Package tree copies, compares, measures and streams file trees, faithfully
+// and as root, whatever a container has put into them.
+//
+// # What a tree is
+//
+// A tree is what lies below an open directory, that directory's own owner,
+// mode, times and extended attributes included: regular files with their bytes,
+// holes and hard links, directories, symlinks, FIFOs, sockets and device nodes,
+// with numeric owners, all mode bits, times to the nanosecond and extended
+// attributes of all namespaces (POSIX ACLs and file capabilities are such).
+// Names are bytes. Not part of a tree: inode flags (chattr), the attributes
+// btrfs.* (settings of one filesystem), times of status change and birth.
+//
+// # What lies under mounts
+//
+// Every function works on a private copy of the one mount that its directory
+// lies in (open_tree(2)), so that mounts below are not seen: what is read or
+// written is what they cover. A directory that has no such copy (it lies in a
+// mount that is attached nowhere, before Linux 6.15) is used as it is, and a
+// mount point below it is an error.
+//
+// # Hostile content
+//
+// Every name is opened alone, relative to the directory that holds it, with
+// openat2(2) and without following symlinks; what was opened is what is looked
+// at and read, through its descriptor. FIFOs, sockets and device nodes are
+// never opened. A tree that others change meanwhile gives a mixture of its
+// states, and what vanishes is left out, but nothing outside is ever touched.
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// maxDepth bounds how deep directories nest: one more than PATH_MAX can name.
+// Two descriptors are held for each level.
+const maxDepth = 2049
+
+// Option changes what a function of this package does.
+type Option func(*options)
+
+type options struct {
+	sync      bool
+	allocated bool
+	skipped   func(path string)
+}
+
+// WithSync makes Copy and ReadTar flush the filesystem of their destination
+// before they return (syncfs), so that what they wrote survives a power cut.
+func WithSync() Option { return func(o *options) { o.sync = true } }
+
+// WithAllocated makes Compare report files that take a different number of
+// bytes on disk as well.
+func WithAllocated() Option { return func(o *options) { o.allocated = true } }
+
+// WithSkipped makes WriteTar call f for each thing that it leaves out.
+func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }
+
+func optionsOf(opts []Option) options {
+	o := options{skipped: func(string) {}}
+	for _, f := range opts {
+		f(&o)
+	}
+	return o
+}
+
+// root is a directory to work in: dir is open for reading.
+type root struct {
+	dir   *os.File
+	mount int // the private mount, or -1
+}
+
+// access says what a root is for.
+type access int
+
+const (
+	readOnly access = iota
+	writable
+)
+
+// openRoot opens dir again in a mount of its own: without what is mounted
+// below, without device nodes, and read-only where nothing is to be written,
+// which also leaves access times alone.
+func openRoot(dir *os.File, a access) (*root, error) {
+	mount, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.EINVAL) {
+		return reopen(int(dir.Fd()), -1, dir.Name())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take a private mount of %q: %w", dir.Name(), err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if a == readOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOATIME
+		attr.Attr_clr |= unix.MOUNT_ATTR__ATIME
+	}
+	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		_ = unix.Close(mount)
+		return nil, fmt.Errorf("set up a private mount of %q: %w", dir.Name(), err)
+	}
+	return reopen(mount, mount, dir.Name())
+}
+
+func reopen(at, mount int, name string) (*root, error) {
+	fd, err := openAt(at, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		if mount >= 0 {
+			_ = unix.Close(mount)
+		}
+		return nil, fmt.Errorf("open directory %q: %w", name, err)
+	}
+	return &root{os.NewFile(uintptr(fd), name), mount}, nil
+}
+
+func (r *root) close() {
+	_ = r.dir.Close()
+	if r.mount >= 0 {
+		_ = unix.Close(r.mount)
+	}
+}
+
+// openAt opens one name in a directory; never through a symlink, a mount point
+// or a magic link, and never above the directory.
+func openAt(dir int, name string, flags int) (int, error) {
+	how := unix.OpenHow{
+		Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS |
+			unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		// EAGAIN: the kernel could not rule out an escape while something was
+		// renamed, and asks to be asked again (openat2(2)).
+		fd, err := unix.Openat2(dir, name, &how)
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+// requireEmpty fails with dataset.ErrExists unless dir holds nothing.
+func requireEmpty(dir *os.File) error {
+	names, err := readNames(dir)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return dataset.Errorf(dataset.ErrExists, "destination %q holds %q: want an empty directory", dir.Name(), names[0])
+	}
+	return nil
+}
+
+// readNames returns the names in a directory in the order of their bytes. It
+// reads from the start each time.
+func readNames(dir *os.File) ([]string, error) {
+	if _, err := dir.Seek(0, 0); err != nil {
+		return nil, err
+	}
+	names, err := dir.Readdirnames(-1)
+	if err != nil && !vanished(err) { // a directory that was removed is empty
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// failed says what could not be done to which path; a full disk or quota is
+// dataset.ErrNoSpace.
+func failed(what, name string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	var known *pathError
+	if errors.As(err, &known) {
+		return err
+	}
+	if e, ok := err.(*fs.PathError); ok {
+		err = e.Err // what it calls a path is one element
+	}
+	if errors.Is(err, unix.EXDEV) {
+		err = fmt.Errorf("crosses a mount point (unmount what is mounted there): %w", err)
+	}
+	kind := dataset.KindOf(err)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		kind = dataset.ErrNoSpace
+	}
+	return dataset.Errorf(kind, "%w", &pathError{what, name, err})
+}
+
+// pathError carries the innermost path; callers further up leave it alone.
+type pathError struct {
+	what, name string
+	err        error
+}
+
+func (e *pathError) Error() string {
+	return e.what + " " + strconv.Quote(e.name) + ": " + e.err.Error()
+}
+func (e *pathError) Unwrap() error { return e.err }
+
+// join appends a name to a path in a tree; the root is ".".
+func join(dir, name string) string {
+	if dir == "." {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// depthOf is how many directories lie above a path.
+func depthOf(name string) int { return strings.Count(name, "/") + 1 }

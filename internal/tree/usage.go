@@ -1,0 +1,102 @@
+package tree
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Size is how large a tree is.
+type Size struct {
+	Bytes int64 // allocated on disk, blocks that are shared with other files included
+	Files int64 // inodes, the tree's own directory included
+}
+
+// Usage measures the tree below dir, as du -s does: hard links count once.
+// What vanishes meanwhile does not count. It reads every directory: its time
+// grows with the number of files. Safe for concurrent use.
+func Usage(ctx context.Context, dir *os.File) (Size, error) {
+	var s Size
+	seen := map[inode]bool{}
+	err := walk(ctx, dir, func(n *node, _ string) error {
+		if n.linked() {
+			if seen[n.inode()] {
+				return nil
+			}
+			seen[n.inode()] = true
+		}
+		s.Bytes += n.allocated()
+		s.Files++
+		return nil
+	})
+	return s, err
+}
+
+// walk calls visit for the root, "." by name, and for all below it: a directory
+// before what it holds, names in the order of their bytes.
+func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) error) error {
+	r, err := openRoot(dir, readOnly)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	n, err := openNode(r.dir, ".")
+	if err != nil {
+		return failed("open", ".", err)
+	}
+	defer n.close()
+	if err := visit(n, "."); err != nil {
+		return failed("read", ".", err)
+	}
+	return walkDir(ctx, r.dir, ".", visit)
+}
+
+func walkDir(ctx context.Context, dir *os.File, name string, visit func(*node, string) error) error {
+	names, err := readNames(dir)
+	if err != nil {
+		return failed("read directory", name, err)
+	}
+	for _, child := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := walkEntry(ctx, dir, child, join(name, child), visit); err != nil {
+			return failed("read", join(name, child), err)
+		}
+	}
+	return nil
+}
+
+func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func(*node, string) error) error {
+	n, err := openNode(dir, child)
+	if vanished(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := visit(n, name); err != nil || n.format() != unix.S_IFDIR {
+		return err
+	}
+	if err := tooDeep(name); err != nil {
+		return err
+	}
+	sub, err := n.openDir()
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	return walkDir(ctx, sub, name, visit)
+}
+
+// tooDeep refuses a directory whose content would lie deeper than maxDepth.
+func tooDeep(name string) error {
+	if depthOf(name) < maxDepth {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
+}
