@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// bridge is the name of this engine's bridge; the kernel allows 15 bytes (IFNAMSIZ).
+func (e *Engine) bridge() string {
+	return "drv-" + e.id
+}
+
+// makeBridge makes the bridge that dockerd is given. Its own docker0 would clash with the machine's.
+func (e *Engine) makeBridge() error {
+	subnet, err := freeSubnet()
+	if err != nil {
+		return err
+	}
+	if err := ip("link", "add", e.bridge(), "type", "bridge"); err != nil {
+		return err
+	}
+	return errors.Join(ip("address", "add", subnet, "dev", e.bridge()), ip("link", "set", e.bridge(), "up"))
+}
+
+// freeSubnet returns the bridge's address, in a network of 62 addresses that no interface here has. All lie in
+// 198.18.0.0/15, which RFC 2544 keeps for tests: no network that the machine talks to is there.
+func freeSubnet() (string, error) {
+	taken, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	for range 100 {
+		n := rand.Uint32N(1 << 11)
+		gateway := netip.AddrFrom4([4]byte{198, byte(18 + n>>10), byte(n >> 2), byte(n<<6 | 1)})
+		subnet := netip.PrefixFrom(gateway, 26)
+		inUse := func(a net.Addr) bool {
+			other, err := netip.ParsePrefix(a.String())
+			return err == nil && other.Overlaps(subnet)
+		}
+		if !slices.ContainsFunc(taken, inUse) {
+			return subnet.String(), nil
+		}
+	}
+	return "", errors.New("no free network in 198.18.0.0/15: remove bridges named drv-*")
+}
+
+func (e *Engine) removeBridge() error {
+	if _, err := os.Stat(filepath.Join("/sys/class/net", e.bridge())); err != nil {
+		return nil
+	}
+	return ip("link", "delete", e.bridge())
+}
+
+func ip(args ...string) error {
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}

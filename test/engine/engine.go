@@ -1,0 +1,290 @@
+// Package engine starts Docker engines for tests: real ones, of the dockerd that is installed, each with
+// a data root, sockets and cgroups of its own, so that nothing of the machine's engine is touched.
+//
+//	func TestMain(m *testing.M) { engine.Main(m) }
+//
+//	func TestA1(t *testing.T) {
+//		e := engine.Start(t, engine.Options{})
+//		e.Must(t, "run", "-d", "--name", "db", "-v", "db:/var/lib/mysql", "drover-mariadb")
+//		engine.MariaDB().Await(t, e, "db")
+//	}
+//
+// The images of scripts/image.sh are there from the start, under the names drover-mariadb,
+// drover-postgres and drover-redis. Without Ports there is no network but loopback in a container.
+//
+// A plugin is found in /run/docker/plugins (see Main). Start it before the engine: clean-up runs in
+// reverse order, and an engine that outlives its plugin waits 15 s for it at each call.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say how an engine differs from a plain one.
+type Options struct {
+	Ports       bool     // a bridge, so that containers have addresses and -p works; otherwise none
+	LiveRestore bool     // containers outlive the engine
+	Flags       []string // more flags for dockerd
+	Under       string   // where its folder is made; the folder for temporary files when empty
+}
+
+// An Engine is one dockerd with what belongs to it. Its methods are not for concurrent use, except
+// Docker, Must and Compose, which may run side by side while the engine is up.
+type Engine struct {
+	Host string // for DOCKER_HOST
+	Dir  string // everything of this engine; removed at the end of the test
+
+	opts     Options
+	id       string // in the names of its cgroup and bridge
+	dataRoot string
+	proc     *process
+	client   *http.Client
+}
+
+// startTimeout bounds how long an engine may take until it answers; it takes 0.3 s on an idle machine
+// and much longer after kill -9 under load.
+const startTimeout = 90 * time.Second
+
+// Start starts an engine and waits until it answers. The engine, its containers, mounts, cgroups and
+// files go at the end of the test, whatever state they are in; when the test has failed, the end of the
+// engine's log is printed.
+func Start(t testing.TB, opts Options) *Engine {
+	t.Helper()
+	if os.Getenv(roleVar) != roleTests {
+		t.Fatal("engine.Start needs func TestMain(m *testing.M) { engine.Main(m) } in this package")
+	}
+	e, err := newEngine(t, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.seedImages(t); err != nil {
+		t.Fatal(err)
+	}
+	e.Up(t)
+	return e
+}
+
+// newEngine makes an engine that is not started and has no images.
+func newEngine(t testing.TB, opts Options) (*Engine, error) {
+	t.Helper()
+	dir, err := os.MkdirTemp(opts.Under, "drover-engine-")
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(dir, "docker.sock")
+	e := &Engine{
+		Host: "unix://" + socket, Dir: dir, dataRoot: filepath.Join(dir, "data"),
+		opts: opts, id: randomID(), client: unixClient(socket),
+	}
+	t.Cleanup(func() { e.cleanup(t) })
+	if opts.Ports {
+		if err := e.makeBridge(); err != nil {
+			return nil, err
+		}
+	}
+	// A file of its own, lest /etc/docker/daemon.json be read.
+	return e, os.WriteFile(filepath.Join(dir, "daemon.json"), []byte("{}\n"), 0o600)
+}
+
+// randomID is 8 hex digits: short enough for the name of a network interface.
+func randomID() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand.Read
+	return hex.EncodeToString(b[:])
+}
+
+// DriverName returns a name for a volume driver that no other test uses.
+func DriverName() string {
+	return "drover-" + randomID()
+}
+
+func unixClient(socket string) *http.Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+}
+
+func (e *Engine) flags() []string {
+	flags := []string{
+		"--config-file", filepath.Join(e.Dir, "daemon.json"),
+		"--data-root", e.dataRoot,
+		"--exec-root", filepath.Join(e.Dir, "exec"),
+		"--pidfile", filepath.Join(e.Dir, "docker.pid"),
+		"--host", e.Host,
+		// With or without systemd, on cgroup v1 and v2 alike.
+		"--exec-opt", "native.cgroupdriver=cgroupfs",
+		"--cgroup-parent", "/" + e.cgroup(),
+		// Neither the firewall nor the routing of the machine is touched; ports are published by
+		// docker-proxy, which needs no rules.
+		"--iptables=false", "--ip-masq=false", "--ip-forward=false",
+	}
+	if e.opts.Ports {
+		flags = append(flags, "--bridge", e.bridge())
+	} else {
+		flags = append(flags, "--bridge", "none")
+	}
+	if e.opts.LiveRestore {
+		flags = append(flags, "--live-restore")
+	}
+	return append(flags, e.opts.Flags...)
+}
+
+// Up starts the engine if it is not running, and waits until it answers.
+func (e *Engine) Up(t testing.TB) {
+	t.Helper()
+	if e.Running() {
+		return
+	}
+	binary, err := dockerd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.proc, err = startProcess(filepath.Join(e.Dir, "dockerd.log"), binary, e.flags()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.awaitAnswer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dockerd finds the engine's program: DROVER_TEST_DOCKERD, or the installed one. Debian keeps it in
+// /usr/sbin, which is not in everyone's PATH.
+func dockerd() (string, error) {
+	if path := os.Getenv("DROVER_TEST_DOCKERD"); path != "" {
+		return path, nil
+	}
+	if path, err := exec.LookPath("dockerd"); err == nil {
+		return path, nil
+	}
+	path, err := exec.LookPath("/usr/sbin/dockerd")
+	if err != nil {
+		return "", fmt.Errorf("no dockerd on this machine, scripts/deps.sh test installs one: %w", err)
+	}
+	return path, nil
+}
+
+// awaitAnswer asks until the engine answers. There is no event to wait for: dockerd tells nobody but
+// systemd that it listens.
+func (e *Engine) awaitAnswer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if e.ping(ctx) {
+			return nil
+		}
+		select {
+		case <-e.proc.done:
+			return fmt.Errorf("dockerd ended while it started: %w\n%s", e.proc.err, e.logTail(30))
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd does not answer: %w\n%s", ctx.Err(), e.logTail(30))
+		case <-tick.C:
+		}
+	}
+}
+
+func (e *Engine) ping(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := e.client.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// Running reports whether dockerd runs.
+func (e *Engine) Running() bool {
+	if e.proc == nil {
+		return false
+	}
+	select {
+	case <-e.proc.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop ends the engine as a shutdown does, with SIGTERM, and waits for it.
+func (e *Engine) Stop(t testing.TB) {
+	t.Helper()
+	e.end(t, unix.SIGTERM)
+}
+
+// Kill9 kills dockerd and its containerd, which would die with it a moment later (dockerd sets its
+// parent-death signal), and waits for both: a dockerd that starts while the old containerd is dying
+// takes it for alive and waits for it in vain. Containers go on running.
+func (e *Engine) Kill9(t testing.TB) {
+	t.Helper()
+	containerd := e.containerd()
+	e.end(t, unix.SIGKILL)
+	if err := kill(containerd...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (e *Engine) end(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if !e.Running() {
+		return
+	}
+	if err := e.proc.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+	<-e.proc.done
+}
+
+// Restart stops the engine and starts it again.
+func (e *Engine) Restart(t testing.TB) {
+	t.Helper()
+	e.Stop(t)
+	e.Up(t)
+}
+
+// PID returns the process ID of dockerd, 0 when it does not run.
+func (e *Engine) PID() int {
+	if !e.Running() {
+		return 0
+	}
+	return e.proc.cmd.Process.Pid
+}
+
+// Log returns what dockerd has written so far, over all its starts.
+func (e *Engine) Log() string {
+	data, err := os.ReadFile(filepath.Join(e.Dir, "dockerd.log"))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// logTail leaves out what the library for gRPC says of each connection.
+func (e *Engine) logTail(lines int) string {
+	all := slices.DeleteFunc(strings.Split(strings.TrimSpace(e.Log()), "\n"), func(line string) bool {
+		return strings.HasSuffix(line, " module=grpc")
+	})
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
