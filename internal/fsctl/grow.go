@@ -95,6 +95,17 @@ func GrowExt4(dir *os.File, bytes int64) error {
 	return fmt.Errorf("grow %s: %w", dir.Name(), err)
 }
 
+// CanGrowExt4 tells whether this process has what GrowExt4 needs.
+func CanGrowExt4() (bool, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false, fmt.Errorf("read this process's capabilities: %w", err)
+	}
+	const c = unix.CAP_SYS_RESOURCE
+	return data[c/32].Effective&(1<<(c%32)) != 0, nil
+}
+
 func capability(err error, name string) error {
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: %s", ErrCapability, name)

@@ -100,3 +100,37 @@ func FindByFile(f *os.File) (Info, bool, error) {
 	}
 	return Info{}, false, nil
 }
+
+// Attached returns the device that f's file is attached to, as FindByFile does, without
+// looking through the host's devices when nothing else has the file open. f may not
+// have been opened twice by this process.
+func Attached(f *os.File) (Info, bool, error) {
+	if openElsewhere(f) == no {
+		return Info{}, false, nil
+	}
+	return FindByFile(f)
+}
+
+// ErrGone means that a device has lost its file or has another one now.
+var ErrGone = errors.New("loop device has not that file any more")
+
+// Hold keeps a device that exists alive until Close, as if it had been attached here.
+// ErrGone when it is not what info says any more.
+func Hold(info Info) (*Device, error) {
+	dev, err := openDevice(devDir, info.Number, true)
+	if gone(err) {
+		err = ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
+	}
+	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if gone(err) || err == nil && (st.Device != info.Dev || st.Inode != info.Inode) {
+		err = ErrGone
+	}
+	if err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
+	}
+	return finish(dev, nil, Options{})
+}

@@ -58,7 +58,11 @@ type Device struct {
 // Close lets go of the device. With no other user it is cleared at once. A second
 // Close returns os.ErrClosed.
 func (d *Device) Close() error {
-	return errors.Join(d.dev.Close(), d.file.Close())
+	err := d.dev.Close()
+	if d.file != nil {
+		err = errors.Join(err, d.file.Close())
+	}
+	return err
 }
 
 // attempts bounds the races for a free device that one Attach may lose.
@@ -202,22 +206,21 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 }
 
 // finish reads back what the kernel made of opts: it falls back from direct I/O
-// without an error.
+// without an error. file is nil for a device that was attached elsewhere.
 func finish(dev, file *os.File, opts Options) (*Device, error) {
 	d := &Device{Path: dev.Name(), dev: dev, file: file}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach %s: status of %s: %w", file.Name(), d.Path, err), d.Close())
+		return nil, errors.Join(fmt.Errorf("status of %s: %w", d.Path, err), d.Close())
 	}
 	d.DirectIO = st.Flags&unix.LO_FLAGS_DIRECT_IO != 0
 	size, err := unix.IoctlGetInt(int(dev.Fd()), unix.BLKSSZGET)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach %s: block size of %s: %w", file.Name(), d.Path, err), d.Close())
+		return nil, errors.Join(fmt.Errorf("block size of %s: %w", d.Path, err), d.Close())
 	}
 	d.BlockSize = uint32(size)
 	if opts.BlockSize != 0 && d.BlockSize != opts.BlockSize {
-		return nil, errors.Join(fmt.Errorf("attach %s: %s has blocks of %d bytes instead of %d",
-			file.Name(), d.Path, d.BlockSize, opts.BlockSize), d.Close())
+		return nil, errors.Join(fmt.Errorf("%s has blocks of %d bytes instead of %d", d.Path, d.BlockSize, opts.BlockSize), d.Close())
 	}
 	return d, nil
 }

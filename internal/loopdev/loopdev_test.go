@@ -338,3 +338,41 @@ func TestWhatCannotBeAttached(t *testing.T) {
 		}
 	}
 }
+
+// Who finds a file attached can keep the device, though the first lets go of it.
+func TestHold(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if info, ok, err := loopdev.Attached(f); ok || err != nil {
+		t.Errorf("attached to %+v, %v", info, err)
+	}
+	d := attach(t, file, loopdev.Options{BlockSize: 4096})
+	info, ok, err := loopdev.Attached(f)
+	if !ok || err != nil || info.Path != d.Path {
+		t.Fatalf("attached to %+v, %v", info, err)
+	}
+	held, err := loopdev.Hold(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if _, ok := find(t, file); !ok || held.Path != d.Path || held.BlockSize != 4096 {
+		t.Errorf("gone in spite of %+v", held)
+	}
+	if err := held.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := loopdev.Hold(info); !errors.Is(err, loopdev.ErrGone) {
+		t.Errorf("held a device that is gone: %v", err)
+	}
+	attach(t, scratch.Image(t, "", mib), loopdev.Options{})
+	other := info
+	other.Inode++
+	if _, err := loopdev.Hold(other); !errors.Is(err, loopdev.ErrGone) {
+		t.Errorf("held a device that has another file: %v", err)
+	}
+}
