@@ -60,6 +60,9 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 		Anonymous: w.spec.Anonymous() && len(req.Options) == 0 && w.spec.Profile == "" && w.spec.From == "",
 		Epoch:     1, Created: s.Clock.Now(),
 	}
+	if req.Engine {
+		d.SpelledBy = node
+	}
 	op := &dataset.Operation{Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &d, Path: req.Path, Live: req.Live}
 	if w.spec.From != "" {
 		if req.Kind == dataset.OpImport {

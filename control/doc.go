@@ -17,6 +17,7 @@
 //	work/<node>/<operation>       index: operations of a node that are not final
 //	trash/<dataset>               index: datasets in the trash, with their end
 //	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
+//	cluster/id                    the identity of this store
 //
 // Any number of services can work on one store: none keeps anything that
 // another cannot read again, apart from what agents' heartbeats said last.

@@ -18,6 +18,9 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
 	}
 	_, err := s.update(ctx, func(t *tx) error {
+		if err := t.identify(); err != nil {
+			return err
+		}
 		var old dataset.Node
 		if ok, err := t.get(nodeKey(n.ID), &old); err != nil {
 			return err
@@ -42,6 +45,18 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		return t.put(nodeKey(n.ID), n)
 	})
 	return err
+}
+
+// clusterKey holds the identity of the store: made once, with the first node.
+const clusterKey = "cluster/id"
+
+func (t *tx) identify() error {
+	var c claim
+	ok, err := t.get(clusterKey, &c)
+	if err != nil || ok {
+		return err
+	}
+	return t.put(clusterKey, claim{uuid.New()})
 }
 
 func contains(ids []uuid.UUID, id uuid.UUID) bool {
@@ -134,6 +149,11 @@ func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait tim
 func (s *Service) syncNow(ctx context.Context, node uuid.UUID, rev uint64, ids []uuid.UUID, full bool) (api.Sync, error) {
 	out := api.Sync{Rev: rev, Full: full}
 	t := newTx(ctx, s.store)
+	var cluster claim
+	if _, err := t.get(clusterKey, &cluster); err != nil {
+		return out, err
+	}
+	out.Cluster = cluster.ID
 	if full {
 		claims, err := listAll[claim](t, homePrefix(node))
 		if err != nil {

@@ -11,8 +11,9 @@ import (
 // again from the pools.
 type Dataset struct {
 	ID        uuid.UUID         `json:"id"`
-	Volume    string            `json:"volume"`   // the name that points here; in trash: the last that did
-	Spelling  string            `json:"spelling"` // how it was first asked for: db@gold
+	Volume    string            `json:"volume"`              // the name that points here; in trash: the last that did
+	Spelling  string            `json:"spelling"`            // how it was first asked for: db@gold
+	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"` // node whose engine asked for it so; nil: no engine did
 	State     State             `json:"state"`
 	Profile   Profile           `json:"profile"` // frozen, with the options of the create
 	Size      Size              `json:"size,omitempty"`

@@ -18,11 +18,11 @@ import (
 // Request asks for one change of one volume, snapshot or dataset: what a plan
 // is made from. Which fields count depends on the kind.
 type Request struct {
-	ID   uuid.UUID      `json:"id"` // of the operation to be; chosen by the caller, so that a retry is known
+	ID   uuid.UUID      `json:"id,omitzero"` // of the operation to be; chosen by the caller, so that a retry is known
 	Kind dataset.OpKind `json:"kind"`
 	// Volume is the spec for create, clone and import; otherwise the volume,
 	// or dataset, by name or by a unique prefix of its UUID.
-	Volume    string            `json:"volume"`
+	Volume    string            `json:"volume,omitempty"`
 	Options   map[string]string `json:"options,omitempty"`
 	Snapshot  string            `json:"snapshot,omitempty"` // name or UUID prefix
 	Name      string            `json:"name,omitempty"`     // of the new snapshot, or the name to restore from trash under
@@ -34,6 +34,7 @@ type Request struct {
 	Live      bool              `json:"live,omitempty"`  // import
 	Force     bool              `json:"force,omitempty"` // delete what is protected; purge what is not in the trash
 	Kept      bool              `json:"-"`
+	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
 }
 
@@ -107,6 +108,9 @@ type Heartbeat struct {
 // Sync is what changed for a node since a revision.
 type Sync struct {
 	Rev uint64 `json:"rev"`
+	// Cluster is the identity of the store behind control: an agent that finds
+	// another one than before destroys nothing.
+	Cluster uuid.UUID `json:"cluster"`
 	// Full says that Datasets is all of the node's; what is not there is gone.
 	Full       bool                `json:"full,omitempty"`
 	Datasets   []Indexed           `json:"datasets,omitempty"`

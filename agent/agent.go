@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Config is what an agent is made of.
+type Config struct {
+	Root     string // absolute: pools and mounts live below it
+	NodeName string
+	Version  string
+	Labels   map[string]string
+	Pools    []PoolConfig // none: the default pool is made
+	Control  api.Service
+	Backends *backends.Registry
+	State    store.Store // the agent's own, on this node's disk
+	Clock    clock.Clock
+	Log      logrus.FieldLogger
+	Limits   Limits
+}
+
+// Limits are the times that the agent keeps. Zero values take the defaults.
+type Limits struct {
+	Record    time.Duration // work that takes longer goes on record as an operation (2 s)
+	Heartbeat time.Duration // between two reports of what is seen (10 s)
+	Retry     time.Duration // before control is asked again that was away (1 s)
+}
+
+func (l Limits) orDefault() Limits {
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{{&l.Record, 2 * time.Second}, {&l.Heartbeat, 10 * time.Second}, {&l.Retry, time.Second}} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	return l
+}
+
+// Agent is the agent of one host. All methods are safe for concurrent use.
+type Agent struct {
+	Config
+	state       state
+	node        uuid.UUID
+	incarnation uuid.UUID
+	boot        string
+
+	pools  *pools
+	cache  *cache
+	locks  locks
+	jobs   *jobs
+	mounts mounts
+
+	mu         sync.Mutex
+	cluster    uuid.UUID
+	generation uint64
+	activated  time.Time // when the generation began; zero: not since the agent started
+	running    map[uuid.UUID]*running
+	scratch    map[uuid.UUID]bool // clones that exports read
+
+	beat chan struct{} // wakes the heartbeat
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+var _ api.Local = (*Agent)(nil)
+
+// New opens what is on disk. Nothing is mounted or changed before Start.
+func New(ctx context.Context, cfg Config) (*Agent, error) {
+	cfg.Limits = cfg.Limits.orDefault()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read the boot ID: %w", err)
+	}
+	a := &Agent{
+		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
+		incarnation: uuid.New(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
+	}
+	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
+	a.jobs = newJobs(a.ctx, &a.wg)
+	a.mounts.records = map[uuid.UUID]*mountRecord{}
+	a.pools = newPools(a)
+	if err := a.load(ctx); err != nil {
+		a.stop()
+		return nil, err
+	}
+	return a, nil
+}
+
+// load reads the agent's own state.
+func (a *Agent) load(ctx context.Context) error {
+	var id nodeIdentity
+	known, err := a.state.get(ctx, "identity", &id)
+	if err != nil {
+		return err
+	}
+	if !known {
+		id.Node = uuid.New()
+		if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
+			return err
+		}
+	}
+	a.node, a.cluster = id.Node, id.Cluster
+	var eng engineRecord
+	if _, err := a.state.get(ctx, "engine", &eng); err != nil {
+		return err
+	}
+	a.generation = eng.Generation
+	return errors.Join(
+		a.state.each(ctx, "volumes/", func(_ string, v []byte) error {
+			var d dataset.Dataset
+			err := json.Unmarshal(v, &d)
+			if err == nil {
+				a.cache.apply(d, 0)
+			}
+			return err
+		}),
+		a.state.each(ctx, "spellings/", func(name string, v []byte) error {
+			var r spellingRecord
+			err := json.Unmarshal(v, &r)
+			if err == nil {
+				a.cache.setUsed(name, r)
+			}
+			return err
+		}),
+		a.loadMounts(ctx),
+	)
+}
+
+// Start opens the pools, resolves what a crash left, registers with control and
+// begins to work. When it returns the plugin can be served.
+func (a *Agent) Start(ctx context.Context) error {
+	if err := os.MkdirAll(a.mountRoot(), 0o711); err != nil {
+		return fmt.Errorf("make the mount folder: %w", err)
+	}
+	if err := a.pools.open(ctx); err != nil {
+		return err
+	}
+	if err := a.resolveMounts(ctx); err != nil {
+		return err
+	}
+	rev, err := a.join(ctx)
+	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
+		return err
+	}
+	a.wg.Add(2)
+	go func() { defer a.wg.Done(); a.follow(rev) }()
+	go func() { defer a.wg.Done(); a.heartbeats() }()
+	return nil
+}
+
+// join registers and takes in everything that control knows of this node.
+func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
+	if err := a.register(ctx); err != nil {
+		return 0, err
+	}
+	s, err := a.Control.Sync(ctx, a.node, 0, 0)
+	if err != nil {
+		return 0, err
+	}
+	return s.Rev, a.take(ctx, s)
+}
+
+func (a *Agent) register(ctx context.Context) error {
+	return a.Control.Register(ctx, api.Registration{
+		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Incarnation: a.incarnation, Version: a.Version, Labels: a.Labels},
+		Pools: a.pools.records(),
+	})
+}
+
+// Close stops the work: operations on record go on at the next start, mounts
+// stay. Again: nothing.
+func (a *Agent) Close() error {
+	a.jobs.close(a.stop)
+	a.wg.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return errors.Join(a.flush(ctx), a.pools.close())
+}
+
+// Node returns the node's UUID.
+func (a *Agent) Node() uuid.UUID { return a.node }
+
+func (a *Agent) mountRoot() string { return filepath.Join(a.Root, "mnt") }
+
+// mountPath is where a dataset is mounted: its UUID stands in it, so that a user
+// can copy its first eight characters into @snapshot-.
+func (a *Agent) mountPath(id uuid.UUID) string { return filepath.Join(a.mountRoot(), id.String()) }
+
+// log returns the entry for a dataset, with the field names used everywhere.
+func (a *Agent) log(d dataset.Dataset) *logrus.Entry {
+	return a.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+}

@@ -1,0 +1,346 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// running is an operation that is being carried out.
+type running struct {
+	cancel   context.CancelFunc
+	recorded bool // control has it on record, and may cancel it
+}
+
+// carryOut does what an operation says and has control put the outcome on
+// record. It can be called again for the same operation after a crash: each act
+// is idempotent by the UUIDs in it.
+func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (api.Committed, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	jb.begin(op)
+	a.mu.Lock()
+	a.running[op.ID] = &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		delete(a.running, op.ID)
+		a.mu.Unlock()
+	}()
+	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, op) })
+	defer stop()
+
+	act, known := map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
+		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
+		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
+		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize,
+		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge,
+	}[op.Kind]
+	if !known {
+		return api.Committed{}, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+	}
+	out, err := act(ctx, jb, &op)
+	if err != nil {
+		return out, err
+	}
+	if out.Dataset != nil && !out.Lost {
+		a.cache.apply(*out.Dataset, out.Index)
+	}
+	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
+	a.wake()
+	return out, nil
+}
+
+// putOnRecord makes long work an operation that people can watch.
+func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
+	err := a.Control.Record(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.running[op.ID]; r != nil && err == nil {
+		r.recorded = true
+	} else if err != nil && ctx.Err() == nil {
+		a.Log.WithError(err).WithField("op", op.ID).Warn("long operation was not put on record")
+	}
+}
+
+// commit has control put the outcome on record, and asks again as long as control
+// is away: what was done must not be left in doubt.
+func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	op.Incarnation = a.incarnation
+	for {
+		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op})
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-a.Clock.After(a.Limits.Retry):
+		}
+	}
+}
+
+// inDoubt reports whether a commit that failed so may have happened.
+func inDoubt(err error) bool {
+	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
+}
+
+// doCreate makes a dataset, empty or as a clone.
+func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (api.Committed, error) {
+	name := "create"
+	if op.Source != nil {
+		name = "clone"
+	}
+	return a.doMake(ctx, jb, op, name, nil)
+}
+
+// doMake makes op.Dataset under a private name, lets fill put something in, and
+// claims the name for it. What was made goes again unless it is on record.
+func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
+	pool, err := a.pools.get(op.Dataset.Pool)
+	if err != nil {
+		return out, err
+	}
+	if err := a.pools.room(ctx, op.Dataset.Pool, pool); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	steps.At(name + ".begin")
+	asked := op.Dataset.Size
+	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	steps.At(name + ".made")
+	if fill != nil {
+		err = fill(pool)
+	}
+	if err == nil {
+		jb.step("recording")
+		out, err = a.commit(ctx, op)
+	}
+	if inDoubt(err) && fill == nil {
+		return out, err // the next sync tells whether it is on record
+	}
+	if err != nil || out.Lost {
+		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+	}
+	steps.At(name + ".recorded")
+	a.cache.apply(*out.Dataset, out.Index)
+	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
+		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
+	}
+	steps.At(name + ".committed")
+	if out.Dataset.Size != asked { // the record beside the data says what was asked
+		return out, a.note(ctx, pool, *out.Dataset)
+	}
+	return out, nil
+}
+
+func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) error {
+	if op.Source == nil {
+		jb.step("making")
+		size, err := pool.Create(ctx, *op.Dataset)
+		op.Dataset.Size = size
+		return err
+	}
+	unlock, err := a.locks.lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	thaw := func() error { return nil }
+	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if thaw, err = a.freeze(d); err != nil {
+			return err
+		}
+	}
+	jb.step("cloning")
+	size, err := pool.Clone(ctx, *op.Dataset, *op.Source, jb.moved)
+	op.Dataset.Size = size
+	return errors.Join(err, thaw())
+}
+
+// discard takes back a dataset that was made and is not on record.
+func (a *Agent) discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return pool.Delete(ctx, id)
+}
+
+// doSnapshot takes a snapshot of a dataset, mounted or not.
+func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "snapshot")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := a.pools.room(ctx, d.Pool, pool); err != nil {
+		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+	}
+	steps.At("snapshot.begin")
+	thaw, err := a.freeze(d)
+	if err != nil {
+		return out, err
+	}
+	jb.step("taking the snapshot")
+	err = errors.Join(pool.Snapshot(ctx, *op.Snapshot, jb.moved), thaw())
+	if err != nil {
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, err), a.discardSnapshot(ctx, pool, *op.Snapshot))
+	}
+	steps.At("snapshot.made")
+	if out, err = a.commit(ctx, op); err != nil && !inDoubt(err) {
+		return out, errors.Join(err, a.discardSnapshot(ctx, pool, *op.Snapshot))
+	}
+	if err == nil {
+		steps.At("snapshot.recorded")
+	}
+	return out, err
+}
+
+func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return pool.DeleteSnapshot(ctx, s.Dataset, s.ID)
+}
+
+// doSnapshotDelete destroys a snapshot and then forgets it. The operation is on
+// record: a crash between the two does both again.
+func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "removal of a snapshot")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	steps.At("snapshot-delete.begin")
+	jb.step("removing the snapshot")
+	if err := pool.DeleteSnapshot(ctx, d.ID, op.Snapshot.ID); err != nil {
+		return out, fmt.Errorf("snapshot %s of volume %s: %w", op.Snapshot.ID, d.Volume, err)
+	}
+	steps.At("snapshot-delete.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("snapshot-delete.recorded")
+	}
+	return out, err
+}
+
+// doRestore puts a dataset that is not in use back to a snapshot.
+func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "restore")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := a.unused(d, "restore"); err != nil {
+		return out, err
+	}
+	steps.At("restore.begin")
+	jb.step("restoring")
+	if err := pool.Restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
+	steps.At("restore.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("restore.recorded")
+		err = a.note(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// doResize gives a dataset another size, mounted or not.
+func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "resize")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	r, ok := pool.(backends.Resizer)
+	if !ok {
+		return out, dataset.Errorf(dataset.ErrUnsupported, "resize of volume %s: its pool cannot enforce a size", d.Volume)
+	}
+	var root *os.File
+	if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil {
+		return out, err
+	} else if mounted {
+		if root, err = os.Open(a.mountPath(d.ID)); err != nil {
+			return out, err
+		}
+		defer root.Close()
+	}
+	steps.At("resize.begin")
+	jb.step("resizing")
+	if err := r.Resize(ctx, d.ID, op.Dataset.Size, root); err != nil {
+		return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
+	}
+	steps.At("resize.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("resize.recorded")
+		err = a.note(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// doDelete takes a volume's name away. The bytes stay, in the trash, or go with
+// a purge that follows.
+func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "removal")
+	defer unlock()
+	if err != nil && !errors.Is(err, dataset.ErrOffline) {
+		return out, err
+	}
+	if err := a.unused(d, "remove"); err != nil {
+		return out, err
+	}
+	steps.At("delete.begin")
+	jb.step("recording")
+	if out, err = a.commit(ctx, op); err != nil {
+		return out, err
+	}
+	steps.At("delete.recorded")
+	a.cache.apply(*out.Dataset, out.Index)
+	a.cache.setUsed(d.Volume, spellingRecord{})
+	if err := a.removeMountpoint(a.mountPath(d.ID)); err != nil {
+		a.log(d).WithError(err).Warn("mount point was left over")
+	}
+	if out.Dataset.State == dataset.StatePurging {
+		a.purgeLater(*out.Dataset)
+		return out, nil
+	}
+	if pool != nil {
+		err = a.note(ctx, pool, *out.Dataset)
+	}
+	steps.At("delete.noted")
+	return out, err
+}
+
+// doPurge destroys a condemned dataset.
+func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "purge")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := a.unused(d, "purge"); err != nil {
+		return out, err
+	}
+	steps.At("purge.begin")
+	jb.step("destroying")
+	if err := pool.Delete(ctx, d.ID); err != nil {
+		return out, fmt.Errorf("purge of dataset %s: %w", d.ID, err)
+	}
+	steps.At("purge.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err != nil {
+		return out, err
+	}
+	steps.At("purge.recorded")
+	a.cache.remove(d.ID)
+	return out, errors.Join(a.drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.mountPath(d.ID)))
+}

@@ -1,0 +1,26 @@
+// Package agent is one host: it keeps the mounts that containers use, carries
+// out the operations whose home this node is, and answers the plugin.
+//
+// # What is on disk
+//
+// The agent's own small store holds, for this node alone: its identity, the
+// pools that it has seen, the mount IDs of every mounted dataset with the boot
+// that they belong to, the spellings that the engine has used, and a copy of
+// the records of its datasets, so that it can answer when control is away.
+//
+// # The life of a mount
+//
+//	Mount(db@gold, ID)   backend describes → mount(2) on <root>/mnt/<dataset UUID>
+//	                     → checked → {ID, boot, engine's generation} on disk → reply
+//	Unmount(db@gold, ID) ID off disk → umount(2) when it was the last
+//
+// A mount below <root>/mnt is its own intent: one without an ID was never
+// acknowledged, or was given back, and is taken off at the next start.
+//
+// # Locks
+//
+// One lock a dataset, held while its bytes or its mount change; one job a name
+// while a volume is made. No lock is held across two datasets but for a clone,
+// which takes its source's alone: the clone is nobody's until it is committed.
+// Nothing here calls the Docker API.
+package agent

@@ -1,0 +1,188 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// The levels of a finding.
+const (
+	levelOK      = "ok"
+	levelInfo    = "info"
+	levelWarning = "warning"
+	levelError   = "error"
+)
+
+// report collects findings.
+type report struct{ list []api.Finding }
+
+func (r *report) add(level, subject, mend, format string, args ...any) {
+	r.list = append(r.list, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Mend: mend})
+}
+
+// Doctor says what on this host works, what does not and why, and what lies in
+// the pools that the store does not know. It changes nothing.
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
+	r := &report{}
+	a.checkBackends(ctx, r)
+	known, cluster, err := a.recorded(ctx)
+	if err != nil {
+		r.add(levelError, "control", "", "does not answer: %v (what is mounted goes on)", err)
+	} else {
+		r.add(levelOK, "control", "", "answers; %d datasets have their home here", len(known))
+		a.checkStore(r, cluster)
+	}
+	for _, p := range a.pools.all() {
+		a.checkPool(ctx, r, p, known, err == nil)
+	}
+	a.checkMounts(r)
+	return r.list, nil
+}
+
+func (a *Agent) checkStore(r *report, cluster uuid.UUID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if cluster != a.cluster {
+		r.add(levelError, "store", "drover store rebuild", "it is another one than this node worked with before: nothing in the pools is touched until it is rebuilt")
+	}
+}
+
+func (a *Agent) checkBackends(ctx context.Context, r *report) {
+	for _, k := range a.Backends.Kinds() {
+		if err := k.Available(ctx); err != nil {
+			r.add(levelWarning, "backend "+k.Name(), "", "cannot work on this host: %v", err)
+		} else {
+			r.add(levelOK, "backend "+k.Name(), "", "works on this host")
+		}
+	}
+}
+
+func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+	name := "pool " + p.Name
+	if p.backend == nil {
+		r.add(levelError, name, "", "is offline: %s", p.why)
+		return
+	}
+	st := p.backend.Status(ctx)
+	if !st.Online {
+		r.add(levelError, name, "", "is offline: %s", st.Reason)
+		return
+	}
+	switch {
+	case nearlyFull(st.Free, st.Size):
+		r.add(levelError, name, "drover trash purge --all", "is nearly full, creates are refused: %s free of %s", st.Free.Human(), st.Size.Human())
+	case st.Size > 0 && st.Free*5 < st.Size:
+		r.add(levelWarning, name, "drover trash ls", "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
+	default:
+		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
+	}
+	if st.Reason != "" {
+		r.add(levelWarning, name, "", "%s", st.Reason)
+	}
+	entries, err := p.backend.List(ctx)
+	if err != nil {
+		r.add(levelError, name, "", "cannot be listed: %v", err)
+		return
+	}
+	if sure {
+		a.checkEntries(r, p, entries, known)
+	}
+	a.checkStalls(ctx, r, p, known)
+}
+
+// checkEntries compares what lies in a pool with what the store knows.
+func (a *Agent) checkEntries(r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+	there := map[uuid.UUID]bool{}
+	for _, e := range entries {
+		d, onRecord := known[e.ID]
+		subject := "dataset " + e.ID.String()
+		switch {
+		case e.State == backends.EntryForeign:
+			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
+			continue
+		case e.State == backends.EntryDeleting || (e.State == backends.EntryIncoming && !onRecord):
+			if !a.making(e.ID) {
+				r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
+			}
+			continue
+		case !onRecord:
+			r.add(levelWarning, subject, "drover store rebuild brings it back, drover doctor --gc "+e.ID.String()+" destroys it",
+				"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
+			continue
+		}
+		there[e.ID] = true
+		if e.Problem != "" {
+			r.add(levelError, subject, "", "volume %s: %s", d.Volume, e.Problem)
+		}
+	}
+	for id, d := range known {
+		if d.Pool == p.ID && !there[id] && d.State != dataset.StatePurging {
+			r.add(levelError, "dataset "+id.String(), "", "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+		}
+	}
+}
+
+func volumeOf(e backends.Entry) string {
+	if e.Record == nil {
+		return "a dataset without a readable record"
+	}
+	return "volume " + e.Record.Volume
+}
+
+// stallWarning is how long a snapshot may hold up writers before doctor says so.
+const stallWarning = 100 * time.Millisecond
+
+func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset) {
+	staller, ok := p.backend.(backends.Staller)
+	if !ok {
+		return
+	}
+	for id, d := range known {
+		if d.Pool != p.ID || d.State != dataset.StateReady {
+			continue
+		}
+		nanos, why, err := staller.Stall(ctx, id)
+		if err == nil && time.Duration(nanos) > stallWarning {
+			r.add(levelWarning, "volume "+d.Volume, "", "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
+		}
+	}
+}
+
+// checkMounts compares the mount records with the mounts.
+func (a *Agent) checkMounts(r *report) {
+	table, err := mount.Table()
+	if err != nil {
+		r.add(levelError, "mounts", "", "cannot be read: %v", err)
+		return
+	}
+	n := 0
+	for _, id := range a.mountedIDs() {
+		n++
+		rec, path := a.record(id), a.mountPath(id)
+		d, _ := a.cache.dataset(id)
+		if table.At(path) == nil {
+			r.add(levelError, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
+		}
+		for _, m := range rec.uses(a.currentGeneration()) {
+			if m.Unverified {
+				r.add(levelInfo, "volume "+d.Volume, "", "mount %s is from before the engine's last start and not verified yet", shortID(m.ID))
+			}
+		}
+	}
+	for _, m := range table.Under(a.mountRoot()) {
+		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
+		if err == nil && len(a.record(id).IDs) == 0 {
+			r.add(levelInfo, "mount "+m.Mountpoint, "", "nobody uses it; it is taken off soon")
+		}
+	}
+	r.add(levelOK, "mounts", "", "%d datasets are mounted", n)
+}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// wake has the heartbeat come now.
+func (a *Agent) wake() {
+	select {
+	case a.beat <- struct{}{}:
+	default:
+	}
+}
+
+// settleTime lets changes that come together go out together.
+const settleTime = 50 * time.Millisecond
+
+// heartbeats tells control what this node sees, at its pace and when something
+// changed, and does the rounds that mend what requests could not.
+func (a *Agent) heartbeats() {
+	last := map[uuid.UUID]dataset.DatasetStatus{}
+	for {
+		round := a.Clock.After(a.Limits.Heartbeat)
+		rounds := false
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-round:
+			rounds = true
+		case <-a.beat:
+			select {
+			case <-a.ctx.Done():
+				return
+			case <-a.Clock.After(settleTime):
+			}
+		}
+		if rounds {
+			a.rounds(a.ctx)
+		}
+		a.tell(a.ctx, last)
+		if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
+			a.Log.WithError(err).Error("the agent's copy of its records was not written")
+		}
+	}
+}
+
+// rounds mends what has to be looked at now and then.
+func (a *Agent) rounds(ctx context.Context) {
+	if a.pools.retry(ctx) {
+		if err := a.register(ctx); err != nil {
+			a.Log.WithError(err).Warn("pool is back, but control does not answer")
+		}
+	}
+	a.unmountForgotten()
+	a.verifyUses(ctx)
+}
+
+// tell sends what changed since the last time.
+func (a *Agent) tell(ctx context.Context, last map[uuid.UUID]dataset.DatasetStatus) {
+	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Operations: a.jobs.running()}
+	now := map[uuid.UUID]dataset.DatasetStatus{}
+	for _, id := range a.mountedIDs() {
+		if d, ok := a.cache.dataset(id); ok {
+			now[id] = a.datasetStatus(ctx, d)
+		}
+	}
+	for id := range last {
+		if _, still := now[id]; !still {
+			if d, ok := a.cache.dataset(id); ok {
+				st := a.datasetStatus(ctx, d)
+				h.Datasets = append(h.Datasets, st)
+			}
+		}
+	}
+	for id, st := range now {
+		if old, ok := last[id]; !ok || !sameStatus(old, st) {
+			h.Datasets = append(h.Datasets, st)
+		}
+	}
+	if err := a.Control.Heartbeat(ctx, a.node, h); err != nil {
+		return // follow says that control is away; once is enough
+	}
+	clear(last)
+	maps.Copy(last, now)
+}
+
+func sameStatus(x, y dataset.DatasetStatus) bool {
+	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
+}
+
+// datasetStatus is what is seen of a dataset now.
+func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus {
+	st := dataset.DatasetStatus{ID: d.ID}
+	if r := a.record(d.ID); len(r.IDs) > 0 {
+		st.Mounts = r.uses(a.currentGeneration())
+	}
+	path := a.mountPath(d.ID)
+	mounted, err := isMountPoint(path)
+	st.Mounted = mounted
+	if err != nil {
+		st.Problem = err.Error()
+		return st
+	}
+	pool, err := a.pools.get(d.Pool)
+	if err != nil {
+		st.Problem = err.Error()
+		return st
+	}
+	if caps := pool.Info().Capabilities; mounted && caps.OwnFilesystem {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(path, &fs); err == nil {
+			st.Used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
+			return st
+		}
+	} else if !caps.OwnFilesystem {
+		return st // what it takes is found by a walk: not here
+	}
+	if st.Used, err = pool.Used(ctx, d.ID); err != nil {
+		st.Problem = err.Error()
+	}
+	return st
+}
+
+// flushAtOnce bounds one write of copies to the agent's own store.
+const flushAtOnce = 60
+
+// flush copies the records that changed to disk, for a start without control.
+func (a *Agent) flush(ctx context.Context) error {
+	for {
+		dirty := a.cache.takeDirty(flushAtOnce)
+		if len(dirty) == 0 {
+			return nil
+		}
+		values := map[string]any{}
+		for id, d := range dirty {
+			values["volumes/"+id.String()] = nil
+			if d != nil {
+				values["volumes/"+id.String()] = d
+			}
+		}
+		if err := a.state.put(ctx, values); err != nil {
+			return err
+		}
+	}
+}
+
+// forgottenAfter is how long a mount without an ID may stay: the request that
+// wanted it has ended by then.
+const forgottenAfter = 2 * time.Minute
+
+// unmountForgotten takes off mounts that nobody uses: a request gave up while its
+// mount was made, or the host kept it busy when it should have gone.
+func (a *Agent) unmountForgotten() {
+	a.mounts.mu.Lock()
+	var ids []uuid.UUID
+	for id, since := range a.mounts.idle {
+		if a.Clock.Now().Sub(since) >= forgottenAfter {
+			ids = append(ids, id)
+		}
+	}
+	a.mounts.mu.Unlock()
+	for _, id := range ids {
+		d, ok := a.cache.dataset(id)
+		if !ok {
+			d = dataset.Dataset{ID: id, Volume: id.String()}
+		}
+		a.jobs.start("unmount/"+id.String(), func(ctx context.Context, _ *job) error {
+			err := a.unmountIdle(ctx, d)
+			if err != nil && !errors.Is(err, dataset.ErrInUse) {
+				a.log(d).WithError(err).Warn("left-over mount was not taken off")
+			}
+			return err
+		})
+	}
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// hold takes the lock of an operation's dataset and checks that the operation is
+// of its epoch. unlock is never nil, and to be called whatever err is; with
+// ErrOffline the pool is nil and the dataset is known.
+func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool, unlock func(), err error) {
+	unlock, err = a.locks.lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
+	if err != nil {
+		return d, nil, func() {}, err
+	}
+	d, ok := a.cache.dataset(op.DatasetID)
+	if !ok {
+		if d, err = a.fetch(ctx, op.DatasetID); err != nil {
+			return d, nil, unlock, err
+		}
+	}
+	if d.Epoch != op.Epoch {
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
+	}
+	pool, err = a.pools.online(ctx, d.Pool)
+	return d, pool, unlock, err
+}
+
+// fetch asks control for everything of this node and takes the record of one
+// dataset that the agent has not learnt of yet.
+func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
+	v, err := a.Control.Volume(ctx, id.String())
+	if err == nil {
+		a.cache.apply(v.Dataset, 0)
+	}
+	return v.Dataset, err
+}
+
+// unused refuses while a dataset is mounted for someone. A mount that nobody
+// uses any more is taken off. The dataset's lock is held.
+func (a *Agent) unused(d dataset.Dataset, what string) error {
+	if r := a.record(d.ID); len(r.IDs) > 0 {
+		return a.inUse(d, what, r)
+	}
+	mounted, err := isMountPoint(a.mountPath(d.ID))
+	if err != nil || !mounted {
+		return err
+	}
+	return a.unmountLocked(d)
+}
+
+// condemned reports whether a dataset may not be mounted any more.
+func (a *Agent) condemned(id uuid.UUID) bool {
+	d, ok := a.cache.dataset(id)
+	return ok && d.State != dataset.StateReady
+}
+
+// freeze quiesces a dataset as its profile says. What it returns thaws, and must
+// be called.
+func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
+	none := func() error { return nil }
+	if d.Profile.Quiesce != dataset.QuiesceFreeze {
+		return none, nil
+	}
+	path := a.mountPath(d.ID)
+	if mounted, err := isMountPoint(path); err != nil || !mounted {
+		return none, err
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
+	}
+	// What can be written before the freeze does not hold up the writers in it.
+	if err := fsctl.Sync(root); err != nil {
+		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
+	}
+	if err := fsctl.Freeze(root); err != nil {
+		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
+	}
+	steps.At("snapshot.frozen")
+	return func() error { return errors.Join(fsctl.Thaw(root), root.Close()) }, nil
+}
+
+// note writes the record beside the dataset anew. Not flushed: the store has it;
+// this one is for the day when the store is lost.
+func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
+}
+
+// purgeLater destroys a condemned dataset as a job of its own.
+func (a *Agent) purgeLater(d dataset.Dataset) {
+	op := dataset.Operation{
+		ID: uuid.NewSHA1(d.ID, []byte("purge")), Kind: dataset.OpPurge, Node: a.node,
+		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: a.Clock.Now(),
+	}
+	a.background("purge/"+d.ID.String(), op)
+}
+
+// background carries an operation out as a job of its own and reports its
+// failure to control when it is on record there.
+func (a *Agent) background(key string, op dataset.Operation) {
+	a.jobs.start(key, func(ctx context.Context, jb *job) error {
+		_, err := a.carryOut(ctx, jb, op)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Error("operation failed")
+		op.Problem = dataset.ProblemOf(err)
+		if _, known := a.known(ctx, op.ID); known {
+			op.Incarnation = a.incarnation
+			_, cerr := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
+			return cerr
+		}
+		return nil
+	})
+}
+
+// known asks control whether an operation is on record.
+func (a *Agent) known(ctx context.Context, id uuid.UUID) (dataset.Operation, bool) {
+	op, err := a.Control.Operation(ctx, id.String(), 0)
+	return op, err == nil
+}

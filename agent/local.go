@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// CreatePool makes a pool on this node and puts it on record.
+func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
+	if err := dataset.CheckProfileName(p.Name); err != nil {
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "bad pool name %q: want 1 to 63 lower-case letters, digits or '-'", p.Name)
+	}
+	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", p.Name, p.Path)
+	}
+	rec := poolRecord{Backend: p.Backend, Path: p.Path}
+	if p.Image != "" {
+		size, err := dataset.ParseSize(p.Image)
+		if err != nil {
+			return dataset.Pool{}, err
+		}
+		rec.Image, rec.Mount = size, a.pools.imageMount(p.Name)
+	}
+	op, err := a.pools.make(ctx, p.Name, rec)
+	if err != nil {
+		return dataset.Pool{}, err
+	}
+	return op.Pool, a.register(ctx)
+}
+
+// AdoptPool takes a pool that was made elsewhere, or before the store was lost,
+// and brings its volumes back.
+func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "adopt: %w", err)
+	}
+	name := a.freePoolName(path)
+	rec := poolRecord{Path: path}
+	if st.Mode().IsRegular() {
+		rec.Image, rec.Mount = dataset.Size(st.Size()), a.pools.imageMount(name)
+	}
+	var tried []error
+	for _, kind := range a.Backends.Kinds() {
+		if err := kind.Available(ctx); err != nil {
+			tried = append(tried, fmt.Errorf("%s: %w", kind.Name(), err))
+			continue
+		}
+		b, err := kind.Open(ctx, backends.Config{Name: name, Path: path, Image: rec.Image, Mount: rec.Mount})
+		if err != nil {
+			tried = append(tried, fmt.Errorf("%s: %w", kind.Name(), err))
+			continue
+		}
+		rec.ID, rec.Backend = b.ID(), kind.Name()
+		if err := b.Close(); err != nil {
+			return dataset.Pool{}, nil, err
+		}
+		return a.adopt(ctx, name, rec)
+	}
+	return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %w", path, errors.Join(tried...))
+}
+
+func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset.Pool, []api.Rebuilt, error) {
+	for _, p := range a.pools.all() {
+		if p.ID == rec.ID && p.backend != nil {
+			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already", p.Name)
+		}
+		if p.ID == rec.ID {
+			name = p.Name // it was away, and has moved
+		}
+	}
+	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+		return dataset.Pool{}, nil, err
+	}
+	a.pools.add(ctx, name, rec)
+	if err := a.register(ctx); err != nil {
+		return dataset.Pool{}, nil, err
+	}
+	op, _ := a.pools.byName(name)
+	if op.backend == nil {
+		return op.Pool, nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, op.why)
+	}
+	back, err := a.rebuildPool(ctx, op)
+	return op.Pool, back, err
+}
+
+var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)
+
+func (a *Agent) freePoolName(path string) string {
+	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path), ".img")), "-"), "-")
+	if dataset.CheckProfileName(base) != nil {
+		base = "adopted"
+	}
+	name := base
+	for n := 2; ; n++ {
+		if _, taken := a.pools.byName(name); !taken {
+			return name
+		}
+		name = fmt.Sprintf("%s-%d", base, n)
+	}
+}
+
+// RebuildStore brings back every dataset that lies in this node's pools and that
+// the store does not know: after the store was lost. Again: nothing more.
+func (a *Agent) RebuildStore(ctx context.Context) (all []api.Rebuilt, err error) {
+	for _, p := range a.pools.all() {
+		if p.backend == nil {
+			return all, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
+		}
+		back, err := a.rebuildPool(ctx, p)
+		all = append(all, back...)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, a.accept(ctx)
+}
+
+func (a *Agent) rebuildPool(ctx context.Context, p *openPool) ([]api.Rebuilt, error) {
+	entries, err := p.backend.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []api.Found
+	for _, e := range entries {
+		if e.Record == nil || e.Record.ID != e.ID || (e.State != backends.EntryReady && !a.acknowledged(e)) {
+			continue
+		}
+		found = append(found, api.Found{Pool: p.ID, Dataset: *e.Record, Snapshots: e.Snapshots})
+	}
+	return a.Control.Rebuild(ctx, a.node, found)
+}
+
+// acknowledged reports whether an incoming dataset was on record before the
+// store was lost: the agent's own copies say so.
+func (a *Agent) acknowledged(e backends.Entry) bool {
+	_, known := a.cache.dataset(e.ID)
+	return known && e.State == backends.EntryIncoming
+}
+
+// Collect destroys one dataset that lies in a pool and that the store does not
+// know.
+func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
+	known, _, err := a.recorded(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := known[id]; ok {
+		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
+	}
+	for _, p := range a.pools.all() {
+		if p.backend == nil {
+			continue
+		}
+		if _, err := p.backend.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		unlock, err := a.locks.lock(ctx, id, "gc of dataset "+id.String())
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := a.unused(dataset.Dataset{ID: id, Volume: id.String()}, "destroy"); err != nil {
+			return err
+		}
+		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).Warn("destroyed what the store does not know, as asked")
+		return p.backend.Delete(ctx, id)
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+}
+
+// recorded returns all datasets of this node as control has them now, and the
+// identity of control's store.
+func (a *Agent) recorded(ctx context.Context) (map[uuid.UUID]dataset.Dataset, uuid.UUID, error) {
+	s, err := a.Control.Sync(ctx, a.node, 0, 0)
+	if err != nil {
+		return nil, uuid.Nil, err
+	}
+	out := map[uuid.UUID]dataset.Dataset{}
+	for _, d := range s.Datasets {
+		out[d.ID] = d.Dataset
+	}
+	return out, s.Cluster, nil
+}

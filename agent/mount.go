@@ -1,0 +1,313 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Mount mounts a volume for one use and returns the path. Mounted already: one
+// more use. Control is not asked: the home holds the lease.
+func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
+	if id == "" {
+		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: the request has no ID", spelling)
+	}
+	d, err := a.find(ctx, spelling)
+	if err != nil {
+		return "", err
+	}
+	if d.Home != a.node {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s", d.Volume, d.Home)
+	}
+	// Each round another request took the mount away again: one of the two ends.
+	for range 100 {
+		path, err := a.use(ctx, d, spelling, id)
+		if err != nil || path != "" {
+			return path, err
+		}
+		what := "mount of volume " + d.Volume
+		_, err = a.jobs.do(ctx, "mount/"+d.ID.String(), what, func(ctx context.Context, jb *job) error {
+			jb.step("mounting")
+			return a.ensureMounted(ctx, d)
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return "", dataset.Errorf(dataset.ErrConflict, "mount of volume %s: it is mounted and unmounted all the time", d.Volume)
+}
+
+// use puts an ID on record if the dataset is mounted, otherwise returns no path.
+func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
+	unlock, err := a.locks.lock(ctx, d.ID, "mount of volume "+d.Volume)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	path := a.mountPath(d.ID)
+	if mounted, err := isMountPoint(path); err != nil || !mounted {
+		return "", err
+	}
+	r := a.record(d.ID)
+	if _, known := r.IDs[id]; !known && a.condemned(d.ID) {
+		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	}
+	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now()})
+	r.Epoch, r.Once = d.Epoch, true
+	steps.At("mount.mounted")
+	// The reply must not be lost to a caller that hung up between: the ID counts
+	// only if it can still be told.
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	more, learn := a.spelt(d, spelling)
+	if err := a.save(ctx, d, r, more); err != nil {
+		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
+	learn()
+	a.unidle(d.ID)
+	steps.At("mount.recorded")
+	a.wake()
+	return path, nil
+}
+
+// ensureMounted mounts a dataset that is not. Again: nothing.
+func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
+	unlock, err := a.locks.lock(ctx, d.ID, "mount of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := a.mountPath(d.ID)
+	if mounted, err := isMountPoint(path); err != nil || mounted {
+		return err
+	}
+	if a.condemned(d.ID) {
+		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
+	if err := a.mountpoint(path); err != nil {
+		return err
+	}
+	a.idle(d.ID)
+	steps.At("mount.begin")
+	if err := a.mountDataset(ctx, pool, d, path); err != nil {
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
+	a.log(d).WithField("path", path).Info("mounted")
+	return nil
+}
+
+// mountDataset mounts what the backend describes on path.
+func (a *Agent) mountDataset(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error {
+	att, err := pool.Attach(ctx, d.ID, backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
+	if err != nil {
+		return err
+	}
+	if err := mountOn(att.Mount, path); err != nil {
+		return errors.Join(err, att.Release())
+	}
+	if err := att.Release(); err != nil {
+		return errors.Join(err, mount.Unmount(path))
+	}
+	if !att.Mount.Grow {
+		return nil
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		return errors.Join(err, mount.Unmount(path))
+	}
+	defer root.Close()
+	if r, ok := pool.(backends.Resizer); ok && !d.ReadOnly {
+		if err := r.Grow(ctx, d.ID, root); err != nil {
+			return errors.Join(err, root.Close(), mount.Unmount(path))
+		}
+	}
+	return nil
+}
+
+// bindType is the FSType of a backend that has a folder to show.
+const bindType = "bind"
+
+func mountOn(m backends.Mount, path string) error {
+	if m.FSType != bindType {
+		return mount.Mount(path, spec(m))
+	}
+	src, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return mount.Bind(src, path, m.Flags.ReadOnly)
+}
+
+func spec(m backends.Mount) mount.Spec {
+	s := mount.Spec{Source: m.Source, FSType: m.FSType, ReadOnly: m.Flags.ReadOnly, Options: append([]string(nil), m.Options...)}
+	for opt, on := range map[string]bool{"noatime": m.Flags.NoAtime, "nosuid": m.Flags.NoSuid, "nodev": m.Flags.NoDev} {
+		if on {
+			s.Options = append(s.Options, opt)
+		}
+	}
+	return s
+}
+
+// mountpoint makes the folder that a dataset is mounted on. It is immutable:
+// while nothing is mounted on it, nobody, root neither, can write into it by
+// mistake and find the data gone when the volume is mounted over it.
+func (a *Agent) mountpoint(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make the mount point: %w", err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open the mount point: %w", err)
+	}
+	defer dir.Close()
+	if err := fsctl.SetImmutable(dir, true); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTTY) {
+		return fmt.Errorf("make the mount point immutable: %w", err)
+	}
+	return nil
+}
+
+// removeMountpoint takes the folder away that a dataset was mounted on.
+func (a *Agent) removeMountpoint(path string) error {
+	dir, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := fsctl.SetImmutable(dir, false); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTTY) {
+		return err
+	}
+	return os.Remove(path) // never more than an empty folder
+}
+
+// isMountPoint asks the kernel whether a mount's root is seen at path. No path:
+// no.
+func isMountPoint(path string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// Unmount takes one use off a volume and unmounts it when that was the last. A
+// volume or ID that is not known here is fine: it is as the engine wants it.
+func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
+	d, err := a.find(ctx, spelling)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	last, err := a.unuse(ctx, d, id)
+	if err != nil || !last {
+		return err
+	}
+	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, func(ctx context.Context, jb *job) error {
+		jb.step("writing out what is not on disk yet")
+		return a.unmountIdle(ctx, d)
+	})
+	return err
+}
+
+func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
+	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	r := a.record(d.ID)
+	if !r.sub(id) {
+		return false, nil
+	}
+	// Its own deadline: an unmount that was heard must not be forgotten.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := a.save(ctx, d, r, nil); err != nil {
+		return false, fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	}
+	steps.At("unmount.recorded")
+	a.wake()
+	return len(r.IDs) == 0, nil
+}
+
+// unmountIdle unmounts a dataset that nobody uses. Used again, or not mounted:
+// nothing.
+func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset) error {
+	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(a.record(d.ID).IDs) > 0 {
+		return nil
+	}
+	return a.unmountLocked(d)
+}
+
+// unmountLocked takes a dataset's mount off; its lock is held.
+func (a *Agent) unmountLocked(d dataset.Dataset) error {
+	path := a.mountPath(d.ID)
+	err := mount.Unmount(path)
+	switch {
+	case errors.Is(err, mount.ErrBusy):
+		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); it is tried again", d.Volume, path, path)
+	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	case err == nil:
+		a.log(d).WithField("path", path).Info("unmounted")
+	}
+	a.unidle(d.ID)
+	a.wake()
+	steps.At("unmount.unmounted")
+	return nil
+}
+
+func (a *Agent) idle(id uuid.UUID) {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	if a.mounts.idle == nil {
+		a.mounts.idle = map[uuid.UUID]time.Time{}
+	}
+	a.mounts.idle[id] = a.Clock.Now()
+}
+
+func (a *Agent) unidle(id uuid.UUID) {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	delete(a.mounts.idle, id)
+}
+
+func (a *Agent) currentGeneration() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.generation
+}

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// mounts is the set of mount IDs of every mounted dataset, in memory as on disk.
+// A record changes only under its dataset's lock; mu guards the map.
+type mounts struct {
+	mu      sync.Mutex
+	records map[uuid.UUID]*mountRecord
+	idle    map[uuid.UUID]time.Time // mounted without an ID, since when
+}
+
+func (a *Agent) loadMounts(ctx context.Context) error {
+	return a.state.each(ctx, "mounts/", func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var r mountRecord
+		if err := json.Unmarshal(v, &r); err != nil {
+			return err
+		}
+		a.mounts.records[id] = &r
+		return nil
+	})
+}
+
+// record returns a copy of a dataset's mount record as it is on this boot.
+func (a *Agent) record(id uuid.UUID) mountRecord {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	r := mountRecord{Boot: a.boot, IDs: map[string]idCount{}}
+	if old := a.mounts.records[id]; old != nil {
+		r.Once, r.Epoch = old.Once, old.Epoch
+		if old.Boot == a.boot {
+			r.IDs = maps.Clone(old.IDs)
+		}
+	}
+	if r.IDs == nil {
+		r.IDs = map[string]idCount{}
+	}
+	return r
+}
+
+// save puts a mount record on disk, with the copy of the dataset's own record
+// that a mount without control needs, and then in memory.
+func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
+	values := map[string]any{"mounts/" + d.ID.String(): r, "volumes/" + d.ID.String(): d}
+	maps.Copy(values, more)
+	if err := a.state.put(ctx, values); err != nil {
+		return err
+	}
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	a.mounts.records[d.ID] = &r
+	return nil
+}
+
+// drop forgets the mount record of a dataset that is gone.
+func (a *Agent) drop(ctx context.Context, id uuid.UUID) error {
+	a.mounts.mu.Lock()
+	_, known := a.mounts.records[id]
+	delete(a.mounts.records, id)
+	a.mounts.mu.Unlock()
+	if !known {
+		return nil
+	}
+	return a.state.put(ctx, map[string]any{"mounts/" + id.String(): nil})
+}
+
+// mounted returns the records of datasets that have mount IDs on this boot.
+func (a *Agent) mountedIDs() []uuid.UUID {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	var out []uuid.UUID
+	for id, r := range a.mounts.records {
+		if r.Boot == a.boot && len(r.IDs) > 0 {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// uses lists who uses a dataset, for people.
+func (r mountRecord) uses(generation uint64) []dataset.Mount {
+	out := make([]dataset.Mount, 0, len(r.IDs))
+	for id, c := range r.IDs {
+		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Unverified: c.Generation != generation})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+// add counts one more use. A use that an older generation of the engine left is
+// counted anew: the engine mounts again with the old ID and never unmounted.
+func (r mountRecord) add(id string, now idCount) {
+	c, ok := r.IDs[id]
+	if !ok || c.Generation != now.Generation {
+		r.IDs[id] = now
+		return
+	}
+	c.Count++
+	r.IDs[id] = c
+}
+
+// sub takes one use off; an unknown ID changes nothing. It reports whether the
+// record changed.
+func (r mountRecord) sub(id string) bool {
+	c, ok := r.IDs[id]
+	if !ok {
+		return false
+	}
+	if c.Count--; c.Count <= 0 {
+		delete(r.IDs, id)
+	} else {
+		r.IDs[id] = c
+	}
+	return true
+}
+
+// inUse is the refusal that names who holds a dataset.
+func (a *Agent) inUse(d dataset.Dataset, what string, r mountRecord) error {
+	var ids []string
+	for _, m := range r.uses(0) {
+		ids = append(ids, shortID(m.ID))
+	}
+	who := "mounted"
+	if len(ids) > 0 {
+		who = "mounted by " + strings.Join(ids, ", ")
+	}
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (stop its containers first)", what, d.Volume, who, a.NodeName)
+}
+
+func shortID(id string) string {
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}

@@ -1,0 +1,386 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// PoolConfig is a pool that the operator named in drover.yaml.
+type PoolConfig struct {
+	Name    string
+	Backend string
+	Path    string
+	Image   dataset.Size // > 0: Path is an image file of that size
+}
+
+// pools is the pools of this node. A pool that was seen once is known by its
+// UUID: when it is absent or another lies in its place it is offline, and never
+// made again.
+type pools struct {
+	a     *Agent
+	mu    sync.RWMutex
+	order []uuid.UUID
+	byID  map[uuid.UUID]*openPool
+}
+
+type openPool struct {
+	dataset.Pool
+	rec     poolRecord
+	backend backends.Pool // nil while offline
+	why     string        // it is offline
+}
+
+func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
+
+// open opens the pools that are configured, those that were made or adopted
+// before, and the default pool when there is no other.
+func (p *pools) open(ctx context.Context) error {
+	known := map[string]poolRecord{}
+	var names []string
+	err := p.a.state.each(ctx, "pools/", func(name string, v []byte) error {
+		var r poolRecord
+		if err := json.Unmarshal(v, &r); err != nil {
+			return err
+		}
+		known[name] = r
+		names = append(names, name)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	configured := map[string]bool{}
+	for _, c := range p.a.Pools {
+		configured[c.Name] = true
+		if err := p.openConfigured(ctx, c, known[c.Name]); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if !configured[name] {
+			p.add(ctx, name, known[name])
+		}
+	}
+	if len(p.order) == 0 {
+		return p.makeDefault(ctx)
+	}
+	return nil
+}
+
+func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolRecord) error {
+	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image}
+	if c.Image > 0 {
+		rec.Mount = p.imageMount(c.Name)
+	}
+	if known.ID != uuid.Nil {
+		if known.Backend != rec.Backend {
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
+		}
+		p.add(ctx, c.Name, rec)
+		return nil
+	}
+	_, err := p.make(ctx, c.Name, rec)
+	return err
+}
+
+func (p *pools) imageMount(name string) string { return filepath.Join(p.a.Root, "pools", name) }
+
+// add opens a known pool; one that cannot be opened is offline.
+func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
+	op := &openPool{rec: rec, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
+	if err := p.attach(ctx, op); err != nil {
+		op.why = err.Error()
+		p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "error": err}).Error("pool is offline")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.byID[rec.ID] == nil {
+		p.order = append(p.order, rec.ID)
+	}
+	p.byID[rec.ID] = op
+}
+
+func (p *pools) attach(ctx context.Context, op *openPool) error {
+	kind, err := p.a.Backends.Kind(op.rec.Backend)
+	if err != nil {
+		return err
+	}
+	if err := kind.Available(ctx); err != nil {
+		return err
+	}
+	b, err := kind.Open(ctx, backends.Config{ID: op.rec.ID, Name: op.Name, Path: op.rec.Path, Image: op.rec.Image, Mount: op.rec.Mount})
+	if err != nil {
+		return err
+	}
+	op.backend, op.why = b, ""
+	op.Capabilities, op.Note = b.Info().Capabilities, b.Info().Note
+	return nil
+}
+
+// make makes a pool and puts it on record.
+func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPool, error) {
+	kind, err := p.a.Backends.Kind(rec.Backend)
+	if err != nil {
+		return nil, err
+	}
+	if err := kind.Available(ctx); err != nil {
+		return nil, fmt.Errorf("pool %s: %w", name, err)
+	}
+	if err := p.disjoint(name, rec); err != nil {
+		return nil, err
+	}
+	if rec.ID == uuid.Nil {
+		rec.ID = uuid.New()
+	}
+	b, err := kind.Open(ctx, backends.Config{ID: rec.ID, Name: name, Path: rec.Path, Image: rec.Image, Mount: rec.Mount, Make: true})
+	if err != nil {
+		return nil, fmt.Errorf("pool %s: %w", name, err)
+	}
+	rec.ID = b.ID()
+	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	op := &openPool{rec: rec, backend: b, Pool: dataset.Pool{
+		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
+		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
+	}}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.order = append(p.order, rec.ID)
+	p.byID[rec.ID] = op
+	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
+	return op, nil
+}
+
+// disjoint refuses a pool inside another one's path, or around it.
+func (p *pools) disjoint(name string, rec poolRecord) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, o := range p.byID {
+		if o.Name == name {
+			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.rec.Backend, o.rec.Path)
+		}
+		if within(rec.Path, o.rec.Path) || within(o.rec.Path, rec.Path) {
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s", name, rec.Path, o.Name, o.rec.Path)
+		}
+	}
+	return nil
+}
+
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && (rel == "." || (rel != ".." && !hasDotDot(rel)))
+}
+
+func hasDotDot(rel string) bool { return len(rel) >= 3 && rel[:3] == "../" }
+
+// makeDefault makes the pool that is there when nobody named one: image files
+// where the root lies on a filesystem with reflinks, otherwise in an image that
+// takes half of the free space, otherwise plain folders.
+func (p *pools) makeDefault(ctx context.Context) error {
+	dir := filepath.Join(p.a.Root, "pools")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("make the folder of pools: %w", err)
+	}
+	var tried []error
+	half, err := halfOfFree(dir)
+	if err != nil {
+		return err
+	}
+	image := poolRecord{Backend: "loop", Path: filepath.Join(dir, "default.img"), Image: half, Mount: p.imageMount("default"), Default: true}
+	for _, rec := range []poolRecord{
+		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
+		image,
+		{Backend: "dir", Path: filepath.Join(dir, "default"), Default: true},
+	} {
+		if rec.Mount != "" && rec.Image == 0 {
+			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
+			continue
+		}
+		_, err := p.make(ctx, "default", rec)
+		if err == nil {
+			if rec.Backend == "dir" {
+				p.a.Log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
+			}
+			if rec.Image > 0 {
+				p.a.Log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
+			}
+			return nil
+		}
+		if kind := dataset.KindOf(err); kind != dataset.ErrUnsupported && kind != dataset.ErrNoSpace {
+			return err
+		}
+		tried = append(tried, err)
+	}
+	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
+}
+
+// halfOfFree returns half of the free bytes where path lies, in whole GiB; 0
+// when that is less than one.
+func halfOfFree(path string) (dataset.Size, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	half := dataset.Size(st.Bavail) * dataset.Size(st.Bsize) / 2
+	return half / dataset.GiB * dataset.GiB, nil
+}
+
+// get returns an open pool; ErrOffline says why it is not.
+func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	op := p.byID[id]
+	switch {
+	case op == nil:
+		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
+	case op.backend == nil:
+		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", op.Name, op.why)
+	}
+	return op.backend, nil
+}
+
+// online is get for a pool that must also be in its place now.
+func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	b, err := p.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if st := b.Status(ctx); !st.Online {
+		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", p.name(id), st.Reason)
+	}
+	return b, nil
+}
+
+func (p *pools) name(id uuid.UUID) string {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if op := p.byID[id]; op != nil {
+		return op.Name
+	}
+	return id.String()
+}
+
+// records returns the pools for control, in their order.
+func (p *pools) records() []dataset.Pool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	out := make([]dataset.Pool, 0, len(p.order))
+	for _, id := range p.order {
+		out = append(out, p.byID[id].Pool)
+	}
+	return out
+}
+
+func (p *pools) all() []*openPool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	out := make([]*openPool, 0, len(p.order))
+	for _, id := range p.order {
+		out = append(out, p.byID[id])
+	}
+	return out
+}
+
+// retry opens again what is offline; it reports whether one came back.
+func (p *pools) retry(ctx context.Context) (back bool) {
+	for _, op := range p.all() {
+		if op.backend != nil {
+			continue
+		}
+		again := *op
+		if err := p.attach(ctx, &again); err != nil {
+			continue
+		}
+		p.mu.Lock()
+		p.byID[op.ID] = &again
+		p.mu.Unlock()
+		back = true
+		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
+	}
+	return back
+}
+
+func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
+	var out []dataset.PoolStatus
+	for _, op := range p.all() {
+		st := dataset.PoolStatus{ID: op.ID, Reason: op.why}
+		if op.backend != nil {
+			st = op.backend.Status(ctx)
+			st.ID = op.ID
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func (p *pools) close() error {
+	var errs []error
+	for _, op := range p.all() {
+		if op.backend != nil {
+			errs = append(errs, op.backend.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// room refuses new bytes on a pool that is nearly full, or whose host disk is.
+func (p *pools) room(ctx context.Context, id uuid.UUID, b backends.Pool) error {
+	st := b.Status(ctx)
+	if !st.Online {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", p.name(id), st.Reason)
+	}
+	if nearlyFull(st.Free, st.Size) {
+		return p.full("pool "+p.name(id), id, st.Free, st.Size)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.a.Root, &fs); err != nil {
+		return fmt.Errorf("statfs %s: %w", p.a.Root, err)
+	}
+	free, size := dataset.Size(fs.Bavail)*dataset.Size(fs.Bsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Bsize)
+	if free < min(size/100, 256*dataset.MiB) {
+		return p.full("the disk of "+p.a.Root, id, free, size)
+	}
+	return nil
+}
+
+// nearlyFull leaves a pool what its filesystem needs for removing things and
+// for what is mounted.
+func nearlyFull(free, size dataset.Size) bool {
+	return free < max(min(size/20, 2*dataset.GiB), 32*dataset.MiB)
+}
+
+func (p *pools) full(what string, id uuid.UUID, free, size dataset.Size) error {
+	n := 0
+	for _, ds := range p.a.cache.ids() {
+		if d, ok := p.a.cache.dataset(ds); ok && d.Pool == id && d.State == dataset.StateTrashed {
+			n++
+		}
+	}
+	hint := "drover volume rm and drover snapshot rm free some"
+	if n > 0 {
+		hint = fmt.Sprintf("%d in the trash: drover trash purge --all destroys them", n)
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "%s is nearly full: %s free of %s (%s)", what, free.Human(), size.Human(), hint)
+}
+
+func (p *pools) byName(name string) (*openPool, bool) {
+	list := p.all()
+	i := slices.IndexFunc(list, func(o *openPool) bool { return o.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return list[i], true
+}

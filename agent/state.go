@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// state is what the agent keeps on its own disk. Keys:
+//
+//	identity               nodeIdentity
+//	engine                 engineRecord
+//	mounts/<dataset>       mountRecord
+//	spellings/<name>       spellingRecord
+//	volumes/<dataset>      dataset.Dataset, a copy for when control is away
+//	pools/<name>           poolRecord
+type state struct{ store store.Store }
+
+type nodeIdentity struct {
+	Node    uuid.UUID `json:"node"`
+	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
+}
+
+// engineRecord counts how often the engine has activated the plugin: mount IDs
+// of an older generation are unverified.
+type engineRecord struct {
+	Generation uint64 `json:"generation"`
+}
+
+// mountRecord is who uses a mounted dataset. It is void on another boot.
+type mountRecord struct {
+	Boot  string             `json:"boot"`
+	Epoch uint64             `json:"epoch"`
+	IDs   map[string]idCount `json:"ids"`
+	// Once says that the dataset has been mounted for use, on any boot.
+	Once bool `json:"once"`
+}
+
+type idCount struct {
+	Count      int       `json:"count"`
+	Generation uint64    `json:"generation"`
+	Since      time.Time `json:"since"`
+}
+
+type spellingRecord struct {
+	Dataset uuid.UUID `json:"dataset"`
+	Used    []string  `json:"used"`
+}
+
+type poolRecord struct {
+	ID      uuid.UUID    `json:"id"`
+	Backend string       `json:"backend"`
+	Path    string       `json:"path"`
+	Image   dataset.Size `json:"image,omitempty"`
+	Mount   string       `json:"mount,omitempty"`
+	Default bool         `json:"default,omitempty"`
+}
+
+// get reads key into v and reports whether it is there.
+func (s state) get(ctx context.Context, key string, v any) (bool, error) {
+	e, err := s.store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("agent's state: %w", err)
+	}
+	if err := json.Unmarshal(e.Value, v); err != nil {
+		return false, dataset.Errorf(dataset.ErrCorrupt, "agent's state: value of %s is damaged: %w", key, err)
+	}
+	return true, nil
+}
+
+// put writes values under their keys, nil deletes, in one durable transaction.
+func (s state) put(ctx context.Context, values map[string]any) error {
+	writes := make([]store.Write, 0, len(values))
+	for k, v := range values {
+		if v == nil {
+			writes = append(writes, store.Write{Key: k, Delete: true})
+			continue
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("agent's state: encode %s: %w", k, err)
+		}
+		writes = append(writes, store.Write{Key: k, Value: b})
+	}
+	if _, err := s.store.Txn(ctx, nil, writes); err != nil {
+		return fmt.Errorf("agent's state: %w", err)
+	}
+	return nil
+}
+
+// each calls fn with the rest of every key under prefix and its raw value.
+func (s state) each(ctx context.Context, prefix string, fn func(rest string, value []byte) error) error {
+	list, err := s.store.List(ctx, prefix, "", 0)
+	if err != nil {
+		return fmt.Errorf("agent's state: %w", err)
+	}
+	for _, e := range list {
+		if err := fn(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
+			return dataset.Errorf(dataset.ErrCorrupt, "agent's state: value of %s is damaged: %w", e.Key, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// openRoot opens the root of a dataset that is not mounted for use, through a mount that
+// nobody else can see and that goes away with what it returns.
+func openRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
+	att, err := pool.Attach(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	var root *os.File
+	if att.Mount.FSType == bindType {
+		root, err = openDir(att.Mount.Source)
+	} else {
+		root, err = mount.Detached(spec(att.Mount))
+	}
+	if rerr := att.Release(); rerr != nil || err != nil {
+		if root != nil {
+			rerr = errors.Join(rerr, root.Close())
+		}
+		return nil, errors.Join(err, rerr)
+	}
+	return root, nil
+}
+
+func openDir(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+// Export writes a volume as it is at one moment, or a snapshot of it, to w as a
+// tar archive. Where the pool cannot clone without copying, a volume is read as
+// it lies, which is one moment only while nobody writes to it.
+func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) error {
+	v, err := a.Control.Volume(ctx, ref)
+	if err != nil {
+		return err
+	}
+	d := v.Dataset
+	src := dataset.Source{Dataset: d.ID}
+	if snapshot != "" {
+		s, err := a.Control.Snapshot(ctx, ref, snapshot)
+		if err != nil {
+			return err
+		}
+		src.Snapshot = s.ID
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return fmt.Errorf("export of volume %s: %w", d.Volume, err)
+	}
+	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
+		err = a.exportRoot(ctx, pool, d.ID, w)
+	} else {
+		err = a.exportClone(ctx, pool, d, src, w)
+	}
+	if err != nil {
+		return fmt.Errorf("export of volume %s: %w", d.Volume, err)
+	}
+	return nil
+}
+
+// exportClone reads a clone that only the export knows.
+func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source, w io.Writer) (err error) {
+	scratch := d
+	scratch.ID, scratch.Size = uuid.New(), 0
+	a.mu.Lock()
+	a.scratch[scratch.ID] = true
+	a.mu.Unlock()
+	defer func() {
+		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
+		a.mu.Lock()
+		delete(a.scratch, scratch.ID)
+		a.mu.Unlock()
+	}()
+	unlock, err := a.locks.lock(ctx, d.ID, "export of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	_, err = pool.Clone(ctx, scratch, src, nil)
+	unlock()
+	if err != nil {
+		return err
+	}
+	return a.exportRoot(ctx, pool, scratch.ID, w)
+}
+
+func (a *Agent) exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer) (err error) {
+	root, err := openRoot(ctx, pool, id, backends.AttachOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return tree.WriteTar(ctx, root, w)
+}
+
+// Import makes a volume from a tar archive.
+func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
+	req.Kind, req.ID = dataset.OpImport, uuid.New()
+	plan, err := a.Control.Plan(ctx, a.node, req)
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	if plan.Operation == nil {
+		return *plan.Done, nil
+	}
+	op := *plan.Operation
+	var out api.Committed
+	_, err = a.jobs.do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *job) error {
+		// The archive comes with the request: it ends with it.
+		jctx, cancel := context.WithCancel(jctx)
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		jb.begin(op)
+		out, err = a.importInto(jctx, jb, &op, func(root *os.File) error { return tree.ReadTar(jctx, r, root) })
+		return err
+	})
+	if err != nil || out.Dataset == nil {
+		return dataset.Dataset{}, err
+	}
+	if out.Lost {
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile", op.Volume)
+	}
+	return *out.Dataset, nil
+}
+
+// doImport makes a volume from a folder of this host.
+func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (api.Committed, error) {
+	if op.Path == "" {
+		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled, "import of volume %s was cut short by a restart: import it again", op.Volume)
+	}
+	src, err := openDir(op.Path)
+	if err != nil {
+		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
+	}
+	defer src.Close()
+	return a.importInto(ctx, jb, op, func(root *os.File) error {
+		if err := tree.Copy(ctx, src, root, func(n int64) { jb.moved(n, 0) }); err != nil {
+			return err
+		}
+		if op.Live {
+			return nil
+		}
+		jb.step("comparing")
+		diff, err := tree.Compare(ctx, src, root)
+		if err == nil && len(diff) > 0 {
+			err = dataset.Errorf(dataset.ErrConflict, "%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
+		}
+		return err
+	})
+}
+
+func (a *Agent) importInto(ctx context.Context, jb *job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {
+	pool, err := a.pools.get(op.Dataset.Pool)
+	if err != nil {
+		return api.Committed{}, err
+	}
+	// What a first try, cut short, has copied is not gone on with.
+	if err := a.discard(ctx, pool, op.DatasetID); err != nil {
+		return api.Committed{}, err
+	}
+	return a.doMake(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
+		jb.step("copying")
+		root, err := openRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, root.Close()) }()
+		if err := fill(root); err != nil {
+			return fmt.Errorf("import of volume %s: %w", op.Volume, err)
+		}
+		steps.At("import.copied")
+		return fsctl.Sync(root)
+	})
+}
+
+// diffTime bounds a comparison: it holds the dataset's lock.
+const diffTime = time.Minute
+
+// Diff compares a snapshot with a later one of the same dataset or, with an
+// empty newer, with what the dataset is now.
+func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
+	ctx, cancel := context.WithTimeout(ctx, diffTime)
+	defer cancel()
+	from, err := a.Control.Snapshot(ctx, "", older)
+	if err != nil {
+		return out, err
+	}
+	to := dataset.Source{Dataset: from.Dataset}
+	out.Older, out.Newer = from.ID.String(), "now"
+	if newer != "" {
+		s, err := a.Control.Snapshot(ctx, "", newer)
+		if err != nil {
+			return out, err
+		}
+		if s.Dataset != from.Dataset {
+			return out, dataset.Errorf(dataset.ErrInvalid, "snapshots %s and %s are of different datasets", older, newer)
+		}
+		to.Snapshot, out.Newer = s.ID, s.ID.String()
+	}
+	d, ok := a.cache.dataset(from.Dataset)
+	if !ok {
+		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return out, err
+	}
+	sender, ok := pool.(backends.Sender)
+	if !ok {
+		return out, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool cannot tell what changed between snapshots", d.Volume)
+	}
+	unlock, err := a.locks.lock(ctx, d.ID, "comparison of volume "+d.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: from.ID}, to)
+	out.Bytes, out.Zeroed, out.Ranges = c.Bytes, c.Zeroed, c.Ranges
+	return out, err
+}

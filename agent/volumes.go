@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+var _ plugin.Agent = (*Agent)(nil)
+
+// find returns the volume that a spelling of this engine means. What is home
+// here is answered from what the agent knows; anything else is asked of
+// control. ErrNotFound is only said when the store said so.
+func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, error) {
+	sp, err := dataset.ParseSpec(spelling)
+	if err != nil {
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", err)
+	}
+	d, known := a.cache.volume(sp.Name)
+	if !known {
+		v, err := a.Control.Volume(ctx, sp.Name)
+		if err != nil {
+			return dataset.Dataset{}, err
+		}
+		if v.Volume != sp.Name { // control takes UUID prefixes too; an engine means names
+			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", sp.Name)
+		}
+		d = v.Dataset
+	}
+	if slices.Contains(a.used(d), spelling) {
+		return d, nil
+	}
+	switch {
+	case sp.Profile != "" && sp.Profile != d.Profile.Name:
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name, sp.Profile)
+	case sp.From != "" && !cloneOf(d, sp.From):
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, sp.From)
+	}
+	return d, nil
+}
+
+func cloneOf(d dataset.Dataset, prefix string) bool {
+	return d.Origin != nil && (strings.HasPrefix(d.Origin.Snapshot.String(), prefix) && !d.Origin.Implicit ||
+		strings.HasPrefix(d.Origin.Dataset.String(), prefix) && d.Origin.Implicit)
+}
+
+// Get answers for a spelling. It errs with ErrNotFound for a spelling that this
+// engine never used and that contradicts the volume: the engine goes on to
+// Create, where the refusal is seen.
+func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
+	d, err := a.find(ctx, spelling)
+	if err != nil {
+		return plugin.Volume{}, err
+	}
+	v := plugin.Volume{Name: spelling, CreatedAt: d.Created, Status: a.statusMap(ctx, d)}
+	if d.Home == a.node {
+		v.Mountpoint = a.mountPath(d.ID)
+	}
+	return v, nil
+}
+
+// statusMap is what docker volume inspect shows as Status.
+func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
+	m := map[string]any{
+		"dataset": d.ID, "volume": d.Volume, "profile": d.Profile.Name, "revision": d.Profile.Revision,
+		"node": a.NodeName, "pool": a.pools.name(d.Pool),
+	}
+	if d.Size > 0 {
+		m["size"] = int64(d.Size)
+	}
+	if d.Origin != nil {
+		m["origin"] = d.Origin
+	}
+	if d.Protected {
+		m["protected"] = true
+	}
+	if d.ReadOnly {
+		m["readonly"] = true
+	}
+	if len(d.Labels) > 0 {
+		m["labels"] = d.Labels
+	}
+	if d.Home != a.node {
+		m["node"] = d.Home
+		return m
+	}
+	st := a.datasetStatus(ctx, d)
+	m["used"], m["mounted"], m["mounts"] = int64(st.Used), st.Mounted, st.Mounts
+	if st.Mounts == nil {
+		m["mounts"] = []dataset.Mount{}
+	}
+	if st.Problem != "" {
+		m["problem"] = st.Problem
+	}
+	m["snapshots"] = a.snapshotList(ctx, d)
+	return m
+}
+
+// snapshotsShown bounds what Status carries: the newest ones.
+const snapshotsShown = 20
+
+func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) any {
+	list, err := a.Control.Snapshots(ctx, d.ID.String(), api.Page{})
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	if n := len(list.Items); n > snapshotsShown {
+		list.Items = list.Items[n-snapshotsShown:]
+	}
+	out := []map[string]any{}
+	for _, s := range list.Items {
+		e := map[string]any{"id": s.ID, "created": s.Created.Format(time.RFC3339)}
+		if s.Name != "" {
+			e["name"] = s.Name
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// List answers with every volume of this node in the spellings that its engine
+// uses.
+func (a *Agent) List(context.Context) ([]plugin.Volume, error) {
+	list := a.cache.list(a.node)
+	out := make([]plugin.Volume, len(list))
+	for i, l := range list {
+		out[i] = plugin.Volume{Name: l.spelling, Mountpoint: a.mountPath(l.dataset)}
+	}
+	return out, nil
+}
+
+// Path answers with where a volume is mounted, or will be.
+func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
+	d, err := a.find(ctx, spelling)
+	if err != nil {
+		return "", err
+	}
+	return a.mountPath(d.ID), nil
+}
+
+// Create makes sure that a volume exists as asked. Any number of identical
+// Creates at once make one dataset, and all succeed.
+func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
+	sp, err := dataset.ParseSpec(spelling)
+	if err != nil {
+		return err
+	}
+	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
+	_, err = a.makeVolume(ctx, req, sp.Name)
+	return err
+}
+
+// makeVolume carries out a request that makes a volume: one at a time for each
+// name; whoever waited asks again, and finds it made, or is refused.
+func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d dataset.Dataset, err error) {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
+	for {
+		var made dataset.Dataset
+		joined, err := a.jobs.do(ctx, "name/"+name, what, func(ctx context.Context, jb *job) error {
+			made, err = a.makeOnce(ctx, jb, req)
+			return err
+		})
+		switch {
+		case errors.Is(err, dataset.ErrPending):
+			return d, err
+		case joined:
+			plan, perr := a.Control.Plan(ctx, a.node, req)
+			if perr != nil || plan.Done != nil {
+				return a.found(ctx, plan, perr, req)
+			}
+		case errors.Is(err, errLost):
+		case err != nil:
+			return d, err
+		default:
+			return made, a.learn(ctx, made, req)
+		}
+	}
+}
+
+// found answers a request that came after the one that made the volume.
+func (a *Agent) found(ctx context.Context, p api.Plan, err error, req api.Request) (dataset.Dataset, error) {
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	return *p.Done, a.learn(ctx, *p.Done, req)
+}
+
+// errLost says that another request made the volume first: look again.
+var errLost = errors.New("another request was first")
+
+func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d dataset.Dataset, err error) {
+	jb.step("planning")
+	req.ID = uuid.New()
+	plan, err := a.Control.Plan(ctx, a.node, req)
+	if err != nil {
+		return d, err
+	}
+	if plan.Done != nil {
+		return *plan.Done, nil
+	}
+	out, err := a.carryOut(ctx, jb, *plan.Operation)
+	if err != nil {
+		return d, err
+	}
+	if out.Lost {
+		return d, errLost
+	}
+	return *out.Dataset, nil
+}
+
+// learn puts on disk that this engine spells a volume so, unless the volume's own
+// record says it.
+func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
+	if !req.Engine {
+		return nil
+	}
+	more, learned := a.spelt(d, req.Volume)
+	if len(more) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := a.state.put(ctx, more); err != nil {
+		return err
+	}
+	learned()
+	return nil
+}
+
+// used returns the spellings that this engine has used for a volume.
+func (a *Agent) used(d dataset.Dataset) []string { return a.cache.used(d, a.node) }
+
+// spelt returns what is to be put on disk for the engine to have used a
+// spelling, and what takes it in once it is there. Nothing when it is known.
+func (a *Agent) spelt(d dataset.Dataset, spelling string) (values map[string]any, learned func()) {
+	used := a.used(d)
+	if slices.Contains(used, spelling) {
+		return nil, func() {}
+	}
+	r := spellingRecord{Dataset: d.ID, Used: append(used, spelling)}
+	return map[string]any{"spellings/" + d.Volume: r}, func() { a.cache.setUsed(d.Volume, r) }
+}
+
+// Remove deletes a volume, or only forgets a spelling of it while the engine
+// uses another. It refuses while the volume is mounted, whoever asks.
+func (a *Agent) Remove(ctx context.Context, spelling string) error {
+	d, err := a.find(ctx, spelling)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if r := a.record(d.ID); len(r.IDs) > 0 {
+		return a.inUse(d, "remove", r)
+	}
+	used := a.used(d)
+	if len(used) > 0 && !slices.Contains(used, spelling) {
+		return dataset.Errorf(dataset.ErrInUse, "volume %s is known to this engine as %s, which a container may need: docker volume rm %s", d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
+	}
+	if len(used) > 1 {
+		rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
+		r := spellingRecord{Dataset: d.ID, Used: rest}
+		if err := a.state.put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
+			return err
+		}
+		a.cache.setUsed(d.Volume, r)
+		return nil
+	}
+	_, err = a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume})
+	return err
+}
+
+// perform plans a request for an existing volume and carries it out here.
+func (a *Agent) perform(ctx context.Context, req api.Request) (out api.Committed, err error) {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
+	req.ID = uuid.New()
+	_, err = a.jobs.do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *job) error {
+		jb.step("planning")
+		plan, err := a.Control.Plan(ctx, a.node, req)
+		if err != nil {
+			return err
+		}
+		if plan.Done != nil {
+			out.Dataset = plan.Done
+			return nil
+		}
+		out, err = a.carryOut(ctx, jb, *plan.Operation)
+		return err
+	})
+	return out, err
+}
+
+// Activated begins a new generation of the engine: the mount IDs of older ones
+// are unverified until the engine uses them again.
+func (a *Agent) Activated(ctx context.Context) {
+	a.mu.Lock()
+	a.generation++
+	gen := a.generation
+	a.activated = a.Clock.Now()
+	a.mu.Unlock()
+	if err := a.state.put(ctx, map[string]any{"engine": engineRecord{Generation: gen}}); err != nil {
+		a.Log.WithError(err).Error("the engine's new generation was not put on disk")
+	}
+	a.wake()
+}
+
+// Help is what docker volume create -o help shows.
+func (a *Agent) Help(ctx context.Context) string {
+	var b strings.Builder
+	b.WriteString("options:\n")
+	for _, o := range dataset.OptionHelp() {
+		fmt.Fprintf(&b, "  %-24s %s\n", o.Name+"="+o.Value, o.Help)
+	}
+	profiles, err := a.Control.Profiles(ctx)
+	if err != nil {
+		fmt.Fprintf(&b, "profiles: %v\n", err)
+		return b.String()
+	}
+	b.WriteString("profiles:\n")
+	for _, p := range profiles {
+		fmt.Fprintf(&b, "  %-24s %s\n", p.Name, p.Description)
+	}
+	return b.String()
+}

@@ -1,0 +1,25 @@
+// Package steps names the places where a test stops the process: between any two
+// acts that a crash could separate. The hooks are compiled in only with the build tag
+// "steps"; otherwise At is empty.
+//
+// With the tag, DROVER_STEP=NAME[:N] and DROVER_STEP_DO say what happens at the
+// N-th (default 1st) time that the step is reached: "kill" sends SIGKILL to the
+// process itself; "hold:FILE" makes FILE and waits until it is gone.
+package steps
+
+// Names lists every step, in the order in which the operations come to them.
+func Names() []string {
+	return []string{
+		"mount.begin", "mount.mounted", "mount.recorded",
+		"unmount.recorded", "unmount.unmounted",
+		"create.begin", "create.made", "create.recorded", "create.committed",
+		"clone.begin", "clone.made", "clone.recorded", "clone.committed",
+		"import.begin", "import.made", "import.copied", "import.recorded", "import.committed",
+		"snapshot.begin", "snapshot.frozen", "snapshot.made", "snapshot.recorded",
+		"snapshot-delete.begin", "snapshot-delete.made", "snapshot-delete.recorded",
+		"restore.begin", "restore.made", "restore.recorded",
+		"resize.begin", "resize.made", "resize.recorded",
+		"delete.begin", "delete.recorded", "delete.noted",
+		"purge.begin", "purge.made", "purge.recorded",
+	}
+}
