@@ -1,0 +1,130 @@
+// Package engine asks the Docker engine of this host where it keeps a volume of
+// its own, so that it can be imported. This is the client's business and never
+// the daemon's, which must not wait for the engine that waits for it.
+package engine
+
+import (
+	"context"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// API is the part of Docker's API that is asked.
+type API interface {
+	VolumeInspect(ctx context.Context, name string, o client.VolumeInspectOptions) (client.VolumeInspectResult, error)
+	ContainerList(ctx context.Context, o client.ContainerListOptions) (client.ContainerListResult, error)
+}
+
+// Open returns a client of the engine that DOCKER_HOST names, by default that at
+// /var/run/docker.sock; nothing is asked yet. An engine that is not reached by a
+// unix socket is refused with ErrUnsupported: the paths that it tells are those
+// of its host, where another volume of that name may lie here.
+func Open() (*client.Client, error) {
+	c, err := client.New(client.FromEnv)
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "cannot use the Docker engine of DOCKER_HOST: %w", err)
+	}
+	if host := c.DaemonHost(); !strings.HasPrefix(host, "unix://") {
+		c.Close()
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"DOCKER_HOST is %s, and docker:VOLUME needs the engine of this host (unset it, or pipe a tar of the volume into --from -)", host)
+	}
+	return c, nil
+}
+
+// Path returns the folder that holds the bytes of a Docker volume of driver
+// local. It fails with ErrNotFound; with ErrUnsupported for other drivers, and
+// for what the local driver mounts only while a container uses it (a bind gives
+// its device); with ErrInUse, naming them, when running containers use the
+// folder, unless live; with ErrUnavailable when the engine does not answer.
+// Idempotent, and safe for concurrent use.
+func Path(ctx context.Context, c API, name string, live bool) (string, error) {
+	v, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
+	switch {
+	case errdefs.IsNotFound(err) || err == nil && v.Volume.Name != name:
+		return "", dataset.Errorf(dataset.ErrNotFound, "no such Docker volume: %q (docker volume ls shows what there is)", name)
+	case err != nil:
+		return "", dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker about volume %q: %w", name, err)
+	}
+	path, err := folder(v.Volume.Driver, v.Volume.Mountpoint, v.Volume.Options, name)
+	if err != nil || live {
+		return path, err
+	}
+	users, err := usedBy(ctx, c, name, path)
+	if err != nil {
+		return "", err
+	}
+	if len(users) > 0 {
+		return "", dataset.Errorf(dataset.ErrInUse,
+			"docker volume %q is in use by %s: stop that first, or say --live to copy while it changes", name, strings.Join(users, ", "))
+	}
+	return path, nil
+}
+
+func folder(driver, mountpoint string, options map[string]string, name string) (string, error) {
+	if driver != "local" {
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"docker volume %q is of driver %q: only those of driver local can be read in place (pipe a tar of it into --from -)", name, driver)
+	}
+	device, kind := options["device"], options["type"]
+	if device == "" && kind == "" {
+		return absolute(mountpoint, name)
+	}
+	// The driver mounts these while a container uses them; otherwise the
+	// mountpoint is an empty folder, which must not pass for the volume.
+	for o := range strings.SplitSeq(options["o"], ",") {
+		if o == "bind" || o == "rbind" {
+			return absolute(device, name)
+		}
+	}
+	return "", dataset.Errorf(dataset.ErrUnsupported,
+		"docker volume %q is a mount of %q (type %q), there only while a container uses it: mount that yourself and say --from PATH", name, device, kind)
+}
+
+func absolute(path, name string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q lies at %q, which is no absolute path", name, path)
+	}
+	return filepath.Clean(path), nil
+}
+
+// usedBy names the running, paused and restarting containers that have the
+// volume, or its folder, or a part or parent of that, mounted.
+func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
+	list, err := c.ContainerList(ctx, client.ContainerListOptions{})
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker which containers use volume %q: %w", name, err)
+	}
+	var users []string
+	for _, ctr := range list.Items {
+		for _, m := range ctr.Mounts {
+			if m.Type == "volume" && m.Name == name || m.Source != "" && (within(m.Source, path) || within(path, m.Source)) {
+				users = append(users, label(ctr.Names, ctr.ID))
+				break
+			}
+		}
+	}
+	sort.Strings(users)
+	return users, nil
+}
+
+func label(names []string, id string) string {
+	for _, n := range names {
+		// A linked container goes by "/other/alias" too.
+		if n = strings.TrimPrefix(n, "/"); n != "" && !strings.Contains(n, "/") {
+			return n
+		}
+	}
+	return id
+}
+
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}

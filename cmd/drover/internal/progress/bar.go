@@ -1,0 +1,80 @@
+package progress
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Bar draws one bar on a terminal from the first Update on, so that work which
+// is done at once draws nothing. Make it with NewBar.
+type Bar struct {
+	mu     sync.Mutex
+	w      io.Writer
+	label  string
+	pool   *mpb.Progress
+	bar    *mpb.Bar
+	closed bool
+	text   atomic.Pointer[string] // read by the drawing goroutine, for which Update waits
+}
+
+// NewBar returns a meter that draws on w, which is a terminal.
+func NewBar(w io.Writer, label string) *Bar { return &Bar{w: w, label: label} }
+
+// Update moves the bar.
+func (b *Bar) Update(p dataset.Progress) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	text := show.Clean(b.label)
+	if p.Step != "" {
+		text = show.Clean(b.label + ": " + p.Step)
+	}
+	b.text.Store(&text)
+	if b.pool == nil {
+		b.start()
+	}
+	b.bar.SetTotal(p.Total, false)
+	b.bar.SetCurrent(p.Done)
+}
+
+// start makes the bar with a total of 0, since one with a total would be over
+// for good when its first step is.
+func (b *Bar) start() {
+	b.pool = mpb.New(mpb.WithOutput(b.w))
+	b.bar = b.pool.New(0, mpb.BarStyle(),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return *b.text.Load() })),
+		mpb.AppendDecorators(decor.Any(amounts)))
+}
+
+func amounts(s decor.Statistics) string {
+	done, total := dataset.Size(s.Current), dataset.Size(s.Total)
+	switch {
+	case total > 0:
+		return fmt.Sprintf("%3.0f%% (%s of %s)", 100*float64(done)/float64(total), done.Human(), total.Human())
+	case done > 0:
+		return done.Human()
+	}
+	return ""
+}
+
+// Close takes the bar away: what the command says next is about the outcome.
+func (b *Bar) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed = true; b.pool == nil {
+		return
+	}
+	b.bar.Abort(true)
+	b.pool.Wait()
+	b.pool = nil
+}

@@ -1,0 +1,106 @@
+// Package progress tells people how far long work is: a bar on a terminal,
+// plain lines elsewhere, so that a log holds a handful of them and not one for
+// every refresh.
+package progress
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Meter shows progress. Update may be called from any goroutine, and after
+// Close, when it does nothing. Close takes a bar away again and waits for what
+// draws it; it is idempotent.
+type Meter interface {
+	Update(p dataset.Progress)
+	Close()
+}
+
+// None shows nothing.
+type None struct{}
+
+// Update does nothing.
+func (None) Update(dataset.Progress) {}
+
+// Close does nothing.
+func (None) Close() {}
+
+// Lines prints a line for every new step, and one for every tenth of a step
+// whose total is known. Make it with NewLines.
+type Lines struct {
+	mu     sync.Mutex
+	w      io.Writer
+	label  string
+	step   string
+	tenth  int64
+	closed bool
+}
+
+// NewLines returns a meter that prints to w, each line beginning with label.
+func NewLines(w io.Writer, label string) *Lines { return &Lines{w: w, label: label} }
+
+// Update prints a line when there is something new to say.
+func (l *Lines) Update(p dataset.Progress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || p.Step == "" {
+		return
+	}
+	tenth := int64(0)
+	if p.Total > 0 {
+		tenth = min(10, int64(10*float64(p.Done)/float64(p.Total)))
+	}
+	if p.Step == l.step && tenth <= l.tenth {
+		return
+	}
+	l.step, l.tenth = p.Step, tenth
+	line := l.label + ": " + p.Step
+	if p.Total > 0 {
+		line += fmt.Sprintf(" %d%% (%s of %s)", 10*tenth, dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
+	}
+	// Progress is a courtesy: that nobody can read it must not end the work.
+	_, _ = fmt.Fprintln(l.w, show.Clean(line))
+}
+
+// Close ends the lines.
+func (l *Lines) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+}
+
+// Reader passes r on and tells the meter how many bytes went by. Read calls
+// must not overlap.
+type Reader struct {
+	R     io.Reader
+	Meter Meter
+	At    dataset.Progress
+}
+
+// Read reads from R.
+func (r *Reader) Read(b []byte) (int, error) {
+	n, err := r.R.Read(b)
+	r.At.Done += int64(n)
+	r.Meter.Update(r.At)
+	return n, err
+}
+
+// Writer passes what is written on to W and tells the meter how many bytes went
+// by. Write calls must not overlap.
+type Writer struct {
+	W     io.Writer
+	Meter Meter
+	At    dataset.Progress
+}
+
+// Write writes to W.
+func (w *Writer) Write(b []byte) (int, error) {
+	n, err := w.W.Write(b)
+	w.At.Done += int64(n)
+	w.Meter.Update(w.At)
+	return n, err
+}

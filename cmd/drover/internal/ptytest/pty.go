@@ -1,0 +1,68 @@
+// Package ptytest gives tests a real terminal to write to.
+package ptytest
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Terminal is a pseudo-terminal of 80 columns (pty(7), ioctl_tty(2)). What the
+// program under test writes to File reaches Screen; what the test writes with
+// Type, the program reads from File. Not safe for concurrent use.
+type Terminal struct {
+	File   *os.File
+	master *os.File
+	screen chan string
+}
+
+// Open makes a terminal that goes away with the test.
+func Open(t testing.TB) *Terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Terminal{master: master, screen: make(chan string, 1)}
+	t.Cleanup(func() { p.Screen(); master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.File, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 25, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		b, _ := io.ReadAll(master) // ends with EIO when File is closed
+		p.screen <- string(b)
+	}()
+	return p
+}
+
+// Type is what a person types.
+func (p *Terminal) Type(t testing.TB, s string) {
+	t.Helper()
+	if _, err := p.master.WriteString(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Screen closes File and returns all that was written to it, and what was typed
+// too, as a terminal echoes that. A second call returns nothing.
+func (p *Terminal) Screen() string {
+	if p.File == nil {
+		return ""
+	}
+	p.File.Close()
+	p.File = nil
+	return <-p.screen
+}

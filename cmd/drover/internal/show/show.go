@@ -1,0 +1,116 @@
+// Package show lays out what the drover command says: tables and forms for
+// people, JSON for programs. It writes to the writer it is given and nowhere
+// else, and whatever comes from outside is cleaned of control characters
+// first, so that a snapshot's message cannot drive the reader's terminal.
+package show
+
+import (
+	"encoding/json"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/docker/go-units"
+	"github.com/google/uuid"
+)
+
+// JSON writes v indented, ending with a newline; a nil slice is written as [].
+func JSON[T any](w io.Writer, v T) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// List writes items as a JSON array: [] when there are none.
+func List[T any](w io.Writer, items []T) error {
+	return JSON(w, append([]T{}, items...))
+}
+
+// Line writes v as one line of JSON, for streams.
+func Line(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// Clean returns s on one line with everything that is not printable spelt out
+// as Go would: \n, \x1b, \u202e.
+func Clean(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			b.WriteString(`\x` + strconv.FormatUint(uint64(s[0]), 16))
+		case !unicode.IsPrint(r):
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		default:
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// Ago says how long before now t was, or how long after: "3 days ago", "in 2
+// hours". The zero time is "-".
+func Ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if d := t.Sub(now); d > 0 {
+		return "in " + strings.ToLower(units.HumanDuration(d))
+	}
+	return strings.ToLower(units.HumanDuration(now.Sub(t))) + " ago"
+}
+
+// When says a time both ways: as a date in the zone of now and relative to it.
+func When(now, t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.In(now.Location()).Format("2006-01-02 15:04:05 MST") + " (" + Ago(now, t) + ")"
+}
+
+// ShortLength is how much of a UUID is shown at least: what is copied into
+// @snapshot-.
+const ShortLength = 8
+
+// Shorten returns a function that gives the first eight characters of each of
+// the UUIDs, or as many more as tell it from all the others of them.
+func Shorten(ids []uuid.UUID) func(uuid.UUID) string {
+	sorted := slices.Clone(ids)
+	slices.SortFunc(sorted, func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) })
+	sorted = slices.Compact(sorted)
+	short := make(map[uuid.UUID]string, len(sorted))
+	for i, id := range sorted {
+		n := ShortLength
+		if i > 0 {
+			n = max(n, common(id.String(), sorted[i-1].String())+1)
+		}
+		if i+1 < len(sorted) {
+			n = max(n, common(id.String(), sorted[i+1].String())+1)
+		}
+		short[id] = id.String()[:n]
+	}
+	return func(id uuid.UUID) string {
+		if s, ok := short[id]; ok {
+			return s
+		}
+		return id.String()
+	}
+}
+
+func common(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
