@@ -75,6 +75,7 @@ type Agent struct {
 	activated  time.Time // when the generation began; zero: not since the agent started
 	running    map[uuid.UUID]*running
 	scratch    map[uuid.UUID]bool // clones that exports read
+	news       map[uuid.UUID]bool // datasets that control is to hear of
 
 	beat chan struct{} // wakes the heartbeat
 	ctx  context.Context
@@ -93,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
+		incarnation: uuid.New(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.jobs = newJobs(a.ctx, &a.wg)

@@ -24,21 +24,7 @@ type running struct {
 // carryOut does what an operation says and has control put the outcome on
 // record. It can be called again for the same operation after a crash: each act
 // is idempotent by the UUIDs in it.
-func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (api.Committed, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	jb.begin(op)
-	a.mu.Lock()
-	a.running[op.ID] = &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
-	a.mu.Unlock()
-	defer func() {
-		a.mu.Lock()
-		delete(a.running, op.ID)
-		a.mu.Unlock()
-	}()
-	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, op) })
-	defer stop()
-
+func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (out api.Committed, err error) {
 	act, known := map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
@@ -46,9 +32,12 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ap
 		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge,
 	}[op.Kind]
 	if !known {
-		return api.Committed{}, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+		return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
 	}
-	out, err := act(ctx, jb, &op)
+	err = a.under(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
+		out, err = act(ctx, jb, op)
+		return err
+	})
 	if err != nil {
 		return out, err
 	}
@@ -56,8 +45,36 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ap
 		a.cache.apply(*out.Dataset, out.Index)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
-	a.wake()
+	a.changed(op.DatasetID)
 	return out, nil
+}
+
+// under runs do as an operation that can be seen, cancelled and, when it takes
+// long, found on record; the failure of one on record goes on record as well.
+func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do func(context.Context, *dataset.Operation) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	jb.begin(op)
+	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
+	a.mu.Lock()
+	a.running[op.ID] = r
+	a.mu.Unlock()
+	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, op) })
+	err := do(ctx, &op)
+	stop()
+	a.mu.Lock()
+	delete(a.running, op.ID)
+	recorded := r.recorded
+	a.mu.Unlock()
+	if err == nil || !recorded || a.ctx.Err() != nil {
+		return err // an agent that stops leaves its operations to its next start
+	}
+	op.Problem = dataset.ProblemOf(err)
+	_, rerr := a.commit(context.WithoutCancel(ctx), &op)
+	if errors.Is(rerr, dataset.ErrCancelled) {
+		rerr = nil
+	}
+	return errors.Join(err, rerr)
 }
 
 // putOnRecord makes long work an operation that people can watch.
@@ -84,6 +101,8 @@ func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committe
 		select {
 		case <-ctx.Done():
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-a.ctx.Done():
+			return out, err
 		case <-a.Clock.After(a.Limits.Retry):
 		}
 	}

@@ -149,6 +149,7 @@ func (a *Agent) resume(op dataset.Operation) {
 	}
 	a.mu.Unlock()
 	if r == nil {
+		op.State = dataset.OpRunning
 		a.background("op/"+op.ID.String(), op)
 	}
 }

@@ -14,8 +14,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// wake has the heartbeat come now.
-func (a *Agent) wake() {
+// changed has the next heartbeat, which comes at once, tell of a dataset.
+func (a *Agent) changed(id uuid.UUID) {
+	a.mu.Lock()
+	a.news[id] = true
+	a.mu.Unlock()
 	select {
 	case a.beat <- struct{}{}:
 	default:
@@ -25,33 +28,39 @@ func (a *Agent) wake() {
 // settleTime lets changes that come together go out together.
 const settleTime = 50 * time.Millisecond
 
-// heartbeats tells control what this node sees, at its pace and when something
-// changed, and does the rounds that mend what requests could not.
+// heartbeats tells control what this node sees: what changed soon after, and all
+// of it now and then, when it also mends what requests could not.
 func (a *Agent) heartbeats() {
-	last := map[uuid.UUID]dataset.DatasetStatus{}
+	told := map[uuid.UUID]dataset.DatasetStatus{}
+	round := a.Clock.After(0)
 	for {
-		round := a.Clock.After(a.Limits.Heartbeat)
-		rounds := false
 		select {
 		case <-a.ctx.Done():
 			return
 		case <-round:
-			rounds = true
+			round = a.Clock.After(a.Limits.Heartbeat)
+			a.rounds(a.ctx)
+			a.tell(a.ctx, told, append(a.mountedIDs(), slices.Collect(maps.Keys(told))...))
+			if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
+				a.Log.WithError(err).Error("the agent's copy of its records was not written")
+			}
 		case <-a.beat:
 			select {
 			case <-a.ctx.Done():
 				return
 			case <-a.Clock.After(settleTime):
 			}
-		}
-		if rounds {
-			a.rounds(a.ctx)
-		}
-		a.tell(a.ctx, last)
-		if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
-			a.Log.WithError(err).Error("the agent's copy of its records was not written")
+			a.tell(a.ctx, told, a.takeNews())
 		}
 	}
+}
+
+func (a *Agent) takeNews() []uuid.UUID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ids := slices.Collect(maps.Keys(a.news))
+	clear(a.news)
+	return ids
 }
 
 // rounds mends what has to be looked at now and then.
@@ -65,33 +74,29 @@ func (a *Agent) rounds(ctx context.Context) {
 	a.verifyUses(ctx)
 }
 
-// tell sends what changed since the last time.
-func (a *Agent) tell(ctx context.Context, last map[uuid.UUID]dataset.DatasetStatus) {
+// tell sends the status of those datasets that is another than was told.
+func (a *Agent) tell(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
 	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Operations: a.jobs.running()}
-	now := map[uuid.UUID]dataset.DatasetStatus{}
-	for _, id := range a.mountedIDs() {
-		if d, ok := a.cache.dataset(id); ok {
-			now[id] = a.datasetStatus(ctx, d)
+	for _, id := range ids {
+		d, ok := a.cache.dataset(id)
+		if !ok {
+			delete(told, id)
+			continue
 		}
-	}
-	for id := range last {
-		if _, still := now[id]; !still {
-			if d, ok := a.cache.dataset(id); ok {
-				st := a.datasetStatus(ctx, d)
-				h.Datasets = append(h.Datasets, st)
-			}
-		}
-	}
-	for id, st := range now {
-		if old, ok := last[id]; !ok || !sameStatus(old, st) {
+		st := a.datasetStatus(ctx, d)
+		if old, was := told[id]; !was || !sameStatus(old, st) {
 			h.Datasets = append(h.Datasets, st)
 		}
 	}
-	if err := a.Control.Heartbeat(ctx, a.node, h); err != nil {
+	if a.Control.Heartbeat(ctx, a.node, h) != nil {
 		return // follow says that control is away; once is enough
 	}
-	clear(last)
-	maps.Copy(last, now)
+	for _, st := range h.Datasets {
+		told[st.ID] = st
+		if !st.Mounted {
+			delete(told, st.ID)
+		}
+	}
 }
 
 func sameStatus(x, y dataset.DatasetStatus) bool {

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/steps"
@@ -106,22 +105,14 @@ func (a *Agent) purgeLater(d dataset.Dataset) {
 	a.background("purge/"+d.ID.String(), op)
 }
 
-// background carries an operation out as a job of its own and reports its
-// failure to control when it is on record there.
+// background carries an operation out as a job of its own.
 func (a *Agent) background(key string, op dataset.Operation) {
 	a.jobs.start(key, func(ctx context.Context, jb *job) error {
 		_, err := a.carryOut(ctx, jb, op)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err != nil && ctx.Err() == nil {
+			a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Error("operation failed")
 		}
-		a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Error("operation failed")
-		op.Problem = dataset.ProblemOf(err)
-		if _, known := a.known(ctx, op.ID); known {
-			op.Incarnation = a.incarnation
-			_, cerr := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
-			return cerr
-		}
-		return nil
+		return nil // nobody waits for it
 	})
 }
 

@@ -78,7 +78,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	learn()
 	a.unidle(d.ID)
 	steps.At("mount.recorded")
-	a.wake()
+	a.changed(d.ID)
 	return path, nil
 }
 
@@ -255,7 +255,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 		return false, fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	}
 	steps.At("unmount.recorded")
-	a.wake()
+	a.changed(d.ID)
 	return len(r.IDs) == 0, nil
 }
 
@@ -286,7 +286,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.log(d).WithField("path", path).Info("unmounted")
 	}
 	a.unidle(d.ID)
-	a.wake()
+	a.changed(d.ID)
 	steps.At("unmount.unmounted")
 	return nil
 }

@@ -123,17 +123,19 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		return *plan.Done, nil
 	}
 	op := *plan.Operation
-	var out api.Committed
+	var out api.Committed // read only when the job has ended well
 	_, err = a.jobs.do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *job) error {
 		// The archive comes with the request: it ends with it.
 		jctx, cancel := context.WithCancel(jctx)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
-		jb.begin(op)
-		out, err = a.importInto(jctx, jb, &op, func(root *os.File) error { return tree.ReadTar(jctx, r, root) })
-		return err
+		return a.under(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
+			c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return tree.ReadTar(jctx, r, root) })
+			out = c
+			return err
+		})
 	})
-	if err != nil || out.Dataset == nil {
+	if err != nil {
 		return dataset.Dataset{}, err
 	}
 	if out.Lost {

@@ -161,17 +161,18 @@ func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]str
 
 // makeVolume carries out a request that makes a volume: one at a time for each
 // name; whoever waited asks again, and finds it made, or is refused.
-func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d dataset.Dataset, err error) {
+func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (dataset.Dataset, error) {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
 	for {
-		var made dataset.Dataset
+		var made dataset.Dataset // read only when the job has ended well
 		joined, err := a.jobs.do(ctx, "name/"+name, what, func(ctx context.Context, jb *job) error {
-			made, err = a.makeOnce(ctx, jb, req)
+			d, err := a.makeOnce(ctx, jb, req)
+			made = d
 			return err
 		})
 		switch {
 		case errors.Is(err, dataset.ErrPending):
-			return d, err
+			return dataset.Dataset{}, err
 		case joined:
 			plan, perr := a.Control.Plan(ctx, a.node, req)
 			if perr != nil || plan.Done != nil {
@@ -179,7 +180,7 @@ func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d
 			}
 		case errors.Is(err, errLost):
 		case err != nil:
-			return d, err
+			return dataset.Dataset{}, err
 		default:
 			return made, a.learn(ctx, made, req)
 		}
@@ -206,6 +207,9 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 	}
 	if plan.Done != nil {
 		return *plan.Done, nil
+	}
+	if plan.Operation.Node != a.node {
+		return d, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool is on node %s (drover volume create makes it there)", plan.Operation.Volume, plan.Operation.Node)
 	}
 	out, err := a.carryOut(ctx, jb, *plan.Operation)
 	if err != nil {
@@ -254,7 +258,7 @@ func (a *Agent) spelt(d dataset.Dataset, spelling string) (values map[string]any
 // uses another. It refuses while the volume is mounted, whoever asks.
 func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	d, err := a.find(ctx, spelling)
-	if errors.Is(err, dataset.ErrNotFound) {
+	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
 		return nil
 	}
 	if err != nil {
@@ -276,28 +280,23 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 		a.cache.setUsed(d.Volume, r)
 		return nil
 	}
-	_, err = a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume})
-	return err
+	return a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume})
 }
 
 // perform plans a request for an existing volume and carries it out here.
-func (a *Agent) perform(ctx context.Context, req api.Request) (out api.Committed, err error) {
+func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	req.ID = uuid.New()
-	_, err = a.jobs.do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *job) error {
+	_, err := a.jobs.do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *job) error {
 		jb.step("planning")
 		plan, err := a.Control.Plan(ctx, a.node, req)
-		if err != nil {
+		if err != nil || plan.Done != nil {
 			return err
 		}
-		if plan.Done != nil {
-			out.Dataset = plan.Done
-			return nil
-		}
-		out, err = a.carryOut(ctx, jb, *plan.Operation)
+		_, err = a.carryOut(ctx, jb, *plan.Operation)
 		return err
 	})
-	return out, err
+	return err
 }
 
 // Activated begins a new generation of the engine: the mount IDs of older ones
@@ -311,7 +310,6 @@ func (a *Agent) Activated(ctx context.Context) {
 	if err := a.state.put(ctx, map[string]any{"engine": engineRecord{Generation: gen}}); err != nil {
 		a.Log.WithError(err).Error("the engine's new generation was not put on disk")
 	}
-	a.wake()
 }
 
 // Help is what docker volume create -o help shows.
