@@ -1,0 +1,60 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Register presents a node.
+func (c *Client) Register(ctx context.Context, r Registration) error {
+	return c.tell(ctx, node(r.Node.ID, "/register", r))
+}
+
+// Plan asks for the decision on a request.
+func (c *Client) Plan(ctx context.Context, id uuid.UUID, req Request) (Plan, error) {
+	return ask[Plan](ctx, c, node(id, "/plan", req))
+}
+
+// Commit puts the outcome of an operation on record.
+func (c *Client) Commit(ctx context.Context, id uuid.UUID, r Report) (Committed, error) {
+	return ask[Committed](ctx, c, node(id, "/commit", r))
+}
+
+// Record puts an operation on record as running.
+func (c *Client) Record(ctx context.Context, id uuid.UUID, r Report) error {
+	return c.tell(ctx, node(id, "/record", r))
+}
+
+// Sync waits for changes as Nodes says, ten minutes at most.
+func (c *Client) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Duration) (Sync, error) {
+	k := node(id, "/sync", nil)
+	k.method = http.MethodGet
+	k.query = query("wait", waitFor(wait))
+	if rev != 0 {
+		k.query.Set("rev", strconv.FormatUint(rev, 10))
+	}
+	return ask[Sync](ctx, c, k)
+}
+
+// Heartbeat says what the node sees.
+func (c *Client) Heartbeat(ctx context.Context, id uuid.UUID, h Heartbeat) error {
+	return c.tell(ctx, node(id, "/heartbeat", h))
+}
+
+// Rebuild brings back what was found.
+func (c *Client) Rebuild(ctx context.Context, id uuid.UUID, found []Found) ([]Rebuilt, error) {
+	if found == nil {
+		found = []Found{}
+	}
+	l, err := ask[List[Rebuilt]](ctx, c, node(id, "/rebuild", found))
+	return l.Items, err
+}
+
+// node is a call for a node: all of them can be made twice.
+func node(id uuid.UUID, what string, body any) call {
+	return call{method: http.MethodPost, path: "/v1/nodes/" + id.String() + what, body: body, again: true}
+}

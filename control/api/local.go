@@ -1,0 +1,93 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// AdoptPool asks for a pool that lies somewhere.
+type AdoptPool struct {
+	Path string `json:"path" doc:"where the pool lies"`
+}
+
+// Adopted is a pool and what was found in it.
+type Adopted struct {
+	Pool    dataset.Pool `json:"pool"`
+	Rebuilt []Rebuilt    `json:"rebuilt"`
+}
+
+func (h handlers) pools() {
+	add(h, get("/v1/pools", "list-pools", "pools", "List the pools"),
+		func(ctx context.Context, _ *struct{}) (*answer[List[Pool]], error) {
+			return all(h.Service.Pools(ctx))
+		})
+	add(h, post("/v1/pools", "create-pool", "pools", "Make a pool on this host", ""),
+		func(ctx context.Context, in *struct{ Body NewPool }) (*answer[dataset.Pool], error) {
+			return reply(h.Local.CreatePool(ctx, in.Body))
+		})
+	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host", "What is in it gets its names again."),
+		func(ctx context.Context, in *struct{ Body AdoptPool }) (*answer[Adopted], error) {
+			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
+			if rebuilt == nil {
+				rebuilt = []Rebuilt{}
+			}
+			return reply(Adopted{Pool: pool, Rebuilt: rebuilt}, err)
+		})
+}
+
+func (h handlers) local() {
+	add(h, get("/v1/doctor", "doctor", "host", "Say what works on this host, what does not and why"),
+		func(ctx context.Context, _ *struct{}) (*answer[List[Finding]], error) {
+			return all(h.Local.Doctor(ctx))
+		})
+	add(h, del("/v1/doctor/{dataset}", "collect", "host", "Destroy one thing that the store does not know",
+		"Doctor lists them. There is no other way in which Drover destroys what it does not know."),
+		func(ctx context.Context, in *struct {
+			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
+		}) (*struct{}, error) {
+			return nil, h.Local.Collect(ctx, in.Dataset)
+		})
+	add(h, post("/v1/store/rebuild", "rebuild-store", "host", "Bring back the names from what lies in this host's pools", ""),
+		func(ctx context.Context, _ *struct{}) (*answer[List[Rebuilt]], error) {
+			return all(h.Local.RebuildStore(ctx))
+		})
+}
+
+// absent stands for the agent, or the store, that a process does not have.
+type absent struct{}
+
+var (
+	_ Local  = absent{}
+	_ Backup = absent{}
+)
+
+func (absent) err() error {
+	return dataset.Errorf(dataset.ErrUnsupported, "this drover has no part in any host (ask the one that runs on the host in question)")
+}
+
+func (a absent) Doctor(context.Context) ([]Finding, error)          { return nil, a.err() }
+func (a absent) Collect(context.Context, uuid.UUID) error           { return a.err() }
+func (a absent) RebuildStore(context.Context) ([]Rebuilt, error)    { return nil, a.err() }
+func (a absent) Diff(context.Context, string, string) (Diff, error) { return Diff{}, a.err() }
+
+func (a absent) CreatePool(context.Context, NewPool) (dataset.Pool, error) {
+	return dataset.Pool{}, a.err()
+}
+
+func (a absent) AdoptPool(context.Context, string) (dataset.Pool, []Rebuilt, error) {
+	return dataset.Pool{}, nil, a.err()
+}
+
+func (a absent) Export(context.Context, string, string, io.Writer) error { return a.err() }
+
+func (a absent) Import(context.Context, Request, io.Reader) (dataset.Dataset, error) {
+	return dataset.Dataset{}, a.err()
+}
+
+func (absent) Backup(context.Context, io.Writer) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "this drover's store cannot be copied from here")
+}

@@ -1,0 +1,105 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// NodeParam names a node in a path.
+type NodeParam struct {
+	Node uuid.UUID `path:"node" doc:"the node's UUID"`
+}
+
+// Bodies of agents that report all they have are larger than those of people:
+// some 80,000 datasets in a heartbeat, some 100,000 records in a rebuild.
+const (
+	maxHeartbeat = 16 << 20
+	maxRebuild   = 256 << 20
+)
+
+func (h handlers) nodes() {
+	add(h, get("/v1/nodes", "list-nodes", "nodes", "List the nodes"),
+		func(ctx context.Context, _ *struct{}) (*answer[List[dataset.Node]], error) {
+			return all(h.Service.NodeList(ctx))
+		})
+	add(h, agents("register", "register-node", "Present a node and its pools"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Registration
+		}) (*struct{}, error) {
+			if in.Body.Node.ID != in.Node {
+				return nil, dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s", in.Body.Node.ID, in.Node)
+			}
+			return nil, h.Service.Register(ctx, in.Body)
+		})
+	add(h, agents("plan", "plan", "Decide on a request that the node will carry out"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Request
+		}) (*answer[Plan], error) {
+			return reply(h.Service.Plan(ctx, in.Node, in.Body))
+		})
+	add(h, agents("commit", "commit", "Put the outcome of an operation on record"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Report
+		}) (*answer[Committed], error) {
+			return reply(h.Service.Commit(ctx, in.Node, in.Body))
+		})
+	add(h, agents("record", "record", "Put an operation on record as running"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Report
+		}) (*struct{}, error) {
+			return nil, h.Service.Record(ctx, in.Node, in.Body)
+		})
+	h.feeds()
+}
+
+// feeds are the endpoints by which an agent and control keep up with each other.
+func (h handlers) feeds() {
+	sync := agents("sync", "sync", "Wait for what changes for the node")
+	sync.Method = http.MethodGet
+	add(h, sync, func(ctx context.Context, in *struct {
+		NodeParam
+		Rev  uint64 `query:"rev" doc:"what changed after this revision; left out: everything, at once"`
+		Wait string `query:"wait" doc:"for at most so long" example:"30s"`
+	}) (*answer[Sync], error) {
+		wait, err := parseWait(in.Wait)
+		if err != nil {
+			return nil, err
+		}
+		ctx, end := waiting(ctx)
+		s, err := h.Service.Sync(ctx, in.Node, in.Rev, wait)
+		return reply(s, end(err))
+	})
+	heartbeat := agents("heartbeat", "heartbeat", "Say what the node sees")
+	heartbeat.MaxBodyBytes = maxHeartbeat
+	add(h, heartbeat, func(ctx context.Context, in *struct {
+		NodeParam
+		Body Heartbeat
+	}) (*struct{}, error) {
+		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
+	})
+	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
+	rebuild.MaxBodyBytes = maxRebuild
+	add(h, rebuild, func(ctx context.Context, in *struct {
+		NodeParam
+		Body []Found
+	}) (*answer[List[Rebuilt]], error) {
+		return all(h.Service.Rebuild(ctx, in.Node, in.Body))
+	})
+}
+
+// agents is an endpoint for agents. They are programs of this module, so the
+// decoder alone looks at their bodies: the schema would cost more than the call.
+func agents(what, id, summary string) huma.Operation {
+	op := post("/v1/nodes/{node}/"+what, id, "agents", summary, "")
+	op.SkipValidateBody = true
+	return op
+}

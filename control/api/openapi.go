@@ -1,0 +1,94 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+//go:generate go test -run TestOpenAPIIsKept -update .
+
+// OpenAPI returns the document that describes the API, as YAML and always the
+// same: what docs/openapi.yaml holds. After a change of the API run
+//
+//	go generate ./control/api
+func OpenAPI() ([]byte, error) {
+	return register(http.NewServeMux(), Deps{}).yaml()
+}
+
+// describe returns the document without its endpoints.
+func describe() *huma.OpenAPI {
+	return &huma.OpenAPI{
+		OpenAPI: "3.1.0",
+		Info: &huma.Info{
+			Title: "Drover", Version: "1",
+			Description: "Named, portable data for containers. Served on a unix socket; errors are problem details (RFC 9457) " +
+				"with a stable code; lists are paged. Whatever changes something becomes an operation and can be asked again " +
+				"with the same ID.",
+			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+		},
+		Components: &huma.Components{Schemas: registry()},
+		Tags: []*huma.Tag{
+			{Name: "volumes", Description: "Names that people give, each for one dataset"},
+			{Name: "snapshots", Description: "Points in time, and copies that start as one"},
+			{Name: "trash", Description: "Datasets whose name was deleted"},
+			{Name: "profiles", Description: "Named sets of choices"},
+			{Name: "pools", Description: "Places that keep datasets"},
+			{Name: "operations", Description: "Work on record, and what happens"},
+			{Name: "nodes", Description: "Hosts"},
+			{Name: "host", Description: "What the agent of this host answers by itself"},
+			{Name: "agents", Description: "What agents ask control for, each for its own node"},
+		},
+	}
+}
+
+// document is the description of the endpoints, rendered when first asked for.
+type document struct {
+	json, yaml func() ([]byte, error)
+}
+
+func newDocument(doc *huma.OpenAPI) *document {
+	for name, text := range map[string]string{
+		"Problem":       "An error, as RFC 9457 problem details",
+		"ProblemRecord": "An error on record",
+		"Volume":        "A volume, or a dataset in the trash, as people see it",
+		"Dataset":       "What holds the bytes of a volume",
+		"Snapshot":      "An immutable point in time of a dataset",
+		"Operation":     "One piece of work on record",
+		"Outcome":       "What a request came to. Without an operation nothing had to be done",
+		"Profile":       "A named set of choices, resolved",
+		"Pool":          "A pool as people see it",
+		"PoolRecord":    "A place on one node where a backend keeps datasets",
+		"Node":          "A host",
+		"Lease":         "The right of a node to have a dataset mounted for writing",
+		"DatasetStatus": "What a node's agent sees of a dataset now",
+		"PoolStatus":    "What a node's agent sees of a pool now",
+		"Request":       "A change that is asked for. Which fields count depends on the kind",
+		"Event":         "One thing that happened",
+		"Finding":       "One line of doctor",
+		"Rebuilt":       "What became of one dataset that was found in a pool",
+		"Diff":          "By how much two points in time of a volume differ",
+	} {
+		if s := doc.Components.Schemas.Map()[name]; s != nil {
+			s.Description = text
+		}
+	}
+	return &document{
+		json: sync.OnceValues(func() ([]byte, error) { return json.Marshal(doc) }),
+		yaml: sync.OnceValues(doc.YAML),
+	}
+}
+
+func (d *document) serve(contentType string, render func() ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		text, err := render()
+		if err != nil {
+			ProblemOf(err).write(w)
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		_, _ = w.Write(text) // who asked may be gone
+	}
+}

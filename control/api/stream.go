@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// An archive that breaks off must not look whole. Once bytes have been sent the
+// status cannot say so any more. A peer that asked for trailers (TE: trailers)
+// is told there how it ended; for any other the connection is broken.
+const (
+	codeTrailer   = "Drover-Code" // codeOK, or a problem's code
+	detailTrailer = "Drover-Detail"
+	codeOK        = "ok"
+)
+
+// Bytes is an answer that is no JSON.
+type Bytes struct {
+	Body func(huma.Context)
+}
+
+func (h handlers) transfers() {
+	add(h, download("/v1/volumes/{volume}/export", "export-volume", "volumes", "Read a volume as a tar archive", "application/x-tar"),
+		func(_ context.Context, in *struct {
+			VolumeParam
+			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
+		}) (*Bytes, error) {
+			return stream("application/x-tar", func(ctx context.Context, w io.Writer) error {
+				return h.Local.Export(ctx, in.Volume, in.Snapshot, w)
+			}), nil
+		})
+	add(h, download("/v1/store/backup", "backup-store", "host", "Read a copy of the store", "application/octet-stream"),
+		func(context.Context, *struct{}) (*Bytes, error) {
+			return stream("application/octet-stream", func(ctx context.Context, w io.Writer) error {
+				return h.Backup.Backup(ctx, w)
+			}), nil
+		})
+	upload := post("/v1/volumes/{volume}/upload", "upload-volume", "volumes", "Create a volume from a tar archive",
+		"The volume is named by the spec that it is to have. The archive may be of any size.")
+	upload.RequestBody = &huma.RequestBody{Required: true, Content: binary("application/x-tar")}
+	add(h, upload, func(ctx context.Context, in *uploadInput) (*answer[dataset.Dataset], error) {
+		req := in.request(dataset.OpImport)
+		req.Volume = in.Volume
+		for _, o := range in.Options {
+			key, value, ok := strings.Cut(o, "=")
+			if !ok {
+				return nil, dataset.Errorf(dataset.ErrInvalid, "bad option %q: want KEY=VALUE", clip(o))
+			}
+			if req.Options == nil {
+				req.Options = map[string]string{}
+			}
+			req.Options[key] = value
+		}
+		return reply(h.Local.Import(ctx, req, in.archive))
+	})
+}
+
+type uploadInput struct {
+	OperationParam
+	VolumeParam
+	Options []string `query:"o,explode" doc:"KEY=VALUE, as with docker volume create -o; may be said again"`
+	archive io.Reader
+}
+
+// Resolve takes hold of the body, which huma would read into memory.
+func (in *uploadInput) Resolve(ctx huma.Context) []error {
+	in.archive = ctx.BodyReader()
+	return nil
+}
+
+func download(path, id, tag, summary, contentType string) huma.Operation {
+	op := get(path, id, tag, summary)
+	op.Description = "Ends with trailers where they are asked for (TE: trailers): " + codeTrailer + " is " + codeOK +
+		", or the code of the problem that " + detailTrailer + " tells, percent-encoded. " +
+		"Without, the connection breaks where the archive does."
+	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: binary(contentType)}}
+	return op
+}
+
+func binary(contentType string) map[string]*huma.MediaType {
+	return map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}
+}
+
+// stream answers with the bytes that write writes. Until the first of them an
+// error is a plain problem.
+func stream(contentType string, write func(context.Context, io.Writer) error) *Bytes {
+	return &Bytes{Body: func(hc huma.Context) {
+		r, w := humago.Unwrap(hc)
+		out := &streamWriter{w: w, contentType: contentType, trailers: wantsTrailers(r)}
+		out.end(write(r.Context(), out))
+	}}
+}
+
+func wantsTrailers(r *http.Request) bool {
+	for _, v := range r.Header.Values("TE") {
+		if strings.Contains(strings.ToLower(v), "trailers") {
+			return true
+		}
+	}
+	return false
+}
+
+type streamWriter struct {
+	w           http.ResponseWriter
+	contentType string
+	trailers    bool
+	begun       bool
+}
+
+func (s *streamWriter) begin() {
+	if s.begun {
+		return
+	}
+	s.begun = true
+	s.w.Header().Set("Content-Type", s.contentType)
+	if s.trailers {
+		s.w.Header().Set("Trailer", codeTrailer+", "+detailTrailer)
+	}
+	s.w.WriteHeader(http.StatusOK)
+}
+
+func (s *streamWriter) Write(b []byte) (int, error) {
+	s.begin()
+	return s.w.Write(b)
+}
+
+func (s *streamWriter) end(err error) {
+	if err != nil && !s.begun {
+		ProblemOf(err).write(s.w)
+		return
+	}
+	s.begin()
+	switch {
+	case err == nil && s.trailers:
+		s.w.Header().Set(codeTrailer, codeOK)
+	case err != nil && s.trailers:
+		p := ProblemOf(err)
+		s.w.Header().Set(codeTrailer, p.Code)
+		s.w.Header().Set(detailTrailer, url.PathEscape(p.Detail))
+	case err != nil:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// ended returns the error that the trailers of an answer tell of, and one when
+// there are none: then nobody knows whether the bytes are all there were.
+func ended(h http.Header) error {
+	code := h.Get(codeTrailer)
+	switch code {
+	case codeOK:
+		return nil
+	case "":
+		return dataset.Errorf(dataset.ErrUnavailable, "the answer broke off (what has arrived is not the whole)")
+	}
+	detail, err := url.PathUnescape(h.Get(detailTrailer))
+	if err != nil {
+		detail = h.Get(detailTrailer)
+	}
+	return (&Problem{Code: code, Detail: detail}).Err()
+}

@@ -1,0 +1,272 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestArchivesStream: more than any buffer between goes out while it is written,
+// and in while it is read.
+func TestArchivesStream(t *testing.T) {
+	f := newFake()
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	f.stream = func(_ context.Context, w io.Writer) error { _, err := w.Write(want); return err }
+	var uploaded []byte
+	f.upload = func(_ context.Context, r io.Reader) (err error) { uploaded, err = io.ReadAll(r); return err }
+	transports(t, Deps{Service: f, Local: f, Backup: f}, func(t *testing.T, c *Client) {
+		var got bytes.Buffer
+		if err := c.Export(soon(t), "db", "", &got); err != nil || !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("export: %v, %d bytes", err, got.Len())
+		}
+		got.Reset()
+		if err := c.Backup(soon(t), &got); err != nil || !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("backup: %v, %d bytes", err, got.Len())
+		}
+		if _, err := c.Import(soon(t), Request{Volume: "db"}, bytes.NewReader(want)); err != nil || !bytes.Equal(uploaded, want) {
+			t.Errorf("import: %v, %d bytes", err, len(uploaded))
+		}
+	})
+}
+
+// The handler writes no faster than the caller reads: the whole archive is
+// never in memory.
+func TestArchiveIsNotBuffered(t *testing.T) {
+	f := newFake()
+	f.stream = func(ctx context.Context, w io.Writer) error { _, err := io.Copy(w, &endless{}); return err }
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		enough := errors.New("enough")
+		n := 0
+		err := c.Export(soon(t), "db", "", writerFunc(func(b []byte) (int, error) {
+			if n += len(b); n > 8<<20 {
+				return 0, enough
+			}
+			return len(b), nil
+		}))
+		if err != enough {
+			t.Error(err)
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// TestArchiveBreaksOff: an error after the first bytes arrives with kind and
+// text where trailers are asked for, and breaks the connection where not.
+func TestArchiveBreaksOff(t *testing.T) {
+	f := newFake()
+	failure := dataset.Errorf(dataset.ErrCorrupt, "file %q: ä checksum differs 100%%", "a b")
+	f.stream = func(_ context.Context, w io.Writer) error { _, _ = w.Write(make([]byte, 100_000)); return failure }
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		var got bytes.Buffer
+		err := c.Export(soon(t), "db", "", &got)
+		if dataset.KindOf(err) != dataset.ErrCorrupt || err.Error() != failure.Error() {
+			t.Error(err)
+		}
+		req, _ := call{method: "GET", path: "/v1/volumes/db/export"}.request(soon(t), c.base)
+		resp, err := c.transport.RoundTrip(req)
+		if err != nil {
+			return // in process the answer of whoever wants no trailers is whole, or none
+		}
+		defer resp.Body.Close()
+		if n, err := io.Copy(io.Discard, resp.Body); err == nil {
+			t.Errorf("%d bytes that look like all there are", n)
+		}
+	})
+}
+
+// An answer that ends well, but without saying so, is not taken for whole.
+func TestArchiveWithoutItsTrailers(t *testing.T) {
+	c, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("half")) }))
+	if err := c.Backup(soon(t), io.Discard); dataset.KindOf(err) != dataset.ErrUnavailable {
+		t.Error(err)
+	}
+}
+
+func TestImportOfABrokenArchive(t *testing.T) {
+	f := newFake()
+	f.upload = func(_ context.Context, r io.Reader) error { _, err := io.ReadAll(r); return err }
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		bad := errors.New("tape is torn")
+		_, err := c.Import(soon(t), Request{Volume: "db"}, io.MultiReader(strings.NewReader("x"), readerFunc(func([]byte) (int, error) { return 0, bad })))
+		if !errors.Is(err, bad) || dataset.KindOf(err) == dataset.ErrUnavailable {
+			t.Error(err)
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// A refusal comes before the archive is spent.
+func TestImportRefused(t *testing.T) {
+	f := newFake()
+	f.err = dataset.Errorf(dataset.ErrExists, "volume db exists")
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		archive := &endless{}
+		_, err := c.Import(soon(t), Request{Volume: "db"}, archive)
+		if dataset.KindOf(err) != dataset.ErrExists || archive.read != 0 {
+			t.Errorf("%v after %d bytes", err, archive.read)
+		}
+	})
+}
+
+func TestEvents(t *testing.T) {
+	f := newFake()
+	var all []Event
+	for i := range 5 {
+		all = append(all, Event{ID: uint64(i + 1), Time: sampleTime, Type: "volume.create", Volume: "a\nb", Dataset: node1, Detail: "ä: data: x\n\n", Labels: map[string]string{"k": "v"}})
+	}
+	f.happened = func(ctx context.Context, after uint64, follow bool, fn func(Event) error) error {
+		for _, e := range all[after:] {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		if follow {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	transports(t, Deps{Service: f}, func(t *testing.T, c *Client) {
+		var got []Event
+		take := func(e Event) error { got = append(got, e); return nil }
+		if err := c.Events(soon(t), 0, false, take); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(all, got); d != "" {
+			t.Error(d)
+		}
+		// It goes on where another stream ended, as they happen, until fn has enough.
+		enough := errors.New("enough")
+		got = nil
+		err := c.Events(soon(t), 2, true, func(e Event) error {
+			if got = append(got, e); len(got) == 2 {
+				return enough
+			}
+			return nil
+		})
+		if d := cmp.Diff(all[2:4], got); d != "" || err != enough {
+			t.Error(err, d)
+		}
+		// And until the context ends.
+		ctx, cancel := context.WithCancel(soon(t))
+		defer cancel()
+		err = c.Events(ctx, 4, true, func(Event) error { cancel(); return nil })
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	// A browser that reconnects says the last ID in a header.
+	c := NewLoopback(Handler(Deps{Service: f}))
+	defer c.Close()
+	resp, err := c.do(soon(t), call{method: "GET", path: "/v1/events", header: http.Header{"Accept": {eventStream}, "Last-Event-Id": {"4"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); strings.Count(string(text), "\ndata: ") != 1 || !strings.HasPrefix(string(text), "id: 5\ndata: {") {
+		t.Errorf("%q", text)
+	}
+}
+
+// Comments, unknown fields and carriage returns of other servers are no events.
+func TestReadEvents(t *testing.T) {
+	var got []uint64
+	err := readEvents(strings.NewReader(": hello\n\nretry: 5\n\nid: 1\nevent: message\ndata:{\"id\":1}\n\ndata: {\"id\":2}\n\ndata: {\"id\":3}"), func(e Event) error {
+		got = append(got, e.ID)
+		return nil
+	})
+	if d := cmp.Diff([]uint64{1, 2}, got); d != "" || err != nil {
+		t.Error(err, d)
+	}
+	for _, bad := range []string{"data: {\n\n", "event: problem\ndata: x\n\n", "data: " + strings.Repeat("x", maxEventLine) + "\n\n"} {
+		if err := readEvents(strings.NewReader(bad), func(Event) error { return nil }); dataset.KindOf(err) != dataset.ErrInternal {
+			t.Error(err)
+		}
+	}
+}
+
+// TestCancel: the end of the caller's context ends the service's, and is what
+// the caller gets.
+func TestCancel(t *testing.T) {
+	f := newFake()
+	ended := make(chan struct{}, 1)
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		for name, call := range map[string]func(context.Context) error{
+			"json":   func(ctx context.Context) error { _, err := c.Sync(ctx, node1, 0, time.Minute); return err },
+			"stream": func(ctx context.Context) error { return c.Export(ctx, "db", "", io.Discard) },
+			"events": func(ctx context.Context) error { return c.Events(ctx, 0, true, func(Event) error { return nil }) },
+		} {
+			ctx, cancel := context.WithCancel(soon(t))
+			f.block = func(served context.Context) error {
+				cancel()
+				<-served.Done()
+				ended <- struct{}{}
+				return served.Err()
+			}
+			if err := call(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			<-ended
+			cancel()
+		}
+	})
+}
+
+// TestShutdown: whoever only waits does not hold up the server, and is told.
+func TestShutdown(t *testing.T) {
+	f := newFake()
+	waiting := make(chan struct{})
+	f.block = func(ctx context.Context) error {
+		waiting <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	for name, call := range map[string]func(context.Context, *Client) error{
+		"sync":      func(ctx context.Context, c *Client) error { _, err := c.Sync(ctx, node1, 0, time.Minute); return err },
+		"operation": func(ctx context.Context, c *Client) error { _, err := c.Operation(ctx, "x", time.Minute); return err },
+		"events": func(ctx context.Context, c *Client) error {
+			return c.Events(ctx, 0, true, func(Event) error { return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, s := overSocket(t, Handler(Deps{Service: f}))
+			result := make(chan error)
+			go func() { result <- call(soon(t), c) }()
+			<-waiting
+			stopped := make(chan error)
+			go func() { stopped <- s.Shutdown(soon(t)) }()
+			if err := <-result; dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "stopping") {
+				t.Error(err)
+			}
+			if err := <-stopped; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A stream that was to follow and ends anyway is an error: the caller would take
+// silence for nothing happening.
+func TestFollowThatEnds(t *testing.T) {
+	f := newFake()
+	transports(t, Deps{Service: f}, func(t *testing.T, c *Client) {
+		if err := c.Events(soon(t), 0, true, func(Event) error { return nil }); dataset.KindOf(err) != dataset.ErrUnavailable {
+			t.Error(err)
+		}
+	})
+}
