@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/term"
+
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+const defaultEndpoint = "unix:///run/drover/drover.sock"
+
+// remote is all that the commands ask of the server.
+type remote interface {
+	api.Users
+	api.Local
+	api.Backup
+}
+
+// app is what every command works with: the streams, the world, and the flags
+// that all have. One command line, one app.
+type app struct {
+	version string
+	in      io.Reader
+	out     io.Writer
+	errOut  io.Writer
+	getenv  func(string) string
+	now     func() time.Time
+	newID   func() uuid.UUID
+	sleep   func(context.Context, time.Duration) error
+	signals func(context.Context) (context.Context, context.CancelFunc)
+	dial    func(endpoint string) (remote, error)
+	// docker returns the folder of a Docker volume; see engine.Path.
+	docker func(ctx context.Context, volume string, live bool) (string, error)
+
+	endpoint string // --api
+}
+
+func (a *app) address() string {
+	for _, e := range []string{a.endpoint, a.getenv("DROVER_API")} {
+		if e != "" {
+			return e
+		}
+	}
+	return defaultEndpoint
+}
+
+func (a *app) connect() (remote, error) { return a.dial(a.address()) }
+
+// hostPath makes a path that the server is to use absolute. It fails with
+// ErrInvalid for a relative one when the server may be on another host.
+func (a *app) hostPath(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path), nil
+	}
+	if path == "" {
+		return "", dataset.Errorf(dataset.ErrInvalid, "the path is empty")
+	}
+	if !a.sameHost() {
+		return "", dataset.Errorf(dataset.ErrInvalid, "path %q is relative, and the server at %s may be on another host: say an absolute path there", path, a.address())
+	}
+	return filepath.Abs(path)
+}
+
+func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }
+
+func (a *app) palette() show.Palette { return show.NewPalette(terminal(a.out), a.getenv) }
+
+// meter shows progress on standard error, unless quiet: a bar on a terminal that
+// can move its cursor, lines elsewhere.
+func (a *app) meter(label string, quiet bool) progress.Meter {
+	switch {
+	case quiet:
+		return progress.None{}
+	case terminal(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != "":
+		return progress.NewBar(a.errOut, label)
+	}
+	return progress.NewLines(a.errOut, label)
+}
+
+// terminal reports whether a stream is a terminal.
+func terminal(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}

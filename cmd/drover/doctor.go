@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The levels of a finding; see api.Finding.
+const (
+	levelOK      = "ok"
+	levelWarning = "warning"
+	levelError   = "error"
+)
+
+func newDoctorCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what works on the server's host, what does not and why, and what is quarantined",
+		Long: `Say what works on the server's host, what does not and why, what to do, and what
+lies in the pools that the store does not know. Such things are never removed
+but by --gc with the full UUID of one of them. It fails when there is an error
+among the findings.`,
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, false)
+	var gc string
+	cmd.Flags().StringVar(&gc, "gc", "", "destroy what is quarantined under this `UUID`")
+	completeFlag(cmd, "gc")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		if cmd.Flags().Changed("gc") {
+			return a.collect(cmd.Context(), c, gc)
+		}
+		findings, err := c.Doctor(cmd.Context())
+		if err != nil {
+			return err
+		}
+		err = list(a, o, findings, func(f api.Finding) string { return f.Subject }, a.findingTable)
+		if err != nil {
+			return err
+		}
+		return verdict(findings)
+	}
+	return cmd
+}
+
+// collect destroys one thing. A prefix would not do: it takes the very one.
+func (a *app) collect(ctx context.Context, c remote, gc string) error {
+	id, err := uuid.Parse(gc)
+	if err != nil || len(gc) != len(uuid.Nil.String()) {
+		return dataset.Errorf(dataset.ErrInvalid, "--gc %q: want the full UUID of what drover doctor lists as quarantined", gc)
+	}
+	if err := c.Collect(ctx, id); err != nil {
+		return err
+	}
+	return a.say("destroyed %s", id)
+}
+
+func (a *app) findingTable(findings []api.Finding) *show.Table {
+	t := show.NewTable("LEVEL", "SUBJECT", "FINDING", "WHAT TO DO")
+	for _, f := range findings {
+		t.Row(f.Level, f.Subject, f.Text, f.Mend)
+	}
+	p := a.palette()
+	t.Paint(0, func(s string) string {
+		switch s {
+		case levelOK:
+			return p.Green(s)
+		case levelWarning:
+			return p.Yellow(s)
+		case levelError:
+			return p.Red(s)
+		}
+		return s
+	})
+	return t
+}
+
+// verdict fails when there is an error among the findings.
+func verdict(findings []api.Finding) error {
+	n := 0
+	for _, f := range findings {
+		if f.Level == levelError {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("not everything works on this host (%d of %d findings are errors)", n, len(findings))
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+// eventLine lays out a stream, whose widest cells are not known before its end.
+const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
+
+func newEventsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Print what happened, and with --follow what happens",
+		Long: `Print the events that the server still knows, and with --follow go on with each
+as it happens. -o json prints one object a line.`,
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, false)
+	var follow bool
+	var after uint64
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
+	cmd.Flags().Uint64Var(&after, "after", 0, "begin after the event with this `ID`")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return show.Line(a.out, e) })
+		}
+		if _, err := fmt.Fprintf(a.out, eventLine, "TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"); err != nil {
+			return err
+		}
+		return c.Events(cmd.Context(), after, follow, a.printEvent)
+	}
+	return cmd
+}
+
+func (a *app) printEvent(e api.Event) error {
+	id := ""
+	if e.Dataset != uuid.Nil {
+		id = e.Dataset.String()[:show.ShortLength]
+	}
+	cells := []any{e.Time.In(a.now().Location()).Format(time.DateTime)}
+	for _, c := range []string{e.Type, e.Volume, id, e.Node, e.Detail} {
+		if c == "" {
+			c = "-"
+		}
+		cells = append(cells, show.Clean(c))
+	}
+	_, err := fmt.Fprintf(a.out, eventLine, cells...)
+	return err
+}

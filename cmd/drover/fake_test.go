@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// fake is a server over the interfaces: it answers from its fields, writes down
+// what changes were asked for, and fails where it is told to.
+type fake struct {
+	volumes, trash []api.Volume
+	snapshots      []dataset.Snapshot
+	profiles       []dataset.Profile
+	pools          []api.Pool
+	nodes          []dataset.Node
+	operations     []dataset.Operation
+	events         []api.Event
+	findings       []api.Finding
+	rebuilt        []api.Rebuilt
+	pool           dataset.Pool
+	diff           api.Diff
+	version        api.Version
+	data           string // of an export or a backup
+	pageSize       int    // 0: all on one page
+
+	// outcome answers Submit, for a purge by dataset where that is in byVolume;
+	// progress is what Operation says, one after the other.
+	outcome  api.Outcome
+	byVolume map[string]api.Outcome
+	progress []answer
+	fail     map[string]error // by method; Submit of a volume as "Submit NAME"
+	hook     func(method string)
+
+	asked []string
+}
+
+type answer struct {
+	op  dataset.Operation
+	err error
+}
+
+func (f *fake) called(method string, args ...any) error {
+	if f.hook != nil {
+		f.hook(method)
+	}
+	if len(args) > 0 {
+		line := method
+		for _, a := range args {
+			b, err := json.Marshal(a)
+			if err != nil {
+				return err
+			}
+			line += " " + string(b)
+		}
+		f.asked = append(f.asked, line)
+	}
+	return f.fail[method]
+}
+
+func page[T any](f *fake, items []T, p api.Page, key func(T) string) api.List[T] {
+	at := 0
+	if p.After != "" {
+		at = 1 + slices.IndexFunc(items, func(it T) bool { return key(it) == p.After })
+	}
+	items = items[at:]
+	if f.pageSize == 0 || len(items) <= f.pageSize {
+		return api.List[T]{Items: items}
+	}
+	return api.List[T]{Items: items[:f.pageSize], Next: key(items[f.pageSize-1])}
+}
+
+func (f *fake) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	if err := f.called("Submit", req); err != nil {
+		return api.Outcome{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return api.Outcome{}, err
+	}
+	if err := f.fail["Submit "+req.Volume]; err != nil {
+		return api.Outcome{}, err
+	}
+	if out, ok := f.byVolume[req.Volume]; ok {
+		return out, nil
+	}
+	return f.outcome, nil
+}
+
+func (f *fake) Volume(_ context.Context, ref string) (api.Volume, error) {
+	if err := f.called("Volume"); err != nil {
+		return api.Volume{}, err
+	}
+	for _, v := range f.volumes {
+		if v.Volume == ref || strings.HasPrefix(v.ID.String(), ref) {
+			return v, nil
+		}
+	}
+	return api.Volume{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %q", ref)
+}
+
+func (f *fake) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], error) {
+	err := f.called("Volumes")
+	return page(f, f.volumes, p, func(v api.Volume) string { return v.Volume }), err
+}
+
+func (f *fake) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
+	err := f.called("Trash")
+	return page(f, f.trash, p, volumeID), err
+}
+
+func (f *fake) Snapshots(_ context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	err := f.called("Snapshots")
+	var of []dataset.Snapshot
+	for _, s := range f.snapshots {
+		if ref == "" || s.Volume == ref || s.Dataset.String() == ref {
+			of = append(of, s)
+		}
+	}
+	return page(f, of, p, func(s dataset.Snapshot) string { return s.ID.String() }), err
+}
+
+func (f *fake) Snapshot(_ context.Context, ref, snapshot string) (dataset.Snapshot, error) {
+	for _, s := range f.snapshots {
+		if strings.HasPrefix(s.ID.String(), snapshot) || ref == s.Volume && s.Name == snapshot {
+			return s, f.called("Snapshot")
+		}
+	}
+	return dataset.Snapshot{}, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q", snapshot)
+}
+
+func (f *fake) Profiles(context.Context) ([]dataset.Profile, error) {
+	return f.profiles, f.called("Profiles")
+}
+
+func (f *fake) Profile(_ context.Context, name string) (dataset.Profile, error) {
+	for _, p := range f.profiles {
+		if p.Name == name {
+			return p, f.called("Profile")
+		}
+	}
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: bronze, gold)", name)
+}
+
+func (f *fake) Pools(context.Context) ([]api.Pool, error) { return f.pools, f.called("Pools") }
+
+func (f *fake) NodeList(context.Context) ([]dataset.Node, error) {
+	return f.nodes, f.called("NodeList")
+}
+
+func (f *fake) Operations(_ context.Context, p api.Page) (api.List[dataset.Operation], error) {
+	err := f.called("Operations")
+	return page(f, f.operations, p, func(op dataset.Operation) string { return op.ID.String() }), err
+}
+
+func (f *fake) Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error) {
+	if err := f.called("Operation"); err != nil {
+		return dataset.Operation{}, err
+	}
+	if wait > 0 && len(f.progress) > 0 {
+		next := f.progress[0]
+		f.progress = f.progress[1:]
+		return next.op, next.err
+	}
+	if err := ctx.Err(); err != nil {
+		return dataset.Operation{}, err
+	}
+	for _, op := range f.operations {
+		if strings.HasPrefix(op.ID.String(), id) {
+			return op, nil
+		}
+	}
+	return dataset.Operation{}, dataset.Errorf(dataset.ErrNotFound, "no such operation: %q", id)
+}
+
+func (f *fake) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
+	if err := f.called("CancelOperation", id); err != nil {
+		return dataset.Operation{}, err
+	}
+	op, err := f.Operation(ctx, id, 0)
+	op.State = dataset.OpCancelled
+	return op, err
+}
+
+func (f *fake) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
+	for _, e := range f.events {
+		if e.ID <= after {
+			continue
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return f.called("Events", map[string]any{"follow": follow})
+}
+
+func (f *fake) Version(context.Context) (api.Version, error) { return f.version, f.called("Version") }
+
+func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.findings, f.called("Doctor") }
+
+func (f *fake) Collect(_ context.Context, id uuid.UUID) error { return f.called("Collect", id) }
+
+func (f *fake) CreatePool(_ context.Context, p api.NewPool) (dataset.Pool, error) {
+	return f.pool, f.called("CreatePool", p)
+}
+
+func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+	return f.pool, f.rebuilt, f.called("AdoptPool", path)
+}
+
+func (f *fake) RebuildStore(context.Context) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.called("RebuildStore")
+}
+
+func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) error {
+	if _, err := io.WriteString(w, f.data); err != nil {
+		return err
+	}
+	return f.called("Export", ref, snapshot)
+}
+
+func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	if err := f.called("Import", req, fmt.Sprintf("%d bytes", len(b))); err != nil {
+		return dataset.Dataset{}, err
+	}
+	return f.volumes[0].Dataset, ctx.Err()
+}
+
+func (f *fake) Diff(_ context.Context, older, newer string) (api.Diff, error) {
+	return f.diff, f.called("Diff", older, newer)
+}
+
+func (f *fake) Backup(ctx context.Context, w io.Writer) error {
+	if _, err := io.WriteString(w, f.data); err != nil {
+		return err
+	}
+	if err := f.called("Backup"); err != nil {
+		return err
+	}
+	return ctx.Err()
+}

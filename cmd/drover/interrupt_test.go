@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// interrupted makes the console's signal come when the server is asked method
+// for the nth time.
+func interrupted(c *console, method string, nth int) {
+	var cancel context.CancelFunc
+	c.signals = func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, cancel = context.WithCancel(ctx)
+		return ctx, cancel
+	}
+	c.fake.hook = func(m string) {
+		if m == method {
+			if nth--; nth == 0 {
+				cancel()
+			}
+		}
+	}
+}
+
+func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args   []string
+		method string
+		nth    int
+		says   []string
+	}{
+		"before the answer": {[]string{"volume", "create", "db"}, "Submit", 1, []string{"may go on", "drover operation watch " + idReq.String()}},
+		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"goes on", "drover operation watch " + idOp.String(), "drover operation cancel " + idOp.String()}},
+		"while it is away":  {[]string{"snapshot", "restore", "db", "51"}, "Operation", 2, []string{"goes on", idOp.String()}},
+		"while watching":    {[]string{"operation", "watch", "0b00"}, "Operation", 3, []string{"goes on", idOp.String()}},
+		"while sending":     {[]string{"volume", "import", "db", "--from", "-"}, "Import", 1, []string{"not imported"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newConsole(theWorld())
+			works(c.fake, running("copy", 1, 0), running("copy", 0, 0), running("copy", 0, 0), running("copy", 0, 0))
+			c.fake.progress = c.fake.progress[:3]
+			if tc.nth == 2 {
+				c.fake.progress = []answer{{err: dataset.Errorf(dataset.ErrUnavailable, "away")}, {err: dataset.Errorf(dataset.ErrUnavailable, "away")}}
+			}
+			interrupted(c, tc.method, tc.nth)
+			if code := c.run(t, tc.args...); code != 1 || c.out.Len() > 0 {
+				t.Errorf("exit %d, said %q", code, c.out.String())
+			}
+			lines := strings.Split(strings.TrimSpace(c.err.String()), "\n")
+			for _, s := range append(tc.says, "drover: interrupted") {
+				if !strings.Contains(lines[len(lines)-1], s) {
+					t.Errorf("%q does not say %q", c.err.String(), s)
+				}
+			}
+		})
+	}
+}
+
+// TestInterruptTooLateChangesNothing: what is done when the signal comes is done.
+func TestInterruptTooLateChangesNothing(t *testing.T) {
+	c := newConsole(theWorld())
+	works(c.fake, ended(dataset.OpDone, nil))
+	interrupted(c, "Operation", 1)
+	if code := c.run(t, "volume", "rm", "db"); code != 0 {
+		t.Errorf("exit %d: %s", code, c.err.String())
+	}
+}
+
+func TestServerAwayForTooLong(t *testing.T) {
+	c := newConsole(theWorld())
+	works(c.fake, ended(dataset.OpDone, nil))
+	c.fake.progress = nil
+	c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
+	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != awayMost {
+		t.Errorf("exit %d after %d pauses", code, c.slept)
+	}
+	if want := "drover: cannot watch operation " + idOp.String() + ", which goes on: cannot reach drover\n"; c.err.String() != want {
+		t.Errorf("said %q", c.err.String())
+	}
+}
+
+func TestResultThatCannotBeLookedAt(t *testing.T) {
+	c := newConsole(theWorld())
+	scenarios["works"](c)
+	c.fake.fail = map[string]error{"Volume": dataset.Errorf(dataset.ErrUnavailable, "away")}
+	if code := c.run(t, "volume", "create", "db"); code != 0 || !strings.Contains(c.out.String(), "created volume db: dataset "+idDB.String()) {
+		t.Errorf("exit %d, said %q", code, c.out.String())
+	}
+}
+
+func TestBackup(t *testing.T) {
+	exists := func(t *testing.T, path, content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		prepare func(t *testing.T, c *console, file string)
+		code    int
+		says    string
+		left    map[string]string
+	}{
+		"good": {func(*testing.T, *console, string) {}, 0, "wrote", map[string]string{"b.db": "bytes"}},
+		"exists": {func(t *testing.T, _ *console, file string) { exists(t, file, "mine") }, 1, "overwrites nothing",
+			map[string]string{"b.db": "mine"}},
+		"a link that leads nowhere exists too": {func(t *testing.T, _ *console, file string) {
+			if err := os.Symlink("nowhere", file); err != nil {
+				t.Fatal(err)
+			}
+		}, 1, "overwrites nothing", map[string]string{"b.db": ""}},
+		"another is under way": {func(t *testing.T, _ *console, file string) { exists(t, file+".tmp", "its") }, 1, "b.db.tmp exists",
+			map[string]string{"b.db.tmp": "its"}},
+		"comes into being meanwhile": {func(t *testing.T, c *console, file string) {
+			c.fake.hook = func(string) { exists(t, file, "its") }
+		}, 1, "overwrites nothing", map[string]string{"b.db": "its"}},
+		"the server fails": {func(t *testing.T, c *console, _ string) {
+			c.fake.fail = map[string]error{"Backup": dataset.Errorf(dataset.ErrUnavailable, "broke off")}
+		}, 1, "broke off", map[string]string{}},
+		"nothing comes": {func(t *testing.T, c *console, _ string) { c.fake.data = "" }, 1, "empty backup", map[string]string{}},
+		"interrupted": {func(t *testing.T, c *console, _ string) { interrupted(c, "Backup", 1) }, 1, "there is no backup",
+			map[string]string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "b.db")
+			c := newConsole(theWorld())
+			tc.prepare(t, c, file)
+			if code := c.run(t, "store", "backup", file); code != tc.code || !strings.Contains(c.out.String()+c.err.String(), tc.says) {
+				t.Errorf("exit %d, said %q", code, c.out.String()+c.err.String())
+			}
+			entries, err := os.ReadDir(dir)
+			if err != nil || len(entries) != len(tc.left) {
+				t.Fatalf("left %v, %v", entries, err)
+			}
+			for _, e := range entries {
+				if b, _ := os.ReadFile(filepath.Join(dir, e.Name())); string(b) != tc.left[e.Name()] {
+					t.Errorf("%s holds %q", e.Name(), b)
+				}
+			}
+			if info, _ := os.Lstat(file); name == "good" && info.Mode().Perm() != 0o600 {
+				t.Errorf("mode %v", info.Mode())
+			}
+		})
+	}
+}
+
+func TestBackupIntoNoFolder(t *testing.T) {
+	c := newConsole(theWorld())
+	if code := c.run(t, "store", "backup", filepath.Join(t.TempDir(), "none", "b.db")); code != 1 || strings.Count(c.err.String(), "\n") != 1 {
+		t.Errorf("exit %d, said %q", code, c.err.String())
+	}
+}
+
+// TestSignals sends this process a real one.
+func TestSignals(t *testing.T) {
+	ctx, stop := signals(t.Context())
+	defer stop()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+}
+
+func TestIgnoredSignalsStayIgnored(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	_, stop := signals(t.Context())
+	defer stop()
+	if !signal.Ignored(syscall.SIGHUP) {
+		t.Error("nohup is undone")
+	}
+}
+
+func TestSleep(t *testing.T) {
+	if err := sleep(t.Context(), time.Nanosecond); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sleep(ctx, time.Hour); err == nil {
+		t.Error("slept on")
+	}
+}
+
+// TestBrokenOutputFails: what was not said was not done well.
+func TestBrokenOutputFails(t *testing.T) {
+	for _, args := range [][]string{
+		{"volume", "ls"}, {"volume", "ls", "-q"}, {"volume", "ls", "-o", "json"}, {"volume", "inspect", "db"}, {"volume", "create", "db"},
+		{"volume", "export", "db"}, {"snapshot", "ls"}, {"events"}, {"events", "-o", "json"}, {"doctor"}, {"version"}, {"completion", "bash"},
+		{"pool", "adopt", "/x"}, {"volume", "create", "-o", "help"},
+	} {
+		c := newConsole(theWorld())
+		scenarios["works"](c)
+		c.app.out = brokenPipe{}
+		if code := c.run(t, args...); code != 1 {
+			t.Errorf("%v: exit %d", args, code)
+		}
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestAddress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		env  string
+		want string
+	}{
+		"default":       {nil, "", "unix:///run/drover/drover.sock"},
+		"DROVER_API":    {nil, "https://env", "https://env"},
+		"--api is more": {[]string{"--api", "unix:///x"}, "https://env", "unix:///x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newConsole(theWorld())
+			c.env["DROVER_API"] = tc.env
+			got := ""
+			c.dial = func(e string) (remote, error) { got = e; return c.fake, nil }
+			if c.run(t, append(tc.args, "volume", "ls")...); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestBadAddressFailsEveryCommand with wrong usage, before anything is done.
+func TestBadAddressFailsEveryCommand(t *testing.T) {
+	for _, args := range [][]string{
+		{"volume", "ls"}, {"volume", "inspect", "x"}, {"volume", "create", "x"}, {"volume", "create", "-o", "help"}, {"volume", "rm", "x"},
+		{"volume", "import", "x", "--from", "-"}, {"volume", "export", "x"}, {"snapshot", "ls"}, {"snapshot", "inspect", "x"}, {"snapshot", "diff", "x"},
+		{"trash", "ls"}, {"trash", "purge", "x", "--yes"}, {"profile", "ls"}, {"profile", "show", "x"}, {"pool", "ls"}, {"pool", "inspect", "x"},
+		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"node", "ls"}, {"node", "inspect", "x"},
+		{"store", "backup", "x"}, {"store", "rebuild"}, {"operation", "ls"}, {"operation", "watch", "x"}, {"operation", "cancel", "x"},
+		{"events"}, {"doctor"}, {"version"},
+	} {
+		c := newConsole(theWorld())
+		c.dial = func(e string) (remote, error) { return api.NewClient(e) }
+		if code := c.run(t, append(args, "--api", "nonsense")...); code != 2 || !strings.Contains(c.err.String(), `"nonsense"`) {
+			t.Errorf("%v: exit %d, %q", args, code, c.err.String())
+		}
+	}
+}
+
+// TestErrorsOfTheServerFailEveryCommand with exit code 1 and one line.
+func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
+	for method, args := range map[string][]string{
+		"Volumes": {"volume", "ls"}, "Volume": {"volume", "inspect", "db"}, "Submit": {"volume", "create", "db"}, "Profiles": {"profile", "ls"},
+		"Import": {"volume", "import", "x", "--from", "-"}, "Export": {"volume", "export", "x"}, "Snapshots": {"snapshot", "ls"},
+		"Snapshot": {"snapshot", "inspect", "51"}, "Diff": {"snapshot", "diff", "x"}, "Trash": {"trash", "ls"}, "Profile": {"profile", "show", "gold"},
+		"Pools": {"pool", "inspect", "x"}, "CreatePool": {"pool", "create", "x", "--backend", "dir", "--path", "/x"}, "AdoptPool": {"pool", "adopt", "/x"},
+		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
+		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "Collect": {"doctor", "--gc", idGone.String()},
+	} {
+		c := newConsole(theWorld())
+		c.fake.fail = map[string]error{method: dataset.Errorf(dataset.ErrOffline, "boom")}
+		if code := c.run(t, args...); code != 1 || c.err.String() != "drover: boom\n" && method != "Import" {
+			t.Errorf("%v: exit %d, %q", args, code, c.err.String())
+		}
+	}
+}

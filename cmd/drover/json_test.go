@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+// TestJSONIsTheAPIsObjects holds -o json to what the server said, whole.
+func TestJSONIsTheAPIsObjects(t *testing.T) {
+	w := theWorld()
+	db := dbVolume()
+	done, pending := ended("done", nil).op, running("", 0, 0).op
+	pending.State = "pending"
+	v := done.Dataset
+	pending.Dataset = v
+	tests := []struct {
+		scenario string
+		args     []string
+		want     any
+	}{
+		{"", []string{"volume", "ls"}, w.volumes},
+		{"paged", []string{"volume", "ls"}, w.volumes},
+		{"", []string{"volume", "inspect", "db"}, db},
+		{"works", []string{"volume", "create", "db"}, api.Outcome{Volume: &db, Operation: &done}},
+		{"works", []string{"volume", "create", "db", "--detach"}, api.Outcome{Operation: &pending}},
+		{"nothing-to-do", []string{"volume", "create", "db"}, api.Outcome{Volume: &db}},
+		{"nothing-to-do", []string{"volume", "create", "db", "--detach"}, api.Outcome{Volume: &db}},
+		{"works", []string{"volume", "rm", "db"}, api.Outcome{Operation: &done}},
+		{"at-once", []string{"volume", "protect", "db"}, api.Outcome{Volume: &db, Operation: &done}},
+		{"tar", []string{"volume", "import", "db", "--from", "-"}, api.Outcome{Volume: &db}},
+		{"", []string{"snapshot", "inspect", "51"}, w.snapshots[0]},
+		{"", []string{"snapshot", "ls", "db"}, w.snapshots},
+		{"empty", []string{"snapshot", "ls"}, []string{}},
+		{"", []string{"trash", "ls"}, w.trash},
+		{"at-once", []string{"trash", "purge", "old", "--yes"}, api.Outcome{Volume: &db, Operation: &done}},
+		{"at-once", []string{"trash", "purge", "--all", "--yes"}, []api.Outcome{{Volume: &db, Operation: &done}, {Volume: &db, Operation: &done}}},
+		{"empty", []string{"trash", "purge", "--all", "--yes"}, []string{}},
+		{"", []string{"profile", "ls"}, w.profiles},
+		{"", []string{"profile", "show", "gold"}, gold()},
+		{"", []string{"pool", "ls"}, w.pools},
+		{"", []string{"pool", "inspect", "default"}, w.pools[0]},
+		{"", []string{"pool", "create", "default", "--backend", "loop", "--path", "/x"}, w.pool},
+		{"empty", []string{"pool", "adopt", "/x"}, adopted{Rebuilt: []api.Rebuilt{}}},
+		{"", []string{"node", "ls"}, w.nodes},
+		{"", []string{"node", "inspect", "host-a"}, w.nodes[0]},
+		{"", []string{"store", "rebuild"}, w.rebuilt},
+		{"", []string{"operation", "ls"}, w.operations},
+		{"works", []string{"operation", "watch", "0b00"}, done},
+		{"", []string{"version"}, versions{Client: "1.2.3", Server: &w.version}},
+	}
+	for _, tc := range tests {
+		for _, args := range [][]string{append([]string{"-o", "json"}, tc.args...), append(tc.args, "--output=json")} {
+			c := newConsole(theWorld())
+			scenarios[tc.scenario](c)
+			if code := c.run(t, args...); code != 0 {
+				t.Errorf("%v: exit %d, %s", args, code, c.err.String())
+				continue
+			}
+			var want bytes.Buffer
+			if err := show.JSON(&want, tc.want); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want.String(), c.out.String()); d != "" {
+				t.Errorf("[%s] %v:\n%s", tc.scenario, args, d)
+			}
+		}
+	}
+}

@@ -1,0 +1,97 @@
+// Command drover gives containers named, portable data: it serves the Docker
+// volume plugin and the API on a host, and is the command line for both.
+//
+// What a command says goes to standard output, as a table for people or JSON
+// for programs; progress, questions and errors go to standard error, an error
+// as one line. It exits with 0, with 1 when what was asked failed, and with 2
+// when it was asked for wrongly.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/cmd/drover/internal/engine"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// version is set by the linker: -X main.version.
+var version = "dev"
+
+func main() {
+	a := &app{
+		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
+		getenv: os.Getenv, now: time.Now, newID: uuid.New, sleep: sleep, signals: signals,
+		dial:   func(endpoint string) (remote, error) { return api.NewClient(endpoint) },
+		docker: dockerPath,
+	}
+	os.Exit(execute(context.Background(), a, os.Args[1:]))
+}
+
+// execute runs one command line and returns the exit code.
+func execute(ctx context.Context, a *app, args []string) int {
+	root := newRootCmd(a)
+	root.SetArgs(append([]string{}, args...)) // for nil cobra takes os.Args
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	complain(a.errOut, err)
+	return dataset.KindOf(err).Exit
+}
+
+func complain(w io.Writer, err error) {
+	// Nothing is left to tell it to when standard error is gone too.
+	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
+}
+
+// signals returns a context that ends at the first signal to stop, which is for
+// commands that have something to say or to clean up then; the others just die.
+// A second signal kills. Those that the parent had ignored (nohup, sh's &) stay
+// ignored.
+func signals(ctx context.Context) (context.Context, context.CancelFunc) {
+	var heed []os.Signal
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			heed = append(heed, s)
+		}
+	}
+	if len(heed) == 0 { // Notify takes none for all
+		return context.WithCancel(ctx)
+	}
+	ctx, stop := signal.NotifyContext(ctx, heed...)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func dockerPath(ctx context.Context, volume string, live bool) (string, error) {
+	c, err := engine.Open()
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return engine.Path(ctx, c, volume, live)
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	// pollWait is how long one question about an operation may wait for news.
+	pollWait = 2 * time.Second
+	// A server that restarts is away for a moment, and the operation goes on.
+	awayMost  = 30
+	awayPause = time.Second
+)
+
+// workFlags gives a command that changes something -o and --detach.
+func workFlags(cmd *cobra.Command, quiet bool) *output {
+	o := outputFlags(cmd, quiet)
+	detachFlag(cmd, o)
+	return o
+}
+
+func detachFlag(cmd *cobra.Command, o *output) {
+	cmd.Flags().BoolVar(&o.detach, "detach", false, "print the operation's ID and do not wait for its end")
+}
+
+// change asks for a change, waits for it, and prints what describe makes of the
+// outcome, in which the operation is final, or nil when nothing had to be done.
+func (a *app) change(cmd *cobra.Command, o *output, req api.Request, describe func(api.Outcome) (id uuid.UUID, line string)) error {
+	c, err := a.connect()
+	if err != nil {
+		return err
+	}
+	out, err := a.submit(cmd.Context(), c, o, req)
+	if err != nil {
+		return err
+	}
+	return a.report(o, out, describe)
+}
+
+// submit asks for a change and, unless detached, waits for it. An operation that
+// made a volume is answered with that volume, since an identical request may
+// have won.
+func (a *app) submit(ctx context.Context, c remote, o *output, req api.Request) (api.Outcome, error) {
+	ctx, stop := a.signals(ctx)
+	defer stop()
+	req.ID = a.newID()
+	out, err := c.Submit(ctx, req)
+	if ctx.Err() != nil && err != nil {
+		return out, dataset.Errorf(dataset.ErrCancelled, "interrupted before the answer came: what was asked may go on (drover operation watch %s)", req.ID)
+	}
+	if err != nil || o.detach || out.Operation == nil {
+		return out, err
+	}
+	m := a.meter(string(req.Kind)+" "+req.Volume, o.quiet)
+	op, err := a.wait(ctx, c, *out.Operation, m)
+	m.Close()
+	if err != nil {
+		return out, err
+	}
+	out.Operation = &op
+	switch req.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+		// The work is done, whether or not its result can be looked at: without
+		// it the operation's own record is shown.
+		if v, err := c.Volume(ctx, op.Volume); err == nil {
+			out.Volume = &v
+		}
+	}
+	return out, nil
+}
+
+// wait waits for an operation to end and fails as the operation did.
+func (a *app) wait(ctx context.Context, c remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
+	for polls, away := 0, 0; !op.State.Final(); polls++ {
+		next, err := c.Operation(ctx, op.ID.String(), pollWait)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return op, dataset.Errorf(dataset.ErrCancelled,
+				"interrupted: operation %s goes on (drover operation watch %s shows it, drover operation cancel %s ends it)", op.ID, op.ID, op.ID)
+		case errors.Is(err, dataset.ErrUnavailable) && away < awayMost:
+			away++
+			_ = a.sleep(ctx, awayPause) // cut short by ctx, which the next round sees
+			continue
+		case err != nil:
+			return op, fmt.Errorf("cannot watch operation %s, which goes on: %w", op.ID, err)
+		}
+		if op, away = next, 0; op.State.Final() {
+			break
+		}
+		p := op.Progress
+		if p.Step == "" && polls > 0 {
+			p.Step = string(op.State) // long enough to say at least that
+		}
+		if p.Step != "" {
+			m.Update(p)
+		}
+	}
+	return op, ending(op)
+}
+
+// ending is the error of a final operation, nil when it is done.
+func ending(op dataset.Operation) error {
+	switch {
+	case op.State == dataset.OpDone:
+		return nil
+	case op.State == dataset.OpCancelled:
+		return dataset.Errorf(dataset.ErrCancelled, "operation %s (%s %s) was cancelled", op.ID, op.Kind, op.Volume)
+	case op.Problem == nil:
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed without a reason", op.ID, op.Kind, op.Volume)
+	}
+	return op.Problem.Err()
+}
+
+// report prints an outcome: the API's object, the ID alone, or a line.
+func (a *app) report(o *output, out api.Outcome, describe func(api.Outcome) (uuid.UUID, string)) error {
+	switch {
+	case o.json():
+		return show.JSON(a.out, out)
+	case o.detach && out.Operation == nil:
+		_, err := fmt.Fprintln(a.errOut, "drover: there is nothing to do, and so no operation")
+		return err
+	case o.detach:
+		return a.say("%s", out.Operation.ID)
+	}
+	id, line := describe(out)
+	if o.quiet {
+		line = id.String()
+	}
+	return a.say("%s", line)
+}
+
+// made returns the dataset that an outcome is about: as it is now where that is
+// known, or else as it was to be.
+func made(out api.Outcome) dataset.Dataset {
+	switch {
+	case out.Volume != nil:
+		return out.Volume.Dataset
+	case out.Operation != nil && out.Operation.Dataset != nil:
+		return *out.Operation.Dataset
+	case out.Operation != nil:
+		return dataset.Dataset{ID: out.Operation.DatasetID, Volume: out.Operation.Volume}
+	}
+	return dataset.Dataset{}
+}

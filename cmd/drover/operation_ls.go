@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newOperationLsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List the operations under way and those of the last day, newest first",
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		ops, err := all(cmd.Context(), c.Operations)
+		if err != nil {
+			return err
+		}
+		slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })
+		return list(a, o, ops, func(op dataset.Operation) string { return op.ID.String() }, a.operationTable)
+	}
+	return cmd
+}
+
+func (a *app) operationTable(ops []dataset.Operation) *show.Table {
+	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
+	for _, op := range ops {
+		t.Row(op.ID.String(), string(op.Kind), op.Volume, string(op.State), show.Ago(a.now(), op.Created), detail(op))
+	}
+	colors := a.palette()
+	t.Paint(3, func(s string) string {
+		if s == string(dataset.OpFailed) {
+			return colors.Red(s)
+		}
+		return s
+	})
+	return t
+}
+
+// detail says how far an operation is, or why it failed.
+func detail(op dataset.Operation) string {
+	p := op.Progress
+	switch {
+	case op.Problem != nil:
+		return op.Problem.Message
+	case op.State.Final():
+		return ""
+	case p.Total > 0:
+		return fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)), dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
+	}
+	return p.Step
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newOperationWatchCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "watch ID",
+		Short: "Wait for an operation and show its progress",
+		Long: `Wait for an operation to end and show its progress. The exit code is that of
+the operation: 0 only when it is done.`,
+		Args:              args(1),
+		ValidArgsFunction: complete(a, operationWords),
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		op, err := c.Operation(cmd.Context(), args[0], 0)
+		if err != nil {
+			return err
+		}
+		ctx, stop := a.signals(cmd.Context())
+		defer stop()
+		m := a.meter(string(op.Kind)+" "+op.Volume, false)
+		op, err = a.wait(ctx, c, op, m)
+		m.Close()
+		if err != nil {
+			return err
+		}
+		return one(a, o, op, a.operationForm)
+	}
+	return cmd
+}
+
+func (a *app) operationForm(op dataset.Operation) *show.Form {
+	f := &show.Form{}
+	f.Add("Operation", op.ID.String())
+	f.Add("Kind", string(op.Kind))
+	f.Add("State", string(op.State))
+	f.Add("Volume", op.Volume)
+	if op.DatasetID != uuid.Nil {
+		f.Add("Dataset", op.DatasetID.String())
+	}
+	if op.Snapshot != nil {
+		f.Add("Snapshot", op.Snapshot.ID.String())
+	}
+	f.Add("Started", show.When(a.now(), op.Created))
+	f.Add("Ended", show.When(a.now(), op.Ended))
+	return f
+}

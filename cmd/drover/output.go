@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The values of -o.
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
+// output is how a command is to say what it has to say.
+type output struct {
+	format format
+	quiet  bool
+	detach bool
+}
+
+func (o *output) json() bool { return o.format == formatJSON }
+
+// format is the value of -o: table or json.
+type format string
+
+func (f *format) String() string { return string(*f) }
+
+// Type is what help shows as the value.
+func (f *format) Type() string { return "table|json" }
+
+// Set takes table or json.
+func (f *format) Set(s string) error {
+	if s != formatTable && s != formatJSON {
+		return fmt.Errorf("unknown format %q (have: %s, %s)", s, formatJSON, formatTable)
+	}
+	*f = format(s)
+	return nil
+}
+
+// outputFlags gives a command -o and, where there are IDs to print alone, -q.
+func outputFlags(cmd *cobra.Command, quiet bool) *output {
+	o := &output{format: formatTable}
+	cmd.Flags().VarP(&o.format, "output", "o", "table for people or json for programs")
+	completeFlag(cmd, "output", formatTable, formatJSON)
+	if quiet {
+		quietFlag(cmd, o)
+	}
+	return o
+}
+
+func quietFlag(cmd *cobra.Command, o *output) {
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print IDs alone")
+}
+
+func completeFlag(cmd *cobra.Command, name string, words ...string) {
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// makeFlags gives a command that makes a volume its flags. -o is Docker's
+// KEY=VALUE there and, as no option has these names, json or table as well.
+func makeFlags(cmd *cobra.Command) (*output, map[string]string) {
+	o := &output{format: formatTable}
+	opts := map[string]string{}
+	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o", "an option of the volume (-o help lists them), or json or table for --output")
+	cmd.Flags().Var(&o.format, "output", "table for people or json for programs")
+	completeFlag(cmd, "output", formatTable, formatJSON)
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))
+	quietFlag(cmd, o)
+	return o, opts
+}
+
+// options is the value of -o where a volume is made.
+type options struct {
+	format *format
+	values map[string]string
+}
+
+func (o options) String() string { return "" }
+
+// Type is what help shows as the value.
+func (o options) Type() string { return "KEY=VALUE" }
+
+// Set takes one option, or the format.
+func (o options) Set(s string) error {
+	key, value, pair := strings.Cut(s, "=")
+	if !pair && (s == formatTable || s == formatJSON) {
+		return o.format.Set(s)
+	}
+	if _, twice := o.values[key]; twice {
+		return fmt.Errorf("option %s is given twice", key)
+	}
+	o.values[key] = value
+	return nil
+}
+
+func completeOption(_ *cobra.Command, _ []string, begun string) (words []string, _ cobra.ShellCompDirective) {
+	for _, h := range dataset.OptionHelp() {
+		word, label := strings.CutSuffix(h.Name, "KEY")
+		if !label {
+			word += "="
+		}
+		if strings.HasPrefix(word, begun) {
+			words = append(words, word+"\t"+h.Help)
+		}
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+// list prints items: as JSON, their IDs alone, or as a table.
+func list[T any](a *app, o *output, items []T, id func(T) string, table func([]T) *show.Table) error {
+	switch {
+	case o.json():
+		return show.List(a.out, items)
+	case o.quiet:
+		for _, it := range items {
+			if _, err := fmt.Fprintln(a.out, id(it)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return table(items).Write(a.out)
+}
+
+// one prints an object: as JSON or as a form.
+func one[T any](a *app, o *output, v T, form func(T) *show.Form) error {
+	if o.json() {
+		return show.JSON(a.out, v)
+	}
+	return form(v).Write(a.out)
+}
+
+// say prints a line for people.
+func (a *app) say(format string, args ...any) error {
+	_, err := fmt.Fprintln(a.out, show.Clean(fmt.Sprintf(format, args...)))
+	return err
+}
+
+// all reads a list page by page.
+func all[T any](ctx context.Context, page func(context.Context, api.Page) (api.List[T], error)) ([]T, error) {
+	var items []T
+	for p := (api.Page{}); ; {
+		l, err := page(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, l.Items...)
+		if l.Next == "" {
+			return items, nil
+		}
+		if l.Next == p.After {
+			return nil, dataset.Errorf(dataset.ErrInternal, "the server's list does not go on after %q", l.Next)
+		}
+		p.After = l.Next
+	}
+}
+
+// pick finds one of the items by its name or a unique prefix of its UUID.
+func pick[T any](items []T, what, ref string, name func(T) string, id func(T) uuid.UUID) (T, error) {
+	var hits []T
+	var have, matched []string
+	for _, it := range items {
+		have = append(have, name(it))
+		if name(it) == ref {
+			hits, matched = append(hits, it), append(matched, id(it).String())
+		}
+	}
+	if len(hits) == 0 && dataset.CheckPrefix(strings.ToLower(ref)) == nil {
+		for _, it := range items {
+			if strings.HasPrefix(id(it).String(), strings.ToLower(ref)) {
+				hits, matched = append(hits, it), append(matched, id(it).String()+" ("+name(it)+")")
+			}
+		}
+	}
+	var none T
+	switch len(hits) {
+	case 1:
+		return hits[0], nil
+	case 0:
+		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (have: %s)", what, ref, dataset.Have(have))
+	}
+	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q names several: %s", ref, strings.Join(matched, ", "))
+}

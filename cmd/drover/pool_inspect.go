@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newPoolInspectCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "inspect POOL",
+		Short:             "Show all about a pool, and what its backend can do there",
+		Args:              args(1),
+		ValidArgsFunction: complete(a, poolWords),
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		pools, err := c.Pools(cmd.Context())
+		if err != nil {
+			return err
+		}
+		p, err := pick(pools, "pool", args[0],
+			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+		if err != nil {
+			return err
+		}
+		return one(a, o, p, poolForm)
+	}
+	return cmd
+}
+
+func poolForm(p api.Pool) *show.Form {
+	f := &show.Form{}
+	f.Add("Pool", p.Name)
+	f.Add("ID", p.ID.String())
+	f.Add("Node", p.NodeName)
+	f.Add("Backend", p.Backend)
+	f.Add("Path", p.Path)
+	f.Add("Reach", string(p.Reach))
+	if p.Default {
+		f.Add("Default", "yes: made by Drover, as no pool was configured")
+	}
+	f.Add("Note", p.Note)
+	f.Add("State", poolState(p))
+	if st := p.Status; st != nil {
+		f.Add("Reason", st.Reason)
+		if st.Online {
+			f.Add("Size", st.Size.Human()+", "+freeLine(*st)+" free")
+		}
+		if st.Pending > 0 {
+			f.Add("Pending", fmt.Sprintf("%d to be reaped", st.Pending))
+		}
+		if st.Unknown > 0 {
+			f.Add("Unknown", fmt.Sprintf("%d that the store does not know (drover doctor)", st.Unknown))
+		}
+	}
+	can, cannot := abilities(p.Capabilities)
+	f.Add("Can", can...)
+	f.Add("Cannot", cannot...)
+	f.Add("Filesystems", p.Capabilities.Filesystems...)
+	return f
+}
+
+// abilities says in words what a pool's capabilities are.
+func abilities(c dataset.Capabilities) (can, cannot []string) {
+	for _, e := range []struct {
+		can  bool
+		what string
+	}{
+		{c.EnforcesSize, "enforce a volume's size"},
+		{c.InstantSnapshot, "snapshot and clone without copying"},
+		{c.ConstantSnapshot, "snapshot in the same time however fragmented"},
+		{c.CloneIndependent, "keep a clone when its snapshot is deleted"},
+		{c.OnlineGrow, "make a volume larger while it is in use"},
+		{c.Shrink, "make a volume smaller"},
+		{c.OwnFilesystem, "give each volume a filesystem of its own"},
+		{c.Delta, "send what changed between two snapshots"},
+	} {
+		if e.can {
+			can = append(can, e.what)
+		} else {
+			cannot = append(cannot, e.what)
+		}
+	}
+	return can, cannot
+}

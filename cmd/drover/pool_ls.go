@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The states of a pool, as they are shown.
+const (
+	poolOnline  = "online"
+	poolOffline = "offline"
+	poolUnknown = "unknown"
+)
+
+func newPoolLsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List the pools",
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		pools, err := c.Pools(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return list(a, o, pools, func(p api.Pool) string { return p.ID.String() }, a.poolTable)
+	}
+	return cmd
+}
+
+func (a *app) poolTable(pools []api.Pool) *show.Table {
+	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "FREE", "PATH")
+	for _, p := range pools {
+		size, free := "", ""
+		if p.Status != nil && p.Status.Online {
+			size, free = p.Status.Size.Human(), freeLine(*p.Status)
+		}
+		t.Row(p.Name, p.NodeName, p.Backend, poolState(p), size, free, p.Path)
+	}
+	colors := a.palette()
+	t.Paint(3, func(s string) string {
+		if s == poolOnline {
+			return s
+		}
+		return colors.Red(s)
+	})
+	return t
+}
+
+func poolState(p api.Pool) string {
+	switch {
+	case p.Status == nil:
+		return poolUnknown
+	case p.Status.Online:
+		return poolOnline
+	}
+	return poolOffline
+}
+
+func freeLine(s dataset.PoolStatus) string {
+	if s.Size == 0 {
+		return s.Free.Human()
+	}
+	return fmt.Sprintf("%s (%d%%)", s.Free.Human(), int64(100*float64(s.Free)/float64(s.Size)))
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newProfileLsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List the profiles",
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		profiles, err := c.Profiles(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return list(a, o, profiles, func(p dataset.Profile) string { return p.Name }, profileTable)
+	}
+	return cmd
+}
+
+func profileTable(profiles []dataset.Profile) *show.Table {
+	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "ON DELETE", "DESCRIPTION")
+	for _, p := range profiles {
+		t.Row(p.Name, p.Revision, sizeOr(p.Size, "no limit"), storage(p), p.Snapshots.Schedule, onDelete(p.OnDelete), p.Description)
+	}
+	return t
+}
+
+// storage says where a profile's volumes may lie.
+func storage(p dataset.Profile) string {
+	var what []string
+	if p.Pool != "" {
+		what = append(what, "pool "+p.Pool)
+	}
+	if p.Backend != "" {
+		what = append(what, "backend "+p.Backend)
+	}
+	if len(what) == 0 {
+		return "any"
+	}
+	return strings.Join(what, ", ")
+}
+
+// keepLine says how many scheduled snapshots stay.
+func keepLine(k dataset.Keep) string {
+	var parts []string
+	for _, e := range []struct {
+		n    int
+		what string
+	}{{k.Last, "the last %d"}, {k.Hourly, "%d hourly"}, {k.Daily, "%d daily"}, {k.Weekly, "%d weekly"}, {k.Monthly, "%d monthly"}} {
+		if e.n > 0 {
+			parts = append(parts, fmt.Sprintf(e.what, e.n))
+		}
+	}
+	if len(parts) == 0 {
+		return "all"
+	}
+	return strings.Join(parts, ", ")
+}

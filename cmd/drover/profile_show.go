@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newProfileShowCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show what a profile promises",
+		Args:              args(1),
+		ValidArgsFunction: complete(a, profileWords),
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		p, err := c.Profile(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return one(a, o, p, profileForm)
+	}
+	return cmd
+}
+
+func profileForm(p dataset.Profile) *show.Form {
+	f := &show.Form{}
+	f.Add("Profile", p.Name)
+	f.Add("Revision", p.Revision)
+	f.Add("Description", p.Description)
+	f.Add("Size", sizeOr(p.Size, "no limit of its own"))
+	f.Add("Storage", storage(p))
+	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
+	f.Add("Snapshots", snapshotLines(p.Snapshots)...)
+	f.Add("Quiesce", string(p.Quiesce))
+	f.Add("On delete", onDelete(p.OnDelete))
+	f.Add("Owner", ownerLine(p.Owner))
+	return f
+}
+
+func snapshotLines(s dataset.Snapshots) []string {
+	lines := []string{"by hand only"}
+	if s.Schedule != "" {
+		lines = []string{"at " + s.Schedule + ", kept: " + keepLine(s.Keep)}
+	}
+	if s.Required {
+		lines = append(lines, "on pools alone that take them without copying")
+	}
+	return lines
+}
+
+func ownerLine(o *dataset.Owner) string {
+	if o == nil {
+		return ""
+	}
+	line := fmt.Sprintf("%d:%d", o.UID, o.GID)
+	if o.Mode != nil {
+		line += fmt.Sprintf(", mode %04o", *o.Mode)
+	}
+	return line
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newSnapshotCreateCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "create VOLUME",
+		Short: "Take a snapshot of a volume",
+		Long: `Take a snapshot of a volume, while it is in use too: all of it at one moment,
+as a database would find it after a power cut. It stays until it is deleted;
+retention leaves it alone.`,
+		Example:           `  drover snapshot create db --name before-upgrade -m "10.11 to 11.4"`,
+		Args:              args(1),
+		ValidArgsFunction: complete(a, volumeWords),
+	}
+	o := workFlags(cmd, true)
+	var name, message string
+	cmd.Flags().StringVar(&name, "name", "", "a `NAME`, unique among the volume's snapshots")
+	cmd.Flags().StringVarP(&message, "message", "m", "", "a line about it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
+		return a.change(cmd, o, req, describeSnapshot)
+	}
+	return cmd
+}
+
+func describeSnapshot(out api.Outcome) (uuid.UUID, string) {
+	s := taken(out)
+	if s.Name != "" {
+		return s.ID, fmt.Sprintf("created snapshot %s of %s: %s", s.Name, s.Volume, s.ID)
+	}
+	return s.ID, fmt.Sprintf("created snapshot of %s: %s", s.Volume, s.ID)
+}
+
+// taken returns the snapshot that an outcome is about.
+func taken(out api.Outcome) dataset.Snapshot {
+	if out.Operation == nil || out.Operation.Snapshot == nil {
+		return dataset.Snapshot{}
+	}
+	return *out.Operation.Snapshot
+}

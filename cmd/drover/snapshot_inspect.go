@@ -1,0 +1,60 @@
+package main
+
+import (
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newSnapshotInspectCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "inspect ID",
+		Short:             "Show all about a snapshot",
+		Args:              args(1),
+		ValidArgsFunction: complete(a, snapshotWords),
+	}
+	o := outputFlags(cmd, false)
+	volume := volumeFlag(a, cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		s, err := c.Snapshot(cmd.Context(), *volume, args[0])
+		if err != nil {
+			return err
+		}
+		return one(a, o, s, a.snapshotForm)
+	}
+	return cmd
+}
+
+// volumeFlag lets a snapshot be named by its name, which only its volume knows.
+func volumeFlag(a *app, cmd *cobra.Command) *string {
+	volume := cmd.Flags().String("volume", "", "the `VOLUME` in which ID may be a snapshot's name")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return complete(a, volumeWords)(cmd, nil, begun)
+	}))
+	return volume
+}
+
+func (a *app) snapshotForm(s dataset.Snapshot) *show.Form {
+	f := &show.Form{}
+	f.Add("Snapshot", s.ID.String())
+	f.Add("Name", s.Name)
+	f.Add("Message", s.Message)
+	f.Add("Volume", s.Volume)
+	f.Add("Dataset", s.Dataset.String())
+	f.Add("Kind", string(s.Kind))
+	f.Add("Size", sizeOr(s.Size, "no limit of its own"))
+	f.Add("Profile", s.Profile.Name+"@"+s.Profile.Revision)
+	if s.Parent != uuid.Nil {
+		f.Add("Parent", s.Parent.String())
+	}
+	f.Add("Created", show.When(a.now(), s.Created))
+	f.Add("To clone it", "drover clone "+s.ID.String()[:show.ShortLength]+" NEW")
+	f.Add("To go back", "drover snapshot restore "+s.Volume+" "+s.ID.String()[:show.ShortLength])
+	return f
+}

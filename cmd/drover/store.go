@@ -1,0 +1,12 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newStoreCmd(a *app) *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "store",
+		Short: "Back up the control service's records, or make them again from the pools",
+	},
+		newStoreBackupCmd(a), newStoreRebuildCmd(a),
+	)
+}

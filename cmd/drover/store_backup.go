@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newStoreBackupCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Copy the store to a file, while it works",
+		Long: `Copy the store to a new file on this host, consistent and while it works. The
+file holds records, no volume's data.`,
+		Args: args(1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		ctx, stop := a.signals(cmd.Context())
+		defer stop()
+		n, err := a.backup(ctx, c, args[0])
+		if err != nil && ctx.Err() != nil {
+			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no backup")
+		}
+		if err != nil {
+			return err
+		}
+		return a.say("wrote %s (%s)", args[0], dataset.Size(n).Human())
+	}
+	return cmd
+}
+
+// backup writes FILE.tmp and puts it in place when it is whole and on disk.
+func (a *app) backup(ctx context.Context, c remote, file string) (n int64, err error) {
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		return 0, inTheWay(file, err)
+	}
+	tmp := file + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return 0, dataset.Errorf(dataset.ErrExists, "%s exists: another backup is under way, or one was killed (remove it then)", tmp)
+	}
+	if err != nil {
+		return 0, err
+	}
+	placed := false
+	defer func() {
+		if !placed {
+			err = errors.Join(err, os.Remove(tmp))
+		}
+	}()
+	m := a.meter("backup", !terminal(a.errOut))
+	w := &progress.Writer{W: f, Meter: m, At: dataset.Progress{Step: "copy the store"}}
+	err = c.Backup(ctx, w)
+	m.Close()
+	if err == nil && w.At.Done == 0 {
+		err = dataset.Errorf(dataset.ErrCorrupt, "the server sent an empty backup")
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, err
+	}
+	if err := place(tmp, file); err != nil {
+		return 0, err
+	}
+	placed = true
+	return w.At.Done, syncDir(filepath.Dir(file))
+}
+
+func inTheWay(file string, err error) error {
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrExists, "%s exists: a backup overwrites nothing (choose another name)", file)
+}
+
+// place renames tmp to file unless that exists. Filesystems that cannot rename
+// so (NFS, rename(2)) can link.
+func place(tmp, file string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		if err = os.Link(tmp, file); err == nil {
+			return os.Remove(tmp)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return inTheWay(file, nil)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+func newStoreRebuildCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rebuild",
+		Short: "Bring back from the pools what the store does not know",
+		Long: `Bring back from the pools of the server's host what the store does not know, as
+after it was lost: beside every dataset lies what it is and was called. What is
+on record is left as it is, and a name that is taken is not taken away.`,
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		rebuilt, err := c.RebuildStore(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return list(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() }, rebuiltTable)
+	}
+	return cmd
+}

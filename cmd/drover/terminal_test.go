@@ -1,0 +1,160 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestColourOnlyWhereItIsWanted(t *testing.T) {
+	for name, tc := range map[string]struct {
+		env      map[string]string
+		terminal bool
+		colour   bool
+	}{
+		"terminal":      {map[string]string{"TERM": "xterm"}, true, true},
+		"pipe":          {map[string]string{"TERM": "xterm"}, false, false},
+		"NO_COLOR":      {map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, true, false},
+		"dumb terminal": {map[string]string{"TERM": "dumb"}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, args := range [][]string{{"doctor"}, {"volume", "ls"}, {"pool", "ls"}, {"operation", "ls"}} {
+				c := newConsole(theWorld())
+				c.env = tc.env
+				got := ""
+				if tc.terminal {
+					screen := ptytest.Open(t)
+					c.app.out = screen.File
+					c.run(t, args...)
+					got = screen.Screen()
+				} else {
+					c.run(t, args...)
+					got = c.out.String()
+				}
+				if got == "" || strings.Contains(got, "\x1b[") != tc.colour {
+					t.Errorf("%v: colour is not %v: %q", args, tc.colour, got)
+				}
+			}
+		})
+	}
+}
+
+func TestProgressIsABarOnATerminalThatCanMove(t *testing.T) {
+	for name, tc := range map[string]struct {
+		term string
+		args []string
+		bar  bool
+		line bool
+	}{
+		"terminal": {"xterm", []string{"volume", "create", "db"}, true, false},
+		"quiet":    {"xterm", []string{"volume", "create", "db", "-q"}, false, false},
+		"dumb":     {"dumb", []string{"volume", "create", "db"}, false, true},
+		"unset":    {"", []string{"volume", "create", "db"}, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newConsole(theWorld())
+			scenarios["slow"](c)
+			c.env["TERM"] = tc.term
+			screen := ptytest.Open(t)
+			c.app.errOut = screen.File
+			if code := c.run(t, tc.args...); code != 0 {
+				t.Fatalf("exit %d", code)
+			}
+			got := screen.Screen()
+			if bar := strings.Contains(got, "\x1b["); bar != tc.bar {
+				t.Errorf("a bar: %v, want %v: %q", bar, tc.bar, got)
+			}
+			if line := strings.Contains(got, "copy 50% (5GiB of 10GiB)\r\n"); line != tc.line {
+				t.Errorf("lines: %v, want %v: %q", line, tc.line, got)
+			}
+			if n := strings.Count(c.out.String(), "\n"); n != 1 {
+				t.Errorf("standard output: %q", c.out.String())
+			}
+		})
+	}
+}
+
+func TestNoTarToOrFromATerminal(t *testing.T) {
+	c := newConsole(theWorld())
+	screen := ptytest.Open(t)
+	c.app.out = screen.File
+	if code := c.run(t, "volume", "export", "db"); code != 2 || !strings.Contains(c.err.String(), "drover volume export db > db.tar") {
+		t.Errorf("exit %d, %q", code, c.err.String())
+	}
+	if got := screen.Screen(); got != "" {
+		t.Errorf("wrote %q", got)
+	}
+	c = newConsole(theWorld())
+	c.app.in = ptytest.Open(t).File
+	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 2 || len(c.fake.asked) > 0 {
+		t.Errorf("exit %d, asked %v", code, c.fake.asked)
+	}
+}
+
+func TestPurgeAsks(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args   []string
+		typed  string
+		purged int
+		code   int
+		asks   string
+	}{
+		"the name":       {[]string{"trash", "purge", "e000"}, "old\n", 1, 0, "dataset e0000000-0000-4000-8000-000000000003, once volume old, and its 2 snapshots"},
+		"another name":   {[]string{"trash", "purge", "old"}, "older\n", 0, 1, "Type old to go on"},
+		"yes is no name": {[]string{"trash", "purge", "old"}, "yes\n", 0, 1, ""},
+		"nothing":        {[]string{"trash", "purge", "old"}, "\n", 0, 1, ""},
+		"end of input":   {[]string{"trash", "purge", "old"}, "\x04", 0, 1, ""},
+		"all":            {[]string{"trash", "purge", "--all"}, "all\n", 2, 0, "all 2 datasets"},
+		"not all":        {[]string{"trash", "purge", "--all"}, "no\n", 0, 1, ""},
+		"--yes":          {[]string{"trash", "purge", "old", "--yes"}, "", 1, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newConsole(theWorld())
+			scenarios["at-once"](c)
+			screen := ptytest.Open(t)
+			screen.Type(t, tc.typed)
+			c.app.in = screen.File
+			if code := c.run(t, tc.args...); code != tc.code || len(c.fake.asked) != tc.purged {
+				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
+			}
+			if !strings.Contains(c.err.String(), tc.asks) {
+				t.Errorf("did not ask %q: %q", tc.asks, c.err.String())
+			}
+		})
+	}
+}
+
+func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Seek(1<<20, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	c := newConsole(theWorld())
+	c.app.in = f
+	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 0 {
+		t.Fatalf("exit %d: %s", code, c.err.String())
+	}
+	if !strings.Contains(c.err.String(), "send the archive 100% (3MiB of 3MiB)") {
+		t.Errorf("said %q", c.err.String())
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if got := left(r); got != 0 {
+		t.Errorf("a pipe holds %s", dataset.Size(got))
+	}
+}

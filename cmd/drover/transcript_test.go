@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// console is an app over a fake, with what it said.
+type console struct {
+	*app
+	fake     *fake
+	env      map[string]string
+	out, err bytes.Buffer
+	slept    int
+}
+
+func newConsole(f *fake) *console {
+	c := &console{fake: f, env: map[string]string{}}
+	c.app = &app{
+		version: "1.2.3", in: strings.NewReader(""), out: &c.out, errOut: &c.err,
+		getenv: func(k string) string { return c.env[k] },
+		now:    func() time.Time { return now },
+		newID:  func() uuid.UUID { return idReq },
+		sleep: func(ctx context.Context, d time.Duration) error {
+			c.slept++
+			return ctx.Err()
+		},
+		signals: context.WithCancel,
+		dial:    func(string) (remote, error) { return f, nil },
+		docker: func(_ context.Context, volume string, live bool) (string, error) {
+			if volume == "busy" && !live {
+				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)
+			}
+			return "/var/lib/docker/volumes/" + volume + "/_data", nil
+		},
+	}
+	return c
+}
+
+func (c *console) run(t *testing.T, args ...string) int {
+	t.Helper()
+	return execute(t.Context(), c.app, args)
+}
+
+// scenarios are the worlds that a transcript can run a command in, by name.
+var scenarios = map[string]func(c *console){
+	"": func(*console) {},
+	"empty": func(c *console) {
+		*c.fake = fake{}
+	},
+	"away": func(c *console) {
+		c.fake.fail = map[string]error{}
+		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor"} {
+			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\n(is it running?)")
+		}
+	},
+	"paged": func(c *console) { c.fake.pageSize = 1 },
+	"silent": func(c *console) { // the node has not been heard of
+		for i := range c.fake.volumes {
+			c.fake.volumes[i].Status = nil
+		}
+		for i := range c.fake.pools {
+			c.fake.pools[i].Status = nil
+		}
+	},
+	"full": func(c *console) { c.fake.volumes[0].Status.Used = 19 * dataset.GiB },
+	"nosnaps": func(c *console) {
+		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}
+	},
+	"nothing-to-do": func(c *console) {
+		v := dbVolume()
+		c.fake.outcome = api.Outcome{Volume: &v}
+	},
+	"at-once": func(c *console) { // control alone did it
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
+	"slow": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0), running("", 0, 0), running("format", 0, 0),
+			running("copy", 0, 10<<30), running("copy", 1<<20, 10<<30), running("copy", 5<<30, 10<<30))
+	},
+	"restarts": func(c *console) {
+		away := answer{err: dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
+		works(c.fake, ended(dataset.OpDone, nil), away, running("copy", 0, 0), away, away)
+	},
+	"lost-sight": func(c *console) {
+		works(c.fake, answer{err: dataset.Errorf(dataset.ErrForbidden, "not allowed")})
+		pending := running("", 0, 0)
+		c.fake.outcome.Operation = &pending.op
+	},
+	"fails": func(c *console) {
+		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "no_space", Message: "pool default is full"}), running("copy", 0, 0))
+	},
+	"bad-input": func(c *console) {
+		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod", did you mean gold? (have: bronze, gold)`)}
+	},
+	"cancelled": func(c *console) { works(c.fake, ended(dataset.OpCancelled, nil)) },
+	"mute":      func(c *console) { works(c.fake, ended(dataset.OpFailed, nil)) },
+	"snapshots": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		s := snapshot(1, "before-upgrade", "", 0)
+		done.op.Kind, done.op.Snapshot = dataset.OpSnapshot, &s
+		works(c.fake, done)
+	},
+	"restores": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		s := snapshot(9, "", "before restore", 0)
+		done.op.Kind, done.op.Snapshot, done.op.Source = dataset.OpRestore, &s, &dataset.Source{Dataset: idDB, Snapshot: snapID(1)}
+		works(c.fake, done)
+	},
+	"clones": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Volume = dataset.OpClone, "db-test"
+		works(c.fake, done)
+	},
+	"purges": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Operation: &done.op}
+		c.fake.fail = map[string]error{"Submit " + idBare.String(): dataset.Errorf(dataset.ErrOffline, "pool default is offline")}
+	},
+	"broken": func(c *console) {
+		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Mend: "mount /srv/plain"})
+	},
+	"remote": func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
+	"tar":    func(c *console) { c.in = strings.NewReader(strings.Repeat("x", 1000)) },
+}
+
+// TestTranscripts runs the commands of testdata/*.txt and compares all that they
+// say. A line "$ drover …" is a command, "$ [SCENARIO] drover …" one in another
+// world; "! " begins what went to standard error, "> " what the server was asked
+// to change, "= " an exit code that is not 0.
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := transcript(t, string(b))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if d := cmp.Diff(string(b), got); d != "" && !*update {
+				t.Errorf("%s (go test ./cmd/drover -update writes it anew):\n%s", file, d)
+			}
+		})
+	}
+}
+
+func transcript(t *testing.T, script string) string {
+	t.Helper()
+	var b strings.Builder
+	for line := range strings.Lines(script) {
+		switch {
+		case strings.HasPrefix(line, "$ "):
+			b.WriteString(line)
+			scenario, args, err := parse(strings.TrimSpace(line[2:]))
+			if err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			b.WriteString(session(t, scenario, args))
+		case strings.HasPrefix(line, "# "):
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+func session(t *testing.T, scenario string, args []string) string {
+	t.Helper()
+	c := newConsole(theWorld())
+	scenarios[scenario](c)
+	code := c.run(t, args...)
+	var b strings.Builder
+	b.WriteString(c.out.String())
+	for line := range strings.Lines(c.err.String()) {
+		b.WriteString("! " + line)
+	}
+	for _, line := range c.fake.asked {
+		b.WriteString("> " + line + "\n")
+	}
+	if c.slept > 0 {
+		fmt.Fprintf(&b, "> slept %d times\n", c.slept)
+	}
+	if code != 0 {
+		fmt.Fprintf(&b, "= %d\n", code)
+	}
+	return b.String() + "\n"
+}
+
+// parse reads a command line of a transcript; words may be "quoted".
+func parse(line string) (scenario string, args []string, err error) {
+	if rest, ok := strings.CutPrefix(line, "["); ok {
+		if scenario, line, ok = strings.Cut(rest, "] "); !ok {
+			return "", nil, errors.New("no end of the scenario")
+		}
+	}
+	if scenarios[scenario] == nil {
+		return "", nil, fmt.Errorf("no scenario %q", scenario)
+	}
+	line, ok := strings.CutPrefix(line, "drover")
+	if !ok {
+		return "", nil, errors.New("not drover")
+	}
+	for i, part := range strings.Split(line, `"`) {
+		if i%2 == 1 {
+			args = append(args, part)
+		} else {
+			args = append(args, strings.Fields(part)...)
+		}
+	}
+	return scenario, args, nil
+}

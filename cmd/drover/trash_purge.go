@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newTrashPurgeCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "purge [DATASET]",
+		Short: "Destroy a dataset in the trash, or all of them, for good",
+		Long: `Destroy a dataset in the trash with its snapshots, or with --all every one that
+is there, for good. It asks for the volume's name first, unless --yes.`,
+		Args:              args(0),
+		ValidArgsFunction: complete(a, trashWords),
+	}
+	o := workFlags(cmd, false)
+	var every, yes bool
+	cmd.Flags().BoolVar(&every, "all", false, "all that is in the trash")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if every == (len(args) == 1) {
+			return usage(cmd, "%s wants DATASET or --all", words(cmd))
+		}
+		if !yes && !terminal(a.in) {
+			return usage(cmd, "this destroys data for good, and there is no terminal to ask at (say --yes)")
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		gone, err := all(cmd.Context(), c.Trash)
+		if err != nil {
+			return err
+		}
+		if every {
+			return a.purgeAll(cmd.Context(), c, o, gone, yes)
+		}
+		v, err := pick(gone, "dataset in the trash", args[0],
+			func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
+		if err != nil {
+			return err
+		}
+		if !yes {
+			if err := a.confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good", v.ID, v.Volume, v.Snapshots); err != nil {
+				return err
+			}
+		}
+		out, err := a.purge(cmd.Context(), c, o, v)
+		if err != nil {
+			return err
+		}
+		return a.report(o, out, describePurged(v))
+	}
+	return cmd
+}
+
+func (a *app) purge(ctx context.Context, c remote, o *output, v api.Volume) (api.Outcome, error) {
+	return a.submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+}
+
+func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
+	return func(api.Outcome) (uuid.UUID, string) {
+		return v.ID, fmt.Sprintf("purged dataset %s, once volume %s", v.ID, v.Volume)
+	}
+}
+
+// purgeAll purges what was in the trash when it asked, and goes on past what
+// cannot be.
+func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volume, yes bool) error {
+	if len(gone) == 0 && !o.json() {
+		return a.say("the trash is empty")
+	}
+	if !yes && len(gone) > 0 {
+		if err := a.confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good", len(gone)); err != nil {
+			return err
+		}
+	}
+	var outs []api.Outcome
+	failed := 0
+	for _, v := range gone {
+		out, err := a.purge(ctx, c, o, v)
+		if err != nil {
+			failed++
+			complain(a.errOut, fmt.Errorf("dataset %s, once volume %s: %w", v.ID, v.Volume, err))
+			continue
+		}
+		if outs = append(outs, out); o.json() {
+			continue
+		}
+		if err := a.report(o, out, describePurged(v)); err != nil {
+			return err
+		}
+	}
+	if o.json() {
+		if err := show.List(a.out, outs); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d datasets were not purged", failed, len(gone))
+	}
+	return nil
+}
+
+// confirm asks a person to type word. It fails with ErrCancelled for anything
+// else.
+func (a *app) confirm(word, format string, args ...any) error {
+	if _, err := fmt.Fprintf(a.errOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)), show.Clean(word)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if strings.TrimSpace(line) != word {
+		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was destroyed")
+	}
+	return err
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+// versions is what version prints as JSON.
+type versions struct {
+	Client string       `json:"client"`
+	Server *api.Version `json:"server,omitempty"`
+	Error  string       `json:"error,omitempty"` // why there is no server
+}
+
+func newVersionCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "version",
+		Short:             "Print the version of this command and of the server",
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		v := versions{Client: a.version}
+		// That the server is away is part of the answer and no failure of it.
+		if s, err := c.Version(cmd.Context()); err != nil {
+			v.Error = err.Error()
+		} else {
+			v.Server = &s
+		}
+		return one(a, o, v, a.versionForm)
+	}
+	return cmd
+}
+
+func (a *app) versionForm(v versions) *show.Form {
+	f := &show.Form{}
+	f.Add("Client", v.Client)
+	f.Add("Server", v.Error)
+	if s := v.Server; s != nil {
+		f.Add("Server", s.Version)
+		f.Add("API", s.API)
+		f.Add("Node", s.Node)
+		f.Add("Store", s.Store)
+		f.Add("Started", show.When(a.now(), s.Started))
+	}
+	return f
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeCreateCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "create SPEC",
+		Short: "Create a volume",
+		Long: `Create a volume. A SPEC is a name for the default profile, NAME@PROFILE, or
+NAME@snapshot-PREFIX for a clone of the snapshot or dataset whose UUID begins
+with PREFIX. Creating what exists already, with the same choices, changes
+nothing and succeeds.`,
+		Example: `  drover volume create db@gold
+  drover volume create db@gold -o size=50GiB -o owner=999:999 -o label.team=shop
+  drover volume create db-test@snapshot-f23ca986`,
+		ValidArgsFunction: complete(a, specWords),
+	}
+	o, opts := makeFlags(cmd)
+	detachFlag(cmd, o)
+	cmd.Args = makeArgs(1, opts)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, help := opts["help"]; help {
+			return a.optionHelp(cmd)
+		}
+		req := api.Request{Kind: dataset.OpCreate, Volume: args[0], Options: opts}
+		return a.change(cmd, o, req, describeMade("created"))
+	}
+	return cmd
+}
+
+// makeArgs is args for the commands that make a volume: -o help needs none.
+func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if _, help := opts["help"]; help {
+			return nil
+		}
+		return args(least)(cmd, given)
+	}
+}
+
+// optionHelp is what -o help prints: the options, and the profiles there are.
+func (a *app) optionHelp(cmd *cobra.Command) error {
+	t := show.NewTable("OPTION", "VALUE", "MEANING")
+	for _, h := range dataset.OptionHelp() {
+		t.Row(h.Name, h.Value, h.Help)
+	}
+	if err := t.Write(a.out); err != nil {
+		return err
+	}
+	c, err := a.connect()
+	if err != nil {
+		return err
+	}
+	profiles, err := c.Profiles(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(a.out); err != nil {
+		return err
+	}
+	return profileTable(profiles).Write(a.out)
+}
+
+// describeMade says what volume there is now.
+func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
+	return func(out api.Outcome) (uuid.UUID, string) {
+		d := made(out)
+		size := ""
+		if d.Size > 0 {
+			size = ", " + d.Size.String()
+		}
+		if out.Operation == nil {
+			return d.ID, fmt.Sprintf("volume %s is there already, as asked: dataset %s, profile %s%s", d.Volume, d.ID, d.Profile.Name, size)
+		}
+		return d.ID, fmt.Sprintf("%s volume %s: dataset %s, profile %s%s", verb, d.Volume, d.ID, d.Profile.Name, size)
+	}
+}

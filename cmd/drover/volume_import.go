@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeImportCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import SPEC",
+		Short: "Make a volume of a folder, a Docker volume or a tar archive",
+		Long: `Make a new volume and fill it with a copy of what there is: a folder of this
+host, a volume of Docker's own driver local (docker:VOLUME), or a tar archive
+on standard input (-). Owners, modes, extended attributes, hard links and holes
+are kept. The source is not changed.
+
+Data that changes while it is copied makes a useless copy of a database: stop
+what writes, or say --live to copy all the same.`,
+		Example: `  drover volume import db@gold --from /srv/mysql
+  drover volume import db@gold --from docker:myproject_db
+  gunzip < db.tar.gz | drover volume import db@gold --from -`,
+		ValidArgsFunction: complete(a, specWords),
+	}
+	o, opts := makeFlags(cmd)
+	detachFlag(cmd, o)
+	cmd.Args = makeArgs(1, opts)
+	var from string
+	var live bool
+	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, or - for a tar on standard input")
+	cmd.Flags().BoolVar(&live, "live", false, "copy although something may write to the source")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, help := opts["help"]; help {
+			return a.optionHelp(cmd)
+		}
+		req := api.Request{Kind: dataset.OpImport, Volume: args[0], Options: opts, Live: live}
+		switch {
+		case from == "" || from == "docker:":
+			return usage(cmd, "import needs a source: --from PATH, --from docker:VOLUME or --from -")
+		case from == "-" && o.detach:
+			return usage(cmd, "--detach cannot be had with --from -: who sends the tar must stay")
+		case from == "-" && live:
+			return usage(cmd, "--live means nothing with --from -")
+		case from == "-" && terminal(a.in):
+			return usage(cmd, "standard input is a terminal and no tar archive (say drover volume import %s --from - < FILE)", args[0])
+		case from == "-":
+			return a.importTar(cmd.Context(), o, req)
+		}
+		var err error
+		if req.Path, err = a.sourcePath(cmd.Context(), from, live); err != nil {
+			return err
+		}
+		return a.change(cmd, o, req, describeMade("imported"))
+	}
+	return cmd
+}
+
+// sourcePath returns the folder to import on the server's host.
+func (a *app) sourcePath(ctx context.Context, from string, live bool) (string, error) {
+	volume, docker := strings.CutPrefix(from, "docker:")
+	if !docker {
+		return a.hostPath(from)
+	}
+	if !a.sameHost() {
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, or pipe a tar into --from -)", from, a.address())
+	}
+	return a.docker(ctx, volume, live)
+}
+
+// importTar sends standard input.
+func (a *app) importTar(ctx context.Context, o *output, req api.Request) error {
+	c, err := a.connect()
+	if err != nil {
+		return err
+	}
+	ctx, stop := a.signals(ctx)
+	defer stop()
+	req.ID = a.newID()
+	m := a.meter("import "+req.Volume, o.quiet)
+	d, err := c.Import(ctx, req, &progress.Reader{
+		R: a.in, Meter: m, At: dataset.Progress{Step: "send the archive", Total: left(a.in)},
+	})
+	m.Close()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: the archive was not sent whole, and so not imported")
+	case err != nil:
+		return err
+	}
+	out := api.Outcome{Volume: &api.Volume{Dataset: d}}
+	// The import is done, whether or not its result can be looked at.
+	if v, err := c.Volume(ctx, d.ID.String()); err == nil {
+		out.Volume = &v
+	}
+	return a.report(o, out, func(api.Outcome) (uuid.UUID, string) {
+		return d.ID, fmt.Sprintf("imported volume %s: dataset %s, profile %s", d.Volume, d.ID, d.Profile.Name)
+	})
+}
+
+// left is how many bytes are still to be read where in is a file, 0 elsewhere.
+func left(in io.Reader) int64 {
+	f, ok := in.(*os.File)
+	if !ok {
+		return 0
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0
+	}
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0
+	}
+	return max(0, info.Size()-at)
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// newestShown is how many snapshots inspect lists.
+const newestShown = 5
+
+func newVolumeInspectCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "inspect NAME",
+		Short:             "Show all about a volume",
+		Args:              args(1),
+		ValidArgsFunction: complete(a, volumeWords),
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		v, err := c.Volume(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return one(a, o, v, func(v api.Volume) *show.Form {
+			return a.volumeForm(v, a.newestSnapshots(cmd.Context(), c, v))
+		})
+	}
+	return cmd
+}
+
+func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
+	now, p := a.now(), v.Profile
+	f := &show.Form{}
+	f.Add("Volume", v.Volume)
+	f.Add("Profile", p.Name+"@"+p.Revision, p.Description)
+	f.Add("Dataset", v.ID.String())
+	if v.State != dataset.StateReady {
+		f.Add("State", string(v.State))
+	}
+	f.Add("Home", fmt.Sprintf("%s (%s)", v.Node, v.Home))
+	f.Add("Pool", fmt.Sprintf("%s (%s)", v.PoolName, v.Backend))
+	f.Add("Size", sizeLine(v))
+	f.Add("Filesystem", p.Filesystem.Type)
+	f.Add("Mounted by", a.mountLines(v)...)
+	f.Add("Snapshots", snapshots...)
+	f.Add("Origin", originLine(v.Origin))
+	f.Add("Labels", labelLines(v.Labels)...)
+	f.Add("Protected", yesNo(v.Protected))
+	if v.ReadOnly {
+		f.Add("Read-only", "yes")
+	}
+	f.Add("On delete", onDelete(p.OnDelete))
+	f.Add("Created", show.When(now, v.Created)+", as "+v.Spelling)
+	if v.Trash != nil {
+		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Until))
+	}
+	problem, next := advice(v)
+	f.Add("Problem", problem)
+	f.Add("What to do", next...)
+	return f
+}
+
+func sizeLine(v api.Volume) string {
+	size := sizeOr(v.Size, "no limit of its own")
+	switch {
+	case v.Status == nil:
+		return size
+	case v.Size > 0:
+		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(), int64(100*float64(v.Status.Used)/float64(v.Size)))
+	}
+	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
+}
+
+func (a *app) mountLines(v api.Volume) []string {
+	switch {
+	case v.Status == nil:
+		return []string{"not known"}
+	case len(v.Status.Mounts) == 0 && v.Status.Mounted:
+		return []string{"nobody, but it is mounted"}
+	case len(v.Status.Mounts) == 0:
+		return []string{"nobody"}
+	}
+	var lines []string
+	for _, m := range v.Status.Mounts {
+		line := m.ID + " since " + show.Ago(a.now(), m.Since)
+		if m.Count > 1 {
+			line += fmt.Sprintf(", %d times", m.Count)
+		}
+		if m.Unverified {
+			line += ", unverified since the engine last started"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// newestSnapshots is a courtesy beside the volume: that the list cannot be had
+// is shown in its place.
+func (a *app) newestSnapshots(ctx context.Context, c remote, v api.Volume) []string {
+	if v.Snapshots == 0 {
+		return []string{"none"}
+	}
+	snaps, err := all(ctx, snapshotsOf(c, v.ID.String()))
+	if err != nil {
+		return []string{fmt.Sprintf("%d, which cannot be listed: %v", v.Snapshots, err)}
+	}
+	slices.SortFunc(snaps, func(x, y dataset.Snapshot) int { return y.Created.Compare(x.Created) })
+	var lines []string
+	for i, s := range snaps {
+		if i == newestShown {
+			return append(lines, fmt.Sprintf("and %d older (drover snapshot ls %s)", len(snaps)-i, v.Volume))
+		}
+		line := s.ID.String() + " of " + show.Ago(a.now(), s.Created)
+		if s.Name != "" {
+			line += ", " + s.Name
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func originLine(o *dataset.Origin) string {
+	switch {
+	case o == nil:
+		return ""
+	case o.Implicit:
+		return "clone of dataset " + o.Dataset.String() + " as it was then"
+	}
+	return "clone of snapshot " + o.Snapshot.String() + " of dataset " + o.Dataset.String()
+}
+
+func labelLines(labels map[string]string) []string {
+	var lines []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		lines = append(lines, k+"="+labels[k])
+	}
+	return lines
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// advice says what is wrong with a volume, and what to type next.
+func advice(v api.Volume) (problem string, next []string) {
+	switch st := v.Status; {
+	case v.State == dataset.StateTrashed:
+		return "", []string{"drover trash restore " + v.ID.String()}
+	case st == nil:
+		return "node " + v.Node + " has not said how it is",
+			[]string{"drover node inspect " + v.Node, "drover doctor (on that node)"}
+	case st.Problem != "":
+		next = append(next, "drover pool inspect "+v.PoolName, "drover doctor (on node "+v.Node+")")
+		if strings.Contains(st.Problem, v.PoolName) {
+			return st.Problem, next
+		}
+		return st.Problem, next[1:]
+	case v.Size > 0 && st.Used > v.Size/10*9:
+		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, (v.Size + v.Size/2).String())}
+	}
+	return "", nil
+}

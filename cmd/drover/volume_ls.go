@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeLsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List the volumes",
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		volumes, err := all(cmd.Context(), c.Volumes)
+		if err != nil {
+			return err
+		}
+		return list(a, o, volumes, volumeID, a.volumeTable)
+	}
+	return cmd
+}
+
+func volumeID(v api.Volume) string { return v.ID.String() }
+
+func (a *app) volumeTable(volumes []api.Volume) *show.Table {
+	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
+	short := shortDatasets(volumes)
+	for _, v := range volumes {
+		t.Row(v.Volume, v.Profile.Name, sizeOr(v.Size, "no limit"), used(v), status(v), v.PoolName, v.Node,
+			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.now(), v.Created))
+	}
+	p := a.palette()
+	t.Paint(4, func(s string) string {
+		if s == "problem" || s == "unknown" {
+			return p.Red(s)
+		}
+		return s
+	})
+	return t
+}
+
+func shortDatasets(volumes []api.Volume) func(uuid.UUID) string {
+	ids := make([]uuid.UUID, len(volumes))
+	for i, v := range volumes {
+		ids[i] = v.ID
+	}
+	return show.Shorten(ids)
+}
+
+func sizeOr(s dataset.Size, none string) string {
+	if s == 0 {
+		return none
+	}
+	return s.String()
+}
+
+func used(v api.Volume) string {
+	if v.Status == nil {
+		return ""
+	}
+	return v.Status.Used.Human()
+}
+
+// status says in a word or two how a volume is.
+func status(v api.Volume) string {
+	switch st := v.Status; {
+	case st == nil:
+		return "unknown"
+	case st.Problem != "":
+		return "problem"
+	case len(st.Mounts) > 0:
+		return fmt.Sprintf("in use by %d", len(st.Mounts))
+	case st.Mounted:
+		return "mounted"
+	}
+	return "idle"
+}

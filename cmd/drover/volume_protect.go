@@ -1,0 +1,33 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeProtectCmd(a *app) *cobra.Command {
+	return protection(a, true, &cobra.Command{
+		Use:   "protect NAME",
+		Short: "Refuse to delete a volume",
+	})
+}
+
+// protection makes cmd turn a volume's protection on or off.
+func protection(a *app, on bool, cmd *cobra.Command) *cobra.Command {
+	cmd.Args = args(1)
+	cmd.ValidArgsFunction = complete(a, volumeWords)
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &on}
+		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := made(out)
+			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume, map[bool]string{true: "protected", false: "not protected"}[on], already(out))
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeResizeCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "resize NAME SIZE",
+		Short: "Change a volume's size",
+		Long: `Change a volume's size, while it is in use too. K, M, G, T and KiB … are
+binary, KB … decimal. A backend that cannot make a volume smaller refuses.`,
+		Example:           `  drover volume resize db 50GiB`,
+		Args:              args(2),
+		ValidArgsFunction: complete(a, volumeWords, nothing),
+	}
+	o := workFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, err := dataset.ParseSize(args[1]); err != nil {
+			return err
+		}
+		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
+		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := made(out)
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size, already(out))
+		})
+	}
+	return cmd
+}
+
+// already ends a line about what is so because nothing had to be done.
+func already(out api.Outcome) string {
+	if out.Operation == nil {
+		return " already"
+	}
+	return " now"
+}
