@@ -1,0 +1,114 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const cliDoc = "../../docs/cli.md"
+
+// TestDocsOfTheCommandLine fails when docs/cli.md is not what the commands say.
+func TestDocsOfTheCommandLine(t *testing.T) {
+	want := document(newRootCmd(newConsole(theWorld()).app))
+	if *update {
+		if err := os.WriteFile(cliDoc, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(cliDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(got), want); d != "" {
+		t.Errorf("docs/cli.md is stale (go test ./cmd/drover -update writes it anew):\n%s", d)
+	}
+}
+
+func document(root *cobra.Command) string {
+	var b strings.Builder
+	b.WriteString("# The command line\n\nThis page is made from the commands' own help.\n\n" + root.Long + "\n\nFlags of every command:\n\n```\n" +
+		root.PersistentFlags().FlagUsages() + "```\n\n")
+	contents(&b, root, "")
+	for _, cmd := range leaves(root) {
+		b.WriteString("\n## " + cmd.CommandPath() + "\n\n")
+		text := cmd.Long
+		if text == "" {
+			text = cmd.Short + "."
+		}
+		b.WriteString(text + "\n\n```\n" + cmd.UseLine() + "\n```\n")
+		if f := cmd.LocalNonPersistentFlags(); f.HasAvailableFlags() {
+			b.WriteString("\n```\n" + f.FlagUsages() + "```\n")
+		}
+		if cmd.Example != "" {
+			b.WriteString("\n```\n" + strings.TrimRight(cmd.Example, "\n") + "\n```\n")
+		}
+	}
+	return b.String()
+}
+
+func contents(b *strings.Builder, cmd *cobra.Command, indent string) {
+	for _, c := range cmd.Commands() {
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		if c.HasSubCommands() {
+			b.WriteString("- " + c.Name() + ": " + c.Short + "\n")
+			contents(b, c, indent+"  ")
+			continue
+		}
+		b.WriteString(indent + "- [" + c.CommandPath() + "](#" + strings.ReplaceAll(c.CommandPath(), " ", "-") + "): " + c.Short + "\n")
+	}
+}
+
+// leaves are the commands that do something, hidden ones not.
+func leaves(cmd *cobra.Command) []*cobra.Command {
+	var out []*cobra.Command
+	for _, c := range cmd.Commands() {
+		switch {
+		case !c.IsAvailableCommand():
+		case c.HasSubCommands():
+			out = append(out, leaves(c)...)
+		default:
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// TestCommandsAreOfOneMould holds every command to the rules that all follow.
+func TestCommandsAreOfOneMould(t *testing.T) {
+	root := newRootCmd(newConsole(theWorld()).app)
+	noOutput := map[string]bool{"drover serve": true, "drover completion": true, "drover store backup": true, "drover volume export": true, "drover help": true}
+	inUse := regexp.MustCompile(`^[a-z-]+( \[?[A-Z]+\]?)*$`)
+	for _, cmd := range leaves(root) {
+		path := cmd.CommandPath()
+		if cmd.Args == nil {
+			t.Errorf("%s takes any arguments", path)
+		}
+		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
+			t.Errorf("%s: short help %q", path, cmd.Short)
+		}
+		if !inUse.MatchString(cmd.Use) {
+			t.Errorf("%s: use line %q", path, cmd.Use)
+		}
+		if o := cmd.Flags().ShorthandLookup("o"); (o == nil) != noOutput[path] || !noOutput[path] && cmd.Flags().Lookup("output") == nil {
+			t.Errorf("%s: -o, --output: %v", path, o != nil)
+		}
+		for line := range strings.Lines(cmd.Long) {
+			if len([]rune(line)) > 81 {
+				t.Errorf("%s: a line of its help is too long: %q", path, line)
+			}
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" && (f.Usage == "" || strings.HasSuffix(f.Usage, ".")) {
+				t.Errorf("%s --%s: %q", path, f.Name, f.Usage)
+			}
+		})
+	}
+}
