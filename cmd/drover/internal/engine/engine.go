@@ -31,7 +31,7 @@ func Open() (*client.Client, error) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "cannot use the Docker engine of DOCKER_HOST: %w", err)
 	}
 	if host := c.DaemonHost(); !strings.HasPrefix(host, "unix://") {
-		c.Close()
+		_ = c.Close()
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
 			"DOCKER_HOST is %s, and docker:VOLUME needs the engine of this host (unset it, or pipe a tar of the volume into --from -)", host)
 	}

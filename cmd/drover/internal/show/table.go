@@ -1,7 +1,6 @@
 package show
 
 import (
-	"bufio"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -44,7 +43,7 @@ func (t *Table) Write(w io.Writer) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
-	b := bufio.NewWriter(w) // keeps its first error; Flush returns it
+	var b strings.Builder
 	for n, row := range t.rows {
 		for i, c := range row {
 			pad := ""
@@ -58,7 +57,8 @@ func (t *Table) Write(w io.Writer) error {
 		}
 		b.WriteByte('\n')
 	}
-	return b.Flush()
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // Form is names with values under one another, for looking at one thing. Not
@@ -88,7 +88,7 @@ func (f *Form) Write(w io.Writer) error {
 	for _, n := range f.names {
 		width = max(width, utf8.RuneCountInString(n))
 	}
-	b := bufio.NewWriter(w)
+	var b strings.Builder
 	for i, n := range f.names {
 		for j, v := range f.values[i] {
 			if j > 0 {
@@ -97,5 +97,6 @@ func (f *Form) Write(w io.Writer) error {
 			b.WriteString(n + strings.Repeat(" ", width-utf8.RuneCountInString(n)+2) + v + "\n")
 		}
 	}
-	return b.Flush()
+	_, err := io.WriteString(w, b.String())
+	return err
 }
