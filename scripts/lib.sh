@@ -23,3 +23,34 @@ need_root() {
 content_key() {
 	{ uname -m && cat -- "$@"; } | sha256sum | cut -c1-16
 }
+
+phases=()
+phase_name=''
+
+# phase NAME SECONDS COMMAND...: runs a command and notes how long it took, with a warning when that was
+# longer than the seconds: machines are noisy, so time alone never fails anything. A script that uses it
+# says `trap show_phases EXIT`, which also notes the phase in which the script failed.
+phase() {
+	phase_name=$1
+	phase_budget=$2
+	phase_start=$SECONDS
+	shift 2
+	say "$phase_name ..."
+	# Not in a condition, where the shell would go on after a failed step.
+	"$@"
+	end_phase ''
+}
+
+end_phase() {
+	local took=$((SECONDS - phase_start)) remark=$1
+	if [ "$took" -gt "$phase_budget" ]; then
+		remark="over budget $remark"
+	fi
+	phases+=("$(printf '%-28s %4d s of %4d s  %s' "$phase_name" "$took" "$phase_budget" "$remark")")
+	phase_name=''
+}
+
+show_phases() {
+	[ -z "$phase_name" ] || end_phase FAILED
+	[ ${#phases[@]} = 0 ] || printf '%s\n' "$(basename "$0" .sh): time" "${phases[@]/#/  }" >&2
+}

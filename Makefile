@@ -1,0 +1,50 @@
+# Drover. `make` alone says what there is.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The tag and commit, or "dev" where there is no git or no repository.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export PREFIX DESTDIR
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/drover, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/drover ./cmd/drover
+
+test: ## install what is missing and run all tests (root; a quarter of an hour)
+	scripts/test.sh
+
+test-long: ## the same with everything that takes long: race detector, more rounds, fuzzing
+	scripts/test.sh long
+
+bench: ## print the figures, as ratios to Docker's own local driver (root)
+	scripts/deps.sh test
+	go test -count=1 -timeout 2h -run '^$$' -bench . -benchtime 1x ./test/bench
+
+lint: ## check the code, the walls between packages and the scripts
+	scripts/lint.sh
+
+vuln: ## look for known holes in what we import (asks the Go vulnerability database)
+	"$$(scripts/tools.sh govulncheck)" ./...
+
+fuzz-short: ## every fuzz target for some seconds
+	scripts/fuzz.sh 5s
+
+install: ## binary, systemd units, man pages, completion (root; PREFIX, DESTDIR)
+	scripts/install.sh
+
+uninstall: ## remove them and the data; refused while there are volumes; KEEP_DATA=1 leaves the data
+	scripts/uninstall.sh $(if $(KEEP_DATA),--keep-data)
+
+demo: ## play the story of the README with a real database (root)
+	scripts/demo.sh
+
+demo-clean: ## remove whatever the demo left
+	scripts/demo-clean.sh
+
+clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
+	rm -rf bin
+
+.PHONY: help build test test-long bench lint vuln fuzz-short install uninstall demo demo-clean clean

@@ -1,0 +1,30 @@
+# Sourced by install.sh and uninstall.sh: where the parts of an installation go.
+# shellcheck shell=bash disable=SC2034 # the scripts that source this use them
+
+PREFIX=${PREFIX:-/usr/local}
+DESTDIR=${DESTDIR:-}
+state=${DROVER_ROOT:-/var/lib/drover}
+config=/etc/drover/drover.yaml
+
+bindir=$PREFIX/bin
+mandir=$PREFIX/share/man/man1
+completions=$PREFIX/share/bash-completion/completions
+docdir=$PREFIX/share/doc/drover
+sysusers=/usr/lib/sysusers.d/drover.conf
+dropin=/etc/systemd/system/drover.service.d/10-paths.conf
+
+# systemd looks under /usr and /usr/local, but under no other prefix.
+case $PREFIX in
+/usr | /usr/local) units=$PREFIX/lib/systemd/system ;;
+*) units=/etc/systemd/system ;;
+esac
+units=${SYSTEMD_UNIT_DIR:-$units}
+
+# live: this machine is installed on, not a folder for a package; and systemd runs here.
+live() {
+	[ -z "$DESTDIR" ]
+}
+
+systemd_runs() {
+	live && [ -d /run/systemd/system ]
+}

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what the tests call, makes what they need, and runs them all:
+#
+#   scripts/test.sh         what CI runs
+#   scripts/test.sh long    also what takes long: more rounds, the race detector, fuzzing
+#
+# A test that lacks something fails; none is skipped but those of the long form, in the short one.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+cd "$top"
+
+# prepare makes the images and compose side by side: the one waits for the disk, the other for the CPU.
+prepare() {
+	local image compose status=0
+	scripts/image.sh >/dev/null &
+	image=$!
+	scripts/tools.sh docker-compose >/dev/null &
+	compose=$!
+	wait "$image" || status=$?
+	wait "$compose" || status=$?
+	return "$status"
+}
+
+# What is tested depends on the kernel and on programs, of which Go's test cache knows nothing.
+gotest() {
+	go test -count=1 "$@"
+}
+
+unit_tests() {
+	local packages
+	mapfile -t packages < <(go list ./... | grep -v '/test/')
+	gotest -timeout 10m "$@" "${packages[@]}"
+}
+
+# One package at a time: each starts engines and measures what they do.
+product_tests() {
+	gotest -timeout 20m -p 1 "$@" ./test/...
+}
+
+short() {
+	phase "build" 120 make build
+	phase "tests of packages" 240 unit_tests
+	phase "tests of the product" 360 product_tests
+}
+
+long() {
+	export DROVER_TEST_LONG=1
+	phase "build" 120 make build
+	phase "tests of packages, race" 1200 unit_tests -race
+	phase "tests of the product" 3600 product_tests
+	phase "fuzzing" 900 scripts/fuzz.sh 30s
+}
+
+form=${1:-short}
+case $form in
+short | long) ;;
+*) die "usage: scripts/test.sh [long]" ;;
+esac
+need_root "testing mounts and engines"
+trap show_phases EXIT
+phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
+phase "images and compose" 200 prepare
+"$form"
+say "all tests passed"

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Removes what install.sh installed, and drover's root with the pool in it.
+#
+#   scripts/uninstall.sh              refused while there are volumes, also in the trash
+#   scripts/uninstall.sh --keep-data  leaves the root, all pools and all mounts as they are: containers go
+#                                     on running, and `drover pool adopt` takes the pools in again
+#
+# Pools outside the root are never removed. PREFIX, DESTDIR and DROVER_ROOT as for install.sh.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+# shellcheck source=scripts/paths.sh
+. "$here/paths.sh"
+
+sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock'
+
+# refuse_volumes ends the script while there is anything that a user could miss.
+refuse_volumes() {
+	local drover=$bindir/drover what list
+	[ -d "$state" ] || return 0
+	for what in volume trash; do
+		list=$("$drover" "$what" ls -q) ||
+			die "cannot ask drover what it holds, so nothing was removed: start it, or say --keep-data"
+		[ -z "$list" ] ||
+			die "there are still $(wc -l <<<"$list") in 'drover $what ls', so nothing was removed: remove them, or say --keep-data"
+	done
+}
+
+# stop_service ends the sockets first: an engine that asks meanwhile would start the service again.
+stop_service() {
+	local socket
+	if systemd_runs; then
+		systemctl --quiet disable --now drover.socket drover.service 2>/dev/null || true
+	fi
+	if "$bindir/drover" volume ls -q >/dev/null 2>&1; then
+		die "drover still serves, and not by systemd: stop it first"
+	fi
+	for socket in $sockets; do
+		rm -f "$socket"
+	done
+}
+
+# mounts_below lists the mounts under the root, the newest first.
+mounts_below() {
+	local target
+	findmnt --raw --noheadings --output TARGET | tac | while IFS= read -r target; do
+		target=$(printf '%b' "$target") # findmnt writes a blank as \x20
+		case $target in
+		"$state"/*) printf '%s\n' "$target" ;;
+		esac
+	done
+}
+
+# loops_below lists the loop devices of files under the root.
+loops_below() {
+	local device file
+	losetup --raw --noheadings --output NAME,BACK-FILE | while read -r device file; do
+		case $file in
+		"$state"/*) printf '%s\n' "$device" ;;
+		esac
+	done
+}
+
+# release_state unmounts and detaches in rounds: volumes lie on loop devices in a pool, which may lie on
+# one itself.
+release_state() {
+	local round item
+	for round in 1 2 3 4 5; do
+		while IFS= read -r item; do
+			umount -- "$item" 2>/dev/null || true
+		done < <(mounts_below)
+		while IFS= read -r item; do
+			losetup --detach "$item" 2>/dev/null || true
+		done < <(loops_below)
+		[ -n "$(mounts_below)$(loops_below)" ] || return 0
+		sleep "0.$round" # a detached device goes when its last user has closed it
+	done
+	die "still in use, so the data was not removed: $(mounts_below | tr '\n' ' ')$(loops_below | tr '\n' ' ')"
+}
+
+remove_state() {
+	[ -d "$state" ] || return 0
+	release_state
+	rm -rf --one-file-system -- "$state"
+}
+
+remove_files() {
+	local page
+	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers" "$DESTDIR$dropin" \
+		"$DESTDIR$units/drover.service" "$DESTDIR$units/drover.socket"
+	for page in "$DESTDIR$mandir"/drover.1 "$DESTDIR$mandir"/drover-*.1; do
+		rm -f "$page"
+	done
+	rm -rf "$DESTDIR$docdir"
+	rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$dropin")" 2>/dev/null || true
+}
+
+keep=false
+case "${1:-}" in
+--keep-data) keep=true ;;
+'') ;;
+*) die "usage: scripts/uninstall.sh [--keep-data]" ;;
+esac
+
+if live; then
+	need_root "uninstalling from $PREFIX"
+	$keep || refuse_volumes
+	stop_service
+	$keep || remove_state
+fi
+remove_files
+! systemd_runs || systemctl daemon-reload
+if live && $keep; then
+	say "uninstalled; the data stays in $state and in the pools of $config: after an install, drover finds it there, or takes a pool in by 'drover pool adopt PATH'"
+else
+	say "uninstalled"
+fi

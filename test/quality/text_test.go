@@ -1,0 +1,91 @@
+package quality
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+// forbidden are words that must not be in the tree, written so that they are not in this file.
+var forbidden = []struct{ pattern, why string }{
+	{`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`, "finish it, or say in the issue why not"},
+	{`(?i)\b(not |un)impl` + `emented\b`, "what is not there has no name yet"},
+	{`(^|[^a-zA-Z0-9_.-])/(wo` + `rk|fa` + `rm)/`, "a path of one machine"},
+	{`bash_j` + `obs`, "a path of one machine"},
+	{`\b(proxy\.gol` + `ang\.org|deb\.deb` + `ian\.org|registry\.np` + `mjs)`, "where packages come from is the machine's business"},
+}
+
+func TestForbiddenWords(t *testing.T) {
+	for _, word := range forbidden {
+		pattern := regexp.MustCompile(word.pattern)
+		for _, name := range files(t, "") {
+			if base := filepath.Base(name); base == "go.sum" || base == "LICENSE" {
+				continue
+			}
+			text := read(t, name)
+			if strings.ContainsRune(text, 0) {
+				continue // no text
+			}
+			for i, line := range strings.Split(text, "\n") {
+				if found := pattern.FindString(line); found != "" {
+					t.Errorf("%s:%d: %q: %s", name, i+1, found, word.why)
+				}
+			}
+		}
+	}
+}
+
+// `make` lists what can be made, from the comments: no target is without one, and all are declared.
+func TestMakefileTargetsAreDocumented(t *testing.T) {
+	makefile := read(t, "Makefile")
+	phony := regexp.MustCompile(`(?m)^\.PHONY:(.*)$`).FindStringSubmatch(makefile)
+	if phony == nil {
+		t.Fatal("the Makefile declares no .PHONY targets")
+	}
+	declared := strings.Fields(phony[1])
+	var documented []string
+	for _, m := range regexp.MustCompile(`(?m)^([a-zA-Z][\w./-]*):(.*)$`).FindAllStringSubmatch(makefile, -1) {
+		if !strings.Contains(m[2], "## ") {
+			t.Errorf("target %s says nothing about itself: put '## what it does' behind it", m[1])
+		}
+		documented = append(documented, m[1])
+	}
+	slices.Sort(declared)
+	slices.Sort(documented)
+	if !slices.Equal(declared, documented) {
+		t.Errorf(".PHONY declares %v, the targets are %v", declared, documented)
+	}
+}
+
+// A wall between packages without a reason is torn down by the first who is in its way.
+func TestWallsHaveReasons(t *testing.T) {
+	var config struct {
+		Linters struct {
+			Settings struct {
+				Depguard struct {
+					Rules map[string]struct {
+						Deny []struct{ Pkg, Desc string }
+					}
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, ".golangci.yml")), &config); err != nil {
+		t.Fatal(err)
+	}
+	rules := config.Linters.Settings.Depguard.Rules
+	if len(rules) < 8 {
+		t.Fatalf("only %d walls found in .golangci.yml", len(rules))
+	}
+	for name, rule := range rules {
+		for _, deny := range rule.Deny {
+			if len(strings.Fields(deny.Desc)) < 5 {
+				t.Errorf("wall %s, package %s: the reason is %q", name, deny.Pkg, deny.Desc)
+			}
+		}
+	}
+}
