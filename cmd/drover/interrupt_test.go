@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -268,5 +269,17 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		if code := c.run(t, args...); code != 1 || c.err.String() != "drover: boom\n" && method != "Import" {
 			t.Errorf("%v: exit %d, %q", args, code, c.err.String())
 		}
+	}
+}
+
+// TestEventsAreFollowedUntilTheServerGoesAway, which is no good end.
+func TestEventsAreFollowedUntilTheServerGoesAway(t *testing.T) {
+	c := newConsole(theWorld())
+	c.dial = func(string) (remote, error) { return overTheWire(t)(c.fake), nil }
+	if code := c.run(t, "events", "--follow", "-o", "json"); code != 1 || strings.Count(c.out.String(), "\n") != 2 {
+		t.Errorf("exit %d, %q", code, c.out.String())
+	}
+	if want := []string{`Events {"follow":true}`}; !slices.Equal(c.fake.asked, want) {
+		t.Errorf("asked %v", c.fake.asked)
 	}
 }

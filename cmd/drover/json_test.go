@@ -45,7 +45,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 		{"", []string{"pool", "ls"}, w.pools},
 		{"", []string{"pool", "inspect", "default"}, w.pools[0]},
 		{"", []string{"pool", "create", "default", "--backend", "loop", "--path", "/x"}, w.pool},
-		{"empty", []string{"pool", "adopt", "/x"}, adopted{Rebuilt: []api.Rebuilt{}}},
+		{"empty", []string{"pool", "adopt", "/x"}, api.Adopted{Rebuilt: []api.Rebuilt{}}},
 		{"", []string{"node", "ls"}, w.nodes},
 		{"", []string{"node", "inspect", "host-a"}, w.nodes[0]},
 		{"", []string{"store", "rebuild"}, w.rebuilt},

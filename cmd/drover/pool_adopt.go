@@ -7,14 +7,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
-
-// adopted is what pool adopt prints as JSON.
-type adopted struct {
-	Pool    dataset.Pool  `json:"pool"`
-	Rebuilt []api.Rebuilt `json:"rebuilt"`
-}
 
 func newPoolAdoptCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
@@ -40,7 +33,7 @@ where a name is taken, under the name and the beginning of their UUID.`,
 			return err
 		}
 		if o.json() {
-			return show.JSON(a.out, adopted{pool, append([]api.Rebuilt{}, rebuilt...)})
+			return show.JSON(a.out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
 		}
 		if err := a.say("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend, pool.Path); err != nil {
 			return err

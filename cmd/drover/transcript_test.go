@@ -157,7 +157,7 @@ func TestTranscripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := transcript(t, string(b))
+			got := transcript(t, string(b), func(f *fake) remote { return f })
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -166,11 +166,30 @@ func TestTranscripts(t *testing.T) {
 			if d := cmp.Diff(string(b), got); d != "" && !*update {
 				t.Errorf("%s (go test ./cmd/drover -update writes it anew):\n%s", file, d)
 			}
+			if d := cmp.Diff(got, transcript(t, string(b), overTheWire(t))); d != "" {
+				t.Errorf("%s goes otherwise over the API:\n%s", file, d)
+			}
 		})
 	}
 }
 
-func transcript(t *testing.T, script string) string {
+// overTheWire puts the API's handlers and its client between the commands and
+// the fake.
+func overTheWire(t *testing.T) func(f *fake) remote {
+	return func(f *fake) remote {
+		c := api.NewLoopback(api.Handler(api.Deps{Service: service{fake: f}, Local: f, Backup: f}))
+		t.Cleanup(c.Close)
+		return c
+	}
+}
+
+// service is a fake that no agent asks.
+type service struct {
+	*fake
+	api.Nodes
+}
+
+func transcript(t *testing.T, script string, server func(*fake) remote) string {
 	t.Helper()
 	var b strings.Builder
 	for line := range strings.Lines(script) {
@@ -181,7 +200,7 @@ func transcript(t *testing.T, script string) string {
 			if err != nil {
 				t.Fatalf("%q: %v", line, err)
 			}
-			b.WriteString(session(t, scenario, args))
+			b.WriteString(session(t, scenario, args, server))
 		case strings.HasPrefix(line, "# "):
 			b.WriteString(line)
 		}
@@ -189,10 +208,11 @@ func transcript(t *testing.T, script string) string {
 	return b.String()
 }
 
-func session(t *testing.T, scenario string, args []string) string {
+func session(t *testing.T, scenario string, args []string, server func(*fake) remote) string {
 	t.Helper()
 	c := newConsole(theWorld())
 	scenarios[scenario](c)
+	c.dial = func(string) (remote, error) { return server(c.fake), nil }
 	code := c.run(t, args...)
 	var b strings.Builder
 	b.WriteString(c.out.String())
