@@ -1,0 +1,209 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	// maxPath is the room for a path, without the NUL: unix(7), sun_path.
+	maxPath = 107
+	mode    = 0o660
+	// patience is how long whoever holds a socket has for taking a connection.
+	patience = 2 * time.Second
+)
+
+// Listener is a socket that Listen made. Its file goes when it is closed, unless
+// the file is somebody else's by then.
+type Listener struct {
+	*net.UnixListener
+	path string
+	made fs.FileInfo
+	once sync.Once
+	err  error
+}
+
+// Listen makes a socket at an absolute path and listens, with its folder where
+// that is missing (0755). The file has mode 0660 and belongs to the group when
+// that exists, to root's group otherwise: whoever may connect is as good as root.
+//
+// A socket file that nobody answers on is replaced. ErrInUse, with the process,
+// when somebody does; ErrInvalid when the path is too long, or not absolute, or
+// something else lies there.
+func Listen(ctx context.Context, path, group string) (*Listener, error) {
+	if !filepath.IsAbs(path) {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "socket path %q: want an absolute path", path)
+	}
+	if len(path) > maxPath {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path, len(path), maxPath)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	unlock, err := lock(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	defer unlock()
+	if err := vacate(ctx, path); err != nil {
+		return nil, err
+	}
+	l, err := bind(ctx, path, group)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// lock keeps two processes that start at once from removing each other's
+// socket. The lock is on the folder itself, so that it leaves no file.
+func lock(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(d.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { _ = d.Close() }, nil
+}
+
+// vacate removes a socket file that nobody answers on.
+func vacate(ctx context.Context, path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("socket %s: %w", path, err)
+	case fi.Mode().Type() != fs.ModeSocket:
+		return dataset.Errorf(dataset.ErrInvalid, "socket %s: something that is no socket lies there (remove it, or choose another path)", path)
+	}
+	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		defer c.Close()
+		return held(path, c.(*net.UnixConn))
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT):
+	case ctx.Err() != nil:
+		return fmt.Errorf("socket %s: %w", path, ctx.Err())
+	default:
+		return dataset.Errorf(dataset.ErrInUse, "socket %s is somebody's: %w (stop who uses it, or choose another path)", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("socket %s, which nobody answers on: %w", path, err)
+	}
+	return nil
+}
+
+// held says who answers on a socket.
+func held(path string, c *net.UnixConn) error {
+	who := ""
+	if cred, err := peer(c); err == nil && cred.Pid == 1 {
+		return dataset.Errorf(dataset.ErrInUse, "systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
+	} else if err == nil && cred.Pid > 0 { // 0: in a pid namespace that cannot be seen from here
+		who = " (pid " + strconv.Itoa(int(cred.Pid)) + ")"
+	}
+	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", who, path)
+}
+
+// peer returns the credentials of whoever listens at the other end: unix(7),
+// SO_PEERCRED.
+func peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return cred, errors.Join(err, cerr)
+}
+
+func bind(ctx context.Context, path, group string) (*Listener, error) {
+	// The file is made with the mode of the socket: nobody but its owner can
+	// connect before it has its group.
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, cerr)
+	}}
+	l, err := config.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	ul := l.(*net.UnixListener)
+	ul.SetUnlinkOnClose(false)
+	made, err := os.Lstat(path)
+	if err == nil {
+		err = permit(path, group)
+	}
+	if err != nil {
+		_ = ul.Close()
+		_ = os.Remove(path)
+		return nil, err
+	}
+	return &Listener{UnixListener: ul, path: path, made: made}, nil
+}
+
+func permit(path, group string) error {
+	gid := -1
+	if os.Geteuid() == 0 {
+		gid = 0
+	}
+	var none user.UnknownGroupError
+	switch g, err := user.LookupGroup(group); {
+	case err == nil:
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return fmt.Errorf("group %s: %w", group, err)
+		}
+	case !errors.As(err, &none):
+		return fmt.Errorf("group %s: %w", group, err)
+	}
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
+// Close stops listening and removes the file. Again: the same answer.
+func (l *Listener) Close() error {
+	l.once.Do(func() { l.err = errors.Join(l.unlink(), l.UnixListener.Close()) })
+	return l.err
+}
+
+func (l *Listener) unlink() error {
+	unlock, err := lock(filepath.Dir(l.path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := os.Lstat(l.path)
+	if err != nil || !os.SameFile(now, l.made) {
+		return nil // it has gone, or is a successor's
+	}
+	return os.Remove(l.path)
+}

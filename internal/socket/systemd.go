@@ -1,0 +1,82 @@
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Handed are the sockets that systemd handed over: sd_listen_fds(3). Not safe
+// for concurrent use.
+type Handed struct{ files []*os.File }
+
+// FromSystemd takes them, and takes them out of the environment, so that no
+// child believes they were its own. Without any the result is empty.
+func FromSystemd() *Handed { return &Handed{files: activation.Files(true)} }
+
+// Take returns the socket with that name (FileDescriptorName= of the unit), or
+// else the one with that address; nil when there is neither. Its file is
+// systemd's and stays when it is closed. ErrInvalid when it is no unix socket
+// that listens.
+func (h *Handed) Take(name, path string) (net.Listener, error) {
+	i := h.find(func(f *os.File) bool { return f.Name() == name })
+	if i < 0 {
+		i = h.find(func(f *os.File) bool { return address(f) == path })
+	}
+	if i < 0 {
+		return nil, nil
+	}
+	f := h.files[i]
+	h.files = append(h.files[:i:i], h.files[i+1:]...)
+	defer f.Close()
+	accepts, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || accepts == 0 || address(f) == "" {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "socket %s of systemd is no unix socket that listens (want ListenStream=%s and no Accept=)", f.Name(), path)
+	}
+	l, err := net.FileListener(f) // a duplicate, which does not unlink
+	if err != nil {
+		return nil, fmt.Errorf("socket %s of systemd: %w", f.Name(), err)
+	}
+	return l, nil
+}
+
+func (h *Handed) find(want func(*os.File) bool) int {
+	for i, f := range h.files {
+		if want(f) {
+			return i
+		}
+	}
+	return -1
+}
+
+// address is the path that a unix socket is bound to, or empty.
+func address(f *os.File) string {
+	sa, err := unix.Getsockname(int(f.Fd()))
+	if u, ok := sa.(*unix.SockaddrUnix); ok && err == nil {
+		return u.Name
+	}
+	return ""
+}
+
+// Close lets go of those that nobody took, and fails with ErrInvalid when there
+// are any: whoever connects to such a socket would wait for ever.
+func (h *Handed) Close() error {
+	var errs []error
+	var left []string
+	for _, f := range h.files {
+		left = append(left, f.Name())
+		errs = append(errs, f.Close())
+	}
+	h.files = nil
+	if left != nil {
+		errs = append(errs, dataset.Errorf(dataset.ErrInvalid, "systemd hands over sockets that nobody serves: %s (their paths must be those that drover is told)", strings.Join(left, ", ")))
+	}
+	return errors.Join(errs...)
+}
