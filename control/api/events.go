@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 const (
@@ -58,15 +59,16 @@ func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint6
 	conn := http.NewResponseController(w)
 	_ = conn.Flush() // the peer learns that it is connected; a peer that is gone ends ctx
 	ctx, end := waiting(ctx)
-	// A peer that has stopped reading must not hold up the service. In process
-	// there is no connection and no deadline.
+	// A peer that has stopped reading must not hold up the service: a deadline of
+	// the kernel's, so the system's clock. In process there is no connection and
+	// none.
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	err := end(h.Service.Events(ctx, after, follow, func(e Event) error {
 		data, err := json.Marshal(e)
 		if err != nil {
 			return err
 		}
-		_ = conn.SetWriteDeadline(time.Now().Add(eventPatience))
+		_ = conn.SetWriteDeadline(clock.System{}.Now().Add(eventPatience))
 		if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", e.ID, data); err != nil {
 			return err
 		}

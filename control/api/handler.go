@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -131,7 +132,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if v == nil {
 			return
 		}
-		if v == http.ErrAbortHandler {
+		if aborted(v) {
 			panic(v)
 		}
 		if g.panicked != nil {
@@ -143,6 +144,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem(dataset.ErrInternal, http.StatusInternalServerError, "the server made a mistake with this request (its log says which)").write(w)
 	}()
 	g.next.ServeHTTP(watched, r)
+}
+
+// aborted reports whether a handler panicked to break its connection.
+func aborted(v any) bool {
+	err, ok := v.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
 }
 
 // watchedWriter knows whether an answer has begun.

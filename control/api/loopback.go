@@ -89,7 +89,7 @@ func respond(req *http.Request, header http.Header, status int, body io.ReadClos
 
 // brokenOff is what a peer sees of a handler that panicked.
 func brokenOff(v any) error {
-	if v == http.ErrAbortHandler {
+	if aborted(v) {
 		return io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("the handler panicked: %v", v)
@@ -183,7 +183,7 @@ func (x *exchange) begin() {
 	if !x.done {
 		header = header.Clone()
 	}
-	x.response = respond(x.request, header, x.status, x)
+	x.response = respond(x.request, header, x.status, x) //nolint:bodyclose // x is the body, and the caller closes it
 	close(x.begun)
 }
 

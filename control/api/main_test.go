@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -46,7 +47,7 @@ func overSocket(t *testing.T, h http.Handler) (*Client, *http.Server) {
 	t.Cleanup(func() {
 		c.Close()
 		s.Close()
-		if err := <-done; err != http.ErrServerClosed {
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	})

@@ -52,7 +52,7 @@ func TestArchiveIsNotBuffered(t *testing.T) {
 			}
 			return len(b), nil
 		}))
-		if err != enough {
+		if !errors.Is(err, enough) {
 			t.Error(err)
 		}
 	})
@@ -159,7 +159,7 @@ func TestEvents(t *testing.T) {
 			}
 			return nil
 		})
-		if d := cmp.Diff(all[2:4], got); d != "" || err != enough {
+		if d := cmp.Diff(all[2:4], got); d != "" || !errors.Is(err, enough) {
 			t.Error(err, d)
 		}
 		// And until the context ends.
