@@ -1,3 +1,17 @@
 // Package plugin translates between Docker's volume plugin protocol and the
 // agent of this host, and does nothing else.
+//
+// What the engine does with an answer decides what it may be:
+//
+//   - Errors go out with status 200 and an Err: the engine shows their line as
+//     it is. With any other status it puts the name of the call before it.
+//   - A request without a body is the engine's own retry of a call whose
+//     connection broke; the body was spent on the first attempt. It names no
+//     volume, so nothing is done and nothing is believed (moby#35459, #39331).
+//   - Every Err of Get means "no such volume": the engine drops its record of
+//     the volume, and which containers use it. Only an error of the transport
+//     keeps the record. See server.unknown for what is done about it.
+//   - A Mount that succeeds without a path gives the container the runtime's own
+//     folder; a null among the volumes of a List ends the engine; a time that is
+//     not RFC 3339, or a Status that is no object, makes a volume unknown.
 package plugin

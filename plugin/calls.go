@@ -1,0 +1,107 @@
+package plugin
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/docker/go-plugins-helpers/volume"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+type manifest struct{ Implements []string }
+
+// routes puts the nine calls of the protocol on a mux. List and Capabilities have
+// no arguments: their retries are answered like any other.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /Plugin.Activate", plain(s, "Activate", s.activate))
+	mux.HandleFunc("POST /VolumeDriver.Capabilities", plain(s, "Capabilities", s.capabilities))
+	mux.HandleFunc("POST /VolumeDriver.List", plain(s, "List", s.list))
+	mux.HandleFunc("POST /VolumeDriver.Create", named(s, call{name: "Create", limit: longCall}, s.create))
+	mux.HandleFunc("POST /VolumeDriver.Remove", named(s, call{name: "Remove", limit: shortCall}, s.remove))
+	mux.HandleFunc("POST /VolumeDriver.Mount", named(s, call{name: "Mount", limit: longCall}, s.mount))
+	mux.HandleFunc("POST /VolumeDriver.Unmount", named(s, call{name: "Unmount", limit: shortCall}, s.unmount))
+	mux.HandleFunc("POST /VolumeDriver.Path", named(s, call{name: "Path", limit: shortCall}, s.path))
+	mux.HandleFunc("POST /VolumeDriver.Get", named(s, call{name: "Get", limit: shortCall, keeps: true}, s.get))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+func (s *Server) activate(ctx context.Context) (any, error) {
+	s.agent.Activated(ctx)
+	return manifest{Implements: []string{"VolumeDriver"}}, nil
+}
+
+func (s *Server) capabilities(context.Context) (any, error) {
+	return volume.CapabilitiesResponse{Capabilities: volume.Capability{Scope: "local"}}, nil
+}
+
+func (s *Server) list(ctx context.Context) (any, error) {
+	all, err := s.agent.List(ctx)
+	if err != nil {
+		s.unseen("List", "", err) // the engine prints the names that it remembers
+		return nil, err
+	}
+	return volumeList(all), nil
+}
+
+func (s *Server) create(ctx context.Context, r volume.CreateRequest) (any, error) {
+	if _, ok := r.Options["help"]; ok {
+		return nil, helpText(s.agent.Help(ctx))
+	}
+	return done{}, s.agent.Create(ctx, r.Name, r.Options)
+}
+
+func (s *Server) remove(ctx context.Context, r volume.RemoveRequest) (any, error) {
+	return done{}, s.agent.Remove(ctx, r.Name)
+}
+
+func (s *Server) mount(ctx context.Context, r volume.MountRequest) (any, error) {
+	path, err := s.agent.Mount(ctx, r.Name, r.ID)
+	if err == nil && !filepath.IsAbs(path) {
+		err = dataset.Errorf(dataset.ErrInternal, "mount of %q has no absolute path, but %q", r.Name, path)
+	}
+	return volume.MountResponse{Mountpoint: path}, err
+}
+
+func (s *Server) unmount(ctx context.Context, r volume.UnmountRequest) (any, error) {
+	return done{}, s.agent.Unmount(ctx, r.Name, r.ID)
+}
+
+func (s *Server) path(ctx context.Context, r volume.PathRequest) (any, error) {
+	path, err := s.agent.Path(ctx, r.Name)
+	return volume.PathResponse{Mountpoint: path}, err
+}
+
+func (s *Server) get(ctx context.Context, r volume.GetRequest) (any, error) {
+	v, err := s.agent.Get(ctx, r.Name)
+	if err != nil {
+		s.unseen("Get", r.Name, err)
+		return nil, err
+	}
+	// Another name than the one that was asked would be believed.
+	return volume.GetResponse{Volume: &volume.Volume{
+		Name: r.Name, Mountpoint: v.Mountpoint, CreatedAt: created(v.CreatedAt), Status: status(v.Status),
+	}}, nil
+}
+
+// created is empty, and so left out, for a time that RFC 3339 cannot say.
+func created(t time.Time) string {
+	if t.IsZero() || t.Year() < 0 || t.Year() > 9999 {
+		return ""
+	}
+	return t.Format(time.RFC3339)
+}
+
+// done is the answer of calls that have nothing to say.
+type done struct{}
+
+// helpText is the one error that has several lines.
+type helpText string
+
+func (h helpText) Error() string { return string(h) }

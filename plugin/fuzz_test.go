@@ -1,0 +1,47 @@
+package plugin
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// FuzzPluginRequest sends any body with any call over a socket (C7): an answer
+// that the engine understands or, of Get alone, a broken connection; never a
+// panic; and the agent is asked at most once.
+func FuzzPluginRequest(f *testing.F) {
+	calls := []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get", "List", "Capabilities"}
+	for i := range calls {
+		for _, body := range []string{
+			"", "{}", "null", "[]", `{"Name":"db@gold","Opts":{"size":"20GiB"}}`, `{"Name":"db","Opts":null}`, `{"Name":"db","ID":"01"}`,
+			`{"Name":null,"ID":5}`, `{"Name":"..","Opts":{"help":"x"}}`, "\x00", `{"Name":"\ud800"}`, strings.Repeat("[", 5000), `{"Name":"` + strings.Repeat("a", 5000) + `"}`,
+		} {
+			f.Add(uint8(i), body)
+		}
+	}
+	a := &fake{path: "/m"}
+	e, _, _ := start(f, a, Options{Panicked: func(call string, v any, stack []byte) { panic(call + "\n" + string(stack)) }})
+	f.Fuzz(func(t *testing.T, which uint8, body string) {
+		name := calls[int(which)%len(calls)]
+		resp, err := e.http.Post("http://d/VolumeDriver."+name, "", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		asked := a.take()
+		var broken net.Error
+		switch {
+		case name == "Get" && body == "" && errors.As(err, &broken) && len(asked) == 0:
+		case err != nil || !json.Valid(text) || len(asked) > 1:
+			t.Errorf("%s: %v %s, asked %q", name, err, text, asked)
+		case resp.StatusCode == http.StatusBadRequest && len(asked) == 0 && strings.HasPrefix(string(text), `{"Err":"drover: `):
+		case resp.StatusCode != http.StatusOK:
+			t.Errorf("%s: %s %s, asked %q", name, resp.Status, text, asked)
+		}
+	})
+}

@@ -1,0 +1,51 @@
+package plugin
+
+import (
+	"encoding/json"
+	"io"
+)
+
+// volumeList is the answer of List. The engine looks at names and mountpoints
+// alone and asks Get for the rest, so nothing else is sent.
+type volumeList []Volume
+
+// chunk is what is written at once.
+const chunk = 32 << 10
+
+// write encodes the list piece by piece: the memory that it takes does not grow
+// with the number of volumes.
+func (l volumeList) write(w io.Writer) error {
+	buf := make([]byte, 0, chunk+1<<10)
+	buf = append(buf, `{"Volumes":[`...)
+	for i, v := range l {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		buf = appendString(append(buf, `{"Name":`...), v.Name)
+		if v.Mountpoint != "" {
+			buf = appendString(append(buf, `,"Mountpoint":`...), v.Mountpoint)
+		}
+		buf = append(buf, '}')
+		if len(buf) >= chunk {
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
+	_, err := w.Write(append(buf, "]}\n"...))
+	return err
+}
+
+// appendString appends s as JSON.
+func appendString(buf []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			text, _ := json.Marshal(s) // of a string: cannot fail
+			return append(buf, text...)
+		}
+	}
+	buf = append(buf, '"')
+	buf = append(buf, s...)
+	return append(buf, '"')
+}

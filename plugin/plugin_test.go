@@ -1,0 +1,335 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
+
+// TestCalls: what the engine sends is what the agent is asked, and what it
+// answers has the shape that the engine wants.
+func TestCalls(t *testing.T) {
+	f := &fake{path: "/var/lib/drover/mnt/f23c"}
+	f.volume = Volume{Name: "db", Mountpoint: "/m", CreatedAt: noon, Status: map[string]any{"size": 5, "mounts": []string{"a"}}}
+	f.volumes = []Volume{{Name: "a", Mountpoint: "/a", CreatedAt: noon, Status: f.volume.Status}, {Name: "b@gold \"ä\"<\n"}}
+	e, _, _ := start(t, f, Options{})
+	for _, c := range []struct{ method, body, asked, answer string }{
+		{"Plugin.Activate", "", `["Activated"]`, `{"Implements":["VolumeDriver"]}`},
+		{"VolumeDriver.Capabilities", "{}\n", "", `{"Capabilities":{"Scope":"local"}}`},
+		{"VolumeDriver.Capabilities", "", "", `{"Capabilities":{"Scope":"local"}}`},
+		{"VolumeDriver.Create", `{"Name":"db@gold","Opts":{"size":"20GiB","protect":""}}`, `["Create","db@gold",{"protect":"","size":"20GiB"}]`, `{}`},
+		{"VolumeDriver.Create", `{"Name":"db","Opts":null}`, `["Create","db",null]`, `{}`},
+		{"VolumeDriver.Create", `{"Name":"db","Opts":{},"Newer":[1]}`, `["Create","db",{}]`, `{}`},
+		{"VolumeDriver.Create", `{"Name":"db","Opts":{"help":""}}`, "", `{"Err":"drover: options:\n  size=SIZE\nprofiles:\n  gold\n"}`},
+		{"VolumeDriver.Remove", `{"Name":"a/../b"}`, `["Remove","a/../b"]`, `{}`},
+		{"VolumeDriver.Path", `{"Name":"db"}`, `["Path","db"]`, `{"Mountpoint":"/var/lib/drover/mnt/f23c"}`},
+		{"VolumeDriver.Mount", `{"Name":"db","ID":"0123"}`, `["Mount","db","0123"]`, `{"Mountpoint":"/var/lib/drover/mnt/f23c"}`},
+		{"VolumeDriver.Mount", `{"Name":"db"}`, `["Mount","db",""]`, `{"Mountpoint":"/var/lib/drover/mnt/f23c"}`},
+		{"VolumeDriver.Unmount", `{"Name":"db","ID":"0123"}`, `["Unmount","db","0123"]`, `{}`},
+		{"VolumeDriver.Get", `{"Name":"db@gold"}`, `["Get","db@gold"]`, `{"Volume":{"Name":"db@gold","Mountpoint":"/m","CreatedAt":"2026-03-01T12:00:00Z","Status":{"mounts":["a"],"size":5}}}`},
+		{"VolumeDriver.List", "{}\n", `["List"]`, `{"Volumes":[{"Name":"a","Mountpoint":"/a"},{"Name":"b@gold \"ä\"\u003c\n"}]}`},
+		{"VolumeDriver.List", "", `["List"]`, `{"Volumes":[{"Name":"a","Mountpoint":"/a"},{"Name":"b@gold \"ä\"\u003c\n"}]}`},
+	} {
+		t.Run(c.method+" "+c.body, func(t *testing.T) {
+			status, answer := e.raw(t, c.method, c.body)
+			if status != 200 || answer != c.answer+"\n" {
+				t.Errorf("%d %s\nwant %s", status, answer, c.answer)
+			}
+			if got := strings.Join(f.take(), " "); got != c.asked {
+				t.Errorf("asked %s, want %s", got, c.asked)
+			}
+		})
+	}
+	f.volumes = nil
+	if _, answer := e.raw(t, "VolumeDriver.List", "{}"); answer != "{\"Volumes\":[]}\n" {
+		t.Errorf("empty list: %s", answer)
+	}
+}
+
+// What would make the engine take the volume for unknown is left out.
+func TestGetNeverSpoilsItsAnswer(t *testing.T) {
+	for want, v := range map[string]Volume{
+		`{"Volume":{"Name":"db"}}`:                   {Name: "other"},
+		`{"Volume":{"Name":"db","Mountpoint":"/m"}}`: {Mountpoint: "/m", CreatedAt: time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC), Status: map[string]any{}},
+		`{"Volume":{"Name":"db","Status":{"problem":"status that is no JSON: json: unsupported value: NaN"}}}`: {Status: map[string]any{"x": math.NaN()}},
+	} {
+		e, _, _ := start(t, &fake{volume: v}, Options{})
+		if _, answer := e.raw(t, "VolumeDriver.Get", `{"Name":"db"}`); answer != want+"\n" {
+			t.Errorf("got  %swant %s", answer, want)
+		}
+	}
+}
+
+// TestMountNeverSucceedsWithoutAPath: the container would get the runtime's own
+// folder.
+func TestMountNeverSucceedsWithoutAPath(t *testing.T) {
+	for _, path := range []string{"", "mnt/x", "./x"} {
+		e, _, _ := start(t, &fake{path: path}, Options{})
+		if status, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`); status != 200 || !strings.HasPrefix(answer, `{"Err":"drover: mount of \"db\" has no absolute path`) {
+			t.Errorf("%d %s", status, answer)
+		}
+	}
+}
+
+// Errors arrive as they are shown: status 200, one prefix, one line.
+func TestErrorsKeepTheirText(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List", "Get"} {
+		for text, want := range map[string]string{
+			`unknown profile "glod" (have: bronze, gold, silver)`: `{"Err":"drover: unknown profile \"glod\" (have: bronze, gold, silver)"}`,
+			"drover: already said":                                `{"Err":"drover: already said"}`,
+			"two\nlines":                                          `{"Err":"drover: two; lines"}`,
+		} {
+			f.err = dataset.Errorf(dataset.ErrInvalid, "%s", text)
+			if status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`); status != 200 || answer != want+"\n" {
+				t.Errorf("%s: %d %s", method, status, answer)
+			}
+		}
+	}
+}
+
+// TestGetKeepsTheRecord: an error of Get makes the engine forget a volume only
+// where there surely is none, or control is away; and it never waits.
+func TestGetKeepsTheRecord(t *testing.T) {
+	var unseen []string
+	f := &fake{}
+	e, _, _ := start(t, f, Options{Unseen: func(call, name string, err error) { unseen = append(unseen, call+" "+name+" "+err.Error()) }})
+	forgets := map[*dataset.Kind]bool{
+		dataset.ErrNotFound: true, dataset.ErrInvalid: true, dataset.ErrUnsupported: true, dataset.ErrAmbiguous: true,
+		dataset.ErrExists: true, dataset.ErrForbidden: true, dataset.ErrUnavailable: true,
+	}
+	errs := []error{errors.New("disk on fire"), context.DeadlineExceeded, context.Canceled}
+	for _, k := range dataset.Kinds() {
+		errs = append(errs, dataset.Errorf(k, "is %s", k.Code))
+	}
+	for _, err := range errs {
+		f.err = err
+		want := !forgets[dataset.KindOf(err)]
+		for range 3 {
+			found, kept, got := e.lookup("db")
+			if found || kept != want || e.attempts != 1 {
+				t.Errorf("%v: found %t, kept %t, %d attempts: %v", err, found, kept, e.attempts, got)
+			}
+		}
+	}
+	if want := 3 * (len(errs) - 1); len(unseen) != want || unseen[0] != "Get db disk on fire" { // no such volume is nothing to tell
+		t.Errorf("told of %d, want %d: %q", len(unseen), want, unseen)
+	}
+	f.err = nil
+	if found, _, err := e.lookup("db"); !found {
+		t.Error("the next one:", err)
+	}
+}
+
+// Without a connection that can be reset the record is kept too, if slowly.
+func TestGetKeepsTheRecordOverTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(&fake{err: errors.New("disk on fire")}, Options{})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	e := &engine{http: http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("tcp", l.Addr().String())
+	}}}}
+	if found, kept, err := e.lookup("db"); found || !kept || e.attempts != 5 {
+		t.Error(found, kept, e.attempts, err)
+	}
+	e.http.CloseIdleConnections()
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+// TestBodylessRetry: of a request without a body nothing is done; a Get of that
+// kind must not make the engine forget a volume that nobody named.
+func TestBodylessRetry(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path"} {
+		status, answer := e.raw(t, "VolumeDriver."+method, "")
+		if status != 400 || answer != `{"Err":"drover: the connection broke and the engine asked again without saying what (nothing was done: do it again)"}`+"\n" {
+			t.Errorf("%s: %d %s", method, status, answer)
+		}
+	}
+	resp, err := e.http.Post("http://d/VolumeDriver.Get", "", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var transport net.Error
+	if _, err := resp.Body.Read(make([]byte, 1)); !errors.As(err, &transport) {
+		t.Errorf("%d %v", resp.StatusCode, err)
+	}
+	if got := f.take(); got != nil {
+		t.Error("the agent was asked", got)
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	for body, want := range map[string]string{
+		"{":                                  "request that cannot be read: unexpected end of JSON input",
+		"nope":                               "request that cannot be read: invalid character 'o' in literal null (expecting 'u')",
+		`{"Name":5}`:                         "request that cannot be read: json: cannot unmarshal number into Go struct field",
+		`{"Name":"a"}{}`:                     "request that cannot be read: invalid character '{' after top-level value",
+		"[]":                                 "request that cannot be read: json: cannot unmarshal array",
+		`"` + strings.Repeat("x", maxBody):   "request of more than 1048576 bytes",
+		strings.Repeat("[", maxBody/10) + "": "request that cannot be read: ",
+	} {
+		for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get"} {
+			if status, answer := e.raw(t, "VolumeDriver."+method, body); status != 400 || !strings.HasPrefix(answer, `{"Err":"drover: `+want) {
+				t.Errorf("%s %.20s: %d %s", method, body, status, answer)
+			}
+		}
+	}
+	for _, method := range []string{"", "VolumeDriver.Burn", "VolumeDriver.Mount/x"} {
+		if status, answer := e.raw(t, method, "{}"); status != 404 || !strings.HasPrefix(answer, `{"Err":"drover: no such call`) {
+			t.Errorf("%s: %d %s", method, status, answer)
+		}
+	}
+	if resp, err := e.http.Get("http://d/VolumeDriver.List"); err != nil || resp.StatusCode != 404 {
+		t.Error(resp, err)
+	} else {
+		resp.Body.Close()
+	}
+	if got := f.take(); got != nil {
+		t.Error("the agent was asked", got)
+	}
+}
+
+// TestPanic: a mistake of the agent is the error of one call. Of Get it is one of
+// the transport, since nobody knows whether the volume exists.
+func TestPanic(t *testing.T) {
+	var said []string
+	f := &fake{hook: func(context.Context) error { panic("the cat") }}
+	e, _, _ := start(t, f, Options{Panicked: func(call string, v any, stack []byte) {
+		said = append(said, fmt.Sprint(call, " ", v, " ", strings.Contains(string(stack), "plugin_test.go")))
+	}})
+	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List"} {
+		status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`)
+		if status != 200 || answer != `{"Err":"drover: made a mistake with this call (its log says which)"}`+"\n" {
+			t.Errorf("%s: %d %s", method, status, answer)
+		}
+	}
+	if found, kept, err := e.lookup("db"); found || !kept || e.attempts != 1 {
+		t.Error(found, kept, err)
+	}
+	if len(said) != 7 || said[0] != "Create the cat true" {
+		t.Errorf("%q", said)
+	}
+}
+
+// TestEveryCallHasADeadline: half of what the engine gives it (I8).
+func TestI8EveryCallHasADeadline(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	for method, limit := range map[string]time.Duration{
+		"VolumeDriver.Create": longCall, "VolumeDriver.Mount": longCall, "VolumeDriver.Remove": shortCall, "VolumeDriver.Unmount": shortCall,
+		"VolumeDriver.Path": shortCall, "VolumeDriver.Get": shortCall, "VolumeDriver.List": shortCall, "Plugin.Activate": shortCall,
+	} {
+		asked := false
+		f.hook = func(ctx context.Context) error {
+			at, ok := ctx.Deadline()
+			if left := time.Until(at); !ok || left > limit || left < limit-10*time.Second {
+				t.Errorf("%s: %s left, %t", method, left, ok)
+			}
+			asked = true
+			return nil
+		}
+		e.raw(t, method, `{"Name":"db","ID":"1"}`)
+		if !asked {
+			t.Error(method, "did not arrive")
+		}
+	}
+}
+
+// A call that runs out of time says so, and what would do.
+func TestDeadlineIsExplained(t *testing.T) {
+	s := New(&fake{}, Options{})
+	_, err := limited(t.Context(), s, "Mount", time.Nanosecond, func(ctx context.Context) (any, error) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("mount of db: %w", ctx.Err())
+	})
+	if want := "not done within 1ns (ask again): mount of db: context deadline exceeded"; err == nil || err.Error() != want {
+		t.Error(err)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The engine hangs up when its own time is over: the call's context ends.
+func TestEngineHangsUp(t *testing.T) {
+	started, ended := make(chan struct{}), make(chan error)
+	f := &fake{hook: func(ctx context.Context) error {
+		close(started)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}}
+	e, _, _ := start(t, f, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ := http.NewRequestWithContext(ctx, "POST", "http://d/VolumeDriver.Mount", strings.NewReader(`{"Name":"db","ID":"1"}`))
+	go func() { <-started; cancel() }()
+	if resp, err := e.http.Do(req); err == nil {
+		resp.Body.Close()
+		t.Error(resp.Status)
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// Many at once, bodies of any size, connections used again and again.
+func TestManyAtOnce(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			for j := range 50 {
+				name := fmt.Sprintf("v%d-%d", i, j)
+				pad := strings.Repeat("x", (i*j*97)%20_000)
+				status, answer := e.raw(t, "VolumeDriver.Create", fmt.Sprintf(`{"Name":%q,"Opts":{"label.x":%q}}`, name, pad))
+				if status != 200 || answer != "{}\n" {
+					t.Errorf("%s: %d %s", name, status, answer)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got := map[string]bool{}
+	for _, c := range f.take() {
+		got[c] = true
+	}
+	for i := range 16 {
+		for j := range 50 {
+			if want := fmt.Sprintf(`["Create","v%d-%d",{"label.x":%q}]`, i, j, strings.Repeat("x", (i*j*97)%20_000)); !got[want] {
+				t.Errorf("v%d-%d did not arrive whole", i, j)
+			}
+		}
+	}
+	if d := cmp.Diff(800, len(got)); d != "" {
+		t.Error(d)
+	}
+}

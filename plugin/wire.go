@@ -1,0 +1,165 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/docker/go-plugins-helpers/sdk"
+	"github.com/docker/go-plugins-helpers/volume"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+const (
+	prefix  = "drover: "
+	maxBody = 1 << 20 // names and options
+)
+
+var errNoBody = dataset.Errorf(dataset.ErrInvalid,
+	"the connection broke and the engine asked again without saying what (nothing was done: do it again)")
+
+// call is one of the protocol's that names a volume.
+type call struct {
+	name  string
+	limit time.Duration
+	// keeps says that an error of this call makes the engine forget the volume
+	// and who uses it.
+	keeps bool
+}
+
+// named answers a call with a body.
+func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		defer s.begin()()
+		var req R
+		err := read(w, r, &req)
+		switch {
+		case err != nil && c.keeps && errors.Is(err, errNoBody):
+			hangUp(w) // for which volume is not known, and it may well exist
+			return
+		case err != nil:
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		v, err := limited(r.Context(), s, c.name, c.limit, func(ctx context.Context) (any, error) { return f(ctx, req) })
+		switch {
+		case err == nil:
+			answer(w, http.StatusOK, v)
+		case c.keeps && !sayable(err):
+			hangUp(w)
+		default:
+			refuse(w, http.StatusOK, err)
+		}
+	}
+}
+
+// plain answers a call without arguments; whatever its body is stays unread.
+func plain(s *Server, name string, f func(context.Context) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		defer s.begin()()
+		v, err := limited(r.Context(), s, name, shortCall, f)
+		if err != nil {
+			refuse(w, http.StatusOK, err)
+			return
+		}
+		answer(w, http.StatusOK, v)
+	}
+}
+
+// limited calls f with a deadline and turns a panic into an error.
+func limited(ctx context.Context, s *Server, name string, limit time.Duration, f func(context.Context) (any, error)) (v any, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			if s.opts.Panicked != nil {
+				s.opts.Panicked(name, p, debug.Stack())
+			}
+			v, err = nil, dataset.Errorf(dataset.ErrInternal, "made a mistake with this call (its log says which)")
+		}
+	}()
+	v, err = f(ctx)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
+		err = fmt.Errorf("not done within %s (ask again): %w", limit, err)
+	}
+	return v, err
+}
+
+// sayable reports whether an error of Get may reach the engine, which takes any
+// for "no such volume". It may where the volume surely is not, or not as it was
+// asked for, and where control is away: the agent knows the volumes that its
+// engine has used, so the engine has nothing to forget, goes on to Create, and
+// shows the reason that Create gives. Of anything else nobody knows whether the
+// volume exists.
+func sayable(err error) bool {
+	switch dataset.KindOf(err) {
+	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,
+		dataset.ErrExists, dataset.ErrForbidden, dataset.ErrUnavailable:
+		return true
+	}
+	return false
+}
+
+func (s *Server) unseen(call, name string, err error) {
+	if s.opts.Unseen != nil && !errors.Is(err, dataset.ErrNotFound) {
+		s.opts.Unseen(call, name, err)
+	}
+}
+
+// read reads the body of a request. Unknown fields are those of a newer engine.
+func read(w http.ResponseWriter, r *http.Request, v any) error {
+	// The deadline is the kernel's, so the clock is the system's. It must not
+	// outlast the body: it would end the context of the call.
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(clock.System{}.Now().Add(readTimeout))
+	defer func() { _ = conn.SetReadDeadline(time.Time{}) }()
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return dataset.Errorf(dataset.ErrInvalid, "request that breaks off: %w", err)
+	case len(body) == 0:
+		return errNoBody
+	case len(body) > maxBody:
+		return dataset.Errorf(dataset.ErrInvalid, "request of more than %d bytes", maxBody)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return dataset.Errorf(dataset.ErrInvalid, "request that cannot be read: %w", err)
+	}
+	return nil
+}
+
+// refuse answers with an error.
+func refuse(w http.ResponseWriter, status int, err error) {
+	line := err.Error()
+	if !errors.As(err, new(helpText)) {
+		line = strings.Join(strings.Split(line, "\n"), "; ")
+	}
+	answer(w, status, volume.NewErrorResponse(prefix+strings.TrimPrefix(line, prefix)))
+}
+
+// answer writes v as JSON. Whoever asked may be gone.
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+	w.WriteHeader(status)
+	if list, ok := v.(volumeList); ok {
+		_ = list.write(w)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// status returns a Status that surely is a JSON object.
+func status(m map[string]any) map[string]any {
+	if _, err := json.Marshal(m); err != nil {
+		return map[string]any{"problem": "status that is no JSON: " + err.Error()}
+	}
+	return m
+}
