@@ -1,0 +1,186 @@
+// Package plugin shows what a real engine makes of the plugin's answers: an agent that fails on demand
+// stands behind it.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/engine"
+)
+
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// agent has every volume that was created, all in one folder, and fails as it is told to.
+type agent struct {
+	dir string
+
+	mu      sync.Mutex
+	volumes map[string]bool
+	fail    map[string]error // by call
+	gets    int
+}
+
+func (a *agent) set(call string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fail = map[string]error{call: err}
+	a.gets = 0
+}
+
+func (a *agent) asked() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gets
+}
+
+func (a *agent) do(call string, f func()) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.fail[call]; err != nil {
+		return err
+	}
+	f()
+	return nil
+}
+
+func (a *agent) Activated(context.Context) {}
+func (a *agent) Create(_ context.Context, spec string, _ map[string]string) error {
+	return a.do("Create", func() { a.volumes[spec] = true })
+}
+func (a *agent) Remove(_ context.Context, spec string) error {
+	return a.do("Remove", func() { delete(a.volumes, spec) })
+}
+func (a *agent) Mount(context.Context, string, string) (string, error) {
+	return a.dir, a.do("Mount", func() {})
+}
+func (a *agent) Unmount(context.Context, string, string) error { return a.do("Unmount", func() {}) }
+func (a *agent) Path(context.Context, string) (string, error)  { return a.dir, nil }
+func (a *agent) Help(context.Context) string                   { return "options:\n  size=SIZE\n" }
+
+func (a *agent) List(context.Context) (list []plugin.Volume, err error) {
+	err = a.do("List", func() {
+		for v := range a.volumes {
+			list = append(list, plugin.Volume{Name: v})
+		}
+	})
+	return list, err
+}
+
+func (a *agent) Get(_ context.Context, spec string) (v plugin.Volume, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gets++
+	switch err := a.fail["Get"]; {
+	case err != nil:
+		return v, err
+	case !a.volumes[spec]:
+		return v, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", spec)
+	}
+	return plugin.Volume{Name: spec, Mountpoint: a.dir, CreatedAt: time.Unix(1e9, 0), Status: map[string]any{"size": 5}}, nil
+}
+
+// serve starts the plugin for a driver name of its own, and an engine after it.
+func serve(t *testing.T) (*agent, *engine.Engine, string) {
+	t.Helper()
+	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}}
+	driver := engine.DriverName()
+	l, err := socket.Listen(t.Context(), filepath.Join("/run/docker/plugins", driver+".sock"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := plugin.New(a, plugin.Options{})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return a, engine.Start(t, engine.Options{}), driver
+}
+
+// TestI7GetThatKnowsNothing: when the agent cannot say whether a volume exists, the engine keeps its
+// record of it, with labels and users, and does not wait. Where there surely is none, it forgets both:
+// that is what the first must not do.
+func TestI7GetThatKnowsNothing(t *testing.T) {
+	a, e, driver := serve(t)
+	e.Must(t, "volume", "create", "--driver", driver, "--label", "team=a", "db")
+	e.Must(t, "create", "--name", "user", "--volume", "db:/data:nocopy", "drover-redis")
+
+	a.set("Get", errors.New("the cache cannot be read"))
+	for range 3 {
+		if r := e.Docker(t, "volume", "inspect", "db"); r.Exit == 0 || strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
+			t.Errorf("inspect: %s", r)
+		}
+	}
+	if n := a.asked(); n != 3 {
+		t.Errorf("3 inspects came to %d Gets", n)
+	}
+	a.set("", nil)
+	if got := e.Must(t, "volume", "inspect", "--format", "{{.Labels}}", "db"); got != "map[team:a]" {
+		t.Errorf("labels after it: %s", got)
+	}
+	if r := e.Docker(t, "volume", "rm", "db"); !strings.Contains(r.Stderr, "volume is in use") {
+		t.Errorf("rm after it: %s", r)
+	}
+
+	a.set("Get", dataset.Errorf(dataset.ErrNotFound, "no such volume: db"))
+	if r := e.Docker(t, "volume", "inspect", "db"); !strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
+		t.Errorf("inspect of none: %s", r)
+	}
+	a.set("", nil)
+	if got := e.Must(t, "volume", "inspect", "--format", "{{.Labels}}", "db"); got != "map[]" {
+		t.Errorf("labels after none: %s", got)
+	}
+}
+
+// TestTexts: errors are shown as the agent wrote them, whatever the command.
+func TestTexts(t *testing.T) {
+	a, e, driver := serve(t)
+	unknown := dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (have: bronze, gold, silver)`)
+	a.set("Create", unknown)
+	for _, args := range [][]string{
+		{"volume", "create", "--driver", driver, "db@glod"},
+		{"run", "--volume-driver", driver, "--volume", "db@glod:/data", "drover-redis", "true"},
+	} {
+		if r := e.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, `db@glod: drover: unknown profile "glod" (have: bronze, gold, silver)`) {
+			t.Errorf("%v: %s", args, r)
+		}
+	}
+	// With control away the engine goes on from Get to Create, and says why (B5).
+	away := dataset.Errorf(dataset.ErrUnavailable, "control service is away")
+	a.mu.Lock()
+	a.fail = map[string]error{"Get": away, "Create": away}
+	a.mu.Unlock()
+	if r := e.Docker(t, "volume", "create", "--driver", driver, "db"); !strings.Contains(r.Stderr, "create db: drover: control service is away") {
+		t.Errorf("control away: %s", r)
+	}
+	a.set("", nil)
+	if r := e.Docker(t, "volume", "create", "--driver", driver, "--opt", "help", "x1"); !strings.Contains(r.Stderr, "drover: options:\n  size=SIZE\n") {
+		t.Errorf("help: %s", r)
+	}
+	e.Must(t, "volume", "create", "--driver", driver, "db")
+	a.set("Mount", dataset.Errorf(dataset.ErrInUse, "volume db is in use on host-b"))
+	if r := e.Docker(t, "run", "--volume", "db:/data", "drover-redis", "true"); !strings.Contains(r.Stderr, "drover: volume db is in use on host-b") || strings.Contains(r.Stderr, "VolumeDriver.Mount") {
+		t.Errorf("mount: %s", r)
+	}
+	a.set("Remove", dataset.Errorf(dataset.ErrProtected, "volume db is protected"))
+	if r := e.Docker(t, "volume", "rm", "db"); !strings.Contains(r.Stderr, "remove db: drover: volume db is protected") {
+		t.Errorf("remove: %s", r)
+	}
+}
