@@ -92,6 +92,7 @@ var scenarios = map[string]func(c *console){
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
 	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
+	"quick": func(c *console) { works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0)) },
 	"slow": func(c *console) {
 		works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0), running("", 0, 0), running("format", 0, 0),
 			running("copy", 0, 10<<30), running("copy", 1<<20, 10<<30), running("copy", 5<<30, 10<<30))
