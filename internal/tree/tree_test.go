@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -74,24 +74,8 @@ func filesystems(t *testing.T, test func(t *testing.T, dir string)) {
 		test(t, dir)
 	})
 	for _, fs := range []string{"xfs", "btrfs", "ext4"} {
-		t.Run(fs, func(t *testing.T) { test(t, mountImage(t, fs)) })
+		t.Run(fs, func(t *testing.T) { test(t, scratch.Mount(t, fs, 512<<20)) })
 	}
-}
-
-// mountImage makes a filesystem in a file and mounts it.
-func mountImage(t *testing.T, fs string) string {
-	t.Helper()
-	image, dir := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "mnt")
-	must(t, os.Mkdir(dir, 0o755))
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, 512<<20))
-	for _, args := range [][]string{{"mkfs." + fs, "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
-	return dir
 }
 
 func TestCopyKeepsEverything(t *testing.T) {
@@ -111,7 +95,7 @@ func TestCopyKeepsEverything(t *testing.T) {
 }
 
 func TestCopyAcrossFilesystems(t *testing.T) {
-	src, xfs := mkdir(t, t.TempDir(), "src"), mountImage(t, "xfs")
+	src, xfs := mkdir(t, t.TempDir(), "src"), scratch.Mount(t, "xfs", scratch.XFS)
 	treetest.Plant(t, src.Name())
 	there, back := mkdir(t, xfs, "there"), mkdir(t, t.TempDir(), "back")
 	must(t, Copy(t.Context(), src, there, nil))
@@ -121,7 +105,7 @@ func TestCopyAcrossFilesystems(t *testing.T) {
 }
 
 func TestCopySharesBlocks(t *testing.T) {
-	dir := mountImage(t, "xfs")
+	dir := scratch.Mount(t, "xfs", scratch.XFS)
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
 	must(t, os.WriteFile(filepath.Join(src.Name(), "big"), treetest.Bytes(1, 200<<20), 0o600))
 	unix.Sync()

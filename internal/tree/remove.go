@@ -1,0 +1,102 @@
+package tree
+
+import (
+	"context"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// flattenAt is how deep Remove follows directories before it moves one up: a
+// tree can be nested deeper than descriptors can be held.
+const flattenAt = 256
+
+// Remove removes name, one element, from the open directory dir, with all that
+// is below it, however deep. What is mounted below is never entered: a mount
+// point makes it fail. A name that is absent is fine. When ctx ends, or after an
+// error, a part of the tree is left; call again. Safe for concurrent use on
+// different names.
+func Remove(ctx context.Context, dir *os.File, name string) error {
+	r := &removing{ctx: ctx, top: dir, prefix: name}
+	for {
+		err := r.entry(dir, name, 0)
+		if err != nil && !vanished(err) {
+			return failed("remove", name, err)
+		}
+		if len(r.moved) == 0 {
+			return nil
+		}
+		name, r.moved = r.moved[0], r.moved[1:]
+	}
+}
+
+// removing is one run of Remove.
+type removing struct {
+	ctx    context.Context
+	top    *os.File
+	prefix string
+	count  int
+	moved  []string // directories moved up, to be removed after
+}
+
+func (r *removing) entry(dir *os.File, name string, depth int) error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	err := unix.Unlinkat(int(dir.Fd()), name, 0)
+	if err != unix.EISDIR {
+		return err
+	}
+	err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+		return err
+	}
+	if depth >= flattenAt {
+		return r.moveUp(dir, name)
+	}
+	if err := r.content(dir, name, depth); err != nil {
+		return err
+	}
+	return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+}
+
+func (r *removing) content(dir *os.File, name string, depth int) error {
+	n, err := openNode(dir, name)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	sub, err := n.openDir()
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	names, err := readNames(sub)
+	if err != nil {
+		return err
+	}
+	for _, child := range names {
+		if err := r.entry(sub, child, depth+1); err != nil && !vanished(err) {
+			return failed("remove", child, err)
+		}
+	}
+	return nil
+}
+
+// moveUp moves a directory next to the one that is being removed; after a crash
+// it is found there by its name: the same with a number.
+func (r *removing) moveUp(dir *os.File, name string) error {
+	for {
+		r.count++
+		up := r.prefix + "." + strconv.Itoa(1000+r.count)
+		err := unix.Renameat2(int(dir.Fd()), name, int(r.top.Fd()), up, unix.RENAME_NOREPLACE)
+		if err == unix.EEXIST {
+			continue
+		}
+		if err == nil {
+			r.moved = append(r.moved, up)
+		}
+		return err
+	}
+}
