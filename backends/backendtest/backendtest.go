@@ -1,0 +1,73 @@
+// Package backendtest is the one conformance suite of all backends: what the
+// comments in package backends promise, tried on real pools. A backend's tests
+// call Run with a factory of pools and are done.
+//
+// Every method is called twice. Declared capabilities are held against the
+// optional interfaces and against what happens. Content is compared by running
+// the same operations on a plain directory and on the mounted dataset, and
+// comparing the trees. What a test leaves open, mounted or attached fails it.
+package backendtest
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+)
+
+// Factory returns a backend and where a new pool of it can be made: a path that
+// is absent or empty, of its own for each call, with at least 4 GiB below it
+// (sparse is enough). It cleans up with t.Cleanup.
+type Factory func(t *testing.T) (backends.Kind, backends.Config)
+
+// Run runs the suite as subtests of t, under name. It needs root.
+func Run(t *testing.T, name string, factory Factory) {
+	t.Run(name, func(t *testing.T) {
+		for _, c := range cases() {
+			t.Run(c.name, func(t *testing.T) { c.run(newFixture(t, factory)) })
+		}
+	})
+}
+
+type testcase struct {
+	name string
+	run  func(*fixture)
+}
+
+func cases() []testcase {
+	return []testcase{
+		{"PoolIsMadeOnce", poolIsMadeOnce},
+		{"PoolRefusesWhatHoldsSomething", poolRefusesWhatHoldsSomething},
+		{"PoolThatIsAwayIsOffline", poolThatIsAwayIsOffline},
+		{"CapabilitiesMatchInterfaces", capabilitiesMatchInterfaces},
+		{"SizeIsEnforcedOrRefused", sizeIsEnforcedOrRefused},
+		{"FilesystemsAreMadeOrRefused", filesystemsAreMadeOrRefused},
+		{"LifeOfADataset", lifeOfADataset},
+		{"RootIsEmptyAndOwned", rootIsEmptyAndOwned},
+		{"KeepsEverything", keepsEverything},
+		{"InUseIsNotDeleted", inUseIsNotDeleted},
+		{"AttachTwice", attachTwice},
+		{"ReadOnlyMount", readOnlyMount},
+		{"UsedGrows", usedGrows},
+		{"UnknownIsNotFound", unknownIsNotFound},
+		{"SnapshotIsImmutable", snapshotIsImmutable},
+		{"SnapshotWhileWritten", snapshotWhileWritten},
+		{"CloneWhileWritten", cloneWhileWritten},
+		{"ClonesAreIndependent", clonesAreIndependent},
+		{"ClonesAndDeletedSources", clonesAndDeletedSources},
+		{"CloneSizes", cloneSizes},
+		{"CancelledIsAllOrNothing", cancelledIsAllOrNothing},
+		{"RestoreKeepsWhatWas", restoreKeepsWhatWas},
+		{"RestoreInUseIsRefused", restoreInUseIsRefused},
+		{"GrowIdle", growIdle},
+		{"GrowMounted", growMounted},
+		{"SendWhole", sendWhole},
+		{"SendDifference", sendDifference},
+		{"DamagedStreamIsRefused", damagedStreamIsRefused},
+		{"RecordsAreKept", recordsAreKept},
+		{"DamagedRecordIsListed", damagedRecordIsListed},
+		{"ForeignThingsAreListedAndKept", foreignThingsAreListedAndKept},
+		{"ReapDropsWhatItIsTold", reapDropsWhatItIsTold},
+		{"ConcurrentCalls", concurrentCalls},
+		{"SymlinksInThePoolAreNotFollowed", symlinksInThePoolAreNotFollowed},
+	}
+}

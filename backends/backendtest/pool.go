@@ -1,0 +1,214 @@
+package backendtest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+func poolIsMadeOnce(f *fixture) {
+	id := f.pool.ID()
+	if id != f.cfg.ID {
+		f.Fatalf("the pool is %s, want %s", id, f.cfg.ID)
+	}
+	if f.kind.Name() == "" || f.pool.Info().Note == "" || f.pool.Info().Path == "" {
+		f.Errorf("name %q, info %+v: want all of them said", f.kind.Name(), f.pool.Info())
+	}
+	d := f.create()
+	f.open() // made again: the same pool
+	f.cfg.Make = false
+	f.open()
+	if e := f.entries(d.ID); len(e) != 1 {
+		f.Errorf("the list has %v", e)
+	}
+	f.cfg.ID = uuid.Nil // whatever pool is there
+	f.open()
+	if f.pool.ID() != id {
+		f.Errorf("the pool is %s, want %s", f.pool.ID(), id)
+	}
+	other := f.cfg
+	other.ID = uuid.New()
+	_, err := f.kind.Open(f.ctx, other)
+	f.fails(err, dataset.ErrOffline)
+	other.Make = true
+	_, err = f.kind.Open(f.ctx, other)
+	f.fails(err, dataset.ErrExists, dataset.ErrOffline)
+	f.open()
+	if e := f.entries(d.ID); len(e) != 1 {
+		f.Errorf("the list has %v", e)
+	}
+}
+
+// sibling returns the config of a pool beside this one, in the same filesystem.
+func (f *fixture) sibling(name string) backends.Config {
+	cfg := f.cfg
+	cfg.ID, cfg.Path = uuid.New(), f.cfg.Path+"-"+name
+	if cfg.Mount != "" {
+		cfg.Mount += "-" + name
+	}
+	return cfg
+}
+
+func poolRefusesWhatHoldsSomething(f *fixture) {
+	cfg := f.sibling("full")
+	if cfg.Image != 0 {
+		f.ok(os.WriteFile(cfg.Path, []byte("precious"), 0o600))
+		_, err := f.kind.Open(f.ctx, cfg)
+		f.fails(err, dataset.ErrExists)
+		f.fileHolds(cfg.Path, "precious")
+		return
+	}
+	f.ok(os.MkdirAll(filepath.Join(cfg.Path, "dir"), 0o755))
+	f.ok(os.WriteFile(filepath.Join(cfg.Path, "dir/file"), []byte("precious"), 0o600))
+	_, err := f.kind.Open(f.ctx, cfg)
+	f.fails(err, dataset.ErrExists)
+	f.fileHolds(filepath.Join(cfg.Path, "dir/file"), "precious")
+	if names := f.names(cfg.Path); !cmp.Equal(names, []string{"dir"}) {
+		f.Errorf("the directory holds %q now", names)
+	}
+
+	cfg = f.sibling("absent")
+	cfg.Make = false
+	_, err = f.kind.Open(f.ctx, cfg)
+	f.fails(err, dataset.ErrOffline)
+	if _, err := os.Lstat(cfg.Path); err == nil {
+		f.Error("the directory was made")
+	}
+
+	cfg = f.sibling("link")
+	f.ok(os.Symlink(f.cfg.Path, cfg.Path))
+	cfg.ID = f.cfg.ID
+	_, err = f.kind.Open(f.ctx, cfg)
+	f.fails(err, dataset.ErrExists, dataset.ErrInvalid, dataset.ErrOffline)
+
+	cfg.Path = "relative/path"
+	_, err = f.kind.Open(f.ctx, cfg)
+	f.fails(err, dataset.ErrInvalid)
+}
+
+func (f *fixture) fileHolds(path, want string) {
+	f.Helper()
+	if b, err := os.ReadFile(path); err != nil || string(b) != want {
+		f.Errorf("%s holds %q, %v", path, b, err)
+	}
+}
+
+func (f *fixture) names(dir string) []string {
+	f.Helper()
+	entries, err := os.ReadDir(dir)
+	f.ok(err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// offlineCalls returns what every call answers.
+func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string]error {
+	_, created := f.pool.Create(f.ctx, f.record())
+	_, cloned := f.pool.Clone(f.ctx, f.record(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
+	_, listed := f.pool.List(f.ctx)
+	_, asked := f.pool.Stat(f.ctx, d.ID)
+	_, used := f.pool.Used(f.ctx, d.ID)
+	_, reaped := f.pool.Reap(f.ctx, func(uuid.UUID) bool { return true })
+	_, attached := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
+	return map[string]error{
+		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped, "attach": attached,
+		"commit":          f.pool.Commit(f.ctx, d.ID),
+		"delete":          f.pool.Delete(f.ctx, d.ID),
+		"snapshot":        f.pool.Snapshot(f.ctx, f.snapshot(d), nil),
+		"delete snapshot": f.pool.DeleteSnapshot(f.ctx, d.ID, s.ID),
+		"restore":         f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil),
+		"write record":    f.pool.WriteRecord(f.ctx, d, true),
+	}
+}
+
+// poolThatIsAwayIsOffline takes the pool away while it is open, then puts an
+// empty directory and another pool in its place: nothing is made there.
+func poolThatIsAwayIsOffline(f *fixture) {
+	if f.cfg.Image != 0 {
+		return // its image is held open by the mount
+	}
+	d := f.create()
+	s := f.take(d)
+	f.write(d.ID, "file", "content")
+	away := f.cfg.Path + "-away"
+	offline := func(what string) {
+		f.Helper()
+		for call, err := range f.offlineCalls(d, s) {
+			if !errors.Is(err, dataset.ErrOffline) {
+				f.Errorf("%s: %s: got %v, want an offline error", what, call, err)
+			}
+		}
+		if st := f.pool.Status(f.ctx); st.Online || st.Reason == "" {
+			f.Errorf("%s: status is %+v", what, st)
+		}
+	}
+	f.ok(os.Rename(f.cfg.Path, away))
+	offline("absent")
+
+	f.ok(os.Mkdir(f.cfg.Path, 0o700))
+	offline("empty")
+	if names := f.names(f.cfg.Path); len(names) > 0 {
+		f.Errorf("the empty directory holds %q now", names)
+	}
+	f.ok(os.Remove(f.cfg.Path))
+
+	other := f.cfg
+	other.ID = uuid.New()
+	pool, err := f.kind.Open(f.ctx, other)
+	f.ok(err)
+	f.ok(pool.Close())
+	offline("exchanged")
+	f.ok(os.Rename(f.cfg.Path, f.cfg.Path+"-other"))
+
+	f.ok(os.Rename(away, f.cfg.Path))
+	if st := f.pool.Status(f.ctx); !st.Online {
+		f.Errorf("back: status is %+v", st)
+	}
+	f.holds(d.ID, "file", "content")
+	f.hasSnapshots(d.ID, s)
+}
+
+// declared returns which optional interfaces a pool has.
+func declared(p backends.Pool) (resizer, sender, staller bool) {
+	_, resizer = p.(backends.Resizer)
+	_, sender = p.(backends.Sender)
+	_, staller = p.(backends.Staller)
+	return resizer, sender, staller
+}
+
+func capabilitiesMatchInterfaces(f *fixture) {
+	resizer, sender, staller := declared(f.pool)
+	for what, wrong := range map[string]bool{
+		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
+		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,
+		"Shrink without EnforcesSize":                     f.can.Shrink && !f.can.EnforcesSize,
+		"Delta without Sender":                            f.can.Delta && !sender,
+		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,
+		"OwnFilesystem without Filesystems":               f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
+		"EnforcesSize without a default size":             f.can.EnforcesSize && f.can.OwnFilesystem && f.pool.Info().DefaultSize == 0,
+		"Staller without InstantSnapshot":                 staller && !f.can.InstantSnapshot,
+		"Info that changes":                               !cmp.Equal(f.pool.Info(), f.pool.Info()),
+		"several lines in the note":                       strings.Contains(f.pool.Info().Note, "\n"),
+		"the same filesystem twice in Filesystems":        len(slices.Compact(slices.Sorted(slices.Values(f.can.Filesystems)))) != len(f.can.Filesystems),
+		"an absolute path missing in Info":                !filepath.IsAbs(f.pool.Info().Path),
+		"a status without size, or not online":            f.pool.Status(f.ctx).Size == 0 || !f.pool.Status(f.ctx).Online,
+		"a status of another pool":                        f.pool.Status(f.ctx).ID != f.pool.ID(),
+		"more free than there is":                         f.pool.Status(f.ctx).Free > f.pool.Status(f.ctx).Size,
+		"a backend that is not available the second time": f.kind.Available(f.ctx) != nil,
+	} {
+		if wrong {
+			f.Errorf("the pool declares %s", what)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package backendtest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// PowerCut takes the power away from a pool of kind, on a filesystem of fstype,
+// right after each call that promises to be durable when it returns: the image
+// of the disk is copied as it is then, the copy mounted, and the pool on it
+// opened. What the kernel still held back is lost. It needs root.
+func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
+	for _, c := range []struct {
+		name string
+		run  func(f *fixture, cut func() *fixture)
+	}{
+		{"Create", cutCreate},
+		{"Snapshot", cutSnapshot},
+		{"Clone", cutClone},
+		{"Restore", cutRestore},
+		{"WriteRecord", cutWriteRecord},
+		{"Delete", cutDelete},
+		{"Resize", cutResize},
+	} {
+		t.Run("PowerCut/"+fstype+"/"+c.name, func(t *testing.T) {
+			var image, disk string
+			f := newFixture(t, func(t *testing.T) (backends.Kind, backends.Config) {
+				image = scratch.Image(t, fstype, 3<<30)
+				disk = scratch.MountImage(t, fstype, image)
+				return kind, backends.Config{Name: "test", Path: filepath.Join(disk, "pool")}
+			})
+			c.run(f, func() *fixture { return f.cut(fstype, image) })
+		})
+	}
+}
+
+// cut copies the disk and returns the pool on the copy.
+func (f *fixture) cut(fstype, image string) *fixture {
+	f.Helper()
+	copied := filepath.Join(f.TempDir(), "image")
+	scratch.Run(f.T, "cp", "--sparse=always", image, copied)
+	var options []string
+	if fstype == "xfs" {
+		options = append(options, "nouuid") // the original is mounted
+	}
+	after := *f
+	after.pool = nil
+	after.cfg.Path = filepath.Join(scratch.MountImage(f.T, fstype, copied, options...), "pool")
+	after.cfg.Make = false
+	after.open()
+	return &after
+}
+
+func cutCreate(f *fixture, cut func() *fixture) {
+	d := f.record()
+	mode := uint32(0o750)
+	d.Profile.Owner = &dataset.Owner{UID: 999, GID: 998, Mode: &mode}
+	_, err := f.pool.Create(f.ctx, d)
+	f.ok(err)
+	after := cut()
+	after.inState(d, backends.EntryIncoming)
+	m := after.mount(d.ID)
+	var st unix.Stat_t
+	f.ok(unix.Fstat(int(m.root.Fd()), &st))
+	if st.Uid != 999 || st.Gid != 998 || st.Mode != unix.S_IFDIR|0o750 {
+		f.Errorf("after a power cut the root is %d:%d %o", st.Uid, st.Gid, st.Mode)
+	}
+}
+
+func cutSnapshot(f *fixture, cut func() *fixture) {
+	d := f.create()
+	f.write(d.ID, "file", "content")
+	s := f.take(d)
+	after := cut()
+	after.hasSnapshots(d.ID, s)
+	after.holds(after.clone(f.source(s)).ID, "file", "content")
+}
+
+func cutClone(f *fixture, cut func() *fixture) {
+	d := f.create()
+	f.write(d.ID, "file", "content")
+	c := f.record()
+	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil)
+	f.ok(err)
+	after := cut()
+	after.inState(c, backends.EntryIncoming)
+	after.holds(c.ID, "file", "content")
+}
+
+func cutRestore(f *fixture, cut func() *fixture) {
+	d := f.create()
+	f.write(d.ID, "file", "old")
+	s := f.take(d)
+	f.write(d.ID, "file", "new")
+	keep := f.snapshot(d)
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil))
+	after := cut()
+	after.hasSnapshots(d.ID, s, keep)
+	after.holds(d.ID, "file", "old")
+	after.holds(after.clone(f.source(keep)).ID, "file", "new")
+}
+
+// cutWriteRecord wants the new record where it was to be durable, and otherwise
+// one of both, whole.
+func cutWriteRecord(f *fixture, cut func() *fixture) {
+	d := f.create()
+	d.Volume = "second"
+	f.ok(f.pool.WriteRecord(f.ctx, d, true))
+	e, err := cut().pool.Stat(f.ctx, d.ID)
+	f.ok(err)
+	if e.Record == nil || e.Record.Volume != "second" {
+		f.Errorf("after a power cut the record is %+v (%s)", e.Record, e.Problem)
+	}
+	d.Volume = "third"
+	f.ok(f.pool.WriteRecord(f.ctx, d, false))
+	f.commitJournal()
+	e, err = cut().pool.Stat(f.ctx, d.ID)
+	f.ok(err)
+	if e.Record == nil || (e.Record.Volume != "second" && e.Record.Volume != "third") {
+		f.Errorf("after a power cut the record is %+v (%s)", e.Record, e.Problem)
+	}
+}
+
+func cutDelete(f *fixture, cut func() *fixture) {
+	d, incoming := f.create(), f.record()
+	_, err := f.pool.Create(f.ctx, incoming)
+	f.ok(err)
+	f.commitJournal() // their creation is on the disk, to be seen again if their end is not
+	f.ok(f.pool.Delete(f.ctx, d.ID))
+	f.ok(f.pool.Delete(f.ctx, incoming.ID))
+	after := cut()
+	after.absent(d.ID)
+	after.absent(incoming.ID)
+	_, err = after.pool.Reap(f.ctx, func(uuid.UUID) bool { return false })
+	f.ok(err)
+}
+
+// commitJournal has the journal of the pool's filesystem written, with all names that
+// were changed, but none of the bytes of files that nobody flushed.
+func (f *fixture) commitJournal() {
+	f.Helper()
+	other, err := os.Create(filepath.Join(filepath.Dir(f.cfg.Path), "other"))
+	f.ok(err)
+	f.ok(other.Sync())
+	f.ok(other.Close())
+}
+
+func cutResize(f *fixture, cut func() *fixture) {
+	if _, ok := f.pool.(backends.Resizer); !ok {
+		return
+	}
+	d := f.sized(small)
+	f.write(d.ID, "file", "content")
+	f.resize(d, large, nil)
+	after := cut()
+	after.holds(d.ID, "file", "content")
+	m := after.mount(d.ID)
+	if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
+		f.Errorf("after a power cut df in %s shows %d", large, total)
+	}
+}

@@ -1,0 +1,246 @@
+package backendtest
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+const (
+	small = 512 * dataset.MiB // XFS needs 300 MiB
+	large = 768 * dataset.MiB
+)
+
+// sizeIsEnforcedOrRefused fills a dataset of a size: it gets ENOSPC (or EDQUOT)
+// there and not elsewhere, and nobody else does.
+func sizeIsEnforcedOrRefused(f *fixture) {
+	d := f.record()
+	d.Size = small
+	if !f.can.EnforcesSize {
+		for range 2 {
+			_, err := f.pool.Create(f.ctx, d)
+			f.fails(err, dataset.ErrUnsupported)
+			f.absent(d.ID)
+			_, err = f.pool.Clone(f.ctx, d, dataset.Source{Dataset: f.create().ID}, nil)
+			f.fails(err, dataset.ErrUnsupported)
+			f.absent(d.ID)
+		}
+		return
+	}
+	f.twice(func() error {
+		size, err := f.pool.Create(f.ctx, d)
+		if size != small {
+			f.Errorf("asked for %s, got %s", small, size)
+		}
+		return err
+	})
+	m, other := f.mount(d.ID), f.mount(f.create().ID)
+	total, free := f.space(m)
+	if f.can.OwnFilesystem && (total > int64(small)*103/100 || total < int64(small)*80/100) {
+		f.Errorf("df shows %d bytes of %d", total, small)
+	}
+	written := f.fill(m)
+	if written > int64(small)*103/100 {
+		f.Errorf("%d bytes fit into %d", written, small)
+	}
+	if f.can.OwnFilesystem && (written < free*97/100 || written > free*103/100) {
+		f.Errorf("df showed %d bytes free, and %d could be written", free, written)
+	}
+	f.ok(os.WriteFile(other.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.ok(unix.Syncfs(int(other.root.Fd())))
+	used, err := f.pool.Used(f.ctx, d.ID)
+	f.ok(err)
+	if used > small*103/100 {
+		f.Errorf("a full dataset of %s takes %s", small, used.Human())
+	}
+	f.ok(os.Remove(m.in("fill"))) // and it heals
+	f.ok(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.ok(unix.Syncfs(int(m.root.Fd())))
+}
+
+// space returns what df shows inside a dataset, in bytes.
+func (f *fixture) space(m *mounted) (total, free int64) {
+	f.Helper()
+	var st unix.Statfs_t
+	f.ok(unix.Fstatfs(int(m.root.Fd()), &st))
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize
+}
+
+// fill writes a file until no more fits, and returns how many bytes did.
+func (f *fixture) fill(m *mounted) int64 {
+	f.Helper()
+	file, err := os.Create(m.in("fill"))
+	f.ok(err)
+	defer file.Close()
+	buf, written := treetest.Bytes(3, 1<<20), int64(0)
+	for {
+		n, err := file.Write(buf)
+		written += int64(n)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+			f.Fatalf("a full dataset gives %v", err)
+		}
+		if err := file.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+			f.Fatalf("flushing a full dataset gives %v", err)
+		}
+		return written
+	}
+}
+
+func filesystemsAreMadeOrRefused(f *fixture) {
+	for _, fs := range f.can.Filesystems {
+		d := f.record()
+		d.Profile.Filesystem.Type = fs
+		f.twice(func() error { _, err := f.pool.Create(f.ctx, d); return err })
+		m := f.mount(d.ID)
+		if names := f.names(m.path); len(names) > 0 {
+			f.Errorf("an empty %s holds %q", fs, names)
+		}
+		m.unmount()
+		m = f.mountWith(d.ID, backends.AttachOptions{Mount: []string{"noatime"}})
+		m.unmount()
+	}
+	for _, fs := range []string{"ext4", "xfs", "btrfs", "vfat", "../../etc", "-h"} {
+		d := f.record()
+		d.Profile.Filesystem.Type = fs
+		if _, err := f.pool.Create(f.ctx, d); err == nil {
+			ok := false
+			for _, have := range f.can.Filesystems {
+				ok = ok || have == fs
+			}
+			if !ok {
+				f.Errorf("%s was made, which is not in Filesystems", fs)
+			}
+			continue
+		} else if !isKind(err, dataset.ErrUnsupported) && !isKind(err, dataset.ErrInvalid) {
+			f.Errorf("filesystem %q: got %v, want an unsupported error", fs, err)
+		}
+		f.absent(d.ID)
+	}
+	if !f.can.OwnFilesystem {
+		d := f.record()
+		d.Profile.Filesystem.Mount = []string{"commit=60"}
+		_, err := f.pool.Create(f.ctx, d)
+		f.fails(err, dataset.ErrUnsupported)
+		f.absent(d.ID)
+		_, err = f.pool.Attach(f.ctx, f.create().ID, backends.AttachOptions{Mount: []string{"commit=60"}})
+		f.fails(err, dataset.ErrUnsupported)
+	}
+}
+
+// sized makes a ready dataset of a size.
+func (f *fixture) sized(size dataset.Size) dataset.Dataset {
+	f.Helper()
+	d := f.record()
+	d.Size = size
+	_, err := f.pool.Create(f.ctx, d)
+	f.ok(err)
+	f.ok(f.pool.Commit(f.ctx, d.ID))
+	return d
+}
+
+func cloneSizes(f *fixture) {
+	if !f.can.EnforcesSize {
+		return // refused: see sizeIsEnforcedOrRefused
+	}
+	d := f.sized(small)
+	f.write(d.ID, "file", "content")
+	s := f.take(d)
+	for _, src := range []dataset.Source{{Dataset: d.ID}, f.source(s)} {
+		same, bigger, smaller := f.record(), f.record(), f.record()
+		bigger.Size, smaller.Size = large, small/2
+		size, err := f.pool.Clone(f.ctx, same, src, nil)
+		f.ok(err)
+		if size != small {
+			f.Errorf("a clone of %s has %s", small, size)
+		}
+		f.twice(func() error {
+			size, err := f.pool.Clone(f.ctx, bigger, src, nil)
+			if size != large {
+				f.Errorf("asked for a clone of %s, got %s", large, size)
+			}
+			return err
+		})
+		f.holds(bigger.ID, "file", "content")
+		m := f.mount(bigger.ID)
+		if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
+			f.Errorf("df in a clone of %s shows %d", large, total)
+		}
+		m.unmount()
+		_, err = f.pool.Clone(f.ctx, smaller, src, nil)
+		f.fails(err, dataset.ErrUnsupported)
+		f.absent(smaller.ID)
+	}
+}
+
+// resize resizes twice.
+func (f *fixture) resize(d dataset.Dataset, size dataset.Size, m *mounted) {
+	f.Helper()
+	var root *os.File
+	if m != nil {
+		root = m.root
+	}
+	f.twice(func() error { return f.pool.(backends.Resizer).Resize(f.ctx, d.ID, size, root) })
+}
+
+func growIdle(f *fixture) {
+	r, ok := f.pool.(backends.Resizer)
+	if !ok {
+		return
+	}
+	f.fails(r.Resize(f.ctx, f.record().ID, large, nil), dataset.ErrNotFound)
+	d := f.sized(small)
+	f.write(d.ID, "file", "content")
+	s := f.take(d)
+	f.resize(d, large, nil)
+	f.open()
+	m := f.mount(d.ID)
+	if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
+		f.Errorf("df in %s shows %d", large, total)
+	}
+	f.fileHolds(m.in("file"), "content")
+	f.ok(f.pool.(backends.Resizer).Grow(f.ctx, d.ID, m.root)) // nothing to do is fine
+	m.unmount()
+	if !f.can.Shrink {
+		for range 2 {
+			f.fails(f.pool.(backends.Resizer).Resize(f.ctx, d.ID, small, nil), dataset.ErrUnsupported)
+		}
+		f.holds(d.ID, "file", "content")
+	} else {
+		f.resize(d, small, nil)
+		f.holds(d.ID, "file", "content")
+	}
+	f.holds(f.clone(f.source(s)).ID, "file", "content")
+}
+
+func growMounted(f *fixture) {
+	if !f.can.OnlineGrow {
+		return
+	}
+	d := f.sized(small)
+	m := f.mount(d.ID)
+	file, err := os.Create(m.in("open"))
+	f.ok(err)
+	defer file.Close()
+	f.resize(d, large, m)
+	if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
+		f.Errorf("df in %s shows %d", large, total)
+	}
+	_, err = file.WriteString("the same file, still open")
+	f.ok(err)
+	f.ok(file.Close())
+	if written := f.fill(m); written < int64(small) || written > int64(large)*103/100 {
+		f.Errorf("%d bytes fit into %s", written, large)
+	}
+	f.ok(os.Remove(m.in("fill")))
+	m.unmount()
+	f.open()
+	f.holds(d.ID, "open", "the same file, still open")
+}

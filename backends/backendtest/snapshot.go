@@ -1,0 +1,95 @@
+package backendtest
+
+import (
+	"bytes"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+func isErrno(err error, no unix.Errno) bool     { return errors.Is(err, no) }
+func isKind(err error, kind *dataset.Kind) bool { return errors.Is(err, kind) }
+func (f *fixture) source(s dataset.Snapshot) dataset.Source {
+	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
+}
+
+// snapshotIsImmutable changes and destroys all that a snapshot shares blocks
+// with, and wants to find in its clones what was there when it was taken.
+func snapshotIsImmutable(f *fixture) {
+	plain, d := f.plain(), f.create()
+	m := f.mount(d.ID)
+	treetest.Plant(f.T, plain.Name())
+	treetest.Plant(f.T, m.path)
+	m.unmount()
+	s := f.snapshot(d)
+	var told int64
+	f.twice(func() error {
+		return f.pool.Snapshot(f.ctx, s, func(done, total int64) {
+			if done < told || (total > 0 && done > total) {
+				f.Errorf("progress went from %d to %d of %d", told, done, total)
+			}
+			told = done
+		})
+	})
+	f.hasSnapshots(d.ID, s)
+
+	m = f.mount(d.ID)
+	f.ok(os.WriteFile(m.in("file-1048576"), bytes.Repeat([]byte("overwritten"), 100_000), 0o600))
+	f.ok(os.RemoveAll(m.in("wide")))
+	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(9, 1<<20), 0o600))
+	f.ok(unix.Chmod(m.path, 0o700))
+	m.unmount()
+	f.ok(f.pool.Snapshot(f.ctx, s, nil)) // again: still the old one
+	f.open()
+	f.hasSnapshots(d.ID, s)
+
+	c := f.clone(f.source(s))
+	m = f.mount(c.ID)
+	f.equal(plain, m.root)
+	f.ok(os.WriteFile(m.in("in the clone"), nil, 0o600))
+	m.unmount()
+	m = f.mount(f.clone(f.source(s)).ID)
+	f.equal(plain, m.root)
+	m.unmount()
+
+	newer := f.take(d)
+	f.hasSnapshots(d.ID, s, newer)
+	f.twice(func() error { return f.pool.DeleteSnapshot(f.ctx, d.ID, newer.ID) })
+	f.hasSnapshots(d.ID, s)
+	f.holds(d.ID, "file-1048576", string(bytes.Repeat([]byte("overwritten"), 100_000)))
+}
+
+// snapshotWhileWritten takes snapshots under a writer: each holds all that was
+// acknowledged before it. A backend that copies refuses, and says so by its
+// capabilities.
+func snapshotWhileWritten(f *fixture) {
+	d := f.create()
+	m := f.mount(d.ID)
+	j := f.journal(m)
+	var taken []dataset.Snapshot
+	var before []int64
+	for range 5 {
+		n, s := j.await(20), f.snapshot(d)
+		err := f.pool.Snapshot(f.ctx, s, nil)
+		if err != nil && !f.can.InstantSnapshot {
+			f.fails(err, dataset.ErrInUse)
+			continue
+		}
+		if err != nil {
+			j.stop()
+			f.Fatal(err)
+		}
+		taken, before = append(taken, s), append(before, n)
+	}
+	j.stop()
+	m.unmount()
+	f.hasSnapshots(d.ID, taken...)
+	for i, s := range taken {
+		f.journalHolds(f.clone(f.source(s)), before[i])
+	}
+	f.journalHolds(d, j.await(0))
+}

@@ -1,0 +1,316 @@
+package dir_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/dataset"
+)
+
+// bench is a pool with one dataset, whose folder a test changes by hand into
+// what a crash leaves.
+type bench struct {
+	*testing.T
+	pool backends.Pool
+	d    dataset.Dataset
+	path string // the pool's
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{T: t, path: filepath.Join(t.TempDir(), "pool")}
+	pool, err := dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: b.path, Make: true})
+	b.ok(err)
+	b.pool, b.d = pool, dataset.Dataset{ID: uuid.New(), Volume: "db"}
+	_, err = pool.Create(t.Context(), b.d)
+	b.ok(err)
+	b.ok(pool.Commit(t.Context(), b.d.ID))
+	return b
+}
+
+func (b *bench) ok(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bench) in(elem ...string) string {
+	return filepath.Join(append([]string{b.path, "datasets", b.d.ID.String()}, elem...)...)
+}
+
+// write puts content into the head, as a container would.
+func (b *bench) write(content string) {
+	b.Helper()
+	b.ok(os.WriteFile(filepath.Join(b.head(), "file"), []byte(content), 0o600))
+}
+
+// head returns where the head is mounted from.
+func (b *bench) head() string {
+	b.Helper()
+	a, err := b.pool.Attach(b.Context(), b.d.ID, backends.AttachOptions{})
+	b.ok(err)
+	b.ok(a.Release())
+	return a.Mount.Source
+}
+
+func (b *bench) holds(want string) {
+	b.Helper()
+	if got, err := os.ReadFile(filepath.Join(b.head(), "file")); err != nil || string(got) != want {
+		b.Errorf("the head holds %q, %v, want %q", got, err, want)
+	}
+}
+
+func (b *bench) snapshots() (ids []uuid.UUID) {
+	b.Helper()
+	e, err := b.pool.Stat(b.Context(), b.d.ID)
+	b.ok(err)
+	if e.Problem != "" {
+		b.Errorf("problem: %s", e.Problem)
+	}
+	for _, s := range e.Snapshots {
+		ids = append(ids, s.ID)
+	}
+	return ids
+}
+
+func (b *bench) reap() int {
+	b.Helper()
+	n, err := b.pool.Reap(b.Context(), func(uuid.UUID) bool { return false })
+	b.ok(err)
+	return n
+}
+
+// TestRestoreCutShort cuts a restore after each of its steps. The head is the
+// old one until the last; calling again finishes it; reaping takes it back.
+func TestRestoreCutShort(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		leave    func(b *bench, keep string) error // turns a finished restore into one cut short
+		head     string
+		reaped   int
+		restored bool
+	}{
+		{"among the bytes", func(b *bench, keep string) error {
+			return errors.Join(os.Remove(b.in("current.json")), os.Remove(b.in("snapshot-"+keep+".json")),
+				os.Rename(b.in("head-"+keep), b.in("tmp-head-"+keep)), os.Remove(b.in("tmp-head-"+keep, "file")))
+		}, "new", 1, false},
+		{"after the bytes", func(b *bench, keep string) error {
+			return errors.Join(os.Remove(b.in("current.json")), os.Remove(b.in("snapshot-"+keep+".json")))
+		}, "new", 1, false},
+		{"after the record", func(b *bench, keep string) error {
+			return os.Remove(b.in("current.json"))
+		}, "new", 2, false},
+		{"before its last rename", func(b *bench, keep string) error {
+			return os.Rename(b.in("current.json"), b.in("tmp-current.json"))
+		}, "new", 3, false},
+		{"at its end", func(*bench, string) error { return nil }, "old", 0, true},
+	} {
+		for _, then := range []string{"again", "reaped"} {
+			t.Run(test.name+"/"+then, func(t *testing.T) {
+				b := newBench(t)
+				b.write("old")
+				s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+				b.ok(b.pool.Snapshot(t.Context(), s, nil))
+				b.write("new")
+				keep := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID, Kind: dataset.SnapshotRestore}
+				b.ok(b.pool.Restore(t.Context(), b.d.ID, s.ID, keep, nil))
+				b.ok(test.leave(b, keep.ID.String()))
+				b.holds(test.head)
+				if n := len(b.snapshots()); n != 1 && !test.restored {
+					t.Errorf("%d snapshots, want 1", n)
+				}
+				if then == "reaped" {
+					if n := b.reap(); n != test.reaped {
+						t.Errorf("reaped %d, want %d", n, test.reaped)
+					}
+					b.holds(test.head)
+				}
+				b.ok(b.pool.Restore(t.Context(), b.d.ID, s.ID, keep, nil))
+				b.holds("old")
+				if n := len(b.snapshots()); n != 2 {
+					t.Errorf("%d snapshots, want 2", n)
+				}
+				if n := b.reap(); n > 1 { // at most the temporary file of current.json
+					t.Errorf("reaped %d after all was finished", n)
+				}
+				c := dataset.Dataset{ID: uuid.New()}
+				_, err := b.pool.Clone(t.Context(), c, dataset.Source{Dataset: b.d.ID, Snapshot: keep.ID}, nil)
+				b.ok(err)
+				b.d = c
+				b.ok(b.pool.Commit(t.Context(), c.ID))
+				b.holds("new")
+			})
+		}
+	}
+}
+
+func TestDeleteSnapshotOfUnfinishedRestore(t *testing.T) {
+	b := newBench(t)
+	b.write("precious")
+	keep := uuid.New()
+	b.ok(os.WriteFile(b.in("snapshot-"+keep.String()+".json"), []byte(`{"id":"`+keep.String()+`","tree":"head"}`), 0o600))
+	b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, keep))
+	b.holds("precious")
+	b.reap()
+	b.holds("precious")
+}
+
+// TestCreateCutShort leaves an incoming folder at each point before its record.
+func TestCreateCutShort(t *testing.T) {
+	for _, leave := range []func(folder string) error{
+		func(string) error { return nil },
+		func(folder string) error { return os.Mkdir(filepath.Join(folder, "head"), 0o700) },
+		func(folder string) error {
+			return errors.Join(os.MkdirAll(filepath.Join(folder, "tmp-head/half"), 0o700),
+				os.WriteFile(filepath.Join(folder, "tmp-dataset.json"), []byte(`{"id`), 0o600))
+		},
+	} {
+		b := newBench(t)
+		d := dataset.Dataset{ID: uuid.New(), Volume: "half"}
+		folder := filepath.Join(b.path, "incoming", d.ID.String())
+		b.ok(os.Mkdir(folder, 0o700))
+		b.ok(leave(folder))
+		list, err := b.pool.List(t.Context())
+		b.ok(err)
+		if len(list) != 2 || list[0].ID != d.ID || list[0].State != backends.EntryIncoming || list[0].Problem == "" {
+			t.Errorf("the list has %+v", list)
+		}
+		for what, err := range map[string]error{
+			"commit":       b.pool.Commit(t.Context(), d.ID),
+			"write record": b.pool.WriteRecord(t.Context(), d, true),
+		} {
+			if !errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("%s: %v, want not found", what, err)
+			}
+		}
+		_, err = b.pool.Create(t.Context(), d)
+		b.ok(err)
+		b.ok(b.pool.Commit(t.Context(), d.ID))
+		names, err := os.ReadDir(filepath.Join(b.path, "datasets", d.ID.String()))
+		b.ok(err)
+		if len(names) != 2 {
+			t.Errorf("the folder holds %v, want a head and a record", names)
+		}
+	}
+}
+
+func TestLeftoversAreReaped(t *testing.T) {
+	b := newBench(t)
+	b.write("content")
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+	b.ok(b.pool.Snapshot(t.Context(), s, nil))
+	gone, orphan := uuid.NewString(), uuid.NewString()
+	for _, path := range []string{
+		filepath.Join(b.path, "deleting", gone, "head", strings.Repeat("deep/", 700)),
+		filepath.Join(b.path, "deleting", gone+".1", "head"),
+		b.in("tmp-snapshot-"+orphan, "half"), b.in("snapshot-"+orphan, "whole"),
+	} {
+		b.ok(os.MkdirAll(path, 0o700))
+	}
+	b.ok(os.WriteFile(b.in("tmp-dataset.json"), nil, 0o600))
+	b.ok(os.WriteFile(filepath.Join(b.path, "tmp-pool.json"), nil, 0o600))
+	if st := b.pool.Status(t.Context()); st.Pending != 2 {
+		t.Errorf("%d are pending, want 2", st.Pending)
+	}
+	if n := b.reap(); n != 6 {
+		t.Errorf("reaped %d, want 6", n)
+	}
+	if n := b.reap(); n != 0 {
+		t.Errorf("reaped %d again", n)
+	}
+	b.holds("content")
+	if ids := b.snapshots(); len(ids) != 1 || ids[0] != s.ID {
+		t.Errorf("the snapshots are %v", ids)
+	}
+}
+
+// TestNoTreeIsReapedInDoubt damages the record of a snapshot: its tree has no
+// record then, and must stay.
+func TestNoTreeIsReapedInDoubt(t *testing.T) {
+	b := newBench(t)
+	b.write("content")
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+	b.ok(b.pool.Snapshot(t.Context(), s, nil))
+	for _, damage := range []struct{ file, text string }{
+		{"snapshot-" + s.ID.String() + ".json", "{"},
+		{"snapshot-" + s.ID.String() + ".json", `{"id":"` + s.ID.String() + `","tree":"../../../etc"}`},
+		{"current.json", `{"tree":"/etc"}`},
+		{"current.json", ``},
+	} {
+		b.ok(os.WriteFile(b.in(damage.file), []byte(damage.text), 0o600))
+		if n := b.reap(); n != 0 {
+			t.Errorf("reaped %d", n)
+		}
+		for _, tree := range []string{"head", "snapshot-" + s.ID.String()} {
+			if _, err := os.Stat(b.in(tree, "file")); err != nil {
+				t.Error(err)
+			}
+		}
+		e, err := b.pool.Stat(t.Context(), b.d.ID)
+		b.ok(err)
+		if e.Problem == "" {
+			t.Errorf("no problem with %q in %s", damage.text, damage.file)
+		}
+	}
+	if _, err := b.pool.Attach(t.Context(), b.d.ID, backends.AttachOptions{}); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("attached with a damaged current.json: %v", err)
+	}
+}
+
+func TestCopyThatDoesNotFitIsRefusedBefore(t *testing.T) {
+	b := newBench(t)
+	small := tmpfsOf(t, "4m")
+	pool, err := dir.Backend{}.Open(t.Context(), backends.Config{Path: filepath.Join(small, "pool"), Make: true})
+	b.ok(err)
+	b.pool = pool
+	_, err = pool.Create(t.Context(), b.d)
+	b.ok(err)
+	b.ok(os.WriteFile(filepath.Join(b.head(), "file"), make([]byte, 3<<20), 0o600))
+	err = pool.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}, func(int64, int64) { t.Error("bytes were copied") })
+	if !errors.Is(err, dataset.ErrNoSpace) {
+		t.Errorf("got %v, want no space", err)
+	}
+	if n := b.reap(); n != 0 {
+		t.Errorf("%d things were left", n)
+	}
+}
+
+func TestOpen(t *testing.T) {
+	b := newBench(t)
+	open := func(cfg backends.Config) error {
+		_, err := dir.Backend{}.Open(t.Context(), cfg)
+		return err
+	}
+	half := filepath.Join(t.TempDir(), "half") // a pool whose making was cut short
+	b.ok(errors.Join(os.MkdirAll(filepath.Join(half, "incoming"), 0o700), os.WriteFile(filepath.Join(half, "tmp-pool.json"), nil, 0o600)))
+	b.ok(open(backends.Config{Path: half, Make: true}))
+	fresh := filepath.Join(t.TempDir(), "fresh") // an ext4 just made
+	b.ok(os.MkdirAll(filepath.Join(fresh, "lost+found"), 0o700))
+	b.ok(open(backends.Config{Path: fresh, Make: true}))
+	for name, test := range map[string]struct {
+		marker string
+		want   *dataset.Kind
+	}{
+		"another backend": {`{"format":1,"backend":"loop","id":"` + uuid.NewString() + `"}`, dataset.ErrExists},
+		"a later format":  {`{"format":99,"backend":"dir","id":"` + uuid.NewString() + `"}`, dataset.ErrExists},
+		"garbage":         {`{`, dataset.ErrOffline},
+	} {
+		b.ok(os.WriteFile(filepath.Join(fresh, "pool.json"), []byte(test.marker), 0o600))
+		if err := open(backends.Config{Path: fresh}); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %s", name, err, test.want.Code)
+		}
+	}
+	if err := open(backends.Config{Path: b.path, Image: dataset.GiB}); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("an image: %v", err)
+	}
+	if err := open(backends.Config{Path: "/nowhere/at/all", Make: true}); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("no directory above: %v", err)
+	}
+}

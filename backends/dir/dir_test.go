@@ -1,0 +1,50 @@
+package dir_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// on returns a factory of pools below a directory that is made for each test.
+func on(parent func(t *testing.T) string) backendtest.Factory {
+	return func(t *testing.T) (backends.Kind, backends.Config) {
+		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(parent(t), "pool")}
+	}
+}
+
+func TestSuite(t *testing.T) {
+	backendtest.Run(t, "host", on(func(t *testing.T) string { return t.TempDir() }))
+	backendtest.Run(t, "tmpfs", on(tmpfs))
+	for _, fs := range []string{"xfs", "btrfs"} {
+		backendtest.Run(t, fs, on(func(t *testing.T) string { return scratch.Mount(t, fs, 1<<30) }))
+	}
+}
+
+func tmpfs(t *testing.T) string { return tmpfsOf(t, "1g") }
+
+func tmpfsOf(t *testing.T, size string) string {
+	t.Helper()
+	path := t.TempDir()
+	if err := unix.Mount("none", path, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+func TestPowerCut(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+		backendtest.PowerCut(t, dir.Backend{}, fs)
+	}
+}

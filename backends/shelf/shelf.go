@@ -1,0 +1,265 @@
+// Package shelf is how backends that keep datasets in a directory of some
+// filesystem lay a pool out: a marker with the pool's UUID, one folder for each
+// dataset with its record, and an area for each state of a dataset's life.
+//
+//	pool.json               the marker, written last when a pool is made
+//	datasets/<uuid>/        ready datasets
+//	incoming/<uuid>/        made, not yet committed; whole once dataset.json is there
+//	deleting/<uuid>[.n]/    on their way out
+//	…/<uuid>/dataset.json   the record; what else is in a folder is the backend's
+//
+// Names that start with "tmp-" are files that a crash may leave. What is not
+// one of these is foreign: listed, and never touched.
+//
+// The pool is looked for by its path at every call, and its marker read, so that
+// a disk that was unmounted or exchanged is noticed at once and nothing keeps
+// one from being unmounted. All directories are root's alone (0700).
+package shelf
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	markerName = "pool.json"
+	recordName = "dataset.json"
+
+	// Temp starts the names of files and directories that are being made.
+	Temp = "tmp-"
+
+	readyArea    = "datasets"
+	incomingArea = "incoming"
+	deletingArea = "deleting"
+)
+
+// areas are all areas, in the order in which a dataset goes through them: who
+// looks in this order misses none that moves on meanwhile.
+func areas() []string { return []string{incomingArea, readyArea, deletingArea} }
+
+// marker is what says that a directory is a pool, and which.
+type marker struct {
+	Format  int       `json:"format"` // of this layout
+	Backend string    `json:"backend"`
+	ID      uuid.UUID `json:"id"`
+	Name    string    `json:"name"` // when it was made
+}
+
+const format = 1
+
+// Shelf is an open pool. Safe for concurrent use, as backends.Pool says.
+type Shelf struct {
+	marker
+	path  string
+	locks locks
+}
+
+// Open opens the pool at cfg.Path, or makes it, as backends.Kind says; the
+// image of cfg is the caller's business. A pool of another backend, or of a
+// later layout, is dataset.ErrExists.
+func Open(cfg backends.Config, backend string) (*Shelf, error) {
+	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+	}
+	s := &Shelf{marker: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path, locks: locks{held: map[uuid.UUID]*lock{}}}
+	if cfg.Make {
+		if err := s.make(); err != nil {
+			return nil, fmt.Errorf("make a pool at %s: %w", cfg.Path, err)
+		}
+	}
+	root, m, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if m.Backend != backend || m.Format > format {
+		return nil, dataset.Errorf(dataset.ErrExists, "%s is a pool of backend %s, format %d (this is %s, format %d)", cfg.Path, m.Backend, m.Format, backend, format)
+	}
+	s.marker.ID = m.ID
+	return s, nil
+}
+
+// ID returns the pool's UUID, from its marker.
+func (s *Shelf) ID() uuid.UUID { return s.marker.ID }
+
+// Path returns where the pool lies.
+func (s *Shelf) Path() string { return s.path }
+
+// make turns an absent or empty directory into a pool; one that is the pool
+// already, or was left half made, is fine.
+func (s *Shelf) make() error {
+	err := os.Mkdir(s.path, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", filepath.Dir(s.path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	root, err := openPlain(s.path)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrExists, "%w", err)
+	}
+	defer root.Close()
+	m, err := readMarker(root)
+	if err == nil {
+		if s.marker.ID != uuid.Nil && m.ID != s.marker.ID {
+			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, s.marker.ID)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrExists, "something lies there: %w", err)
+	}
+	if err := vacant(root); err != nil {
+		return err
+	}
+	for _, area := range areas() {
+		if err := root.Mkdir(area, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	fresh := s.marker
+	if fresh.ID == uuid.Nil {
+		fresh.ID = uuid.New()
+	}
+	if err := WriteJSON(root, markerName, fresh, true); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(s.path))
+}
+
+// vacant fails with dataset.ErrExists unless a pool can be made here: in an
+// empty directory, one left by an earlier try, or a filesystem just made.
+func vacant(root *os.Root) error {
+	names, err := ReadNames(root, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == Temp+markerName {
+			continue
+		}
+		known := name == "lost+found" || slices.Contains(areas(), name)
+		if inside, err := ReadNames(root, name); !known || err != nil || len(inside) > 0 {
+			return dataset.Errorf(dataset.ErrExists, "it holds %q and is no pool: want an empty directory", name)
+		}
+	}
+	return nil
+}
+
+// Enter opens the pool's directory for one call; the caller closes it.
+// dataset.ErrOffline: it is absent, or something else lies in its place.
+func (s *Shelf) Enter() (*os.Root, error) {
+	root, _, err := s.read()
+	return root, err
+}
+
+// read opens the directory and reads its marker. Where an ID is expected
+// another one is offline.
+func (s *Shelf) read() (*os.Root, marker, error) {
+	root, err := openPlain(s.path)
+	if err != nil {
+		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)", s.title(), err)
+	}
+	m, err := readMarker(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.New("no pool lies there (is its disk mounted?)")
+	}
+	if err == nil && s.marker.ID != uuid.Nil && m.ID != s.marker.ID {
+		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, s.marker.ID)
+	}
+	if err != nil {
+		_ = root.Close()
+		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %s: %w", s.title(), s.path, err)
+	}
+	return root, m, nil
+}
+
+func (s *Shelf) title() string {
+	if s.marker.Name == "" {
+		return "pool"
+	}
+	return "pool " + s.marker.Name
+}
+
+func readMarker(root *os.Root) (marker, error) {
+	var m marker
+	data, err := root.ReadFile(markerName)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(data, &m); err != nil || m.ID == uuid.Nil || m.Backend == "" {
+		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is no marker of a pool", markerName)
+	}
+	return m, nil
+}
+
+// openPlain opens a directory that is no symlink.
+func openPlain(path string) (*os.Root, error) {
+	before, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !before.IsDir() {
+		return nil, fmt.Errorf("%s is no directory", path)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	return same(root, before, path)
+}
+
+// openSub opens a directory in another that is no symlink.
+func openSub(root *os.Root, name string) (*os.Root, error) {
+	before, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !before.IsDir() {
+		return nil, fmt.Errorf("%s is no directory", name)
+	}
+	sub, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return same(sub, before, name)
+}
+
+// same returns an opened directory if it is what was looked at before.
+func same(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
+	after, err := root.Stat(".")
+	if err == nil && !os.SameFile(before, after) {
+		err = fmt.Errorf("%s was exchanged meanwhile", path)
+	}
+	if err != nil {
+		_ = root.Close()
+		return nil, err
+	}
+	return root, nil
+}
+
+// ReadNames returns the names in a directory below root, sorted.
+func ReadNames(root *os.Root, dir string) ([]string, error) {
+	f, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
+}
+
+func isTemp(name string) bool { return strings.HasPrefix(name, Temp) }
