@@ -1,0 +1,131 @@
+package loop
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+)
+
+// attachTimeout bounds the wait for another process that attaches the same image.
+const attachTimeout = 10 * time.Second
+
+// Attach implements backends.Pool. The device clears itself with its last user, so
+// nothing is left of a crash between Attach and mount.
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	var att backends.Attachment
+	err := p.within(id, func(dir folder) error {
+		fs, grow, err := p.inspect(dir, head)
+		if err != nil {
+			return err
+		}
+		dev, err := attach(ctx, filepath.Join(dir.Name(), p.layout.image(head)), p.direct)
+		if err != nil {
+			return err
+		}
+		att = backends.Attachment{
+			Mount: backends.Mount{
+				Source:  dev.Path,
+				FSType:  fs,
+				Options: mountOptions(fs, opts.Mount),
+				// A device node in a volume is nobody's way to a disk of the host.
+				Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
+				Grow:  grow && !opts.ReadOnly,
+			},
+			Release: dev.Close,
+		}
+		return nil
+	})
+	if err != nil {
+		return backends.Attachment{}, fmt.Errorf("attach dataset %s: %w", id, err)
+	}
+	return att, nil
+}
+
+// attach attaches the image at path, or holds the device that it has already.
+func attach(ctx context.Context, path string, direct bool) (*loopdev.Device, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
+	defer cancel()
+	for {
+		dev, err := loopdev.Attach(ctx, path, loopdev.Options{DirectIO: direct, BlockSize: sector})
+		var other *loopdev.AttachedError
+		if !errors.As(err, &other) {
+			return dev, err
+		}
+		dev, err = loopdev.Hold(other.Device)
+		// Its last user has just gone: then it can be attached anew.
+		if errors.Is(err, loopdev.ErrGone) && ctx.Err() == nil {
+			continue
+		}
+		return dev, err
+	}
+}
+
+// mountOptions are those that images need, before those that the profile has.
+func mountOptions(fs string, more []string) []string {
+	var opts []string
+	if fs == xfs {
+		// All images of a size have their template's UUID.
+		opts = append(opts, "nouuid")
+	}
+	// What is deleted in a volume gives its space back to the pool.
+	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
+		opts = append(opts, "discard")
+	}
+	return append(opts, more...)
+}
+
+// growSlack is what a filesystem may be smaller than its image by itself, in bytes: a
+// last group that would be too small is left out, by ext4 more than by XFS.
+const growSlack = 16 << 20
+
+// inspect tells which filesystem an item's image holds, and whether it is smaller than
+// the image, as a resize that was cut short leaves it.
+func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error) {
+	f, err := dir.open(p.layout.image(item))
+	if err != nil {
+		return "", false, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return "", false, err
+	}
+	fs, size, err := superblock(f)
+	if err != nil {
+		return "", false, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return fs, fi.Size()-size > growSlack, nil
+}
+
+// superblock reads which filesystem is in an image, and of how many bytes.
+func superblock(r io.ReaderAt) (fs string, size int64, err error) {
+	buf := make([]byte, 2048)
+	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
+		return "", 0, err
+	}
+	if string(buf[:4]) == "XFSB" {
+		be := binary.BigEndian
+		return xfs, int64(uint64(be.Uint32(buf[4:])) * be.Uint64(buf[8:])), nil
+	}
+	le, sb := binary.LittleEndian, buf[1024:]
+	if le.Uint16(sb[56:]) == 0xEF53 {
+		blocks := uint64(le.Uint32(sb[4:]))
+		const incompat64bit = 0x80
+		if le.Uint32(sb[96:])&incompat64bit != 0 {
+			blocks |= uint64(le.Uint32(sb[0x150:])) << 32
+		}
+		return ext4, int64(blocks << (10 + le.Uint32(sb[24:])&31)), nil
+	}
+	return "", 0, dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
+}

@@ -1,0 +1,248 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+// Create implements backends.Pool: no fork but for the first of a kind, one flush.
+func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	t, err := p.templateFor(d)
+	if err != nil {
+		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+	}
+	size, err := p.build(d, func(root, dir folder) error {
+		from, err := p.openTemplate(ctx, root, t)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		image, err := p.layout.create(dir, next)
+		if err != nil {
+			return err
+		}
+		return errors.Join(reflink.Clone(image, from), image.Close())
+	})
+	if err != nil {
+		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+	}
+	return size, nil
+}
+
+// Clone implements backends.Pool: one shared image, one flush.
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
+	size, err := p.build(d, func(root, dir folder) error {
+		defer p.claims.use(src.Dataset)()
+		from, item, err := p.openSource(root, src)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		have, err := p.imageSize(from, item)
+		if err != nil {
+			return err
+		}
+		want, err := cloneSize(d, have)
+		if err != nil {
+			return err
+		}
+		if err := p.layout.clone(dir, next, from, item, false); err != nil {
+			return err
+		}
+		p.step("clone.shared")
+		if want == have {
+			return nil
+		}
+		return p.growIdle(ctx, dir, next, want)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
+	}
+	if progress != nil {
+		progress(int64(size), int64(size))
+	}
+	return size, nil
+}
+
+// cloneSize returns the size of a clone d of something that has a size.
+func cloneSize(d dataset.Dataset, have int64) (int64, error) {
+	want := int64(roundUp(d.Size))
+	switch {
+	case want == 0:
+		return have, nil
+	case want < have:
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and images can't shrink", d.Size, dataset.Size(have))
+	case dataset.Size(want) > maxSize:
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for an image (at most %s)", d.Size, maxSize)
+	}
+	return want, nil
+}
+
+// openSource opens the directory that holds src and names the item in it.
+func (p *Pool) openSource(root folder, src dataset.Source) (folder, string, error) {
+	dir, err := p.openDataset(root, src.Dataset)
+	if err != nil {
+		return folder{}, "", err
+	}
+	item := head
+	if src.Snapshot != uuid.Nil {
+		item = src.Snapshot.String()
+	}
+	if _, err := dir.lstat(p.layout.image(item)); err != nil {
+		dir.Close()
+		if errors.Is(err, os.ErrNotExist) && item != head {
+			err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", src.Dataset, src.Snapshot)
+		}
+		return folder{}, "", err
+	}
+	return dir, item, nil
+}
+
+// imageSize returns the bytes of an item's image.
+func (p *Pool) imageSize(dir folder, item string) (int64, error) {
+	st, err := dir.lstat(p.layout.image(item))
+	if err == nil && !isRegular(st) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.path(p.layout.image(item)))
+	}
+	if err != nil {
+		return 0, err
+	}
+	return st.Size, nil
+}
+
+// build makes an incoming dataset. Its head gets its name last and is whole then: what
+// is incoming without a head is worthless, and made anew.
+func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) error) (dataset.Size, error) {
+	root, err := p.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	defer p.claims.use(d.ID)()
+	if size, done, err := p.built(root, d); err != nil || done {
+		return size, err
+	}
+	if err := p.room(root); err != nil {
+		return 0, err
+	}
+	place, err := root.sub(incoming)
+	if err != nil {
+		return 0, err
+	}
+	defer place.Close()
+	name := d.ID.String()
+	if err := place.mkdir(name); err != nil {
+		return 0, noSpace(err)
+	}
+	size, err := p.fill(root, place, d, fill)
+	if err != nil {
+		return 0, errors.Join(noSpace(err), p.destroy(place, name))
+	}
+	return size, nil
+}
+
+func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir folder) error) (dataset.Size, error) {
+	dir, err := place.sub(d.ID.String())
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	p.step("create.begun")
+	if err := p.writeOut(dir, recordFile, d); err != nil {
+		return 0, err
+	}
+	p.step("create.recorded")
+	if err := fill(root, dir); err != nil {
+		return 0, err
+	}
+	p.step("create.filled")
+	if err := p.layout.rename(dir, next, head); err != nil {
+		return 0, err
+	}
+	p.step("create.named")
+	if err := p.layout.flush(dir); err != nil {
+		return 0, err
+	}
+	size, err := p.imageSize(dir, head)
+	return dataset.Size(size), err
+}
+
+// built tells whether the dataset is there from an earlier try, and removes what is not
+// whole. What is still incoming gets d as its record.
+func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error) {
+	path, err := p.locate(root, d.ID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+		return 0, false, p.destroy(root, filepath.Join(incoming, d.ID.String()))
+	case errors.Is(err, dataset.ErrCorrupt):
+		return 0, false, dataset.Errorf(dataset.ErrExists, "%w", err)
+	case err != nil:
+		return 0, false, err
+	}
+	dir, err := root.sub(path)
+	if err != nil {
+		return 0, false, err
+	}
+	defer dir.Close()
+	size, err := p.imageSize(dir, head)
+	if err != nil {
+		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is in the way: %w", dir.Name(), err)
+	}
+	if filepath.Dir(path) == incoming {
+		if err := p.writeRecord(dir, recordFile, d); err != nil {
+			return 0, false, noSpace(err)
+		}
+		err = p.layout.flush(dir)
+	}
+	return dataset.Size(size), true, err
+}
+
+// flushDir makes what was done to a directory durable, its last renaming too.
+func (p *Pool) flushDir(root folder, name string) error {
+	dir, err := root.sub(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.layout.flush(dir), dir.Close())
+}
+
+// Commit implements backends.Pool.
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
+	root, err := p.open()
+	if err != nil {
+		return fmt.Errorf("commit dataset %s: %w", id, err)
+	}
+	defer root.Close()
+	defer p.claims.use(id)()
+	path, err := p.locate(root, id)
+	if err == nil && filepath.Dir(path) == incoming {
+		err = root.rename(path, filepath.Join(datasets, id.String()))
+	}
+	if err != nil {
+		return fmt.Errorf("commit dataset %s: %w", id, err)
+	}
+	return nil
+}
+
+// WriteRecord implements backends.Pool.
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	err := p.within(d.ID, func(dir folder) error {
+		if err := p.writeRecord(dir, recordFile, d); err != nil || !sync {
+			return err
+		}
+		return p.layout.flush(dir)
+	})
+	if err != nil {
+		return fmt.Errorf("write the record of dataset %s: %w", d.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package loop
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+const identityFile = "pool.json"
+
+// The layouts that a pool can have.
+const (
+	layoutXFS   = "xfs"
+	layoutBtrfs = "btrfs"
+)
+
+// identity is what pool.json says.
+type identity struct {
+	Format  int       `json:"format"` // of the layout on disk
+	Backend string    `json:"backend"`
+	ID      uuid.UUID `json:"id"`
+	Name    string    `json:"name"` // when it was made
+	Layout  string    `json:"layout"`
+}
+
+const format = 1
+
+// suitable tells which layout fits the filesystem of the pool's path, or why none does.
+func (p *Pool) suitable(mk bool) (string, error) {
+	dir := p.path
+	fi, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && mk:
+		dir = filepath.Dir(dir)
+	case errors.Is(err, os.ErrNotExist):
+		return "", dataset.Errorf(dataset.ErrOffline, "%s does not exist: is its disk mounted?", dir)
+	case err != nil:
+		return "", dataset.Errorf(dataset.ErrOffline, "%w", err)
+	case !fi.IsDir():
+		return "", dataset.Errorf(dataset.ErrExists, "%s is no directory (a symbolic link counts as none)", dir)
+	}
+	kind, err := fsctl.KindOf(dir)
+	if err != nil {
+		return "", err
+	}
+	if kind != fsctl.XFS && kind != fsctl.Btrfs {
+		return "", unsuitable(p.path, kind, mk)
+	}
+	ok, err := reflink.Supported(dir)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m reflink=1), btrfs, or an image (drover pool create NAME --image SIZE)", p.path, kind)
+	}
+	if kind == fsctl.Btrfs {
+		return layoutBtrfs, nil
+	}
+	return layoutXFS, nil
+}
+
+func unsuitable(path string, kind fsctl.Kind, mk bool) error {
+	if !mk {
+		return dataset.Errorf(dataset.ErrOffline, "%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
+	}
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, btrfs, or an image (drover pool create NAME --image SIZE)", path, kind)
+}
+
+// identify reads which pool lies at path, making one there if that is wanted.
+func identify(path string, cfg backends.Config, layout string) (identity, error) {
+	id, err := readIdentity(path)
+	switch {
+	case err == nil:
+		return checkIdentity(id, path, cfg, layout)
+	case !errors.Is(err, os.ErrNotExist):
+		return identity{}, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
+	case !cfg.Make:
+		return identity{}, dataset.Errorf(dataset.ErrOffline, "%s holds no pool: is its disk mounted?", path)
+	}
+	if err := empty(path); err != nil {
+		return identity{}, err
+	}
+	id = identity{Format: format, Backend: Name, ID: cfg.ID, Name: cfg.Name, Layout: layout}
+	if id.ID == uuid.Nil {
+		id.ID = uuid.New()
+	}
+	return id, writeIdentity(path, id)
+}
+
+func checkIdentity(id identity, path string, cfg backends.Config, layout string) (identity, error) {
+	var problem string
+	kind := dataset.ErrOffline
+	switch {
+	case id.Backend != Name:
+		problem = fmt.Sprintf("a pool of backend %s", id.Backend)
+	case cfg.ID != uuid.Nil && id.ID != cfg.ID:
+		problem = fmt.Sprintf("another pool, %s (made as %q), instead of %s", id.ID, id.Name, cfg.ID)
+	case id.Format != format:
+		kind, problem = dataset.ErrUnsupported, fmt.Sprintf("a pool of format %d, which another version of Drover reads", id.Format)
+	case id.Layout != layout:
+		problem = fmt.Sprintf("a pool that was made on %s, on %s", id.Layout, layout)
+	default:
+		return id, nil
+	}
+	if cfg.Make && kind == dataset.ErrOffline {
+		kind = dataset.ErrExists
+	}
+	return identity{}, dataset.Errorf(kind, "%s holds %s", path, problem)
+}
+
+func readIdentity(path string) (identity, error) {
+	var id identity
+	raw, err := os.ReadFile(filepath.Join(path, identityFile))
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return id, fmt.Errorf("%s/%s: %w", path, identityFile, err)
+	}
+	return id, nil
+}
+
+// empty fails with ErrExists when path holds anything, except for what an interrupted
+// making of a pool leaves.
+func empty(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != identityFile+".tmp" {
+			return dataset.Errorf(dataset.ErrExists,
+				"%s is not empty (it holds %q) and no pool: give an empty or a new directory", path, e.Name())
+		}
+	}
+	return nil
+}
+
+// writeIdentity makes the pool's directory and, as the last act, its identity.
+func writeIdentity(path string, id identity) error {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	raw, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(path, identityFile+".tmp")
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(raw, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, filepath.Join(path, identityFile)); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(path), syncDir(filepath.Dir(path)))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

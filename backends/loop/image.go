@@ -1,0 +1,234 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// poolImage is the XFS in one file that a pool lies in where the host has no reflinks.
+// Its blocks are allocated when it is made and never given back (mkfs -K, nodiscard):
+// a host disk that fills up then takes nothing from it.
+type poolImage struct {
+	file  string
+	mount string
+	note  []string
+}
+
+// minPoolImage is the least that is of use: XFS wants 300 MiB for itself.
+const minPoolImage = 512 * dataset.MiB
+
+// openImage mounts the pool image of cfg, making it first where that is wanted.
+func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImage, error) {
+	if cfg.Mount == "" {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "an image needs a directory to be mounted at")
+	}
+	img := &poolImage{file: cfg.Path, mount: cfg.Mount}
+	fi, err := os.Lstat(cfg.Path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && cfg.Make:
+		if err := b.makeImage(ctx, cfg); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, dataset.Errorf(dataset.ErrOffline, "the pool's image is absent: %w", err)
+	case !fi.Mode().IsRegular():
+		return nil, dataset.Errorf(dataset.ErrExists, "%s is no file (a symbolic link counts as none)", cfg.Path)
+	}
+	content, err := fsctl.Identify(cfg.Path)
+	if err != nil {
+		return nil, err
+	}
+	if content != fsctl.HoldsXFS {
+		return nil, dataset.Errorf(dataset.ErrExists, "%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
+	}
+	if err := img.refill(); err != nil {
+		return nil, err
+	}
+	return img, img.attach(ctx)
+}
+
+// makeImage makes the image under a temporary name, so that a file of its own name is
+// one that was made to the end.
+func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
+	size := roundUp(cfg.Image)
+	if size < minPoolImage {
+		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)", cfg.Image, minPoolImage)
+	}
+	if err := hostRoom(cfg.Path, size); err != nil {
+		return err
+	}
+	tmp := cfg.Path + tmpSuffix
+	if err := b.formatImage(ctx, tmp, size); err != nil {
+		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)), absentIsFine(os.Remove(tmp)))
+	}
+	b.step("loop.image.made")
+	if err := os.Rename(tmp, cfg.Path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(cfg.Path))
+}
+
+const formatTimeout = 10 * time.Minute
+
+func (b *Backend) formatImage(ctx context.Context, path string, size dataset.Size) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := allocate(f, int64(size)); err != nil {
+		return err
+	}
+	args := []string{"-q", "-K", "-s", "size=4096", "-m", "reflink=1", path}
+	if _, err := b.runner.Run(ctx, run.Command{Name: "mkfs.xfs", Args: args, Timeout: formatTimeout}); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func allocate(f *os.File, size int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("allocate %s: %w", dataset.Size(size), err)
+		}
+		return nil
+	}
+}
+
+// hostRoom fails with ErrNoSpace when a file of a size would fill its disk up.
+func hostRoom(path string, size dataset.Size) error {
+	var st unix.Statfs_t
+	dir := filepath.Dir(path)
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("space of %s: %w", dir, err)
+	}
+	free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
+	keep := reserve(dataset.Size(st.Blocks) * dataset.Size(st.Bsize))
+	if free < size+keep {
+		return dataset.Errorf(dataset.ErrNoSpace, "%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(), keep.Human())
+	}
+	return nil
+}
+
+// lacking returns how many bytes of the image have no blocks.
+func (img *poolImage) lacking() (dataset.Size, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(img.file, &st); err != nil {
+		return 0, fmt.Errorf("blocks of %s: %w", img.file, err)
+	}
+	return max(0, dataset.Size(st.Size-st.Blocks*512)), nil
+}
+
+// refill gives the image back the blocks that a discard or a sparse copy took from it.
+func (img *poolImage) refill() error {
+	lack, err := img.lacking()
+	if err != nil || lack == 0 {
+		return err
+	}
+	f, err := os.OpenFile(img.file, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// A full disk is no reason to keep what is in the pool from its users: see room.
+	if hostRoom(img.file, lack) == nil {
+		if err := allocate(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+	}
+	left, err := img.lacking()
+	if err != nil {
+		return err
+	}
+	img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks and got back %s", lack.Human(), (lack-left).Human()))
+	return nil
+}
+
+// room fails with ErrNoSpace when the image lacks blocks that its disk can't give.
+func (img *poolImage) room() error {
+	lack, err := img.lacking()
+	if err != nil || lack == 0 {
+		return err
+	}
+	if err := hostRoom(img.file, lack); err != nil {
+		return fmt.Errorf("the pool's image %s is not fully allocated: %w (free space there, then restart)", img.file, err)
+	}
+	return nil
+}
+
+// attach mounts the image, or finds it mounted from an earlier run.
+func (img *poolImage) attach(ctx context.Context) error {
+	if err := os.MkdirAll(img.mount, 0o700); err != nil {
+		return err
+	}
+	mounted, err := img.mounted()
+	if err != nil || mounted {
+		return err
+	}
+	dev, err := attach(ctx, img.file, true)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if !dev.DirectIO {
+		img.note = append(img.note, "the image is used without direct I/O, which its disk has not")
+	}
+	err = mount.Mount(img.mount, mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"nodiscard", "noatime", "nouuid"}})
+	return err
+}
+
+// mounted tells whether the image is mounted in its place; something else there is
+// ErrOffline.
+func (img *poolImage) mounted() (bool, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	e := table.At(img.mount)
+	if e == nil {
+		return false, nil
+	}
+	f, err := os.Open(img.file)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, ok, err := loopdev.FindByFile(f)
+	if err != nil {
+		return false, err
+	}
+	if !ok || info.Path != e.Source {
+		return false, dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool's image %s belongs", e.Source, img.mount, img.file)
+	}
+	return true, nil
+}
+
+// close unmounts the image unless it is in use.
+func (img *poolImage) close() error {
+	err := mount.Unmount(img.mount)
+	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,134 @@
+package loop
+
+import (
+	"errors"
+	"os"
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+// btrfsLayout keeps each item as a NOCOW image in a subvolume of its own.
+type btrfsLayout struct {
+	commits commits
+}
+
+const btrfsImage = "image"
+
+// prepare makes templates and records NOCOW: only NOCOW files can share blocks with
+// NOCOW images, and only they take direct I/O on a mount that compresses. Subvolumes
+// don't inherit it.
+func (*btrfsLayout) prepare(root folder) error {
+	for _, name := range []string{incoming, datasets, templates} {
+		dir, err := root.sub(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(btrfs.SetNOCOW(dir.File), dir.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (*btrfsLayout) note() string {
+	return "btrfs: each image NOCOW in a subvolume of its own, snapshots in the same time however fragmented"
+}
+
+func (*btrfsLayout) image(item string) string { return path.Join(item, btrfsImage) }
+
+func (l *btrfsLayout) create(dir folder, item string) (*os.File, error) {
+	if err := btrfs.Create(dir.File, item); err != nil {
+		return nil, err
+	}
+	f, err := dir.openFile(l.image(item), os.O_CREATE|os.O_EXCL|os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	if err := btrfs.SetNOCOW(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (*btrfsLayout) clone(dir folder, item string, srcDir folder, src string, readOnly bool) error {
+	from, err := srcDir.sub(src)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return btrfs.Snapshot(dir.File, item, from.File, readOnly)
+}
+
+func (*btrfsLayout) rename(dir folder, item, to string) error { return dir.rename(item, to) }
+
+// replace exchanges the two, so that there is no moment without the item.
+func (*btrfsLayout) replace(dir folder, item, by string) error {
+	return dir.fail("exchange", item, unix.Renameat2(dir.fd(), by, dir.fd(), item, unix.RENAME_EXCHANGE))
+}
+
+func (*btrfsLayout) remove(dir folder, item string) error {
+	return absentIsFine(btrfs.Delete(dir.File, item))
+}
+
+// settle waits for the ordered extents of the file, which btrfs makes part of it after the
+// write has returned. Reading the extent map does (btrfs_fiemap), and flushes nothing.
+func (*btrfsLayout) settle(f *os.File) error {
+	_, err := reflink.Extents(f)
+	return err
+}
+
+func (l *btrfsLayout) flush(dir folder) error {
+	return l.commits.wait(func() error { return commit(dir.File) })
+}
+
+// commit writes the running transaction. Unlike btrfs's sync it does not write out the
+// dirty pages of all else that lies on the filesystem.
+func commit(f *os.File) error {
+	id, err := btrfs.StartSync(f)
+	if err != nil {
+		return err
+	}
+	return btrfs.WaitSync(f, id)
+}
+
+func (*btrfsLayout) item(name string) (string, bool) { return name, isItem(name) }
+
+// commits lets everyone who asks while a commit runs share the one after it.
+type commits struct {
+	mu      sync.Mutex
+	waiting *round
+	running sync.Mutex
+}
+
+type round struct {
+	done chan struct{}
+	err  error
+}
+
+// wait returns once a commit has run that began after the call.
+func (c *commits) wait(commit func() error) error {
+	c.mu.Lock()
+	if r := c.waiting; r != nil {
+		c.mu.Unlock()
+		<-r.done
+		return r.err
+	}
+	r := &round{done: make(chan struct{})}
+	c.waiting = r
+	c.mu.Unlock()
+
+	c.running.Lock()
+	c.mu.Lock()
+	c.waiting = nil
+	c.mu.Unlock()
+	r.err = commit()
+	c.running.Unlock()
+	close(r.done)
+	return r.err
+}

@@ -1,0 +1,201 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// List implements backends.Pool.
+func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
+	root, err := p.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	list, err := p.foreign(root)
+	if err != nil {
+		return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+	}
+	for _, place := range []struct {
+		dir   string
+		state backends.EntryState
+	}{{datasets, backends.EntryReady}, {incoming, backends.EntryIncoming}, {deleting, backends.EntryDeleting}} {
+		entries, err := root.entries(place.dir)
+		if err != nil {
+			return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+		}
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+			}
+			entry, err := p.entry(root, filepath.Join(place.dir, e.Name()), place.state)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // it was moved on meanwhile, or never whole
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+			}
+			list = append(list, entry)
+		}
+	}
+	return list, nil
+}
+
+// foreign lists what lies in the pool's directory and is none of its own.
+func (p *Pool) foreign(root folder) ([]backends.Entry, error) {
+	entries, err := root.entries(".")
+	if err != nil {
+		return nil, err
+	}
+	own := []string{identityFile, identityFile + tmpSuffix, incoming, datasets, deleting, templates}
+	var list []backends.Entry
+	for _, e := range entries {
+		if !slices.Contains(own, e.Name()) {
+			list = append(list, p.stranger(e.Name(), "not a thing that a pool has"))
+		}
+	}
+	return list, nil
+}
+
+func (p *Pool) stranger(name, problem string) backends.Entry {
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(p.path, name), Problem: problem}
+}
+
+// entry reads one directory of a dataset; os.ErrNotExist for one that is being made.
+func (p *Pool) entry(root folder, name string, state backends.EntryState) (backends.Entry, error) {
+	base := filepath.Base(name)
+	id, err := parseID(base)
+	if state == backends.EntryDeleting {
+		id, err = hiddenID(base)
+	}
+	if err != nil {
+		return p.stranger(name, "its name is not the UUID of a dataset"), nil
+	}
+	st, err := root.lstat(name)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	if !isDir(st) {
+		return p.stranger(name, "not a directory"), nil
+	}
+	dir, err := root.sub(name)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer dir.Close()
+	c, err := p.contents(dir)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	if state == backends.EntryIncoming && !slices.Contains(c.items, head) && len(c.foreign) == 0 {
+		return backends.Entry{}, os.ErrNotExist
+	}
+	e := backends.Entry{ID: id, State: state, Path: dir.Name()}
+	p.read(&e, dir, c)
+	return e, nil
+}
+
+// read fills in what the records in dir say, and what is wrong with them.
+func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
+	var problems []string
+	var err error
+	if e.Record, err = datasetRecord(dir, e.ID); err != nil {
+		e.Record = nil
+		problems = append(problems, fmt.Sprintf("its record can't be read: %v", err))
+	}
+	if !slices.Contains(c.items, head) && e.State != backends.EntryDeleting {
+		problems = append(problems, "its image is missing")
+	}
+	for _, item := range c.items {
+		id, err := uuid.Parse(item)
+		if err != nil {
+			continue // head, next
+		}
+		s := dataset.Snapshot{}
+		err = readRecord(dir, snapshotRecord(id), &s)
+		if err == nil && (s.ID != id || s.Dataset != e.ID) {
+			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
+		}
+		if err != nil {
+			s = dataset.Snapshot{ID: id, Dataset: e.ID}
+			problems = append(problems, fmt.Sprintf("the record of snapshot %s can't be read: %v", id, err))
+		}
+		e.Snapshots = append(e.Snapshots, s)
+	}
+	slices.SortFunc(e.Snapshots, func(a, b dataset.Snapshot) int { return a.Created.Compare(b.Created) })
+	if len(c.foreign) > 0 {
+		problems = append(problems, "it holds what no pool has: "+strings.Join(c.foreign, ", "))
+	}
+	e.Problem = strings.Join(problems, "; ")
+}
+
+// Stat implements backends.Pool.
+func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
+	root, err := p.open()
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer root.Close()
+	path, err := p.locate(root, id)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	state := backends.EntryReady
+	if filepath.Dir(path) == incoming {
+		state = backends.EntryIncoming
+	}
+	e, err := p.entry(root, path, state)
+	if err != nil {
+		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
+	}
+	return e, nil
+}
+
+// Used implements backends.Pool: the blocks of the head's image, from its inode.
+func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
+	var used dataset.Size
+	err := p.within(id, func(dir folder) error {
+		f, err := dir.open(p.layout.image(head))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return err
+		}
+		const unit = 512 // of st_blocks: stat(2)
+		used = dataset.Size(st.Blocks) * unit
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("used bytes of dataset %s: %w", id, err)
+	}
+	return used, nil
+}
+
+// Reap implements backends.Pool.
+func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	root, err := p.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	r := reaper{pool: p, root: root}
+	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.datasets(ctx), r.templates())
+	if err != nil {
+		err = fmt.Errorf("reap pool %s: %w", p.name, err)
+	}
+	return r.count, err
+}

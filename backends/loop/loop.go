@@ -1,0 +1,199 @@
+// Package loop keeps each dataset as an image file with a filesystem of its own, which
+// is mounted through a loop device: a hard size, a true df, snapshots and clones that
+// share blocks.
+//
+// The pool lies on a filesystem that can share blocks between files. On XFS the images
+// are plain files and a snapshot is a FICLONE. On btrfs each image is a NOCOW file in a
+// subvolume of its own and a snapshot is one of the subvolume: the same time however
+// fragmented it is, but slower writes. Where the host has neither, the pool is an XFS in
+// one preallocated image file.
+//
+// # What lies in a pool
+//
+//	pool.json                     which pool this is
+//	templates/<key>.img           formatted images; a create shares one's blocks
+//	incoming/<dataset>/           not acknowledged; without a head: being made
+//	datasets/<dataset>/           ready
+//	deleting/<dataset>[.<n>]/     on its way out
+//
+// and in a dataset's directory
+//
+//	record.json                   the dataset's record
+//	head.img      head/image      what is mounted (XFS, btrfs)
+//	<snapshot>.img  <snapshot>/image
+//	<snapshot>.json               the snapshot's record
+//	next…, tmp-…                  worthless after a crash
+//
+// # Durability
+//
+// An operation flushes once, at its end. On XFS that is an fsync of the dataset's
+// directory: it forces the log up to the last transaction that the directory took part
+// in, which is its renaming, and with it every earlier one: directories made, blocks
+// shared. (An fsync of the directory that holds it would wait for all others' work in
+// there, too.) Images get their data through direct
+// I/O of the loop device or from what is on the disk already, and records are written
+// with direct I/O before, so no other file's data has to be flushed; the disk's own
+// cache is, as part of writing the log. On btrfs it is the commit of the running
+// transaction, one for all that wait for it. No operation leaves a state in between:
+// what is not whole lies under a name that says so.
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Name is the backend's name in drover.yaml and profiles.yaml.
+const Name = "loop"
+
+// Backend is the kind of storage that this package is. It is safe for concurrent use.
+type Backend struct {
+	runner run.Runner
+	step   func(string) // between two acts: for tests
+}
+
+var _ backends.Kind = (*Backend)(nil)
+
+// New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
+// can't be grown otherwise) go through runner.
+func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: steps.At} }
+
+// Name implements backends.Kind.
+func (b *Backend) Name() string { return Name }
+
+// Available implements backends.Kind: loop devices, and a filesystem to put on them.
+func (b *Backend) Available(context.Context) error {
+	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend loop: no loop devices here (run as root, and \"modprobe loop\"): %w", err)
+	}
+	f.Close()
+	if have, missing := filesystems(); len(have) == 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend loop: no filesystem for the images: %w", errors.Join(missing...))
+	}
+	return nil
+}
+
+// filesystems returns those that datasets can have here, the preferred one first, and
+// why the others can't be had.
+func filesystems() (have []string, missing []error) {
+	for _, fs := range []struct{ name, pkg string }{{xfs, "xfsprogs"}, {ext4, "e2fsprogs"}} {
+		if err := usable(fs.name, fs.pkg); err != nil {
+			missing = append(missing, err)
+			continue
+		}
+		have = append(have, fs.name)
+	}
+	return have, missing
+}
+
+func usable(name, pkg string) error {
+	if _, err := exec.LookPath("mkfs." + name); err != nil {
+		return fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", name, name, pkg)
+	}
+	// Unlike a look at /proc/filesystems this loads the module.
+	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%s: mounting needs root (CAP_SYS_ADMIN)", name)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: the kernel has it not (modprobe %s): %w", name, name, err)
+	}
+	unix.Close(fd)
+	return nil
+}
+
+// Open implements backends.Kind.
+func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path}
+	var err error
+	if cfg.Image > 0 {
+		p.image, err = b.openImage(ctx, cfg)
+		p.path = cfg.Mount
+	}
+	if err == nil {
+		err = p.enter(cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pool %s: %w", cfg.Name, err), p.Close())
+	}
+	return p, nil
+}
+
+// enter makes the pool at p.path, if that is wanted, and learns what it is.
+func (p *Pool) enter(cfg backends.Config) error {
+	kind, err := p.suitable(cfg.Make)
+	if err != nil {
+		return err
+	}
+	if p.identity, err = identify(p.path, cfg, kind); err != nil {
+		return err
+	}
+	root, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	p.layout = xfsLayout{}
+	if p.identity.Layout == layoutBtrfs {
+		p.layout = &btrfsLayout{}
+	}
+	for _, dir := range []string{incoming, datasets, deleting, templates} {
+		if err := root.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if err := p.layout.prepare(root); err != nil {
+		return err
+	}
+	if p.direct, err = directIO(root); err != nil {
+		return err
+	}
+	return p.describe()
+}
+
+// describe sets what Info returns.
+func (p *Pool) describe() error {
+	have, missing := filesystems()
+	if len(have) == 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the images: %w", errors.Join(missing...))
+	}
+	grows, err := onlineGrow(have)
+	if err != nil {
+		return err
+	}
+	note := []string{p.layout.note()}
+	if !p.direct {
+		note = append(note, "without direct I/O, which this filesystem has not")
+	}
+	if !grows {
+		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
+	}
+	for _, err := range missing {
+		note = append(note, "without "+err.Error())
+	}
+	if p.image != nil {
+		note = append(note, p.image.note...)
+	}
+	_, constant := p.layout.(*btrfsLayout)
+	p.info = backends.Info{
+		Capabilities: dataset.Capabilities{
+			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
+			OnlineGrow: grows, OwnFilesystem: true, Delta: true, Filesystems: have,
+		},
+		Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+)
+
+// The directories of a pool.
+const (
+	incoming  = "incoming"
+	datasets  = "datasets"
+	deleting  = "deleting"
+	templates = "templates"
+)
+
+const defaultSize = 10 * dataset.GiB
+
+// Pool is an open pool of images.
+type Pool struct {
+	backend  *Backend
+	name     string
+	path     string // the directory
+	image    *poolImage
+	identity identity
+	layout   layout
+	direct   bool // files can be read and written past the page cache
+	info     backends.Info
+	seen     atomic.Pointer[stamp] // of the identity that was recognised last
+	claims   claims
+	format   sync.Mutex // held while a template is made
+}
+
+var (
+	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Resizer = (*Pool)(nil)
+	_ backends.Sender  = (*Pool)(nil)
+	_ backends.Staller = (*Pool)(nil)
+)
+
+// ID implements backends.Pool.
+func (p *Pool) ID() uuid.UUID { return p.identity.ID }
+
+// Info implements backends.Pool.
+func (p *Pool) Info() backends.Info { return p.info }
+
+func (p *Pool) step(name string) { p.backend.step("loop." + name) }
+
+// open opens the pool's directory after a look whether it is still this pool. Nothing
+// is kept open between operations: an idle pool's disk can be unmounted.
+func (p *Pool) open() (folder, error) {
+	root, err := openFolder(p.path)
+	if err != nil {
+		return folder{}, p.offline("%w", err)
+	}
+	if err := p.recognise(root); err != nil {
+		root.Close()
+		return folder{}, p.offline("%w", err)
+	}
+	return root, nil
+}
+
+// stamp identifies a version of a file.
+type stamp struct {
+	dev, ino uint64
+	ctime    unix.Timespec
+}
+
+// recognise reads the identity of what lies at the pool's path, unless it is the same
+// file as the last time.
+func (p *Pool) recognise(root folder) error {
+	st, err := root.lstat(identityFile)
+	if err != nil {
+		return err
+	}
+	now := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
+	if last := p.seen.Load(); last != nil && *last == now {
+		return nil
+	}
+	var id identity
+	raw, err := root.read(identityFile, maxRecord)
+	if err == nil {
+		err = json.Unmarshal(raw, &id)
+	}
+	if err != nil {
+		return err
+	}
+	if id.ID != p.identity.ID {
+		return fmt.Errorf("pool %s lies there", id.ID)
+	}
+	p.seen.Store(&now)
+	return nil
+}
+
+func (p *Pool) offline(format string, args ...any) error {
+	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", p.name, p.path, fmt.Errorf(format, args...))
+}
+
+// Status implements backends.Pool.
+func (p *Pool) Status(context.Context) dataset.PoolStatus {
+	st := dataset.PoolStatus{ID: p.identity.ID}
+	root, err := p.open()
+	if err != nil {
+		st.Reason = err.Error()
+		return st
+	}
+	defer root.Close()
+	free, size, err := space(root)
+	if err != nil {
+		st.Reason = err.Error()
+		return st
+	}
+	st.Online, st.Free, st.Size = true, free, size
+	if left, err := root.entries(deleting); err == nil {
+		st.Pending = len(left)
+	}
+	if err := p.room(root); err != nil {
+		st.Reason = err.Error()
+	}
+	return st
+}
+
+// space returns the free bytes and the size of the filesystem that a pool lies on.
+func space(root folder) (free, size dataset.Size, err error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(root.fd(), &st); err != nil {
+		return 0, 0, fmt.Errorf("space of %s: %w", root.Name(), err)
+	}
+	return dataset.Size(st.Bavail) * dataset.Size(st.Bsize), dataset.Size(st.Blocks) * dataset.Size(st.Bsize), nil
+}
+
+// room fails with ErrNoSpace when the pool is so full that nothing new should begin in
+// it: what is there already would get the errors.
+func (p *Pool) room(root folder) error {
+	free, size, err := space(root)
+	if err != nil {
+		return err
+	}
+	if least := reserve(size); free < least {
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"pool %s is nearly full: %s free of %s, %s are kept for what is in it (remove volumes or snapshots, purge the trash)", p.name, free.Human(), size.Human(), least.Human())
+	}
+	if p.image != nil {
+		return p.image.room()
+	}
+	return nil
+}
+
+// reserve is what must stay free on a filesystem of a size: a twentieth, within bounds.
+func reserve(size dataset.Size) dataset.Size {
+	return min(max(size/20, 16*dataset.MiB), 2*dataset.GiB)
+}
+
+// Close implements backends.Pool. A pool in an image of its own is unmounted, unless
+// datasets of it are in use: then it stays for the next Open.
+func (p *Pool) Close() error {
+	if p.image == nil {
+		return nil
+	}
+	return p.image.close()
+}
+
+// locate returns the directory of a dataset, ready or incoming and whole, below root.
+func (p *Pool) locate(root folder, id uuid.UUID) (string, error) {
+	for _, place := range []string{datasets, incoming} {
+		path := filepath.Join(place, id.String())
+		st, err := root.lstat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil && !isDir(st) {
+			err = dataset.Errorf(dataset.ErrCorrupt, "%s is no directory", root.path(path))
+		}
+		if err == nil && place == incoming {
+			if _, err := root.lstat(filepath.Join(path, p.layout.image(head))); errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+		}
+		return path, err
+	}
+	return "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
+}
+
+// openDataset opens a dataset's directory.
+func (p *Pool) openDataset(root folder, id uuid.UUID) (folder, error) {
+	path, err := p.locate(root, id)
+	if err != nil {
+		return folder{}, err
+	}
+	return root.sub(path)
+}
+
+// within opens the pool and a dataset's directory for the time of f.
+func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
+	root, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer p.claims.use(id)()
+	dir, err := p.openDataset(root, id)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return noSpace(f(dir))
+}
+
+// idle fails with ErrInUse when the head in dir is attached to a loop device.
+func (p *Pool) idle(dir folder) error {
+	f, err := dir.open(p.layout.image(head))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, attached, err := loopdev.Attached(f)
+	if err != nil {
+		return err
+	}
+	if attached {
+		return dataset.Errorf(dataset.ErrInUse, "%s is attached to %s", f.Name(), info.Path)
+	}
+	return nil
+}
+
+// noSpace gives ENOSPC the kind that the contract has for it.
+func noSpace(err error) error {
+	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, dataset.ErrNoSpace) {
+		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
+	}
+	return err
+}

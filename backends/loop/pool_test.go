@@ -1,0 +1,241 @@
+package loop
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// fixture is a pool on a filesystem of its own, for one test.
+type fixture struct {
+	*testing.T
+	*Pool
+	disk  string // mount point of the pool's filesystem
+	forks *run.Recorder
+}
+
+func newBackend() (*Backend, *run.Recorder) {
+	rec := &run.Recorder{Next: &run.System{}}
+	return New(rec), rec
+}
+
+func newFixture(t *testing.T, fstype string) *fixture {
+	t.Helper()
+	const size = 1 << 30
+	return fixtureAt(t, scratch.Mount(t, fstype, size))
+}
+
+func fixtureAt(t *testing.T, disk string) *fixture {
+	t.Helper()
+	b, rec := newBackend()
+	pool, err := b.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: rec}
+}
+
+// onPools runs a test on each kind of pool.
+func onPools(t *testing.T, test func(f *fixture)) {
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
+			test(newFixture(t, fstype))
+		})
+	}
+}
+
+// onAll runs a test on each kind of pool with each filesystem in the images.
+func onAll(t *testing.T, test func(f *fixture, d dataset.Dataset)) {
+	for _, fs := range []string{xfs, ext4} {
+		t.Run(fs, func(t *testing.T) {
+			onPools(t, func(f *fixture) { test(f, newDataset(fs)) })
+		})
+	}
+}
+
+const testSize = 320 * dataset.MiB
+
+func newDataset(fs string) dataset.Dataset {
+	return dataset.Dataset{
+		ID: uuid.New(), Volume: "db", State: dataset.StateReady, Size: testSize,
+		Profile: dataset.Profile{Name: "gold", Filesystem: dataset.Filesystem{Type: fs}},
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+}
+
+func newSnapshot(d dataset.Dataset) dataset.Snapshot {
+	return dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotManual, Size: d.Size, Created: d.Created}
+}
+
+// must ends the test on an error.
+func (f *fixture) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// isKind reports an error of another kind, or none.
+func (f *fixture) isKind(err error, kind *dataset.Kind) {
+	f.Helper()
+	if !errors.Is(err, kind) || bytes.ContainsRune([]byte(err.Error()), '\n') {
+		f.Errorf("got %q, want one line of kind %q", err, kind.Code)
+	}
+}
+
+func (f *fixture) create(d dataset.Dataset) {
+	f.Helper()
+	size, err := f.Create(f.Context(), d)
+	f.must(err)
+	if size != d.Size {
+		f.Errorf("created with %s instead of %s", size, d.Size)
+	}
+	f.must(f.Commit(f.Context(), d.ID))
+}
+
+func (f *fixture) clone(d dataset.Dataset, src dataset.Source) {
+	f.Helper()
+	_, err := f.Clone(f.Context(), d, src, nil)
+	f.must(err)
+}
+
+func (f *fixture) takeSnapshot(d dataset.Dataset) dataset.Snapshot {
+	f.Helper()
+	s := newSnapshot(d)
+	f.must(f.Snapshot(f.Context(), s, nil))
+	return s
+}
+
+// mounted mounts a dataset, as the agent does, until the test or unmount ends it.
+func (f *fixture) mounted(id uuid.UUID) (root string, unmount func()) {
+	f.Helper()
+	att, err := f.Attach(f.Context(), id, backends.AttachOptions{})
+	f.must(err)
+	root = f.TempDir()
+	m := att.Mount
+	err = mount.Mount(root, mount.Spec{Source: m.Source, FSType: m.FSType, Options: m.Options, ReadOnly: m.Flags.ReadOnly})
+	f.must(errors.Join(err, att.Release()))
+	done := false
+	unmount = func() {
+		if done {
+			return
+		}
+		done = true
+		if err := mount.Unmount(root); err != nil {
+			f.Error(err)
+		}
+	}
+	f.Cleanup(unmount)
+	return root, unmount
+}
+
+// put writes a file into a dataset and makes it durable.
+func (f *fixture) put(id uuid.UUID, name, data string) {
+	f.Helper()
+	root, unmount := f.mounted(id)
+	defer unmount()
+	f.write(filepath.Join(root, name), data)
+}
+
+func (f *fixture) write(path, data string) {
+	f.Helper()
+	file, err := os.Create(path)
+	f.must(err)
+	_, err = file.WriteString(data)
+	f.must(errors.Join(err, file.Sync(), file.Close()))
+}
+
+// get reads a file of a dataset; "" when there is none.
+func (f *fixture) get(id uuid.UUID, name string) string {
+	f.Helper()
+	root, unmount := f.mounted(id)
+	defer unmount()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		f.Fatal(err)
+	}
+	return string(b)
+}
+
+// entries lists the pool by ID; strangers are under the nil one.
+func (f *fixture) entries() map[uuid.UUID]backends.Entry {
+	f.Helper()
+	list, err := f.List(f.Context())
+	f.must(err)
+	m := make(map[uuid.UUID]backends.Entry)
+	for _, e := range list {
+		m[e.ID] = e
+	}
+	return m
+}
+
+func head0(d dataset.Dataset) dataset.Source { return dataset.Source{Dataset: d.ID} }
+
+func at(s dataset.Snapshot) dataset.Source {
+	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
+}
+
+func TestLifeOfADataset(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		root, unmount := f.mounted(d.ID)
+		if left, err := os.ReadDir(root); err != nil || len(left) != 0 {
+			t.Errorf("a new root holds %v (%v)", left, err)
+		}
+		unmount()
+		f.put(d.ID, "a", "one")
+		s := f.takeSnapshot(d)
+		f.put(d.ID, "a", "two")
+		c := newDataset("")
+		c.Size = 0
+		f.clone(c, at(s))
+		live := newDataset("")
+		live.Size = 0
+		f.clone(live, head0(d))
+		if got := f.get(c.ID, "a"); got != "one" {
+			t.Errorf("the clone of the snapshot has %q", got)
+		}
+		if got := f.get(live.ID, "a"); got != "two" {
+			t.Errorf("the clone of the head has %q", got)
+		}
+		keep := newSnapshot(d)
+		keep.Kind = dataset.SnapshotRestore
+		f.must(f.Restore(f.Context(), d.ID, s.ID, keep, nil))
+		if got := f.get(d.ID, "a"); got != "one" {
+			t.Errorf("restored to %q", got)
+		}
+		f.put(d.ID, "a", "three")
+		f.must(f.Restore(f.Context(), d.ID, s.ID, keep, nil))
+		if got := f.get(d.ID, "a"); got != "three" {
+			t.Errorf("restored twice: %q", got)
+		}
+		kept := newDataset("")
+		kept.Size = 0
+		f.clone(kept, at(keep))
+		if got := f.get(kept.ID, "a"); got != "two" {
+			t.Errorf("what the restore replaced has %q", got)
+		}
+		f.must(f.DeleteSnapshot(f.Context(), d.ID, s.ID))
+		f.must(f.DeleteSnapshot(f.Context(), d.ID, s.ID))
+		f.must(f.Delete(f.Context(), d.ID))
+		f.must(f.Delete(f.Context(), d.ID))
+		if _, ok := f.entries()[d.ID]; ok {
+			t.Error("listed after its deletion")
+		}
+		if got := f.get(c.ID, "a"); got != "one" {
+			t.Errorf("the clone has %q after its source is gone", got)
+		}
+	})
+}

@@ -1,0 +1,139 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// reaper removes what operations that were cut short left behind. What is in use is left
+// to the next time. One failure doesn't keep it from the rest.
+type reaper struct {
+	pool  *Pool
+	root  folder
+	count int
+}
+
+// each calls f for every name in a directory that id reads as a dataset's, alone with it.
+func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error), f func(name string, id uuid.UUID) error) error {
+	entries, err := r.root.entries(name)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		of, err := id(e.Name())
+		if err != nil || !e.IsDir() {
+			continue
+		}
+		release, ok := r.pool.claims.reap(of)
+		if !ok {
+			continue
+		}
+		if err := f(filepath.Join(name, e.Name()), of); err != nil {
+			errs = append(errs, err)
+		}
+		release()
+	}
+	return errors.Join(errs...)
+}
+
+func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
+	return r.each(ctx, incoming, parseID, func(name string, id uuid.UUID) error {
+		_, err := r.root.lstat(filepath.Join(name, r.pool.layout.image(head)))
+		if errors.Is(err, os.ErrNotExist) {
+			return r.destroy(name) // it was never whole
+		}
+		if err != nil || !drop(id) {
+			return err
+		}
+		return r.pool.hide(r.root, id, name)
+	})
+}
+
+// deleting also finishes what incoming has moved there.
+func (r *reaper) deleting(ctx context.Context) error {
+	return r.each(ctx, deleting, hiddenID, func(name string, _ uuid.UUID) error {
+		// Or a power cut could bring back a part of it.
+		if err := r.pool.flushDir(r.root, name); err != nil {
+			return err
+		}
+		return r.destroy(name)
+	})
+}
+
+func (r *reaper) destroy(name string) error {
+	if err := r.pool.destroy(r.root, name); err != nil {
+		return err
+	}
+	r.count++
+	return nil
+}
+
+// datasets removes the temporary files and items inside of datasets.
+func (r *reaper) datasets(ctx context.Context) error {
+	return r.each(ctx, datasets, parseID, func(name string, _ uuid.UUID) error {
+		dir, err := r.root.sub(name)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		c, err := r.pool.contents(dir)
+		if err != nil {
+			return err
+		}
+		for _, tmp := range c.tmp {
+			if err := dir.remove(tmp); err != nil {
+				return err
+			}
+			r.count++
+		}
+		has := make(map[string]bool, len(c.items))
+		for _, item := range c.items {
+			has[item] = true
+		}
+		if has[next] {
+			if err := r.pool.layout.remove(dir, next); err != nil {
+				return err
+			}
+			r.count++
+		}
+		// A record whose snapshot was not taken, or is gone.
+		for _, record := range c.records {
+			if record == recordFile || has[strings.TrimSuffix(record, recordSuffix)] {
+				continue
+			}
+			if err := dir.remove(record); err != nil {
+				return err
+			}
+			r.count++
+		}
+		return nil
+	})
+}
+
+func (r *reaper) templates() error {
+	r.pool.format.Lock()
+	defer r.pool.format.Unlock()
+	entries, err := r.root.entries(templates)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), imageSuffix+tmpSuffix) {
+			continue
+		}
+		if err := r.root.remove(filepath.Join(templates, e.Name())); err != nil {
+			return err
+		}
+		r.count++
+	}
+	return nil
+}

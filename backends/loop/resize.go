@@ -1,0 +1,189 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// onlineGrow tells whether all these filesystems can grow while they are mounted.
+func onlineGrow(filesystems []string) (bool, error) {
+	if !slices.Contains(filesystems, ext4) {
+		return true, nil
+	}
+	return fsctl.CanGrowExt4()
+}
+
+// Resize implements backends.Resizer: the image first, then its device, then the
+// filesystem in it.
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
+	err := p.within(id, func(dir folder) error {
+		have, err := p.imageSize(dir, head)
+		if err != nil {
+			return err
+		}
+		want := int64(roundUp(size))
+		switch {
+		case want < have:
+			return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink", dataset.Size(have))
+		case dataset.Size(want) > maxSize:
+			return dataset.Errorf(dataset.ErrUnsupported, "that is too large for an image (at most %s)", maxSize)
+		}
+		if root != nil {
+			return p.growMounted(dir, want, root)
+		}
+		if err := p.idle(dir); err != nil {
+			return err
+		}
+		fs, grow, err := p.inspect(dir, head)
+		if err != nil {
+			return err
+		}
+		if want == have && !grow {
+			return p.layout.flush(dir)
+		}
+		return p.growHead(ctx, dir, fs, want)
+	})
+	if err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+	}
+	return nil
+}
+
+// Grow implements backends.Resizer.
+func (p *Pool) Grow(_ context.Context, id uuid.UUID, root *os.File) error {
+	err := p.within(id, func(dir folder) error {
+		have, err := p.imageSize(dir, head)
+		if err != nil {
+			return err
+		}
+		return p.growMounted(dir, have, root)
+	})
+	if err != nil {
+		return fmt.Errorf("grow dataset %s: %w", id, err)
+	}
+	return nil
+}
+
+// growMounted grows the head, which is mounted at root.
+func (p *Pool) growMounted(dir folder, size int64, root *os.File) error {
+	fs, _, err := p.inspect(dir, head)
+	if err != nil {
+		return err
+	}
+	if err := growable(fs); err != nil {
+		return err
+	}
+	image, err := dir.openFile(p.layout.image(head), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	info, attached, err := loopdev.Attached(image)
+	if err != nil {
+		return err
+	}
+	if !attached {
+		return dataset.Errorf(dataset.ErrConflict, "it is not mounted")
+	}
+	if err := image.Truncate(size); err != nil {
+		return err
+	}
+	p.step("resize.truncated")
+	if err := loopdev.SetCapacity(info.Path); err != nil {
+		return err
+	}
+	p.step("resize.capacity")
+	if err := growFS(root, fs, size); err != nil {
+		return err
+	}
+	return errors.Join(fsctl.Sync(root), image.Sync(), p.layout.flush(dir))
+}
+
+// growable refuses before anything was changed what would fail after.
+func growable(fs string) error {
+	if fs != ext4 {
+		return nil
+	}
+	ok, err := fsctl.CanGrowExt4()
+	if err == nil && !ok {
+		err = dataset.Errorf(dataset.ErrUnsupported, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE: stop the volume's containers first")
+	}
+	return err
+}
+
+func growFS(root *os.File, fs string, size int64) error {
+	if fs == xfs {
+		return fsctl.GrowXFS(root, size)
+	}
+	return fsctl.GrowExt4(root, size)
+}
+
+// growHead grows a head that is not in use. Where the kernel does it, every step is
+// journalled and can be done again; resize2fs works on a clone, because a crash in
+// the middle of it can leave a wreck.
+func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) error {
+	inPlace := true
+	if fs == ext4 {
+		var err error
+		if inPlace, err = fsctl.CanGrowExt4(); err != nil {
+			return err
+		}
+	}
+	if inPlace {
+		if err := p.growIdle(ctx, dir, head, size); err != nil {
+			return err
+		}
+		return p.layout.flush(dir)
+	}
+	return p.exchange(dir, head, func(*os.File) error { return p.growIdle(ctx, dir, next, size) })
+}
+
+// growIdle grows an item that nothing uses, its image and the filesystem in it.
+func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64) error {
+	image, err := dir.openFile(p.layout.image(item), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	fs, _, err := superblock(image)
+	if err != nil {
+		return err
+	}
+	if err := image.Truncate(size); err != nil {
+		return err
+	}
+	p.step("resize.truncated")
+	path := filepath.Join(dir.Name(), p.layout.image(item))
+	err = onDetached(ctx, path, fs, func(root *os.File, _ *loopdev.Device) error { return growFS(root, fs, size) })
+	// The mount has replayed the journal all the same, as resize2fs demands.
+	if errors.Is(err, fsctl.ErrCapability) {
+		err = p.resize2fs(ctx, path, size)
+	}
+	if err != nil {
+		return err
+	}
+	return image.Sync()
+}
+
+const resizeTimeout = 90 * time.Second
+
+// resize2fs grows an unmounted ext4. -f, as its last check is older than its last mount.
+func (p *Pool) resize2fs(ctx context.Context, path string, size int64) error {
+	_, err := p.backend.runner.Run(ctx, run.Command{
+		Name: "resize2fs", Args: []string{"-f", path, strconv.FormatInt(size/1024, 10) + "K"}, Timeout: resizeTimeout,
+	})
+	return err
+}

@@ -1,0 +1,188 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+// Snapshot implements backends.Pool: one shared image, one flush.
+func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
+	err := p.within(s.Dataset, func(dir folder) error { return p.snapshot(dir, s) })
+	if err != nil {
+		return fmt.Errorf("snapshot %s of dataset %s: %w", s.ID, s.Dataset, err)
+	}
+	if progress != nil {
+		progress(int64(s.Size), int64(s.Size))
+	}
+	return nil
+}
+
+func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
+	item := s.ID.String()
+	if _, err := dir.lstat(p.layout.image(item)); err == nil {
+		return p.layout.flush(dir) // an earlier try may have been cut short before its own
+	}
+	if err := p.room(dir); err != nil {
+		return err
+	}
+	// The record goes first: a snapshot without one would be a stranger.
+	if err := p.writeRecord(dir, snapshotRecord(s.ID), s); err != nil {
+		return err
+	}
+	p.step("snapshot.recorded")
+	if err := p.layout.clone(dir, item, dir, head, true); err != nil {
+		return errors.Join(err, dir.remove(snapshotRecord(s.ID)))
+	}
+	p.step("snapshot.shared")
+	return p.layout.flush(dir)
+}
+
+// DeleteSnapshot implements backends.Pool.
+func (p *Pool) DeleteSnapshot(_ context.Context, ds, snapshot uuid.UUID) error {
+	err := p.within(ds, func(dir folder) error {
+		if err := p.layout.remove(dir, snapshot.String()); err != nil {
+			return err
+		}
+		p.step("snapshot-delete.removed")
+		return absentIsFine(dir.remove(snapshotRecord(snapshot)))
+	})
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return fmt.Errorf("delete snapshot %s of dataset %s: %w", snapshot, ds, err)
+	}
+	return nil
+}
+
+// Restore implements backends.Pool. The head is first kept as a snapshot, then replaced
+// in one step by a clone that was compared with its source.
+func (p *Pool) Restore(_ context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+	var size int64
+	err := p.within(ds, func(dir folder) error {
+		var err error
+		if size, err = p.imageSize(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+			return dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", ds, snapshot)
+		} else if err != nil {
+			return err
+		}
+		if err := p.idle(dir); err != nil {
+			return err
+		}
+		return p.restore(dir, snapshot, keep)
+	})
+	if err != nil {
+		return fmt.Errorf("restore dataset %s to snapshot %s: %w", ds, snapshot, err)
+	}
+	if progress != nil {
+		progress(size, size)
+	}
+	return nil
+}
+
+// restoredBy names, on a head's image, the snapshot that keeps what it replaced: so a
+// restore that is asked for again, after its success, does not undo what was written.
+const restoredBy = "user.drover.restored"
+
+func (p *Pool) restore(dir folder, snapshot uuid.UUID, keep dataset.Snapshot) error {
+	if done, err := p.restored(dir, keep.ID); err != nil || done {
+		return err
+	}
+	if err := p.snapshot(dir, keep); err != nil {
+		return fmt.Errorf("keep the head as snapshot %s: %w", keep.ID, err)
+	}
+	p.step("restore.kept")
+	return p.exchange(dir, snapshot.String(), func(image *os.File) error {
+		p.step("restore.cloned")
+		if err := p.same(dir, snapshot.String(), next); err != nil {
+			return err
+		}
+		return unix.Fsetxattr(int(image.Fd()), restoredBy, []byte(keep.ID.String()), 0)
+	})
+}
+
+// exchange makes the head a clone of an item, which change has worked on before.
+func (p *Pool) exchange(dir folder, item string, change func(image *os.File) error) error {
+	if err := p.layout.remove(dir, next); err != nil {
+		return err
+	}
+	if err := p.layout.clone(dir, next, dir, item, false); err != nil {
+		return err
+	}
+	image, err := dir.openFile(p.layout.image(next), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	err = change(image)
+	if err == nil {
+		err = image.Sync()
+	}
+	if err := errors.Join(err, image.Close()); err != nil {
+		return errors.Join(err, p.layout.remove(dir, next))
+	}
+	if err := p.layout.flush(dir); err != nil {
+		return err
+	}
+	p.step("exchange.ready")
+	if err := p.layout.replace(dir, head, next); err != nil {
+		return err
+	}
+	p.step("exchange.replaced")
+	if err := p.layout.flush(dir); err != nil {
+		return err
+	}
+	return p.layout.remove(dir, next)
+}
+
+func (p *Pool) restored(dir folder, keep uuid.UUID) (bool, error) {
+	image, err := dir.open(p.layout.image(head))
+	if err != nil {
+		return false, err
+	}
+	defer image.Close()
+	buf := make([]byte, 64)
+	n, err := unix.Fgetxattr(int(image.Fd()), restoredBy, buf)
+	if errors.Is(err, unix.ENODATA) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read which restore made the head: %w", err)
+	}
+	return string(buf[:n]) == keep.String(), nil
+}
+
+// same fails with ErrCorrupt when two items differ anywhere.
+func (p *Pool) same(dir folder, a, b string) error {
+	fa, err := dir.open(p.layout.image(a))
+	if err != nil {
+		return err
+	}
+	defer fa.Close()
+	fb, err := dir.open(p.layout.image(b))
+	if err != nil {
+		return err
+	}
+	defer fb.Close()
+	sa, err := fa.Stat()
+	if err != nil {
+		return err
+	}
+	sb, err := fb.Stat()
+	if err != nil {
+		return err
+	}
+	diff, err := reflink.Changed(fa, fb)
+	if err != nil {
+		return err
+	}
+	if sa.Size() != sb.Size() || len(diff) > 0 {
+		return dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it in %d places: the head was left as it is", fa.Name(), len(diff))
+	}
+	return nil
+}
