@@ -1,0 +1,134 @@
+package bolt_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// create is what a create of a volume writes: a name, a dataset, a lease, an
+// index by node.
+func create(n int) ([]store.Check, []store.Write) {
+	id := uuid.New().String()
+	name := fmt.Sprintf("names/volume-%d-%s", n, id[:8])
+	value := make([]byte, 900)
+	return []store.Check{{Key: name}, {Key: "datasets/" + id}},
+		[]store.Write{
+			{Key: name, Value: []byte(id)}, {Key: "datasets/" + id, Value: value},
+			{Key: "leases/" + id, Value: value[:200]}, {Key: "home/node/" + id, Value: nil},
+		}
+}
+
+func openBench(b *testing.B, path string) *bolt.Store {
+	s, err := bolt.Open(b.Context(), path, bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
+// BenchmarkCreates prints durable creates a second, and how many share a flush.
+func BenchmarkCreates(b *testing.B) {
+	for _, callers := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			s := openBench(b, filepath.Join(b.TempDir(), "store.db"))
+			defer s.Close()
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range callers {
+				wg.Go(func() {
+					for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+						checks, writes := create(int(n))
+						if _, err := s.Txn(context.Background(), checks, writes); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "creates/s")
+			b.ReportMetric(float64(b.N)/float64(s.Stats().Commits), "creates/flush")
+		})
+	}
+}
+
+// fill makes n datasets with their keys.
+func fill(b *testing.B, s store.Store, n int) (ids []string) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for w := range 64 {
+		wg.Go(func() {
+			for i := w; i < n; i += 64 {
+				checks, writes := create(i)
+				if _, err := s.Txn(context.Background(), checks, writes); err != nil {
+					b.Error(err)
+					return
+				}
+				mu.Lock()
+				ids = append(ids, writes[1].Key)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return ids
+}
+
+// BenchmarkChange prints what one change costs a lone caller among so many
+// datasets, and BenchmarkOpen's figure for the same file.
+func BenchmarkChange(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		path := filepath.Join(b.TempDir(), "store.db")
+		s := openBench(b, path)
+		ids := fill(b, s, n)
+		value := make([]byte, 900)
+		b.Run(fmt.Sprintf("datasets=%d", n), func(b *testing.B) {
+			for i := range b.N {
+				if _, err := s.Txn(context.Background(), nil, []store.Write{{Key: ids[i*7919%len(ids)], Value: value}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("get/datasets=%d", n), func(b *testing.B) {
+			for i := range b.N {
+				if _, err := s.Get(context.Background(), ids[i*7919%len(ids)]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("page/datasets=%d", n), func(b *testing.B) {
+			for i := range b.N {
+				if _, err := s.List(context.Background(), "datasets/", ids[i*7919%len(ids)], 100); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("open/datasets=%d", n), func(b *testing.B) {
+			for range b.N {
+				if err := openBench(b, path).Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(info.Size())/1e6, "MB")
+		})
+	}
+}

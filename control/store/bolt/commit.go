@@ -1,0 +1,250 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// Txn commits a transaction, as the contract says. Beyond it:
+// store.ErrNotFound when a write is bound to a session that is not there,
+// dataset.ErrInvalid for keys and writes that make no sense,
+// dataset.ErrCorrupt when a checked value is damaged; nothing was changed then.
+// dataset.ErrNoSpace and dataset.ErrUnavailable leave it open.
+func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	if err := store.CheckTxn(checks, writes); err != nil {
+		return 0, err
+	}
+	// The values are copied here, because a caller whose ctx ends may use their
+	// memory again while the committer is still at work.
+	r := &request{checks: append([]store.Check(nil), checks...), writes: append([]store.Write(nil), writes...)}
+	r.records = make([][]byte, len(writes))
+	for i, w := range writes {
+		if len(w.Session) > maxSession {
+			return 0, noSession(w.Session)
+		}
+		if !w.Delete {
+			r.records[i] = newRecord(w.Session, w.Value)
+			r.bytes += len(w.Key) + len(r.records[i])
+		}
+		r.writes[i].Value = nil
+	}
+	index, err := s.submit(ctx, r)
+	switch {
+	case err == nil:
+		s.txns.Add(1)
+	case errors.Is(err, store.ErrConflict):
+		s.conflicts.Add(1)
+	}
+	return index, err
+}
+
+// commitAll is the committer.
+func (s *Store) commitAll() {
+	for {
+		requests := s.queue.take()
+		if requests == nil {
+			return
+		}
+		s.commit(requests)
+		for _, r := range requests {
+			close(r.answer)
+		}
+		// Those who were answered may have their next transaction ready: let
+		// them put it in before the next batch is taken.
+		runtime.Gosched()
+	}
+}
+
+// commit decides all requests and makes those durable that change something.
+func (s *Store) commit(requests []*request) {
+	ctx := context.Background()
+	if s.failed != nil { // written by this goroutine alone
+		if err := s.reopen(ctx); err != nil {
+			fail(requests, err)
+			return
+		}
+	}
+	var b *batch
+	var txid int
+	err := s.guard(func() error {
+		return s.db.Update(func(tx *bbolt.Tx) error {
+			b, txid = newBatch(tx, s.index, s.entries.Load()), tx.ID()
+			for _, r := range requests {
+				if err := b.decide(r, s.sessions); err != nil {
+					return err
+				}
+			}
+			return b.finish()
+		})
+	})
+	if errors.Is(err, errNothing) {
+		return
+	}
+	if err == nil {
+		s.index = b.index
+		s.entries.Store(b.entries)
+		s.commits.Add(1)
+		s.horizon.move(txid)
+		s.watches.publish(b.index, b.changes)
+		s.keepReserve()
+		return
+	}
+	err = s.away(fmt.Errorf("commit: %w", err))
+	if again := s.reopen(ctx); again != nil {
+		err = again
+	}
+	fail(requests, err)
+}
+
+func fail(requests []*request, err error) {
+	for _, r := range requests {
+		r.index, r.err = 0, err
+	}
+}
+
+// errNothing rolls back a bbolt transaction in which nothing was written.
+var errNothing = errors.New("nothing written")
+
+// batch is what one bbolt transaction holds.
+type batch struct {
+	meta, data, bound *bbolt.Bucket
+	index             uint64
+	entries           int64
+	changes           []change
+	wrote             bool
+}
+
+func newBatch(tx *bbolt.Tx, index uint64, entries int64) *batch {
+	return &batch{
+		meta: tx.Bucket([]byte(bucketMeta)), data: tx.Bucket([]byte(bucketData)), bound: tx.Bucket([]byte(bucketBound)),
+		index: index, entries: entries,
+	}
+}
+
+// finish records the index, or fails with errNothing.
+func (b *batch) finish() error {
+	if !b.wrote {
+		return errNothing
+	}
+	return putIndex(b.meta, b.index)
+}
+
+// decide answers one request and applies it if its checks hold. It sees what
+// earlier requests of the batch did. An error is one of the whole batch.
+func (b *batch) decide(r *request, live *sessions) error {
+	r.index, r.err = b.index, nil
+	if r.end != "" {
+		return b.dropBound(r.end)
+	}
+	for _, c := range r.checks {
+		if r.err = b.check(c); r.err != nil {
+			r.index = 0
+			return nil
+		}
+	}
+	for _, w := range r.writes {
+		if w.Session != "" && !live.alive(w.Session, false) {
+			r.index, r.err = 0, noSession(w.Session)
+			return nil
+		}
+	}
+	if len(r.writes) == 0 {
+		return nil
+	}
+	b.index, b.wrote = b.index+1, true
+	r.index = b.index
+	for i, w := range r.writes {
+		if err := b.write(w, r.records[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *batch) check(c store.Check) error {
+	have := uint64(0)
+	if v := b.data.Get([]byte(c.Key)); v != nil {
+		r, err := parseRecord(c.Key, v)
+		if err != nil {
+			return err
+		}
+		have = r.index
+	}
+	if have != c.Index {
+		return fmt.Errorf("%w: %s has index %d and not %d", store.ErrConflict, c.Key, have, c.Index)
+	}
+	return nil
+}
+
+func (b *batch) write(w store.Write, rec []byte) error {
+	key := []byte(w.Key)
+	old := b.data.Get(key)
+	if old != nil {
+		// A damaged record can be written over and deleted; a key that it may
+		// leave in the bound bucket deletes nothing that is not bound.
+		if was, err := parseRecord(w.Key, old); err == nil && was.session != "" {
+			if err := b.bound.Delete(boundKey(was.session, w.Key)); err != nil {
+				return err
+			}
+		}
+		b.entries--
+	}
+	b.changes = append(b.changes, change{w.Key, b.index})
+	if w.Delete {
+		return b.data.Delete(key)
+	}
+	b.entries++
+	seal(rec, w.Key, b.index)
+	if w.Session != "" {
+		if err := b.bound.Put(boundKey(w.Session, w.Key), nil); err != nil {
+			return err
+		}
+	}
+	return b.data.Put(key, rec)
+}
+
+func boundKey(session, key string) []byte { return []byte(session + "\x00" + key) }
+
+// dropBound deletes the keys bound to a session; to any for "".
+func (b *batch) dropBound(session string) error {
+	var prefix []byte
+	if session != "" {
+		prefix = boundKey(session, "")
+	}
+	var stale [][]byte
+	c := b.bound.Cursor()
+	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		stale = append(stale, bytes.Clone(k)) // the cursor must not see deletions
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	b.index, b.wrote = b.index+1, true
+	for _, k := range stale {
+		if err := b.dropOne(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *batch) dropOne(k []byte) error {
+	session, key, _ := bytes.Cut(k, []byte{0})
+	if v := b.data.Get(key); v != nil {
+		if r, err := parseRecord(string(key), v); err == nil && r.session == string(session) {
+			b.entries--
+			b.changes = append(b.changes, change{string(key), b.index})
+			if err := b.data.Delete(key); err != nil {
+				return err
+			}
+		}
+	}
+	return b.bound.Delete(k)
+}

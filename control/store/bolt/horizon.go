@@ -1,0 +1,65 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errAgain says that what a reader saw was never made durable.
+var errAgain = errors.New("not durable")
+
+// horizon is how far the commits are durable, counted in bbolt's transactions.
+type horizon struct {
+	mu    sync.Mutex
+	txid  int
+	fails int
+	moved chan struct{}
+}
+
+func (h *horizon) move(txid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.txid = txid
+	h.ring()
+}
+
+// fail lets go of the readers that wait for a commit that has failed.
+func (h *horizon) fail() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fails++
+	h.ring()
+}
+
+func (h *horizon) ring() {
+	close(h.moved)
+	h.moved = make(chan struct{})
+}
+
+func (h *horizon) failures() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fails
+}
+
+// reach waits until txid is durable; errAgain when a commit has failed since
+// there were as many failures as the caller counted before it began to read.
+func (h *horizon) reach(ctx context.Context, txid, fails int) error {
+	for {
+		h.mu.Lock()
+		durable, failed, moved := h.txid, h.fails, h.moved
+		h.mu.Unlock()
+		switch {
+		case txid <= durable && failed == fails:
+			return nil
+		case failed != fails:
+			return errAgain
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package bolt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The file's layout above bbolt: three buckets.
+const (
+	bucketMeta  = "meta"  // schema, index
+	bucketData  = "data"  // key -> record
+	bucketBound = "bound" // session, NUL, key -> nothing
+
+	keySchema = "schema"
+	keyIndex  = "index"
+
+	schema = 1
+)
+
+// pageSize is fixed: bbolt would take the kernel's, and a file made on a host
+// with pages of 64 KiB would write sixteen times as much for each change.
+const pageSize = 4096
+
+// mapBytes of address space are mapped at once, more than any file here grows
+// to: a larger file makes bbolt map anew, for which it waits for all readers
+// and makes new ones wait. It costs no memory.
+const mapBytes = 1 << 30
+
+// growBytes is how much a file grows at a time: little enough to fit into the
+// reserve.
+const growBytes = 4 << 20
+
+// load opens, locks and checks the file. The committer and Open call it, when
+// there is no db.
+func (s *Store) load(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.loadLocked(ctx)
+	if err != nil {
+		s.db, s.file = nil, nil
+		s.failed = s.away(err)
+		return s.failed
+	}
+	s.failed = nil
+	return nil
+}
+
+func (s *Store) loadLocked(ctx context.Context) error {
+	var file *os.File
+	var found contents
+	db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{
+		// The lock is taken in OpenFile already; this second one is no wait.
+		Timeout:  time.Nanosecond,
+		PageSize: pageSize,
+		// With the list of free pages in the file, a commit costs what the
+		// list is long: after 100,000 keys came and went 0.4 ms instead of
+		// 0.02. Without, opening looks at every page, which the check does too.
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType, // the array is searched from its start for every page
+		InitialMmapSize: mapBytes,
+		NoStatistics:    true, // a lock for each reader
+		OpenFile: func(name string, _ int, perm os.FileMode) (*os.File, error) {
+			var err error
+			file, found, err = s.openFile(ctx, name, perm)
+			return file, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	db.AllocSize = growBytes
+	if err := s.settle(db, file, found); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	return nil
+}
+
+// settle takes over what lies in the file.
+func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
+	if found.schema == 0 {
+		if err := db.Update(makeBuckets); err != nil {
+			return err
+		}
+		if err := syncDir(filepath.Dir(s.path)); err != nil {
+			return err
+		}
+	}
+	s.db, s.file, s.index = db, file, found.index
+	s.entries.Store(int64(found.entries))
+	s.damaged.Store(int64(found.damaged))
+	s.reserve = reserve{}
+	s.keepReserve()
+	// bbolt has looked at every page, which counts as this process's memory.
+	// Pages that are needed come back at once from the page cache.
+	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(s.fileBytes.Load()), unix.MADV_DONTNEED); errno != 0 {
+		return fmt.Errorf("madvise: %w", errno)
+	}
+	return db.View(func(tx *bbolt.Tx) error {
+		s.horizon.move(tx.ID())
+		return nil
+	})
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	for _, name := range []string{bucketMeta, bucketData, bucketBound} {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return err
+		}
+	}
+	meta := tx.Bucket([]byte(bucketMeta))
+	if err := meta.Put([]byte(keySchema), []byte(strconv.Itoa(schema))); err != nil {
+		return err
+	}
+	return putIndex(meta, 0)
+}
+
+func putIndex(meta *bbolt.Bucket, index uint64) error {
+	return meta.Put([]byte(keyIndex), binary.BigEndian.AppendUint64(nil, index))
+}
+
+// openFile opens, locks and checks the file before bbolt sees it: bbolt reads
+// it through a mapping and from goroutines of its own, where a damaged page
+// would end the process.
+func (s *Store) openFile(ctx context.Context, name string, perm os.FileMode) (*os.File, contents, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return nil, contents{}, err
+	}
+	found, err := s.prepare(ctx, f)
+	if err != nil {
+		return nil, contents{}, errors.Join(err, f.Close())
+	}
+	return f, found, nil
+}
+
+func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
+	if err := s.lock(ctx, f); err != nil {
+		return contents{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return contents{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is no regular file", s.path)
+	}
+	if info.Size() == 0 {
+		return contents{}, noCopyOnWrite(f)
+	}
+	// The check and bbolt read in the order of the tree, page by page.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
+	found, err := check(f, info.Size())
+	if err != nil {
+		return contents{}, s.foreign(err)
+	}
+	return found, rewriteMeta(f)
+}
+
+// foreign says what to do about a file that cannot be opened as it is.
+func (s *Store) foreign(err error) error {
+	var newer errNewer
+	switch {
+	case errors.As(err, &newer):
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"store %s was written by a newer drover (schema %s, this one reads up to %d): run that version, or put back a backup", s.path, string(newer), schema)
+	case errors.Is(err, dataset.ErrCorrupt):
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"store %s is damaged or foreign: %w (put back a backup, or move the file away and run drover store rebuild)", s.path, err)
+	}
+	return err
+}
+
+// rewriteMeta makes durable what the meta pages say now. A process that ended,
+// or failed, between writing and flushing one leaves a state that can be read
+// and is not on the disk; after a failed flush the kernel takes the page for
+// clean, so that only writing it again brings it there.
+func rewriteMeta(f *os.File) error {
+	buf := make([]byte, 2*pageSize)
+	if _, err := f.ReadAt(buf, 0); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(buf, 0); err != nil {
+		return err
+	}
+	return unix.Fdatasync(int(f.Fd()))
+}
+
+// dropBound deletes what the sessions of an earlier process left behind.
+func (s *Store) dropBound() error {
+	err := s.guard(func() error {
+		return s.db.Update(func(tx *bbolt.Tx) error {
+			b := newBatch(tx, s.index, s.entries.Load())
+			if err := b.dropBound(""); err != nil {
+				return err
+			}
+			if err := b.finish(); err != nil {
+				return err
+			}
+			s.index = b.index
+			s.entries.Store(b.entries)
+			s.horizon.move(tx.ID())
+			return nil
+		})
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		return s.away(err)
+	}
+	return nil
+}
+
+// guard turns a panic of bbolt over a damaged page, and a fault on one that the
+// disk does not give, into an error.
+func (s *Store) guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = dataset.Errorf(dataset.ErrCorrupt,
+				"store %s cannot be read: %v (stop drover, then put back a backup or run drover store rebuild)", s.path, p)
+		}
+	}()
+	return fn()
+}
+
+// reopen brings the store back after a failure. Whatever was committed then,
+// acknowledged or not, is durable before anyone sees it.
+func (s *Store) reopen(ctx context.Context) error {
+	s.horizon.fail()
+	s.mu.Lock()
+	var err error
+	if s.failed == nil {
+		err = s.db.Close()
+		s.db, s.failed = nil, store.ErrClosed
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return s.away(err)
+	}
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	s.watches.reset(s.index)
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,119 @@
+package bolt
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// request is a transaction on its way to the committer, which alone touches it
+// between take and the answer.
+type request struct {
+	checks  []store.Check
+	writes  []store.Write
+	records [][]byte // of the writes, laid out
+	end     string   // a session whose keys go; then there is nothing else
+	bytes   int
+
+	index  uint64
+	err    error
+	answer chan struct{}
+}
+
+// queue holds the requests that wait for the next commit.
+type queue struct {
+	mu      sync.Mutex
+	waiting []*request
+	closed  bool
+	wake    chan struct{}
+}
+
+// batchBytes bounds what one commit takes on, so that the file does not grow
+// by more than the reserve at once.
+const batchBytes = 2 << 20
+
+func (q *queue) put(r *request) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return store.ErrClosed
+	}
+	q.waiting = append(q.waiting, r)
+	q.poke()
+	return nil
+}
+
+func (q *queue) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// withdraw takes back a request that nobody has begun to work on.
+func (q *queue) withdraw(r *request) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.waiting, r); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+	}
+}
+
+// take waits for requests and returns the oldest ones; nil when the queue is
+// closed.
+func (q *queue) take() []*request {
+	for {
+		q.mu.Lock()
+		n, bytes := 0, 0
+		for n < len(q.waiting) && (n == 0 || bytes+q.waiting[n].bytes <= batchBytes) {
+			bytes += q.waiting[n].bytes
+			n++
+		}
+		batch := slices.Clone(q.waiting[:n])
+		q.waiting = slices.Delete(q.waiting, 0, n)
+		closed := q.closed
+		q.mu.Unlock()
+		switch {
+		case n > 0:
+			return batch
+		case closed:
+			return nil
+		}
+		<-q.wake
+	}
+}
+
+// close refuses what waits and what comes.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for _, r := range q.waiting {
+		r.err = store.ErrClosed
+		close(r.answer)
+	}
+	q.waiting = nil
+	q.poke()
+}
+
+// submit hands a request to the committer and waits for its answer. When ctx
+// ends first, a request that has not been taken up is withdrawn; one that has
+// may still be committed.
+func (s *Store) submit(ctx context.Context, r *request) (uint64, error) {
+	if err := s.open(ctx); err != nil {
+		return 0, err
+	}
+	r.answer = make(chan struct{})
+	if err := s.queue.put(r); err != nil {
+		return 0, err
+	}
+	select {
+	case <-r.answer:
+		return r.index, r.err
+	case <-ctx.Done():
+		s.queue.withdraw(r)
+		return 0, ctx.Err()
+	}
+}

@@ -1,0 +1,164 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// view runs fn on one durable state.
+func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
+	for {
+		if err := s.open(ctx); err != nil {
+			return err
+		}
+		err := s.viewOnce(ctx, fn)
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+		// A commit has failed meanwhile. An empty transaction goes through when
+		// the file is open again, and opens it if need be.
+		if _, err := s.submit(ctx, &request{}); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) viewOnce(ctx context.Context, fn func(*bbolt.Tx) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.failed != nil {
+		return errAgain
+	}
+	return s.guard(func() error {
+		fails := s.horizon.failures()
+		return s.db.View(func(tx *bbolt.Tx) error {
+			if err := s.horizon.reach(ctx, tx.ID(), fails); err != nil {
+				return err
+			}
+			return fn(tx)
+		})
+	})
+}
+
+// Get returns an entry. A value that is damaged is dataset.ErrCorrupt, never
+// absence.
+func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
+	if err := store.CheckKey(key); err != nil {
+		return store.Entry{}, err
+	}
+	var e store.Entry
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketData)).Get([]byte(key))
+		if b == nil {
+			return store.ErrNotFound
+		}
+		r, err := parseRecord(key, b)
+		if err == nil {
+			e = r.entry(key)
+		}
+		return err
+	})
+	return e, err
+}
+
+// List returns entries in the order of their keys. dataset.ErrCorrupt when one
+// of them is damaged: a list that leaves something out looks like absence.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	if limit < 0 {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
+	}
+	var list []store.Entry
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		list = nil
+		c := tx.Bucket([]byte(bucketData)).Cursor()
+		from := prefix
+		if after >= prefix {
+			from = after + "\x00" // the smallest key that is larger
+		}
+		for k, v := c.Seek([]byte(from)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+			if len(list)%1024 == 1023 && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			r, err := parseRecord(string(k), v)
+			if err != nil {
+				return err
+			}
+			list = append(list, r.entry(string(k)))
+			if len(list) == limit {
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Backup writes one moment of the store to w: a file that Open opens, and that
+// was checked like one. It goes through a nameless file beside the store, so
+// that a slow w does not keep the store from using its free pages again; the
+// disk has to have room for a copy.
+func (s *Store) Backup(ctx context.Context, w io.Writer) error {
+	tmp, err := nameless(filepath.Dir(s.path))
+	if err != nil {
+		return s.away(fmt.Errorf("backup: %w", err))
+	}
+	defer tmp.Close()
+	var size int64
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		size, err = tx.WriteTo(ctxWriter{ctx, tmp})
+		return err
+	})
+	if err != nil {
+		return s.away(fmt.Errorf("backup: %w", err))
+	}
+	if _, err := check(tmp, size); err != nil {
+		return s.foreign(err)
+	}
+	_, err = io.Copy(ctxWriter{ctx, w}, io.NewSectionReader(tmp, 0, size))
+	if err != nil {
+		return fmt.Errorf("backup of store %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// nameless makes a file that goes away with its descriptor. open(2) lists the
+// filesystems that cannot do that; they get one whose name is taken off at once.
+func nameless(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return f, err
+	}
+	if f, err = os.CreateTemp(dir, ".backup-*"); err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+type ctxWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c ctxWriter) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(b)
+}

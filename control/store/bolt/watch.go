@@ -1,0 +1,138 @@
+package bolt
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// watches knows when something under a prefix last changed, and wakes who
+// waits for that. A change costs a map access for each slash in its key,
+// however many watchers and keys there are.
+type watches struct {
+	mu      sync.Mutex
+	newest  uint64
+	floor   uint64            // prefixes that last does not have changed then, as far as is known
+	last    map[string]uint64 // prefix -> index
+	waiting map[string]*bell
+}
+
+// bell rings once for all that wait at one prefix.
+type bell struct {
+	rung    chan struct{}
+	waiters int
+}
+
+// maxLast bounds what is remembered. Beyond it everything is forgotten, and
+// every watcher returns once more than it had to.
+const maxLast = 1 << 15
+
+func newWatches(index uint64) *watches {
+	w := &watches{waiting: map[string]*bell{}}
+	w.reset(index)
+	return w
+}
+
+// reset forgets everything: any key may have changed up to index.
+func (w *watches) reset(index uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.newest, w.floor, w.last = index, index, map[string]uint64{}
+	for prefix := range w.waiting {
+		w.ring(prefix)
+	}
+}
+
+// change is one key that a transaction wrote.
+type change struct {
+	key   string
+	index uint64
+}
+
+// publish tells of changes that are durable, in the order of their indexes.
+func (w *watches) publish(newest uint64, changes []change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.newest = newest
+	for _, c := range changes {
+		for i := strings.IndexByte(c.key, '/'); i >= 0; {
+			prefix := c.key[:i+1]
+			w.last[prefix] = c.index
+			w.ring(prefix)
+			next := strings.IndexByte(c.key[i+1:], '/')
+			if next < 0 {
+				break
+			}
+			i += 1 + next
+		}
+	}
+	if len(w.last) > maxLast {
+		w.floor, w.last = newest, map[string]uint64{}
+	}
+}
+
+func (w *watches) ring(prefix string) {
+	if b := w.waiting[prefix]; b != nil {
+		close(b.rung)
+		delete(w.waiting, prefix)
+	}
+}
+
+// look returns the newest index when something under prefix may have changed
+// after the given one, otherwise a bell to wait for.
+func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, known := w.last[prefix]
+	if !known {
+		last = w.floor
+	}
+	// A caller that has seen more than there is has outlived an older copy of
+	// the store: it must look at everything again.
+	if last > after || after > w.newest {
+		return w.newest, nil
+	}
+	b := w.waiting[prefix]
+	if b == nil {
+		b = &bell{rung: make(chan struct{})}
+		w.waiting[prefix] = b
+	}
+	b.waiters++
+	return 0, b
+}
+
+// leave drops a bell that nobody waits for any more.
+func (w *watches) leave(prefix string, b *bell) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b.waiters--
+	if b.waiters == 0 && w.waiting[prefix] == b {
+		delete(w.waiting, prefix)
+	}
+}
+
+// Watch waits for a change under prefix, as the contract says. It also returns
+// at once, with the newest index, when after is above every index that the
+// store has given out: the file was exchanged for an older one.
+func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
+	if err := store.CheckPrefix(prefix); err != nil {
+		return 0, err
+	}
+	for {
+		if err := s.open(ctx); err != nil {
+			return 0, err
+		}
+		newest, b := s.watches.look(prefix, after)
+		if b == nil {
+			return newest, nil
+		}
+		select {
+		case <-b.rung:
+		case <-ctx.Done():
+		case <-s.closing:
+		}
+		s.watches.leave(prefix, b)
+	}
+}

@@ -1,0 +1,74 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestCheckKey(t *testing.T) {
+	for _, good := range []string{"a", "names/db", "a/b/c/d", "!~/\"'", strings.Repeat("k", store.MaxKey)} {
+		if err := store.CheckKey(good); err != nil {
+			t.Errorf("%.40q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\tb", "a\x00", "ä", "a\x7f", "a\xff"} {
+		if err := store.CheckKey(bad); !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := store.CheckKey(strings.Repeat("k", store.MaxKey+1)); !errors.Is(err, store.ErrTooLarge) {
+		t.Error(err)
+	}
+}
+
+func TestCheckPrefix(t *testing.T) {
+	for prefix, good := range map[string]bool{"names/": true, "a/b/": true, "": false, "/": false, "names": false, "a//": false, "a b/": false} {
+		if err := store.CheckPrefix(prefix); (err == nil) != good || err != nil && !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%q: %v", prefix, err)
+		}
+	}
+}
+
+func TestCheckTxn(t *testing.T) {
+	checks := func(n int) (list []store.Check) {
+		for i := range n {
+			list = append(list, store.Check{Key: fmt.Sprint("k", i)})
+		}
+		return list
+	}
+	sets := func(n, size int) (list []store.Write) {
+		for i := range n {
+			list = append(list, store.Write{Key: fmt.Sprint("k", i), Value: make([]byte, size)})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		checks []store.Check
+		writes []store.Write
+		want   error
+	}{
+		"nothing":          {nil, nil, nil},
+		"as many as can":   {checks(64), sets(64, 1), nil},
+		"one too many":     {checks(64), sets(65, 1), store.ErrTooLarge},
+		"largest value":    {nil, sets(1, store.MaxValue), nil},
+		"too large value":  {nil, sets(1, store.MaxValue+1), store.ErrTooLarge},
+		"as much as can":   {nil, sets(2, store.MaxBytes/2-2), nil},
+		"too much":         {checks(1), sets(2, store.MaxBytes/2-2), store.ErrTooLarge},
+		"bad checked key":  {[]store.Check{{Key: "a b"}}, nil, dataset.ErrInvalid},
+		"bad written key":  {nil, []store.Write{{Key: "/a"}}, dataset.ErrInvalid},
+		"twice":            {nil, []store.Write{{Key: "a"}, {Key: "a", Delete: true}}, dataset.ErrInvalid},
+		"checked twice":    {[]store.Check{{Key: "a"}, {Key: "a"}}, nil, nil},
+		"delete and value": {nil, []store.Write{{Key: "a", Delete: true, Value: []byte("x")}}, dataset.ErrInvalid},
+		"delete, session":  {nil, []store.Write{{Key: "a", Delete: true, Session: "s"}}, dataset.ErrInvalid},
+		"empty value":      {nil, []store.Write{{Key: "a"}}, nil},
+	} {
+		if err := store.CheckTxn(c.checks, c.writes); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}

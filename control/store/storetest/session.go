@@ -1,0 +1,161 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+func session(t *testing.T, s store.Store) string {
+	t.Helper()
+	id, err := s.Session(t.Context(), TTL)
+	if err != nil || id == "" {
+		t.Fatalf("session %q: %v", id, err)
+	}
+	return id
+}
+
+func bind(key, value, session string) store.Write {
+	return store.Write{Key: key, Value: []byte(value), Session: session}
+}
+
+func ended(t *testing.T, s store.Store, id string) {
+	t.Helper()
+	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("renew of a session that has ended: %v", err)
+	}
+	refused(t, s, store.ErrNotFound, nil, set("free", "x"), bind("late", "x", id))
+}
+
+// pass lets d go by.
+func pass(s store.Store, d time.Duration) {
+	if a, ok := s.(Advancer); ok {
+		a.Advance(d)
+		return
+	}
+	time.Sleep(d)
+}
+
+func testSessionEnds(t *testing.T, s store.Store) {
+	mine, other := session(t, s), session(t, s)
+	if mine == other {
+		t.Fatal("two sessions have one ID")
+	}
+	txn(t, s, nil, bind("b/1", "x", mine), bind("b/2", "x", mine), bind("b/3", "x", other), set("b/4", "x"))
+	after := get(t, s, "b/1").Index
+	if err := s.End(t.Context(), mine); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, s, "b/1")
+	gone(t, s, "b/2")
+	get(t, s, "b/3")
+	get(t, s, "b/4")
+	if err := waitPast(ctxOf(t), s, "b/", after); err != nil {
+		t.Error("the end of a session woke nobody:", err)
+	}
+	ended(t, s, mine)
+	for range 2 {
+		if err := s.End(t.Context(), mine); err != nil {
+			t.Error("end again:", err)
+		}
+	}
+	if err := s.Renew(t.Context(), other); err != nil {
+		t.Error("the other session is gone too:", err)
+	}
+	// A bound key is like any other to checks.
+	refused(t, s, store.ErrConflict, []store.Check{absent("b/3")}, set("c", "x"))
+	txn(t, s, []store.Check{absent("b/1")}, set("b/1", "free again"))
+}
+
+func testSessionExpires(t *testing.T, s store.Store) {
+	id := session(t, s)
+	index := txn(t, s, nil, bind("b/1", "x", id), bind("b/2", "x", id), set("b/3", "x"))
+	pass(s, TTL/2)
+	get(t, s, "b/1")
+	pass(s, 3*TTL/2)
+	awaitGone(t, s, "b/1", index)
+	gone(t, s, "b/2")
+	get(t, s, "b/3")
+	ended(t, s, id)
+}
+
+// awaitGone waits for a key of a session whose time has passed.
+func awaitGone(t *testing.T, s store.Store, key string, after uint64) {
+	t.Helper()
+	for {
+		_, err := s.Get(t.Context(), key)
+		if errors.Is(err, store.ErrNotFound) {
+			return
+		}
+		if after, err = s.Watch(ctxOf(t), "b/", after); err != nil {
+			t.Fatal("a session did not end after twice its time:", err)
+		}
+	}
+}
+
+func testSessionRenewed(t *testing.T, s store.Store) {
+	kept, left := session(t, s), session(t, s)
+	index := txn(t, s, nil, bind("b/kept", "x", kept), bind("b/left", "x", left))
+	for range 6 {
+		pass(s, TTL/2)
+		if err := s.Renew(t.Context(), kept); err != nil {
+			t.Fatal("a renewed session ended:", err)
+		}
+		get(t, s, "b/kept")
+	}
+	awaitGone(t, s, "b/left", index)
+	ended(t, s, left)
+	txn(t, s, nil, bind("b/more", "x", kept))
+}
+
+// A key belongs to the session that wrote it last, or to none.
+func testSessionRebound(t *testing.T, s store.Store) {
+	first, second := session(t, s), session(t, s)
+	txn(t, s, nil, bind("b/moved", "1", first), bind("b/freed", "1", first), bind("b/again", "1", first), bind("b/gone", "1", first))
+	txn(t, s, nil, bind("b/moved", "2", second), set("b/freed", "2"), bind("b/again", "2", first), del("b/gone"))
+	txn(t, s, nil, set("b/gone", "came again"))
+	if err := s.End(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{"b/moved": "2", "b/freed": "2", "b/gone": "came again"} {
+		if e := get(t, s, key); string(e.Value) != value {
+			t.Errorf("%+v", e)
+		}
+	}
+	gone(t, s, "b/again")
+	if err := s.End(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, s, "b/moved")
+}
+
+func testSessionUnknown(t *testing.T, s store.Store) {
+	const unknown = "6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"
+	ended(t, s, unknown)
+	if err := s.End(t.Context(), unknown); err != nil {
+		t.Error("end of a session that never was:", err)
+	}
+	if _, err := s.Session(t.Context(), 0); err == nil {
+		t.Error("a session of no time was opened")
+	}
+	// However a session's end and its last binding fall, the key is gone after.
+	for n := range 20 {
+		id, key := session(t, s), fmt.Sprintf("race/%d", n)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := s.Txn(t.Context(), nil, []store.Write{bind(key, "x", id)})
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				t.Error(err)
+			}
+		})
+		if err := s.End(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		gone(t, s, key)
+	}
+}
