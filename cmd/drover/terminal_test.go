@@ -60,7 +60,7 @@ func TestProgressIsABarOnATerminalThatCanMove(t *testing.T) {
 			scenarios["slow"](c)
 			c.env["TERM"] = tc.term
 			screen := ptytest.Open(t)
-			c.app.errOut = screen.File
+			c.errOut = screen.File
 			if code := c.run(t, tc.args...); code != 0 {
 				t.Fatalf("exit %d", code)
 			}
@@ -89,7 +89,7 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 		t.Errorf("wrote %q", got)
 	}
 	c = newConsole(theWorld())
-	c.app.in = ptytest.Open(t).File
+	c.in = ptytest.Open(t).File
 	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 2 || len(c.fake.asked) > 0 {
 		t.Errorf("exit %d, asked %v", code, c.fake.asked)
 	}
@@ -117,7 +117,7 @@ func TestPurgeAsks(t *testing.T) {
 			scenarios["at-once"](c)
 			screen := ptytest.Open(t)
 			screen.Type(t, tc.typed)
-			c.app.in = screen.File
+			c.in = screen.File
 			if code := c.run(t, tc.args...); code != tc.code || len(c.fake.asked) != tc.purged {
 				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
 			}
@@ -141,7 +141,7 @@ func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newConsole(theWorld())
-	c.app.in = f
+	c.in = f
 	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 0 {
 		t.Fatalf("exit %d: %s", code, c.err.String())
 	}

@@ -153,5 +153,5 @@ func works(f *fake, last answer, before ...answer) {
 	first := last.op
 	first.State, first.Problem, first.Ended = dataset.OpPending, nil, time.Time{}
 	f.outcome = api.Outcome{Operation: &first}
-	f.progress = append(before, last)
+	f.progress = append(append([]answer{}, before...), last)
 }

@@ -27,7 +27,10 @@ func Open(t testing.TB) *Terminal {
 		t.Fatal(err)
 	}
 	p := &Terminal{master: master, screen: make(chan string, 1)}
-	t.Cleanup(func() { p.Screen(); master.Close() })
+	t.Cleanup(func() {
+		p.Screen()
+		_ = master.Close()
+	})
 	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +65,7 @@ func (p *Terminal) Screen() string {
 	if p.File == nil {
 		return ""
 	}
-	p.File.Close()
+	_ = p.File.Close()
 	p.File = nil
 	return <-p.screen
 }
