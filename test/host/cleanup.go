@@ -1,0 +1,74 @@
+package host
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// cleanup ends what runs and takes off what is mounted, whatever state it is in.
+func (h *Host) cleanup(t testing.TB) {
+	t.Helper()
+	if h.proc != nil {
+		_ = h.proc.cmd.Process.Signal(unix.SIGTERM)
+		select {
+		case <-h.proc.done:
+		case <-time.After(20 * time.Second):
+			_ = h.proc.cmd.Process.Kill()
+			<-h.proc.done
+		}
+	}
+	if t.Failed() {
+		t.Logf("end of drover's log:\n%s", h.LogTail(60))
+	}
+	if err := h.Unmount(); err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+	_ = os.Remove(h.Socket())
+}
+
+// Unmount takes off all that is mounted below the root, as a reboot would, and
+// makes the bare folders removable.
+func (h *Host) Unmount() error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	under := table.Under(h.Root)
+	for i := len(under) - 1; i >= 0; i-- {
+		if p := under[i].Mountpoint; strings.HasPrefix(p, h.Root+"/") {
+			errs = append(errs, unmountHard(p))
+		}
+	}
+	dirs, _ := filepath.Glob(filepath.Join(h.Root, "mnt", "*"))
+	for _, d := range dirs {
+		f, err := os.Open(d)
+		if err != nil {
+			continue
+		}
+		_ = fsctl.SetImmutable(f, false)
+		f.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// unmountHard waits for what dying containers still hold, then detaches.
+func unmountHard(path string) error {
+	for range 50 {
+		err := unix.Unmount(path, 0)
+		if err == nil || errors.Is(err, unix.EINVAL) {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return unix.Unmount(path, unix.MNT_DETACH)
+}

@@ -1,0 +1,363 @@
+// Package host runs Drover for tests as a user would: the real binary, as
+// `drover serve`, with a root, sockets, pools and a driver name of its own, driven through the
+// command line, the API and the plugin's socket.
+//
+//	func TestMain(m *testing.M) { engine.Main(m) }
+//
+//	func TestA1(t *testing.T) {
+//		h := host.Start(t, host.Options{Pool: "xfs"})
+//		e := engine.Start(t, engine.Options{})
+//		e.Must(t, "volume", "create", "-d", h.Driver, "db@gold")
+//		h.Must(t, "volume", "ls")
+//	}
+//
+// Start the host before the engine: an engine that outlives its plugin waits.
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/engine"
+)
+
+// Options say how a host differs from a plain one.
+type Options struct {
+	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
+	// test, which gives the default pool; "dir": a plain folder with one pool of
+	// backend dir; "image": a plain folder, so that the default pool is a
+	// preallocated image. Empty: xfs.
+	Pool string
+	// Size is that of the filesystem; 0: 4 GiB.
+	Size     int64
+	Profiles string // text of profiles.yaml; empty: the built-in set
+	Config   string // text of drover.yaml; empty: none
+	Env      []string
+	Flags    []string
+	Driver   string // empty: one that no other test uses
+	// Down leaves it to the test to call Up.
+	Down bool
+}
+
+// Host is one Drover with what belongs to it. Exec, Must and the client may be
+// used side by side; what starts and stops may not.
+type Host struct {
+	Dir    string // everything of this host; short, for the sockets' paths
+	Root   string
+	Driver string
+	Image  string // of the filesystem that Root lies on; empty: none
+	Env    []string
+
+	opts Options
+	proc *proc
+}
+
+type proc struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// upTime bounds how long drover may take until it answers.
+const upTime = 60 * time.Second
+
+// Start makes a host and waits until it answers. It is stopped, and its mounts
+// and files go, at the end of the test; a failed test prints the end of its log.
+func Start(t testing.TB, opts Options) *Host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Host{Dir: dir, Driver: opts.Driver, opts: opts, Env: opts.Env}
+	if h.Driver == "" {
+		h.Driver = engine.DriverName()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	})
+	h.lay(t)
+	t.Cleanup(func() { h.cleanup(t) })
+	for name, text := range map[string]string{"profiles.yaml": opts.Profiles, "drover.yaml": opts.Config} {
+		if text != "" {
+			text = strings.ReplaceAll(text, "$DIR", dir)
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !opts.Down {
+		h.Up(t)
+	}
+	return h
+}
+
+// lay makes the filesystem that the root lies on.
+func (h *Host) lay(t testing.TB) {
+	t.Helper()
+	size := h.opts.Size
+	if size == 0 {
+		size = 4 << 30
+	}
+	h.Root = filepath.Join(h.Dir, "root")
+	switch fs := h.opts.Pool; fs {
+	case "", "xfs", "btrfs":
+		if fs == "" {
+			fs = "xfs"
+		}
+		h.Image = scratch.Image(t, fs, size)
+		h.Root = filepath.Join(scratch.MountImage(t, fs, h.Image), "root")
+	case "dir":
+		if h.opts.Config == "" {
+			h.opts.Config = "pools: [{name: default, backend: dir, path: $DIR/root/pool}]\n"
+		}
+	case "image":
+	default:
+		t.Fatalf("unknown kind of pool %q", fs)
+	}
+}
+
+// Binary builds drover, with the step hooks, once for this process.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	_, file, _, _ := runtime.Caller(0)
+	top := filepath.Join(filepath.Dir(file), "..", "..")
+	dir, err := os.MkdirTemp("", "drover-bin-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "drover")
+	cmd := exec.Command("go", "build", "-tags", "steps", "-ldflags", "-X main.version=test", "-o", bin, "./cmd/drover")
+	cmd.Dir = top
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build drover: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// API is the address for --api and DROVER_API.
+func (h *Host) API() string { return "unix://" + filepath.Join(h.Dir, "run", "drover.sock") }
+
+// Socket is the plugin's socket.
+func (h *Host) Socket() string {
+	return filepath.Join("/run/docker/plugins", h.Driver+".sock")
+}
+
+// Up starts drover and waits until it answers.
+func (h *Host) Up(t testing.TB, env ...string) {
+	t.Helper()
+	if err := h.start(t, env); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), upTime)
+	defer cancel()
+	for {
+		if _, err := h.Client(t).Version(ctx); err == nil {
+			return
+		}
+		select {
+		case <-h.proc.done:
+			t.Fatalf("drover ended: %v\n%s", h.proc.err, h.LogTail(30))
+		case <-ctx.Done():
+			t.Fatalf("drover did not answer within %s\n%s", upTime, h.LogTail(30))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// start starts drover and does not wait.
+func (h *Host) start(t testing.TB, env []string) error {
+	args := append([]string{
+		"serve", "--root", h.Root, "--run", filepath.Join(h.Dir, "run"), "--driver", h.Driver, "--node-name", "host-a",
+		"--profiles", filepath.Join(h.Dir, "profiles.yaml"), "--config", filepath.Join(h.Dir, "drover.yaml"),
+	}, h.opts.Flags...)
+	log, err := os.OpenFile(h.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(Binary(t), args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(append(os.Environ(), h.Env...), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p := &proc{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	h.proc = p
+	return nil
+}
+
+// Begin starts drover with a step hook and does not wait until it answers.
+func (h *Host) Begin(t testing.TB, env ...string) {
+	t.Helper()
+	if err := h.start(t, env); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ended waits until the process has ended.
+func (h *Host) Ended(t testing.TB, within time.Duration) {
+	t.Helper()
+	select {
+	case <-h.proc.done:
+	case <-time.After(within):
+		t.Fatalf("drover did not end within %s\n%s", within, h.LogTail(30))
+	}
+}
+
+// PID is that of the process.
+func (h *Host) PID() int { return h.proc.cmd.Process.Pid }
+
+// Stop has it stop, and waits.
+func (h *Host) Stop(t testing.TB) {
+	t.Helper()
+	h.end(t, unix.SIGTERM)
+	if h.proc.err != nil {
+		t.Fatalf("drover stopped with %v\n%s", h.proc.err, h.LogTail(30))
+	}
+}
+
+// Kill9 kills it, and waits.
+func (h *Host) Kill9(t testing.TB) {
+	t.Helper()
+	h.end(t, unix.SIGKILL)
+}
+
+func (h *Host) end(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := h.proc.cmd.Process.Signal(sig); err != nil && !isDone(err) {
+		t.Fatal(err)
+	}
+	h.Ended(t, 40*time.Second)
+}
+
+func isDone(err error) bool { return err != nil && strings.Contains(err.Error(), "already finished") }
+
+// Restart kills and starts it.
+func (h *Host) Restart(t testing.TB) {
+	t.Helper()
+	h.Kill9(t)
+	h.Up(t)
+}
+
+// Result is how a command ended.
+type Result struct {
+	Out, Err string
+	Exit     int
+}
+
+// Exec runs the drover command line.
+func (h *Host) Exec(t testing.TB, args ...string) Result {
+	t.Helper()
+	return h.ExecIn(t, nil, args...)
+}
+
+// ExecIn does, with something on standard input.
+func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, Binary(t), args...)
+	var out, errOut bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errOut
+	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
+	err := cmd.Run()
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return Result{Out: out.String(), Err: errOut.String(), Exit: cmd.ProcessState.ExitCode()}
+}
+
+// Must is Exec that fails the test unless the command succeeds; it returns what
+// was printed, without the last newline.
+func (h *Host) Must(t testing.TB, args ...string) string {
+	t.Helper()
+	r := h.Exec(t, args...)
+	if r.Exit != 0 {
+		t.Fatalf("drover %s: exit %d\n%s%s", strings.Join(args, " "), r.Exit, r.Out, r.Err)
+	}
+	return strings.TrimRight(r.Out, "\n")
+}
+
+// JSON is Must with -o json, decoded into v.
+func (h *Host) JSON(t testing.TB, v any, args ...string) {
+	t.Helper()
+	out := h.Must(t, append(args, "-o", "json")...)
+	if err := json.Unmarshal([]byte(out), v); err != nil {
+		t.Fatalf("drover %s: %v in %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// Client returns a client of the API.
+func (h *Host) Client(t testing.TB) *api.Client {
+	t.Helper()
+	c, err := api.NewClient(h.API())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Clean fails the test when doctor finds anything amiss, beside what is allowed.
+func (h *Host) Clean(t testing.TB, allowed ...string) {
+	t.Helper()
+	var findings []api.Finding
+	h.JSON(t, &findings, "doctor")
+next:
+	for _, f := range findings {
+		if f.Level == "ok" {
+			continue
+		}
+		for _, a := range allowed {
+			if strings.Contains(f.Subject+": "+f.Text, a) {
+				continue next
+			}
+		}
+		t.Errorf("doctor: %s: %s: %s", f.Level, f.Subject, f.Text)
+	}
+}
+
+func (h *Host) logFile() string { return filepath.Join(h.Dir, "drover.log") }
+
+// Log is all that drover has logged.
+func (h *Host) Log() string {
+	b, _ := os.ReadFile(h.logFile())
+	return string(b)
+}
+
+// LogTail is the end of the log.
+func (h *Host) LogTail(lines int) string {
+	all := strings.Split(strings.TrimSpace(h.Log()), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
