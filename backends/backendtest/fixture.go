@@ -344,6 +344,6 @@ func (f *fixture) plain() *os.File {
 	f.Helper()
 	dir, err := os.Open(f.TempDir())
 	f.ok(err)
-	f.Cleanup(func() { dir.Close() })
+	f.Cleanup(func() { f.ok(dir.Close()) })
 	return dir
 }

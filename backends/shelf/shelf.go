@@ -24,7 +24,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -60,7 +59,7 @@ const format = 1
 
 // Shelf is an open pool. Safe for concurrent use, as backends.Pool says.
 type Shelf struct {
-	marker
+	mark  marker
 	path  string
 	locks locks
 }
@@ -72,7 +71,7 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
 	}
-	s := &Shelf{marker: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path, locks: locks{held: map[uuid.UUID]*lock{}}}
+	s := &Shelf{mark: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path, locks: locks{held: map[uuid.UUID]*lock{}}}
 	if cfg.Make {
 		if err := s.make(); err != nil {
 			return nil, fmt.Errorf("make a pool at %s: %w", cfg.Path, err)
@@ -86,12 +85,12 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if m.Backend != backend || m.Format > format {
 		return nil, dataset.Errorf(dataset.ErrExists, "%s is a pool of backend %s, format %d (this is %s, format %d)", cfg.Path, m.Backend, m.Format, backend, format)
 	}
-	s.marker.ID = m.ID
+	s.mark.ID = m.ID
 	return s, nil
 }
 
 // ID returns the pool's UUID, from its marker.
-func (s *Shelf) ID() uuid.UUID { return s.marker.ID }
+func (s *Shelf) ID() uuid.UUID { return s.mark.ID }
 
 // Path returns where the pool lies.
 func (s *Shelf) Path() string { return s.path }
@@ -113,8 +112,8 @@ func (s *Shelf) make() error {
 	defer root.Close()
 	m, err := readMarker(root)
 	if err == nil {
-		if s.marker.ID != uuid.Nil && m.ID != s.marker.ID {
-			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, s.marker.ID)
+		if s.mark.ID != uuid.Nil && m.ID != s.mark.ID {
+			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, s.mark.ID)
 		}
 		return nil
 	}
@@ -129,7 +128,7 @@ func (s *Shelf) make() error {
 			return err
 		}
 	}
-	fresh := s.marker
+	fresh := s.mark
 	if fresh.ID == uuid.Nil {
 		fresh.ID = uuid.New()
 	}
@@ -176,8 +175,8 @@ func (s *Shelf) read() (*os.Root, marker, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errors.New("no pool lies there (is its disk mounted?)")
 	}
-	if err == nil && s.marker.ID != uuid.Nil && m.ID != s.marker.ID {
-		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, s.marker.ID)
+	if err == nil && s.mark.ID != uuid.Nil && m.ID != s.mark.ID {
+		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, s.mark.ID)
 	}
 	if err != nil {
 		_ = root.Close()
@@ -187,10 +186,10 @@ func (s *Shelf) read() (*os.Root, marker, error) {
 }
 
 func (s *Shelf) title() string {
-	if s.marker.Name == "" {
+	if s.mark.Name == "" {
 		return "pool"
 	}
-	return "pool " + s.marker.Name
+	return "pool " + s.mark.Name
 }
 
 func readMarker(root *os.Root) (marker, error) {
@@ -261,5 +260,3 @@ func ReadNames(root *os.Root, dir string) ([]string, error) {
 	slices.Sort(names)
 	return names, err
 }
-
-func isTemp(name string) bool { return strings.HasPrefix(name, Temp) }

@@ -137,7 +137,11 @@ func (c *copier) add(n int64) {
 // notHere says whether an error means that this way of copying does not work
 // here, so that another is to be taken: see ioctl_ficlone(2), copy_file_range(2).
 func notHere(err error) bool {
-	switch err {
+	var no unix.Errno
+	if !errors.As(err, &no) {
+		return false
+	}
+	switch no {
 	case unix.EXDEV, unix.EOPNOTSUPP, unix.EINVAL, unix.ENOTTY, unix.ENOSYS, unix.EPERM, unix.ETXTBSY, unix.EBADF:
 		return true
 	}

@@ -96,7 +96,7 @@ func dropDefaultACL(dir *os.File) error {
 // One that vanishes meanwhile is left out; a filesystem that knows none has none.
 func readXattrs(magic string) ([]xattr, error) {
 	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(magic, buf) })
-	if err == unix.EOPNOTSUPP {
+	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
 	if err != nil {
@@ -108,7 +108,7 @@ func readXattrs(magic string) ([]xattr, error) {
 			continue
 		}
 		value, err := grow(func(buf []byte) (int, error) { return unix.Getxattr(magic, name, buf) })
-		if err == unix.ENODATA {
+		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
 		if err != nil {

@@ -161,7 +161,7 @@ func (e *endReader) finish(ctx context.Context) error {
 		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
 			return dataset.Errorf(dataset.ErrCorrupt, "tar stream has something after its end mark")
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

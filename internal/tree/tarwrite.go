@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -159,9 +160,9 @@ func coalesce(data []extent) []extent {
 // its data: the number of ranges, then offset and length of each, the last one
 // marking the end (GNU tar's manual, "PAX Format, Version 1.0").
 func (t *archiving) sparse(h *tarHeader, data []extent, size int64) error {
-	ranges := data
+	ranges := slices.Clone(data)
 	if len(data) == 0 || data[len(data)-1].end < size {
-		ranges = append(data[:len(data):len(data)], extent{size, size})
+		ranges = append(ranges, extent{size, size})
 	}
 	sparse := fmt.Appendf(nil, "%d\n", len(ranges))
 	h.size = 0

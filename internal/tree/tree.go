@@ -184,8 +184,9 @@ func failed(what, name string, err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	if e, ok := err.(*fs.PathError); ok {
-		err = e.Err // what it calls a path is one element
+	var inner *fs.PathError
+	if errors.As(err, &inner) {
+		err = inner.Err // what it calls a path is one element
 	}
 	if errors.Is(err, unix.EXDEV) {
 		err = fmt.Errorf("crosses a mount point (unmount what is mounted there): %w", err)
