@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/profiles"
 )
 
 // TestJSONIsTheAPIsObjects holds -o json to what the server said, whole.
@@ -18,6 +20,14 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 	pending.State = "pending"
 	v := done.Dataset
 	pending.Dataset = v
+	src, err := os.ReadFile("testdata/profiles/good.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked, err := profiles.Parse("good.yaml", src)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		scenario string
 		args     []string
@@ -42,6 +52,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 		{"empty", []string{"trash", "purge", "--all", "--yes"}, []string{}},
 		{"", []string{"profile", "ls"}, w.profiles},
 		{"", []string{"profile", "show", "gold"}, gold()},
+		{"", []string{"profile", "check", "testdata/profiles/good.yaml"}, checked.All()},
 		{"", []string{"pool", "ls"}, w.pools},
 		{"", []string{"pool", "inspect", "default"}, w.pools[0]},
 		{"", []string{"pool", "create", "default", "--backend", "loop", "--path", "/x"}, w.pool},

@@ -7,6 +7,6 @@ func newProfileCmd(a *app) *cobra.Command {
 		Use:   "profile",
 		Short: "Look at profiles, and check a file of them",
 	},
-		newProfileLsCmd(a), newProfileShowCmd(a),
+		newProfileLsCmd(a), newProfileShowCmd(a), newProfileCheckCmd(a),
 	)
 }

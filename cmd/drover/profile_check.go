@@ -1,0 +1,40 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/profiles"
+)
+
+func newProfileCheckCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a file of profiles, before the server reads it",
+		Long: `Check a file of profiles, before the server reads it, and show what it comes to.
+A mistake is told with file, line and column. No server is asked: whether a pool
+can keep what a profile promises is seen when a volume is created.`,
+		Args: args(1),
+	}
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		src, err := os.ReadFile(args[0])
+		if err != nil {
+			return err
+		}
+		set, err := profiles.Parse(args[0], src)
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return show.List(a.out, set.All())
+		}
+		if err := a.say("%s is good; the default is %s", args[0], set.Default()); err != nil {
+			return err
+		}
+		return profileTable(set.All()).Write(a.out)
+	}
+	return cmd
+}
