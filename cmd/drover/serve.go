@@ -38,13 +38,13 @@ func newServeCmd(a *app) *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "run Drover on this host",
+		Short: "Run Drover on this host",
 		Long: `Run everything that one host needs in one process: the control service with
 its store, the agent, the API and the Docker volume plugin. Stopping it leaves
 the mounts of running containers; starting it again finds them.
 
 SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
-		Args: cobra.NoArgs,
+		Args: args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), a, f) },
 	}
 	fl := cmd.Flags()
