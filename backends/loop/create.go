@@ -89,7 +89,7 @@ func cloneSize(d dataset.Dataset, have int64) (int64, error) {
 
 // openSource opens the directory that holds src and names the item in it.
 func (p *Pool) openSource(root folder, src dataset.Source) (folder, string, error) {
-	dir, err := p.openDataset(root, src.Dataset)
+	dir, _, err := p.find(root, src.Dataset)
 	if err != nil {
 		return folder{}, "", err
 	}
@@ -179,7 +179,7 @@ func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir f
 // built tells whether the dataset is there from an earlier try, and removes what is not
 // whole. What is still incoming gets d as its record.
 func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error) {
-	path, err := p.locate(root, d.ID)
+	dir, place, err := p.find(root, d.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
 		return 0, false, p.destroy(root, filepath.Join(incoming, d.ID.String()))
@@ -188,22 +188,15 @@ func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error)
 	case err != nil:
 		return 0, false, err
 	}
-	dir, err := root.sub(path)
-	if err != nil {
-		return 0, false, err
-	}
 	defer dir.Close()
 	size, err := p.imageSize(dir, head)
-	if err != nil {
-		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is in the way: %w", dir.Name(), err)
+	if err != nil || place != incoming {
+		return dataset.Size(size), true, err
 	}
-	if filepath.Dir(path) == incoming {
-		if err := p.writeRecord(dir, recordFile, d); err != nil {
-			return 0, false, noSpace(err)
-		}
-		err = p.layout.flush(dir)
+	if err := p.writeRecord(dir, recordFile, d); err != nil {
+		return 0, false, noSpace(err)
 	}
-	return dataset.Size(size), true, err
+	return dataset.Size(size), true, p.layout.flush(dir)
 }
 
 // flushDir makes what was done to a directory durable, its last renaming too.
@@ -223,9 +216,12 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	}
 	defer root.Close()
 	defer p.claims.use(id)()
-	path, err := p.locate(root, id)
-	if err == nil && filepath.Dir(path) == incoming {
-		err = root.rename(path, filepath.Join(datasets, id.String()))
+	dir, place, err := p.find(root, id)
+	if err == nil {
+		defer dir.Close()
+	}
+	if err == nil && place == incoming {
+		err = root.rename(filepath.Join(incoming, id.String()), filepath.Join(datasets, id.String()))
 	}
 	if err != nil {
 		return fmt.Errorf("commit dataset %s: %w", id, err)

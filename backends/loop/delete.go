@@ -30,14 +30,13 @@ func (p *Pool) Delete(_ context.Context, id uuid.UUID) error {
 }
 
 func (p *Pool) delete(root folder, id uuid.UUID) error {
-	path, err := p.locate(root, id)
+	dir, place, err := p.find(root, id)
+	if err == nil {
+		defer dir.Close()
+		err = p.hide(root, dir, filepath.Join(place, id.String()))
+	}
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
-	}
-	if err == nil {
-		if err := p.hide(root, id, path); err != nil {
-			return err
-		}
 	}
 	// What is incoming and not whole was not located.
 	if err := p.destroy(root, filepath.Join(incoming, id.String())); err != nil {
@@ -60,22 +59,20 @@ func (p *Pool) delete(root folder, id uuid.UUID) error {
 	return nil
 }
 
-// hide moves an idle dataset to where deletions are finished.
-func (p *Pool) hide(root folder, id uuid.UUID, path string) error {
-	dir, err := root.sub(path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(p.idle(dir), dir.Close()); err != nil {
+// hide moves an idle dataset from its path to where deletions are finished.
+func (p *Pool) hide(root, dir folder, path string) error {
+	if err := p.idle(dir); err != nil {
 		return err
 	}
 	// A dataset of that ID may have been deleted before, and be there still.
-	to := filepath.Join(deleting, id.String())
+	to := filepath.Join(deleting, filepath.Base(path))
 	for n := 1; ; n++ {
 		if _, err := root.lstat(to); errors.Is(err, os.ErrNotExist) {
 			return root.rename(path, to)
+		} else if err != nil {
+			return err
 		}
-		to = filepath.Join(deleting, id.String()+"."+strconv.Itoa(n))
+		to = filepath.Join(deleting, filepath.Base(path)+"."+strconv.Itoa(n))
 	}
 }
 

@@ -82,24 +82,24 @@ func (p *Pool) entry(root folder, name string, state backends.EntryState) (backe
 	if err != nil {
 		return p.stranger(name, "its name is not the UUID of a dataset"), nil
 	}
-	st, err := root.lstat(name)
-	if err != nil {
-		return backends.Entry{}, err
-	}
-	if !isDir(st) {
-		return p.stranger(name, "not a directory"), nil
-	}
 	dir, err := root.sub(name)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return backends.Entry{}, err
+	}
+	if err != nil {
+		return p.stranger(name, "a dataset's name, but no directory"), nil
 	}
 	defer dir.Close()
 	c, err := p.contents(dir)
 	if err != nil {
 		return backends.Entry{}, err
 	}
-	if state == backends.EntryIncoming && !slices.Contains(c.items, head) && len(c.foreign) == 0 {
+	headless := !slices.Contains(c.items, head)
+	switch {
+	case state == backends.EntryIncoming && headless && len(c.foreign) == 0:
 		return backends.Entry{}, os.ErrNotExist
+	case state == backends.EntryReady && headless && !slices.Contains(c.records, recordFile):
+		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), nil
 	}
 	e := backends.Entry{ID: id, State: state, Path: dir.Name()}
 	p.read(&e, dir, c)
@@ -147,18 +147,20 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer root.Close()
-	path, err := p.locate(root, id)
+	dir, place, err := p.find(root, id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
-	state := backends.EntryReady
-	if filepath.Dir(path) == incoming {
-		state = backends.EntryIncoming
+	defer dir.Close()
+	e := backends.Entry{ID: id, State: backends.EntryReady, Path: dir.Name()}
+	if place == incoming {
+		e.State = backends.EntryIncoming
 	}
-	e, err := p.entry(root, path, state)
+	c, err := p.contents(dir)
 	if err != nil {
 		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
 	}
+	p.read(&e, dir, c)
 	return e, nil
 }
 

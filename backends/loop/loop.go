@@ -44,6 +44,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -117,6 +118,9 @@ func usable(name, pkg string) error {
 
 // Open implements backends.Kind.
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
+	}
 	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path}
 	var err error
 	if cfg.Image > 0 {

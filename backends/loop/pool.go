@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -172,34 +173,38 @@ func (p *Pool) Close() error {
 	return p.image.close()
 }
 
-// locate returns the directory of a dataset, ready or incoming and whole, below root.
-func (p *Pool) locate(root folder, id uuid.UUID) (string, error) {
+// find opens the directory of a dataset, ready or incoming and whole, and tells in which
+// place of root it lies. ErrCorrupt: something else has its name.
+func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err error) {
 	for _, place := range []string{datasets, incoming} {
-		path := filepath.Join(place, id.String())
-		st, err := root.lstat(path)
+		dir, err := root.sub(filepath.Join(place, id.String()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if err == nil && !isDir(st) {
-			err = dataset.Errorf(dataset.ErrCorrupt, "%s is no directory", root.path(path))
+		if err != nil {
+			return dir, place, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 		}
-		if err == nil && place == incoming {
-			if _, err := root.lstat(filepath.Join(path, p.layout.image(head))); errors.Is(err, os.ErrNotExist) {
-				continue
-			}
+		_, err = dir.lstat(p.layout.image(head))
+		if err == nil {
+			return dir, place, nil
 		}
-		return path, err
+		if errors.Is(err, os.ErrNotExist) && place == datasets {
+			err = p.damaged(dir)
+		}
+		dir.Close()
+		if !errors.Is(err, os.ErrNotExist) {
+			return dir, place, err
+		}
 	}
-	return "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
+	return folder{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
 }
 
-// openDataset opens a dataset's directory.
-func (p *Pool) openDataset(root folder, id uuid.UUID) (folder, error) {
-	path, err := p.locate(root, id)
-	if err != nil {
-		return folder{}, err
+// damaged says what is wrong with a ready dataset that has no head.
+func (p *Pool) damaged(dir folder) error {
+	if _, err := dir.lstat(recordFile); err != nil {
+		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing", dir.Name())
 	}
-	return root.sub(path)
+	return dataset.Errorf(dataset.ErrCorrupt, "%s has lost its image", dir.Name())
 }
 
 // within opens the pool and a dataset's directory for the time of f.
@@ -210,7 +215,7 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 	}
 	defer root.Close()
 	defer p.claims.use(id)()
-	dir, err := p.openDataset(root, id)
+	dir, _, err := p.find(root, id)
 	if err != nil {
 		return err
 	}
@@ -218,8 +223,27 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 	return noSpace(f(dir))
 }
 
-// idle fails with ErrInUse when the head in dir is attached to a loop device.
+// A process that is being forked here holds copies of all descriptors until its exec,
+// and with them loop devices, for a moment.
+const (
+	busyTries = 20
+	busyPause = 5 * time.Millisecond
+)
+
+// idle fails with ErrInUse when the head in dir is attached to a loop device, and stays so.
 func (p *Pool) idle(dir folder) error {
+	err := p.attached(dir)
+	for range busyTries {
+		if !errors.Is(err, dataset.ErrInUse) {
+			break
+		}
+		time.Sleep(busyPause)
+		err = p.attached(dir)
+	}
+	return err
+}
+
+func (p *Pool) attached(dir folder) error {
 	f, err := dir.open(p.layout.image(head))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

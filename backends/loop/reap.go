@@ -37,7 +37,14 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 		if !ok {
 			continue
 		}
-		if err := f(filepath.Join(name, e.Name()), of); err != nil {
+		path := filepath.Join(name, e.Name())
+		_, err = r.root.lstat(path)
+		if err == nil {
+			err = f(path, of)
+		} else {
+			err = absentIsFine(err) // it was moved on before it was claimed
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 		release()
@@ -47,14 +54,19 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
 	return r.each(ctx, incoming, parseID, func(name string, id uuid.UUID) error {
-		_, err := r.root.lstat(filepath.Join(name, r.pool.layout.image(head)))
+		dir, err := r.root.sub(name)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		_, err = dir.lstat(r.pool.layout.image(head))
 		if errors.Is(err, os.ErrNotExist) {
 			return r.destroy(name) // it was never whole
 		}
 		if err != nil || !drop(id) {
 			return err
 		}
-		return r.pool.hide(r.root, id, name)
+		return r.pool.hide(r.root, dir, name)
 	})
 }
 

@@ -25,7 +25,7 @@ import (
 type scenario struct {
 	name string
 	// do runs the operation; again after it was cut short or has succeeded.
-	do func(ctx context.Context, p *Pool, c cast) error
+	do    func(ctx context.Context, p *Pool, c cast) error
 	grows bool
 	// check looks at the pool after the operation was cut short, or done.
 	check func(f *fixture, c cast, done bool)
@@ -159,7 +159,7 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	dir, err := f.Pool.open()
 	f.must(err)
 	defer dir.Close()
-	sub, err := f.openDataset(dir, id)
+	sub, _, err := f.find(dir, id)
 	f.must(err)
 	defer sub.Close()
 	if size, err := f.imageSize(sub, head); err != nil || size != int64(want) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -183,10 +184,25 @@ func Bind(source *os.File, target string, readOnly bool) error {
 	return nil
 }
 
+// A process that is being forked here holds copies of all descriptors until its exec,
+// and with them the mounts that they are in, for a moment.
+const (
+	busyTries = 20
+	busyPause = 5 * time.Millisecond
+)
+
 // Unmount takes the topmost mount off target. It never detaches lazily: a mount in
-// use stays and gives ErrBusy; a path that is no mount point gives ErrNotMounted.
+// use stays and gives ErrBusy, after a tenth of a second; a path that is no mount point
+// gives ErrNotMounted.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	for range busyTries {
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(busyPause)
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	}
 	switch {
 	case err == nil:
 		return nil
