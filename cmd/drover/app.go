@@ -75,12 +75,13 @@ func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }
 func (a *app) palette() show.Palette { return show.NewPalette(terminal(a.out), a.getenv) }
 
 // meter shows progress on standard error, unless quiet: a bar on a terminal that
-// can move its cursor, lines elsewhere.
+// can move its cursor and knows its size (a serial console says 0×0), lines
+// elsewhere.
 func (a *app) meter(label string, quiet bool) progress.Meter {
 	switch {
 	case quiet:
 		return progress.None{}
-	case terminal(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != "":
+	case sized(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != "":
 		return progress.NewBar(a.errOut, label)
 	}
 	return progress.NewLines(a.errOut, label)
@@ -90,4 +91,14 @@ func (a *app) meter(label string, quiet bool) progress.Meter {
 func terminal(stream any) bool {
 	f, ok := stream.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// sized reports whether a stream is a terminal whose size is known.
+func sized(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
+	if !ok {
+		return false
+	}
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
 }

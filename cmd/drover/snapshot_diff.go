@@ -18,16 +18,26 @@ func newSnapshotDiffCmd(a *app) *cobra.Command {
 		ValidArgsFunction: complete(a, anySnapshotWords, anySnapshotWords),
 	}
 	o := outputFlags(cmd, false)
+	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
-		newer := ""
-		if len(args) > 1 {
-			newer = args[1]
+		points := []string{args[0], ""}
+		copy(points, args)
+		for i, p := range points {
+			// Only its volume knows a snapshot by its name.
+			if *volume == "" || p == "" {
+				continue
+			}
+			s, err := c.Snapshot(cmd.Context(), *volume, p)
+			if err != nil {
+				return err
+			}
+			points[i] = s.ID.String()
 		}
-		d, err := c.Diff(cmd.Context(), args[0], newer)
+		d, err := c.Diff(cmd.Context(), points[0], points[1])
 		if err != nil {
 			return err
 		}

@@ -45,21 +45,24 @@ func TestColourOnlyWhereItIsWanted(t *testing.T) {
 
 func TestProgressIsABarOnATerminalThatCanMove(t *testing.T) {
 	for name, tc := range map[string]struct {
-		term string
-		args []string
-		bar  bool
-		line bool
+		term  string
+		width uint16
+		args  []string
+		bar   bool
+		line  bool
 	}{
-		"terminal": {"xterm", []string{"volume", "create", "db"}, true, false},
-		"quiet":    {"xterm", []string{"volume", "create", "db", "-q"}, false, false},
-		"dumb":     {"dumb", []string{"volume", "create", "db"}, false, true},
-		"unset":    {"", []string{"volume", "create", "db"}, false, true},
+		"terminal": {"xterm", 80, []string{"volume", "create", "db"}, true, false},
+		"quiet":    {"xterm", 80, []string{"volume", "create", "db", "-q"}, false, false},
+		"dumb":     {"dumb", 80, []string{"volume", "create", "db"}, false, true},
+		"unset":    {"", 80, []string{"volume", "create", "db"}, false, true},
+		"no size":  {"xterm", 0, []string{"volume", "create", "db"}, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())
 			scenarios["slow"](c)
 			c.env["TERM"] = tc.term
 			screen := ptytest.Open(t)
+			screen.Resize(t, tc.width, tc.width/3)
 			c.errOut = screen.File
 			if code := c.run(t, tc.args...); code != 0 {
 				t.Fatalf("exit %d", code)

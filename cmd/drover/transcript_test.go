@@ -79,6 +79,9 @@ var scenarios = map[string]func(c *console){
 			c.fake.pools[i].Status = nil
 		}
 	},
+	"new": func(c *console) {
+		c.fake.volumes[0].Status, c.fake.volumes[0].Created, c.fake.volumes[0].Snapshots = nil, now.Add(-time.Second), 0
+	},
 	"full": func(c *console) { c.fake.volumes[0].Status.Used = 19 * dataset.GiB },
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}

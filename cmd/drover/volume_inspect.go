@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -67,7 +68,7 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 	if v.Trash != nil {
 		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Until))
 	}
-	problem, next := advice(v)
+	problem, next := advice(now, v)
 	f.Add("Problem", problem)
 	f.Add("What to do", next...)
 	return f
@@ -157,11 +158,16 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// heardWithin is how soon a node says how a new volume is, at the latest.
+const heardWithin = time.Minute
+
 // advice says what is wrong with a volume, and what to type next.
-func advice(v api.Volume) (problem string, next []string) {
+func advice(now time.Time, v api.Volume) (problem string, next []string) {
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
 		return "", []string{"drover trash restore " + v.ID.String()}
+	case st == nil && now.Sub(v.Created) < heardWithin:
+		return "", nil
 	case st == nil:
 		return "node " + v.Node + " has not said how it is",
 			[]string{"drover node inspect " + v.Node, "drover doctor (on that node)"}

@@ -45,8 +45,11 @@ func (a *app) volumeTable(volumes []api.Volume) *show.Table {
 	}
 	p := a.palette()
 	t.Paint(4, func(s string) string {
-		if s == "problem" || s == "unknown" {
+		switch s {
+		case statusProblem:
 			return p.Red(s)
+		case statusUnknown:
+			return p.Yellow(s)
 		}
 		return s
 	})
@@ -75,13 +78,19 @@ func used(v api.Volume) string {
 	return v.Status.Used.Human()
 }
 
+// Two of the words that status has.
+const (
+	statusUnknown = "unknown"
+	statusProblem = "problem"
+)
+
 // status says in a word or two how a volume is.
 func status(v api.Volume) string {
 	switch st := v.Status; {
 	case st == nil:
-		return "unknown"
+		return statusUnknown
 	case st.Problem != "":
-		return "problem"
+		return statusProblem
 	case len(st.Mounts) > 0:
 		return fmt.Sprintf("in use by %d", len(st.Mounts))
 	case st.Mounted:

@@ -41,14 +41,20 @@ func Open(t testing.TB) *Terminal {
 	if p.File, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 25, Col: 80}); err != nil {
-		t.Fatal(err)
-	}
+	p.Resize(t, 80, 25)
 	go func() {
 		b, _ := io.ReadAll(master) // ends with EIO when File is closed
 		p.screen <- string(b)
 	}()
 	return p
+}
+
+// Resize sets the size that the terminal says it has.
+func (p *Terminal) Resize(t testing.TB, width, height uint16) {
+	t.Helper()
+	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Type is what a person types.

@@ -59,15 +59,19 @@ func Clean(s string) string {
 }
 
 // Ago says how long before now t was, or how long after: "3 days ago", "in 2
-// hours". The zero time is "-".
+// hours", "just now". The zero time is "-".
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	if d := t.Sub(now); d > 0 {
+	d := t.Sub(now)
+	switch {
+	case d.Abs() < time.Second:
+		return "just now"
+	case d > 0:
 		return "in " + strings.ToLower(units.HumanDuration(d))
 	}
-	return strings.ToLower(units.HumanDuration(now.Sub(t))) + " ago"
+	return strings.ToLower(units.HumanDuration(-d)) + " ago"
 }
 
 // When says a time both ways: as a date in the zone of now and relative to it.

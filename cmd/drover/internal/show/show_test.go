@@ -108,7 +108,7 @@ func TestClean(t *testing.T) {
 func TestTimes(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for d, want := range map[time.Duration]string{
-		0: "less than a second ago", -5 * time.Second: "5 seconds ago", -3 * time.Hour: "3 hours ago",
+		0: "just now", time.Millisecond: "just now", -5 * time.Second: "5 seconds ago", -3 * time.Hour: "3 hours ago",
 		72 * time.Hour: "in 3 days", time.Minute: "in about a minute",
 	} {
 		if got := Ago(now, now.Add(d)); got != want {
