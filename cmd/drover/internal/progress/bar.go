@@ -50,8 +50,15 @@ func (b *Bar) Update(p dataset.Progress) {
 // start makes the bar with a total of 0, since one with a total would be over
 // for good when its first step is.
 func (b *Bar) start() {
+	known, unknown := mpb.BarStyle().Build(), mpb.SpinnerStyle().PositionLeft().Build()
+	filler := mpb.BarFillerFunc(func(w io.Writer, s decor.Statistics) error {
+		if s.Total > 0 {
+			return known.Fill(w, s)
+		}
+		return unknown.Fill(w, s)
+	})
 	b.pool = mpb.New(mpb.WithOutput(b.w))
-	b.bar = b.pool.New(0, mpb.BarStyle(),
+	b.bar = b.pool.MustAdd(0, filler,
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return *b.text.Load() })),
 		mpb.AppendDecorators(decor.Any(amounts)))
 }

@@ -90,6 +90,7 @@ func TestBarOnATerminal(t *testing.T) {
 	screen := ptytest.Open(t)
 	b := NewBar(screen.File, "import db")
 	b.Update(dataset.Progress{Step: "copy", Done: 10, Total: 10})
+	b.Update(dataset.Progress{Step: "count", Done: 7})
 	b.Update(dataset.Progress{Step: "verify", Done: 3, Total: 10})
 	var users sync.WaitGroup
 	for range 4 {
@@ -110,6 +111,17 @@ func TestBarOnATerminal(t *testing.T) {
 	}
 	if strings.Contains(got, "late") || !strings.HasSuffix(got, "\x1b[1A\x1b[J") {
 		t.Errorf("the bar stays: %q", got)
+	}
+}
+
+// TestSpinnerWhereTheTotalIsUnknown: an empty bar would say that nothing happens.
+func TestSpinnerWhereTheTotalIsUnknown(t *testing.T) {
+	screen := ptytest.Open(t)
+	b := NewBar(screen.File, "import db")
+	b.Update(dataset.Progress{Step: "copy", Done: 7})
+	b.Close()
+	if got := screen.Screen(); !strings.Contains(got, "import db: copy") || !strings.Contains(got, "7B") || strings.Contains(got, "---") {
+		t.Errorf("drew %q", got)
 	}
 }
 
