@@ -15,7 +15,8 @@ usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compos
 # build MODULE PACKAGE OUTPUT [LDFLAGS]
 build() {
 	say "building $(basename "$3" .tmp) (a minute or two, once)"
-	CGO_ENABLED=0 go build -C "$top/$1" -trimpath -ldflags "-s -w ${4:-}" -o "$3" "$2"
+	CGO_ENABLED=0 go build -C "$top/$1" -trimpath -ldflags "-s -w ${4:-}" -o "$3" "$2" \
+		2> >(grep -v '^go: downloading ' >&2)
 }
 
 # module_version MODULE PATH: what a module of ours requires.

@@ -77,9 +77,13 @@ func (d Database) Await(t testing.TB, e *Engine, container string) {
 		if r.Exit == 0 {
 			return nil
 		}
+		if r.Exit == 126 || r.Exit == 127 { // docker could not even start the client
+			ended = errors.New(strings.TrimSpace(r.Stdout + r.Stderr))
+			return nil
+		}
 		state := e.Must(t, "inspect", "--format", "{{.State.Status}}", container)
 		if state == "running" {
-			return fmt.Errorf("%s does not answer: %s", container, strings.TrimSpace(r.Stderr))
+			return fmt.Errorf("%s does not answer: %s", container, strings.TrimSpace(r.Stdout+r.Stderr))
 		}
 		ended = fmt.Errorf("%s is %s", container, state)
 		return nil

@@ -36,23 +36,22 @@ func testDatabase(t *testing.T, e *engine.Engine, db engine.Database) {
 		write, read, owner = "SET key t1", "GET key", "998"
 	}
 	mount := db.Image + ":" + db.DataDir
-	e.Must(t, "run", "--detach", "--name", "one", "--volume", mount, db.Image)
-	db.Await(t, e, "one")
-	db.Query(t, e, "one", write)
-	if got := e.Must(t, "exec", "one", "stat", "--format=%u", db.DataDir); got != owner {
+	first, second := db.Image+"-first", db.Image+"-second"
+	e.Must(t, "run", "--detach", "--name", first, "--volume", mount, db.Image)
+	db.Await(t, e, first)
+	db.Query(t, e, first, write)
+	if got := e.Must(t, "exec", first, "stat", "--format=%u", db.DataDir); got != owner {
 		t.Errorf("%s belongs to user %s, want %s", db.DataDir, got, owner)
 	}
-	e.Must(t, "stop", "one")
-	if got := e.Must(t, "inspect", "--format", "{{.State.ExitCode}}", "one"); got != "0" {
+	e.Must(t, "stop", first)
+	if got := e.Must(t, "inspect", "--format", "{{.State.ExitCode}}", first); got != "0" {
 		t.Errorf("the database ended with exit status %s, want 0", got)
 	}
-	e.Must(t, "rm", "one")
-	e.Must(t, "run", "--detach", "--name", "two", "--volume", mount, db.Image)
-	db.Await(t, e, "two")
-	if got := db.Query(t, e, "two", read); got != want {
+	e.Must(t, "run", "--detach", "--name", second, "--volume", mount, db.Image)
+	db.Await(t, e, second)
+	if got := db.Query(t, e, second, read); got != want {
 		t.Errorf("%s after a restart: got %q, want %q", read, got, want)
 	}
-	e.Must(t, "rm", "--force", "two")
 }
 
 func testResult(t *testing.T, e *engine.Engine) {
@@ -156,11 +155,14 @@ func TestPorts(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	var e *engine.Engine
 	var container string
-	t.Run("engine", func(t *testing.T) {
+	started := t.Run("engine", func(t *testing.T) {
 		e = engine.Start(t, engine.Options{})
 		container = e.Must(t, "run", "--detach", "--restart", "always", "drover-redis")
 		e.Kill9(t)
 	})
+	if !started {
+		t.FailNow()
+	}
 	if _, err := os.Stat(e.Dir); !os.IsNotExist(err) {
 		t.Errorf("%s is still there: %v", e.Dir, err)
 	}

@@ -92,6 +92,11 @@ func makeTemplate(t testing.TB, archive, template string) error {
 	e.Up(t)
 	e.Must(t, "load", "--input", archive)
 	e.Stop(t)
+	// dockerd binds its data root to itself where that is not on a shared mount, and does not find its own
+	// mount again where / is a chroot or a subvolume.
+	if err := unmountUnder(e.dataRoot); err != nil {
+		return err
+	}
 	return os.Rename(e.dataRoot, template)
 }
 
