@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,25 +11,51 @@ import (
 
 const (
 	houseEvery    = 20 * time.Second
+	houseFull     = 10 * time.Minute // between two looks at everything: other services change things too
+	forgetEvery   = time.Hour
 	operationKept = 24 * time.Hour
+	failAgain     = time.Hour // between two reports of the same failure
 )
+
+// house is what the background work remembers from one round to the next, so
+// that a round in which nothing changed reads nothing. It is used by one
+// goroutine.
+type house struct {
+	rev      uint64    // of the feed, up to which changes were taken in
+	full     time.Time // when everything is looked at again
+	trashDue time.Time // when the next dataset in the trash expires; zero: none
+	forget   time.Time // when old operations are looked for again
+	plans    map[uuid.UUID]duePlan
+
+	failed func(what string, err error)
+	told   map[string]time.Time // failures, by text
+	now    time.Time
+}
+
+func (s *Service) newHouse() *house {
+	return &house{plans: map[uuid.UUID]duePlan{}, failed: s.Failed, told: map[string]time.Time{}}
+}
+
+// fail reports a failure, unless the same one was reported lately.
+func (h *house) fail(what string, err error) {
+	text := what + ": " + err.Error()
+	if at, ok := h.told[text]; ok && h.now.Sub(at) < failAgain {
+		return
+	}
+	if len(h.told) >= 1000 {
+		clear(h.told)
+	}
+	h.told[text] = h.now
+	h.failed(what, err)
+}
 
 // keepHouse does the background work until ctx ends: expired trash is condemned,
 // old operations are forgotten, snapshots that are due are asked for and those
 // that retention does not keep are removed.
 func (s *Service) keepHouse(ctx context.Context) {
-	defer close(s.done)
-	sched := newScheduler()
+	h := s.newHouse()
 	for {
-		now := s.Clock.Now()
-		for what, work := range map[string]func(context.Context, time.Time) error{
-			"expire trash": s.expireTrash, "forget operations": s.forgetOperations,
-			"scheduled snapshots": func(ctx context.Context, now time.Time) error { return s.schedule(ctx, sched, now) },
-		} {
-			if err := work(ctx, now); err != nil && ctx.Err() == nil {
-				s.Failed(what, err)
-			}
-		}
+		s.round(ctx, h, s.Clock.Now())
 		select {
 		case <-ctx.Done():
 			return
@@ -39,54 +64,164 @@ func (s *Service) keepHouse(ctx context.Context) {
 	}
 }
 
-// expireTrash condemns what has been in the trash for its time.
-func (s *Service) expireTrash(ctx context.Context, now time.Time) error {
-	entries, err := s.store.List(ctx, "trash/", "", 0)
-	if err != nil {
-		return unavailable(err)
+// round does what is to be done by now. What fails does not keep the rest, and
+// is tried again.
+func (s *Service) round(ctx context.Context, h *house, now time.Time) {
+	h.now = now
+	changes := s.feed.since(uuid.Nil, h.rev)
+	everything := changes.full || !now.Before(h.full)
+	if changes.any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
+		s.expireTrash(ctx, h)
 	}
-	for _, e := range entries {
-		var tr dataset.Trash
-		if err := decode(e.Key, e.Value, &tr); err != nil {
-			return err
+	if err := s.lookAtChanges(ctx, h, changes.datasets, everything); err == nil {
+		h.rev = changes.rev
+		if everything {
+			h.full = now.Add(houseFull)
 		}
-		if tr.Until.IsZero() || tr.Until.After(now) {
-			continue
+	} else if ctx.Err() == nil {
+		h.fail("look at what changed", err)
+	}
+	s.takeDue(ctx, h, now)
+	if !now.Before(h.forget) {
+		if err := s.forgetOperations(ctx, now); err == nil {
+			h.forget = now.Add(forgetEvery)
+		} else if ctx.Err() == nil {
+			h.fail("forget old operations", err)
 		}
-		id, err := uuid.Parse(strings.TrimPrefix(e.Key, "trash/"))
-		if err != nil {
-			return err
-		}
-		_, err = s.update(ctx, func(t *tx) error {
-			d, err := t.dataset(id)
-			if err != nil || d.State != dataset.StateTrashed || d.Trash.Until.After(now) {
+	}
+}
+
+// lookAtChanges takes in the datasets that changed, or all. An error means that
+// they have to be looked at again; what is wrong with one alone does not.
+func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
+	t := newTx(ctx, s.store)
+	if !everything {
+		for _, id := range changed {
+			var d dataset.Dataset
+			there, err := t.get(datasetKey(id), &d)
+			if err == nil && !there {
+				delete(h.plans, id)
+				continue
+			}
+			if err := s.lookAtOne(ctx, h, id.String(), d, err); err != nil {
 				return err
 			}
-			return s.condemn(t, d, "trash.expire")
-		})
+		}
+		return nil
+	}
+	live := map[uuid.UUID]bool{}
+	for after := ""; ; {
+		entries, err := t.list(datasetsPrefix, after, pageMost)
 		if err != nil {
 			return err
+		}
+		for _, e := range entries {
+			after = e.Key
+			var d dataset.Dataset
+			err := decode(e.Key, e.Value, &d)
+			if err := s.lookAtOne(ctx, h, e.Key, d, err); err != nil {
+				return err
+			}
+			live[d.ID] = true
+		}
+		if len(entries) < pageMost {
+			break
+		}
+	}
+	for id := range h.plans {
+		if !live[id] {
+			delete(h.plans, id)
 		}
 	}
 	return nil
 }
 
-func (s *Service) forgetOperations(ctx context.Context, now time.Time) error {
-	entries, err := s.store.List(ctx, "operations/", "", 0)
-	if err != nil {
-		return unavailable(err)
+// lookAtOne returns only the errors that concern all.
+func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, err error) error {
+	if err == nil {
+		err = s.look(ctx, h, d)
 	}
-	for _, e := range entries {
-		var op dataset.Operation
-		if err := decode(e.Key, e.Value, &op); err != nil {
-			return err
-		}
-		if !op.State.Final() || now.Sub(op.Ended) < operationKept {
-			continue
-		}
-		if _, err := s.update(ctx, func(t *tx) error { t.del(e.Key); return nil }); err != nil {
-			return err
-		}
+	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
+		return err
+	}
+	if err != nil {
+		h.fail("schedule and retention of "+what, err)
 	}
 	return nil
+}
+
+// expireTrash condemns what has been in the trash for its time.
+func (s *Service) expireTrash(ctx context.Context, h *house) {
+	entries, err := newTx(ctx, s.store).list(trashPrefix, "", 0)
+	if err != nil {
+		if ctx.Err() == nil {
+			h.fail("expire trash", err)
+		}
+		return
+	}
+	h.trashDue = time.Time{}
+	for _, e := range entries {
+		until, err := s.expireOne(ctx, e.Key, e.Value, h.now)
+		if err != nil && ctx.Err() == nil {
+			h.fail("expire "+e.Key, err)
+			until = h.now // tried again with the next round
+		}
+		if !until.IsZero() && (h.trashDue.IsZero() || until.Before(h.trashDue)) {
+			h.trashDue = until
+		}
+	}
+}
+
+// expireOne condemns a dataset if its time in the trash is over, and otherwise
+// returns when that will be; zero for never.
+func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
+	var tr dataset.Trash
+	if err := decode(key, value, &tr); err != nil {
+		return until, err
+	}
+	if tr.Until.IsZero() || tr.Until.After(now) {
+		return tr.Until, nil
+	}
+	id, err := idIn(key, trashPrefix)
+	if err != nil {
+		return until, err
+	}
+	_, err = s.update(ctx, func(t *tx) error {
+		var d dataset.Dataset
+		there, err := t.get(datasetKey(id), &d)
+		if err != nil || !there || d.State != dataset.StateTrashed || d.Trash.Until.IsZero() || d.Trash.Until.After(now) {
+			return err
+		}
+		return s.condemn(t, &d, "trash.expire", "destroyed")
+	})
+	return until, err
+}
+
+// forgetAtOnce bounds the operations that one transaction forgets.
+const forgetAtOnce = 100
+
+// forgetOperations drops the operations that ended long ago.
+func (s *Service) forgetOperations(ctx context.Context, now time.Time) error {
+	for after := ""; ; {
+		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
+		if err != nil {
+			return err
+		}
+		_, err = s.update(ctx, func(t *tx) error {
+			for _, e := range entries {
+				after = e.Key
+				var op dataset.Operation
+				if err := decode(e.Key, e.Value, &op); err != nil {
+					return err
+				}
+				if op.State.Final() && now.Sub(op.Ended) >= operationKept {
+					t.del(e.Key) // final: nobody writes it any more
+				}
+			}
+			return nil
+		})
+		if err != nil || len(entries) < forgetAtOnce {
+			return err
+		}
+	}
 }

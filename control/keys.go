@@ -2,21 +2,40 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 )
 
-func nameKey(name string) string       { return "names/" + name }
-func datasetKey(id uuid.UUID) string   { return "datasets/" + id.String() }
-func leaseKey(id uuid.UUID) string     { return "leases/" + id.String() }
-func nodeKey(id uuid.UUID) string      { return "nodes/" + id.String() }
-func poolKey(id uuid.UUID) string      { return "pools/" + id.String() }
-func operationKey(id uuid.UUID) string { return "operations/" + id.String() }
-func trashKey(id uuid.UUID) string     { return "trash/" + id.String() }
-func uuidKey(id uuid.UUID) string      { return "by-uuid/" + id.String() }
+// The families of keys; doc.go says what lies in each.
+const (
+	namesPrefix      = "names/"
+	datasetsPrefix   = "datasets/"
+	snapshotsPrefix  = "snapshots/"
+	nodesPrefix      = "nodes/"
+	poolsPrefix      = "pools/"
+	operationsPrefix = "operations/"
+	trashPrefix      = "trash/"
+	uuidPrefix       = "by-uuid/"
+)
 
-func snapshotPrefix(ds uuid.UUID) string { return "snapshots/" + ds.String() + "/" }
+// clusterKey holds the identity of the store: made once, with the first node.
+const clusterKey = "cluster/id"
+
+func nameKey(name string) string       { return namesPrefix + name }
+func datasetKey(id uuid.UUID) string   { return datasetsPrefix + id.String() }
+func leaseKey(id uuid.UUID) string     { return "leases/" + id.String() }
+func nodeKey(id uuid.UUID) string      { return nodesPrefix + id.String() }
+func poolKey(id uuid.UUID) string      { return poolsPrefix + id.String() }
+func operationKey(id uuid.UUID) string { return operationsPrefix + id.String() }
+func trashKey(id uuid.UUID) string     { return trashPrefix + id.String() }
+func uuidKey(id uuid.UUID) string      { return uuidPrefix + id.String() }
+
+func snapshotPrefix(ds uuid.UUID) string { return snapshotsPrefix + ds.String() + "/" }
 func snapshotKey(ds, id uuid.UUID) string {
 	return snapshotPrefix(ds) + id.String()
 }
@@ -32,7 +51,8 @@ func workKey(node, op uuid.UUID) string {
 	return workPrefix(node) + op.String()
 }
 
-// claim is the value of names/ and snapnames/: what the name points at.
+// claim is the value of names/, snapnames/, home/ and work/: what the key
+// points at.
 type claim struct {
 	ID uuid.UUID `json:"id"`
 }
@@ -43,11 +63,80 @@ type pointer struct {
 	Snapshot bool      `json:"snapshot,omitempty"`
 }
 
-// decode reads a value of the store. A value that cannot be read is damage, and
-// named: it must not look like absence.
+// decode reads a value of the store. A value that cannot be read, or is another
+// key's, is damage, and named: it must not look like absence, and what is
+// decided on must be what the key says it is.
 func decode(key string, value []byte, v any) error {
-	if err := json.Unmarshal(value, v); err != nil {
-		return fmt.Errorf("store: value of %s is damaged: %w", key, err)
+	err := json.Unmarshal(value, v)
+	if err == nil {
+		err = belongs(key, v)
+	}
+	if err != nil {
+		return damaged(key, err)
 	}
 	return nil
+}
+
+func damaged(key string, err error) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "store: value of %s is damaged: %w", key, err)
+}
+
+// belongs checks that a value is one of its key, and whole enough to work with.
+func belongs(key string, v any) error {
+	want := key
+	switch v := v.(type) {
+	case *claim:
+		if v.ID == uuid.Nil {
+			return errors.New("it points at nothing")
+		}
+	case *pointer:
+		if v.Dataset == uuid.Nil {
+			return errors.New("it points at nothing")
+		}
+	case *dataset.Dataset:
+		want = datasetKey(v.ID)
+		if err := whole(*v); err != nil {
+			return err
+		}
+	case *dataset.Snapshot:
+		want = snapshotKey(v.Dataset, v.ID)
+	case *dataset.Lease:
+		want = leaseKey(v.Dataset)
+	case *dataset.Node:
+		want = nodeKey(v.ID)
+	case *dataset.Pool:
+		want = poolKey(v.ID)
+	case *dataset.Operation:
+		want = operationKey(v.ID)
+	}
+	if want != key {
+		return fmt.Errorf("it is the value of %.100s", want)
+	}
+	return nil
+}
+
+func whole(d dataset.Dataset) error {
+	switch d.State {
+	case dataset.StateReady, dataset.StatePurging:
+	case dataset.StateTrashed:
+		if d.Trash == nil {
+			return errors.New("it is in the trash, but since when is missing")
+		}
+	default:
+		return fmt.Errorf("unknown state %.40q", d.State)
+	}
+	return nil
+}
+
+// idIn reads the UUID that ends a key.
+func idIn(key, prefix string) (uuid.UUID, error) {
+	text := strings.TrimPrefix(key, prefix)
+	id, err := uuid.Parse(text)
+	if err == nil && id.String() != text {
+		err = errors.New("it is not spelt as a UUID is")
+	}
+	if err != nil {
+		return id, dataset.Errorf(dataset.ErrCorrupt, "store: key %.200s: %w", key, err)
+	}
+	return id, nil
 }

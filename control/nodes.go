@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,7 +12,8 @@ import (
 )
 
 // Register puts a node and its pools on record. The agent that registers last
-// is the one whose reports count.
+// is the one whose reports count. Again: the same. ErrInvalid when it does not
+// say who it is.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -29,6 +31,9 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		}
 		n.Pools = nil
 		for _, p := range r.Pools {
+			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
+				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", clip(p.Name))
+			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
 			if err := t.put(poolKey(p.ID), p); err != nil {
@@ -38,7 +43,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		// A pool that the node had and does not name now stays on record: its
 		// datasets are offline, not gone.
 		for _, id := range old.Pools {
-			if !contains(n.Pools, id) {
+			if !slices.Contains(n.Pools, id) {
 				n.Pools = append(n.Pools, id)
 			}
 		}
@@ -46,9 +51,6 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	})
 	return err
 }
-
-// clusterKey holds the identity of the store: made once, with the first node.
-const clusterKey = "cluster/id"
 
 func (t *tx) identify() error {
 	var c claim
@@ -59,102 +61,92 @@ func (t *tx) identify() error {
 	return t.put(clusterKey, claim{uuid.New()})
 }
 
-func contains(ids []uuid.UUID, id uuid.UUID) bool {
-	for _, x := range ids {
-		if x == id {
-			return true
-		}
-	}
-	return false
-}
-
 // NodeList lists all nodes.
 func (s *Service) NodeList(ctx context.Context) ([]dataset.Node, error) {
-	return listAll[dataset.Node](newTx(ctx, s.store), "nodes/")
+	return listAll[dataset.Node](newTx(ctx, s.store), nodesPrefix)
 }
 
-// Heartbeat keeps what an agent sees; nothing is stored.
+// Heartbeat keeps what an agent sees; nothing is stored. ErrStale for an agent
+// that is not the node's newest.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
-	if err := s.view(ctx, func(t *tx) error { return t.fresh(node, h.Incarnation) }); err != nil {
+	n, err := newTx(ctx, s.store).fresh(node, h.Incarnation)
+	if err != nil {
 		return err
 	}
-	changed := false
-	s.mu.Lock()
-	for _, p := range h.Pools {
-		s.warn(s.pools[p.ID], p)
-		s.pools[p.ID] = p
+	warnings, moved := s.seen.take(n, h)
+	for i := range warnings {
+		warnings[i].Time = s.Clock.Now()
 	}
-	for _, d := range h.Datasets {
-		s.datasets[d.ID] = d
-	}
-	for _, op := range h.Operations {
-		changed = changed || s.progress[op.ID] != op.Progress
-		s.progress[op.ID] = op.Progress
-	}
-	s.mu.Unlock()
-	if changed {
-		s.feed.wake()
+	s.events.publish(warnings...)
+	for _, op := range moved {
+		s.feed.wake(op)
 	}
 	return nil
 }
 
-// fullAt is the share of a pool, in percent, from which on people are warned.
-const fullAt = 80
-
-func usedPercent(p dataset.PoolStatus) int64 {
-	if p.Size <= 0 {
-		return 0
-	}
-	return int64((p.Size - p.Free) * 100 / p.Size)
-}
-
-// warn publishes an event when a pool fills up, goes away or comes back.
-func (s *Service) warn(was, is dataset.PoolStatus) {
-	ev := api.Event{Time: s.Clock.Now(), Detail: is.Reason}
+// fresh fails with ErrStale unless a report comes from the agent that registered
+// last for its node.
+func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
+	ok, err := t.get(nodeKey(node), &n)
 	switch {
-	case was.Online && !is.Online:
-		ev.Type = "pool.offline"
-	case !was.Online && is.Online && was.ID != uuid.Nil:
-		ev.Type = "pool.online"
-	case usedPercent(was) < fullAt && usedPercent(is) >= fullAt:
-		ev.Type, ev.Detail = "pool.full", is.Free.Human()+" free of "+is.Size.Human()
-	default:
-		return
+	case err != nil:
+		return n, err
+	case !ok:
+		return n, dataset.Errorf(dataset.ErrStale, "node %s is not registered", node)
+	case n.Incarnation != incarnation:
+		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since", n.Name, incarnation, n.Incarnation)
 	}
-	ev.Labels = map[string]string{"pool": is.ID.String()}
-	s.events.publish(ev)
+	return n, nil
 }
 
 // Sync waits for changes of a node's datasets and operations after rev, for at
 // most wait; rev 0, or one from before this service started: everything at once.
+// ErrUnavailable when the service stops meanwhile.
 func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Clock.After(wait)
-	for {
-		next, ids, any, full, changed := s.feed.since(node, rev)
-		if any {
-			return s.syncNow(ctx, node, next, ids, full)
+	for last := false; ; {
+		rung, leave := s.feed.hear(node)
+		n := s.feed.since(node, rev)
+		if n.any || last {
+			leave()
+			return s.syncNow(ctx, node, n)
 		}
-		select {
-		case <-changed:
-		case <-timeout:
-			return s.syncNow(ctx, node, next, nil, false)
-		case <-s.done:
-			return api.Sync{}, dataset.Errorf(dataset.ErrUnavailable, "control is stopping")
-		case <-ctx.Done():
-			return api.Sync{}, ctx.Err()
+		rang, err := s.await(ctx, rung, timeout)
+		leave()
+		if err != nil {
+			return api.Sync{}, err
 		}
+		last = !rang
 	}
 }
 
-func (s *Service) syncNow(ctx context.Context, node uuid.UUID, rev uint64, ids []uuid.UUID, full bool) (api.Sync, error) {
-	out := api.Sync{Rev: rev, Full: full}
+// await reports whether a bell rang before the timeout. ErrUnavailable when the
+// service stops.
+func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
+	select {
+	case <-rung:
+		return true, nil
+	case <-timeout:
+		return false, nil
+	case <-s.quit:
+		return false, stopping()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
+
+func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (api.Sync, error) {
+	out := api.Sync{Rev: n.rev, Full: n.full}
 	t := newTx(ctx, s.store)
 	var cluster claim
 	if _, err := t.get(clusterKey, &cluster); err != nil {
 		return out, err
 	}
 	out.Cluster = cluster.ID
-	if full {
+	ids := n.datasets
+	if n.full {
 		claims, err := listAll[claim](t, homePrefix(node))
 		if err != nil {
 			return out, err
@@ -171,24 +163,29 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, rev uint64, ids [
 			return out, err
 		case !ok || d.Home != node:
 			out.Removed = append(out.Removed, id)
-			s.mu.Lock()
-			delete(s.datasets, id)
-			s.mu.Unlock()
+			s.seen.forget(id)
 		default:
-			out.Datasets = append(out.Datasets, api.Indexed{Dataset: d, Index: t.read[datasetKey(id)].Index})
+			out.Datasets = append(out.Datasets, api.Indexed{Dataset: d, Index: t.index(datasetKey(id))})
 		}
 	}
-	work, err := listAll[claim](t, workPrefix(node))
+	var err error
+	out.Operations, err = t.work(node)
+	return out, err
+}
+
+// work returns the operations of a node that are not final.
+func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
+	claims, err := listAll[claim](t, workPrefix(node))
 	if err != nil {
-		return out, err
+		return nil, err
 	}
-	for _, c := range work {
+	for _, c := range claims {
 		var op dataset.Operation
 		if ok, err := t.get(operationKey(c.ID), &op); err != nil {
-			return out, err
+			return nil, err
 		} else if ok && !op.State.Final() {
-			out.Operations = append(out.Operations, op)
+			open = append(open, op)
 		}
 	}
-	return out, nil
+	return open, nil
 }

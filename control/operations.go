@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,77 +12,87 @@ import (
 )
 
 // Submit plans a request and puts its operation on record for the home's agent.
-// What changes records alone is done at once.
+// What changes records alone is done at once. Again, with the same request ID:
+// the operation as it is now. Errors as of Plan.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
 	var done *dataset.Dataset
 	_, err = s.update(ctx, func(t *tx) error {
-		out, done = api.Outcome{}, nil
-		var recorded dataset.Operation
-		if known, err := t.get(operationKey(req.ID), &recorded); err != nil {
-			return err
-		} else if known {
-			out.Operation = &recorded
-			return nil
-		}
-		p, err := s.plan(t, uuid.Nil, req)
-		if err != nil {
-			return err
-		}
-		if p.Done != nil {
-			done = p.Done
-			return nil
-		}
-		op := p.Operation
-		out.Operation = op
-		switch op.Kind {
-		case dataset.OpUpdate, dataset.OpUndelete:
-			return s.settle(t, op)
-		case dataset.OpPurge:
-			d, err := t.current(*op)
-			if err != nil {
-				return err
-			}
-			if err := s.condemn(t, d, "volume.purge"); err != nil {
-				return err
-			}
-		}
-		return s.record(t, *op)
+		out.Operation, done, err = s.submit(t, req)
+		return err
 	})
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	t := newTx(ctx, s.store)
-	if done == nil && out.Operation.State.Final() {
-		d, derr := t.dataset(out.Operation.DatasetID)
-		if derr != nil {
-			return out, derr
+	err = s.view(ctx, func(t *tx) error {
+		if done == nil {
+			if !out.Operation.State.Final() {
+				return nil
+			}
+			d, err := t.dataset(out.Operation.DatasetID)
+			if dataset.KindOf(err) == dataset.ErrNotFound {
+				return nil // a purge, or what failed to be made
+			}
+			if err != nil {
+				return err
+			}
+			done = &d
 		}
-		done = &d
-	}
-	if done != nil {
 		v, err := s.present(t, *done)
-		if err != nil {
-			return out, err
-		}
 		out.Volume = &v
+		return err
+	})
+	return out, err
+}
+
+// submit decides on a request: an operation, on record with this transaction,
+// or the dataset that is already as asked.
+func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	var recorded dataset.Operation
+	if known, err := t.get(operationKey(req.ID), &recorded); err != nil {
+		return nil, nil, err
+	} else if known {
+		return &recorded, nil, asked(recorded, req)
 	}
-	return out, nil
+	p, err := s.plan(t, uuid.Nil, req)
+	if err != nil || p.Done != nil {
+		return nil, p.Done, err
+	}
+	op := p.Operation
+	switch op.Kind {
+	case dataset.OpUpdate, dataset.OpUndelete:
+		return op, nil, s.settle(t, op)
+	case dataset.OpPurge:
+		d, err := t.current(*op)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := s.condemn(t, &d, "volume.purge", "destroyed"); err != nil {
+			return nil, nil, err
+		}
+	}
+	return op, nil, s.record(t, *op)
+}
+
+// asked fails unless an operation on record is of the kind that a request with
+// its ID asks for.
+func asked(rec dataset.Operation, req api.Request) error {
+	if rec.Kind == req.Kind || (req.Kind == dataset.OpUpdate && rec.Kind == dataset.OpResize) {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as a %s and cannot be a %.40s as well (choose another ID)", rec.ID, rec.Kind, req.Kind)
 }
 
 // settle carries out an operation that changes records alone, and leaves it on
 // record as done.
 func (s *Service) settle(t *tx, op *dataset.Operation) error {
-	var out api.Committed
-	var err error
+	settle := s.settleUpdate
 	if op.Kind == dataset.OpUndelete {
-		err = s.commitUndelete(t, *op, &out)
-	} else {
-		err = s.commitUpdate(t, *op, &out)
+		settle = s.settleUndelete
 	}
-	if err != nil {
+	if err := settle(t, *op); err != nil {
 		return err
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
@@ -91,7 +102,7 @@ func (s *Service) settle(t *tx, op *dataset.Operation) error {
 
 func (s *Service) record(t *tx, op dataset.Operation) error {
 	t.ops = append(t.ops, op.ID)
-	t.nodes[op.Node] = true
+	t.wakeNode(op.Node)
 	if err := t.put(workKey(op.Node, op.ID), claim{op.ID}); err != nil {
 		return err
 	}
@@ -99,25 +110,53 @@ func (s *Service) record(t *tx, op dataset.Operation) error {
 }
 
 // Record puts an operation on record that its agent carries out already and
-// that takes longer than its caller can wait. Again: nothing.
+// that takes longer than its caller can wait. Again, or for one whose outcome
+// is on record: nothing. Errors as of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
-	if r.Operation.Node != node {
-		return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", r.Operation.ID, r.Operation.Node, node)
+	op := r.Operation
+	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
+	if err := reportable(node, op); err != nil {
+		return err
 	}
 	_, err := s.update(ctx, func(t *tx) error {
-		if err := t.fresh(node, r.Incarnation); err != nil {
+		rec, known, err := t.recorded(op)
+		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}
-		var recorded dataset.Operation
-		known, err := t.get(operationKey(r.Operation.ID), &recorded)
-		if err != nil || (known && recorded.State != dataset.OpPending) {
+		// A Record that was overtaken by its operation's Commit must not have
+		// the agent do it all again: a restore would throw away what was
+		// written since.
+		if over, err := t.over(op); err != nil || over {
 			return err
 		}
-		op := r.Operation
-		op.State, op.Incarnation = dataset.OpRunning, r.Incarnation
 		return s.record(t, op)
 	})
 	return err
+}
+
+// over reports whether an operation is on record as done, by what it leaves.
+func (t *tx) over(op dataset.Operation) (bool, error) {
+	var d dataset.Dataset
+	there, err := t.get(datasetKey(op.DatasetID), &d)
+	if err != nil {
+		return false, err
+	}
+	if makes(op.Kind) {
+		return there, nil
+	}
+	if !there || d.Request == op.ID {
+		return true, nil
+	}
+	switch op.Kind {
+	case dataset.OpDelete:
+		return d.State != dataset.StateReady, nil
+	case dataset.OpSnapshot, dataset.OpRestore:
+		return t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+	case dataset.OpSnapshotDelete:
+		there, err := t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+		return !there, err
+	}
+	return false, nil
 }
 
 // finish puts the end of an operation on record.
@@ -127,34 +166,31 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 		op.State = dataset.OpFailed
 		t.events = append(t.events, api.Event{Type: "operation.fail", Volume: op.Volume, Dataset: op.DatasetID, Detail: string(op.Kind) + ": " + op.Problem.Message})
 	}
+	return s.end(t, op)
+}
+
+// end writes an operation that is final and takes it off its node's work.
+func (s *Service) end(t *tx, op dataset.Operation) error {
 	t.ops = append(t.ops, op.ID)
-	t.nodes[op.Node] = true
+	t.wakeNode(op.Node)
 	t.del(workKey(op.Node, op.ID))
 	return t.put(operationKey(op.ID), op)
 }
 
-// forget drops the progress of an operation that ended.
-func (s *Service) forget(id uuid.UUID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.progress, id)
-}
-
 // Operations lists those on record by their UUIDs: the ones that are not final
 // and those that ended within the last day.
-func (s *Service) Operations(ctx context.Context, p api.Page) (api.List[dataset.Operation], error) {
-	t := newTx(ctx, s.store)
+func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
-	entries, err := t.store.List(ctx, "operations/", after("operations/", p), limit)
+	entries, err := newTx(ctx, s.store).list(operationsPrefix, after(operationsPrefix, p), limit)
 	if err != nil {
-		return api.List[dataset.Operation]{}, unavailable(err)
+		return out, err
 	}
-	out := api.List[dataset.Operation]{Items: make([]dataset.Operation, len(entries))}
+	out.Items = make([]dataset.Operation, len(entries))
 	for i, e := range entries {
 		if err := decode(e.Key, e.Value, &out.Items[i]); err != nil {
-			return out, err
+			return api.List[dataset.Operation]{}, err
 		}
-		s.addProgress(&out.Items[i])
+		out.Items[i] = s.seen.withProgress(out.Items[i])
 	}
 	if len(entries) == limit {
 		out.Next = out.Items[limit-1].ID.String()
@@ -162,44 +198,38 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (api.List[dataset.
 	return out, nil
 }
 
-func (s *Service) addProgress(op *dataset.Operation) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p, ok := s.progress[op.ID]; ok && !op.State.Final() {
-		op.Progress = p
-	}
-}
-
 // Operation returns one, by UUID or a unique prefix of it. With wait it waits so
-// long for it to end or its progress to change.
+// long for it to end or its state or progress to change. ErrNotFound,
+// ErrAmbiguous.
 func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
-	timeout := s.Clock.After(wait)
 	first, err := s.operation(ctx, ref)
-	for op := first; ; op, err = s.operation(ctx, first.ID.String()) {
-		changed := s.feed.changed()
-		if err != nil || op.State.Final() || op.Progress != first.Progress || op.State != first.State || wait <= 0 {
+	if err != nil || first.State.Final() || wait <= 0 {
+		return first, err
+	}
+	timeout := s.Clock.After(wait)
+	for {
+		rung, leave := s.feed.hear(first.ID)
+		op, err := s.operation(ctx, first.ID.String())
+		if err != nil || op.State != first.State || op.Progress != first.Progress {
+			leave()
 			return op, err
 		}
-		if op, err = s.operation(ctx, first.ID.String()); err != nil || op.State.Final() {
+		rang, err := s.await(ctx, rung, timeout)
+		leave()
+		if err != nil || !rang {
 			return op, err
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			return op, nil
-		case <-ctx.Done():
-			return op, ctx.Err()
 		}
 	}
 }
 
 func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operation, err error) {
-	if dataset.CheckPrefix(ref) != nil {
+	prefix := strings.ToLower(ref)
+	if dataset.CheckPrefix(prefix) != nil {
 		return op, noOperation(ref)
 	}
-	entries, err := s.store.List(ctx, "operations/"+ref, "", 2)
+	entries, err := newTx(ctx, s.store).list(operationsPrefix+prefix, "", 2)
 	if err != nil {
-		return op, unavailable(err)
+		return op, err
 	}
 	switch len(entries) {
 	case 0:
@@ -208,8 +238,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (say more of the UUID)", ref)
 	}
 	err = decode(entries[0].Key, entries[0].Value, &op)
-	s.addProgress(&op)
-	return op, err
+	return s.seen.withProgress(op), err
 }
 
 func noOperation(ref string) error {
@@ -217,7 +246,9 @@ func noOperation(ref string) error {
 }
 
 // CancelOperation ends an operation that is not final. Its agent stops as soon
-// as it learns of it and takes back what it made.
+// as it learns of it and takes back what it made; so only what makes something
+// new can be cancelled: ErrUnsupported for the rest. ErrConflict for one that
+// has ended, ErrNotFound, ErrAmbiguous. Again: nothing.
 func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	found, err := s.operation(ctx, ref)
 	if err != nil {
@@ -235,18 +266,12 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return nil
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is %s already", op.ID, op.State)
-		case op.Kind == dataset.OpPurge || op.Kind == dataset.OpDelete:
-			return dataset.Errorf(dataset.ErrUnsupported, "operation %s: a %s cannot be cancelled", op.ID, op.Kind)
+		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot:
+			return dataset.Errorf(dataset.ErrUnsupported, "operation %s: a %s cannot be taken back once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}
 		op.State, op.Ended = dataset.OpCancelled, s.Clock.Now()
 		op.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "cancelled by request"}
-		t.del(workKey(op.Node, op.ID))
-		t.ops = append(t.ops, op.ID)
-		t.nodes[op.Node] = true
-		return t.put(operationKey(op.ID), op)
+		return s.end(t, op)
 	})
-	if err == nil {
-		s.forget(op.ID)
-	}
 	return op, err
 }

@@ -14,10 +14,12 @@ import (
 // candidate is a pool that a dataset could lie on, with what is known of it.
 type candidate struct {
 	dataset.Pool
-	status *dataset.PoolStatus
+	cordoned bool
+	status   *dataset.PoolStatus // nil: not heard of, and taken for good
 }
 
-// misfit says why a profile cannot be kept on a pool; "" when it can. Pure.
+// misfit says why a profile cannot be kept on a pool, whatever its state; ""
+// when it can. Pure.
 func misfit(c candidate, p dataset.Profile) string {
 	can := c.Capabilities
 	switch {
@@ -35,6 +37,15 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	}
+	return ""
+}
+
+// away says why nothing new can be put on a pool that would fit; "" when it can.
+func (c candidate) away() string {
+	switch {
+	case c.cordoned:
+		return "its node is cordoned"
 	case c.status != nil && !c.status.Online:
 		return "it is offline: " + c.status.Reason
 	}
@@ -42,24 +53,23 @@ func misfit(c candidate, p dataset.Profile) string {
 }
 
 // choose picks the first candidate that fits; otherwise the error gives each
-// one's reason. Pure: what is a profile for, and on whose behalf, is in what.
+// one's reason: ErrOffline when one would fit if it were not away, otherwise
+// ErrUnsupported. Pure. What the profile is for is in what.
 func choose(cands []candidate, p dataset.Profile, what string) (candidate, error) {
+	if len(cands) == 0 {
+		return candidate{}, dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", what)
+	}
 	var why []string
-	onlyOffline := true
+	kind := dataset.ErrUnsupported
 	for _, c := range cands {
 		reason := misfit(c, p)
 		if reason == "" {
-			return c, nil
+			if reason = c.away(); reason == "" {
+				return c, nil
+			}
+			kind = dataset.ErrOffline
 		}
-		onlyOffline = onlyOffline && strings.HasPrefix(reason, "it is offline")
 		why = append(why, "pool "+c.Name+": "+reason)
-	}
-	if len(why) == 0 {
-		return candidate{}, dataset.Errorf(dataset.ErrOffline, "%s: this host has no pool (drover pool create makes one)", what)
-	}
-	kind := dataset.ErrUnsupported
-	if onlyOffline {
-		kind = dataset.ErrOffline
 	}
 	return candidate{}, dataset.Errorf(kind, "%s: no pool can keep profile %s: %s", what, p.Name, strings.Join(why, "; "))
 }
@@ -67,31 +77,30 @@ func choose(cands []candidate, p dataset.Profile, what string) (candidate, error
 // candidates returns the pools of a node in the order in which it lists them;
 // of all nodes for a nil one.
 func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
-	nodes := []uuid.UUID{node}
+	var nodes []dataset.Node
 	if node == uuid.Nil {
-		list, err := listAll[dataset.Node](t, "nodes/")
-		if err != nil {
+		var err error
+		if nodes, err = listAll[dataset.Node](t, nodesPrefix); err != nil {
 			return nil, err
 		}
-		nodes = nodes[:0]
-		for _, n := range list {
-			nodes = append(nodes, n.ID)
+	} else {
+		var n dataset.Node
+		if ok, err := t.get(nodeKey(node), &n); err != nil {
+			return nil, err
+		} else if ok {
+			nodes = append(nodes, n)
 		}
 	}
 	var cands []candidate
-	for _, id := range nodes {
-		var n dataset.Node
-		if ok, err := t.get(nodeKey(id), &n); err != nil {
-			return nil, err
-		} else if !ok || n.Cordoned {
-			continue
-		}
-		for _, pid := range n.Pools {
+	for _, n := range nodes {
+		for _, id := range n.Pools {
 			var p dataset.Pool
-			if ok, err := t.get(poolKey(pid), &p); err != nil {
+			ok, err := t.get(poolKey(id), &p)
+			if err != nil {
 				return nil, err
-			} else if ok {
-				cands = append(cands, candidate{p, s.poolStatus(pid)})
+			}
+			if ok && p.Node == n.ID { // not one that another node has adopted
+				cands = append(cands, candidate{p, n.Cordoned, s.seen.pool(id)})
 			}
 		}
 	}
@@ -113,57 +122,48 @@ func (s *Service) place(t *tx, node uuid.UUID, p dataset.Profile, what string) (
 	return choose(cands, p, what)
 }
 
-// fits checks that a dataset which lies on a pool can have a profile.
-func (s *Service) fits(t *tx, pool uuid.UUID, p dataset.Profile, what string) error {
-	var rec dataset.Pool
-	ok, err := t.get(poolKey(pool), &rec)
-	if err != nil {
-		return err
+// fits checks that a dataset, where it lies, can have a profile.
+func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile) error {
+	pool, err := t.pool(d)
+	if err == nil {
+		_, err = choose([]candidate{{Pool: pool, status: s.seen.pool(pool.ID)}}, p, "volume "+d.Volume)
 	}
-	if !ok {
-		return dataset.Errorf(dataset.ErrOffline, "%s: pool %s is not known", what, pool)
-	}
-	_, err = choose([]candidate{{rec, s.poolStatus(pool)}}, p, what)
 	return err
-}
-
-func (s *Service) poolStatus(id uuid.UUID) *dataset.PoolStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st, ok := s.pools[id]; ok {
-		return &st
-	}
-	return nil
 }
 
 // Pools lists all pools of all nodes.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
-	list, err := listAll[dataset.Pool](t, "pools/")
+	list, err := listAll[dataset.Pool](t, poolsPrefix)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]api.Pool, 0, len(list))
 	for _, p := range list {
-		out = append(out, api.Pool{Pool: p, NodeName: t.nodeName(p.Node), Status: s.poolStatus(p.ID)})
+		name, err := t.nodeName(p.Node)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.seen.pool(p.ID)})
 	}
 	return out, nil
 }
 
 // nodeName is a node's name, or its UUID when it is not known.
-func (t *tx) nodeName(id uuid.UUID) string {
+func (t *tx) nodeName(id uuid.UUID) (string, error) {
 	var n dataset.Node
-	if ok, err := t.get(nodeKey(id), &n); err == nil && ok {
-		return n.Name
+	ok, err := t.get(nodeKey(id), &n)
+	if err == nil && !ok {
+		return id.String(), nil
 	}
-	return id.String()
+	return n.Name, err
 }
 
 // listAll reads every object under a prefix that holds few.
 func listAll[T any](t *tx, prefix string) ([]T, error) {
-	entries, err := t.store.List(t.ctx, prefix, "", 0)
+	entries, err := t.list(prefix, "", 0)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
 	out := make([]T, len(entries))
 	for i, e := range entries {

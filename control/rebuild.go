@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -12,7 +13,8 @@ import (
 // Rebuild brings back what was found in a node's pools and is not on record:
 // after a lost store, or when a pool of another host was adopted. What is on
 // record is left as it is. A name that is taken is not taken away: the dataset
-// comes back under name-UUID8. Again: nothing more.
+// comes back under name-UUID8. Again: nothing more. ErrInvalid for a pool that
+// is not the node's.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
 	var out []api.Rebuilt
 	for _, f := range found {
@@ -26,82 +28,128 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 }
 
 func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (r api.Rebuilt, err error) {
+	if f.Dataset.ID == uuid.Nil {
+		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
+	}
+	elsewhere := false
 	_, err = s.update(ctx, func(t *tx) error {
 		d := f.Dataset
-		r = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}
-		var old dataset.Dataset
-		if known, err := t.get(datasetKey(d.ID), &old); err != nil || known {
-			r.Volume = old.Volume
+		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
+		var pool dataset.Pool
+		if ok, err := t.get(poolKey(f.Pool), &pool); err != nil {
 			return err
+		} else if !ok || pool.Node != node {
+			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s is not one of node %s", f.Pool, node)
+		}
+		var old dataset.Dataset
+		if known, err := t.get(datasetKey(d.ID), &old); err != nil {
+			return err
+		} else if known {
+			r.Volume = old.Volume
+			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
+				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
+			}
+			return nil
 		}
 		d.Home, d.Pool, d.Epoch = node, f.Pool, d.Epoch+1
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}
-		lease := dataset.Lease{Dataset: d.ID, Node: node, Epoch: d.Epoch, State: dataset.LeaseHeld}
-		for key, v := range map[string]any{uuidKey(d.ID): pointer{Dataset: d.ID}, leaseKey(d.ID): lease, homeKey(node, d.ID): claim{d.ID}} {
-			if err := t.put(key, v); err != nil {
-				return err
-			}
-		}
 		t.event("volume.rebuild", d, r.Action)
-		return t.putDataset(d)
+		return t.enter(d, uuid.Nil)
 	})
-	if err != nil {
+	if err != nil || elsewhere {
 		return r, err
 	}
 	return r, s.rebuildSnapshots(ctx, f)
 }
 
-// reclaim gives a dataset its name back, or puts it in the trash again.
+// reclaim gives a dataset its name back, or puts it in the trash again: for its
+// whole time, since nobody could have had it back meanwhile.
 func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
-		if d.Trash == nil {
-			d.Trash = &dataset.Trash{At: s.Clock.Now()}
+		now := s.Clock.Now()
+		trash := dataset.Trash{At: now}
+		if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Until.IsZero() {
+			trash.Until = now.Add(max(old.Until.Sub(old.At), time.Hour))
 		}
-		d.State, r.Action = dataset.StateTrashed, "trashed"
-		return t.put(trashKey(d.ID), d.Trash)
+		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
+		return t.put(trashKey(d.ID), trash)
 	}
-	r.Action = "restored"
-	var c claim
-	taken, err := t.get(nameKey(d.Volume), &c)
-	if err != nil {
-		return err
-	}
-	if taken {
-		r.Action, r.Note = "renamed", "the name "+d.Volume+" is dataset "+c.ID.String()+"'s"
-		if len(d.Volume) > 110 {
-			d.Volume = d.Volume[:110]
+	name := d.Volume
+	r.Action, d.Trash = "restored", nil
+	// As much of the UUID as makes the name free: eight digits, or all.
+	for _, digits := range []int{0, 8, 13, 18, 23, 36} {
+		if digits > 0 {
+			suffix := "-" + d.ID.String()[:digits]
+			d.Volume = name[:min(len(name), 128-len(suffix))] + suffix
 		}
-		d.Volume += "-" + d.ID.String()[:8]
-		d.Spelling, r.Volume = d.Volume, d.Volume
+		var c claim
+		taken, err := t.get(nameKey(d.Volume), &c)
+		if err != nil {
+			return err
+		}
+		if !taken {
+			break
+		}
+		if digits == 0 {
+			r.Action, r.Note = "renamed", "the name "+name+" is dataset "+c.ID.String()+"'s"
+		}
+		if digits == 36 {
+			return dataset.Errorf(dataset.ErrExists, "rebuild: dataset %s has no free name: even %s is taken", d.ID, d.Volume)
+		}
+	}
+	if d.Volume != name {
+		d.Spelling, d.SpelledBy, r.Volume = d.Volume, uuid.Nil, d.Volume
 	}
 	return t.put(nameKey(d.Volume), claim{d.ID})
 }
 
-// rebuildSnapshots brings back snapshot records, one transaction each: there can
-// be more than fit in one.
+// rebuildSnapshots brings back snapshot records, some in each transaction: there
+// can be more than fit in one.
 func (s *Service) rebuildSnapshots(ctx context.Context, f api.Found) error {
-	for _, snap := range f.Snapshots {
-		_, err := s.update(ctx, func(t *tx) error {
-			var old dataset.Snapshot
-			if known, err := t.get(snapshotKey(f.Dataset.ID, snap.ID), &old); err != nil || known {
-				return err
-			}
-			var c claim
-			if snap.Name != "" {
-				if taken, err := t.get(snapnameKey(f.Dataset.ID, snap.Name), &c); err != nil {
-					return err
-				} else if taken {
-					snap.Name = ""
-				}
-			}
-			snap.Dataset = f.Dataset.ID
-			return t.putSnapshot(snap)
-		})
-		if err != nil {
+	for rest := f.Snapshots; len(rest) > 0; {
+		some := rest[:min(len(rest), snapshotsAtOnce)]
+		rest = rest[len(some):]
+		if _, err := s.update(ctx, func(t *tx) error { return t.reenter(f.Dataset.ID, some) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// reenter puts snapshots of a dataset on record that are not.
+func (t *tx) reenter(ds uuid.UUID, snaps []dataset.Snapshot) error {
+	d, err := t.dataset(ds)
+	if err != nil || d.State == dataset.StatePurging {
+		return err
+	}
+	news := false
+	for _, snap := range snaps {
+		if snap.ID == uuid.Nil || snap.ID == ds {
+			return dataset.Errorf(dataset.ErrInvalid, "rebuild: a snapshot of dataset %s has no UUID of its own", ds)
+		}
+		known, err := t.get(snapshotKey(ds, snap.ID), &dataset.Snapshot{})
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if kind := dataset.KindOf(t.freeSnapname(d, snap.Name)); kind == dataset.ErrExists || kind == dataset.ErrInvalid {
+			snap.Name = ""
+		} else if kind != nil {
+			return t.freeSnapname(d, snap.Name)
+		}
+		snap.Dataset, news = ds, true
+		if err := t.putSnapshot(snap); err != nil {
+			return err
+		}
+	}
+	if !news {
+		return nil
+	}
+	// Who counted the snapshots, or is to prune them, looks again.
+	d.Request = uuid.New()
+	return t.putDataset(d)
 }

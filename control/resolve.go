@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/google/uuid"
@@ -10,29 +11,90 @@ import (
 
 // match is one thing that a UUID prefix names.
 type match struct {
-	id uuid.UUID
-	pointer
+	dataset  dataset.Dataset // the thing, or what it is a snapshot of
+	snapshot uuid.UUID       // nil: the dataset itself
 }
 
-// matches returns up to ten things whose UUID begins with prefix.
-func (t *tx) matches(prefix string) ([]match, error) {
-	list, err := t.store.List(t.ctx, "by-uuid/"+strings.ToLower(prefix), "", 10)
-	if err != nil {
-		return nil, unavailable(err)
+func (m match) String() string {
+	if m.snapshot == uuid.Nil {
+		return fmt.Sprintf("dataset %s (%s)", m.dataset.ID, m.dataset.Volume)
 	}
-	var found []match
-	for _, e := range list {
-		m := match{}
-		if m.id, err = uuid.Parse(strings.TrimPrefix(e.Key, "by-uuid/")); err != nil {
-			return nil, decode(e.Key, e.Value, &m.pointer)
-		}
-		if err := decode(e.Key, e.Value, &m.pointer); err != nil {
+	return fmt.Sprintf("snapshot %s (%s)", m.snapshot, m.dataset.Volume)
+}
+
+const (
+	matchesRead  = 64 // at once
+	matchesShown = 10 // and looked for
+)
+
+// matches returns the things that are wanted among those whose UUID begins with
+// prefix; up to matchesShown of them. It looks at all, since what is wanted may
+// stand behind any number of others. What is gone since its key was read is no
+// match.
+func (t *tx) matches(prefix string, want func(match) bool) (found []match, err error) {
+	prefix = uuidPrefix + strings.ToLower(prefix)
+	for after := ""; ; {
+		entries, err := t.list(prefix, after, matchesRead)
+		if err != nil {
 			return nil, err
 		}
-		found = append(found, m)
+		for _, e := range entries {
+			after = e.Key
+			m, there, err := t.match(e.Key, e.Value)
+			if err != nil {
+				return nil, err
+			}
+			if there && want(m) {
+				found = append(found, m)
+			}
+			if len(found) == matchesShown {
+				return found, nil
+			}
+		}
+		if len(entries) < matchesRead {
+			return found, nil
+		}
 	}
-	return found, nil
 }
+
+func (t *tx) match(key string, value []byte) (m match, there bool, err error) {
+	id, err := idIn(key, uuidPrefix)
+	if err != nil {
+		return m, false, err
+	}
+	var p pointer
+	if err := decode(key, value, &p); err != nil {
+		return m, false, err
+	}
+	if p.Snapshot {
+		m.snapshot = id
+	} else if p.Dataset != id {
+		return m, false, damaged(key, fmt.Errorf("it points at dataset %s", p.Dataset))
+	}
+	there, err = t.get(datasetKey(p.Dataset), &m.dataset)
+	return m, there, err
+}
+
+// one returns the only one of several matches; none is the error when there is
+// no match at all.
+func one(found []match, ref string, none error) (match, error) {
+	switch len(found) {
+	case 0:
+		return match{}, none
+	case 1:
+		return found[0], nil
+	}
+	var names []string
+	for _, m := range found {
+		names = append(names, m.String())
+	}
+	if len(found) == matchesShown {
+		names = append(names, "…")
+	}
+	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", clip(ref), strings.Join(names, ", "))
+}
+
+func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
 
 // dataset reads the record of a dataset; ErrNotFound.
 func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
@@ -44,27 +106,53 @@ func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
 	return d, err
 }
 
+// pool reads the record of the pool that a dataset lies on; ErrOffline.
+func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
+	var p dataset.Pool
+	ok, err := t.get(poolKey(d.Pool), &p)
+	if err == nil && !ok {
+		err = dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
+	}
+	return p, err
+}
+
 // volume finds a live volume by name, or by a unique prefix of its dataset's
 // UUID. ErrNotFound, ErrAmbiguous.
 func (t *tx) volume(ref string) (dataset.Dataset, error) {
-	d, ok, err := t.byName(ref)
-	if err != nil || ok {
-		return d, err
-	}
-	d, err = t.byPrefix(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
-	return d, err
+	return t.named(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
 
 // anyDataset finds a dataset, live or in the trash, by UUID prefix, or a live
 // one by name.
 func (t *tx) anyDataset(ref string) (dataset.Dataset, error) {
+	return t.named(ref, "volume or dataset", lasting)
+}
+
+// lasting reports whether a dataset is not on its way out.
+func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
+
+func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	d, ok, err := t.byName(ref)
 	if err != nil || ok {
 		return d, err
 	}
-	return t.byPrefix(ref, "volume or dataset", func(d dataset.Dataset) bool { return d.State != dataset.StatePurging })
+	none := noSuch(what, ref)
+	if !isPrefix(ref) {
+		return d, none
+	}
+	found, err := t.matches(ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
+	if err != nil {
+		return d, err
+	}
+	m, err := one(found, ref, none)
+	return m.dataset, err
 }
 
+func noSuch(what, ref string) error {
+	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what, clip(ref))
+}
+
+// byName finds a live volume by its name alone.
 func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	if dataset.CheckName(name) != nil {
 		return d, false, nil
@@ -73,63 +161,40 @@ func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	if ok, err = t.get(nameKey(name), &c); err != nil || !ok {
 		return d, false, err
 	}
-	d, err = t.dataset(c.ID)
+	there, err := t.get(datasetKey(c.ID), &d)
+	if err == nil && (!there || d.State != dataset.StateReady || d.Volume != name) {
+		err = torn("%s points at dataset %s, which is not a volume of that name", nameKey(name), c.ID)
+	}
 	return d, err == nil, err
 }
 
-func (t *tx) byPrefix(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
-	none := dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what, clip(ref))
-	if dataset.CheckPrefix(strings.ToLower(ref)) != nil {
-		return dataset.Dataset{}, none
+// snapshot finds a snapshot by UUID prefix; with a volume or dataset, only one of
+// its snapshots, and by name too.
+func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
+	if ref == "" {
+		return t.snapshotByPrefix(snap, uuid.Nil)
 	}
-	found, err := t.matches(ref)
+	d, err := t.anyDataset(ref)
 	if err != nil {
-		return dataset.Dataset{}, err
+		return dataset.Snapshot{}, err
 	}
-	var hits []dataset.Dataset
-	for _, m := range found {
-		if m.Snapshot {
-			continue
-		}
-		d, err := t.dataset(m.id)
-		if err != nil {
-			return d, err
-		}
-		if want(d) {
-			hits = append(hits, d)
-		}
-	}
-	switch len(hits) {
-	case 0:
-		return dataset.Dataset{}, none
-	case 1:
-		return hits[0], nil
-	}
-	var names []string
-	for _, d := range hits {
-		names = append(names, d.ID.String()+" ("+d.Volume+")")
-	}
-	return dataset.Dataset{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s", clip(ref), strings.Join(names, ", "))
+	return t.snapshotOf(d, snap)
 }
 
-// snapshot finds a snapshot by UUID prefix, or by name in the volume ref.
-func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
-	if ref != "" {
-		d, err := t.anyDataset(ref)
-		if err != nil {
-			return dataset.Snapshot{}, err
-		}
+func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error) {
+	if dataset.CheckName(snap) == nil {
 		var c claim
-		if dataset.CheckName(snap) == nil {
-			if ok, err := t.get(snapnameKey(d.ID, snap), &c); err != nil {
-				return dataset.Snapshot{}, err
-			} else if ok {
-				return t.readSnapshot(d.ID, c.ID)
+		if ok, err := t.get(snapnameKey(d.ID, snap), &c); err != nil {
+			return dataset.Snapshot{}, err
+		} else if ok {
+			s, err := t.readSnapshot(d.ID, c.ID)
+			if dataset.KindOf(err) == dataset.ErrNotFound {
+				err = torn("%s points at no snapshot", snapnameKey(d.ID, snap))
 			}
+			return s, err
 		}
-		return t.snapshotByPrefix(snap, d.ID)
 	}
-	return t.snapshotByPrefix(snap, uuid.Nil)
+	return t.snapshotByPrefix(snap, d.ID)
 }
 
 func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
@@ -143,75 +208,48 @@ func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 
 func (t *tx) snapshotByPrefix(prefix string, of uuid.UUID) (dataset.Snapshot, error) {
 	none := dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", clip(prefix))
-	if dataset.CheckPrefix(strings.ToLower(prefix)) != nil {
+	if !isPrefix(prefix) {
 		return dataset.Snapshot{}, none
 	}
-	found, err := t.matches(prefix)
+	found, err := t.matches(prefix, func(m match) bool {
+		return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && lasting(m.dataset)
+	})
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
-	var hits []match
-	var names []string
-	for _, m := range found {
-		if m.Snapshot && (of == uuid.Nil || m.Dataset == of) {
-			hits = append(hits, m)
-			names = append(names, m.id.String())
-		}
+	m, err := one(found, prefix, none)
+	if err != nil {
+		return dataset.Snapshot{}, err
 	}
-	switch len(hits) {
-	case 0:
-		return dataset.Snapshot{}, none
-	case 1:
-		return t.readSnapshot(hits[0].Dataset, hits[0].id)
-	}
-	return dataset.Snapshot{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several snapshots: %s", clip(prefix), strings.Join(names, ", "))
+	return t.readSnapshot(m.dataset.ID, m.snapshot)
 }
 
 // source finds what a clone is to be made of: for @snapshot-PREFIX a UUID
 // prefix of a snapshot or dataset, live or in the trash; for -o from= and the
-// clone command a name as well.
+// clone command a volume's name as well.
 func (t *tx) source(from string, names bool) (dataset.Source, error) {
+	what := "snapshot or dataset has a UUID that begins with"
 	if names {
 		if d, ok, err := t.byName(from); err != nil {
 			return dataset.Source{}, err
 		} else if ok {
 			return dataset.Source{Dataset: d.ID}, nil
 		}
+		what = "volume is named, and no snapshot or dataset has a UUID that begins with,"
 	}
-	none := dataset.Errorf(dataset.ErrNotFound,
-		"no snapshot or dataset has a UUID that begins with %q (drover snapshot ls, volume ls and trash ls show those there are)", clip(from))
-	if dataset.CheckPrefix(strings.ToLower(from)) != nil {
+	none := dataset.Errorf(dataset.ErrNotFound, "no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, clip(from))
+	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
-	found, err := t.matches(from)
+	found, err := t.matches(from, func(m match) bool { return lasting(m.dataset) })
 	if err != nil {
 		return dataset.Source{}, err
 	}
-	var hits []dataset.Source
-	var names2 []string
-	for _, m := range found {
-		src := dataset.Source{Dataset: m.id}
-		label := "dataset " + m.id.String()
-		if m.Snapshot {
-			src = dataset.Source{Dataset: m.Dataset, Snapshot: m.id}
-			label = "snapshot " + m.id.String()
-		}
-		d, err := t.dataset(src.Dataset)
-		if err != nil {
-			return dataset.Source{}, err
-		}
-		if d.State == dataset.StatePurging {
-			continue
-		}
-		hits, names2 = append(hits, src), append(names2, label+" ("+d.Volume+")")
+	m, err := one(found, from, none)
+	if err != nil {
+		return dataset.Source{}, err
 	}
-	switch len(hits) {
-	case 0:
-		return dataset.Source{}, none
-	case 1:
-		return hits[0], nil
-	}
-	return dataset.Source{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", clip(from), strings.Join(names2, ", "))
+	return dataset.Source{Dataset: m.dataset.ID, Snapshot: m.snapshot}, nil
 }
 
 func clip(s string) string {

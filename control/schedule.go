@@ -1,9 +1,8 @@
 package control
 
 import (
+	"cmp"
 	"context"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/adhocore/gronx"
@@ -13,102 +12,45 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// scheduler remembers, for datasets with a schedule, when the next scheduled
-// snapshot is due, so that a round reads nothing for those that are not.
-type scheduler struct {
-	plans map[uuid.UUID]duePlan
-}
-
+// duePlan says when the next scheduled snapshot of a dataset is due.
 type duePlan struct {
+	home     uuid.UUID
 	schedule string
-	due      time.Time
+	due      time.Time // zero: never, the schedule makes no sense
 }
 
-func newScheduler() *scheduler { return &scheduler{plans: map[uuid.UUID]duePlan{}} }
-
-// schedule asks for the snapshots that are due. A schedule that was missed
-// several times is caught up once: what counts is the newest scheduled snapshot.
-func (s *Service) schedule(ctx context.Context, sc *scheduler, now time.Time) error {
-	alive := map[uuid.UUID]bool{}
-	after := ""
-	for {
-		entries, err := s.store.List(ctx, "datasets/", after, pageMost)
-		if err != nil {
-			return unavailable(err)
-		}
-		for _, e := range entries {
-			var d dataset.Dataset
-			if err := decode(e.Key, e.Value, &d); err != nil {
-				return err
-			}
-			after = e.Key
-			if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
-				continue
-			}
-			alive[d.ID] = true
-			if err := s.scheduleOne(ctx, sc, d, now); err != nil {
-				return err
-			}
-		}
-		if len(entries) < pageMost {
-			break
-		}
-	}
-	for id := range sc.plans {
-		if !alive[id] {
-			delete(sc.plans, id)
-		}
-	}
-	return nil
-}
-
-func (s *Service) scheduleOne(ctx context.Context, sc *scheduler, d dataset.Dataset, now time.Time) error {
+// look takes in a dataset that is new or has changed: when its next scheduled
+// snapshot is due, and what retention does not keep any more.
+func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset) error {
 	expr := d.Profile.Snapshots.Schedule
-	plan, ok := sc.plans[d.ID]
-	if !ok || plan.schedule != expr {
-		last, err := s.pruneScheduled(ctx, d)
-		if err != nil {
-			return err
-		}
-		plan.schedule = expr
-		if plan.due, err = nextTick(expr, last); err != nil {
-			return err
-		}
-		sc.plans[d.ID] = plan
-	}
-	if plan.due.After(now) {
+	if d.State != dataset.StateReady || expr == "" {
+		delete(h.plans, d.ID)
 		return nil
 	}
-	var err error
-	if plan.due, err = nextTick(expr, now); err != nil {
+	last, err := s.prune(ctx, d)
+	if dataset.KindOf(err) == dataset.ErrUnavailable || ctx.Err() != nil {
 		return err
 	}
-	sc.plans[d.ID] = plan
-	if _, err := s.Submit(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume, Scheduled: true}); err != nil {
-		return fmt.Errorf("volume %s: %w", d.Volume, err)
+	plan, ok := h.plans[d.ID]
+	if !ok || plan.schedule != expr {
+		var terr error
+		plan.schedule = expr
+		plan.due, terr = nextTick(expr, last.In(time.Local))
+		err = cmp.Or(err, terr)
 	}
-	_, err = s.pruneScheduled(ctx, d)
+	plan.home = d.Home
+	h.plans[d.ID] = plan
 	return err
 }
 
-// nextTick is the first moment after t that a cron expression names, in local
-// time.
-func nextTick(expr string, t time.Time) (time.Time, error) {
-	next, err := gronx.NextTickAfter(expr, t.In(time.Local), false)
-	if err != nil {
-		return next, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", expr, err)
-	}
-	return next, nil
-}
-
-// pruneScheduled asks for the removal of what retention does not keep and
-// returns when the newest scheduled snapshot, or else the dataset, was made.
-func (s *Service) pruneScheduled(ctx context.Context, d dataset.Dataset) (time.Time, error) {
+// prune asks for the removal of what retention does not keep and returns when
+// the newest scheduled snapshot, or else the dataset, was made.
+func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
+	last := d.Created
 	list, err := listAll[dataset.Snapshot](newTx(ctx, s.store), snapshotPrefix(d.ID))
 	if err != nil {
-		return time.Time{}, err
+		return last, err
 	}
-	last := d.Created
 	var scheduled []dataset.Snapshot
 	for _, snap := range list {
 		if snap.Kind != dataset.SnapshotScheduled {
@@ -119,7 +61,7 @@ func (s *Service) pruneScheduled(ctx context.Context, d dataset.Dataset) (time.T
 			last = snap.Created
 		}
 	}
-	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep) {
+	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
 		_, err := s.Submit(ctx, api.Request{
 			// The same snapshot is asked for once, however often it is found.
 			ID:   uuid.NewSHA1(snap.ID, []byte("prune")),
@@ -132,40 +74,82 @@ func (s *Service) pruneScheduled(ctx context.Context, d dataset.Dataset) (time.T
 	return last, nil
 }
 
-// expired returns the snapshots that keep does not keep: each rule keeps the
-// newest snapshot of each of its latest periods that have one. Pure.
-func expired(snaps []dataset.Snapshot, keep dataset.Keep) []dataset.Snapshot {
-	if keep == (dataset.Keep{}) {
+// takeDue asks for the snapshots that are due. A schedule that was missed
+// several times is caught up once, and while a snapshot that was asked for waits
+// for its node no other is.
+func (s *Service) takeDue(ctx context.Context, h *house, now time.Time) {
+	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // node, dataset
+	for id, plan := range h.plans {
+		if plan.due.IsZero() || plan.due.After(now) || ctx.Err() != nil {
+			continue
+		}
+		if err := s.takeOne(ctx, id, plan, waiting); err != nil {
+			h.fail("scheduled snapshot of dataset "+id.String(), err)
+			continue // due as before: tried again with the next round
+		}
+		next, err := nextTick(plan.schedule, now.In(time.Local))
+		if err != nil {
+			h.fail("schedule of dataset "+id.String(), err)
+		}
+		plan.due = next
+		h.plans[id] = plan
+	}
+}
+
+func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan, waiting map[uuid.UUID]map[uuid.UUID]bool) error {
+	pending, ok := waiting[plan.home]
+	if !ok {
+		var err error
+		if pending, err = s.scheduledWork(ctx, plan.home); err != nil {
+			return err
+		}
+		waiting[plan.home] = pending
+	}
+	if pending[id] {
 		return nil
 	}
-	newest := slices.Clone(snaps)
-	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { return b.Created.Compare(a.Created) })
-	kept := map[uuid.UUID]bool{}
-	for _, rule := range []struct {
-		n      int
-		period func(time.Time) string
-	}{
-		{keep.Last, func(t time.Time) string { return t.Format(time.RFC3339Nano) }},
-		{keep.Hourly, func(t time.Time) string { return t.Format("2006-01-02T15") }},
-		{keep.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
-		{keep.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprint(y, "-", w) }},
-		{keep.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
-	} {
-		seen := map[string]bool{}
-		for _, snap := range newest {
-			p := rule.period(snap.Created.In(time.Local))
-			if len(seen) == rule.n || seen[p] {
-				continue
-			}
-			seen[p] = true
-			kept[snap.ID] = true
+	_, err := s.Submit(ctx, api.Request{
+		// Services that work on one store ask for the same snapshot.
+		ID:   uuid.NewSHA1(id, []byte("snapshot "+plan.due.UTC().Format(time.RFC3339))),
+		Kind: dataset.OpSnapshot, Volume: id.String(), Scheduled: true,
+	})
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		return nil // deleted meanwhile
+	}
+	return err
+}
+
+// scheduledWork returns the datasets of a node for which a scheduled snapshot is
+// on record and not taken.
+func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
+	open, err := newTx(ctx, s.store).work(node)
+	pending := map[uuid.UUID]bool{}
+	for _, op := range open {
+		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {
+			pending[op.DatasetID] = true
 		}
 	}
-	var out []dataset.Snapshot
-	for _, snap := range newest {
-		if !kept[snap.ID] {
-			out = append(out, snap)
-		}
+	return pending, err
+}
+
+// nextTick is the first moment after t that a cron expression names, in t's
+// location. A moment that is skipped when clocks are set forward is made up for
+// right after; an error is ErrInvalid, with a zero time.
+func nextTick(expr string, t time.Time) (time.Time, error) {
+	next, err := gronx.NextTickAfter(expr, t, false)
+	if err != nil {
+		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", clip(expr), err)
 	}
-	return out
+	// The same on a clock that is never set: where its answer does not exist in
+	// t's location, time.Date moves it by the gap.
+	wall := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
+	skipped, err := gronx.NextTickAfter(expr, wall, false)
+	if err != nil {
+		return next, nil
+	}
+	skipped = time.Date(skipped.Year(), skipped.Month(), skipped.Day(), skipped.Hour(), skipped.Minute(), skipped.Second(), 0, t.Location())
+	if skipped.After(t) && skipped.Before(next) {
+		return skipped, nil
+	}
+	return next, nil
 }

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -40,14 +38,12 @@ type Service struct {
 	started time.Time
 	feed    *feed
 	events  *events
-
-	mu       sync.Mutex // guards what heartbeats said; none of it is stored
-	datasets map[uuid.UUID]dataset.DatasetStatus
-	pools    map[uuid.UUID]dataset.PoolStatus
-	progress map[uuid.UUID]dataset.Progress
+	counts  counts
+	seen    seen
 
 	stop context.CancelFunc
-	done chan struct{}
+	quit <-chan struct{} // closed when the service is to stop
+	done sync.WaitGroup
 }
 
 var _ api.Service = (*Service)(nil)
@@ -55,27 +51,28 @@ var _ api.Service = (*Service)(nil)
 // New returns a service that works on the store, with its background work
 // running until Close.
 func New(d Deps) *Service {
+	s, ctx := newService(d)
+	s.done.Go(func() { s.keepHouse(ctx) })
+	return s
+}
+
+// newService returns a service without its background work, which is to end
+// with ctx.
+func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Service{
+	return &Service{
 		Deps: d, store: d.Store, started: now,
-		feed: newFeed(uint64(now.UnixNano())), events: newEvents(),
-		datasets: map[uuid.UUID]dataset.DatasetStatus{},
-		pools:    map[uuid.UUID]dataset.PoolStatus{},
-		progress: map[uuid.UUID]dataset.Progress{},
-		stop:     stop, done: make(chan struct{}),
-	}
-	go s.keepHouse(ctx)
-	return s
+		feed: newFeed(), events: newEvents(now), seen: newSeen(),
+		stop: stop, quit: ctx.Done(),
+	}, ctx
 }
 
 // Close stops the background work and lets go of whoever waits. The store stays
 // open. Again: nothing.
 func (s *Service) Close() {
 	s.stop()
-	<-s.done
-	s.feed.close()
-	s.events.close()
+	s.done.Wait()
 }
 
 // Version says what answers.
@@ -87,10 +84,10 @@ func (s *Service) Version(context.Context) (api.Version, error) {
 func (s *Service) publish(t *tx) {
 	s.feed.publish(t.nodes, t.touched, t.ops)
 	now := s.Clock.Now()
-	for _, e := range t.events {
-		e.Time = now
-		s.events.publish(e)
+	for i := range t.events {
+		t.events[i].Time = now
 	}
+	s.events.publish(t.events...)
 }
 
 // Profiles lists all profiles.

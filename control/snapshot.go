@@ -7,13 +7,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// maxMessage bounds the message of a snapshot, in bytes.
+const maxMessage = 1024
+
 func (s *Service) planSnapshot(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(req.Message) > 1024 {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (1024 at most)", len(req.Message))
+	if len(req.Message) > maxMessage {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (%d at most)", len(req.Message), maxMessage)
 	}
 	if err := t.freeSnapname(d, req.Name); err != nil {
 		return nil, nil, err
@@ -58,8 +61,7 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	}
 	out.Dataset = &d
 	snap := *op.Snapshot
-	var old dataset.Snapshot
-	if ok, err := t.get(snapshotKey(d.ID, snap.ID), &old); err != nil || ok {
+	if ok, err := t.get(snapshotKey(d.ID, snap.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
 	if d.State != dataset.StateReady {
@@ -68,6 +70,9 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	if err := t.freeSnapname(d, snap.Name); err != nil {
 		return err
 	}
+	// The one that was committed last is what this goes on from, whatever was
+	// planned first.
+	snap.Parent = d.Latest
 	d.Latest, d.Request = snap.ID, op.ID
 	if err := t.putSnapshot(snap); err != nil {
 		return err
@@ -110,6 +115,9 @@ func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
+// commitSnapshotDelete forgets a snapshot whose bytes are gone. It writes the
+// dataset too: whatever was decided on with the snapshot still there, on that
+// key, is decided anew.
 func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
@@ -121,9 +129,12 @@ func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Com
 		return err
 	}
 	t.delSnapshot(snap)
+	if d.Latest == snap.ID {
+		d.Latest = snap.Parent
+	}
+	d.Request = op.ID
 	t.event("snapshot.delete", d, snap.ID.String())
-	t.touch(d.ID, d.Home)
-	return nil
+	return t.putDataset(d)
 }
 
 func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
@@ -131,16 +142,16 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 	if err != nil {
 		return nil, nil, err
 	}
-	snap, err := t.snapshot(req.Volume, req.Snapshot)
+	snap, err := t.snapshotOf(d, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
 	}
 	keep := s.newSnapshot(d, dataset.SnapshotRestore)
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
-	next.Latest = snap.ID
+	next.Latest, next.Profile = snap.ID, d.Profile.Clone()
 	if next.Size != 0 {
-		next.Size = snap.Size
+		next.Size, next.Profile.Size = snap.Size, snap.Profile.Size
 	}
 	op := on(d)
 	op.Dataset, op.Snapshot = &next, &keep
@@ -148,23 +159,35 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 	return op, nil, nil
 }
 
+// commitRestore puts on record that a dataset is what its snapshot is, and the
+// snapshot that keeps what it was. The bytes have changed by then: it is refused
+// only for a dataset that is being destroyed.
 func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
 		return err
 	}
 	out.Dataset = &d
-	if d.Request == op.ID {
-		return nil
-	}
-	if d.State != dataset.StateReady {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
-	}
-	if _, err := t.readSnapshot(d.ID, op.Source.Snapshot); err != nil {
+	keep := *op.Snapshot
+	if ok, err := t.get(snapshotKey(d.ID, keep.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
-	d.Latest, d.Size, d.Request = op.Source.Snapshot, op.Dataset.Size, op.ID
-	if err := t.putSnapshot(*op.Snapshot); err != nil {
+	if d.State == dataset.StatePurging {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
+	}
+	if err := t.freeSnapname(d, keep.Name); err != nil {
+		return err
+	}
+	there, err := t.get(snapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
+	if err != nil {
+		return err
+	}
+	keep.Parent, d.Latest = d.Latest, uuid.Nil
+	if there {
+		d.Latest = op.Source.Snapshot
+	}
+	d.Size, d.Profile.Size, d.Request = op.Dataset.Size, op.Dataset.Profile.Size, op.ID
+	if err := t.putSnapshot(keep); err != nil {
 		return err
 	}
 	t.event("snapshot.restore", d, op.Source.Snapshot.String())

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -19,37 +21,33 @@ type tx struct {
 	ctx    context.Context
 	store  store.Store
 	read   map[string]store.Entry // Index 0: read and absent
-	writes map[string]store.Write
-	order  []string
+	writes []store.Write          // one for each key, in the order of the first
 
 	touched []uuid.UUID // datasets that changed
-	nodes   map[uuid.UUID]bool
+	nodes   []uuid.UUID // whose agents are to look
 	ops     []uuid.UUID // operations that changed
 	events  []api.Event
 }
 
 func newTx(ctx context.Context, st store.Store) *tx {
-	return &tx{
-		ctx: ctx, store: st,
-		read: map[string]store.Entry{}, writes: map[string]store.Write{}, nodes: map[uuid.UUID]bool{},
-	}
+	return &tx{ctx: ctx, store: st, read: map[string]store.Entry{}}
 }
 
-// get reads key into v and reports whether it is there. It sees the writes of
-// this transaction.
+// get reads key into v, which must be empty, and reports whether it is there.
+// It sees the writes of this transaction.
 func (t *tx) get(key string, v any) (bool, error) {
-	if w, ok := t.writes[key]; ok {
-		if w.Delete {
+	if i := t.written(key); i >= 0 {
+		if t.writes[i].Delete {
 			return false, nil
 		}
-		return true, decode(key, w.Value, v)
+		return true, decode(key, t.writes[i].Value, v)
 	}
 	e, seen := t.read[key]
 	if !seen {
 		var err error
 		e, err = t.store.Get(t.ctx, key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, unavailable(err)
+			return false, unread(t.ctx, err)
 		}
 		e.Key = key
 		t.read[key] = e
@@ -58,6 +56,16 @@ func (t *tx) get(key string, v any) (bool, error) {
 		return false, nil
 	}
 	return true, decode(key, e.Value, v)
+}
+
+// index is that of the transaction that last wrote a key which was read.
+func (t *tx) index(key string) uint64 { return t.read[key].Index }
+
+// list reads entries without taking note of them: what a decision rests on is
+// read again by get.
+func (t *tx) list(prefix, after string, limit int) ([]store.Entry, error) {
+	entries, err := t.store.List(t.ctx, prefix, after, limit)
+	return entries, unread(t.ctx, err)
 }
 
 func (t *tx) put(key string, v any) error {
@@ -72,10 +80,15 @@ func (t *tx) put(key string, v any) error {
 func (t *tx) del(key string) { t.write(store.Write{Key: key, Delete: true}) }
 
 func (t *tx) write(w store.Write) {
-	if _, again := t.writes[w.Key]; !again {
-		t.order = append(t.order, w.Key)
+	if i := t.written(w.Key); i >= 0 {
+		t.writes[i] = w
+		return
 	}
-	t.writes[w.Key] = w
+	t.writes = append(t.writes, w)
+}
+
+func (t *tx) written(key string) int {
+	return slices.IndexFunc(t.writes, func(w store.Write) bool { return w.Key == key })
 }
 
 func (t *tx) event(typ string, d dataset.Dataset, detail string) {
@@ -90,62 +103,106 @@ func (t *tx) putDataset(d dataset.Dataset) error {
 
 func (t *tx) touch(ds, node uuid.UUID) {
 	t.touched = append(t.touched, ds)
-	t.nodes[node] = true
+	t.wakeNode(node)
 }
 
+func (t *tx) wakeNode(node uuid.UUID) {
+	if !slices.Contains(t.nodes, node) {
+		t.nodes = append(t.nodes, node)
+	}
+}
+
+// commitTime bounds a transaction whose caller has gone: what is decided is
+// committed, or known to be in doubt, before anyone is told.
+const commitTime = 30 * time.Second
+
 func (t *tx) commit() (uint64, error) {
-	if len(t.order) == 0 {
+	if len(t.writes) == 0 {
 		return 0, nil
 	}
 	checks := make([]store.Check, 0, len(t.read))
 	for k, e := range t.read {
 		checks = append(checks, store.Check{Key: k, Index: e.Index})
 	}
-	writes := make([]store.Write, 0, len(t.order))
-	for _, k := range t.order {
-		writes = append(writes, t.writes[k])
+	if err := t.ctx.Err(); err != nil {
+		return 0, err
 	}
-	return t.store.Txn(t.ctx, checks, writes)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), commitTime)
+	defer cancel()
+	return t.store.Txn(ctx, checks, t.writes)
 }
 
 // tries is how often a decision is made anew when what it read has changed.
 // Each round some other transaction got through, so this is no live-lock.
 const tries = 64
 
+// errTorn says that what was read is not of one moment: it is read again. What
+// stays so is damage, and the error that wraps this says which.
+var errTorn = errors.New("it changed while it was read")
+
+func torn(format string, args ...any) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "store: %w (%s)", errTorn, fmt.Sprintf(format, args...))
+}
+
 // update makes one decision and commits it, again as long as what it rests on
-// changes under it.
+// changes under it. It returns the index of the transaction, 0 when nothing had
+// to be written.
 func (s *Service) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
+	var last error
 	for range tries {
 		t := newTx(ctx, s.store)
-		if err := decide(t); err != nil {
-			return 0, err
+		if last = decide(t); errors.Is(last, errTorn) {
+			continue
+		}
+		if last != nil {
+			return 0, last
 		}
 		index, err := t.commit()
 		if errors.Is(err, store.ErrConflict) {
+			last = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: try again")
 			continue
 		}
 		if err != nil {
-			return 0, unavailable(err)
+			// It may have happened: who would have been woken looks for himself.
+			s.feed.publish(t.nodes, t.touched, t.ops)
+			return 0, unwritten(ctx, err)
 		}
 		s.publish(t)
 		return index, nil
 	}
-	return 0, dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: try again")
+	return 0, last
 }
 
-// view makes a decision that writes nothing.
-func (s *Service) view(ctx context.Context, decide func(*tx) error) error {
-	return decide(newTx(ctx, s.store))
+// view makes a decision that writes nothing, again as long as what it reads
+// changes under it.
+func (s *Service) view(ctx context.Context, decide func(*tx) error) (err error) {
+	for range tries {
+		if err = decide(newTx(ctx, s.store)); !errors.Is(err, errTorn) {
+			break
+		}
+	}
+	return err
 }
 
-// unavailable turns a store's failure into the words of the API: not knowing is
-// never the same as absence.
-func unavailable(err error) error {
+// unread turns a store's failure to read into the words of the API: not knowing
+// is never the same as absence.
+func unread(ctx context.Context, err error) error {
 	switch {
-	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInvalid):
 		return err
-	case errors.Is(err, store.ErrTooLarge):
-		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: %w", err)
+}
+
+// unwritten does the same for a transaction. Every kind but ErrInvalid and
+// ErrCorrupt leaves open whether it happened.
+func unwritten(ctx context.Context, err error) error {
+	if errors.Is(err, store.ErrTooLarge) {
+		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)
+	}
+	return unread(ctx, err)
 }

@@ -14,6 +14,9 @@ func (s *Service) planResize(t *tx, req api.Request) (*dataset.Operation, *datas
 	if err != nil {
 		return nil, nil, err
 	}
+	if size == d.Profile.Size && d.Size >= size { // the backend may have rounded it up
+		return nil, &d, nil
+	}
 	next := d
 	next.Profile = d.Profile.Clone()
 	next.Size, next.Profile.Size = size, size
@@ -22,13 +25,13 @@ func (s *Service) planResize(t *tx, req api.Request) (*dataset.Operation, *datas
 
 // resizeTo plans the agent's part of a change whose size differs.
 func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
-	var pool dataset.Pool
-	if _, err := t.get(poolKey(d.Pool), &pool); err != nil {
-		return nil, nil, err
-	}
-	switch {
-	case next.Size == d.Size:
+	if next.Size == d.Size {
 		return nil, &d, nil
+	}
+	pool, err := t.pool(d)
+	switch {
+	case err != nil:
+		return nil, nil, err
 	case !pool.Capabilities.EnforcesSize:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s (backend %s) cannot enforce a size", d.Volume, pool.Name, pool.Backend)
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
@@ -39,52 +42,11 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// planUpdate decides on set-profile and protection.
-func (s *Service) planUpdate(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
-	if err != nil {
-		return nil, nil, err
-	}
-	next := d
-	if req.Protect != nil {
-		next.Protected = *req.Protect
-	}
-	if req.Profile != "" {
-		p, err := s.Deps.Profiles().Get(req.Profile)
-		if err != nil {
-			return nil, nil, err
-		}
-		if next.Profile, err = onto(d.Profile, p); err != nil {
-			return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
-		}
-		// A filesystem cannot be made smaller: a profile that promises less
-		// leaves the size, and the answer shows it.
-		next.Size = max(d.Size, next.Profile.Size)
-		next.Profile.Size = next.Size
-		if next.Anonymous {
-			next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		}
-		check := next.Profile
-		if check.Size != 0 && p.Size == 0 {
-			check.Size = 0
-		}
-		if err := s.fits(t, d.Pool, check, "volume "+d.Volume); err != nil {
-			return nil, nil, err
-		}
-	}
-	if next.Size != d.Size {
-		return s.resizeTo(t, d, next)
-	}
-	if next.Protected == d.Protected && next.Profile.Revision == d.Profile.Revision && next.Profile.Name == d.Profile.Name {
-		return nil, &d, nil
-	}
-	op := on(d)
-	op.Dataset = &next
-	return op, nil, nil
-}
-
-// commitUpdate puts a dataset's new size, profile and protection on record.
-func (s *Service) commitUpdate(t *tx, op dataset.Operation, out *api.Committed) error {
+// commitResize puts a dataset's new size on record and, when that is what it was
+// resized for, its new profile. What else changed since the plan stays. The
+// bytes have changed by then: it is refused only for a dataset that is being
+// destroyed.
+func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
 		return err
@@ -93,14 +55,84 @@ func (s *Service) commitUpdate(t *tx, op dataset.Operation, out *api.Committed) 
 	if d.Request == op.ID {
 		return nil
 	}
-	if d.State != dataset.StateReady {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
+	if d.State == dataset.StatePurging {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
-	detail := "profile " + op.Dataset.Profile.Name
-	if op.Dataset.Size != d.Size {
-		detail += ", size " + op.Dataset.Size.String()
+	next := op.Dataset
+	detail := "size " + next.Size.String()
+	if name := op.Options["profile"]; name != "" {
+		d.Profile = next.Profile
+		detail += ", profile " + name
 	}
-	d.Size, d.Profile, d.Protected, d.Request = op.Dataset.Size, op.Dataset.Profile, op.Dataset.Protected, op.ID
-	t.event("volume."+string(op.Kind), d, detail)
+	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
+	t.event("volume.resize", d, detail)
+	return t.putDataset(d)
+}
+
+// planUpdate decides on set-profile and protection.
+func (s *Service) planUpdate(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case req.Profile != "" && req.Protect != nil:
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: profile and protection cannot change at once (ask for one, then the other)", d.Volume)
+	case req.Profile != "":
+		return s.planProfile(t, d, req.Profile)
+	case req.Protect == nil:
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: nothing to change (say a profile, or whether it is protected)", d.Volume)
+	case *req.Protect == d.Protected:
+		return nil, &d, nil
+	}
+	op, next := on(d), d
+	next.Protected = *req.Protect
+	op.Dataset = &next
+	return op, nil, nil
+}
+
+func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*dataset.Operation, *dataset.Dataset, error) {
+	p, err := s.Deps.Profiles().Get(profile)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.Name == d.Profile.Name && p.Revision == d.Profile.Revision {
+		return nil, &d, nil
+	}
+	next := d
+	if next.Profile, err = onto(d.Profile, p); err != nil {
+		return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
+	}
+	if d.Anonymous {
+		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		next.Profile.Snapshots.Schedule = ""
+	}
+	if err := s.fits(t, d, next.Profile); err != nil {
+		return nil, nil, err
+	}
+	// A filesystem cannot be made smaller: a profile that promises less leaves
+	// the size, and the answer shows it.
+	next.Size = max(d.Size, next.Profile.Size)
+	next.Profile.Size = max(next.Size, next.Profile.Size)
+	if next.Size != d.Size {
+		op, done, err := s.resizeTo(t, d, next)
+		if op != nil {
+			op.Options = map[string]string{"profile": p.Name}
+		}
+		return op, done, err
+	}
+	op := on(d)
+	op.Dataset = &next
+	return op, nil, nil
+}
+
+// settleUpdate writes what planUpdate decided on, in the same transaction.
+func (s *Service) settleUpdate(t *tx, op dataset.Operation) error {
+	d := *op.Dataset
+	detail := "profile " + d.Profile.Name
+	if d.Protected {
+		detail += ", protected"
+	}
+	t.event("volume.update", d, detail)
 	return t.putDataset(d)
 }

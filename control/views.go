@@ -1,10 +1,10 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -29,6 +29,7 @@ func after(prefix string, p api.Page) string {
 }
 
 // Volume returns one, by name or by a unique prefix of its dataset's UUID.
+// ErrNotFound only when the store said so, ErrAmbiguous, ErrUnavailable.
 func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
 	err = s.view(ctx, func(t *tx) error {
 		d, err := t.volume(ref)
@@ -43,43 +44,48 @@ func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err err
 
 // Volumes lists the live ones by name.
 func (s *Service) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-	return s.listDatasets(ctx, "names/", p, func(key string, value []byte) (uuid.UUID, error) {
+	return s.listDatasets(ctx, namesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
 		var c claim
-		err := decode(key, value, &c)
+		err := decode(namesPrefix+name, value, &c)
 		return c.ID, err
-	})
+	}, func(name string, d dataset.Dataset) bool { return d.State == dataset.StateReady && d.Volume == name })
 }
 
 // Trash lists the datasets in the trash by UUID.
 func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-	return s.listDatasets(ctx, "trash/", p, func(key string, _ []byte) (uuid.UUID, error) {
-		return uuid.Parse(strings.TrimPrefix(key, "trash/"))
-	})
+	return s.listDatasets(ctx, trashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
+		return idIn(trashPrefix+id, trashPrefix)
+	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, id func(string, []byte) (uuid.UUID, error)) (out api.List[api.Volume], err error) {
-	limit := pageLimit(p)
-	entries, err := s.store.List(ctx, prefix, after(prefix, p), limit)
+// listDatasets lists what the keys under prefix point at, apart from what is no
+// more as the key says since the page of keys was read.
+func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume], error) {
+	var none api.List[api.Volume]
+	limit, t := pageLimit(p), newTx(ctx, s.store)
+	entries, err := t.list(prefix, after(prefix, p), limit)
 	if err != nil {
-		return out, unavailable(err)
+		return none, err
 	}
-	out.Items = make([]api.Volume, 0, len(entries))
-	t := newTx(ctx, s.store)
+	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
+	seen := presenter{s: s, t: t}
 	for _, e := range entries {
-		ds, err := id(e.Key, e.Value)
+		suffix := strings.TrimPrefix(e.Key, prefix)
+		ds, err := id(suffix, e.Value)
 		if err != nil {
-			return out, err
+			return none, err
 		}
-		d, err := t.dataset(ds)
-		if dataset.KindOf(err) == dataset.ErrNotFound {
-			continue // deleted since the list was read
-		}
+		var d dataset.Dataset
+		there, err := t.get(datasetKey(ds), &d)
 		if err != nil {
-			return out, err
+			return none, err
 		}
-		v, err := s.present(t, d)
+		if !there || !still(suffix, d) {
+			continue
+		}
+		v, err := seen.present(d)
 		if err != nil {
-			return out, err
+			return none, err
 		}
 		out.Items = append(out.Items, v)
 	}
@@ -89,65 +95,166 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, i
 	return out, nil
 }
 
-// present adds to a record what people want to see beside it.
+// presenter adds to records what people want to see beside them, and reads what
+// is common to many but once.
+type presenter struct {
+	s     *Service
+	t     *tx
+	nodes map[uuid.UUID]string
+	pools map[uuid.UUID]dataset.Pool
+}
+
 func (s *Service) present(t *tx, d dataset.Dataset) (api.Volume, error) {
-	v := api.Volume{Dataset: d, Node: t.nodeName(d.Home)}
-	var pool dataset.Pool
-	if _, err := t.get(poolKey(d.Pool), &pool); err != nil {
+	p := presenter{s: s, t: t}
+	return p.present(d)
+}
+
+func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
+	v = api.Volume{Dataset: d, Status: p.s.seen.dataset(d.ID)}
+	if v.Node, err = memo(&p.nodes, d.Home, p.t.nodeName); err != nil {
+		return v, err
+	}
+	pool, err := memo(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
+		_, err = p.t.get(poolKey(id), &pool)
+		return pool, err
+	})
+	if err != nil {
 		return v, err
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
 	var lease dataset.Lease
-	ok, err := t.get(leaseKey(d.ID), &lease)
+	there, err := p.t.get(leaseKey(d.ID), &lease)
 	if err != nil {
 		return v, err
 	}
-	if ok {
+	if there {
 		v.Lease = &lease
 	}
-	snaps, err := t.store.List(t.ctx, snapshotPrefix(d.ID), "", 0)
-	if err != nil {
-		return v, unavailable(err)
+	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
+	return v, err
+}
+
+func memo[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, error)) (V, error) {
+	if v, ok := (*known)[id]; ok {
+		return v, nil
 	}
-	v.Snapshots = len(snaps)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st, ok := s.datasets[d.ID]; ok {
-		v.Status = &st
+	v, err := read(id)
+	if err == nil {
+		if *known == nil {
+			*known = map[uuid.UUID]V{}
+		}
+		(*known)[id] = v
 	}
-	return v, nil
+	return v, err
+}
+
+// counts remembers how many snapshots datasets have. A dataset is written with
+// each snapshot that comes or goes, so a count holds as long as the dataset's
+// index is the same, whichever service changed it.
+type counts struct {
+	mu sync.Mutex
+	of map[uuid.UUID]count
+}
+
+type count struct {
+	index uint64
+	n     int
+}
+
+// countsKept bounds the memory; beyond it counting begins anew.
+const countsKept = 1 << 17
+
+func (c *counts) snapshots(t *tx, ds uuid.UUID) (int, error) {
+	index := t.index(datasetKey(ds))
+	c.mu.Lock()
+	known, ok := c.of[ds]
+	c.mu.Unlock()
+	if ok && known.index == index && index != 0 {
+		return known.n, nil
+	}
+	entries, err := t.list(snapshotPrefix(ds), "", 0)
+	if err != nil || index == 0 {
+		return len(entries), err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil || len(c.of) >= countsKept {
+		c.of = map[uuid.UUID]count{}
+	}
+	c.of[ds] = count{index, len(entries)}
+	return len(entries), nil
+}
+
+func (c *counts) forget(ds uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.of, ds)
 }
 
 // Snapshots lists those of one dataset, oldest first; with an empty ref all, in
 // the order of datasets.
 func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	t := newTx(ctx, s.store)
-	prefix := "snapshots/"
-	if ref != "" {
-		d, err := t.anyDataset(ref)
-		if err != nil {
-			return out, err
-		}
-		prefix = snapshotPrefix(d.ID)
+	if ref == "" {
+		return allSnapshots(t, p)
 	}
-	limit := pageLimit(p)
-	entries, err := s.store.List(ctx, prefix, after("snapshots/", p), limit)
+	var d dataset.Dataset
+	if err := s.view(ctx, func(t *tx) error {
+		d, err = t.anyDataset(ref)
+		return err
+	}); err != nil {
+		return out, err
+	}
+	list, err := listAll[dataset.Snapshot](t, snapshotPrefix(d.ID))
 	if err != nil {
-		return out, unavailable(err)
+		return out, err
 	}
-	out.Items = make([]dataset.Snapshot, len(entries))
+	slices.SortFunc(list, older)
+	// The cursor is a time and a UUID: the snapshot that it was may be gone.
+	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
+		if p.After == "" || cursor(s) > after {
+			return 1
+		}
+		return -1
+	})
+	out.Items = list[from:]
+	if limit := pageLimit(p); len(out.Items) > limit {
+		out.Items = out.Items[:limit]
+		out.Next = cursor(out.Items[limit-1])
+	}
+	return out, nil
+}
+
+func allSnapshots(t *tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
+	limit := pageLimit(p)
+	entries, err := t.list(snapshotsPrefix, after(snapshotsPrefix, p), limit)
+	if err != nil {
+		return out, err
+	}
+	items := make([]dataset.Snapshot, len(entries))
 	for i, e := range entries {
-		if err := decode(e.Key, e.Value, &out.Items[i]); err != nil {
+		if err := decode(e.Key, e.Value, &items[i]); err != nil {
 			return out, err
 		}
 	}
+	out.Items = items
 	if len(entries) == limit {
-		out.Next = strings.TrimPrefix(entries[limit-1].Key, "snapshots/")
+		out.Next = strings.TrimPrefix(entries[limit-1].Key, snapshotsPrefix)
 	}
-	slices.SortStableFunc(out.Items, func(a, b dataset.Snapshot) int {
-		return cmp.Or(strings.Compare(a.Dataset.String(), b.Dataset.String()), a.Created.Compare(b.Created))
-	})
 	return out, nil
+}
+
+// older orders snapshots by their time, and those of one moment by their UUIDs.
+func older(a, b dataset.Snapshot) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID.String(), b.ID.String())
+}
+
+// cursor sorts as older does.
+func cursor(s dataset.Snapshot) string {
+	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
 }
 
 // Snapshot finds one by UUID prefix or, in a volume, by name.
@@ -157,4 +264,22 @@ func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap data
 		return err
 	})
 	return snap, err
+}
+
+// Seen returns the volumes of which an agent said something since this service
+// started: those that are or were mounted.
+func (s *Service) Seen(ctx context.Context) []api.Volume {
+	t := newTx(ctx, s.store)
+	seen := presenter{s: s, t: t}
+	var out []api.Volume
+	for _, id := range s.seen.ids() {
+		d, err := t.dataset(id)
+		if err != nil || d.State != dataset.StateReady {
+			continue
+		}
+		if v, err := seen.present(d); err == nil {
+			out = append(out, v)
+		}
+	}
+	return out
 }

@@ -163,23 +163,26 @@ type Capabilities struct {
 
 // Operation is one piece of work on record.
 type Operation struct {
-	ID          uuid.UUID `json:"id"`
-	Kind        OpKind    `json:"kind"`
-	State       OpState   `json:"state"`
-	Node        uuid.UUID `json:"node"` // whose agent does it
-	Volume      string    `json:"volume,omitempty"`
-	DatasetID   uuid.UUID `json:"dataset_id"`
-	Epoch       uint64    `json:"epoch"`             // of the dataset when this was planned
-	Dataset     *Dataset  `json:"dataset,omitempty"` // the record that is to be
-	Snapshot    *Snapshot `json:"snapshot,omitempty"`
-	Source      *Source   `json:"source,omitempty"` // what a clone is made of
-	Path        string    `json:"path,omitempty"`   // what an import reads
-	Live        bool      `json:"live,omitempty"`   // an import whose source may be in use
-	Problem     *Problem  `json:"problem,omitempty"`
-	Progress    Progress  `json:"progress"`
-	Incarnation uuid.UUID `json:"incarnation,omitzero"`
-	Created     time.Time `json:"created"`
-	Ended       time.Time `json:"ended,omitzero"`
+	ID        uuid.UUID `json:"id"`
+	Kind      OpKind    `json:"kind"`
+	State     OpState   `json:"state"`
+	Node      uuid.UUID `json:"node"` // whose agent does it
+	Volume    string    `json:"volume,omitempty"`
+	DatasetID uuid.UUID `json:"dataset_id"`
+	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned
+	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be
+	Snapshot  *Snapshot `json:"snapshot,omitempty"`
+	Source    *Source   `json:"source,omitempty"` // what a clone is made of
+	// Options is what was asked for: of a create as with -o, of a resize the
+	// profile when it is for that.
+	Options     map[string]string `json:"options,omitempty"`
+	Path        string            `json:"path,omitempty"` // what an import reads
+	Live        bool              `json:"live,omitempty"` // an import whose source may be in use
+	Problem     *Problem          `json:"problem,omitempty"`
+	Progress    Progress          `json:"progress"`
+	Incarnation uuid.UUID         `json:"incarnation,omitzero"`
+	Created     time.Time         `json:"created"`
+	Ended       time.Time         `json:"ended,omitzero"`
 }
 
 // OpKind says what an operation does.

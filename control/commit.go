@@ -1,0 +1,223 @@
+package control
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Commit puts the outcome of an operation on record, in one transaction that
+// checks every key which the decision rests on. Again, for the same operation:
+// the same answer. A report with a Problem records the failure alone.
+//
+// ErrStale: the report comes from an older incarnation, epoch or home;
+// ErrCancelled: the operation was cancelled, and what it made is to be taken
+// back; ErrConflict, ErrNotFound, ErrExists, ErrProtected: it cannot be put on
+// record any more, and nothing was; ErrUnavailable: it may have been.
+func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
+	op := r.Operation
+	op.Incarnation = r.Incarnation
+	if err := reportable(node, op); err != nil {
+		return out, err
+	}
+	if op.Kind == dataset.OpPurge && op.Problem == nil {
+		if err := s.forgetSnapshots(ctx, op); err != nil {
+			return out, err
+		}
+	}
+	index, err := s.update(ctx, func(t *tx) error {
+		out = api.Committed{}
+		if err := s.conclude(t, op, &out); err != nil {
+			return err
+		}
+		if out.Dataset != nil {
+			out.Index = t.index(datasetKey(out.Dataset.ID))
+		}
+		return nil
+	})
+	if err != nil {
+		return api.Committed{}, err
+	}
+	if index != 0 {
+		out.Index = index
+	}
+	if op.Kind == dataset.OpPurge && op.Problem == nil {
+		s.seen.forget(op.DatasetID)
+		s.counts.forget(op.DatasetID)
+	}
+	return out, nil
+}
+
+// conclude decides on the report of an operation.
+func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) error {
+	recorded, known, err := t.recorded(op)
+	if err != nil {
+		return err
+	}
+	if known && recorded.State.Final() {
+		return s.repeat(t, recorded, op, out)
+	}
+	if op.Problem != nil && op.Kind == dataset.OpPurge {
+		// Someone else's purge of the same dataset may have been first.
+		gone, err := t.gone(op.DatasetID)
+		if err != nil {
+			return err
+		}
+		if gone {
+			op.Problem = nil
+		}
+	}
+	if op.Problem == nil {
+		if err := s.apply(t, op, out); err != nil {
+			return err
+		}
+	}
+	if !known && op.Problem == nil {
+		return nil
+	}
+	if out.Lost {
+		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
+			return err
+		}
+	}
+	return s.finish(t, op)
+}
+
+// refusal is why the volume that another request made first is not what an
+// operation was to make; nil when it is.
+func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
+	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
+	if err == nil {
+		err = s.same(t, winner, w)
+	}
+	switch dataset.KindOf(err) {
+	case dataset.ErrExists, dataset.ErrAmbiguous, dataset.ErrInvalid:
+		return dataset.ProblemOf(err), nil
+	}
+	return nil, err
+}
+
+// recorded reads what is on record of an operation, and fails with ErrStale when
+// the report comes from an agent, or is of work, that it is not about.
+func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, err error) {
+	if _, err := t.fresh(op.Node, op.Incarnation); err != nil {
+		return rec, false, err
+	}
+	known, err = t.get(operationKey(op.ID), &rec)
+	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || rec.DatasetID != op.DatasetID) {
+		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID, rec.Kind, rec.DatasetID)
+	}
+	return rec, known, err
+}
+
+// gone reports whether nothing is on record of a dataset.
+func (t *tx) gone(id uuid.UUID) (bool, error) {
+	var d dataset.Dataset
+	ok, err := t.get(datasetKey(id), &d)
+	return err == nil && !ok, err
+}
+
+// apply writes what a finished operation changes.
+func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
+	switch op.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+		return s.commitCreate(t, op, out)
+	case dataset.OpSnapshot:
+		return s.commitSnapshot(t, op, out)
+	case dataset.OpSnapshotDelete:
+		return s.commitSnapshotDelete(t, op, out)
+	case dataset.OpRestore:
+		return s.commitRestore(t, op, out)
+	case dataset.OpResize:
+		return s.commitResize(t, op, out)
+	case dataset.OpDelete:
+		return s.commitDelete(t, op, out)
+	default: // reportable lets no other through
+		return s.commitPurge(t, op)
+	}
+}
+
+// reportable checks that a report is one that an agent can make: of its own
+// work, of a kind that agents do, with everything that the kind needs.
+func reportable(node uuid.UUID, op dataset.Operation) error {
+	bad := func(what string) error {
+		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", op.ID, op.Kind, what)
+	}
+	switch {
+	case op.Node != node:
+		return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", op.ID, op.Node, node)
+	case op.ID == uuid.Nil || op.DatasetID == uuid.Nil:
+		return bad("it does not say of which operation and dataset it is")
+	case op.Problem != nil && !alone(op.Kind):
+		return nil
+	}
+	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
+	switch op.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 || op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil {
+			return bad("it is not of a new dataset of this node")
+		}
+		return dataset.CheckName(op.Dataset.Volume)
+	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
+		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
+			return bad("its snapshot is missing, or another dataset's")
+		}
+		if op.Kind == dataset.OpRestore && (!of(op.Dataset) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
+			return bad("what is restored is missing, or another dataset's")
+		}
+	case dataset.OpResize:
+		if !of(op.Dataset) || op.Dataset.Size <= 0 {
+			return bad("the new size is missing")
+		}
+	case dataset.OpDelete, dataset.OpPurge:
+	default:
+		return bad("it is not of a kind that agents report")
+	}
+	return nil
+}
+
+// repeat answers the report of an operation whose end is on record.
+func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) error {
+	switch {
+	case rec.State != dataset.OpDone && op.Problem != nil:
+		return nil
+	case rec.State == dataset.OpCancelled:
+		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
+	case rec.State != dataset.OpDone:
+		return dataset.Errorf(dataset.ErrConflict, "operation %s is on record as %s", op.ID, rec.State)
+	case op.Kind == dataset.OpPurge:
+		return nil
+	}
+	d, err := t.dataset(op.DatasetID)
+	if err == nil {
+		out.Dataset = &d
+		return nil
+	}
+	if !makes(op.Kind) || dataset.KindOf(err) != dataset.ErrNotFound {
+		return err
+	}
+	winner, ok, err := t.byName(rec.Volume)
+	if err == nil && !ok {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", rec.Volume)
+	}
+	if err == nil {
+		out.Dataset, out.Lost = &winner, true
+	}
+	return err
+}
+
+// current reads the dataset of an operation and fails with ErrStale unless it is
+// still at the epoch, and home, that the operation was planned for.
+func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
+	d, err := t.dataset(op.DatasetID)
+	if err != nil {
+		return d, err
+	}
+	if d.Home != op.Node || d.Epoch != op.Epoch {
+		return d, dataset.Errorf(dataset.ErrStale, "dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch, op.Node, d.Epoch, d.Home)
+	}
+	return d, nil
+}

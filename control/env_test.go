@@ -1,0 +1,329 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tb is what a test, a benchmark, a fuzz target and a rapid check have in common.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Cleanup(func())
+}
+
+// env is a service on a real store, with a clock that only the test moves and
+// without background work: tests call its rounds.
+type env struct {
+	tb
+	*Service
+	ctx      context.Context
+	spy      *spy
+	clock    *clock.Fake
+	profiles *profileSet
+	house    *house
+	failures []error // of the background work
+}
+
+// someday is a Wednesday, noon.
+var someday = time.Date(2026, 11, 18, 12, 0, 0, 0, time.UTC)
+
+func newEnv(t tb) *env {
+	t.Helper()
+	e := &env{tb: t, ctx: context.Background(), clock: clock.NewFake(someday), profiles: newProfiles()}
+	e.spy = newSpy(openStore(t))
+	e.restart()
+	t.Cleanup(func() { e.Service.Close() })
+	return e
+}
+
+// restart lets another service take over the store.
+func (e *env) restart() {
+	if e.Service != nil {
+		e.Service.Close()
+	}
+	e.Service, _ = newService(Deps{
+		Store: e.spy, StoreName: "bolt", Clock: e.clock, Version: "test",
+		Profiles: func() Profiles { return e.profiles },
+		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
+	})
+	e.house = e.newHouse()
+}
+
+// openStore opens a new store. It lies in memory where it can: what a power cut
+// leaves is the store's to test, and 30 times as many transactions go through.
+func openStore(t tb) store.Store {
+	t.Helper()
+	parent := "/dev/shm"
+	if _, err := os.Stat(parent); err != nil {
+		parent = ""
+	}
+	dir, err := os.MkdirTemp(parent, "drover-control-")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	st, err := bolt.Open(context.Background(), filepath.Join(dir, "store.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	return st
+}
+
+// profileSet stands for profiles.yaml.
+type profileSet struct {
+	byName map[string]dataset.Profile
+}
+
+func newProfiles() *profileSet {
+	trash := dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(72 * time.Hour)}
+	keep := dataset.Keep{Last: 4, Hourly: 24}
+	p := &profileSet{byName: map[string]dataset.Profile{}}
+	for _, x := range []dataset.Profile{
+		{Name: "bronze", OnDelete: trash, Quiesce: dataset.QuiesceNone},
+		{Name: "silver", Size: 10 * dataset.GiB, Snapshots: dataset.Snapshots{Required: true}, OnDelete: trash},
+		{Name: "gold", Size: 20 * dataset.GiB, Filesystem: dataset.Filesystem{Type: "xfs"}, Quiesce: dataset.QuiesceFreeze,
+			Snapshots: dataset.Snapshots{Required: true, Schedule: "*/15 * * * *", Keep: keep}, OnDelete: trash},
+		{Name: "fleeting", OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}},
+		{Name: "kept", OnDelete: dataset.OnDelete{Mode: dataset.DeleteKeep}},
+	} {
+		x.Revision = "r1-" + x.Name
+		p.byName[x.Name] = x
+	}
+	return p
+}
+
+func (p *profileSet) Get(name string) (dataset.Profile, error) {
+	if name == "" {
+		name = "bronze"
+	}
+	if x, ok := p.byName[name]; ok {
+		return x.Clone(), nil
+	}
+	var have []string
+	for n := range p.byName {
+		have = append(have, n)
+	}
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", clip(name), dataset.Have(have))
+}
+
+func (p *profileSet) All() (all []dataset.Profile) {
+	for _, x := range p.byName {
+		all = append(all, x)
+	}
+	return all
+}
+
+// agent stands for the agent of one node: it plans, does nothing, and reports.
+type agent struct {
+	*env
+	id, incarnation uuid.UUID
+	pools           []dataset.Pool
+}
+
+var (
+	loopCan = dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true,
+		Delta: true, Filesystems: []string{"xfs", "ext4"},
+	}
+	dirCan = dataset.Capabilities{CloneIndependent: true}
+)
+
+// agent registers a node with a loop pool and then a dir pool.
+func (e *env) agent(name string) *agent {
+	e.Helper()
+	a := &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
+	a.pools = []dataset.Pool{
+		{ID: uuid.New(), Name: "fast", Backend: "loop", Path: "/" + name + "/fast", Reach: dataset.ReachNode, Capabilities: loopCan},
+		{ID: uuid.New(), Name: "plain", Backend: "dir", Path: "/" + name + "/plain", Reach: dataset.ReachNode, Capabilities: dirCan},
+	}
+	a.register(name)
+	return a
+}
+
+func (a *agent) register(name string) {
+	a.Helper()
+	err := a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Name: name, Incarnation: a.incarnation}, Pools: a.pools})
+	if err != nil {
+		a.Fatalf("register %s: %v", name, err)
+	}
+}
+
+func (a *agent) report(op dataset.Operation) api.Report {
+	return api.Report{Incarnation: a.incarnation, Operation: op}
+}
+
+// plan expects an operation.
+func (a *agent) plan(req api.Request) dataset.Operation {
+	a.Helper()
+	p, err := a.Plan(a.ctx, a.id, req)
+	if err != nil {
+		a.Fatalf("plan %s %s: %v", req.Kind, req.Volume, err)
+	}
+	if p.Operation == nil || p.Done != nil {
+		a.Fatalf("plan %s %s: nothing to do", req.Kind, req.Volume)
+	}
+	return *p.Operation
+}
+
+// commit expects success.
+func (a *agent) commit(op dataset.Operation) api.Committed {
+	a.Helper()
+	out, err := a.Commit(a.ctx, a.id, a.report(op))
+	if err != nil {
+		a.Fatalf("commit %s %s: %v", op.Kind, op.Volume, err)
+	}
+	return out
+}
+
+// do plans and commits.
+func (a *agent) do(req api.Request) api.Committed {
+	a.Helper()
+	return a.commit(a.plan(req))
+}
+
+func (a *agent) create(spec string, options ...string) dataset.Dataset {
+	a.Helper()
+	out := a.do(create(spec, options...))
+	if out.Lost || out.Dataset == nil {
+		a.Fatalf("create %s: %+v", spec, out)
+	}
+	return *out.Dataset
+}
+
+func (a *agent) snapshot(volume, name string) dataset.Snapshot {
+	a.Helper()
+	op := a.plan(api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: name})
+	a.commit(op)
+	s, err := a.Snapshot(a.ctx, "", op.Snapshot.ID.String())
+	if err != nil {
+		a.Fatalf("snapshot of %s: %v", volume, err)
+	}
+	return s
+}
+
+func (a *agent) delete(volume string) dataset.Dataset {
+	a.Helper()
+	return *a.do(api.Request{Kind: dataset.OpDelete, Volume: volume}).Dataset
+}
+
+// purge reports that what is condemned is gone, as agents do by themselves.
+func (a *agent) purge(d dataset.Dataset) {
+	a.Helper()
+	a.commit(dataset.Operation{
+		ID: uuid.NewSHA1(d.ID, []byte("purge")), Kind: dataset.OpPurge, Node: a.id,
+		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending,
+	})
+}
+
+// work carries out everything that is on record for the node.
+func (a *agent) work() {
+	a.Helper()
+	s, err := a.Sync(a.ctx, a.id, 0, 0)
+	if err != nil {
+		a.Fatalf("sync: %v", err)
+	}
+	for _, op := range s.Operations {
+		a.commit(op)
+	}
+}
+
+// open returns the operations on record for the node that are not final.
+func (a *agent) open() []dataset.Operation {
+	a.Helper()
+	ops, err := newTx(a.ctx, a.spy).work(a.id)
+	if err != nil {
+		a.Fatalf("%v", err)
+	}
+	return ops
+}
+
+func create(spec string, options ...string) api.Request {
+	req := api.Request{Kind: dataset.OpCreate, Volume: spec}
+	for _, o := range options {
+		k, v, _ := strings.Cut(o, "=")
+		if req.Options == nil {
+			req.Options = map[string]string{}
+		}
+		req.Options[k] = v
+	}
+	return req
+}
+
+// submit expects success.
+func (e *env) submit(req api.Request) api.Outcome {
+	e.Helper()
+	out, err := e.Submit(e.ctx, req)
+	if err != nil {
+		e.Fatalf("submit %s %s: %v", req.Kind, req.Volume, err)
+	}
+	return out
+}
+
+func (e *env) volume(ref string) api.Volume {
+	e.Helper()
+	v, err := e.Volume(e.ctx, ref)
+	if err != nil {
+		e.Fatalf("volume %s: %v", ref, err)
+	}
+	return v
+}
+
+// round runs a round of the background work, as of now.
+func (e *env) rounds() { e.round(e.ctx, e.house, e.clock.Now()) }
+
+// refused expects an error of a kind, in one short line that says each part.
+func refused(t tb, err error, kind *dataset.Kind, parts ...string) {
+	t.Helper()
+	if dataset.KindOf(err) != kind {
+		t.Fatalf("got %v (%v), want %s", err, dataset.KindOf(err), kind.Code)
+	}
+	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") || len(err.Error()) > 1500 {
+		t.Errorf("not one short line of kind %s: %q", kind.Code, err)
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) {
+			t.Errorf("%q does not say %q", err, p)
+		}
+	}
+}
+
+// planned expects a plan to be refused.
+func (a *agent) planned(req api.Request, kind *dataset.Kind, parts ...string) {
+	a.Helper()
+	p, err := a.Plan(a.ctx, a.id, req)
+	if err == nil {
+		a.Fatalf("%s %s %v was not refused: %+v", req.Kind, req.Volume, req.Options, p)
+	}
+	refused(a, err, kind, parts...)
+}
+
+// no returns a pointer to false, yes to true.
+func no() *bool  { return new(bool) }
+func yes() *bool { b := true; return &b }

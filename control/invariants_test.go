@@ -1,0 +1,102 @@
+package control
+
+import (
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// state is everything in a store, by kind, with what is derived from it.
+type state struct {
+	datasets   map[uuid.UUID]dataset.Dataset
+	snapshots  map[uuid.UUID]dataset.Snapshot
+	operations map[uuid.UUID]dataset.Operation
+}
+
+// check holds the store to what must be true between any two transactions: a
+// name and its dataset point at each other, every index has exactly what it is
+// of, leases agree with their datasets, and no key is left over.
+func (e *env) check() state {
+	e.Helper()
+	entries, err := e.spy.Store.List(e.ctx, "", "", 0)
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	st := state{map[uuid.UUID]dataset.Dataset{}, map[uuid.UUID]dataset.Snapshot{}, map[uuid.UUID]dataset.Operation{}}
+	got, want := map[string]any{}, map[string]any{}
+	for _, en := range entries {
+		family, _, _ := strings.Cut(en.Key, "/")
+		switch family {
+		case "datasets":
+			d := read[dataset.Dataset](e, en.Key, en.Value)
+			st.datasets[d.ID] = d
+			indexDataset(want, d)
+		case "snapshots":
+			s := read[dataset.Snapshot](e, en.Key, en.Value)
+			st.snapshots[s.ID] = s
+			indexSnapshot(want, s)
+		case "operations":
+			op := read[dataset.Operation](e, en.Key, en.Value)
+			st.operations[op.ID] = op
+			if !op.State.Final() {
+				want[workKey(op.Node, op.ID)] = claim{op.ID}
+			}
+			if op.State.Final() == op.Ended.IsZero() {
+				e.Errorf("operation %s is %s and ended at %v", op.ID, op.State, op.Ended)
+			}
+		case "names", "snapnames", "home", "work":
+			got[en.Key] = read[claim](e, en.Key, en.Value)
+		case "by-uuid":
+			got[en.Key] = read[pointer](e, en.Key, en.Value)
+		case "leases":
+			l := read[dataset.Lease](e, en.Key, en.Value)
+			l.Incarnation = uuid.Nil
+			got[en.Key] = l
+		case "trash":
+			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
+		case "nodes", "pools", "cluster":
+		default:
+			e.Errorf("nobody knows key %s", en.Key)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		e.Fatalf("the indexes are not those of the objects (- should be, + is):\n%s", diff)
+	}
+	for _, s := range st.snapshots {
+		if _, ok := st.datasets[s.Dataset]; !ok {
+			e.Fatalf("snapshot %s of a dataset that is gone", s.ID)
+		}
+	}
+	return st
+}
+
+func read[T any](e *env, key string, value []byte) T {
+	e.Helper()
+	var v T
+	if err := decode(key, value, &v); err != nil {
+		e.Fatalf("%v", err)
+	}
+	return v
+}
+
+func indexDataset(want map[string]any, d dataset.Dataset) {
+	want[uuidKey(d.ID)] = pointer{Dataset: d.ID}
+	want[homeKey(d.Home, d.ID)] = claim{d.ID}
+	want[leaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}
+	switch d.State {
+	case dataset.StateReady:
+		want[nameKey(d.Volume)] = claim{d.ID}
+	case dataset.StateTrashed:
+		want[trashKey(d.ID)] = *d.Trash
+	}
+}
+
+func indexSnapshot(want map[string]any, s dataset.Snapshot) {
+	want[uuidKey(s.ID)] = pointer{Dataset: s.Dataset, Snapshot: true}
+	if s.Name != "" {
+		want[snapnameKey(s.Dataset, s.Name)] = claim{s.ID}
+	}
+}

@@ -1,0 +1,48 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// expired returns the snapshots that keep does not keep, newest first: each rule
+// keeps the newest snapshot of each of its latest periods, in loc, that have
+// one. Pure.
+func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
+	if keep == (dataset.Keep{}) {
+		return nil
+	}
+	newest := slices.Clone(snaps)
+	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { return older(b, a) })
+	kept := map[uuid.UUID]bool{}
+	for i := range min(max(keep.Last, 0), len(newest)) {
+		kept[newest[i].ID] = true
+	}
+	for _, rule := range []struct {
+		n      int
+		period func(time.Time) string
+	}{
+		// With the offset, as the hour in which clocks are set back comes twice.
+		{keep.Hourly, func(t time.Time) string { return t.Format("2006-01-02T15-0700") }},
+		{keep.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
+		{keep.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprintf("%d-%d", y, w) }},
+		{keep.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
+	} {
+		seen := map[string]bool{}
+		for _, snap := range newest {
+			if len(seen) >= rule.n {
+				break
+			}
+			if p := rule.period(snap.Created.In(loc)); !seen[p] {
+				seen[p] = true
+				kept[snap.ID] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(newest, func(s dataset.Snapshot) bool { return kept[s.ID] })
+}

@@ -1,0 +1,124 @@
+package control
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// seen is what agents' heartbeats said last; none of it is stored.
+type seen struct {
+	mu       sync.Mutex
+	datasets map[uuid.UUID]dataset.DatasetStatus
+	pools    map[uuid.UUID]dataset.PoolStatus
+	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
+}
+
+func newSeen() seen {
+	return seen{
+		datasets: map[uuid.UUID]dataset.DatasetStatus{},
+		pools:    map[uuid.UUID]dataset.PoolStatus{},
+		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
+	}
+}
+
+// take takes in a heartbeat of a node. It returns what is to be told of its
+// pools, and the operations that got further.
+func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, moved []uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range h.Pools {
+		if !slices.Contains(node.Pools, p.ID) {
+			continue // another node's to speak of, or not registered yet
+		}
+		if ev, warn := poolEvent(s.pools[p.ID], p); warn {
+			ev.Node = node.Name
+			warnings = append(warnings, ev)
+		}
+		s.pools[p.ID] = p
+	}
+	for _, d := range h.Datasets {
+		s.datasets[d.ID] = d
+	}
+	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
+	for _, op := range h.Operations {
+		is[op.ID] = op.Progress
+		if was[op.ID] != op.Progress {
+			moved = append(moved, op.ID)
+		}
+	}
+	s.progress[node.ID] = is
+	return warnings, moved
+}
+
+func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st, ok := s.pools[id]; ok {
+		return &st
+	}
+	return nil
+}
+
+func (s *seen) dataset(id uuid.UUID) *dataset.DatasetStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st, ok := s.datasets[id]; ok {
+		return &st
+	}
+	return nil
+}
+
+func (s *seen) ids() []uuid.UUID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.datasets))
+}
+
+func (s *seen) forget(id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.datasets, id)
+}
+
+// withProgress returns an operation with how far its agent said that it is.
+func (s *seen) withProgress(op dataset.Operation) dataset.Operation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.progress[op.Node][op.ID]; ok && !op.State.Final() {
+		op.Progress = p
+	}
+	return op
+}
+
+// fullAt is the share of a pool, in percent, from which on people are warned.
+const fullAt = 80
+
+func usedPercent(p dataset.PoolStatus) float64 {
+	if p.Size <= 0 {
+		return 0
+	}
+	return float64(p.Size-p.Free) * 100 / float64(p.Size)
+}
+
+// poolEvent says whether a pool filled up, went away or came back. Pure.
+func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
+	known := was.ID != uuid.Nil
+	switch {
+	case !is.Online && (was.Online || !known):
+		ev.Type, ev.Detail = "pool.offline", is.Reason
+	case known && !was.Online && is.Online:
+		ev.Type, ev.Detail = "pool.online", is.Reason
+	case is.Online && usedPercent(was) < fullAt && usedPercent(is) >= fullAt:
+		ev.Type, ev.Detail = "pool.full", is.Free.Human()+" free of "+is.Size.Human()
+	default:
+		return ev, false
+	}
+	ev.Labels = map[string]string{"pool": is.ID.String()}
+	return ev, true
+}

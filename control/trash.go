@@ -1,0 +1,163 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// planUndelete brings a dataset back from the trash, under its old name or
+// another. Control does it alone: nothing moves on disk.
+func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+	if err != nil {
+		return nil, nil, err
+	}
+	next := d
+	if req.Name != "" && req.Name != d.Volume {
+		next.Volume, next.Spelling, next.SpelledBy = req.Name, req.Name, uuid.Nil
+	}
+	if err := dataset.CheckName(next.Volume); err != nil {
+		return nil, nil, err
+	}
+	var c claim
+	if ok, err := t.get(nameKey(next.Volume), &c); err != nil {
+		return nil, nil, err
+	} else if ok {
+		return nil, nil, dataset.Errorf(dataset.ErrExists, "a volume %s exists (drover trash restore %s NAME brings this one back under another name)", next.Volume, d.ID.String()[:8])
+	}
+	next.State, next.Trash = dataset.StateReady, nil
+	op := on(next)
+	op.Dataset = &next
+	return op, nil, nil
+}
+
+// settleUndelete writes what planUndelete decided on, in the same transaction.
+func (s *Service) settleUndelete(t *tx, op dataset.Operation) error {
+	d := *op.Dataset
+	t.del(trashKey(d.ID))
+	if err := t.put(nameKey(d.Volume), claim{d.ID}); err != nil {
+		return err
+	}
+	t.event("volume.undelete", d, "")
+	return t.putDataset(d)
+}
+
+// deleted finds a dataset that has no name any more, by a unique prefix of its
+// UUID or by the name that it had. Unlike elsewhere a name does not win over a
+// prefix: what is asked for may be a destruction.
+func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+	var found []match
+	var err error
+	if isPrefix(ref) {
+		found, err = t.matches(ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
+	}
+	if err == nil && dataset.CheckName(ref) == nil {
+		found, err = t.trashedAs(ref, found, want)
+	}
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	none := dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", clip(ref))
+	m, err := one(found, ref, none)
+	return m.dataset, err
+}
+
+// trashedAs adds the datasets in the trash that had a name.
+func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
+	entries, err := t.list(trashPrefix, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		id, err := idIn(e.Key, trashPrefix)
+		if err != nil {
+			return nil, err
+		}
+		var d dataset.Dataset
+		there, err := t.get(datasetKey(id), &d)
+		if err != nil {
+			return nil, err
+		}
+		twice := slices.ContainsFunc(found, func(m match) bool { return m.dataset.ID == id })
+		if there && d.Volume == name && want(d) && !twice && len(found) < matchesShown {
+			found = append(found, match{dataset: d})
+		}
+	}
+	return found, nil
+}
+
+// planPurge decides to destroy a dataset in the trash. One that is on its way
+// out already can be asked for again: the first try may have failed.
+func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
+	if err != nil {
+		return nil, nil, err
+	}
+	return on(d), nil, nil
+}
+
+// commitPurge forgets a dataset whose bytes, and whose snapshots, are gone.
+func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
+	d, err := t.current(op)
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if d.State != dataset.StatePurging {
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
+	}
+	for _, k := range []string{datasetKey(d.ID), uuidKey(d.ID), leaseKey(d.ID), homeKey(d.Home, d.ID), trashKey(d.ID)} {
+		t.del(k)
+	}
+	t.touch(d.ID, d.Home)
+	return nil
+}
+
+// snapshotsAtOnce bounds the snapshots that one transaction forgets or brings
+// back: up to three keys each, read and written, within the store's limit.
+const snapshotsAtOnce = (store.MaxOps - 24) / 6
+
+// forgetSnapshots removes the records of a condemned dataset's snapshots, in as
+// many transactions as that takes. Again: what is left.
+func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
+	for more := true; more; {
+		_, err := s.update(ctx, func(t *tx) error {
+			more = false
+			if rec, _, err := t.recorded(op); err != nil || rec.State.Final() {
+				return err
+			}
+			d, err := t.current(op)
+			if dataset.KindOf(err) == dataset.ErrNotFound {
+				return nil
+			}
+			if err != nil || d.State != dataset.StatePurging {
+				return err
+			}
+			entries, err := t.list(snapshotPrefix(d.ID), "", snapshotsAtOnce)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				var snap dataset.Snapshot
+				if err := decode(e.Key, e.Value, &snap); err != nil {
+					return err
+				}
+				t.delSnapshot(snap)
+			}
+			more = len(entries) == snapshotsAtOnce
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package control
+
+import (
+	"maps"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// wish is a create request that was read: what is asked for, and no more.
+type wish struct {
+	kind  dataset.OpKind
+	spec  dataset.Spec
+	opts  dataset.Options
+	names bool // From may be a name too
+}
+
+func readWish(req api.Request) (w wish, err error) {
+	w.kind = req.Kind
+	if w.spec, err = dataset.ParseSpec(req.Volume); err != nil {
+		return w, err
+	}
+	if w.opts, err = dataset.ParseOptions(req.Options); err != nil {
+		return w, err
+	}
+	if w.opts.Profile != "" && w.spec.Profile != "" && w.opts.Profile != w.spec.Profile {
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for profile %s, option profile for %s (say one)", req.Volume, w.spec.Profile, w.opts.Profile)
+	}
+	if w.spec.Profile == "" {
+		w.spec.Profile = w.opts.Profile
+	}
+	if w.opts.From != "" && w.spec.From != "" && !strings.EqualFold(w.opts.From, w.spec.From) {
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From, clip(w.opts.From))
+	}
+	if w.spec.From == "" {
+		w.spec.From, w.names = w.opts.From, true
+	}
+	if w.kind == dataset.OpImport && w.spec.From != "" {
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: an import cannot be a clone as well (leave out from or @snapshot-)", req.Volume)
+	}
+	if w.kind == dataset.OpClone && w.spec.From == "" {
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: a clone of what? (say option from, or NAME@snapshot-PREFIX)", req.Volume)
+	}
+	return w, nil
+}
+
+// same fails with ErrExists, naming both, unless the volume that is there is
+// what was asked for. What was not said is as it is.
+func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
+	o, p := w.opts, d.Profile
+	differs := func(format string, args ...any) error {
+		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
+	}
+	switch {
+	case w.kind == dataset.OpImport:
+		return differs("already: an import makes a new one (choose another name, or drover volume rm %s)", d.Volume)
+	case w.spec.Profile != "" && w.spec.Profile != p.Name:
+		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name, w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
+	case o.Size != 0 && o.Size != d.Size && o.Size != p.Size: // the backend may have rounded it up
+		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size, o.Size, d.Volume, o.Size)
+	case o.FS != "" && o.FS != p.Filesystem.Type:
+		return differs("with %s, not filesystem %s", filesystem(p), o.FS)
+	case o.ReadOnly && !d.ReadOnly:
+		return differs("writable, not readonly")
+	case o.Protect && !d.Protected:
+		return differs("unprotected (drover volume protect %s)", d.Volume)
+	case o.Owner != nil && (p.Owner == nil || p.Owner.UID != o.Owner.UID || p.Owner.GID != o.Owner.GID):
+		return differs("with another owner than %d:%d", o.Owner.UID, o.Owner.GID)
+	case o.Mode != nil && (p.Owner == nil || p.Owner.Mode == nil || *p.Owner.Mode != *o.Mode):
+		return differs("with another mode than %04o", *o.Mode)
+	case len(o.Labels) > 0 && !maps.Equal(o.Labels, d.Labels):
+		return differs("with other labels")
+	}
+	if err := samePool(t, d, o.Pool); err != nil {
+		return err
+	}
+	return sameSource(t, d, w)
+}
+
+// filesystem names what a profile says of the filesystem.
+func filesystem(p dataset.Profile) string {
+	if p.Filesystem.Type == "" {
+		return "the filesystem that its pool chose"
+	}
+	return "filesystem " + p.Filesystem.Type
+}
+
+func samePool(t *tx, d dataset.Dataset, asked string) error {
+	if asked == "" {
+		return nil
+	}
+	p, err := t.pool(d)
+	if err == nil && p.Name != asked {
+		err = dataset.Errorf(dataset.ErrExists, "volume %q exists on pool %s, not %s", d.Volume, p.Name, asked)
+	}
+	return err
+}
+
+func sameSource(t *tx, d dataset.Dataset, w wish) error {
+	from := w.spec.From
+	if from == "" {
+		return nil
+	}
+	if d.Origin == nil {
+		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume, clip(from))
+	}
+	src, err := t.source(from, w.names)
+	switch dataset.KindOf(err) {
+	case nil:
+		was := dataset.Source{Dataset: d.Origin.Dataset, Snapshot: d.Origin.Snapshot}
+		if d.Origin.Implicit {
+			was.Snapshot = uuid.Nil
+		}
+		if was == src {
+			return nil
+		}
+	case dataset.ErrNotFound, dataset.ErrAmbiguous:
+		// The source may be gone, and the prefix mean more than it did: it still
+		// says whether it was that.
+		same, lerr := wasSource(t, *d.Origin, from, w.names)
+		if lerr != nil {
+			return lerr
+		}
+		if same {
+			return nil
+		}
+	default:
+		return err
+	}
+	return dataset.Errorf(dataset.ErrExists, "volume %q exists and is a clone of %s, not of %s", d.Volume, originText(*d.Origin), clip(from))
+}
+
+// wasSource reports whether from named the origin of a clone when that was made.
+func wasSource(t *tx, o dataset.Origin, from string, names bool) (bool, error) {
+	prefix := strings.ToLower(from)
+	if !o.Implicit {
+		return prefixOf(prefix, o.Snapshot), nil
+	}
+	if prefixOf(prefix, o.Dataset) {
+		return true, nil
+	}
+	if !names {
+		return false, nil
+	}
+	d, err := t.dataset(o.Dataset)
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		return false, nil
+	}
+	return err == nil && d.State != dataset.StateReady && d.Volume == from, err
+}
+
+func originText(o dataset.Origin) string {
+	if o.Implicit {
+		return "dataset " + o.Dataset.String()
+	}
+	return "snapshot " + o.Snapshot.String()
+}
+
+func prefixOf(prefix string, id uuid.UUID) bool {
+	return dataset.CheckPrefix(prefix) == nil && strings.HasPrefix(id.String(), prefix)
+}
