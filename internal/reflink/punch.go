@@ -14,11 +14,15 @@ import (
 // have reflinks use, or a multiple of it.
 const block = 4096
 
-// PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096)
-// into holes and returns how many bytes became holes. The bytes that f reads as do not
-// change. Shorter runs stay, because every hole makes one more extent to clone.
+// PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096), and
+// all that is allocated and was never written, into holes and returns how many bytes
+// became holes. The bytes that f reads as do not change. Shorter runs stay, because every
+// hole makes one more extent to clone.
 func PunchZeros(f *os.File, minRun int64) (int64, error) {
 	p := &puncher{file: f, minRun: minRun, run: -1}
+	if err := p.unwritten(); err != nil {
+		return p.punched, fmt.Errorf("punch zeros of %s: %w", f.Name(), err)
+	}
 	off := int64(0)
 	for {
 		start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
@@ -44,6 +48,29 @@ type puncher struct {
 	minRun  int64
 	run     int64 // where the present run of zeros began, or -1
 	punched int64
+}
+
+// unwritten gives back what mkfs has zeroed by fallocate(2): SEEK_DATA passes over it.
+func (p *puncher) unwritten() error {
+	extents, err := Extents(p.file)
+	if err != nil {
+		return err
+	}
+	fi, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	for _, e := range extents {
+		// XFS also allocates behind the end while a file grows: that is no byte of it.
+		end := min(e.Offset+e.Length, fi.Size())
+		if e.Flags&Unwritten == 0 || end <= e.Offset {
+			continue
+		}
+		if err := p.punch(e.Offset, end); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *puncher) scan(start, end int64) error {
@@ -78,10 +105,14 @@ func (p *puncher) flush(end int64) error {
 	if start < 0 || end-start < p.minRun {
 		return nil
 	}
-	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	return p.punch(start, end)
+}
+
+func (p *puncher) punch(start, end int64) error {
 	// A block is freed only when the range covers all of it: so at the end of the file,
 	// where the run can't reach the end of the last block, go beyond.
 	whole := (end + block - 1) / block * block
+	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	if err := unix.Fallocate(int(p.file.Fd()), mode, start, whole-start); err != nil {
 		return err
 	}

@@ -288,6 +288,17 @@ func TestPunchZeros(t *testing.T) {
 		if err := f.Sync(); err != nil {
 			t.Fatal(err)
 		}
+		// As mkfs leaves it: allocated, never written, and shorter than the least run.
+		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 7*mib, 2*block); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, 7*mib, 2*block); err != nil {
+			t.Fatal(err)
+		}
+		// XFS has allocated behind the end, too: give that back.
+		if err := errors.Join(f.Truncate(8*mib+778), f.Truncate(8*mib+777)); err != nil {
+			t.Fatal(err)
+		}
 		for i, want := range []int64{8*mib + 777 - (5+4+64+1)*block, 0} {
 			got, err := reflink.PunchZeros(f, 8*block)
 			if err != nil || got != want {
@@ -296,6 +307,10 @@ func TestPunchZeros(t *testing.T) {
 		}
 		if !bytes.Equal(content(t, f), data) {
 			t.Error("the file reads otherwise")
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Blocks*512 > 74*block+64*kib {
+			t.Errorf("%d bytes are allocated, %v", st.Blocks*512, err)
 		}
 		ranges, err := reflink.Data(f)
 		want := []reflink.Range{{Offset: 3 * mib, Length: 73 * block}, {Offset: 6 * mib, Length: block}}

@@ -1,0 +1,418 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// One mkfs for all datasets of a kind, and no program for anything else.
+func TestForksOncePerTemplate(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		var wg sync.WaitGroup
+		ids := make([]dataset.Dataset, 64)
+		for i := range ids {
+			ids[i] = newDataset(xfs)
+			wg.Go(func() {
+				if _, err := f.Create(f.Context(), ids[i]); err != nil {
+					f.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if calls := f.forks.Calls(); len(calls) != 1 || calls[0].Name != "mkfs.xfs" {
+			f.Fatalf("commands: %+v", calls)
+		}
+		d := ids[0]
+		f.put(d.ID, "a", "data")
+		s := f.takeSnapshot(d)
+		c := newDataset("")
+		f.clone(c, at(s))
+		f.must(f.Restore(f.Context(), d.ID, s.ID, newSnapshot(d), nil))
+		f.must(f.Resize(f.Context(), d.ID, larger, nil))
+		f.must(f.Delete(f.Context(), d.ID))
+		if n := f.forks.Count(); n != 1 {
+			f.Errorf("%d commands: %+v", n, f.forks.Calls()[1:])
+		}
+		for _, other := range ids {
+			f.must(f.Delete(f.Context(), other.ID))
+		}
+	})
+}
+
+func TestFailedMkfsLeavesNothing(t *testing.T) {
+	f := newFixture(t, "xfs")
+	broken := errors.New("no mkfs today")
+	f.forks.Next = run.Func(func(context.Context, run.Command) (run.Result, error) { return run.Result{}, broken })
+	d := newDataset(xfs)
+	if _, err := f.Create(t.Context(), d); !errors.Is(err, broken) {
+		t.Fatalf("got %v", err)
+	}
+	if got := f.entries(); len(got) != 0 {
+		t.Errorf("entries %v", got)
+	}
+	f.settled()
+	f.forks.Next = &run.System{}
+	f.create(d)
+}
+
+func TestWhatCannotBeCreated(t *testing.T) {
+	f := newFixture(t, "xfs")
+	for name, tt := range map[string]struct {
+		change func(*dataset.Dataset)
+		want   string
+	}{
+		"filesystem": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" }, `no filesystem "ntfs" in images here (have: xfs, ext4)`},
+		"small XFS":  {func(d *dataset.Dataset) { d.Size = 100 * dataset.MiB }, "100MiB is too small for xfs, which needs 300MiB"},
+		"small ext4": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB }, "1MiB is too small for ext4"},
+		"huge":       {func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for an image (at most 16TiB)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDataset(xfs)
+			tt.change(&d)
+			_, err := f.Create(t.Context(), d)
+			f.isKind(err, dataset.ErrUnsupported)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if f.forks.Count() != 0 {
+		t.Errorf("commands: %+v", f.forks.Calls())
+	}
+	f.settled()
+}
+
+// A size that is no whole number of blocks is rounded up, never down.
+func TestSizes(t *testing.T) {
+	f := newFixture(t, "xfs")
+	for size, want := range map[dataset.Size]struct {
+		size dataset.Size
+		fs   string
+	}{
+		0:                   {10 * dataset.GiB, xfs},
+		400_000_000:         {400_003_072, xfs},
+		20 * dataset.MiB:    {20 * dataset.MiB, ext4},
+		300*dataset.MiB - 1: {300 * dataset.MiB, xfs},
+	} {
+		d := newDataset("")
+		d.Size = size
+		got, err := f.Create(t.Context(), d)
+		if err != nil || got != want.size {
+			t.Errorf("%s: got %s, %v", size, got, err)
+			continue
+		}
+		att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+		f.must(err)
+		if att.Mount.FSType != want.fs || att.Mount.Grow {
+			t.Errorf("%s: mounted as %+v", size, att.Mount)
+		}
+		f.must(att.Release())
+	}
+}
+
+// The oldest templates make room, so that sizes that were asked for once don't pile up.
+func TestTemplatesAreBounded(t *testing.T) {
+	f := newFixture(t, "xfs")
+	for i := range keptTemplates + 3 {
+		d := newDataset(ext4)
+		d.Size = minExt4 + dataset.Size(i)*dataset.MiB
+		_, err := f.Create(t.Context(), d)
+		f.must(err)
+	}
+	left, err := os.ReadDir(filepath.Join(f.path, templates))
+	f.must(err)
+	if len(left) != keptTemplates {
+		t.Errorf("%d templates", len(left))
+	}
+	first := newDataset(ext4)
+	first.Size = minExt4
+	f.create(first)
+}
+
+func TestPoolNearlyFull(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		f.create(d)
+		hog, err := os.Create(filepath.Join(f.disk, "hog"))
+		f.must(err)
+		defer hog.Close()
+		free := freeOf(f.T, f.disk)
+		f.must(allocate(hog, int64(free-20*dataset.MiB)))
+		f.must(hog.Sync())
+		_, err = f.Create(f.Context(), newDataset(xfs))
+		f.isKind(err, dataset.ErrNoSpace)
+		c := newDataset("")
+		_, err = f.Clone(f.Context(), c, head0(d), nil)
+		f.isKind(err, dataset.ErrNoSpace)
+		f.isKind(f.Snapshot(f.Context(), newSnapshot(d), nil), dataset.ErrNoSpace)
+		if st := f.Status(f.Context()); !st.Online || !strings.Contains(st.Reason, "nearly full") || st.Free > free {
+			f.Errorf("status %+v", st)
+		}
+		if got := f.entries(); len(got) != 1 {
+			f.Errorf("entries %v", got)
+		}
+		f.must(f.Delete(f.Context(), d.ID)) // which must always work
+		f.settled()
+	})
+}
+
+// Datasets with the UUID of one template are all mounted at once.
+func TestManyMountedAtOnce(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		var stop []func()
+		for i := range 12 {
+			d := newDataset(xfs)
+			f.create(d)
+			root, unmount := f.mounted(d.ID)
+			stop = append(stop, unmount)
+			f.write(filepath.Join(root, "a"), fmt.Sprint(i))
+			f.isKind(f.Delete(f.Context(), d.ID), dataset.ErrInUse)
+		}
+		for _, unmount := range stop {
+			unmount()
+		}
+	})
+}
+
+// A resize that was cut short after the image grew is finished at the next mount.
+func TestGrowAtMount(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	f.must(os.Truncate(filepath.Join(f.path, datasets, d.ID.String(), "head.img"), int64(larger)))
+	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	f.must(err)
+	if !att.Mount.Grow {
+		t.Error("no growth is asked for")
+	}
+	f.must(att.Release())
+	root, _ := f.mounted(d.ID)
+	dir, err := os.Open(root)
+	f.must(err)
+	for range 2 {
+		f.must(f.Grow(t.Context(), d.ID, dir))
+	}
+	dir.Close()
+	f.hasSize(d.ID, larger)
+}
+
+func TestResizeMounted(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		root, unmount := f.mounted(d.ID)
+		f.write(filepath.Join(root, "a"), "data")
+		dir, err := os.Open(root)
+		f.must(err)
+		defer dir.Close()
+		f.isKind(f.Resize(f.Context(), d.ID, larger, nil), dataset.ErrInUse)
+		err = f.Resize(f.Context(), d.ID, larger, dir)
+		if d.Profile.Filesystem.Type == ext4 && !f.Info().Capabilities.OnlineGrow {
+			f.isKind(err, dataset.ErrUnsupported)
+			dir.Close()
+			unmount()
+			f.hasSize(d.ID, d.Size)
+			f.must(f.Resize(f.Context(), d.ID, larger, nil))
+		} else {
+			f.must(err)
+			dir.Close()
+			unmount()
+		}
+		f.hasSize(d.ID, larger)
+		if got := f.get(d.ID, "a"); got != "data" {
+			f.Errorf("got %q", got)
+		}
+		root, _ = f.mounted(d.ID)
+		if left, err := os.ReadDir(root); err != nil || len(left) != 1 {
+			f.Errorf("the root holds %v (%v)", left, err)
+		}
+	})
+}
+
+func TestStall(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		f.create(d)
+		root, unmount := f.mounted(d.ID)
+		before, _, err := f.Stall(f.Context(), d.ID)
+		f.must(err)
+		for i := range 200 {
+			f.write(filepath.Join(root, fmt.Sprint(i)), strings.Repeat("x", 5000))
+			if i%20 == 0 {
+				f.takeSnapshot(d)
+			}
+		}
+		unmount()
+		after, why, err := f.Stall(f.Context(), d.ID)
+		f.must(err)
+		if constant := f.Info().Capabilities.ConstantSnapshot; constant != (after == before) || constant == strings.Contains(why, "extents") {
+			f.Errorf("%d, then %d ns from %q", before, after, why)
+		}
+	})
+}
+
+func TestRestoreComparesBeforeItReplaces(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		c := f.stage(xfs)
+		f.backend.step = func(name string) {
+			if name != "loop.restore.cloned" {
+				return
+			}
+			// A fault between the clone and its source.
+			image := filepath.Join(f.path, datasets, c.Dataset.ID.String(), f.layout.image(next))
+			file, err := os.OpenFile(image, os.O_RDWR, 0)
+			f.must(err)
+			defer file.Close()
+			_, err = file.WriteAt(make([]byte, sector), 0)
+			f.must(err)
+		}
+		err := f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
+		f.isKind(err, dataset.ErrCorrupt)
+		f.backend.step = func(string) {}
+		if got := f.get(c.Dataset.ID, "a"); got != "two" {
+			f.Errorf("the head has %q", got)
+		}
+		f.settled()
+	})
+}
+
+// What nobody here made stays, and is told.
+func TestUnknownFilesSurviveDeletion(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		f.create(d)
+		stranger := filepath.Join(f.path, datasets, d.ID.String(), "precious")
+		f.write(stranger, "data")
+		if e := f.entries()[d.ID]; !strings.Contains(e.Problem, `"precious"`) {
+			f.Errorf("entry %+v", e)
+		}
+		f.isKind(f.Delete(f.Context(), d.ID), dataset.ErrCorrupt)
+		if _, err := f.Reap(f.Context(), func(uuid.UUID) bool { return true }); err == nil {
+			f.Error("reaped")
+		}
+		e := f.entries()[d.ID]
+		if e.State != backends.EntryDeleting || !strings.Contains(e.Problem, `"precious"`) {
+			f.Errorf("entry %+v", e)
+		}
+		if got, err := os.ReadFile(filepath.Join(e.Path, "precious")); err != nil || string(got) != "data" {
+			f.Errorf("got %q, %v", got, err)
+		}
+		f.must(os.Remove(filepath.Join(e.Path, "precious")))
+		f.settled()
+	})
+}
+
+// The extents of a template are shared by every create: there must be few.
+func TestTemplatesHaveFewExtents(t *testing.T) {
+	f := newFixture(t, "xfs")
+	for _, fs := range []string{xfs, ext4} {
+		d := newDataset(fs)
+		d.Size = 20 * dataset.GiB
+		_, err := f.Create(t.Context(), d)
+		f.must(err)
+	}
+	images, err := filepath.Glob(filepath.Join(f.path, templates, "*"+imageSuffix))
+	f.must(err)
+	if len(images) != 2 {
+		t.Fatalf("templates: %v", images)
+	}
+	for _, image := range images {
+		file, err := os.Open(image)
+		f.must(err)
+		defer file.Close()
+		n, err := reflink.Count(file)
+		f.must(err)
+		used := blocks(t, image)
+		t.Logf("%s: %d extents, %d KiB", filepath.Base(image), n, used>>10)
+		if n > 64 || used > 8<<20 {
+			t.Errorf("%s: %d extents, %d bytes", image, n, used)
+		}
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	for _, tt := range []struct {
+		fs         string
+		more, want []string
+	}{
+		{xfs, nil, []string{"nouuid", "discard"}},
+		{ext4, []string{"noatime"}, []string{"discard", "noatime"}},
+		{xfs, []string{"nodiscard", "noatime"}, []string{"nouuid", "nodiscard", "noatime"}},
+	} {
+		if got := mountOptions(tt.fs, tt.more); !slices.Equal(got, tt.want) {
+			t.Errorf("%s with %v: %v", tt.fs, tt.more, got)
+		}
+	}
+}
+
+func TestMountsWithOptions(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{ReadOnly: true, Mount: []string{"noatime", "nodiscard"}})
+		f.must(err)
+		m := att.Mount
+		if !m.Flags.ReadOnly || !m.Flags.NoDev {
+			f.Errorf("flags %+v", m.Flags)
+		}
+		target := f.TempDir()
+		err = mount.Mount(target, mount.Spec{Source: m.Source, FSType: m.FSType, Options: m.Options, ReadOnly: m.Flags.ReadOnly})
+		f.must(errors.Join(err, att.Release()))
+		f.must(mount.Unmount(target))
+	})
+}
+
+// Whoever asks while a commit runs shares the next one.
+func TestCommitsAreShared(t *testing.T) {
+	var c commits
+	var mu sync.Mutex
+	count := 0
+	begun, go1 := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = c.wait(func() error { close(begun); <-go1; return nil })
+	})
+	<-begun
+	failed := errors.New("commit failed")
+	var joined sync.WaitGroup
+	for range 20 {
+		joined.Add(1)
+		wg.Go(func() {
+			joined.Done()
+			err := c.wait(func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				count++
+				return failed
+			})
+			if !errors.Is(err, failed) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	joined.Wait()
+	close(go1)
+	wg.Wait()
+	if count < 1 || count > 20 {
+		t.Errorf("%d commits", count)
+	}
+	for range 2 {
+		_ = c.wait(func() error { count = 0; return nil })
+	}
+	if count != 0 {
+		t.Error("the next one did not run")
+	}
+}

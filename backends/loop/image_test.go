@@ -1,0 +1,268 @@
+package loop
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// hosted is a pool in an image on an ext4 of a size, as on a host without reflinks.
+func hosted(t *testing.T, disk, image dataset.Size) (*fixture, backends.Config) {
+	t.Helper()
+	host := scratch.Mount(t, "ext4", int64(disk))
+	cfg := backends.Config{
+		Name: "test", Path: filepath.Join(host, "pool.img"), Image: image, Mount: filepath.Join(host, "mnt"), Make: true,
+	}
+	return openHosted(t, cfg), cfg
+}
+
+func openHosted(t *testing.T, cfg backends.Config) *fixture {
+	t.Helper()
+	b, rec := newBackend()
+	pool, err := b.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pool.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &fixture{T: t, Pool: pool.(*Pool), disk: filepath.Dir(cfg.Path), forks: rec}
+}
+
+func blocks(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+func TestPoolImage(t *testing.T) {
+	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
+	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
+		t.Errorf("%d bytes are allocated", got)
+	}
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", strings.Repeat("data", 1<<20))
+	f.must(f.Delete(t.Context(), d.ID))
+	e := newDataset(xfs)
+	f.create(e)
+	f.put(e.ID, "a", "kept")
+	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
+		t.Errorf("a deletion left %d bytes allocated", got)
+	}
+	f.must(f.Pool.Close())
+	if e := f.mountedAt(cfg.Mount); e != nil {
+		t.Errorf("mounted after Close: %+v", e)
+	}
+	_, err := f.List(t.Context())
+	f.isKind(err, dataset.ErrOffline)
+
+	cfg.Make = false
+	cfg.ID = f.ID()
+	g := openHosted(t, cfg)
+	if got := g.get(e.ID, "a"); got != "kept" {
+		t.Errorf("got %q", got)
+	}
+	// In use, it stays mounted, and the next process finds it so.
+	_, unmount := g.mounted(e.ID)
+	g.must(g.Pool.Close())
+	if f.mountedAt(cfg.Mount) == nil {
+		t.Error("unmounted under a dataset")
+	}
+	h := openHosted(t, cfg)
+	unmount()
+	if got := h.get(e.ID, "a"); got != "kept" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func (f *fixture) mountedAt(path string) *mount.Entry {
+	f.Helper()
+	table, err := mount.Table()
+	f.must(err)
+	return table.At(path)
+}
+
+// B15: a host disk that fills up takes nothing from the volumes in a preallocated image.
+func TestB15HostDiskFull(t *testing.T) {
+	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
+	d := newDataset(xfs)
+	f.create(d)
+	root, unmount := f.mounted(d.ID)
+	hog, err := os.Create(filepath.Join(f.disk, "hog"))
+	f.must(err)
+	defer hog.Close()
+	for buf := make([]byte, 1<<20); ; {
+		if _, err := hog.Write(buf); err != nil {
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	f.must(hog.Sync())
+	f.write(filepath.Join(root, "a"), strings.Repeat("x", 100<<20))
+	s := f.takeSnapshot(d)
+	f.write(filepath.Join(root, "a"), strings.Repeat("y", 100<<20))
+	unmount()
+	f.must(f.Pool.Close())
+
+	cfg.Make = false
+	g := openHosted(t, cfg)
+	c := newDataset("")
+	c.Size = 0
+	g.clone(c, at(s))
+	if got := g.get(c.ID, "a"); got != strings.Repeat("x", 100<<20) {
+		t.Errorf("the snapshot has %d other bytes", len(got))
+	}
+	if got := g.get(d.ID, "a"); got != strings.Repeat("y", 100<<20) {
+		t.Errorf("the head has %d other bytes", len(got))
+	}
+}
+
+// An image that lost blocks gets them back; when its disk can't give them, nothing new
+// begins in it.
+func TestSparseImage(t *testing.T) {
+	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
+	f.must(f.Pool.Close())
+	hole := func() {
+		file, err := os.OpenFile(cfg.Path, os.O_RDWR, 0)
+		f.must(err)
+		defer file.Close()
+		f.must(unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 900<<20, 100<<20))
+	}
+	hole()
+	cfg.Make = false
+	g := openHosted(t, cfg)
+	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
+		t.Errorf("%d bytes are allocated", got)
+	}
+	if note := g.Info().Note; !strings.Contains(note, "had lost 100MiB of its blocks and got back 100MiB") {
+		t.Errorf("note %q", note)
+	}
+	g.must(g.Pool.Close())
+	hole()
+	hog, err := os.Create(filepath.Join(f.disk, "hog"))
+	f.must(err)
+	defer hog.Close()
+	f.must(unix.Fallocate(int(hog.Fd()), 0, 0, int64(freeOf(t, f.disk)-60*dataset.MiB)))
+	h := openHosted(t, cfg)
+	_, err = h.Create(t.Context(), newDataset(xfs))
+	h.isKind(err, dataset.ErrNoSpace)
+	if st := h.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, "not fully allocated") {
+		t.Errorf("status %+v", st)
+	}
+	f.must(os.Remove(hog.Name()))
+	f.must(hog.Close())
+	_, err = h.Create(t.Context(), newDataset(xfs))
+	h.must(err)
+}
+
+func freeOf(t *testing.T, path string) dataset.Size {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
+}
+
+func TestImageThatCannotBe(t *testing.T) {
+	host := scratch.Mount(t, "ext4", int64(dataset.GiB))
+	b, _ := newBackend()
+	f := &fixture{T: t}
+	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Mount: filepath.Join(host, "mnt"), Image: dataset.GiB, Make: true}
+	open := func(change func(*backends.Config), kind *dataset.Kind) {
+		t.Helper()
+		c := cfg
+		change(&c)
+		_, err := b.Open(t.Context(), c)
+		f.isKind(err, kind)
+		if left, _ := filepath.Glob(filepath.Join(host, "*.tmp")); len(left) > 0 {
+			t.Errorf("left %v", left)
+		}
+	}
+	open(func(*backends.Config) {}, dataset.ErrNoSpace)
+	open(func(c *backends.Config) { c.Image = 100 * dataset.MiB }, dataset.ErrUnsupported)
+	open(func(c *backends.Config) { c.Make = false }, dataset.ErrOffline)
+	open(func(c *backends.Config) { c.Mount = "" }, dataset.ErrInvalid)
+	if _, err := os.Stat(cfg.Path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the image is there: %v", err)
+	}
+	for name, content := range map[string]string{"text": "precious", "zeros": strings.Repeat("\x00", 1<<20), "nothing": ""} {
+		path := filepath.Join(host, name)
+		f.write(path, content)
+		open(func(c *backends.Config) { c.Path = path }, dataset.ErrExists)
+		if b, err := os.ReadFile(path); err != nil || string(b) != content {
+			t.Errorf("%s was changed: %v", name, err)
+		}
+	}
+	if err := os.Symlink(filepath.Join(host, "text"), cfg.Path); err != nil {
+		t.Fatal(err)
+	}
+	open(func(*backends.Config) {}, dataset.ErrExists)
+}
+
+// An XFS that is somebody's is mounted and looked into, but never made a pool.
+func TestImageWithForeignContent(t *testing.T) {
+	image := scratch.Image(t, "xfs", int64(512*dataset.MiB))
+	mnt := filepath.Join(t.TempDir(), "mnt")
+	f := &fixture{T: t}
+	f.must(onDetached(t.Context(), image, xfs, func(dir *os.File, _ *loopdev.Device) error {
+		return unix.Mkdirat(int(dir.Fd()), "precious", 0o700)
+	}))
+	b, _ := newBackend()
+	_, err := b.Open(t.Context(), backends.Config{Name: "test", Path: image, Mount: mnt, Image: dataset.GiB, Make: true})
+	f.isKind(err, dataset.ErrExists)
+	if e := f.mountedAt(mnt); e != nil {
+		t.Errorf("left mounted: %+v", e)
+	}
+	if c, err := fsctl.Identify(image); err != nil || c != fsctl.HoldsXFS {
+		t.Errorf("the image holds %s, %v", c, err)
+	}
+}
+
+func TestUnsuitablePlaces(t *testing.T) {
+	plain := scratch.Image(t, "", int64(512*dataset.MiB))
+	scratch.Run(t, "mkfs.xfs", "-q", "-s", "size=4096", "-m", "reflink=0", plain)
+	b, _ := newBackend()
+	f := &fixture{T: t}
+	for name, disk := range map[string]string{
+		"ext4":                scratch.Mount(t, "ext4", scratch.Ext4),
+		"without reflinks":    scratch.MountImage(t, "xfs", plain),
+		"/proc":               "/proc",
+		"without such parent": filepath.Join(t.TempDir(), "missing"),
+	} {
+		path := filepath.Join(disk, "pool")
+		_, err := b.Open(t.Context(), backends.Config{Name: "test", Path: path, Make: true})
+		if name == "without such parent" {
+			if err == nil {
+				t.Error("a pool without a parent")
+			}
+			continue
+		}
+		f.isKind(err, dataset.ErrUnsupported)
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the directory was made (%v)", name, err)
+		}
+		_, err = b.Open(t.Context(), backends.Config{Name: "test", Path: path, ID: uuid.New()})
+		f.isKind(err, dataset.ErrOffline)
+	}
+}
