@@ -133,6 +133,12 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	if err := a.pools.room(ctx, op.Dataset.Pool, pool); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
+	// Nobody else knows the dataset before it is committed; then the next sync does.
+	unlock, err := a.locks.lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
 	steps.At(name + ".begin")
 	asked := op.Dataset.Size
 	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
@@ -344,6 +350,9 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "purge")
 	defer unlock()
+	if errors.Is(err, dataset.ErrNotFound) {
+		return a.commit(ctx, op) // another purge of it was faster
+	}
 	if err != nil {
 		return out, err
 	}

@@ -55,11 +55,16 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 	}
 	for _, d := range s.Datasets {
 		if changed := a.cache.apply(d.Dataset, d.Index); changed || d.State == dataset.StatePurging {
-			a.converge(ctx, d.Dataset)
+			a.converge(d.Dataset)
 		}
 	}
 	for _, id := range s.Removed {
 		a.cache.remove(id)
+	}
+	if s.Full {
+		for _, d := range s.Datasets {
+			a.changed(d.ID) // what control heard from us may be gone with its process
+		}
 	}
 	if s.Full && !strange {
 		if err := a.resolveIncoming(ctx); err != nil {
@@ -123,21 +128,31 @@ func (a *Agent) forgetOthers(s api.Sync) {
 
 // converge acts on a record that changed: the copy beside the data follows, and
 // a condemned dataset is destroyed.
-func (a *Agent) converge(ctx context.Context, d dataset.Dataset) {
+func (a *Agent) converge(d dataset.Dataset) {
 	if d.Home != a.node {
 		return
 	}
+	a.changed(d.ID)
 	if d.State == dataset.StatePurging {
 		a.purgeLater(d)
 		return
 	}
-	pool, err := a.pools.get(d.Pool)
-	if err != nil {
-		return // noted when the pool is back: every full answer comes here
-	}
-	if err := a.note(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		a.log(d).WithError(err).Warn("the record beside the data was not written")
-	}
+	a.jobs.start("note/"+d.ID.String(), func(ctx context.Context, _ *job) error {
+		unlock, err := a.locks.lock(ctx, d.ID, "update of volume "+d.Volume)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		now, known := a.cache.dataset(d.ID)
+		pool, err := a.pools.get(now.Pool)
+		if !known || err != nil || now.State == dataset.StatePurging {
+			return nil // gone; or noted when the pool is back: every full answer comes here
+		}
+		if err := a.note(ctx, pool, now); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			a.log(now).WithError(err).Warn("the record beside the data was not written")
+		}
+		return nil
+	})
 }
 
 // resume carries out an operation on record, unless that is under way.

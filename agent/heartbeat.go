@@ -74,8 +74,21 @@ func (a *Agent) rounds(ctx context.Context) {
 	a.verifyUses(ctx)
 }
 
+// tellAtOnce bounds the datasets of one heartbeat: its body is bounded.
+const tellAtOnce = 500
+
 // tell sends the status of those datasets that is another than was told.
 func (a *Agent) tell(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
+	for {
+		n := min(len(ids), tellAtOnce)
+		a.tellSome(ctx, told, ids[:n])
+		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (a *Agent) tellSome(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
 	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Operations: a.jobs.running()}
 	for _, id := range ids {
 		d, ok := a.cache.dataset(id)

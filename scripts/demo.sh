@@ -59,10 +59,10 @@ find_engine() {
 
 start_drover() {
 	export DROVER_API=unix://$demo/run/drover.sock
-	drover version >/dev/null 2>&1 && return
+	drover pool ls >/dev/null 2>&1 && return
 	background drover drover serve --root "$demo/root" --run "$demo/run" --driver "$driver" \
 		--config "$demo/drover.yaml" --profiles "$demo/profiles.yaml"
-	await 120 "drover" drover version
+	await 120 "drover" drover pool ls
 }
 
 sql() {
