@@ -95,7 +95,7 @@ func Start(t testing.TB, opts Options) *Host {
 	})
 	h.lay(t)
 	t.Cleanup(func() { h.cleanup(t) })
-	for name, text := range map[string]string{"profiles.yaml": opts.Profiles, "drover.yaml": opts.Config} {
+	for name, text := range map[string]string{"profiles.yaml": h.opts.Profiles, "drover.yaml": h.opts.Config} {
 		if text != "" {
 			text = strings.ReplaceAll(text, "$DIR", dir)
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
