@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -331,5 +332,33 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	if d := cmp.Diff(800, len(got)); d != "" {
 		t.Error(d)
+	}
+}
+
+// deadlines notes the deadlines for reading that a handler sets.
+type deadlines struct {
+	http.ResponseWriter
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { d.set = append(d.set, t); return nil }
+
+// The deadline for reading a body must not outlive it: net/http would take it
+// for the end of the connection and end the context of a slow call.
+func TestReadDeadlineEndsWithTheBody(t *testing.T) {
+	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+	f := &fake{path: "/m", hook: func(context.Context) error {
+		if len(d.set) != 2 || d.set[0].IsZero() || !d.set[1].IsZero() {
+			t.Error("deadlines while the agent is asked:", d.set)
+		}
+		return nil
+	}}
+	s := New(f, Options{})
+	s.http.Handler.ServeHTTP(d, httptest.NewRequest("POST", "/VolumeDriver.Mount", strings.NewReader(`{"Name":"db","ID":"1"}`)))
+	if f.take() == nil {
+		t.Error("the agent was not asked")
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

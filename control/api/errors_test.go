@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -307,5 +308,39 @@ func TestStrangeAnswers(t *testing.T) {
 	defer c.Close()
 	if _, err := c.Volume(soon(t), "db"); dataset.KindOf(err) != dataset.ErrInternal {
 		t.Error(err)
+	}
+}
+
+// deadlines notes the deadlines for reading that a handler sets.
+type deadlines struct {
+	http.ResponseWriter
+	last time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { d.last = t; return nil }
+
+// A deadline for reading that outlives the body ends the context of a handler
+// that works longer than that: net/http takes it for the end of the connection.
+func TestNoReadDeadlineOutlivesTheBody(t *testing.T) {
+	f := newFake()
+	h := Handler(Deps{Service: f, Local: f})
+	for path, body := range map[string]string{
+		"/v1/volumes":                             `{"volume":"db"}`,
+		"/v1/pools/adopt":                         `{"path":"/p"}`,
+		"/v1/trash/x/restore":                     "",
+		"/v1/nodes/" + node1.String() + "/commit": "{}",
+		"/v1/volumes/db/upload":                   "x",
+	} {
+		d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+		f.block = func(context.Context) error {
+			if !d.last.IsZero() {
+				t.Errorf("%s: the service is asked with a deadline of %s", path, d.last)
+			}
+			return nil
+		}
+		h.ServeHTTP(d, httptest.NewRequest("POST", path, strings.NewReader(body)))
+		if f.take() == nil {
+			t.Error(path, "was not asked")
+		}
 	}
 }

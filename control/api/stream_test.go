@@ -270,3 +270,48 @@ func TestFollowThatEnds(t *testing.T) {
 		}
 	})
 }
+
+// A server that ends an idle connection just as it is used: what can be done
+// twice is sent anew, on another one; what cannot is an error.
+func TestDeadConnection(t *testing.T) {
+	f := newFake()
+	h := Handler(Deps{Service: f, Local: f})
+	breakNext := false
+	c, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if breakNext {
+			breakNext = false
+			if conn, _, err := http.NewResponseController(w).Hijack(); err != nil {
+				t.Error(err)
+			} else {
+				conn.Close()
+			}
+			return
+		}
+		h.ServeHTTP(w, r)
+	}))
+	calls := map[string]func(context.Context) error{
+		"commit": func(ctx context.Context) error { _, err := c.Commit(ctx, node1, Report{}); return err },
+		"submit": func(ctx context.Context) error { _, err := c.Submit(ctx, Request{Kind: dataset.OpDelete}); return err },
+		"beat":   func(ctx context.Context) error { return c.Heartbeat(ctx, node1, Heartbeat{}) },
+		"cancel": func(ctx context.Context) error { _, err := c.CancelOperation(ctx, "x"); return err },
+		"volume": func(ctx context.Context) error { _, err := c.Volume(ctx, "db"); return err },
+	}
+	for name, call := range calls {
+		for i := range 3 {
+			breakNext = i == 1
+			if err := call(soon(t)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if n := len(f.take()); n != 3 {
+			t.Errorf("%s: asked %d times", name, n)
+		}
+	}
+	if _, err := c.CreatePool(soon(t), NewPool{}); err != nil {
+		t.Error(err)
+	}
+	breakNext = true
+	if _, err := c.CreatePool(soon(t), NewPool{}); dataset.KindOf(err) != dataset.ErrUnavailable {
+		t.Error(err)
+	}
+}
