@@ -12,9 +12,22 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/demo-paths.sh
 . "$here/demo-paths.sh"
 
+bold='' plain=''
+if [ -t 1 ]; then
+	bold=$(printf '\033[1m')
+	plain=$(printf '\033[0m')
+fi
+
 # show COMMAND...: prints a command as one types it, and runs it.
 show() {
-	printf '\n\033[1m$ %s\033[0m\n' "$*"
+	local word line=''
+	for word in "$@"; do
+		case $word in
+		*[!a-zA-Z0-9@%+=:,./_-]*) word="'$word'" ;;
+		esac
+		line+=" $word"
+	done
+	printf '\n%s$%s%s\n' "$bold" "$line" "$plain"
 	"$@"
 }
 
@@ -65,38 +78,36 @@ start_drover() {
 	await 120 "drover" drover pool ls
 }
 
-sql() {
-	local container=$1
-	shift
-	docker exec "$container" mariadb --batch --skip-column-names -e "$*"
+answers() {
+	docker exec "$1" mariadb -e 'select 1'
 }
 
 play() {
 	tell "a database on the profile gold"
 	show docker run -d --name drover-demo-db -v demo-db@gold:/var/lib/mysql --volume-driver "$driver" drover-mariadb
-	await 90 "the database" sql drover-demo-db "select 1"
+	await 90 "the database" answers drover-demo-db
 	show docker volume inspect --format '{{json .Status}}' demo-db@gold
-	show sql drover-demo-db "create database shop; create table shop.orders (id int auto_increment primary key, what varchar(40)); insert into shop.orders (what) values ('hammer'), ('nails'), ('glue')"
+	show docker exec drover-demo-db mariadb -e "create database shop; create table shop.orders (id int auto_increment primary key, what varchar(40)); insert into shop.orders (what) values ('hammer'), ('nails'), ('glue')"
 
 	tell "a copy for a developer, while the database runs: the first 8 characters of the dataset say of what"
 	local id
 	id=$(docker volume inspect --format '{{.Status.dataset}}' demo-db@gold | cut -c1-8)
 	show docker run -d --name drover-demo-dev -v "demo-dev@snapshot-$id:/var/lib/mysql" --volume-driver "$driver" drover-mariadb
-	await 90 "the copy" sql drover-demo-dev "select 1"
-	show sql drover-demo-dev "select * from shop.orders"
-	show sql drover-demo-dev "delete from shop.orders"
+	await 90 "the copy" answers drover-demo-dev
+	show docker exec drover-demo-dev mariadb -e "select * from shop.orders"
+	show docker exec drover-demo-dev mariadb -e "delete from shop.orders"
 	tell "the original has not noticed"
-	show sql drover-demo-db "select count(*) from shop.orders"
+	show docker exec drover-demo-db mariadb -e "select count(*) from shop.orders"
 	show drover volume ls
 
 	tell "snapshots, and back"
 	show drover snapshot create demo-db --name before-upgrade
-	show sql drover-demo-db "drop table shop.orders"
+	show docker exec drover-demo-db mariadb -e "drop table shop.orders"
 	show docker stop drover-demo-db
 	show drover snapshot restore demo-db before-upgrade
 	show docker start drover-demo-db
-	await 90 "the database" sql drover-demo-db "select 1"
-	show sql drover-demo-db "select * from shop.orders"
+	await 90 "the database" answers drover-demo-db
+	show docker exec drover-demo-db mariadb -e "select * from shop.orders"
 	show drover doctor
 }
 
