@@ -27,15 +27,35 @@ refuse_volumes() {
 	done
 }
 
+# serving prints the process IDs of the installed drover where it serves with the default root and
+# sockets: what else was started with other ones is not ours.
+serving() {
+	local exe pid
+	for exe in /proc/[0-9]*/exe; do
+		pid=${exe#/proc/}
+		pid=${pid%/exe}
+		case $(readlink "$exe" 2>/dev/null || true) in
+		"$bindir/drover" | "$bindir/drover (deleted)") ;;
+		*) continue ;;
+		esac
+		case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true) in
+		*--root* | *--run* | *--driver*) ;;
+		*' serve '*) echo "$pid" ;;
+		esac
+	done
+}
+
 # stop_service ends the sockets first: an engine that asks meanwhile would start the service again.
 stop_service() {
-	local socket
+	local pid socket
 	if systemd_runs; then
 		systemctl --quiet disable --now drover.socket drover.service 2>/dev/null || true
 	fi
-	if "$bindir/drover" volume ls -q >/dev/null 2>&1; then
-		die "drover still serves, and not by systemd: stop it first"
-	fi
+	for pid in $(serving); do
+		say "stopping drover, process $pid"
+		kill "$pid"
+		tail --pid="$pid" -f /dev/null
+	done
 	for socket in $sockets; do
 		rm -f "$socket"
 	done
@@ -82,7 +102,13 @@ release_state() {
 remove_state() {
 	[ -d "$state" ] || return 0
 	release_state
-	rm -rf --one-file-system -- "$state"
+	# Folders that volumes are mounted on are immutable, lest anything be written below a mount.
+	if [ -d "$state/mnt" ]; then
+		find "$state/mnt" -xdev -mindepth 1 -maxdepth 1 -type d -exec chattr -i {} +
+	fi
+	find "$state" -xdev -mindepth 1 -delete
+	# The root may be a file system of its own, which is not ours to take away.
+	mountpoint --quiet "$state" || rmdir "$state"
 }
 
 remove_files() {

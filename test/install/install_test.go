@@ -1,0 +1,183 @@
+// Package install plays `make install` and `make uninstall`: into a folder, as a packager does, and for
+// real, on copies of the folders that they touch.
+package install
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/engine"
+)
+
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// top is the root of the repository, seen from this package.
+const top = "../.."
+
+// A script is run with this environment on top of what the tests have.
+func run(t *testing.T, env []string, name string, args ...string) (output string, exit int) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+func must(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	out, exit := run(t, env, name, args...)
+	if exit != 0 {
+		t.Fatalf("%s %s: exit %d\n%s", name, strings.Join(args, " "), exit, out)
+	}
+	return out
+}
+
+func script(name string) string {
+	return filepath.Join(top, "scripts", name)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// tree lists the files below a folder.
+func tree(t *testing.T, dir string) []string {
+	t.Helper()
+	out := must(t, nil, "find", dir, "-type", "f", "-printf", "/%P\n")
+	files := strings.Fields(out)
+	slices.Sort(files)
+	return files
+}
+
+const config = `pools:
+  - {name: fast, backend: loop, path: /mnt/xfs/pool}
+  - name: second
+    backend: dir
+    path: "/mnt/two words/100%"
+  # path: /mnt/unused
+`
+
+// A packager's folder gets everything that belongs to the package, and loses it again; what the operator
+// wrote stays.
+func TestStaged(t *testing.T) {
+	dest := t.TempDir()
+	env := []string{"DESTDIR=" + dest, "PREFIX=/usr"}
+	write(t, dest+"/etc/drover/drover.yaml", config)
+	must(t, env, script("install.sh"))
+	files := tree(t, dest)
+	for _, want := range []string{
+		"/usr/bin/drover", "/usr/lib/systemd/system/drover.service", "/usr/lib/systemd/system/drover.socket",
+		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
+		"/usr/share/bash-completion/completions/drover", "/usr/share/doc/drover/profiles.yaml",
+	} {
+		if !slices.Contains(files, want) {
+			t.Errorf("%s is not installed; there are %v", want, files)
+		}
+	}
+	dropin := read(t, dest+"/etc/systemd/system/drover.service.d/10-paths.conf")
+	paths := regexp.MustCompile(`(?m)^RequiresMountsFor=(.*)$`).FindAllStringSubmatch(dropin, -1)
+	var got []string
+	for _, m := range paths {
+		got = append(got, m[1])
+	}
+	want := []string{`"/var/lib/drover"`, `"/mnt/xfs/pool"`, `"/mnt/two words/100%%"`}
+	if !slices.Equal(got, want) {
+		t.Errorf("the unit waits for %v, want %v", got, want)
+	}
+	must(t, env, script("uninstall.sh"))
+	if got := tree(t, dest); !slices.Equal(got, []string{"/etc/drover/drover.yaml"}) {
+		t.Errorf("after uninstall there are %v, want the operator's file alone", got)
+	}
+}
+
+// systemd itself reads the units, where they are installed.
+func TestUnits(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	const units = "/usr/local/lib/systemd/system/"
+	out, exit := run(t, nil, "systemd-analyze", "verify", "--man=no", units+"drover.service", units+"drover.socket")
+	if strings.Contains(out, "drover") {
+		t.Errorf("systemd-analyze verify: exit %d\n%s", exit, out)
+	}
+	service := read(t, units+"drover.service")
+	settings := "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(service, "")
+	for _, want := range []string{"Before=docker.service", "KillMode=process", "ExecStart=/usr/local/bin/drover serve"} {
+		if !strings.Contains(settings, "\n"+want) {
+			t.Errorf("drover.service lacks %s", want)
+		}
+	}
+	bad := regexp.MustCompile(`(?m)^(Requires|Requisite|BindsTo|PartOf|Private\w*|Protect\w*|ReadOnly\w*|MountFlags|ExecStop|RootDirectory)=.*`)
+	if found := bad.FindAllString(settings, -1); len(found) > 0 {
+		t.Errorf("drover.service has %v: it would need docker, lose mounts when it stops, or hide them", found)
+	}
+}
+
+// privateFolders gives this process copies of the folders that an installation changes, and hides the
+// machine's systemd.
+func privateFolders(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"/etc", "/usr"} {
+		layer := t.TempDir()
+		for _, sub := range []string{"upper", "work"} {
+			if err := os.Mkdir(filepath.Join(layer, sub), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		options := "lowerdir=" + dir + ",upperdir=" + layer + "/upper,workdir=" + layer + "/work"
+		mount(t, "overlay", dir, "overlay", options)
+	}
+	for _, dir := range []string{"/run/systemd", "/run/drover"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mount(t, "tmpfs", dir, "tmpfs", "")
+	}
+	if err := os.MkdirAll("/var/lib/drover", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "root.img")
+	must(t, nil, "truncate", "--size=6G", image)
+	must(t, nil, "mkfs.ext4", "-q", image)
+	must(t, nil, "mount", "-o", "loop", image, "/var/lib/drover")
+	t.Cleanup(func() { detach(t, "/var/lib/drover") })
+}
+
+func mount(t *testing.T, source, target, fstype, options string) {
+	t.Helper()
+	if err := unix.Mount(source, target, fstype, 0, options); err != nil {
+		t.Fatalf("mount %s on %s: %v", fstype, target, err)
+	}
+	t.Cleanup(func() { detach(t, target) })
+}
+
+func detach(t *testing.T, target string) {
+	t.Helper()
+	if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+		t.Errorf("unmount %s: %v", target, err)
+	}
+}

@@ -1,0 +1,150 @@
+package install
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const drover = "/usr/local/bin/drover"
+
+// serve starts the installed drover as the unit does and waits until it answers.
+func serve(t *testing.T) (stop func()) {
+	t.Helper()
+	var log strings.Builder
+	cmd := exec.Command(drover, "serve")
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		if err := <-done; err != nil {
+			t.Errorf("drover serve ended with %v\n%s", err, log.String())
+		}
+	}
+	t.Cleanup(stop)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		if _, exit := run(t, nil, drover, "volume", "ls", "-q"); exit == 0 {
+			return stop
+		}
+		select {
+		case err := <-done:
+			stopped = true
+			t.Fatalf("drover serve ended while it started: %v\n%s", err, log.String())
+		default:
+		}
+	}
+	return stop
+}
+
+// refused runs uninstall, which must refuse with the words given and leave everything as it is.
+func refused(t *testing.T, words string) {
+	t.Helper()
+	before := tree(t, "/usr/local")
+	out, exit := run(t, nil, script("uninstall.sh"))
+	if exit == 0 || !strings.Contains(out, words) {
+		t.Errorf("uninstall: exit %d, want a refusal with %q\n%s", exit, words, out)
+	}
+	if after := tree(t, "/usr/local"); !slices.Equal(before, after) {
+		t.Errorf("uninstall refused, and yet of %v there is left %v", before, after)
+	}
+}
+
+// Nothing that a user could miss is removed: not a volume, not one in the trash, not one that nobody can
+// tell of because drover is not there to be asked.
+func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	stop := serve(t)
+	must(t, nil, drover, "volume", "create", "db")
+	refused(t, "'drover volume ls'")
+	must(t, nil, drover, "volume", "rm", "db")
+	refused(t, "'drover trash ls'")
+	stop()
+	refused(t, "cannot ask drover")
+}
+
+// Without volumes everything goes: files, sockets, state, the pool with its mounts and loop devices.
+func TestUninstallLeavesNothing(t *testing.T) {
+	privateFolders(t)
+	before := tree(t, "/usr/local")
+	must(t, nil, script("install.sh"))
+	serve(t)
+	must(t, nil, drover, "volume", "create", "db")
+	must(t, nil, drover, "volume", "rm", "db")
+	must(t, nil, drover, "trash", "purge", "--all", "--yes")
+	if !slices.ContainsFunc(belowRoot(t), isMount) {
+		t.Fatalf("drover's pool is not mounted, so this test shows nothing: %v", belowRoot(t))
+	}
+	must(t, nil, script("uninstall.sh"))
+	if left := belowRoot(t); len(left) > 0 {
+		t.Errorf("still there: %v", left)
+	}
+	if after := tree(t, "/usr/local"); !slices.Equal(before, after) {
+		t.Errorf("/usr/local had %v and has %v", before, after)
+	}
+	for _, socket := range []string{"/run/drover/drover.sock", "/run/docker/plugins/drover.sock"} {
+		if _, err := os.Stat(socket); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", socket, err)
+		}
+	}
+}
+
+// belowRoot lists what there is below drover's root: mounts, loop devices' files, and names.
+func belowRoot(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, out := range []string{
+		must(t, nil, "findmnt", "--raw", "--noheadings", "--output", "TARGET"),
+		must(t, nil, "losetup", "--raw", "--noheadings", "--output", "BACK-FILE"),
+		must(t, nil, "find", "/var/lib/drover", "-mindepth", "1"),
+	} {
+		for _, name := range strings.Fields(out) {
+			if strings.HasPrefix(name, "/var/lib/drover/") && !strings.HasSuffix(name, "/lost+found") {
+				all = append(all, name)
+			}
+		}
+	}
+	return all
+}
+
+func isMount(path string) bool {
+	return exec.Command("mountpoint", "--quiet", path).Run() == nil
+}
+
+// With --keep-data the program goes and the data stays; the next installation finds it.
+func TestUninstallKeepsData(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	serve(t)
+	source := t.TempDir()
+	write(t, source+"/note", "kept")
+	must(t, nil, drover, "volume", "import", "db", "--from", source)
+	must(t, nil, script("uninstall.sh"), "--keep-data")
+	if _, err := os.Stat(drover); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", drover, err)
+	}
+	must(t, nil, script("install.sh"))
+	serve(t)
+	archive := filepath.Join(t.TempDir(), "db.tar")
+	must(t, nil, "sh", "-c", drover+" volume export db >"+archive)
+	if got := must(t, nil, "tar", "--extract", "--to-stdout", "--wildcards", "--file", archive, "*note"); got != "kept" {
+		t.Errorf("the volume holds %q, want kept", got)
+	}
+}
