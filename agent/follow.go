@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,7 +56,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 	}
 	for _, d := range s.Datasets {
 		if changed := a.cache.apply(d.Dataset, d.Index); changed || d.State == dataset.StatePurging {
-			a.converge(d.Dataset)
+			a.converge(d)
 		}
 	}
 	for _, id := range s.Removed {
@@ -128,16 +129,17 @@ func (a *Agent) forgetOthers(s api.Sync) {
 
 // converge acts on a record that changed: the copy beside the data follows, and
 // a condemned dataset is destroyed.
-func (a *Agent) converge(d dataset.Dataset) {
+func (a *Agent) converge(d api.Indexed) {
 	if d.Home != a.node {
 		return
 	}
 	a.changed(d.ID)
 	if d.State == dataset.StatePurging {
-		a.purgeLater(d)
+		a.purgeLater(d.Dataset)
 		return
 	}
-	a.jobs.start("note/"+d.ID.String(), func(ctx context.Context, _ *job) error {
+	// A job for each change: one that runs may have looked before this one came.
+	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
 		unlock, err := a.locks.lock(ctx, d.ID, "update of volume "+d.Volume)
 		if err != nil {
 			return err
