@@ -89,9 +89,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	must(t, nil, drover, "volume", "create", "db")
 	must(t, nil, drover, "volume", "rm", "db")
 	must(t, nil, drover, "trash", "purge", "--all", "--yes")
-	if !slices.ContainsFunc(belowRoot(t), isMount) {
-		t.Fatalf("drover's pool is not mounted, so this test shows nothing: %v", belowRoot(t))
-	}
+	leaveMounts(t)
 	must(t, nil, script("uninstall.sh"))
 	if left := belowRoot(t); len(left) > 0 {
 		t.Errorf("still there: %v", left)
@@ -124,8 +122,21 @@ func belowRoot(t *testing.T) []string {
 	return all
 }
 
-func isMount(path string) bool {
-	return exec.Command("mountpoint", "--quiet", path).Run() == nil
+// leaveMounts leaves what a crash can: a filesystem in an image file in another one, each mounted, on
+// loop devices that do not go by themselves, and the immutable folder that a volume was mounted on.
+func leaveMounts(t *testing.T) {
+	t.Helper()
+	for _, l := range []struct{ image, size, target string }{
+		{"/var/lib/drover/outer.img", "64M", "/var/lib/drover/mnt/outer"},
+		{"/var/lib/drover/mnt/outer/inner.img", "16M", "/var/lib/drover/mnt/inner"},
+	} {
+		must(t, nil, "truncate", "--size="+l.size, l.image)
+		must(t, nil, "mkfs.ext4", "-q", l.image)
+		must(t, nil, "mkdir", "-p", l.target)
+		device := strings.TrimSpace(must(t, nil, "losetup", "--find", "--show", l.image))
+		must(t, nil, "chattr", "+i", l.target)
+		must(t, nil, "mount", device, l.target)
+	}
 }
 
 // With --keep-data the program goes and the data stays; the next installation finds it.
