@@ -16,24 +16,24 @@ import (
 )
 
 // Delete implements backends.Pool: one rename, one flush, then the bytes.
-func (p *Pool) Delete(_ context.Context, id uuid.UUID) error {
+func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	root, err := p.open()
 	if err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	defer root.Close()
 	defer p.claims.use(id)()
-	if err := p.delete(root, id); err != nil {
+	if err := p.delete(ctx, root, id); err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	return nil
 }
 
-func (p *Pool) delete(root folder, id uuid.UUID) error {
+func (p *Pool) delete(ctx context.Context, root folder, id uuid.UUID) error {
 	dir, place, err := p.find(root, id)
 	if err == nil {
 		defer dir.Close()
-		err = p.hide(root, dir, filepath.Join(place, id.String()))
+		err = p.hide(ctx, root, dir, filepath.Join(place, id.String()))
 	}
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
@@ -60,8 +60,8 @@ func (p *Pool) delete(root folder, id uuid.UUID) error {
 }
 
 // hide moves an idle dataset from its path to where deletions are finished.
-func (p *Pool) hide(root, dir folder, path string) error {
-	if err := p.idle(dir); err != nil {
+func (p *Pool) hide(ctx context.Context, root, dir folder, path string) error {
+	if err := p.idle(ctx, dir); err != nil {
 		return err
 	}
 	// A dataset of that ID may have been deleted before, and be there still.

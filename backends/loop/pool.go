@@ -223,18 +223,19 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 	return noSpace(f(dir))
 }
 
-// A process that is being forked here holds copies of all descriptors until its exec,
-// and with them loop devices, for a moment.
+// A container that is being started holds copies of all mounts of the host until it
+// leaves them, and a process that is being forked copies of all descriptors: with them
+// the loop devices of datasets that were unmounted a moment ago.
 const (
-	busyTries = 20
-	busyPause = 5 * time.Millisecond
+	busyTries = 100
+	busyPause = 10 * time.Millisecond
 )
 
 // idle fails with ErrInUse when the head in dir is attached to a loop device, and stays so.
-func (p *Pool) idle(dir folder) error {
+func (p *Pool) idle(ctx context.Context, dir folder) error {
 	err := p.attached(dir)
 	for range busyTries {
-		if !errors.Is(err, dataset.ErrInUse) {
+		if !errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(busyPause)

@@ -66,7 +66,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 		if err != nil || !drop(id) {
 			return err
 		}
-		return r.pool.hide(r.root, dir, name)
+		return r.pool.hide(ctx, r.root, dir, name)
 	})
 }
 

@@ -44,7 +44,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 		if root != nil {
 			return p.growMounted(dir, want, root)
 		}
-		if err := p.idle(dir); err != nil {
+		if err := p.idle(ctx, dir); err != nil {
 			return err
 		}
 		fs, grow, err := p.inspect(dir, head)

@@ -63,7 +63,7 @@ func (p *Pool) DeleteSnapshot(_ context.Context, ds, snapshot uuid.UUID) error {
 
 // Restore implements backends.Pool. The head is first kept as a snapshot, then replaced
 // in one step by a clone that was compared with its source.
-func (p *Pool) Restore(_ context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
 	var size int64
 	err := p.within(ds, func(dir folder) error {
 		var err error
@@ -72,7 +72,7 @@ func (p *Pool) Restore(_ context.Context, ds, snapshot uuid.UUID, keep dataset.S
 		} else if err != nil {
 			return err
 		}
-		if err := p.idle(dir); err != nil {
+		if err := p.idle(ctx, dir); err != nil {
 			return err
 		}
 		return p.restore(dir, snapshot, keep)

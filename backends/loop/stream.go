@@ -176,7 +176,7 @@ func (d *decoder) frame() (kind byte, offset, length int64, payload []byte, err 
 			return fail(corrupt("a frame of %d bytes", length))
 		}
 		if int64(cap(d.buf)) < length {
-			d.buf = make([]byte, maxPayload)
+			d.buf = make([]byte, length)
 		}
 		payload = d.buf[:length]
 		if err := d.read(payload); err != nil {

@@ -5,6 +5,7 @@ package scratch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,6 +102,8 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	return target
 }
 
+const patience = 10 * time.Second
+
 // unmountAll takes off target and whatever a failed test left mounted below it. What
 // is still in use is detached, so that it goes with its last user, and reported.
 func unmountAll(target string) error {
@@ -113,6 +116,11 @@ func unmountAll(target string) error {
 	for i := len(under) - 1; i >= 0; i-- {
 		point := under[i].Mountpoint
 		err := mount.Unmount(point)
+		// Another test's containers may hold copies of all mounts for a while, and with
+		// them the loop devices that lie in this one.
+		for deadline := time.Now().Add(patience); errors.Is(err, mount.ErrBusy) && time.Now().Before(deadline); {
+			err = mount.Unmount(point)
+		}
 		if err == nil {
 			continue
 		}
