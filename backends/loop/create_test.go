@@ -416,3 +416,28 @@ func TestCommitsAreShared(t *testing.T) {
 		t.Error("the next one did not run")
 	}
 }
+
+// What is written over shared blocks takes its own size in the pool and not more.
+func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	root, _ := f.mounted(d.ID)
+	const blocks = 400
+	path := filepath.Join(root, "a")
+	f.write(path, strings.Repeat("x", blocks*2*16<<10))
+	f.takeSnapshot(d)
+	image := filepath.Join(f.path, datasets, d.ID.String(), "head.img")
+	before := freeOf(t, f.disk)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	f.must(err)
+	defer file.Close()
+	for i := range blocks {
+		_, err := file.WriteAt(make([]byte, 16<<10), int64(i)*2*16<<10)
+		f.must(err)
+	}
+	f.must(file.Sync())
+	if took, wrote := before-freeOf(t, f.disk), dataset.Size(blocks*16<<10); took > wrote*3/2 {
+		t.Errorf("%s written took %s of the pool (%s)", wrote.Human(), took.Human(), image)
+	}
+}

@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/reflink"
 )
 
@@ -49,7 +51,25 @@ type layout interface {
 // xfsLayout keeps items as files.
 type xfsLayout struct{}
 
-func (xfsLayout) prepare(folder) error { return nil }
+// prepare has what is written over shared blocks allocated block by block. XFS's own
+// 128 KiB took 447 MiB of the pool for 93 MiB of random writes after a snapshot, one
+// block 87 MiB, in the same time and with as many extents.
+func (xfsLayout) prepare(root folder) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(root.fd(), &st); err != nil {
+		return err
+	}
+	for _, name := range []string{incoming, datasets} {
+		dir, err := root.sub(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(fsctl.SetCowExtentSize(dir.File, uint32(st.Bsize)), dir.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (xfsLayout) note() string {
 	return "XFS with reflinks: snapshots by FICLONE, which holds writers up about 15 µs an extent"

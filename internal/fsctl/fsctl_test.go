@@ -189,3 +189,22 @@ func TestGrowExt4(t *testing.T) {
 		t.Errorf("smaller: %v", err)
 	}
 }
+
+func TestCowExtentSize(t *testing.T) {
+	mnt := scratch.Mount(t, "xfs", scratch.XFS)
+	dir := open(t, mnt)
+	for range 2 {
+		if err := fsctl.SetCowExtentSize(dir, 8192); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(mnt, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fsctl.CowExtentSize(open(t, filepath.Join(mnt, "f"))); err != nil || got != 8192 {
+		t.Errorf("a new file has %d, %v", got, err)
+	}
+	if err := fsctl.SetCowExtentSize(dir, 1000); err == nil {
+		t.Error("set to a part of a block")
+	}
+}
