@@ -295,6 +295,9 @@ func (e *env) volume(ref string) api.Volume {
 	return v
 }
 
+// trashTime is how long the profiles keep what was deleted.
+func (e *env) trashTime() time.Duration { return 72 * time.Hour }
+
 // round runs a round of the background work, as of now.
 func (e *env) rounds() { e.round(e.ctx, e.house, e.clock.Now()) }
 

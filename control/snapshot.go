@@ -43,8 +43,8 @@ func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 	if name == "" {
 		return nil
 	}
-	if err := dataset.CheckName(name); err != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "snapshot of %s: %w", d.Volume, err)
+	if dataset.CheckName(name) != nil {
+		return dataset.Errorf(dataset.ErrInvalid, "bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", clip(name))
 	}
 	var c claim
 	ok, err := t.get(snapnameKey(d.ID, name), &c)

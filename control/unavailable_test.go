@@ -1,0 +1,215 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// calls is every call of the API that asks the store, as a function of what is
+// there.
+func calls(a *agent) map[string]func() error {
+	ops := a.operations()
+	v := a.volume("db")
+	snap, err := a.Snapshot(a.ctx, "db", "one")
+	if err != nil {
+		a.Fatalf("%v", err)
+	}
+	pending := *a.submit(create("pending")).Operation
+	a.create("old")
+	a.create("kin", "from=old")
+	trashed := a.delete("old")
+	_1 := func(_ any, err error) error { return err }
+	all := map[string]func() error{
+		"volume":           func() error { return _1(a.Volume(a.ctx, "db")) },
+		"volume by prefix": func() error { return _1(a.Volume(a.ctx, v.ID.String()[:8])) },
+		"volumes":          func() error { return _1(a.Volumes(a.ctx, api.Page{})) },
+		"trash":            func() error { return _1(a.Trash(a.ctx, api.Page{})) },
+		"snapshots":        func() error { return _1(a.Snapshots(a.ctx, "db", api.Page{})) },
+		"all snapshots":    func() error { return _1(a.Snapshots(a.ctx, "", api.Page{})) },
+		"snapshot":         func() error { return _1(a.Snapshot(a.ctx, "", snap.ID.String()[:8])) },
+		"snapshot by name": func() error { return _1(a.Snapshot(a.ctx, "db", "one")) },
+		"pools":            func() error { return _1(a.Pools(a.ctx)) },
+		"nodes":            func() error { return _1(a.NodeList(a.ctx)) },
+		"operations":       func() error { return _1(a.Operations(a.ctx, api.Page{})) },
+		"operation":        func() error { return _1(a.Operation(a.ctx, pending.ID.String(), 0)) },
+		"cancel":           func() error { return _1(a.CancelOperation(a.ctx, pending.ID.String())) },
+		"sync":             func() error { return _1(a.Sync(a.ctx, a.id, 0, 0)) },
+		"heartbeat":        func() error { return a.Heartbeat(a.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}) },
+		"register": func() error {
+			return a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Incarnation: a.incarnation}, Pools: a.pools})
+		},
+		"rebuild": func() error {
+			d := v.Dataset
+			d.ID, d.Volume = uuid.New(), "found"
+			s := snap
+			s.ID = uuid.New()
+			return _1(a.Rebuild(a.ctx, a.id, []api.Found{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}))
+		},
+		"record": func() error { return a.Record(a.ctx, a.id, a.report(ops[dataset.OpImport])) },
+	}
+	for kind, op := range ops {
+		all["commit "+string(kind)] = func() error { return a.commits(op) }
+	}
+	for name, req := range map[string]api.Request{
+		"create": create("fresh@gold"), "clone": create("copy2@snapshot-" + snap.ID.String()[:8]), "again": create("db@gold"),
+		"same source": create("kin", "from=old"), "snapshot": {Kind: dataset.OpSnapshot, Volume: "db", Name: "three"},
+		"delete": {Kind: dataset.OpDelete, Volume: "db"}, "restore": {Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
+		"snapshot delete": {Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "one"},
+		"resize":          {Kind: dataset.OpResize, Volume: "db", Size: "50GiB"},
+		"set profile":     {Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"},
+		"protect":         {Kind: dataset.OpUpdate, Volume: "db", Protect: yes()},
+		"undelete":        {Kind: dataset.OpUndelete, Volume: trashed.ID.String()[:8]},
+		"undelete name":   {Kind: dataset.OpUndelete, Volume: "old"},
+		"purge":           {Kind: dataset.OpPurge, Volume: trashed.ID.String()},
+	} {
+		req.ID = uuid.New()
+		all["submit "+name] = func() error { return _1(a.Submit(a.ctx, req)) }
+		if !alone(req.Kind) {
+			all["plan "+name] = func() error { return _1(a.Plan(a.ctx, a.id, req)) }
+		}
+	}
+	return all
+}
+
+// I7: "no such" is only said when the store said so. Every call, with the store
+// failing at each of its steps, says that the store is away, changes nothing in
+// part, and succeeds when the store is back.
+func TestI7AFailingStoreIsNeverAbsence(t *testing.T) {
+	names := calls(newEnv(t).agent("alpha"))
+	for name := range names {
+		for _, lose := range []bool{false, true} {
+			e := newEnv(t)
+			failEachStep(e, name, calls(e.agent("alpha"))[name], lose)
+		}
+	}
+}
+
+func failEachStep(e *env, name string, call func() error, lose bool) {
+	for n := 1; n <= 100; n++ {
+		before := e.dump()
+		e.spy.fail(n, lose)
+		err := call()
+		e.spy.fail(0, false)
+		e.check()
+		if err == nil {
+			return // it needed fewer calls than that
+		}
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !errors.Is(err, errAway) {
+			e.Fatalf("%s, failing at step %d: %v (%v)", name, n, err, dataset.KindOf(err))
+		}
+		if cmp.Equal(before, e.dump()) {
+			continue
+		}
+		switch {
+		case lose:
+			return // done, though nobody heard of it
+		case strings.HasPrefix(name, "submit "):
+			if err := call(); err != nil { // done, and only its presentation failed
+				e.Fatalf("%s, asked again after step %d failed: %v", name, n, err)
+			}
+			return
+		case name != "rebuild" && name != "commit purge": // which take several transactions
+			e.Fatalf("%s, failing at step %d, changed something", name, n)
+		}
+	}
+	e.Fatalf("%s asks the store more than a hundred times", name)
+}
+
+// The names of what is there and the errors of what is not, once more without
+// failures, so that the test above compares with something.
+func TestAbsenceIsSaid(t *testing.T) {
+	e := newEnv(t)
+	e.agent("alpha")
+	none := uuid.NewString()
+	for name, err := range map[string]error{
+		"volume":    second(e.Volume(e.ctx, "db")),
+		"by prefix": second(e.Volume(e.ctx, none)),
+		"snapshot":  second(e.Snapshot(e.ctx, "", none)),
+		"operation": second(e.Operation(e.ctx, none, 0)),
+		"profile":   second(e.Profile(e.ctx, "glod")),
+		"purge":     second(e.Submit(e.ctx, api.Request{Kind: dataset.OpPurge, Volume: none})),
+	} {
+		if dataset.KindOf(err) != dataset.ErrNotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func second(_ any, err error) error { return err }
+
+// What a store says of itself keeps its meaning, and an outcome that is open
+// stays open.
+func TestErrorsOfStores(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, c := range []struct {
+		ctx         context.Context
+		err         error
+		read, write *dataset.Kind
+	}{
+		{context.Background(), errAway, dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), store.ErrClosed, dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), store.ErrTooLarge, dataset.ErrUnavailable, dataset.ErrInvalid},
+		{context.Background(), context.DeadlineExceeded, dataset.ErrUnavailable, dataset.ErrUnavailable}, // the store's own
+		{context.Background(), dataset.Errorf(dataset.ErrNoSpace, "disk full"), dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), dataset.Errorf(dataset.ErrCorrupt, "value of x"), dataset.ErrCorrupt, dataset.ErrCorrupt},
+		{context.Background(), dataset.Errorf(dataset.ErrInvalid, "bad key"), dataset.ErrInvalid, dataset.ErrInvalid},
+		{ended, errAway, dataset.ErrInternal, dataset.ErrInternal},
+	} {
+		for i, got := range []error{unread(c.ctx, c.err), unwritten(c.ctx, c.err)} {
+			if want := []*dataset.Kind{c.read, c.write}[i]; dataset.KindOf(got) != want {
+				t.Errorf("%v: %v, want %s", c.err, got, want.Code)
+			}
+			if c.ctx.Err() != nil && !errors.Is(got, context.Canceled) {
+				t.Errorf("%v does not say that the caller has gone", got)
+			}
+		}
+	}
+	if unread(ended, nil) != nil {
+		t.Error("no failure is none, however late")
+	}
+}
+
+// A caller who goes away does not leave it open whether his change happened:
+// those who wait for it learn of it.
+func TestCallerGoesAway(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	rev := e.feed.since(a.id, 0).rev
+	ctx, cancel := context.WithCancel(e.ctx)
+	e.spy.first(cancel)
+	if _, err := e.Submit(ctx, create("db@gold")); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if n := e.feed.since(a.id, rev); !n.any {
+		t.Error("the node's agent is not told")
+	}
+	if len(a.open()) != 1 {
+		t.Error("not on record")
+	}
+	_, err := e.Submit(ctx, create("db2@gold"))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	// The same where the store's answer is lost.
+	rev = e.feed.since(a.id, 0).rev
+	e.spy.first(func() { e.spy.fail(1, true) })
+	_, err = e.Submit(e.ctx, create("db3@gold"))
+	refused(t, err, dataset.ErrUnavailable)
+	e.spy.fail(0, false)
+	if n := e.feed.since(a.id, rev); !n.any || len(a.open()) != 2 {
+		t.Errorf("%+v, %d open", n, len(a.open()))
+	}
+	if diff := cmp.Diff(0, len(e.events.ring)); diff != "" {
+		t.Errorf("events of what may not have happened: %s", diff)
+	}
+}
