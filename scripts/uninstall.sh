@@ -12,6 +12,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 # shellcheck source=scripts/paths.sh
 . "$here/paths.sh"
+# shellcheck source=scripts/release.sh
+. "$here/release.sh"
 
 sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock'
 
@@ -61,52 +63,9 @@ stop_service() {
 	done
 }
 
-# mounts_below lists the mounts under the root, the newest first.
-mounts_below() {
-	local target
-	findmnt --raw --noheadings --output TARGET | tac | while IFS= read -r target; do
-		target=$(printf '%b' "$target") # findmnt writes a blank as \x20
-		case $target in
-		"$state"/*) printf '%s\n' "$target" ;;
-		esac
-	done
-}
-
-# loops_below lists the loop devices of files under the root.
-loops_below() {
-	local device file
-	losetup --raw --noheadings --output NAME,BACK-FILE | while read -r device file; do
-		case $file in
-		"$state"/*) printf '%s\n' "$device" ;;
-		esac
-	done
-}
-
-# release_state unmounts and detaches in rounds: volumes lie on loop devices in a pool, which may lie on
-# one itself.
-release_state() {
-	local round item
-	for round in 1 2 3 4 5; do
-		while IFS= read -r item; do
-			umount -- "$item" 2>/dev/null || true
-		done < <(mounts_below)
-		while IFS= read -r item; do
-			losetup --detach "$item" 2>/dev/null || true
-		done < <(loops_below)
-		[ -n "$(mounts_below)$(loops_below)" ] || return 0
-		sleep "0.$round" # a detached device goes when its last user has closed it
-	done
-	die "still in use, so the data was not removed: $(mounts_below | tr '\n' ' ')$(loops_below | tr '\n' ' ')"
-}
-
 remove_state() {
 	[ -d "$state" ] || return 0
-	release_state
-	# Folders that volumes are mounted on are immutable, lest anything be written below a mount.
-	if [ -d "$state/mnt" ]; then
-		find "$state/mnt" -xdev -mindepth 1 -maxdepth 1 -type d -exec chattr -i {} +
-	fi
-	find "$state" -xdev -mindepth 1 -delete
+	remove_below "$state"
 	# The root may be a file system of its own, which is not ours to take away.
 	mountpoint --quiet "$state" || rmdir "$state"
 }
