@@ -134,22 +134,33 @@ func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.U
 
 // nextTick is the first moment after t that a cron expression names, in t's
 // location. A moment that is skipped when clocks are set forward is made up for
-// right after; an error is ErrInvalid, with a zero time.
+// right after, and what is due several times a day goes on through the hour that
+// comes twice when they are set back. An error is ErrInvalid, with a zero time.
 func nextTick(expr string, t time.Time) (time.Time, error) {
 	next, err := gronx.NextTickAfter(expr, t, false)
 	if err != nil {
 		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", clip(expr), err)
 	}
-	// The same on a clock that is never set: where its answer does not exist in
-	// t's location, time.Date moves it by the gap.
-	wall := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
-	skipped, err := gronx.NextTickAfter(expr, wall, false)
-	if err != nil {
-		return next, nil
+	// On a clock that is never set. Where its answer does not exist in t's
+	// location, time.Date moves it by the gap.
+	if wall, err := gronx.NextTickAfter(expr, onClock(t, time.UTC), false); err == nil {
+		if wall = onClock(wall, t.Location()); wall.After(t) && wall.Before(next) {
+			next = wall
+		}
 	}
-	skipped = time.Date(skipped.Year(), skipped.Month(), skipped.Day(), skipped.Hour(), skipped.Minute(), skipped.Second(), 0, t.Location())
-	if skipped.After(t) && skipped.Before(next) {
-		return skipped, nil
+	// On a clock that is not set any more: gronx passes over the second of two
+	// equal hours.
+	name, offset := t.Zone()
+	if same, err := gronx.NextTickAfter(expr, t.In(time.FixedZone(name, offset)), false); err == nil {
+		same = same.In(t.Location())
+		if due, err := gronx.New().IsDue(expr, same); err == nil && due && same.Before(next) {
+			next = same
+		}
 	}
 	return next, nil
+}
+
+// onClock is the moment at which a clock in loc shows what t's clock shows.
+func onClock(t time.Time, loc *time.Location) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), loc)
 }

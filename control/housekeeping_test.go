@@ -1,0 +1,248 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+type storeWrite = store.Write
+
+func TestTrashExpires(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	a.create("kept@kept")
+	kept, d := a.delete("kept"), a.delete("db")
+	e.rounds()
+	e.clock.Advance(time.Hour)
+	a.create("later")
+	later := a.delete("later")
+	e.rounds()
+	states := func(want ...dataset.State) {
+		t.Helper()
+		st := e.check()
+		for i, d := range []dataset.Dataset{d, later, kept} {
+			if got := st.datasets[d.ID].State; got != want[i] {
+				t.Errorf("%s is %q, not %q", d.Volume, got, want[i])
+			}
+		}
+	}
+	e.tick(71*time.Hour - time.Nanosecond)
+	states(dataset.StateTrashed, dataset.StateTrashed, dataset.StateTrashed)
+	e.tick(time.Nanosecond)
+	states(dataset.StatePurging, dataset.StateTrashed, dataset.StateTrashed)
+	s, err := e.Sync(e.ctx, a.id, 0, 0)
+	if err != nil || len(s.Datasets) != 3 || len(s.Operations) != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	a.purge(d)
+	e.tick(time.Hour)
+	states("", dataset.StatePurging, dataset.StateTrashed)
+	e.tick(10000 * time.Hour)
+	states("", dataset.StatePurging, dataset.StateTrashed)
+	if len(e.failures) != 0 {
+		t.Errorf("%v", e.failures)
+	}
+}
+
+// Time that passed while control was down counts, and another service's deletes
+// are seen in time.
+func TestTrashExpiresAfterRestart(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	e.rounds()
+	d := a.delete("db")
+	e.restart()
+	e.tick(72 * time.Hour)
+	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("after a restart: %s", got)
+	}
+	other := &env{tb: t, ctx: e.ctx, spy: e.spy, clock: e.clock, profiles: e.profiles}
+	other.restart()
+	defer other.Service.Close()
+	other.rounds()
+	a.create("db2")
+	d = a.delete("db2")
+	for range int(72*time.Hour/houseFull) + 1 {
+		other.tick(houseFull)
+	}
+	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("deleted through another service: %s", got)
+	}
+}
+
+// One entry that is damaged does not keep the others.
+func TestTrashExpiresBesideDamage(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	var ids []uuid.UUID
+	for i := range 3 {
+		a.create(fmt.Sprint("db", i))
+		ids = append(ids, a.delete(fmt.Sprint("db", i)).ID)
+	}
+	low := ids[0]
+	for _, id := range ids {
+		if id.String() < low.String() {
+			low = id
+		}
+	}
+	if _, err := e.spy.Txn(e.ctx, nil, append(spoilt(trashKey(low), "garbage"), storeWrite{Key: "trash/0nonsense", Value: []byte(`{"at":"2020-01-01T00:00:00Z","until":"2020-01-01T00:00:00Z"}`)})); err != nil {
+		t.Fatal(err)
+	}
+	e.rounds()
+	e.tick(72 * time.Hour)
+	e.tick(houseEvery)
+	purging := 0
+	for _, id := range ids {
+		var d dataset.Dataset
+		if _, err := newTx(e.ctx, e.spy).get(datasetKey(id), &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.State == dataset.StatePurging {
+			purging++
+		}
+	}
+	if purging != 2 {
+		t.Errorf("%d of 2 others went", purging)
+	}
+	if len(e.failures) < 2 {
+		t.Errorf("the damage was not reported: %v", e.failures)
+	}
+	n := len(e.failures)
+	for range 10 {
+		e.tick(houseEvery)
+	}
+	if len(e.failures) != n {
+		t.Errorf("the same failures were reported again: %v", e.failures[n:])
+	}
+	e.tick(failAgain)
+	if len(e.failures) == n {
+		t.Error("a failure that lasts is never said again")
+	}
+}
+
+func TestOperationsAreForgotten(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for i := range 250 {
+		op := *e.submit(create(fmt.Sprint("db", i))).Operation
+		a.commit(op)
+	}
+	open := *e.submit(create("slow")).Operation
+	e.rounds()
+	e.tick(operationKept - time.Second)
+	e.tick(0)
+	if n := len(e.check().operations); n != 251 {
+		t.Errorf("%d operations of the last day", n)
+	}
+	e.spy.counted()
+	e.tick(forgetEvery)
+	if _, txns, _ := e.spy.counted(); txns > 5 {
+		t.Errorf("%d transactions to forget 250 operations", txns)
+	}
+	st := e.check()
+	if _, ok := st.operations[open.ID]; len(st.operations) != 1 || !ok {
+		t.Errorf("%d operations are left", len(st.operations))
+	}
+	a.work()
+}
+
+// Work that fails is done when the store is back, and its failure is said once.
+func TestHouseWithoutStore(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	a.create("old")
+	d := a.delete("old")
+	e.spy.fail(1, false)
+	for range 5 {
+		e.tick(houseEvery)
+	}
+	n := len(e.failures)
+	if n == 0 || n > 3 || !errors.Is(e.failures[0], dataset.ErrUnavailable) {
+		t.Errorf("%d failures: %v", n, e.failures)
+	}
+	e.spy.fail(0, false)
+	e.tick(72 * time.Hour)
+	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	if got := a.scheduled(); len(got) != 1 {
+		t.Errorf("to do: %v", got)
+	}
+	// With the store away after a good start.
+	a.work()
+	e.rounds()
+	e.spy.fail(1, false)
+	e.tick(15 * time.Minute)
+	e.spy.fail(0, false)
+	e.tick(houseEvery)
+	if got := a.scheduled(); len(got) != 1 {
+		t.Errorf("to do: %v", got)
+	}
+}
+
+// The service as it is run: a round at once, then one whenever the clock has
+// moved on, until it is closed.
+func TestKeepHouse(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	d := a.delete("db")
+	e.clock.Advance(72 * time.Hour)
+	c := &rounds{Clock: e.clock, round: make(chan struct{})}
+	s := New(Deps{
+		Store: e.spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() Profiles { return e.profiles },
+		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
+	})
+	<-c.round
+	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	a.create("db2")
+	d = a.delete("db2")
+	e.clock.Advance(72 * time.Hour)
+	<-c.round
+	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	if v, err := s.Version(e.ctx); err != nil || v != (api.Version{Version: "1.2", API: "v1", Store: "bolt", Started: someday.Add(72 * time.Hour)}) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	s.Close()
+	s.Close()
+}
+
+// rounds is a clock that tells when a round has ended.
+type rounds struct {
+	clock.Clock
+	round chan struct{}
+}
+
+func (r *rounds) After(d time.Duration) <-chan time.Time {
+	ch := r.Clock.After(d)
+	r.round <- struct{}{}
+	return ch
+}
+
+func TestProfilesAreShown(t *testing.T) {
+	e := newEnv(t)
+	if all, err := e.Profiles(e.ctx); err != nil || len(all) != 5 {
+		t.Errorf("%d, %v", len(all), err)
+	}
+	if p, err := e.Profile(e.ctx, "gold"); err != nil || p.Name != "gold" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err := e.Profile(e.ctx, "glod")
+	refused(t, err, dataset.ErrNotFound, "have: bronze")
+}

@@ -1,0 +1,165 @@
+package control
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestMisfits(t *testing.T) {
+	loop := candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
+	dir := candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
+	for _, c := range []struct {
+		on      candidate
+		profile dataset.Profile
+		want    string
+	}{
+		{loop, dataset.Profile{}, ""},
+		{dir, dataset.Profile{}, ""},
+		{loop, dataset.Profile{Pool: "fast", Backend: "loop", Size: 1, Quiesce: dataset.QuiesceFreeze, Filesystem: dataset.Filesystem{Type: "ext4", Mount: []string{"noatime"}}, Snapshots: dataset.Snapshots{Required: true}}, ""},
+		{dir, dataset.Profile{Quiesce: dataset.QuiesceNone}, ""},
+		{loop, dataset.Profile{Pool: "plain"}, "it is not pool plain"},
+		{dir, dataset.Profile{Backend: "loop"}, "its backend is dir, not loop"},
+		{dir, dataset.Profile{Size: 1}, "it cannot enforce a size"},
+		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
+		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
+		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze one volume alone"},
+		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
+		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
+		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
+	} {
+		if got := misfit(c.on, c.profile); got != c.want {
+			t.Errorf("%s, %+v: %q, not %q", c.on.Name, c.profile, got, c.want)
+		}
+	}
+}
+
+// ErrOffline where it would go if something were back, ErrUnsupported where it
+// never will.
+func TestChoose(t *testing.T) {
+	pool := func(name string, can dataset.Capabilities, st *dataset.PoolStatus) candidate {
+		return candidate{Pool: dataset.Pool{ID: uuid.New(), Name: name, Backend: "loop", Capabilities: can}, status: st}
+	}
+	on, off := &dataset.PoolStatus{Online: true}, &dataset.PoolStatus{Reason: "its disk is absent"}
+	cordoned := pool("fenced", loopCan, on)
+	cordoned.cordoned = true
+	gold := dataset.Profile{Name: "gold", Size: 1}
+	for _, c := range []struct {
+		name  string
+		cands []candidate
+		want  string
+		kind  *dataset.Kind
+		parts []string
+	}{
+		{"the first that fits", []candidate{pool("a", dirCan, on), pool("b", loopCan, on), pool("c", loopCan, on)}, "b", nil, nil},
+		{"not heard of", []candidate{pool("a", loopCan, nil)}, "a", nil, nil},
+		{"the first is away", []candidate{pool("a", loopCan, off), pool("b", loopCan, on)}, "b", nil, nil},
+		{"none", nil, "", dataset.ErrOffline, []string{"volume db: there is no pool", "pool create"}},
+		{"none fits", []candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", "pool a: it cannot enforce", "; pool b: it cannot enforce"}},
+		{"one would fit", []candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
+		{"cordoned", []candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
+	} {
+		got, err := choose(c.cands, gold, "volume db")
+		if got.Name != c.want || dataset.KindOf(err) != c.kind {
+			t.Errorf("%s: %q, %v", c.name, got.Name, err)
+		}
+		if err != nil {
+			refused(t, err, c.kind, c.parts...)
+		}
+	}
+}
+
+func TestPlacement(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	for _, x := range []*agent{a, b} {
+		if d := x.plan(create("db")).Dataset; d.Home != x.id || d.Pool != x.pools[0].ID {
+			t.Errorf("a node's own request goes to %s, %s", d.Home, d.Pool)
+		}
+	}
+	if d := a.plan(create("db", "pool=plain")).Dataset; d.Pool != a.pools[1].ID {
+		t.Errorf("%s", d.Pool)
+	}
+	status := func(x *agent, online bool) {
+		st := dataset.PoolStatus{ID: x.pools[0].ID, Online: online, Reason: "absent"}
+		if err := e.Heartbeat(e.ctx, x.id, api.Heartbeat{Incarnation: x.incarnation, Pools: []dataset.PoolStatus{st}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.create("mine@gold")
+	status(a, false)
+	a.planned(create("db@gold"), dataset.ErrOffline, "pool fast: it is offline: absent", "pool plain: it cannot enforce")
+	a.planned(create("db", "from=mine"), dataset.ErrOffline, "it is offline")
+	if out := e.submit(create("db@gold")); out.Operation.Node != b.id { // anyone's request
+		t.Errorf("%+v", out.Operation)
+	}
+	status(a, true)
+	a.plan(create("db3@gold"))
+
+	// Another node's pool is not this one's to speak of.
+	if err := e.Heartbeat(e.ctx, b.id, api.Heartbeat{Incarnation: b.incarnation, Pools: []dataset.PoolStatus{{ID: a.pools[0].ID}}}); err != nil {
+		t.Fatal(err)
+	}
+	a.plan(create("db3@gold"))
+	// A pool that another node has adopted is that one's.
+	b.pools = append(b.pools, a.pools[0])
+	b.register("beta")
+	a.planned(create("db3", "pool=fast"), dataset.ErrInvalid, `unknown pool "fast" (have: plain)`)
+
+	pools, err := e.Pools(e.ctx)
+	if err != nil || len(pools) != 4 {
+		t.Errorf("%+v, %v", pools, err)
+	}
+	for _, p := range pools {
+		if (p.NodeName == "alpha") != (p.ID == a.pools[1].ID) {
+			t.Errorf("%s is %s's", p.Path, p.NodeName)
+		}
+	}
+	nobody := uuid.New()
+	_, err = e.Plan(e.ctx, nobody, create("db3"))
+	refused(t, err, dataset.ErrOffline, "there is no pool")
+}
+
+func TestRegister(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	cluster := func() uuid.UUID {
+		s, err := e.Sync(e.ctx, a.id, 0, 0)
+		if err != nil || s.Cluster == uuid.Nil {
+			t.Fatal(s.Cluster, err)
+		}
+		return s.Cluster
+	}
+	id := cluster()
+	a.create("db")
+	_, err := e.update(e.ctx, func(t *tx) error {
+		return t.put(nodeKey(a.id), dataset.Node{ID: a.id, Name: "alpha", Incarnation: a.incarnation, Cordoned: true, Pools: []uuid.UUID{a.pools[0].ID, a.pools[1].ID}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := a.pools[1].ID
+	a.pools = a.pools[:1]
+	a.incarnation = uuid.New()
+	a.register("alpha2")
+	nodes, err := e.NodeList(e.ctx)
+	if err != nil || len(nodes) != 1 {
+		t.Fatal(nodes, err)
+	}
+	if n := nodes[0]; n.Name != "alpha2" || !n.Cordoned || len(n.Pools) != 2 || n.Pools[1] != gone || n.Incarnation != a.incarnation {
+		t.Errorf("%+v", n)
+	}
+	if cluster() != id {
+		t.Error("the store has another identity than before")
+	}
+	a.planned(create("db2"), dataset.ErrOffline, "its node is cordoned")
+	for _, r := range []api.Registration{
+		{}, {Node: dataset.Node{ID: uuid.New()}}, {Node: dataset.Node{ID: uuid.New(), Incarnation: uuid.New()}, Pools: []dataset.Pool{{Name: "x"}}},
+		{Node: dataset.Node{ID: uuid.New(), Incarnation: uuid.New()}, Pools: []dataset.Pool{a.pools[0], a.pools[0]}},
+	} {
+		refused(t, e.Register(e.ctx, r), dataset.ErrInvalid, "register")
+	}
+}

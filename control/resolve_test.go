@@ -1,0 +1,101 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestVolumeByNameOrPrefix(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	one := a.forge("db", "abcd0000-0000-4000-8000-000000000001")
+	two := a.forge("db2", "abcd0000-0000-4000-8000-000000000002")
+	beef := a.forge("beef", "12340000-0000-4000-8000-000000000003") // a name that looks like a prefix
+	other := a.forge("other", "beef0000-0000-4000-8000-000000000004")
+	a.forgeSnapshot("db", "nightly", "abcd0000-0000-4000-8000-000000000005")
+	for ref, want := range map[string]uuid.UUID{
+		"db": one.ID, "beef": beef.ID, "beef0": other.ID, "BEEF0000": other.ID, "1234": beef.ID,
+		one.ID.String(): one.ID, strings.ToUpper(two.ID.String()): two.ID, "12340000-": beef.ID,
+	} {
+		if v, err := e.Volume(e.ctx, ref); err != nil || v.ID != want {
+			t.Errorf("%s: %s, %v", ref, v.ID, err)
+		}
+	}
+	_, err := e.Volume(e.ctx, "abcd")
+	refused(t, err, dataset.ErrAmbiguous, one.ID.String(), "(db)", two.ID.String(), "(db2)")
+	for _, ref := range []string{"", "x", "123", "bee", "db@gold", "abcd0000-0000-4000-8000-000000000005", "nightly", "../db", strings.Repeat("a", 1<<20), "\x00", "12340000-0000-4000-8000-0000000000031"} {
+		_, err := e.Volume(e.ctx, ref)
+		refused(t, err, dataset.ErrNotFound, "no such volume")
+	}
+	a.delete("db")
+	if v, err := e.Volume(e.ctx, "abcd"); err != nil || v.ID != two.ID { // the other is in the trash
+		t.Errorf("%s, %v", v.ID, err)
+	}
+}
+
+func TestSnapshotByNameOrPrefix(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.forge("db", "abcd0000-0000-4000-8000-000000000001")
+	a.create("db2")
+	one := a.forgeSnapshot("db", "nightly", "abcd0000-0000-4000-8000-000000000002")
+	two := a.forgeSnapshot("db2", "abcd", "abcd0000-0000-4000-8000-000000000003")
+	three := a.forgeSnapshot("db2", "", "fade0000-0000-4000-8000-000000000004")
+	for _, c := range []struct {
+		volume, snap string
+		want         uuid.UUID
+	}{
+		{"db", "nightly", one.ID}, {"db", "abcd", one.ID}, {"db2", "abcd", two.ID}, {"db2", "abcd0000", two.ID},
+		{"", "fade", three.ID}, {"", "FADE0000", three.ID}, {"", one.ID.String(), one.ID}, {"abcd0000-0000-4000-8000-000000000001", "nightly", one.ID},
+	} {
+		if s, err := e.Snapshot(e.ctx, c.volume, c.snap); err != nil || s.ID != c.want {
+			t.Errorf("%q %q: %s, %v", c.volume, c.snap, s.ID, err)
+		}
+	}
+	_, err := e.Snapshot(e.ctx, "", "abcd")
+	refused(t, err, dataset.ErrAmbiguous, one.ID.String(), two.ID.String())
+	for _, c := range [][2]string{{"", "nightly"}, {"db", "weekly"}, {"db", "fade"}, {"nothing", "nightly"}, {"", ""}, {"db", ""}, {"", "abcd0000-0000-4000-8000-000000000001"}} {
+		_, err := e.Snapshot(e.ctx, c[0], c[1])
+		refused(t, err, dataset.ErrNotFound)
+	}
+	d := a.delete("db")
+	if s, err := e.Snapshot(e.ctx, d.ID.String(), "nightly"); err != nil || s.ID != one.ID {
+		t.Errorf("in the trash: %v, %v", s.ID, err)
+	}
+	e.submit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	for _, ref := range []string{"", d.ID.String()} {
+		_, err = e.Snapshot(e.ctx, ref, one.ID.String())
+		refused(t, err, dataset.ErrNotFound)
+	}
+}
+
+// However many other things a prefix matches, what is looked for is found: "no
+// such volume" must be the truth (I7).
+func TestPrefixAmongMany(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("crowd")
+	for i := range 150 {
+		a.forgeSnapshot("crowd", "", fmt.Sprintf("abcd%04x-0000-4000-8000-000000000000", i))
+	}
+	last := a.forge("last", "abcdffff-0000-4000-8000-000000000000")
+	if v, err := e.Volume(e.ctx, "abcd"); err != nil || v.ID != last.ID {
+		t.Errorf("%v, %v", v.ID, err)
+	}
+	_, err := e.Snapshot(e.ctx, "", "abcd")
+	refused(t, err, dataset.ErrAmbiguous, "abcd0000", "abcd0009", "…")
+	a.planned(create("test@snapshot-abcd"), dataset.ErrAmbiguous, "say more")
+	if op := a.plan(create("test@snapshot-abcdffff")); op.Source.Dataset != last.ID {
+		t.Errorf("%+v", op.Source)
+	}
+	s := a.forgeSnapshot("last", "", "abcdfffe-0000-4000-8000-000000000000")
+	if got, err := e.Snapshot(e.ctx, "last", "abcd"); err != nil || got.ID != s.ID {
+		t.Errorf("%v, %v", got.ID, err)
+	}
+}

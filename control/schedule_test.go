@@ -1,0 +1,332 @@
+package control
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestNextTick(t *testing.T) {
+	loc := berlin(t)
+	for _, c := range []struct{ expr, from, want string }{
+		{"*/15 * * * *", "2026-11-18T12:00:00+01:00", "2026-11-18T12:15:00+01:00"},
+		{"*/15 * * * *", "2026-11-18T12:00:01+01:00", "2026-11-18T12:15:00+01:00"},
+		{"@daily", "2026-11-18T12:00:00+01:00", "2026-11-19T00:00:00+01:00"},
+		{"30 2 * * *", "2026-11-18T02:30:00+01:00", "2026-11-19T02:30:00+01:00"},
+		{"0 0 29 2 *", "2026-11-18T12:00:00+01:00", "2028-02-29T00:00:00+01:00"},
+		// Clocks are set forward at two: half past two does not exist, and is made up for.
+		{"30 2 * * *", "2026-03-28T02:30:00+01:00", "2026-03-29T03:30:00+02:00"},
+		{"30 2 * * *", "2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00"},
+		{"0 2 * * 0", "2026-03-28T12:00:00+01:00", "2026-03-29T03:00:00+02:00"},
+		{"*/15 * * * *", "2026-03-29T01:45:00+01:00", "2026-03-29T03:00:00+02:00"},
+		{"@hourly", "2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"},
+		// Clocks are set back at three: the hour that comes twice is served twice.
+		{"*/15 * * * *", "2026-10-25T02:45:00+02:00", "2026-10-25T02:00:00+01:00"},
+		{"*/15 * * * *", "2026-10-25T02:45:00+01:00", "2026-10-25T03:00:00+01:00"},
+		{"@hourly", "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"},
+		{"30 3 * * *", "2026-10-24T12:00:00+02:00", "2026-10-25T03:30:00+01:00"},
+	} {
+		from, err := time.Parse(time.RFC3339, c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := nextTick(c.expr, from.In(loc))
+		if err != nil || got.Format(time.RFC3339) != c.want {
+			t.Errorf("%s after %s: %s, %v, not %s", c.expr, c.from, got.Format(time.RFC3339), err, c.want)
+		}
+	}
+	for _, expr := range []string{"", "often", "* * * *", "61 * * * *", "0 0 31 2 *"} {
+		got, err := nextTick(expr, someday)
+		refused(t, err, dataset.ErrInvalid, "schedule")
+		if !got.IsZero() {
+			t.Errorf("%q: %s beside its error", expr, got)
+		}
+	}
+}
+
+// The next tick lies ahead, and no day is without one.
+func TestNextTickGoesOn(t *testing.T) {
+	loc := berlin(t)
+	rapid.Check(t, func(t *rapid.T) {
+		expr := rapid.SampledFrom([]string{"*/15 * * * *", "@hourly", "30 2 * * *", "0 2 * * *", "59 23 * * *", "7 1-3 * * *"}).Draw(t, "expr")
+		now := time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 31).Draw(t, "day"), 0, 0, 0, 0, loc).
+			Add(time.Duration(rapid.IntRange(0, 86400).Draw(t, "second")) * time.Second)
+		for range 10 {
+			next, err := nextTick(expr, now)
+			if err != nil || !next.After(now) || next.Sub(now) > 25*time.Hour {
+				t.Fatalf("%s after %s: %s, %v", expr, now, next, err)
+			}
+			now = next
+		}
+	})
+}
+
+// tick moves the clock to the next full quarter and runs a round.
+func (e *env) tick(d time.Duration) {
+	e.clock.Advance(d)
+	e.rounds()
+}
+
+func (a *agent) scheduled() (kinds []dataset.OpKind) {
+	for _, op := range a.open() {
+		kinds = append(kinds, op.Kind)
+	}
+	return kinds
+}
+
+func TestSchedule(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold") // every quarter of an hour
+	a.create("plain@silver")
+	e.rounds()
+	if n := len(a.open()); n != 0 {
+		t.Fatalf("%d snapshots of a new volume", n)
+	}
+	e.tick(14 * time.Minute)
+	if n := len(a.open()); n != 0 {
+		t.Fatalf("%d snapshots before the time", n)
+	}
+	for i := range 3 {
+		e.tick(time.Minute)
+		for range 3 {
+			e.rounds() // more often than due
+		}
+		open := a.open()
+		if len(open) != 1 || open[0].Kind != dataset.OpSnapshot || open[0].Snapshot.Kind != dataset.SnapshotScheduled || open[0].Volume != "db" {
+			t.Fatalf("%d: %+v", i, open)
+		}
+		a.work()
+		e.tick(14 * time.Minute)
+	}
+	if v := e.volume("db"); v.Snapshots != 3 {
+		t.Errorf("%d snapshots", v.Snapshots)
+	}
+	if len(e.failures) != 0 {
+		t.Errorf("%v", e.failures)
+	}
+	e.check()
+}
+
+// A8: a host that was down catches up once, not N times; so does a control
+// service.
+func TestScheduleCatchesUpOnce(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	e.rounds()
+	// The node is away: what waits for it does not pile up.
+	for range 20 {
+		e.tick(15 * time.Minute)
+	}
+	if n := len(a.open()); n != 1 {
+		t.Fatalf("%d snapshots wait for the node", n)
+	}
+	// Nor does it when control restarts.
+	e.restart()
+	for range 3 {
+		e.tick(15 * time.Minute)
+	}
+	if n := len(a.open()); n != 1 {
+		t.Fatalf("%d snapshots wait for the node", n)
+	}
+	a.work()
+	e.tick(15 * time.Minute)
+	if n := len(a.open()); n != 1 {
+		t.Fatalf("%d snapshots are due when it is back", n)
+	}
+	a.work()
+	// Control itself was away for a day.
+	e.restart()
+	e.tick(24 * time.Hour)
+	e.rounds()
+	if n := len(a.open()); n != 1 {
+		t.Fatalf("%d snapshots to catch up with a day", n)
+	}
+	a.work()
+	e.restart()
+	e.rounds()
+	if n := len(a.open()); n != 0 {
+		t.Fatalf("%d snapshots again", n)
+	}
+	e.check()
+}
+
+// Two services on one store ask for the same snapshot.
+func TestScheduleOfTwoServices(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	e.rounds()
+	other := &env{tb: t, ctx: e.ctx, spy: e.spy, clock: e.clock, profiles: e.profiles}
+	other.restart()
+	defer other.Service.Close()
+	other.rounds()
+	for range 3 {
+		e.clock.Advance(15 * time.Minute)
+		e.rounds()
+		other.rounds()
+		if n := len(a.open()); n != 1 {
+			t.Fatalf("%d snapshots", n)
+		}
+		a.work()
+		other.rounds()
+	}
+}
+
+// A snapshot that failed or was cancelled is due again at the next time.
+func TestScheduleAfterFailure(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	e.rounds()
+	e.tick(15 * time.Minute)
+	op := a.open()[0]
+	op.Problem = dataset.ProblemOf(dataset.ErrNoSpace)
+	a.commit(op)
+	e.rounds()
+	e.restart()
+	e.rounds()
+	if n := len(a.open()); n != 0 {
+		t.Errorf("%d: asked for again at once", n)
+	}
+	e.tick(15 * time.Minute)
+	if n := len(a.open()); n != 1 {
+		t.Errorf("%d at the next time", n)
+	}
+	if _, err := e.CancelOperation(e.ctx, a.open()[0].ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.tick(15 * time.Minute)
+	if n := len(a.open()); n != 1 {
+		t.Errorf("%d at the time after", n)
+	}
+}
+
+// Volumes come, go and change their profile between two rounds.
+func TestScheduleFollowsChanges(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	a.create("other@silver", "fs=xfs")
+	e.rounds()
+	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "fleeting"})
+	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "other", Profile: "gold"})
+	a.work() // it grows
+	a.create("third@gold")
+	e.rounds()
+	e.tick(15 * time.Minute)
+	got := map[string]bool{}
+	for _, op := range a.open() {
+		got[op.Volume] = true
+	}
+	if len(got) != 2 || !got["other"] || !got["third"] {
+		t.Errorf("due: %v", got)
+	}
+	a.work()
+	a.delete("third")
+	d := a.delete("db")
+	a.purge(d)
+	e.tick(15 * time.Minute)
+	if open := a.open(); len(open) != 1 || open[0].Volume != "other" {
+		t.Errorf("due: %+v", open)
+	}
+	if len(e.failures) != 0 || len(e.house.plans) != 1 {
+		t.Errorf("%v, %d plans", e.failures, len(e.house.plans))
+	}
+}
+
+// One volume whose schedule makes no sense, or whose record is damaged, does not
+// keep the others from their snapshots.
+func TestScheduleOfOthers(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for i, name := range []string{"aa", "bb", "cc", "dd"} {
+		op := a.plan(create(name + "@gold"))
+		if i%2 == 0 {
+			op.Dataset.Profile.Snapshots.Schedule = "every now and then"
+		}
+		a.commit(op)
+	}
+	broken := a.create("ee@gold")
+	if _, err := e.spy.Txn(e.ctx, nil, spoilt(datasetKey(broken.ID), `{"id":`)); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		e.rounds()
+	}
+	e.tick(15 * time.Minute)
+	if got := len(a.open()); got != 2 {
+		t.Errorf("%d snapshots, not 2", got)
+	}
+	if len(e.failures) != 3 { // each once
+		t.Errorf("%d failures: %v", len(e.failures), e.failures)
+	}
+}
+
+func TestRetentionOfScheduled(t *testing.T) {
+	e := newEnv(t)
+	p := e.profiles.byName["gold"]
+	p.Snapshots.Keep = dataset.Keep{Last: 3}
+	e.profiles.byName["gold"] = p
+	a := e.agent("alpha")
+	a.create("db@gold")
+	manual := a.snapshot("db", "mine")
+	e.rounds()
+	for range 8 {
+		e.tick(15 * time.Minute)
+		a.work()
+		e.rounds()
+		a.work()
+	}
+	list, err := e.Snapshots(e.ctx, "db", api.Page{})
+	if err != nil || len(list.Items) != 4 || list.Items[0].ID != manual.ID {
+		t.Fatalf("%d snapshots, %v", len(list.Items), err)
+	}
+	// While the node is away a removal is asked for once.
+	e.tick(15 * time.Minute)
+	a.work()
+	for range 5 {
+		e.rounds()
+		e.restart()
+		e.rounds()
+	}
+	if got := a.scheduled(); len(got) != 1 || got[0] != dataset.OpSnapshotDelete {
+		t.Errorf("to do: %v", got)
+	}
+	e.check()
+}
+
+func spoilt(key, value string) []storeWrite { return []storeWrite{{Key: key, Value: []byte(value)}} }
+
+// A round in which nothing changed reads nothing, however many volumes there
+// are.
+func TestQuietRounds(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for range 50 {
+		a.create("db" + uuid.NewString() + "@gold")
+	}
+	a.create("old")
+	a.delete("old")
+	e.rounds()
+	e.rounds()
+	e.spy.counted()
+	for range 10 {
+		e.tick(houseEvery)
+		if reads, txns, _ := e.spy.counted(); reads+txns != 0 {
+			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
+		}
+	}
+	a.create("one-more")
+	e.spy.counted()
+	e.rounds()
+	if reads, _, _ := e.spy.counted(); reads > 3 {
+		t.Errorf("one change costs a round %d reads", reads)
+	}
+}
