@@ -8,9 +8,13 @@
 package product
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,9 +164,16 @@ func (w *world) mounts(t testing.TB) []string {
 	return points
 }
 
+// volumes returns the names of all volumes.
 func (w *world) volumes(t testing.TB) []string {
 	t.Helper()
-	return strings.Fields(w.drover(t, "volume", "ls", "-q"))
+	var all []api.Volume
+	w.h.JSON(t, &all, "volume", "ls")
+	names := make([]string, len(all))
+	for i, v := range all {
+		names[i] = v.Volume
+	}
+	return names
 }
 
 // wantVolumes fails unless exactly these volumes exist.
@@ -232,10 +243,8 @@ func (w *world) empty(t *testing.T) {
 		return nil
 	})
 	w.h.Clean(t)
-	var all []api.Volume
-	w.h.JSON(t, &all, "volume", "ls")
-	for _, v := range all {
-		w.drover(t, "volume", "rm", v.Volume, "--force")
+	for _, name := range w.volumes(t) {
+		w.drover(t, "volume", "rm", name, "--force")
 	}
 	w.drover(t, "trash", "purge", "--all", "--yes")
 	w.wantVolumes(t)
@@ -250,6 +259,31 @@ func (w *world) empty(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(w.h.Root, "mnt")); err != nil || len(left) > 0 {
 		t.Errorf("mount points are left: %v, %v", left, err)
 	}
+}
+
+// metric returns one figure of /metrics, as it is written there.
+func (w *world) metric(t testing.TB, name string) string {
+	t.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(w.h.API(), "unix://"))
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	resp, err := client.Get("http://drover/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("/metrics: %s, %v", resp.Status, err)
+	}
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("/metrics has no %s", name)
+	return ""
 }
 
 // wantNoDevices fails when a loop device has a file of a pool.

@@ -1,0 +1,283 @@
+package product
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestDockersHabits: one engine and one Drover serve what does not disturb them.
+func TestDockersHabits(t *testing.T) {
+	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+	t.Run("B1", func(t *testing.T) { testB1(t, w) })
+	t.Run("B8", func(t *testing.T) { testB8(t, w) })
+	t.Run("B9", func(t *testing.T) { testB9(t, w) })
+	t.Run("B10", func(t *testing.T) { testB10(t, w) })
+	t.Run("B12", func(t *testing.T) { testB12(t, w) })
+	t.Run("B17", func(t *testing.T) { testB17(t, w) })
+	t.Run("B17 anonymous", func(t *testing.T) { testB17Anonymous(t, w) })
+	t.Run("B17 profile gone", func(t *testing.T) { testB17ProfileGone(t, w) })
+}
+
+const threeProfiles = `default: bronze
+profiles:
+  bronze: {on_delete: {trash: 1h}}
+  silver: {size: 10GiB, on_delete: {trash: 1h}}
+  gold: {size: 20GiB, filesystem: {type: xfs}, on_delete: {trash: 1h}}
+`
+
+// testB1: docker cp mounts again with the ID of the running container, and
+// unmounts it.
+func testB1(t *testing.T, w *world) {
+	const ticking = "while :; do echo tick >> /data/log; sleep 0.05; done"
+	w.command(t, "one", "cpvol", ticking)
+	dir := t.TempDir()
+	for i := range 3 {
+		w.docker(t, "cp", "/etc/hostname", fmt.Sprintf("one:/data/in-%d", i))
+		w.docker(t, "cp", "one:/data/log", dir)
+		w.wantUses(t, "cpvol", 1, 1)
+	}
+	w.awaitMore(t, "one", "/data/log")
+	if got := w.docker(t, "exec", "one", "sh", "-c", "ls /data"); got != "in-0\nin-1\nin-2\nlog" {
+		t.Errorf("the volume has %q", got)
+	}
+	w.docker(t, "stop", "one")
+	w.wantUses(t, "cpvol", 0, 0)
+	w.docker(t, "cp", "/etc/hostname", "one:/data/late")
+	w.docker(t, "cp", "one:/data/log", dir)
+	w.wantUses(t, "cpvol", 0, 0)
+	if log, err := os.ReadFile(filepath.Join(dir, "log")); err != nil || !strings.HasPrefix(string(log), "tick\n") {
+		t.Errorf("what was copied out: %q, %v", log, err)
+	}
+	w.docker(t, "rm", "one")
+	w.docker(t, "volume", "rm", "cpvol")
+}
+
+// testB8: a volume in use is not removed, whoever asks (I11).
+func testB8(t *testing.T, w *world) {
+	w.run(t, "user", "busy@gold")
+	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
+	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
+	w.refused(t, "volume is in use", "volume", "rm", "-f", "busy@gold")
+	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node host-a (stop its containers first)"
+	if a := ask(t, w.h, "Remove", request{Name: "busy@gold"}); a.Status != 200 || a.Err != "drover: "+want {
+		t.Errorf("Remove: %+v, want %s", a, want)
+	}
+	for _, args := range [][]string{{"volume", "rm", "busy"}, {"volume", "rm", "busy", "--force"}} {
+		if r := w.h.Exec(t, args...); r.Exit != 1 || r.Err != "drover: "+want+"\n" {
+			t.Errorf("drover %v: exit %d, %q, want %s", args, r.Exit, r.Err, want)
+		}
+	}
+	w.wantUses(t, "busy@gold", 1, 1)
+	w.docker(t, "exec", "user", "sh", "-c", "echo still > /data/here")
+	w.docker(t, "stop", "user")
+	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
+	w.docker(t, "rm", "user")
+	w.docker(t, "volume", "rm", "busy@gold")
+}
+
+// testB9: prune leaves what is protected alone, and rm refuses it.
+func testB9(t *testing.T, w *world) {
+	w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "protect=true", "dear")
+	w.docker(t, "volume", "prune", "-f")
+	w.refused(t, "drover: volume dear is protected (drover volume unprotect dear)", "volume", "rm", "dear")
+	if a := ask(t, w.h, "Remove", request{Name: "dear"}); a.Err != "drover: volume dear is protected (drover volume unprotect dear)" {
+		t.Errorf("Remove: %+v", a)
+	}
+	w.wantVolumes(t, "dear")
+	w.drover(t, "volume", "unprotect", "dear")
+	w.docker(t, "volume", "rm", "dear")
+	w.wantVolumes(t)
+}
+
+// testB10: asked again, a volume is found when it is as asked, and refused when
+// it is not. The engine sends the options of an existing name to nobody
+// (TestFirstHour), so it is asked directly.
+func testB10(t *testing.T, w *world) {
+	opts := map[string]string{"size": "5GiB", "label.team": "a"}
+	for range 2 {
+		if a := ask(t, w.h, "Create", request{Name: "twice@gold", Opts: opts}); a.Err != "" {
+			t.Fatal(a.Err)
+		}
+	}
+	first := w.inspect(t, "twice@gold").Status.Dataset
+	for _, c := range []struct {
+		name string
+		opts map[string]string
+		want string
+	}{
+		{"twice", nil, ""},
+		{"twice@gold", nil, ""},
+		{"twice", map[string]string{"profile": "gold", "size": "5120MiB"}, ""},
+		{"twice@gold", map[string]string{"size": "6GiB"}, `volume "twice" exists with size 5GiB, not 6GiB (drover volume resize twice 6GiB)`},
+		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (say twice, or drover volume set-profile twice silver)`},
+		{"twice@gold", map[string]string{"fs": "ext4"}, `volume "twice" exists with filesystem xfs, not filesystem ext4`},
+		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels`},
+		{"twice@gold", map[string]string{"readonly": "true"}, `volume "twice" exists writable, not readonly`},
+		{"twice@gold", map[string]string{"protect": "true"}, `volume "twice" exists unprotected (drover volume protect twice)`},
+		{"twice", map[string]string{"owner": "1:2"}, `volume "twice" exists with another owner than 1:2`},
+		{"twice", map[string]string{"mode": "0711"}, `volume "twice" exists with another mode than 0711`},
+		{"twice@snapshot-" + first[:8], nil, `volume "twice" exists and is not a clone of ` + first[:8]},
+	} {
+		want := c.want
+		if want != "" {
+			want = "drover: " + want
+		}
+		if a := ask(t, w.h, "Create", request{Name: c.name, Opts: c.opts}); a.Err != want {
+			t.Errorf("Create %s %v: %q, want %q", c.name, c.opts, a.Err, want)
+		}
+	}
+	w.wantVolumes(t, "twice")
+	if now := w.inspect(t, "twice@gold").Status.Dataset; now != first {
+		t.Errorf("dataset %s became %s", first, now)
+	}
+	w.drover(t, "volume", "rm", "twice")
+}
+
+// testB12: an image's files, with the owner and mode of their folder, are copied
+// up into a new volume; with nocopy they are not.
+func testB12(t *testing.T, w *world) {
+	w.docker(t, "run", "--name", "seed", "--tmpfs", "/data", image, "sh", "-c",
+		"mkdir /seed /none && echo hello > /seed/file && chown 5:6 /seed/file && chmod 0640 /seed/file && chown 123:456 /seed /none && chmod 0710 /seed && chmod 1730 /none")
+	w.docker(t, "commit", "seed", "seeded")
+	w.docker(t, "rm", "seed")
+	look := func(mount string) string {
+		t.Helper()
+		target := strings.Split(mount, ":")[1]
+		return w.docker(t, "run", "--rm", "--tmpfs", "/data", "-v", mount, "--volume-driver", w.h.Driver, "seeded",
+			"sh", "-c", "cd "+target+"; stat -c '%n %u:%g %a' . *; cat file 2>/dev/null || true")
+	}
+	for mount, want := range map[string]string{
+		"up1@gold:/seed":        ". 123:456 710\nfile 5:6 640\nhello",
+		"up2@bronze:/seed":      ". 123:456 710\nfile 5:6 640\nhello",
+		"up3:/none":             ". 123:456 1730",
+		"up4@gold:/seed:nocopy": ". 0:0 755",
+		"up5:/seed:nocopy":      ". 0:0 755",
+	} {
+		if got := look(mount); got != want {
+			t.Errorf("%s: got %q, want %q", mount, got, want)
+		}
+	}
+	// What is there is not covered by what the image has.
+	w.once(t, "up1@gold", "echo mine > /data/file")
+	if got := look("up1@gold:/seed"); !strings.HasSuffix(got, "mine") {
+		t.Errorf("the second container sees %q, want what the first wrote", got)
+	}
+	// What was asked for is there without an image's help.
+	w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "owner=70:71", "-o", "mode=2750", "up6@gold")
+	if got, want := look("up6@gold:/seed:nocopy"), ". 70:71 2750"; !strings.HasPrefix(got, want) {
+		t.Errorf("owner and mode of up6: %q, want %q", got, want)
+	}
+	w.docker(t, append([]string{"volume", "rm"}, strings.Fields(w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver))...)...)
+}
+
+// testB17: a spelling that the engine uses goes on to work, whatever becomes of
+// the profile; one that it never used and that contradicts the volume does not.
+func testB17(t *testing.T, w *world) {
+	w.run(t, "keeper", "shop@gold")
+	w.docker(t, "exec", "keeper", "sh", "-c", "echo kept > /data/file")
+	w.drover(t, "volume", "set-profile", "shop", "silver")
+	w.docker(t, "restart", "keeper")
+	if got := w.docker(t, "exec", "keeper", "cat", "/data/file"); got != "kept" {
+		t.Errorf("after the restart: %q", got)
+	}
+	if st := w.inspect(t, "shop@gold").Status; st.Profile != "silver" || st.Volume != "shop" {
+		t.Errorf("status after set-profile: %+v", st)
+	}
+	w.wantUses(t, "shop@gold", 1, 1)
+	w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
+	for _, state := range []string{"running", "stopped"} {
+		if got := w.docker(t, "volume", "ls", "-q", "-f", "dangling=true"); got != "" {
+			t.Errorf("dangling while its container is %s: %s", state, got)
+		}
+		if got := w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver); got != "shop@gold" {
+			t.Errorf("listed while its container is %s: %s", state, got)
+		}
+		w.docker(t, "stop", "keeper")
+	}
+	// A spelling that this engine never used does not reach the volume behind it.
+	w.refused(t, "which a container may need", "volume", "rm", "shop")
+	w.wantVolumes(t, "shop")
+	w.docker(t, "rm", "keeper")
+	w.docker(t, "volume", "rm", "shop@gold")
+	w.wantVolumes(t)
+
+	w.docker(t, "volume", "create", "-d", w.h.Driver, "till@gold")
+	const want = `create till@silver: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
+	w.refused(t, want, "volume", "create", "-d", w.h.Driver, "till@silver")
+	w.refused(t, want, "run", "--rm", "-v", "till@silver:/data", "--volume-driver", w.h.Driver, image, "true")
+	if got := w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver); got != "till@gold" {
+		t.Errorf("after both refusals: %s", got)
+	}
+	// The bare name is the same volume.
+	w.once(t, "till@gold", "echo one > /data/file")
+	if got := w.once(t, "till", "cat /data/file"); got != "one" {
+		t.Errorf("till has %q, want what till@gold has", got)
+	}
+	w.docker(t, "volume", "rm", "till")
+	w.wantVolumes(t, "till")
+	w.docker(t, "volume", "rm", "till@gold")
+	w.wantVolumes(t)
+}
+
+// testB17Anonymous: volumes without a name leave nothing, no trash either.
+func testB17Anonymous(t *testing.T, w *world) {
+	w.drover(t, "trash", "purge", "--all", "--yes")
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, 4)
+	for range long.Rounds(40, 100) {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			r := w.e.Docker(t, "run", "--rm", "--volume-driver", w.h.Driver, image, "sh", "-c", "echo x > /data/file && df -P /data | tail -1")
+			if r.Exit != 0 || !strings.Contains(r.Stdout, "/data") {
+				t.Errorf("exit %d: %v", r.Exit, r)
+			}
+		})
+	}
+	wg.Wait()
+	w.wantVolumes(t)
+	await(t, "nothing is left of them", func() error {
+		datasets, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
+		if trash := w.drover(t, "trash", "ls", "-q"); err != nil || len(datasets) > 0 || trash != "" {
+			return fmt.Errorf("in the pool: %v, %v; in the trash: %q", datasets, err, trash)
+		}
+		return nil
+	})
+}
+
+// testB17ProfileGone: a volume keeps what its profile said when that is no more.
+func testB17ProfileGone(t *testing.T, w *world) {
+	w.run(t, "keeper", "shop@gold")
+	file := filepath.Join(w.h.Dir, "profiles.yaml")
+	if err := os.WriteFile(file, []byte("default: bronze\nprofiles: {bronze: {}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the profiles are read again", func() error {
+		if got := w.drover(t, "profile", "ls", "-q"); got != "bronze" {
+			return fmt.Errorf("there are %q", got)
+		}
+		return nil
+	})
+	w.docker(t, "restart", "keeper")
+	w.wantUses(t, "shop@gold", 1, 1)
+	if st := w.inspect(t, "shop@gold").Status; st.Profile != "gold" || st.Size != 20<<30 {
+		t.Errorf("status: %+v", st)
+	}
+	w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
+	w.refused(t, `unknown profile "gold" (have: bronze)`, "volume", "create", "-d", w.h.Driver, "other@gold")
+	w.docker(t, "rm", "-f", "keeper")
+	w.docker(t, "volume", "rm", "shop@gold")
+}
