@@ -54,22 +54,28 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 	if s.Full && !strange {
 		a.forgetOthers(s)
 	}
+	var changed []api.Indexed
 	for _, d := range s.Datasets {
-		if changed := a.cache.apply(d.Dataset, d.Index); changed || d.State == dataset.StatePurging {
-			a.converge(d)
+		if a.cache.apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
+			changed = append(changed, d)
 		}
 	}
 	for _, id := range s.Removed {
 		a.cache.remove(id)
 	}
-	if s.Full {
-		for _, d := range s.Datasets {
-			a.changed(d.ID) // what control heard from us may be gone with its process
-		}
-	}
+	// Before there is work on the same datasets: the backend does not look at
+	// what is in use.
 	if s.Full && !strange {
 		if err := a.resolveIncoming(ctx); err != nil {
 			return err
+		}
+	}
+	for _, d := range changed {
+		a.converge(d)
+	}
+	if s.Full {
+		for _, d := range s.Datasets {
+			a.changed(d.ID) // what control heard from us may be gone with its process
 		}
 	}
 	for _, op := range s.Operations {
