@@ -72,7 +72,7 @@ type Agent struct {
 	mu         sync.Mutex
 	cluster    uuid.UUID
 	generation uint64
-	activated  time.Time // when the generation began; zero: not since the agent started
+	verifyAt   time.Time // when uses of older generations are looked at next; zero: there are none
 	running    map[uuid.UUID]*running
 	scratch    map[uuid.UUID]bool // clones that exports read
 	news       map[uuid.UUID]bool // datasets that control is to hear of
@@ -159,6 +159,9 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.resolveMounts(ctx); err != nil {
 		return err
 	}
+	a.mu.Lock()
+	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
+	a.mu.Unlock()
 	rev, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
 		return err

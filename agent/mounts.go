@@ -115,6 +115,16 @@ func (r mountRecord) add(id string, now idCount) {
 	r.IDs[id] = c
 }
 
+// hasOlder reports whether a use is of another generation of the engine.
+func (r mountRecord) hasOlder(generation uint64) bool {
+	for _, c := range r.IDs {
+		if c.Generation != generation {
+			return true
+		}
+	}
+	return false
+}
+
 // sub takes one use off; an unknown ID changes nothing. It reports whether the
 // record changed.
 func (r mountRecord) sub(id string) bool {

@@ -126,7 +126,8 @@ func (a *Agent) making(id uuid.UUID) bool {
 }
 
 // unverifiedGrace is what the engine has to mount its containers' volumes again
-// after it started.
+// after it started, and how often what is left unverified is looked at: that reads
+// all of /proc.
 const unverifiedGrace = time.Minute
 
 // verifyUses looks at the mount IDs that an older generation of the engine left:
@@ -134,37 +135,56 @@ const unverifiedGrace = time.Minute
 // mounted (live-restore keeps such containers running). Which ID belongs to
 // which container cannot be told, so they go together when nobody is left.
 func (a *Agent) verifyUses(ctx context.Context) {
+	now := a.Clock.Now()
 	a.mu.Lock()
-	gen, since := a.generation, a.activated
+	gen, due := a.generation, !a.verifyAt.IsZero() && !now.Before(a.verifyAt)
 	a.mu.Unlock()
-	if since.IsZero() || a.Clock.Now().Sub(since) < unverifiedGrace {
+	if !due {
 		return
 	}
+	var old []uuid.UUID
 	for _, id := range a.mountedIDs() {
-		old := false
-		for _, c := range a.record(id).IDs {
-			old = old || c.Generation != gen
+		if a.record(id).hasOlder(gen) {
+			old = append(old, id)
 		}
-		if d, ok := a.cache.dataset(id); ok && old {
-			if err := a.verify(ctx, d, gen); err != nil {
-				a.log(d).WithError(err).Warn("uses from before the engine's last start were not verified")
+	}
+	next := now.Add(unverifiedGrace)
+	if len(old) == 0 {
+		next = time.Time{}
+	}
+	a.mu.Lock()
+	if a.generation == gen {
+		a.verifyAt = next
+	}
+	a.mu.Unlock()
+	if len(old) == 0 {
+		return
+	}
+	elsewhere, err := mount.Elsewhere()
+	if err != nil {
+		a.Log.WithError(err).Warn("uses from before the engine's last start were not verified")
+		return
+	}
+	table, err := mount.Table()
+	if err != nil {
+		a.Log.WithError(err).Warn("uses from before the engine's last start were not verified")
+		return
+	}
+	for _, id := range old {
+		path := a.mountPath(id)
+		if m := table.At(path); m != nil && len(elsewhere.Holders(mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}, path)) > 0 {
+			continue
+		}
+		if d, ok := a.cache.dataset(id); ok {
+			if err := a.dropOlder(ctx, d, gen); err != nil {
+				a.log(d).WithError(err).Warn("uses that ended while the engine was away were not taken off")
 			}
 		}
 	}
 }
 
-func (a *Agent) verify(ctx context.Context, d dataset.Dataset, gen uint64) error {
-	path := a.mountPath(d.ID)
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	if m := table.At(path); m != nil {
-		holders, err := mount.ForeignHolders(mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}, path)
-		if err != nil || len(holders) > 0 {
-			return err
-		}
-	}
+// dropOlder takes the uses of older generations off a dataset.
+func (a *Agent) dropOlder(ctx context.Context, d dataset.Dataset, gen uint64) error {
 	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err

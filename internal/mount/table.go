@@ -96,21 +96,51 @@ type Holder struct {
 
 // ForeignHolders returns where fsys, or a directory of it, is mounted in other mount
 // namespaces, except on ownTarget: a copy of our own mount that a namespace got when
-// it was made. One holder for each namespace and mount point. It sees the processes of
+// it was made. One holder for each namespace and mount point. It reads all of /proc:
+// for several filesystems use Elsewhere.
+func ForeignHolders(fsys Filesystem, ownTarget string) ([]Holder, error) {
+	f, err := Elsewhere()
+	if err != nil {
+		return nil, err
+	}
+	return f.Holders(fsys, ownTarget), nil
+}
+
+// Foreign is what was mounted in other mount namespaces at one moment.
+type Foreign struct{ mounts []foreignMount }
+
+type foreignMount struct {
+	*Entry
+	holder Holder
+}
+
+// Holders is ForeignHolders for that moment.
+func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
+	var holders []Holder
+	for _, m := range f.mounts {
+		root := strings.TrimSuffix(m.Root, "//deleted")
+		if m.Major == fsys.Major && m.Minor == fsys.Minor && m.Mountpoint != ownTarget && within(root, fsys.Root) {
+			holders = append(holders, m.holder)
+		}
+	}
+	return holders
+}
+
+// Elsewhere reads what is mounted in other mount namespaces. It sees the processes of
 // this PID namespace; a namespace that only a file or descriptor keeps alive has no
 // process and is not seen. It reads all of /proc: not for a hot path.
-func ForeignHolders(fsys Filesystem, ownTarget string) ([]Holder, error) {
+func Elsewhere() (*Foreign, error) {
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
 	}
-	s := scan{fsys: fsys, ownTarget: ownTarget, own: own, views: map[view]bool{}, mounts: map[int]bool{}}
+	s := scan{own: own, views: map[view]bool{}, seen: map[int]bool{}}
 	table, err := Table()
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
 	}
 	for _, e := range table {
-		s.mounts[e.ID] = true
+		s.seen[e.ID] = true
 	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -125,16 +155,14 @@ func ForeignHolders(fsys Filesystem, ownTarget string) ([]Holder, error) {
 			return nil, fmt.Errorf("find holders: process %d: %w", pid, err)
 		}
 	}
-	return s.holders, nil
+	return &s.found, nil
 }
 
 type scan struct {
-	fsys      Filesystem
-	ownTarget string
-	own       uint64
-	views     map[view]bool // that were seen
-	mounts    map[int]bool  // that were seen: mount IDs are the kernel's, not a namespace's
-	holders   []Holder
+	own   uint64
+	views map[view]bool // that were seen
+	seen  map[int]bool  // mounts that were seen: their IDs are the kernel's, not a namespace's
+	found Foreign
 }
 
 // view is what a process sees of the mounts: a namespace, from its root directory
@@ -187,16 +215,14 @@ func (s *scan) task(pid int, task string) error {
 	if ns != 0 {
 		s.views[seen] = true
 	}
-	for _, e := range mounts.Of(s.fsys.Major, s.fsys.Minor) {
-		root := strings.TrimSuffix(e.Root, "//deleted")
-		if s.mounts[e.ID] || e.Mountpoint == s.ownTarget || !within(root, s.fsys.Root) {
+	comm, _ := os.ReadFile(task + "/comm") // a process that just ended has none
+	for _, e := range mounts {
+		if s.seen[e.ID] {
 			continue
 		}
-		s.mounts[e.ID] = true
-		comm, _ := os.ReadFile(task + "/comm") // a process that just ended has none
-		s.holders = append(s.holders, Holder{
-			PID: pid, Comm: strings.TrimSpace(string(comm)), Namespace: ns, Mountpoint: e.Mountpoint,
-		})
+		s.seen[e.ID] = true
+		h := Holder{PID: pid, Comm: strings.TrimSpace(string(comm)), Namespace: ns, Mountpoint: e.Mountpoint}
+		s.found.mounts = append(s.found.mounts, foreignMount{e, h})
 	}
 	return nil
 }
