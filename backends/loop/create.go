@@ -98,7 +98,7 @@ func (p *Pool) openSource(root folder, src dataset.Source) (folder, string, erro
 		item = src.Snapshot.String()
 	}
 	if _, err := dir.lstat(p.layout.image(item)); err != nil {
-		dir.Close()
+		_ = dir.Close()
 		if errors.Is(err, os.ErrNotExist) && item != head {
 			err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", src.Dataset, src.Snapshot)
 		}

@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,59 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
-	"github.com/droverhq/drover/internal/reflink"
-	"github.com/droverhq/drover/internal/run"
 )
-
-// One mkfs for all datasets of a kind, and no program for anything else.
-func TestForksOncePerTemplate(t *testing.T) {
-	onPools(t, func(f *fixture) {
-		var wg sync.WaitGroup
-		ids := make([]dataset.Dataset, 64)
-		for i := range ids {
-			ids[i] = newDataset(xfs)
-			wg.Go(func() {
-				if _, err := f.Create(f.Context(), ids[i]); err != nil {
-					f.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if calls := f.forks.Calls(); len(calls) != 1 || calls[0].Name != "mkfs.xfs" {
-			f.Fatalf("commands: %+v", calls)
-		}
-		d := ids[0]
-		f.put(d.ID, "a", "data")
-		s := f.takeSnapshot(d)
-		c := newDataset("")
-		f.clone(c, at(s))
-		f.must(f.Restore(f.Context(), d.ID, s.ID, newSnapshot(d), nil))
-		f.must(f.Resize(f.Context(), d.ID, larger, nil))
-		f.must(f.Delete(f.Context(), d.ID))
-		if n := f.forks.Count(); n != 1 {
-			f.Errorf("%d commands: %+v", n, f.forks.Calls()[1:])
-		}
-		for _, other := range ids {
-			f.must(f.Delete(f.Context(), other.ID))
-		}
-	})
-}
-
-func TestFailedMkfsLeavesNothing(t *testing.T) {
-	f := newFixture(t, "xfs")
-	broken := errors.New("no mkfs today")
-	f.forks.Next = run.Func(func(context.Context, run.Command) (run.Result, error) { return run.Result{}, broken })
-	d := newDataset(xfs)
-	if _, err := f.Create(t.Context(), d); !errors.Is(err, broken) {
-		t.Fatalf("got %v", err)
-	}
-	if got := f.entries(); len(got) != 0 {
-		t.Errorf("entries %v", got)
-	}
-	f.settled()
-	f.forks.Next = &run.System{}
-	f.create(d)
-}
 
 func TestWhatCannotBeCreated(t *testing.T) {
 	f := newFixture(t, "xfs")
@@ -125,25 +72,6 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// The oldest templates make room, so that sizes that were asked for once don't pile up.
-func TestTemplatesAreBounded(t *testing.T) {
-	f := newFixture(t, "xfs")
-	for i := range keptTemplates + 3 {
-		d := newDataset(ext4)
-		d.Size = minExt4 + dataset.Size(i)*dataset.MiB
-		_, err := f.Create(t.Context(), d)
-		f.must(err)
-	}
-	left, err := os.ReadDir(filepath.Join(f.path, templates))
-	f.must(err)
-	if len(left) != keptTemplates {
-		t.Errorf("%d templates", len(left))
-	}
-	first := newDataset(ext4)
-	first.Size = minExt4
-	f.create(first)
-}
-
 func TestPoolNearlyFull(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
@@ -185,60 +113,6 @@ func TestManyMountedAtOnce(t *testing.T) {
 		}
 		for _, unmount := range stop {
 			unmount()
-		}
-	})
-}
-
-// A resize that was cut short after the image grew is finished at the next mount.
-func TestGrowAtMount(t *testing.T) {
-	f := newFixture(t, "xfs")
-	d := newDataset(xfs)
-	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.path, datasets, d.ID.String(), "head.img"), int64(larger)))
-	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
-	f.must(err)
-	if !att.Mount.Grow {
-		t.Error("no growth is asked for")
-	}
-	f.must(att.Release())
-	root, _ := f.mounted(d.ID)
-	dir, err := os.Open(root)
-	f.must(err)
-	for range 2 {
-		f.must(f.Grow(t.Context(), d.ID, dir))
-	}
-	dir.Close()
-	f.hasSize(d.ID, larger)
-}
-
-func TestResizeMounted(t *testing.T) {
-	onAll(t, func(f *fixture, d dataset.Dataset) {
-		f.create(d)
-		root, unmount := f.mounted(d.ID)
-		f.write(filepath.Join(root, "a"), "data")
-		dir, err := os.Open(root)
-		f.must(err)
-		defer dir.Close()
-		f.isKind(f.Resize(f.Context(), d.ID, larger, nil), dataset.ErrInUse)
-		err = f.Resize(f.Context(), d.ID, larger, dir)
-		if d.Profile.Filesystem.Type == ext4 && !f.Info().Capabilities.OnlineGrow {
-			f.isKind(err, dataset.ErrUnsupported)
-			dir.Close()
-			unmount()
-			f.hasSize(d.ID, d.Size)
-			f.must(f.Resize(f.Context(), d.ID, larger, nil))
-		} else {
-			f.must(err)
-			dir.Close()
-			unmount()
-		}
-		f.hasSize(d.ID, larger)
-		if got := f.get(d.ID, "a"); got != "data" {
-			f.Errorf("got %q", got)
-		}
-		root, _ = f.mounted(d.ID)
-		if left, err := os.ReadDir(root); err != nil || len(left) != 1 {
-			f.Errorf("the root holds %v (%v)", left, err)
 		}
 	})
 }
@@ -314,34 +188,6 @@ func TestUnknownFilesSurviveDeletion(t *testing.T) {
 		f.must(os.Remove(filepath.Join(e.Path, "precious")))
 		f.settled()
 	})
-}
-
-// The extents of a template are shared by every create: there must be few.
-func TestTemplatesHaveFewExtents(t *testing.T) {
-	f := newFixture(t, "xfs")
-	for _, fs := range []string{xfs, ext4} {
-		d := newDataset(fs)
-		d.Size = 20 * dataset.GiB
-		_, err := f.Create(t.Context(), d)
-		f.must(err)
-	}
-	images, err := filepath.Glob(filepath.Join(f.path, templates, "*"+imageSuffix))
-	f.must(err)
-	if len(images) != 2 {
-		t.Fatalf("templates: %v", images)
-	}
-	for _, image := range images {
-		file, err := os.Open(image)
-		f.must(err)
-		defer file.Close()
-		n, err := reflink.Count(file)
-		f.must(err)
-		used := blocks(t, image)
-		t.Logf("%s: %d extents, %d KiB", filepath.Base(image), n, used>>10)
-		if n > 64 || used > 8<<20 {
-			t.Errorf("%s: %d extents, %d bytes", image, n, used)
-		}
-	}
 }
 
 func TestMountOptions(t *testing.T) {

@@ -112,8 +112,6 @@ func (d folder) lstat(name string) (unix.Stat_t, error) {
 	return st, err
 }
 
-func isDir(st unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
-
 func isRegular(st unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // entries lists a directory.

@@ -50,7 +50,7 @@ func (l *btrfsLayout) create(dir folder, item string) (*os.File, error) {
 		return nil, err
 	}
 	if err := btrfs.SetNOCOW(f); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil

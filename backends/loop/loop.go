@@ -26,16 +26,16 @@
 //
 // # Durability
 //
-// An operation flushes once, at its end. On XFS that is an fsync of the dataset's
-// directory: it forces the log up to the last transaction that the directory took part
-// in, which is its renaming, and with it every earlier one: directories made, blocks
-// shared. (An fsync of the directory that holds it would wait for all others' work in
-// there, too.) Images get their data through direct
-// I/O of the loop device or from what is on the disk already, and records are written
-// with direct I/O before, so no other file's data has to be flushed; the disk's own
-// cache is, as part of writing the log. On btrfs it is the commit of the running
-// transaction, one for all that wait for it. No operation leaves a state in between:
-// what is not whole lies under a name that says so.
+// Create, Clone, Snapshot and Delete flush once, Restore and Resize a few times. On XFS
+// a flush is an fsync of the dataset's directory: it forces the log up to the last
+// transaction that the directory took part in, which is its renaming or that of its
+// last item, and with it every earlier one: directories made, blocks shared. (An fsync
+// of the directory that holds it would wait for all others' work in there, too.) Images
+// get their data through direct I/O of the loop device or from what is on the disk
+// already, and records are written with direct I/O before, so no other file's data has
+// to be flushed; the disk's own cache is, as part of writing the log. On btrfs it is the
+// commit of the running transaction, one for all that wait for it. No operation leaves
+// a state in between: what is not whole lies under a name that says so.
 package loop
 
 import (
@@ -43,7 +43,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -80,7 +79,7 @@ func (b *Backend) Available(context.Context) error {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"backend loop: no loop devices here (run as root, and \"modprobe loop\"): %w", err)
 	}
-	f.Close()
+	_ = f.Close()
 	if have, missing := filesystems(); len(have) == 0 {
 		return dataset.Errorf(dataset.ErrUnsupported, "backend loop: no filesystem for the images: %w", errors.Join(missing...))
 	}
@@ -101,7 +100,7 @@ func filesystems() (have []string, missing []error) {
 }
 
 func usable(name, pkg string) error {
-	if _, err := exec.LookPath("mkfs." + name); err != nil {
+	if _, err := run.LookPath("mkfs." + name); err != nil {
 		return fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", name, name, pkg)
 	}
 	// Unlike a look at /proc/filesystems this loads the module.

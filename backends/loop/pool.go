@@ -67,7 +67,7 @@ func (p *Pool) open() (folder, error) {
 		return folder{}, p.offline("%w", err)
 	}
 	if err := p.recognise(root); err != nil {
-		root.Close()
+		_ = root.Close()
 		return folder{}, p.offline("%w", err)
 	}
 	return root, nil
@@ -191,7 +191,7 @@ func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err er
 		if errors.Is(err, os.ErrNotExist) && place == datasets {
 			err = p.damaged(dir)
 		}
-		dir.Close()
+		_ = dir.Close()
 		if !errors.Is(err, os.ErrNotExist) {
 			return dir, place, err
 		}
@@ -235,10 +235,14 @@ const (
 func (p *Pool) idle(ctx context.Context, dir folder) error {
 	err := p.attached(dir)
 	for range busyTries {
-		if !errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil {
+		if !errors.Is(err, dataset.ErrInUse) {
 			break
 		}
-		time.Sleep(busyPause)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(busyPause):
+		}
 		err = p.attached(dir)
 	}
 	return err

@@ -132,7 +132,9 @@ func (r *reaper) datasets(ctx context.Context) error {
 }
 
 func (r *reaper) templates() error {
-	r.pool.format.Lock()
+	if !r.pool.format.TryLock() {
+		return nil // one is being made
+	}
 	defer r.pool.format.Unlock()
 	entries, err := r.root.entries(templates)
 	if err != nil {

@@ -23,6 +23,16 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// The same in an image on a host without reflinks.
+func TestSuiteInImage(t *testing.T) {
+	backendtest.Run(t, "image", func(t *testing.T) (backends.Kind, backends.Config) {
+		host := scratch.Mount(t, "ext4", suiteDisk)
+		return loop.New(&run.System{}), backends.Config{
+			Name: "test", Path: filepath.Join(host, "pool.img"), Image: suiteDisk * 8 / 10, Mount: filepath.Join(host, "mnt"),
+		}
+	})
+}
+
 func TestPowerCut(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		backendtest.PowerCut(t, loop.New(&run.System{}), fstype)

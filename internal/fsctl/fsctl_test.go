@@ -34,7 +34,7 @@ func TestFreezeStopsWritersUntilThaw(t *testing.T) {
 	if err := fsctl.Freeze(dir); err != nil {
 		t.Fatal(err)
 	}
-	defer fsctl.Thaw(dir)
+	defer func() { _ = fsctl.Thaw(dir) }()
 	if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
 		t.Errorf("freeze twice: %v", err)
 	}

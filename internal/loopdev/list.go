@@ -102,8 +102,7 @@ func FindByFile(f *os.File) (Info, bool, error) {
 }
 
 // Attached returns the device that f's file is attached to, as FindByFile does, without
-// looking through the host's devices when nothing else has the file open. f may not
-// have been opened twice by this process.
+// looking through the host's devices when nothing else has the file open.
 func Attached(f *os.File) (Info, bool, error) {
 	if openElsewhere(f) == no {
 		return Info{}, false, nil
@@ -129,7 +128,7 @@ func Hold(info Info) (*Device, error) {
 		err = ErrGone
 	}
 	if err != nil {
-		dev.Close()
+		_ = dev.Close()
 		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
 	}
 	return finish(dev, nil, Options{})

@@ -81,7 +81,7 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	keep := false
 	defer func() {
 		if !keep {
-			f.Close()
+			_ = f.Close()
 		}
 	}()
 	if err := claim(ctx, f); err != nil {
@@ -125,7 +125,7 @@ func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, err
 		err = fmt.Errorf("not a regular file (%s)", fi.Mode().Type())
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil
@@ -199,7 +199,7 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 	// The name is for people (losetup -l); the last byte stays 0.
 	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], f.Name())
 	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &cfg); err != nil {
-		dev.Close()
+		_ = dev.Close()
 		return nil, fmt.Errorf("configure %s: %w", dev.Name(), err)
 	}
 	return dev, nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,7 +130,7 @@ func TestDeviceLivesAsLongAsItsMount(t *testing.T) {
 func TestKilledProcessLeavesNothing(t *testing.T) {
 	if file := os.Getenv("LOOPDEV_TEST_ATTACH"); file != "" {
 		attach(t, file, loopdev.Options{})
-		os.Stdout.WriteString("attached\n")
+		fmt.Println("attached")
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		return
 	}

@@ -200,7 +200,7 @@ func Unmount(target string) error {
 		if !errors.Is(err, unix.EBUSY) {
 			break
 		}
-		time.Sleep(busyPause)
+		<-time.After(busyPause)
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	}
 	switch {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnsupported: these two files can't share blocks: the filesystem has no reflinks,
+// ErrUnsupported means that these two files can't share blocks: the filesystem has no reflinks,
 // they lie on two filesystems, or (btrfs) one of them is NOCOW and the other is not.
 var ErrUnsupported = errors.New("no reflinks between these files")
 
@@ -72,7 +72,7 @@ func unnamed(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil

@@ -41,6 +41,9 @@ type Stuck struct {
 	Since time.Time
 }
 
+// LookPath returns where in PATH a program is, or what is missing.
+func LookPath(name string) (string, error) { return exec.LookPath(name) }
+
 // Run implements Runner. It returns after the timeout plus a few seconds also when
 // the command can't be killed; such a command is listed by Stuck until it ends.
 func (s *System) Run(ctx context.Context, c Command) (Result, error) {

@@ -1,0 +1,50 @@
+package loop
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+func TestClaims(t *testing.T) {
+	var c claims
+	id := uuid.New()
+	first, second := c.use(id), c.use(id)
+	first()
+	if _, ok := c.reap(id); ok {
+		t.Error("reaped while it is in use")
+	}
+	second()
+	release, ok := c.reap(id)
+	if !ok {
+		t.Fatal("in use after all have gone")
+	}
+	if _, ok := c.reap(id); ok {
+		t.Error("reaped twice at once")
+	}
+	c.use(uuid.New())() // another one does not wait
+
+	var reaping atomic.Bool
+	reaping.Store(true)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			defer c.use(id)()
+			if reaping.Load() {
+				t.Error("used while it was reaped")
+			}
+		})
+	}
+	for range 1000 {
+		runtime.Gosched() // so that some are waiting
+	}
+	reaping.Store(false)
+	release()
+	wg.Wait()
+	if len(c.users) != 0 {
+		t.Errorf("left over: %v", c.users)
+	}
+}
