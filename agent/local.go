@@ -54,15 +54,15 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	if st.Mode().IsRegular() {
 		rec.Image, rec.Mount = dataset.Size(st.Size()), a.pools.imageMount(name)
 	}
-	var tried []error
+	var tried []string
 	for _, kind := range a.Backends.Kinds() {
 		if err := kind.Available(ctx); err != nil {
-			tried = append(tried, fmt.Errorf("%s: %w", kind.Name(), err))
+			tried = append(tried, err.Error())
 			continue
 		}
 		b, err := kind.Open(ctx, backends.Config{Name: name, Path: path, Image: rec.Image, Mount: rec.Mount})
 		if err != nil {
-			tried = append(tried, fmt.Errorf("%s: %w", kind.Name(), err))
+			tried = append(tried, fmt.Sprintf("backend %s: %v", kind.Name(), err))
 			continue
 		}
 		rec.ID, rec.Backend = b.ID(), kind.Name()
@@ -71,16 +71,21 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		}
 		return a.adopt(ctx, name, rec)
 	}
-	return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %w", path, errors.Join(tried...))
+	return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(tried, "; "))
 }
 
 func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset.Pool, []api.Rebuilt, error) {
 	for _, p := range a.pools.all() {
-		if p.ID == rec.ID && p.backend != nil {
-			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already", p.Name)
+		if p.ID != rec.ID {
+			continue
 		}
-		if p.ID == rec.ID {
-			name = p.Name // it was away, and has moved
+		if p.backend != nil && p.backend.Status(ctx).Online {
+			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s", p.Name, p.rec.Path)
+		}
+		// It has moved. Its place in the order and its name stay.
+		name, rec.Default = p.Name, p.rec.Default
+		if rec.Image > 0 {
+			rec.Mount = a.pools.imageMount(name)
 		}
 	}
 	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {

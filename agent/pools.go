@@ -104,12 +104,7 @@ func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
 		op.why = err.Error()
 		p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "error": err}).Error("pool is offline")
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.byID[rec.ID] == nil {
-		p.order = append(p.order, rec.ID)
-	}
-	p.byID[rec.ID] = op
+	p.enlist(op)
 }
 
 func (p *pools) attach(ctx context.Context, op *openPool) error {
@@ -156,10 +151,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
 		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
 	}}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.order = append(p.order, rec.ID)
-	p.byID[rec.ID] = op
+	p.enlist(op)
 	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
 	return op, nil
 }

@@ -1,0 +1,35 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The order in which pools are met differs between the start that made them and
+// those after it; where new volumes go must not.
+func TestPoolsHaveOneOrder(t *testing.T) {
+	configured := []PoolConfig{{Name: "ssd"}, {Name: "hdd"}}
+	for _, met := range [][]string{
+		{"ssd", "hdd", "default", "zoo", "ant"},
+		{"ant", "default", "hdd", "ssd", "zoo"},
+		{"zoo", "ssd", "ant", "hdd", "default"},
+	} {
+		a := &Agent{Config: Config{Pools: configured}}
+		p := newPools(a)
+		for _, name := range met {
+			p.enlist(&openPool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
+		}
+		p.enlist(p.all()[0]) // again, as when it comes back
+		var got []string
+		for _, o := range p.all() {
+			got = append(got, o.Name)
+		}
+		if diff := cmp.Diff([]string{"ssd", "hdd", "default", "ant", "zoo"}, got); diff != "" {
+			t.Errorf("met as %v: %s", met, diff)
+		}
+	}
+}
