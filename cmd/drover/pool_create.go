@@ -13,10 +13,10 @@ func newPoolCreateCmd(a *app) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a pool on the server's host",
 		Long: `Make a pool on the server's host. What lies at PATH already is never touched:
-a folder must be empty. With --image a preallocated image file of that size is
-made in it and holds the pool.`,
+a folder must be empty. With --image, PATH is a new file: a preallocated image
+of that size, which holds the pool.`,
 		Example: `  drover pool create fast --backend loop --path /mnt/xfs/drover
-  drover pool create big --backend loop --path /var/lib/big --image 200GiB`,
+  drover pool create big --backend loop --path /var/lib/big.img --image 200GiB`,
 		Args:              args(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -24,7 +24,7 @@ made in it and holds the pool.`,
 	p := api.NewPool{}
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
-	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make there")
+	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make at PATH")
 	completeFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if p.Backend == "" || p.Path == "" {

@@ -19,8 +19,8 @@ type collector struct {
 	svc   *control.Service
 	store *bolt.Store
 
-	pool, poolOnline, mounted, uses, used *prometheus.Desc
-	commits, txns, conflicts, entries     *prometheus.Desc
+	pool, poolOnline, mounted, uses, used, size *prometheus.Desc
+	commits, txns, conflicts, entries           *prometheus.Desc
 }
 
 // newMetrics returns the handler of /metrics, with a registry of its own.
@@ -34,7 +34,8 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
 		mounted:    d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
 		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
-		used:       d("volume_used_bytes", "Bytes that a mounted volume's data takes.", "volume", "node"),
+		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
+		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
 		commits:    d("store_commits_total", "Flushed commits of the store."),
 		txns:       d("store_transactions_total", "Transactions that the store committed."),
 		conflicts:  d("store_conflicts_total", "Transactions that the store refused, as something had changed."),
@@ -49,7 +50,7 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.commits, c.txns, c.conflicts, c.entries} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.commits, c.txns, c.conflicts, c.entries} {
 		ch <- d
 	}
 }
@@ -91,6 +92,9 @@ func (c *collector) volume(gauge func(*prometheus.Desc, float64, ...string), v a
 	gauge(c.mounted, flag(v.Status.Mounted), v.Volume, v.Node)
 	gauge(c.uses, float64(len(v.Status.Mounts)), v.Volume, v.Node)
 	gauge(c.used, float64(v.Status.Used), v.Volume, v.Node)
+	if v.Size > 0 {
+		gauge(c.size, float64(v.Size), v.Volume, v.Node)
+	}
 }
 
 func flag(b bool) float64 {
