@@ -9,25 +9,10 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
 )
-
-// create is what a create of a volume writes: a name, a dataset, a lease, an
-// index by node.
-func create(n int) ([]store.Check, []store.Write) {
-	id := uuid.New().String()
-	name := fmt.Sprintf("names/volume-%d-%s", n, id[:8])
-	value := make([]byte, 900)
-	return []store.Check{{Key: name}, {Key: "datasets/" + id}},
-		[]store.Write{
-			{Key: name, Value: []byte(id)}, {Key: "datasets/" + id, Value: value},
-			{Key: "leases/" + id, Value: value[:200]}, {Key: "home/node/" + id, Value: nil},
-		}
-}
 
 func openBench(b *testing.B, path string) *bolt.Store {
 	s, err := bolt.Open(b.Context(), path, bolt.Options{Clock: clock.System{}})

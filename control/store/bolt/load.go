@@ -61,7 +61,33 @@ func (s *Store) load(ctx context.Context) error {
 func (s *Store) loadLocked(ctx context.Context) error {
 	var file *os.File
 	var found contents
-	db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{
+	open := func(name string, _ int, perm os.FileMode) (*os.File, error) {
+		var err error
+		file, found, err = s.openFile(ctx, name, perm)
+		return file, err
+	}
+	var db *bbolt.DB
+	err := s.guard(func() (err error) {
+		db, err = bbolt.Open(s.path, 0o600, options(open))
+		return err
+	})
+	if err != nil {
+		if db == nil && file != nil { // a panic left the file open and locked
+			_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+			_ = file.Close()
+		}
+		return err
+	}
+	db.AllocSize = growBytes
+	if err := s.settle(db, file, found); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	return nil
+}
+
+// options are those of bbolt, each with its reason.
+func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {
+	return &bbolt.Options{
 		// The lock is taken in OpenFile already; this second one is no wait.
 		Timeout:  time.Nanosecond,
 		PageSize: pageSize,
@@ -72,20 +98,8 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		FreelistType:    bbolt.FreelistMapType, // the array is searched from its start for every page
 		InitialMmapSize: mapBytes,
 		NoStatistics:    true, // a lock for each reader
-		OpenFile: func(name string, _ int, perm os.FileMode) (*os.File, error) {
-			var err error
-			file, found, err = s.openFile(ctx, name, perm)
-			return file, err
-		},
-	})
-	if err != nil {
-		return err
+		OpenFile:        open,
 	}
-	db.AllocSize = growBytes
-	if err := s.settle(db, file, found); err != nil {
-		return errors.Join(err, db.Close())
-	}
-	return nil
 }
 
 // settle takes over what lies in the file.

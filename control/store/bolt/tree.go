@@ -52,6 +52,7 @@ type element struct {
 func newTree(r io.ReaderAt, size int64) (*tree, uint64, error) {
 	t := &tree{r: r}
 	var newest, root, freelist uint64
+	sound := false
 	for i := range int64(2) {
 		page := make([]byte, pageSize)
 		if _, err := r.ReadAt(page, i*pageSize); errors.Is(err, io.EOF) {
@@ -69,12 +70,13 @@ func newTree(r io.ReaderAt, size int64) (*tree, uint64, error) {
 		if n := native.Uint32(m[8:]); n != pageSize {
 			return nil, 0, corrupt("it has pages of %d bytes", n)
 		}
-		if txid := native.Uint64(m[48:]); t.pages == 0 || txid > newest {
+		if txid := native.Uint64(m[48:]); !sound || txid > newest {
+			sound = true
 			newest, root, freelist, t.pages = txid, native.Uint64(m[16:]), native.Uint64(m[32:]), native.Uint64(m[40:])
 		}
 	}
 	switch {
-	case t.pages == 0:
+	case !sound:
 		return nil, 0, corrupt("it has no sound meta page")
 	case t.pages > uint64(size)/pageSize:
 		return nil, 0, corrupt("it was cut off: %d bytes are too few for %d pages", size, t.pages)

@@ -1,0 +1,139 @@
+package bolt_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// badDisk is an ext4 on a sparse image on a tmpfs that is full: a write to a
+// block that the image does not have yet is an I/O error of the disk, which
+// write(2) does not see and the flush does.
+type badDisk struct {
+	dir   string // of the ext4
+	image string
+	free  func() // makes the disk good again
+}
+
+// newBadDisk returns a disk with a store on it that has been written to for a
+// while, so that its free pages have blocks, and turns the disk bad.
+func newBadDisk(t *testing.T) (*badDisk, *bolt.Store) {
+	t.Helper()
+	tmp := tmpfs(t, 64<<20)
+	d := &badDisk{image: filepath.Join(tmp, "disk")}
+	newImage(t, d.image, 256<<20)
+	// Without a journal, whose blocks would be missing too.
+	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal", d.image)
+	d.dir = scratch.MountImage(t, "ext4", d.image)
+	s := open(t, pathIn(d.dir))
+	for n := range 300 {
+		put(t, s, set(fmt.Sprintf("k/%02d", n%50), fmt.Sprint("good ", n)))
+	}
+	scratch.Run(t, "sync", "-f", d.dir)
+	d.free = fillDisk(t, tmp)
+	return d, s
+}
+
+// failed reports whether err is the disk's: the kernel passes on an I/O error
+// or what the image's own filesystem said.
+func failed(err error) bool {
+	return errors.Is(err, unix.EIO) && dataset.KindOf(err) == dataset.ErrUnavailable ||
+		errors.Is(err, unix.ENOSPC) && dataset.KindOf(err) == dataset.ErrNoSpace
+}
+
+// A flush of data pages that fails takes nothing away, and the store goes on.
+func TestDataFlushFails(t *testing.T) {
+	_, s := newBadDisk(t)
+	made, fails := 0, 0
+	for n := 0; n < 400 && fails < 3; n++ {
+		_, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/%03d", n), Value: make([]byte, store.MaxValue)}})
+		switch {
+		case err == nil:
+			made++
+		case failed(err):
+			fails++
+		default:
+			t.Fatal(err)
+		}
+		if list := all(t, s); len(list) != 50+made {
+			t.Fatalf("%d entries, want %d", len(list), 50+made)
+		}
+	}
+	if fails == 0 {
+		t.Fatal("no flush failed")
+	}
+	put(t, s, set("k/00", "small changes go through"))
+}
+
+// With the flush of a meta page failed, the page cache shows a state that the
+// disk does not have. Nobody may see it, and nothing may be built on it, until
+// it is on the disk.
+func TestMetaFlushFails(t *testing.T) {
+	d, s := newBadDisk(t)
+	last := put(t, s, set("acknowledged", "x"))
+	loseMetaPages(t, d)
+
+	for range 3 {
+		_, err := s.Txn(t.Context(), nil, []store.Write{set("in-doubt", "x"), set("in-doubt-too", "x")})
+		if !failed(err) {
+			t.Fatalf("a change: %v", err)
+		}
+		if _, err := s.Get(t.Context(), "in-doubt"); !failed(err) {
+			t.Fatalf("a state that is not on the disk was shown: %v", err)
+		}
+		if _, err := s.List(t.Context(), "", "", 0); !failed(err) {
+			t.Fatalf("a list of it: %v", err)
+		}
+	}
+	d.free()
+	if e, err := s.Get(t.Context(), "acknowledged"); err != nil || e.Index != last {
+		t.Fatalf("the disk is good again: %+v, %v", e, err)
+	}
+	// Both or none of what was left open, and watchers are told to look.
+	_, one := s.Get(t.Context(), "in-doubt")
+	_, two := s.Get(t.Context(), "in-doubt-too")
+	if (one == nil) != (two == nil) {
+		t.Errorf("half of a transaction: %v, %v", one, two)
+	}
+	if index := put(t, s, set("after", "x")); index <= last {
+		t.Errorf("index %d after %d", index, last)
+	}
+	want := all(t, s)
+	shut(t, s)
+	if got := all(t, open(t, pathIn(d.dir))); len(got) != len(want) {
+		t.Errorf("%d entries after opening again, %d before", len(got), len(want))
+	}
+}
+
+// loseMetaPages takes the blocks of the file's first two pages from the disk.
+func loseMetaPages(t *testing.T, d *badDisk) {
+	t.Helper()
+	f, err := os.Open(pathIn(d.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	extents, err := reflink.Extents(f)
+	if err != nil || len(extents) == 0 || extents[0].Offset != 0 || extents[0].Length < 8192 {
+		t.Fatalf("%+v, %v", extents, err)
+	}
+	disk, err := os.OpenFile(d.image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	if err := unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(extents[0].Physical), 8192); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, filepath.Dir(d.image)) // what the hole gave back
+}

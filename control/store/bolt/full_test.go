@@ -1,0 +1,172 @@
+package bolt_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// tmpfs mounts one of size bytes for the length of the test.
+func tmpfs(t *testing.T, size int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	spec := mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{fmt.Sprintf("size=%d", size)}}
+	if err := mount.Mount(dir, spec); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.Unmount(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fillDisk takes all room that dir's filesystem gives, and returns a function
+// that gives it back.
+func fillDisk(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	f, err := os.CreateTemp(dir, "filler-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var end int64
+	for chunk := int64(64 << 20); chunk >= 4096; {
+		err := unix.Fallocate(int(f.Fd()), 0, end, chunk)
+		switch {
+		case err == nil:
+			end += chunk
+		case errors.Is(err, unix.ENOSPC):
+			chunk /= 2
+		default:
+			t.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	// Whatever is left is less than a page, or kept for somebody else.
+	if more, err := os.CreateTemp(dir, "filler-*"); err == nil {
+		for err == nil {
+			_, err = more.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+		if err := more.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		t.Helper()
+		fillers, err := filepath.Glob(filepath.Join(dir, "filler-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range fillers {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func createVolume(tb testing.TB, s *bolt.Store, n int) error {
+	tb.Helper()
+	checks, writes := create(n)
+	_, err := s.Txn(tb.Context(), checks, writes)
+	return err
+}
+
+func TestFullDisk(t *testing.T) {
+	for name, dir := range map[string]func(t *testing.T) string{
+		"ext4":  func(t *testing.T) string { return scratch.Mount(t, "ext4", 64<<20) },
+		"xfs":   func(t *testing.T) string { return scratch.Mount(t, "xfs", scratch.XFS) },
+		"btrfs": func(t *testing.T) string { return scratch.Mount(t, "btrfs", scratch.Btrfs) },
+		"tmpfs": func(t *testing.T) string { return tmpfs(t, 48<<20) },
+	} {
+		t.Run(name, func(t *testing.T) { testFullDisk(t, dir(t)) })
+	}
+}
+
+func testFullDisk(t *testing.T, dir string) {
+	const before = 80
+	s := open(t, pathIn(dir))
+	for n := range before {
+		if err := createVolume(t, s, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Stats().ReserveBytes == 0 {
+		t.Fatal("no reserve on an empty disk")
+	}
+	free := fillDisk(t, dir)
+
+	// Volumes are removed, and some are made, on the reserve.
+	for n := range before / 2 {
+		if err := remove(t, s, n); err != nil {
+			t.Fatalf("remove %d on a full disk: %v", n, err)
+		}
+		if err := createVolume(t, s, before+n); err != nil {
+			t.Fatalf("create %d on a full disk: %v", n, err)
+		}
+	}
+	// Then far too much is asked for.
+	large := make([]byte, store.MaxBytes/2-100)
+	grown := 0
+	for ; ; grown++ {
+		_, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/a%03d", grown), Value: large}, {Key: fmt.Sprintf("large/b%03d", grown), Value: large}})
+		if err != nil {
+			if !errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, store.ErrConflict) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if stats := s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
+		t.Errorf("%d large values fit: %+v", grown, stats)
+	}
+	// What was acknowledged can be read. What is removed is removed; with the
+	// reserve used up that may fail, and loses nothing.
+	if n := len(all(t, s)); n != 4*before+2*grown {
+		t.Errorf("%d entries, want %d", n, 4*before+2*grown)
+	}
+	removed := before / 2
+	for ; removed < before; removed++ {
+		if err := remove(t, s, removed); errors.Is(err, dataset.ErrNoSpace) {
+			break
+		} else if err != nil {
+			t.Fatalf("remove %d after a commit that failed: %v", removed, err)
+		}
+	}
+	free()
+	for ; removed < before; removed++ {
+		if err := remove(t, s, removed); err != nil {
+			t.Fatalf("remove %d on a disk with room: %v", removed, err)
+		}
+	}
+	for n := range 30 {
+		if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/again%03d", n), Value: large}}); err != nil {
+			t.Fatalf("large value %d on a disk with room: %v", n, err)
+		}
+	}
+	if s.Stats().ReserveBytes == 0 {
+		t.Error("the reserve did not come back")
+	}
+	want := all(t, s)
+	shut(t, s)
+	if got := all(t, open(t, pathIn(dir))); len(got) != len(want) || len(got) != 2*before+2*grown+30 {
+		t.Errorf("%d entries after opening again, %d before", len(got), len(want))
+	}
+}

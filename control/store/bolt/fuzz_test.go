@@ -1,0 +1,244 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+var still = Options{Clock: clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
+
+// sample is the bytes of a store with branches, overflow pages, free pages and
+// a bound key, of n entries.
+func sample(tb testing.TB, n int) []byte {
+	tb.Helper()
+	ctx := context.Background()
+	path := filepath.Join(tb.TempDir(), "sample.db")
+	s, err := Open(ctx, path, still)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	id, err := s.Session(ctx, time.Hour)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for i := range n {
+		writes := []store.Write{{Key: fmt.Sprintf("k/%04d", i), Value: bytes.Repeat([]byte{byte(i)}, i*37%9000)}}
+		if i%5 == 0 {
+			writes = append(writes, store.Write{Key: fmt.Sprintf("b/%d", i), Session: id})
+		}
+		if i%7 == 0 && i > 0 {
+			writes = append(writes, store.Write{Key: fmt.Sprintf("k/%04d", i-1), Delete: true})
+		}
+		if _, err := s.Txn(ctx, nil, writes); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func used(tb testing.TB, b []byte) int64 {
+	tb.Helper()
+	t, _, err := newTree(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return int64(t.pages) * pageSize
+}
+
+func TestCheckCountsWhatIsThere(t *testing.T) {
+	for _, n := range []int{0, 1, 20, 300} {
+		b := sample(t, n)
+		got, err := check(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := contents{schema: 1, index: uint64(n), indexed: true}
+		for i := range n {
+			want.entries++
+			if i%5 == 0 {
+				want.entries++
+			}
+			if i%7 == 0 && i > 0 {
+				want.entries--
+			}
+		}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(contents{})); diff != "" {
+			t.Errorf("%d: %s", n, diff)
+		}
+	}
+}
+
+// Files that bbolt's own tools have written carry a list of free pages.
+func TestCheckReadsAListOfFreePages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "listed.db")
+	if err := os.WriteFile(path, sample(t, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: pageSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := check(bytes.NewReader(b), int64(len(b)))
+	if err != nil || got.index != 100 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	s, err := Open(t.Context(), path, still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every byte that is used, changed alone: the file is refused, or it opens and
+// everything in it can be read or is an error. Nothing panics, nothing is
+// quietly another value.
+func TestEveryFlippedByte(t *testing.T) {
+	good := sample(t, 30)
+	values := map[string]string{}
+	for _, e := range survivors(t, good) {
+		values[e.Key] = string(e.Value)
+	}
+	size := used(t, good)
+	refused := 0
+	for at := int64(0); at < size; at++ {
+		bad := bytes.Clone(good[:size])
+		bad[at] ^= 1 << (at % 8)
+		c, err := check(bytes.NewReader(bad), size)
+		if err != nil {
+			refused++
+			if !errors.Is(err, dataset.ErrCorrupt) {
+				t.Fatalf("byte %d: %v", at, err)
+			}
+			continue
+		}
+		if c.index != 30 || at%499 == 0 {
+			for _, e := range survivors(t, bad) {
+				if values[e.Key] != string(e.Value) {
+					t.Fatalf("byte %d: %s became another value", at, e.Key)
+				}
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no change of a byte was found")
+	}
+}
+
+// survivors opens the bytes as a store and returns what can be read of it.
+func survivors(tb testing.TB, b []byte) []store.Entry {
+	tb.Helper()
+	ctx := context.Background()
+	path := filepath.Join(tb.TempDir(), "store.db")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	defer os.Remove(path)
+	s, err := Open(ctx, path, still)
+	if err != nil {
+		if k := dataset.KindOf(err); k != dataset.ErrCorrupt && k != dataset.ErrUnsupported {
+			tb.Fatal(err)
+		}
+		return nil
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	}()
+	var list []store.Entry
+	for after := ""; ; {
+		page, err := s.List(ctx, "", after, 1)
+		if err != nil {
+			if !errors.Is(err, dataset.ErrCorrupt) {
+				tb.Fatal(err)
+			}
+			// The key stands quoted in the error; go on after it.
+			_, rest, _ := strings.Cut(err.Error(), `"`)
+			after, _, _ = strings.Cut(rest, `"`)
+			continue
+		}
+		if len(page) == 0 {
+			return list
+		}
+		list, after = append(list, page...), page[0].Key
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	for _, seed := range []struct{ key, session, value string }{
+		{"a", "", ""}, {"names/db", "", `{"id":1}`}, {"b/1", "0f8c", strings.Repeat("x", 300)},
+	} {
+		r := newRecord(seed.session, []byte(seed.value))
+		seal(r, seed.key, 7)
+		f.Add(seed.key, r)
+	}
+	f.Add("", []byte{})
+	f.Add("a", []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255})
+	f.Fuzz(func(t *testing.T, key string, b []byte) {
+		r, err := parseRecord(key, b)
+		if err != nil {
+			if !errors.Is(err, dataset.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := newRecord(r.session, r.value)
+		seal(again, key, r.index)
+		if !bytes.Equal(again, b) {
+			t.Fatalf("%x was read and written as %x", b, again)
+		}
+	})
+}
+
+// FuzzFile changes a few bytes of a file and makes its meta pages sound again,
+// so that the change is met deep in the tree.
+func FuzzFile(f *testing.F) {
+	good := sample(f, 40)
+	good = good[:used(f, good)]
+	f.Add(uint32(4096*3+8), []byte{0x01})
+	f.Add(uint32(4096*4), []byte{9, 9, 9, 9})
+	f.Add(uint32(16+16), []byte{5})
+	f.Add(uint32(4096+16+40), []byte{0, 0})
+	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
+		bad := bytes.Clone(good)
+		if len(change) > 64 {
+			return
+		}
+		copy(bad[int(at)%len(bad):], change)
+		soundMeta(bad)
+		survivors(t, bad)
+	})
+}

@@ -1,0 +1,218 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+func openInside(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// stall keeps commits from beginning, with one request taken up already, until
+// the function that it returns is called.
+func stall(t *testing.T, s *Store) (resume func()) {
+	t.Helper()
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := &request{
+		writes: []store.Write{{Key: "first"}}, records: [][]byte{newRecord("", nil)}, answer: make(chan struct{}),
+	}
+	if err := s.queue.put(first); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(s, 0)
+	return func() {
+		t.Helper()
+		if err := tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		<-first.answer
+		if first.err != nil {
+			t.Fatal(first.err)
+		}
+	}
+}
+
+// waitFor waits until so many requests wait for a commit.
+func waitFor(s *Store, want int) {
+	for {
+		s.queue.mu.Lock()
+		n := len(s.queue.waiting)
+		s.queue.mu.Unlock()
+		if n == want {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// All that wait share one flush. Of those that want one name, one gets it; the
+// others are told, and fail nobody else.
+func TestOneFlushForAllThatWait(t *testing.T) {
+	s := openInside(t)
+	const callers = 64
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := 0
+	before := s.Stats().Commits
+	resume := stall(t, s)
+	for n := range callers {
+		wg.Go(func() {
+			_, err := s.Txn(t.Context(), []store.Check{{Key: "names/db"}}, []store.Write{{Key: "names/db", Value: fmt.Append(nil, n)}})
+			if err != nil && !errors.Is(err, store.ErrConflict) {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won++
+			}
+		})
+		wg.Go(func() {
+			if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprint("own/", n)}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	waitFor(s, 2*callers)
+	resume()
+	wg.Wait()
+	if won != 1 {
+		t.Errorf("%d callers got the name", won)
+	}
+	if flushes := s.Stats().Commits - before; flushes != 2 {
+		t.Errorf("%d flushes", flushes)
+	}
+	if stats := s.Stats(); stats.Entries != callers+2 || stats.Conflicts != callers-1 {
+		t.Errorf("%+v", stats)
+	}
+}
+
+// A caller that gives up before its request was taken has changed nothing.
+func TestGivenUpBeforeItWasTaken(t *testing.T) {
+	s := openInside(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	resume := stall(t, s)
+	go func() {
+		_, err := s.Txn(ctx, nil, []store.Write{{Key: "given-up"}})
+		gone <- err
+	}()
+	waitFor(s, 1)
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	waitFor(s, 0)
+	resume()
+	if _, err := s.Get(t.Context(), "given-up"); !errors.Is(err, store.ErrNotFound) {
+		t.Error("it was committed:", err)
+	}
+}
+
+// bbolt shows a commit to readers before it is flushed; a reader that meets one
+// waits for the flush.
+func TestReaderWaitsForTheFlush(t *testing.T) {
+	s := openInside(t)
+	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	var txid int
+	if err := s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s.horizon.move(txid - 1) // as it is between writing a meta page and its flush
+	read := make(chan error, 1)
+	go func() {
+		_, err := s.Get(context.Background(), "a")
+		read <- err
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, err := s.Get(ctx, "a")
+		read <- err
+	}()
+	cancel()
+	if err := <-read; !errors.Is(err, context.Canceled) {
+		t.Fatal("a reader did not wait for the flush:", err)
+	}
+	s.horizon.move(txid)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	// A commit that failed makes readers look again.
+	if err := s.horizon.reach(t.Context(), txid+1, s.horizon.failures()-1); !errors.Is(err, errAgain) {
+		t.Error(err)
+	}
+}
+
+// What is remembered of prefixes is bounded; forgetting wakes watchers for
+// nothing, and never lets them miss anything.
+func TestWatchesForget(t *testing.T) {
+	w := newWatches(0)
+	index := uint64(0)
+	change1 := func(key string) {
+		index++
+		w.publish(index, []change{{key, index}})
+	}
+	change1("quiet/key")
+	quiet := index
+	for n := range 2 * maxLast {
+		change1(fmt.Sprintf("many/%d/key", n))
+		if len(w.last) > maxLast {
+			t.Fatalf("%d prefixes are remembered", len(w.last))
+		}
+	}
+	newest, b := w.look("quiet/", quiet)
+	if b != nil || newest != index {
+		t.Errorf("a forgotten prefix: %d, %v", newest, b)
+	}
+	_, b = w.look("quiet/", newest)
+	if b == nil {
+		t.Fatal("nothing has changed, and the watcher was not let wait")
+	}
+	change1("quiet/deeper/key")
+	select {
+	case <-b.rung:
+	default:
+		t.Error("a change woke nobody")
+	}
+	w.leave("quiet/", b)
+	_, b = w.look("other/", index)
+	w.leave("other/", b)
+	if len(w.waiting) != 0 {
+		t.Errorf("bells that nobody waits for: %v", w.waiting)
+	}
+}
+
+// A panic of bbolt over damage that came after the check is an error, and the
+// store says so until the file is good again.
+func TestPanicIsAnError(t *testing.T) {
+	s := openInside(t)
+	err := s.guard(func() error { panic("assertion failed: page 3") })
+	if err == nil || errors.Is(err, store.ErrConflict) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,282 @@
+package bolt_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestReopen(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	put(t, s, set("a/1", "x"), set("a/2", "y"))
+	last := put(t, s, store.Write{Key: "a/1", Delete: true}, set("a/3", "z"))
+	want, stats := all(t, s), s.Stats()
+	if stats.Entries != 2 || stats.Commits != 2 || stats.Txns != 2 || stats.ReserveBytes == 0 {
+		t.Errorf("%+v", stats)
+	}
+	shut(t, s)
+	shut(t, s)
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+
+	s = open(t, path)
+	if diff := cmp.Diff(want, all(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	if stats := s.Stats(); stats.Entries != 2 || stats.Damaged != 0 || stats.FileBytes != info.Size() {
+		t.Errorf("%+v", stats)
+	}
+	// Watchers of before go on: a change that they saw is not told again to
+	// those who have the newest index, and told to those who have not.
+	for after := range last {
+		if index, err := s.Watch(t.Context(), "a/", after); err != nil || index != last {
+			t.Errorf("watch after %d: %d, %v", after, index, err)
+		}
+	}
+	if next := put(t, s, set("b", "x")); next <= last {
+		t.Errorf("index %d after %d", next, last)
+	}
+}
+
+// A watcher that has outlived the file, as after a backup was put back, is not
+// left to wait for an index that may never come.
+func TestWatchAfterOlderFile(t *testing.T) {
+	s := open(t, pathIn(t.TempDir()))
+	last := put(t, s, set("a/1", "x"))
+	if index, err := s.Watch(t.Context(), "a/", last+1000); err != nil || index != last {
+		t.Errorf("%d, %v; want %d", index, err, last)
+	}
+}
+
+func TestSecondProcessIsToldWhoHasIt(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	_, err := bolt.Open(t.Context(), path, bolt.Options{Clock: newClock()})
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("another drover (pid %d)", os.Getpid())) {
+		t.Errorf("got %v", err)
+	}
+	// One that waits gets it when the first lets go.
+	opened := make(chan error, 1)
+	fake := newClock()
+	go func() {
+		second, err := bolt.Open(t.Context(), path, bolt.Options{Clock: fake, LockWait: time.Hour})
+		if err == nil {
+			err = second.Close()
+		}
+		opened <- err
+	}()
+	put(t, s, set("a", "x"))
+	shut(t, s)
+	for {
+		select {
+		case err := <-opened:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+			fake.Advance(time.Second)
+		}
+	}
+}
+
+func TestWhatIsNoStore(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(t *testing.T, path string) error
+		want *dataset.Kind
+		say  string
+	}{
+		"text": {func(_ *testing.T, p string) error {
+			return os.WriteFile(p, bytes.Repeat([]byte("no store\n"), 9000), 0o600)
+		}, dataset.ErrCorrupt, "drover store rebuild"},
+		"short": {func(_ *testing.T, p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, dataset.ErrCorrupt, "it ends after 1 bytes"},
+		"zeros": {func(_ *testing.T, p string) error { return os.WriteFile(p, make([]byte, 1<<20), 0o600) }, dataset.ErrCorrupt, "no sound meta page"},
+		"another's buckets": {func(t *testing.T, p string) error {
+			return edit(t, p, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+		}, dataset.ErrCorrupt, "other buckets"},
+		"newer": {func(t *testing.T, p string) error {
+			shut(t, open(t, p))
+			return edit(t, p, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("2")) })
+		}, dataset.ErrUnsupported, "newer drover (schema 2, this one reads up to 1)"},
+		"cut off": {func(t *testing.T, p string) error {
+			s := open(t, p)
+			for n := range 100 {
+				put(t, s, set(fmt.Sprint("k", n), strings.Repeat("x", 1000)))
+			}
+			shut(t, s)
+			return os.Truncate(p, 5*4096)
+		}, dataset.ErrCorrupt, "it was cut off"},
+		"index gone back": {func(t *testing.T, p string) error {
+			s := open(t, p)
+			put(t, s, set("a", "x"))
+			shut(t, s)
+			return edit(t, p, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("index"), make([]byte, 8)) })
+		}, dataset.ErrCorrupt, "a has index 1, of 0"},
+		"a folder":  {func(_ *testing.T, p string) error { return os.Mkdir(p, 0o700) }, nil, "directory"},
+		"a symlink": {func(_ *testing.T, p string) error { return os.Symlink("/etc/passwd", p) }, nil, "symbolic links"},
+		"a fifo":    {func(_ *testing.T, p string) error { return exec.Command("mkfifo", p).Run() }, nil, "regular"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := pathIn(t.TempDir())
+			if err := c.make(t, path); err != nil {
+				t.Fatal(err)
+			}
+			before := content(path)
+			s, err := bolt.Open(t.Context(), path, bolt.Options{Clock: newClock()})
+			if err == nil {
+				shut(t, s)
+				t.Fatal("it was opened")
+			}
+			if c.want != nil && dataset.KindOf(err) != c.want || !strings.Contains(err.Error(), c.say) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v", err)
+			}
+			if !bytes.Equal(before, content(path)) {
+				t.Error("the file was changed")
+			}
+			// Nothing holds the file: what was wrong can be put right at once.
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+			shut(t, open(t, path))
+		})
+	}
+}
+
+// content is what a regular file holds; a fifo would never end.
+func content(path string) []byte {
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	b, _ := os.ReadFile(path)
+	return b
+}
+
+// edit changes a file behind the store's back.
+func edit(t *testing.T, path string, fn func(*bbolt.Tx) error) error {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096})
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.Update(fn), db.Close())
+}
+
+// A process that was killed right after it made the file leaves an empty one,
+// or one that bbolt has begun.
+func TestInterruptedFirstStart(t *testing.T) {
+	for name, make := range map[string]func(string) error{
+		"empty": func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"begun": func(p string) error { return edit(t, p, func(*bbolt.Tx) error { return nil }) },
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, path)
+		put(t, s, set("a", "x"))
+		shut(t, s)
+		if list := all(t, open(t, path)); len(list) != 1 {
+			t.Errorf("%s: %v", name, list)
+		}
+	}
+}
+
+// A damaged value is never taken for absent, costs nothing else, and can be
+// written over and deleted.
+func TestDamagedValue(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	put(t, s, set("a/1", "good"), set("a/2", "bad"), set("a/3", "bad"), set("b/1", "good"))
+	shut(t, s)
+	if err := edit(t, path, func(tx *bbolt.Tx) error {
+		data := tx.Bucket([]byte("data"))
+		for _, k := range []string{"a/2", "a/3"} {
+			v := bytes.Clone(data.Get([]byte(k)))
+			v[len(v)-1] ^= 1
+			if err := data.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	if n := s.Stats().Damaged; n != 2 {
+		t.Errorf("%d damaged", n)
+	}
+	_, getErr := s.Get(t.Context(), "a/2")
+	_, listErr := s.List(t.Context(), "a/", "", 0)
+	_, checkErr := s.Txn(t.Context(), []store.Check{{Key: "a/2", Index: 1}}, []store.Write{set("c", "x")})
+	for what, err := range map[string]error{"get": getErr, "list": listErr, "check": checkErr} {
+		if !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), `"a/2"`) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := s.Get(t.Context(), "c"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a transaction on a damaged value changed something: %v", err)
+	}
+	put(t, s, set("a/2", "new"), store.Write{Key: "a/3", Delete: true})
+	if list := all(t, s); len(list) != 3 || string(list[1].Value) != "new" {
+		t.Errorf("%v", list)
+	}
+}
+
+// Keys that a process had bound are gone when the next one opens the file.
+func TestSessionsEndWithTheProcess(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	id, err := s.Session(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := put(t, s, store.Write{Key: "b/1", Value: []byte("x"), Session: id}, store.Write{Key: "b/2", Session: id}, set("b/3", "x"))
+	shut(t, s)
+
+	s = open(t, path)
+	list := all(t, s)
+	if len(list) != 1 || list[0].Key != "b/3" || s.Stats().Entries != 1 {
+		t.Errorf("%v, %+v", list, s.Stats())
+	}
+	if index, err := s.Watch(t.Context(), "b/", last); err != nil || index <= last {
+		t.Errorf("their end woke nobody: %d, %v", index, err)
+	}
+	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
+		t.Error(err)
+	}
+	if err := s.End(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRecordOfAnotherKey(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	put(t, s, set("names/a", "1"), set("names/b", "2"))
+	shut(t, s)
+	if err := edit(t, path, func(tx *bbolt.Tx) error {
+		data := tx.Bucket([]byte("data"))
+		return data.Put([]byte("names/b"), bytes.Clone(data.Get([]byte("names/a"))))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, path).Get(t.Context(), "names/b"); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Error("a value under another's key was taken for its own:", err)
+	}
+}
