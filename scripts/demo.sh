@@ -66,13 +66,15 @@ find_engine() {
 	background dockerd dockerd --config-file "$demo/engine/daemon.json" --host "$DOCKER_HOST" \
 		--data-root "$demo/engine/data" --exec-root "$demo/engine/exec" --pidfile "$demo/engine/docker.pid" \
 		--bridge=none --iptables=false --ip-masq=false --ip-forward=false \
-		--exec-opt native.cgroupdriver=cgroupfs
+		--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /drover-demo
 	await 60 "the engine" docker version
 }
 
 start_drover() {
 	export DROVER_API=unix://$demo/run/drover.sock
 	drover pool ls >/dev/null 2>&1 && return
+	# A small pool: the default one takes half of the free space.
+	echo "pools: [{name: demo, backend: loop, path: $demo/pool.img, image: 4GiB}]" >"$demo/drover.yaml"
 	background drover drover serve --root "$demo/root" --run "$demo/run" --driver "$driver" \
 		--config "$demo/drover.yaml" --profiles "$demo/profiles.yaml"
 	await 120 "drover" drover pool ls
@@ -119,6 +121,7 @@ mkdir -p "$demo"
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
 find_engine
 start_drover
+docker image inspect drover-mariadb >/dev/null 2>&1 || touch "$demo/images-loaded"
 docker load -qi "$images" >/dev/null
 docker rm -f drover-demo-db drover-demo-dev >/dev/null 2>&1 || true
 for volume in demo-db demo-dev; do

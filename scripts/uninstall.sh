@@ -101,3 +101,6 @@ if live && $keep; then
 else
 	say "uninstalled"
 fi
+if live && docker version >/dev/null 2>&1; then
+	say "an engine that has met a plugin waits 15 s for it at each 'docker volume ls' until it is restarted"
+fi

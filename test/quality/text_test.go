@@ -61,6 +61,16 @@ func TestMakefileTargetsAreDocumented(t *testing.T) {
 	}
 }
 
+// What a target runs is there.
+func TestMakefileScriptsExist(t *testing.T) {
+	there := files(t, ".sh")
+	for _, script := range regexp.MustCompile(`scripts/[\w-]+\.sh`).FindAllString(read(t, "Makefile"), -1) {
+		if !slices.Contains(there, script) {
+			t.Errorf("the Makefile runs %s, which is not there", script)
+		}
+	}
+}
+
 // A wall between packages without a reason is torn down by the first who is in its way.
 func TestWallsHaveReasons(t *testing.T) {
 	var config struct {
