@@ -74,7 +74,7 @@ start_drover() {
 	export DROVER_API=unix://$demo/run/drover.sock
 	drover pool ls >/dev/null 2>&1 && return
 	# A small pool: the default one takes half of the free space.
-	echo "pools: [{name: demo, backend: loop, path: $demo/pool.img, image: 4GiB}]" >"$demo/drover.yaml"
+	echo "pools: [{name: default, backend: loop, path: $demo/pool.img, image: 4GiB}]" >"$demo/drover.yaml"
 	background drover drover serve --root "$demo/root" --run "$demo/run" --driver "$driver" \
 		--config "$demo/drover.yaml" --profiles "$demo/profiles.yaml"
 	await 120 "drover" drover pool ls
