@@ -95,12 +95,43 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	if err != nil {
 		return err
 	}
-	_, err = pool.Clone(ctx, scratch, src, nil)
+	err = a.exportedClone(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
 	}
 	return a.exportRoot(ctx, pool, scratch.ID, w)
+}
+
+// exportedClone makes the clone. A snapshot may lack what was not synced, as after
+// a power cut; who takes data away expects all that was written before.
+func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error {
+	if src.Snapshot == uuid.Nil {
+		if err := a.writeOut(d); err != nil {
+			return err
+		}
+		thaw, err := a.freeze(d)
+		if err != nil {
+			return err
+		}
+		_, err = pool.Clone(ctx, scratch, src, nil)
+		return errors.Join(err, thaw())
+	}
+	_, err := pool.Clone(ctx, scratch, src, nil)
+	return err
+}
+
+// writeOut has the kernel write what it holds of a mounted dataset.
+func (a *Agent) writeOut(d dataset.Dataset) error {
+	path := a.mountPath(d.ID)
+	if mounted, err := isMountPoint(path); err != nil || !mounted {
+		return err
+	}
+	root, err := openDir(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fsctl.Sync(root), root.Close())
 }
 
 func (a *Agent) exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer) (err error) {
