@@ -60,6 +60,9 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 	return img, img.attach(ctx)
 }
 
+// imageTmpSuffix ends a name that nobody else gives, as what has it is written over.
+const imageTmpSuffix = ".drover-tmp"
+
 // makeImage makes the image under a temporary name, so that a file of its own name is
 // one that was made to the end.
 func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
@@ -70,7 +73,7 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	if err := hostRoom(cfg.Path, size); err != nil {
 		return err
 	}
-	tmp := cfg.Path + tmpSuffix
+	tmp := cfg.Path + imageTmpSuffix
 	if err := b.formatImage(ctx, tmp, size); err != nil {
 		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)), absentIsFine(os.Remove(tmp)))
 	}

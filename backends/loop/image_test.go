@@ -53,7 +53,13 @@ func blocks(t *testing.T, path string) int64 {
 }
 
 func TestPoolImage(t *testing.T) {
-	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
+	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
+	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
+	// An earlier try was cut short.
+	if err := os.WriteFile(cfg.Path+imageTmpSuffix, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := openHosted(t, cfg)
 	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
 		t.Errorf("%d bytes are allocated", got)
 	}
@@ -195,7 +201,7 @@ func TestImageThatCannotBe(t *testing.T) {
 		change(&c)
 		_, err := b.Open(t.Context(), c)
 		f.isKind(err, kind)
-		if left, _ := filepath.Glob(filepath.Join(host, "*.tmp")); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(host, "*"+imageTmpSuffix)); len(left) > 0 {
 			t.Errorf("left %v", left)
 		}
 	}
@@ -265,4 +271,43 @@ func TestUnsuitablePlaces(t *testing.T) {
 		_, err = b.Open(t.Context(), backends.Config{Name: "test", Path: path, ID: uuid.New()})
 		f.isKind(err, dataset.ErrOffline)
 	}
+}
+
+// B15: a pool that fills up under its volumes gives them I/O errors. The documented way
+// back (make room, unmount, mount) finds all that was synced before.
+func TestB15PoolFull(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		root, unmount := f.mounted(d.ID)
+		f.write(filepath.Join(root, "before"), strings.Repeat("b", 10<<20))
+		hog, err := os.Create(filepath.Join(f.disk, "hog"))
+		f.must(err)
+		defer hog.Close()
+		f.must(allocate(hog, int64(freeOf(f.T, f.disk)-40*dataset.MiB)))
+		f.must(hog.Sync())
+		failed := false
+		for i := 0; i < 200 && !failed; i++ {
+			failed = f.tryWrite(filepath.Join(root, "more"), int64(i)<<20) != nil
+		}
+		if !failed {
+			f.Error("200 MiB fit into 40")
+		}
+		unmount()
+		f.must(hog.Truncate(0))
+		f.must(hog.Sync())
+		if got := f.get(d.ID, "before"); got != strings.Repeat("b", 10<<20) {
+			f.Errorf("what was synced is %d other bytes", len(got))
+		}
+		f.put(d.ID, "after", "it goes on")
+	})
+}
+
+// tryWrite writes a MiB at an offset to the disk.
+func (f *fixture) tryWrite(path string, off int64) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt([]byte(strings.Repeat("m", 1<<20)), off)
+	return errors.Join(err, file.Sync(), file.Close())
 }
