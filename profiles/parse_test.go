@@ -26,10 +26,10 @@ func TestShipped(t *testing.T) {
 
 func TestMistakes(t *testing.T) {
 	for _, c := range []struct{ src, want string }{
-		{"default: a\nprofiles:\n  a:\n    szie: 5GiB\n", `p.yaml:4:11: profiles.a.szie: unknown key "szie", did you mean size? (have: backend, description, filesystem, on_delete, owner, pool, quiesce, size, snapshots) in "szie: 5GiB"`},
+		{"default: a\nprofiles:\n  a:\n    szie: 5GiB\n", `p.yaml:4:5: profiles.a.szie: unknown key "szie", did you mean size? (have: backend, description, filesystem, on_delete, owner, pool, quiesce, size, snapshots) in "szie: 5GiB"`},
 		{"default: a\nprofiles:\n  a: {size: 5}\n", `p.yaml:3:13: profiles.a.size: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "a: {size: 5}"`},
 		{"default: glod\nprofiles: {gold: {}}\n", `p.yaml:1:10: default: unknown profile "glod" (have: gold) in "default: glod"`},
-		{"default: a\nprofiles:\n  a: {qos: {read_iops: 5}}\n", `p.yaml:3:12: profiles.a.qos: is not built yet in this version: leave it out in "a: {qos: {read_iops: 5}}"`},
+		{"default: a\nprofiles:\n  a: {qos: {read_iops: 5}}\n", `p.yaml:3:7: profiles.a.qos: is not built yet in this version: leave it out in "a: {qos: {read_iops: 5}}"`},
 		{"default: a\nprofiles: {a: {}, a: {}}\n", ``},
 		{"default: [\n", ``},
 	} {
