@@ -167,13 +167,10 @@ func spec(m backends.Mount) mount.Spec {
 
 // mountpoint makes the folder that a dataset is mounted on. It is immutable:
 // while nothing is mounted on it, nobody, root neither, can write into it by
-// mistake and find the data gone when the volume is mounted over it.
+// mistake and find the data gone when the volume is mounted over it. One that is
+// there may have been left by a crash before it was made so.
 func (a *Agent) mountpoint(path string) error {
-	err := os.Mkdir(path, 0o700)
-	if errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	if err != nil {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
 	dir, err := os.Open(path)
