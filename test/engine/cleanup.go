@@ -35,6 +35,21 @@ func (e *Engine) cleanup(t testing.TB) {
 	}
 }
 
+// PowerOff ends the engine as losing power does: with its containers, at once. What it had mounted is
+// gone, and what it kept below /run, which is here its exec root. Up is the next boot.
+func (e *Engine) PowerOff(t testing.TB) {
+	t.Helper()
+	e.Kill9(t)
+	if err := errors.Join(e.killProcesses(), e.removeCgroups(), unmountUnder(e.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"exec", "docker.pid"} {
+		if err := os.RemoveAll(filepath.Join(e.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // killProcesses kills containers, shims and containerd, and waits until they are gone.
 func (e *Engine) killProcesses() error {
 	return await(30*time.Second, func() error {

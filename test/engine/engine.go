@@ -147,8 +147,8 @@ func (e *Engine) flags() []string {
 	return append(flags, e.opts.Flags...)
 }
 
-// Up starts the engine if it is not running, and waits until it answers.
-func (e *Engine) Up(t testing.TB) {
+// Launch starts the engine if it is not running, and does not wait until it answers.
+func (e *Engine) Launch(t testing.TB) {
 	t.Helper()
 	if e.Running() {
 		return
@@ -161,6 +161,12 @@ func (e *Engine) Up(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Up starts the engine if it is not running, and waits until it answers.
+func (e *Engine) Up(t testing.TB) {
+	t.Helper()
+	e.Launch(t)
 	if err := e.awaitAnswer(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -32,11 +32,11 @@ func (h *Host) cleanup(t testing.TB) {
 	if err := h.Unmount(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
+	h.loosen()
 	_ = os.Remove(h.Socket())
 }
 
-// Unmount takes off all that is mounted below the root, as a reboot would, and
-// makes the bare folders removable.
+// Unmount takes off all that is mounted below the root, as a reboot would.
 func (h *Host) Unmount() error {
 	table, err := mount.Table()
 	if err != nil {
@@ -49,6 +49,11 @@ func (h *Host) Unmount() error {
 			errs = append(errs, unmountHard(p))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// loosen makes the bare mount points removable, which drover makes immutable.
+func (h *Host) loosen() {
 	dirs, _ := filepath.Glob(filepath.Join(h.Root, "mnt", "*"))
 	for _, d := range dirs {
 		f, err := os.Open(d)
@@ -58,7 +63,6 @@ func (h *Host) Unmount() error {
 		_ = fsctl.SetImmutable(f, false)
 		f.Close()
 	}
-	return errors.Join(errs...)
 }
 
 // unmountHard waits for what dying containers still hold, then detaches.

@@ -19,10 +19,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +45,8 @@ type Options struct {
 	// backend dir; "image": a plain folder, so that the default pool is a
 	// preallocated image. Empty: xfs.
 	Pool string
+	// Root is a folder that the test has made for it; then Pool says nothing.
+	Root string
 	// Size is that of the filesystem; 0: 4 GiB.
 	Size     int64
 	Profiles string // text of profiles.yaml; empty: the built-in set
@@ -50,6 +54,9 @@ type Options struct {
 	Env      []string
 	Flags    []string
 	Driver   string // empty: one that no other test uses
+	// Activated hands the plugin's socket over to each drover that is started, as
+	// systemd does: it stays while there is none.
+	Activated bool
 	// Down leaves it to the test to call Up.
 	Down bool
 }
@@ -65,6 +72,7 @@ type Host struct {
 
 	opts Options
 	proc *proc
+	held *os.File // the plugin's socket, with Options.Activated
 }
 
 type proc struct {
@@ -103,10 +111,36 @@ func Start(t testing.TB, opts Options) *Host {
 			}
 		}
 	}
+	if opts.Activated {
+		h.hold(t)
+	}
 	if !opts.Down {
 		h.Up(t)
 	}
 	return h
+}
+
+// hold makes the plugin's socket in place of systemd.
+func (h *Host) hold(t testing.TB) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Socket(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // the duplicate listens on
+	l.SetUnlinkOnClose(false)
+	if h.held, err = l.File(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.held.Close() })
+}
+
+// Knocked reports whether somebody waits to be served at the socket that is kept
+// with Options.Activated.
+func (h *Host) Knocked() bool {
+	fds := []unix.PollFd{{Fd: int32(h.held.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
 }
 
 // lay makes the filesystem that the root lies on.
@@ -115,6 +149,9 @@ func (h *Host) lay(t testing.TB) {
 	size := h.opts.Size
 	if size == 0 {
 		size = 4 << 30
+	}
+	if h.Root = h.opts.Root; h.Root != "" {
+		return
 	}
 	h.Root = filepath.Join(h.Dir, "root")
 	switch fs := h.opts.Pool; fs {
@@ -203,6 +240,12 @@ func (h *Host) start(t testing.TB, env []string) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(Binary(t), args...)
+	if h.held != nil {
+		// The process is told its own PID: sd_listen_fds(3).
+		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", Binary(t)}, args...)...)
+		cmd.ExtraFiles = []*os.File{h.held}
+		env = append(slices.Clone(env), "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(append(os.Environ(), h.Env...), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
