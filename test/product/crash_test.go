@@ -1,0 +1,228 @@
+package product
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// ticking appends to a file of the volume for ever, so that one can see whether a
+// container goes on to write.
+const ticking = "while :; do echo tick >> /data/$HOSTNAME; sleep 0.05; done"
+
+// TestEngineKilled: B2 on an engine that takes its containers along.
+func TestEngineKilled(t *testing.T) {
+	w := begin(t, host.Options{}, engine.Options{})
+	for _, name := range []string{"one", "two"} {
+		w.command(t, name, "shared@gold", ticking, "--hostname", name, "--restart", "always")
+	}
+	w.command(t, "mortal", "alone", ticking, "--hostname", "mortal")
+	w.command(t, "third", "shared@gold", ticking, "--hostname", "third")
+	w.wantUses(t, "shared@gold", 3, 3)
+	w.docker(t, "stop", "third")
+	w.wantUses(t, "shared@gold", 2, 2)
+	for _, name := range []string{"one", "two"} {
+		w.awaitMore(t, name, "/data/"+name)
+	}
+	for range 2 {
+		w.e.Kill9(t)
+		w.e.Up(t)
+		for _, name := range []string{"one", "two"} {
+			w.awaitRunning(t, name)
+			w.awaitMore(t, name, "/data/"+name)
+		}
+		w.wantUses(t, "shared@gold", 2, 2)
+		// docker cp with the ID that was mounted again.
+		w.docker(t, "cp", "/etc/hostname", "one:/data/copied")
+		w.wantUses(t, "shared@gold", 2, 2)
+	}
+	w.docker(t, "stop", "one")
+	w.wantUses(t, "shared@gold", 1, 1)
+	w.awaitMore(t, "two", "/data/two")
+	w.docker(t, "stop", "two")
+	w.wantUses(t, "shared@gold", 0, 0)
+
+	// Nobody will ever unmount for a container that stays down.
+	if got := w.docker(t, "inspect", "-f", "{{.State.Running}}", "mortal"); got != "false" {
+		t.Errorf("a container without a restart policy is running: %s", got)
+	}
+	await(t, "the use that nobody ends is found out", func() error {
+		if st := w.inspect(t, "alone").Status; st.Mounted || len(st.Mounts) > 0 {
+			return fmt.Errorf("mount IDs: %v", st.Mounts)
+		}
+		return nil
+	})
+	w.docker(t, "start", "mortal")
+	w.wantUses(t, "alone", 1, 1)
+	w.awaitMore(t, "mortal", "/data/mortal")
+}
+
+// TestB2LiveRestore: containers outlive the engine, and their uses with them.
+func TestB2LiveRestore(t *testing.T) {
+	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
+	w.command(t, "one", "live@gold", ticking, "--hostname", "one")
+	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
+	for _, end := range []func(testing.TB){w.e.Stop, w.e.Kill9} {
+		end(t)
+		w.h.Restart(t) // Drover as well, while nobody looks
+		w.e.Up(t)
+		if got := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one"); got != pid {
+			t.Fatalf("the container is process %s, want %s", got, pid)
+		}
+		w.wantUses(t, "live@gold", 1, 1)
+		w.awaitMore(t, "one", "/data/one")
+		w.refused(t, "volume is in use", "volume", "rm", "live@gold")
+		if a := ask(t, w.h, "Remove", request{Name: "live@gold"}); !strings.Contains(a.Err, "cannot remove volume live: it is mounted by") {
+			t.Errorf("Remove: %+v", a)
+		}
+	}
+	w.docker(t, "stop", "one")
+	w.wantUses(t, "live@gold", 0, 0)
+	w.docker(t, "start", "one")
+	w.wantUses(t, "live@gold", 1, 1)
+	w.awaitMore(t, "one", "/data/one")
+	w.docker(t, "stop", "one")
+	w.wantUses(t, "live@gold", 0, 0)
+}
+
+// TestDroverKilled: B3, B4 and B6.
+func TestDroverKilled(t *testing.T) {
+	w := begin(t, host.Options{}, engine.Options{})
+	t.Run("B3", func(t *testing.T) { testB3(t, w) })
+	t.Run("B4", func(t *testing.T) {
+		refused := strings.Count(w.e.Log(), unable)
+		testB4(t, w, func() bool {
+			now := strings.Count(w.e.Log(), unable)
+			knocked := now > refused
+			refused = now
+			return knocked
+		})
+	})
+	t.Run("B6", func(t *testing.T) { testB6(t, w) })
+}
+
+func testB3(t *testing.T, w *world) {
+	w.command(t, "one", "safe@gold", ticking, "--hostname", "one")
+	w.command(t, "two", "safe@gold", ticking, "--hostname", "two")
+	for range 3 {
+		w.h.Kill9(t)
+		w.awaitMore(t, "one", "/data/one")
+		w.h.Up(t)
+		w.awaitMore(t, "two", "/data/two")
+		w.wantUses(t, "safe@gold", 2, 2)
+	}
+	w.h.Stop(t) // an orderly stop leaves the mounts as well
+	w.awaitMore(t, "one", "/data/one")
+	w.h.Up(t)
+	w.docker(t, "stop", "one")
+	w.wantUses(t, "safe@gold", 1, 1)
+	w.awaitMore(t, "two", "/data/two")
+	w.docker(t, "rm", "-f", "one", "two")
+	w.wantUses(t, "safe@gold", 0, 0)
+	w.docker(t, "volume", "rm", "safe@gold")
+	w.wantVolumes(t)
+}
+
+// unable is what the engine logs when nobody answers on a plugin's socket.
+const unable = "Unable to connect to plugin"
+
+// TestB4Activated: B4 where systemd holds the plugin's socket.
+func TestB4Activated(t *testing.T) {
+	w := begin(t, host.Options{Activated: true}, engine.Options{})
+	testB4(t, w, w.h.Knocked)
+	if strings.Contains(w.e.Log(), unable) {
+		t.Error("the engine found a socket that nobody listens on")
+	}
+}
+
+// testB4: Drover is away while the engine starts, and comes back as its unit is
+// restarted. knocked reports whether the engine has asked for it.
+func testB4(t *testing.T, w *world, knocked func() bool) {
+	w.docker(t, "volume", "create", "-d", w.h.Driver, "--label", "team=a", "-o", "size=5GiB", "kept@gold")
+	w.command(t, "one", "kept@gold", ticking, "--hostname", "one", "--restart", "always")
+	w.awaitMore(t, "one", "/data/one")
+	for _, end := range []func(testing.TB){w.e.Kill9, w.e.Stop} {
+		end(t)
+		w.h.Kill9(t)
+		w.e.Launch(t)
+		await(t, "the engine looks for its volumes", func() error {
+			if !knocked() {
+				return errors.New("nobody has asked")
+			}
+			return nil
+		})
+		w.h.Up(t)
+		w.e.Up(t)
+		w.awaitRunning(t, "one")
+		w.awaitMore(t, "one", "/data/one")
+		w.wantUses(t, "kept@gold", 1, 1)
+		if got := w.docker(t, "volume", "inspect", "-f", "{{.Labels}} {{.Options}}", "kept@gold"); got != "map[team:a] map[size:5GiB]" {
+			t.Errorf("labels and options: %s", got)
+		}
+	}
+	w.docker(t, "rm", "-f", "one")
+	w.wantUses(t, "kept@gold", 0, 0)
+	w.docker(t, "volume", "rm", "kept@gold")
+}
+
+// testB6 makes another boot: everything is stopped and unmounted, and the kernel
+// tells another boot ID.
+func testB6(t *testing.T, w *world) {
+	w.command(t, "one", "boot@gold", ticking, "--hostname", "one", "--restart", "always")
+	w.command(t, "mortal", "boot@gold", ticking, "--hostname", "mortal")
+	w.awaitMore(t, "one", "/data/one")
+	point := w.inspect(t, "boot@gold").Mountpoint
+	was := len(w.lines(t, "one", "/data/one"))
+
+	w.e.PowerOff(t)
+	w.h.Kill9(t)
+	if err := w.h.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	anotherBoot(t)
+	// The bare folder below takes nothing from whoever comes too early.
+	if err := os.WriteFile(filepath.Join(point, "one"), nil, 0o600); err == nil {
+		t.Error("the bare mount point can be written to")
+	}
+	w.h.Up(t)
+	w.e.Up(t)
+	w.awaitRunning(t, "one")
+	w.awaitMore(t, "one", "/data/one")
+	if now := len(w.lines(t, "one", "/data/one")); now < was {
+		t.Errorf("%d lines before the boot, %d after it", was, now)
+	}
+	w.wantUses(t, "boot@gold", 1, 1)
+	w.docker(t, "rm", "-f", "one", "mortal")
+	w.wantUses(t, "boot@gold", 0, 0)
+	if left, err := os.ReadDir(point); err != nil || len(left) > 0 {
+		t.Errorf("in the bare mount point: %v, %v", left, err)
+	}
+	w.docker(t, "volume", "rm", "boot@gold")
+}
+
+// anotherBoot lies about the boot ID until the test has ended.
+func anotherBoot(t *testing.T) {
+	t.Helper()
+	const file = "/proc/sys/kernel/random/boot_id"
+	lie := filepath.Join(t.TempDir(), "boot_id")
+	if err := os.WriteFile(lie, []byte(uuid.NewString()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(lie, file, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(file, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
