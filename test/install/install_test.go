@@ -152,19 +152,26 @@ func privateFolders(t *testing.T) {
 		mount(t, "overlay", dir, "overlay", options)
 	}
 	for _, dir := range []string{"/run/systemd", "/run/drover"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		folder(t, dir)
 		mount(t, "tmpfs", dir, "tmpfs", "")
 	}
-	if err := os.MkdirAll("/var/lib/drover", 0o755); err != nil {
-		t.Fatal(err)
-	}
+	folder(t, "/var/lib/drover")
 	image := filepath.Join(t.TempDir(), "root.img")
 	must(t, nil, "truncate", "--size=6G", image)
 	must(t, nil, "mkfs.ext4", "-q", image)
 	must(t, nil, "mount", "-o", "loop", image, "/var/lib/drover")
 	t.Cleanup(func() { detach(t, "/var/lib/drover") })
+}
+
+// folder makes a folder to mount on, if the machine has none, and takes it away again.
+func folder(t *testing.T, dir string) {
+	t.Helper()
+	switch err := os.Mkdir(dir, 0o755); {
+	case err == nil:
+		t.Cleanup(func() { _ = os.Remove(dir) }) // fails, and should, when it is used by now
+	case !os.IsExist(err):
+		t.Fatal(err)
+	}
 }
 
 func mount(t *testing.T, source, target, fstype, options string) {
