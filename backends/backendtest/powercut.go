@@ -24,6 +24,7 @@ func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
 	}{
 		{"Create", cutCreate},
 		{"Snapshot", cutSnapshot},
+		{"DeleteSnapshot", cutDeleteSnapshot},
 		{"Clone", cutClone},
 		{"Restore", cutRestore},
 		{"WriteRecord", cutWriteRecord},
@@ -82,6 +83,14 @@ func cutSnapshot(f *fixture, cut func() *fixture) {
 	after := cut()
 	after.hasSnapshots(d.ID, s)
 	after.holds(after.clone(f.source(s)).ID, "file", "content")
+}
+
+func cutDeleteSnapshot(f *fixture, cut func() *fixture) {
+	d := f.create()
+	s := f.take(d)
+	f.commitJournal() // it is on the disk, to be seen again if its end is not
+	f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, s.ID))
+	cut().hasSnapshots(d.ID)
 }
 
 func cutClone(f *fixture, cut func() *fixture) {

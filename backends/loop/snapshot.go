@@ -46,14 +46,18 @@ func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
 	return p.layout.flush(dir)
 }
 
-// DeleteSnapshot implements backends.Pool.
+// DeleteSnapshot implements backends.Pool: one flush, or a power cut could bring back
+// what the store has forgotten.
 func (p *Pool) DeleteSnapshot(_ context.Context, ds, snapshot uuid.UUID) error {
 	err := p.within(ds, func(dir folder) error {
 		if err := p.layout.remove(dir, snapshot.String()); err != nil {
 			return err
 		}
 		p.step("snapshot-delete.removed")
-		return absentIsFine(dir.remove(snapshotRecord(snapshot)))
+		if err := absentIsFine(dir.remove(snapshotRecord(snapshot))); err != nil {
+			return err
+		}
+		return p.layout.flush(dir)
 	})
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return fmt.Errorf("delete snapshot %s of dataset %s: %w", snapshot, ds, err)
