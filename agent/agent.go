@@ -62,6 +62,7 @@ type Agent struct {
 	node        uuid.UUID
 	incarnation uuid.UUID
 	boot        string
+	started     time.Time
 
 	pools  *pools
 	cache  *cache
@@ -72,7 +73,7 @@ type Agent struct {
 	mu         sync.Mutex
 	cluster    uuid.UUID
 	generation uint64
-	verifyAt   time.Time // when uses of older generations are looked at next; zero: there are none
+	verifyAt   time.Time // when uses whose end may have been missed are looked at next; zero: there are none
 	running    map[uuid.UUID]*running
 	scratch    map[uuid.UUID]bool // clones that exports read
 	news       map[uuid.UUID]bool // datasets that control is to hear of
@@ -94,7 +95,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
+		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.jobs = newJobs(a.ctx, &a.wg)

@@ -32,6 +32,13 @@ func (a *Agent) loadMounts(ctx context.Context) error {
 		if err := json.Unmarshal(v, &r); err != nil {
 			return err
 		}
+		for use, c := range r.IDs {
+			c.inherited = true
+			r.IDs[use] = c
+		}
+		if r.Boot == a.boot && len(r.IDs) > 0 {
+			a.verifyAt = a.started.Add(unverifiedGrace)
+		}
 		a.mounts.records[id] = &r
 		return nil
 	})
@@ -112,13 +119,14 @@ func (r mountRecord) add(id string, now idCount) {
 		return
 	}
 	c.Count++
+	c.inherited = false
 	r.IDs[id] = c
 }
 
-// hasOlder reports whether a use is of another generation of the engine.
-func (r mountRecord) hasOlder(generation uint64) bool {
+// unverified reports whether the end of a use may have been missed.
+func (r mountRecord) unverified(generation uint64) bool {
 	for _, c := range r.IDs {
-		if c.Generation != generation {
+		if c.Generation != generation || c.inherited {
 			return true
 		}
 	}

@@ -48,6 +48,9 @@ type idCount struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"`
 	Since      time.Time `json:"since"`
+	// inherited: read from disk when the agent started, and not used since. It may
+	// have ended while there was no agent to hear of it.
+	inherited bool
 }
 
 type spellingRecord struct {

@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/profiles"
+)
+
+// rig is an agent on real mounts, beside a control service, with a clock that the
+// test moves.
+type rig struct {
+	*Agent
+	t     *testing.T
+	root  string
+	clock *clock.Fake
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, root: t.TempDir(), clock: clock.NewFake(time.Now())}
+	st, err := bolt.Open(t.Context(), filepath.Join(r.root, "store.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := control.New(control.Deps{
+		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
+		Failed: func(what string, err error) { t.Error(what, err) },
+	})
+	own, err := bolt.Open(t.Context(), filepath.Join(r.root, "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	cfg := Config{
+		Root: r.root, NodeName: "host-a", Control: api.NewLoopback(api.Handler(api.Deps{Service: svc})),
+		Pools:    []PoolConfig{{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "pool")}},
+		Backends: backends.NewRegistry(dir.Backend{}), State: own, Clock: r.clock, Log: log,
+	}
+	r.start(cfg)
+	t.Cleanup(func() {
+		r.close()
+		svc.Close()
+		for _, s := range []*bolt.Store{own, st} {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		r.tidy()
+	})
+	return r
+}
+
+func (r *rig) start(cfg Config) {
+	r.t.Helper()
+	a, err := New(r.t.Context(), cfg)
+	if err == nil {
+		err = a.Start(r.t.Context())
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.Agent = a
+}
+
+func (r *rig) close() {
+	r.t.Helper()
+	if err := r.Agent.Close(); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// restart is an agent that finds what the last one left.
+func (r *rig) restart() {
+	r.t.Helper()
+	cfg := r.Config
+	r.close()
+	r.start(cfg)
+}
+
+// tidy takes off what is mounted and makes the mount points removable.
+func (r *rig) tidy() {
+	points, _ := filepath.Glob(filepath.Join(r.root, "mnt", "*"))
+	for _, p := range points {
+		for unix.Unmount(p, unix.MNT_DETACH) == nil {
+		}
+		if err := r.removeMountpoint(p); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// volume makes a volume and returns its record.
+func (r *rig) volume(name string) dataset.Dataset {
+	r.t.Helper()
+	if err := r.Create(r.t.Context(), name, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	d, ok := r.cache.volume(name)
+	if !ok {
+		r.t.Fatal("the volume is not known")
+	}
+	return d
+}
+
+func (r *rig) mount(d dataset.Dataset, id string) {
+	r.t.Helper()
+	if _, err := r.Mount(r.t.Context(), d.Volume, id); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// after lets time pass, and the agent look.
+func (r *rig) after(d time.Duration) {
+	r.t.Helper()
+	r.clock.Advance(d)
+	r.verifyUses(r.t.Context())
+}
+
+func (r *rig) want(d dataset.Dataset, ids ...string) {
+	r.t.Helper()
+	rec := r.record(d.ID)
+	for _, id := range ids {
+		if rec.IDs[id].Count != 1 {
+			r.t.Errorf("use %s is counted %d times, want 1", id, rec.IDs[id].Count)
+		}
+	}
+	mounted, err := isMountPoint(r.mountPath(d.ID))
+	if len(rec.IDs) != len(ids) || mounted != (len(ids) > 0) || err != nil {
+		r.t.Errorf("uses %v, mounted %t, %v; want uses %v", rec.IDs, mounted, err, ids)
+	}
+}
+
+// container has a folder mounted in a mount namespace of its own until end is
+// called.
+func container(t *testing.T, path string) (end func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && echo ready && exec sleep infinity`, path, t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	end = func() {
+		if !ended {
+			ended = true
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(end)
+	return end
+}
+
+// Uses of an engine that is gone are void once nobody has the dataset mounted,
+// and not before the new one had time to mount it again.
+func TestUsesOfAnOlderEngine(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.Activated(ctx)
+	d, other := r.volume("db"), r.volume("other")
+	r.mount(d, "one")
+	r.mount(d, "two")
+	r.mount(other, "three")
+	end := container(t, r.mountPath(d.ID))
+	r.Activated(ctx)
+	r.after(unverifiedGrace - time.Second)
+	r.want(d, "one", "two")
+	r.want(other, "three")
+	r.after(time.Second)
+	r.want(d, "one", "two") // which of them the container is cannot be told
+	r.want(other)
+	r.mount(other, "four")
+	r.after(verifyEvery)
+	r.want(other, "four")
+	if err := r.Unmount(ctx, "db", "one"); err != nil {
+		t.Fatal(err)
+	}
+	r.want(d, "two")
+	end()
+	r.after(verifyEvery)
+	r.want(d)
+}
+
+// An unmount that came while there was no agent is never told again: what was
+// used before the start is void once nobody has the dataset mounted, and not
+// before a container had time to start on it.
+func TestUsesFromBeforeTheStart(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.Activated(ctx)
+	d, again, bound := r.volume("db"), r.volume("again"), r.volume("bound")
+	for _, v := range []dataset.Dataset{d, again, bound} {
+		r.mount(v, "id-of-"+v.Volume)
+	}
+	r.restart()
+	// The engine is told of its own use, as docker cp does.
+	r.mount(again, "id-of-again")
+	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody on the host has it, in no other namespace.
+	place := t.TempDir()
+	src, err := os.Open(r.mountPath(bound.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mount.Bind(src, place, false)
+	if src.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for passed := time.Duration(0); passed < inheritedGrace-verifyEvery; passed += verifyEvery {
+		r.after(verifyEvery)
+		r.want(d, "id-of-db")
+	}
+	r.after(verifyEvery)
+	r.want(d)
+	r.want(again, "id-of-again")
+	r.want(bound, "id-of-bound")
+	if err := mount.Unmount(place); err != nil {
+		t.Fatal(err)
+	}
+	r.after(verifyEvery)
+	r.want(bound)
+	r.want(again, "id-of-again")
+	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
+		t.Fatal(err)
+	}
+	r.want(again)
+}
