@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -19,9 +21,17 @@ import (
 // container goes on to write.
 const ticking = "while :; do echo tick >> /data/$HOSTNAME; sleep 0.05; done"
 
-// TestEngineKilled: B2 on an engine that takes its containers along.
-func TestEngineKilled(t *testing.T) {
+// TestB2B7: the engine is killed and takes its containers along; and while the
+// use that nobody ends is being found out, many ask for one thing at once.
+func TestB2B7(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
+	t.Run("B2", func(t *testing.T) { testB2(t, w) })
+	t.Run("B7 create", func(t *testing.T) { testB7Create(t, w) })
+	t.Run("B7 run", func(t *testing.T) { testB7Run(t, w) })
+	t.Run("B2 forgotten", func(t *testing.T) { testB2Forgotten(t, w) })
+}
+
+func testB2(t *testing.T, w *world) {
 	for _, name := range []string{"one", "two"} {
 		w.command(t, name, "shared@gold", ticking, "--hostname", name, "--restart", "always")
 	}
@@ -50,8 +60,11 @@ func TestEngineKilled(t *testing.T) {
 	w.awaitMore(t, "two", "/data/two")
 	w.docker(t, "stop", "two")
 	w.wantUses(t, "shared@gold", 0, 0)
+}
 
-	// Nobody will ever unmount for a container that stays down.
+// testB2Forgotten: nobody will ever unmount for a container that stayed down when
+// the engine was killed.
+func testB2Forgotten(t *testing.T, w *world) {
 	if got := w.docker(t, "inspect", "-f", "{{.State.Running}}", "mortal"); got != "false" {
 		t.Errorf("a container without a restart policy is running: %s", got)
 	}
@@ -64,6 +77,59 @@ func TestEngineKilled(t *testing.T) {
 	w.docker(t, "start", "mortal")
 	w.wantUses(t, "alone", 1, 1)
 	w.awaitMore(t, "mortal", "/data/mortal")
+}
+
+const crowd = 50
+
+// testB7Create: one name asked for by many at once is one dataset, and all
+// succeed (I5), through the engine, which asks one by one, and past it.
+func testB7Create(t *testing.T, w *world) {
+	before := w.volumes(t)
+	var wg sync.WaitGroup
+	for i := range crowd {
+		wg.Go(func() {
+			if r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "-o", "size=1GiB", "many"); r.Exit != 0 {
+				t.Error(r)
+			}
+		})
+		wg.Go(func() {
+			opts := map[string]string{"size": "1GiB"}
+			name := []string{"more", "more@gold"}[i%2]
+			if i%2 == 0 {
+				opts["profile"] = "gold"
+			}
+			if a := ask(t, w.h, "Create", request{Name: name, Opts: opts}); a.Err != "" {
+				t.Error(a.Err)
+			}
+		})
+	}
+	wg.Wait()
+	w.wantVolumes(t, slices.Sorted(slices.Values(append(before, "many", "more")))...)
+	datasets, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
+	if err != nil || len(datasets) != len(before)+2 {
+		t.Errorf("in the pool are %v, %v", datasets, err)
+	}
+	w.h.Clean(t, "not verified yet") // the forgotten use of B2
+	w.docker(t, "volume", "rm", "many")
+	w.drover(t, "volume", "rm", "more")
+}
+
+// testB7Run: many containers on one volume are one mount and as many IDs.
+func testB7Run(t *testing.T, w *world) {
+	names := make([]string, crowd)
+	var wg sync.WaitGroup
+	for i := range names {
+		names[i] = fmt.Sprintf("crowd-%d", i)
+		wg.Go(func() { w.run(t, names[i], "crowded@gold", "--network", "none") })
+	}
+	wg.Wait()
+	w.wantUses(t, "crowded@gold", crowd, crowd)
+	w.docker(t, append([]string{"rm", "-f"}, names[1:]...)...)
+	w.wantUses(t, "crowded@gold", 1, 1)
+	w.docker(t, "exec", names[0], "sh", "-c", "echo here > /data/file")
+	w.docker(t, "rm", "-f", names[0])
+	w.wantUses(t, "crowded@gold", 0, 0)
+	w.docker(t, "volume", "rm", "crowded@gold")
 }
 
 // TestB2LiveRestore: containers outlive the engine, and their uses with them.
