@@ -36,10 +36,24 @@ type env struct {
 	*Service
 	ctx      context.Context
 	spy      *spy
-	clock    *clock.Fake
+	clock    *testClock
 	profiles *profileSet
 	house    *house
 	failures []error // of the background work
+}
+
+// testClock tells whoever wants to know that someone begins to wait.
+type testClock struct {
+	*clock.Fake
+	begun chan struct{} // nil: nobody wants to know
+}
+
+func (c *testClock) After(d time.Duration) <-chan time.Time {
+	ch := c.Fake.After(d)
+	if c.begun != nil {
+		c.begun <- struct{}{}
+	}
+	return ch
 }
 
 // someday is a Wednesday, noon.
@@ -47,7 +61,7 @@ var someday = time.Date(2026, 11, 18, 12, 0, 0, 0, time.UTC)
 
 func newEnv(t tb) *env {
 	t.Helper()
-	e := &env{tb: t, ctx: context.Background(), clock: clock.NewFake(someday), profiles: newProfiles()}
+	e := &env{tb: t, ctx: context.Background(), clock: &testClock{Fake: clock.NewFake(someday)}, profiles: newProfiles()}
 	e.spy = newSpy(openStore(t))
 	e.restart()
 	t.Cleanup(func() { e.Service.Close() })

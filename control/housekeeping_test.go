@@ -11,7 +11,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 )
 
 type storeWrite = store.Write
@@ -200,19 +199,19 @@ func TestKeepHouse(t *testing.T) {
 	a.create("db")
 	d := a.delete("db")
 	e.clock.Advance(72 * time.Hour)
-	c := &rounds{Clock: e.clock, round: make(chan struct{})}
+	c := &testClock{Fake: e.clock.Fake, begun: make(chan struct{})}
 	s := New(Deps{
 		Store: e.spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() Profiles { return e.profiles },
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
-	<-c.round
+	<-c.begun
 	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)
 	}
 	a.create("db2")
 	d = a.delete("db2")
 	e.clock.Advance(72 * time.Hour)
-	<-c.round
+	<-c.begun
 	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)
 	}
@@ -221,18 +220,6 @@ func TestKeepHouse(t *testing.T) {
 	}
 	s.Close()
 	s.Close()
-}
-
-// rounds is a clock that tells when a round has ended.
-type rounds struct {
-	clock.Clock
-	round chan struct{}
-}
-
-func (r *rounds) After(d time.Duration) <-chan time.Time {
-	ch := r.Clock.After(d)
-	r.round <- struct{}{}
-	return ch
 }
 
 func TestProfilesAreShown(t *testing.T) {

@@ -160,29 +160,19 @@ func TestOperationsAreListed(t *testing.T) {
 	}
 }
 
-// waiting calls fn and returns once it waits for a bell; the result comes on the
+// waiting calls fn and returns once it has begun to wait; the result comes on the
 // channel.
-func waiting[T any](e *env, id uuid.UUID, fn func() (T, error)) <-chan result[T] {
+func waiting[T any](e *env, fn func() (T, error)) <-chan result[T] {
 	e.Helper()
 	done := make(chan result[T], 1)
+	e.clock.begun = make(chan struct{}, 1)
 	go func() {
 		v, err := fn()
 		done <- result[T]{v, err}
 	}()
-	for {
-		e.feed.mu.Lock()
-		b := e.feed.bells[id]
-		e.feed.mu.Unlock()
-		if b != nil {
-			return done
-		}
-		select {
-		case r := <-done:
-			done <- r
-			return done
-		case <-time.After(time.Millisecond): // the scheduler's to give; nothing depends on how long
-		}
-	}
+	<-e.clock.begun
+	e.clock.begun = nil
+	return done
 }
 
 type result[T any] struct {
@@ -195,7 +185,7 @@ func TestOperationWaits(t *testing.T) {
 	a := e.agent("alpha")
 	op := *e.submit(create("db")).Operation
 	wait := func() <-chan result[dataset.Operation] {
-		return waiting(e, op.ID, func() (dataset.Operation, error) { return e.Operation(e.ctx, op.ID.String(), time.Minute) })
+		return waiting(e, func() (dataset.Operation, error) { return e.Operation(e.ctx, op.ID.String(), time.Minute) })
 	}
 	for i, p := range []dataset.Progress{{Step: "copying", Done: 1, Total: 3}, {Step: "copying", Done: 2, Total: 3}} {
 		done := wait()
@@ -243,7 +233,7 @@ func TestOperationWaitEnds(t *testing.T) {
 	e.agent("alpha")
 	op := *e.submit(create("db")).Operation
 	wait := func(ctx context.Context) <-chan result[dataset.Operation] {
-		return waiting(e, op.ID, func() (dataset.Operation, error) { return e.Operation(ctx, op.ID.String(), time.Minute) })
+		return waiting(e, func() (dataset.Operation, error) { return e.Operation(ctx, op.ID.String(), time.Minute) })
 	}
 	done := wait(e.ctx)
 	e.clock.Advance(time.Minute)

@@ -18,6 +18,7 @@ type spy struct {
 	failAt            int  // the call that fails and those after it; 0: none
 	lose              bool // a Txn that fails has happened
 	before            func()
+	onGet             func(key string) // before each Get; of tests with one goroutine
 }
 
 var errAway = errors.New("connection refused")
@@ -64,6 +65,9 @@ func (s *spy) read() error {
 }
 
 func (s *spy) Get(ctx context.Context, key string) (store.Entry, error) {
+	if s.onGet != nil {
+		s.onGet(key)
+	}
 	if err := s.read(); err != nil {
 		return store.Entry{}, err
 	}

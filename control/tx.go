@@ -112,14 +112,30 @@ func (t *tx) wakeNode(node uuid.UUID) {
 	}
 }
 
+// settled returns the outcome of a decision that writes nothing: a refusal is a
+// decision as well, and rests on what it read at one moment, or is errBusy.
+func (t *tx) settled(err error) error {
+	known := dataset.KindOf(err)
+	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
+		return err
+	}
+	for key, e := range t.read {
+		now, rerr := t.store.Get(t.ctx, key)
+		if rerr != nil && !errors.Is(rerr, store.ErrNotFound) {
+			return unread(t.ctx, rerr)
+		}
+		if now.Index != e.Index {
+			return errBusy
+		}
+	}
+	return err
+}
+
 // commitTime bounds a transaction whose caller has gone: what is decided is
 // committed, or known to be in doubt, before anyone is told.
 const commitTime = 30 * time.Second
 
 func (t *tx) commit() (uint64, error) {
-	if len(t.writes) == 0 {
-		return 0, nil
-	}
 	checks := make([]store.Check, 0, len(t.read))
 	for k, e := range t.read {
 		checks = append(checks, store.Check{Key: k, Index: e.Index})
@@ -140,37 +156,41 @@ const tries = 64
 // stays so is damage, and the error that wraps this says which.
 var errTorn = errors.New("it changed while it was read")
 
+// errBusy is what is left of errTorn when that goes on.
+var errBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)", errTorn)
+
 func torn(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: %w (%s)", errTorn, fmt.Sprintf(format, args...))
 }
 
 // update makes one decision and commits it, again as long as what it rests on
-// changes under it. It returns the index of the transaction, 0 when nothing had
-// to be written.
-func (s *Service) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
-	var last error
+// changes under it. It returns the index of the transaction, 0 when nothing was
+// written.
+func (s *Service) update(ctx context.Context, decide func(*tx) error) (index uint64, err error) {
 	for range tries {
-		t := newTx(ctx, s.store)
-		if last = decide(t); errors.Is(last, errTorn) {
-			continue
+		if index, err = s.try(ctx, decide); !errors.Is(err, errTorn) {
+			break
 		}
-		if last != nil {
-			return 0, last
-		}
-		index, err := t.commit()
-		if errors.Is(err, store.ErrConflict) {
-			last = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: try again")
-			continue
-		}
-		if err != nil {
-			// It may have happened: who would have been woken looks for himself.
-			s.feed.publish(t.nodes, t.touched, t.ops)
-			return 0, unwritten(ctx, err)
-		}
+	}
+	return index, err
+}
+
+func (s *Service) try(ctx context.Context, decide func(*tx) error) (uint64, error) {
+	t := newTx(ctx, s.store)
+	if err := decide(t); err != nil || len(t.writes) == 0 {
+		return 0, t.settled(err)
+	}
+	index, err := t.commit()
+	switch {
+	case err == nil:
 		s.publish(t)
 		return index, nil
+	case errors.Is(err, store.ErrConflict):
+		return 0, errBusy
 	}
-	return 0, last
+	// It may have happened: who would have been woken looks for himself.
+	s.feed.publish(t.nodes, t.touched, t.ops)
+	return 0, unwritten(ctx, err)
 }
 
 // view makes a decision that writes nothing, again as long as what it reads

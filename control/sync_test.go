@@ -1,0 +1,384 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (a *agent) sync(rev uint64) api.Sync {
+	a.Helper()
+	s, err := a.Sync(a.ctx, a.id, rev, 0)
+	if err != nil {
+		a.Fatalf("sync: %v", err)
+	}
+	return s
+}
+
+func names(s api.Sync) []string {
+	out := []string{}
+	for _, d := range s.Datasets {
+		out = append(out, d.Volume)
+	}
+	return out
+}
+
+func TestSync(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	d := a.create("db")
+	b.create("theirs")
+	full := a.sync(0)
+	if !full.Full || !cmp.Equal(names(full), []string{"db"}) || full.Rev == 0 || len(full.Operations) != 0 {
+		t.Fatalf("%+v", full)
+	}
+	entry, err := e.spy.Get(e.ctx, datasetKey(d.ID))
+	if err != nil || full.Datasets[0].Index != entry.Index {
+		t.Errorf("index %d, not %d, %v", full.Datasets[0].Index, entry.Index, err)
+	}
+	if s := a.sync(full.Rev); s.Full || len(s.Datasets) != 0 || s.Rev != full.Rev || s.Cluster != full.Cluster {
+		t.Errorf("nothing new: %+v", s)
+	}
+	b.snapshot("theirs", "")
+	if s := a.sync(full.Rev); len(s.Datasets) != 0 || s.Rev <= full.Rev {
+		t.Errorf("another node's: %+v", s)
+	}
+	a.create("db2")
+	a.snapshot("db", "")
+	op := *e.submit(api.Request{Kind: dataset.OpResize, Volume: "db2", Size: "1GiB"}).Operation
+	s := a.sync(full.Rev)
+	if s.Full || len(s.Datasets) != 2 || len(s.Operations) != 1 || s.Operations[0].ID != op.ID {
+		t.Errorf("%v, %+v", names(s), s.Operations)
+	}
+	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: yes()})
+	if s := a.sync(s.Rev); !cmp.Equal(names(s), []string{"db"}) || len(s.Operations) != 1 {
+		t.Errorf("%v", names(s))
+	}
+}
+
+func TestSyncOfWhatIsGone(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("gone@fleeting")
+	moved := a.create("moved")
+	rev := a.sync(0).Rev
+	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	if v := e.volume("moved"); v.Status == nil || !v.Status.Mounted || len(e.Seen(e.ctx)) != 1 {
+		t.Errorf("%+v", v.Status)
+	}
+	d := a.delete("gone")
+	s := a.sync(rev)
+	if len(s.Datasets) != 1 || s.Datasets[0].State != dataset.StatePurging {
+		t.Errorf("%+v", s)
+	}
+	a.purge(d)
+	moved.Home = b.id // as a move will do
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		t.touch(moved.ID, a.id)
+		return t.putDataset(moved)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s = a.sync(s.Rev)
+	if s.Full || len(s.Datasets) != 0 || len(s.Removed) != 2 {
+		t.Errorf("%+v", s)
+	}
+	if v := e.volume("moved"); v.Status != nil {
+		t.Error("what the old home saw of it is still shown")
+	}
+	if s := b.sync(0); !s.Full || len(s.Datasets) != 0 { // its index is the move's to write
+		t.Errorf("%+v", s)
+	}
+}
+
+// A revision from before a restart, from another service, or from longer ago
+// than is remembered: everything.
+func TestSyncOfUnknownRevisions(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	old := a.sync(0).Rev
+	e.restart()
+	for _, rev := range []uint64{old, old + 1, 1, ^uint64(0)} {
+		if s := a.sync(rev); !s.Full || len(s.Datasets) != 1 {
+			t.Errorf("rev %d: %+v", rev, s)
+		}
+	}
+	rev := a.sync(0).Rev
+	for i := range 2*feedSize + 1 {
+		e.feed.publish([]uuid.UUID{uuid.New()}, []uuid.UUID{uuid.New()}, nil)
+		if i == 2*feedSize-1 && a.sync(rev).Full {
+			t.Error("forgotten too soon")
+		}
+	}
+	if s := a.sync(rev); !s.Full {
+		t.Error("a revision that is not remembered is taken for one without changes")
+	}
+	now := e.feed.since(a.id, 0).rev
+	if s := a.sync(now - feedSize); s.Full {
+		t.Error("the newest changes are forgotten")
+	}
+	if n := len(e.feed.changes); n > 2*feedSize {
+		t.Errorf("%d changes are kept", n)
+	}
+}
+
+func TestSyncWaits(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	rev := a.sync(0).Rev
+	wait := func(ctx context.Context) <-chan result[api.Sync] {
+		return waiting(e, func() (api.Sync, error) { return e.Sync(ctx, a.id, rev, 25*time.Second) })
+	}
+	done := wait(e.ctx)
+	b.create("theirs") // wakes nobody here
+	a.create("db")
+	if r := <-done; r.err != nil || !cmp.Equal(names(r.v), []string{"db"}) {
+		t.Errorf("%+v, %v", r.v, r.err)
+	}
+	rev = a.sync(0).Rev
+	done = wait(e.ctx)
+	op := *e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
+	if r := <-done; r.err != nil || len(r.v.Operations) != 1 {
+		t.Errorf("%+v, %v", r.v, r.err)
+	}
+	rev = a.sync(0).Rev
+	done = wait(e.ctx)
+	if _, err := e.CancelOperation(e.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-done; r.err != nil || len(r.v.Operations) != 0 {
+		t.Errorf("%+v, %v", r.v, r.err)
+	}
+	rev = a.sync(0).Rev
+	done = wait(e.ctx)
+	e.clock.Advance(25 * time.Second)
+	if r := <-done; r.err != nil || r.v.Full || r.v.Rev != rev {
+		t.Errorf("%+v, %v", r.v, r.err)
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	done = wait(ctx)
+	cancel()
+	if r := <-done; !errors.Is(r.err, context.Canceled) {
+		t.Errorf("%v", r.err)
+	}
+	done = wait(e.ctx)
+	e.Service.Close()
+	if r := <-done; dataset.KindOf(r.err) != dataset.ErrUnavailable {
+		t.Errorf("%v", r.err)
+	}
+	if n := len(e.feed.bells); n != 0 {
+		t.Errorf("%d bells are left", n)
+	}
+}
+
+// Many agents follow while others change things: each ends up with what the
+// store has of it.
+func TestSyncFollows(t *testing.T) {
+	e := newEnv(t)
+	agents := []*agent{e.agent("alpha"), e.agent("beta"), e.agent("gamma")}
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	known := make([]map[uuid.UUID]api.Indexed, len(agents))
+	var followers, workers sync.WaitGroup
+	last := make(chan struct{})
+	for i, a := range agents {
+		known[i] = map[uuid.UUID]api.Indexed{}
+		followers.Go(func() {
+			rev := uint64(0)
+			for {
+				s, err := e.Sync(ctx, a.id, rev, time.Hour)
+				if err != nil {
+					return
+				}
+				rev = s.Rev
+				for _, d := range s.Datasets {
+					if d.Index > known[i][d.ID].Index {
+						known[i][d.ID] = d
+					}
+				}
+				for _, id := range s.Removed {
+					delete(known[i], id)
+				}
+				select {
+				case <-last:
+					if e.feed.since(a.id, rev).any {
+						continue
+					}
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i, a := range agents {
+		workers.Go(func() {
+			for n := range 30 {
+				name := fmt.Sprintf("v%d-%d", i, n)
+				a.create(name + "@fleeting")
+				a.snapshot(name, "")
+				if n%3 == 0 {
+					a.purge(a.delete(name))
+				}
+			}
+		})
+	}
+	workers.Wait()
+	close(last)
+	for _, a := range agents {
+		e.feed.publish([]uuid.UUID{a.id}, nil, nil) // so that all look once more
+	}
+	followers.Wait()
+	for id, d := range e.check().datasets {
+		for i, a := range agents {
+			got, ok := known[i][id]
+			if ok != (d.Home == a.id) || ok && !cmp.Equal(got.Dataset, d) {
+				t.Errorf("agent %d knows %v: %s", i, ok, cmp.Diff(d, got.Dataset))
+			}
+		}
+	}
+	for i := range agents {
+		if n := len(known[i]); n != 20 {
+			t.Errorf("agent %d knows %d datasets", i, n)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@fleeting")
+	a.snapshot("db", "")
+	e.clock.Advance(time.Minute)
+	a.delete("db")
+	read := func(after uint64) (types []string, last api.Event) {
+		t.Helper()
+		if err := e.Events(e.ctx, after, false, func(ev api.Event) error {
+			if ev.ID <= after && after < e.events.next {
+				t.Errorf("event %d after %d", ev.ID, after)
+			}
+			types, last = append(types, ev.Type), ev
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return types, last
+	}
+	all, last := read(0)
+	if !cmp.Equal(all, []string{"volume.create", "snapshot.create", "volume.delete"}) || !last.Time.Equal(someday.Add(time.Minute)) || last.Volume != "db" {
+		t.Errorf("%v, %+v", all, last)
+	}
+	if got, _ := read(last.ID - 1); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	if got, _ := read(last.ID); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	if got, _ := read(last.ID + 100); len(got) != 3 { // of a run with a later clock
+		t.Errorf("%v", got)
+	}
+	stop := errors.New("enough")
+	if err := e.Events(e.ctx, 0, true, func(api.Event) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("%v", err)
+	}
+	e.restart()
+	a.create("db2")
+	if got, _ := read(last.ID); len(got) != 1 { // what a reader of the last run has not seen
+		t.Errorf("after a restart: %v", got)
+	}
+	for range 3 * eventsKept {
+		e.events.publish(api.Event{Type: "x"})
+	}
+	if got, _ := read(1); len(got) < eventsKept || len(got) > 2*eventsKept+1 {
+		t.Errorf("%d events are kept", len(got))
+	}
+}
+
+func TestEventsAreFollowed(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db0")
+	ctx, cancel := context.WithCancel(e.ctx)
+	got := make(chan string)
+	var all sync.WaitGroup
+	ends := make([]error, 2)
+	for i, ctx := range []context.Context{ctx, e.ctx} {
+		all.Go(func() {
+			ends[i] = e.Events(ctx, 0, true, func(ev api.Event) error { got <- ev.Volume; return nil })
+		})
+	}
+	for n := range 5 {
+		for range 2 {
+			if v := <-got; v != fmt.Sprint("db", n) {
+				t.Errorf("event of %s", v)
+			}
+		}
+		a.create(fmt.Sprint("db", n+1))
+	}
+	<-got
+	<-got
+	cancel()
+	e.Service.Close()
+	all.Wait()
+	if !errors.Is(ends[0], context.Canceled) || ends[1] != nil {
+		t.Errorf("%v", ends)
+	}
+}
+
+func TestHeartbeats(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	pool := a.pools[0].ID
+	beat := func(st dataset.PoolStatus) []api.Event {
+		t.Helper()
+		st.ID = pool
+		n := len(e.events.ring)
+		if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Pools: []dataset.PoolStatus{st}}); err != nil {
+			t.Fatal(err)
+		}
+		return e.events.ring[n:]
+	}
+	for i, c := range []struct {
+		st   dataset.PoolStatus
+		want string
+	}{
+		{dataset.PoolStatus{Online: true, Size: 100, Free: 50}, ""},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 205}, ""},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 200}, "pool.full"},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 100}, ""},
+		{dataset.PoolStatus{Reason: "its disk is absent"}, "pool.offline"},
+		{dataset.PoolStatus{Reason: "its disk is absent"}, ""},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 500}, "pool.online"},
+	} {
+		got := beat(c.st)
+		if c.want == "" && len(got) != 0 || c.want != "" && (len(got) != 1 || got[0].Type != c.want || got[0].Labels["pool"] != pool.String() || got[0].Node != "alpha" || got[0].Time.IsZero()) {
+			t.Errorf("%d: %+v, not %q", i, got, c.want)
+		}
+	}
+	e.restart()
+	if got := beat(dataset.PoolStatus{Reason: "absent"}); len(got) != 1 || got[0].Type != "pool.offline" {
+		t.Errorf("a pool that is away from the start: %+v", got)
+	}
+	// Progress of what has ended, by whatever way, is not kept.
+	op := *e.submit(create("db")).Operation
+	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Operations: []dataset.Operation{{ID: op.ID}, {ID: uuid.New()}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(e.seen.progress[a.id]); n != 0 {
+		t.Errorf("progress of %d operations is kept", n)
+	}
+}

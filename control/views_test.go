@@ -1,0 +1,170 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// all reads every page of a list.
+func all[T any](e *env, limit int, list func(api.Page) (api.List[T], error)) (items []T, pages int) {
+	e.Helper()
+	for p := (api.Page{Limit: limit}); ; {
+		l, err := list(p)
+		if err != nil {
+			e.Fatalf("%v", err)
+		}
+		if limit > 0 && len(l.Items) > limit {
+			e.Fatalf("a page of %d", len(l.Items))
+		}
+		items, pages = append(items, l.Items...), pages+1
+		if l.Next == "" {
+			return items, pages
+		}
+		p.After = l.Next
+	}
+}
+
+func TestVolumesAreListed(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	var want []string
+	for i := range 25 {
+		name := fmt.Sprintf("db-%02d", 24-i)
+		a.create(name + "@silver")
+		want = append(want, name)
+	}
+	slices.Sort(want)
+	a.create("gone")
+	a.delete("gone")
+	a.snapshot("db-07", "one")
+	for _, limit := range []int{0, 1, 5, 7, 25, 26, 5000, -1} {
+		got, pages := all(e, limit, func(p api.Page) (api.List[api.Volume], error) { return e.Volumes(e.ctx, p) })
+		var names []string
+		for _, v := range got {
+			names = append(names, v.Volume)
+			if v.Node != "alpha" || v.PoolName != "fast" || v.Lease == nil || (v.Snapshots == 1) != (v.Volume == "db-07") {
+				t.Errorf("%+v", v)
+			}
+		}
+		if !slices.Equal(names, want) || limit == 5 && pages != 6 {
+			t.Errorf("limit %d: %v in %d pages", limit, names, pages)
+		}
+	}
+	if l, err := e.Volumes(e.ctx, api.Page{After: "db-23"}); err != nil || len(l.Items) != 1 || l.Next != "" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := e.Volumes(e.ctx, api.Page{After: "\xff/../"}); err != nil || len(l.Items) != 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	trash, _ := all(e, 1, func(p api.Page) (api.List[api.Volume], error) { return e.Trash(e.ctx, p) })
+	if len(trash) != 1 || trash[0].Volume != "gone" {
+		t.Errorf("%+v", trash)
+	}
+}
+
+// What goes, or gets another name, between the reads of a list is not shown as
+// what it was.
+func TestListsWhileThingsGo(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for _, name := range []string{"aa", "bb", "cc", "dd"} {
+		a.create(name + "@fleeting")
+	}
+	a.create("ee")
+	a.create("ff")
+	f := a.delete("ff")
+	went := 0
+	e.spy.onGet = func(string) { // the first read after the page of names
+		e.spy.onGet = nil
+		went++
+		a.delete("aa")
+		a.purge(a.delete("cc"))
+		d := a.delete("ee")
+		e.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "zz"})
+	}
+	l, err := e.Volumes(e.ctx, api.Page{})
+	if err != nil || len(l.Items) != 2 || l.Items[0].Volume != "bb" || l.Items[1].Volume != "dd" || went != 1 {
+		t.Errorf("%d, %+v, %v", went, l.Items, err)
+	}
+	e.spy.onGet = func(string) {
+		e.spy.onGet = nil
+		e.submit(api.Request{Kind: dataset.OpUndelete, Volume: f.ID.String()})
+	}
+	if l, err := e.Trash(e.ctx, api.Page{}); err != nil || len(l.Items) != 0 {
+		t.Errorf("%+v, %v", l.Items, err)
+	}
+	e.check()
+}
+
+// A page of a list costs what it costs, however long the list and however many
+// snapshots there are.
+func TestListsCostLittle(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for i := range 60 {
+		name := fmt.Sprintf("db%d", i)
+		a.create(name + "@silver")
+		a.snapshot(name, "")
+	}
+	page := func() int {
+		t.Helper()
+		e.spy.counted()
+		if l, err := e.Volumes(e.ctx, api.Page{Limit: 20, After: "db2"}); err != nil || len(l.Items) != 20 || l.Items[0].Snapshots != 1 {
+			t.Fatalf("%d, %v", len(l.Items), err)
+		}
+		reads, _, _ := e.spy.counted()
+		return reads
+	}
+	first, again := page(), page()
+	if first > 1+2+3*20 || again > 1+2+2*20 { // the names, node and pool; record, lease, and at first the snapshots
+		t.Errorf("a page of 20 costs %d reads, then %d", first, again)
+	}
+	a.snapshot("db25", "")
+	a.do(api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db26", Snapshot: firstSnapshot(e, "db26")})
+	l, err := e.Volumes(e.ctx, api.Page{Limit: 2, After: "db24"})
+	if err != nil || l.Items[0].Snapshots != 2 || l.Items[1].Snapshots != 0 {
+		t.Errorf("%+v, %v", l.Items, err)
+	}
+	d := a.delete("db25")
+	e.submit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	a.work()
+	if _, kept := e.counts.of[d.ID]; kept {
+		t.Error("the count of what is gone is kept")
+	}
+}
+
+func firstSnapshot(e *env, volume string) string {
+	e.Helper()
+	l, err := e.Snapshots(e.ctx, volume, api.Page{})
+	if err != nil || len(l.Items) == 0 {
+		e.Fatalf("%v", err)
+	}
+	return l.Items[0].ID.String()
+}
+
+func TestSeen(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	d, gone := a.create("db"), a.create("gone")
+	a.create("silent")
+	beat := api.Heartbeat{Incarnation: a.incarnation, Datasets: []dataset.DatasetStatus{
+		{ID: d.ID, Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
+	}}
+	if err := e.Heartbeat(e.ctx, a.id, beat); err != nil {
+		t.Fatal(err)
+	}
+	a.delete("gone")
+	seen := e.Seen(e.ctx)
+	if len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
+		t.Errorf("%+v", seen)
+	}
+	if v := e.volume("silent"); v.Status != nil {
+		t.Errorf("%+v", v.Status)
+	}
+}
