@@ -1,0 +1,150 @@
+package faults
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// disk is a disk of a host that can lose its power: an image file on a
+// filesystem with reflinks, so that a copy of it is of one moment.
+type disk struct {
+	fs    string
+	at    string // where it is mounted
+	image string // what is mounted there now
+}
+
+// newDisk makes and mounts one; shelf is a folder for images on a filesystem with
+// reflinks.
+func newDisk(t testing.TB, shelf, fs string, size int64) *disk {
+	t.Helper()
+	d := &disk{fs: fs, at: filepath.Join(t.TempDir(), "disk")}
+	d.image = filepath.Join(shelf, uuid.NewString())
+	f, err := os.Create(d.image)
+	if err == nil {
+		err = errors.Join(f.Truncate(size), f.Close(), os.Mkdir(d.at, 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	scratch.Format(t, fs, d.image)
+	d.plugIn(t)
+	t.Cleanup(func() { d.unplug(t) })
+	return d
+}
+
+func (d *disk) plugIn(t testing.TB) {
+	t.Helper()
+	dev, err := loopdev.Attach(t.Context(), d.image, loopdev.Options{BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	if err := mount.Mount(d.at, mount.Spec{Source: dev.Path, FSType: d.fs}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unplug unmounts the disk. What is mounted from it has to go before.
+func (d *disk) unplug(t testing.TB) {
+	t.Helper()
+	if err := mount.Unmount(d.at); err != nil && !errors.Is(err, mount.ErrNotMounted) {
+		t.Errorf("unplug a disk: %v", err)
+		_ = unix.Unmount(d.at, unix.MNT_DETACH)
+	}
+}
+
+// copy returns the disk as it is now: what the kernel has not written to it yet
+// is not there.
+func (d *disk) copy(t testing.TB) (image string) {
+	t.Helper()
+	image = filepath.Join(filepath.Dir(d.image), uuid.NewString())
+	from, err := os.Open(d.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(reflink.Clone(to, from), to.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// become puts an image in place of the disk's own.
+func (d *disk) become(t testing.TB, image string) {
+	t.Helper()
+	d.unplug(t)
+	if err := os.Remove(d.image); err != nil {
+		t.Fatal(err)
+	}
+	d.image = image
+	d.plugIn(t)
+}
+
+// powerCut takes the power away: drover is gone, and so is all that its disks do
+// not have. copies are the disks as they were at that moment.
+func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot bootID) {
+	t.Helper()
+	w.h.Kill9(t)
+	for _, path := range w.mountPaths(t) {
+		thaw(path)
+	}
+	if err := w.h.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range disks {
+		d.become(t, copies[i])
+	}
+	w.inUse = nil
+	boot.anew(t)
+}
+
+// thaw lets go of a filesystem that was frozen when its host lost its power.
+func thaw(path string) {
+	if f, err := os.Open(path); err == nil {
+		_ = fsctl.Thaw(f) // most are not frozen
+		f.Close()
+	}
+}
+
+// bootID is the file that the kernel's boot ID is read from in this test.
+type bootID string
+
+// newBootID puts a file over the kernel's own until the end of the test.
+func newBootID(t testing.TB) bootID {
+	t.Helper()
+	const kernel = "/proc/sys/kernel/random/boot_id"
+	b := bootID(filepath.Join(t.TempDir(), "boot_id"))
+	b.anew(t)
+	if err := unix.Mount(string(b), kernel, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(kernel, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// anew makes it another boot.
+func (b bootID) anew(t testing.TB) {
+	t.Helper()
+	if err := os.WriteFile(string(b), []byte(uuid.NewString()+"\n"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+}

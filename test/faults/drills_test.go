@@ -1,0 +1,463 @@
+package faults
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// drill is an operation that is to be cut short at each of its steps.
+type drill struct {
+	op   string // what the names of its steps begin with
+	name string // of the drill, where an operation has several
+	// only is where it can be done; empty: everywhere.
+	only []string
+	// ready prepares it, with Drover running.
+	ready func(t *testing.T, w *world)
+	// ask asks for the operation and returns what was answered.
+	ask func(t *testing.T, w *world) error
+	// ends looks how it ended and keeps in mind what is there now; asked tells that ask
+	// succeeded, and so that there is one honest end only.
+	ends func(t *testing.T, w *world, asked bool)
+	// again asks for it once more, which has to do, or to say that it is done.
+	again func(t *testing.T, w *world)
+	// clear takes away what it made.
+	clear func(t *testing.T, w *world)
+}
+
+// drills are those of all operations. Where a drill needs a volume, "base" is
+// there, with a snapshot "first".
+func drills() []drill {
+	return slices.Concat(makingDrills(), snapshotDrills(), endingDrills(), mountDrills())
+}
+
+// have reports whether there is a volume of that name.
+func (w *world) have(t testing.TB, name string) bool {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	_, err := c.Volume(t.Context(), name)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// made is the end of what makes a volume: it is there, with everything in it, or
+// not at all.
+func made(name, text string) func(*testing.T, *world, bool) {
+	return func(t *testing.T, w *world, asked bool) {
+		if w.have(t, name) {
+			w.volumes[name] = text
+		} else if asked {
+			t.Errorf("volume %s is gone, though its making was acknowledged", name)
+		}
+	}
+}
+
+// makingDrills: create, clone and import; each asked by an engine, or on record.
+func makingDrills() []drill {
+	var all []drill
+	add := func(op, name, text string, ask func(t *testing.T, w *world) error) {
+		all = append(all, drill{
+			op: op, name: name, ask: ask, ends: made("new", text),
+			again: func(t *testing.T, w *world) {
+				if err := ask(t, w); err != nil && !errors.Is(err, dataset.ErrExists) {
+					t.Errorf("asked again: %v", err)
+				}
+				w.volumes["new"] = text
+			},
+			clear: func(t *testing.T, w *world) { w.drop(t, "new") },
+		})
+	}
+	add("create", "by the engine", "", func(_ *testing.T, w *world) error { return w.plug.create("new@plain", nil) })
+	add("create", "on record", "", func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpCreate, Volume: "new@plain"})
+	})
+	add("clone", "of a snapshot by the engine", "first", func(t *testing.T, w *world) error {
+		return w.plug.create("new@snapshot-"+w.snapshotID(t, "base", "first"), nil)
+	})
+	add("clone", "of a volume on record", "base", func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "new", Options: map[string]string{"from": "base"}})
+	})
+	add("import", "of a folder", "imported", func(t *testing.T, w *world) error {
+		from := filepath.Join(w.h.Dir, "from")
+		if err := os.MkdirAll(from, 0o755); err != nil {
+			return err
+		}
+		if err := fill(from, "imported"); err != nil {
+			return err
+		}
+		return w.submit(t, api.Request{Kind: dataset.OpImport, Volume: "new", Path: from})
+	})
+	add("import", "of an archive", "base", func(t *testing.T, w *world) error {
+		archive := filepath.Join(w.h.Dir, "archive.tar")
+		if err := os.WriteFile(archive, tarOf("base"), 0o600); err != nil {
+			return err
+		}
+		f, err := os.Open(archive)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		c := w.h.Client(t)
+		defer c.Close()
+		_, err = c.Import(t.Context(), api.Request{Volume: "new"}, f)
+		return err
+	})
+	return all
+}
+
+// snapshotID is the UUID of a snapshot, as the store knows it.
+func (w *world) snapshotID(t testing.TB, volume, name string) string {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	s, err := c.Snapshot(t.Context(), volume, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.ID.String()
+}
+
+func (w *world) hasSnapshot(t testing.TB, volume, name string) bool {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	_, err := c.Snapshot(t.Context(), volume, name)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// snapshotDrills: snapshots of a frozen volume in use, and of an idle one; their
+// removal, restore and resize.
+func snapshotDrills() []drill {
+	const loop = "loop"
+	take := func(volume string) func(*testing.T, *world) error {
+		return func(t *testing.T, w *world) error {
+			return w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: "new"})
+		}
+	}
+	taken := func(volume, text string) func(*testing.T, *world, bool) {
+		return func(t *testing.T, w *world, asked bool) {
+			if w.hasSnapshot(t, volume, "new") {
+				w.snapshots[volume+"/new"] = text
+			} else if asked {
+				t.Errorf("snapshot of %s is gone, though it was acknowledged", volume)
+			}
+		}
+	}
+	againExists := func(volume, text string) func(*testing.T, *world) {
+		return func(t *testing.T, w *world) {
+			if err := take(volume)(t, w); err != nil && !errors.Is(err, dataset.ErrExists) {
+				t.Errorf("asked again: %v", err)
+			}
+			w.snapshots[volume+"/new"] = text
+		}
+	}
+	idle := drill{
+		op: "snapshot", name: "of an idle volume", ask: take("base"), ends: taken("base", "base"), again: againExists("base", "base"),
+		clear: func(t *testing.T, w *world) {
+			w.ok(t, w.submit(t, api.Request{Kind: dataset.OpSnapshotDelete, Volume: "base", Snapshot: "new"}))
+			delete(w.snapshots, "base/new")
+		},
+	}
+	remove := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpSnapshotDelete, Volume: "base", Snapshot: "old"})
+	}
+	removal := drill{
+		op: "snapshot-delete", ask: remove,
+		ready: func(t *testing.T, w *world) { w.snapshot(t, "base", "old") },
+		ends: func(t *testing.T, w *world, asked bool) {
+			if !w.hasSnapshot(t, "base", "old") {
+				delete(w.snapshots, "base/old")
+			} else if asked {
+				t.Error("the snapshot is there, though its removal was acknowledged")
+			}
+		},
+		again: func(t *testing.T, w *world) {
+			if err := remove(t, w); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("asked again: %v", err)
+			}
+			delete(w.snapshots, "base/old")
+		},
+	}
+	frozen := drill{
+		op: "snapshot", name: "of a frozen volume in use", only: []string{loop}, ask: take("ice"), ends: taken("ice", "ice"), again: againExists("ice", "ice"),
+		ready: func(t *testing.T, w *world) {
+			w.make(t, "ice", "frozen", "ice")
+			w.use(t, "ice")
+		},
+		clear: func(t *testing.T, w *world) {
+			w.release(t, "ice")
+			w.drop(t, "ice")
+		},
+	}
+	return []drill{idle, frozen, removal, restoreDrill(), resizeDrill(false), resizeDrill(true)}
+}
+
+// restoreDrill sets a volume back to its first snapshot. The volume is the one or
+// the other, whole, and what it was is kept.
+func restoreDrill() drill {
+	ask := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "back", Snapshot: "first"})
+	}
+	return drill{
+		op: "restore", ask: ask,
+		ready: func(t *testing.T, w *world) {
+			w.make(t, "back", "plain", "then")
+			w.snapshot(t, "back", "first")
+			w.write(t, "back", "now")
+		},
+		ends: func(t *testing.T, w *world, asked bool) {
+			var err error
+			w.within(t, "back", func(root string) { err = compare(root, "then") })
+			if err == nil {
+				w.volumes["back"] = "then"
+			} else if asked {
+				t.Errorf("the restore was acknowledged: %v", err)
+			}
+		},
+		again: func(t *testing.T, w *world) {
+			w.ok(t, ask(t, w))
+			w.volumes["back"] = "then"
+			w.keepsRestored(t)
+		},
+		clear: func(t *testing.T, w *world) { w.drop(t, "back") },
+	}
+}
+
+// keepsRestored fails unless what volume "back" held before its restore is in a
+// snapshot.
+func (w *world) keepsRestored(t testing.TB) {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	list, err := c.Snapshots(t.Context(), "back", api.Page{})
+	w.ok(t, err)
+	for _, s := range list.Items {
+		if s.Kind != dataset.SnapshotRestore {
+			continue
+		}
+		w.ok(t, w.plug.create("look@snapshot-"+s.ID.String(), nil))
+		var err error
+		w.within(t, "look", func(root string) { err = compare(root, "now") })
+		w.drop(t, "look")
+		if err == nil {
+			return
+		}
+	}
+	t.Errorf("no snapshot of %d keeps what the volume was before its restore", len(list.Items))
+}
+
+// resizeDrill makes a volume larger, in use or not.
+func resizeDrill(inUse bool) drill {
+	const before, after = 320 << 20, 480 << 20
+	ask := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpResize, Volume: "size", Size: "480MiB"})
+	}
+	d := drill{
+		op: "resize", name: "idle", only: []string{"loop"}, ask: ask,
+		ready: func(t *testing.T, w *world) {
+			w.make(t, "size", "sized", "size")
+			if inUse {
+				w.use(t, "size")
+			}
+		},
+		ends: func(t *testing.T, w *world, asked bool) {
+			got, want := w.volume(t, "size").Size, dataset.Size(before)
+			if got != want {
+				want = after
+			}
+			if got != want || (asked && want != after) {
+				t.Errorf("size %s, asked for %s (acknowledged: %t)", got, dataset.Size(after), asked)
+			}
+			w.hasRoom(t, "size", int64(want))
+		},
+		again: func(t *testing.T, w *world) {
+			w.ok(t, ask(t, w))
+			w.hasRoom(t, "size", after)
+		},
+		clear: func(t *testing.T, w *world) {
+			if inUse {
+				w.release(t, "size")
+			}
+			w.drop(t, "size")
+		},
+	}
+	if inUse {
+		d.name = "in use"
+	}
+	return d
+}
+
+// endingDrills: delete into the trash, and for good; purge.
+func endingDrills() []drill {
+	var all []drill
+	for name, ask := range map[string]func(*testing.T, *world) error{
+		"by the engine": func(_ *testing.T, w *world) error { return w.plug.remove("end") },
+		"on record": func(t *testing.T, w *world) error {
+			return w.submit(t, api.Request{Kind: dataset.OpDelete, Volume: "end"})
+		},
+	} {
+		all = append(all, drill{
+			op: "delete", name: name, ask: ask,
+			ready: func(t *testing.T, w *world) { w.make(t, "end", "plain", "end") },
+			ends: func(t *testing.T, w *world, asked bool) {
+				if w.have(t, "end") {
+					if asked {
+						t.Error("the volume is there, though its removal was acknowledged")
+					}
+					return
+				}
+				delete(w.volumes, "end")
+				w.trash["end"] = "end"
+			},
+			again: func(t *testing.T, w *world) {
+				if err := ask(t, w); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+					t.Errorf("asked again: %v", err)
+				}
+				delete(w.trash, "end")
+				w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUndelete, Volume: "end"}))
+				w.volumes["end"] = "end"
+			},
+			clear: func(t *testing.T, w *world) { w.drop(t, "end") },
+		})
+	}
+	purge := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: "end"})
+	}
+	all = append(all, drill{
+		op: "purge", name: "of the trash", ask: purge,
+		ready: func(t *testing.T, w *world) {
+			w.make(t, "end", "plain", "end")
+			w.snapshot(t, "end", "one")
+			w.ok(t, w.plug.remove("end"))
+			w.forget("end")
+			w.trash["end"] = "end"
+		},
+		ends: func(t *testing.T, w *world, _ bool) { w.purged(t) },
+		again: func(t *testing.T, w *world) {
+			if err := purge(t, w); !errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("asked again: %v", err)
+			}
+		},
+	}, drill{
+		op: "purge", name: "by a removal", ask: func(_ *testing.T, w *world) error {
+			if err := w.plug.remove("end"); err != nil {
+				return err
+			}
+			return errAsync // the purge comes after
+		},
+		ready: func(t *testing.T, w *world) { w.make(t, "end", "gone", "end") },
+		ends: func(t *testing.T, w *world, _ bool) {
+			w.forget("end")
+			w.purged(t)
+		},
+	})
+	return all
+}
+
+// errAsync is the answer to what goes on after it was answered.
+var errAsync = errors.New("it goes on")
+
+// purged fails unless the dataset of volume "end" goes away by itself: a purge
+// that has begun ends, and nothing brings the dataset back.
+func (w *world) purged(t *testing.T) {
+	delete(w.trash, "end")
+	await(t, "the purge ends", func() error {
+		if n := len(names(t, filepath.Join(w.poolPath(t, "default"), "datasets"))); n != len(w.volumes)+len(w.trash) {
+			return fmt.Errorf("%d datasets in the pool", n)
+		}
+		return nil
+	})
+}
+
+// mountDrills: mount and unmount, by an engine that got no answer.
+func mountDrills() []drill {
+	var id string
+	mount := func(_ *testing.T, w *world) error {
+		id = newID()
+		_, err := w.plug.mount("base", id)
+		return err
+	}
+	unmount := func(_ *testing.T, w *world) error { return w.plug.unmount("base", id) }
+	return []drill{{
+		op: "mount", ask: mount,
+		// The engine mounts with another ID, and never unmounts what it believes failed.
+		ends: func(t *testing.T, w *world, _ bool) { w.holds(t, "base", "base") },
+		again: func(t *testing.T, w *world) {
+			w.ok(t, w.plug.unmount("base", id))
+			w.holds(t, "base", "base")
+		},
+	}, {
+		op: "unmount", ask: unmount,
+		ready: func(t *testing.T, w *world) { w.ok(t, mount(t, w)) },
+		ends: func(t *testing.T, w *world, _ bool) {
+			if err := w.plug.unmount("base", id); err != nil {
+				t.Error(err)
+			}
+		},
+		again: func(t *testing.T, w *world) {
+			if err := unmount(t, w); err != nil {
+				t.Errorf("asked again: %v", err)
+			}
+		},
+	}}
+}
+
+// use mounts a volume until release, or until the power is cut.
+func (w *world) use(t testing.TB, name string) string {
+	t.Helper()
+	root, err := w.plug.mount(name, userID)
+	w.ok(t, err)
+	w.inUse = append(w.inUse, name)
+	return root
+}
+
+func (w *world) release(t testing.TB, name string) {
+	t.Helper()
+	w.ok(t, w.plug.unmount(name, userID))
+	w.inUse = slices.DeleteFunc(w.inUse, func(n string) bool { return n == name })
+}
+
+// tarOf is an archive of a folder that holds a text.
+func tarOf(text string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, content := range map[string][]byte{"text": []byte(text), "block": block(text)} {
+		h := tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644, Format: tar.FormatPAX}
+		if err := w.WriteHeader(&h); err != nil {
+			panic(err) // a bytes.Buffer takes everything
+		}
+		_, _ = w.Write(content)
+	}
+	_ = w.Close()
+	return b.Bytes()
+}
+
+var userID = strings.Repeat("ab", 32)
+
+// hasRoom fails unless df in a volume shows about that many bytes.
+func (w *world) hasRoom(t testing.TB, name string, size int64) {
+	t.Helper()
+	w.within(t, name, func(root string) {
+		if got := totalBytes(t, root); got > size || got < size*85/100 {
+			t.Errorf("df in volume %s shows %d bytes, want about %d", name, got, size)
+		}
+	})
+}
+
+const stepTime = 30 * time.Second

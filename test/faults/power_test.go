@@ -1,0 +1,126 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+// The power goes at every step of every operation, and right after each was
+// acknowledged: drover starts on what its disks had at that moment, on another
+// boot. What was acknowledged is there, and an operation that was not came to one
+// of its two ends.
+func TestI2PowerCut(t *testing.T) {
+	for _, layout := range []struct {
+		name  string
+		fs    string
+		apart bool // the pool lies on another disk than the store
+		every int  // in the short form, of so many steps one
+	}{
+		{"xfs", "xfs", false, 1},
+		{"store and pool apart", "xfs", true, 3},
+		{"btrfs", "btrfs", false, 4},
+	} {
+		t.Run(layout.name, func(t *testing.T) {
+			shelf := scratch.Mount(t, "xfs", 16<<30)
+			disks := []*disk{newDisk(t, shelf, layout.fs, 3<<30)}
+			o := host.Options{Root: filepath.Join(disks[0].at, "root")}
+			if layout.apart {
+				disks = append(disks, newDisk(t, shelf, layout.fs, 3<<30))
+				o.Config = fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}]\n", disks[1].at)
+			}
+			boot := newBootID(t)
+			w := newWorld(t, o)
+			w.make(t, "base", "plain", "first")
+			w.snapshot(t, "base", "first")
+			w.write(t, "base", "base")
+			for i, s := range append(answered("loop"), stepsOf("xfs", "loop")...) {
+				if i%layout.every != 0 && !long.Enabled() {
+					continue
+				}
+				if !t.Run(s.String(), func(t *testing.T) { w.cutAt(t, disks, boot, s) }) {
+					t.FailNow()
+				}
+			}
+		})
+	}
+}
+
+// answered is each drill, cut short where it has been answered.
+func answered(backend string) (all []cutShort) {
+	for _, d := range drills() {
+		if len(d.only) == 0 || slices.Contains(d.only, backend) {
+			all = append(all, cutShort{drill: d})
+		}
+	}
+	return all
+}
+
+// cutAt runs a drill and takes the power away at a step of it, or after its answer.
+func (w *world) cutAt(t *testing.T, disks []*disk, boot bootID, c cutShort) {
+	d := c.drill
+	if d.ready != nil {
+		d.ready(t, w)
+	}
+	var asked bool
+	var answer <-chan error
+	if c.step == "" {
+		err := d.ask(t, w)
+		if asked = err == nil; !asked && !errors.Is(err, errAsync) {
+			t.Fatal(err)
+		}
+	} else {
+		asked, answer = w.holdAt(t, c)
+	}
+	var copies []string
+	for _, disk := range disks {
+		copies = append(copies, disk.copy(t))
+	}
+	w.powerCut(t, disks, copies, boot)
+	if answer != nil {
+		<-answer
+	}
+	_ = os.Remove(w.held())
+	w.h.Up(t)
+	w.settled(t)
+	d.ends(t, w, asked)
+	w.kept(t)
+	w.tidy(t)
+	if d.again != nil {
+		d.again(t, w)
+	}
+	if d.clear != nil {
+		d.clear(t, w)
+	}
+	w.tidy(t)
+}
+
+// held is the file that is there while drover is held at a step.
+func (w *world) held() string { return filepath.Join(w.h.Dir, "held") }
+
+// holdAt asks for a drill and returns once drover is held at its step: whether it
+// was acknowledged by then, and otherwise where its answer will come from.
+func (w *world) holdAt(t *testing.T, c cutShort) (asked bool, answer <-chan error) {
+	t.Helper()
+	w.h.Kill9(t)
+	w.h.Up(t, "DROVER_STEP="+c.step, "DROVER_STEP_DO=hold:"+w.held())
+	ch := make(chan error, 1)
+	go func() { ch <- c.drill.ask(t, w) }()
+	await(t, "drover comes to the step", func() error {
+		_, err := os.Stat(w.held())
+		return err
+	})
+	select {
+	case err := <-ch:
+		return err == nil, nil
+	default:
+		return false, ch
+	}
+}

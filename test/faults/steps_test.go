@@ -1,0 +1,151 @@
+package faults
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/test/host"
+)
+
+// Drover is killed at every step of every operation. Started again it comes to
+// one of two honest ends, nothing that was acknowledged is lost, and nothing is
+// left over.
+func TestC1(t *testing.T) {
+	for _, pool := range []string{"xfs", "btrfs", "dir"} {
+		t.Run(pool, func(t *testing.T) {
+			w := newWorld(t, host.Options{Pool: pool, Size: 3 << 30})
+			w.make(t, "base", "plain", "first")
+			w.snapshot(t, "base", "first")
+			w.write(t, "base", "base")
+			w.tidy(t)
+			reached := map[string]bool{}
+			for _, s := range stepsOf(pool, backendOf(pool)) {
+				ok := t.Run(s.String(), func(t *testing.T) { w.killedAt(t, s.drill, s.step) })
+				if !ok {
+					t.FailNow() // what comes after stands on it
+				}
+				reached[s.step] = true
+			}
+			if pool == "xfs" {
+				for _, name := range steps.Names() {
+					if !reached[name] {
+						t.Errorf("step %s: no drill comes to it", name)
+					}
+				}
+			}
+		})
+	}
+}
+
+func backendOf(pool string) string {
+	if pool == "dir" {
+		return "dir"
+	}
+	return "loop"
+}
+
+// cutShort is one drill at one of its steps.
+type cutShort struct {
+	drill drill
+	step  string
+}
+
+func (c cutShort) String() string {
+	step := c.step
+	if step == "" {
+		step = c.drill.op + " answered"
+	}
+	return strings.ReplaceAll(strings.TrimSpace(step+" "+c.drill.name), " ", "_")
+}
+
+// stepsOf returns every step of every drill that a backend can do: on xfs all of
+// them; elsewhere, in the short form, every step by one drill at least of each
+// operation is left to one step in three.
+func stepsOf(pool, backend string) (all []cutShort) {
+	for _, d := range drills() {
+		if len(d.only) > 0 && !slices.Contains(d.only, backend) {
+			continue
+		}
+		for _, name := range steps.Names() {
+			op, _, _ := strings.Cut(name, ".")
+			if op != d.op || (name == "snapshot.frozen" && !strings.Contains(d.name, "frozen")) {
+				continue
+			}
+			all = append(all, cutShort{d, name})
+		}
+	}
+	if pool == "xfs" || long.Enabled() {
+		return all
+	}
+	var some []cutShort
+	for i, c := range all {
+		if i%3 == 0 {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+// killedAt runs a drill and has Drover killed at a step of it.
+func (w *world) killedAt(t *testing.T, d drill, step string) {
+	if d.ready != nil {
+		d.ready(t, w)
+	}
+	w.h.Kill9(t)
+	w.h.Up(t, "DROVER_STEP="+step, "DROVER_STEP_DO=kill")
+	asked := d.ask(t, w) == nil
+	w.h.Ended(t, stepTime)
+	w.h.Up(t)
+	w.settled(t)
+	w.thawed(t)
+	d.ends(t, w, asked)
+	w.kept(t)
+	for _, left := range w.leftovers(t) {
+		t.Errorf("left over, and not named by doctor: %s", left)
+	}
+	if d.again != nil {
+		d.again(t, w)
+	}
+	w.h.Restart(t)
+	w.settled(t)
+	w.listed(t)
+	w.tidy(t)
+	if d.clear != nil {
+		d.clear(t, w)
+	}
+}
+
+// thawed fails unless what is in use can be written to.
+func (w *world) thawed(t testing.TB) {
+	t.Helper()
+	for _, name := range w.inUse {
+		root, err := w.plug.path(name)
+		w.ok(t, err)
+		written := make(chan error, 1)
+		go func() { written <- writeFile(filepath.Join(root, "thawed"), nil) }()
+		select {
+		case err := <-written:
+			w.ok(t, errors.Join(err, os.Remove(filepath.Join(root, "thawed"))))
+		case <-time.After(stepTime):
+			t.Fatalf("volume %s is frozen", name)
+		}
+	}
+}
+
+func totalBytes(t testing.TB, path string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return int64(st.Blocks) * st.Bsize
+}

@@ -1,0 +1,386 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/test/host"
+)
+
+// profiles are those of all tests here: small volumes, and what the steps need.
+const profiles = `default: plain
+profiles:
+  plain: {on_delete: {trash: 24h}}
+  frozen: {size: 320MiB, quiesce: freeze, on_delete: {trash: 24h}}
+  sized: {size: 320MiB, on_delete: {trash: 24h}}
+  gone: {on_delete: purge}
+`
+
+// world is a Drover and what it has acknowledged: what has to be there, and
+// nothing else may be, whatever breaks.
+type world struct {
+	h    *host.Host
+	plug *plug
+
+	volumes   map[string]string // by name: the text that each holds
+	snapshots map[string]string // by VOLUME/NAME
+	trash     map[string]string // by the name that it had
+	inUse     []string          // volumes that a container uses
+}
+
+func newWorld(t testing.TB, o host.Options) *world {
+	t.Helper()
+	if o.Profiles == "" {
+		o.Profiles = profiles
+	}
+	h := host.Start(t, o)
+	return &world{h: h, plug: newPlug(t, h), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}
+}
+
+// clone returns a world of the same Drover that can forget what is promised from
+// now on.
+func (w *world) clone() *world {
+	c := *w
+	c.volumes, c.snapshots, c.trash = maps.Clone(w.volumes), maps.Clone(w.snapshots), maps.Clone(w.trash)
+	c.inUse = slices.Clone(w.inUse)
+	return &c
+}
+
+// make creates a volume and fills it with a text, through the plugin.
+func (w *world) make(t testing.TB, name, profile, text string) {
+	t.Helper()
+	w.ok(t, w.plug.create(name, map[string]string{"profile": profile}))
+	w.write(t, name, text)
+}
+
+// ok ends the test at an error.
+func (w *world) ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, w.h.LogTail(20))
+	}
+}
+
+// write fills a volume with a text and keeps in mind that it holds it.
+func (w *world) write(t testing.TB, name, text string) {
+	t.Helper()
+	w.within(t, name, func(root string) { w.ok(t, fill(root, text)) })
+	w.volumes[name] = text
+}
+
+// within mounts a volume for one use, as a container would.
+func (w *world) within(t testing.TB, name string, do func(root string)) {
+	t.Helper()
+	id := newID()
+	root, err := w.plug.mount(name, id)
+	w.ok(t, err)
+	do(root)
+	w.ok(t, w.plug.unmount(name, id))
+}
+
+// holds fails unless a volume has exactly that text.
+func (w *world) holds(t testing.TB, name, text string) {
+	t.Helper()
+	w.within(t, name, func(root string) {
+		if err := compare(root, text); err != nil {
+			t.Errorf("volume %s: %v", name, err)
+		}
+	})
+}
+
+// blockSize makes content that spans several blocks.
+const blockSize = 64 << 10
+
+// block is content that is different for each text and not compressible.
+func block(text string) []byte {
+	seed := [32]byte{}
+	copy(seed[:], text)
+	b := make([]byte, blockSize)
+	_, _ = rand.NewChaCha8(seed).Read(b)
+	return b
+}
+
+// fill makes a folder hold a text, on disk.
+func fill(root, text string) error {
+	for name, b := range map[string][]byte{"text": []byte(text), "block": block(text)} {
+		if err := writeFile(filepath.Join(root, name), b); err != nil {
+			return err
+		}
+	}
+	d, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func writeFile(path string, b []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// compare returns what is wrong with a folder that is to hold a text; an empty
+// one holds the empty text.
+func compare(root, text string) error {
+	got, err := os.ReadFile(filepath.Join(root, "text"))
+	if text == "" && errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if string(got) != text {
+		return fmt.Errorf("it holds %q, want %q", got, text)
+	}
+	b, err := os.ReadFile(filepath.Join(root, "block"))
+	if err == nil && !bytes.Equal(b, block(text)) {
+		err = fmt.Errorf("its text is %q, but its block is not", text)
+	}
+	return err
+}
+
+// submit has the API carry an operation out and waits for its end.
+func (w *world) submit(t testing.TB, req api.Request) error {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := c.Submit(ctx, req)
+	if err != nil || out.Operation == nil {
+		return err
+	}
+	op := *out.Operation
+	for !op.State.Final() {
+		if op, err = c.Operation(ctx, op.ID.String(), 10*time.Second); err != nil {
+			return err
+		}
+	}
+	return op.Problem.Err()
+}
+
+// snapshot takes one and keeps in mind what it holds.
+func (w *world) snapshot(t testing.TB, volume, name string) {
+	t.Helper()
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: name}))
+	w.snapshots[volume+"/"+name] = w.volumes[volume]
+}
+
+// drop removes a volume with its snapshots for good.
+func (w *world) drop(t testing.TB, name string) {
+	t.Helper()
+	v := w.volume(t, name)
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpDelete, Volume: name, Force: true}))
+	if v.Profile.OnDelete.Mode != dataset.DeletePurge {
+		w.ok(t, w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()}))
+	}
+	w.forget(name)
+}
+
+// forget takes a volume and its snapshots off what is promised.
+func (w *world) forget(name string) {
+	delete(w.volumes, name)
+	maps.DeleteFunc(w.snapshots, func(k, _ string) bool { return strings.HasPrefix(k, name+"/") })
+}
+
+func (w *world) volume(t testing.TB, ref string) api.Volume {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	v, err := c.Volume(t.Context(), ref)
+	w.ok(t, err)
+	return v
+}
+
+// settled waits until no operation is under way.
+func (w *world) settled(t testing.TB) {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	await(t, "all operations end", func() error {
+		ops, err := c.Operations(t.Context(), api.Page{})
+		if err != nil {
+			return err
+		}
+		for _, op := range ops.Items {
+			if !op.State.Final() {
+				return fmt.Errorf("operation %s (%s of %s) is %s", op.ID, op.Kind, op.Volume, op.State)
+			}
+		}
+		return nil
+	})
+}
+
+// await asks until f succeeds: for what happens soon and tells nobody.
+func await(t testing.TB, what string, f func() error) {
+	t.Helper()
+	const limit = time.Minute
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+	}
+}
+
+// kept fails unless exactly what was promised is there.
+func (w *world) kept(t testing.TB) {
+	t.Helper()
+	w.listed(t)
+	for name, text := range w.volumes {
+		w.holds(t, name, text)
+	}
+	for key, text := range w.snapshots {
+		w.snapshotHolds(t, key, text)
+	}
+}
+
+// listed fails unless the names of exactly what was promised are there.
+func (w *world) listed(t testing.TB) {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	volumes, err := c.Volumes(t.Context(), api.Page{})
+	w.ok(t, err)
+	trash, err := c.Trash(t.Context(), api.Page{})
+	w.ok(t, err)
+	snapshots, err := c.Snapshots(t.Context(), "", api.Page{})
+	w.ok(t, err)
+	of := map[string]string{}
+	var names, deleted, taken []string
+	for _, v := range volumes.Items {
+		names = append(names, v.Volume)
+		of[v.ID.String()] = v.Volume
+	}
+	for _, v := range trash.Items {
+		deleted = append(deleted, v.Volume)
+	}
+	for _, s := range snapshots.Items {
+		if v, live := of[s.Dataset.String()]; live && s.Name != "" {
+			taken = append(taken, v+"/"+s.Name)
+		}
+	}
+	for what, lists := range map[string][2][]string{
+		"volumes":   {slices.Sorted(maps.Keys(w.volumes)), slices.Sorted(slices.Values(names))},
+		"trash":     {slices.Sorted(maps.Keys(w.trash)), slices.Sorted(slices.Values(deleted))},
+		"snapshots": {slices.Sorted(maps.Keys(w.snapshots)), slices.Sorted(slices.Values(taken))},
+	} {
+		if diff := cmp.Diff(lists[0], lists[1]); diff != "" {
+			t.Errorf("%s (-promised +found):\n%s", what, diff)
+		}
+	}
+}
+
+// snapshotHolds fails unless a clone of a snapshot has exactly that text.
+func (w *world) snapshotHolds(t testing.TB, key, text string) {
+	t.Helper()
+	volume, name, _ := strings.Cut(key, "/")
+	c := w.h.Client(t)
+	defer c.Close()
+	s, err := c.Snapshot(t.Context(), volume, name)
+	w.ok(t, err)
+	spec := "look@snapshot-" + s.ID.String()
+	w.ok(t, w.plug.create(spec, nil))
+	w.holds(t, spec, text)
+	w.drop(t, "look")
+}
+
+// tidy fails when something is left over: in what doctor says, in the pool, among
+// the mounts and loop devices. The volumes in use are to be mounted.
+func (w *world) tidy(t testing.TB) {
+	t.Helper()
+	w.h.Clean(t)
+	var want []string
+	for _, name := range w.inUse {
+		want = append(want, w.volume(t, name).ID.String())
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), w.mounted(t)); diff != "" {
+		t.Errorf("mounted datasets (-want +got):\n%s", diff)
+	}
+	await(t, "no loop device is left over", func() error {
+		devices, err := loopdev.List()
+		if err != nil {
+			return err
+		}
+		n := 0
+		for _, d := range devices {
+			if strings.HasPrefix(d.Backing, w.h.Root+"/pools/default/") {
+				n++
+			}
+		}
+		if attached := w.withDevice(t, want); n != attached {
+			return fmt.Errorf("%d loop devices for %d mounted images: %v", n, attached, devices)
+		}
+		return nil
+	})
+	// The record beside a dataset follows a change after it was answered.
+	await(t, "nothing is left over", func() error {
+		if left := w.leftovers(t); len(left) > 0 {
+			return fmt.Errorf("left over: %s", left)
+		}
+		return nil
+	})
+}
+
+// withDevice counts the mounted datasets that have a device.
+func (w *world) withDevice(t testing.TB, datasets []string) int {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, id := range datasets {
+		if m := table.At(filepath.Join(w.h.Root, "mnt", id)); m != nil && strings.HasPrefix(m.Source, "/dev/loop") && m.Root == "/" {
+			n++
+		}
+	}
+	return n
+}
+
+// mounted returns the datasets that are mounted, sorted.
+func (w *world) mounted(t testing.TB) []string {
+	t.Helper()
+	var ids []string
+	for _, path := range w.mountPaths(t) {
+		ids = append(ids, filepath.Base(path))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// mountPaths returns where datasets are mounted.
+func (w *world) mountPaths(t testing.TB) (paths []string) {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range table.Under(filepath.Join(w.h.Root, "mnt")) {
+		paths = append(paths, m.Mountpoint)
+	}
+	return paths
+}
