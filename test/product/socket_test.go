@@ -5,11 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -62,4 +67,130 @@ func send(t testing.TB, h *host.Host, call string, body []byte) (a answer) {
 	}
 	a.Status = resp.StatusCode
 	return a
+}
+
+// uses of a volume as Get tells them, by mount ID.
+func usesOf(t testing.TB, h *host.Host, name string) map[string]int {
+	t.Helper()
+	a := ask(t, h, "Get", request{Name: name})
+	if a.Volume == nil {
+		t.Fatalf("Get %s: %+v", name, a)
+	}
+	uses := map[string]int{}
+	for _, m := range a.Volume.Status["mounts"].([]any) {
+		m := m.(map[string]any)
+		uses[m["id"].(string)] = int(m["count"].(float64))
+	}
+	if mounted := a.Volume.Status["mounted"].(bool); mounted != (len(uses) > 0) || mounted != isMounted(t, a.Volume.Mountpoint) {
+		t.Errorf("volume %s with uses %v is mounted: %t", name, uses, mounted)
+	}
+	return uses
+}
+
+func isMounted(t testing.TB, path string) bool {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table.At(path) != nil
+}
+
+// TestB11: whatever is mounted and unmounted in whichever wrong order, the answer
+// is what the engine needs, and no count goes wrong.
+func TestB11(t *testing.T) {
+	h := host.Start(t, host.Options{})
+	if a := ask(t, h, "Create", request{Name: "db@gold"}); a.Err != "" {
+		t.Fatal(a.Err)
+	}
+	point := ask(t, h, "Get", request{Name: "db@gold"}).Volume.Mountpoint
+	steps := []struct {
+		call, name, id string
+		err            string // empty: none
+		uses           map[string]int
+	}{
+		{"Unmount", "db@gold", "one", "", nil}, // not mounted
+		{"Unmount", "nothing", "one", "", nil}, // no such volume
+		{"Unmount", "../..", "one", "", nil},   // no such name
+		{"Mount", "db@gold", "", "drover: mount of db@gold: the request has no ID", nil},
+		{"Mount", "nothing", "one", `drover: no such volume: "nothing" (drover volume ls shows what there is)`, nil},
+		{"Unmount", "nothing", "one", "", nil}, // after a Mount that failed
+		{"Mount", "db@gold", "one", "", map[string]int{"one": 1}},
+		{"Unmount", "db@gold", "", "", map[string]int{"one": 1}},
+		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // an ID never seen
+		{"Mount", "db@gold", "one", "", map[string]int{"one": 2}},   // as docker cp does
+		{"Mount", "db", "two", "", map[string]int{"one": 2, "two": 1}},
+		{"Unmount", "db", "one", "", map[string]int{"one": 1, "two": 1}},
+		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}},
+		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // again
+		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first)", map[string]int{"one": 1}},
+		{"Unmount", "db@gold", "one", "", nil},
+		{"Unmount", "db@gold", "one", "", nil},
+	}
+	for i, s := range steps {
+		a := ask(t, h, s.call, request{Name: s.name, ID: s.id})
+		if a.Err != s.err || a.Status != http.StatusOK {
+			t.Errorf("%d. %s %s %q: %+v, want error %q", i, s.call, s.name, s.id, a, s.err)
+		}
+		if want := s.call == "Mount" && s.err == ""; want != (a.Mountpoint == point) {
+			t.Errorf("%d. %s %s %q: mount point %q, want %s", i, s.call, s.name, s.id, a.Mountpoint, point)
+		}
+		if got := usesOf(t, h, "db@gold"); !maps.Equal(got, s.uses) {
+			t.Fatalf("%d. after %s %s %q: uses %v, want %v", i, s.call, s.name, s.id, got, s.uses)
+		}
+	}
+	testB11Failing(t, h, point)
+	testB11NoBody(t, h)
+	// The volume goes with the last spelling that the engine used.
+	const other = "drover: volume db is known to this engine as db, which a container may need: docker volume rm db"
+	for i, s := range []struct{ name, err string }{{"db@gold", ""}, {"db@gold", other}, {"db", ""}, {"db", ""}, {"db@gold", ""}} {
+		if a := ask(t, h, "Remove", request{Name: s.name}); a.Err != s.err {
+			t.Errorf("%d. Remove %s: %q, want %q", i, s.name, a.Err, s.err)
+		}
+	}
+	if a := ask(t, h, "List", request{}); len(a.Volumes) > 0 {
+		t.Errorf("listed after it all: %v", a.Volumes)
+	}
+	h.Clean(t)
+}
+
+// testB11Failing: after a Mount that failed the engine sends no Unmount, or it
+// does; either is fine, and the next Mount works.
+func testB11Failing(t *testing.T, h *host.Host, point string) {
+	image := filepath.Join(h.Root, "pools", "default", "datasets", filepath.Base(point))
+	if err := os.Rename(image, image+".away"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if a := ask(t, h, "Mount", request{Name: "db@gold", ID: "three"}); !strings.HasPrefix(a.Err, "drover: mount of volume db: ") || a.Mountpoint != "" {
+			t.Errorf("Mount of what is damaged: %+v", a)
+		}
+		if a := ask(t, h, "Unmount", request{Name: "db@gold", ID: "three"}); a.Err != "" {
+			t.Error(a.Err)
+		}
+	}
+	if err := os.Rename(image+".away", image); err != nil {
+		t.Fatal(err)
+	}
+	if a := ask(t, h, "Mount", request{Name: "db@gold", ID: "four"}); a.Mountpoint != point {
+		t.Errorf("Mount: %+v", a)
+	}
+	if got := usesOf(t, h, "db@gold"); !maps.Equal(got, map[string]int{"four": 1}) {
+		t.Errorf("uses: %v", got)
+	}
+	if a := ask(t, h, "Unmount", request{Name: "db@gold", ID: "four"}); a.Err != "" {
+		t.Error(a.Err)
+	}
+}
+
+// testB11NoBody: what the engine sends again without a body does nothing.
+func testB11NoBody(t *testing.T, h *host.Host) {
+	for _, call := range []string{"Create", "Remove", "Mount", "Unmount", "Path"} {
+		if a := send(t, h, call, nil); a.Status != http.StatusBadRequest || !strings.Contains(a.Err, "asked again without saying what") {
+			t.Errorf("%s without a body: %+v", call, a)
+		}
+	}
+	if got := usesOf(t, h, "db@gold"); len(got) > 0 {
+		t.Errorf("uses: %v", got)
+	}
 }
