@@ -1,0 +1,122 @@
+package product
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestFirstHour: what surprises people in their first hour with volume plugins.
+// Each is a row of the table in the README.
+func TestFirstHour(t *testing.T) {
+	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+	// docker run with some options, and nothing of Drover's made by it.
+	local := func(t *testing.T, args ...string) engine.Result {
+		t.Helper()
+		r := w.e.Docker(t, append(append([]string{"run", "--rm"}, args...), image, "true")...)
+		w.wantVolumes(t)
+		return r
+	}
+	// driver of the one volume that the engine knows by a name, which is removed.
+	driver := func(t *testing.T, filter string) string {
+		t.Helper()
+		lines := strings.Fields(w.docker(t, "volume", "ls", "--format", "{{.Driver}} {{.Name}}", "-f", filter))
+		if len(lines) != 2 {
+			t.Fatalf("volumes with %s: %q", filter, lines)
+		}
+		w.docker(t, "volume", "rm", lines[1])
+		return lines[0]
+	}
+
+	t.Run("no volume-driver, with a profile", func(t *testing.T) {
+		r := local(t, "-v", "db@gold:/data")
+		if want := `create db@gold: "db@gold" includes invalid characters for a local volume name`; r.Exit != 125 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("exit %d, %s, want %s", r.Exit, r.Stderr, want)
+		}
+	})
+	t.Run("no volume-driver, without a profile", func(t *testing.T) {
+		if r := local(t, "-v", "db:/data"); r.Exit != 0 {
+			t.Error(r)
+		}
+		if got := driver(t, "name=db"); got != "local" {
+			t.Errorf("driver %s, want local", got)
+		}
+	})
+	t.Run("mount without volume-driver", func(t *testing.T) {
+		r := local(t, "--mount", "type=volume,source=db,target=/data", "--volume-driver", w.h.Driver)
+		if r.Exit != 0 {
+			t.Error(r)
+		}
+		if got := driver(t, "name=db"); got != "local" {
+			t.Errorf("driver %s, want local", got)
+		}
+	})
+	t.Run("mount with volume-driver", func(t *testing.T) {
+		mount := "type=volume,source=db@gold,target=/data,volume-opt=size=5GiB,volume-driver=" + w.h.Driver
+		w.docker(t, "run", "--rm", "--mount", mount, image, "true")
+		if st := w.inspect(t, "db@gold"); st.Driver != w.h.Driver || st.Status.Size != 5<<30 {
+			t.Errorf("%+v", st)
+		}
+		w.docker(t, "volume", "rm", "db@gold")
+	})
+	t.Run("a name of one letter", func(t *testing.T) {
+		// -v a:/data is read as a drive of Windows.
+		r := local(t, "-v", "a:/data", "--volume-driver", w.h.Driver)
+		if got := w.docker(t, "volume", "ls", "-q", "-f", "name=^a$"); got != "" {
+			t.Errorf("there is a volume %s; %v", got, r)
+		}
+		w.refused(t, `drover: bad volume name "a": want 2 to 128`, "volume", "create", "-d", w.h.Driver, "a")
+	})
+	t.Run("prune ignores plugins", func(t *testing.T) {
+		w.docker(t, "volume", "create", "-d", w.h.Driver, "unused")
+		w.docker(t, "volume", "prune", "-f")
+		w.docker(t, "system", "prune", "-f", "--volumes")
+		w.wantVolumes(t, "unused")
+		w.docker(t, "volume", "rm", "unused")
+	})
+	t.Run("options of an existing name", func(t *testing.T) {
+		w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "size=1GiB", "there")
+		w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "size=2GiB", "-o", "nonsense=1", "there")
+		if st := w.inspect(t, "there").Status; st.Size != 1<<30 {
+			t.Errorf("size %d, want what the first create said", st.Size)
+		}
+		r := w.h.Exec(t, "volume", "create", "there", "-o", "size=2GiB")
+		if want := "drover: volume \"there\" exists with size 1GiB, not 2GiB (drover volume resize there 2GiB)\n"; r.Exit != 1 || r.Err != want {
+			t.Errorf("drover volume create: exit %d, %q, want %q", r.Exit, r.Err, want)
+		}
+		w.drover(t, "volume", "resize", "there", "2GiB")
+		if st := w.inspect(t, "there").Status; st.Size != 2<<30 {
+			t.Errorf("size %d after resize", st.Size)
+		}
+		w.docker(t, "volume", "rm", "there")
+	})
+}
+
+// TestFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the
+// project's name before a key without name:.
+func TestFirstHourCompose(t *testing.T) {
+	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+	const key = `
+services:
+  cache: {image: drover-redis, network_mode: none, volumes: ["data@gold:/data"]}
+volumes:
+  data@gold: {driver: DRIVER}
+`
+	p := w.project(t, "hour", key)
+	if r := p.try(t, "up", "-d"); r.Exit == 0 || !strings.Contains(r.Stderr, "data@gold") {
+		t.Errorf("a key with @: %v", r)
+	}
+	w.wantVolumes(t)
+	p.write(t, `
+services:
+  cache: {image: drover-redis, network_mode: none, volumes: ["data:/data"]}
+volumes:
+  data: {driver: DRIVER, driver_opts: {profile: gold}}
+`)
+	p.must(t, "up", "-d")
+	w.wantVolumes(t, "hour_data")
+	p.must(t, "down", "-v")
+	w.wantVolumes(t)
+}
