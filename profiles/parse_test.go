@@ -1,46 +1,295 @@
 package profiles_test
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
 )
 
-func TestShipped(t *testing.T) {
-	src, err := os.ReadFile("../profiles.yaml")
+func mistakes(err error) []string {
+	var list []string
 	if err != nil {
-		t.Fatal(err)
+		for _, e := range strictyaml.All(err) {
+			list = append(list, e.Error())
+		}
 	}
-	s, err := profiles.Parse("profiles.yaml", src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := s.Default(); got != "bronze" {
-		t.Errorf("default %q", got)
-	}
-	for _, p := range s.All() {
-		t.Logf("%+v", p)
+	return list
+}
+
+func TestParse(t *testing.T) {
+	for _, d := range documents() {
+		t.Run(d.name, func(t *testing.T) {
+			for range 5 { // the same mistakes every time
+				_, err := profiles.Parse("p.yaml", []byte(d.src))
+				if diff := cmp.Diff(d.mistakes, mistakes(err)); diff != "" {
+					t.Fatalf("%s\n%s", d.src, diff)
+				}
+				if err != nil && (!errors.Is(err, dataset.ErrInvalid) || strings.Contains(err.Error(), "\n")) {
+					t.Fatalf("%v", err)
+				}
+			}
+		})
 	}
 }
 
-func TestMistakes(t *testing.T) {
-	for _, c := range []struct{ src, want string }{
-		{"default: a\nprofiles:\n  a:\n    szie: 5GiB\n", `p.yaml:4:5: profiles.a.szie: unknown key "szie", did you mean size? (have: backend, description, filesystem, on_delete, owner, pool, quiesce, size, snapshots) in "szie: 5GiB"`},
-		{"default: a\nprofiles:\n  a: {size: 5}\n", `p.yaml:3:13: profiles.a.size: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "a: {size: 5}"`},
-		{"default: glod\nprofiles: {gold: {}}\n", `p.yaml:1:10: default: unknown profile "glod" (have: gold) in "default: glod"`},
-		{"default: a\nprofiles:\n  a: {qos: {read_iops: 5}}\n", `p.yaml:3:7: profiles.a.qos: is not built yet in this version: leave it out in "a: {qos: {read_iops: 5}}"`},
-		{"default: a\nprofiles: {a: {}, a: {}}\n", ``},
-		{"default: [\n", ``},
-	} {
-		_, err := profiles.Parse("p.yaml", []byte(c.src))
-		if err == nil {
-			t.Errorf("%q: no error", c.src)
+// All mistakes of a file come at once, in its order.
+func TestAllMistakesAtOnce(t *testing.T) {
+	src := strings.Join([]string{
+		"default: glod",
+		"profiles:",
+		"  gold:",
+		"    sise: 20GiB",
+		"    filesystem: {type: zfs}",
+		"    owner: {uid: x, gid: y}",
+		"  silver:",
+		"    on_delete: {trash: 3d}",
+		"    qos: {}",
+		"",
+	}, "\n")
+	_, err := profiles.Parse("p.yaml", []byte(src))
+	var places []string
+	for _, m := range mistakes(err) {
+		place, _, _ := strings.Cut(m, ": ")
+		places = append(places, place)
+	}
+	want := []string{"p.yaml:1:10", "p.yaml:4:5", "p.yaml:5:24", "p.yaml:6:18", "p.yaml:6:26", "p.yaml:8:24", "p.yaml:9:5"}
+	if diff := cmp.Diff(want, places); diff != "" {
+		t.Error(diff)
+	}
+	if err == nil || !strings.HasSuffix(err.Error(), " (and 6 more)") || !strings.HasPrefix(err.Error(), "p.yaml:1:10: ") {
+		t.Errorf("the line of all of them: %v", err)
+	}
+}
+
+func compiled(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	schema, err := jsonschema.NewCompiler().Compile("profiles.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
+
+// instance is the document as an editor hands it to the schema.
+func instance(t *testing.T, src []byte) any {
+	t.Helper()
+	b, err := yaml.YAMLToJSON(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestSchemaAgrees(t *testing.T) {
+	schema := compiled(t)
+	for _, d := range documents() {
+		if d.noYAML {
 			continue
 		}
-		if c.want != "" && err.Error() != c.want {
-			t.Errorf("%q:\n got %s\nwant %s", c.src, err, c.want)
-		}
-		t.Log(err)
+		t.Run(d.name, func(t *testing.T) {
+			err := schema.Validate(instance(t, []byte(d.src)))
+			if good := d.mistakes == nil || d.loaderOnly != ""; good != (err == nil) {
+				t.Errorf("%s\nthe loader says %v, the schema %v", d.src, d.mistakes, err)
+			}
+		})
 	}
+	if err := schema.Validate(instance(t, drover.Profiles)); err != nil {
+		t.Error("the shipped file:", err)
+	}
+}
+
+// Every key that the schema offers is said to an editor's user.
+func TestSchemaDescribesEveryKey(t *testing.T) {
+	b, err := os.ReadFile("profiles.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := json.Unmarshal(b, &schema); err != nil {
+		t.Fatal(err)
+	}
+	var visit func(path string, v any, conditional bool)
+	visit = func(path string, v any, conditional bool) {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return
+		}
+		for key, below := range m {
+			if key != "properties" {
+				visit(path+"/"+key, below, conditional || key == "then" || key == "if")
+				continue
+			}
+			for name, p := range below.(map[string]any) {
+				described := p.(map[string]any)
+				if ref, ok := described["$ref"].(string); ok && described["description"] == nil {
+					described = schema["$defs"].(map[string]any)[strings.TrimPrefix(ref, "#/$defs/")].(map[string]any)
+				}
+				if described["description"] == nil && !conditional {
+					t.Errorf("%s/%s has no description", path, name)
+				}
+				visit(path+"/"+name, p, conditional)
+			}
+		}
+	}
+	visit("", schema, false)
+}
+
+func TestShipped(t *testing.T) {
+	s, err := profiles.Parse("profiles.yaml", drover.Profiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Default() != "bronze" {
+		t.Errorf("default %q", s.Default())
+	}
+	if diff := cmp.Diff([]string{"bronze", "gold", "silver"}, s.Names()); diff != "" {
+		t.Error(diff)
+	}
+	// bronze works on every pool: nothing that one could be unable to keep.
+	bronze, err := s.Get("")
+	if err != nil || bronze.Name != "bronze" || bronze.Size != 0 || bronze.Snapshots.Required || bronze.Filesystem.Type != "" ||
+		bronze.Backend != "" || bronze.Pool != "" || bronze.Quiesce != dataset.QuiesceNone || bronze.OnDelete.Mode != dataset.DeleteTrash {
+		t.Errorf("%+v, %v", bronze, err)
+	}
+	for _, name := range []string{"silver", "gold"} {
+		p, err := s.Get(name)
+		if err != nil || p.Size == 0 || !p.Snapshots.Required || p.Snapshots.Schedule == "" || p.Snapshots.Keep == (dataset.Keep{}) {
+			t.Errorf("%+v, %v", p, err)
+		}
+	}
+	first, _, _ := strings.Cut(string(drover.Profiles), "\n")
+	path, ok := strings.CutPrefix(first, "# yaml-language-server: $schema=")
+	if !ok {
+		t.Fatalf("the first line is %q", first)
+	}
+	if _, err := os.Stat("../" + path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGet(t *testing.T) {
+	s, err := profiles.Parse("p.yaml", []byte("default: b\nprofiles: {gold: {filesystem: {mount: [noatime]}}, b: {}, silver: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Get("glod")
+	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (have: b, gold, silver)` {
+		t.Error(err)
+	}
+	if _, err := s.Get(strings.Repeat("x", 1e6)); err == nil || len(err.Error()) > 300 {
+		t.Error("an unknown name is repeated at length")
+	}
+	p, err := s.Get("gold")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Filesystem.Mount[0] = "changed"
+	if again, _ := s.Get("gold"); again.Filesystem.Mount[0] != "noatime" {
+		t.Error("a profile that was given out can be changed")
+	}
+	all := s.All()
+	if len(all) != 3 || all[1].Name != "gold" {
+		t.Fatalf("%+v", all)
+	}
+	all[1].Filesystem.Mount[0] = "changed"
+	if again, _ := s.Get("gold"); again.Filesystem.Mount[0] != "noatime" {
+		t.Error("a profile of a list can be changed")
+	}
+}
+
+// The revision tells choices apart, and nothing else: not the order of keys,
+// spellings, descriptions, or other profiles.
+func TestRevision(t *testing.T) {
+	revision := func(text string) string {
+		t.Helper()
+		s, err := profiles.Parse("p.yaml", []byte("default: a\nprofiles:\n  a: "+text+"\n  z: {}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := s.Get("a")
+		return p.Revision
+	}
+	base := revision("{size: 1GiB, quiesce: none}")
+	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(base) {
+		t.Errorf("revision %q", base)
+	}
+	for _, same := range []string{"{quiesce: none, size: 1024MiB}", "{size: 1G}", "{size: 1GiB, on_delete: {trash: 1440m}}", "{size: 1GiB, description: x}"} {
+		if got := revision(same); got != base {
+			t.Errorf("%s: %s, want %s", same, got, base)
+		}
+	}
+	seen := map[string]string{base: "base"}
+	for _, d := range documents() {
+		text, ok := strings.CutPrefix(d.src, "default: a\nprofiles:\n  a:\n    ")
+		if d.mistakes != nil || !ok || strings.HasPrefix(text, "description") {
+			continue
+		}
+		s, err := profiles.Parse("p.yaml", []byte(d.src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := s.Get("a")
+		if d.name == "no quiesce" {
+			continue // what is chosen anyway
+		}
+		if other, ok := seen[p.Revision]; ok {
+			t.Errorf("%s and %s have one revision", d.name, other)
+		}
+		seen[p.Revision] = d.name
+	}
+}
+
+func TestTooMany(t *testing.T) {
+	src := "default: p0\nprofiles:\n"
+	for n := range 257 {
+		src += fmt.Sprintf("  p%d: {}\n", n)
+	}
+	if _, err := profiles.Parse("p.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "want 1 to 256 profiles") {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, d := range documents() {
+		f.Add([]byte(d.src))
+	}
+	f.Add(drover.Profiles)
+	f.Fuzz(func(t *testing.T, src []byte) {
+		s, err := profiles.Parse("p.yaml", src)
+		if err != nil {
+			for _, m := range strictyaml.All(err) {
+				line := m.Error()
+				if !errors.Is(m, dataset.ErrInvalid) || !strings.HasPrefix(line, "p.yaml:") || strings.Contains(line, "\n") || len(line) > 2000 {
+					t.Fatalf("%q: %v", src, m)
+				}
+			}
+			return
+		}
+		p, err := s.Get("")
+		if err != nil || len(p.Revision) != 12 {
+			t.Fatalf("%q: default %+v, %v", src, p, err)
+		}
+		for _, p := range s.All() {
+			if dataset.CheckProfileName(p.Name) != nil || p.Size < 0 || p.OnDelete.Mode == "" || p.Quiesce == "" {
+				t.Fatalf("%q: %+v", src, p)
+			}
+		}
+	})
 }

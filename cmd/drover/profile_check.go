@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
 )
 
@@ -14,8 +16,8 @@ func newProfileCheckCmd(a *app) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Check a file of profiles, before the server reads it",
 		Long: `Check a file of profiles, before the server reads it, and show what it comes to.
-A mistake is told with file, line and column. No server is asked: whether a pool
-can keep what a profile promises is seen when a volume is created.`,
+Every mistake is told, with file, line and column. No server is asked: whether a
+pool can keep what a profile promises is seen when a volume is created.`,
 		Args: args(1),
 	}
 	o := outputFlags(cmd, false)
@@ -26,7 +28,7 @@ can keep what a profile promises is seen when a volume is created.`,
 		}
 		set, err := profiles.Parse(args[0], src)
 		if err != nil {
-			return err
+			return errors.Join(strictyaml.All(err)...) // every mistake, a line each
 		}
 		if o.json() {
 			return show.List(a.out, set.All())

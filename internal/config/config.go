@@ -11,8 +11,8 @@ import (
 
 // Config is what drover.yaml says; the zero value is an absent file.
 type Config struct {
-	Pools  []Pool
-	Labels map[string]string
+	Pools  []Pool            // in the order of the file; none: the default one
+	Labels map[string]string // of the node
 }
 
 // Pool is one pool of the host.
@@ -23,41 +23,68 @@ type Pool struct {
 	Image   dataset.Size // > 0: Path is a preallocated image file of that size
 }
 
-const notBuilt = "is for clusters, which are not built yet in this version: leave it out"
+// The bounds of a file, far above what a host has.
+const (
+	maxPools  = 64
+	maxLabels = 64
+	maxLabel  = 1024 // bytes of a value
+)
 
-// Parse reads drover.yaml. The file's name is only for errors, which are
-// ErrInvalid with their place.
+const (
+	forClusters = "is for clusters, which are not built yet in this version: leave it out"
+	notBuilt    = "is not built yet in this version: leave it out"
+)
+
+// Parse reads drover.yaml. The file's name is only for errors. They are
+// ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
+// its place; the error's own line is that of the first. An empty file is fine.
 func Parse(file string, src []byte) (Config, error) {
-	var c Config
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
-		return c, err
+		return Config{}, err
 	}
-	keys, err := root.Keys([]string{"pools", "labels"}, map[string]string{"store": notBuilt, "control": notBuilt, "list": notBuilt})
-	if err != nil {
-		return c, err
-	}
-	if c.Pools, err = pools(keys["pools"]); err != nil {
-		return c, err
-	}
-	labels, err := keys["labels"].Fields()
-	if err != nil {
-		return c, err
-	}
-	for _, f := range labels {
-		if err := dataset.CheckLabel(f.Name); err != nil {
-			return c, f.Node.Wrap(err)
-		}
-		v, err := f.Node.Scalar()
-		if err != nil {
-			return c, err
-		}
-		if c.Labels == nil {
-			c.Labels = map[string]string{}
-		}
-		c.Labels[f.Name] = v
+	var c Config
+	var bad strictyaml.Mistakes
+	keys, err := root.Keys([]string{"pools", "labels"}, map[string]string{
+		"store": forClusters, "control": forClusters, "listen": forClusters,
+	})
+	bad.Add(err)
+	c.Pools, err = pools(keys["pools"])
+	bad.Add(err)
+	c.Labels, err = labels(keys["labels"])
+	bad.Add(err)
+	if err := bad.Err(); err != nil {
+		return Config{}, err
 	}
 	return c, nil
+}
+
+func labels(n strictyaml.Node) (map[string]string, error) {
+	fields, err := n.Fields()
+	if err != nil || len(fields) == 0 {
+		return nil, err
+	}
+	if len(fields) > maxLabels {
+		return nil, n.Errorf("%d labels are too many (%d at most)", len(fields), maxLabels)
+	}
+	var bad strictyaml.Mistakes
+	out := make(map[string]string, len(fields))
+	for _, f := range fields {
+		if err := dataset.CheckLabel(f.Name); err != nil {
+			bad.Add(f.Node.KeyErrorf("%v", err))
+			continue
+		}
+		if f.Node.Absent() {
+			bad.Add(f.Node.KeyErrorf("it has no value: say \"\" for an empty one"))
+			continue
+		}
+		v, err := f.Node.Scalar()
+		if bad.Add(err) && len(v) > maxLabel {
+			bad.Add(f.Node.Errorf("value of %d bytes is too long (%d at most)", len(v), maxLabel))
+		}
+		out[f.Name] = v
+	}
+	return out, bad.Err()
 }
 
 func pools(n strictyaml.Node) ([]Pool, error) {
@@ -65,48 +92,72 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(items) > maxPools {
+		return nil, n.Errorf("%d pools are too many (%d at most)", len(items), maxPools)
+	}
+	var bad strictyaml.Mistakes
 	var out []Pool
-	seen := map[string]bool{}
 	for _, item := range items {
 		p, err := pool(item)
-		if err != nil {
-			return nil, err
+		if !bad.Add(err) {
+			continue
 		}
-		if seen[p.Name] {
-			return nil, item.Errorf("a pool %s is there twice", p.Name)
+		for _, other := range out {
+			if other.Name == p.Name {
+				bad.Add(item.Errorf("a pool %s is there already", p.Name))
+			} else if other.Path == p.Path {
+				bad.Add(item.Errorf("pool %s has the path of pool %s", p.Name, other.Name))
+			}
 		}
-		seen[p.Name] = true
 		out = append(out, p)
 	}
-	return out, nil
+	return out, bad.Err()
 }
 
-func pool(n strictyaml.Node) (p Pool, err error) {
-	keys, err := n.Keys([]string{"name", "backend", "path", "image"}, map[string]string{"device": "is not built yet in this version: leave it out"})
-	if err != nil {
+func pool(n strictyaml.Node) (Pool, error) {
+	var p Pool
+	var bad strictyaml.Mistakes
+	keys, err := n.Keys([]string{"name", "backend", "path", "image"}, map[string]string{"device": notBuilt})
+	if !bad.Add(err) && len(keys) == 0 {
 		return p, err
 	}
-	for key, into := range map[string]*string{"name": &p.Name, "backend": &p.Backend, "path": &p.Path} {
-		if *into, err = keys[key].String(); err != nil {
-			return p, err
-		}
-		if *into == "" {
-			return p, n.Errorf("a pool needs name, backend and path")
+	for _, need := range []string{"name", "backend", "path"} {
+		if _, ok := keys[need]; !ok && err == nil {
+			bad.Add(n.Errorf("a pool needs a %s", need))
 		}
 	}
-	if dataset.CheckProfileName(p.Name) != nil {
-		return p, keys["name"].Errorf("bad pool name %q: want 1 to 63 lower-case letters, digits or '-'", p.Name)
+	bad.Add(word(keys["name"], &p.Name))
+	bad.Add(word(keys["backend"], &p.Backend))
+	bad.Add(path(keys["path"], &p.Path))
+	bad.Add(image(keys["image"], &p.Image))
+	return p, bad.Err()
+}
+
+func word(n strictyaml.Node, into *string) (err error) {
+	if *into, err = n.String(); err != nil || n.Absent() {
+		return err
 	}
-	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
-		return p, keys["path"].Errorf("path %q is not absolute and clean", p.Path)
+	if dataset.CheckPoolName(*into) != nil {
+		return n.Errorf("bad name %.80q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", *into)
 	}
-	if keys["image"].Absent() {
-		return p, nil
+	return nil
+}
+
+func path(n strictyaml.Node, into *string) (err error) {
+	if *into, err = n.String(); err != nil || n.Absent() {
+		return err
 	}
-	s, err := keys["image"].Scalar()
-	if err != nil {
-		return p, err
+	if !filepath.IsAbs(*into) || filepath.Clean(*into) != *into || *into == "/" {
+		return n.Errorf("bad path %.200q: want an absolute one, without \"..\" or a slash at its end", *into)
 	}
-	p.Image, err = dataset.ParseSize(s)
-	return p, keys["image"].Wrap(err)
+	return nil
+}
+
+func image(n strictyaml.Node, into *dataset.Size) error {
+	s, err := n.Scalar()
+	if err != nil || n.Absent() {
+		return err
+	}
+	*into, err = dataset.ParseSize(s)
+	return n.Wrap(err)
 }

@@ -1,36 +1,32 @@
 // Package strictyaml reads configuration in YAML so that a mistake is never
 // passed over: every error names file, line and column, shows the offending line
 // and, for a key that is not known, the nearest one that is. Duplicate keys,
-// several documents, and values of another type than wanted are mistakes.
+// several documents, tags, keys without a value and values of another type than
+// wanted are mistakes. Anchors and aliases are fine; merge keys ("<<") are not,
+// because what they add has no place to point at.
 package strictyaml
 
 import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
-
-	"github.com/droverhq/drover/dataset"
 )
 
 // The bounds of a file. They are far above what people write and far below what
-// hurts.
+// hurts: the parser calls itself for every level, and a goroutine's stack that
+// overflows cannot be recovered from.
 const (
-	MaxBytes = 1 << 20
+	MaxBytes = 256 << 10
+	maxLine  = 4096
 	maxDepth = 16
 )
-
-// Node is one value with its place. The zero Node stands for an absent value:
-// its readers return zero values. Safe for concurrent use.
-type Node struct {
-	doc  *document
-	node ast.Node
-	path string
-}
 
 type document struct {
 	file    string
@@ -38,16 +34,17 @@ type document struct {
 	anchors map[string]ast.Node
 }
 
-// Parse reads a file of one document. The name is only for errors, which are
-// dataset.ErrInvalid.
+// Parse reads a file of one document; an empty one gives an absent node. The
+// file's name is only for errors, which are dataset.ErrInvalid.
 func Parse(file string, src []byte) (Node, error) {
 	d := &document{file: file, lines: strings.Split(string(src), "\n"), anchors: map[string]ast.Node{}}
-	if len(src) > MaxBytes {
-		return Node{}, dataset.Errorf(dataset.ErrInvalid, "%s: %d bytes are too many (%d at most)", file, len(src), MaxBytes)
-	}
-	f, err := parser.ParseBytes(src, 0)
+	tokens, err := d.tokens(src)
 	if err != nil {
-		return Node{}, d.syntax(err)
+		return Node{}, err
+	}
+	f, err := d.parse(tokens)
+	if err != nil {
+		return Node{}, err
 	}
 	var bodies []ast.Node
 	for _, doc := range f.Docs {
@@ -55,12 +52,11 @@ func Parse(file string, src []byte) (Node, error) {
 			bodies = append(bodies, doc.Body)
 		}
 	}
-	switch len(bodies) {
-	case 0:
+	if len(bodies) == 0 {
 		return Node{doc: d}, nil
-	case 1:
-	default:
-		return Node{}, d.at(bodies[1].GetToken(), "a second document: want one")
+	}
+	if len(bodies) > 1 {
+		return Node{}, d.at(start(bodies[1]), "a second document: want one")
 	}
 	if err := d.collect(bodies[0], 0); err != nil {
 		return Node{}, err
@@ -68,34 +64,99 @@ func Parse(file string, src []byte) (Node, error) {
 	return Node{doc: d, node: bodies[0]}, nil
 }
 
-// collect notes the anchors and bounds the depth.
-func (d *document) collect(n ast.Node, depth int) error {
-	if n == nil {
-		return nil
+// tokens bounds the source before the parser sees it.
+func (d *document) tokens(src []byte) (token.Tokens, error) {
+	if len(src) > MaxBytes {
+		return nil, d.whole("%d bytes are too many (%d at most)", len(src), MaxBytes)
 	}
+	for i, line := range d.lines {
+		if len(line) > maxLine || !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
+			return nil, d.place(i+1, 1, "want text in UTF-8, with lines of %d bytes at most", maxLine)
+		}
+	}
+	tokens := lexer.Tokenize(string(src))
+	depth := 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.MappingStartType, token.SequenceStartType:
+			depth++
+		case token.MappingEndType, token.SequenceEndType:
+			depth--
+		}
+		if depth > maxDepth {
+			return nil, d.tooDeep(t)
+		}
+	}
+	return tokens, nil
+}
+
+func (d *document) tooDeep(t *token.Token) error {
+	return d.at(t, "nested too deeply (%d levels at most)", maxDepth)
+}
+
+// parse turns a panic of the parser into an error: the file is an operator's,
+// the bug is not.
+func (d *document) parse(tokens token.Tokens) (f *ast.File, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = d.whole("cannot be read as YAML: %v", p)
+		}
+	}()
+	f, err = parser.Parse(tokens, 0)
+	if err != nil {
+		return nil, d.syntax(err)
+	}
+	return f, nil
+}
+
+// collect notes the anchors in their order, bounds the depth, and refuses what
+// no reader looks at.
+func (d *document) collect(n ast.Node, depth int) error {
 	if depth > maxDepth {
-		return d.at(n.GetToken(), "nested too deeply (%d levels at most)", maxDepth)
+		return d.tooDeep(n.GetToken())
 	}
 	switch n := n.(type) {
 	case *ast.AnchorNode:
-		d.anchors[n.Name.GetToken().Value] = n.Value
-		return d.collect(n.Value, depth+1)
-	case *ast.MappingNode:
-		for _, v := range n.Values {
-			if err := d.collect(v.Value, depth+1); err != nil {
-				return err
-			}
+		name := n.Name.GetToken().Value
+		if d.anchors[name] != nil {
+			return d.at(n.Name.GetToken(), "anchor %q is there twice", clip(name))
 		}
-	case *ast.MappingValueNode:
-		return d.collect(n.Value, depth+1)
-	case *ast.SequenceNode:
-		for _, v := range n.Values {
-			if err := d.collect(v, depth+1); err != nil {
-				return err
-			}
+		if err := d.collect(n.Value, depth+1); err != nil {
+			return err
+		}
+		d.anchors[name] = n.Value // after what lies in it, so that it cannot hold itself
+		return nil
+	case *ast.AliasNode:
+		if name := n.Value.GetToken().Value; d.anchors[name] == nil {
+			return d.at(n.GetToken(), "no anchor %q stands before this", clip(name))
+		}
+		return nil
+	case *ast.TagNode:
+		return d.at(n.GetToken(), "tags are not used here: leave %s out", clip(n.GetToken().Value))
+	}
+	for _, below := range children(n) {
+		if below == nil {
+			continue
+		}
+		if err := d.collect(below, depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func children(n ast.Node) (list []ast.Node) {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		for _, v := range n.Values {
+			list = append(list, v.Value)
+		}
+	case *ast.MappingValueNode:
+		list = append(list, n.Value)
+	case *ast.SequenceNode:
+		list = append(list, n.Values...)
+	}
+	return list
 }
 
 func (d *document) syntax(err error) error {
@@ -104,241 +165,34 @@ func (d *document) syntax(err error) error {
 		return d.at(se.GetToken(), "%s", se.GetMessage())
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
-	return dataset.Errorf(dataset.ErrInvalid, "%s: %s", d.file, first)
+	return d.whole("%s", first)
+}
+
+func (d *document) whole(format string, args ...any) error {
+	return &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
 }
 
 // at makes an error at a token's place.
 func (d *document) at(t *token.Token, format string, args ...any) error {
-	msg := fmt.Sprintf(format, args...)
 	if t == nil || t.Position == nil {
-		return dataset.Errorf(dataset.ErrInvalid, "%s: %s", d.file, msg)
+		return d.whole(format, args...)
 	}
-	line := ""
-	if n := t.Position.Line; n >= 1 && n <= len(d.lines) {
-		line = strings.TrimSpace(d.lines[n-1])
-		if len(line) > 120 {
-			line = line[:117] + "..."
-		}
-		line = fmt.Sprintf(" in %q", line)
-	}
-	return dataset.Errorf(dataset.ErrInvalid, "%s:%d:%d: %s%s", d.file, t.Position.Line, t.Position.Column, msg, line)
+	return d.place(t.Position.Line, t.Position.Column, format, args...)
 }
 
-// Errorf makes an error at the node's place, naming the key.
-func (n Node) Errorf(format string, args ...any) error {
-	msg := fmt.Sprintf(format, args...)
-	if n.path != "" {
-		msg = n.path + ": " + msg
+func (d *document) place(line, column int, format string, args ...any) error {
+	m := &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
+	if line >= 1 && line <= len(d.lines) {
+		m.Line, m.Column = line, max(column, 1)
+		m.Text = clip(strings.TrimSpace(d.lines[line-1]))
 	}
-	if n.doc == nil {
-		return dataset.Errorf(dataset.ErrInvalid, "%s", msg)
-	}
-	var t *token.Token
-	if n.node != nil {
-		t = n.node.GetToken()
-	}
-	return n.doc.at(t, "%s", msg)
+	return m
 }
 
-// Wrap puts the node's place before an error.
-func (n Node) Wrap(err error) error {
-	if err == nil {
-		return nil
+// clip bounds what of a file is repeated in an error.
+func clip(s string) string {
+	if len(s) > 120 {
+		return s[:117] + "..."
 	}
-	return n.Errorf("%v", err)
-}
-
-// Absent reports whether there is no value, or null.
-func (n Node) Absent() bool {
-	v := n.value()
-	_, null := v.(*ast.NullNode)
-	return v == nil || null
-}
-
-// value is the node behind anchors and aliases.
-func (n Node) value() ast.Node {
-	v := n.node
-	for range maxDepth {
-		switch x := v.(type) {
-		case *ast.AnchorNode:
-			v = x.Value
-		case *ast.AliasNode:
-			v = n.doc.anchors[x.Value.GetToken().Value]
-		case *ast.TagNode:
-			return nil
-		default:
-			return v
-		}
-	}
-	return nil
-}
-
-// Field is one key of a mapping, in the order of the file.
-type Field struct {
-	Name string
-	Node Node
-}
-
-// Fields returns the keys of a mapping in their order; none for an absent one.
-// Keys are plain strings, each there once.
-func (n Node) Fields() ([]Field, error) {
-	var values []*ast.MappingValueNode
-	switch v := n.value().(type) {
-	case nil, *ast.NullNode:
-		return nil, nil
-	case *ast.MappingNode:
-		values = v.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{v}
-	default:
-		return nil, n.Errorf("want keys with values, not %s", kind(v))
-	}
-	var out []Field
-	seen := map[string]bool{}
-	for _, v := range values {
-		key, ok := v.Key.(ast.ScalarNode)
-		if _, merge := v.Key.(*ast.MergeKeyNode); !ok || merge {
-			return nil, n.doc.at(v.Key.GetToken(), "%s: want a plain key", n.path)
-		}
-		name := key.GetToken().Value
-		if seen[name] {
-			return nil, n.doc.at(key.GetToken(), "%s: key %q is there twice", n.path, name)
-		}
-		seen[name] = true
-		path := name
-		if n.path != "" {
-			path = n.path + "." + name
-		}
-		out = append(out, Field{name, Node{n.doc, v.Value, path}})
-	}
-	return out, nil
-}
-
-// Keys returns the values of a mapping by key. A key that is not among known is
-// a mistake; the error names the nearest that is. One of later is refused by
-// name, with the words given.
-func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
-	fields, err := n.Fields()
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]Node{}
-	for _, f := range fields {
-		if why, ok := later[f.Name]; ok {
-			return nil, f.Node.Errorf("%s", why)
-		}
-		ok := false
-		for _, k := range known {
-			ok = ok || k == f.Name
-		}
-		if !ok {
-			hint := ""
-			if near := dataset.Nearest(f.Name, known); near != "" {
-				hint = ", did you mean " + near + "?"
-			}
-			return nil, f.Node.Errorf("unknown key %q%s (have: %s)", f.Name, hint, dataset.Have(known))
-		}
-		out[f.Name] = f.Node
-	}
-	return out, nil
-}
-
-// Items returns the values of a list; none for an absent one.
-func (n Node) Items() ([]Node, error) {
-	switch v := n.value().(type) {
-	case nil, *ast.NullNode:
-		return nil, nil
-	case *ast.SequenceNode:
-		out := make([]Node, len(v.Values))
-		for i, x := range v.Values {
-			out[i] = Node{n.doc, x, fmt.Sprintf("%s[%d]", n.path, i)}
-		}
-		return out, nil
-	default:
-		return nil, n.Errorf("want a list, not %s", kind(v))
-	}
-}
-
-// String returns a text; "" for an absent one.
-func (n Node) String() (string, error) {
-	switch v := n.value().(type) {
-	case nil, *ast.NullNode:
-		return "", nil
-	case *ast.StringNode:
-		return v.Value, nil
-	case *ast.LiteralNode:
-		return v.Value.Value, nil
-	default:
-		return "", n.Errorf("want a text, not %s (put it in quotes)", kind(v))
-	}
-}
-
-// Scalar returns a text or a number as it is written; "" for an absent one.
-func (n Node) Scalar() (string, error) {
-	switch v := n.value().(type) {
-	case *ast.IntegerNode, *ast.FloatNode:
-		return v.GetToken().Value, nil
-	default:
-		return n.String()
-	}
-}
-
-// Int returns a whole number from 0 to most; 0 for an absent one.
-func (n Node) Int(most int64) (int64, error) {
-	v := n.value()
-	if n.Absent() {
-		return 0, nil
-	}
-	i, ok := v.(*ast.IntegerNode)
-	if !ok {
-		return 0, n.Errorf("want a whole number, not %s", kind(v))
-	}
-	var x int64
-	switch w := i.Value.(type) {
-	case int64:
-		x = w
-	case uint64:
-		x = int64(min(w, 1<<62)) //nolint:gosec // bounded in the same breath
-	}
-	if x < 0 || x > most {
-		return 0, n.Errorf("want a number from 0 to %d, not %d", most, x)
-	}
-	return x, nil
-}
-
-// Bool returns true or false; false for an absent one.
-func (n Node) Bool() (bool, error) {
-	switch v := n.value().(type) {
-	case nil, *ast.NullNode:
-		return false, nil
-	case *ast.BoolNode:
-		return v.Value, nil
-	default:
-		return false, n.Errorf("want true or false, not %s", kind(v))
-	}
-}
-
-// IsMap reports whether the value has keys.
-func (n Node) IsMap() bool {
-	switch n.value().(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
-		return true
-	}
-	return false
-}
-
-func kind(n ast.Node) string {
-	switch n.(type) {
-	case *ast.StringNode, *ast.LiteralNode:
-		return "a text"
-	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
-		return "a number"
-	case *ast.BoolNode:
-		return "true or false"
-	case *ast.SequenceNode:
-		return "a list"
-	case *ast.MappingNode, *ast.MappingValueNode:
-		return "keys with values"
-	}
-	return "something else"
+	return s
 }

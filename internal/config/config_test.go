@@ -1,0 +1,140 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/config"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+func TestParse(t *testing.T) {
+	for name, c := range map[string]struct {
+		src  string
+		want config.Config
+	}{
+		"empty":    {"", config.Config{}},
+		"comments": {"# pools:\n", config.Config{}},
+		"no pools": {"pools: []\nlabels: {}\n", config.Config{}},
+		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
+			config.Config{
+				Pools: []config.Pool{
+					{Name: "fast", Backend: "loop", Path: "/mnt/xfs/pool"}, {Name: "slow", Backend: "dir", Path: "/srv/a b"},
+					{Name: "img", Backend: "loop", Path: "/srv/pool.img", Image: 50 << 30},
+				},
+				Labels: map[string]string{"rack": "r1", "io.drover/zone": "5", "empty": ""},
+			}},
+	} {
+		got, err := config.Parse("d.yaml", []byte(c.src))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	const good = "{name: a, backend: loop, path: /a}"
+	for name, c := range map[string]struct {
+		src  string
+		want []string
+	}{
+		"unknown key":     {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: labels, pools) in "pool: []"`}},
+		"store":           {"store: consul\n", []string{`d.yaml:1:1: store: is for clusters, which are not built yet in this version: leave it out in "store: consul"`}},
+		"control":         {"control: {url: x}\n", []string{`d.yaml:1:1: control: is for clusters, which are not built yet in this version: leave it out in "control: {url: x}"`}},
+		"no value":        {"pools:\nlabels:\n", []string{`d.yaml:1:1: pools: it has no value: give it one, or leave the key out in "pools:"`, `d.yaml:2:1: labels: it has no value: give it one, or leave the key out in "labels:"`}},
+		"a list":          {"- a\n", []string{`d.yaml:1:1: want keys with values, not a list in "- a"`}},
+		"pools is a map":  {"pools: {a: 1}\n", []string{`d.yaml:1:8: pools: want a list, not keys with values in "pools: {a: 1}"`}},
+		"pool is a text":  {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want keys with values, not a text in "pools: [a]"`}},
+		"pool of null":    {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
+		"no path":         {"pools: [{name: a, backend: loop}]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a path in "pools: [{name: a, backend: loop}]"`}},
+		"device":          {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: is not built yet in this version: leave it out in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
+		"unknown of pool": {"pools: [{name: a, backend: loop, paht: /a}]\n", []string{`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (have: backend, image, name, path) in "pools: [{name: a, backend: loop, paht: /a}]"`}},
+		"bad name":        {"pools: [{name: A, backend: loop, path: /a}]\n", []string{`d.yaml:1:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: loop, path: /a}]"`}},
+		"relative":        {"pools: [{name: a, backend: loop, path: a/b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "a/b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: a/b}]"`}},
+		"not clean":       {"pools: [{name: a, backend: loop, path: /a/../b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/a/../b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /a/../b}]"`}},
+		"root":            {"pools: [{name: a, backend: loop, path: /}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /}]"`}},
+		"image":           {"pools: [{name: a, backend: loop, path: /a, image: 5}]\n", []string{`d.yaml:1:51: pools[0].image: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "pools: [{name: a, backend: loop, path: /a, image: 5}]"`}},
+		"name twice":      {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
+		"path twice":      {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
+		"label": {"labels: {-a: b, c: [d], e: ~}\n", []string{
+			`d.yaml:1:10: labels.-a: bad label key "-a": want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit in "labels: {-a: b, c: [d], e: ~}"`,
+			`d.yaml:1:20: labels.c: want a text, not a list in "labels: {-a: b, c: [d], e: ~}"`,
+			`d.yaml:1:25: labels.e: it has no value: say "" for an empty one in "labels: {-a: b, c: [d], e: ~}"`,
+		}},
+		"several": {"labels: 5\npools: [{name: A, backend: B, path: c}]\n", []string{
+			`d.yaml:1:9: labels: want keys with values, not a number in "labels: 5"`,
+			`d.yaml:2:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: B, path: c}]"`,
+			`d.yaml:2:28: pools[0].backend: bad name "B": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: B, path: c}]"`,
+			`d.yaml:2:37: pools[0].path: bad path "c": want an absolute one, without ".." or a slash at its end in "pools: [{name: A, backend: B, path: c}]"`,
+		}},
+	} {
+		got, err := config.Parse("d.yaml", []byte(c.src))
+		if err == nil {
+			t.Errorf("%s: no mistake was found", name)
+			continue
+		}
+		var lines []string
+		for _, e := range strictyaml.All(err) {
+			lines = append(lines, e.Error())
+		}
+		if diff := cmp.Diff(c.want, lines); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if !errors.Is(err, dataset.ErrInvalid) || got.Pools != nil || got.Labels != nil {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestBounds(t *testing.T) {
+	src := "pools:\n"
+	for n := range 65 {
+		src += fmt.Sprintf("- {name: p%d, backend: dir, path: /p%d}\n", n, n)
+	}
+	if _, err := config.Parse("d.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "65 pools are too many (64 at most)") {
+		t.Error(err)
+	}
+	src = "labels:\n"
+	for n := range 65 {
+		src += fmt.Sprintf("  l%d: x\n", n)
+	}
+	if _, err := config.Parse("d.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "65 labels are too many (64 at most)") {
+		t.Error(err)
+	}
+	if _, err := config.Parse("d.yaml", []byte("labels: {a: "+strings.Repeat("x", 1025)+"}")); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"", "pools: [{name: fast, backend: loop, path: /mnt/pool, image: 5GiB}]\nlabels: {a: b}\n", "pools: &p []\nlabels: *p\n",
+		"store: x", "pools: [{}]", "labels: [a]", "pools:\n- name: a\n  backend: dir\n  path: /\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, src []byte) {
+		c, err := config.Parse("d.yaml", src)
+		if err != nil {
+			for _, e := range strictyaml.All(err) {
+				if line := e.Error(); !errors.Is(e, dataset.ErrInvalid) || !strings.HasPrefix(line, "d.yaml:") || strings.Contains(line, "\n") {
+					t.Fatalf("%q: %v", src, e)
+				}
+			}
+			return
+		}
+		for _, p := range c.Pools {
+			if p.Name == "" || p.Backend == "" || !filepath.IsAbs(p.Path) || p.Path != filepath.Clean(p.Path) || p.Image < 0 {
+				t.Fatalf("%q: %+v", src, p)
+			}
+		}
+	})
+}

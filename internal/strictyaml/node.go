@@ -1,0 +1,270 @@
+package strictyaml
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Node is one value with its place. The zero Node stands for an absent value:
+// its readers return zero values. Safe for concurrent use.
+type Node struct {
+	doc  *document
+	node ast.Node
+	key  *token.Token // nil in a list and at the top
+	path string
+}
+
+// Errorf makes an error at the value's place, naming the key.
+func (n Node) Errorf(format string, args ...any) error {
+	if n.node == nil {
+		return n.at(n.key, format, args...)
+	}
+	return n.at(start(n.node), format, args...)
+}
+
+// start is where a value begins; the parser says of keys with values that they
+// begin at their first colon.
+func start(n ast.Node) *token.Token {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		if !n.IsFlowStyle && len(n.Values) > 0 {
+			return n.Values[0].Key.GetToken()
+		}
+	case *ast.MappingValueNode:
+		return n.Key.GetToken()
+	}
+	return n.GetToken()
+}
+
+// KeyErrorf makes an error at the place of the key that the value stands under.
+func (n Node) KeyErrorf(format string, args ...any) error {
+	if n.key == nil {
+		return n.Errorf(format, args...)
+	}
+	return n.at(n.key, format, args...)
+}
+
+func (n Node) at(t *token.Token, format string, args ...any) error {
+	msg := fmt.Sprintf(format, args...)
+	if n.path != "" {
+		msg = n.path + ": " + msg
+	}
+	if n.doc == nil {
+		return &Mistake{Message: msg}
+	}
+	return n.doc.at(t, "%s", msg)
+}
+
+// Wrap puts the value's place before an error; nil stays nil.
+func (n Node) Wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return n.Errorf("%v", err)
+}
+
+// Absent reports whether there is no value, or null.
+func (n Node) Absent() bool {
+	v := n.value()
+	_, null := v.(*ast.NullNode)
+	return v == nil || null
+}
+
+// value is the node behind anchors and aliases. Parse has seen to it that every
+// alias has an anchor before it.
+func (n Node) value() ast.Node {
+	v := n.node
+	for {
+		switch x := v.(type) {
+		case *ast.AnchorNode:
+			v = x.Value
+		case *ast.AliasNode:
+			v = n.doc.anchors[x.Value.GetToken().Value]
+		default:
+			return v
+		}
+	}
+}
+
+// Field is one key of a mapping.
+type Field struct {
+	Name string
+	Node Node
+}
+
+// Fields returns the keys of a mapping in their order; none for an absent one.
+// Keys are plain scalars, each there once.
+func (n Node) Fields() ([]Field, error) {
+	var values []*ast.MappingValueNode
+	switch v := n.value().(type) {
+	case nil, *ast.NullNode:
+		return nil, nil
+	case *ast.MappingNode:
+		values = v.Values
+	case *ast.MappingValueNode:
+		values = []*ast.MappingValueNode{v}
+	default:
+		return nil, n.Errorf("want keys with values, not %s", kind(v))
+	}
+	var out []Field
+	seen := map[string]bool{}
+	for _, v := range values {
+		key, ok := v.Key.(ast.ScalarNode)
+		if _, merge := v.Key.(*ast.MergeKeyNode); !ok || merge {
+			return nil, n.at(v.Key.GetToken(), "want a plain key, not %q", clip(v.Key.GetToken().Value))
+		}
+		name := key.GetToken().Value
+		if seen[name] {
+			return nil, n.at(key.GetToken(), "key %q is there twice", clip(name))
+		}
+		seen[name] = true
+		path := clip(name)
+		if n.path != "" {
+			path = n.path + "." + path
+		}
+		out = append(out, Field{name, Node{n.doc, v.Value, key.GetToken(), path}})
+	}
+	return out, nil
+}
+
+// Keys returns the values of a mapping by key. A key that is not among known is
+// a mistake; the error names the nearest that is. One of later is refused by
+// name, with the words given. A key without a value is a mistake too: whoever
+// wrote it meant something. With an error, the other keys are returned still.
+func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
+	fields, err := n.Fields()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Node{}
+	var bad Mistakes
+	for _, f := range fields {
+		why, refused := later[f.Name]
+		switch {
+		case refused:
+			bad.Add(f.Node.KeyErrorf("%s", why))
+		case !slices.Contains(known, f.Name):
+			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", clip(f.Name), hint(f.Name, known), dataset.Have(known)))
+		case f.Node.Absent():
+			bad.Add(f.Node.KeyErrorf("it has no value: give it one, or leave the key out"))
+		default:
+			out[f.Name] = f.Node
+		}
+	}
+	return out, bad.Err()
+}
+
+func hint(word string, known []string) string {
+	if near := dataset.Nearest(word, known); near != "" {
+		return ", did you mean " + near + "?"
+	}
+	return ""
+}
+
+// Items returns the values of a list; none for an absent one.
+func (n Node) Items() ([]Node, error) {
+	switch v := n.value().(type) {
+	case nil, *ast.NullNode:
+		return nil, nil
+	case *ast.SequenceNode:
+		out := make([]Node, len(v.Values))
+		for i, x := range v.Values {
+			out[i] = Node{n.doc, x, nil, fmt.Sprintf("%s[%d]", n.path, i)}
+		}
+		return out, nil
+	default:
+		return nil, n.Errorf("want a list, not %s", kind(v))
+	}
+}
+
+// String returns a text; "" for an absent one.
+func (n Node) String() (string, error) {
+	switch v := n.value().(type) {
+	case nil, *ast.NullNode:
+		return "", nil
+	case *ast.StringNode:
+		return v.Value, nil
+	case *ast.LiteralNode:
+		return v.Value.Value, nil
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		return "", n.Errorf("want a text, not %s (put it in quotes)", kind(v))
+	default:
+		return "", n.Errorf("want a text, not %s", kind(v))
+	}
+}
+
+// Scalar returns a text or a number as it is written; "" for an absent one.
+func (n Node) Scalar() (string, error) {
+	switch v := n.value().(type) {
+	case *ast.IntegerNode, *ast.FloatNode:
+		return v.GetToken().Value, nil
+	default:
+		return n.String()
+	}
+}
+
+// Int returns a whole number from 0 to most; 0 for an absent one.
+func (n Node) Int(most int64) (int64, error) {
+	if n.Absent() {
+		return 0, nil
+	}
+	i, ok := n.value().(*ast.IntegerNode)
+	if !ok {
+		return 0, n.Errorf("want a whole number, not %s", kind(n.value()))
+	}
+	switch x := i.Value.(type) {
+	case int64:
+		if x >= 0 && x <= most {
+			return x, nil
+		}
+	case uint64:
+		if x <= uint64(most) { //nolint:gosec // most is not negative
+			return int64(x), nil //nolint:gosec // bounded by most
+		}
+	}
+	return 0, n.Errorf("want a number from 0 to %d, not %s", most, clip(i.GetToken().Value))
+}
+
+// Bool returns true or false; false for an absent one.
+func (n Node) Bool() (bool, error) {
+	switch v := n.value().(type) {
+	case nil, *ast.NullNode:
+		return false, nil
+	case *ast.BoolNode:
+		return v.Value, nil
+	default:
+		return false, n.Errorf("want true or false, not %s", kind(v))
+	}
+}
+
+// IsMap reports whether the value has keys.
+func (n Node) IsMap() bool {
+	switch n.value().(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return true
+	}
+	return false
+}
+
+func kind(n ast.Node) string {
+	switch n.(type) {
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return "a number"
+	case *ast.BoolNode:
+		return "true or false"
+	case *ast.NullNode, nil:
+		return "nothing"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "keys with values"
+	}
+	return "something else"
+}

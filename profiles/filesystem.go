@@ -1,0 +1,86 @@
+package profiles
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// mountOptions are the options of each filesystem that an operator may choose:
+// those that change speed, access times, or what programs inside may be. Not
+// among them is what can cost data (nobarrier, data=writeback, a commit of more
+// than 30 s), what is Drover's own business (ro, nouuid, norecovery), and what
+// needs more than an option (quotas, an external log). xfs(5), ext4(5), mount(8).
+func mountOptions(fstype string) []string {
+	options := []string{"noatime", "relatime", "nodiratime", "lazytime", "nosuid", "nodev", "noexec", "discard", "nodiscard"}
+	switch fstype {
+	case "xfs":
+		options = append(options, "largeio", "swalloc", "logbsize=32k", "logbsize=64k", "logbsize=128k", "logbsize=256k")
+	case "ext4":
+		options = append(options, "commit=1", "commit=5", "commit=15", "commit=30", "delalloc", "nodelalloc")
+	}
+	return options
+}
+
+// subject is what an option is about: of two about the same the kernel takes
+// the last, which is not what whoever wrote both had in mind.
+func subject(option string) string {
+	switch option {
+	case "relatime":
+		return "noatime"
+	case "nodiscard", "nodelalloc":
+		return strings.TrimPrefix(option, "no")
+	}
+	key, _, _ := strings.Cut(option, "=")
+	return key
+}
+
+func filesystem(n strictyaml.Node, fs *dataset.Filesystem) error {
+	keys, err := n.Keys([]string{"type", "mount"}, nil)
+	if err != nil {
+		return err
+	}
+	if fs.Type, err = keys["type"].String(); err != nil {
+		return err
+	}
+	if _, ok := keys["type"]; ok && fs.Type != "xfs" && fs.Type != "ext4" {
+		return keys["type"].Errorf("unknown filesystem %q (have: ext4, xfs)", clip(fs.Type))
+	}
+	items, err := keys["mount"].Items()
+	if err != nil {
+		return err
+	}
+	var bad strictyaml.Mistakes
+	about := map[string]string{}
+	for _, item := range items {
+		o, err := mountOption(item, fs.Type)
+		if !bad.Add(err) {
+			continue
+		}
+		if other, ok := about[subject(o)]; ok {
+			bad.Add(item.Errorf("mount options %s and %s: want one of them", other, o))
+			continue
+		}
+		about[subject(o)] = o
+		fs.Mount = append(fs.Mount, o)
+	}
+	return bad.Err()
+}
+
+func mountOption(n strictyaml.Node, fstype string) (string, error) {
+	o, err := n.String()
+	if err != nil {
+		return "", err
+	}
+	allowed := mountOptions(fstype)
+	if slices.Contains(allowed, o) {
+		return o, nil
+	}
+	of := ""
+	if fstype == "" {
+		of = "; more with a type of ext4 or xfs"
+	}
+	return "", n.Errorf("mount option %q cannot be chosen (have: %s%s)", clip(o), dataset.Have(allowed), of)
+}

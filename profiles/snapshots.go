@@ -1,0 +1,87 @@
+package profiles
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/adhocore/gronx"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// maxKeep is how many snapshots of one kind can be kept: more than an hourly
+// one for a year.
+const maxKeep = 10_000
+
+func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {
+	keys, err := n.Keys([]string{"required", "schedule", "keep"}, nil)
+	if err != nil {
+		return err
+	}
+	var bad strictyaml.Mistakes
+	s.Required, err = keys["required"].Bool()
+	bad.Add(err)
+	if v, ok := keys["schedule"]; ok {
+		bad.Add(schedule(v, &s.Schedule))
+		if r, ok := keys["required"]; ok && err == nil && !s.Required {
+			bad.Add(r.Errorf("a schedule needs snapshots: leave it out, or say true"))
+		}
+		s.Required = true
+	}
+	if v, ok := keys["keep"]; ok {
+		bad.Add(keep(v, &s.Keep))
+		if _, ok := keys["schedule"]; !ok {
+			bad.Add(v.KeyErrorf("it is for snapshots on a schedule: want a schedule as well"))
+		}
+	}
+	return bad.Err()
+}
+
+func keep(n strictyaml.Node, k *dataset.Keep) error {
+	into := map[string]*int{"last": &k.Last, "hourly": &k.Hourly, "daily": &k.Daily, "weekly": &k.Weekly, "monthly": &k.Monthly}
+	keys, err := n.Keys([]string{"last", "hourly", "daily", "weekly", "monthly"}, nil)
+	if err != nil {
+		return err
+	}
+	var bad strictyaml.Mistakes
+	for key, v := range keys {
+		i, err := v.Int(maxKeep)
+		bad.Add(err)
+		*into[key] = int(i)
+	}
+	if len(bad) == 0 && *k == (dataset.Keep{}) {
+		bad.Add(n.Errorf("it keeps nothing: want a number for last, hourly, daily, weekly or monthly"))
+	}
+	return bad.Err()
+}
+
+// schedule reads a cron expression. The library takes more than is meant here:
+// a field for seconds, one for the year, and days that never come.
+func schedule(n strictyaml.Node, into *string) error {
+	s, err := n.String()
+	if err != nil {
+		return err
+	}
+	*into = s
+	if err := checkCron(s); err != nil {
+		return n.Errorf("bad schedule %q: %v", clip(s), err)
+	}
+	return nil
+}
+
+func checkCron(s string) error {
+	tags := []string{"@hourly", "@daily", "@weekly", "@monthly", "@yearly"}
+	fields := strings.Split(s, " ")
+	if !slices.Contains(tags, s) && (len(fields) != 5 || slices.Contains(fields, "")) || len(s) > 200 || !gronx.IsValid(s) {
+		return errors.New(`want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
+	}
+	// A leap year ahead, so that the 29th of February comes.
+	from := time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)
+	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) || next.Sub(from) > 5*366*24*time.Hour {
+		return errors.New("that time never comes")
+	}
+	return nil
+}

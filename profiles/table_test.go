@@ -1,0 +1,116 @@
+package profiles_test
+
+// document is a profiles.yaml, and what is wrong with it: mistakes as Parse
+// tells them, in the order of the file; none for one that is good.
+type document struct {
+	name, src string
+	mistakes  []string
+	// loaderOnly says why the schema cannot know; noYAML, that it is never asked.
+	loaderOnly string
+	noYAML     bool
+}
+
+// one is a file whose only profile says this, from column 5 of line 4.
+func one(text string) string { return "default: a\nprofiles:\n  a:\n    " + text + "\n" }
+
+const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodiscard, noexec, nosuid, relatime"
+
+func documents() []document {
+	const (
+		haveKeys  = "(have: backend, description, filesystem, on_delete, owner, pool, quiesce, size, snapshots)"
+		notBuilt  = "is not built yet in this version: leave it out"
+		noValue   = "it has no value: give it one, or leave the key out"
+		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
+		wantName  = "want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit"
+		wantTrash = "want a number and a unit, such as 72h or 30m"
+	)
+	return []document{
+		// Good ones.
+		{name: "nothing said", src: "default: a\nprofiles:\n  a:\n"},
+		{name: "empty profile", src: "default: a\nprofiles: {a: {}}\n"},
+		{name: "all keys", src: one(`{description: "d", backend: loop, pool: fast, size: 20GiB, filesystem: {type: xfs, mount: [noatime, logbsize=256k]}, snapshots: {required: true, schedule: "*/15 * * * *", keep: {last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5}}, quiesce: freeze, on_delete: {trash: 72h}, owner: {uid: 999, gid: 998, mode: "0750"}}`)},
+		{name: "ext4", src: one("filesystem: {type: ext4, mount: [commit=30, nodelalloc, noatime, discard]}")},
+		{name: "any filesystem", src: one("filesystem: {mount: [relatime, nodev]}")},
+		{name: "purge", src: one("on_delete: purge")},
+		{name: "keep", src: one("on_delete: keep")},
+		{name: "no quiesce", src: one("quiesce: none")},
+		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
+		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
+		{name: "the 29th", src: one(`snapshots: {schedule: "0 0 29 2 *"}`)},
+		{name: "pool called snapshot", src: one("pool: snapshot")},
+		{name: "largest IDs", src: one("owner: {uid: 4294967294, gid: 0}")},
+		{name: "profile 5", src: "default: \"5\"\nprofiles: {5: {size: 1.5TB}}\n"},
+		{name: "anchors", src: "default: b\nprofiles:\n  a:\n    snapshots: &s {schedule: \"@daily\", keep: &k {last: 3}}\n    size: &z 5GiB\n  b:\n    snapshots: *s\n    size: *z\n"},
+		{name: "comments", src: "# first\ndefault: a # here\nprofiles:\n  # and here\n  a:\n    size: 5GiB # 5\n"},
+		{name: "text over lines", src: one("description: |\n      two\n      lines")},
+
+		// The file as a whole.
+		{name: "empty", src: "", mistakes: []string{`p.yaml: want 1 to 256 profiles under the key profiles, not 0`}},
+		{name: "list", src: "- a\n", mistakes: []string{`p.yaml:1:1: want keys with values, not a list in "- a"`}},
+		{name: "no default", src: "profiles: {a: {}, b: {}}\n", mistakes: []string{`p.yaml:1:1: want a key default that names one of the profiles (have: a, b) in "profiles: {a: {}, b: {}}"`}},
+		{name: "no profiles", src: "default: a\n", mistakes: []string{`p.yaml:1:1: want 1 to 256 profiles under the key profiles, not 0 in "default: a"`}},
+		{name: "profiles of nothing", src: "default: a\nprofiles:\n", mistakes: []string{`p.yaml:1:1: want 1 to 256 profiles under the key profiles, not 0 in "default: a"`, `p.yaml:2:1: profiles: ` + noValue + ` in "profiles:"`}},
+		{name: "unknown default", src: "default: glod\nprofiles: {gold: {}}\n", mistakes: []string{`p.yaml:1:10: default: unknown profile "glod" (have: gold) in "default: glod"`}, loaderOnly: "it does not compare values"},
+		{name: "unknown key at the top", src: "dfault: a\ndefault: a\nprofiles: {a: {}}\n", mistakes: []string{`p.yaml:1:1: dfault: unknown key "dfault", did you mean default? (have: default, profiles) in "dfault: a"`}},
+		{name: "bad name", src: "default: Gold\nprofiles: {Gold: {}}\n", mistakes: []string{`p.yaml:2:12: profiles.Gold: bad profile name "Gold": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot in "profiles: {Gold: {}}"`}},
+		{name: "kept name", src: "default: snapshot-x\nprofiles: {snapshot-x: {}}\n", mistakes: []string{`p.yaml:2:12: profiles.snapshot-x: bad profile name "snapshot-x": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot in "profiles: {snapshot-x: {}}"`}},
+		{name: "profile is a text", src: "default: a\nprofiles: {a: gold}\n", mistakes: []string{`p.yaml:2:15: profiles.a: want keys with values, not a text in "profiles: {a: gold}"`}},
+
+		{name: "two documents", src: "default: a\nprofiles: {a: {}}\n---\ndefault: b\n", mistakes: []string{`p.yaml:4:1: a second document: want one in "default: b"`}, noYAML: true},
+		{name: "twice", src: "default: a\nprofiles: {a: {}, a: {}}\n", mistakes: []string{`p.yaml:2:19: mapping key "a" already defined at [2:12] in "profiles: {a: {}, a: {}}"`}, noYAML: true},
+		{name: "cut off", src: "default: [\n", mistakes: []string{`p.yaml:1:10: sequence end token ']' not found in "default: ["`}, noYAML: true},
+
+		// Keys.
+		{name: "unknown key", src: one("szie: 5GiB"), mistakes: []string{`p.yaml:4:5: profiles.a.szie: unknown key "szie", did you mean size? ` + haveKeys + ` in "szie: 5GiB"`}},
+		{name: "unlike any key", src: one("compression: on"), mistakes: []string{`p.yaml:4:5: profiles.a.compression: unknown key "compression" ` + haveKeys + ` in "compression: on"`}},
+		{name: "key without a value", src: one("size:"), mistakes: []string{`p.yaml:4:5: profiles.a.size: ` + noValue + ` in "size:"`}},
+		{name: "null", src: one("snapshots: ~"), mistakes: []string{`p.yaml:4:5: profiles.a.snapshots: ` + noValue + ` in "snapshots: ~"`}},
+		{name: "qos", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:5: profiles.a.qos: ` + notBuilt + ` in "qos: {read_iops: 5}"`}},
+		{name: "replicas", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:5: profiles.a.replicas: ` + notBuilt + ` in "replicas: {count: 1}"`}},
+		{name: "failover", src: one("failover: manual"), mistakes: []string{`p.yaml:4:5: profiles.a.failover: ` + notBuilt + ` in "failover: manual"`}},
+		{name: "follow", src: one("follow: always"), mistakes: []string{`p.yaml:4:5: profiles.a.follow: ` + notBuilt + ` in "follow: always"`}},
+		{name: "placement", src: one("placement: x"), mistakes: []string{`p.yaml:4:5: profiles.a.placement: ` + notBuilt + ` in "placement: x"`}},
+		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
+		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
+
+		// Values.
+		{name: "description is a number", src: one("description: 5"), mistakes: []string{`p.yaml:4:18: profiles.a.description: want a text, not a number (put it in quotes) in "description: 5"`}},
+		{name: "backend in capitals", src: one("backend: Loop"), mistakes: []string{`p.yaml:4:14: profiles.a.backend: bad name "Loop": ` + wantName + ` in "backend: Loop"`}},
+		{name: "pool is a path", src: one("pool: /mnt/x"), mistakes: []string{`p.yaml:4:11: profiles.a.pool: bad name "/mnt/x": ` + wantName + ` in "pool: /mnt/x"`}},
+		{name: "bare size", src: one("size: 5"), mistakes: []string{`p.yaml:4:11: profiles.a.size: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "size: 5"`}},
+		{name: "no size", src: one("size: 0GiB"), mistakes: []string{`p.yaml:4:11: profiles.a.size: bad size "0GiB": want more than nothing (leave the size out for no limit) in "size: 0GiB"`}},
+		{name: "size of nothing", src: one("size: 0.1B"), mistakes: []string{`p.yaml:4:11: profiles.a.size: bad size "0.1B": want more than nothing (leave the size out for no limit) in "size: 0.1B"`}, loaderOnly: "it does not compute"},
+		{name: "size is a list", src: one("size: [5GiB]"), mistakes: []string{`p.yaml:4:11: profiles.a.size: want a text, not a list in "size: [5GiB]"`}},
+		{name: "unknown filesystem", src: one("filesystem: {type: zfs}"), mistakes: []string{`p.yaml:4:24: profiles.a.filesystem.type: unknown filesystem "zfs" (have: ext4, xfs) in "filesystem: {type: zfs}"`}},
+		{name: "filesystem is a text", src: one("filesystem: xfs"), mistakes: []string{`p.yaml:4:17: profiles.a.filesystem: want keys with values, not a text in "filesystem: xfs"`}},
+		{name: "nobarrier", src: one("filesystem: {type: ext4, mount: [nobarrier]}"), mistakes: []string{`p.yaml:4:38: profiles.a.filesystem.mount[0]: mount option "nobarrier" cannot be chosen (have: commit=1, commit=15, commit=30, commit=5, delalloc, discard, lazytime, noatime, nodelalloc, nodev, nodiratime, nodiscard, noexec, nosuid, relatime) in "filesystem: {type: ext4, mount: [nobarrier]}"`}},
+		{name: "option of the other", src: one("filesystem: {type: ext4, mount: [logbsize=32k]}"), mistakes: []string{`p.yaml:4:38: profiles.a.filesystem.mount[0]: mount option "logbsize=32k" cannot be chosen (have: commit=1, commit=15, commit=30, commit=5, delalloc, discard, lazytime, noatime, nodelalloc, nodev, nodiratime, nodiscard, noexec, nosuid, relatime) in "filesystem: {type: ext4, mount: [logbsize=32k]}"`}},
+		{name: "option of one", src: one("filesystem: {mount: [swalloc]}"), mistakes: []string{`p.yaml:4:26: profiles.a.filesystem.mount[0]: mount option "swalloc" cannot be chosen ` + wantMount + `; more with a type of ext4 or xfs) in "filesystem: {mount: [swalloc]}"`}},
+		{name: "same option twice", src: one("filesystem: {mount: [noatime, noatime]}"), mistakes: []string{`p.yaml:4:35: profiles.a.filesystem.mount[1]: mount options noatime and noatime: want one of them in "filesystem: {mount: [noatime, noatime]}"`}},
+		{name: "options that differ", src: one("filesystem: {mount: [noatime, relatime]}"), mistakes: []string{`p.yaml:4:35: profiles.a.filesystem.mount[1]: mount options noatime and relatime: want one of them in "filesystem: {mount: [noatime, relatime]}"`}, loaderOnly: "it would take a rule for each pair"},
+		{name: "mount is a text", src: one("filesystem: {mount: noatime}"), mistakes: []string{`p.yaml:4:25: profiles.a.filesystem.mount: want a list, not a text in "filesystem: {mount: noatime}"`}},
+		{name: "required is a text", src: one("snapshots: {required: \"yes\"}"), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.required: want true or false, not a text in "snapshots: {required: \"yes\"}"`}},
+		{name: "bad schedule", src: one("snapshots: {schedule: often}"), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "often": ` + wantCron + ` in "snapshots: {schedule: often}"`}},
+		{name: "schedule with seconds", src: one(`snapshots: {schedule: "0 0 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 * * * *": ` + wantCron + ` in "snapshots: {schedule: \"0 0 * * * *\"}"`}},
+		{name: "schedule out of range", src: one(`snapshots: {schedule: "60 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "60 * * * *": ` + wantCron + ` in "snapshots: {schedule: \"60 * * * *\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule that never comes", src: one(`snapshots: {schedule: "0 0 31 2 *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 31 2 *": that time never comes in "snapshots: {schedule: \"0 0 31 2 *\"}"`}, loaderOnly: "it does not know the calendar"},
+		{name: "schedule not required", src: one(`snapshots: {required: false, schedule: "@daily"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.required: a schedule needs snapshots: leave it out, or say true in "snapshots: {required: false, schedule: \"@daily\"}"`}},
+		{name: "keep alone", src: one("snapshots: {keep: {last: 1}}"), mistakes: []string{`p.yaml:4:17: profiles.a.snapshots.keep: it is for snapshots on a schedule: want a schedule as well in "snapshots: {keep: {last: 1}}"`}},
+		{name: "keep nothing", src: one(`snapshots: {schedule: "@daily", keep: {last: 0}}`), mistakes: []string{`p.yaml:4:43: profiles.a.snapshots.keep: it keeps nothing: want a number for last, hourly, daily, weekly or monthly in "snapshots: {schedule: \"@daily\", keep: {last: 0}}"`}},
+		{name: "keep less than none", src: one(`snapshots: {schedule: "@daily", keep: {last: -1}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a number from 0 to 10000, not -1 in "snapshots: {schedule: \"@daily\", keep: {last: -1}}"`}},
+		{name: "keep half", src: one(`snapshots: {schedule: "@daily", keep: {last: 1.5}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a whole number, not a number in "snapshots: {schedule: \"@daily\", keep: {last: 1.5}}"`}},
+		{name: "unknown quiesce", src: one("quiesce: frozen"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: unknown way to quiesce "frozen" (have: freeze, none) in "quiesce: frozen"`}},
+		{name: "quiesce by command", src: one("quiesce: {exec: [sync], timeout: 20s}"), mistakes: []string{`p.yaml:4:15: profiles.a.quiesce.exec: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`, `p.yaml:4:29: profiles.a.quiesce.timeout: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`}},
+		{name: "quiesce of nothing", src: one("quiesce: {}"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: want freeze or none in "quiesce: {}"`}},
+		{name: "unknown deletion", src: one("on_delete: burn"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "burn" (have: {trash: 72h}, keep, purge) in "on_delete: burn"`}},
+		{name: "trash without time", src: one("on_delete: trash"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "trash" (have: {trash: 72h}, keep, purge) in "on_delete: trash"`}},
+		{name: "deletion of nothing", src: one("on_delete: {}"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: want a time, such as {trash: 72h}, or keep, or purge in "on_delete: {}"`}},
+		{name: "trash in days", src: one("on_delete: {trash: 3d}"), mistakes: []string{`p.yaml:4:24: profiles.a.on_delete.trash: bad duration "3d": ` + wantTrash + ` in "on_delete: {trash: 3d}"`}},
+		{name: "trash for no time", src: one("on_delete: {trash: 0s}"), mistakes: []string{`p.yaml:4:24: profiles.a.on_delete.trash: no time at all: say purge to have the data destroyed at once in "on_delete: {trash: 0s}"`}},
+		{name: "owner by name", src: one("owner: {uid: mysql, gid: 1}"), mistakes: []string{`p.yaml:4:18: profiles.a.owner.uid: want a whole number, not a text in "owner: {uid: mysql, gid: 1}"`}},
+		{name: "owner without group", src: one("owner: {uid: 1}"), mistakes: []string{`p.yaml:4:12: profiles.a.owner: want uid and gid, such as {uid: 999, gid: 999} in "owner: {uid: 1}"`}},
+		{name: "owner left", src: one("owner: {uid: 4294967295, gid: 1}"), mistakes: []string{`p.yaml:4:18: profiles.a.owner.uid: want a number from 0 to 4294967294, not 4294967295 in "owner: {uid: 4294967295, gid: 1}"`}},
+		{name: "mode without quotes", src: one("owner: {uid: 1, gid: 1, mode: 0750}"), mistakes: []string{`p.yaml:4:35: profiles.a.owner.mode: want a text, not a number (put it in quotes) in "owner: {uid: 1, gid: 1, mode: 0750}"`}},
+		{name: "mode out of range", src: one(`owner: {uid: 1, gid: 1, mode: "17777"}`), mistakes: []string{`p.yaml:4:35: profiles.a.owner.mode: bad mode "17777": want octal permission bits, such as 0750 in "owner: {uid: 1, gid: 1, mode: \"17777\"}"`}},
+	}
+}
