@@ -19,6 +19,7 @@ import (
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has it on record, and may cancel it
+	notes    bool // it writes the record beside the data by itself
 }
 
 // carryOut does what an operation says and has control put the outcome on
@@ -55,7 +56,10 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	jb.begin(op)
-	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
+	r := &running{
+		cancel: cancel, recorded: op.State == dataset.OpRunning,
+		notes: op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpSnapshotDelete,
+	}
 	a.mu.Lock()
 	a.running[op.ID] = r
 	a.mu.Unlock()
@@ -140,6 +144,9 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	}
 	defer unlock()
 	steps.At(name + ".begin")
+	if op.Source == nil && op.Dataset.Size == 0 { // so that the record says it from the start
+		op.Dataset.Size = pool.Info().DefaultSize
+	}
 	asked := op.Dataset.Size
 	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)

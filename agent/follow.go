@@ -144,6 +144,12 @@ func (a *Agent) converge(d api.Indexed) {
 		a.purgeLater(d.Dataset)
 		return
 	}
+	a.mu.Lock()
+	r := a.running[d.Request]
+	a.mu.Unlock()
+	if r != nil && r.notes {
+		return
+	}
 	// A job for each change: one that runs may have looked before this one came.
 	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
 		unlock, err := a.locks.lock(ctx, d.ID, "update of volume "+d.Volume)

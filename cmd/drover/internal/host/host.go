@@ -85,10 +85,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	})
 	closers = append(closers, func() error { svc.Close(); return nil })
 
-	inside := api.NewLoopback(api.Handler(api.Deps{Service: svc, Version: o.Version, Panicked: o.panicked}))
 	ag, err := agent.New(ctx, agent.Config{
 		Root: o.Root, NodeName: o.NodeName, Version: o.Version, Labels: o.Labels, Pools: o.Pools,
-		Control: inside, Backends: o.Backends, State: own, Clock: sys, Log: o.Log,
+		// Called, not asked over HTTP: a create would spend a fifth of its CPU time on JSON.
+		Control: svc, Backends: o.Backends, State: own, Clock: sys, Log: o.Log,
 	})
 	if err != nil {
 		return err
