@@ -1,0 +1,150 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+// A beside repeats what processes flushed, on files of its own on the same filesystems:
+// the same pages of a store, or a folder that was made as a dataset's is. It times the
+// flushes and nothing else.
+type beside struct {
+	tb       testing.TB
+	events   []event             // path: of the file of ours
+	files    map[string]*os.File // by path
+	template *os.File            // of the pool: a new dataset shares its blocks
+	flushes  int                 // of one round
+	round    int
+}
+
+// newBeside takes the events of one round. dir returns the folder, on the filesystem that
+// a path lies on, where files may be made; template is an image of the pool.
+func newBeside(tb testing.TB, events []event, dir func(path string) string, template string) *beside {
+	tb.Helper()
+	s := &beside{tb: tb, files: map[string]*os.File{}}
+	var err error
+	if s.template, err = os.Open(template); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.template.Close() })
+	for _, e := range events {
+		in := filepath.Join(dir(e.path), "beside")
+		if err := os.MkdirAll(in, 0o700); err != nil {
+			tb.Fatal(err)
+		}
+		switch e.call {
+		case "fdatasync", "pwrite64":
+			e.path = filepath.Join(in, filepath.Base(e.path))
+			s.open(e.path)
+		case "fsync", "BTRFS_IOC_START_SYNC": // of a new dataset's folder
+			e.path = in
+		default:
+			tb.Fatalf("%s %s: nothing here repeats it", e.call, e.path)
+		}
+		if e.isFlush {
+			s.flushes++
+		}
+		s.events = append(s.events, e)
+	}
+	return s
+}
+
+// besideSize is enough for the stores of a bench.
+const besideSize = 16 << 20
+
+// open makes a file whose every block is there, once.
+func (s *beside) open(path string) {
+	if s.files[path] != nil {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	s.tb.Cleanup(func() { f.Close() })
+	if _, err := f.WriteAt(make([]byte, besideSize), 0); err != nil {
+		s.tb.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.files[path] = f
+}
+
+// time repeats one round and returns how long its flushes took, in milliseconds.
+func (s *beside) time() (ms float64) {
+	for _, e := range s.events {
+		var err error
+		switch e.call {
+		case "pwrite64":
+			_, err = s.files[e.path].WriteAt(make([]byte, e.n), e.off)
+		case "fdatasync":
+			fd := int(s.files[e.path].Fd())
+			ms += timed(func() { err = unix.Fdatasync(fd) })
+		default:
+			s.round++
+			var dir *os.File
+			if dir, err = s.dataset(filepath.Join(e.path, fmt.Sprint(s.round))); err == nil {
+				ms += timed(func() { err = flushFolder(dir, e.call) })
+				dir.Close()
+			}
+		}
+		if err != nil {
+			s.tb.Fatal(err)
+		}
+	}
+	return ms
+}
+
+// dataset makes a folder with a record and an image.
+func (s *beside) dataset(path string) (*os.File, error) {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"record", "image"} {
+		f, err := os.OpenFile(filepath.Join(path, name), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if name == "image" {
+			err = clone(f, s.template)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return os.Open(path)
+}
+
+// clone shares the blocks of from; a file of btrfs must then be NOCOW as that is.
+func clone(to, from *os.File) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(to.Fd()), &fs); err != nil {
+		return err
+	}
+	if fs.Type == unix.BTRFS_SUPER_MAGIC {
+		if err := btrfs.SetNOCOW(to); err != nil {
+			return err
+		}
+	}
+	return reflink.Clone(to, from)
+}
+
+func flushFolder(dir *os.File, call string) error {
+	if call == "fsync" {
+		return dir.Sync()
+	}
+	id, err := btrfs.StartSync(dir)
+	if err != nil {
+		return err
+	}
+	return btrfs.WaitSync(dir, id)
+}

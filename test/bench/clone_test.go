@@ -1,0 +1,234 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/test/host"
+)
+
+// BenchmarkClone: a clone through the plugin, against the bare system call that shares the
+// blocks and one transaction of the same kind of store; and how long somebody who writes
+// to the source is held up.
+func BenchmarkClone(b *testing.B) {
+	for _, fs := range []string{"xfs", "btrfs"} {
+		b.Run(fs, func(b *testing.B) {
+			h := host.Start(b, host.Options{Pool: fs, Size: 32 << 30})
+			c := &cloner{b: b, h: h, fs: fs, plugin: dial(h.Socket())}
+			b.Cleanup(c.plugin.close)
+			c.plugin.must(b, "POST", "/VolumeDriver.Create", named("first")) // makes the template
+			c.floor = newFloor(b, h)
+			header(os.Stdout, "bare", "clone")
+			c.sizes()
+			var sources []source
+			for _, extents := range []int{20, 400, 10_000} {
+				sources = append(sources, c.volume("10GiB", extents))
+			}
+			for _, v := range sources {
+				c.againstBare(v)
+			}
+			header(os.Stdout, "no clone", "cloned")
+			for _, v := range sources {
+				c.stall(v)
+			}
+			quiet(b)
+		})
+	}
+}
+
+type cloner struct {
+	b      *testing.B
+	h      *host.Host
+	fs     string
+	plugin peer
+	floor  *floor
+	n      int // clones so far
+}
+
+// A source is a volume whose image has about so many extents.
+type source struct {
+	name    string
+	size    string
+	dataset string
+	item    string // what is cloned: the image, or the subvolume that it lies in
+	extents int
+}
+
+func (s source) String() string { return fmt.Sprintf("%s, %d extents", s.size, s.extents) }
+
+// volume makes a volume and brings its image to a number of extents: a block of zeros is
+// written to every other block of its holes, which read as zeros before.
+func (c *cloner) volume(size string, extents int) source {
+	c.b.Helper()
+	s := source{name: fmt.Sprintf("source-%s-%d", size, extents), size: size}
+	c.h.Must(c.b, "volume", "create", s.name, "-o", "size="+size)
+	v, err := c.h.Client(c.b).Volume(c.b.Context(), s.name)
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	s.dataset = v.ID.String()
+	dir := filepath.Join(c.h.Root, "pools", "default", "datasets", s.dataset)
+	image := filepath.Join(dir, "head.img")
+	s.item = image
+	if c.fs == "btrfs" {
+		s.item = filepath.Join(dir, "head")
+		image = filepath.Join(s.item, "image")
+	}
+	if s.extents, err = fragment(image, extents); err != nil {
+		c.b.Fatal(err)
+	}
+	return s
+}
+
+func fragment(image string, want int) (have int, err error) {
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	const block = 4096
+	zeros := make([]byte, block)
+	for off := int64(0); ; {
+		list, err := reflink.Extents(f)
+		if err != nil || len(list) >= want {
+			return len(list), err
+		}
+		for range want - len(list) {
+			if off, err = f.Seek(off, unix.SEEK_HOLE); err != nil {
+				return 0, err
+			}
+			off = (off+block)/block*block + block // not beside what is there
+			if _, err := f.WriteAt(zeros, off); err != nil {
+				return 0, err
+			}
+		}
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// clone clones through the plugin.
+func (c *cloner) clone(s source) float64 {
+	c.n++
+	spec := fmt.Sprintf("clone-%d@snapshot-%s", c.n, s.dataset[:8])
+	return timed(func() { c.plugin.must(c.b, "POST", "/VolumeDriver.Create", named(spec)) })
+}
+
+// bare shares the blocks and makes one transaction durable.
+func (c *cloner) bare(s source) float64 {
+	c.n++
+	name := fmt.Sprintf("bare-%d", c.n)
+	return timed(func() {
+		err := c.share(s, name)
+		if err == nil {
+			err = c.floor.commit(name)
+		}
+		if err != nil {
+			c.b.Fatal(err)
+		}
+	})
+}
+
+func (c *cloner) share(s source, name string) error {
+	from, err := os.Open(s.item)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if c.fs == "btrfs" {
+		dir, err := os.Open(c.floor.dir)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		return btrfs.Snapshot(dir, name, from, false)
+	}
+	to, err := os.OpenFile(filepath.Join(c.floor.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	return reflink.Clone(to, from)
+}
+
+func (c *cloner) againstBare(s source) {
+	r := inTurns(pairs(c.b), func() float64 { return c.bare(s) }, func() float64 { return c.clone(s) })
+	compare(fmt.Sprintf("clone on %s: %s", c.fs, s), r[0], r[1], "ms", atMost(1.2))
+}
+
+// sizes compares two volumes that differ in nothing but their size.
+func (c *cloner) sizes() {
+	small, large := c.volume("1GiB", 401), c.volume("10GiB", 401)
+	r := inTurns(pairs(c.b), func() float64 { return c.clone(small) }, func() float64 { return c.clone(large) })
+	compare(fmt.Sprintf("clone on %s: 1 and 10 GiB, %d and %d extents", c.fs, small.extents, large.extents), r[0], r[1], "ms", goal{})
+}
+
+// clonesUnderWriter is how many clones a writer is watched for.
+const clonesUnderWriter = 5
+
+// stall prints the largest gap in the log of somebody who writes to a volume each
+// millisecond, while it is cloned and while it is not.
+func (c *cloner) stall(s source) {
+	use := request{Name: s.name, ID: "bench"}
+	c.plugin.must(c.b, "POST", "/VolumeDriver.Mount", use)
+	defer c.plugin.must(c.b, "POST", "/VolumeDriver.Unmount", use)
+	dir := filepath.Join(c.h.Root, "mnt", s.dataset)
+	var took time.Duration
+	cloned := largestGap(c.b, dir, func() {
+		took = time.Duration(timed(func() {
+			for range clonesUnderWriter {
+				c.clone(s)
+				time.Sleep(20 * time.Millisecond)
+			}
+		}) * float64(time.Millisecond))
+	})
+	plain := largestGap(c.b, dir, func() { time.Sleep(took) })
+	row{what: fmt.Sprintf("1 ms writer, largest gap, %s: %s", c.fs, s), a: plain, b: cloned, unit: "ms",
+		ratio: median(nil)}.print(os.Stdout)
+}
+
+// largestGap returns the most milliseconds between two writes, each flushed, of a writer
+// who waits a millisecond after each, while f runs.
+func largestGap(b *testing.B, dir string, f func()) (ms float64) {
+	b.Helper()
+	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	go func() {
+		defer close(ended)
+		last := time.Now()
+		for ctx.Err() == nil {
+			if _, err := fmt.Fprintln(log, last.Format(time.RFC3339Nano)); err != nil {
+				ended <- err
+				return
+			}
+			if err := unix.Fdatasync(int(log.Fd())); err != nil {
+				ended <- err
+				return
+			}
+			now := time.Now()
+			ms = max(ms, float64(now.Sub(last))/1e6)
+			last = now
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	f()
+	stop()
+	if err := errors.Join(<-ended, log.Close()); err != nil {
+		b.Fatal(err)
+	}
+	return ms
+}

@@ -1,0 +1,91 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// image is what runs where any would do.
+const image = "drover-redis"
+
+// BenchmarkDockerRun: the whole of `docker run --rm` with a volume that is there already.
+func BenchmarkDockerRun(b *testing.B) {
+	h := host.Start(b, host.Options{})
+	e := engine.Start(b, engine.Options{})
+	run := func(driver string) func() float64 {
+		e.Must(b, "volume", "create", "--driver", driver, "bench-"+driver)
+		args := []string{"run", "--rm", "--volume", "bench-" + driver + ":/bench", "--volume-driver", driver, image, "true"}
+		return func() float64 { return timed(func() { e.Must(b, args...) }) }
+	}
+	header(os.Stdout, "local", "drover")
+	s := inTurns(pairs(b), run("local"), run(h.Driver))
+	compare("docker run --rm with a volume", s[0], s[1], "ms", atMost(1.05))
+	quiet(b)
+}
+
+// BenchmarkVolumeList: `docker volume ls` where all volumes are local's, against where all
+// are Drover's. An engine asks every plugin that it finds, so these are two engines, which
+// run side by side; the plugin's socket is out of sight while the one without is asked.
+func BenchmarkVolumeList(b *testing.B) {
+	n := volumes(b)
+	h := host.Start(b, host.Options{Size: 32 << 30})
+	p := dial(h.Socket())
+	defer p.close()
+	hidden := filepath.Join(filepath.Dir(h.Socket()), "hidden")
+	hide := func() { rename(b, h.Socket(), hidden) }
+	show := func() { rename(b, hidden, h.Socket()) }
+
+	hide()
+	plain := engine.Start(b, engine.Options{})
+	api := dial(strings.TrimPrefix(plain.Host, "unix://"))
+	defer api.close()
+	atOnce(b, 16, n, func(i int) error {
+		return api.call("POST", "/volumes/create", named(fmt.Sprintf("volume-%d", i)))
+	})
+	show()
+	atOnce(b, flooders, n, func(i int) error {
+		return p.call("POST", "/VolumeDriver.Create", named(fmt.Sprintf("volume-%d", i)))
+	})
+	ours := engine.Start(b, engine.Options{})
+	ls := func(e *engine.Engine) float64 {
+		out := list(b, e)
+		if got := strings.Count(out, "\n"); got != n {
+			b.Fatalf("docker volume ls shows %d volumes, want %d", got, n)
+		}
+		return timed(func() { list(b, e) })
+	}
+	header(os.Stdout, "local", "drover")
+	s := inTurns(pairs(b), func() float64 {
+		hide()
+		defer show()
+		return ls(plain)
+	}, func() float64 { return ls(ours) })
+	compare(fmt.Sprintf("docker volume ls, %d volumes", n), s[0], s[1], "ms", atMost(1.2))
+	quiet(b)
+}
+
+func rename(tb testing.TB, from, to string) {
+	tb.Helper()
+	if err := os.Rename(from, to); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// list returns what docker volume ls -q prints.
+func list(tb testing.TB, e *engine.Engine) string {
+	tb.Helper()
+	cmd := exec.Command("docker", "volume", "ls", "--quiet")
+	cmd.Env = e.Env()
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(out)
+}

@@ -1,0 +1,192 @@
+package bench
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/host"
+)
+
+// An event is a flush that a process asked for, or a write to a place in a file, which a
+// flush after it waits for.
+type event struct {
+	call    string // fsync, fdatasync, btrfs's ioctl; pwrite64
+	path    string // of the file
+	off, n  int64  // of a write, in bytes
+	isFlush bool
+}
+
+// A trace is what strace(1) saw a process do: it is how flushes and forks are counted,
+// since the kernel counts neither for a process.
+type trace struct {
+	events  []event // in order
+	forks   []string
+	renames int
+}
+
+// watched are the system calls that wait for a disk, those that make a process, the one by
+// which bbolt writes, and that by which a file or folder gets its name.
+const watched = "fsync,fdatasync,sync,syncfs,sync_file_range,msync,ioctl,fork,vfork,clone,clone3,execve,pwrite64,renameat"
+
+// traced runs do and returns what the processes did meanwhile, by process ID.
+func traced(tb testing.TB, do func(), pids ...int) map[int]trace {
+	tb.Helper()
+	var stops []func() string
+	for _, pid := range pids {
+		stops = append(stops, attach(tb, pid))
+	}
+	do()
+	out := map[int]trace{}
+	for i, pid := range pids {
+		out[pid] = parseTrace(stops[i]())
+	}
+	return out
+}
+
+// attach begins to trace a process with all its threads; what it returns ends that and
+// gives what strace wrote.
+func attach(tb testing.TB, pid int) (stop func() string) {
+	tb.Helper()
+	file := filepath.Join(tb.TempDir(), "trace")
+	cmd := exec.Command("strace", "-f", "-y", "-s", "0", "-o", file, "-e", "trace="+watched, "-p", fmt.Sprint(pid))
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("flushes are counted by strace (scripts/deps.sh test installs it): %v", err)
+	}
+	lines := bufio.NewScanner(said)
+	if !lines.Scan() || !strings.Contains(lines.Text(), "attached") {
+		tb.Fatalf("strace: %q", lines.Text())
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for lines.Scan() { // each thread that comes or goes is a line
+		}
+	}()
+	return func() string {
+		_ = cmd.Process.Signal(unix.SIGINT)
+		<-read
+		_ = cmd.Wait() // its status is that of the signal
+		text, err := os.ReadFile(file)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return string(text)
+	}
+}
+
+var (
+	flushLine  = regexp.MustCompile(`^\d+ +(fsync|fdatasync|sync|syncfs|sync_file_range|msync)\((?:\d+<([^>]*)>)?`)
+	btrfsLine  = regexp.MustCompile(`^\d+ +ioctl\(\d+<([^>]*)>, (BTRFS_IOC_START_SYNC|BTRFS_IOC_SYNC)`)
+	writeLine  = regexp.MustCompile(`^\d+ +pwrite64\(\d+<([^>]*)>, ""\.*, (\d+), (\d+)`)
+	renameLine = regexp.MustCompile(`^\d+ +renameat\(`)
+	forkLine   = regexp.MustCompile(`^\d+ +(fork|vfork|clone|clone3|execve)\(`)
+)
+
+func parseTrace(text string) (t trace) {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if m := flushLine.FindStringSubmatch(line); m != nil {
+			t.events = append(t.events, event{call: m[1], path: m[2], isFlush: true})
+		} else if m := btrfsLine.FindStringSubmatch(line); m != nil {
+			t.events = append(t.events, event{call: m[2], path: m[1], isFlush: true})
+		} else if m := writeLine.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.ParseInt(m[2], 10, 64)
+			off, _ := strconv.ParseInt(m[3], 10, 64)
+			t.events = append(t.events, event{call: "pwrite64", path: m[1], n: n, off: off})
+		} else if renameLine.MatchString(line) {
+			t.renames++
+		} else if forkLine.MatchString(line) && !strings.Contains(line, "CLONE_THREAD") {
+			t.forks = append(t.forks, line)
+		}
+	}
+	return t
+}
+
+// flushes says how often a process flushed what, with the names of single datasets left
+// out.
+func (t trace) flushes() map[string]int {
+	n := map[string]int{}
+	for _, e := range t.events {
+		if !e.isFlush {
+			continue
+		}
+		what := filepath.Base(e.path)
+		if dir := filepath.Base(filepath.Dir(e.path)); dir == "incoming" || dir == "datasets" || dir == "deleting" {
+			what = dir + "/<dataset>"
+		}
+		n[e.call+" "+what]++
+	}
+	return n
+}
+
+// One create forks nothing, flushes the pool once and the store once; one remove forks
+// nothing and flushes the store once. A commit of the store is two fdatasync: of the pages
+// and of the meta page that makes them count (bbolt). A record beside the data is written
+// with each of them but once: a create names its image and then the dataset, a remove
+// names the new record.
+func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
+	for _, c := range []struct{ fs, pool string }{
+		{"xfs", "fsync incoming/<dataset>"},
+		{"btrfs", "BTRFS_IOC_START_SYNC incoming/<dataset>"},
+	} {
+		t.Run(c.fs, func(t *testing.T) {
+			h := host.Start(t, host.Options{Pool: c.fs})
+			p := dial(h.Socket())
+			t.Cleanup(p.close)
+			create := func(name string) { p.must(t, "POST", "/VolumeDriver.Create", named(name)) }
+			remove := func(name string) { p.must(t, "POST", "/VolumeDriver.Remove", named(name)) }
+			create("first") // makes the template, which does fork
+			const n = 20
+			made := traced(t, func() {
+				for i := range n {
+					create(fmt.Sprint("vol", i))
+				}
+			}, h.PID())[h.PID()]
+			wantTrace(t, "create", made, 2*n, map[string]int{c.pool: n, "fdatasync store.db": 2 * n})
+			gone := traced(t, func() {
+				for i := range n {
+					remove(fmt.Sprint("vol", i))
+				}
+			}, h.PID())[h.PID()]
+			wantTrace(t, "remove", gone, n, map[string]int{"fdatasync store.db": 2 * n})
+		})
+	}
+}
+
+// wantTrace compares. The agent's own copy of its records is written now and then for many
+// of them together, so all that is asked is that it is not written for each.
+func wantTrace(t *testing.T, what string, got trace, renames int, want map[string]int) {
+	t.Helper()
+	if got.renames != renames {
+		t.Errorf("%s renames %d times, want %d", what, got.renames, renames)
+	}
+	if len(got.forks) > 0 {
+		t.Errorf("%s forks: %v", what, got.forks)
+	}
+	n := got.flushes()
+	const copies = "fdatasync agent.db"
+	if n[copies] > 10 {
+		t.Errorf("%s flushes the agent's copies %d times", what, n[copies])
+	}
+	delete(n, copies)
+	if fmt.Sprint(n) != fmt.Sprint(want) {
+		t.Errorf("%s flushes %v, want %v", what, n, want)
+	}
+}
+
+type request struct{ Name, ID string }
+
+func named(name string) request { return request{Name: name} }

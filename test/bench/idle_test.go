@@ -1,0 +1,115 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/test/host"
+)
+
+// BenchmarkIdle: what Drover costs while its volumes are mounted and nobody asks for
+// anything.
+func BenchmarkIdle(b *testing.B) {
+	header(os.Stdout, "", "drover")
+	many := max(volumes(b)*26/100, 2)
+	for _, c := range []struct {
+		mounted int
+		memory  float64 // MiB
+	}{{min(100, many), 50}, {many, 80}} {
+		b.Run(fmt.Sprint(c.mounted), func(b *testing.B) {
+			h := host.Start(b, host.Options{Size: 32 << 30})
+			mountMany(b, h, c.mounted)
+			idle(b, h, c.mounted, c.memory)
+			quiet(b)
+		})
+	}
+}
+
+// mountMany makes and mounts volumes as an engine would for containers, and takes the
+// mounts off at the end.
+func mountMany(b *testing.B, h *host.Host, n int) {
+	p := dial(h.Socket())
+	b.Cleanup(p.close)
+	name := func(i int) request { return request{Name: fmt.Sprintf("volume-%d", i), ID: fmt.Sprintf("%064x", i)} }
+	each := func(call string) error {
+		errs := make(chan error, n)
+		atOnce(b, 8, n, func(i int) error {
+			err := p.call("POST", "/VolumeDriver."+call, name(i))
+			if err != nil {
+				errs <- err
+			}
+			return nil
+		})
+		close(errs)
+		return <-errs
+	}
+	b.Cleanup(func() {
+		if err := each("Unmount"); err != nil {
+			b.Error(err)
+		}
+	})
+	for _, call := range []string{"Create", "Mount"} {
+		if err := each(call); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// settle is how long Drover may still have to tell itself of what was just done; the
+// garbage collector gives memory back to the kernel in the meantime.
+const settle = 15 * time.Second
+
+func idle(b *testing.B, h *host.Host, mounted int, memory float64) {
+	span := time.Duration(seconds(b)) * time.Second
+	time.Sleep(min(settle, span))
+	before := cpuTime(b, h.PID())
+	time.Sleep(span)
+	percent := float64(cpuTime(b, h.PID())-before) / float64(span) * 100
+	single(fmt.Sprintf("idle, %d mounted: of a core", mounted), []float64{percent}, "%", atMost(1))
+	single(fmt.Sprintf("idle, %d mounted: memory (RSS)", mounted), []float64{rss(b, h.PID())}, "MiB", atMost(memory))
+}
+
+// cpuTime is what a process has used of the CPUs, in user and kernel mode: fields 14 and
+// 15 of /proc/PID/stat, in hundredths of a second (proc(5); USER_HZ is 100 everywhere).
+func cpuTime(tb testing.TB, pid int) time.Duration {
+	tb.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), ") ") // the name before may have blanks
+	fields := strings.Fields(after)
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// rss is the memory that a process has, in MiB.
+func rss(tb testing.TB, pid int) float64 {
+	tb.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return kib / 1024
+		}
+	}
+	tb.Fatal("no VmRSS in /proc/PID/status")
+	return 0
+}

@@ -1,0 +1,96 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+// A place is a folder that data is written to.
+type place struct {
+	name   string
+	dir    string
+	volume string // the volume that is mounted there; "": none
+}
+
+// places are the four that the data path is measured on: a volume; the same filesystem in
+// an image that was made and mounted by hand beside it, in the same pool; the filesystem
+// that the pool lies on; and the one of the host that this in turn lies on.
+func places(b *testing.B, h *host.Host) []place {
+	b.Helper()
+	p := dial(h.Socket())
+	b.Cleanup(p.close)
+	use := request{Name: "volume", ID: "bench"}
+	p.must(b, "POST", "/VolumeDriver.Create", use)
+	p.must(b, "POST", "/VolumeDriver.Mount", use)
+	b.Cleanup(func() { p.must(b, "POST", "/VolumeDriver.Unmount", use) })
+	v, err := h.Client(b).Volume(b.Context(), use.Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	pool := filepath.Join(top(h), "plain")
+	if err := os.Mkdir(pool, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	return []place{
+		{"volume", filepath.Join(h.Root, "mnt", v.ID.String()), use.Name},
+		{"beside", byHand(b, h, int64(v.Size)), ""},
+		{"pool", pool, ""},
+		{"host", b.TempDir(), ""},
+	}
+}
+
+// byHand makes an image as a volume's is made, and mounts it as a volume is mounted.
+func byHand(b *testing.B, h *host.Host, size int64) string {
+	b.Helper()
+	dir := filepath.Join(top(h), "hand")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	image := filepath.Join(top(h), "hand.img")
+	f, err := os.OpenFile(image, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		b.Fatal(err)
+	}
+	scratch.Run(b, "mkfs.xfs", "-q", "-K", "-s", "size=4096", image)
+	dev, err := loopdev.Attach(b.Context(), image, loopdev.Options{DirectIO: true, BlockSize: 4096})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dev.Close()
+	spec := mount.Spec{Source: dev.Path, FSType: "xfs", Options: []string{"nouuid", "discard", "nodev"}}
+	if err := mount.Mount(dir, spec); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := mount.Unmount(dir); err != nil {
+			b.Error(err)
+		}
+	})
+	return dir
+}
+
+// againstPlaces prints what a load does on the volume against each other place: as it is
+// measured in turns, more being better.
+func againstPlaces(b *testing.B, what, unit string, at []place, load func(place) float64) {
+	b.Helper()
+	measure := make([]func() float64, len(at))
+	for i, p := range at {
+		measure[i] = func() float64 { return load(p) }
+	}
+	s := inTurns(pairs(b), measure...)
+	goals := map[string]goal{"beside": atLeast(0.98)}
+	for i, p := range at[1:] {
+		compare(fmt.Sprintf("%s: %s, volume", what, p.name), s[i+1], s[0], unit, goals[p.name])
+	}
+}

@@ -1,0 +1,70 @@
+// Package bench prints Drover's figures: ratios to what it is measured against, in one
+// run on one machine, since absolute times mean little on another. `make bench` runs it;
+// docs/performance.md holds a run, and says how each figure comes about.
+//
+// Everything that is compared is measured in turns, so that what else the machine does
+// falls on both. No time fails anything; the tests here assert counts alone.
+package bench
+
+import (
+	"math"
+	"slices"
+)
+
+// An interval is a median with the bounds between which the true median lies in 95 of
+// 100 runs, in the unit of the samples.
+type interval struct{ mid, low, high float64 }
+
+// confidence is the share of runs whose interval is to hold the true median.
+const confidence = 0.95
+
+// median returns the median of samples with its interval by order statistics, which
+// assumes nothing of how they are distributed. Fewer than six samples have no such
+// interval: then it is their range. No samples: all NaN.
+func median(samples []float64) interval {
+	n := len(samples)
+	if n == 0 {
+		return interval{math.NaN(), math.NaN(), math.NaN()}
+	}
+	s := slices.Sorted(slices.Values(samples))
+	mid := s[n/2]
+	if n%2 == 0 {
+		mid = (s[n/2-1] + s[n/2]) / 2
+	}
+	k := cut(n)
+	return interval{mid, s[k], s[n-1-k]}
+}
+
+// cut returns how many of n sorted samples lie outside of the interval at each end: the
+// number of samples below the true median is binomial with p = 1/2, so the interval from
+// the (k+1)-th to the (n-k)-th sample misses it with probability 2·P(X <= k).
+func cut(n int) int {
+	k, below := 0, math.Exp2(-float64(n)) // P(X <= k)
+	term := below                         // P(X = k)
+	for {
+		if 2*below > 1-confidence {
+			return max(k-1, 0)
+		}
+		k++
+		term *= float64(n-k+1) / float64(k)
+		below += term
+	}
+}
+
+// ratios divides each sample of b by the one of a that was taken beside it.
+func ratios(a, b []float64) []float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = b[i] / a[i]
+	}
+	return r
+}
+
+// minus subtracts from each sample what was measured beside it.
+func minus(a, b []float64) []float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = a[i] - b[i]
+	}
+	return r
+}
