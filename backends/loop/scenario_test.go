@@ -258,7 +258,7 @@ func TestMain(m *testing.M) {
 		obey(raw)
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Main(m))
 }
 
 // killed runs a scenario in another process, which is killed at a step.

@@ -1,0 +1,87 @@
+package scratch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+const inside = "DROVER_SCRATCH_NAMESPACE"
+
+// Main runs a package's tests in a mount namespace of its own and returns the exit
+// status, for TestMain. A container or an engine that another package's tests start
+// meanwhile copies all mounts that it sees, and keeps filesystems alive that were
+// unmounted here: so it must not see them, nor these tests those of others.
+func Main(m *testing.M) int {
+	var err error
+	if os.Getenv(inside) != "" {
+		if err = leaveOthers(); err == nil {
+			return m.Run()
+		}
+	} else {
+		var status int
+		if status, err = again(); err == nil {
+			return status
+		}
+	}
+	fmt.Fprintln(os.Stderr, "tests in a mount namespace of their own (they need root):", err)
+	return 1
+}
+
+// again starts this program once more, in a new mount namespace.
+func again() (int, error) {
+	// The child dies with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Env:   append(os.Environ(), inside+"=1"),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		// Go makes all mounts private in it (golang.org/issue/19661).
+		Sys: &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		return 0, err
+	}
+	state, err := p.Wait()
+	if err != nil {
+		return 0, err
+	}
+	if status := state.ExitCode(); status >= 0 {
+		return status, nil
+	}
+	return 0, fmt.Errorf("they ended with %s", state)
+}
+
+// leaveOthers lets go of what others have mounted from loop devices, unless the tests lie
+// or work on it.
+func leaveOthers() error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	for i := len(table) - 1; i >= 0; i-- {
+		point := strings.TrimSuffix(table[i].Mountpoint, "/") + "/"
+		needed := strings.HasPrefix(here+"/", point) || strings.HasPrefix(os.TempDir()+"/", point)
+		if needed || !strings.HasPrefix(table[i].Source, "/dev/loop") {
+			continue
+		}
+		// EINVAL: it went with the one above it.
+		err := unix.Unmount(table[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("let go of %s: %w", table[i].Mountpoint, err)
+		}
+	}
+	return nil
+}
