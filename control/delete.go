@@ -52,7 +52,7 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	if ok, err := t.get(nameKey(d.Volume), &c); err != nil {
 		return err
 	} else if !ok || c.ID != d.ID {
-		return torn("%s does not point at dataset %s", nameKey(d.Volume), d.ID)
+		return torn("%s does not point at %s, which has that name", nameKey(d.Volume), datasetKey(d.ID))
 	}
 	t.del(nameKey(d.Volume))
 	d.Request, d.Protected = op.ID, false

@@ -163,7 +163,7 @@ func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	}
 	there, err := t.get(datasetKey(c.ID), &d)
 	if err == nil && (!there || d.State != dataset.StateReady || d.Volume != name) {
-		err = torn("%s points at dataset %s, which is not a volume of that name", nameKey(name), c.ID)
+		err = torn("%s points at %s, which is not a volume of that name", nameKey(name), datasetKey(c.ID))
 	}
 	return d, err == nil, err
 }
@@ -189,7 +189,7 @@ func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 		} else if ok {
 			s, err := t.readSnapshot(d.ID, c.ID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				err = torn("%s points at no snapshot", snapnameKey(d.ID, snap))
+				err = torn("%s points at %s, which is missing", snapnameKey(d.ID, snap), snapshotKey(d.ID, c.ID))
 			}
 			return s, err
 		}

@@ -159,8 +159,14 @@ var errTorn = errors.New("it changed while it was read")
 // errBusy is what is left of errTorn when that goes on.
 var errBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)", errTorn)
 
+// tornError is errTorn that says what would be damage if it stayed so.
+type tornError string
+
+func (e tornError) Error() string      { return string(e) }
+func (tornError) Is(target error) bool { return target == errTorn }
+
 func torn(format string, args ...any) error {
-	return dataset.Errorf(dataset.ErrCorrupt, "store: %w (%s)", errTorn, fmt.Sprintf(format, args...))
+	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", tornError(fmt.Sprintf(format, args...)))
 }
 
 // update makes one decision and commits it, again as long as what it rests on

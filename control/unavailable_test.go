@@ -14,81 +14,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// calls is every call of the API that asks the store, as a function of what is
-// there.
-func calls(a *agent) map[string]func() error {
-	ops := a.operations()
-	v := a.volume("db")
-	snap, err := a.Snapshot(a.ctx, "db", "one")
-	if err != nil {
-		a.Fatalf("%v", err)
-	}
-	pending := *a.submit(create("pending")).Operation
-	a.create("old")
-	a.create("kin", "from=old")
-	trashed := a.delete("old")
-	_1 := func(_ any, err error) error { return err }
-	all := map[string]func() error{
-		"volume":           func() error { return _1(a.Volume(a.ctx, "db")) },
-		"volume by prefix": func() error { return _1(a.Volume(a.ctx, v.ID.String()[:8])) },
-		"volumes":          func() error { return _1(a.Volumes(a.ctx, api.Page{})) },
-		"trash":            func() error { return _1(a.Trash(a.ctx, api.Page{})) },
-		"snapshots":        func() error { return _1(a.Snapshots(a.ctx, "db", api.Page{})) },
-		"all snapshots":    func() error { return _1(a.Snapshots(a.ctx, "", api.Page{})) },
-		"snapshot":         func() error { return _1(a.Snapshot(a.ctx, "", snap.ID.String()[:8])) },
-		"snapshot by name": func() error { return _1(a.Snapshot(a.ctx, "db", "one")) },
-		"pools":            func() error { return _1(a.Pools(a.ctx)) },
-		"nodes":            func() error { return _1(a.NodeList(a.ctx)) },
-		"operations":       func() error { return _1(a.Operations(a.ctx, api.Page{})) },
-		"operation":        func() error { return _1(a.Operation(a.ctx, pending.ID.String(), 0)) },
-		"cancel":           func() error { return _1(a.CancelOperation(a.ctx, pending.ID.String())) },
-		"sync":             func() error { return _1(a.Sync(a.ctx, a.id, 0, 0)) },
-		"heartbeat":        func() error { return a.Heartbeat(a.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}) },
-		"register": func() error {
-			return a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Incarnation: a.incarnation}, Pools: a.pools})
-		},
-		"rebuild": func() error {
-			d := v.Dataset
-			d.ID, d.Volume = uuid.New(), "found"
-			s := snap
-			s.ID = uuid.New()
-			return _1(a.Rebuild(a.ctx, a.id, []api.Found{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}))
-		},
-		"record": func() error { return a.Record(a.ctx, a.id, a.report(ops[dataset.OpImport])) },
-	}
-	for kind, op := range ops {
-		all["commit "+string(kind)] = func() error { return a.commits(op) }
-	}
-	for name, req := range map[string]api.Request{
-		"create": create("fresh@gold"), "clone": create("copy2@snapshot-" + snap.ID.String()[:8]), "again": create("db@gold"),
-		"same source": create("kin", "from=old"), "snapshot": {Kind: dataset.OpSnapshot, Volume: "db", Name: "three"},
-		"delete": {Kind: dataset.OpDelete, Volume: "db"}, "restore": {Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
-		"snapshot delete": {Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "one"},
-		"resize":          {Kind: dataset.OpResize, Volume: "db", Size: "50GiB"},
-		"set profile":     {Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"},
-		"protect":         {Kind: dataset.OpUpdate, Volume: "db", Protect: yes()},
-		"undelete":        {Kind: dataset.OpUndelete, Volume: trashed.ID.String()[:8]},
-		"undelete name":   {Kind: dataset.OpUndelete, Volume: "old"},
-		"purge":           {Kind: dataset.OpPurge, Volume: trashed.ID.String()},
-	} {
-		req.ID = uuid.New()
-		all["submit "+name] = func() error { return _1(a.Submit(a.ctx, req)) }
-		if !alone(req.Kind) {
-			all["plan "+name] = func() error { return _1(a.Plan(a.ctx, a.id, req)) }
-		}
-	}
-	return all
-}
-
 // I7: "no such" is only said when the store said so. Every call, with the store
 // failing at each of its steps, says that the store is away, changes nothing in
 // part, and succeeds when the store is back.
 func TestI7AFailingStoreIsNeverAbsence(t *testing.T) {
-	names := calls(newEnv(t).agent("alpha"))
-	for name := range names {
+	for name := range calls(newScene(newEnv(t))) {
 		for _, lose := range []bool{false, true} {
-			e := newEnv(t)
-			failEachStep(e, name, calls(e.agent("alpha"))[name], lose)
+			sc := newScene(newEnv(t))
+			failEachStep(sc.env, name, calls(sc)[name], lose)
 		}
 	}
 }
@@ -143,8 +76,6 @@ func TestAbsenceIsSaid(t *testing.T) {
 		}
 	}
 }
-
-func second(_ any, err error) error { return err }
 
 // What a store says of itself keeps its meaning, and an outcome that is open
 // stays open.
