@@ -73,6 +73,7 @@ type Write struct {
 	Value  []byte
 	Delete bool
 	// Session, when set, binds the key to a session: it is deleted with it.
+	// Whoever writes the key next binds it anew, or to none.
 	Session string
 }
 
@@ -86,7 +87,9 @@ type Store interface {
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
 	// Txn makes all writes if all checks hold, otherwise none and returns
 	// ErrConflict. It returns the transaction's index. Safe to call again only
-	// with checks that fail after a success.
+	// with checks that fail after a success. ErrNotFound, and nothing changed,
+	// when a write is bound to a session that is not there; likewise ErrInvalid
+	// of package dataset for what CheckTxn refuses.
 	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
 	// Watch returns as soon as something under prefix has an index above after
 	// (deletes count), with the newest index that it covers; call again with

@@ -165,7 +165,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	defer os.Remove(path)
+	defer func() { _ = os.Remove(path) }()
 	s, err := Open(ctx, path, still)
 	if err != nil {
 		if k := dataset.KindOf(err); k != dataset.ErrCorrupt && k != dataset.ErrUnsupported {

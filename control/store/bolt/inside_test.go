@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -129,6 +130,37 @@ func TestGivenUpBeforeItWasTaken(t *testing.T) {
 	resume()
 	if _, err := s.Get(t.Context(), "given-up"); !errors.Is(err, store.ErrNotFound) {
 		t.Error("it was committed:", err)
+	}
+}
+
+// A session whose end was asked for and given up ends all the same.
+func TestEndGivenUp(t *testing.T) {
+	s := openInside(t)
+	id, err := s.Session(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := s.Txn(t.Context(), nil, []store.Write{{Key: "b/1", Session: id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resume := stall(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() { gone <- s.End(ctx, id) }()
+	waitFor(s, 1)
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	resume()
+	for after := last; err == nil; {
+		if _, err = s.Get(t.Context(), "b/1"); err == nil {
+			after, err = s.Watch(t.Context(), "b/", after)
+		}
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		t.Error(err)
 	}
 }
 

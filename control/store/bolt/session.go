@@ -42,11 +42,16 @@ func (s *sessions) add(ttl time.Duration) string {
 	s.mu.Lock()
 	s.live[id] = &session{ttl, s.clock.Now().Add(ttl)}
 	s.mu.Unlock()
+	s.look()
+	return id
+}
+
+// look has the sessions looked at again now.
+func (s *sessions) look() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return id
 }
 
 // alive reports whether a session is still there, and with renew puts off its
@@ -137,7 +142,11 @@ func (s *Store) End(ctx context.Context, id string) error {
 	if !s.sessions.kill(id) {
 		return nil
 	}
-	return s.bury(ctx, id)
+	err := s.bury(ctx, id)
+	if err != nil {
+		s.sessions.look()
+	}
+	return err
 }
 
 func (s *Store) bury(ctx context.Context, id string) error {

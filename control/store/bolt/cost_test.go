@@ -1,0 +1,69 @@
+package bolt_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+)
+
+// written is how many bytes this process has written (wchar of proc(5)).
+func written(t *testing.T) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "wchar:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// costOfChange is how many bytes one change of one of n datasets writes.
+func costOfChange(t *testing.T, s *bolt.Store, n int) int {
+	t.Helper()
+	const changes = 200
+	before := written(t)
+	for i := range changes {
+		put(t, s, store.Write{Key: fmt.Sprintf("datasets/%06d", i*7919%n), Value: make([]byte, 900)})
+	}
+	return (written(t) - before) / changes
+}
+
+// D2: a change costs what it costs at 1,000, with 40,000 and after they have
+// gone. A list of free pages that is written with every commit, or one blob of
+// everything, would not.
+func TestCostOfOneChange(t *testing.T) {
+	const few, many = 1000, 40_000
+	s := open(t, pathIn(t.TempDir()))
+	fill := func(from, to int, remove bool) {
+		t.Helper()
+		for n := from; n < to; n += 100 {
+			var writes []store.Write
+			for i := n; i < n+100; i++ {
+				w := store.Write{Key: fmt.Sprintf("datasets/%06d", i), Delete: remove}
+				if !remove {
+					w.Value = make([]byte, 900)
+				}
+				writes = append(writes, w)
+			}
+			put(t, s, writes...)
+		}
+	}
+	fill(0, few, false)
+	base := costOfChange(t, s, few)
+	fill(few, many, false)
+	if cost := costOfChange(t, s, many); cost > 2*base {
+		t.Errorf("a change writes %d bytes among %d datasets, %d among %d", cost, many, base, few)
+	}
+	fill(few, many, true)
+	if cost := costOfChange(t, s, few); cost > 2*base {
+		t.Errorf("a change writes %d bytes after %d datasets have gone, %d before they came", cost, many-few, base)
+	}
+	t.Logf("%d bytes a change", base)
+}
