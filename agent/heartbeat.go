@@ -19,6 +19,11 @@ func (a *Agent) changed(id uuid.UUID) {
 	a.mu.Lock()
 	a.news[id] = true
 	a.mu.Unlock()
+	a.tellSoon()
+}
+
+// tellSoon has a heartbeat come at once: it tells of the pools in any case.
+func (a *Agent) tellSoon() {
 	select {
 	case a.beat <- struct{}{}:
 	default:

@@ -36,6 +36,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err != nil {
 		return dataset.Pool{}, err
 	}
+	defer a.tellSoon()
 	return op.Pool, a.register(ctx)
 }
 
@@ -92,6 +93,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		return dataset.Pool{}, nil, err
 	}
 	a.pools.add(ctx, name, rec)
+	defer a.tellSoon()
 	if err := a.register(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
