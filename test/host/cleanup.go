@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,17 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 )
 
 // cleanup ends what runs and takes off what is mounted, whatever state it is in.
+// It fails the test when drover does not end as it should, or leaves a device.
 func (h *Host) cleanup(t testing.TB) {
 	t.Helper()
-	if h.proc != nil {
+	if h.proc != nil && h.proc.running() {
 		_ = h.proc.cmd.Process.Signal(unix.SIGTERM)
 		select {
 		case <-h.proc.done:
-		case <-time.After(20 * time.Second):
+			if h.proc.err != nil {
+				t.Errorf("drover stopped with %v", h.proc.err)
+			}
+		case <-time.After(40 * time.Second):
+			t.Error("drover does not stop when it is told to")
 			_ = h.proc.cmd.Process.Kill()
 			<-h.proc.done
 		}
@@ -33,7 +40,31 @@ func (h *Host) cleanup(t testing.TB) {
 		t.Errorf("clean up: %v", err)
 	}
 	h.loosen()
+	if err := h.devices(); err != nil {
+		t.Errorf("clean up: %v", err)
+	}
 	_ = os.Remove(h.Socket())
+}
+
+// devices fails while a loop device has a file of this host.
+func (h *Host) devices() (err error) {
+	for range 50 { // a device goes after its last user did
+		list, lerr := loopdev.List()
+		if lerr != nil {
+			return lerr
+		}
+		err = nil
+		for _, d := range list {
+			if strings.HasPrefix(d.Backing, h.Root+"/") {
+				err = fmt.Errorf("%s still has %s", d.Path, d.Backing)
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
 }
 
 // Unmount takes off all that is mounted below the root, as a reboot would.

@@ -15,9 +15,7 @@
 package host
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -33,7 +31,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/engine"
 )
@@ -41,9 +38,10 @@ import (
 // Options say how a host differs from a plain one.
 type Options struct {
 	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
-	// test, which gives the default pool; "dir": a plain folder with one pool of
-	// backend dir; "image": a plain folder, so that the default pool is a
-	// preallocated image. Empty: xfs.
+	// test, which gives the default pool; "ext4": likewise, so that the default pool
+	// is a preallocated image of half its size; "dir": a plain folder with one pool
+	// of backend dir; "image": a plain folder, for the image to take half of the
+	// machine's free space. Empty: xfs.
 	Pool string
 	// Root is a folder that the test has made for it; then Pool says nothing.
 	Root string
@@ -79,6 +77,15 @@ type proc struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
+}
+
+func (p *proc) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
 }
 
 // upTime bounds how long drover may take until it answers.
@@ -155,7 +162,7 @@ func (h *Host) lay(t testing.TB) {
 	}
 	h.Root = filepath.Join(h.Dir, "root")
 	switch fs := h.opts.Pool; fs {
-	case "", "xfs", "btrfs":
+	case "", "xfs", "btrfs", "ext4":
 		if fs == "" {
 			fs = "xfs"
 		}
@@ -312,95 +319,4 @@ func (h *Host) Restart(t testing.TB) {
 	t.Helper()
 	h.Kill9(t)
 	h.Up(t)
-}
-
-// Result is how a command ended.
-type Result struct {
-	Out, Err string
-	Exit     int
-}
-
-// Exec runs the drover command line.
-func (h *Host) Exec(t testing.TB, args ...string) Result {
-	t.Helper()
-	return h.ExecIn(t, nil, args...)
-}
-
-// ExecIn does, with something on standard input.
-func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(t), args...)
-	var out, errOut bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errOut
-	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
-	err := cmd.Run()
-	if err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return Result{Out: out.String(), Err: errOut.String(), Exit: cmd.ProcessState.ExitCode()}
-}
-
-// Must is Exec that fails the test unless the command succeeds; it returns what
-// was printed, without the last newline.
-func (h *Host) Must(t testing.TB, args ...string) string {
-	t.Helper()
-	r := h.Exec(t, args...)
-	if r.Exit != 0 {
-		t.Fatalf("drover %s: exit %d\n%s%s", strings.Join(args, " "), r.Exit, r.Out, r.Err)
-	}
-	return strings.TrimRight(r.Out, "\n")
-}
-
-// JSON is Must with -o json, decoded into v.
-func (h *Host) JSON(t testing.TB, v any, args ...string) {
-	t.Helper()
-	out := h.Must(t, append(args, "-o", "json")...)
-	if err := json.Unmarshal([]byte(out), v); err != nil {
-		t.Fatalf("drover %s: %v in %s", strings.Join(args, " "), err, out)
-	}
-}
-
-// Client returns a client of the API.
-func (h *Host) Client(t testing.TB) *api.Client {
-	t.Helper()
-	c, err := api.NewClient(h.API())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// Clean fails the test when doctor finds anything amiss, beside what is allowed.
-func (h *Host) Clean(t testing.TB, allowed ...string) {
-	t.Helper()
-	var findings []api.Finding
-	h.JSON(t, &findings, "doctor")
-next:
-	for _, f := range findings {
-		if f.Level == "ok" {
-			continue
-		}
-		for _, a := range allowed {
-			if strings.Contains(f.Subject+": "+f.Text, a) {
-				continue next
-			}
-		}
-		t.Errorf("doctor: %s: %s: %s", f.Level, f.Subject, f.Text)
-	}
-}
-
-func (h *Host) logFile() string { return filepath.Join(h.Dir, "drover.log") }
-
-// Log is all that drover has logged.
-func (h *Host) Log() string {
-	b, _ := os.ReadFile(h.logFile())
-	return string(b)
-}
-
-// LogTail is the end of the log.
-func (h *Host) LogTail(lines int) string {
-	all := strings.Split(strings.TrimSpace(h.Log()), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,8 @@ const image = "drover-redis"
 type world struct {
 	h *host.Host
 	e *engine.Engine
+	// What drover had when it had nothing to do yet.
+	goroutines, files int
 }
 
 // begin starts both. When the test has ended, everything that it made is removed
@@ -45,6 +48,7 @@ type world struct {
 func begin(t *testing.T, ho host.Options, eo engine.Options) *world {
 	t.Helper()
 	w := &world{h: host.Start(t, ho)}
+	w.goroutines, w.files = w.count(t, "go_goroutines"), w.count(t, "process_open_fds")
 	w.e = engine.Start(t, eo)
 	t.Cleanup(func() {
 		if !t.Failed() {
@@ -256,6 +260,7 @@ func (w *world) empty(t *testing.T) {
 	}
 	w.h.Clean(t)
 	w.wantNoDevices(t)
+	w.wantIdle(t)
 	if left, err := os.ReadDir(filepath.Join(w.h.Root, "mnt")); err != nil || len(left) > 0 {
 		t.Errorf("mount points are left: %v, %v", left, err)
 	}
@@ -284,6 +289,29 @@ func (w *world) metric(t testing.TB, name string) string {
 	}
 	t.Fatalf("/metrics has no %s", name)
 	return ""
+}
+
+func (w *world) count(t testing.TB, name string) int {
+	t.Helper()
+	n, err := strconv.Atoi(w.metric(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// wantIdle fails when drover, with nothing to do, has more goroutines and open
+// files than at its start, beside those of the engine's connections.
+func (w *world) wantIdle(t testing.TB) {
+	t.Helper()
+	const connections = 6
+	await(t, "drover is idle", func() error {
+		g, f := w.count(t, "go_goroutines"), w.count(t, "process_open_fds")
+		if g > w.goroutines+connections || f > w.files+connections {
+			return fmt.Errorf("it has %d goroutines and %d files, at its start %d and %d", g, f, w.goroutines, w.files)
+		}
+		return nil
+	})
 }
 
 // wantNoDevices fails when a loop device has a file of a pool.
