@@ -67,3 +67,45 @@ func TestCostOfOneChange(t *testing.T) {
 	}
 	t.Logf("%d bytes a change", base)
 }
+
+// Opening looks at every page of the file, and keeps none of them mapped in:
+// idle memory must not grow with the store.
+func TestOpenLeavesNoMemory(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	for n := range 30 {
+		put(t, s, store.Write{Key: fmt.Sprint("k/", n), Value: make([]byte, store.MaxValue)})
+		for i := range 100 {
+			put(t, s, set(fmt.Sprintf("small/%d/%d", n, i), strings.Repeat("x", 900)))
+		}
+	}
+	shut(t, s)
+	s = open(t, path)
+	size := int(s.Stats().FileBytes >> 10)
+	if rss := resident(t, path); rss > size/8 { // some pages around those that were needed
+		t.Errorf("%d KiB of %d are resident", rss, size)
+	}
+	all(t, s)
+	if rss := resident(t, path); rss < size/4 {
+		t.Errorf("after everything was read, %d KiB are resident: this test looks at the wrong mapping", rss)
+	}
+}
+
+// resident is how many KiB of a mapped file are in memory for this process
+// (Rss in /proc/self/smaps, proc(5)).
+func resident(t *testing.T, path string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mapping, ok := strings.Cut(string(b), path+"\n")
+	if !ok {
+		t.Fatalf("%s is not mapped", path)
+	}
+	_, rest, _ := strings.Cut(mapping, "Rss:")
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
