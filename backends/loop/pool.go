@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // The directories of a pool.
@@ -231,40 +232,40 @@ const (
 	busyPause = 10 * time.Millisecond
 )
 
-// idle fails with ErrInUse when the head in dir is attached to a loop device, and stays so.
+// idle fails with ErrInUse when the head in dir is mounted, or attached to a loop device
+// and stays so.
 func (p *Pool) idle(ctx context.Context, dir folder) error {
-	err := p.attached(dir)
-	for range busyTries {
-		if !errors.Is(err, dataset.ErrInUse) {
-			break
+	for try := 0; ; try++ {
+		device, err := p.device(dir)
+		if err != nil || device == "" {
+			return err
+		}
+		table, err := mount.Table()
+		if err != nil {
+			return err
+		}
+		if where := table.From(device); where != nil {
+			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", where.Mountpoint)
+		}
+		if try == busyTries || ctx.Err() != nil {
+			return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
 		}
 		select {
 		case <-ctx.Done():
-			return err
 		case <-time.After(busyPause):
 		}
-		err = p.attached(dir)
 	}
-	return err
 }
 
-func (p *Pool) attached(dir folder) error {
+// device returns the loop device that the head in dir is attached to, if any.
+func (p *Pool) device(dir folder) (string, error) {
 	f, err := dir.open(p.layout.image(head))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return "", absentIsFine(err)
 	}
 	defer f.Close()
-	info, attached, err := loopdev.Attached(f)
-	if err != nil {
-		return err
-	}
-	if attached {
-		return dataset.Errorf(dataset.ErrInUse, "%s is attached to %s", f.Name(), info.Path)
-	}
-	return nil
+	info, _, err := loopdev.Attached(f)
+	return info.Path, err
 }
 
 // noSpace gives ENOSPC the kind that the contract has for it.

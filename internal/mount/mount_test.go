@@ -237,6 +237,12 @@ func TestTableLookups(t *testing.T) {
 	if got := m.Under(dir); len(got) != 2 || got[0].FSType != "ext4" {
 		t.Errorf("under: %+v", got)
 	}
+	if e := m.From(dev); e == nil || e.Mountpoint != odd {
+		t.Errorf("from %s: %+v", dev, e)
+	}
+	if e := m.From("/dev/nosuch"); e != nil {
+		t.Errorf("from nowhere: %+v", e)
+	}
 	if got := m.Under(dir[:len(dir)-1]); len(got) != 0 {
 		t.Errorf("under a name's beginning: %+v", got)
 	}

@@ -71,6 +71,16 @@ func (m Mounts) Of(major, minor int) Mounts {
 	return found
 }
 
+// From returns a mount of that source, or nil when there is none.
+func (m Mounts) From(source string) *Entry {
+	for _, e := range m {
+		if e.Source == source {
+			return e
+		}
+	}
+	return nil
+}
+
 // within tells whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
