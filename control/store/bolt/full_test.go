@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -100,8 +101,38 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// grow writes pairs of large values from several callers until there is no
+// room, and returns how many pairs were acknowledged.
+func grow(t *testing.T, s *bolt.Store) int {
+	t.Helper()
+	large := make([]byte, store.MaxBytes/2-100)
+	grown := 0
+	for round, full := 0, false; !full; round++ {
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for n := range errs {
+			wg.Go(func() {
+				key := fmt.Sprintf("large/%03d-%d", round, n)
+				_, errs[n] = s.Txn(t.Context(), nil, []store.Write{{Key: key + "a", Value: large}, {Key: key + "b", Value: large}})
+			})
+		}
+		wg.Wait()
+		for _, err := range errs {
+			switch {
+			case err == nil:
+				grown++
+			case dataset.KindOf(err) == dataset.ErrNoSpace && !errors.Is(err, store.ErrConflict):
+				full = true
+			default:
+				t.Fatal(err)
+			}
+		}
+	}
+	return grown
+}
+
 func testFullDisk(t *testing.T, dir string) {
-	const before = 80
+	const before = 20
 	s := open(t, pathIn(dir))
 	for n := range before {
 		if err := createVolume(t, s, n); err != nil {
@@ -123,17 +154,7 @@ func testFullDisk(t *testing.T, dir string) {
 		}
 	}
 	// Then far too much is asked for.
-	large := make([]byte, store.MaxBytes/2-100)
-	grown := 0
-	for ; ; grown++ {
-		_, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/a%03d", grown), Value: large}, {Key: fmt.Sprintf("large/b%03d", grown), Value: large}})
-		if err != nil {
-			if !errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, store.ErrConflict) {
-				t.Fatal(err)
-			}
-			break
-		}
-	}
+	grown := grow(t, s)
 	if stats := s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
 		t.Errorf("%d large values fit: %+v", grown, stats)
 	}
@@ -157,7 +178,7 @@ func testFullDisk(t *testing.T, dir string) {
 		}
 	}
 	for n := range 30 {
-		if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/again%03d", n), Value: large}}); err != nil {
+		if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/again%03d", n), Value: make([]byte, store.MaxValue)}}); err != nil {
 			t.Fatalf("large value %d on a disk with room: %v", n, err)
 		}
 	}

@@ -144,7 +144,7 @@ func TestEveryFlippedByte(t *testing.T) {
 			}
 			continue
 		}
-		if c.index != 30 || at%499 == 0 {
+		if c.index != 30 || at%1999 == 0 {
 			for _, e := range survivors(t, bad) {
 				if values[e.Key] != string(e.Value) {
 					t.Fatalf("byte %d: %s became another value", at, e.Key)
