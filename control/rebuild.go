@@ -12,9 +12,10 @@ import (
 
 // Rebuild brings back what was found in a node's pools and is not on record:
 // after a lost store, or when a pool of another host was adopted. What is on
-// record is left as it is. A name that is taken is not taken away: the dataset
-// comes back under name-UUID8. Again: nothing more. ErrInvalid for a pool that
-// is not the node's.
+// record is left as it is, unless the node has seen a later change of it than
+// this store, which was then put back from a backup. A name that is taken is not
+// taken away: the dataset comes back under name-UUID8. Again: nothing more.
+// ErrInvalid for a pool that is not the node's.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
 	var out []api.Rebuilt
 	for _, f := range found {
@@ -49,9 +50,15 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
 			}
-			return nil
+			if elsewhere || f.Index <= t.index(datasetKey(d.ID)) {
+				return nil
+			}
+			r.Note = "the store had it as it was before"
+			if err := t.disclaim(old); err != nil {
+				return err
+			}
 		}
-		d.Home, d.Pool, d.Epoch = node, f.Pool, d.Epoch+1
+		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}
@@ -62,6 +69,21 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		return r, err
 	}
 	return r, s.rebuildSnapshots(ctx, f)
+}
+
+// disclaim takes away what a dataset has by its state: its name, or its place in
+// the trash.
+func (t *tx) disclaim(d dataset.Dataset) error {
+	t.del(trashKey(d.ID))
+	var c claim
+	if dataset.CheckName(d.Volume) != nil {
+		return nil
+	}
+	if taken, err := t.get(nameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
+		return err
+	}
+	t.del(nameKey(d.Volume))
+	return nil
 }
 
 // reclaim gives a dataset its name back, or puts it in the trash again: for its
