@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// usesModel is what the mount IDs of one dataset have to be: each counts its own
+// uses, and an engine that started anew counts from one.
+type usesModel struct {
+	generation int
+	ids        map[string]*useModel
+}
+
+type useModel struct{ count, generation int }
+
+func (m *usesModel) mount(id string) {
+	if u := m.ids[id]; u != nil && u.generation == m.generation {
+		u.count++
+		return
+	}
+	m.ids[id] = &useModel{1, m.generation}
+}
+
+func (m *usesModel) unmount(id string) {
+	if u := m.ids[id]; u != nil {
+		if u.count--; u.count == 0 {
+			delete(m.ids, id)
+		}
+	}
+}
+
+func (m *usesModel) counts() map[string]int {
+	counts := map[string]int{}
+	for id, u := range m.ids {
+		counts[id] = u.count
+	}
+	return counts
+}
+
+// TestI9 compares the agent's count of uses with the model's, after every call of
+// any sequence of them: with docker cp, with engines that are killed, with agents
+// that are restarted, and with unmounts of what nobody mounted.
+func TestI9(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		d := r.volume(fmt.Sprintf("vol-%d", round))
+		m := &usesModel{ids: map[string]*useModel{}}
+		steps := rapid.SliceOfN(rapid.SampledFrom([]string{
+			"mount a", "mount a", "mount b", "mount c", "unmount a", "unmount a", "unmount b", "unmount c", "unmount z", "engine", "agent", "remove",
+		}), 1, 15).Draw(rt, "steps")
+		for _, step := range steps {
+			var err error
+			switch id := step[len(step)-1:]; step {
+			case "engine":
+				m.generation++
+				r.Activated(ctx)
+			case "agent":
+				r.restart()
+			case "remove":
+				err = r.Remove(ctx, d.Volume)
+				if inUse := errors.Is(err, dataset.ErrInUse); inUse != (len(m.ids) > 0) {
+					rt.Fatalf("remove with uses %v: %v", m.counts(), err)
+				}
+				if err == nil {
+					return
+				}
+				err = nil
+			default:
+				if step[0] == 'm' {
+					m.mount(id)
+					_, err = r.Mount(ctx, d.Volume, id)
+				} else {
+					m.unmount(id)
+					err = r.Unmount(ctx, d.Volume, id)
+				}
+			}
+			if err != nil {
+				rt.Fatalf("%s: %v", step, err)
+			}
+			r.same(rt, d, m)
+		}
+		for id, u := range maps.Clone(m.ids) {
+			for range u.count {
+				m.unmount(id)
+				if err := r.Unmount(ctx, d.Volume, id); err != nil {
+					rt.Fatal(err)
+				}
+				r.same(rt, d, m)
+			}
+		}
+		if err := r.Remove(ctx, d.Volume); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// same fails unless the dataset is used as in the model, and mounted once when it
+// is used at all.
+func (r *rig) same(rt *rapid.T, d dataset.Dataset, m *usesModel) {
+	rt.Helper()
+	got := map[string]int{}
+	for id, c := range r.record(d.ID).IDs {
+		got[id] = c.Count
+	}
+	mounted, err := isMountPoint(r.mountPath(d.ID))
+	if want := m.counts(); !maps.Equal(got, want) || mounted != (len(want) > 0) || err != nil {
+		rt.Fatalf("uses %v, mounted %t, %v; want uses %v", got, mounted, err, want)
+	}
+}
