@@ -26,7 +26,13 @@ func tmpfs(t *testing.T, size int64) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := mount.Unmount(dir); err != nil {
+		// The kernel takes its time to let go of an image whose loop device is
+		// gone; each try waits a tenth of a second.
+		err := mount.Unmount(dir)
+		for try := 0; errors.Is(err, mount.ErrBusy) && try < 100; try++ {
+			err = mount.Unmount(dir)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
