@@ -15,15 +15,17 @@ import (
 
 // lockRoot makes sure that one process at a time works on a root. The second is
 // told who does. The lock goes with the process, however it ends.
-func lockRoot(root string) (unlock func(), err error) {
+func lockRoot(root string) (unlock func() error, err error) {
 	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", root, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		who, _ := io.ReadAll(io.LimitReader(f, 64))
-		f.Close()
+		who, rerr := io.ReadAll(io.LimitReader(f, 64))
+		if err := errors.Join(rerr, f.Close()); err != nil {
+			who = []byte("unknown")
+		}
 		return nil, dataset.Errorf(dataset.ErrInUse, "another drover (pid %s) works on %s (stop it, or say --root)", strings.TrimSpace(string(who)), root)
 	}
 	if err == nil {
@@ -34,5 +36,5 @@ func lockRoot(root string) (unlock func(), err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", root, err), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return f.Close, nil
 }
