@@ -82,7 +82,8 @@ func testB2Forgotten(t *testing.T, w *world) {
 const crowd = 50
 
 // testB7Create: one name asked for by many at once is one dataset, and all
-// succeed (I5), through the engine, which asks one by one, and past it.
+// succeed (I5): through the engine, which asks one by one, past it, and by
+// drover's own command.
 func testB7Create(t *testing.T, w *world) {
 	before := w.volumes(t)
 	var wg sync.WaitGroup
@@ -102,13 +103,20 @@ func testB7Create(t *testing.T, w *world) {
 				t.Error(a.Err)
 			}
 		})
+		wg.Go(func() {
+			if r := w.h.Exec(t, "volume", "create", "more@gold", "-o", "size=1GiB"); r.Exit != 0 {
+				t.Errorf("drover volume create: %+v", r)
+			}
+		})
 	}
 	wg.Wait()
 	w.wantVolumes(t, slices.Sorted(slices.Values(append(before, "many", "more")))...)
-	datasets, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
-	if err != nil || len(datasets) != len(before)+2 {
-		t.Errorf("in the pool are %v, %v", datasets, err)
-	}
+	await(t, "what was made in vain is gone", func() error {
+		if datasets := w.datasets(t); len(datasets) != len(before)+2 {
+			return fmt.Errorf("in the pool are %v", datasets)
+		}
+		return nil
+	})
 	w.h.Clean(t, "not verified yet") // the forgotten use of B2
 	w.docker(t, "volume", "rm", "many")
 	w.drover(t, "volume", "rm", "more")

@@ -247,9 +247,9 @@ func testB17Anonymous(t *testing.T, w *world) {
 	wg.Wait()
 	w.wantVolumes(t)
 	await(t, "nothing is left of them", func() error {
-		datasets, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
-		if trash := w.drover(t, "trash", "ls", "-q"); err != nil || len(datasets) > 0 || trash != "" {
-			return fmt.Errorf("in the pool: %v, %v; in the trash: %q", datasets, err, trash)
+		datasets := w.datasets(t)
+		if trash := w.drover(t, "trash", "ls", "-q"); len(datasets) > 0 || trash != "" {
+			return fmt.Errorf("in the pool: %v; in the trash: %q", datasets, trash)
 		}
 		return nil
 	})

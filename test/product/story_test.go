@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -258,5 +259,16 @@ func testA7(t *testing.T, w *world, s story) {
 	start()
 	if now := s.stored(t, w, "db"); now != kept {
 		t.Errorf("after the restore there are rows up to %d, want %d", now, kept)
+	}
+	if !s.live {
+		w.docker(t, "stop", "-t", "60", "db")
+	}
+	var snaps []dataset.Snapshot
+	w.h.JSON(t, &snaps, "snapshot", "ls", "demoVol")
+	for _, snap := range snaps {
+		w.drover(t, "snapshot", "rm", snap.ID.String())
+	}
+	if left := w.drover(t, "snapshot", "ls", "demoVol", "-q"); len(snaps) != 3 || left != "" {
+		t.Errorf("of %d snapshots there are left: %s", len(snaps), left)
 	}
 }

@@ -180,6 +180,16 @@ func (w *world) volumes(t testing.TB) []string {
 	return names
 }
 
+// datasets returns what lies in the default pool, live, being made or deleted.
+func (w *world) datasets(t testing.TB) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 // wantVolumes fails unless exactly these volumes exist.
 func (w *world) wantVolumes(t testing.TB, want ...string) {
 	t.Helper()
