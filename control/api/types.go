@@ -103,6 +103,9 @@ type Heartbeat struct {
 	Pools       []dataset.PoolStatus    `json:"pools,omitempty"`
 	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
 	Operations  []dataset.Operation     `json:"operations,omitempty"`
+	// Distrust says why the node does not believe this store: then nothing of the
+	// node's is condemned by itself.
+	Distrust string `json:"distrust,omitempty"`
 }
 
 // Sync is what changed for a node since a revision.
@@ -144,6 +147,9 @@ type Found struct {
 	Pool      uuid.UUID          `json:"pool"`
 	Dataset   dataset.Dataset    `json:"dataset"`
 	Snapshots []dataset.Snapshot `json:"snapshots,omitempty"`
+	// Index is that of the transaction which last wrote the dataset, as far as the
+	// node has seen; 0: not known.
+	Index uint64 `json:"index,omitempty"`
 }
 
 // Rebuilt says what became of one Found.
