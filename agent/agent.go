@@ -63,6 +63,7 @@ type Agent struct {
 	incarnation uuid.UUID
 	boot        string
 	started     time.Time
+	recovered   bool // the agent's own state was lost before this start
 
 	pools  *pools
 	cache  *cache
@@ -70,8 +71,10 @@ type Agent struct {
 	jobs   *jobs
 	mounts mounts
 
+	taking     sync.Mutex // held while an answer of control is taken in
 	mu         sync.Mutex
 	cluster    uuid.UUID
+	strange    string // why control's store is not to be believed; empty: it is
 	generation uint64
 	verifyAt   time.Time // when uses whose end may have been missed are looked at next; zero: there are none
 	running    map[uuid.UUID]*running
@@ -110,18 +113,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 
 // load reads the agent's own state.
 func (a *Agent) load(ctx context.Context) error {
-	var id nodeIdentity
-	known, err := a.state.get(ctx, "identity", &id)
-	if err != nil {
+	if err := a.identify(ctx); err != nil {
 		return err
 	}
-	if !known {
-		id.Node = uuid.New()
-		if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
-			return err
-		}
-	}
-	a.node, a.cluster = id.Node, id.Cluster
 	var eng engineRecord
 	if _, err := a.state.get(ctx, "engine", &eng); err != nil {
 		return err
@@ -129,10 +123,10 @@ func (a *Agent) load(ctx context.Context) error {
 	a.generation = eng.Generation
 	return errors.Join(
 		a.state.each(ctx, "volumes/", func(_ string, v []byte) error {
-			var d dataset.Dataset
+			var d api.Indexed
 			err := json.Unmarshal(v, &d)
 			if err == nil {
-				a.cache.apply(d, 0)
+				a.cache.load(d)
 			}
 			return err
 		}),
@@ -157,8 +151,10 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.pools.open(ctx); err != nil {
 		return err
 	}
-	if err := a.resolveMounts(ctx); err != nil {
-		return err
+	if !a.recovered { // otherwise what is mounted is only known after
+		if err := a.resolveMounts(ctx); err != nil {
+			return err
+		}
 	}
 	a.mu.Lock()
 	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
@@ -166,6 +162,11 @@ func (a *Agent) Start(ctx context.Context) error {
 	rev, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
 		return err
+	}
+	if a.recovered {
+		if err := a.resolveMounts(ctx); err != nil {
+			return err
+		}
 	}
 	a.wg.Add(2)
 	go func() { defer a.wg.Done(); a.follow(rev) }()
@@ -178,11 +179,12 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 	if err := a.register(ctx); err != nil {
 		return 0, err
 	}
+	seen := a.cache.indexes()
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
 		return 0, err
 	}
-	return s.Rev, a.take(ctx, s)
+	return s.Rev, a.take(ctx, s, seen)
 }
 
 func (a *Agent) register(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -15,21 +16,30 @@ import (
 // by the agent's own commits and by syncs.
 type cache struct {
 	mu        sync.RWMutex
-	datasets  map[uuid.UUID]*known
+	datasets  map[uuid.UUID]*api.Indexed
 	names     map[string]uuid.UUID // live volumes
 	spellings map[string]*spellingRecord
 	dirty     map[uuid.UUID]bool // records to be copied to disk
 }
 
-type known struct {
-	dataset.Dataset
-	index uint64
-}
-
 func newCache() *cache {
 	return &cache{
-		datasets: map[uuid.UUID]*known{}, names: map[string]uuid.UUID{},
+		datasets: map[uuid.UUID]*api.Indexed{}, names: map[string]uuid.UUID{},
 		spellings: map[string]*spellingRecord{}, dirty: map[uuid.UUID]bool{},
+	}
+}
+
+// load takes a copy from disk.
+func (c *cache) load(d api.Indexed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.putLocked(d)
+}
+
+func (c *cache) putLocked(d api.Indexed) {
+	c.datasets[d.ID] = &d
+	if d.State == dataset.StateReady {
+		c.names[d.Volume] = d.ID
 	}
 }
 
@@ -40,21 +50,18 @@ func (c *cache) apply(d dataset.Dataset, index uint64) bool {
 	defer c.mu.Unlock()
 	old := c.datasets[d.ID]
 	if old != nil {
-		if index != 0 && index <= old.index {
+		if index != 0 && index <= old.Index {
 			return false
 		}
 		if reflect.DeepEqual(old.Dataset, d) {
-			old.index = index
+			old.Index = max(old.Index, index)
 			return false
 		}
 		if c.names[old.Volume] == d.ID {
 			delete(c.names, old.Volume)
 		}
 	}
-	c.datasets[d.ID] = &known{d, index}
-	if d.State == dataset.StateReady {
-		c.names[d.Volume] = d.ID
-	}
+	c.putLocked(api.Indexed{Dataset: d, Index: index})
 	c.dirty[d.ID] = true
 	return true
 }
@@ -160,20 +167,61 @@ func (c *cache) setUsed(name string, r spellingRecord) {
 
 // takeDirty returns what changed since the last call: records, nil for those
 // that are gone.
-func (c *cache) takeDirty(limit int) map[uuid.UUID]*dataset.Dataset {
+func (c *cache) takeDirty(limit int) map[uuid.UUID]*api.Indexed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := map[uuid.UUID]*dataset.Dataset{}
+	out := map[uuid.UUID]*api.Indexed{}
 	for id := range c.dirty {
 		if len(out) == limit {
 			break
 		}
 		out[id] = nil
 		if k := c.datasets[id]; k != nil {
-			d := k.Dataset
+			d := *k
 			out[id] = &d
 		}
 		delete(c.dirty, id)
 	}
 	return out
+}
+
+// untake gives back what could not be written.
+func (c *cache) untake(taken map[uuid.UUID]*api.Indexed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range taken {
+		c.dirty[id] = true
+	}
+}
+
+// index is that of the transaction which last wrote a dataset, as far as it is
+// known here.
+func (c *cache) index(id uuid.UUID) uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if d := c.datasets[id]; d != nil {
+		return d.Index
+	}
+	return 0
+}
+
+// indexes is index of all.
+func (c *cache) indexes() map[uuid.UUID]uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make(map[uuid.UUID]uint64, len(c.datasets))
+	for id, d := range c.datasets {
+		out[id] = d.Index
+	}
+	return out
+}
+
+// forgetIndexes makes every record one that any other replaces.
+func (c *cache) forgetIndexes() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, d := range c.datasets {
+		d.Index = 0
+		c.dirty[id] = true
+	}
 }

@@ -19,7 +19,6 @@ import (
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has it on record, and may cancel it
-	notes    bool // it writes the record beside the data by itself
 }
 
 // carryOut does what an operation says and has control put the outcome on
@@ -56,10 +55,7 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	jb.begin(op)
-	r := &running{
-		cancel: cancel, recorded: op.State == dataset.OpRunning,
-		notes: op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpSnapshotDelete,
-	}
+	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
 	a.mu.Lock()
 	a.running[op.ID] = r
 	a.mu.Unlock()
@@ -234,6 +230,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
+		err = a.note(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -252,6 +249,9 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Opera
 	if err != nil {
 		return out, err
 	}
+	if err := a.mistrust(); err != nil {
+		return out, err
+	}
 	steps.At("snapshot-delete.begin")
 	jb.step("removing the snapshot")
 	if err := pool.DeleteSnapshot(ctx, d.ID, op.Snapshot.ID); err != nil {
@@ -260,6 +260,7 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Opera
 	steps.At("snapshot-delete.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("snapshot-delete.recorded")
+		err = a.note(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -364,6 +365,9 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 		return out, err
 	}
 	if err := a.unused(d, "purge"); err != nil {
+		return out, err
+	}
+	if err := a.mistrust(); err != nil {
 		return out, err
 	}
 	steps.At("purge.begin")

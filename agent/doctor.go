@@ -22,6 +22,10 @@ const (
 	levelError   = "error"
 )
 
+// DamagedMark is in the names of files in the root that could not be read at a
+// start and were put aside.
+const DamagedMark = ".damaged-"
+
 // report collects findings.
 type report struct{ list []api.Finding }
 
@@ -34,13 +38,14 @@ func (r *report) add(level, subject, mend, format string, args ...any) {
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	r := &report{}
 	a.checkBackends(ctx, r)
-	known, cluster, err := a.recorded(ctx)
+	known, err := a.recorded(ctx)
 	if err != nil {
 		r.add(levelError, "control", "", "does not answer: %v (what is mounted goes on)", err)
 	} else {
 		r.add(levelOK, "control", "", "answers; %d datasets have their home here", len(known))
-		a.checkStore(r, cluster)
+		a.checkStore(r)
 	}
+	a.checkDamaged(r)
 	for _, p := range a.pools.all() {
 		a.checkPool(ctx, r, p, known, err == nil)
 	}
@@ -48,11 +53,23 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return r.list, nil
 }
 
-func (a *Agent) checkStore(r *report, cluster uuid.UUID) {
+func (a *Agent) checkStore(r *report) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if cluster != a.cluster {
-		r.add(levelError, "store", "drover store rebuild", "it is another one than this node worked with before: nothing in the pools is touched until it is rebuilt")
+	if a.strange != "" {
+		r.add(levelError, "store", "drover store rebuild", "%s; nothing in the pools is destroyed until it is rebuilt", a.strange)
+	}
+}
+
+// checkDamaged names the files that were put aside at a start as they could not
+// be read.
+func (a *Agent) checkDamaged(r *report) {
+	files, err := filepath.Glob(filepath.Join(a.Root, "*"+DamagedMark+"*"))
+	if err != nil {
+		r.add(levelError, "root", "", "%v", err)
+	}
+	for _, f := range files {
+		r.add(levelWarning, "store", "put a backup in its place, or have the store rebuilt; then remove it", "%s could not be read and was put aside", f)
 	}
 }
 
@@ -95,6 +112,7 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 	}
 	if sure {
 		a.checkEntries(r, p, entries, known)
+		a.checkSnapshots(ctx, r, p, entries, known)
 	}
 	a.checkStalls(ctx, r, p, known)
 }

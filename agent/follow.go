@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -25,8 +24,12 @@ func (a *Agent) follow(rev uint64) {
 			rev, err = a.join(a.ctx)
 		} else {
 			var s api.Sync
-			if s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait); err == nil {
-				rev, err = s.Rev, a.take(a.ctx, s)
+			s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait)
+			switch {
+			case err == nil && s.Full: // control does not remember that far
+				rev, err = a.join(a.ctx)
+			case err == nil:
+				rev, err = s.Rev, a.take(a.ctx, s, nil)
 			}
 		}
 		if err == nil {
@@ -45,14 +48,18 @@ func (a *Agent) follow(rev uint64) {
 	}
 }
 
-// take takes in one answer.
-func (a *Agent) take(ctx context.Context, s api.Sync) error {
-	strange, err := a.meet(ctx, s.Cluster)
+// take takes in one answer; seen is, for a full one, what was known of each
+// dataset before it was asked for.
+func (a *Agent) take(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64) error {
+	a.taking.Lock()
+	defer a.taking.Unlock()
+	strange, err := a.meet(ctx, s, seen)
 	if err != nil {
 		return err
 	}
+	lost := map[uuid.UUID]bool{}
 	if s.Full && !strange {
-		a.forgetOthers(s)
+		lost = a.forgetOthers(s)
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
@@ -66,7 +73,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 	// Before there is work on the same datasets: the backend does not look at
 	// what is in use.
 	if s.Full && !strange {
-		if err := a.resolveIncoming(ctx); err != nil {
+		if err := a.resolveIncoming(ctx, lost); err != nil {
 			return err
 		}
 	}
@@ -78,6 +85,9 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 			a.changed(d.ID) // what control heard from us may be gone with its process
 		}
 	}
+	if s.Full && !strange {
+		a.noteAll()
+	}
 	for _, op := range s.Operations {
 		a.resume(op)
 	}
@@ -85,52 +95,87 @@ func (a *Agent) take(ctx context.Context, s api.Sync) error {
 	return nil
 }
 
-// meet compares the identity of control's store with the one that this agent
-// worked with before. Another one, as after the loss of the store, knows nothing of what
-// lies in the pools: nothing is destroyed then.
-func (a *Agent) meet(ctx context.Context, cluster uuid.UUID) (strange bool, err error) {
+// meet compares control's store with what this agent knows of it. One with
+// another identity, as after the loss of the store, knows nothing of what lies in
+// the pools; one in which a change that the agent has seen is missing was put
+// back from a backup, and takes for dead what is alive. Both are strange: nothing
+// is destroyed for them, until a person has the store rebuilt.
+func (a *Agent) meet(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64) (strange bool, err error) {
 	a.mu.Lock()
-	was := a.cluster
+	was, why := a.cluster, a.strange
 	a.mu.Unlock()
-	if was == cluster {
-		return false, nil
-	}
-	if was != uuid.Nil {
-		a.Log.Warn("control has another store than before: nothing in the pools is touched (drover store rebuild brings the volumes back)")
-		return true, nil
-	}
-	if err := a.state.put(ctx, map[string]any{"identity": nodeIdentity{Node: a.node, Cluster: cluster}}); err != nil {
-		return false, err
+	switch {
+	case was != uuid.Nil && was != s.Cluster:
+		why = "it is another one than this node worked with before"
+	case s.Full:
+		why = missing(s, seen)
 	}
 	a.mu.Lock()
-	a.cluster = cluster
+	if why != "" && a.strange != why {
+		a.Log.Errorf("control's store is not to be believed: %s; nothing in the pools is touched (drover store rebuild brings the volumes back)", why)
+	}
+	a.strange = why
 	a.mu.Unlock()
-	return false, nil
+	if why != "" || was == s.Cluster {
+		return why != "", nil
+	}
+	return false, a.belong(ctx, s.Cluster)
 }
 
-// accept takes the identity of a store that was rebuilt from this node's pools.
+// missing says which change a full answer lacks; empty: none that was seen.
+func missing(s api.Sync, seen map[uuid.UUID]uint64) string {
+	for _, d := range s.Datasets {
+		if d.Index < seen[d.ID] {
+			return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", d.Volume)
+		}
+	}
+	return ""
+}
+
+// mistrust fails while control's store is strange.
+func (a *Agent) mistrust() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.strange == "" {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict, "nothing is destroyed while control's store is not to be believed: %s (drover store rebuild)", a.strange)
+}
+
+// accept takes a store for right that was rebuilt from this node's pools.
 func (a *Agent) accept(ctx context.Context) error {
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
 		return err
 	}
+	// On disk too, or the next start would find the store older than it was.
+	a.cache.forgetIndexes()
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	a.cluster = uuid.Nil
 	a.mu.Unlock()
-	return a.take(ctx, s)
+	if err := a.take(ctx, s, nil); err != nil || !a.recovered {
+		return err
+	}
+	return a.resolveMounts(ctx) // of what was not known until now
 }
 
-// forgetOthers drops what a full answer does not name.
-func (a *Agent) forgetOthers(s api.Sync) {
+// forgetOthers drops what a full answer does not name, and returns it.
+func (a *Agent) forgetOthers(s api.Sync) (gone map[uuid.UUID]bool) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
 	}
+	gone = map[uuid.UUID]bool{}
 	for _, id := range a.cache.ids() {
 		if !named[id] {
+			gone[id] = true
 			a.cache.remove(id)
 		}
 	}
+	return gone
 }
 
 // converge acts on a record that changed: the copy beside the data follows, and
@@ -147,26 +192,10 @@ func (a *Agent) converge(d api.Indexed) {
 	a.mu.Lock()
 	r := a.running[d.Request]
 	a.mu.Unlock()
-	if r != nil && r.notes {
-		return
+	if r != nil {
+		return // it does so itself
 	}
-	// A job for each change: one that runs may have looked before this one came.
-	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
-		unlock, err := a.locks.lock(ctx, d.ID, "update of volume "+d.Volume)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		now, known := a.cache.dataset(d.ID)
-		pool, err := a.pools.get(now.Pool)
-		if !known || err != nil || now.State == dataset.StatePurging {
-			return nil // gone; or noted when the pool is back: every full answer comes here
-		}
-		if err := a.note(ctx, pool, now); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-			a.log(now).WithError(err).Warn("the record beside the data was not written")
-		}
-		return nil
-	})
+	a.noteLater(d)
 }
 
 // resume carries out an operation on record, unless that is under way.

@@ -71,6 +71,7 @@ func (a *Agent) takeNews() []uuid.UUID {
 // rounds mends what has to be looked at now and then.
 func (a *Agent) rounds(ctx context.Context) {
 	if a.pools.retry(ctx) {
+		a.noteAll()
 		if err := a.register(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
@@ -95,6 +96,9 @@ func (a *Agent) tell(ctx context.Context, told map[uuid.UUID]dataset.DatasetStat
 
 func (a *Agent) tellSome(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
 	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Operations: a.jobs.running()}
+	a.mu.Lock()
+	h.Distrust = a.strange
+	a.mu.Unlock()
 	for _, id := range ids {
 		d, ok := a.cache.dataset(id)
 		if !ok {
@@ -172,6 +176,7 @@ func (a *Agent) flush(ctx context.Context) error {
 			}
 		}
 		if err := a.state.put(ctx, values); err != nil {
+			a.cache.untake(dirty)
 			return err
 		}
 	}

@@ -24,7 +24,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", p.Name, p.Path)
 	}
-	rec := poolRecord{Backend: p.Backend, Path: p.Path}
+	rec := poolRecord{ID: uuid.New(), Backend: p.Backend, Path: p.Path}
 	if p.Image != "" {
 		size, err := dataset.ParseSize(p.Image)
 		if err != nil {
@@ -101,7 +101,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	if op.backend == nil {
 		return op.Pool, nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, op.why)
 	}
-	back, err := a.rebuildPool(ctx, op)
+	back, err := a.rebuildPool(ctx, op, true)
 	return op.Pool, back, err
 }
 
@@ -121,48 +121,10 @@ func (a *Agent) freePoolName(path string) string {
 	}
 }
 
-// RebuildStore brings back every dataset that lies in this node's pools and that
-// the store does not know: after the store was lost. Again: nothing more.
-func (a *Agent) RebuildStore(ctx context.Context) (all []api.Rebuilt, err error) {
-	for _, p := range a.pools.all() {
-		if p.backend == nil {
-			return all, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
-		}
-		back, err := a.rebuildPool(ctx, p)
-		all = append(all, back...)
-		if err != nil {
-			return all, err
-		}
-	}
-	return all, a.accept(ctx)
-}
-
-func (a *Agent) rebuildPool(ctx context.Context, p *openPool) ([]api.Rebuilt, error) {
-	entries, err := p.backend.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var found []api.Found
-	for _, e := range entries {
-		if e.Record == nil || e.Record.ID != e.ID || (e.State != backends.EntryReady && !a.acknowledged(e)) {
-			continue
-		}
-		found = append(found, api.Found{Pool: p.ID, Dataset: *e.Record, Snapshots: e.Snapshots})
-	}
-	return a.Control.Rebuild(ctx, a.node, found)
-}
-
-// acknowledged reports whether an incoming dataset was on record before the
-// store was lost: the agent's own copies say so.
-func (a *Agent) acknowledged(e backends.Entry) bool {
-	_, known := a.cache.dataset(e.ID)
-	return known && e.State == backends.EntryIncoming
-}
-
 // Collect destroys one dataset that lies in a pool and that the store does not
 // know.
 func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
-	known, _, err := a.recorded(ctx)
+	known, err := a.recorded(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,16 +154,15 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// recorded returns all datasets of this node as control has them now, and the
-// identity of control's store.
-func (a *Agent) recorded(ctx context.Context) (map[uuid.UUID]dataset.Dataset, uuid.UUID, error) {
+// recorded returns all datasets of this node as control has them now.
+func (a *Agent) recorded(ctx context.Context) (map[uuid.UUID]dataset.Dataset, error) {
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
-		return nil, uuid.Nil, err
+		return nil, err
 	}
 	out := map[uuid.UUID]dataset.Dataset{}
 	for _, d := range s.Datasets {
 		out[d.ID] = d.Dataset
 	}
-	return out, s.Cluster, nil
+	return out, nil
 }

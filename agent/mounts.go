@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -64,7 +65,8 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 // save puts a mount record on disk, with the copy of the dataset's own record
 // that a mount without control needs, and then in memory.
 func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
-	values := map[string]any{"mounts/" + d.ID.String(): r, "volumes/" + d.ID.String(): d}
+	copied := api.Indexed{Dataset: d, Index: a.cache.index(d.ID)}
+	values := map[string]any{"mounts/" + d.ID.String(): r, "volumes/" + d.ID.String(): copied}
 	maps.Copy(values, more)
 	if err := a.state.put(ctx, values); err != nil {
 		return err

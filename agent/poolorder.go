@@ -2,10 +2,38 @@ package agent
 
 import (
 	"cmp"
+	"context"
+	"os"
 	"slices"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 )
+
+// recall adds the pools that control has on record for this node, after the
+// agent's own state was lost, and returns their names. With control away there
+// are none: what is configured is found where it lies.
+func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names []string, err error) {
+	list, err := p.a.Control.Pools(ctx)
+	if err != nil {
+		p.a.Log.WithError(err).Warn("control does not say which pools this node had")
+		return nil, nil
+	}
+	values := map[string]any{}
+	for _, o := range list {
+		if o.Node != p.a.node {
+			continue
+		}
+		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default}
+		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
+			rec.Image, rec.Mount = dataset.Size(st.Size()), p.imageMount(o.Name)
+		}
+		known[o.Name], values["pools/"+o.Name] = rec, rec
+		names = append(names, o.Name)
+	}
+	return names, p.a.state.put(ctx, values)
+}
 
 // enlist takes a pool in, in its place: control puts a dataset on the first pool
 // that can keep it, which is to be the same one after a restart.

@@ -61,6 +61,11 @@ func (p *pools) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(names) == 0 && p.a.recovered {
+		if names, err = p.recall(ctx, known); err != nil {
+			return err
+		}
+	}
 	configured := map[string]bool{}
 	for _, c := range p.a.Pools {
 		configured[c.Name] = true
@@ -124,7 +129,9 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	return nil
 }
 
-// make makes a pool and puts it on record.
+// make makes a pool and puts it on record. With no UUID a pool that lies there
+// already is taken as it is: a first start may have been cut short, or this node
+// may have forgotten it.
 func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPool, error) {
 	kind, err := p.a.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -136,14 +143,14 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := p.disjoint(name, rec); err != nil {
 		return nil, err
 	}
-	if rec.ID == uuid.Nil {
-		rec.ID = uuid.New()
-	}
 	b, err := kind.Open(ctx, backends.Config{ID: rec.ID, Name: name, Path: rec.Path, Image: rec.Image, Mount: rec.Mount, Make: true})
 	if err != nil {
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	rec.ID = b.ID()
+	if err := p.single(rec.ID, name); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -154,6 +161,16 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	p.enlist(op)
 	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
 	return op, nil
+}
+
+// single refuses a copy of a pool that is there under another name.
+func (p *pools) single(id uuid.UUID, name string) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if o := p.byID[id]; o != nil && o.Name != name {
+		return dataset.Errorf(dataset.ErrExists, "pool %s: what lies there is pool %s (at %s), or a copy of it", name, o.Name, o.rec.Path)
+	}
+	return nil
 }
 
 // disjoint refuses a pool inside another one's path, or around it.

@@ -52,12 +52,43 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
+		if a.recovered {
+			if err := a.assumeUse(ctx, d, ok); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := a.unmountIdle(ctx, d); err != nil {
 			a.log(d).WithError(err).Warn("left-over mount was not taken off")
 			a.idle(id)
 		}
 	}
 	return nil
+}
+
+// unknownUse stands for the mount IDs that were lost with the agent's state.
+const unknownUse = "unknown"
+
+// assumeUse takes a mount of which the agent has forgotten who uses it for used,
+// until it was looked at: see verifyUses. One of a dataset that nobody knows stays
+// until somebody does.
+func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
+	if !known {
+		a.log(d).Warn("mount of a dataset that is not on record is left alone")
+		return nil
+	}
+	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := a.record(d.ID)
+	r.Epoch, r.Once = d.Epoch, true
+	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.currentGeneration(), Since: a.started, inherited: true}
+	a.mu.Lock()
+	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
+	a.mu.Unlock()
+	return a.save(ctx, d, r, nil)
 }
 
 // thaw undoes a freeze that a killed agent left; a filesystem that is not frozen
@@ -75,17 +106,17 @@ func thaw(path string) error {
 }
 
 // resolveIncoming finishes what a crash left in the pools: a dataset that is on
-// record takes its place, one that is not was never acknowledged and goes. It is
-// called only while control's store is the one that this agent worked with, and
-// answers.
-func (a *Agent) resolveIncoming(ctx context.Context) error {
+// record takes its place, one that never was is not acknowledged and goes. lost
+// are those that this agent had seen on record: they stay. It is called only
+// while control's store is to be believed, and answers.
+func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) error {
 	for _, p := range a.pools.all() {
 		if p.backend == nil {
 			continue
 		}
 		var promote []uuid.UUID
 		n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
-			if a.making(id) {
+			if a.making(id) || lost[id] {
 				return false
 			}
 			if _, onRecord := a.cache.dataset(id); onRecord {

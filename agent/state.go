@@ -20,7 +20,7 @@ import (
 //	engine                 engineRecord
 //	mounts/<dataset>       mountRecord
 //	spellings/<name>       spellingRecord
-//	volumes/<dataset>      dataset.Dataset, a copy for when control is away
+//	volumes/<dataset>      api.Indexed, a copy for when control is away
 //	pools/<name>           poolRecord
 type state struct{ store store.Store }
 

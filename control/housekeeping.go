@@ -51,16 +51,17 @@ func (h *house) fail(what string, err error) {
 
 // keepHouse does the background work until ctx ends: expired trash is condemned,
 // old operations are forgotten, snapshots that are due are asked for and those
-// that retention does not keep are removed.
+// that retention does not keep are removed. Agents are heard first: one may know
+// that the store was put back from a backup.
 func (s *Service) keepHouse(ctx context.Context) {
 	h := s.newHouse()
 	for {
-		s.round(ctx, h, s.Clock.Now())
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.Clock.After(houseEvery):
 		}
+		s.round(ctx, h, s.Clock.Now())
 	}
 }
 
@@ -173,7 +174,8 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 }
 
 // expireOne condemns a dataset if its time in the trash is over, and otherwise
-// returns when that will be; zero for never.
+// returns when that will be; zero for never. One whose home does not believe the
+// store stays.
 func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
 	var tr dataset.Trash
 	if err := decode(key, value, &tr); err != nil {
@@ -191,6 +193,10 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		there, err := t.get(datasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || d.Trash.Until.IsZero() || d.Trash.Until.After(now) {
 			return err
+		}
+		if !s.seen.believed(d.Home) {
+			until = now
+			return nil
 		}
 		return s.condemn(t, &d, "trash.expire", "destroyed")
 	})

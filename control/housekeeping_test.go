@@ -191,8 +191,8 @@ func TestHouseWithoutStore(t *testing.T) {
 	}
 }
 
-// The service as it is run: a round at once, then one whenever the clock has
-// moved on, until it is closed.
+// The service as it is run: a round once agents could be heard, then one whenever
+// the clock has moved on, until it is closed.
 func TestKeepHouse(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
@@ -204,6 +204,11 @@ func TestKeepHouse(t *testing.T) {
 		Store: e.spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() Profiles { return e.profiles },
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
+	<-c.begun
+	if got := e.check().datasets[d.ID].State; got != dataset.StateTrashed {
+		t.Errorf("before anyone was heard: %s", got)
+	}
+	e.clock.Advance(houseEvery)
 	<-c.begun
 	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)

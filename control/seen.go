@@ -17,6 +17,7 @@ type seen struct {
 	datasets map[uuid.UUID]dataset.DatasetStatus
 	pools    map[uuid.UUID]dataset.PoolStatus
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
+	distrust map[uuid.UUID]bool                           // nodes that do not believe the store
 }
 
 func newSeen() seen {
@@ -24,6 +25,7 @@ func newSeen() seen {
 		datasets: map[uuid.UUID]dataset.DatasetStatus{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
+		distrust: map[uuid.UUID]bool{},
 	}
 }
 
@@ -45,6 +47,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	for _, d := range h.Datasets {
 		s.datasets[d.ID] = d
 	}
+	s.distrust[node.ID] = h.Distrust != ""
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
 		is[op.ID] = op.Progress
@@ -54,6 +57,12 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	}
 	s.progress[node.ID] = is
 	return warnings, moved
+}
+
+func (s *seen) believed(node uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.distrust[node]
 }
 
 func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {

@@ -66,12 +66,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	sys := clock.System{}
-	st, err := bolt.Open(ctx, filepath.Join(o.Root, "store.db"), bolt.Options{Clock: sys})
+	st, err := openStore(ctx, o, "store.db", bolt.Options{Clock: sys})
 	if err != nil {
 		return err
 	}
 	closers = append(closers, st.Close)
-	own, err := bolt.Open(ctx, filepath.Join(o.Root, "agent.db"), bolt.Options{Clock: sys})
+	own, err := openStore(ctx, o, "agent.db", bolt.Options{Clock: sys})
 	if err != nil {
 		return err
 	}

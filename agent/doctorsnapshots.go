@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// checkSnapshots compares the snapshots that lie in a pool with those that the
+// store knows.
+func (a *Agent) checkSnapshots(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+	recorded, err := a.recordedSnapshots(ctx)
+	if err != nil {
+		r.add(levelError, "control", "", "does not list its snapshots: %v", err)
+		return
+	}
+	for _, e := range entries {
+		d, onRecord := known[e.ID]
+		if !onRecord || a.making(e.ID) {
+			continue
+		}
+		there := map[uuid.UUID]bool{}
+		for _, s := range e.Snapshots {
+			there[s.ID] = true
+			if !recorded[d.ID][s.ID] && a.unknownSnapshot(ctx, s.ID) {
+				r.add(levelWarning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
+					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
+			}
+		}
+		for id := range recorded[d.ID] {
+			if !there[id] && d.State != dataset.StatePurging && a.missingSnapshot(ctx, p, d.ID, id) {
+				r.add(levelError, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
+					"of volume %s is on record but does not lie in pool %s", d.Volume, p.Name)
+			}
+		}
+	}
+}
+
+// recordedSnapshots are all that control knows, by dataset.
+func (a *Agent) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
+	out := map[uuid.UUID]map[uuid.UUID]bool{}
+	for page := (api.Page{}); ; {
+		list, err := a.Control.Snapshots(ctx, "", page)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range list.Items {
+			if out[s.Dataset] == nil {
+				out[s.Dataset] = map[uuid.UUID]bool{}
+			}
+			out[s.Dataset][s.ID] = true
+		}
+		if page.After = list.Next; page.After == "" {
+			return out, nil
+		}
+	}
+}
+
+// unknownSnapshot asks again: it may have come on record meanwhile.
+func (a *Agent) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
+	_, err := a.Control.Snapshot(ctx, "", id.String())
+	return errors.Is(err, dataset.ErrNotFound)
+}
+
+// missingSnapshot looks again: it may have been made, or deleted, meanwhile.
+func (a *Agent) missingSnapshot(ctx context.Context, p *openPool, ds, id uuid.UUID) bool {
+	e, err := p.backend.Stat(ctx, ds)
+	if err != nil || a.unknownSnapshot(ctx, id) {
+		return false
+	}
+	for _, s := range e.Snapshots {
+		if s.ID == id {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// identityName is a file in the root that says once more who this node is. The
+// agent's own state can be lost; a node that then took another name would find
+// none of its volumes, and one that did not know its cluster any more would take
+// an empty store for the one it had.
+const identityName = "node.json"
+
+// identify learns who this node is, or makes it up, once.
+func (a *Agent) identify(ctx context.Context) error {
+	var id nodeIdentity
+	known, err := a.state.get(ctx, "identity", &id)
+	if err != nil {
+		return err
+	}
+	if !known {
+		if id, err = a.readIdentity(); err != nil {
+			return err
+		}
+		a.recovered = id.Node != uuid.Nil
+		if a.recovered {
+			a.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
+		} else {
+			id.Node = uuid.New()
+		}
+		if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
+			return err
+		}
+	}
+	a.node, a.cluster = id.Node, id.Cluster
+	return a.writeIdentity(id)
+}
+
+// belong puts on disk whose control this node works with.
+func (a *Agent) belong(ctx context.Context, cluster uuid.UUID) error {
+	id := nodeIdentity{Node: a.node, Cluster: cluster}
+	if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
+		return err
+	}
+	if err := a.writeIdentity(id); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cluster = cluster
+	return nil
+}
+
+// readIdentity reads the file; a zero node when there is none, or none that can
+// be read.
+func (a *Agent) readIdentity() (id nodeIdentity, err error) {
+	b, err := os.ReadFile(filepath.Join(a.Root, identityName))
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return id, fmt.Errorf("who this node is: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		a.Log.WithError(err).WithField("file", identityName).Error("what says who this node is, is damaged")
+		return nodeIdentity{}, nil
+	}
+	return id, nil
+}
+
+// writeIdentity brings the file up to date, durably. Nothing when it is.
+func (a *Agent) writeIdentity(id nodeIdentity) error {
+	if old, err := a.readIdentity(); err != nil || old == id {
+		return err
+	}
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(a.Root, identityName)
+	if err := writeDurably(path+".tmp", append(b, '\n')); err != nil {
+		return fmt.Errorf("who this node is: %w", err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("who this node is: %w", err)
+	}
+	dir, err := os.Open(a.Root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func writeDurably(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}

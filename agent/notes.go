@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// noteLater renews the record beside a dataset as a job: one for each change, as
+// one that runs may have looked before this change came.
+func (a *Agent) noteLater(d api.Indexed) {
+	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
+		return a.noteNow(ctx, d.ID)
+	})
+}
+
+// noteNow renews the record beside a dataset from what is known of it now.
+func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
+	unlock, err := a.locks.lock(ctx, id, "update of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, known := a.cache.dataset(id)
+	if !known || d.State == dataset.StatePurging {
+		return nil
+	}
+	pool, err := a.pools.get(d.Pool)
+	if err != nil {
+		return nil // noteAll comes to it when the pool is back
+	}
+	err = a.note(ctx, pool, d)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		a.log(d).WithError(err).Warn("the record beside the data was not written")
+	}
+	return err
+}
+
+// noteAll renews every record beside the data that is not what is on record: a
+// note is not flushed, so one may have gone with the power, or with the process
+// that was to write it.
+func (a *Agent) noteAll() {
+	a.jobs.start("notes", func(ctx context.Context, _ *job) error {
+		for _, p := range a.pools.all() {
+			if p.backend == nil {
+				continue
+			}
+			entries, err := p.backend.List(ctx)
+			if err != nil && ctx.Err() == nil {
+				a.Log.WithError(err).WithField("pool", p.Name).Warn("the records beside the data were not compared")
+			}
+			for _, e := range entries {
+				if ctx.Err() != nil || a.mistrust() != nil {
+					return nil
+				}
+				if d, known := a.cache.dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d) {
+					_ = a.noteNow(ctx, e.ID) // which logs it
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func outOfDate(e backends.Entry, d dataset.Dataset) bool {
+	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
+		return false
+	}
+	if e.Record == nil {
+		return true
+	}
+	old, err := json.Marshal(e.Record)
+	if err != nil {
+		return true
+	}
+	now, err := json.Marshal(d)
+	return err == nil && !bytes.Equal(old, now)
+}

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RebuildStore brings back every dataset that lies in this node's pools and that
+// the store does not know, or knows from before a change that this node has seen:
+// after the store was lost, or put back from a backup. Again: nothing more.
+func (a *Agent) RebuildStore(ctx context.Context) (all []api.Rebuilt, err error) {
+	for _, p := range a.pools.all() {
+		if p.backend == nil {
+			return all, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
+		}
+		back, err := a.rebuildPool(ctx, p, a.mistrust() != nil)
+		all = append(all, back...)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, a.accept(ctx)
+}
+
+// rebuildPool hands control what lies in a pool. all says that nobody knows any
+// more what was acknowledged.
+func (a *Agent) rebuildPool(ctx context.Context, p *openPool, all bool) ([]api.Rebuilt, error) {
+	entries, err := p.backend.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []api.Found
+	for _, e := range entries {
+		if f, ok := a.lying(e, all); ok {
+			f.Pool = p.ID
+			found = append(found, f)
+		}
+	}
+	return a.Control.Rebuild(ctx, a.node, found)
+}
+
+// lying is what is known of a dataset that lies in a pool: its own record or,
+// should that be damaged, the agent's copy of it. An incoming one that may never
+// have been acknowledged comes back in the trash.
+func (a *Agent) lying(e backends.Entry, all bool) (f api.Found, ok bool) {
+	copied, known := a.cache.dataset(e.ID)
+	f = api.Found{Snapshots: e.Snapshots, Index: a.cache.index(e.ID)}
+	switch {
+	case e.Record != nil && e.Record.ID == e.ID:
+		f.Dataset = *e.Record
+	case known:
+		f.Dataset = copied
+	default:
+		return f, false
+	}
+	switch {
+	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
+		return f, true
+	case e.State == backends.EntryIncoming && all && !a.making(e.ID):
+		f.Dataset.State = dataset.StateTrashed
+		return f, true
+	}
+	return f, false
+}

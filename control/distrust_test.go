@@ -1,0 +1,93 @@
+package control
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (a *agent) distrust(why string) {
+	a.Helper()
+	if err := a.Heartbeat(a.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Distrust: why}); err != nil {
+		a.Fatalf("heartbeat: %v", err)
+	}
+}
+
+// A node that has seen later changes than the store has keeps its trash until it
+// believes the store again; other nodes' trash goes on.
+func TestDistrustedTrashStays(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("mine")
+	b.create("theirs")
+	mine, theirs := a.delete("mine"), b.delete("theirs")
+	e.rounds()
+	a.distrust("it is older")
+	e.tick(100 * time.Hour)
+	st := e.check()
+	if got := st.datasets[mine.ID].State; got != dataset.StateTrashed {
+		t.Errorf("a dataset of a node that does not believe the store is %s", got)
+	}
+	if got := st.datasets[theirs.ID].State; got != dataset.StatePurging {
+		t.Errorf("a dataset of another node is %s", got)
+	}
+	a.distrust("")
+	e.tick(houseEvery)
+	if got := e.check().datasets[mine.ID].State; got != dataset.StatePurging {
+		t.Errorf("after the store was rebuilt it is %s", got)
+	}
+}
+
+// An older store is told what a node has seen since: what was in the trash has
+// its name again, what was live is in the trash, and what is as the store has it
+// stays so.
+func TestRebuildOfOlderStore(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	back, gone, same := a.create("back"), a.create("gone"), a.create("same")
+	a.delete("back")
+	later := e.volume("same").Dataset
+	later.Protected = true
+	found := func(d dataset.Dataset, state dataset.State, index uint64) api.Found {
+		d.State = state
+		return api.Found{Pool: d.Pool, Dataset: d, Index: index}
+	}
+	const seen = 1 << 40 // after all that this store has
+	list := a.rebuild(
+		found(back, dataset.StateReady, seen), found(gone, dataset.StateTrashed, seen),
+		found(later, dataset.StateReady, 1), found(same, dataset.StateTrashed, 0),
+	)
+	for id, want := range map[uuid.UUID]string{back.ID: "restored", gone.ID: "trashed", same.ID: "known"} {
+		if got := list[id]; got.Action != want {
+			t.Errorf("%+v, want %s", got, want)
+		}
+	}
+	st := e.check()
+	for id, want := range map[uuid.UUID]dataset.State{back.ID: dataset.StateReady, gone.ID: dataset.StateTrashed, same.ID: dataset.StateReady} {
+		if got := st.datasets[id]; got.State != want || got.Protected {
+			t.Errorf("%+v, want %s", got, want)
+		}
+	}
+	if v := e.volume("back"); v.ID != back.ID || v.Epoch != back.Epoch+1 {
+		t.Errorf("%+v", v)
+	}
+	e.tick(1000 * time.Hour)
+	if got := e.check().datasets[back.ID].State; got != dataset.StateReady {
+		t.Errorf("what came back from the trash is %s", got)
+	}
+	// The name that it had is another one's by now.
+	f := found(back, dataset.StateReady, seen)
+	a.delete("back")
+	other := a.create("back")
+	if r := a.rebuild(f)[back.ID]; r.Action != "renamed" {
+		t.Errorf("%+v", r)
+	}
+	if v := e.volume("back"); v.ID != other.ID {
+		t.Errorf("%+v", v)
+	}
+	e.check()
+}

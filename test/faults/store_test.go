@@ -1,0 +1,267 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/host"
+)
+
+// damage is what happens to the files of a Drover that is not running.
+type damage struct {
+	name string
+	do   func(root string) error
+	// lost says that the store is: its names have to be brought back.
+	lost bool
+	// forgot says that nobody knows any more who used what.
+	forgot bool
+}
+
+func damages() []damage {
+	const store, agent = "store.db", "agent.db"
+	remove := func(names ...string) func(string) error {
+		return func(root string) (err error) {
+			for _, name := range names {
+				err = errors.Join(err, os.Remove(filepath.Join(root, name)))
+			}
+			return err
+		}
+	}
+	truncate := func(name string, size int64) func(string) error {
+		return func(root string) error { return os.Truncate(filepath.Join(root, name), size) }
+	}
+	scribble := func(name string) func(string) error {
+		return func(root string) error {
+			f, err := os.OpenFile(filepath.Join(root, name), os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte(strings.Repeat("garbage ", 8<<10)), 0)
+			return errors.Join(err, f.Close())
+		}
+	}
+	return []damage{
+		{"store removed", remove(store), true, false},
+		{"store emptied", truncate(store, 0), true, false},
+		{"store cut off", truncate(store, 9000), true, false},
+		{"store overwritten", scribble(store), true, false},
+		{"agent's state removed", remove(agent), false, true},
+		{"agent's state overwritten", scribble(agent), false, true},
+		{"both removed", remove(store, agent), true, true},
+	}
+}
+
+// Whatever happens to the files in which Drover keeps its records: it starts,
+// destroys nothing, says what it sees, and gets all names back from the pools.
+func TestI4StoreLost(t *testing.T) {
+	for _, d := range damages() {
+		t.Run(d.name, func(t *testing.T) {
+			w := newWorld(t, host.Options{Size: 3 << 30})
+			w.peopled(t)
+			before, pooled := w.records(t), w.inPool(t)
+			w.h.Kill9(t)
+			w.ok(t, d.do(w.h.Root))
+			w.h.Up(t)
+
+			if diff := cmp.Diff(pooled, w.inPool(t)); diff != "" {
+				t.Fatalf("in the pool (-before +after):\n%s", diff)
+			}
+			w.writable(t, "used")
+			if d.lost {
+				if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store rebuild") {
+					t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
+				}
+				w.h.Must(t, "store", "rebuild")
+			}
+			if diff := cmp.Diff(before, w.records(t), asRebuilt()); diff != "" {
+				t.Errorf("records (-before +after):\n%s", diff)
+			}
+			w.h.Restart(t)
+			w.kept(t)
+			w.release(t, "used")
+			if d.forgot { // it stays mounted until it was found out that nobody has it
+				w.inUse = []string{"used"}
+			}
+			w.rid(t, ".damaged-")
+			w.tidy(t)
+			w.ok(t, w.plug.create("fresh", nil))
+		})
+	}
+}
+
+// rid removes what a person has looked at: files in the root by a part of their
+// name.
+func (w *world) rid(t testing.TB, part string) {
+	t.Helper()
+	for _, name := range names(t, w.h.Root) {
+		if strings.Contains(name, part) {
+			w.ok(t, os.Remove(filepath.Join(w.h.Root, name)))
+		}
+	}
+}
+
+// asRebuilt leaves out what a record does not get back: which operation wrote it
+// last. The epoch grows, as nobody knows who has the old one.
+func asRebuilt() cmp.Option {
+	return cmp.Options{
+		cmpopts.IgnoreFields(dataset.Dataset{}, "Request", "Epoch", "Trash"),
+		cmpopts.IgnoreFields(dataset.Snapshot{}, "Request"),
+	}
+}
+
+// peopled makes one of each: volumes with all that a record can say, a clone,
+// snapshots, trash; one volume is in use.
+func (w *world) peopled(t testing.TB) {
+	t.Helper()
+	w.ok(t, w.plug.create("labelled", map[string]string{
+		"profile": "sized", "size": "400MiB", "label.team": "blue", "protect": "true", "owner": "999:998", "mode": "0750",
+	}))
+	w.write(t, "labelled", "labelled")
+	w.make(t, "used", "plain", "used")
+	w.snapshot(t, "used", "first")
+	w.ok(t, w.plug.create("copy@snapshot-"+w.snapshotID(t, "used", "first"), nil))
+	w.volumes["copy"] = "used"
+	w.write(t, "used", "used since")
+	w.snapshot(t, "used", "second")
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "used", Snapshot: "first"}))
+	w.volumes["used"] = "used"
+	w.make(t, "old", "plain", "old")
+	w.ok(t, w.plug.remove("old"))
+	w.forget("old")
+	w.trash["old"] = "old"
+	w.make(t, "changed", "plain", "changed")
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpResize, Volume: "changed", Size: "11GiB"}))
+	protect := true
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUpdate, Volume: "changed", Protect: &protect}))
+	w.use(t, "used")
+	w.noted(t)
+}
+
+// noted waits until the records beside the data are those of the store.
+func (w *world) noted(t testing.TB) {
+	t.Helper()
+	path := w.poolPath(t, "default")
+	await(t, "the records beside the data are renewed", func() error {
+		for _, v := range w.records(t).Datasets {
+			b, err := os.ReadFile(filepath.Join(path, "datasets", v.ID.String(), "record.json"))
+			if err != nil {
+				return err
+			}
+			want := []string{v.Request.String(), fmt.Sprintf(`"state":%q`, v.State)}
+			if v.Protected {
+				want = append(want, `"protected":true`)
+			}
+			for _, s := range want {
+				if !strings.Contains(string(b), s) {
+					return fmt.Errorf("the record of %s does not say %s: %s", v.Volume, s, b)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// records is all that the store has of datasets.
+type records struct {
+	Datasets  []dataset.Dataset
+	Snapshots []dataset.Snapshot
+}
+
+func (w *world) records(t testing.TB) (r records) {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	volumes, err := c.Volumes(t.Context(), api.Page{})
+	w.ok(t, err)
+	trash, err := c.Trash(t.Context(), api.Page{})
+	w.ok(t, err)
+	snapshots, err := c.Snapshots(t.Context(), "", api.Page{})
+	w.ok(t, err)
+	for _, v := range slices.Concat(volumes.Items, trash.Items) {
+		r.Datasets = append(r.Datasets, v.Dataset)
+	}
+	r.Snapshots = snapshots.Items
+	slices.SortFunc(r.Datasets, func(a, b dataset.Dataset) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	slices.SortFunc(r.Snapshots, func(a, b dataset.Snapshot) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	return r
+}
+
+// inPool lists what lies in the default pool, but for what is made anew at need.
+func (w *world) inPool(t testing.TB) (all []string) {
+	t.Helper()
+	path := w.poolPath(t, "default")
+	for _, id := range names(t, filepath.Join(path, "datasets")) {
+		for _, name := range names(t, filepath.Join(path, "datasets", id)) {
+			all = append(all, filepath.Join(id, name))
+		}
+	}
+	return all
+}
+
+// writable fails unless a volume in use can be written to where its container
+// has it.
+func (w *world) writable(t testing.TB, name string) {
+	t.Helper()
+	v := w.mountPaths(t)
+	if len(v) != 1 {
+		t.Fatalf("mounted: %v, want volume %s alone", v, name)
+	}
+	w.ok(t, writeFile(filepath.Join(v[0], "still"), []byte(name)))
+}
+
+// A store that is put back from an older backup knows less than the pools, and
+// believes what is long over. Nothing is destroyed for it, and what was lost
+// comes back.
+func TestI3OlderBackup(t *testing.T) {
+	w := newWorld(t, host.Options{Size: 3 << 30, Profiles: profiles + "  brief: {on_delete: {trash: 1s}}\n"})
+	w.make(t, "base", "plain", "base")
+	w.make(t, "dying", "plain", "dying")
+	c := w.h.Client(t)
+	defer c.Close()
+	// In the trash, for so short that its time is over when the backup comes back.
+	w.make(t, "saved", "brief", "saved")
+	w.ok(t, w.plug.remove("saved"))
+	backup := filepath.Join(w.h.Dir, "backup.db")
+	w.h.Must(t, "store", "backup", backup)
+
+	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUndelete, Volume: "saved"}))
+	w.make(t, "late", "plain", "late")
+	w.snapshot(t, "base", "late")
+	w.ok(t, w.plug.remove("dying"))
+	w.forget("dying")
+	w.trash["dying"] = "dying"
+	w.use(t, "late")
+	w.noted(t)
+	before, pooled := w.records(t), w.inPool(t)
+	w.h.Stop(t)
+	old, err := os.ReadFile(backup)
+	w.ok(t, err)
+	w.ok(t, os.WriteFile(filepath.Join(w.h.Root, "store.db"), old, 0o600))
+	w.h.Up(t)
+	w.settled(t)
+	if diff := cmp.Diff(pooled, w.inPool(t)); diff != "" {
+		t.Fatalf("in the pool (-before +after):\n%s", diff)
+	}
+	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store rebuild") {
+		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
+	}
+	w.writable(t, "late")
+	w.h.Must(t, "store", "rebuild")
+	if diff := cmp.Diff(before, w.records(t), asRebuilt()); diff != "" {
+		t.Errorf("records (-before +after):\n%s", diff)
+	}
+	w.h.Restart(t)
+	w.kept(t)
+	w.release(t, "late")
+	w.tidy(t)
+}
