@@ -1,0 +1,112 @@
+package docs
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/engine"
+)
+
+// An example is a Compose file that people start from.
+type example struct {
+	dir    string // below the root of the repository
+	volume string // the first that it makes
+	size   string // of that
+	put    string // what a reader might do then, and see
+	get    string
+	more   []string // more commands, with what holds for the volume still true
+	like   bool     // another that is run whole differs in names alone
+}
+
+func examplesOfCompose() []example {
+	sql := func(service, query string) string {
+		return "docker compose exec -T " + service + " mariadb -pexample --batch --skip-column-names -e '" + query + "'"
+	}
+	make3 := "create database shop; create table shop.orders (id int primary key); insert into shop.orders values (3)"
+	return []example{
+		{
+			dir: ".", volume: "shop-db", size: "20GiB",
+			put: sql("db", make3), get: sql("db", "select id from shop.orders"),
+			more: []string{
+				// As the comment at its top says.
+				"docker compose --profile dev up -d",
+				sql("dev", "select id from shop.orders; drop table shop.orders"),
+				"docker compose --profile dev rm -sf dev && docker volume rm shop-dev",
+				"docker compose --profile dev up -d",
+				sql("dev", "select id from shop.orders"),
+			},
+		},
+		{dir: "examples/mariadb", like: true, volume: "shop-data", size: "50GiB", put: sql("db", make3), get: sql("db", "select id from shop.orders")},
+		{
+			dir: "examples/redis", volume: "redis-data", size: "2GiB",
+			put: "docker compose exec -T redis redis-cli set orders 3", get: "docker compose exec -T redis redis-cli get orders",
+		},
+	}
+}
+
+// testExamples brings each Compose file of the repository up, down and up again,
+// with images of the names that a user would pull.
+func testExamples(t *testing.T, e *engine.Engine) {
+	files, err := filepath.Glob(filepath.Join(top, "examples/*/compose.yaml"))
+	if err != nil || len(files)+1 != len(examplesOfCompose()) {
+		t.Fatalf("%d files in examples, and %d examples that are tested: %v", len(files), len(examplesOfCompose())-1, err)
+	}
+	w := begin(t, e)
+	for _, x := range examplesOfCompose() {
+		t.Run(x.dir, func(t *testing.T) { w.example(t, x) })
+	}
+}
+
+func (w *world) example(t *testing.T, x example) {
+	dir, err := filepath.Abs(filepath.Join(top, x.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cwd = dir
+	// Port 0: any that is free, since the machine's own may not be.
+	compose := "export DB_PORT=0 DEV_PORT=0 REDIS_PORT=0; "
+	if r := w.e.Compose(t, dir, "config", "--quiet"); r.Exit != 0 {
+		t.Fatal(r)
+	}
+	images := strings.Fields(w.e.Compose(t, dir, "--profile", "*", "config", "--images").Stdout)
+	if len(images) == 0 {
+		t.Fatal("no images")
+	}
+	for _, image := range images {
+		name, _, _ := strings.Cut(image, ":")
+		w.e.Must(t, "tag", "drover-"+name, image)
+	}
+	defer w.must(t, compose+"docker compose --profile '*' down -v --timeout 20")
+	if x.like && !long.Enabled() {
+		w.must(t, compose+"docker compose create")
+	} else {
+		w.live(t, x, compose)
+	}
+	var v api.Volume
+	w.h.JSON(t, &v, "volume", "inspect", x.volume)
+	if got := v.Size.String(); got != x.size {
+		t.Errorf("volume %s has %s, want %s", x.volume, got, x.size)
+	}
+}
+
+// live has an example up, down and up again, with its data still there.
+func (w *world) live(t *testing.T, x example, compose string) {
+	t.Helper()
+	w.must(t, compose+"docker compose up -d")
+	w.answers(t, compose+x.put)
+	w.must(t, compose+"docker compose down", compose+"docker compose up -d")
+	w.answers(t, compose+x.get)
+	if out, _ := w.sh(t, compose+x.get); strings.TrimSpace(out) != "3" {
+		t.Errorf("after down and up: %s", out)
+	}
+	for _, line := range x.more {
+		if strings.Contains(line, " exec ") {
+			w.answers(t, compose+line)
+			continue
+		}
+		w.must(t, compose+line)
+	}
+}
