@@ -75,7 +75,10 @@ func sandbox(t *testing.T) {
 		options := "lowerdir=" + dir + ",upperdir=" + t.TempDir() + ",workdir=" + t.TempDir()
 		cover(t, "overlay", dir, "overlay", 0, options)
 	}
-	for _, dir := range []string{"/var/lib/drover", "/run/drover", "/etc/drover"} {
+	if os.Mkdir("/run/drover", 0o755) == nil {
+		t.Cleanup(func() { _ = os.Remove("/run/drover") })
+	}
+	for _, dir := range []string{"/var/lib/drover", "/etc/drover"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
