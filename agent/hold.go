@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -64,30 +65,63 @@ func (a *Agent) condemned(id uuid.UUID) bool {
 	return ok && d.State != dataset.StateReady
 }
 
-// freeze quiesces a dataset as its profile says. What it returns thaws, and must
-// be called.
+// freeze has a mounted dataset write out what it holds in memory, so that a
+// snapshot taken now has it, and quiesces it as its profile says. What it
+// returns thaws, and must be called.
 func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
-	if d.Profile.Quiesce != dataset.QuiesceFreeze {
-		return none, nil
-	}
 	path := a.mountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
+	freezing := d.Profile.Quiesce == dataset.QuiesceFreeze
+	written, err := a.writeOutSoon(path)
+	if err != nil {
+		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	if !written {
+		if freezing {
+			return none, dataset.Errorf(dataset.ErrPending, "volume %s has more to write out than %s allow, and a freeze would hold up its writers for as long: try again", d.Volume, writeOutTime)
+		}
+		a.log(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", writeOutTime)
+	}
+	if !freezing {
+		return none, nil
+	}
 	root, err := os.Open(path)
 	if err != nil {
 		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
-	}
-	// What can be written before the freeze does not hold up the writers in it.
-	if err := fsctl.Sync(root); err != nil {
-		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
 	}
 	if err := fsctl.Freeze(root); err != nil {
 		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
 	}
 	steps.At("snapshot.frozen")
 	return func() error { return errors.Join(fsctl.Thaw(root), root.Close()) }, nil
+}
+
+// writeOutTime bounds what a snapshot waits for: its caller has a minute.
+const writeOutTime = 15 * time.Second
+
+// writeOutSoon flushes the filesystem mounted on path, which a flush of another one
+// cannot hold up, and reports whether that ended in time. One that did not
+// goes on by itself.
+func (a *Agent) writeOutSoon(path string) (done bool, err error) {
+	root, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	ended := make(chan error, 1)
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		ended <- errors.Join(fsctl.Sync(root), root.Close())
+	}()
+	select {
+	case err := <-ended:
+		return err == nil, err
+	case <-a.Clock.After(writeOutTime):
+		return false, nil
+	}
 }
 
 // note writes the record beside the dataset anew. Not flushed: the store has it;
