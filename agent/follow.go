@@ -73,9 +73,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64)
 	// Before there is work on the same datasets: the backend does not look at
 	// what is in use.
 	if s.Full && !strange {
-		if err := a.resolveIncoming(ctx, lost); err != nil {
-			return err
-		}
+		a.resolveIncoming(ctx, lost)
 	}
 	for _, d := range changed {
 		a.converge(d)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -107,9 +106,10 @@ func thaw(path string) error {
 
 // resolveIncoming finishes what a crash left in the pools: a dataset that is on
 // record takes its place, one that never was is not acknowledged and goes. lost
-// are those that this agent had seen on record: they stay. It is called only
-// while control's store is to be believed, and answers.
-func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) error {
+// are those that this agent had seen on record: they stay. What a pool does not
+// let go is left to the next start, and named by doctor. It is called only while
+// control's store is to be believed, and answers.
+func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) {
 	for _, p := range a.pools.all() {
 		if p.backend == nil {
 			continue
@@ -125,19 +125,19 @@ func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) er
 			}
 			return true
 		})
+		log := a.Log.WithField("pool", p.Name)
 		if err != nil {
-			return fmt.Errorf("pool %s: clean up after a crash: %w", p.Name, err)
+			log.WithError(err).Error("not all that a crash left was cleaned up")
 		}
 		for _, id := range promote {
 			if err := p.backend.Commit(ctx, id); err != nil {
-				return fmt.Errorf("pool %s: %w", p.Name, err)
+				log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
 			}
 		}
 		if n > 0 {
-			a.Log.WithFields(map[string]any{"pool": p.Name, "count": n}).Info("cleaned up what a crash left")
+			log.WithField("count", n).Info("cleaned up what a crash left")
 		}
 	}
-	return nil
 }
 
 // making reports whether work in flight makes, or reads, an incoming dataset.

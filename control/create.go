@@ -118,7 +118,11 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	}
 	promised := d.Profile.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := s.fits(t, *d, d.Profile); err != nil {
+	wanted := d.Profile
+	if profile == "" && w.opts.Pool == "" {
+		wanted.Pool = "" // the source's pool may have got another name since, by an adoption
+	}
+	if err := s.fits(t, *d, wanted); err != nil {
 		return err
 	}
 	d.Profile.Size = max(promised, d.Size)

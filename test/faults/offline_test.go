@@ -1,0 +1,225 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+// twoPools is a host with its pool "default" and another, "far", on a disk that
+// can be taken away.
+func twoPools(t *testing.T) (w *world, far *disk) {
+	t.Helper()
+	shelf := scratch.Mount(t, "xfs", 8<<30)
+	near := newDisk(t, shelf, "xfs", 2<<30)
+	far = newDisk(t, shelf, "xfs", 2<<30)
+	w = newWorld(t, host.Options{
+		Root: filepath.Join(near.at, "root"),
+		Config: fmt.Sprintf("pools:\n- {name: default, backend: loop, path: %s/pool}\n- {name: far, backend: loop, path: %s/pool}\n",
+			near.at, far.at),
+	})
+	w.make(t, "here", "plain", "here")
+	w.ok(t, w.plug.create("there", map[string]string{"pool": "far"}))
+	w.write(t, "there", "there")
+	return w, far
+}
+
+// A pool whose disk is not mounted is offline, and its path an empty folder: it is
+// named, never made again, its volumes err on Mount while all others work, and it
+// comes back by itself.
+func TestPoolOffline(t *testing.T) {
+	w, far := twoPools(t)
+	id := w.pool(t, "far").ID
+
+	// While drover runs.
+	far.unplug(t)
+	w.offline(t, far)
+	far.plugIn(t)
+	w.kept(t)
+
+	// And over a restart.
+	w.h.Stop(t)
+	far.unplug(t)
+	w.h.Up(t)
+	w.offline(t, far)
+	far.plugIn(t)
+	await(t, "the pool comes back", func() error {
+		if st := w.pool(t, "far").Status; st == nil || !st.Online {
+			return errors.New("it is offline")
+		}
+		return nil
+	})
+	if got := w.pool(t, "far").ID; got != id {
+		t.Errorf("pool far is %s now, not %s", got, id)
+	}
+	w.kept(t)
+	w.tidy(t)
+}
+
+// offline fails unless pool "far" is offline in every way that counts.
+func (w *world) offline(t testing.TB, far *disk) {
+	t.Helper()
+	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "pool far") || !strings.Contains(r.Out, "offline") {
+		t.Errorf("doctor does not name the pool: exit %d\n%s", r.Exit, r.Out)
+	}
+	_, err := w.plug.mount("there", newID())
+	w.says(t, err, "pool far", "offline")
+	w.says(t, w.plug.create("new", map[string]string{"pool": "far"}), "far", "offline")
+	if _, err := w.plug.get("there"); err != nil {
+		t.Errorf("get of a volume that is offline: %v", err)
+	}
+	listed, err := w.plug.list()
+	w.ok(t, err)
+	if want := []string{"here", "there"}; !slices.Equal(slices.Sorted(slices.Values(listed)), want) {
+		t.Errorf("listed: %v, want %v", listed, want)
+	}
+	w.holds(t, "here", "here")
+	w.make(t, "other", "plain", "other")
+	w.drop(t, "other")
+	if left := names(t, far.at); len(left) != 0 {
+		t.Errorf("in the bare folder: %v", left)
+	}
+}
+
+// says fails unless err is one line that says all of it.
+func (w *world) says(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("no error, want one that says %q", parts)
+		return
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q does not say %q in one line", err, p)
+		}
+	}
+}
+
+// Another pool in a pool's place is not taken for it.
+func TestPoolExchanged(t *testing.T) {
+	w, far := twoPools(t)
+	w.h.Stop(t)
+	own := far.image
+	other := newDisk(t, filepath.Dir(far.image), "xfs", 1<<30)
+	stranger := newWorld(t, host.Options{Config: fmt.Sprintf("pools: [{name: strange, backend: loop, path: %s/pool}]\n", other.at)})
+	stranger.make(t, "secret", "plain", "secret")
+	stranger.h.Stop(t)
+	other.unplug(t)
+	far.unplug(t)
+	far.image = other.image
+	far.plugIn(t)
+	w.h.Up(t)
+	_, err := w.plug.mount("there", newID())
+	w.says(t, err, "pool far", "offline", "another pool")
+	w.holds(t, "here", "here")
+	before := names(t, filepath.Join(far.at, "pool", "datasets"))
+	w.h.Restart(t)
+	if after := names(t, filepath.Join(far.at, "pool", "datasets")); len(after) != 1 || !slices.Equal(before, after) {
+		t.Errorf("the strange pool holds %v, then %v", before, after)
+	}
+	far.unplug(t)
+	far.image = own
+	far.plugIn(t)
+	w.h.Restart(t)
+	w.kept(t)
+	w.tidy(t)
+}
+
+// The pool of a host that is gone is adopted by another: all names come back,
+// those that are taken as others.
+func TestPoolAdopted(t *testing.T) {
+	old, far := twoPools(t)
+	old.snapshot(t, "there", "first")
+	old.ok(t, old.plug.create("both", map[string]string{"pool": "far"}))
+	old.write(t, "both", "of the old host")
+	old.ok(t, old.plug.create("waste", map[string]string{"pool": "far"}))
+	old.ok(t, old.plug.remove("waste"))
+	old.h.Stop(t)
+
+	w := newWorld(t, host.Options{})
+	w.make(t, "both", "plain", "of the new host")
+	var adopted struct {
+		Pool    struct{ Name string }
+		Rebuilt []api.Rebuilt
+	}
+	w.h.JSON(t, &adopted, "pool", "adopt", filepath.Join(far.at, "pool"))
+	actions := map[string]string{}
+	for _, r := range adopted.Rebuilt {
+		actions[r.Action] = r.Volume
+	}
+	if want := []string{"renamed", "restored", "trashed"}; !slices.Equal(slices.Sorted(maps.Keys(actions)), want) {
+		t.Errorf("adopted: %+v, want each of %v", adopted, want)
+	}
+	w.volumes["there"] = "there"
+	w.volumes[actions["renamed"]] = "of the old host"
+	w.snapshots["there/first"] = "there"
+	w.trash["waste"] = ""
+	w.kept(t)
+	w.h.Restart(t)
+	w.kept(t)
+	w.h.Clean(t)
+	if r := w.h.Exec(t, "pool", "adopt", filepath.Join(far.at, "pool")); r.Exit != 1 || !strings.Contains(r.Err, "pool of this node already") && !strings.Contains(r.Err, "of this node already") {
+		t.Errorf("adopted again: exit %d: %s%s", r.Exit, r.Out, r.Err)
+	}
+}
+
+// What lies in a pool or beside it, and is not Drover's, is never touched, and
+// nothing is made where something lies.
+func TestI4ForeignThings(t *testing.T) {
+	w := newWorld(t, host.Options{})
+	w.make(t, "base", "plain", "base")
+	pool := w.poolPath(t, "default")
+	foreign := []string{
+		"notes.txt", "datasets/notes.txt", "incoming/backup", "deleting/important", "templates/mine.img",
+		"datasets/00000000-0000-4000-8000-000000000001/precious", "incoming/00000000-0000-4000-8000-000000000002/precious",
+	}
+	for _, name := range foreign {
+		path := filepath.Join(pool, name)
+		w.ok(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		w.ok(t, os.WriteFile(path, []byte("precious"), 0o600))
+	}
+	w.h.Restart(t)
+	w.drop(t, "base")
+	w.h.Restart(t)
+	for _, name := range foreign {
+		if b, err := os.ReadFile(filepath.Join(pool, name)); err != nil || string(b) != "precious" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	out := w.h.Exec(t, "doctor").Out
+	for _, name := range []string{"notes.txt", "datasets/notes.txt", "incoming/backup", "deleting/important", "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("doctor does not name %s:\n%s", name, out)
+		}
+	}
+
+	full := filepath.Join(w.h.Dir, "full")
+	w.ok(t, os.MkdirAll(full, 0o755))
+	w.ok(t, os.WriteFile(filepath.Join(full, "precious"), nil, 0o600))
+	r := w.h.Exec(t, "pool", "create", "second", "--backend", "dir", "--path", full)
+	if r.Exit == 0 || !slices.Equal(names(t, full), []string{"precious"}) {
+		t.Errorf("a pool in a folder that holds something: exit %d, %v", r.Exit, names(t, full))
+	}
+	ext4 := scratch.Image(t, "ext4", scratch.Ext4)
+	before, err := os.ReadFile(ext4)
+	w.ok(t, err)
+	r = w.h.Exec(t, "pool", "create", "third", "--backend", "loop", "--image", "1GiB", "--path", ext4)
+	after, err := os.ReadFile(ext4)
+	w.ok(t, err)
+	if r.Exit == 0 || string(before) != string(after) {
+		t.Errorf("a pool in an image that holds something: exit %d, changed: %t", r.Exit, string(before) != string(after))
+	}
+	if table, err := mount.Table(); err != nil || table.At(filepath.Join(w.h.Root, "pools", "third")) != nil {
+		t.Errorf("it was mounted (%v)", err)
+	}
+}
