@@ -108,9 +108,10 @@ func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committe
 	}
 }
 
-// inDoubt reports whether a commit that failed so may have happened.
+// inDoubt reports whether a commit that failed so may have happened: a store
+// whose disk is full has not flushed it, but may yet find it there.
 func inDoubt(err error) bool {
-	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, context.Canceled) ||
+	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
 }
 
