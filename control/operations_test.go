@@ -73,6 +73,33 @@ func TestSubmitAtOnce(t *testing.T) {
 	}
 }
 
+// One that goes through between the reads of another with the same ID: both have
+// the same answer.
+func TestSubmitBetweenReads(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	a.create("old")
+	for name, req := range map[string]api.Request{
+		"protect":  {Kind: dataset.OpUpdate, Volume: "db", Protect: yes()},
+		"undelete": {Kind: dataset.OpUndelete, Volume: a.delete("old").ID.String()},
+	} {
+		req.ID = uuid.New()
+		var first api.Outcome
+		e.spy.onGet = func(key string) {
+			if key != operationKey(req.ID) { // which was read, and was not there
+				e.spy.onGet = nil
+				first = e.submit(req)
+			}
+		}
+		second := e.submit(req)
+		if diff := cmp.Diff(first.Operation, second.Operation); diff != "" || first.Operation == nil {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+	e.check()
+}
+
 func TestCancel(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")

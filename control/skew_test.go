@@ -80,6 +80,23 @@ func TestWriteSkew(t *testing.T) {
 			}
 		}, nil, func(a *agent) { a.live("db", "gold") }},
 
+		{"the end of its time, and an undelete with a new delete", func(a *agent) (func(), func() error) {
+			a.create("db@gold")
+			d := a.delete("db")
+			a.rounds()
+			a.clock.Advance(a.trashTime())
+			return func() {
+					a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+					a.delete("db")
+				}, func() error {
+					a.rounds()
+					if got := a.check().datasets[d.ID]; got.State != dataset.StateTrashed {
+						a.Errorf("%s before its new time was over", got.State)
+					}
+					return nil
+				}
+		}, nil, nil},
+
 		{"a delete, and a protection", func(a *agent) (func(), func() error) {
 			a.create("db@gold")
 			op := a.plan(api.Request{Kind: dataset.OpDelete, Volume: "db"})

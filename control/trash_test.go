@@ -228,6 +228,11 @@ func TestTrashByNameOrPrefix(t *testing.T) {
 	a.delete("other")
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpPurge, Volume: "abcd"})
 	refused(t, err, dataset.ErrAmbiguous, x.ID.String(), y.ID.String())
+	z := a.forge("fade", "fade0000-0000-4000-8000-000000000003")
+	a.delete("fade")
+	if out := e.submit(api.Request{Kind: dataset.OpPurge, Volume: "fade"}); out.Operation.DatasetID != z.ID { // by both, and one
+		t.Errorf("%+v", out.Operation)
+	}
 	a.create("same")
 	a.delete("same")
 	a.create("same")
