@@ -20,5 +20,7 @@
 //	cluster/id                    the identity of this store
 //
 // Any number of services can work on one store: none keeps anything that
-// another cannot read again, apart from what agents' heartbeats said last.
+// another cannot read again, apart from what agents' heartbeats said last. An
+// agent learns of changes from the service that it follows: of those that went
+// through another, at its next look at everything.
 package control

@@ -104,7 +104,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 				delete(h.plans, id)
 				continue
 			}
-			if err := s.lookAtOne(ctx, h, id.String(), d, err); err != nil {
+			if err := s.lookAtOne(ctx, h, id.String(), d, t.index(datasetKey(id)), err); err != nil {
 				return err
 			}
 		}
@@ -120,7 +120,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 			after = e.Key
 			var d dataset.Dataset
 			err := decode(e.Key, e.Value, &d)
-			if err := s.lookAtOne(ctx, h, e.Key, d, err); err != nil {
+			if err := s.lookAtOne(ctx, h, e.Key, d, e.Index, err); err != nil {
 				return err
 			}
 			live[d.ID] = true
@@ -138,9 +138,9 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 }
 
 // lookAtOne returns only the errors that concern all.
-func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, err error) error {
+func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64, err error) error {
 	if err == nil {
-		err = s.look(ctx, h, d)
+		err = s.look(ctx, h, d, index)
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err

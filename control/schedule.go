@@ -14,17 +14,23 @@ import (
 
 // duePlan says when the next scheduled snapshot of a dataset is due.
 type duePlan struct {
+	index    uint64 // of the record that this was made from
 	home     uuid.UUID
 	schedule string
 	due      time.Time // zero: never, the schedule makes no sense
 }
 
 // look takes in a dataset that is new or has changed: when its next scheduled
-// snapshot is due, and what retention does not keep any more.
-func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset) error {
+// snapshot is due, and what retention does not keep any more. A dataset is
+// written with each snapshot that comes or goes, so one whose index is the same
+// needs no look.
+func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		delete(h.plans, d.ID)
+		return nil
+	}
+	if h.plans[d.ID].index == index {
 		return nil
 	}
 	last, err := s.prune(ctx, d)
@@ -39,6 +45,9 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset) error {
 		err = cmp.Or(err, terr)
 	}
 	plan.home = d.Home
+	if err == nil {
+		plan.index = index
+	}
 	h.plans[d.ID] = plan
 	return err
 }

@@ -323,6 +323,10 @@ func TestQuietRounds(t *testing.T) {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}
 	}
+	e.tick(houseFull) // a look at everything reads what is listed, and no snapshots
+	if reads, txns, _ := e.spy.counted(); reads > 2 || txns != 0 {
+		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
+	}
 	a.create("one-more")
 	e.spy.counted()
 	e.rounds()

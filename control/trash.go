@@ -96,6 +96,11 @@ func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bo
 // out already can be asked for again: the first try may have failed.
 func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		if live, verr := t.volume(req.Volume); verr == nil {
+			err = dataset.Errorf(dataset.ErrNotFound, "volume %s is not in the trash (drover volume rm %s puts it there)", live.Volume, live.Volume)
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}

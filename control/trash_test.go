@@ -119,7 +119,7 @@ func TestPurge(t *testing.T) {
 	a := e.agent("alpha")
 	a.create("db")
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpPurge, Volume: "db"})
-	refused(t, err, dataset.ErrNotFound, "in the trash")
+	refused(t, err, dataset.ErrNotFound, "db is not in the trash", "volume rm db")
 	_, err = e.Submit(e.ctx, api.Request{Kind: dataset.OpPurge, Volume: e.volume("db").ID.String()})
 	refused(t, err, dataset.ErrNotFound)
 	d := a.delete("db")

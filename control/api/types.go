@@ -32,7 +32,7 @@ type Request struct {
 	Protect   *bool             `json:"protect,omitempty"`
 	Path      string            `json:"path,omitempty"`  // import
 	Live      bool              `json:"live,omitempty"`  // import
-	Force     bool              `json:"force,omitempty"` // delete what is protected; purge what is not in the trash
+	Force     bool              `json:"force,omitempty"` // delete what is protected
 	Kept      bool              `json:"-"`
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule

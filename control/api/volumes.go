@@ -29,7 +29,7 @@ func (p OperationParam) request(kind dataset.OpKind) Request {
 
 // ForceParam overrides a protection.
 type ForceParam struct {
-	Force bool `query:"force" doc:"also what is protected, or not in the trash"`
+	Force bool `query:"force" doc:"also what is protected"`
 }
 
 // CreateVolume asks for a volume.
