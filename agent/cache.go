@@ -154,15 +154,24 @@ func (c *cache) used(d dataset.Dataset, node uuid.UUID) []string {
 	return slices.Clone(c.usedLocked(&d, node))
 }
 
-// setUsed replaces the record of a name; an empty one forgets it.
+// setUsed replaces the record of a name.
 func (c *cache) setUsed(name string, r spellingRecord) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(r.Used) == 0 {
-		delete(c.spellings, name)
-		return
-	}
 	c.spellings[name] = &r
+}
+
+// dropUsed forgets the record of a dataset's name, unless it is another
+// dataset's by now. It reports whether there was one.
+func (c *cache) dropUsed(d dataset.Dataset) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.spellings[d.Volume]
+	if r == nil || r.Dataset != d.ID {
+		return false
+	}
+	delete(c.spellings, d.Volume)
+	return true
 }
 
 // takeDirty returns what changed since the last call: records, nil for those

@@ -340,7 +340,9 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 	}
 	steps.At("delete.recorded")
 	a.cache.apply(*out.Dataset, out.Index)
-	a.cache.setUsed(d.Volume, spellingRecord{})
+	if err := a.unlearn(ctx, d); err != nil {
+		a.log(d).WithError(err).Warn("how the engine spelled it was left over")
+	}
 	if err := a.removeMountpoint(a.mountPath(d.ID)); err != nil {
 		a.log(d).WithError(err).Warn("mount point was left over")
 	}

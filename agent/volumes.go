@@ -240,6 +240,14 @@ func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) e
 	return nil
 }
 
+// unlearn forgets how the engine spelled a volume that is gone.
+func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
+	if !a.cache.dropUsed(d) {
+		return nil
+	}
+	return a.state.put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
+}
+
 // used returns the spellings that this engine has used for a volume.
 func (a *Agent) used(d dataset.Dataset) []string { return a.cache.used(d, a.node) }
 

@@ -1,0 +1,206 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+// fillUp writes into a file until the disk is full, and returns what it wrote.
+func fillUp(path string) (n int64, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	buf := block("filling")
+	for size := len(buf); size > 0; size /= 2 { // to the last block
+		for err == nil {
+			var m int
+			m, err = f.Write(buf[:size])
+			n += int64(m)
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			return n, err
+		}
+		err = nil
+	}
+	return n, f.Sync()
+}
+
+// xfsOwn is what XFS takes of a volume for itself: a log of 64 MiB and some.
+const xfsOwn = 90 << 20
+
+// eatUp allocates all but some bytes of a disk, without writing.
+func eatUp(t testing.TB, path string, leave int64) {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &st); err != nil {
+		t.Fatal(err)
+	}
+	n := int64(st.Bavail)*st.Bsize - leave
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, n), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stuff leaves not a byte of a disk. What it returns makes room again.
+func stuff(t testing.TB, dir string) (free func()) {
+	t.Helper()
+	ballast := filepath.Join(dir, "ballast")
+	eatUp(t, ballast, 8<<20)
+	if _, err := fillUp(ballast + ".rest"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := errors.Join(os.Remove(ballast), os.Remove(ballast+".rest")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A volume that is full is full for its container alone, and df shows its size.
+func TestB15VolumeFull(t *testing.T) {
+	w := newWorld(t, host.Options{})
+	w.make(t, "small", "sized", "small")
+	w.make(t, "beside", "plain", "beside")
+	w.hasRoom(t, "small", 320<<20)
+	w.within(t, "small", func(root string) {
+		n, err := fillUp(filepath.Join(root, "filling"))
+		w.ok(t, err)
+		if n > 320<<20 || n < 320<<20-xfsOwn {
+			t.Errorf("%d bytes went into a volume of 320 MiB", n)
+		}
+		w.write(t, "beside", "beside still")
+		w.ok(t, w.plug.create("more", nil))
+		w.volumes["more"] = ""
+		w.ok(t, os.Remove(filepath.Join(root, "filling")))
+	})
+	w.kept(t)
+	w.tidy(t)
+}
+
+// A pool that is full refuses what is new, says why and what would do; from 80 %
+// on it warns. What is there can be removed, and then there is room again.
+func TestB15PoolFull(t *testing.T) {
+	w := newWorld(t, host.Options{Size: 2 << 30})
+	w.make(t, "base", "plain", "base")
+	w.make(t, "end", "plain", "end")
+	w.ok(t, w.plug.remove("end"))
+	w.forget("end")
+	w.trash["end"] = "end"
+	ballast := filepath.Join(w.h.Root, "ballast")
+
+	eatUp(t, ballast, 300<<20) // of 2 GiB
+	if r := w.h.Exec(t, "doctor"); r.Exit != 0 || !strings.Contains(r.Out, "over 80 % full") {
+		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
+	}
+	await(t, "an event warns", func() error {
+		if out := w.h.Must(t, "events"); !strings.Contains(out, "pool.full") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	w.ok(t, w.plug.create("more", nil))
+	w.volumes["more"] = ""
+
+	eatUp(t, ballast+".more", 60<<20)
+	w.says(t, w.plug.create("toomuch", nil), "pool default", "nearly full", "1 in the trash", "drover trash purge")
+	w.says(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: "base", Name: "snap"}), "pool default", "nearly full")
+	w.says(t, w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "base"}}), "pool default", "nearly full")
+	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "creates are refused") {
+		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
+	}
+	w.listed(t)
+	w.holds(t, "base", "base")
+	w.drop(t, "more")
+	w.h.Must(t, "trash", "purge", "--all", "--yes")
+	delete(w.trash, "end")
+	w.ok(t, errors.Join(os.Remove(ballast), os.Remove(ballast+".more")))
+	await(t, "there is room again", func() error { return w.plug.create("toomuch", nil) })
+	w.volumes["toomuch"] = ""
+	w.kept(t)
+	w.tidy(t)
+}
+
+// The disk of the state is full to the last byte: what is there works on, can be
+// mounted, unmounted and removed; what cannot be put on record is refused and was
+// not done.
+func TestB15StateDiskFull(t *testing.T) {
+	shelf := scratch.Mount(t, "xfs", 8<<30)
+	state, pool := newDisk(t, shelf, "ext4", 256<<20), newDisk(t, shelf, "xfs", 3<<30)
+	w := newWorld(t, host.Options{
+		Root:   filepath.Join(state.at, "root"),
+		Config: fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}]\n", pool.at),
+	})
+	for i := range 20 {
+		w.make(t, fmt.Sprintf("vol%d", i), "plain", fmt.Sprint(i))
+	}
+	free := stuff(t, state.at)
+	w.says(t, w.plug.create("toomuch", nil), "full")
+	w.kept(t)
+	for i := range 10 {
+		w.drop(t, fmt.Sprintf("vol%d", i))
+	}
+	w.h.Restart(t)
+	w.kept(t)
+	w.drop(t, "vol10")
+	w.h.Stop(t)
+	w.h.Up(t)
+	w.kept(t)
+	free()
+	w.make(t, "toomuch", "plain", "enough")
+	w.kept(t)
+	w.tidy(t)
+}
+
+// The host's disk is full under a pool that is an image: nothing in the pool sees
+// it, and what would need more of the disk is refused.
+func TestB15HostDiskFull(t *testing.T) {
+	shelf := scratch.Mount(t, "xfs", 8<<30)
+	hostDisk := newDisk(t, shelf, "ext4", 3<<30)
+	w := newWorld(t, host.Options{Root: filepath.Join(hostDisk.at, "root")})
+	if got := w.pool(t, "default"); got.Backend != "loop" || !strings.HasSuffix(got.Path, ".img") {
+		t.Fatalf("the default pool is %s at %s, want an image", got.Backend, got.Path)
+	}
+	w.make(t, "base", "sized", "base")
+	id := newID()
+	root, err := w.plug.mount("base", id)
+	w.ok(t, err)
+
+	free := stuff(t, hostDisk.at)
+	// As much as the volume promised, though the host has nothing left.
+	n, err := fillUp(filepath.Join(root, "filling"))
+	w.ok(t, err)
+	if n < 320<<20-xfsOwn {
+		t.Errorf("only %d bytes went into a volume of 320 MiB", n)
+	}
+	w.says(t, w.plug.create("toomuch", nil), "full")
+	w.ok(t, w.plug.unmount("base", id))
+	w.kept(t)
+	w.h.Restart(t)
+	w.kept(t)
+
+	// The documented way back: free something on the host's disk.
+	free()
+	w.h.Restart(t)
+	w.ok(t, w.plug.create("toomuch", nil))
+	w.volumes["toomuch"] = ""
+	w.kept(t)
+	w.h.Clean(t)
+}

@@ -1,0 +1,167 @@
+package faults
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/test/host"
+)
+
+// A socket file that a crash left does not keep drover from starting, and is not
+// left at its end; a second drover says which one runs, and harms nothing.
+func TestB13(t *testing.T) {
+	w := newWorld(t, host.Options{})
+	w.make(t, "base", "plain", "base")
+	w.h.Kill9(t)
+	if _, err := os.Lstat(w.h.Socket()); err != nil {
+		t.Fatalf("the kill left no socket file: %v", err)
+	}
+	w.h.Up(t)
+	w.kept(t)
+
+	pid := strconv.Itoa(w.h.PID())
+	second := w.h.Exec(t, "serve", "--root", w.h.Root, "--run", filepath.Join(w.h.Dir, "run"), "--driver", w.h.Driver,
+		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "drover.yaml"))
+	if second.Exit != 1 || !strings.Contains(second.Err, "pid "+pid) || !strings.Contains(second.Err, w.h.Root) {
+		t.Errorf("the second drover: exit %d: %s", second.Exit, second.Err)
+	}
+	// With a root of its own it is the socket that is taken.
+	other := w.h.Exec(t, "serve", "--root", filepath.Join(w.h.Dir, "other"), "--run", filepath.Join(w.h.Dir, "run2"), "--driver", w.h.Driver,
+		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "none.yaml"))
+	if other.Exit != 1 || !strings.Contains(other.Err, pid) || !strings.Contains(other.Err, w.h.Socket()) {
+		t.Errorf("another drover on the same socket: exit %d: %s", other.Exit, other.Err)
+	}
+	w.kept(t)
+	w.h.Stop(t)
+	if _, err := os.Lstat(w.h.Socket()); !os.IsNotExist(err) {
+		t.Errorf("its end left a socket file: %v", err)
+	}
+	w.h.Up(t)
+	w.kept(t)
+	w.tidy(t)
+}
+
+// usage is what a process holds.
+type usage struct {
+	files, loops, mounts, goroutines, entries int
+	rss                                       int64
+}
+
+func (w *world) usage(t testing.TB) (u usage) {
+	t.Helper()
+	proc := filepath.Join("/proc", strconv.Itoa(w.h.PID()))
+	u.files = len(names(t, filepath.Join(proc, "fd")))
+	status, err := os.ReadFile(filepath.Join(proc, "status"))
+	w.ok(t, err)
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			w.ok(t, err)
+			u.rss = kib << 10
+		}
+	}
+	devices, err := loopdev.List()
+	w.ok(t, err)
+	for _, d := range devices {
+		if strings.HasPrefix(d.Backing, w.h.Root+"/pools/default/") {
+			u.loops++
+		}
+	}
+	u.mounts = len(w.mountPaths(t))
+	m := w.metrics(t)
+	u.goroutines, u.entries = int(m["go_goroutines"]), int(m["drover_store_entries"])
+	return u
+}
+
+// metrics reads the figures without labels.
+func (w *world) metrics(t testing.TB) map[string]float64 {
+	t.Helper()
+	tr := &http.Transport{Dial: func(string, string) (net.Conn, error) {
+		return net.Dial("unix", strings.TrimPrefix(w.h.API(), "unix://"))
+	}}
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr}).Get("http://drover/metrics")
+	w.ok(t, err)
+	defer resp.Body.Close()
+	out := map[string]float64{}
+	for s := bufio.NewScanner(resp.Body); s.Scan(); {
+		name, value, ok := strings.Cut(s.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// 500 times create, mount, unmount, remove: everything is back where it began.
+func TestB14(t *testing.T) {
+	w := newWorld(t, host.Options{Size: 2 << 30})
+	cycle := func(from, to int) {
+		for i := from; i < to; i++ {
+			name := fmt.Sprintf("cycle%d", i)
+			w.ok(t, w.plug.create(name, map[string]string{"profile": "gone"}))
+			// Mounted in another spelling than it was made in.
+			w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
+			w.ok(t, w.plug.remove(name+"@gone"))
+			w.ok(t, w.plug.remove(name))
+		}
+		w.settled(t)
+		await(t, "what was removed is destroyed", func() error {
+			if left := names(t, filepath.Join(w.poolPath(t, "default"), "datasets")); len(left) > 0 {
+				return fmt.Errorf("%d datasets", len(left))
+			}
+			return nil
+		})
+	}
+	rounds := long.Rounds(500, 5000)
+	cycle(0, rounds/5) // caches and pools of connections have filled
+	before := w.usage(t)
+	cycle(rounds/5, rounds)
+	const slack = 16 << 20
+	await(t, "all is back where it began", func() error {
+		after := w.usage(t)
+		if after.files > before.files || after.goroutines > before.goroutines || after.entries > before.entries ||
+			after.loops > 0 || after.mounts > 0 || after.rss > before.rss+slack {
+			return fmt.Errorf("%+v, then %+v", before, after)
+		}
+		return nil
+	})
+	w.tidy(t)
+	if left := names(t, filepath.Join(w.h.Root, "mnt")); len(left) > 0 {
+		t.Errorf("mount points: %v", left)
+	}
+	w.h.Stop(t)
+	if left := w.remembered(t); len(left) > 0 {
+		t.Errorf("the agent remembers %v", left)
+	}
+	w.h.Up(t)
+	w.tidy(t)
+}
+
+// remembered are the keys of the agent's own state, while it is down, but for
+// those that it always has.
+func (w *world) remembered(t testing.TB) (keys []string) {
+	t.Helper()
+	st, err := bolt.Open(t.Context(), filepath.Join(w.h.Root, "agent.db"), bolt.Options{Clock: clock.System{}})
+	w.ok(t, err)
+	defer st.Close()
+	list, err := st.List(t.Context(), "", "", 0)
+	w.ok(t, err)
+	for _, e := range list {
+		if e.Key != "identity" && e.Key != "engine" && e.Key != "pools/default" {
+			keys = append(keys, e.Key)
+		}
+	}
+	return keys
+}
