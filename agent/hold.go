@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -144,7 +146,12 @@ func (a *Agent) background(key string, op dataset.Operation) {
 	a.jobs.start(key, func(ctx context.Context, jb *job) error {
 		_, err := a.carryOut(ctx, jb, op)
 		if err != nil && ctx.Err() == nil {
-			a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Error("operation failed")
+			level := logrus.ErrorLevel
+			if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
+				level = logrus.InfoLevel // what was asked for was refused: nothing is wrong here
+			}
+			a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
 		}
 		return nil // nobody waits for it
 	})

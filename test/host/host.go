@@ -178,7 +178,8 @@ func (h *Host) lay(t testing.TB) {
 	}
 }
 
-// Binary builds drover, with the step hooks, once for this process.
+// Binary builds drover, with the step hooks, once for this process, or takes the
+// one that DROVER_TEST_BINARY names.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := build()
@@ -189,6 +190,9 @@ func Binary(t testing.TB) string {
 }
 
 var build = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("DROVER_TEST_BINARY"); path != "" {
+		return path, nil
+	}
 	_, file, _, _ := runtime.Caller(0)
 	top := filepath.Join(filepath.Dir(file), "..", "..")
 	dir, err := os.MkdirTemp("", "drover-bin-")
