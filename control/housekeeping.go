@@ -14,6 +14,7 @@ const (
 	houseFull     = 10 * time.Minute // between two looks at everything: other services change things too
 	forgetEvery   = time.Hour
 	operationKept = 24 * time.Hour
+	routineKept   = time.Hour
 	failAgain     = time.Hour // between two reports of the same failure
 )
 
@@ -203,6 +204,17 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 	return until, err
 }
 
+// keptFor says how long an operation stays on record once it has ended. What
+// schedules ask for, and went well, is soon of no interest: there are some
+// hundreds a day for each volume.
+func keptFor(op dataset.Operation) time.Duration {
+	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
+		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
+		return routineKept
+	}
+	return operationKept
+}
+
 // forgetAtOnce bounds the operations that one transaction forgets.
 const forgetAtOnce = 100
 
@@ -220,7 +232,7 @@ func (s *Service) forgetOperations(ctx context.Context, now time.Time) error {
 				if err := decode(e.Key, e.Value, &op); err != nil {
 					return err
 				}
-				if op.State.Final() && now.Sub(op.Ended) >= operationKept {
+				if op.State.Final() && now.Sub(op.Ended) >= keptFor(op) {
 					t.del(e.Key) // final: nobody writes it any more
 				}
 			}

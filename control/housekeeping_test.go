@@ -156,6 +156,40 @@ func TestOperationsAreForgotten(t *testing.T) {
 	a.work()
 }
 
+// What schedules ask for and went well does not fill the store.
+func TestRoutineIsForgottenSoon(t *testing.T) {
+	e := newEnv(t)
+	p := e.profiles.byName["gold"]
+	p.Snapshots.Keep = dataset.Keep{Last: 1}
+	e.profiles.byName["gold"] = p
+	a := e.agent("alpha")
+	a.create("db@gold")
+	e.rounds()
+	for range 4 * 24 {
+		e.tick(15 * time.Minute)
+		open := a.open()
+		if len(open) > 0 && e.clock.Now().Hour() == 0 {
+			open[0].Problem = dataset.ProblemOf(dataset.ErrNoSpace)
+			a.commit(open[0])
+		}
+		a.work()
+		e.rounds()
+		a.work()
+	}
+	failed, done := 0, 0
+	for _, op := range e.check().operations {
+		switch op.State {
+		case dataset.OpFailed:
+			failed++
+		case dataset.OpDone:
+			done++
+		}
+	}
+	if done > 4*4 || failed != 4 {
+		t.Errorf("%d that went well and %d that failed are on record", done, failed)
+	}
+}
+
 // Work that fails is done when the store is back, and its failure is said once.
 func TestHouseWithoutStore(t *testing.T) {
 	e := newEnv(t)

@@ -178,7 +178,8 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 }
 
 // Operations lists those on record by their UUIDs: the ones that are not final
-// and those that ended within the last day.
+// and those that ended within the last day; of scheduled snapshots and their
+// removals that went well, those of the last hours.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
 	entries, err := newTx(ctx, s.store).list(operationsPrefix, after(operationsPrefix, p), limit)
