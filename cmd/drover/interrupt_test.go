@@ -163,11 +163,12 @@ func TestBackupIntoNoFolder(t *testing.T) {
 	}
 }
 
-// TestSignals sends this process a real one.
+// TestSignals sends this process a real one: SIGTERM, which neither nohup nor a
+// shell's & have it ignore.
 func TestSignals(t *testing.T) {
 	ctx, stop := signals(t.Context())
 	defer stop()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	<-ctx.Done()
