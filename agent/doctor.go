@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -111,14 +114,22 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		return
 	}
 	if sure {
-		a.checkEntries(r, p, entries, known)
+		a.checkEntries(ctx, r, p, entries, known)
 		a.checkSnapshots(ctx, r, p, entries, known)
 	}
 	a.checkStalls(ctx, r, p, known)
 }
 
-// checkEntries compares what lies in a pool with what the store knows.
-func (a *Agent) checkEntries(r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+// checkEntries compares what lies in a pool with what the store knows. Work goes
+// on meanwhile: what does not fit is looked at again.
+func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+	now := sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
+		again, err := a.recorded(ctx)
+		if err != nil {
+			return known
+		}
+		return again
+	})
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
@@ -128,13 +139,15 @@ func (a *Agent) checkEntries(r *report, p *openPool, entries []backends.Entry, k
 			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
 			continue
 		case e.State == backends.EntryDeleting || (e.State == backends.EntryIncoming && !onRecord):
-			if !a.making(e.ID) {
+			if !a.making(e.ID) && exists(e.Path) {
 				r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
 			}
 			continue
 		case !onRecord:
-			r.add(levelWarning, subject, "drover store rebuild brings it back, drover doctor --gc "+e.ID.String()+" destroys it",
-				"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
+			if _, since := now()[e.ID]; !since && exists(e.Path) {
+				r.add(levelWarning, subject, "drover store rebuild brings it back, drover doctor --gc "+e.ID.String()+" destroys it",
+					"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
+			}
 			continue
 		}
 		there[e.ID] = true
@@ -143,10 +156,19 @@ func (a *Agent) checkEntries(r *report, p *openPool, entries []backends.Entry, k
 		}
 	}
 	for id, d := range known {
-		if d.Pool == p.ID && !there[id] && d.State != dataset.StatePurging {
+		if d.Pool != p.ID || there[id] || d.State == dataset.StatePurging {
+			continue
+		}
+		_, err := p.backend.Stat(ctx, id)
+		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
 			r.add(levelError, "dataset "+id.String(), "", "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 func volumeOf(e backends.Entry) string {
