@@ -93,9 +93,14 @@ func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
 // is away: what was done must not be left in doubt.
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	op.Incarnation = a.incarnation
-	for {
+	for again := false; ; again = true {
 		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op})
 		if !errors.Is(err, dataset.ErrUnavailable) {
+			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
+				// The report that was not answered may have been taken, and its outcome
+				// be what this one was refused for.
+				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
+			}
 			return out, err
 		}
 		select {
@@ -150,13 +155,13 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	}
 	steps.At(name + ".made")
 	if fill != nil {
-		err = fill(pool)
+		if err := fill(pool); err != nil {
+			return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+		}
 	}
-	if err == nil {
-		jb.step("recording")
-		out, err = a.commit(ctx, op)
-	}
-	if inDoubt(err) && fill == nil {
+	jb.step("recording")
+	out, err = a.commit(ctx, op)
+	if inDoubt(err) {
 		return out, err // the next sync tells whether it is on record
 	}
 	if err != nil || out.Lost {
@@ -216,6 +221,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("snapshot.begin")
+	op.Snapshot.Created = a.Clock.Now() // it was asked for earlier, when this node may have been down
 	thaw, err := a.freeze(d)
 	if err != nil {
 		return out, err
