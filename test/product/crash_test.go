@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -223,6 +224,26 @@ func TestB4Activated(t *testing.T) {
 	testB4(t, w, w.h.Knocked)
 	if strings.Contains(w.e.Log(), unable) {
 		t.Error("the engine found a socket that nobody listens on")
+	}
+}
+
+// TestB4LongAway: Drover stays away while the engine starts, which waits a quarter
+// of a minute for each volume and container, and gives up on it.
+func TestB4LongAway(t *testing.T) {
+	long.Only(t)
+	w := begin(t, host.Options{}, engine.Options{})
+	w.docker(t, "volume", "create", "-d", w.h.Driver, "--label", "team=a", "-o", "size=5GiB", "kept@gold")
+	w.command(t, "one", "kept@gold", ticking, "--hostname", "one")
+	w.docker(t, "stop", "one")
+	w.e.Stop(t)
+	w.h.Stop(t)
+	w.e.Up(t)
+	w.h.Up(t)
+	w.docker(t, "start", "one")
+	w.awaitMore(t, "one", "/data/one")
+	w.wantUses(t, "kept@gold", 1, 1)
+	if got := w.docker(t, "volume", "inspect", "-f", "{{.Labels}} {{.Options}}", "kept@gold"); got != "map[team:a] map[size:5GiB]" {
+		t.Errorf("labels and options: %s", got)
 	}
 }
 
