@@ -145,7 +145,13 @@ func (a *Agent) load(ctx context.Context) error {
 // Start opens the pools, resolves what a crash left, registers with control and
 // begins to work. When it returns the plugin can be served.
 func (a *Agent) Start(ctx context.Context) error {
-	if err := os.MkdirAll(a.mountRoot(), 0o711); err != nil {
+	// Whoever is not root has no way in: a program in a volume may belong to root,
+	// with its setuid bit set, and a container's root may have put it there.
+	err := os.MkdirAll(a.mountRoot(), 0o700)
+	if err == nil {
+		err = os.Chmod(a.mountRoot(), 0o700)
+	}
+	if err != nil {
 		return fmt.Errorf("make the mount folder: %w", err)
 	}
 	if err := a.pools.open(ctx); err != nil {

@@ -174,7 +174,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	}
 	steps.At(name + ".committed")
 	if out.Dataset.Size != asked { // the record beside the data says what was asked
-		return out, a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, nil
 }
@@ -237,7 +237,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
-		err = a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -267,7 +267,7 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Opera
 	steps.At("snapshot-delete.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("snapshot-delete.recorded")
-		err = a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -290,7 +290,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	steps.At("restore.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("restore.recorded")
-		err = a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -323,7 +323,7 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 	steps.At("resize.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("resize.recorded")
-		err = a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -357,7 +357,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 		return out, nil
 	}
 	if pool != nil {
-		err = a.note(ctx, pool, *out.Dataset)
+		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	steps.At("delete.noted")
 	return out, err

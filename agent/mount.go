@@ -152,7 +152,7 @@ func mountOn(m backends.Mount, path string) error {
 		return err
 	}
 	defer src.Close()
-	return mount.Bind(src, path, m.Flags.ReadOnly)
+	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
 func spec(m backends.Mount) mount.Spec {

@@ -22,6 +22,14 @@ func (a *Agent) noteLater(d api.Indexed) {
 	})
 }
 
+// noteDone renews the record beside a dataset for an operation that is on record
+// as done: it stays done when that fails, and noteAll tries again.
+func (a *Agent) noteDone(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
+	if err := a.note(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		a.log(d).WithError(err).Warn("the record beside the data was not written")
+	}
+}
+
 // noteNow renews the record beside a dataset from what is known of it now.
 func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 	unlock, err := a.locks.lock(ctx, id, "update of dataset "+id.String())
@@ -37,14 +45,8 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return nil // noteAll comes to it when the pool is back
 	}
-	err = a.note(ctx, pool, d)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		a.log(d).WithError(err).Warn("the record beside the data was not written")
-	}
-	return err
+	a.noteDone(ctx, pool, d)
+	return nil
 }
 
 // noteAll renews every record beside the data that is not what is on record: a
@@ -65,7 +67,9 @@ func (a *Agent) noteAll() {
 					return nil
 				}
 				if d, known := a.cache.dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d) {
-					_ = a.noteNow(ctx, e.ID) // which logs it
+					if err := a.noteNow(ctx, e.ID); err != nil {
+						return err
+					}
 				}
 			}
 		}

@@ -235,7 +235,7 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = mount.Bind(src, place, false)
+	err = mount.Bind(src, place, mount.BindFlags{})
 	if src.Close(); err != nil {
 		t.Fatal(err)
 	}

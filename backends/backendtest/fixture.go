@@ -283,7 +283,7 @@ func mountOn(m backends.Mount, target string) error {
 		return err
 	}
 	defer src.Close()
-	return mount.Bind(src, target, m.Flags.ReadOnly)
+	return mount.Bind(src, target, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
 // unmount unmounts; again is fine.

@@ -42,7 +42,8 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 		Mount: backends.Mount{
 			Source: filepath.Join(p.shelf.PathOf(f), name),
 			FSType: "bind",
-			Flags:  backends.MountFlags{ReadOnly: opts.ReadOnly},
+			// A device node in a volume is nobody's way to a disk of the host.
+			Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		},
 		Release: func() error {
 			once.Do(func() { p.release(id) })

@@ -160,10 +160,16 @@ func move(fd int, target string) error {
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+// BindFlags are those of a bind mount alone; the rest is as where its source lies.
+type BindFlags struct {
+	ReadOnly bool
+	NoDev    bool // device nodes in it open no device
+}
+
 // Bind makes the directory or file behind source visible on target as well, which
 // must exist, be of the same kind and be no symbolic link. Mounts below source do not
 // come along.
-func Bind(source *os.File, target string, readOnly bool) error {
+func Bind(source *os.File, target string, f BindFlags) error {
 	fail := func(step string, err error) error {
 		return fmt.Errorf("bind %s on %s: %s: %w", source.Name(), target, step, err)
 	}
@@ -172,10 +178,16 @@ func Bind(source *os.File, target string, readOnly bool) error {
 		return fail("open_tree", err)
 	}
 	defer unix.Close(fd)
-	if readOnly {
-		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
-			return fail("make it read-only", err)
+	attr := unix.MountAttr{}
+	if f.ReadOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if f.NoDev {
+		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+	}
+	if attr.Attr_set != 0 {
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			return fail("set its flags", err)
 		}
 	}
 	if err := move(fd, target); err != nil {

@@ -204,8 +204,11 @@ func TestBind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
+	if err := unix.Mknod(filepath.Join(source, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		t.Fatal(err)
+	}
 	for _, readOnly := range []bool{false, true} {
-		if err := mount.Bind(dir, target, readOnly); err != nil {
+		if err := mount.Bind(dir, target, mount.BindFlags{ReadOnly: readOnly, NoDev: true}); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = mount.Unmount(target) })
@@ -215,6 +218,9 @@ func TestBind(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(source, "f")); err != nil {
 			t.Error(err)
+		}
+		if f, err := os.Open(filepath.Join(target, "null")); !errors.Is(err, unix.EACCES) {
+			t.Errorf("a device node opens: %v, %v", f, err)
 		}
 		if err := mount.Unmount(target); err != nil {
 			t.Fatal(err)
