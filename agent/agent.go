@@ -185,12 +185,12 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 	if err := a.register(ctx); err != nil {
 		return 0, err
 	}
-	seen := a.cache.indexes()
+	known := a.cache.seen()
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
 		return 0, err
 	}
-	return s.Rev, a.take(ctx, s, seen)
+	return s.Rev, a.take(ctx, s, known)
 }
 
 func (a *Agent) register(ctx context.Context) error {

@@ -43,14 +43,15 @@ func (c *cache) putLocked(d api.Indexed) {
 	}
 }
 
-// apply takes a record unless a newer one is known; it reports whether the
-// record is another than before.
+// apply takes a record unless a newer one is known, or one of a later epoch: what
+// an older store says of it must not open an epoch that has ended. It reports
+// whether the record is another than before.
 func (c *cache) apply(d dataset.Dataset, index uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.datasets[d.ID]
 	if old != nil {
-		if index != 0 && index <= old.Index {
+		if index != 0 && index <= old.Index || d.Epoch < old.Epoch {
 			return false
 		}
 		if reflect.DeepEqual(old.Dataset, d) {
@@ -214,13 +215,16 @@ func (c *cache) index(id uuid.UUID) uint64 {
 	return 0
 }
 
-// indexes is index of all.
-func (c *cache) indexes() map[uuid.UUID]uint64 {
+// seen is how far a dataset's record was seen to come.
+type seen struct{ index, epoch uint64 }
+
+// seen returns that of all.
+func (c *cache) seen() map[uuid.UUID]seen {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	out := make(map[uuid.UUID]uint64, len(c.datasets))
+	out := make(map[uuid.UUID]seen, len(c.datasets))
 	for id, d := range c.datasets {
-		out[id] = d.Index
+		out[id] = seen{d.Index, d.Epoch}
 	}
 	return out
 }

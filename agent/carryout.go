@@ -282,6 +282,9 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	if err := a.unused(d, "restore"); err != nil {
 		return out, err
 	}
+	if err := a.mistrust(); err != nil {
+		return out, err
+	}
 	steps.At("restore.begin")
 	jb.step("restoring")
 	if err := pool.Restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved); err != nil {

@@ -48,12 +48,12 @@ func (a *Agent) follow(rev uint64) {
 	}
 }
 
-// take takes in one answer; seen is, for a full one, what was known of each
+// take takes in one answer; known is, for a full one, what was known of each
 // dataset before it was asked for.
-func (a *Agent) take(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64) error {
+func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
-	strange, err := a.meet(ctx, s, seen)
+	strange, err := a.meet(ctx, s, known)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64)
 // the pools; one in which a change that the agent has seen is missing was put
 // back from a backup, and takes for dead what is alive. Both are strange: nothing
 // is destroyed for them, until a person has the store rebuilt.
-func (a *Agent) meet(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64) (strange bool, err error) {
+func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) (strange bool, err error) {
 	a.mu.Lock()
 	was, why := a.cluster, a.strange
 	a.mu.Unlock()
@@ -106,7 +106,7 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64)
 	case was != uuid.Nil && was != s.Cluster:
 		why = "it is another one than this node worked with before"
 	case s.Full:
-		why = missing(s, seen)
+		why = missing(s, known)
 	}
 	a.mu.Lock()
 	if why != "" && a.strange != why {
@@ -121,9 +121,9 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, seen map[uuid.UUID]uint64)
 }
 
 // missing says which change a full answer lacks; empty: none that was seen.
-func missing(s api.Sync, seen map[uuid.UUID]uint64) string {
+func missing(s api.Sync, known map[uuid.UUID]seen) string {
 	for _, d := range s.Datasets {
-		if d.Index < seen[d.ID] {
+		if was := known[d.ID]; d.Index < was.index || d.Epoch < was.epoch {
 			return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", d.Volume)
 		}
 	}

@@ -56,6 +56,7 @@ func (a *Agent) lying(e backends.Entry, all bool) (f api.Found, ok bool) {
 	default:
 		return f, false
 	}
+	f.Dataset.Epoch = max(f.Dataset.Epoch, copied.Epoch)
 	switch {
 	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
 		return f, true

@@ -56,12 +56,14 @@ func TestRebuildOfOlderStore(t *testing.T) {
 		d.State = state
 		return api.Found{Pool: d.Pool, Dataset: d, Index: index}
 	}
-	const seen = 1 << 40 // after all that this store has
+	const seen = 1 << 40       // after all that this store has
+	older := a.create("older") // than the epoch that the node has seen
+	older.Epoch = 7
 	list := a.rebuild(
 		found(back, dataset.StateReady, seen), found(gone, dataset.StateTrashed, seen),
-		found(later, dataset.StateReady, 1), found(same, dataset.StateTrashed, 0),
+		found(later, dataset.StateReady, 1), found(older, dataset.StateReady, 0), found(same, dataset.StateTrashed, 0),
 	)
-	for id, want := range map[uuid.UUID]string{back.ID: "restored", gone.ID: "trashed", same.ID: "known"} {
+	for id, want := range map[uuid.UUID]string{back.ID: "restored", gone.ID: "trashed", same.ID: "known", older.ID: "restored"} {
 		if got := list[id]; got.Action != want {
 			t.Errorf("%+v, want %s", got, want)
 		}
@@ -74,6 +76,9 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	}
 	if v := e.volume("back"); v.ID != back.ID || v.Epoch != back.Epoch+1 {
 		t.Errorf("%+v", v)
+	}
+	if v := e.volume("older"); v.Epoch != 8 {
+		t.Errorf("epoch %d, want one after 7", v.Epoch)
 	}
 	e.tick(1000 * time.Hour)
 	if got := e.check().datasets[back.ID].State; got != dataset.StateReady {

@@ -50,7 +50,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
 			}
-			if elsewhere || f.Index <= t.index(datasetKey(d.ID)) {
+			if elsewhere || f.Index <= t.index(datasetKey(d.ID)) && d.Epoch <= old.Epoch {
 				return nil
 			}
 			r.Note = "the store had it as it was before"
