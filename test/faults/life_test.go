@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -87,8 +88,8 @@ func (w *world) usage(t testing.TB) (u usage) {
 // metrics reads the figures without labels.
 func (w *world) metrics(t testing.TB) map[string]float64 {
 	t.Helper()
-	tr := &http.Transport{Dial: func(string, string) (net.Conn, error) {
-		return net.Dial("unix", strings.TrimPrefix(w.h.API(), "unix://"))
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(w.h.API(), "unix://"))
 	}}
 	defer tr.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: tr}).Get("http://drover/metrics")

@@ -53,15 +53,6 @@ func newWorld(t testing.TB, o host.Options) *world {
 	return &world{h: h, plug: newPlug(t, h), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}
 }
 
-// clone returns a world of the same Drover that can forget what is promised from
-// now on.
-func (w *world) clone() *world {
-	c := *w
-	c.volumes, c.snapshots, c.trash = maps.Clone(w.volumes), maps.Clone(w.snapshots), maps.Clone(w.trash)
-	c.inUse = slices.Clone(w.inUse)
-	return &c
-}
-
 // make creates a volume and fills it with a text, through the plugin.
 func (w *world) make(t testing.TB, name, profile, text string) {
 	t.Helper()
@@ -105,7 +96,7 @@ func (w *world) holds(t testing.TB, name, text string) {
 }
 
 // blockSize makes content that spans several blocks.
-const blockSize = 64 << 10
+const blockSize = 16 << 10
 
 // block is content that is different for each text and not compressible.
 func block(text string) []byte {

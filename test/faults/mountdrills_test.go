@@ -1,0 +1,87 @@
+package faults
+
+import (
+	"archive/tar"
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mountDrills: mount and unmount, by an engine that got no answer.
+func mountDrills() []drill {
+	var id string
+	mount := func(_ *testing.T, w *world) error {
+		id = newID()
+		_, err := w.plug.mount("base", id)
+		return err
+	}
+	unmount := func(_ *testing.T, w *world) error { return w.plug.unmount("base", id) }
+	return []drill{{
+		op: "mount", ask: mount,
+		// The engine mounts with another ID, and never unmounts what it believes failed.
+		ends: func(t *testing.T, w *world, _ bool) { w.holds(t, "base", "base") },
+		again: func(t *testing.T, w *world) {
+			w.ok(t, w.plug.unmount("base", id))
+			w.holds(t, "base", "base")
+		},
+	}, {
+		op: "unmount", ask: unmount,
+		ready: func(t *testing.T, w *world) { w.ok(t, mount(t, w)) },
+		ends: func(t *testing.T, w *world, _ bool) {
+			if err := w.plug.unmount("base", id); err != nil {
+				t.Error(err)
+			}
+		},
+		again: func(t *testing.T, w *world) {
+			if err := unmount(t, w); err != nil {
+				t.Errorf("asked again: %v", err)
+			}
+		},
+	}}
+}
+
+// use mounts a volume until release, or until the power is cut.
+func (w *world) use(t testing.TB, name string) string {
+	t.Helper()
+	root, err := w.plug.mount(name, userID)
+	w.ok(t, err)
+	w.inUse = append(w.inUse, name)
+	return root
+}
+
+func (w *world) release(t testing.TB, name string) {
+	t.Helper()
+	w.ok(t, w.plug.unmount(name, userID))
+	w.inUse = slices.DeleteFunc(w.inUse, func(n string) bool { return n == name })
+}
+
+// tarOf is an archive of a folder that holds a text.
+func tarOf(text string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, content := range map[string][]byte{"text": []byte(text), "block": block(text)} {
+		h := tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644, Format: tar.FormatPAX}
+		if err := w.WriteHeader(&h); err != nil {
+			panic(err) // a bytes.Buffer takes everything
+		}
+		_, _ = w.Write(content)
+	}
+	_ = w.Close()
+	return b.Bytes()
+}
+
+var userID = strings.Repeat("ab", 32)
+
+// hasRoom fails unless df in a volume shows about that many bytes.
+func (w *world) hasRoom(t testing.TB, name string, size int64) {
+	t.Helper()
+	w.within(t, name, func(root string) {
+		if got := totalBytes(t, root); got > size || got < size-xfsOwn {
+			t.Errorf("df in volume %s shows %d bytes, want about %d", name, got, size)
+		}
+	})
+}
+
+const stepTime = 30 * time.Second
