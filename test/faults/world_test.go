@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -48,6 +49,10 @@ func newWorld(t testing.TB, o host.Options) *world {
 	t.Helper()
 	if o.Profiles == "" {
 		o.Profiles = profiles
+	}
+	if o.Pool == "dir" { // on a disk of its own: the machine's may be nearly full
+		o.Root = filepath.Join(scratch.Mount(t, "ext4", 1<<30), "root")
+		o.Config = fmt.Sprintf("pools: [{name: default, backend: dir, path: %s/pool}]\n", o.Root)
 	}
 	h := host.Start(t, o)
 	return &world{h: h, plug: newPlug(t, h), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}

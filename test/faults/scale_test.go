@@ -1,0 +1,99 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/host"
+)
+
+// Thousands of volumes on one host: all can be made at once, are listed, cost
+// memory in proportion and are there again after a start. Times are printed, and
+// judged by nobody: machines differ.
+func TestD1(t *testing.T) {
+	w := newWorld(t, host.Options{Size: 8 << 30})
+	n := long.Rounds(1000, 10_000)
+	few := w.timed(t, n/10, 0)
+	many := w.timed(t, n, n/10)
+	before := w.metrics(t)
+	if got := int(before["drover_store_transactions_total"]); got > 2*n+100 {
+		t.Errorf("%d transactions of the store for %d creates", got, n)
+	}
+	t.Logf("%d volumes: %s a create, %s to list them; %d: %s and %s", n/10, few.create, few.list, n, many.create, many.list)
+
+	start := time.Now()
+	w.h.Restart(t)
+	t.Logf("started with %d volumes after %s", n, time.Since(start))
+	w.hasListed(t, n)
+	start = time.Now()
+	w.h.Clean(t)
+	t.Logf("doctor looked at %d volumes in %s", n, time.Since(start))
+	for _, i := range []int{0, n / 2, n - 1} {
+		w.write(t, many.name(i), fmt.Sprint(i))
+		w.holds(t, many.name(i), fmt.Sprint(i))
+	}
+	w.h.Restart(t)
+	if u := w.usage(t); u.rss > idleMemory(n) {
+		t.Errorf("%d volumes take %d bytes of memory, more than %d", n, u.rss, idleMemory(n))
+	} else {
+		t.Logf("%d volumes take %d MiB of memory", n, u.rss>>20)
+	}
+}
+
+// idleMemory is the goal for so many volumes: 50 MiB with 100 and 80 with 2,600
+// are on one line.
+func idleMemory(n int) int64 {
+	const mib = 1 << 20
+	return 50*mib + int64(n-100)*30*mib/2500
+}
+
+// figures are those of one size.
+type figures struct{ create, list time.Duration }
+
+func (figures) name(i int) string { return fmt.Sprintf("volume-%05d", i) }
+
+// timed makes volumes until there are n, 64 at once, and lists them.
+func (w *world) timed(t testing.TB, n, have int) (f figures) {
+	t.Helper()
+	todo := make(chan int)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 64 {
+		wg.Go(func() {
+			for i := range todo {
+				if err := w.plug.create(f.name(i), nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := have; i < n; i++ {
+		todo <- i
+	}
+	close(todo)
+	wg.Wait()
+	f.create = time.Since(start) / time.Duration(n-have)
+	var times []time.Duration
+	for range 11 {
+		start := time.Now()
+		w.hasListed(t, n)
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	f.list = times[len(times)/2]
+	return f
+}
+
+// hasListed fails unless the plugin lists exactly n volumes, each once.
+func (w *world) hasListed(t testing.TB, n int) {
+	t.Helper()
+	list, err := w.plug.list()
+	w.ok(t, err)
+	if slices.Sort(list); len(slices.Compact(list)) != n || len(list) != n {
+		t.Errorf("%d volumes are listed, want %d", len(list), n)
+	}
+}
