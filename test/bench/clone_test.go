@@ -22,7 +22,7 @@ import (
 func BenchmarkClone(b *testing.B) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {
-			h := host.Start(b, host.Options{Pool: fs, Size: 32 << 30})
+			h := startHost(b, fs)
 			c := &cloner{b: b, h: h, fs: fs, plugin: dial(h.Socket())}
 			b.Cleanup(c.plugin.close)
 			c.plugin.must(b, "POST", "/VolumeDriver.Create", named("first")) // makes the template

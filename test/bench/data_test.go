@@ -11,13 +11,12 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
-	"github.com/droverhq/drover/test/host"
 )
 
 // BenchmarkSyncedWrites: random writes of 16 KiB into a file that is there, fdatasync
 // after each, by fio.
 func BenchmarkSyncedWrites(b *testing.B) {
-	h := host.Start(b, host.Options{Size: 16 << 30})
+	h := startHost(b, "xfs")
 	at := places(b, h)
 	for _, p := range at { // the file, so that all blocks are there
 		fio(b, p, "--rw=write", "--bs=1M", "--end_fsync=1")
@@ -51,7 +50,7 @@ func fio(b *testing.B, p place, job ...string) float64 {
 
 // BenchmarkPgbench: transactions a second of PostgreSQL with four clients.
 func BenchmarkPgbench(b *testing.B) {
-	h := host.Start(b, host.Options{Size: 16 << 30})
+	h := startHost(b, "xfs")
 	e := engine.Start(b, engine.Options{})
 	at := places(b, h)
 	db := engine.PostgreSQL()

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
-	"github.com/droverhq/drover/test/host"
 )
 
 // image is what runs where any would do.
@@ -17,7 +16,7 @@ const image = "drover-redis"
 
 // BenchmarkDockerRun: the whole of `docker run --rm` with a volume that is there already.
 func BenchmarkDockerRun(b *testing.B) {
-	h := host.Start(b, host.Options{})
+	h := startHost(b, "xfs")
 	e := engine.Start(b, engine.Options{})
 	run := func(driver string) func() float64 {
 		e.Must(b, "volume", "create", "--driver", driver, "bench-"+driver)
@@ -35,7 +34,7 @@ func BenchmarkDockerRun(b *testing.B) {
 // run side by side; the plugin's socket is out of sight while the one without is asked.
 func BenchmarkVolumeList(b *testing.B) {
 	n := volumes(b)
-	h := host.Start(b, host.Options{Size: 32 << 30})
+	h := startHost(b, "xfs")
 	p := dial(h.Socket())
 	defer p.close()
 	hidden := filepath.Join(filepath.Dir(h.Socket()), "hidden")

@@ -29,7 +29,7 @@ func BenchmarkDurableCreates(b *testing.B) {
 	header(os.Stdout, "bare floor", "drover")
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {
-			h := host.Start(b, host.Options{Pool: fs, Size: 16 << 30})
+			h := startHost(b, fs)
 			durableCreates(b, h, "durable creates at 64 at once, loop on "+fs)
 			quiet(b)
 		})
@@ -92,7 +92,7 @@ func newFloor(tb testing.TB, h *host.Host) *floor {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { f.template.Close() })
-	f.store, err = bolt.Open(tb.Context(), filepath.Join(f.dir, "store.db"), bolt.Options{Clock: clock.System{}})
+	f.store, err = bolt.Open(tb.Context(), filepath.Join(h.Root, "floor.db"), bolt.Options{Clock: clock.System{}})
 	if err != nil {
 		tb.Fatal(err)
 	}

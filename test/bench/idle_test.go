@@ -17,11 +17,12 @@ func BenchmarkIdle(b *testing.B) {
 	header(os.Stdout, "", "drover")
 	many := max(volumes(b)*26/100, 2)
 	for _, c := range []struct {
+		name    string
 		mounted int
 		memory  float64 // MiB
-	}{{min(100, many), 50}, {many, 80}} {
-		b.Run(fmt.Sprint(c.mounted), func(b *testing.B) {
-			h := host.Start(b, host.Options{Size: 32 << 30})
+	}{{"few", min(100, many), 50}, {"many", many, 80}} {
+		b.Run(c.name, func(b *testing.B) {
+			h := startHost(b, "xfs")
 			mountMany(b, h, c.mounted)
 			idle(b, h, c.mounted, c.memory)
 			quiet(b)

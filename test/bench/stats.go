@@ -60,11 +60,13 @@ func ratios(a, b []float64) []float64 {
 	return r
 }
 
-// minus subtracts from each sample what was measured beside it.
-func minus(a, b []float64) []float64 {
+// less returns the samples of a without the median of b. Sample by sample what is rare in
+// either would be taken for a difference.
+func less(a, b []float64) []float64 {
+	mid := median(b).mid
 	r := make([]float64, len(a))
 	for i := range a {
-		r[i] = a[i] - b[i]
+		r[i] = a[i] - mid
 	}
 	return r
 }

@@ -79,8 +79,8 @@ func TestPairs(t *testing.T) {
 	if got := ratios([]float64{1, 2}, []float64{3, 1}); got[0] != 3 || got[1] != 0.5 {
 		t.Errorf("ratios = %v, want [3 0.5]", got)
 	}
-	if got := minus([]float64{5, 2}, []float64{3, 1}); got[0] != 2 || got[1] != 1 {
-		t.Errorf("minus = %v, want [2 1]", got)
+	if got := less([]float64{5, 9, 4}, []float64{3, 1, 80}); got[0] != 2 || got[1] != 6 || got[2] != 1 {
+		t.Errorf("less = %v, want [2 6 1]", got)
 	}
 }
 
