@@ -137,6 +137,14 @@ func beInit() (int, error) {
 	}
 }
 
+// Volatile returns a folder, in memory, that the tests of this process share and that is gone with them.
+func Volatile() (string, error) {
+	if os.Getenv(roleVar) != roleTests {
+		return "", errors.New("engine.Volatile needs func TestMain(m *testing.M) { engine.Main(m) } in this package")
+	}
+	return "/run/docker", nil
+}
+
 // prepareMounts shows the processes of this namespace, and hides what engines and their plugins would
 // share without being asked: sockets of plugins, a system-wide containerd (dockerd uses one that it
 // finds there), sockets of shims.

@@ -39,8 +39,8 @@ import (
 type Options struct {
 	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
 	// test, which gives the default pool; "ext4": likewise, so that the default pool
-	// is a preallocated image of half its size; "dir": a plain folder with one pool
-	// of backend dir; "image": a plain folder, for the image to take half of the
+	// is a preallocated image of half its size; "dir": ext4 with one pool of backend
+	// dir; "image": a plain folder, for the image to take half of the
 	// machine's free space. Empty: xfs.
 	Pool string
 	// Root is a folder that the test has made for it; then Pool says nothing.
@@ -162,15 +162,17 @@ func (h *Host) lay(t testing.TB) {
 	}
 	h.Root = filepath.Join(h.Dir, "root")
 	switch fs := h.opts.Pool; fs {
-	case "", "xfs", "btrfs", "ext4":
+	case "", "xfs", "btrfs", "ext4", "dir":
 		if fs == "" {
 			fs = "xfs"
 		}
+		if fs == "dir" {
+			fs = "ext4"
+		}
 		h.Image = scratch.Image(t, fs, size)
 		h.Root = filepath.Join(scratch.MountImage(t, fs, h.Image), "root")
-	case "dir":
-		if h.opts.Config == "" {
-			h.opts.Config = "pools: [{name: default, backend: dir, path: $DIR/root/pool}]\n"
+		if h.opts.Pool == "dir" && h.opts.Config == "" {
+			h.opts.Config = "pools: [{name: default, backend: dir, path: " + h.Root + "/pool}]\n"
 		}
 	case "image":
 	default:
@@ -193,15 +195,14 @@ var build = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("DROVER_TEST_BINARY"); path != "" {
 		return path, nil
 	}
-	_, file, _, _ := runtime.Caller(0)
-	top := filepath.Join(filepath.Dir(file), "..", "..")
-	dir, err := os.MkdirTemp("", "drover-bin-")
+	dir, err := engine.Volatile()
 	if err != nil {
 		return "", err
 	}
+	_, file, _, _ := runtime.Caller(0)
 	bin := filepath.Join(dir, "drover")
 	cmd := exec.Command("go", "build", "-tags", "steps", "-ldflags", "-X main.version=test", "-o", bin, "./cmd/drover")
-	cmd.Dir = top
+	cmd.Dir = filepath.Join(filepath.Dir(file), "..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build drover: %w\n%s", err, out)
