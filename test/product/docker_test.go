@@ -195,14 +195,19 @@ func testB17(t *testing.T, w *world) {
 	}
 	w.wantUses(t, "shop@gold", 1, 1)
 	w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
-	for _, state := range []string{"running", "stopped"} {
+	for _, state := range []string{"running", "stopped", "stopped, after the engine's restart"} {
 		if got := w.docker(t, "volume", "ls", "-q", "-f", "dangling=true"); got != "" {
 			t.Errorf("dangling while its container is %s: %s", state, got)
 		}
 		if got := w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver); got != "shop@gold" {
 			t.Errorf("listed while its container is %s: %s", state, got)
 		}
-		w.docker(t, "stop", "keeper")
+		w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
+		if state == "stopped" {
+			w.e.Restart(t)
+		} else {
+			w.docker(t, "stop", "keeper")
+		}
 	}
 	// A spelling that this engine never used does not reach the volume behind it.
 	w.refused(t, "which a container may need", "volume", "rm", "shop")

@@ -53,6 +53,12 @@ func TestFirstHour(t *testing.T) {
 			t.Errorf("driver %s, want local", got)
 		}
 	})
+	t.Run("mount without volume-driver, with a profile", func(t *testing.T) {
+		r := local(t, "--mount", "type=volume,source=db@gold,target=/data", "--volume-driver", w.h.Driver)
+		if want := `"db@gold" includes invalid characters for a local volume name`; r.Exit != 125 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("exit %d, %s, want %s", r.Exit, r.Stderr, want)
+		}
+	})
 	t.Run("mount with volume-driver", func(t *testing.T) {
 		mount := "type=volume,source=db@gold,target=/data,volume-opt=size=5GiB,volume-driver=" + w.h.Driver
 		w.docker(t, "run", "--rm", "--mount", mount, image, "true")
@@ -75,6 +81,11 @@ func TestFirstHour(t *testing.T) {
 		w.docker(t, "system", "prune", "-f", "--volumes")
 		w.wantVolumes(t, "unused")
 		w.docker(t, "volume", "rm", "unused")
+	})
+	t.Run("create of an existing name without a driver", func(t *testing.T) {
+		w.docker(t, "volume", "create", "-d", w.h.Driver, "taken")
+		w.refused(t, "already has volume", "volume", "create", "taken")
+		w.docker(t, "volume", "rm", "taken")
 	})
 	t.Run("options of an existing name", func(t *testing.T) {
 		w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "size=1GiB", "there")
