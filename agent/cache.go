@@ -58,9 +58,7 @@ func (c *cache) apply(d dataset.Dataset, index uint64) bool {
 			old.Index = max(old.Index, index)
 			return false
 		}
-		if c.names[old.Volume] == d.ID {
-			delete(c.names, old.Volume)
-		}
+		c.unnameLocked(old)
 	}
 	c.putLocked(api.Indexed{Dataset: d, Index: index})
 	c.dirty[d.ID] = true
@@ -74,11 +72,23 @@ func (c *cache) remove(id uuid.UUID) {
 	if d == nil {
 		return
 	}
-	if c.names[d.Volume] == id {
-		delete(c.names, d.Volume)
-	}
 	delete(c.datasets, id)
+	c.unnameLocked(d)
 	c.dirty[id] = true
+}
+
+// unnameLocked takes its name off a dataset, for another that has it too: of a
+// name that was used again, copies on disk can have both.
+func (c *cache) unnameLocked(d *api.Indexed) {
+	if c.names[d.Volume] != d.ID {
+		return
+	}
+	delete(c.names, d.Volume)
+	for id, o := range c.datasets {
+		if id != d.ID && o.Volume == d.Volume && o.State == dataset.StateReady {
+			c.names[d.Volume] = id
+		}
+	}
 }
 
 // dataset returns a record by UUID.

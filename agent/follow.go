@@ -63,6 +63,9 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
+		if _, have := a.cache.dataset(d.ID); have && s.Full && strange {
+			continue // what it says of what is known here is not to be believed
+		}
 		if a.cache.apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
 			changed = append(changed, d)
 		}

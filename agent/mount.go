@@ -217,12 +217,13 @@ func isMountPoint(path string) (bool, error) {
 // Unmount takes one use off a volume and unmounts it when that was the last. A
 // volume or ID that is not known here is fine: it is as the engine wants it.
 func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
-	d, err := a.find(ctx, spelling)
-	if errors.Is(err, dataset.ErrNotFound) {
+	sp, err := dataset.ParseSpec(spelling)
+	if err != nil {
 		return nil
 	}
-	if err != nil {
-		return err
+	d, here := a.cache.volume(sp.Name) // control has nothing to say: what is mounted here is known here
+	if !here {
+		return nil
 	}
 	last, err := a.unuse(ctx, d, id)
 	if err != nil || !last {

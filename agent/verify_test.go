@@ -25,16 +25,18 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// rig is an agent on real mounts, beside a control service, with a clock that the
-// test moves.
+// rig is an agent on real mounts, beside a control service that can be away, with
+// a clock that the test moves.
 type rig struct {
 	*Agent
 	t     *testing.T
 	root  string
 	clock *clock.Fake
+	link  *link
 }
 
-func newRig(t *testing.T) *rig {
+// newRig starts one; what is to be otherwise is changed before.
+func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, root: t.TempDir(), clock: clock.NewFake(time.Now())}
 	st, err := bolt.Open(t.Context(), filepath.Join(r.root, "store.db"), bolt.Options{Clock: clock.System{}})
@@ -55,14 +57,20 @@ func newRig(t *testing.T) *rig {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
+	loopback := api.NewLoopback(api.Handler(api.Deps{Service: svc}))
+	r.link = newLink(loopback)
 	cfg := Config{
-		Root: r.root, NodeName: "host-a", Control: api.NewLoopback(api.Handler(api.Deps{Service: svc})),
+		Root: r.root, NodeName: "host-a", Control: r.link,
 		Pools:    []PoolConfig{{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "pool")}},
 		Backends: backends.NewRegistry(dir.Backend{}), State: own, Clock: r.clock, Log: log,
+	}
+	for _, c := range change {
+		c(&cfg)
 	}
 	r.start(cfg)
 	t.Cleanup(func() {
 		r.close()
+		loopback.Close()
 		svc.Close()
 		for _, s := range []*bolt.Store{own, st} {
 			if err := s.Close(); err != nil {

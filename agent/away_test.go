@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// With control away the agent answers Get, List and Path, mounts and unmounts what
+// is home here, after a restart as well; what it cannot do it refuses at once, and
+// it never says that there is no such volume.
+func TestI7ControlAway(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	if err := r.Create(t.Context(), "db@bronze", nil); err != nil {
+		t.Fatal(err)
+	}
+	r.mountAs("db@bronze", "before")
+	r.link.away()
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			r.restart()
+		}
+		r.answersAlone(d)
+		for call, err := range r.calls("nosuch") {
+			if !errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("%s of a volume that may or may not be: %v", call, err)
+			}
+		}
+		if err := r.Remove(t.Context(), "other"); !errors.Is(err, dataset.ErrUnavailable) {
+			t.Errorf("remove of a volume that may or may not be: %v", err)
+		}
+		// The engine unmounts what it likes.
+		if err := r.Unmount(t.Context(), "nosuch", "id"); err != nil {
+			t.Errorf("unmount of what is not here: %v", err)
+		}
+		for _, spec := range []string{"new", "db"} {
+			if err := r.Create(t.Context(), spec, nil); !errors.Is(err, dataset.ErrUnavailable) {
+				t.Errorf("create of %s: %v", spec, err)
+			}
+		}
+	}
+	r.want(d, "before")
+	if err := r.Unmount(t.Context(), "db", "before"); err != nil {
+		t.Error(err)
+	}
+	r.want(d)
+	if err := r.Remove(t.Context(), "db@bronze"); err != nil { // the engine has another spelling
+		t.Error(err)
+	}
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("remove: %v", err)
+	}
+	if got := len(r.inPool("datasets")); got != 1 {
+		t.Errorf("%d datasets in the pool", got)
+	}
+
+	// It comes back: what changed meanwhile is learnt, without anyone asking.
+	r.link.back()
+	protect := true
+	if _, err := r.link.Service.Submit(t.Context(), api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		r.clock.Advance(r.Limits.Retry)
+		now, _ := r.cache.dataset(d.ID)
+		return now.Protected
+	})
+	if _, err := r.Get(t.Context(), "nosuch"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("now the store says so: %v", err)
+	}
+}
+
+func (r *rig) mountAs(spelling, id string) {
+	r.t.Helper()
+	if _, err := r.Mount(r.t.Context(), spelling, id); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// calls are those that need to find a volume.
+func (r *rig) calls(spelling string) map[string]error {
+	ctx := r.t.Context()
+	_, get := r.Get(ctx, spelling)
+	_, path := r.Path(ctx, spelling)
+	_, mount := r.Mount(ctx, spelling, "id")
+	return map[string]error{"get": get, "path": path, "mount": mount}
+}
+
+// answersAlone fails unless everything about a volume that is home here is
+// answered.
+func (r *rig) answersAlone(d dataset.Dataset) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	for _, spelling := range []string{"db", "db@bronze"} {
+		v, err := r.Get(ctx, spelling)
+		if err != nil || v.Name != spelling || v.Mountpoint != r.mountPath(d.ID) {
+			r.t.Errorf("get %s: %+v, %v", spelling, v, err)
+		}
+		if path, err := r.Path(ctx, spelling); err != nil || path != r.mountPath(d.ID) {
+			r.t.Errorf("path of %s: %s, %v", spelling, path, err)
+		}
+	}
+	if list, err := r.List(ctx); err != nil || len(list) != 2 {
+		r.t.Errorf("list: %+v, %v", list, err)
+	}
+	r.mountAs("db", "meanwhile")
+	r.want(d, "before", "meanwhile")
+	if err := r.Unmount(ctx, "db", "meanwhile"); err != nil {
+		r.t.Error(err)
+	}
+	r.want(d, "before")
+}
+
+// A commit whose answer is lost is asked for again, and is the same commit.
+func TestCommitInDoubt(t *testing.T) {
+	r := newRig(t)
+	r.link.loses(1)
+	done := make(chan error, 1)
+	go func() { done <- r.Create(t.Context(), "db", nil) }()
+	for lost := false; ; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := r.cache.volume("db"); !ok || len(r.inPool("datasets")) != 1 || len(r.inPool("incoming")) != 0 {
+				t.Errorf("%+v, %t", d, ok)
+			}
+			return
+		default:
+			if lost = lost || r.link.lost() == 1; lost {
+				r.clock.Advance(r.Limits.Retry)
+			}
+		}
+	}
+}
+
+// An agent that ends in that doubt learns at its next start what became of it: on
+// record, and it is put in its place; not on record, and it goes.
+func TestEndInDoubt(t *testing.T) {
+	for name, c := range map[string]struct {
+		lose, want int
+	}{"recorded": {1, 1}, "not recorded": {0, 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.link.loses(c.lose)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.lose == 0 {
+				r.link.refuses()
+			}
+			done := make(chan error, 1)
+			go func() { done <- r.Create(ctx, "db", nil) }()
+			await(t, func() bool { return r.link.lost() > 0 })
+			r.restart()
+			if err := <-done; !errors.Is(err, dataset.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+			if got := len(r.inPool("datasets")); got != c.want || len(r.inPool("incoming")) != 0 {
+				t.Errorf("%d datasets, incoming %v; want %d", got, r.inPool("incoming"), c.want)
+			}
+			if _, ok := r.cache.volume("db"); ok != (c.want == 1) {
+				t.Errorf("the volume is known: %t", ok)
+			}
+			if err := r.Create(t.Context(), "db", nil); err != nil {
+				t.Errorf("asked again: %v", err)
+			}
+			if got := len(r.inPool("datasets")); got != 1 {
+				t.Errorf("%d datasets", got)
+			}
+		})
+	}
+}

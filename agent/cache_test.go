@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// cacheModel is what a cache has to be: for each dataset the newest record that
+// was seen, and the names and lists that follow from these alone.
+type cacheModel struct {
+	records map[uuid.UUID]api.Indexed
+	used    map[string]spellingRecord
+	dirty   map[uuid.UUID]bool
+}
+
+func (m *cacheModel) apply(d dataset.Dataset, index uint64) (changed bool) {
+	old, known := m.records[d.ID]
+	switch {
+	case known && (d.Epoch < old.Epoch || index != 0 && index <= old.Index):
+		return false
+	case known && cmp.Equal(old.Dataset, d):
+		old.Index = max(old.Index, index)
+		m.records[d.ID] = old
+		return false
+	}
+	m.records[d.ID] = api.Indexed{Dataset: d, Index: index}
+	m.dirty[d.ID] = true
+	return true
+}
+
+// live are the datasets that have a name: one, but while what is known of two is
+// not of one moment.
+func (m *cacheModel) live(name string) (ids []uuid.UUID) {
+	for id, d := range m.records {
+		if d.Volume == name && d.State == dataset.StateReady {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// spelt is how the engine of the node that had it made spells a dataset.
+func (m *cacheModel) spelt(d dataset.Dataset) []string {
+	if r := m.used[d.Volume]; r.Dataset == d.ID {
+		return r.Used
+	}
+	return []string{d.Spelling}
+}
+
+// nameOf gives each two datasets one name, as when it is used again.
+func nameOf(i int) string { return fmt.Sprintf("vol-%d", i/2) }
+
+// TestCache compares the cache with the model after any sequence of what control
+// says, in order or not, and of what the engine uses.
+func TestCache(t *testing.T) {
+	node := uuid.New()
+	var ids [4]uuid.UUID
+	for i := range ids {
+		ids[i] = uuid.New()
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		c := newCache()
+		m := &cacheModel{records: map[uuid.UUID]api.Indexed{}, used: map[string]spellingRecord{}, dirty: map[uuid.UUID]bool{}}
+		check := func() {
+			for i, id := range ids {
+				want, known := m.records[id]
+				if got, ok := c.dataset(id); ok != known || !cmp.Equal(got, want.Dataset) || c.index(id) != want.Index {
+					rt.Fatalf("dataset %d: %+v at %d, want %+v", i, got, c.index(id), want)
+				}
+			}
+			var want, listed []string
+			for _, name := range []string{nameOf(0), nameOf(2)} {
+				live := m.live(name)
+				got, ok := c.volume(name)
+				if ok != (len(live) > 0) || ok && !slices.Contains(live, got.ID) {
+					rt.Fatalf("volume %s: %+v, %t; want one of %v", name, got, ok, live)
+				}
+				if ok {
+					want = append(want, m.spelt(got)...)
+				}
+			}
+			for _, l := range c.list(node) {
+				listed = append(listed, l.spelling)
+			}
+			if slices.Sort(want); !slices.Equal(slices.Sorted(slices.Values(listed)), want) {
+				rt.Fatalf("listed %v, want %v", listed, want)
+			}
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": func(*rapid.T) { check() },
+			"apply": func(rt *rapid.T) {
+				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
+				d := dataset.Dataset{
+					ID: ids[i], Volume: nameOf(i), Spelling: nameOf(i) + "@gold", SpelledBy: node,
+					State:     rapid.SampledFrom([]dataset.State{dataset.StateReady, dataset.StateReady, dataset.StateTrashed, dataset.StatePurging}).Draw(rt, "state"),
+					Protected: rapid.Bool().Draw(rt, "protected"),
+					Epoch:     rapid.Uint64Range(1, 3).Draw(rt, "epoch"),
+				}
+				index := rapid.Uint64Range(0, 8).Draw(rt, "index")
+				if got, want := c.apply(d, index), m.apply(d, index); got != want {
+					rt.Fatalf("changed: %t, want %t", got, want)
+				}
+			},
+			"remove": func(rt *rapid.T) {
+				id := rapid.SampledFrom(ids[:]).Draw(rt, "dataset")
+				c.remove(id)
+				if _, known := m.records[id]; known {
+					delete(m.records, id)
+					m.dirty[id] = true
+				}
+			},
+			"use": func(rt *rapid.T) {
+				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
+				r := spellingRecord{Dataset: ids[i], Used: []string{nameOf(i), nameOf(i) + "@silver"}[:rapid.IntRange(1, 2).Draw(rt, "spellings")]}
+				c.setUsed(nameOf(i), r)
+				m.used[nameOf(i)] = r
+			},
+			"drop": func(rt *rapid.T) {
+				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
+				had := m.used[nameOf(i)].Dataset == ids[i]
+				if got := c.dropUsed(dataset.Dataset{ID: ids[i], Volume: nameOf(i)}); got != had {
+					rt.Fatalf("dropped: %t, want %t", got, had)
+				}
+				if had {
+					delete(m.used, nameOf(i))
+				}
+			},
+			"flush": func(rt *rapid.T) {
+				got := c.takeDirty(len(ids))
+				if want := slices.Collect(maps.Keys(m.dirty)); len(got) != len(want) {
+					rt.Fatalf("%d records to be copied, want %d", len(got), len(want))
+				}
+				for id, d := range got {
+					want, known := m.records[id]
+					if (d != nil) != known || d != nil && !cmp.Equal(*d, want) {
+						rt.Fatalf("copy of %s: %+v, want %+v", id, d, want)
+					}
+				}
+				if rapid.Bool().Draw(rt, "fails") {
+					c.untake(got)
+					return
+				}
+				clear(m.dirty)
+			},
+		})
+	})
+}
+
+// Two datasets that had one name, one after the other: the name is the live one's,
+// whatever comes first.
+func TestCacheNameReused(t *testing.T) {
+	old := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
+	trashed := old
+	trashed.State = dataset.StateTrashed
+	next := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
+	for name, order := range map[string][]api.Indexed{
+		"deleted, then made":  {{Dataset: old, Index: 1}, {Dataset: trashed, Index: 2}, {Dataset: next, Index: 3}},
+		"heard the other way": {{Dataset: old, Index: 1}, {Dataset: next, Index: 3}, {Dataset: trashed, Index: 2}},
+	} {
+		c := newCache()
+		for _, d := range order {
+			c.apply(d.Dataset, d.Index)
+		}
+		if got, ok := c.volume("db"); !ok || got.ID != next.ID {
+			t.Errorf("%s: %+v, %t", name, got, ok)
+		}
+		c.remove(old.ID)
+		if got, ok := c.volume("db"); !ok || got.ID != next.ID {
+			t.Errorf("%s, then purged: %+v, %t", name, got, ok)
+		}
+	}
+}

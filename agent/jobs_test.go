@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func newTestJobs(t *testing.T) *jobs {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	j := newJobs(ctx, &wg)
+	t.Cleanup(func() {
+		j.close(stop)
+		wg.Wait()
+	})
+	return j
+}
+
+// One job a key: who asks for the same joins it and gets its outcome, and the next
+// one runs anew.
+func TestJobsJoin(t *testing.T) {
+	j := newTestJobs(t)
+	var runs atomic.Int64
+	gate, begun := make(chan struct{}), make(chan struct{})
+	failure := errors.New("it failed")
+	work := func(context.Context, *job) error {
+		if runs.Add(1) == 1 {
+			close(begun)
+		}
+		<-gate
+		return failure
+	}
+	var wg sync.WaitGroup
+	var joined atomic.Int64
+	ask := func() {
+		was, err := j.do(t.Context(), "key", "work", work)
+		if !errors.Is(err, failure) {
+			t.Errorf("got %v", err)
+		}
+		if was {
+			joined.Add(1)
+		}
+	}
+	wg.Go(ask)
+	<-begun
+	for range 9 {
+		wg.Go(ask)
+	}
+	await(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return len(j.all) == 1 })
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	// All nine have joined once they are in; those that come later would run anew.
+	for range 1000 {
+		if _, err := j.do(gone, "key", "work", work); !errors.Is(err, dataset.ErrPending) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	close(gate)
+	wg.Wait()
+	if runs.Load()+joined.Load() != 10 {
+		t.Errorf("%d ran and %d joined, of 10", runs.Load(), joined.Load())
+	}
+	if n := len(j.running()); n != 0 {
+		t.Errorf("%d jobs are left", n)
+	}
+	before := runs.Load()
+	if was, _ := j.do(t.Context(), "key", "work", work); was || runs.Load() != before+1 {
+		t.Errorf("joined a job that had ended")
+	}
+}
+
+// Who waits no longer is told what goes on, how far it is and where to ask.
+func TestJobsPending(t *testing.T) {
+	j := newTestJobs(t)
+	gate := make(chan struct{})
+	defer close(gate)
+	id := uuid.New()
+	for _, c := range []struct {
+		key   string
+		begin func(jb *job)
+		says  []string
+	}{
+		{"nothing", func(*job) {}, []string{"snapshot of db takes long and goes on (waiting)", "ask again"}},
+		{"step", func(jb *job) { jb.step("copying") }, []string{"(copying)"}},
+		{"far", func(jb *job) {
+			jb.begin(dataset.Operation{ID: id, Kind: dataset.OpImport})
+			jb.step("copying")
+			jb.moved(1<<30, 2<<30)
+		}, []string{"goes on as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := j.do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *job) error {
+			c.begin(jb)
+			cancel()
+			<-gate
+			return nil
+		})
+		if !errors.Is(err, dataset.ErrPending) {
+			t.Fatalf("%s: %v", c.key, err)
+		}
+		for _, says := range c.says {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %q does not say %q", c.key, err, says)
+			}
+		}
+	}
+	running := j.running()
+	if len(running) != 1 || running[0].ID != id || running[0].Progress.Done != 1<<30 {
+		t.Errorf("running: %+v", running)
+	}
+}
+
+// An agent that stops begins nothing new and waits for what it has begun.
+func TestJobsClose(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	j := newJobs(ctx, &wg)
+	ended := false
+	begun := make(chan struct{})
+	j.start("key", func(ctx context.Context, _ *job) error {
+		close(begun)
+		<-ctx.Done()
+		ended = true
+		return nil
+	})
+	<-begun
+	j.start("key", func(context.Context, *job) error { t.Error("a second job of that key"); return nil })
+	j.close(stop)
+	wg.Wait()
+	if !ended {
+		t.Error("it was not waited for")
+	}
+	if _, err := j.do(t.Context(), "other", "work", nil); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	j.start("other", nil)
+}

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestNearlyFull(t *testing.T) {
+	const mib, gib, tib = dataset.MiB, dataset.GiB, dataset.TiB
+	for _, c := range []struct {
+		free, size dataset.Size
+		want       bool
+	}{
+		{0, 100 * gib, true},
+		{2*gib - 1, 100 * gib, true}, // never more than 2 GiB are kept
+		{2 * gib, 100 * gib, false},
+		{2 * gib, 10 * tib, false},
+		{gib / 2, 10 * gib, false}, // a twentieth
+		{gib/2 - 1, 10 * gib, true},
+		{31 * mib, 100 * mib, true}, // never less than 32 MiB
+		{32 * mib, 100 * mib, false},
+	} {
+		if got := nearlyFull(c.free, c.size); got != c.want {
+			t.Errorf("%s free of %s: nearly full %t, want %t", c.free, c.size, got, c.want)
+		}
+	}
+}
+
+func TestWithin(t *testing.T) {
+	for _, c := range []struct {
+		path, dir string
+		want      bool
+	}{
+		{"/pool", "/pool", true}, {"/pool/sub", "/pool", true}, {"/pool", "/pool/sub", false},
+		{"/pools", "/pool", false}, {"/pool..x", "/pool", false}, {"/pool/..x", "/pool", true}, {"/", "/pool", false}, {"/x", "/", true},
+	} {
+		if got := within(c.path, c.dir); got != c.want {
+			t.Errorf("%s within %s: %t", c.path, c.dir, got)
+		}
+	}
+}
+
+// fussy is backend dir, whose pools the test takes away and fills up.
+type fussy struct {
+	dir.Backend
+	offline bool
+	status  *dataset.PoolStatus
+}
+
+func (f *fussy) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	if f.offline {
+		return nil, dataset.Errorf(dataset.ErrOffline, "its disk is gone")
+	}
+	p, err := f.Backend.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &fussyPool{p, f}, nil
+}
+
+type fussyPool struct {
+	backends.Pool
+	f *fussy
+}
+
+func (p *fussyPool) Status(ctx context.Context) dataset.PoolStatus {
+	if p.f.status != nil {
+		return *p.f.status
+	}
+	return p.Pool.Status(ctx)
+}
+
+// A pool that cannot be opened at a start is offline and keeps its UUID; nothing is
+// made in its place, its volumes are known, and it comes back by itself.
+func TestPoolComesBack(t *testing.T) {
+	f := &fussy{}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
+	ctx := t.Context()
+	db := r.volume("db")
+	id := r.pool().ID()
+	f.offline = true
+	r.restart()
+	p, ok := r.pools.byName("default")
+	if !ok || p.backend != nil || p.ID != id {
+		t.Fatalf("%+v", p)
+	}
+	for what, err := range map[string]error{"mount": r.calls("db")["mount"], "create": r.Create(ctx, "new", nil)} {
+		if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "its disk is gone") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := r.Get(ctx, "db"); err != nil {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := r.RebuildStore(ctx); !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("rebuild without the pool: %v", err)
+	}
+	f.offline = false
+	if !r.pools.retry(ctx) || r.pools.retry(ctx) {
+		t.Error("it did not come back, once")
+	}
+	r.mount(db, "id")
+	r.want(db, "id")
+	if err := r.Unmount(ctx, "db", "id"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Creates, clones and snapshots are refused on a pool without room; the error says
+// how much there is, and that the trash could go.
+func TestNoRoom(t *testing.T) {
+	f := &fussy{}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
+	ctx := t.Context()
+	r.volume("db")
+	r.volume("waste")
+	if err := r.Remove(ctx, "waste"); err != nil {
+		t.Fatal(err)
+	}
+	f.status = &dataset.PoolStatus{Online: true, Free: dataset.MiB, Size: 100 * dataset.GiB}
+	for what, err := range map[string]error{
+		"create": r.Create(ctx, "new", nil),
+		"clone":  r.Create(ctx, "copy", map[string]string{"from": "db"}),
+	} {
+		if !errors.Is(err, dataset.ErrNoSpace) {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		for _, says := range []string{"pool default", "1MiB free of 100GiB", "1 in the trash", "drover trash purge"} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %q does not say %q", what, err, says)
+			}
+		}
+	}
+	f.status = &dataset.PoolStatus{Reason: "its disk is gone"}
+	if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "its disk is gone") {
+		t.Errorf("create on a pool that went offline: %v", err)
+	}
+	f.status = nil
+	if err := r.Create(ctx, "new", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// A pool is made where nothing lies, under a name and a path of its own.
+func TestCreatePool(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	here := filepath.Join(r.root, "pool")
+	full := filepath.Join(r.root, "full")
+	if err := os.MkdirAll(filepath.Join(full, "precious"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		p    api.NewPool
+		kind *dataset.Kind
+	}{
+		{api.NewPool{Name: "Bad Name", Backend: "dir", Path: "/x"}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: "relative"}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: here + "/../up"}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: here}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: filepath.Join(here, "inside")}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: r.root}, dataset.ErrInvalid},
+		{api.NewPool{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "other")}, dataset.ErrExists},
+		{api.NewPool{Name: "second", Backend: "nosuch", Path: filepath.Join(r.root, "other")}, dataset.ErrInvalid},
+		{api.NewPool{Name: "second", Backend: "dir", Path: full}, dataset.ErrExists},
+	} {
+		if _, err := r.CreatePool(ctx, c.p); !errors.Is(err, c.kind) {
+			t.Errorf("%+v: %v, want %s", c.p, err, c.kind.Code)
+		}
+	}
+	if got := len(r.pools.all()); got != 1 {
+		t.Fatalf("%d pools", got)
+	}
+	second, err := r.CreatePool(ctx, api.NewPool{Name: "second", Backend: "dir", Path: filepath.Join(r.root, "second")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Create(ctx, "there", map[string]string{"pool": "second"}); err != nil {
+		t.Error(err)
+	}
+	r.restart()
+	if p, ok := r.pools.byName("second"); !ok || p.ID != second.ID || p.backend == nil {
+		t.Errorf("after a restart: %+v", p)
+	}
+}
+
+// A start that was cut short between making the pool and putting it on record
+// finds the pool that it made; a copy of a pool under another name is refused.
+func TestPoolMadeButNotRecorded(t *testing.T) {
+	r := newRig(t)
+	db := r.volume("db")
+	id := r.pool().ID()
+	if err := r.state.put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	if r.pool().ID() != id {
+		t.Errorf("pool %s, want %s", r.pool().ID(), id)
+	}
+	r.mount(db, "id")
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+
+	copied := filepath.Join(r.root, "copy")
+	if err := os.CopyFS(copied, os.DirFS(filepath.Join(r.root, "pool"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.pools.make(t.Context(), "copy", poolRecord{Backend: "dir", Path: copied})
+	if !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "pool default") {
+		t.Errorf("a copy of the pool: %v", err)
+	}
+	if got := r.pools.all(); len(got) != 1 || got[0].rec.Path != filepath.Join(r.root, "pool") || got[0].ID == uuid.Nil {
+		t.Errorf("pools: %+v", got)
+	}
+}
