@@ -334,7 +334,7 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 // doDelete takes a volume's name away. The bytes stay, in the trash, or go with
 // a purge that follows.
 func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "removal")
+	d, _, unlock, err := a.hold(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
@@ -359,11 +359,9 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 		a.purgeLater(*out.Dataset)
 		return out, nil
 	}
-	if pool != nil {
-		a.noteDone(ctx, pool, *out.Dataset)
-	}
-	steps.At("delete.noted")
-	return out, err
+	// Nobody waits for the record beside the data: one that is lost is renewed at the next start.
+	a.noteLater(api.Indexed{Dataset: *out.Dataset, Index: out.Index})
+	return out, nil
 }
 
 // doPurge destroys a condemned dataset.

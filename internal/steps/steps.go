@@ -19,7 +19,7 @@ func Names() []string {
 		"snapshot-delete.begin", "snapshot-delete.made", "snapshot-delete.recorded",
 		"restore.begin", "restore.made", "restore.recorded",
 		"resize.begin", "resize.made", "resize.recorded",
-		"delete.begin", "delete.recorded", "delete.noted",
+		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
 	}
 }

@@ -136,7 +136,7 @@ func (t trace) flushes() map[string]int {
 // nothing and flushes the store once. A commit of the store is two fdatasync: of the pages
 // and of the meta page that makes them count (bbolt). A record beside the data is written
 // with each of them but once: a create names its image and then the dataset, a remove
-// names the new record.
+// names the new record, after it has answered.
 func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
 	for _, c := range []struct{ fs, pool string }{
 		{"xfs", "fsync incoming/<dataset>"},
@@ -160,6 +160,7 @@ func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
 				for i := range n {
 					remove(fmt.Sprint("vol", i))
 				}
+				h.Stop(t) // which waits for what goes on after the answer
 			}, h.PID())[h.PID()]
 			wantTrace(t, "remove", gone, n, map[string]int{"fdatasync store.db": 2 * n})
 		})
