@@ -31,7 +31,8 @@ func (v *engineVolume) createAndRemove() {
 
 // BenchmarkCreateRemove: create and remove through the engine, Drover against local. Both
 // flush, Drover more often, and a flush takes as long as a disk wants; so the same flushes
-// are timed beside and taken off both. The raw times are printed as well.
+// are timed beside and taken off both. The raw times are printed as well, and what a
+// plugin costs that does nothing: the engine calls it five times.
 func BenchmarkCreateRemove(b *testing.B) {
 	header(os.Stdout, "local", "drover")
 	for _, fs := range []string{"xfs", "btrfs"} {
@@ -50,6 +51,7 @@ func createRemove(b *testing.B, h *host.Host, e *engine.Engine, what string) {
 	local := &engineVolume{tb: b, engine: api, driver: "local"}
 	ours := &engineVolume{tb: b, engine: api, driver: h.Driver}
 	ours.createAndRemove() // the template is made
+	nothing := &engineVolume{tb: b, engine: api, driver: serveNothing(b)}
 	flushes := func(v *engineVolume) *beside {
 		seen := traced(b, v.createAndRemove, e.PID(), h.PID())
 		all := slices.Concat(seen[e.PID()].events, seen[h.PID()].events)
@@ -58,9 +60,11 @@ func createRemove(b *testing.B, h *host.Host, e *engine.Engine, what string) {
 	localFlushes, ourFlushes := flushes(local), flushes(ours)
 	s := inTurns(pairs(b),
 		func() float64 { return timed(local.createAndRemove) }, localFlushes.time,
-		func() float64 { return timed(ours.createAndRemove) }, ourFlushes.time)
+		func() float64 { return timed(ours.createAndRemove) }, ourFlushes.time,
+		func() float64 { return timed(nothing.createAndRemove) })
 	compare(what+", without flushes", less(s[0], s[1]), less(s[2], s[3]), "ms", atMost(1.5))
 	compare(what+", raw", s[0], s[2], "ms", goal{})
+	compare("the same by a plugin that does nothing, without flushes", less(s[0], s[1]), less(s[4], s[1]), "ms", goal{})
 	compare(fmt.Sprintf("flushes alone (%d and %d)", localFlushes.flushes, ourFlushes.flushes), s[1], s[3], "ms", goal{})
 }
 

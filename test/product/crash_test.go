@@ -27,7 +27,7 @@ const ticking = "while :; do echo tick >> /data/$HOSTNAME; sleep 0.05; done"
 func TestB2B7(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	t.Run("B2", func(t *testing.T) { testB2(t, w) })
-	t.Run("B7 create", func(t *testing.T) { testB7Create(t, w) })
+	t.Run("B7 I5 create", func(t *testing.T) { testB7Create(t, w) })
 	t.Run("B7 run", func(t *testing.T) { testB7Run(t, w) })
 	t.Run("B2 forgotten", func(t *testing.T) { testB2Forgotten(t, w) })
 }
@@ -83,7 +83,7 @@ func testB2Forgotten(t *testing.T, w *world) {
 const crowd = 50
 
 // testB7Create: one name asked for by many at once is one dataset, and all
-// succeed (I5): through the engine, which asks one by one, past it, and by
+// succeed: through the engine, which asks one by one, past it, and by
 // drover's own command.
 func testB7Create(t *testing.T, w *world) {
 	before := w.volumes(t)
@@ -180,7 +180,7 @@ func TestB2LiveRestore(t *testing.T) {
 // TestDroverKilled: B3, B4 and B6.
 func TestDroverKilled(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
-	t.Run("B3", func(t *testing.T) { testB3(t, w) })
+	t.Run("B3 I9", func(t *testing.T) { testB3(t, w) })
 	t.Run("B4", func(t *testing.T) {
 		refused := strings.Count(w.e.Log(), unable)
 		testB4(t, w, func() bool {

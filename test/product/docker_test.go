@@ -19,7 +19,7 @@ import (
 func TestDockersHabits(t *testing.T) {
 	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
 	t.Run("B1", func(t *testing.T) { testB1(t, w) })
-	t.Run("B8", func(t *testing.T) { testB8(t, w) })
+	t.Run("B8 I11", func(t *testing.T) { testB8(t, w) })
 	t.Run("B9", func(t *testing.T) { testB9(t, w) })
 	t.Run("B10", func(t *testing.T) { testB10(t, w) })
 	t.Run("B12", func(t *testing.T) { testB12(t, w) })
@@ -62,7 +62,7 @@ func testB1(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "cpvol")
 }
 
-// testB8: a volume in use is not removed, whoever asks (I11).
+// testB8: a volume in use is not removed, whoever asks.
 func testB8(t *testing.T, w *world) {
 	w.run(t, "user", "busy@gold")
 	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID

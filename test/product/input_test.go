@@ -77,9 +77,9 @@ func wrongs() []wrong {
 	}
 }
 
-// TestA10: a wrong word gets one line, through the engine's own error output,
-// that says what is wrong and what would do; nothing has changed (I6).
-func TestA10(t *testing.T) {
+// TestA10I6: a wrong word gets one line, through the engine's own error output,
+// that says what is wrong and what would do; nothing has changed.
+func TestA10I6(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	before, records := w.everything(t), w.records(t)
 	for _, c := range wrongs() {

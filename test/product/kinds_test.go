@@ -25,7 +25,7 @@ profiles: {bronze: {}, silver: {}, gold: {}}
 			t.Run("B1", func(t *testing.T) { testB1(t, w) })
 			t.Run("B3", func(t *testing.T) { testB3(t, w) })
 			t.Run("B6", func(t *testing.T) { testB6(t, w) })
-			t.Run("B8", func(t *testing.T) { testB8(t, w) })
+			t.Run("B8 I11", func(t *testing.T) { testB8(t, w) })
 			t.Run("B12", func(t *testing.T) { testB12(t, w) })
 			t.Run("B17", func(t *testing.T) { testB17(t, w) })
 		})

@@ -1,0 +1,75 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/engine"
+)
+
+// nothing answers as an agent whose volumes are but names.
+type nothing struct {
+	mu      sync.Mutex
+	volumes map[string]bool
+}
+
+func (n *nothing) Activated(context.Context) {}
+
+func (n *nothing) Create(_ context.Context, spec string, _ map[string]string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.volumes[spec] = true
+	return nil
+}
+
+func (n *nothing) Remove(_ context.Context, spec string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.volumes, spec)
+	return nil
+}
+
+func (n *nothing) Get(_ context.Context, spec string) (plugin.Volume, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.volumes[spec] {
+		return plugin.Volume{}, dataset.ErrNotFound
+	}
+	return plugin.Volume{Name: spec}, nil
+}
+
+func (n *nothing) Mount(context.Context, string, string) (string, error) { return "/", nil }
+func (n *nothing) Unmount(context.Context, string, string) error         { return nil }
+func (n *nothing) List(context.Context) ([]plugin.Volume, error)         { return nil, nil }
+func (n *nothing) Path(context.Context, string) (string, error)          { return "/", nil }
+func (n *nothing) Help(context.Context) string                           { return "" }
+
+// serveNothing serves it, by the same server as Drover's, and returns its driver's name.
+func serveNothing(b *testing.B) string {
+	b.Helper()
+	driver := engine.DriverName()
+	l, err := net.Listen("unix", filepath.Join("/run/docker/plugins", driver+".sock"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := plugin.New(&nothing{volumes: map[string]bool{}}, plugin.Options{})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	b.Cleanup(func() {
+		err := s.Shutdown(context.Background())
+		if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+			err = errors.Join(err, serr)
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	})
+	return driver
+}
