@@ -79,7 +79,12 @@ func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bo
 		if err != nil {
 			return nil, err
 		}
-		var d dataset.Dataset
+		var seen, d dataset.Dataset
+		if there, err := t.peek(datasetKey(id), &seen); err != nil {
+			return nil, err
+		} else if !there || seen.Volume != name {
+			continue
+		}
 		there, err := t.get(datasetKey(id), &d)
 		if err != nil {
 			return nil, err

@@ -61,8 +61,20 @@ func (t *tx) get(key string, v any) (bool, error) {
 // index is that of the transaction that last wrote a key which was read.
 func (t *tx) index(key string) uint64 { return t.read[key].Index }
 
-// list reads entries without taking note of them: what a decision rests on is
-// read again by get.
+// peek reads key into v without taking note of it, for a look at more than one
+// transaction can check: what a decision rests on is read again by get.
+func (t *tx) peek(key string, v any) (bool, error) {
+	e, err := t.store.Get(t.ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, unread(t.ctx, err)
+	}
+	return true, decode(key, e.Value, v)
+}
+
+// list reads entries without taking note of them, as peek does.
 func (t *tx) list(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)
 	return entries, unread(t.ctx, err)

@@ -1,0 +1,27 @@
+package control
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// However much is in the trash, what is in it comes back, or goes, by its name and
+// by its UUID.
+func TestManyInTheTrash(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	var gone []dataset.Dataset
+	for i := range 140 { // more than one transaction can check
+		name := fmt.Sprintf("vol%d", i)
+		a.create(name)
+		gone = append(gone, a.delete(name))
+	}
+	e.submit(api.Request{Kind: dataset.OpUndelete, Volume: "vol7"})
+	e.submit(api.Request{Kind: dataset.OpUndelete, Volume: gone[8].ID.String()})
+	e.submit(api.Request{Kind: dataset.OpPurge, Volume: "vol9"})
+	e.submit(api.Request{Kind: dataset.OpPurge, Volume: gone[10].ID.String()})
+	e.check()
+}
