@@ -76,13 +76,13 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	return op, nil, s.record(t, *op)
 }
 
-// asked fails unless an operation on record is of the kind that a request with
-// its ID asks for.
+// asked fails unless an operation on record is what a request with its ID asks
+// for.
 func asked(rec dataset.Operation, req api.Request) error {
-	if rec.Kind == req.Kind || (req.Kind == dataset.OpUpdate && rec.Kind == dataset.OpResize) {
+	if rec.Asked == digest(req) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as a %s and cannot be a %.40s as well (choose another ID)", rec.ID, rec.Kind, req.Kind)
+	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as another %s, of volume %s, and cannot be this %.40s as well (choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
 // settle carries out an operation that changes records alone, and leaves it on

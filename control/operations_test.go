@@ -47,6 +47,32 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
+// An ID that was used is not another request's: it would be answered with what
+// became of the first.
+func TestIDOfAnotherRequest(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	a.create("other")
+	first := api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db"}
+	id := e.submit(first).Operation.ID
+	a.work()
+	for _, req := range []api.Request{
+		{Kind: dataset.OpDelete, Volume: "other"}, {Kind: dataset.OpDelete, Volume: "db", Force: true},
+		{Kind: dataset.OpSnapshot, Volume: "other"}, create("new"),
+	} {
+		req.ID = id
+		_, err := e.Submit(e.ctx, req)
+		refused(t, err, dataset.ErrExists, id.String(), "delete", "db")
+	}
+	if v := e.volume("other"); v.State != dataset.StateReady {
+		t.Errorf("%+v", v)
+	}
+	if out := e.submit(first); out.Operation.State != dataset.OpDone {
+		t.Errorf("the first asked again: %+v", out)
+	}
+}
+
 // The same request from many at once is one operation.
 func TestSubmitAtOnce(t *testing.T) {
 	e := newEnv(t)

@@ -2,6 +2,9 @@ package control
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 
 	"github.com/google/uuid"
 
@@ -40,7 +43,7 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	if op.Kind == "" {
 		op.Kind = req.Kind
 	}
-	op.ID, op.State, op.Created = req.ID, dataset.OpPending, s.Clock.Now()
+	op.ID, op.Asked, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
 	if op.Dataset != nil {
 		op.Dataset.Request = req.ID
 	}
@@ -74,6 +77,17 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planPurge(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", clip(string(req.Kind)))
+}
+
+// digest tells requests apart, whatever their IDs.
+func digest(req api.Request) string {
+	req.ID = uuid.Nil
+	text, err := json.Marshal(req)
+	if err != nil {
+		return "" // of strings, flags and a UUID: cannot fail
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
 }
 
 // on makes an operation for the home of an existing dataset.

@@ -167,6 +167,7 @@ type Operation struct {
 	Kind      OpKind    `json:"kind"`
 	State     OpState   `json:"state"`
 	Node      uuid.UUID `json:"node"` // whose agent does it
+	Asked     string    `json:"asked,omitempty"` // digest of the request: another one cannot have its ID
 	Volume    string    `json:"volume,omitempty"`
 	DatasetID uuid.UUID `json:"dataset_id"`
 	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned

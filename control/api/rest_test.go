@@ -47,14 +47,13 @@ func TestChanges(t *testing.T) {
 		{"POST", "/v1/volumes/db/snapshots" + opID, `{"name":"n","message":"m"}`, Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "n", Message: "m"}},
 		{"POST", "/v1/volumes/db/snapshots" + opID, `{"scheduled":true}`, Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: true}},
 		{"DELETE", "/v1/snapshots/f23c" + opID, "", Request{Kind: dataset.OpSnapshotDelete, Snapshot: "f23c"}},
-		{"DELETE", "/v1/snapshots/before" + opID + "&volume=db&force=1", "", Request{Kind: dataset.OpSnapshotDelete, Snapshot: "before", Volume: "db", Force: true}},
+		{"DELETE", "/v1/snapshots/before" + opID + "&volume=db", "", Request{Kind: dataset.OpSnapshotDelete, Snapshot: "before", Volume: "db"}},
 		{"POST", "/v1/snapshots/f23c/restore" + opID, `{"volume":"db"}`, Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "f23c"}},
 		{"POST", "/v1/clones" + opID, `{"source":"f23c","new":"copy"}`, Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "f23c"}}},
 		{"POST", "/v1/clones" + opID, `{"source":"db","new":"copy@gold","options":{"size":"20GiB"}}`, Request{Kind: dataset.OpClone, Volume: "copy@gold", Options: map[string]string{"from": "db", "size": "20GiB"}}},
 		{"POST", "/v1/trash/f23c/restore" + opID, "", Request{Kind: dataset.OpUndelete, Volume: "f23c"}},
 		{"POST", "/v1/trash/f23c/restore" + opID, `{"name":"back"}`, Request{Kind: dataset.OpUndelete, Volume: "f23c", Name: "back"}},
 		{"DELETE", "/v1/trash/f23c" + opID, "", Request{Kind: dataset.OpPurge, Volume: "f23c"}},
-		{"DELETE", "/v1/trash/f23c" + opID + "&force=true", "", Request{Kind: dataset.OpPurge, Volume: "f23c", Force: true}},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) {
 			resp, body := raw(t, h, c.method, c.path, c.body)

@@ -66,10 +66,9 @@ func (h handlers) snapshots() {
 			OperationParam
 			SnapshotParam
 			OfVolumeParam
-			ForceParam
 		}) (*answer[Outcome], error) {
 			req := in.request(dataset.OpSnapshotDelete)
-			req.Snapshot, req.Volume, req.Force = in.Snapshot, in.Volume, in.Force
+			req.Snapshot, req.Volume = in.Snapshot, in.Volume
 			return h.submit(ctx, req)
 		})
 	add(h, post("/v1/snapshots/{snapshot}/restore", "restore-snapshot", "snapshots", "Make a volume again what it was", "What it was just before is kept as a snapshot."),

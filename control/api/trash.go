@@ -52,10 +52,9 @@ func (h handlers) trash() {
 		func(ctx context.Context, in *struct {
 			OperationParam
 			DatasetParam
-			ForceParam
 		}) (*answer[Outcome], error) {
 			req := in.request(dataset.OpPurge)
-			req.Volume, req.Force = in.Dataset, in.Force
+			req.Volume = in.Dataset
 			return h.submit(ctx, req)
 		})
 	add(h, del("/v1/trash", "empty-trash", "trash", "Destroy all that is in the trash", "One that cannot be destroyed does not keep the others."),

@@ -33,7 +33,6 @@ type Request struct {
 	Path      string            `json:"path,omitempty"`  // import
 	Live      bool              `json:"live,omitempty"`  // import
 	Force     bool              `json:"force,omitempty"` // delete what is protected
-	Kept      bool              `json:"-"`
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
 }
