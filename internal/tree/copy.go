@@ -116,8 +116,10 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 		return err
 	}
 	defer from.close()
-	if first, ok := c.links[from.inode()]; ok && !from.isDir() {
-		return linkInto(c.to, first, dst, child)
+	if from.linked() {
+		if first, ok := c.links[from.inode()]; ok {
+			return linkInto(c.to, first, dst, child)
+		}
 	}
 	m, err := from.meta()
 	if err != nil {

@@ -15,8 +15,12 @@ type node struct {
 	st unix.Stat_t
 }
 
-// inode identifies an inode, to find hard links by.
-type inode struct{ dev, ino uint64 }
+// inode identifies an inode, to find hard links by. Its number alone does not: in a
+// tree that is in use a new file may have that of one that is gone.
+type inode struct {
+	dev, ino uint64
+	born     unix.StatxTimestamp // zero where the filesystem does not know
+}
 
 // openNode pins what has that name in dir. A name that vanished is ErrNotExist.
 func openNode(dir *os.File, name string) (*node, error) {
@@ -35,7 +39,13 @@ func openNode(dir *os.File, name string) (*node, error) {
 func (n *node) close()         { _ = unix.Close(n.fd) }
 func (n *node) format() uint32 { return n.st.Mode & unix.S_IFMT }
 func (n *node) isDir() bool    { return n.format() == unix.S_IFDIR }
-func (n *node) inode() inode   { return inode{n.st.Dev, n.st.Ino} }
+
+// inode is only worth its system call for what is linked.
+func (n *node) inode() inode {
+	var st unix.Statx_t
+	_ = unix.Statx(n.fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st) // which leaves zero where it fails
+	return inode{n.st.Dev, n.st.Ino, st.Btime}
+}
 
 // linked says whether the inode may have other names in the tree.
 func (n *node) linked() bool { return !n.isDir() && n.st.Nlink > 1 }

@@ -1,0 +1,63 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A file that gets the inode of one that was removed meanwhile is no hard link of that:
+// mail servers deliver by link and unlink, and ext4 gives the lowest free inode.
+func TestReusedInode(t *testing.T) {
+	for _, links := range []int{1, 2} {
+		t.Run(fmt.Sprint(links, " names"), func(t *testing.T) { copyReused(t, links) })
+	}
+}
+
+func copyReused(t *testing.T, links int) {
+	dir := scratch.Mount(t, "ext4", scratch.Ext4)
+	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
+	in := func(name string) string { return filepath.Join(src.Name(), name) }
+	must(t, os.WriteFile(in("a"), []byte("old"), 0o600))
+	must(t, os.Link(in("a"), in("z")))
+	must(t, os.WriteFile(in("m"), bytes.Repeat([]byte("m"), 1<<20), 0o600))
+	old := inodeOf(t, in("a"))
+	done := false
+	progress := func(bytes int64) {
+		if done || bytes < 1<<20 {
+			return // a is copied first
+		}
+		done = true
+		must(t, os.Remove(in("a")))
+		must(t, os.Remove(in("z")))
+		must(t, os.WriteFile(in("z"), []byte("new"), 0o600))
+		if links > 1 {
+			must(t, os.Link(in("z"), in("zz")))
+		}
+		if inodeOf(t, in("z")) != old {
+			t.Fatal("ext4 gave another inode: the test shows nothing")
+		}
+	}
+	must(t, Copy(t.Context(), src, dst, progress))
+	if !done {
+		t.Fatal("nothing was exchanged")
+	}
+	got, err := os.ReadFile(filepath.Join(dst.Name(), "z"))
+	must(t, err)
+	if string(got) != "new" {
+		t.Errorf("z holds %q, want that of the new file", got)
+	}
+}
+
+func inodeOf(t *testing.T, path string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(path, &st))
+	return st.Ino
+}
