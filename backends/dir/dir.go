@@ -88,11 +88,14 @@ func describe(path string) (note string, shares bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	if shares, err = reflink.Supported(path); err != nil {
-		return "", false, fmt.Errorf("find out whether %s has reflinks: %w", path, err)
-	}
 	how := "copy every byte"
-	if shares {
+	switch shares, err = reflink.Supported(path); {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		// A full pool has to open, or nothing in it could be removed.
+		how = "copy every byte or share blocks (the disk was too full to find out)"
+	case err != nil:
+		return "", false, fmt.Errorf("find out whether %s has reflinks: %w", path, err)
+	case shares:
 		how = "visit every file, but share blocks"
 	}
 	return fmt.Sprintf("directories on %s: no size limits; snapshots and clones %s, and need the volume not to be in use", fs, how), shares, nil

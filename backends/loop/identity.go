@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -56,6 +57,13 @@ func (p *Pool) suitable(mk bool) (string, error) {
 		return "", unsuitable(p.path, kind, mk)
 	}
 	ok, err := reflink.Supported(dir)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// No room for a trial. It went well when the pool was made, and a full pool has to
+		// open, or nothing in it could be removed.
+		if _, isPool := readIdentity(p.path); isPool == nil {
+			ok, err = true, nil
+		}
+	}
 	if err != nil {
 		return "", err
 	}
