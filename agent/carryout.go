@@ -59,11 +59,15 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	a.mu.Lock()
 	a.running[op.ID] = r
 	a.mu.Unlock()
+	defer func() { // last of all: from then on one that is not final on record is begun again
+		a.mu.Lock()
+		delete(a.running, op.ID)
+		a.mu.Unlock()
+	}()
 	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, op) })
 	err := do(ctx, &op)
 	stop()
 	a.mu.Lock()
-	delete(a.running, op.ID)
 	recorded := r.recorded
 	a.mu.Unlock()
 	if err == nil || !recorded || a.ctx.Err() != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -90,7 +91,9 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 		a.noteAll()
 	}
 	for _, op := range s.Operations {
-		a.resume(op)
+		if err := a.resume(ctx, op); err != nil {
+			return err
+		}
 	}
 	a.stopCancelled(ctx, s.Operations)
 	return nil
@@ -199,18 +202,29 @@ func (a *Agent) converge(d api.Indexed) {
 	a.noteLater(d)
 }
 
-// resume carries out an operation on record, unless that is under way.
-func (a *Agent) resume(op dataset.Operation) {
+// resume carries out an operation on record, unless that is under way. One that
+// is not may have ended after the answer that names it was read: it is looked at
+// again, since done twice an import would throw away what was written since.
+func (a *Agent) resume(ctx context.Context, op dataset.Operation) error {
 	a.mu.Lock()
 	r := a.running[op.ID]
 	if r != nil {
 		r.recorded = true
 	}
 	a.mu.Unlock()
-	if r == nil {
-		op.State = dataset.OpRunning
-		a.background("op/"+op.ID.String(), op)
+	if r != nil {
+		return nil
 	}
+	now, err := a.Control.Operation(ctx, op.ID.String(), 0)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil || now.State.Final() {
+		return err
+	}
+	now.State = dataset.OpRunning
+	a.background("op/"+op.ID.String(), now)
+	return nil
 }
 
 // stopCancelled stops the operations that control has cancelled: on record, and

@@ -166,7 +166,7 @@ type Operation struct {
 	ID        uuid.UUID `json:"id"`
 	Kind      OpKind    `json:"kind"`
 	State     OpState   `json:"state"`
-	Node      uuid.UUID `json:"node"` // whose agent does it
+	Node      uuid.UUID `json:"node"`            // whose agent does it
 	Asked     string    `json:"asked,omitempty"` // digest of the request: another one cannot have its ID
 	Volume    string    `json:"volume,omitempty"`
 	DatasetID uuid.UUID `json:"dataset_id"`

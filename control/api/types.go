@@ -30,9 +30,9 @@ type Request struct {
 	Size      string            `json:"size,omitempty"`
 	Profile   string            `json:"profile,omitempty"` // set-profile
 	Protect   *bool             `json:"protect,omitempty"`
-	Path      string            `json:"path,omitempty"`  // import
-	Live      bool              `json:"live,omitempty"`  // import
-	Force     bool              `json:"force,omitempty"` // delete what is protected
+	Path      string            `json:"path,omitempty"`      // import
+	Live      bool              `json:"live,omitempty"`      // import
+	Force     bool              `json:"force,omitempty"`     // delete what is protected
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
 }

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// An answer of control that was read before an operation ended, and is taken in
+// after, does not have it done again: an import would throw away what was written
+// since.
+func TestEndedOperationIsNotResumed(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	from := t.TempDir()
+	file := func(dir string) string { return filepath.Join(dir, "file") }
+	if err := os.WriteFile(file(from), []byte("imported"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpImport, Volume: "db", Path: from})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := api.Sync{Cluster: r.cluster, Operations: []dataset.Operation{*out.Operation}}
+	await(t, func() bool {
+		op, known := r.known(ctx, out.Operation.ID)
+		return known && op.State == dataset.OpDone && len(r.jobs.running()) == 0
+	})
+	d, ok := r.cache.volume("db")
+	if !ok {
+		t.Fatal("the volume is not known")
+	}
+	r.mount(d, "id")
+	path := file(r.mountPath(d.ID))
+	if err := os.WriteFile(path, []byte("written since"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Unmount(ctx, "db", "id"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.take(ctx, stale, nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		r.jobs.mu.Lock()
+		defer r.jobs.mu.Unlock()
+		return len(r.jobs.all) == 0
+	})
+	r.mount(d, "id")
+	if b, err := os.ReadFile(path); err != nil || string(b) != "written since" {
+		t.Errorf("it holds %q, %v", b, err)
+	}
+	if err := r.Unmount(ctx, "db", "id"); err != nil {
+		t.Fatal(err)
+	}
+}
