@@ -60,7 +60,7 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 	return img, img.attach(ctx)
 }
 
-// imageTmpSuffix ends a name that nobody else gives, as what has it is written over.
+// imageTmpSuffix ends a name that nobody else gives, as what has it is removed.
 const imageTmpSuffix = ".drover-tmp"
 
 // makeImage makes the image under a temporary name, so that a file of its own name is
@@ -70,24 +70,42 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)", cfg.Image, minPoolImage)
 	}
+	// Not written over: it takes the room that this one needs, and the mkfs of a process that
+	// was killed may be at work on it still.
+	tmp := cfg.Path + imageTmpSuffix
+	if err := absentIsFine(os.Remove(tmp)); err != nil {
+		return err
+	}
 	if err := hostRoom(cfg.Path, size); err != nil {
 		return err
 	}
-	tmp := cfg.Path + imageTmpSuffix
-	if err := b.formatImage(ctx, tmp, size); err != nil {
+	err := b.formatImage(ctx, tmp, size)
+	if err == nil {
+		b.step("loop.image.made")
+		err = nameAnew(tmp, cfg.Path)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)), absentIsFine(os.Remove(tmp)))
 	}
-	b.step("loop.image.made")
-	if err := os.Rename(tmp, cfg.Path); err != nil {
-		return err
-	}
 	return syncDir(filepath.Dir(cfg.Path))
+}
+
+// nameAnew gives a file a name that none has: ErrExists when one has it by now.
+func nameAnew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return dataset.Errorf(dataset.ErrExists, "something was put there meanwhile, and left as it is")
+	case errors.Is(err, unix.EINVAL): // NFS knows no such renaming
+		return os.Rename(from, to)
+	}
+	return err
 }
 
 const formatTimeout = 10 * time.Minute
 
 func (b *Backend) formatImage(ctx context.Context, path string, size dataset.Size) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -123,7 +141,7 @@ func hostRoom(path string, size dataset.Size) error {
 		return fmt.Errorf("space of %s: %w", dir, err)
 	}
 	free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
-	keep := reserve(dataset.Size(st.Blocks) * dataset.Size(st.Bsize))
+	keep := backends.Reserve(dataset.Size(st.Blocks) * dataset.Size(st.Bsize))
 	if free < size+keep {
 		return dataset.Errorf(dataset.ErrNoSpace, "%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(), keep.Human())
 	}

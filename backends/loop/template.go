@@ -135,7 +135,11 @@ func (p *Pool) openTemplate(ctx context.Context, root folder, t template) (*os.F
 }
 
 func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t template) error {
-	f, err := root.openFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
+	// Not written over: the mkfs of a process that was killed may be at work on it still.
+	if err := absentIsFine(root.remove(name)); err != nil {
+		return err
+	}
+	f, err := root.openFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,96 @@
+package loop
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func imageConfig(t *testing.T) backends.Config {
+	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
+	return backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
+}
+
+// A process that was killed while it made the pool's image leaves one that takes half of
+// the disk: the next one needs the room.
+func TestImageAfterKill(t *testing.T) {
+	cfg := imageConfig(t)
+	left, err := os.Create(cfg.Path + imageTmpSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(allocate(left, int64(dataset.GiB)), left.Close()); err != nil {
+		t.Fatal(err)
+	}
+	openHosted(t, cfg)
+}
+
+// Its mkfs may still be at work: what that writes must not get into the next image.
+func TestImageBesideOrphan(t *testing.T) {
+	cfg := imageConfig(t)
+	orphan, err := os.Create(cfg.Path + imageTmpSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer orphan.Close()
+	openHosted(t, cfg)
+	wantOther(t, orphan, cfg.Path)
+}
+
+// So for a template.
+func TestTemplateBesideOrphan(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		want, err := f.templateFor(d)
+		f.must(err)
+		path := filepath.Join(f.path, templates, want.name())
+		orphan, err := os.Create(path + tmpSuffix)
+		f.must(err)
+		defer orphan.Close()
+		f.create(d)
+		wantOther(t, orphan, path)
+	})
+}
+
+func wantOther(t *testing.T, orphan *os.File, path string) {
+	t.Helper()
+	theirs, err := orphan.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.SameFile(mine, theirs) {
+		t.Errorf("%s is the file that another mkfs writes to", path)
+	}
+}
+
+// A file that somebody puts in the image's place meanwhile is not replaced.
+func TestImageReplacesNothing(t *testing.T) {
+	cfg := imageConfig(t)
+	var sys run.System
+	b := New(&sys)
+	b.step = func(name string) {
+		if name == "loop.image.made" {
+			if err := os.WriteFile(cfg.Path, []byte("theirs"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := b.Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) && !errors.Is(err, unix.EEXIST) {
+		t.Errorf("got %v", err)
+	}
+	if got, err := os.ReadFile(cfg.Path); err != nil || string(got) != "theirs" {
+		t.Errorf("theirs is %.20q, %v", got, err)
+	}
+}
