@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Removes what install.sh installed, and drover's root with the pool in it.
 #
-#   scripts/uninstall.sh              refused while there are volumes, also in the trash
+#   scripts/uninstall.sh              refused while there are volumes, also in the trash, or datasets in the
+#                                     pools below the root that the store does not know
 #   scripts/uninstall.sh --keep-data  leaves the root, all pools and all mounts as they are: containers go
 #                                     on running, and `drover pool adopt` takes the pools in again
 #
@@ -17,16 +18,28 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock'
 
-# refuse_volumes ends the script while there is anything that a user could miss.
-refuse_volumes() {
-	local drover=$bindir/drover what list
+# refuse_data ends the script while there is anything that a user could miss.
+refuse_data() {
+	local drover=$bindir/drover what list image
 	[ -d "$state" ] || return 0
+	# Another drover's answer, which DROVER_API or other flags could bring, would be about other data.
+	if [ -e "$state/lock" ] && flock --nonblock "$state/lock" true; then
+		die "cannot ask drover what $state holds, as none serves it, so nothing was removed: start it, or say --keep-data"
+	fi
 	for what in volume trash; do
-		list=$("$drover" "$what" ls -q) ||
+		list=$("$drover" --api unix:///run/drover/drover.sock "$what" ls -q) ||
 			die "cannot ask drover what it holds, so nothing was removed: start it, or say --keep-data"
 		[ -z "$list" ] ||
 			die "there are still $(wc -l <<<"$list") in 'drover $what ls', so nothing was removed: remove them, or say --keep-data"
 	done
+	# A store that was lost lists nothing, and the data is there all the same.
+	for image in "$state"/pools/*.img; do
+		[ ! -e "$image" ] || mountpoint --quiet "${image%.img}" ||
+			die "$image is not mounted, so that nobody knows what it holds, and nothing was removed: see 'drover doctor', or say --keep-data"
+	done
+	list=$(find "$state"/pools/*/datasets -mindepth 1 -maxdepth 1 2>/dev/null || true)
+	[ -z "$list" ] ||
+		die "the store knows nothing of $(head -n 1 <<<"$list") ($(wc -l <<<"$list") in all), so nothing was removed: see 'drover doctor', or say --keep-data"
 }
 
 # serving prints the process IDs of the installed drover where it serves with the default root and
@@ -90,7 +103,7 @@ esac
 
 if live; then
 	need_root "uninstalling from $PREFIX"
-	$keep || refuse_volumes
+	$keep || refuse_data
 	stop_service
 	$keep || remove_state
 fi
