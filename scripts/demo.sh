@@ -114,10 +114,12 @@ play() {
 }
 
 need_root "the demonstration"
+own_folder
 "$here/deps.sh" demo
 make -C "$top" --no-print-directory build
 images=$("$here/image.sh")
 mkdir -p "$demo"
+touch "$demo/made-by-drover-demo"
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
 find_engine
 start_drover

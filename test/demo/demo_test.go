@@ -154,3 +154,29 @@ func TestDemoCleanAfterACrash(t *testing.T) {
 	}
 	s.clean(t)
 }
+
+// Neither plays in a folder that holds something, and demo-clean removes no such folder.
+func TestDemoKeepsOutOfOthersFolders(t *testing.T) {
+	dir := t.TempDir()
+	theirs := filepath.Join(dir, "theirs")
+	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{dir, link} {
+		for _, script := range []string{"demo-clean.sh", "demo.sh"} {
+			cmd := exec.Command(filepath.Join("../../scripts", script))
+			cmd.Env = append(os.Environ(), "DROVER_DEMO="+at, "DOCKER_HOST=unix:///nowhere/docker.sock")
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "was not made by the demonstration") {
+				t.Errorf("%s in a folder of others: %v\n%s", script, err, out)
+			}
+			if _, err := os.Lstat(theirs); err != nil {
+				t.Fatalf("%s removed what was there: %v", script, err)
+			}
+		}
+	}
+}
