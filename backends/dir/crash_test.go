@@ -151,6 +151,21 @@ func TestRestoreCutShort(t *testing.T) {
 	}
 }
 
+// TestRestoreAgainWithoutWhatItKept asks again for a restore that is long done:
+// nothing of what was written since may go.
+func TestRestoreAgainWithoutWhatItKept(t *testing.T) {
+	b := newBench(t)
+	b.write("old")
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+	b.ok(b.pool.Snapshot(t.Context(), s, nil))
+	keep := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID, Kind: dataset.SnapshotRestore}
+	b.ok(b.pool.Restore(t.Context(), b.d.ID, s.ID, keep, nil))
+	b.write("since")
+	b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, keep.ID))
+	b.ok(b.pool.Restore(t.Context(), b.d.ID, s.ID, keep, nil))
+	b.holds("since")
+}
+
 func TestDeleteSnapshotOfUnfinishedRestore(t *testing.T) {
 	b := newBench(t)
 	b.write("precious")

@@ -160,6 +160,9 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	fresh := headPrefix + keep.ID.String()
+	if old == fresh {
+		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
+	}
 	if err := p.copyTree(ctx, f, s.Tree, f, fresh, progress); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
