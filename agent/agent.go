@@ -182,10 +182,10 @@ func (a *Agent) Start(ctx context.Context) error {
 
 // join registers and takes in everything that control knows of this node.
 func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
+	known := a.cache.seen() // before control writes that this node registers
 	if err := a.register(ctx); err != nil {
 		return 0, err
 	}
-	known := a.cache.seen()
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
 		return 0, err

@@ -226,7 +226,11 @@ func (c *cache) index(id uuid.UUID) uint64 {
 }
 
 // seen is how far a dataset's record was seen to come.
-type seen struct{ index, epoch uint64 }
+type seen struct {
+	index, epoch uint64
+	volume       string
+	going        bool // on its way out
+}
 
 // seen returns that of all.
 func (c *cache) seen() map[uuid.UUID]seen {
@@ -234,7 +238,7 @@ func (c *cache) seen() map[uuid.UUID]seen {
 	defer c.mu.RUnlock()
 	out := make(map[uuid.UUID]seen, len(c.datasets))
 	for id, d := range c.datasets {
-		out[id] = seen{d.Index, d.Epoch}
+		out[id] = seen{d.Index, d.Epoch, d.Volume, d.State == dataset.StatePurging}
 	}
 	return out
 }

@@ -106,34 +106,65 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 // is destroyed for them, until a person has the store rebuilt.
 func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) (strange bool, err error) {
 	a.mu.Lock()
-	was, why := a.cluster, a.strange
+	was, before := a.cluster, a.strange
 	a.mu.Unlock()
+	why := before
 	switch {
 	case was != uuid.Nil && was != s.Cluster:
 		why = "it is another one than this node worked with before"
 	case s.Full:
-		why = missing(s, known)
+		why = missing(s, known, why != "")
 	}
-	a.mu.Lock()
-	if why != "" && a.strange != why {
-		a.Log.Errorf("control's store is not to be believed: %s; nothing in the pools is touched (drover store rebuild brings the volumes back)", why)
-	}
-	a.strange = why
-	a.mu.Unlock()
-	if why != "" || was == s.Cluster {
+	switch {
+	case why == before && (why == "" && was == s.Cluster || why != "" && !s.Full):
 		return why != "", nil
+	case why == "":
+		if err := a.belong(ctx, s.Cluster, ""); err != nil || before == "" {
+			return false, err
+		}
+	case why != before:
+		a.mu.Lock()
+		a.strange = why
+		a.mu.Unlock()
+		a.Log.Errorf("control's store is not to be believed: %s; nothing in the pools is touched (drover store rebuild brings the volumes back)", why)
+		if err := a.belong(ctx, was, why); err != nil {
+			a.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
+		}
 	}
-	return false, a.belong(ctx, s.Cluster)
+	return why != "", a.tellTrust(ctx, why)
 }
 
-// missing says which change a full answer lacks; empty: none that was seen.
-func missing(s api.Sync, known map[uuid.UUID]seen) string {
+// tellTrust tells control, which decides nothing on a store that is strange, before
+// anybody asks it to.
+func (a *Agent) tellTrust(ctx context.Context, strange string) error {
+	return a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Distrust: strange})
+}
+
+// missing says which change a full answer lacks; empty: none that was seen. What
+// it does not name at all is gone in a store that goes on, and made since in one
+// that went back: which was written to when this node registered, and still has no
+// index above all that were seen.
+func missing(s api.Sync, known map[uuid.UUID]seen, strange bool) string {
+	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
+		named[d.ID] = true
 		if was := known[d.ID]; d.Index < was.index || d.Epoch < was.epoch {
-			return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", d.Volume)
+			return older(d.Volume)
+		}
+	}
+	for _, was := range known {
+		strange = strange || s.Index != 0 && s.Index <= was.index
+	}
+	for id, was := range known {
+		if strange && !named[id] && !was.going {
+			return older(was.volume)
 		}
 	}
 	return ""
+}
+
+func older(volume string) string {
+	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", volume)
 }
 
 // mistrust fails while control's store is strange.

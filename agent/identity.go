@@ -39,13 +39,14 @@ func (a *Agent) identify(ctx context.Context) error {
 			return err
 		}
 	}
-	a.node, a.cluster = id.Node, id.Cluster
+	a.node, a.cluster, a.strange = id.Node, id.Cluster, id.Strange
 	return a.writeIdentity(id)
 }
 
-// belong puts on disk whose control this node works with.
-func (a *Agent) belong(ctx context.Context, cluster uuid.UUID) error {
-	id := nodeIdentity{Node: a.node, Cluster: cluster}
+// belong puts on disk whose control this node works with, and why its store is
+// strange.
+func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) error {
+	id := nodeIdentity{Node: a.node, Cluster: cluster, Strange: strange}
 	if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (a *Agent) belong(ctx context.Context, cluster uuid.UUID) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.cluster = cluster
+	a.cluster, a.strange = cluster, strange
 	return nil
 }
 

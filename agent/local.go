@@ -101,7 +101,11 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	if op.backend == nil {
 		return op.Pool, nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, op.why)
 	}
-	back, err := a.rebuildPool(ctx, op, true)
+	found, err := a.inPool(ctx, op, true)
+	if err != nil {
+		return op.Pool, nil, err
+	}
+	back, err := a.Control.Rebuild(ctx, a.node, found)
 	return op.Pool, back, err
 }
 
@@ -149,7 +153,14 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).Warn("destroyed what the store does not know, as asked")
-		return p.backend.Delete(ctx, id)
+		if err := p.backend.Delete(ctx, id); err != nil {
+			return err
+		}
+		a.cache.remove(id)
+		if a.mistrust() != nil { // it may have been all that the store lacked
+			_, err = a.join(ctx)
+		}
+		return err
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }

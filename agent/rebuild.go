@@ -12,34 +12,37 @@ import (
 // the store does not know, or knows from before a change that this node has seen:
 // after the store was lost, or put back from a backup. Again: nothing more.
 func (a *Agent) RebuildStore(ctx context.Context) (all []api.Rebuilt, err error) {
+	var found []api.Found // in all pools, before any of it takes a name
 	for _, p := range a.pools.all() {
 		if p.backend == nil {
-			return all, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
+			return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
 		}
-		back, err := a.rebuildPool(ctx, p, a.mistrust() != nil)
-		all = append(all, back...)
+		here, err := a.inPool(ctx, p, a.mistrust() != nil)
 		if err != nil {
-			return all, err
+			return nil, err
 		}
+		found = append(found, here...)
+	}
+	if all, err = a.Control.Rebuild(ctx, a.node, found); err != nil {
+		return all, err
 	}
 	return all, a.accept(ctx)
 }
 
-// rebuildPool hands control what lies in a pool. all says that nobody knows any
-// more what was acknowledged.
-func (a *Agent) rebuildPool(ctx context.Context, p *openPool, all bool) ([]api.Rebuilt, error) {
+// inPool lists what lies in a pool. all says that nobody knows any more what was
+// acknowledged.
+func (a *Agent) inPool(ctx context.Context, p *openPool, all bool) (found []api.Found, err error) {
 	entries, err := p.backend.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var found []api.Found
 	for _, e := range entries {
 		if f, ok := a.lying(e, all); ok {
 			f.Pool = p.ID
 			found = append(found, f)
 		}
 	}
-	return a.Control.Rebuild(ctx, a.node, found)
+	return found, nil
 }
 
 // lying is what is known of a dataset that lies in a pool: its own record or,

@@ -27,6 +27,9 @@ type state struct{ store store.Store }
 type nodeIdentity struct {
 	Node    uuid.UUID `json:"node"`
 	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
+	// Strange says why that one's store is not to be believed. It stays so over a
+	// restart, with which the indexes of an older store come up to what was seen.
+	Strange string `json:"strange,omitempty"`
 }
 
 // engineRecord counts how often the engine has activated the plugin: mount IDs

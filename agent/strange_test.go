@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,6 +139,58 @@ func TestForgottenByTheStore(t *testing.T) {
 	r.restart()
 	if left := r.inPool("incoming"); len(left) != 1 {
 		t.Errorf("incoming: %v", left)
+	}
+}
+
+// A store that was put back from a backup may lack nothing but a volume that was
+// made since. The volume is not forgotten, or Docker would make another of its name;
+// nor after a restart, with which the store's indexes have come further.
+func TestOlderStoreLacksAVolume(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.volume("old")
+	late := r.volume("late")
+	if err := r.flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []uint64{1, 1 << 40} {
+		r.link.answers(func(s *api.Sync) {
+			s.Index = index
+			s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+		})
+		r.restart()
+		if got := r.doubts(); !strings.Contains(got, "older") || !strings.Contains(got, "late") {
+			t.Fatalf("index %d: doctor says %q", index, got)
+		}
+		if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+			t.Errorf("create: %v", err)
+		}
+		r.mount(late, "id")
+		r.want(late, "id")
+		if err := r.Unmount(ctx, "late", "id"); err != nil {
+			t.Error(err)
+		}
+	}
+	r.link.answers(nil)
+	if _, err := r.RebuildStore(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.doubts(); got != "" {
+		t.Errorf("doctor says %q", got)
+	}
+	r.volume("new")
+
+	// A person has it destroyed instead: then the store lacks nothing.
+	r.link.answers(func(s *api.Sync) {
+		s.Index = 1
+		s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+	})
+	r.restart()
+	if err := r.Collect(ctx, late.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.doubts(); got != "" {
+		t.Errorf("doctor says %q", got)
 	}
 }
 

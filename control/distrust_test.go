@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -95,4 +96,73 @@ func TestRebuildOfOlderStore(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	e.check()
+}
+
+// A name that was used again since the backup is the newer volume's, in whatever
+// order the two are found.
+func TestRebuildOfReusedName(t *testing.T) {
+	for _, newFirst := range []bool{false, true} {
+		e := newEnv(t)
+		a := e.agent("alpha")
+		old := a.create("db")
+		found := []api.Found{{Pool: old.Pool, Dataset: old, Index: 1 << 40}, {Pool: old.Pool, Dataset: old, Index: 1 << 40}}
+		found[0].Dataset.State, found[0].Dataset.Trash = dataset.StateTrashed, &dataset.Trash{At: e.clock.Now()}
+		found[1].Dataset.ID = uuid.New()
+		if newFirst {
+			slices.Reverse(found)
+		}
+		a.rebuild(found...)
+		if v := e.volume("db"); v.ID == old.ID || e.check().datasets[old.ID].State != dataset.StateTrashed {
+			t.Errorf("new one first %t: db is %s, the old one was %s", newFirst, v.ID, old.ID)
+		}
+	}
+}
+
+// While its node does not believe the store nothing is decided on it: the name
+// that is free in it may be a volume's.
+func TestDistrustedStoreIsNotChanged(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	a.create("gone")
+	a.delete("gone")
+	s := a.snapshot("db", "one")
+	a.distrust("it is older")
+	for _, req := range []api.Request{
+		create("late"), create("copy", "from=db"), {Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpUndelete, Volume: "gone"},
+		{Kind: dataset.OpPurge, Volume: "gone"}, {Kind: dataset.OpUpdate, Volume: "db", Protect: yes()}, {Kind: dataset.OpUpdate, Volume: "db", Profile: "kept"},
+		{Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpSnapshotDelete, Snapshot: s.ID.String()},
+		{Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
+	} {
+		_, err := e.Submit(e.ctx, req)
+		refused(t, err, dataset.ErrConflict, "it is older", "drover store rebuild")
+		if !alone(req.Kind) {
+			a.planned(req, dataset.ErrConflict, "drover store rebuild")
+		}
+	}
+	if out := e.submit(create("db")); out.Volume == nil {
+		t.Errorf("what is there as asked: %+v", out)
+	}
+	a.distrust("")
+	a.create("late")
+	e.check()
+}
+
+// What registering writes is above all that was written before.
+func TestSyncTellsOfRegistration(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	for range 2 {
+		a.create(uuid.NewString())
+		a.register("alpha")
+		s, err := a.Sync(e.ctx, a.id, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range s.Datasets {
+			if d.Index >= s.Index {
+				t.Errorf("dataset at %d, registered at %d", d.Index, s.Index)
+			}
+		}
+	}
 }

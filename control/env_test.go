@@ -39,6 +39,7 @@ type env struct {
 	clock    *testClock
 	profiles *profileSet
 	house    *house
+	agents   []*agent
 	failures []error // of the background work
 }
 
@@ -79,6 +80,9 @@ func (e *env) restart() {
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
 	e.house = e.newHouse()
+	for _, a := range e.agents {
+		a.distrust("") // it is heard anew
+	}
 }
 
 // openStore opens a new store. It lies in memory where it can: what a power cut
@@ -178,6 +182,7 @@ func (e *env) agent(name string) *agent {
 		{ID: uuid.New(), Name: "plain", Backend: "dir", Path: "/" + name + "/plain", Reach: dataset.ReachNode, Capabilities: dirCan},
 	}
 	a.register(name)
+	e.agents = append(e.agents, a)
 	return a
 }
 
@@ -187,6 +192,7 @@ func (a *agent) register(name string) {
 	if err != nil {
 		a.Fatalf("register %s: %v", name, err)
 	}
+	a.distrust("")
 }
 
 func (a *agent) report(op dataset.Operation) api.Report {

@@ -68,6 +68,9 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	}
 	other := &env{tb: t, ctx: e.ctx, spy: e.spy, clock: e.clock, profiles: e.profiles}
 	other.restart()
+	b := *a
+	b.env = other
+	b.distrust("")
 	defer other.Service.Close()
 	other.rounds()
 	a.create("db2")
@@ -239,8 +242,13 @@ func TestKeepHouse(t *testing.T) {
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	<-c.begun
+	e.clock.Advance(houseEvery)
+	<-c.begun
 	if got := e.check().datasets[d.ID].State; got != dataset.StateTrashed {
 		t.Errorf("before anyone was heard: %s", got)
+	}
+	if err := s.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+		t.Fatal(err)
 	}
 	e.clock.Advance(houseEvery)
 	<-c.begun

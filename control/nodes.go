@@ -47,6 +47,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 				n.Pools = append(n.Pools, id)
 			}
 		}
+		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
 		return t.put(nodeKey(n.ID), n)
 	})
 	return err
@@ -145,6 +146,10 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (api.Sync
 		return out, err
 	}
 	out.Cluster = cluster.ID
+	if _, err := t.get(nodeKey(node), &dataset.Node{}); err != nil {
+		return out, err
+	}
+	out.Index = t.index(nodeKey(node))
 	ids := n.datasets
 	if n.full {
 		claims, err := listAll[claim](t, homePrefix(node))

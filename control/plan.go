@@ -40,6 +40,9 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	if err != nil || done != nil {
 		return api.Plan{Done: done}, err
 	}
+	if err := s.seen.halted(op.Node); err != nil {
+		return api.Plan{}, err
+	}
 	if op.Kind == "" {
 		op.Kind = req.Kind
 	}

@@ -17,6 +17,10 @@ import (
 // taken away: the dataset comes back under name-UUID8. Again: nothing more.
 // ErrInvalid for a pool that is not the node's.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+	found, err := s.knownFirst(ctx, found)
+	if err != nil {
+		return nil, err
+	}
 	var out []api.Rebuilt
 	for _, f := range found {
 		r, err := s.rebuildOne(ctx, node, f)
@@ -26,6 +30,25 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// knownFirst puts what is on record before the rest: it may give up a name that
+// another has since.
+func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
+	var known, unknown []api.Found
+	t := newTx(ctx, s.store)
+	for _, f := range found {
+		there, err := t.peek(datasetKey(f.Dataset.ID), &dataset.Dataset{})
+		switch {
+		case err != nil:
+			return nil, err
+		case there:
+			known = append(known, f)
+		default:
+			unknown = append(unknown, f)
+		}
+	}
+	return append(known, unknown...), nil
 }
 
 func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (r api.Rebuilt, err error) {

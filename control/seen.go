@@ -17,7 +17,7 @@ type seen struct {
 	datasets map[uuid.UUID]dataset.DatasetStatus
 	pools    map[uuid.UUID]dataset.PoolStatus
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
-	distrust map[uuid.UUID]bool                           // nodes that do not believe the store
+	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
 }
 
 func newSeen() seen {
@@ -25,7 +25,7 @@ func newSeen() seen {
 		datasets: map[uuid.UUID]dataset.DatasetStatus{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
-		distrust: map[uuid.UUID]bool{},
+		distrust: map[uuid.UUID]string{},
 	}
 }
 
@@ -47,7 +47,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	for _, d := range h.Datasets {
 		s.datasets[d.ID] = d
 	}
-	s.distrust[node.ID] = h.Distrust != ""
+	s.distrust[node.ID] = h.Distrust
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
 		is[op.ID] = op.Progress
@@ -59,10 +59,24 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	return warnings, moved
 }
 
+// believed reports whether a node was heard and believes the store.
 func (s *seen) believed(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.distrust[node]
+	why, heard := s.distrust[node]
+	return heard && why == ""
+}
+
+// halted fails while a node does not believe the store. What was decided on it
+// would be decided on what is long over: a name that is free in it may be a
+// volume's, and a change may win over a later one.
+func (s *seen) halted(node uuid.UUID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if why := s.distrust[node]; why != "" {
+		return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (drover store rebuild)", why)
+	}
+	return nil
 }
 
 func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {

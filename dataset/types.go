@@ -112,6 +112,7 @@ type Node struct {
 	Cordoned    bool              `json:"cordoned,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pools       []uuid.UUID       `json:"pools"`
+	Registered  time.Time         `json:"registered,omitzero"` // when that was
 }
 
 // Pool is one configured place on one node where a backend keeps datasets.

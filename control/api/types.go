@@ -113,6 +113,9 @@ type Sync struct {
 	// Cluster is the identity of the store behind control: an agent that finds
 	// another one than before destroys nothing.
 	Cluster uuid.UUID `json:"cluster"`
+	// Index is that of the transaction which last registered the node: an agent
+	// that had seen a later one before it registered has an older store before it.
+	Index uint64 `json:"index"`
 	// Full says that Datasets is all of the node's; what is not there is gone.
 	Full       bool                `json:"full,omitempty"`
 	Datasets   []Indexed           `json:"datasets,omitempty"`
