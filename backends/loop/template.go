@@ -148,7 +148,7 @@ func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t tem
 		return err
 	}
 	path := filepath.Join(p.path, name)
-	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", path}
+	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", path}
 	if t.fs == xfs {
 		// Sectors as large as the loop device's blocks, or it could not be mounted.
 		args = []string{"-q", "-K", "-s", "size=4096", path}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/reflink"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // The oldest templates make room, so that sizes that were asked for once don't pile up.
@@ -108,4 +110,15 @@ func TestFailedMkfsLeavesNothing(t *testing.T) {
 	f.settled()
 	f.forks.Next = &run.System{}
 	f.create(d)
+}
+
+// An ext4 whose metadata is damaged is not written on: it would spread.
+func TestExt4StopsOnErrors(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(ext4)
+	f.create(d)
+	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.path, datasets, d.ID.String(), head+imageSuffix))
+	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
+		t.Errorf("dumpe2fs says\n%s", out)
+	}
 }
