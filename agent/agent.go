@@ -72,6 +72,7 @@ type Agent struct {
 	mounts mounts
 
 	taking     sync.Mutex // held while an answer of control is taken in
+	spelling   sync.Mutex // held while what the engine has used is read, written and taken in
 	mu         sync.Mutex
 	cluster    uuid.UUID
 	strange    string // why control's store is not to be believed; empty: it is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -71,15 +72,28 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	more, learn := a.spelt(d, spelling)
-	if err := a.save(ctx, d, r, more); err != nil {
+	if err := a.saveSpelt(ctx, d, r, spelling); err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	learn()
 	a.unidle(d.ID)
 	steps.At("mount.recorded")
 	a.changed(d.ID)
 	return path, nil
+}
+
+// saveSpelt is save, and what the engine spells the volume with it.
+func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord, spelling string) error {
+	if slices.Contains(a.used(d), spelling) {
+		return a.save(ctx, d, r, nil)
+	}
+	a.spelling.Lock()
+	defer a.spelling.Unlock()
+	more, learn := a.spelt(d, spelling)
+	if err := a.save(ctx, d, r, more); err != nil {
+		return err
+	}
+	learn()
+	return nil
 }
 
 // ensureMounted mounts a dataset that is not. Again: nothing.

@@ -224,9 +224,11 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 // learn puts on disk that this engine spells a volume so, unless the volume's own
 // record says it.
 func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
-	if !req.Engine {
+	if !req.Engine || slices.Contains(a.used(d), req.Volume) {
 		return nil
 	}
+	a.spelling.Lock()
+	defer a.spelling.Unlock()
 	more, learned := a.spelt(d, req.Volume)
 	if len(more) == 0 {
 		return nil
@@ -242,6 +244,8 @@ func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) e
 
 // unlearn forgets how the engine spelled a volume that is gone.
 func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
+	a.spelling.Lock()
+	defer a.spelling.Unlock()
 	if !a.cache.dropUsed(d) {
 		return nil
 	}
@@ -253,6 +257,7 @@ func (a *Agent) used(d dataset.Dataset) []string { return a.cache.used(d, a.node
 
 // spelt returns what is to be put on disk for the engine to have used a
 // spelling, and what takes it in once it is there. Nothing when it is known.
+// a.spelling is held until then.
 func (a *Agent) spelt(d dataset.Dataset, spelling string) (values map[string]any, learned func()) {
 	used := a.used(d)
 	if slices.Contains(used, spelling) {
@@ -279,16 +284,27 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	if len(used) > 0 && !slices.Contains(used, spelling) {
 		return dataset.Errorf(dataset.ErrInUse, "volume %s is known to this engine as %s, which a container may need: docker volume rm %s", d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
 	}
-	if len(used) > 1 {
-		rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
-		r := spellingRecord{Dataset: d.ID, Used: rest}
-		if err := a.state.put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
-			return err
-		}
-		a.cache.setUsed(d.Volume, r)
-		return nil
+	if another, err := a.unspell(ctx, d, spelling); err != nil || another {
+		return err
 	}
 	return a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume})
+}
+
+// unspell drops a spelling of a volume of which the engine uses another one.
+func (a *Agent) unspell(ctx context.Context, d dataset.Dataset, spelling string) (another bool, err error) {
+	a.spelling.Lock()
+	defer a.spelling.Unlock()
+	used := a.used(d)
+	rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
+	if len(rest) == 0 {
+		return false, nil
+	}
+	r := spellingRecord{Dataset: d.ID, Used: rest}
+	if err := a.state.put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
+		return true, err
+	}
+	a.cache.setUsed(d.Volume, r)
+	return true, nil
 }
 
 // perform plans a request for an existing volume and carries it out here.
