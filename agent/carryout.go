@@ -140,7 +140,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(ctx, op.Dataset.Pool, pool); err != nil {
+	if err := a.pools.room(op.Dataset.Pool); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	// Nobody else knows the dataset before it is committed; then the next sync does.
@@ -155,7 +155,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	}
 	asked := op.Dataset.Size
 	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
 	if fill != nil {
@@ -221,7 +221,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(ctx, d.Pool, pool); err != nil {
+	if err := a.pools.room(d.Pool); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("snapshot.begin")
@@ -233,7 +233,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	jb.step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(ctx, *op.Snapshot, jb.moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, err), a.discardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = a.commit(ctx, op); err != nil && !inDoubt(err) {

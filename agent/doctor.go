@@ -98,15 +98,12 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		return
 	}
 	switch {
-	case nearlyFull(st.Free, st.Size):
-		r.add(levelError, name, "drover trash purge --all", "is nearly full, creates are refused: %s free of %s", st.Free.Human(), st.Size.Human())
+	case st.Reason != "":
+		r.add(levelError, name, "drover trash purge --all", "creates are refused: %s", st.Reason)
 	case st.Size > 0 && st.Free*5 < st.Size:
 		r.add(levelWarning, name, "drover trash ls", "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
 	default:
 		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
-	}
-	if st.Reason != "" {
-		r.add(levelWarning, name, "", "%s", st.Reason)
 	}
 	entries, err := p.backend.List(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/socket"
 )
 
 // PoolConfig is a pool that the operator named in drover.yaml.
@@ -33,6 +35,7 @@ type pools struct {
 	mu    sync.RWMutex
 	order []uuid.UUID
 	byID  map[uuid.UUID]*openPool
+	held  map[uuid.UUID]io.Closer // see hold
 }
 
 type openPool struct {
@@ -42,7 +45,9 @@ type openPool struct {
 	why     string        // it is offline
 }
 
-func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
+func newPools(a *Agent) *pools {
+	return &pools{a: a, byID: map[uuid.UUID]*openPool{}, held: map[uuid.UUID]io.Closer{}}
+}
 
 // open opens the pools that are configured, those that were made or adopted
 // before, and the default pool when there is no other.
@@ -124,6 +129,9 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err != nil {
 		return err
 	}
+	if err := p.hold(ctx, b.ID()); err != nil {
+		return errors.Join(err, b.Close())
+	}
 	op.backend, op.why = b, ""
 	op.Capabilities, op.Note = b.Info().Capabilities, b.Info().Note
 	return nil
@@ -148,8 +156,8 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	rec.ID = b.ID()
-	if err := p.single(rec.ID, name); err != nil {
-		return nil, errors.Join(err, b.Close())
+	if err := errors.Join(p.single(rec.ID, name), p.hold(ctx, rec.ID)); err != nil {
+		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -163,12 +171,28 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	return op, nil
 }
 
+// hold keeps a pool from every other process of this host until this one ends: two
+// would reap what the other is making, and mount what it has mounted. drover.yaml
+// names pools for whoever reads it, so it takes no more than a second start by hand.
+func (p *pools) hold(ctx context.Context, id uuid.UUID) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[id] != nil {
+		return nil
+	}
+	h, err := socket.Hold(ctx, "drover-pool-"+id.String())
+	if err == nil {
+		p.held[id] = h
+	}
+	return err
+}
+
 // single refuses a copy of a pool that is there under another name.
 func (p *pools) single(id uuid.UUID, name string) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if o := p.byID[id]; o != nil && o.Name != name {
-		return dataset.Errorf(dataset.ErrExists, "pool %s: what lies there is pool %s (at %s), or a copy of it", name, o.Name, o.rec.Path)
+		return dataset.Errorf(dataset.ErrExists, "what lies there is pool %s (at %s), or a copy of it", o.Name, o.rec.Path)
 	}
 	return nil
 }
@@ -342,36 +366,34 @@ func (p *pools) close() error {
 			errs = append(errs, op.backend.Close())
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, h := range p.held {
+		errs = append(errs, h.Close())
+		delete(p.held, id)
+	}
 	return errors.Join(errs...)
 }
 
-// room refuses new bytes on a pool that is nearly full, or whose host disk is.
-func (p *pools) room(ctx context.Context, id uuid.UUID, b backends.Pool) error {
-	st := b.Status(ctx)
-	if !st.Online {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", p.name(id), st.Reason)
-	}
-	if nearlyFull(st.Free, st.Size) {
-		return p.full("pool "+p.name(id), id, st.Free, st.Size)
-	}
+// room refuses new bytes while the disk of the root is nearly full. A pool refuses
+// them by itself while it is.
+func (p *pools) room(id uuid.UUID) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(p.a.Root, &fs); err != nil {
 		return fmt.Errorf("statfs %s: %w", p.a.Root, err)
 	}
 	free, size := dataset.Size(fs.Bavail)*dataset.Size(fs.Bsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Bsize)
 	if free < min(size/100, 256*dataset.MiB) {
-		return p.full("the disk of "+p.a.Root, id, free, size)
+		return p.mend(id, dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s", p.a.Root, free.Human(), size.Human()))
 	}
 	return nil
 }
 
-// nearlyFull leaves a pool what its filesystem needs for removing things and
-// for what is mounted.
-func nearlyFull(free, size dataset.Size) bool {
-	return free < max(min(size/20, 2*dataset.GiB), 32*dataset.MiB)
-}
-
-func (p *pools) full(what string, id uuid.UUID, free, size dataset.Size) error {
+// mend adds to a refusal for want of space what would free some.
+func (p *pools) mend(id uuid.UUID, err error) error {
+	if !errors.Is(err, dataset.ErrNoSpace) {
+		return err
+	}
 	n := 0
 	for _, ds := range p.a.cache.ids() {
 		if d, ok := p.a.cache.dataset(ds); ok && d.Pool == id && d.State == dataset.StateTrashed {
@@ -382,7 +404,7 @@ func (p *pools) full(what string, id uuid.UUID, free, size dataset.Size) error {
 	if n > 0 {
 		hint = fmt.Sprintf("%d in the trash: drover trash purge --all destroys them", n)
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "%s is nearly full: %s free of %s (%s)", what, free.Human(), size.Human(), hint)
+	return fmt.Errorf("%w (%s)", err, hint)
 }
 
 func (p *pools) byName(name string) (*openPool, bool) {

@@ -16,27 +16,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func TestNearlyFull(t *testing.T) {
-	const mib, gib, tib = dataset.MiB, dataset.GiB, dataset.TiB
-	for _, c := range []struct {
-		free, size dataset.Size
-		want       bool
-	}{
-		{0, 100 * gib, true},
-		{2*gib - 1, 100 * gib, true}, // never more than 2 GiB are kept
-		{2 * gib, 100 * gib, false},
-		{2 * gib, 10 * tib, false},
-		{gib / 2, 10 * gib, false}, // a twentieth
-		{gib/2 - 1, 10 * gib, true},
-		{31 * mib, 100 * mib, true}, // never less than 32 MiB
-		{32 * mib, 100 * mib, false},
-	} {
-		if got := nearlyFull(c.free, c.size); got != c.want {
-			t.Errorf("%s free of %s: nearly full %t, want %t", c.free, c.size, got, c.want)
-		}
-	}
-}
-
 func TestWithin(t *testing.T) {
 	for _, c := range []struct {
 		path, dir string
@@ -55,7 +34,7 @@ func TestWithin(t *testing.T) {
 type fussy struct {
 	dir.Backend
 	offline bool
-	status  *dataset.PoolStatus
+	refuse  error // what begins anew in it
 }
 
 func (f *fussy) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
@@ -74,11 +53,25 @@ type fussyPool struct {
 	f *fussy
 }
 
-func (p *fussyPool) Status(ctx context.Context) dataset.PoolStatus {
-	if p.f.status != nil {
-		return *p.f.status
+func (p *fussyPool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	if p.f.refuse != nil {
+		return 0, p.f.refuse
 	}
-	return p.Pool.Status(ctx)
+	return p.Pool.Create(ctx, d)
+}
+
+func (p *fussyPool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
+	if p.f.refuse != nil {
+		return 0, p.f.refuse
+	}
+	return p.Pool.Clone(ctx, d, src, progress)
+}
+
+func (p *fussyPool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
+	if p.f.refuse != nil {
+		return p.f.refuse
+	}
+	return p.Pool.Snapshot(ctx, s, progress)
 }
 
 // A pool that cannot be opened at a start is offline and keeps its UUID; nothing is
@@ -128,10 +121,11 @@ func TestNoRoom(t *testing.T) {
 	if err := r.Remove(ctx, "waste"); err != nil {
 		t.Fatal(err)
 	}
-	f.status = &dataset.PoolStatus{Online: true, Free: dataset.MiB, Size: 100 * dataset.GiB}
+	f.refuse = backends.Room("default", dataset.MiB, 100*dataset.GiB)
 	for what, err := range map[string]error{
-		"create": r.Create(ctx, "new", nil),
-		"clone":  r.Create(ctx, "copy", map[string]string{"from": "db"}),
+		"create":   r.Create(ctx, "new", nil),
+		"clone":    r.Create(ctx, "copy", map[string]string{"from": "db"}),
+		"snapshot": r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}),
 	} {
 		if !errors.Is(err, dataset.ErrNoSpace) {
 			t.Errorf("%s: %v", what, err)
@@ -143,11 +137,11 @@ func TestNoRoom(t *testing.T) {
 			}
 		}
 	}
-	f.status = &dataset.PoolStatus{Reason: "its disk is gone"}
-	if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "its disk is gone") {
+	f.refuse = dataset.Errorf(dataset.ErrOffline, "its disk is gone")
+	if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrOffline) || strings.Contains(err.Error(), "trash") {
 		t.Errorf("create on a pool that went offline: %v", err)
 	}
-	f.status = nil
+	f.refuse = nil
 	if err := r.Create(ctx, "new", nil); err != nil {
 		t.Error(err)
 	}

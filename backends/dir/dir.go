@@ -75,7 +75,7 @@ func (b Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, er
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{shelf: s, attached: map[uuid.UUID]int{}}
+	p := &Pool{name: cfg.Name, shelf: s, attached: map[uuid.UUID]int{}}
 	if p.note, p.shares, err = describe(s.Path()); err != nil {
 		return nil, err
 	}
@@ -103,6 +103,7 @@ func describe(path string) (note string, shares bool, err error) {
 
 // Pool is an open pool.
 type Pool struct {
+	name   string
 	shelf  *shelf.Shelf
 	note   string
 	shares bool // files share blocks
@@ -124,7 +125,24 @@ func (p *Pool) Info() backends.Info {
 }
 
 // Status implements backends.Pool.
-func (p *Pool) Status(context.Context) dataset.PoolStatus { return p.shelf.Status() }
+func (p *Pool) Status(context.Context) dataset.PoolStatus {
+	st := p.shelf.Status()
+	if st.Online {
+		if err := backends.Room(p.name, st.Free, st.Size); err != nil {
+			st.Reason = err.Error()
+		}
+	}
+	return st
+}
+
+// room fails with ErrNoSpace while nothing new should begin in the pool.
+func (p *Pool) room() error {
+	st := p.shelf.Status()
+	if !st.Online {
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	}
+	return backends.Room(p.name, st.Free, st.Size)
+}
 
 // Close implements backends.Pool; there is nothing to let go of.
 func (p *Pool) Close() error { return nil }

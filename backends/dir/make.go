@@ -63,7 +63,11 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) error) error {
 	if whole {
 		return p.shelf.Finish(f, d)
 	}
-	if err := fill(f); err != nil {
+	err = p.room()
+	if err == nil {
+		err = fill(f)
+	}
+	if err != nil {
 		if dErr := p.shelf.Discard(d.ID); dErr != nil {
 			return fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
 		}

@@ -96,6 +96,9 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
+	if err := p.room(); err != nil {
+		return err
+	}
 	if err := p.idle(f, "copied"); err != nil {
 		return err
 	}

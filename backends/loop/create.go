@@ -18,9 +18,9 @@ import (
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	t, err := p.templateFor(d)
 	if err != nil {
-		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+		return 0, err
 	}
-	size, err := p.build(d, func(root, dir folder) error {
+	return p.build(d, func(root, dir folder) error {
 		from, err := p.openTemplate(ctx, root, t)
 		if err != nil {
 			return err
@@ -32,10 +32,6 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		}
 		return errors.Join(reflink.Clone(image, from), image.Close())
 	})
-	if err != nil {
-		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
-	}
-	return size, nil
 }
 
 // Clone implements backends.Pool: one shared image, one flush.
@@ -65,7 +61,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		return p.growIdle(ctx, dir, next, want)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
+		return 0, err
 	}
 	if progress != nil {
 		progress(int64(size), int64(size))

@@ -21,8 +21,15 @@ const below = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_
 
 // openFolder opens a directory whose last element is no symbolic link.
 func openFolder(path string) (folder, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	return folder{f}, err
+	for { // os.OpenFile would ask epoll first whether it can wait for a directory
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return folder{os.NewFile(uintptr(fd), path)}, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return folder{}, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
 
 func (d folder) fd() int { return int(d.Fd()) }

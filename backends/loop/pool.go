@@ -150,19 +150,13 @@ func (p *Pool) room(root folder) error {
 	if err != nil {
 		return err
 	}
-	if least := reserve(size); free < least {
-		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s is nearly full: %s free of %s, %s are kept for what is in it (remove volumes or snapshots, purge the trash)", p.name, free.Human(), size.Human(), least.Human())
+	if err := backends.Room(p.name, free, size); err != nil {
+		return err
 	}
 	if p.image != nil {
 		return p.image.room()
 	}
 	return nil
-}
-
-// reserve is what must stay free on a filesystem of a size: a twentieth, within bounds.
-func reserve(size dataset.Size) dataset.Size {
-	return min(max(size/20, 16*dataset.MiB), 2*dataset.GiB)
 }
 
 // Close implements backends.Pool. A pool in an image of its own is unmounted, unless

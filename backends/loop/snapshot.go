@@ -18,7 +18,7 @@ import (
 func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
 	err := p.within(s.Dataset, func(dir folder) error { return p.snapshot(dir, s) })
 	if err != nil {
-		return fmt.Errorf("snapshot %s of dataset %s: %w", s.ID, s.Dataset, err)
+		return err
 	}
 	if progress != nil {
 		progress(int64(s.Size), int64(s.Size))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -60,7 +61,18 @@ SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
 	return cmd
 }
 
+// processors lets as many goroutines run at once as suits work that mostly waits for
+// disks: with one for each CPU, what is ready waits for others that sit in a flush
+// (a tenth to a fifth fewer creates a second at 64 at once on two CPUs). Whoever sets
+// GOMAXPROCS is obeyed.
+func processors(getenv func(string) string) {
+	if getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))
+	}
+}
+
 func serve(ctx context.Context, a *app, f serveFlags) error {
+	processors(a.getenv)
 	log, err := newLog(f.level)
 	if err != nil {
 		return err

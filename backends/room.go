@@ -1,0 +1,19 @@
+package backends
+
+import "github.com/droverhq/drover/dataset"
+
+// Reserve is how many bytes must stay free on a filesystem of a size for what lies there:
+// a twentieth, at least 32 MiB or half of it, at most 2 GiB.
+func Reserve(size dataset.Size) dataset.Size {
+	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
+}
+
+// Room fails with dataset.ErrNoSpace when a pool is so full that nothing new should
+// begin in it: what is there already would get the errors.
+func Room(pool string, free, size dataset.Size) error {
+	least := Reserve(size)
+	if free >= least {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(), least.Human())
+}
