@@ -37,6 +37,7 @@ const settleTime = 50 * time.Millisecond
 // of it now and then, when it also mends what requests could not.
 func (a *Agent) heartbeats() {
 	told := map[uuid.UUID]dataset.DatasetStatus{}
+	purgeAt := a.Clock.Now().Add(purgeEvery)
 	round := a.Clock.After(0)
 	for {
 		select {
@@ -44,7 +45,11 @@ func (a *Agent) heartbeats() {
 			return
 		case <-round:
 			round = a.Clock.After(a.Limits.Heartbeat)
-			a.rounds(a.ctx)
+			back := a.rounds(a.ctx)
+			if now := a.Clock.Now(); back || !now.Before(purgeAt) {
+				a.purgeCondemned()
+				purgeAt = now.Add(purgeEvery)
+			}
 			a.tell(a.ctx, told, append(a.mountedIDs(), slices.Collect(maps.Keys(told))...))
 			if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
@@ -68,9 +73,22 @@ func (a *Agent) takeNews() []uuid.UUID {
 	return ids
 }
 
-// rounds mends what has to be looked at now and then.
-func (a *Agent) rounds(ctx context.Context) {
-	if a.pools.retry(ctx) {
+// purgeEvery is how often the destruction of what is condemned is tried again: it
+// may have been busy, or its pool away.
+const purgeEvery = 10 * time.Minute
+
+func (a *Agent) purgeCondemned() {
+	for _, id := range a.cache.ids() {
+		if d, ok := a.cache.dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.node {
+			a.purgeLater(d)
+		}
+	}
+}
+
+// rounds mends what has to be looked at now and then, and reports whether a pool
+// is back.
+func (a *Agent) rounds(ctx context.Context) (back bool) {
+	if back = a.pools.retry(ctx); back {
 		a.noteAll()
 		if err := a.register(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
@@ -78,6 +96,7 @@ func (a *Agent) rounds(ctx context.Context) {
 	}
 	a.unmountForgotten()
 	a.verifyUses(ctx)
+	return back
 }
 
 // tellAtOnce bounds the datasets of one heartbeat: its body is bounded.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -18,8 +19,8 @@ import (
 
 // CreatePool makes a pool on this node and puts it on record.
 func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	if err := dataset.CheckProfileName(p.Name); err != nil {
-		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "bad pool name %q: want 1 to 63 lower-case letters, digits or '-'", p.Name)
+	if err := dataset.CheckPoolName(p.Name); err != nil {
+		return dataset.Pool{}, err
 	}
 	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", p.Name, p.Path)
@@ -32,12 +33,25 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 		}
 		rec.Image, rec.Mount = size, a.pools.imageMount(p.Name)
 	}
+	unlock, err := a.lockPools(ctx, "making of pool "+p.Name)
+	if err != nil {
+		return dataset.Pool{}, err
+	}
+	defer unlock()
 	op, err := a.pools.make(ctx, p.Name, rec)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	defer a.tellSoon()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel() // it is made, and control is to know it whoever still waits
 	return op.Pool, a.register(ctx)
+}
+
+// lockPools keeps two pools from being taken in at once, as one name or one place
+// could be both's.
+func (a *Agent) lockPools(ctx context.Context, what string) (unlock func(), err error) {
+	return a.locks.lock(ctx, uuid.Nil, what)
 }
 
 // AdoptPool takes a pool that was made elsewhere, or before the store was lost,
@@ -50,6 +64,11 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	if err != nil {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "adopt: %w", err)
 	}
+	unlock, err := a.lockPools(ctx, "adoption of "+path)
+	if err != nil {
+		return dataset.Pool{}, nil, err
+	}
+	defer unlock()
 	name := a.freePoolName(path)
 	rec := poolRecord{Path: path}
 	if st.Mode().IsRegular() {
@@ -81,7 +100,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 			continue
 		}
 		if p.backend != nil && p.backend.Status(ctx).Online {
-			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s", p.Name, p.rec.Path)
+			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
 		}
 		// It has moved. Its place in the order and its name stay.
 		name, rec.Default = p.Name, p.rec.Default
@@ -113,7 +132,7 @@ var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)
 
 func (a *Agent) freePoolName(path string) string {
 	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path), ".img")), "-"), "-")
-	if dataset.CheckProfileName(base) != nil {
+	if dataset.CheckPoolName(base) != nil {
 		base = "adopted"
 	}
 	name := base

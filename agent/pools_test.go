@@ -96,8 +96,11 @@ func TestPoolComesBack(t *testing.T) {
 	if _, err := r.Get(ctx, "db"); err != nil {
 		t.Errorf("get: %v", err)
 	}
-	if _, err := r.RebuildStore(ctx); !errors.Is(err, dataset.ErrOffline) {
+	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "--skip-offline") {
 		t.Errorf("rebuild without the pool: %v", err)
+	}
+	if list, err := r.RebuildStore(ctx, true); err != nil || len(list) != 0 {
+		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.offline = false
 	if !r.pools.retry(ctx) || r.pools.retry(ctx) {

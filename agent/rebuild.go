@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -11,11 +13,16 @@ import (
 // RebuildStore brings back every dataset that lies in this node's pools and that
 // the store does not know, or knows from before a change that this node has seen:
 // after the store was lost, or put back from a backup. Again: nothing more.
-func (a *Agent) RebuildStore(ctx context.Context) (all []api.Rebuilt, err error) {
+// ErrOffline while a pool is, unless it is to be skipped.
+func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.Found // in all pools, before any of it takes a name
 	for _, p := range a.pools.all() {
-		if p.backend == nil {
-			return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s (bring it back first, so that its names are not taken by others)", p.Name, p.why)
+		_, err := a.pools.online(ctx, p.ID)
+		if errors.Is(err, dataset.ErrOffline) && skipOffline {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or say --skip-offline)", err)
 		}
 		here, err := a.inPool(ctx, p, a.mistrust() != nil)
 		if err != nil {

@@ -172,7 +172,7 @@ func TestOlderStoreLacksAVolume(t *testing.T) {
 		}
 	}
 	r.link.answers(nil)
-	if _, err := r.RebuildStore(ctx); err != nil {
+	if _, err := r.RebuildStore(ctx, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.doubts(); got != "" {

@@ -145,7 +145,12 @@ func (a *Agent) exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID
 
 // Import makes a volume from a tar archive.
 func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
-	req.Kind, req.ID = dataset.OpImport, uuid.New()
+	req.Kind = dataset.OpImport
+	if req.ID == uuid.Nil {
+		req.ID = uuid.New()
+	} else if op, known := a.known(ctx, req.ID); known {
+		return dataset.Dataset{}, usedID(op.ID)
+	}
 	plan, err := a.Control.Plan(ctx, a.node, req)
 	if err != nil {
 		return dataset.Dataset{}, err
@@ -155,7 +160,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	}
 	op := *plan.Operation
 	var out api.Committed // read only when the job has ended well
-	_, err = a.jobs.do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *job) error {
+	joined, err := a.jobs.do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *job) error {
 		// The archive comes with the request: it ends with it.
 		jctx, cancel := context.WithCancel(jctx)
 		defer cancel()
@@ -166,6 +171,9 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 			return err
 		})
 	})
+	if joined { // whose archive is another one
+		err = usedID(op.ID)
+	}
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
@@ -173,6 +181,10 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile", op.Volume)
 	}
 	return *out.Dataset, nil
+}
+
+func usedID(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
 }
 
 // doImport makes a volume from a folder of this host.

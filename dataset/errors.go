@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // Kind is what sort of error this is: a sentinel for errors.Is, with a code
@@ -76,6 +77,9 @@ func KindByCode(code string) *Kind {
 	}
 	return ErrInternal
 }
+
+// OneLine is the text of err in one line: errors that were joined have one each.
+func OneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 type kindError struct {
 	kind *Kind

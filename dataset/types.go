@@ -233,12 +233,12 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
-// ProblemOf puts err on record; nil for a nil error.
+// ProblemOf puts err on record, in one line; nil for a nil error.
 func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
 	}
-	return &Problem{Code: KindOf(err).Code, Message: err.Error()}
+	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
 }
 
 // Err makes the problem an error again, of the same kind and text.

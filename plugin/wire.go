@@ -140,7 +140,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 func refuse(w http.ResponseWriter, status int, err error) {
 	line := err.Error()
 	if !errors.As(err, new(helpText)) {
-		line = strings.Join(strings.Split(line, "\n"), "; ")
+		line = dataset.OneLine(err)
 	}
 	answer(w, status, volume.NewErrorResponse(prefix+strings.TrimPrefix(line, prefix)))
 }

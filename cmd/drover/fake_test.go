@@ -216,7 +216,7 @@ func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Re
 	return f.pool, f.rebuilt, f.called("AdoptPool", path)
 }
 
-func (f *fake) RebuildStore(context.Context) ([]api.Rebuilt, error) {
+func (f *fake) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
 	return f.rebuilt, f.called("RebuildStore")
 }
 

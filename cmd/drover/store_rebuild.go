@@ -17,12 +17,14 @@ on record is left as it is, and a name that is taken is not taken away.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := outputFlags(cmd, true)
+	var skip bool
+	cmd.Flags().BoolVar(&skip, "skip-offline", false, "go without the pools that are offline, whose names others can take then")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
-		rebuilt, err := c.RebuildStore(cmd.Context())
+		rebuilt, err := c.RebuildStore(cmd.Context(), skip)
 		if err != nil {
 			return err
 		}

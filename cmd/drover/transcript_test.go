@@ -67,7 +67,7 @@ var scenarios = map[string]func(c *console){
 	"away": func(c *console) {
 		c.fake.fail = map[string]error{}
 		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor"} {
-			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\n(is it running?)")
+			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\t(is it running?)")
 		}
 	},
 	"paged": func(c *console) { c.fake.pageSize = 1 },

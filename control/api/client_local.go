@@ -36,8 +36,12 @@ func (c *Client) AdoptPool(ctx context.Context, path string) (dataset.Pool, []Re
 }
 
 // RebuildStore brings back the names from the pools of the server's host.
-func (c *Client) RebuildStore(ctx context.Context) ([]Rebuilt, error) {
-	l, err := ask[List[Rebuilt]](ctx, c, call{method: http.MethodPost, path: "/v1/store/rebuild"})
+func (c *Client) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error) {
+	k := call{method: http.MethodPost, path: "/v1/store/rebuild"}
+	if skipOffline {
+		k.query = query("skip_offline", "true")
+	}
+	l, err := ask[List[Rebuilt]](ctx, c, k)
 	return l.Items, err
 }
 

@@ -60,6 +60,21 @@ func TestProblemDetails(t *testing.T) {
 	}
 }
 
+// Errors that were joined are told in one line.
+func TestJoinedErrorsAreOneLine(t *testing.T) {
+	f := newFake()
+	f.err = errors.Join(dataset.Errorf(dataset.ErrInUse, "volume db is in use"), errors.New("and could not be looked at"))
+	c := NewLoopback(Handler(Deps{Service: f}))
+	defer c.Close()
+	_, err := c.Volume(soon(t), "db")
+	if want := "volume db is in use; and could not be looked at"; !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	if p := dataset.ProblemOf(f.err); p.Message != err.Error() {
+		t.Errorf("on record: %q", p.Message)
+	}
+}
+
 // An error without a kind is internal; of a stack only the line goes out.
 func TestInternalErrorKeepsItsLine(t *testing.T) {
 	f := newFake()
@@ -247,7 +262,7 @@ func TestNoAgentNoStore(t *testing.T) {
 	_, doctor := c.Doctor(ctx)
 	_, pool := c.CreatePool(ctx, NewPool{})
 	_, _, adopt := c.AdoptPool(ctx, "/p")
-	_, rebuild := c.RebuildStore(ctx)
+	_, rebuild := c.RebuildStore(ctx, false)
 	_, imported := c.Import(ctx, Request{Volume: "db"}, strings.NewReader(""))
 	_, diff := c.Diff(ctx, "a", "b")
 	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), c.Export(ctx, "db", "", nil), c.Backup(ctx, nil)} {

@@ -177,8 +177,8 @@ func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebu
 	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path)
 }
 
-func (f *fake) RebuildStore(ctx context.Context) ([]Rebuilt, error) {
-	return f.rebuilt, f.ask(ctx, "RebuildStore")
+func (f *fake) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline)
 }
 
 func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) error {

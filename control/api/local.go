@@ -52,8 +52,10 @@ func (h handlers) local() {
 			return nil, h.Local.Collect(ctx, in.Dataset)
 		})
 	add(h, post("/v1/store/rebuild", "rebuild-store", "host", "Bring back the names from what lies in this host's pools", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[List[Rebuilt]], error) {
-			return all(h.Local.RebuildStore(ctx))
+		func(ctx context.Context, in *struct {
+			SkipOffline bool `query:"skip_offline" doc:"go without the pools that are offline: others can take their names"`
+		}) (*answer[List[Rebuilt]], error) {
+			return all(h.Local.RebuildStore(ctx, in.SkipOffline))
 		})
 }
 
@@ -69,10 +71,10 @@ func (absent) err() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "this drover has no part in any host (ask the one that runs on the host in question)")
 }
 
-func (a absent) Doctor(context.Context) ([]Finding, error)          { return nil, a.err() }
-func (a absent) Collect(context.Context, uuid.UUID) error           { return a.err() }
-func (a absent) RebuildStore(context.Context) ([]Rebuilt, error)    { return nil, a.err() }
-func (a absent) Diff(context.Context, string, string) (Diff, error) { return Diff{}, a.err() }
+func (a absent) Doctor(context.Context) ([]Finding, error)             { return nil, a.err() }
+func (a absent) Collect(context.Context, uuid.UUID) error              { return a.err() }
+func (a absent) RebuildStore(context.Context, bool) ([]Rebuilt, error) { return nil, a.err() }
+func (a absent) Diff(context.Context, string, string) (Diff, error)    { return Diff{}, a.err() }
 
 func (a absent) CreatePool(context.Context, NewPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.err()

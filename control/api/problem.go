@@ -30,9 +30,9 @@ const problemType = "application/problem+json"
 // does, as the rest may be a stack.
 func ProblemOf(err error) *Problem {
 	kind := dataset.KindOf(err)
-	detail := err.Error()
+	detail := dataset.OneLine(err)
 	if kind == dataset.ErrInternal {
-		detail, _, _ = strings.Cut(detail, "\n")
+		detail, _, _ = strings.Cut(err.Error(), "\n")
 	}
 	return problem(kind, kind.HTTP, detail)
 }

@@ -100,7 +100,7 @@ func TestEveryMethodArrives(t *testing.T) {
 			return c.CreatePool(ctx, NewPool{"fast", "loop", "/p", "20GiB"})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
-		{"RebuildStore", nil, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.RebuildStore(ctx) }},
+		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.RebuildStore(ctx, true) }},
 		{"Export", []any{"db", "before"}, nil, func(ctx context.Context, c *Client) (any, error) {
 			return nil, c.Export(ctx, "db", "before", io.Discard)
 		}},

@@ -73,7 +73,9 @@ type Local interface {
 	Collect(ctx context.Context, id uuid.UUID) error
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
-	RebuildStore(ctx context.Context) ([]Rebuilt, error)
+	// RebuildStore fails with ErrOffline while a pool is, unless it is to be
+	// skipped.
+	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) error
 	// Import fills a new volume from a tar archive.

@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What is condemned and could not be destroyed, as the host was still in it, goes
+// later, without a restart.
+func TestCondemnedIsTriedAgain(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	d := r.volume("db")
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.mountpoint(r.mountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.mountDataset(ctx, r.pool(), d, r.mountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	shell, err := os.Open(r.mountPath(d.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	out, err := r.link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		op, known := r.known(ctx, out.Operation.ID)
+		return known && op.State == dataset.OpFailed
+	})
+	if err := shell.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		r.clock.Advance(purgeEvery)
+		return len(r.inPool("datasets")) == 0
+	})
+}

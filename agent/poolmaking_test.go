@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Of pools that are made at once under one name one is made: of the others nothing
+// would be known after a restart.
+func TestPoolsMadeAtOnce(t *testing.T) {
+	r := newRig(t)
+	errs := make([]error, 8)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() {
+			_, errs[i] = r.CreatePool(t.Context(), api.NewPool{Name: "more", Backend: "dir", Path: filepath.Join(r.root, fmt.Sprint("more", i))})
+		})
+	}
+	all.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else if !errors.Is(err, dataset.ErrExists) {
+			t.Error(err)
+		}
+	}
+	if made != 1 || len(r.pools.all()) != 2 {
+		t.Errorf("%d made, %d known", made, len(r.pools.all()))
+	}
+}
+
+// An archive is imported as the operation that its caller chose, and not as one
+// that is another's.
+func TestImportHasItsID(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	var archive bytes.Buffer
+	if err := tar.NewWriter(&archive).Close(); err != nil {
+		t.Fatal(err)
+	}
+	used, err := r.link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: "db"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := api.Request{ID: used.Operation.ID, Volume: "new"}
+	if _, err := r.Import(ctx, req, bytes.NewReader(archive.Bytes())); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("with an ID that is used: %v", err)
+	}
+	req.ID = uuid.New()
+	d, err := r.Import(ctx, req, bytes.NewReader(archive.Bytes()))
+	if err != nil || d.Request != req.ID {
+		t.Errorf("made by %s, want %s: %v", d.Request, req.ID, err)
+	}
+}
