@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/socket"
 )
 
 // PoolConfig is a pool that the operator named in drover.yaml.
@@ -35,7 +33,7 @@ type pools struct {
 	mu    sync.RWMutex
 	order []uuid.UUID
 	byID  map[uuid.UUID]*openPool
-	held  map[uuid.UUID]io.Closer // see hold
+	holds holds
 }
 
 type openPool struct {
@@ -45,9 +43,7 @@ type openPool struct {
 	why     string        // it is offline
 }
 
-func newPools(a *Agent) *pools {
-	return &pools{a: a, byID: map[uuid.UUID]*openPool{}, held: map[uuid.UUID]io.Closer{}}
-}
+func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
 
 // open opens the pools that are configured, those that were made or adopted
 // before, and the default pool when there is no other.
@@ -129,7 +125,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err != nil {
 		return err
 	}
-	if err := p.hold(ctx, b.ID()); err != nil {
+	if err := p.holds.take(ctx, b.ID()); err != nil {
 		return errors.Join(err, b.Close())
 	}
 	op.backend, op.why = b, ""
@@ -156,7 +152,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	rec.ID = b.ID()
-	if err := errors.Join(p.single(rec.ID, name), p.hold(ctx, rec.ID)); err != nil {
+	if err := errors.Join(p.single(rec.ID, name), p.holds.take(ctx, rec.ID)); err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
@@ -169,22 +165,6 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	p.enlist(op)
 	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
 	return op, nil
-}
-
-// hold keeps a pool from every other process of this host until this one ends: two
-// would reap what the other is making, and mount what it has mounted. drover.yaml
-// names pools for whoever reads it, so it takes no more than a second start by hand.
-func (p *pools) hold(ctx context.Context, id uuid.UUID) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.held[id] != nil {
-		return nil
-	}
-	h, err := socket.Hold(ctx, "drover-pool-"+id.String())
-	if err == nil {
-		p.held[id] = h
-	}
-	return err
 }
 
 // single refuses a copy of a pool that is there under another name.
@@ -366,13 +346,7 @@ func (p *pools) close() error {
 			errs = append(errs, op.backend.Close())
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for id, h := range p.held {
-		errs = append(errs, h.Close())
-		delete(p.held, id)
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.holds.release())...)
 }
 
 // room refuses new bytes while the disk of the root is nearly full. A pool refuses

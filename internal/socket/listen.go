@@ -119,13 +119,10 @@ func vacate(ctx context.Context, path string) error {
 
 // held says who answers on a socket.
 func held(path string, c *net.UnixConn) error {
-	who := ""
 	if cred, err := peer(c); err == nil && cred.Pid == 1 {
 		return dataset.Errorf(dataset.ErrInUse, "systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
-	} else if err == nil && cred.Pid > 0 { // 0: in a pid namespace that cannot be seen from here
-		who = " (pid " + strconv.Itoa(int(cred.Pid)) + ")"
 	}
-	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", who, path)
+	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
 }
 
 // peer returns the credentials of whoever listens at the other end: unix(7),

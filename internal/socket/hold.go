@@ -1,0 +1,49 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Hold takes a name that one process of this host has at a time, until it is closed or
+// the process ends, by kill -9 too. It is an abstract socket (unix(7)), so that nothing
+// lies on a disk or keeps one from being unmounted. Processes in different network
+// namespaces do not see each other's. ErrInUse, with the process, when another has it.
+func Hold(ctx context.Context, name string) (io.Closer, error) {
+	const tries = 3 // whoever has it may be just going
+	addr := "@" + name
+	for try := 1; ; try++ {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", addr)
+		if err == nil {
+			return l, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("hold %s: %w", name, err)
+		}
+		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", addr)
+		if errors.Is(err, unix.ECONNREFUSED) && try < tries {
+			continue
+		}
+		if err != nil {
+			return nil, dataset.Errorf(dataset.ErrInUse, "another process has it: %w", err)
+		}
+		defer c.Close()
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s has it", whose(c.(*net.UnixConn)))
+	}
+}
+
+// whose names the process that listens at the other end, if it can be seen from here.
+func whose(c *net.UnixConn) string {
+	cred, err := peer(c)
+	if err != nil || cred.Pid <= 0 { // 0: in a pid namespace that cannot be seen from here
+		return ""
+	}
+	return fmt.Sprintf(" (pid %d)", cred.Pid)
+}
