@@ -125,7 +125,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err != nil {
 		return err
 	}
-	if err := p.holds.take(ctx, b.ID()); err != nil {
+	if err := p.holds.take(ctx, b); err != nil {
 		return errors.Join(err, b.Close())
 	}
 	op.backend, op.why = b, ""
@@ -152,7 +152,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	rec.ID = b.ID()
-	if err := errors.Join(p.single(rec.ID, name), p.holds.take(ctx, rec.ID)); err != nil {
+	if err := errors.Join(p.single(rec.ID, name), p.holds.take(ctx, b)); err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {

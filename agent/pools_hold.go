@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
-	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/socket"
 )
 
@@ -16,24 +18,30 @@ import (
 // pools for whoever reads it, so it takes no more than a second start by hand.
 type holds struct {
 	mu    sync.Mutex
-	taken map[uuid.UUID]io.Closer
+	taken map[string]io.Closer
 }
 
-// take keeps a pool until release. Again: nothing. ErrInUse when another process has it.
-func (h *holds) take(ctx context.Context, pool uuid.UUID) error {
+// take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
+// a copy of it elsewhere is another pool in this.
+func (h *holds) take(ctx context.Context, pool backends.Pool) error {
+	var st unix.Stat_t
+	if err := unix.Stat(pool.Info().Path, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", pool.Info().Path, err)
+	}
+	name := fmt.Sprintf("drover-pool-%s-%x-%x", pool.ID(), st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.taken[pool] != nil {
+	if h.taken[name] != nil {
 		return nil
 	}
-	c, err := socket.Hold(ctx, "drover-pool-"+pool.String())
+	c, err := socket.Hold(ctx, name)
 	if err != nil {
 		return err
 	}
 	if h.taken == nil {
-		h.taken = map[uuid.UUID]io.Closer{}
+		h.taken = map[string]io.Closer{}
 	}
-	h.taken[pool] = c
+	h.taken[name] = c
 	return nil
 }
 
