@@ -97,6 +97,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
+	// The kernel names mounts by the path that there is, without symbolic links.
+	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
@@ -154,6 +158,9 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("make the mount folder: %w", err)
+	}
+	if there, err := filepath.EvalSymlinks(a.mountRoot()); err != nil || there != a.mountRoot() {
+		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.mountRoot()))
 	}
 	if err := a.pools.open(ctx); err != nil {
 		return err

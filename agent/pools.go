@@ -101,7 +101,14 @@ func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolReco
 	return err
 }
 
-func (p *pools) imageMount(name string) string { return filepath.Join(p.a.Root, "pools", name) }
+// imageMount is where a pool's image is mounted, in the words of the kernel.
+func (p *pools) imageMount(name string) string {
+	dir := filepath.Join(p.a.Root, "pools")
+	if there, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = there
+	}
+	return filepath.Join(dir, name)
+}
 
 // add opens a known pool; one that cannot be opened is offline.
 func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
