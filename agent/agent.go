@@ -82,6 +82,9 @@ type Agent struct {
 	scratch    map[uuid.UUID]bool // clones that exports read
 	news       map[uuid.UUID]bool // datasets that control is to hear of
 
+	joined func()        // tells that control has taken this agent in, and is called again each time
+	isIn   chan struct{} // closed then
+
 	beat chan struct{} // wakes the heartbeat
 	ctx  context.Context
 	stop context.CancelFunc
@@ -105,6 +108,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
 	}
+	a.isIn = make(chan struct{})
+	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.jobs = newJobs(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
@@ -198,7 +203,26 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.Rev, a.take(ctx, s, known)
+	if err := a.take(ctx, s, known); err != nil {
+		return 0, err
+	}
+	a.joined()
+	return s.Rev, nil
+}
+
+// plan asks control to decide on a request. What comes of it control hears only from
+// agents that have registered: one that started while control was away soon does.
+func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
+	p, err := a.Control.Plan(ctx, a.node, req)
+	if err != nil || p.Done != nil {
+		return p, err
+	}
+	select {
+	case <-a.isIn:
+		return p, nil
+	case <-ctx.Done():
+		return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started (the log says why): %w", ctx.Err())
+	}
 }
 
 func (a *Agent) register(ctx context.Context) error {

@@ -151,7 +151,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	} else if op, known := a.known(ctx, req.ID); known {
 		return dataset.Dataset{}, usedID(op.ID)
 	}
-	plan, err := a.Control.Plan(ctx, a.node, req)
+	plan, err := a.plan(ctx, req)
 	if err != nil {
 		return dataset.Dataset{}, err
 	}

@@ -98,20 +98,25 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	if st.Mounts == nil {
 		m["mounts"] = []dataset.Mount{}
 	}
-	if st.Problem != "" {
-		m["problem"] = st.Problem
+	problem := st.Problem
+	if list, err := a.snapshotList(ctx, d); err != nil {
+		problem = strings.TrimPrefix(problem+"; its snapshots are not known: "+err.Error(), "; ")
+	} else {
+		m["snapshots"] = list
 	}
-	m["snapshots"] = a.snapshotList(ctx, d)
+	if problem != "" {
+		m["problem"] = problem
+	}
 	return m
 }
 
 // snapshotsShown bounds what Status carries: the newest ones.
 const snapshotsShown = 20
 
-func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) any {
+func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
 	list, err := a.Control.Snapshots(ctx, d.ID.String(), api.Page{})
 	if err != nil {
-		return "not known: " + err.Error()
+		return nil, err
 	}
 	if n := len(list.Items); n > snapshotsShown {
 		list.Items = list.Items[n-snapshotsShown:]
@@ -124,7 +129,7 @@ func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) any {
 		}
 		out = append(out, e)
 	}
-	return out
+	return out, nil
 }
 
 // List answers with every volume of this node in the spellings that its engine
@@ -174,7 +179,7 @@ func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d
 		case errors.Is(err, dataset.ErrPending):
 			return dataset.Dataset{}, err
 		case joined:
-			plan, perr := a.Control.Plan(ctx, a.node, req)
+			plan, perr := a.plan(ctx, req)
 			if perr != nil || plan.Done != nil {
 				return a.found(ctx, plan, perr, req)
 			}
@@ -201,7 +206,7 @@ var errLost = errors.New("another request was first")
 func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d dataset.Dataset, err error) {
 	jb.step("planning")
 	req.ID = uuid.New()
-	plan, err := a.Control.Plan(ctx, a.node, req)
+	plan, err := a.plan(ctx, req)
 	if err != nil {
 		return d, err
 	}
@@ -313,7 +318,7 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	req.ID = uuid.New()
 	_, err := a.jobs.do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *job) error {
 		jb.step("planning")
-		plan, err := a.Control.Plan(ctx, a.node, req)
+		plan, err := a.plan(ctx, req)
 		if err != nil || plan.Done != nil {
 			return err
 		}

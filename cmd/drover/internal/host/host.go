@@ -83,10 +83,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	})
 	closers = append(closers, func() error { svc.Close(); return nil })
 
+	asked, shut := link(svc)
+	closers = append(closers, func() error { shut(); return nil })
 	ag, err := agent.New(ctx, agent.Config{
 		Root: o.Root, NodeName: o.NodeName, Version: o.Version, Labels: o.Labels, Pools: o.Pools,
-		// Called, not asked over HTTP: a create would spend a fifth of its CPU time on JSON.
-		Control: svc, Backends: o.Backends, State: own, Clock: sys, Log: o.Log,
+		Control: asked, Backends: o.Backends, State: own, Clock: sys, Log: o.Log,
 	})
 	if err != nil {
 		return err
