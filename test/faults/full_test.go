@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )
@@ -136,6 +137,36 @@ func TestB15PoolFull(t *testing.T) {
 	w.volumes["toomuch"] = ""
 	w.kept(t)
 	w.tidy(t)
+}
+
+// A pool without a free block is still one after a restart, and removing what is in it
+// makes room.
+func TestB15PoolWithoutABlock(t *testing.T) {
+	for _, fs := range []string{"xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) {
+			shelf := scratch.Mount(t, "xfs", 8<<30)
+			state, pool := newDisk(t, shelf, "ext4", 256<<20), newDisk(t, shelf, fs, 1<<30)
+			w := newWorld(t, host.Options{
+				Root:   filepath.Join(state.at, "root"),
+				Config: fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}]\n", pool.at),
+			})
+			w.make(t, "gone", "plain", "gone")
+			w.make(t, "kept", "plain", "kept")
+			free := stuff(t, pool.at)
+			w.h.Restart(t)
+			w.says(t, w.plug.create("toomuch", nil), "full")
+			w.drop(t, "gone")
+			free()
+			// btrfs gives room back with its next commit, within half a minute.
+			dir, err := os.Open(pool.at)
+			w.ok(t, err)
+			w.ok(t, errors.Join(fsctl.Sync(dir), dir.Close()))
+			await(t, "there is room again", func() error { return w.plug.create("toomuch", nil) })
+			w.volumes["toomuch"] = ""
+			w.kept(t)
+			w.tidy(t)
+		})
+	}
 }
 
 // The disk of the state is full to the last byte: what is there works on, can be
