@@ -291,6 +291,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	err := mount.Unmount(path)
 	switch {
 	case errors.Is(err, mount.ErrBusy):
+		a.idle(d.ID)
 		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); it is tried again", d.Volume, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)

@@ -1,0 +1,33 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// A mount that the host kept busy when its last use ended goes later, as is said.
+func TestBusyUnmountIsTriedAgain(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "id")
+	shell, err := os.Open(r.mountPath(d.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("unmount while the host is in it: %v", err)
+	}
+	if err := shell.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		r.clock.Advance(forgottenAfter)
+		mounted, err := isMountPoint(r.mountPath(d.ID))
+		return err == nil && !mounted
+	})
+	r.want(d)
+}
