@@ -37,7 +37,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 // Clone implements backends.Pool: one shared image, one flush.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
 	size, err := p.build(d, func(root, dir folder) error {
-		defer p.claims.use(src.Dataset)()
+		defer p.claims.Use(src.Dataset)()
 		from, item, err := p.openSource(root, src)
 		if err != nil {
 			return err
@@ -123,7 +123,7 @@ func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) error) (data
 		return 0, err
 	}
 	defer root.Close()
-	defer p.claims.use(d.ID)()
+	defer p.claims.Use(d.ID)()
 	if size, done, err := p.built(root, d); err != nil || done {
 		return size, err
 	}
@@ -211,7 +211,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 		return fmt.Errorf("commit dataset %s: %w", id, err)
 	}
 	defer root.Close()
-	defer p.claims.use(id)()
+	defer p.claims.Use(id)()
 	dir, place, err := p.find(root, id)
 	if err == nil {
 		defer dir.Close()

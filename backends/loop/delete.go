@@ -22,7 +22,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	defer root.Close()
-	defer p.claims.use(id)()
+	defer p.claims.Use(id)()
 	if err := p.delete(ctx, root, id); err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -41,7 +42,7 @@ type Pool struct {
 	direct   bool // files can be read and written past the page cache
 	info     backends.Info
 	seen     atomic.Pointer[stamp] // of the identity that was recognised last
-	claims   claims
+	claims   claims.Claims
 	format   sync.Mutex // held while a template is made
 }
 
@@ -209,7 +210,7 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 		return err
 	}
 	defer root.Close()
-	defer p.claims.use(id)()
+	defer p.claims.Use(id)()
 	dir, _, err := p.find(root, id)
 	if err != nil {
 		return err

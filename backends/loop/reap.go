@@ -33,7 +33,7 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 		if err != nil || !e.IsDir() {
 			continue
 		}
-		release, ok := r.pool.claims.reap(of)
+		release, ok := r.pool.claims.Reap(of)
 		if !ok {
 			continue
 		}

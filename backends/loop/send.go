@@ -224,7 +224,7 @@ func (p *Pool) receiveInto(root, dir folder, base *dataset.Source) (*os.File, er
 	if base == nil {
 		return p.layout.create(dir, next)
 	}
-	defer p.claims.use(base.Dataset)()
+	defer p.claims.Use(base.Dataset)()
 	from, item, err := p.openSource(root, *base)
 	if err != nil {
 		return nil, err

@@ -55,7 +55,7 @@ func (s *Shelf) notFound(id uuid.UUID) error {
 // find opens what has the dataset's name, ready or incoming, whole or not.
 func (s *Shelf) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for _, area := range areas()[:2] {
-		done := s.locks.share(id)
+		done := s.claims.Use(id)
 		f, err := s.open(root, area, id, done)
 		if err == nil {
 			return f, nil
@@ -96,7 +96,7 @@ func (s *Shelf) open(root *os.Root, area string, id uuid.UUID, done func()) (*Fo
 // Make returns the incoming folder of a dataset, made if need be, and whether it
 // is whole already; if not, it is empty. A ready dataset is whole.
 func (s *Shelf) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
-	defer s.locks.share(id)()
+	defer s.claims.Use(id)()
 	root, err := s.Enter()
 	if err != nil {
 		return nil, false, err

@@ -26,7 +26,7 @@ func (s *Shelf) Delete(ctx context.Context, id uuid.UUID, unused func(folder str
 		return err
 	}
 	defer root.Close()
-	defer s.locks.share(id)()
+	defer s.claims.Use(id)()
 	f, err := s.find(root, id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return s.deleteAgain(ctx, root, id)
@@ -138,7 +138,7 @@ func (s *Shelf) reapOne(ctx context.Context, root *os.Root, area, name string, d
 	if !ok {
 		return 0, nil
 	}
-	done, ok := s.locks.claim(id)
+	done, ok := s.claims.Reap(id)
 	if !ok {
 		return 0, nil
 	}

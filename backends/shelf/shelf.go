@@ -29,6 +29,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/claims"
 )
 
 const (
@@ -59,9 +60,9 @@ const format = 1
 
 // Shelf is an open pool. Safe for concurrent use, as backends.Pool says.
 type Shelf struct {
-	mark  marker
-	path  string
-	locks locks
+	mark   marker
+	path   string
+	claims claims.Claims
 }
 
 // Open opens the pool at cfg.Path, or makes it, as backends.Kind says; the
@@ -71,7 +72,7 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
 	}
-	s := &Shelf{mark: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path, locks: locks{held: map[uuid.UUID]*lock{}}}
+	s := &Shelf{mark: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path}
 	if cfg.Make {
 		if err := s.make(); err != nil {
 			return nil, fmt.Errorf("make a pool at %s: %w", cfg.Path, err)

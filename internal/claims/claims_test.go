@@ -1,4 +1,4 @@
-package loop
+package claims
 
 import (
 	"runtime"
@@ -10,29 +10,29 @@ import (
 )
 
 func TestClaims(t *testing.T) {
-	var c claims
+	var c Claims
 	id := uuid.New()
-	first, second := c.use(id), c.use(id)
+	first, second := c.Use(id), c.Use(id)
 	first()
-	if _, ok := c.reap(id); ok {
+	if _, ok := c.Reap(id); ok {
 		t.Error("reaped while it is in use")
 	}
 	second()
-	release, ok := c.reap(id)
+	release, ok := c.Reap(id)
 	if !ok {
 		t.Fatal("in use after all have gone")
 	}
-	if _, ok := c.reap(id); ok {
+	if _, ok := c.Reap(id); ok {
 		t.Error("reaped twice at once")
 	}
-	c.use(uuid.New())() // another one does not wait
+	c.Use(uuid.New())() // another one does not wait
 
 	var reaping atomic.Bool
 	reaping.Store(true)
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			defer c.use(id)()
+			defer c.Use(id)()
 			if reaping.Load() {
 				t.Error("used while it was reaped")
 			}
