@@ -3,7 +3,6 @@
 package btrfs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -19,22 +18,15 @@ var (
 	ErrNested = errors.New("subvolume holds other subvolumes")
 	// ErrNotSubvolume: the directory is no subvolume.
 	ErrNotSubvolume = errors.New("not a btrfs subvolume")
-	// ErrReceived: a received subvolume must stay read-only: making it writable clears
-	// the UUID that later incremental receives need.
-	ErrReceived = errors.New("subvolume was received and must stay read-only")
 )
 
 // The ioctls: _IOW(0x94, nr, size) and so on.
 const (
-	iocSync        = 0x9408     // 8
 	iocSubvolMake  = 0x5000940E // 14, struct btrfs_ioctl_vol_args
 	iocSnapDestroy = 0x5000940F // 15
 	iocWaitSync    = 0x40089416 // 22, __u64
 	iocSnapMakeV2  = 0x50009417 // 23, struct btrfs_ioctl_vol_args_v2
 	iocStartSync   = 0x80089418 // 24
-	iocGetFlags    = 0x80089419 // 25
-	iocSetFlags    = 0x4008941A // 26
-	iocSubvolInfo  = 0x81F8943C // 60, struct btrfs_ioctl_get_subvol_info_args
 
 	flagReadOnly = 1 << 1 // BTRFS_SUBVOL_RDONLY
 	rootInode    = 256    // BTRFS_FIRST_FREE_OBJECTID
@@ -72,7 +64,7 @@ func checkName(name string) error {
 }
 
 // Create makes an empty subvolume in dir. os.ErrExist when the name is taken. It is on
-// the disk only after Sync.
+// the disk only after WaitSync.
 func Create(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("create subvolume: %w", err)
@@ -88,7 +80,7 @@ func Create(dir *os.File, name string) error {
 // Snapshot makes a snapshot of the subvolume whose root directory is src, named name in
 // dir, as it is at one moment while it is written to. os.ErrExist when the name is
 // taken. Subvolumes inside src don't come along: each becomes an empty directory that is
-// no subvolume (its inode is 2). It is on the disk only after Sync.
+// no subvolume (its inode is 2). It is on the disk only after WaitSync.
 func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("snapshot %s: %w", src.Name(), err)
@@ -112,7 +104,7 @@ func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 
 // Delete destroys the subvolume name in dir, read-only or not, with all that is in it.
 // os.ErrNotExist when there is none, ErrNested when it has subvolumes inside. The name
-// is gone at once, on the disk after Sync; the space comes back later.
+// is gone at once, on the disk after WaitSync; the space comes back later.
 func Delete(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
@@ -145,34 +137,6 @@ func IsSubvolume(dir *os.File) (bool, error) {
 	return uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC && st.Ino == rootInode, nil
 }
 
-// SetReadOnly makes the subvolume whose root is dir read-only or writable. Files that
-// are open for writing go on taking writes. Making a received one writable is refused
-// with ErrReceived. It is idempotent.
-func SetReadOnly(dir *os.File, readOnly bool) error {
-	info, err := InfoOf(dir)
-	if err != nil {
-		return fmt.Errorf("set read-only of %s: %w", dir.Name(), err)
-	}
-	if info.ReadOnly == readOnly {
-		return nil
-	}
-	if !readOnly && info.Received != [16]byte{} {
-		return fmt.Errorf("make %s writable: %w", dir.Name(), ErrReceived)
-	}
-	var flags uint64
-	if err := ioctl(dir, iocGetFlags, unsafe.Pointer(&flags)); err != nil {
-		return fmt.Errorf("flags of %s: %w", dir.Name(), err)
-	}
-	flags &^= flagReadOnly
-	if readOnly {
-		flags |= flagReadOnly
-	}
-	if err := ioctl(dir, iocSetFlags, unsafe.Pointer(&flags)); err != nil {
-		return fmt.Errorf("set read-only of %s: %w", dir.Name(), err)
-	}
-	return nil
-}
-
 // StartSync begins to commit the filesystem of dir, and returns the transaction to wait
 // for: what was made before is on the disk once that is committed.
 func StartSync(dir *os.File) (transaction uint64, err error) {
@@ -187,15 +151,6 @@ func StartSync(dir *os.File) (transaction uint64, err error) {
 func WaitSync(dir *os.File, transaction uint64) error {
 	if err := ioctl(dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
 		return fmt.Errorf("wait for a commit of %s: %w", dir.Name(), err)
-	}
-	return nil
-}
-
-// Sync commits the filesystem of dir: what was created, snapshotted or deleted before
-// survives a power cut. Data that is still in the page cache is written as well.
-func Sync(dir *os.File) error {
-	if err := ioctl(dir, iocSync, nil); err != nil {
-		return fmt.Errorf("commit %s: %w", dir.Name(), err)
 	}
 	return nil
 }
@@ -224,50 +179,4 @@ func SetNOCOW(f *os.File) error {
 		return fmt.Errorf("set NOCOW on %s: btrfs ignored it, as it does for files that have bytes", f.Name())
 	}
 	return nil
-}
-
-// Info describes a subvolume.
-type Info struct {
-	ID         uint64
-	Name       string // its last name in the directory that holds it
-	Generation uint64 // of its last change
-	ReadOnly   bool
-	UUID       [16]byte
-	Parent     [16]byte // of what it is a snapshot of, or zero
-	Received   [16]byte // of what it was received from, or zero
-}
-
-// subvolInfo is struct btrfs_ioctl_get_subvol_info_args.
-type subvolInfo struct {
-	id                           uint64
-	name                         [256]byte
-	_, _                         uint64
-	generation                   uint64
-	flags                        uint64
-	uuid, parentUUID, receivedID [16]byte
-	_                            [4]uint64
-	_                            [4][2]uint64
-	_                            [8]uint64
-}
-
-// InfoOf describes the subvolume that dir lies in.
-func InfoOf(dir *os.File) (Info, error) {
-	raw := new(subvolInfo)
-	if err := ioctl(dir, iocSubvolInfo, unsafe.Pointer(raw)); err != nil {
-		return Info{}, fmt.Errorf("subvolume of %s: %w", dir.Name(), err)
-	}
-	name, _, _ := bytes.Cut(raw.name[:], []byte{0})
-	var flags uint64
-	if ok, err := IsSubvolume(dir); err != nil {
-		return Info{}, err
-	} else if !ok {
-		return Info{}, fmt.Errorf("subvolume of %s: %w", dir.Name(), ErrNotSubvolume)
-	}
-	if err := ioctl(dir, iocGetFlags, unsafe.Pointer(&flags)); err != nil {
-		return Info{}, fmt.Errorf("flags of %s: %w", dir.Name(), err)
-	}
-	return Info{
-		ID: raw.id, Name: string(name), Generation: raw.generation, ReadOnly: flags&flagReadOnly != 0,
-		UUID: raw.uuid, Parent: raw.parentUUID, Received: raw.receivedID,
-	}, nil
 }
