@@ -226,6 +226,12 @@ type Resizer interface {
 	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
 }
 
+// Formatter is a pool that makes a filesystem of its own in each dataset.
+type Formatter interface {
+	// Filesystem is what a new dataset of a size gets whose profile names none.
+	Filesystem(size dataset.Size) string
+}
+
 // Sender is a pool that writes a snapshot as a stream and reads it back, whole
 // or as what changed since an older snapshot of the same dataset.
 type Sender interface {

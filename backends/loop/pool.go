@@ -51,6 +51,8 @@ var (
 	_ backends.Resizer = (*Pool)(nil)
 	_ backends.Sender  = (*Pool)(nil)
 	_ backends.Staller = (*Pool)(nil)
+
+	_ backends.Formatter = (*Pool)(nil)
 )
 
 // ID implements backends.Pool.

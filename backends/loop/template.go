@@ -59,7 +59,7 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	}
 	have := p.info.Capabilities.Filesystems
 	if t.fs == "" {
-		t.fs = preferred(have, size)
+		t.fs = p.Filesystem(size)
 	}
 	if !slices.Contains(have, t.fs) {
 		return t, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in images here (have: %s)", t.fs, strings.Join(have, ", "))
@@ -77,9 +77,10 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	return t, nil
 }
 
-// preferred is XFS where it fits: it takes several times as many small synced writes as
-// ext4 in an image.
-func preferred(have []string, size dataset.Size) string {
+// Filesystem implements backends.Formatter: XFS where it fits, as it takes several times
+// as many small synced writes as ext4 in an image.
+func (p *Pool) Filesystem(size dataset.Size) string {
+	have := p.info.Capabilities.Filesystems
 	if size < minXFS && slices.Contains(have, ext4) {
 		return ext4
 	}

@@ -24,6 +24,7 @@ func TestDockersHabits(t *testing.T) {
 	t.Run("B10", func(t *testing.T) { testB10(t, w) })
 	t.Run("B12", func(t *testing.T) { testB12(t, w) })
 	t.Run("B17", func(t *testing.T) { testB17(t, w) })
+	t.Run("B17 promoted", func(t *testing.T) { testPromoted(t, w) })
 	t.Run("B17 anonymous", func(t *testing.T) { testB17Anonymous(t, w) })
 	t.Run("B17 profile gone", func(t *testing.T) { testB17ProfileGone(t, w) })
 }
@@ -178,6 +179,18 @@ func testB12(t *testing.T, w *world) {
 		t.Errorf("owner and mode of up6: %q, want %q", got, want)
 	}
 	w.docker(t, append([]string{"volume", "rm"}, strings.Fields(w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver))...)...)
+}
+
+// testPromoted: a volume whose pool chose the filesystem gets a profile that names it.
+func testPromoted(t *testing.T, w *world) {
+	w.run(t, "climber", "rise@bronze")
+	w.drover(t, "volume", "set-profile", "rise", "gold")
+	if st := w.inspect(t, "rise@bronze").Status; st.Profile != "gold" {
+		t.Errorf("status after set-profile: %+v", st)
+	}
+	w.docker(t, "restart", "climber")
+	w.docker(t, "rm", "-f", "climber")
+	w.docker(t, "volume", "rm", "rise@bronze")
 }
 
 // testB17: a spelling that the engine uses goes on to work, whatever becomes of

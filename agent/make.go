@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// doCreate makes a dataset, empty or as a clone.
+func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (api.Committed, error) {
+	name := "create"
+	if op.Source != nil {
+		name = "clone"
+	}
+	return a.doMake(ctx, jb, op, name, nil)
+}
+
+// doMake makes op.Dataset under a private name, lets fill put something in, and
+// claims the name for it. What was made goes again unless it is on record.
+func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
+	pool, err := a.pools.get(op.Dataset.Pool)
+	if err != nil {
+		return out, err
+	}
+	if err := a.pools.room(op.Dataset.Pool); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	// Nobody else knows the dataset before it is committed; then the next sync does.
+	unlock, err := a.locks.lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	steps.At(name + ".begin")
+	if op.Source == nil {
+		settle(op.Dataset, pool)
+	}
+	asked := op.Dataset.Size
+	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(op.Dataset.Pool, err))
+	}
+	steps.At(name + ".made")
+	if fill != nil {
+		if err := fill(pool); err != nil {
+			return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+		}
+	}
+	jb.step("recording")
+	out, err = a.commit(ctx, op)
+	if inDoubt(err) {
+		return out, err // the next sync tells whether it is on record
+	}
+	if err != nil || out.Lost {
+		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+	}
+	steps.At(name + ".recorded")
+	a.cache.apply(*out.Dataset, out.Index)
+	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
+		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
+	}
+	steps.At(name + ".committed")
+	if out.Dataset.Size != asked { // the record beside the data says what was asked
+		a.noteDone(ctx, pool, *out.Dataset)
+	}
+	return out, nil
+}
+
+// settle puts on a new dataset's record, from the start, what its pool decides where the
+// profile is silent.
+func settle(d *dataset.Dataset, pool backends.Pool) {
+	if d.Size == 0 {
+		d.Size = pool.Info().DefaultSize
+	}
+	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
+		d.Profile.Filesystem.Type = f.Filesystem(d.Size)
+	}
+}
+
+func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) error {
+	if op.Source == nil {
+		jb.step("making")
+		size, err := pool.Create(ctx, *op.Dataset)
+		op.Dataset.Size = size
+		return err
+	}
+	unlock, err := a.locks.lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	thaw := func() error { return nil }
+	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if thaw, err = a.freeze(d); err != nil {
+			return err
+		}
+	}
+	jb.step("cloning")
+	size, err := pool.Clone(ctx, *op.Dataset, *op.Source, jb.moved)
+	op.Dataset.Size = size
+	return errors.Join(err, thaw())
+}
+
+// discard takes back a dataset that was made and is not on record.
+func (a *Agent) discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return pool.Delete(ctx, id)
+}
