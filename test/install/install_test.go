@@ -126,7 +126,7 @@ func TestUnits(t *testing.T) {
 	}
 	service := read(t, units+"drover.service")
 	settings := "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(service, "")
-	for _, want := range []string{"Before=docker.service", "KillMode=process", "ExecStart=/usr/local/bin/drover serve"} {
+	for _, want := range []string{"Before=docker.service", "StartLimitIntervalSec=0", "KillMode=process", "ExecStart=/usr/local/bin/drover serve"} {
 		if !strings.Contains(settings, "\n"+want) {
 			t.Errorf("drover.service lacks %s", want)
 		}
