@@ -135,7 +135,7 @@ func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset)
 // purgeLater destroys a condemned dataset as a job of its own.
 func (a *Agent) purgeLater(d dataset.Dataset) {
 	op := dataset.Operation{
-		ID: uuid.NewSHA1(d.ID, []byte("purge")), Kind: dataset.OpPurge, Node: a.node,
+		ID: uuid.New(), Kind: dataset.OpPurge, Node: a.node,
 		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: a.Clock.Now(),
 	}
 	a.background("purge/"+d.ID.String(), op)

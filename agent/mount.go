@@ -65,7 +65,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
 	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now()})
-	r.Epoch, r.Once = d.Epoch, true
+	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts
 	// only if it can still be told.

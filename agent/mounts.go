@@ -51,7 +51,7 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 	defer a.mounts.mu.Unlock()
 	r := mountRecord{Boot: a.boot, IDs: map[string]idCount{}}
 	if old := a.mounts.records[id]; old != nil {
-		r.Once, r.Epoch = old.Once, old.Epoch
+		r.Epoch = old.Epoch
 		if old.Boot == a.boot {
 			r.IDs = maps.Clone(old.IDs)
 		}

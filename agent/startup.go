@@ -82,7 +82,7 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 	}
 	defer unlock()
 	r := a.record(d.ID)
-	r.Epoch, r.Once = d.Epoch, true
+	r.Epoch = d.Epoch
 	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.currentGeneration(), Since: a.started, inherited: true}
 	a.mu.Lock()
 	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)

@@ -43,8 +43,6 @@ type mountRecord struct {
 	Boot  string             `json:"boot"`
 	Epoch uint64             `json:"epoch"`
 	IDs   map[string]idCount `json:"ids"`
-	// Once says that the dataset has been mounted for use, on any boot.
-	Once bool `json:"once"`
 }
 
 type idCount struct {

@@ -166,3 +166,20 @@ func TestSyncTellsOfRegistration(t *testing.T) {
 		}
 	}
 }
+
+// Of two volumes of one name that nobody knows any more the newer one has it.
+func TestRebuildOfOneNameTwice(t *testing.T) {
+	old := newEnv(t)
+	a := old.agent("alpha")
+	first := a.create("db")
+	old.clock.Advance(time.Hour)
+	second := first
+	second.ID, second.Created = uuid.New(), old.clock.Now()
+	e := newEnv(t)
+	b := &agent{env: e, id: a.id, incarnation: uuid.New(), pools: a.pools}
+	b.register("alpha")
+	b.rebuild(api.Found{Pool: first.Pool, Dataset: first}, api.Found{Pool: first.Pool, Dataset: second})
+	if v := e.volume("db"); v.ID != second.ID {
+		t.Errorf("db is the older one")
+	}
+}

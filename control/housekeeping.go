@@ -69,6 +69,11 @@ func (s *Service) keepHouse(ctx context.Context) {
 // round does what is to be done by now. What fails does not keep the rest, and
 // is tried again.
 func (s *Service) round(ctx context.Context, h *house, now time.Time) {
+	if now.Before(h.now) { // set back: what was said to be due then is not
+		clear(h.plans)
+		clear(h.told)
+		h.full, h.forget = time.Time{}, time.Time{}
+	}
 	h.now = now
 	changes := s.feed.since(uuid.Nil, h.rev)
 	everything := changes.full || !now.Before(h.full)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +34,8 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 }
 
 // knownFirst puts what is on record before the rest: it may give up a name that
-// another has since.
+// another has since. Of the rest the newest come first: of two with one name the
+// older one lost it, though its record may not say so.
 func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	t := newTx(ctx, s.store)
@@ -48,6 +50,7 @@ func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Foun
 			unknown = append(unknown, f)
 		}
 	}
+	slices.SortStableFunc(unknown, func(x, y api.Found) int { return y.Dataset.Created.Compare(x.Dataset.Created) })
 	return append(known, unknown...), nil
 }
 

@@ -41,6 +41,9 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 	if !ok || plan.schedule != expr {
 		var terr error
 		plan.schedule = expr
+		if last.After(h.now) { // taken while the clock was ahead
+			last = h.now
+		}
 		plan.due, terr = nextTick(expr, last.In(time.Local))
 		err = cmp.Or(err, terr)
 	}

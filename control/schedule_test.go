@@ -334,3 +334,31 @@ func TestQuietRounds(t *testing.T) {
 		t.Errorf("one change costs a round %d reads", reads)
 	}
 }
+
+// A clock that was far ahead, as at a boot before the network is there, and is set
+// back does not keep a volume from its snapshots until then, nor after a restart.
+func TestClockSetBack(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		e := newEnv(t)
+		a := e.agent("alpha")
+		a.create("db@gold")
+		e.rounds()
+		const ahead = 1000 * time.Hour
+		e.tick(ahead)
+		if got := a.scheduled(); len(got) != 1 {
+			t.Fatalf("to do: %v", got)
+		}
+		a.work()
+		e.rounds()
+		e.clock.Advance(-ahead)
+		if restarted {
+			e.restart()
+		}
+		e.rounds()
+		e.tick(15 * time.Minute) // made up for before
+		e.tick(15 * time.Minute)
+		if got := a.scheduled(); len(got) != 1 {
+			t.Errorf("restarted %t: to do: %v", restarted, got)
+		}
+	}
+}

@@ -86,7 +86,8 @@ type Stats struct {
 	Damaged   int64 // values that were found damaged when the file was opened
 	FileBytes int64
 	// ReserveBytes is what is set aside on the disk so that small changes still
-	// fit when it is full. 0: it could not be had, so creates should be refused.
+	// fit when it is full. 0: it could not be had, for want of room or of a
+	// filesystem that can do it. Creates are refused by the room that is left.
 	ReserveBytes int64
 	Commits      uint64 // flushed to the disk by this process
 	Txns         uint64 // committed by this process

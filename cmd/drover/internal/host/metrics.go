@@ -20,7 +20,7 @@ type collector struct {
 	store *bolt.Store
 
 	pool, poolOnline, mounted, uses, used, size *prometheus.Desc
-	commits, txns, conflicts, entries           *prometheus.Desc
+	commits, txns, conflicts, entries, reserve  *prometheus.Desc
 }
 
 // newMetrics returns the handler of /metrics, with a registry of its own.
@@ -40,6 +40,7 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 		txns:       d("store_transactions_total", "Transactions that the store committed."),
 		conflicts:  d("store_conflicts_total", "Transactions that the store refused, as something had changed."),
 		entries:    d("store_entries", "Keys in the store."),
+		reserve:    d("store_reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; 0 where that cannot be had."),
 	}
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
@@ -50,7 +51,7 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.commits, c.txns, c.conflicts, c.entries} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.commits, c.txns, c.conflicts, c.entries, c.reserve} {
 		ch <- d
 	}
 }
@@ -65,6 +66,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	s := c.store.Stats()
 	gauge(c.entries, float64(s.Entries))
+	gauge(c.reserve, float64(s.ReserveBytes))
 	for d, v := range map[*prometheus.Desc]uint64{c.commits: s.Commits, c.txns: s.Txns, c.conflicts: s.Conflicts} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
