@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
@@ -33,6 +34,22 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 		names = append(names, o.Name)
 	}
 	return names, p.a.state.put(ctx, values)
+}
+
+// outside refuses a folder that a pool lies in: a copy of it would copy itself, for
+// as long as there is room.
+func (p *pools) outside(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, o := range p.all() {
+		there, err := filepath.EvalSymlinks(o.rec.Path)
+		if err == nil && within(there, path) {
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s lies in %s (import folders of it, one at a time)", o.Name, path)
+		}
+	}
+	return nil
 }
 
 // enlist takes a pool in, in its place: control puts a dataset on the first pool

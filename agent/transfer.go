@@ -197,6 +197,9 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
+	if err := a.pools.outside(op.Path); err != nil {
+		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
+	}
 	return a.importInto(ctx, jb, op, func(root *os.File) error {
 		if err := tree.Copy(ctx, src, root, func(n int64) { jb.moved(n, 0) }); err != nil {
 			return err
