@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -89,6 +90,15 @@ func TestKindOf(t *testing.T) {
 	}
 	if inner.Error() != "write x: permission denied" || !errors.Is(inner, fs.ErrPermission) {
 		t.Errorf("Errorf lost its text or its cause: %v", inner)
+	}
+}
+
+// A failure goes on record however long its text: one that was too large for the
+// store would be carried out again for ever.
+func TestProblemIsBounded(t *testing.T) {
+	p := dataset.ProblemOf(dataset.Errorf(dataset.ErrCorrupt, "copy %s\n: no", strings.Repeat("é/", 1<<20)))
+	if len(p.Message) > 8<<10 || !utf8.ValidString(p.Message) || !strings.HasPrefix(p.Message, "copy é/") || p.Code != "corrupt" {
+		t.Errorf("%d bytes: %.40q", len(p.Message), p.Message)
 	}
 }
 

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -233,12 +234,21 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
-// ProblemOf puts err on record, in one line; nil for a nil error.
+// maxProblem bounds the line of a problem: what is too large for the store would
+// never be on record.
+const maxProblem = 4 << 10
+
+// ProblemOf puts err on record, in one line that is cut off where it is too long;
+// nil for a nil error.
 func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
 	}
-	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
+	line := OneLine(err)
+	if len(line) > maxProblem {
+		line = strings.ToValidUTF8(line[:maxProblem], "") + "..."
+	}
+	return &Problem{Code: KindOf(err).Code, Message: line}
 }
 
 // Err makes the problem an error again, of the same kind and text.
