@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -54,10 +56,42 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 	if content != fsctl.HoldsXFS {
 		return nil, dataset.Errorf(dataset.ErrExists, "%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
 	}
-	if err := img.refill(); err != nil {
+	if fi != nil && cfg.ID == uuid.Nil {
+		if err := img.peek(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := img.attach(ctx); err != nil {
 		return nil, err
 	}
-	return img, img.attach(ctx)
+	return img, nil
+}
+
+// peek fails with ErrExists when the XFS in a file that was there before is no pool's. It
+// reads alone, and replays no log: somebody, a virtual machine for one, may have it mounted.
+func (img *poolImage) peek(ctx context.Context) error {
+	if mounted, err := img.mounted(); err != nil || mounted {
+		return err
+	}
+	dev, err := attach(ctx, img.file, true)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	dir, err := mount.Detached(mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"norecovery", "nouuid"}, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("look into %s: %w", img.file, err)
+	}
+	// Of a pool that was just made all may be in the log still.
+	if len(names) > 0 && !slices.Contains(names, identityFile) && !slices.Contains(names, identityFile+tmpSuffix) {
+		return dataset.Errorf(dataset.ErrExists, "%s holds an XFS with %q in it, and no pool: it was left as it is (give a new file)", img.file, names[0])
+	}
+	return nil
 }
 
 // imageTmpSuffix ends a name that nobody else gives, as what has it is removed.
@@ -215,7 +249,12 @@ func (img *poolImage) attach(ctx context.Context) error {
 	if !dev.DirectIO {
 		img.note = append(img.note, "the image is used without direct I/O, which its disk has not")
 	}
-	err = mount.Mount(img.mount, mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"nodiscard", "noatime", "nouuid"}})
+	spec := mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"nodiscard", "noatime", "nouuid"}}
+	err = mount.Mount(img.mount, spec)
+	for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
+		<-time.After(busyPause) // a process that is being forked has a copy of what peek had open
+		err = mount.Mount(img.mount, spec)
+	}
 	return err
 }
 

@@ -12,8 +12,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -224,25 +222,6 @@ func TestImageThatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(func(*backends.Config) {}, dataset.ErrExists)
-}
-
-// An XFS that is somebody's is mounted and looked into, but never made a pool.
-func TestImageWithForeignContent(t *testing.T) {
-	image := scratch.Image(t, "xfs", int64(512*dataset.MiB))
-	mnt := filepath.Join(t.TempDir(), "mnt")
-	f := &fixture{T: t}
-	f.must(onDetached(t.Context(), image, xfs, func(dir *os.File, _ *loopdev.Device) error {
-		return unix.Mkdirat(int(dir.Fd()), "precious", 0o700)
-	}))
-	b, _ := newBackend()
-	_, err := b.Open(t.Context(), backends.Config{Name: "test", Path: image, Mount: mnt, Image: dataset.GiB, Make: true})
-	f.isKind(err, dataset.ErrExists)
-	if e := f.mountedAt(mnt); e != nil {
-		t.Errorf("left mounted: %+v", e)
-	}
-	if c, err := fsctl.Identify(image); err != nil || c != fsctl.HoldsXFS {
-		t.Errorf("the image holds %s, %v", c, err)
-	}
 }
 
 func TestUnsuitablePlaces(t *testing.T) {

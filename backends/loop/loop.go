@@ -149,6 +149,11 @@ func (p *Pool) enter(cfg backends.Config) error {
 		return err
 	}
 	defer root.Close()
+	if p.image != nil {
+		if err := p.image.refill(); err != nil {
+			return err
+		}
+	}
 	p.layout = xfsLayout{}
 	if p.identity.Layout == layoutBtrfs {
 		p.layout = &btrfsLayout{}

@@ -1,0 +1,72 @@
+package loop
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// The disk of a virtual machine may be an XFS in a file, and the machine may run: it is
+// not written to, not even by the replay of its log.
+func TestImageOfOthersIsLeftAlone(t *testing.T) {
+	image := scratch.Image(t, xfs, int64(dataset.GiB))
+	theirs := t.TempDir()
+	scratch.Run(t, "mount", "-o", "loop", image, theirs)
+	if err := os.WriteFile(filepath.Join(theirs, "file"), []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	scratch.Run(t, "umount", theirs)
+	before, sum := blocks(t, image), checksum(t, image)
+	b, _ := newBackend()
+	f, mnt := &fixture{T: t}, filepath.Join(t.TempDir(), "mnt")
+	_, err := b.Open(t.Context(), backends.Config{Name: "test", Path: image, Image: dataset.GiB, Mount: mnt, Make: true})
+	f.isKind(err, dataset.ErrExists)
+	if e := f.mountedAt(mnt); e != nil {
+		t.Errorf("left mounted: %+v", e)
+	}
+	if after := blocks(t, image); after != before {
+		t.Errorf("%d bytes were allocated, now %d", before, after)
+	}
+	if !bytes.Equal(checksum(t, image), sum) {
+		t.Error("it was written to")
+	}
+}
+
+func checksum(t *testing.T, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return h.Sum(nil)
+}
+
+// What somebody else has mounted where the pool's image belongs stays mounted.
+func TestMountOfOthersIsLeftAlone(t *testing.T) {
+	cfg := imageConfig(t)
+	first := openHosted(t, cfg)
+	first.must(first.Pool.Close())
+	cfg.ID, cfg.Make = first.ID(), false
+	first.must(unix.Mount("none", cfg.Mount, "tmpfs", 0, ""))
+	b, _ := newBackend()
+	_, err := b.Open(t.Context(), cfg)
+	first.isKind(err, dataset.ErrOffline)
+	if first.mountedAt(cfg.Mount) == nil {
+		t.Fatal("it was unmounted")
+	}
+	first.must(unix.Unmount(cfg.Mount, 0))
+}
