@@ -51,9 +51,9 @@ func TestCloneWithOptions(t *testing.T) {
 	a.create("db@gold")
 	a.create("any@silver")
 	a.create("plain@bronze", "pool=plain")
-	d := a.plan(create("test@silver", "from=db", "size=40GiB", "owner=5:6", "label.x=y", "readonly=true", "protect=true")).Dataset
+	d := a.plan(create("test@silver", "from=db", "size=40GiB", "label.x=y", "readonly=true", "protect=true")).Dataset
 	if d.Profile.Name != "silver" || d.Size != 40*dataset.GiB || d.Profile.Size != d.Size || d.Profile.Filesystem.Type != "xfs" ||
-		d.Profile.Owner.UID != 5 || d.Labels["x"] != "y" || !d.ReadOnly || !d.Protected {
+		d.Labels["x"] != "y" || !d.ReadOnly || !d.Protected {
 		t.Errorf("%+v", d)
 	}
 	if d := a.plan(create("test@silver", "from=db")).Dataset; d.Size != 20*dataset.GiB || d.Profile.Size != d.Size {
@@ -67,6 +67,9 @@ func TestCloneWithOptions(t *testing.T) {
 		kind  *dataset.Kind
 		parts []string
 	}{
+		{create("test", "from=db", "owner=5:6"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
+		{create("test@snapshot-abcd", "mode=0700"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "test", Path: "/srv", Options: map[string]string{"owner": "5:6"}}, dataset.ErrInvalid, []string{"an import has the owner and mode"}},
 		{create("test", "from=db", "fs=ext4"), dataset.ErrInvalid, []string{"source's filesystem", "xfs", "ext4"}},
 		{create("test", "from=any", "fs=xfs"), dataset.ErrInvalid, []string{"that its pool chose"}},
 		{create("test@gold", "from=any"), dataset.ErrInvalid, []string{"profile gold wants filesystem xfs", `"test"`}},

@@ -131,15 +131,15 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 }
 
 // onto changes a dataset's profile to another, keeping what lies on disk
-// already: the filesystem. What a pool chose by itself is not known here, so it
-// is not taken for what a profile wants.
+// already: the filesystem, and the owner of its root. What a pool chose by itself
+// is not known here, so it is not taken for what a profile wants.
 func onto(old, p dataset.Profile) (dataset.Profile, error) {
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
 		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (make a volume with profile %s and drover volume import into it)",
 			p.Name, want, filesystem(old), p.Name)
 	}
-	p.Filesystem.Type = old.Filesystem.Type
+	p.Filesystem.Type, p.Owner = old.Filesystem.Type, old.Clone().Owner
 	return p, nil
 }
 

@@ -72,6 +72,9 @@ func TestSetProfile(t *testing.T) {
 	if out.Operation.State != dataset.OpDone || out.Volume.Profile.Name != "fleeting" || out.Volume.Size != 10*dataset.GiB || out.Volume.Profile.OnDelete.Mode != dataset.DeletePurge {
 		t.Errorf("%+v", out.Volume)
 	}
+	if o := out.Volume.Profile.Owner; o == nil || o.UID != 5 {
+		t.Errorf("the root's owner is %+v, which no profile changes", o)
+	}
 	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold wants filesystem xfs`, "that its pool chose")
 	refuse(set("glod"), dataset.ErrInvalid, "unknown profile")
 	both := set("silver")

@@ -41,10 +41,24 @@ func readWish(req api.Request) (w wish, err error) {
 	if w.kind == dataset.OpImport && w.spec.From != "" {
 		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: an import cannot be a clone as well (leave out from or @snapshot-)", req.Volume)
 	}
+	if what := copies(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: %s has the owner and mode of what it copies (leave owner and mode out)", req.Volume, what)
+	}
 	if w.kind == dataset.OpClone && w.spec.From == "" {
 		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: a clone of what? (say option from, or NAME@snapshot-PREFIX)", req.Volume)
 	}
 	return w, nil
+}
+
+// copies names a wish whose root is a copy of another, with its owner; "" for others.
+func copies(req api.Request, w wish) string {
+	switch {
+	case w.spec.From != "":
+		return "a clone"
+	case req.Path != "":
+		return "an import"
+	}
+	return ""
 }
 
 // same fails with ErrExists, naming both, unless the volume that is there is
