@@ -36,20 +36,22 @@ func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 	return SyncDir(root)
 }
 
-// settle brings a file's bytes to the disk. Without sync it waits for the
-// writing alone (sync_file_range(2)) and forces no journal and no cache out:
-// enough for the name not to get there before the bytes, since every journal
-// flushes the disk's cache before it commits the name.
+// settle brings a file's bytes to the disk, so that its name does not get there
+// before. Without sync ext4 and XFS need no more than the wait for the writing
+// (sync_file_range(2)), which forces no journal and no cache out: they make what
+// was written part of the file before that ends, and flush the disk's cache
+// before they commit the name. Others do not: btrfs does it some time after, and
+// leaves an empty file.
 func settle(f *os.File, sync bool) error {
-	if sync {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if fs := uint32(st.Type); sync || (fs != unix.EXT4_SUPER_MAGIC && fs != unix.XFS_SUPER_MAGIC) {
 		return f.Sync()
 	}
 	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	err := unix.SyncFileRange(int(f.Fd()), 0, 0, wait)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		return f.Sync()
-	}
-	return err
+	return unix.SyncFileRange(int(f.Fd()), 0, 0, wait)
 }
 
 // SyncDir makes the names in a directory durable.
