@@ -14,7 +14,8 @@ import (
 // Rebuild brings back what was found in a node's pools and is not on record:
 // after a lost store, or when a pool of another host was adopted. What is on
 // record is left as it is, unless the node has seen a later change of it than
-// this store, which was then put back from a backup. A name that is taken is not
+// this store, which was then put back from a backup, or has it on the same pool of
+// a node that is not heard of. A name that is taken is not
 // taken away: the dataset comes back under name-UUID8. Again: nothing more.
 // ErrInvalid for a pool that is not the node's.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
@@ -73,6 +74,9 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			return err
 		} else if known {
 			r.Volume = old.Volume
+			if old.Home != node && old.Pool == f.Pool && !s.seen.heard(old.Home) {
+				return t.rehome(old, node, &r)
+			}
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
 			}
@@ -95,6 +99,23 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		return r, err
 	}
 	return r, s.rebuildSnapshots(ctx, f)
+}
+
+// rehome gives a dataset, with the pool that it lies on, to another node. The one
+// that had it was not heard since this service started, and whoever took its pool
+// from it vouches that it is gone.
+func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
+	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
+	switch d.State {
+	case dataset.StateTrashed:
+		r.Action = "trashed"
+	case dataset.StatePurging:
+		r.Action = "known"
+	}
+	t.del(homeKey(d.Home, d.ID))
+	d.Home, d.Epoch = node, d.Epoch+1
+	t.event("volume.rebuild", d, r.Action)
+	return t.enter(d, uuid.Nil)
 }
 
 // disclaim takes away what a dataset has by its state: its name, or its place in

@@ -218,3 +218,42 @@ func TestRebuildCutShort(t *testing.T) {
 		n += 6
 	}
 }
+
+// A disk of a host that is gone, and its store, come into another host: the volumes
+// are that one's, unless the old one is still heard.
+func TestRebuildOnAnotherHost(t *testing.T) {
+	for _, alive := range []bool{false, true} {
+		e := newEnv(t)
+		a := e.agent("alpha")
+		db := a.create("db@gold")
+		a.snapshot("db", "one")
+		a.create("old")
+		old := a.delete("old")
+		found := a.found()
+		if !alive {
+			e.agents = nil
+			e.restart()
+		}
+		b := &agent{env: e, id: uuid.New(), incarnation: uuid.New(), pools: a.pools}
+		b.register("beta")
+		for _, r := range b.rebuild(found...) {
+			if strings.Contains(r.Note, "left alone") != alive {
+				t.Errorf("alpha alive %t: %+v", alive, r)
+			}
+		}
+		v := e.volume("db")
+		if alive {
+			if v.Home != a.id || v.Epoch != db.Epoch {
+				t.Errorf("%+v", v)
+			}
+			continue
+		}
+		e.check()
+		if v.Home != b.id || v.Epoch != db.Epoch+1 || v.Snapshots != 1 || v.Lease == nil || v.Lease.Node != b.id {
+			t.Errorf("%+v", v)
+		}
+		e.submit(api.Request{Kind: dataset.OpUndelete, Volume: old.ID.String()})
+		b.snapshot("old", "two")
+		b.delete("db")
+	}
+}

@@ -67,6 +67,14 @@ func (s *seen) believed(node uuid.UUID) bool {
 	return heard && why == ""
 }
 
+// heard reports whether a node told something of itself since this service started.
+func (s *seen) heard(node uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, heard := s.distrust[node]
+	return heard
+}
+
 // halted fails while a node does not believe the store. What was decided on it
 // would be decided on what is long over: a name that is free in it may be a
 // volume's, and a change may win over a later one.
