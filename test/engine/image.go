@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -72,14 +73,12 @@ func lock(dir string) (unlock func(), err error) {
 // of other versions go.
 func makeTemplate(t testing.TB, archive, template string) error {
 	t.Helper()
-	old, err := filepath.Glob(filepath.Join(filepath.Dir(template), "*"))
+	// DROVER_CACHE may be a folder of others, too.
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(template), strings.Repeat("[0-9a-f]", len(filepath.Base(template)))+"*"))
 	if err != nil {
 		return err
 	}
 	for _, path := range old {
-		if filepath.Base(path) == "lock" {
-			continue
-		}
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
