@@ -38,10 +38,13 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	return d, pool, unlock, err
 }
 
-// fetch asks control for everything of this node and takes the record of one
-// dataset that the agent has not learnt of yet.
+// fetch asks control for the record of a dataset that the agent has not learnt of
+// yet.
 func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
 	v, err := a.Control.Volume(ctx, id.String())
+	if err == nil && v.ID != id {
+		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
+	}
 	if err == nil {
 		a.cache.apply(v.Dataset, 0)
 	}

@@ -131,7 +131,15 @@ func (t *tx) anyDataset(ref string) (dataset.Dataset, error) {
 // lasting reports whether a dataset is not on its way out.
 func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
+// named finds a dataset by name or prefix. A whole UUID means what has it, and not a
+// volume that somebody named so: agents and schedules ask by UUID.
 func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
+		var d dataset.Dataset
+		if there, err := t.get(datasetKey(id), &d); err != nil || there && want(d) {
+			return d, err
+		}
+	}
 	d, ok, err := t.byName(ref)
 	if err != nil || ok {
 		return d, err

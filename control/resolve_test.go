@@ -99,3 +99,24 @@ func TestPrefixAmongMany(t *testing.T) {
 		t.Errorf("%v, %v", got.ID, err)
 	}
 }
+
+// A volume that is named as a dataset's UUID is not that dataset.
+func TestNamedAsAUUID(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	db := a.create("db")
+	impostor := a.create(db.ID.String())
+	if v := e.volume(db.ID.String()); v.ID != db.ID {
+		t.Errorf("%s is dataset %s", db.ID, v.ID)
+	}
+	op := a.plan(api.Request{Kind: dataset.OpSnapshot, Volume: db.ID.String()})
+	if op.DatasetID != db.ID {
+		t.Errorf("snapshot of %s", op.DatasetID)
+	}
+	if v := e.volume(impostor.ID.String()); v.ID != impostor.ID {
+		t.Errorf("%+v", v)
+	}
+	if out := e.submit(create(db.ID.String())); out.Volume.ID != impostor.ID {
+		t.Errorf("asked for again it is %s", out.Volume.ID)
+	}
+}
