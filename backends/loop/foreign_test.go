@@ -41,6 +41,16 @@ func TestImageOfOthersIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestImageInUseIsLeftAlone(t *testing.T) {
+	image := scratch.Image(t, xfs, int64(dataset.GiB))
+	scratch.MountImage(t, xfs, image)
+	b, _ := newBackend()
+	_, err := b.Open(t.Context(), backends.Config{
+		Name: "test", Path: image, Image: dataset.GiB, Mount: filepath.Join(t.TempDir(), "mnt"), Make: true,
+	})
+	(&fixture{T: t}).isKind(err, dataset.ErrInUse)
+}
+
 func checksum(t *testing.T, path string) []byte {
 	t.Helper()
 	f, err := os.Open(path)

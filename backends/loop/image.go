@@ -79,6 +79,9 @@ func (img *poolImage) peek(ctx context.Context) error {
 	}
 	defer dev.Close()
 	dir, err := mount.Detached(mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"norecovery", "nouuid"}, ReadOnly: true})
+	if errors.Is(err, unix.EBUSY) {
+		err = dataset.Errorf(dataset.ErrInUse, "%s is mounted elsewhere on this host: %w", img.file, err)
+	}
 	if err != nil {
 		return err
 	}
