@@ -25,3 +25,15 @@ func TestManyInTheTrash(t *testing.T) {
 	e.submit(api.Request{Kind: dataset.OpPurge, Volume: gone[10].ID.String()})
 	e.check()
 }
+
+// However many nodes there are, a volume is placed on one.
+func TestManyNodes(t *testing.T) {
+	e := newEnv(t)
+	for i := range 70 { // with two pools each
+		e.agent(fmt.Sprint("node", i))
+	}
+	if out := e.submit(create("db")); out.Operation == nil {
+		t.Errorf("%+v", out)
+	}
+	e.check()
+}

@@ -95,7 +95,7 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
 	for _, n := range nodes {
 		for _, id := range n.Pools {
 			var p dataset.Pool
-			ok, err := t.get(poolKey(id), &p)
+			ok, err := t.peek(poolKey(id), &p)
 			if err != nil {
 				return nil, err
 			}
@@ -119,7 +119,13 @@ func (s *Service) place(t *tx, node uuid.UUID, p dataset.Profile, what string) (
 		}
 		return candidate{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", p.Pool, dataset.Have(names))
 	}
-	return choose(cands, p, what)
+	c, err := choose(cands, p, what)
+	if err != nil {
+		return c, err
+	}
+	// The decision rests on this one: there may be more than a transaction can check.
+	_, err = t.get(poolKey(c.ID), &dataset.Pool{})
+	return c, err
 }
 
 // fits checks that a dataset, where it lies, can have a profile.

@@ -39,9 +39,8 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 // older one lost it, though its record may not say so.
 func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
-	t := newTx(ctx, s.store)
 	for _, f := range found {
-		there, err := t.peek(datasetKey(f.Dataset.ID), &dataset.Dataset{})
+		there, err := newTx(ctx, s.store).peek(datasetKey(f.Dataset.ID), &dataset.Dataset{})
 		switch {
 		case err != nil:
 			return nil, err

@@ -21,6 +21,7 @@ type tx struct {
 	ctx    context.Context
 	store  store.Store
 	read   map[string]store.Entry // Index 0: read and absent
+	peeked map[string]store.Entry // likewise, and not noted
 	writes []store.Write          // one for each key, in the order of the first
 
 	touched []uuid.UUID // datasets that changed
@@ -30,7 +31,7 @@ type tx struct {
 }
 
 func newTx(ctx context.Context, st store.Store) *tx {
-	return &tx{ctx: ctx, store: st, read: map[string]store.Entry{}}
+	return &tx{ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{}}
 }
 
 // get reads key into v, which must be empty, and reports whether it is there.
@@ -44,12 +45,12 @@ func (t *tx) get(key string, v any) (bool, error) {
 	}
 	e, seen := t.read[key]
 	if !seen {
-		var err error
-		e, err = t.store.Get(t.ctx, key)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, unread(t.ctx, err)
+		if e, seen = t.peeked[key]; !seen {
+			var err error
+			if e, err = t.fetch(key); err != nil {
+				return false, err
+			}
 		}
-		e.Key = key
 		t.read[key] = e
 	}
 	if e.Index == 0 {
@@ -58,18 +59,29 @@ func (t *tx) get(key string, v any) (bool, error) {
 	return true, decode(key, e.Value, v)
 }
 
+// fetch reads an entry, with index 0 when there is none.
+func (t *tx) fetch(key string) (store.Entry, error) {
+	e, err := t.store.Get(t.ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return e, unread(t.ctx, err)
+	}
+	e.Key = key
+	return e, nil
+}
+
 // index is that of the transaction that last wrote a key which was read.
 func (t *tx) index(key string) uint64 { return t.read[key].Index }
 
 // peek reads key into v without taking note of it, for a look at more than one
-// transaction can check: what a decision rests on is read again by get.
+// transaction can check: what a decision rests on is taken note of by get.
 func (t *tx) peek(key string, v any) (bool, error) {
-	e, err := t.store.Get(t.ctx, key)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
+	e, err := t.fetch(key)
 	if err != nil {
-		return false, unread(t.ctx, err)
+		return false, err
+	}
+	t.peeked[key] = e
+	if e.Index == 0 {
+		return false, nil
 	}
 	return true, decode(key, e.Value, v)
 }
