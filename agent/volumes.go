@@ -114,15 +114,20 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 const snapshotsShown = 20
 
 func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
-	list, err := a.Control.Snapshots(ctx, d.ID.String(), api.Page{})
-	if err != nil {
-		return nil, err
-	}
-	if n := len(list.Items); n > snapshotsShown {
-		list.Items = list.Items[n-snapshotsShown:]
+	var newest []dataset.Snapshot
+	for page := (api.Page{}); ; {
+		list, err := a.Control.Snapshots(ctx, d.ID.String(), page)
+		if err != nil {
+			return nil, err
+		}
+		newest = append(newest, list.Items...)
+		newest = newest[max(0, len(newest)-snapshotsShown):]
+		if page.After = list.Next; page.After == "" {
+			break
+		}
 	}
 	out := []map[string]any{}
-	for _, s := range list.Items {
+	for _, s := range newest {
 		e := map[string]any{"id": s.ID, "created": s.Created.Format(time.RFC3339)}
 		if s.Name != "" {
 			e["name"] = s.Name
