@@ -63,3 +63,20 @@ func TestImportHasItsID(t *testing.T) {
 		t.Errorf("made by %s, want %s: %v", d.Request, req.ID, err)
 	}
 }
+
+// A pool's image is not mounted over another pool, nor a pool made in an image's place.
+func TestPoolsOverlap(t *testing.T) {
+	image := poolRecord{Path: "/disk/x.img", Mount: "/root/pools/x"}
+	for _, c := range []struct {
+		other poolRecord
+		want  bool
+	}{
+		{poolRecord{Path: "/root/pools/x"}, true}, {poolRecord{Path: "/root/pools"}, true}, {poolRecord{Path: "/disk"}, true},
+		{poolRecord{Path: "/disk/x"}, false}, {poolRecord{Path: "/disk/y.img", Mount: "/root/pools/y"}, false},
+		{poolRecord{Path: "/root/pools/x/y.img", Mount: "/root/pools/y"}, true},
+	} {
+		if overlap(image, c.other) != c.want || overlap(c.other, image) != c.want {
+			t.Errorf("%+v and %+v: want %t", image, c.other, c.want)
+		}
+	}
+}

@@ -36,6 +36,25 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 	return names, p.a.state.put(ctx, values)
 }
 
+// overlap reports whether one of two pools lies, or is mounted, within the other.
+func overlap(x, y poolRecord) bool {
+	for _, p := range x.places() {
+		for _, q := range y.places() {
+			if within(p, q) || within(q, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r poolRecord) places() []string {
+	if r.Mount == "" {
+		return []string{r.Path}
+	}
+	return []string{r.Path, r.Mount}
+}
+
 // outside refuses a folder that a pool lies in: a copy of it would copy itself, for
 // as long as there is room.
 func (p *pools) outside(path string) error {

@@ -192,7 +192,7 @@ func (p *pools) disjoint(name string, rec poolRecord) error {
 		if o.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.rec.Backend, o.rec.Path)
 		}
-		if within(rec.Path, o.rec.Path) || within(o.rec.Path, rec.Path) {
+		if overlap(rec, o.rec) {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s", name, rec.Path, o.Name, o.rec.Path)
 		}
 	}
