@@ -20,7 +20,9 @@
 // # Locks
 //
 // One lock a dataset, held while its bytes or its mount change; one job a name
-// while a volume is made. No lock is held across two datasets but for a clone,
-// which takes its source's alone: the clone is nobody's until it is committed.
+// while a volume is made; one lock for all pools while one is taken in. No lock is
+// held across two datasets but for a clone: its own, which nobody else asks for
+// until it is committed, and then its source's. What the engine spells volumes is
+// read, put on disk and taken in under a lock of its own, which is taken last.
 // Nothing here calls the Docker API.
 package agent
