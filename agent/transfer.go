@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -197,7 +198,7 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := a.pools.outside(op.Path); err != nil {
+	if err := errors.Join(a.pools.outside(op.Path), nothingBelow(op.Path)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return a.importInto(ctx, jb, op, func(root *os.File) error {
@@ -214,6 +215,25 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 		}
 		return err
 	})
+}
+
+// nothingBelow refuses a folder with something mounted in it: a copy would lack that,
+// and whoever then removed the source would lose it.
+func nothingBelow(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range table.Under(path) {
+		if m.Mountpoint != path {
+			return dataset.Errorf(dataset.ErrInvalid, "%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each by itself)", m.Mountpoint, path)
+		}
+	}
+	return nil
 }
 
 func (a *Agent) importInto(ctx context.Context, jb *job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {

@@ -22,7 +22,8 @@ func newVolumeImportCmd(a *app) *cobra.Command {
 		Long: `Make a new volume and fill it with a copy of what there is: a folder of this
 host, a volume of Docker's own driver local (docker:VOLUME), or a tar archive
 on standard input (-). Owners, modes, extended attributes, hard links and holes
-are kept. The source is not changed.
+are kept. The source is not changed. A folder with something mounted in it is
+refused, as the copy would lack that.
 
 Data that changes while it is copied makes a useless copy of a database: stop
 what writes, or say --live to copy all the same.`,
