@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strconv"
 	"strings"
 
@@ -12,25 +13,12 @@ import (
 )
 
 func newNodeLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the nodes",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		nodes, err := c.NodeList(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return list(a, o, nodes, func(n dataset.Node) string { return n.ID.String() }, nodeTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[dataset.Node]{
+		short: "List the nodes",
+		fetch: func(ctx context.Context, c remote) ([]dataset.Node, error) { return c.NodeList(ctx) },
+		id:    func(n dataset.Node) string { return n.ID.String() },
+		table: nodeTable,
+	})
 }
 
 func nodeTable(nodes []dataset.Node) *show.Table {

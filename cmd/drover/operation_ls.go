@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -11,26 +12,16 @@ import (
 )
 
 func newOperationLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the operations under way and those of the last day, newest first",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		ops, err := all(cmd.Context(), c.Operations)
-		if err != nil {
-			return err
-		}
-		slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })
-		return list(a, o, ops, func(op dataset.Operation) string { return op.ID.String() }, a.operationTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[dataset.Operation]{
+		short: "List the operations under way and those of the last day, newest first",
+		fetch: func(ctx context.Context, c remote) ([]dataset.Operation, error) {
+			ops, err := all(ctx, c.Operations)
+			slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })
+			return ops, err
+		},
+		id:    func(op dataset.Operation) string { return op.ID.String() },
+		table: a.operationTable,
+	})
 }
 
 func (a *app) operationTable(ops []dataset.Operation) *show.Table {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -18,25 +19,12 @@ const (
 )
 
 func newPoolLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the pools",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		pools, err := c.Pools(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return list(a, o, pools, func(p api.Pool) string { return p.ID.String() }, a.poolTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[api.Pool]{
+		short: "List the pools",
+		fetch: func(ctx context.Context, c remote) ([]api.Pool, error) { return c.Pools(ctx) },
+		id:    func(p api.Pool) string { return p.ID.String() },
+		table: a.poolTable,
+	})
 }
 
 func (a *app) poolTable(pools []api.Pool) *show.Table {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,25 +12,12 @@ import (
 )
 
 func newProfileLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the profiles",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		profiles, err := c.Profiles(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return list(a, o, profiles, func(p dataset.Profile) string { return p.Name }, profileTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[dataset.Profile]{
+		short: "List the profiles",
+		fetch: func(ctx context.Context, c remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
+		id:    func(p dataset.Profile) string { return p.Name },
+		table: profileTable,
+	})
 }
 
 func profileTable(profiles []dataset.Profile) *show.Table {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"strconv"
 
@@ -11,31 +12,21 @@ import (
 )
 
 func newTrashLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the datasets in the trash, latest deleted first",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		gone, err := all(cmd.Context(), c.Trash)
-		if err != nil {
-			return err
-		}
-		slices.SortStableFunc(gone, func(x, y api.Volume) int {
-			if x.Trash == nil || y.Trash == nil {
-				return 0
-			}
-			return y.Trash.At.Compare(x.Trash.At)
-		})
-		return list(a, o, gone, volumeID, a.trashTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[api.Volume]{
+		short: "List the datasets in the trash, latest deleted first",
+		fetch: func(ctx context.Context, c remote) ([]api.Volume, error) {
+			gone, err := all(ctx, c.Trash)
+			slices.SortStableFunc(gone, func(x, y api.Volume) int {
+				if x.Trash == nil || y.Trash == nil {
+					return 0
+				}
+				return y.Trash.At.Compare(x.Trash.At)
+			})
+			return gone, err
+		},
+		id:    volumeID,
+		table: a.trashTable,
+	})
 }
 
 func (a *app) trashTable(gone []api.Volume) *show.Table {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -13,25 +14,12 @@ import (
 )
 
 func newVolumeLsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "ls",
-		Short:             "List the volumes",
-		Args:              args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := outputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		volumes, err := all(cmd.Context(), c.Volumes)
-		if err != nil {
-			return err
-		}
-		return list(a, o, volumes, volumeID, a.volumeTable)
-	}
-	return cmd
+	return newLsCmd(a, listing[api.Volume]{
+		short: "List the volumes",
+		fetch: func(ctx context.Context, c remote) ([]api.Volume, error) { return all(ctx, c.Volumes) },
+		id:    volumeID,
+		table: a.volumeTable,
+	})
 }
 
 func volumeID(v api.Volume) string { return v.ID.String() }
