@@ -60,7 +60,7 @@ func (a *Agent) checkStore(r *report) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.strange != "" {
-		r.add(levelError, "store", "drover store rebuild", "%s; nothing in the pools is destroyed until it is rebuilt", a.strange)
+		r.add(levelError, "store", "drover store rebuild", "%s; nothing is made, changed or destroyed until it is rebuilt", a.strange)
 	}
 }
 

@@ -126,7 +126,7 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 		a.mu.Lock()
 		a.strange = why
 		a.mu.Unlock()
-		a.Log.Errorf("control's store is not to be believed: %s; nothing in the pools is touched (drover store rebuild brings the volumes back)", why)
+		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (drover store rebuild brings the volumes back)", why)
 		if err := a.belong(ctx, was, why); err != nil {
 			a.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
 		}
