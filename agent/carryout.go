@@ -62,7 +62,8 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 		delete(a.running, op.ID)
 		a.mu.Unlock()
 	}()
-	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, op) })
+	planned := apart(op) // do changes op meanwhile
+	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
 	err := do(ctx, &op)
 	stop()
 	a.mu.Lock()

@@ -126,6 +126,19 @@ func (jb *job) pending(what string) error {
 	return dataset.Errorf(dataset.ErrPending, "%s goes on as operation %s (%s): ask again, or drover operation watch %s", what, jb.op.ID.String()[:8], at, jb.op.ID.String()[:8])
 }
 
+// apart returns a copy of an operation whose records are its own.
+func apart(op dataset.Operation) dataset.Operation {
+	if op.Dataset != nil {
+		d := *op.Dataset
+		op.Dataset = &d
+	}
+	if op.Snapshot != nil {
+		s := *op.Snapshot
+		op.Snapshot = &s
+	}
+	return op
+}
+
 // slow calls fn once the job has run for d, unless stop is called first.
 func (a *Agent) slow(ctx context.Context, d time.Duration, fn func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
