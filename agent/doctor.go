@@ -135,6 +135,12 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 		case e.State == backends.EntryForeign:
 			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
 			continue
+		case e.State == backends.EntryIncoming && !onRecord && a.pools.doubts(p.ID, e.ID):
+			if !a.making(e.ID) && exists(e.Path) {
+				r.add(levelWarning, subject, "drover store rebuild brings it back in the trash, drover doctor --gc "+e.ID.String()+" destroys it",
+					"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
+			}
+			continue
 		case e.State == backends.EntryDeleting || (e.State == backends.EntryIncoming && !onRecord):
 			if !a.making(e.ID) && exists(e.Path) {
 				r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)

@@ -70,7 +70,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
-	rec := poolRecord{Path: path}
+	rec := poolRecord{Path: path, Found: true}
 	if st.Mode().IsRegular() {
 		rec.Image, rec.Mount = dataset.Size(st.Size()), a.pools.imageMount(name)
 	}
@@ -120,7 +120,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	if op.backend == nil {
 		return op.Pool, nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, op.why)
 	}
-	found, err := a.inPool(ctx, op, true)
+	found, err := a.inPool(ctx, op)
 	if err != nil {
 		return op.Pool, nil, err
 	}

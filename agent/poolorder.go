@@ -26,7 +26,7 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 		if o.Node != p.a.node {
 			continue
 		}
-		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default}
+		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default, Found: true}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
 			rec.Image, rec.Mount = dataset.Size(st.Size()), p.imageMount(o.Name)
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -86,7 +85,7 @@ func (p *pools) open(ctx context.Context) error {
 }
 
 func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolRecord) error {
-	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image}
+	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image, Found: known.Found, Doubtful: known.Doubtful}
 	if c.Image > 0 {
 		rec.Mount = p.imageMount(c.Name)
 	}
@@ -158,7 +157,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err != nil {
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
-	rec.ID = b.ID()
+	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
 	if err := errors.Join(p.single(rec.ID, name), p.holds.take(ctx, b)); err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
 	}
@@ -205,58 +204,6 @@ func within(path, dir string) bool {
 }
 
 func hasDotDot(rel string) bool { return len(rel) >= 3 && rel[:3] == "../" }
-
-// makeDefault makes the pool that is there when nobody named one: image files
-// where the root lies on a filesystem with reflinks, otherwise in an image that
-// takes half of the free space, otherwise plain folders.
-func (p *pools) makeDefault(ctx context.Context) error {
-	dir := filepath.Join(p.a.Root, "pools")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return fmt.Errorf("make the folder of pools: %w", err)
-	}
-	var tried []error
-	half, err := halfOfFree(dir)
-	if err != nil {
-		return err
-	}
-	image := poolRecord{Backend: "loop", Path: filepath.Join(dir, "default.img"), Image: half, Mount: p.imageMount("default"), Default: true}
-	for _, rec := range []poolRecord{
-		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
-		image,
-		{Backend: "dir", Path: filepath.Join(dir, "default"), Default: true},
-	} {
-		if rec.Mount != "" && rec.Image == 0 {
-			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
-			continue
-		}
-		_, err := p.make(ctx, "default", rec)
-		if err == nil {
-			if rec.Backend == "dir" {
-				p.a.Log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
-			}
-			if rec.Image > 0 {
-				p.a.Log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
-			}
-			return nil
-		}
-		if kind := dataset.KindOf(err); kind != dataset.ErrUnsupported && kind != dataset.ErrNoSpace {
-			return err
-		}
-		tried = append(tried, err)
-	}
-	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
-}
-
-// halfOfFree returns half of the free bytes where path lies, in whole GiB; 0
-// when that is less than one.
-func halfOfFree(path string) (dataset.Size, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", path, err)
-	}
-	half := dataset.Size(st.Bavail) * dataset.Size(st.Bsize) / 2
-	return half / dataset.GiB * dataset.GiB, nil
-}
 
 // get returns an open pool; ErrOffline says why it is not.
 func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
@@ -325,6 +272,7 @@ func (p *pools) retry(ctx context.Context) (back bool) {
 			continue
 		}
 		p.mu.Lock()
+		again.rec = p.byID[op.ID].rec
 		p.byID[op.ID] = &again
 		p.mu.Unlock()
 		back = true

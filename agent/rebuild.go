@@ -17,6 +17,11 @@ import (
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.Found // in all pools, before any of it takes a name
 	for _, p := range a.pools.all() {
+		if a.mistrust() != nil {
+			if err := a.pools.doubtAll(ctx, p.ID); err != nil {
+				return nil, err
+			}
+		}
 		_, err := a.pools.online(ctx, p.ID)
 		if errors.Is(err, dataset.ErrOffline) && skipOffline {
 			continue
@@ -24,7 +29,7 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 		if err != nil {
 			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or say --skip-offline)", err)
 		}
-		here, err := a.inPool(ctx, p, a.mistrust() != nil)
+		here, err := a.inPool(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -36,15 +41,14 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 	return all, a.accept(ctx)
 }
 
-// inPool lists what lies in a pool. all says that nobody knows any more what was
-// acknowledged.
-func (a *Agent) inPool(ctx context.Context, p *openPool, all bool) (found []api.Found, err error) {
+// inPool lists what lies in a pool.
+func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err error) {
 	entries, err := p.backend.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		if f, ok := a.lying(e, all); ok {
+		if f, ok := a.lying(e, a.pools.doubts(p.ID, e.ID)); ok {
 			f.Pool = p.ID
 			found = append(found, f)
 		}
@@ -53,9 +57,9 @@ func (a *Agent) inPool(ctx context.Context, p *openPool, all bool) (found []api.
 }
 
 // lying is what is known of a dataset that lies in a pool: its own record or,
-// should that be damaged, the agent's copy of it. An incoming one that may never
-// have been acknowledged comes back in the trash.
-func (a *Agent) lying(e backends.Entry, all bool) (f api.Found, ok bool) {
+// should that be damaged, the agent's copy of it. An incoming one of which
+// nobody knows whether it was acknowledged comes back in the trash.
+func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.cache.dataset(e.ID)
 	f = api.Found{Snapshots: e.Snapshots, Index: a.cache.index(e.ID)}
 	switch {
@@ -70,7 +74,7 @@ func (a *Agent) lying(e backends.Entry, all bool) (f api.Found, ok bool) {
 	switch {
 	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
 		return f, true
-	case e.State == backends.EntryIncoming && all && !a.making(e.ID):
+	case e.State == backends.EntryIncoming && doubtful && !a.making(e.ID):
 		f.Dataset.State = dataset.StateTrashed
 		return f, true
 	}

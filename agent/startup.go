@@ -104,42 +104,6 @@ func thaw(path string) error {
 	return nil
 }
 
-// resolveIncoming finishes what a crash left in the pools: a dataset that is on
-// record takes its place, one that never was is not acknowledged and goes. lost
-// are those that this agent had seen on record: they stay. What a pool does not
-// let go is left to the next start, and named by doctor. It is called only while
-// control's store is to be believed, and answers.
-func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) {
-	for _, p := range a.pools.all() {
-		if p.backend == nil {
-			continue
-		}
-		var promote []uuid.UUID
-		n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
-			if a.making(id) || lost[id] {
-				return false
-			}
-			if _, onRecord := a.cache.dataset(id); onRecord {
-				promote = append(promote, id)
-				return false
-			}
-			return true
-		})
-		log := a.Log.WithField("pool", p.Name)
-		if err != nil {
-			log.WithError(err).Error("not all that a crash left was cleaned up")
-		}
-		for _, id := range promote {
-			if err := p.backend.Commit(ctx, id); err != nil {
-				log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
-			}
-		}
-		if n > 0 {
-			log.WithField("count", n).Info("cleaned up what a crash left")
-		}
-	}
-}
-
 // making reports whether work in flight makes, or reads, an incoming dataset.
 func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()

@@ -66,6 +66,10 @@ type poolRecord struct {
 	Image   dataset.Size `json:"image,omitempty"`
 	Mount   string       `json:"mount,omitempty"`
 	Default bool         `json:"default,omitempty"`
+	// Found says that nobody has looked yet at what was incoming when this node took
+	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.
+	Found    bool        `json:"found,omitempty"`
+	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
 }
 
 // get reads key into v and reports whether it is there.

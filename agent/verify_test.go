@@ -33,32 +33,20 @@ type rig struct {
 	root  string
 	clock *clock.Fake
 	link  *link
+	ends  []func() // of the control services
 }
 
 // newRig starts one; what is to be otherwise is changed before.
 func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, root: t.TempDir(), clock: clock.NewFake(time.Now())}
-	st, err := bolt.Open(t.Context(), filepath.Join(r.root, "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
-	if err != nil {
-		t.Fatal(err)
-	}
-	svc := control.New(control.Deps{
-		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
-		Failed: func(what string, err error) { t.Error(what, err) },
-	})
 	own, err := bolt.Open(t.Context(), filepath.Join(r.root, "agent.db"), bolt.Options{Clock: clock.System{}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	loopback := api.NewLoopback(api.Handler(api.Deps{Service: svc}))
-	r.link = newLink(loopback)
+	r.link = r.control("store.db")
 	cfg := Config{
 		Root: r.root, NodeName: "host-a", Control: r.link,
 		Pools:    []PoolConfig{{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "pool")}},
@@ -70,16 +58,41 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	r.start(cfg)
 	t.Cleanup(func() {
 		r.close()
-		loopback.Close()
-		svc.Close()
-		for _, s := range []*bolt.Store{own, st} {
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
+		for _, end := range r.ends {
+			end()
+		}
+		if err := own.Close(); err != nil {
+			t.Error(err)
 		}
 		r.tidy()
 	})
 	return r
+}
+
+// control is a control service with a store of its own, until the rig is gone.
+func (r *rig) control(file string) *link {
+	r.t.Helper()
+	st, err := bolt.Open(r.t.Context(), filepath.Join(r.root, file), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	svc := control.New(control.Deps{
+		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
+		Failed: func(what string, err error) { r.t.Error(what, err) },
+	})
+	loopback := api.NewLoopback(api.Handler(api.Deps{Service: svc}))
+	r.ends = append(r.ends, func() {
+		loopback.Close()
+		svc.Close()
+		if err := st.Close(); err != nil {
+			r.t.Error(err)
+		}
+	})
+	return newLink(loopback)
 }
 
 func (r *rig) start(cfg Config) {

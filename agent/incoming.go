@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+)
+
+// resolveIncoming finishes what a crash left in the pools: a dataset that is on
+// record takes its place, one that never was is not acknowledged and goes. lost
+// are those that this agent had seen on record: they stay, and so do those of
+// which it cannot know. What a pool does not let go is left to the next start, and
+// named by doctor. It is called only while control's store is to be believed, and
+// answers.
+func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) {
+	for _, p := range a.pools.all() {
+		if p.backend == nil {
+			continue
+		}
+		log := a.Log.WithField("pool", p.Name)
+		if err := a.settleDoubts(ctx, p); err != nil {
+			log.WithError(err).Error("what a crash left was not cleaned up")
+			continue
+		}
+		var promote []uuid.UUID
+		n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
+			if _, onRecord := a.cache.dataset(id); onRecord {
+				if !a.making(id) {
+					promote = append(promote, id)
+				}
+				return false
+			}
+			return !a.making(id) && !lost[id] && !a.pools.doubts(p.ID, id)
+		})
+		if err != nil {
+			log.WithError(err).Error("not all that a crash left was cleaned up")
+		}
+		for _, id := range promote {
+			if err := p.backend.Commit(ctx, id); err != nil {
+				log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
+			}
+		}
+		if n > 0 {
+			log.WithField("count", n).Info("cleaned up what a crash left")
+		}
+	}
+}
+
+// settleDoubts puts on disk what is incoming and doubtful in a pool. A dataset goes
+// to its place without a flush: after a power cut one that was acknowledged may be
+// incoming again. Who had it on record is told of that by the record. Where the
+// pool was found without one, or the store was lost, nobody can tell it from one
+// that was never acknowledged: it stays, until it is on record again (drover store
+// rebuild) or a person has it destroyed.
+func (a *Agent) settleDoubts(ctx context.Context, p *openPool) error {
+	if !p.rec.Found && len(p.rec.Doubtful) == 0 {
+		return nil
+	}
+	entries, err := p.backend.List(ctx)
+	if err != nil {
+		return err
+	}
+	var left []uuid.UUID
+	for _, e := range entries {
+		_, onRecord := a.cache.dataset(e.ID)
+		if e.State == backends.EntryIncoming && !onRecord && !a.making(e.ID) && a.pools.doubts(p.ID, e.ID) {
+			left = append(left, e.ID)
+		}
+	}
+	if !p.rec.Found && slices.Equal(left, p.rec.Doubtful) {
+		return nil
+	}
+	if len(left) > 0 {
+		a.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records were lost, and are kept (drover doctor names them)", len(left))
+	}
+	return a.pools.doubt(ctx, p.ID, false, left)
+}
+
+// doubts reports whether nobody can say if an incoming dataset was acknowledged.
+func (p *pools) doubts(pool, id uuid.UUID) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	op := p.byID[pool]
+	return op != nil && (op.rec.Found || slices.Contains(op.rec.Doubtful, id))
+}
+
+// doubtAll makes all that is incoming in a pool doubtful.
+func (p *pools) doubtAll(ctx context.Context, pool uuid.UUID) error {
+	return p.doubt(ctx, pool, true, nil)
+}
+
+func (p *pools) doubt(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
+	p.mu.RLock()
+	op := *p.byID[pool]
+	p.mu.RUnlock()
+	op.rec.Found, op.rec.Doubtful = all, ids
+	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: op.rec}); err != nil {
+		return fmt.Errorf("pool %s: %w", op.Name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := *p.byID[pool]
+	next.rec = op.rec
+	p.byID[pool] = &next
+	return nil
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// makeDefault makes the pool that is there when nobody named one: image files
+// where the root lies on a filesystem with reflinks, otherwise in an image that
+// takes half of the free space, otherwise plain folders.
+func (p *pools) makeDefault(ctx context.Context) error {
+	dir := filepath.Join(p.a.Root, "pools")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("make the folder of pools: %w", err)
+	}
+	var tried []error
+	half, err := halfOfFree(dir)
+	if err != nil {
+		return err
+	}
+	image := poolRecord{Backend: "loop", Path: filepath.Join(dir, "default.img"), Image: half, Mount: p.imageMount("default"), Default: true}
+	for _, rec := range []poolRecord{
+		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
+		image,
+		{Backend: "dir", Path: filepath.Join(dir, "default"), Default: true},
+	} {
+		if rec.Mount != "" && rec.Image == 0 {
+			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
+			continue
+		}
+		_, err := p.make(ctx, "default", rec)
+		if err == nil {
+			if rec.Backend == "dir" {
+				p.a.Log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
+			}
+			if rec.Image > 0 {
+				p.a.Log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
+			}
+			return nil
+		}
+		if kind := dataset.KindOf(err); kind != dataset.ErrUnsupported && kind != dataset.ErrNoSpace {
+			return err
+		}
+		tried = append(tried, err)
+	}
+	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
+}
+
+// halfOfFree returns half of the free bytes where path lies, in whole GiB; 0
+// when that is less than one.
+func halfOfFree(path string) (dataset.Size, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	half := dataset.Size(st.Bavail) * dataset.Size(st.Bsize) / 2
+	return half / dataset.GiB * dataset.GiB, nil
+}
