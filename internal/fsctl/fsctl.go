@@ -63,21 +63,33 @@ func Sync(dir *os.File) error {
 	return nil
 }
 
-const immutable = 0x10 // FS_IMMUTABLE_FL, linux/fs.h
+const (
+	immutable  = 0x10 // FS_IMMUTABLE_FL, linux/fs.h
+	appendOnly = 0x20 // FS_APPEND_FL
+)
 
 // SetImmutable sets or clears the immutable flag of a file or directory (chattr(1)): not
 // even root then writes to it or makes or removes anything in it. It is idempotent.
 // A filesystem without such flags gives ENOTTY or EOPNOTSUPP.
 func SetImmutable(f *os.File, on bool) error {
+	if on {
+		return setFlags(f, 0, immutable)
+	}
+	return setFlags(f, immutable, 0)
+}
+
+// Unprotect clears the flags of a file or directory that keep root from removing it, or
+// what is in it: immutable and append-only (chattr(1)). It is idempotent. A filesystem
+// without such flags gives ENOTTY or EOPNOTSUPP.
+func Unprotect(f *os.File) error { return setFlags(f, immutable|appendOnly, 0) }
+
+func setFlags(f *os.File, off, on uint32) error {
 	fd := int(f.Fd())
 	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		return fmt.Errorf("read the flags of %s: %w", f.Name(), err)
 	}
-	want := flags &^ immutable
-	if on {
-		want |= immutable
-	}
+	want := flags&^off | on
 	if want == flags {
 		return nil
 	}

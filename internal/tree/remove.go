@@ -2,10 +2,13 @@ package tree
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // flattenAt is how deep Remove follows directories before it moves one up: a
@@ -14,7 +17,7 @@ const flattenAt = 256
 
 // Remove removes name, one element, from the open directory dir, with all that
 // is below it, however deep. What is mounted below is never entered: a mount
-// point makes it fail. A name that is absent is fine. When ctx ends, or after an
+// point makes it fail. What chattr(1) protects is removed all the same. A name that is absent is fine. When ctx ends, or after an
 // error, a part of the tree is left; call again. Safe for concurrent use on
 // different names.
 func Remove(ctx context.Context, dir *os.File, name string) error {
@@ -44,11 +47,11 @@ func (r *removing) entry(dir *os.File, name string, depth int) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
-	err := unix.Unlinkat(int(dir.Fd()), name, 0)
+	err := unlink(dir, name, 0)
 	if err != unix.EISDIR {
 		return err
 	}
-	err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	err = unlink(dir, name, unix.AT_REMOVEDIR)
 	if err != unix.ENOTEMPTY && err != unix.EEXIST {
 		return err
 	}
@@ -58,7 +61,7 @@ func (r *removing) entry(dir *os.File, name string, depth int) error {
 	if err := r.content(dir, name, depth); err != nil {
 		return err
 	}
-	return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	return unlink(dir, name, unix.AT_REMOVEDIR)
 }
 
 func (r *removing) content(dir *os.File, name string, depth int) error {
@@ -82,6 +85,44 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 		}
 	}
 	return nil
+}
+
+// unlink is unlinkat(2), of what is immutable or append-only too: a container that was
+// let set the flag of its files (CAP_LINUX_IMMUTABLE) is gone, and so is who would clear
+// it. A directory loses its flag before what is in it is removed.
+func unlink(dir *os.File, name string, flags int) error {
+	err := unix.Unlinkat(int(dir.Fd()), name, flags)
+	if err != unix.EPERM {
+		return err
+	}
+	if cErr := unprotect(dir, name); cErr != nil {
+		return fmt.Errorf("%w (its flags were not cleared: %v)", err, cErr)
+	}
+	return unix.Unlinkat(int(dir.Fd()), name, flags)
+}
+
+// unprotect opens nothing but a file or a directory: only these have flags, and the
+// open or the ioctl of a device does whatever the device likes.
+func unprotect(dir *os.File, name string) error {
+	n, err := openNode(dir, name)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	var f *os.File
+	switch n.format() {
+	case unix.S_IFREG:
+		f, err = n.openFile()
+	case unix.S_IFDIR:
+		f, err = n.openDir()
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return fsctl.Unprotect(f)
 }
 
 // moveUp moves a directory next to the one that is being removed; after a crash

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -27,6 +29,38 @@ func TestRemove(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 	wantUntouched(t, outer)
+}
+
+// What a privileged container made immutable or append-only goes; what a symlink in
+// place of such a file leads to keeps its flags.
+func TestRemoveProtected(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) {
+			dir := mkdir(t, scratch.Mount(t, fs, 1<<30), "dir")
+			outer := filepath.Join(filepath.Dir(dir.Name()), "outer")
+			must(t, os.WriteFile(outer, nil, 0o600))
+			must(t, os.MkdirAll(filepath.Join(dir.Name(), "victim/fixed/sub"), 0o755))
+			must(t, os.MkdirAll(filepath.Join(dir.Name(), "victim/log"), 0o755))
+			for _, name := range []string{"victim/fixed/file", "victim/fixed/sub/file", "victim/log/file"} {
+				must(t, os.WriteFile(filepath.Join(dir.Name(), name), nil, 0o400))
+			}
+			must(t, os.Symlink(outer, filepath.Join(dir.Name(), "victim/fixed/link")))
+			chattr := exec.Command("chattr", "+i", outer, "victim/fixed/file", "victim/fixed/sub/file", "victim/fixed/sub", "victim/fixed")
+			chattr.Dir = dir.Name()
+			must(t, chattr.Run())
+			chattr = exec.Command("chattr", "+a", "victim/log/file", "victim/log", "victim")
+			chattr.Dir = dir.Name()
+			must(t, chattr.Run())
+			t.Cleanup(func() { _ = exec.Command("chattr", "-R", "-i", "-a", filepath.Dir(dir.Name())).Run() })
+			must(t, Remove(t.Context(), dir, "victim"))
+			if got := listing(t, dir.Name()); len(got) > 0 {
+				t.Errorf("left: %q", got)
+			}
+			if err := os.Remove(outer); !errors.Is(err, unix.EPERM) {
+				t.Errorf("the flag of what a link leads to was cleared: %v", err)
+			}
+		})
+	}
 }
 
 func TestRemoveDeeperThanDescriptorsGo(t *testing.T) {
