@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -21,11 +22,16 @@ func (p *pools) makeDefault(ctx context.Context) error {
 		return fmt.Errorf("make the folder of pools: %w", err)
 	}
 	var tried []error
+	path := filepath.Join(dir, "default.img")
+	// A start that was killed in the making has taken half of what was free.
+	if err := os.Remove(backends.UnfinishedImage(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove what an earlier start left: %w", err)
+	}
 	half, err := halfOfFree(dir)
 	if err != nil {
 		return err
 	}
-	image := poolRecord{Backend: "loop", Path: filepath.Join(dir, "default.img"), Image: half, Mount: p.imageMount("default"), Default: true}
+	image := poolRecord{Backend: "loop", Path: path, Image: half, Mount: p.imageMount("default"), Default: true}
 	for _, rec := range []poolRecord{
 		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
 		image,

@@ -17,3 +17,8 @@ func Room(pool string, free, size dataset.Size) error {
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(), least.Human())
 }
+
+// UnfinishedImage is the name under which a pool's image is made before it has its own.
+// Nobody else gives such a name: what has it was left by a process that was killed, and
+// may be removed by whoever has the right to make the image.
+func UnfinishedImage(path string) string { return path + ".drover-tmp" }

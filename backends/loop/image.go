@@ -97,9 +97,6 @@ func (img *poolImage) peek(ctx context.Context) error {
 	return nil
 }
 
-// imageTmpSuffix ends a name that nobody else gives, as what has it is removed.
-const imageTmpSuffix = ".drover-tmp"
-
 // makeImage makes the image under a temporary name, so that a file of its own name is
 // one that was made to the end.
 func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
@@ -109,7 +106,7 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	}
 	// Not written over: it takes the room that this one needs, and the mkfs of a process that
 	// was killed may be at work on it still.
-	tmp := cfg.Path + imageTmpSuffix
+	tmp := backends.UnfinishedImage(cfg.Path)
 	if err := absentIsFine(os.Remove(tmp)); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func imageConfig(t *testing.T) backends.Config {
 // the disk: the next one needs the room.
 func TestImageAfterKill(t *testing.T) {
 	cfg := imageConfig(t)
-	left, err := os.Create(cfg.Path + imageTmpSuffix)
+	left, err := os.Create(backends.UnfinishedImage(cfg.Path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestImageAfterKill(t *testing.T) {
 // Its mkfs may still be at work: what that writes must not get into the next image.
 func TestImageBesideOrphan(t *testing.T) {
 	cfg := imageConfig(t)
-	orphan, err := os.Create(cfg.Path + imageTmpSuffix)
+	orphan, err := os.Create(backends.UnfinishedImage(cfg.Path))
 	if err != nil {
 		t.Fatal(err)
 	}
