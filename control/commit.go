@@ -83,6 +83,9 @@ func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) erro
 			return err
 		}
 	}
+	if op.Kind == dataset.OpDelete && op.Problem == nil {
+		op.Dataset = out.Dataset // who waits for it is told what becomes of the data
+	}
 	return s.finish(t, op)
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,6 +93,37 @@ func TestDeleteModes(t *testing.T) {
 	}
 	if st := e.check(); len(st.datasets) != 1 || len(st.operations) != 0 {
 		t.Errorf("left: %+v", st)
+	}
+}
+
+// Who waits for a delete is told what becomes of the data, whoever forced it.
+func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	anonymous := strings.Repeat("0af1", 16)
+	for _, tc := range []struct {
+		spec, name string
+		mode       dataset.DeleteMode
+		state      dataset.State
+	}{
+		{"db@gold", "db", dataset.DeleteTrash, dataset.StateTrashed},
+		{"log@kept", "log", dataset.DeleteKeep, dataset.StateTrashed},
+		{"tmp@fleeting", "tmp", dataset.DeletePurge, dataset.StatePurging},
+		{anonymous, anonymous, dataset.DeletePurge, dataset.StatePurging},
+	} {
+		for _, force := range []bool{false, true} {
+			a.create(tc.spec)
+			out := e.submit(api.Request{Kind: dataset.OpDelete, Volume: tc.name, Force: force})
+			a.work()
+			op, err := e.Operation(e.ctx, out.Operation.ID.String(), 0)
+			if err != nil || op.State != dataset.OpDone {
+				t.Fatalf("%s: %+v, %v", tc.spec, op, err)
+			}
+			if d := op.Dataset; d == nil || d.Profile.OnDelete.Mode != tc.mode || d.State != tc.state {
+				t.Errorf("%s, force %v: %+v", tc.spec, force, d)
+			}
+			e.check()
+		}
 	}
 }
 

@@ -47,6 +47,14 @@ func complete(a *app, lists ...candidates) cobra.CompletionFunc {
 	}
 }
 
+// completeEach completes every argument from one list.
+func completeEach(a *app, list candidates) cobra.CompletionFunc {
+	first := complete(a, list)
+	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return first(cmd, nil, begun)
+	}
+}
+
 // nothing completes an argument that is new or free text.
 func nothing(context.Context, remote, []string, string) ([]string, error) { return nil, nil }
 

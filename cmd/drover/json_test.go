@@ -41,6 +41,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 		{"nothing-to-do", []string{"volume", "create", "db"}, api.Outcome{Volume: &db}},
 		{"nothing-to-do", []string{"volume", "create", "db", "--detach"}, api.Outcome{Volume: &db}},
 		{"works", []string{"volume", "rm", "db"}, api.Outcome{Operation: &done}},
+		{"deletes", []string{"volume", "rm", "db", "db"}, []api.Outcome{{Operation: &done}, {Operation: &done}}},
 		{"at-once", []string{"volume", "protect", "db"}, api.Outcome{Volume: &db, Operation: &done}},
 		{"tar", []string{"volume", "import", "db", "--from", "-"}, api.Outcome{Volume: &db}},
 		{"", []string{"snapshot", "inspect", "51"}, w.snapshots[0]},

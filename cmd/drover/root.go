@@ -94,11 +94,14 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 }
 
 // args accepts from least to as many arguments as are named in the command's use
-// line, and otherwise says what it wants.
+// line, any number where that ends in "...]", and otherwise says what it wants.
 func args(least int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
 		most := len(strings.Fields(names))
+		if strings.HasSuffix(names, "...]") {
+			most = max(most, len(args))
+		}
 		switch {
 		case len(args) >= least && len(args) <= most:
 			return nil

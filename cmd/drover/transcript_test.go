@@ -115,6 +115,21 @@ var scenarios = map[string]func(c *console){
 	"bad-input": func(c *console) {
 		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod", did you mean gold? (have: bronze, gold)`)}
 	},
+	"destroys": func(c *console) { // as of an anonymous volume
+		done := ended(dataset.OpDone, nil)
+		done.op.Dataset.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		works(c.fake, done)
+	},
+	"tight-lipped": func(c *console) { // as one before this was on record
+		done := ended(dataset.OpDone, nil)
+		done.op.Dataset = nil
+		works(c.fake, done)
+	},
+	"deletes": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Operation: &done.op}
+		c.fake.fail = map[string]error{"Submit busy": dataset.Errorf(dataset.ErrInUse, "cannot delete volume busy: it is mounted")}
+	},
 	"cancelled": func(c *console) { works(c.fake, ended(dataset.OpCancelled, nil)) },
 	"mute":      func(c *console) { works(c.fake, ended(dataset.OpFailed, nil)) },
 	"snapshots": func(c *console) {

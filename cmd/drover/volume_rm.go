@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,22 +17,65 @@ import (
 
 func newVolumeRmCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm NAME",
-		Short: "Delete a volume",
-		Long: `Delete a volume. Its name is free at once; what becomes of its data its profile
-says: by default it stays in the trash for a time (drover trash). A volume in
-use is not deleted.`,
+		Use:   "rm NAME [NAME...]",
+		Short: "Delete volumes",
+		Long: `Delete volumes. Their names are free at once; what becomes of the data is said,
+and their profiles decide it: by default it stays in the trash for a time
+(drover trash). A volume in use is not deleted. Of several, those that can be
+are deleted, and -o json prints a list.`,
 		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		ValidArgsFunction: completeEach(a, volumeWords),
 	}
 	o := workFlags(cmd, false)
 	var force bool
-	cmd.Flags().BoolVar(&force, "force", false, "delete it even if it is protected")
+	cmd.Flags().BoolVar(&force, "force", false, "delete what is protected too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req := api.Request{Kind: dataset.OpDelete, Volume: args[0], Force: force}
-		return a.change(cmd, o, req, describeDeleted)
+		if len(args) == 1 {
+			return a.change(cmd, o, deletion(args[0], force), describeDeleted)
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		return a.deleteAll(cmd.Context(), c, o, args, force)
 	}
 	return cmd
+}
+
+func deletion(volume string, force bool) api.Request {
+	return api.Request{Kind: dataset.OpDelete, Volume: volume, Force: force}
+}
+
+// deleteAll goes on past what cannot be deleted, but not past an interrupt.
+func (a *app) deleteAll(ctx context.Context, c remote, o *output, names []string, force bool) error {
+	var outs []api.Outcome
+	failed := 0
+	for _, name := range names {
+		out, err := a.submit(ctx, c, o, deletion(name, force))
+		if errors.Is(err, dataset.ErrCancelled) {
+			return err
+		}
+		if err != nil {
+			failed++
+			complain(a.errOut, err)
+			continue
+		}
+		if outs = append(outs, out); o.json() {
+			continue
+		}
+		if err := a.report(o, out, describeDeleted); err != nil {
+			return err
+		}
+	}
+	if o.json() {
+		if err := show.List(a.out, outs); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d volumes were not deleted", failed, len(names))
+	}
+	return nil
 }
 
 func describeDeleted(out api.Outcome) (uuid.UUID, string) {
@@ -38,9 +83,11 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	line := "deleted volume " + d.Volume
 	switch d.Profile.OnDelete.Mode {
 	case dataset.DeletePurge:
-		line += " and its data"
+		line += "; its data is destroyed"
 	case dataset.DeleteTrash, dataset.DeleteKeep:
 		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", onDelete(d.Profile.OnDelete), d.ID.String()[:show.ShortLength])
+	default: // the server said nothing of it
+		line += "; drover trash ls shows whether its data is still there"
 	}
 	return d.ID, line
 }
