@@ -49,38 +49,42 @@ func openDir(path string) (*os.File, error) {
 
 // Export writes a volume as it is at one moment, or a snapshot of it, to w as a
 // tar archive. Where the pool cannot clone without copying, a volume is read as
-// it lies, which is one moment only while nobody writes to it.
-func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) error {
+// it lies, which is one moment only while nobody writes to it. Sockets, which tar has
+// not, are left out.
+func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
 	v, err := a.Control.Volume(ctx, ref)
 	if err != nil {
-		return err
+		return out, err
 	}
 	d := v.Dataset
 	src := dataset.Source{Dataset: d.ID}
 	if snapshot != "" {
 		s, err := a.Control.Snapshot(ctx, ref, snapshot)
 		if err != nil {
-			return err
+			return out, err
 		}
 		src.Snapshot = s.ID
 	}
 	pool, err := a.pools.online(ctx, d.Pool)
 	if err != nil {
-		return fmt.Errorf("export of volume %s: %w", d.Volume, err)
+		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
-		err = a.exportRoot(ctx, pool, d.ID, w)
+		err = exportRoot(ctx, pool, d.ID, w, &out)
 	} else {
-		err = a.exportClone(ctx, pool, d, src, w)
+		err = a.exportClone(ctx, pool, d, src, w, &out)
 	}
 	if err != nil {
-		return fmt.Errorf("export of volume %s: %w", d.Volume, err)
+		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
-	return nil
+	if out.Count > 0 {
+		a.log(d).WithField("count", out.Count).Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
+	}
+	return out, nil
 }
 
 // exportClone reads a clone that only the export knows.
-func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source, w io.Writer) (err error) {
+func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source, w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
 	a.mu.Lock()
@@ -101,7 +105,7 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	if err != nil {
 		return err
 	}
-	return a.exportRoot(ctx, pool, scratch.ID, w)
+	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
 // exportedClone makes the clone. A snapshot may lack what was not synced, as after
@@ -135,13 +139,13 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	return errors.Join(fsctl.Sync(root), root.Close())
 }
 
-func (a *Agent) exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer) (err error) {
+func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.LeftOut) (err error) {
 	root, err := openRoot(ctx, pool, id, backends.AttachOptions{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	return tree.WriteTar(ctx, root, w)
+	return tree.WriteTar(ctx, root, w, tree.WithSkipped(out.Add))
 }
 
 // Import makes a volume from a tar archive.

@@ -31,7 +31,8 @@ type fake struct {
 	diff           api.Diff
 	version        api.Version
 	data           string // of an export or a backup
-	pageSize       int    // 0: all on one page
+	leftOut        api.LeftOut
+	pageSize       int // 0: all on one page
 
 	// outcome answers Submit, for a purge by dataset where that is in byVolume;
 	// progress is what Operation says, one after the other.
@@ -220,11 +221,11 @@ func (f *fake) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
 	return f.rebuilt, f.called("RebuildStore")
 }
 
-func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) error {
+func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
 	if _, err := io.WriteString(w, f.data); err != nil {
-		return err
+		return api.LeftOut{}, err
 	}
-	return f.called("Export", ref, snapshot)
+	return f.leftOut, f.called("Export", ref, snapshot)
 }
 
 func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -13,8 +18,8 @@ func newVolumeExportCmd(a *app) *cobra.Command {
 		Short: "Write a volume, or a snapshot of it, as a tar archive to standard output",
 		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output.
 A volume is written as it is at one moment, while it is in use too, where its
-pool takes snapshots without copying. Only an exit code of 0 means that the
-archive is whole.`,
+pool takes snapshots without copying. Tar has no sockets: they are left out, and
+named on standard error. Only an exit code of 0 means that the archive is whole.`,
 		Example: `  drover volume export db > db.tar
   drover volume export db --snapshot before-upgrade | zstd > db.tar.zst`,
 		Args:              args(1),
@@ -35,9 +40,31 @@ archive is whole.`,
 		m := a.meter("export "+args[0], !terminal(a.errOut))
 		defer m.Close()
 		w := &progress.Writer{W: a.out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
-		return c.Export(cmd.Context(), args[0], snapshot, w)
+		lacks, err := c.Export(cmd.Context(), args[0], snapshot, w)
+		if err != nil || lacks.Count == 0 {
+			return err
+		}
+		m.Close()
+		_, err = fmt.Fprintf(a.errOut, "drover: %s\n", leftOut(lacks))
+		return err
 	}
 	return cmd
+}
+
+// leftOut is a line that says what an archive lacks.
+func leftOut(l api.LeftOut) string {
+	var names []string
+	for _, path := range l.First {
+		names = append(names, show.Clean(path))
+	}
+	what, more := "1 socket was", ""
+	if l.Count > 1 {
+		what = fmt.Sprintf("%d sockets were", l.Count)
+	}
+	if l.Count > len(names) {
+		more = fmt.Sprintf(" and %d more", l.Count-len(names))
+	}
+	return fmt.Sprintf("%s left out of the archive, as tar has none: %s%s", what, strings.Join(names, ", "), more)
 }
 
 // snapshotFlag completes a flag with the snapshots of the volume that the first

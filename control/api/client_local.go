@@ -45,40 +45,46 @@ func (c *Client) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt,
 	return l.Items, err
 }
 
-// Export writes a volume, or one snapshot of it, to w as a tar archive. With an
-// error, what was written is not the whole.
-func (c *Client) Export(ctx context.Context, ref, snapshot string, w io.Writer) error {
+// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns
+// what the archive lacks. With an error, what was written is not the whole.
+func (c *Client) Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error) {
 	path, err := refs("/v1/volumes/%s/export", ref)
 	if err != nil {
-		return err
+		return LeftOut{}, err
 	}
-	return c.download(ctx, call{method: http.MethodGet, path: path, query: query("snapshot", snapshot)}, w)
+	trailer, err := c.download(ctx, call{method: http.MethodGet, path: path, query: query("snapshot", snapshot)}, w)
+	if err != nil {
+		return LeftOut{}, err
+	}
+	return leftOutOf(trailer)
 }
 
 // Backup writes a copy of the store to w. With an error, what was written is
 // not the whole.
 func (c *Client) Backup(ctx context.Context, w io.Writer) error {
-	return c.download(ctx, call{method: http.MethodGet, path: "/v1/store/backup"}, w)
+	_, err := c.download(ctx, call{method: http.MethodGet, path: "/v1/store/backup"}, w)
+	return err
 }
 
-func (c *Client) download(ctx context.Context, k call, w io.Writer) error {
+// download returns the trailers of an answer that is whole.
+func (c *Client) download(ctx context.Context, k call, w io.Writer) (http.Header, error) {
 	k.header = http.Header{"Te": {"trailers"}}
 	resp, err := c.do(ctx, k)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	sink := &watchedSink{w: w}
 	if _, err := io.Copy(sink, resp.Body); err != nil {
 		if sink.err != nil {
-			return sink.err
+			return nil, sink.err
 		}
-		return c.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w", err))
+		return nil, c.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w", err))
 	}
 	if ctx.Err() != nil {
-		return c.failed(ctx, k, nil)
+		return nil, c.failed(ctx, k, nil)
 	}
-	return ended(resp.Trailer)
+	return resp.Trailer, ended(resp.Trailer)
 }
 
 // Import fills a new volume from a tar archive. Of req only the ID, the volume,

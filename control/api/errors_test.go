@@ -25,7 +25,7 @@ func TestEveryKindTravels(t *testing.T) {
 			for name, call := range map[string]func(context.Context) error{
 				"json":   func(ctx context.Context) error { _, err := c.Volume(ctx, "db"); return err },
 				"empty":  func(ctx context.Context) error { return c.Heartbeat(ctx, node1, Heartbeat{}) },
-				"stream": func(ctx context.Context) error { return c.Export(ctx, "db", "", new(strings.Builder)) },
+				"stream": func(ctx context.Context) error { _, err := c.Export(ctx, "db", "", new(strings.Builder)); return err },
 				"events": func(ctx context.Context) error { return c.Events(ctx, 0, true, func(Event) error { return nil }) },
 				"upload": func(ctx context.Context) error {
 					_, err := c.Import(ctx, Request{Volume: "db"}, strings.NewReader("x"))
@@ -219,7 +219,7 @@ func TestPanicIsAProblem(t *testing.T) {
 		if dataset.KindOf(err) != dataset.ErrInternal || strings.Contains(err.Error(), "cat") {
 			t.Error(err)
 		}
-		if err := c.Export(soon(t), "db", "", new(strings.Builder)); dataset.KindOf(err) != dataset.ErrInternal {
+		if _, err := c.Export(soon(t), "db", "", new(strings.Builder)); dataset.KindOf(err) != dataset.ErrInternal {
 			t.Error(err)
 		}
 	})
@@ -265,7 +265,8 @@ func TestNoAgentNoStore(t *testing.T) {
 	_, rebuild := c.RebuildStore(ctx, false)
 	_, imported := c.Import(ctx, Request{Volume: "db"}, strings.NewReader(""))
 	_, diff := c.Diff(ctx, "a", "b")
-	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), c.Export(ctx, "db", "", nil), c.Backup(ctx, nil)} {
+	_, exported := c.Export(ctx, "db", "", nil)
+	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), exported, c.Backup(ctx, nil)} {
 		if dataset.KindOf(err) != dataset.ErrUnsupported {
 			t.Error(i, err)
 		}

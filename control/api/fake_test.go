@@ -33,6 +33,7 @@ type fake struct {
 	rebuilt  []Rebuilt
 	found    []Finding
 	diff     Diff
+	leftOut  LeftOut
 	next     string
 	stream   func(context.Context, io.Writer) error
 	upload   func(context.Context, io.Reader) error
@@ -181,11 +182,11 @@ func (f *fake) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, e
 	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline)
 }
 
-func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) error {
+func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error) {
 	if err := f.ask(ctx, "Export", ref, snapshot); err != nil || f.stream == nil {
-		return err
+		return f.leftOut, err
 	}
-	return f.stream(ctx, w)
+	return f.leftOut, f.stream(ctx, w)
 }
 
 func (f *fake) Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error) {

@@ -84,7 +84,9 @@ func (a absent) AdoptPool(context.Context, string) (dataset.Pool, []Rebuilt, err
 	return dataset.Pool{}, nil, a.err()
 }
 
-func (a absent) Export(context.Context, string, string, io.Writer) error { return a.err() }
+func (a absent) Export(context.Context, string, string, io.Writer) (LeftOut, error) {
+	return LeftOut{}, a.err()
+}
 
 func (a absent) Import(context.Context, Request, io.Reader) (dataset.Dataset, error) {
 	return dataset.Dataset{}, a.err()

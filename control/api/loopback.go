@@ -200,7 +200,7 @@ func (x *exchange) finish(panicked any) {
 	}
 	x.begin()
 	if x.broken == nil && x.header.Get("Trailer") != "" {
-		for _, name := range []string{codeTrailer, detailTrailer} {
+		for _, name := range trailerNames() {
 			if v := x.header.Values(name); v != nil {
 				x.response.Trailer[name] = v
 			}

@@ -101,8 +101,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
 		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.RebuildStore(ctx, true) }},
-		{"Export", []any{"db", "before"}, nil, func(ctx context.Context, c *Client) (any, error) {
-			return nil, c.Export(ctx, "db", "before", io.Discard)
+		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *Client) (any, error) {
+			return c.Export(ctx, "db", "before", io.Discard)
 		}},
 		{"Import", []any{Request{ID: node1, Kind: dataset.OpImport, Volume: "db@gold", Options: req.Options}}, f.volume.Dataset, func(ctx context.Context, c *Client) (any, error) {
 			return c.Import(ctx, Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))

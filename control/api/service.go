@@ -76,8 +76,9 @@ type Local interface {
 	// RebuildStore fails with ErrOffline while a pool is, unless it is to be
 	// skipped.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
-	// Export writes a volume, or one snapshot of it, to w as a tar archive.
-	Export(ctx context.Context, ref, snapshot string, w io.Writer) error
+	// Export writes a volume, or one snapshot of it, to w as a tar archive, and
+	// returns what the archive lacks.
+	Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error)
 	// Import fills a new volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)
 	// Diff compares two snapshots of a dataset, or one with the head.

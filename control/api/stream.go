@@ -20,7 +20,11 @@ const (
 	codeTrailer   = "Drover-Code" // codeOK, or a problem's code
 	detailTrailer = "Drover-Detail"
 	codeOK        = "ok"
+
+	leftOutTrailer = "Drover-Left-Out" // of a whole archive that lacks something: LeftOut.trailer
 )
+
+func trailerNames() []string { return []string{codeTrailer, detailTrailer, leftOutTrailer} }
 
 // Bytes is an answer that is no JSON.
 type Bytes struct {
@@ -33,13 +37,14 @@ func (h handlers) transfers() {
 			VolumeParam
 			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
 		}) (*Bytes, error) {
-			return stream("application/x-tar", func(ctx context.Context, w io.Writer) error {
-				return h.Local.Export(ctx, in.Volume, in.Snapshot, w)
+			return stream("application/x-tar", func(ctx context.Context, w *streamWriter) (err error) {
+				w.leftOut, err = h.Local.Export(ctx, in.Volume, in.Snapshot, w)
+				return err
 			}), nil
 		})
 	add(h, download("/v1/store/backup", "backup-store", "host", "Read a copy of the store", "application/octet-stream"),
 		func(context.Context, *struct{}) (*Bytes, error) {
-			return stream("application/octet-stream", func(ctx context.Context, w io.Writer) error {
+			return stream("application/octet-stream", func(ctx context.Context, w *streamWriter) error {
 				return h.Backup.Backup(ctx, w)
 			}), nil
 		})
@@ -80,6 +85,7 @@ func download(path, id, tag, summary, contentType string) huma.Operation {
 	op := get(path, id, tag, summary)
 	op.Description = "Ends with trailers where they are asked for (TE: trailers): " + codeTrailer + " is " + codeOK +
 		", or the code of the problem that " + detailTrailer + " tells, percent-encoded. " +
+		leftOutTrailer + " of a whole archive that lacks the volume's sockets is how many, and the first of their paths. " +
 		"Without, the connection breaks where the archive does."
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: binary(contentType)}}
 	return op
@@ -91,7 +97,7 @@ func binary(contentType string) map[string]*huma.MediaType {
 
 // stream answers with the bytes that write writes. Until the first of them an
 // error is a plain problem.
-func stream(contentType string, write func(context.Context, io.Writer) error) *Bytes {
+func stream(contentType string, write func(context.Context, *streamWriter) error) *Bytes {
 	return &Bytes{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
 		out := &streamWriter{w: w, contentType: contentType, trailers: wantsTrailers(r)}
@@ -113,6 +119,7 @@ type streamWriter struct {
 	contentType string
 	trailers    bool
 	begun       bool
+	leftOut     LeftOut
 }
 
 func (s *streamWriter) begin() {
@@ -122,7 +129,7 @@ func (s *streamWriter) begin() {
 	s.begun = true
 	s.w.Header().Set("Content-Type", s.contentType)
 	if s.trailers {
-		s.w.Header().Set("Trailer", codeTrailer+", "+detailTrailer)
+		s.w.Header().Set("Trailer", strings.Join(trailerNames(), ", "))
 	}
 	s.w.WriteHeader(http.StatusOK)
 }
@@ -141,6 +148,9 @@ func (s *streamWriter) end(err error) {
 	switch {
 	case err == nil && s.trailers:
 		s.w.Header().Set(codeTrailer, codeOK)
+		if s.leftOut.Count > 0 {
+			s.w.Header().Set(leftOutTrailer, s.leftOut.trailer())
+		}
 	case err != nil && s.trailers:
 		p := ProblemOf(err)
 		s.w.Header().Set(codeTrailer, p.Code)

@@ -25,7 +25,7 @@ func TestArchivesStream(t *testing.T) {
 	f.upload = func(_ context.Context, r io.Reader) (err error) { uploaded, err = io.ReadAll(r); return err }
 	transports(t, Deps{Service: f, Local: f, Backup: f}, func(t *testing.T, c *Client) {
 		var got bytes.Buffer
-		if err := c.Export(soon(t), "db", "", &got); err != nil || !bytes.Equal(got.Bytes(), want) {
+		if _, err := c.Export(soon(t), "db", "", &got); err != nil || !bytes.Equal(got.Bytes(), want) {
 			t.Errorf("export: %v, %d bytes", err, got.Len())
 		}
 		got.Reset()
@@ -38,6 +38,21 @@ func TestArchivesStream(t *testing.T) {
 	})
 }
 
+// What an archive lacks is told after it, names of any bytes too.
+func TestArchiveLacksSockets(t *testing.T) {
+	f := newFake()
+	for _, path := range []string{"mysql.sock", "a b/ä%20\n\xff", strings.Repeat("x", 5000), "fourth"} {
+		f.leftOut.Add(path)
+	}
+	f.stream = func(_ context.Context, w io.Writer) error { _, err := w.Write([]byte("tar")); return err }
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
+		got, err := c.Export(soon(t), "db", "", io.Discard)
+		if err != nil || got.Count != 4 || len(got.First) != 3 || len(got.First[2]) > 210 || !cmp.Equal(got, f.leftOut) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
 // The handler writes no faster than the caller reads: the whole archive is
 // never in memory.
 func TestArchiveIsNotBuffered(t *testing.T) {
@@ -46,7 +61,7 @@ func TestArchiveIsNotBuffered(t *testing.T) {
 	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
 		enough := errors.New("enough")
 		n := 0
-		err := c.Export(soon(t), "db", "", writerFunc(func(b []byte) (int, error) {
+		_, err := c.Export(soon(t), "db", "", writerFunc(func(b []byte) (int, error) {
 			if n += len(b); n > 8<<20 {
 				return 0, enough
 			}
@@ -70,7 +85,7 @@ func TestArchiveBreaksOff(t *testing.T) {
 	f.stream = func(_ context.Context, w io.Writer) error { _, _ = w.Write(make([]byte, 100_000)); return failure }
 	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
 		var got bytes.Buffer
-		err := c.Export(soon(t), "db", "", &got)
+		_, err := c.Export(soon(t), "db", "", &got)
 		if dataset.KindOf(err) != dataset.ErrCorrupt || err.Error() != failure.Error() {
 			t.Error(err)
 		}
@@ -208,7 +223,7 @@ func TestCancel(t *testing.T) {
 	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *Client) {
 		for name, call := range map[string]func(context.Context) error{
 			"json":   func(ctx context.Context) error { _, err := c.Sync(ctx, node1, 0, time.Minute); return err },
-			"stream": func(ctx context.Context) error { return c.Export(ctx, "db", "", io.Discard) },
+			"stream": func(ctx context.Context) error { _, err := c.Export(ctx, "db", "", io.Discard); return err },
 			"events": func(ctx context.Context) error { return c.Events(ctx, 0, true, func(Event) error { return nil }) },
 		} {
 			ctx, cancel := context.WithCancel(soon(t))

@@ -1,0 +1,24 @@
+package agent
+
+import (
+	"bytes"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// An export says which sockets its archive lacks.
+func TestExportLacksSockets(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	head := filepath.Join(r.root, "pool/datasets", d.ID.String(), "head")
+	if err := unix.Mknod(filepath.Join(head, "mysql.sock"), unix.S_IFSOCK|0o600, 0); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	lacks, err := r.Export(t.Context(), "db", "", &archive)
+	if err != nil || lacks.Count != 1 || len(lacks.First) != 1 || lacks.First[0] != "mysql.sock" {
+		t.Errorf("%+v, %v", lacks, err)
+	}
+}
