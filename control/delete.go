@@ -64,7 +64,7 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
-	if err := t.put(trashKey(d.ID), d.Trash); err != nil {
+	if err := s.putInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
 	t.event("volume.delete", d, "in the trash")

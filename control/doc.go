@@ -18,6 +18,7 @@
 //	trash/<dataset>               index: datasets in the trash, with their end
 //	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
 //	cluster/id                    the identity of this store
+//	house/ran                     for how long services have run on it
 //
 // Any number of services can work on one store: none keeps anything that
 // another cannot read again, apart from what agents' heartbeats said last. An

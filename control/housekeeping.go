@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,6 +32,9 @@ type house struct {
 	failed func(what string, err error)
 	told   map[string]time.Time // failures, by text
 	now    time.Time
+	wall   time.Time     // of the last round
+	steady time.Duration // likewise
+	over   time.Duration // that the clock went further since, and nobody was told
 }
 
 func (s *Service) newHouse() *house {
@@ -75,6 +79,13 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		h.full, h.forget = time.Time{}, time.Time{}
 	}
 	h.now = now
+	if err := s.markRan(ctx); err != nil && ctx.Err() == nil {
+		h.fail("count the time that drover runs", err)
+	}
+	if over := s.passedOver(h); over > 0 {
+		h.full = time.Time{}
+		h.over += over
+	}
 	changes := s.feed.since(uuid.Nil, h.rev)
 	everything := changes.full || !now.Before(h.full)
 	if changes.any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
@@ -90,7 +101,7 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	}
 	s.takeDue(ctx, h, now)
 	if !now.Before(h.forget) {
-		if err := s.forgetOperations(ctx, now); err == nil {
+		if err := s.forgetOperations(ctx); err == nil {
 			h.forget = now.Add(forgetEvery)
 		} else if ctx.Err() == nil {
 			h.fail("forget old operations", err)
@@ -159,7 +170,11 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 
 // expireTrash condemns what has been in the trash for its time.
 func (s *Service) expireTrash(ctx context.Context, h *house) {
-	entries, err := newTx(ctx, s.store).list(trashPrefix, "", 0)
+	ran, err := s.hasRun(ctx)
+	var entries []store.Entry
+	if err == nil {
+		entries, err = newTx(ctx, s.store).list(trashPrefix, "", 0)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -168,7 +183,7 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 	}
 	h.trashDue = time.Time{}
 	for _, e := range entries {
-		until, err := s.expireOne(ctx, e.Key, e.Value, h.now)
+		until, err := s.expireOne(ctx, e.Key, e.Value, h.now, ran)
 		if err != nil && ctx.Err() == nil {
 			h.fail("expire "+e.Key, err)
 			until = h.now // tried again with the next round
@@ -177,18 +192,22 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 			h.trashDue = until
 		}
 	}
+	if h.over > 0 && !h.trashDue.IsZero() {
+		s.tellHeld(h.over)
+	}
+	h.over = 0
 }
 
 // expireOne condemns a dataset if its time in the trash is over, and otherwise
-// returns when that will be; zero for never. One whose home does not believe the
-// store stays.
-func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
-	var tr dataset.Trash
-	if err := decode(key, value, &tr); err != nil {
+// returns when that will be by the clock; zero for never. One whose home does not
+// believe the store stays.
+func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time, ran time.Duration) (until time.Time, err error) {
+	var tr inTrash
+	if err := decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if tr.Until.IsZero() || tr.Until.After(now) {
-		return tr.Until, nil
+	if left := tr.left(ran); left > 0 {
+		return now.Add(left), nil
 	}
 	id, err := idIn(key, trashPrefix)
 	if err != nil {
@@ -197,8 +216,8 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 	_, err = s.update(ctx, func(t *tx) error {
 		var d dataset.Dataset
 		there, err := t.get(datasetKey(id), &d)
-		if err != nil || !there || d.State != dataset.StateTrashed || d.Trash.Until.IsZero() || d.Trash.Until.After(now) {
-			return err
+		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
+			return err // back, or back and deleted again
 		}
 		if !s.seen.believed(d.Home) {
 			until = now
@@ -224,7 +243,11 @@ func keptFor(op dataset.Operation) time.Duration {
 const forgetAtOnce = 100
 
 // forgetOperations drops the operations that ended long ago.
-func (s *Service) forgetOperations(ctx context.Context, now time.Time) error {
+func (s *Service) forgetOperations(ctx context.Context) error {
+	ran, err := s.hasRun(ctx)
+	if err != nil {
+		return err
+	}
 	for after := ""; ; {
 		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
 		if err != nil {
@@ -233,11 +256,11 @@ func (s *Service) forgetOperations(ctx context.Context, now time.Time) error {
 		_, err = s.update(ctx, func(t *tx) error {
 			for _, e := range entries {
 				after = e.Key
-				var op dataset.Operation
+				var op ended
 				if err := decode(e.Key, e.Value, &op); err != nil {
 					return err
 				}
-				if op.State.Final() && now.Sub(op.Ended) >= keptFor(op) {
+				if op.State.Final() && ran-time.Duration(op.Ran) >= keptFor(op.Operation) {
 					t.del(e.Key) // final: nobody writes it any more
 				}
 			}

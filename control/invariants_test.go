@@ -57,7 +57,7 @@ func (e *env) check() state {
 			got[en.Key] = l
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
-		case "nodes", "pools", "cluster":
+		case "nodes", "pools", "cluster", "house":
 		default:
 			e.Errorf("nobody knows key %s", en.Key)
 		}

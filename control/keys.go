@@ -26,6 +26,9 @@ const (
 // clusterKey holds the identity of the store: made once, with the first node.
 const clusterKey = "cluster/id"
 
+// ranKey holds the time for which services have run on the store.
+const ranKey = "house/ran"
+
 func nameKey(name string) string       { return namesPrefix + name }
 func datasetKey(id uuid.UUID) string   { return datasetsPrefix + id.String() }
 func leaseKey(id uuid.UUID) string     { return "leases/" + id.String() }
@@ -107,6 +110,8 @@ func belongs(key string, v any) error {
 	case *dataset.Pool:
 		want = poolKey(v.ID)
 	case *dataset.Operation:
+		want = operationKey(v.ID)
+	case *ended:
 		want = operationKey(v.ID)
 	}
 	if want != key {

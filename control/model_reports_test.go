@@ -58,6 +58,9 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are no part of the model: only the trash is looked at.
 	m.house.now = m.clock.Now()
+	if err := m.markRan(m.ctx); err != nil {
+		t.Fatal(err)
+	}
 	m.expireTrash(m.ctx, m.house)
 }
 

@@ -97,7 +97,7 @@ func (s *Service) settle(t *tx, op *dataset.Operation) error {
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	t.ops = append(t.ops, op.ID)
-	return t.put(operationKey(op.ID), op)
+	return s.putEnded(t, *op)
 }
 
 func (s *Service) record(t *tx, op dataset.Operation) error {
@@ -174,7 +174,7 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 	t.ops = append(t.ops, op.ID)
 	t.wakeNode(op.Node)
 	t.del(workKey(op.Node, op.ID))
-	return t.put(operationKey(op.ID), op)
+	return s.putEnded(t, op)
 }
 
 // Operations lists those on record by their UUIDs: the ones that are not final

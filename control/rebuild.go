@@ -142,7 +142,7 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 			trash.Until = now.Add(max(old.Until.Sub(old.At), time.Hour))
 		}
 		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
-		return t.put(trashKey(d.ID), trash)
+		return s.putInTrash(t, d.ID, trash)
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil

@@ -36,6 +36,8 @@ type Service struct {
 	Deps
 	store   store.Store
 	started time.Time
+	steady  time.Duration // when it was started
+	ran     ran
 	feed    *feed
 	events  *events
 	counts  counts
@@ -62,7 +64,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	ctx, stop := context.WithCancel(context.Background())
 	return &Service{
-		Deps: d, store: d.Store, started: now,
+		Deps: d, store: d.Store, started: now, steady: d.Clock.Steady(),
 		feed: newFeed(), events: newEvents(now), seen: newSeen(),
 		stop: stop, quit: ctx.Done(),
 	}, ctx

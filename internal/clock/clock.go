@@ -5,6 +5,8 @@ package clock
 import (
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Clock tells the time and wakes. Safe for concurrent use.
@@ -13,6 +15,9 @@ type Clock interface {
 	// After returns a channel that receives once d has passed; at once when d
 	// is not positive.
 	After(d time.Duration) <-chan time.Time
+	// Steady is how much time has passed since a moment that stays the same while
+	// the process runs, whoever sets the clock; the sleep of the host does not count.
+	Steady() time.Duration
 }
 
 // System is the clock of this machine.
@@ -24,10 +29,18 @@ func (System) Now() time.Time { return time.Now().UTC() }
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Fake is a clock that only Advance moves.
+// Steady is CLOCK_MONOTONIC of clock_gettime(2), which cannot fail for it.
+func (System) Steady() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return time.Duration(ts.Nano())
+}
+
+// Fake is a clock that only Advance and Set move.
 type Fake struct {
 	mu      sync.Mutex
 	now     time.Time
+	steady  time.Duration
 	waiters []waiter
 }
 
@@ -59,11 +72,27 @@ func (f *Fake) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
+// Steady is how far Advance has moved the clock on.
+func (f *Fake) Steady() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.steady
+}
+
+// Set sets the clock to t with no time passing, as a person or NTP does. It wakes
+// nobody.
+func (f *Fake) Set(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = t
+}
+
 // Advance moves the clock by d, which may be negative, and wakes whom it
 // passes.
 func (f *Fake) Advance(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.steady += max(d, 0)
 	f.now = f.now.Add(d)
 	rest := f.waiters[:0]
 	for _, w := range f.waiters {
