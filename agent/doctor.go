@@ -105,6 +105,9 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 	default:
 		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
 	}
+	if p.unheld != "" {
+		r.add(levelWarning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.unheld)
+	}
 	entries, err := p.backend.List(ctx)
 	if err != nil {
 		r.add(levelError, name, "", "cannot be listed: %v", err)

@@ -40,6 +40,7 @@ type openPool struct {
 	rec     poolRecord
 	backend backends.Pool // nil while offline
 	why     string        // it is offline
+	unheld  string        // why another drover is not kept from it; empty: it is
 }
 
 func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
@@ -131,10 +132,12 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err != nil {
 		return err
 	}
-	if err := p.holds.take(ctx, b); err != nil {
+	unheld, err := p.holds.take(ctx, b)
+	if err != nil {
 		return errors.Join(err, b.Close())
 	}
-	op.backend, op.why = b, ""
+	p.warnUnheld(op.Name, unheld)
+	op.backend, op.why, op.unheld = b, "", unheld
 	op.Capabilities, op.Note = b.Info().Capabilities, b.Info().Note
 	return nil
 }
@@ -158,13 +161,15 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
-	if err := errors.Join(p.single(rec.ID, name), p.holds.take(ctx, b)); err != nil {
+	unheld, err := p.holds.take(ctx, b)
+	if err := errors.Join(p.single(rec.ID, name), err); err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	op := &openPool{rec: rec, backend: b, Pool: dataset.Pool{
+	p.warnUnheld(name, unheld)
+	op := &openPool{rec: rec, backend: b, unheld: unheld, Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
 		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
 	}}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
 )
 
@@ -22,27 +23,33 @@ type holds struct {
 }
 
 // take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
-// a copy of it elsewhere is another pool in this.
-func (h *holds) take(ctx context.Context, pool backends.Pool) error {
+// a copy of it elsewhere is another pool in this. unheld says why the pool is not kept
+// and is to be served all the same: a user without rights must not keep it offline. A
+// lock on a file of the pool could not be taken so, but keeps the pool's disk, while
+// nobody uses it, from being unmounted.
+func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
-		return fmt.Errorf("look at %s: %w", pool.Info().Path, err)
+		return "", fmt.Errorf("look at %s: %w", pool.Info().Path, err)
 	}
 	name := fmt.Sprintf("drover-pool-%s-%x-%x", pool.ID(), st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.taken[name] != nil {
-		return nil
+		return "", nil
 	}
 	c, err := socket.Hold(ctx, name)
+	if errors.Is(err, dataset.ErrForbidden) {
+		return err.Error(), nil
+	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	if h.taken == nil {
 		h.taken = map[string]io.Closer{}
 	}
 	h.taken[name] = c
-	return nil
+	return "", nil
 }
 
 func (h *holds) release() error {
@@ -54,4 +61,10 @@ func (h *holds) release() error {
 	}
 	h.taken = nil
 	return errors.Join(errs...)
+}
+
+func (p *pools) warnUnheld(name, unheld string) {
+	if unheld != "" {
+		p.a.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
+	}
 }

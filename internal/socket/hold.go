@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -15,7 +16,9 @@ import (
 // Hold takes a name that one process of this host has at a time, until it is closed or
 // the process ends, by kill -9 too. It is an abstract socket (unix(7)), so that nothing
 // lies on a disk or keeps one from being unmounted. Processes in different network
-// namespaces do not see each other's. ErrInUse, with the process, when another has it.
+// namespaces do not see each other's. ErrInUse, with the process, when another has it;
+// ErrForbidden when that is a user's who is neither root nor who asks: the names stand in
+// /proc/net/unix, and anybody may take one.
 func Hold(ctx context.Context, name string) (io.Closer, error) {
 	const tries = 3 // whoever has it may be just going
 	addr := "@" + name
@@ -31,12 +34,36 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 		if errors.Is(err, unix.ECONNREFUSED) && try < tries {
 			continue
 		}
-		if err != nil {
-			return nil, dataset.Errorf(dataset.ErrInUse, "another process has it: %w", err)
+		if err != nil { // it does not listen, or does not take who comes
+			return nil, taken(name, err)
 		}
 		defer c.Close()
+		if cred, err := peer(c.(*net.UnixConn)); err == nil {
+			if err := stranger(cred.Uid); err != nil {
+				return nil, err
+			}
+		}
 		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s has it", whose(c.(*net.UnixConn)))
 	}
+}
+
+// taken says why a name cannot be had of which nobody answers.
+func taken(name string, cause error) error {
+	if uid, err := owner(name); err == nil {
+		if err := stranger(uid); err != nil {
+			return err
+		}
+	}
+	return dataset.Errorf(dataset.ErrInUse, "another process has it: %w", cause)
+}
+
+// stranger fails with ErrForbidden for a user who is neither root nor this process's. Of
+// one in a user namespace with a root of its own, the kernel tells who that is outside.
+func stranger(uid uint32) error {
+	if uid == 0 || int(uid) == os.Geteuid() {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "a process of uid %d has its name", uid)
 }
 
 // whose names the process that listens at the other end, if it can be seen from here.

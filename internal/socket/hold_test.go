@@ -3,11 +3,14 @@ package socket
 import (
 	"errors"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -35,5 +38,82 @@ func TestHold(t *testing.T) {
 	}
 	if err := again.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+const nobody = 65534
+
+// as has what f makes be another user's; only root can.
+func as(t *testing.T, uid int, f func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its user
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+			done <- errno
+			return
+		}
+		done <- f()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bound is a stream socket with an abstract name.
+func bound(t *testing.T, name string) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fd, err
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd, unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + name})
+}
+
+func listening(t *testing.T, name string, backlog int) error {
+	fd, err := bound(t, name)
+	if err != nil {
+		return err
+	}
+	return unix.Listen(fd, backlog)
+}
+
+// Whoever has no right to a name does not keep it from Drover unnoticed, whatever is
+// done with the socket; one of root's does.
+func TestHoldOfAStranger(t *testing.T) {
+	do := map[string]func(t *testing.T, name string) error{
+		"listens": func(t *testing.T, name string) error { return listening(t, name, 16) },
+		"bound":   func(t *testing.T, name string) error { _, err := bound(t, name); return err },
+		"full": func(t *testing.T, name string) error {
+			if err := listening(t, name, 0); err != nil {
+				return err
+			}
+			for range 16 {
+				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { _ = unix.Close(fd) })
+				if err := unix.Connect(fd, &unix.SockaddrUnix{Name: "@" + name}); errors.Is(err, unix.EAGAIN) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+			}
+			return errors.New("it does not fill up")
+		},
+	}
+	for how, f := range do {
+		for uid, want := range map[int]error{nobody: dataset.ErrForbidden, 0: dataset.ErrInUse} {
+			t.Run(how+" "+strconv.Itoa(uid), func(t *testing.T) {
+				name := "drover-test-" + uuid.NewString()
+				as(t, uid, func() error { return f(t, name) })
+				if _, err := Hold(t.Context(), name); !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
+				} else if uid != 0 && !strings.Contains(err.Error(), "uid "+strconv.Itoa(uid)) {
+					t.Errorf("%v does not say whose it is", err)
+				}
+			})
+		}
 	}
 }
