@@ -130,7 +130,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(d.Pool); err != nil {
+	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("snapshot.begin")
@@ -142,7 +142,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	jb.step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(ctx, *op.Snapshot, jb.moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = a.commit(ctx, op); err != nil && !inDoubt(err) {

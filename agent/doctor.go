@@ -2,11 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,7 +27,11 @@ const (
 const DamagedMark = ".damaged-"
 
 // report collects findings.
-type report struct{ list []api.Finding }
+type report struct {
+	list    []api.Finding
+	strange string // why the store is not to be believed; empty: it is
+	unknown int    // datasets that lie in the pools and that such a store does not know
+}
 
 func (r *report) add(level, subject, mend, format string, args ...any) {
 	r.list = append(r.list, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Mend: mend})
@@ -40,27 +41,54 @@ func (r *report) add(level, subject, mend, format string, args ...any) {
 // the pools that the store does not know. It changes nothing.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	r := &report{}
+	a.mu.Lock()
+	r.strange = a.strange
+	a.mu.Unlock()
 	a.checkBackends(ctx, r)
 	known, err := a.recorded(ctx)
 	if err != nil {
 		r.add(levelError, "control", "", "does not answer: %v (what is mounted goes on)", err)
 	} else {
 		r.add(levelOK, "control", "", "answers; %d datasets have their home here", len(known))
-		a.checkStore(r)
 	}
 	a.checkDamaged(r)
+	a.checkRoot(ctx, r)
 	for _, p := range a.pools.all() {
 		a.checkPool(ctx, r, p, known, err == nil)
 	}
 	a.checkMounts(r)
+	r.first()
 	return r.list, nil
 }
 
-func (a *Agent) checkStore(r *report) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.strange != "" {
-		r.add(levelError, "store", "drover store rebuild", "%s; nothing is made, changed or destroyed until it is rebuilt", a.strange)
+// first puts a store that is not to be believed before all else. What follows from it
+// has no line of its own: a rebuild mends all of that.
+func (r *report) first() {
+	if r.strange == "" {
+		return
+	}
+	lie := ""
+	if r.unknown > 0 {
+		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.unknown)
+	}
+	r.add(levelError, "store", "drover store rebuild", "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
+	n := len(r.list) - 1
+	r.list = append(r.list[n:], r.list[:n]...)
+}
+
+// checkRoot looks at the disk of the root, without room on which nothing is made in
+// any pool.
+func (a *Agent) checkRoot(ctx context.Context, r *report) {
+	free, size, least, err := a.pools.rootSpace()
+	switch {
+	case err != nil:
+		r.add(levelError, "root", "", "%v", err)
+	case free < least:
+		r.add(levelError, "root", a.pools.rootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
+	case free < backends.Reserve(size):
+		r.add(levelWarning, "root", a.pools.rootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
+	default:
+		r.add(levelOK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), a.Root)
 	}
 }
 
@@ -71,8 +99,12 @@ func (a *Agent) checkDamaged(r *report) {
 	if err != nil {
 		r.add(levelError, "root", "", "%v", err)
 	}
+	mend := "put a backup in its place, or have the store rebuilt; then remove it"
+	if r.strange != "" {
+		mend = "remove it after the rebuild"
+	}
 	for _, f := range files {
-		r.add(levelWarning, "store", "put a backup in its place, or have the store rebuilt; then remove it", "%s could not be read and was put aside", f)
+		r.add(levelWarning, "store", mend, "%s could not be read and was put aside", f)
 	}
 }
 
@@ -99,9 +131,9 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 	}
 	switch {
 	case st.Reason != "":
-		r.add(levelError, name, "drover trash purge --all", "creates are refused: %s", st.Reason)
+		r.add(levelError, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
 	case st.Size > 0 && st.Free*5 < st.Size:
-		r.add(levelWarning, name, "drover trash ls", "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
+		r.add(levelWarning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
 	default:
 		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
 	}
@@ -115,73 +147,20 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 	}
 	if sure {
 		a.checkEntries(ctx, r, p, entries, known)
+	}
+	if sure && r.strange == "" {
 		a.checkSnapshots(ctx, r, p, entries, known)
 	}
 	a.checkStalls(ctx, r, p, known)
 }
 
-// checkEntries compares what lies in a pool with what the store knows. Work goes
-// on meanwhile: what does not fit is looked at again.
-func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
-	now := sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
-		again, err := a.recorded(ctx)
-		if err != nil {
-			return known
-		}
-		return again
-	})
-	there := map[uuid.UUID]bool{}
-	for _, e := range entries {
-		d, onRecord := known[e.ID]
-		subject := "dataset " + e.ID.String()
-		switch {
-		case e.State == backends.EntryForeign:
-			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
-			continue
-		case e.State == backends.EntryIncoming && !onRecord && a.pools.doubts(p.ID, e.ID):
-			if !a.making(e.ID) && exists(e.Path) {
-				r.add(levelWarning, subject, "drover store rebuild brings it back in the trash, drover doctor --gc "+e.ID.String()+" destroys it",
-					"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
-			}
-			continue
-		case e.State == backends.EntryDeleting || (e.State == backends.EntryIncoming && !onRecord):
-			if !a.making(e.ID) && exists(e.Path) {
-				r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
-			}
-			continue
-		case !onRecord:
-			if _, since := now()[e.ID]; !since && exists(e.Path) {
-				r.add(levelWarning, subject, "drover store rebuild brings it back, drover doctor --gc "+e.ID.String()+" destroys it",
-					"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
-			}
-			continue
-		}
-		there[e.ID] = true
-		if e.Problem != "" {
-			r.add(levelError, subject, "", "volume %s: %s", d.Volume, e.Problem)
-		}
+// roomHint says what would bring a pool below 80 %. On a store that is not to be
+// believed nothing would: it comes first.
+func (a *Agent) roomHint(ctx context.Context, r *report, p *openPool, st dataset.PoolStatus) string {
+	if r.strange != "" {
+		return ""
 	}
-	for id, d := range known {
-		if d.Pool != p.ID || there[id] || d.State == dataset.StatePurging {
-			continue
-		}
-		_, err := p.backend.Stat(ctx, id)
-		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.add(levelError, "dataset "+id.String(), "", "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
-		}
-	}
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, os.ErrNotExist)
-}
-
-func volumeOf(e backends.Entry) string {
-	if e.Record == nil {
-		return "a dataset without a readable record"
-	}
-	return "volume " + e.Record.Volume
+	return a.pools.hint(ctx, p, st, st.Size/5)
 }
 
 // stallWarning is how long a snapshot may hold up writers before doctor says so.

@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"errors"
 	"maps"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -66,5 +70,56 @@ func TestDoctorLooksAgain(t *testing.T) {
 	}
 	if got := findings(nil, known); len(got) != 1 {
 		t.Errorf("on record and not in the pool: %q", got)
+	}
+}
+
+// While the store is not to be believed doctor's first line is the rebuild, and no line
+// says how to destroy what a rebuild would bring back; nor can it be destroyed.
+func TestDoctorOnALostStore(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	db, waste := r.volume("db"), r.volume("waste")
+	if err := r.Remove(ctx, "waste"); err != nil {
+		t.Fatal(err)
+	}
+	blank := r.incoming() // as a restart leaves it, which has nothing on record
+	if err := os.WriteFile(filepath.Join(r.root, "pool/incoming", blank.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.loseStore(false)
+	all := func() (text string, first api.Finding) {
+		t.Helper()
+		findings, err := r.Doctor(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range findings {
+			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Mend + ")\n"
+		}
+		return text, findings[0]
+	}
+	text, first := all()
+	if first.Subject != "store" || first.Level != levelError || first.Mend != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
+		t.Errorf("the first line: %+v", first)
+	}
+	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
+		if strings.Contains(text, no) {
+			t.Errorf("%q is in\n%s", no, text)
+		}
+	}
+	if err := r.Collect(ctx, db.ID); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+		t.Errorf("collect: %v", err)
+	}
+	if _, err := r.RebuildStore(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ = all(); strings.Contains(text, db.ID.String()) || strings.Contains(text, "error: store") {
+		t.Errorf("after the rebuild:\n%s", text)
+	}
+	if got := r.says(blank); !strings.Contains(got, "(drover doctor --gc "+blank.ID.String()) {
+		t.Errorf("of what the rebuild cannot bring back: %q", got)
+	}
+	if err := r.Collect(ctx, blank.ID); err != nil {
+		t.Error(err)
 	}
 }

@@ -145,8 +145,11 @@ func (a *Agent) freePoolName(path string) string {
 }
 
 // Collect destroys one dataset that lies in a pool and that the store does not
-// know.
+// know. ErrConflict while that is no wonder, as the store is not to be believed.
 func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
+	if err := a.mistrust(); err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
 	known, err := a.recorded(ctx)
 	if err != nil {
 		return err
@@ -176,10 +179,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		a.cache.remove(id)
-		if a.mistrust() != nil { // it may have been all that the store lacked
-			_, err = a.join(ctx)
-		}
-		return err
+		return nil
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }

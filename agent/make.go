@@ -30,7 +30,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(op.Dataset.Pool); err != nil {
+	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	// Nobody else knows the dataset before it is committed; then the next sync does.
@@ -45,7 +45,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	}
 	asked := op.Dataset.Size
 	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(op.Dataset.Pool, err))
+		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
 	if fill != nil {

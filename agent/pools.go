@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -307,38 +306,6 @@ func (p *pools) close() error {
 		}
 	}
 	return errors.Join(append(errs, p.holds.release())...)
-}
-
-// room refuses new bytes while the disk of the root is nearly full. A pool refuses
-// them by itself while it is.
-func (p *pools) room(id uuid.UUID) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.a.Root, &fs); err != nil {
-		return fmt.Errorf("statfs %s: %w", p.a.Root, err)
-	}
-	free, size := dataset.Size(fs.Bavail)*dataset.Size(fs.Bsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Bsize)
-	if free < min(size/100, 256*dataset.MiB) {
-		return p.mend(id, dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s", p.a.Root, free.Human(), size.Human()))
-	}
-	return nil
-}
-
-// mend adds to a refusal for want of space what would free some.
-func (p *pools) mend(id uuid.UUID, err error) error {
-	if !errors.Is(err, dataset.ErrNoSpace) {
-		return err
-	}
-	n := 0
-	for _, ds := range p.a.cache.ids() {
-		if d, ok := p.a.cache.dataset(ds); ok && d.Pool == id && d.State == dataset.StateTrashed {
-			n++
-		}
-	}
-	hint := "drover volume rm and drover snapshot rm free some"
-	if n > 0 {
-		hint = fmt.Sprintf("%d in the trash: drover trash purge --all destroys them", n)
-	}
-	return fmt.Errorf("%w (%s)", err, hint)
 }
 
 func (p *pools) byName(name string) (*openPool, bool) {

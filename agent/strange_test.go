@@ -179,19 +179,6 @@ func TestOlderStoreLacksAVolume(t *testing.T) {
 		t.Errorf("doctor says %q", got)
 	}
 	r.volume("new")
-
-	// A person has it destroyed instead: then the store lacks nothing.
-	r.link.answers(func(s *api.Sync) {
-		s.Index = 1
-		s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
-	})
-	r.restart()
-	if err := r.Collect(ctx, late.ID); err != nil {
-		t.Fatal(err)
-	}
-	if got := r.doubts(); got != "" {
-		t.Errorf("doctor says %q", got)
-	}
 }
 
 // A record beside the data that is out of date, or cannot be read, is renewed at

@@ -211,17 +211,17 @@ func setupInUse(t *testing.T, w *world) {
 	w.must(t, "drover snapshot create db --name before")
 }
 
-// setupQuarantine leaves the volume stray in its pool and not in the store.
+// setupQuarantine leaves the volume stray in its pool, and nothing that knows it.
 func setupQuarantine(t *testing.T, w *world) {
 	w.must(t, "drover volume rm stray 2>/dev/null && drover trash purge stray --yes || true")
 	w.stop(t)
-	w.must(t, "cp /var/lib/drover/store.db /var/backups/older.db")
+	w.must(t, "mkdir -p /var/backups/older", "cp /var/lib/drover/*.db /var/backups/older")
 	w.start(t)
 	w.must(t, "drover volume create stray@gold")
 	delete(w.ids, "stray")
 	w.ids["stray"] = w.dataset(t, "stray")
 	w.stop(t)
-	w.must(t, "cp /var/backups/older.db /var/lib/drover/store.db")
+	w.must(t, "cp /var/backups/older/*.db /var/lib/drover")
 	w.start(t)
 }
 

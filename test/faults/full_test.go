@@ -210,6 +210,10 @@ func TestB15HostDiskFull(t *testing.T) {
 		t.Fatalf("the default pool is %s at %s, want an image", got.Backend, got.Path)
 	}
 	w.make(t, "base", "sized", "base")
+	w.make(t, "waste", "plain", "waste")
+	w.ok(t, w.plug.remove("waste"))
+	w.forget("waste")
+	w.trash["waste"] = "waste"
 	id := newID()
 	root, err := w.plug.mount("base", id)
 	w.ok(t, err)
@@ -221,7 +225,16 @@ func TestB15HostDiskFull(t *testing.T) {
 	if n < 320<<20-xfsOwn {
 		t.Errorf("only %d bytes went into a volume of 320 MiB", n)
 	}
-	w.says(t, w.plug.create("toomuch", nil), "full")
+	err = w.plug.create("toomuch", nil)
+	w.says(t, err, w.h.Root, "is nearly full", "df -h")
+	r := w.h.Exec(t, "doctor")
+	if !strings.Contains(r.Out, "creates are refused: the disk of "+w.h.Root) || r.Exit != 1 {
+		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
+	}
+	// What is in the image's trash would give the disk nothing.
+	if strings.Contains(err.Error()+r.Out, "purge") {
+		t.Errorf("purging is advised: %v\n%s", err, r.Out)
+	}
 	w.ok(t, w.plug.unmount("base", id))
 	w.kept(t)
 	w.h.Restart(t)

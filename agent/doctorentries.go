@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// recordsNow looks at the records once more, when that is asked for: work goes on
+// while a doctor compares.
+type recordsNow func() map[uuid.UUID]dataset.Dataset
+
+// checkEntries compares what lies in a pool with what the store knows.
+func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
+		again, err := a.recorded(ctx)
+		if err != nil {
+			return known
+		}
+		return again
+	}))
+	for _, e := range entries {
+		d, onRecord := known[e.ID]
+		switch {
+		case e.State == backends.EntryForeign:
+			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
+		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
+			r.unknown++
+		case !onRecord || e.State == backends.EntryDeleting:
+			a.checkUnrecorded(r, p, e, now)
+		case e.Problem != "":
+			r.add(levelError, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
+		}
+	}
+	if r.strange == "" {
+		a.checkMissing(ctx, r, p, entries, known, now)
+	}
+}
+
+// checkUnrecorded looks at something that is on its way out, or that the store did not
+// know.
+func (a *Agent) checkUnrecorded(r *report, p *openPool, e backends.Entry, now recordsNow) {
+	subject := "dataset " + e.ID.String()
+	incoming := e.State == backends.EntryIncoming
+	if a.making(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
+		return
+	}
+	switch {
+	case incoming && a.pools.doubts(p.ID, e.ID):
+		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
+			"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
+	case incoming || e.State == backends.EntryDeleting:
+		r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
+	default:
+		if _, since := now()[e.ID]; since {
+			return
+		}
+		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back"),
+			"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
+	}
+}
+
+// wayOut says what to do about a dataset that the store does not know.
+func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
+	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
+	if _, known := a.cache.dataset(e.ID); e.Record == nil && !known {
+		return destroy
+	}
+	return rebuild + ", " + destroy
+}
+
+// checkMissing names what is on record in a pool and does not lie there.
+func (a *Agent) checkMissing(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
+	there := map[uuid.UUID]bool{}
+	for _, e := range entries {
+		there[e.ID] = there[e.ID] || e.State == backends.EntryReady || e.State == backends.EntryIncoming
+	}
+	for id, d := range known {
+		if d.Pool != p.ID || there[id] || d.State == dataset.StatePurging {
+			continue
+		}
+		_, err := p.backend.Stat(ctx, id)
+		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
+			r.add(levelError, "dataset "+id.String(), "", "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+func volumeOf(e backends.Entry) string {
+	if e.Record == nil {
+		return "a dataset without a readable record"
+	}
+	return "volume " + e.Record.Volume
+}

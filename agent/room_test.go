@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// finding returns what doctor says of something.
+func (r *rig) finding(subject string) api.Finding {
+	r.t.Helper()
+	findings, err := r.Doctor(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range findings {
+		if f.Subject == subject {
+			return f
+		}
+	}
+	r.t.Fatalf("doctor says nothing of %s: %+v", subject, findings)
+	return api.Finding{}
+}
+
+// leave takes all but some bytes of a disk.
+func leave(t *testing.T, dir string, free int64) {
+	t.Helper()
+	path := filepath.Join(dir, "ballast")
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-free); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When the disk of the root fills up doctor says so, before and when creates are
+// refused, as the refusal does. The trash is named where it lies on that disk, and
+// not where its destruction would free nothing of it.
+func TestRootDiskFull(t *testing.T) {
+	for name, beside := range map[string]bool{"a pool on the same disk": true, "a pool elsewhere": false} {
+		t.Run(name, func(t *testing.T) {
+			disk := scratch.Mount(t, "ext4", 1<<30)
+			r := newRig(t, func(c *Config) {
+				c.Root = disk
+				if beside {
+					c.Pools[0].Path = filepath.Join(disk, "pool")
+				}
+			})
+			r.volume("waste")
+			if err := r.Remove(t.Context(), "waste"); err != nil {
+				t.Fatal(err)
+			}
+			if f := r.finding("root"); f.Level != levelOK || f.Mend != "" {
+				t.Errorf("with room: %+v", f)
+			}
+			advice := func(what, text string) {
+				t.Helper()
+				if !strings.Contains(text, "df -h "+disk) || strings.Contains(text, "drover trash purge") != beside {
+					t.Errorf("%s: the advice is %q", what, text)
+				}
+			}
+			leave(t, disk, 40<<20)
+			if f := r.finding("root"); f.Level != levelWarning {
+				t.Errorf("with little room: %+v", f)
+			} else {
+				advice("with little room", f.Mend)
+			}
+			leave(t, disk, 1<<20)
+			if f := r.finding("root"); f.Level != levelError || !strings.Contains(f.Text, "creates are refused") {
+				t.Errorf("full: %+v", f)
+			} else {
+				advice("full", f.Mend)
+			}
+			err := r.Create(t.Context(), "more", nil)
+			if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), disk+" is nearly full") {
+				t.Fatalf("create: %v", err)
+			}
+			advice("create", err.Error())
+		})
+	}
+}
+
+// weighty is a pool that says what its datasets take and how full it is.
+type weighty struct {
+	backends.Pool
+	used   map[uuid.UUID]dataset.Size
+	status dataset.PoolStatus
+}
+
+func (p *weighty) Info() backends.Info {
+	return backends.Info{Capabilities: dataset.Capabilities{OwnFilesystem: true}}
+}
+
+func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { return p.used[id], nil }
+
+func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
+
+// The advice about a full pool says what its trash would give, and names the largest
+// volumes where that is too little; doctor's and the refusal's are the same.
+func TestFullPoolAdvice(t *testing.T) {
+	const size = 100 * dataset.GiB // of which 2 GiB are kept
+	full := dataset.PoolStatus{Online: true, Free: dataset.GiB, Size: size, Reason: "pool default is nearly full"}
+	for name, c := range map[string]struct {
+		trash, other, image bool
+		used                map[string]dataset.Size
+		status              dataset.PoolStatus
+		want                string
+	}{
+		"the trash would do": {true, false, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
+			"1 in the trash, 30GiB: drover trash purge --all destroys them"},
+		"other pools have trash too": {true, true, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
+			"1 in the trash, 30GiB: drover trash ls, drover trash purge NAME"},
+		"the trash is too little": {true, false, true, map[string]dataset.Size{"gone": dataset.MiB, "a": dataset.GiB, "b": 9 * dataset.GiB, "c": 0, "d": 2 * dataset.GiB}, full,
+			"1 in the trash, 1MiB: drover trash purge --all destroys them; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume rm and drover snapshot rm free some"},
+		"no trash, on a disk that others fill": {false, false, false, map[string]dataset.Size{"gone": 3 * dataset.GiB}, full,
+			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume rm and drover snapshot rm free some; other files on its disk: df -h /disk/pool"},
+		"the image lacks blocks": {true, false, true, nil,
+			dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: size, Reason: "the pool's image is not fully allocated"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			op, _ := r.pools.byName("default")
+			p := &weighty{Pool: op.backend, used: map[uuid.UUID]dataset.Size{}, status: c.status}
+			for _, v := range []string{"a", "b", "c", "d", "gone"} {
+				d := dataset.Dataset{ID: uuid.New(), Volume: v, State: dataset.StateReady, Pool: op.ID}
+				p.used[d.ID] = c.used[v]
+				if v == "gone" && c.trash {
+					d.State = dataset.StateTrashed
+				}
+				r.cache.load(api.Indexed{Dataset: d})
+			}
+			if c.other {
+				r.cache.load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
+			}
+			op.backend, op.rec.Path, op.rec.Image = p, "/disk/pool", 0
+			if c.image {
+				op.rec.Image = size
+			}
+			if f := r.finding("pool default"); f.Level != levelError || f.Mend != c.want {
+				t.Errorf("doctor: %+v, want %q", f, c.want)
+			}
+			err := r.pools.mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			want := "full"
+			if c.want != "" {
+				want += " (" + c.want + ")"
+			}
+			if err.Error() != want {
+				t.Errorf("a refusal: %q, want %q", err, want)
+			}
+		})
+	}
+}
