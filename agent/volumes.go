@@ -160,11 +160,16 @@ func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 // Create makes sure that a volume exists as asked. Any number of identical
 // Creates at once make one dataset, and all succeed.
 func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
+	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
 	sp, err := dataset.ParseSpec(spelling)
+	if errors.Is(err, dataset.ErrProfileName) { // control says which there are
+		if _, told := a.Control.Plan(ctx, a.node, req); errors.Is(told, dataset.ErrInvalid) {
+			return told
+		}
+	}
 	if err != nil {
 		return err
 	}
-	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
 	_, err = a.makeVolume(ctx, req, sp.Name)
 	return err
 }

@@ -1,7 +1,11 @@
 package control
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -14,7 +18,7 @@ import (
 func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	w, err := readWish(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.sayProfiles(err, cmp.Or(afterAt(req.Volume), req.Options["profile"]))
 	}
 	if len(req.Path) > maxPath {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "path of %d bytes is too long (%d at most)", len(req.Path), maxPath)
@@ -47,6 +51,23 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	}
 	op.Node = d.Home
 	return op, nil, nil
+}
+
+// sayProfiles adds to an error about a profile's name what profiles there are.
+func (s *Service) sayProfiles(err error, name string) error {
+	if !errors.Is(err, dataset.ErrProfileName) {
+		return err
+	}
+	var have []string
+	for _, p := range s.Deps.Profiles().All() {
+		have = append(have, p.Name)
+	}
+	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
+}
+
+func afterAt(spec string) string {
+	_, after, _ := strings.Cut(spec, "@")
+	return after
 }
 
 // maxPath is PATH_MAX of linux/limits.h.

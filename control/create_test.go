@@ -103,6 +103,8 @@ func TestCreateRefused(t *testing.T) {
 		{create("x"), dataset.ErrInvalid, []string{`bad volume name "x"`}},
 		{create(strings.Repeat("x", 1<<20)), dataset.ErrInvalid, nil},
 		{create("db@glod"), dataset.ErrInvalid, []string{`unknown profile "glod" (have: bronze, fleeting, gold, kept, silver)`}},
+		{create("db@GOLD"), dataset.ErrInvalid, []string{`bad profile name "GOLD"`, `(have: bronze, fleeting, gold, kept, silver); did you mean gold?`}},
+		{create("db", "profile=Silver"), dataset.ErrInvalid, []string{`bad profile name "Silver"`, `silver); did you mean silver?`}},
 		{create("db@gold", "profile=silver"), dataset.ErrInvalid, []string{"gold", "silver", "say one"}},
 		{create("db", "sise=3G"), dataset.ErrInvalid, []string{`"sise"`, "did you mean size?"}},
 		{create("db", "size=3"), dataset.ErrInvalid, []string{"3GiB", "3B"}},

@@ -24,6 +24,15 @@ func Nearest(word string, have []string) string {
 	return best
 }
 
+// Guess ends an error about a word that is none of have: "; did you mean gold?",
+// or nothing where none is near.
+func Guess(word string, have []string) string {
+	if n := Nearest(word, have); n != "" {
+		return "; did you mean " + n + "?"
+	}
+	return ""
+}
+
 // maxWord bounds the work that a hostile word can cause; no name is longer.
 const maxWord = 128
 

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 )
@@ -73,13 +74,17 @@ func CheckName(name string) error {
 	return Errorf(ErrInvalid, "bad volume name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", clip(name))
 }
 
+// ErrProfileName is in the errors of CheckProfileName, for those who know what
+// profiles there are to say so.
+var ErrProfileName = errors.New("bad profile name")
+
 // CheckProfileName fails with ErrInvalid unless name can be a profile's name.
 // "snapshot" and names that begin with "snapshot-" are kept for clones.
 func CheckProfileName(name string) error {
 	if profileRE.MatchString(name) && name != "snapshot" && !strings.HasPrefix(name, "snapshot-") {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad profile name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot", clip(name))
+	return Errorf(ErrInvalid, "%w %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot", ErrProfileName, clip(name))
 }
 
 // CheckPoolName fails with ErrInvalid unless name can be a pool's name.

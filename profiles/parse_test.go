@@ -190,7 +190,7 @@ func TestGet(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.Get("glod")
-	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (have: b, gold, silver)` {
+	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (have: b, gold, silver); did you mean gold?` {
 		t.Error(err)
 	}
 	if _, err := s.Get(strings.Repeat("x", 1e6)); err == nil || len(err.Error()) > 300 {

@@ -49,7 +49,8 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 	if p, ok := s.profiles[name]; ok {
 		return p.Clone(), nil
 	}
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", clip(name), dataset.Have(s.Names()))
+	have := s.Names()
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s", clip(name), dataset.Have(have), dataset.Guess(name, have))
 }
 
 // revision is what tells two versions of a profile apart: the first 12 hex digits

@@ -41,7 +41,8 @@ type app struct {
 	// docker returns the folder of a Docker volume; see engine.Path.
 	docker func(ctx context.Context, volume string, live bool) (string, error)
 
-	endpoint string // --api
+	endpoint string   // --api
+	args     []string // the whole command line
 }
 
 func (a *app) address() string {

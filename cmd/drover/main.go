@@ -39,6 +39,7 @@ func main() {
 
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, a *app, args []string) int {
+	a.args = args
 	root := newRootCmd(a)
 	root.SetArgs(append([]string{}, args...)) // for nil cobra takes os.Args
 	root.SetIn(a.in)

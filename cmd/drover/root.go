@@ -38,7 +38,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	}
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return flagError(cmd, a.args, err) })
 	root.PersistentFlags().StringVar(&a.endpoint, "api", "", "the API's `ADDRESS` (or DROVER_API; default "+defaultEndpoint+")")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))

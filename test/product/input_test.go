@@ -23,6 +23,7 @@ type wrong struct {
 const (
 	wantName    = `want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit`
 	wantProfile = `want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot`
+	meantGold   = `(have: bronze, gold, silver); did you mean gold?`
 	wantPrefix  = `want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-')`
 	haveOptions = `(have: from, fs, label.KEY, mode, owner, pool, profile, protect, readonly, size)`
 	haveUnits   = `(have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)`
@@ -33,10 +34,11 @@ func wrongs() []wrong {
 	opt := func(option, want string) wrong { return wrong{[]string{"-o", option, "db"}, want} }
 	name := func(name, want string) wrong { return wrong{[]string{"--", name}, want} }
 	return []wrong{
-		name("db@glod", `unknown profile "glod" (have: bronze, gold, silver)`),
-		name("db@", `bad profile name "": `+wantProfile),
-		name("db@Gold", `bad profile name "Gold": `+wantProfile),
-		opt("profile=glod", `unknown profile "glod" (have: bronze, gold, silver)`),
+		name("db@glod", `unknown profile "glod" `+meantGold),
+		name("db@", `bad profile name "": `+wantProfile+` (have: bronze, gold, silver)`),
+		name("db@Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
+		opt("profile=glod", `unknown profile "glod" `+meantGold),
+		opt("profile=Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
 		{[]string{"-o", "profile=silver", "db@gold"}, `volume "db@gold": the name asks for profile gold, option profile for silver (say one)`},
 
 		opt("sise=5GiB", `unknown option "sise", did you mean size? `+haveOptions),
@@ -105,7 +107,7 @@ func TestA10I6(t *testing.T) {
 	} {
 		r := w.e.Docker(t, append(append([]string{"run", "--rm"}, args...), image, "true")...)
 		line, _, _ := strings.Cut(r.Stderr, "\n")
-		if want := `docker: Error response from daemon: create db@glod: drover: unknown profile "glod" (have: bronze, gold, silver)`; r.Exit != 125 || strings.TrimSuffix(line, ".") != want {
+		if want := `docker: Error response from daemon: create db@glod: drover: unknown profile "glod" ` + meantGold; r.Exit != 125 || strings.TrimSuffix(line, ".") != want {
 			t.Errorf("run %q: exit %d, %q, want 125 and %q", args, r.Exit, line, want)
 		}
 	}

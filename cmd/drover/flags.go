@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// flagError says of a flag that was not understood what would do. words is the
+// whole command line.
+func flagError(cmd *cobra.Command, words []string, err error) error {
+	var unknown *pflag.NotExistError
+	var value *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
+		letter := unknown.GetSpecifiedName()[:1]
+		return usage(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
+	case errors.As(err, &unknown):
+		name := unknown.GetSpecifiedName()
+		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
+			return usage(cmd, "unknown flag: --%s (say %s)", name, option)
+		}
+		return usage(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
+	case errors.As(err, &value):
+		return valueError(cmd, value)
+	}
+	return usage(cmd, "%w", err)
+}
+
+// guess takes a flag's name, or none.
+func guess(flag string) string {
+	if flag == "" {
+		return ""
+	}
+	return " (did you mean --" + flag + "?)"
+}
+
+// valueError says in our words what a number or a switch wants.
+func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
+	var number *strconv.NumError
+	if !errors.As(err, &number) {
+		return usage(cmd, "%w", err)
+	}
+	want := "a whole number, 0 or more"
+	if err.GetFlag().Value.Type() == "bool" {
+		want = "true or false"
+	}
+	return usage(cmd, "--%s %q: want %s", err.GetFlag().Name, err.GetValue(), want)
+}
+
+func flagNames(cmd *cobra.Command) (names []string) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return names
+}
+
+// longOf is the only flag that begins with a letter, "" where there are several.
+// A letter alone is not taken for it: docker volume rm -f overrides no protection.
+func longOf(cmd *cobra.Command, letter string) string {
+	var long []string
+	for _, n := range flagNames(cmd) {
+		if strings.HasPrefix(n, letter) {
+			long = append(long, n)
+		}
+	}
+	if len(long) != 1 {
+		return ""
+	}
+	return long[0]
+}
+
+// optionFor says how an option of a volume is said that was taken for a flag, ""
+// where there is none of that name.
+func optionFor(cmd *cobra.Command, name, value string) string {
+	if cmd.Flags().Lookup("opt") == nil {
+		return ""
+	}
+	if name == "profile" {
+		return "NAME@" + orElse(value, "PROFILE")
+	}
+	for _, h := range dataset.OptionHelp() {
+		key, label := strings.CutSuffix(h.Name, ".KEY")
+		switch {
+		case key != name:
+		case h.Value == "true|false":
+			return "-o " + name
+		case label:
+			return "-o label." + orElse(value, "KEY=VALUE")
+		default:
+			return fmt.Sprintf("-o %s=%s", name, orElse(value, h.Value))
+		}
+	}
+	return ""
+}
+
+func orElse(s, none string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
+
+// valueOf is what follows a flag on the command line, "" for nothing.
+func valueOf(words []string, flag string) string {
+	for i, w := range words {
+		if value, ok := strings.CutPrefix(w, flag+"="); ok {
+			return value
+		}
+		if w == flag && i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") {
+			return words[i+1]
+		}
+	}
+	return ""
+}
