@@ -1,12 +1,12 @@
 package main
 
 import (
-	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
 )
@@ -28,7 +28,7 @@ pool can keep what a profile promises is seen when a volume is created.`,
 		}
 		set, err := profiles.Parse(args[0], src)
 		if err != nil {
-			return errors.Join(strictyaml.All(err)...) // every mistake, a line each
+			return a.mistakes(args[0], strictyaml.All(err))
 		}
 		if o.json() {
 			return show.List(a.out, set.All())
@@ -39,4 +39,15 @@ pool can keep what a profile promises is seen when a volume is created.`,
 		return profileTable(set.All()).Write(a.out)
 	}
 	return cmd
+}
+
+// mistakes tells each on a line of its own, the only one as the error itself.
+func (a *app) mistakes(file string, all []error) error {
+	if len(all) == 1 {
+		return all[0]
+	}
+	for _, m := range all {
+		complain(a.errOut, m)
+	}
+	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d mistakes", file, len(all))
 }
