@@ -3,12 +3,14 @@ package agent
 import (
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
 )
 
-// A mount that the host kept busy when its last use ended goes later, as is said.
+// A mount that the host kept busy when its last use ended goes later, as is said. What
+// was refused because of it is not tried again, as is said too.
 func TestBusyUnmountIsTriedAgain(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
@@ -18,8 +20,11 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer shell.Close()
-	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) {
+	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again") {
 		t.Errorf("unmount while the host is in it: %v", err)
+	}
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again, and then to remove it has to be asked for again") {
+		t.Errorf("remove while the host is in it: %v", err)
 	}
 	if err := shell.Close(); err != nil {
 		t.Fatal(err)
@@ -30,4 +35,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 		return err == nil && !mounted
 	})
 	r.want(d)
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
 }

@@ -61,7 +61,11 @@ func (a *Agent) unused(d dataset.Dataset, what string) error {
 	if err != nil || !mounted {
 		return err
 	}
-	return a.unmountLocked(d)
+	err = a.unmountLocked(d)
+	if errors.Is(err, dataset.ErrInUse) {
+		err = fmt.Errorf("cannot %s volume %s: %w, and then to %s it has to be asked for again", what, d.Volume, err, what)
+	}
+	return err
 }
 
 // condemned reports whether a dataset may not be mounted any more.

@@ -292,7 +292,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	switch {
 	case errors.Is(err, mount.ErrBusy):
 		a.idle(d.ID)
-		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); it is tried again", d.Volume, path, path)
+		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again", d.Volume, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	case err == nil:
