@@ -62,8 +62,8 @@ func (a *Agent) unused(d dataset.Dataset, what string) error {
 		return err
 	}
 	err = a.unmountLocked(d)
-	if errors.Is(err, dataset.ErrInUse) {
-		err = fmt.Errorf("cannot %s volume %s: %w, and then to %s it has to be asked for again", what, d.Volume, err, what)
+	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // what is condemned is tried again
+		err = fmt.Errorf("cannot %s volume %s: %w, but nothing else: ask again to %s it", what, d.Volume, err, what)
 	}
 	return err
 }
