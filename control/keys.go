@@ -16,6 +16,7 @@ const (
 	namesPrefix      = "names/"
 	datasetsPrefix   = "datasets/"
 	snapshotsPrefix  = "snapshots/"
+	snapnamesPrefix  = "snapnames/"
 	nodesPrefix      = "nodes/"
 	poolsPrefix      = "pools/"
 	operationsPrefix = "operations/"
@@ -43,7 +44,7 @@ func snapshotKey(ds, id uuid.UUID) string {
 	return snapshotPrefix(ds) + id.String()
 }
 func snapnameKey(ds uuid.UUID, name string) string {
-	return "snapnames/" + ds.String() + "/" + name
+	return snapnamesPrefix + ds.String() + "/" + name
 }
 func homePrefix(node uuid.UUID) string { return "home/" + node.String() + "/" }
 func homeKey(node, ds uuid.UUID) string {

@@ -215,21 +215,75 @@ func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 }
 
 func (t *tx) snapshotByPrefix(prefix string, of uuid.UUID) (dataset.Snapshot, error) {
-	none := dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", clip(prefix))
-	if !isPrefix(prefix) {
-		return dataset.Snapshot{}, none
+	var found []match
+	var err error
+	if isPrefix(prefix) {
+		found, err = t.matches(prefix, func(m match) bool {
+			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && lasting(m.dataset)
+		})
 	}
-	found, err := t.matches(prefix, func(m match) bool {
-		return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && lasting(m.dataset)
-	})
+	if err == nil && len(found) == 0 {
+		err = t.noSnapshot(prefix, of)
+	}
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
-	m, err := one(found, prefix, none)
+	m, err := one(found, prefix, nil)
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
 	return t.readSnapshot(m.dataset.ID, m.snapshot)
+}
+
+// noSnapshot is the error for a reference that names none; of a name that only some
+// volume knows it says which.
+func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
+	var has []string
+	var err error
+	if of == uuid.Nil {
+		has, err = t.volumesWith(ref)
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(has) > 0:
+		return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (its name is known in its volume alone: say --volume %s)", ref, strings.Join(has, " or --volume "))
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", clip(ref))
+}
+
+// volumesWith returns the first few live volumes that have a snapshot of a name.
+func (t *tx) volumesWith(name string) (has []string, err error) {
+	if dataset.CheckName(name) != nil {
+		return nil, nil
+	}
+	for after := ""; len(has) < 3; {
+		entries, err := t.list(snapnamesPrefix, after, pageMost)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			after = e.Key
+			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, snapnamesPrefix), "/"+name)
+			if !is {
+				continue
+			}
+			id, err := idIn(snapnamesPrefix+of, snapnamesPrefix)
+			if err != nil {
+				return nil, err
+			}
+			var d dataset.Dataset
+			if there, err := t.get(datasetKey(id), &d); err != nil {
+				return nil, err
+			} else if there && d.State == dataset.StateReady && len(has) < 3 {
+				has = append(has, d.Volume)
+			}
+		}
+		if len(entries) < pageMost {
+			break
+		}
+	}
+	return has, nil
 }
 
 // source finds what a clone is to be made of: for @snapshot-PREFIX a UUID

@@ -64,7 +64,16 @@ func TestSnapshotByNameOrPrefix(t *testing.T) {
 		_, err := e.Snapshot(e.ctx, c[0], c[1])
 		refused(t, err, dataset.ErrNotFound)
 	}
+	for _, c := range []struct{ snap, says string }{
+		{"nightly", `no such snapshot: "nightly" (its name is known in its volume alone: say --volume db)`},
+		{"weekly", `no such snapshot: "weekly" (drover snapshot ls shows what there is)`},
+	} {
+		_, err := e.Snapshot(e.ctx, "", c.snap)
+		refused(t, err, dataset.ErrNotFound, c.says)
+	}
 	d := a.delete("db")
+	_, err = e.Snapshot(e.ctx, "", "nightly")
+	refused(t, err, dataset.ErrNotFound, "snapshot ls")
 	if s, err := e.Snapshot(e.ctx, d.ID.String(), "nightly"); err != nil || s.ID != one.ID {
 		t.Errorf("in the trash: %v, %v", s.ID, err)
 	}

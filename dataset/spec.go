@@ -101,7 +101,7 @@ func CheckPrefix(prefix string) error {
 	if prefixRE.MatchString(prefix) {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad UUID prefix %q: want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-')", clip(prefix))
+	return Errorf(ErrInvalid, "bad UUID prefix %q: want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)", clip(prefix))
 }
 
 // CheckLabel fails with ErrInvalid unless key can be a label's key.

@@ -108,6 +108,16 @@ func snapshotWords(ctx context.Context, c remote, given []string, _ string) ([]s
 	return out, err
 }
 
+// diffWords completes snapshots of the volume that is the first argument, or of all
+// where that is a snapshot.
+func diffWords(ctx context.Context, c remote, given []string, begun string) ([]string, error) {
+	words, err := snapshotWords(ctx, c, given[:1], begun)
+	if err != nil || len(words) == 0 {
+		return anySnapshotWords(ctx, c, given, begun)
+	}
+	return words, nil
+}
+
 // anySnapshotWords completes snapshots of all volumes.
 func anySnapshotWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
 	return snapshotWords(ctx, c, nil, "")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -12,10 +13,14 @@ import (
 
 func newSnapshotDiffCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "diff A [B]",
-		Short:             "Say how much changed from a snapshot to a newer one, or to now",
+		Use:   "diff [VOLUME] A [B]",
+		Short: "Say how much changed from a snapshot to a newer one, or to now",
+		Long: `Say how much changed from a snapshot to a newer one, or to now. A and B are
+unique prefixes of their UUIDs or, after the volume, their names.`,
+		Example: `  drover snapshot diff db before-upgrade
+  drover snapshot diff f23ca986 4be1c07d`,
 		Args:              args(1),
-		ValidArgsFunction: complete(a, anySnapshotWords, anySnapshotWords),
+		ValidArgsFunction: complete(a, sourceWords, diffWords, diffWords),
 	}
 	o := outputFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
@@ -24,14 +29,16 @@ func newSnapshotDiffCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		points := []string{args[0], ""}
-		copy(points, args)
+		volume, points, err := diffArgs(cmd, c, *volume, args)
+		if err != nil {
+			return err
+		}
 		for i, p := range points {
 			// Only its volume knows a snapshot by its name.
-			if *volume == "" || p == "" {
+			if volume == "" || p == "" {
 				continue
 			}
-			s, err := c.Snapshot(cmd.Context(), *volume, p)
+			s, err := c.Snapshot(cmd.Context(), volume, p)
 			if err != nil {
 				return err
 			}
@@ -44,6 +51,33 @@ func newSnapshotDiffCmd(a *app) *cobra.Command {
 		return one(a, o, d, diffForm)
 	}
 	return cmd
+}
+
+// diffArgs takes apart [VOLUME] A [B]. Of two words the first is a snapshot where
+// there is one of that UUID, and otherwise the volume, if that is there.
+func diffArgs(cmd *cobra.Command, c remote, flag string, args []string) (volume string, points []string, err error) {
+	first := 0
+	switch {
+	case len(args) == 3 && flag != "":
+		return "", nil, usage(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+	case len(args) == 3:
+		first = 1
+	case len(args) == 2 && flag == "":
+		_, err := c.Snapshot(cmd.Context(), "", args[0])
+		if errors.Is(err, dataset.ErrNotFound) {
+			if _, none := c.Volume(cmd.Context(), args[0]); none == nil {
+				first, err = 1, nil
+			}
+		}
+		if err != nil {
+			return "", nil, err
+		}
+	}
+	volume, points = flag, append(points, args[first:]...)
+	if first == 1 {
+		volume = args[0]
+	}
+	return volume, append(points, "")[:2], nil
 }
 
 func diffForm(d api.Diff) *show.Form {

@@ -10,19 +10,26 @@ import (
 
 func newSnapshotInspectCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "inspect ID",
-		Short:             "Show all about a snapshot",
+		Use:   "inspect [VOLUME] ID",
+		Short: "Show all about a snapshot",
+		Long: `Show all about a snapshot. ID is a unique prefix of its UUID or, after the
+volume, its name.`,
+		Example:           `  drover snapshot inspect db before-upgrade`,
 		Args:              args(1),
-		ValidArgsFunction: complete(a, snapshotWords),
+		ValidArgsFunction: complete(a, sourceWords, snapshotWords),
 	}
 	o := outputFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		volume, id, err := snapshotArgs(cmd, *volume, args)
+		if err != nil {
+			return err
+		}
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
-		s, err := c.Snapshot(cmd.Context(), *volume, args[0])
+		s, err := c.Snapshot(cmd.Context(), volume, id)
 		if err != nil {
 			return err
 		}
@@ -38,6 +45,17 @@ func volumeFlag(a *app, cmd *cobra.Command) *string {
 		return complete(a, volumeWords)(cmd, nil, begun)
 	}))
 	return volume
+}
+
+// snapshotArgs takes apart [VOLUME] ID, where the flag may say the volume too.
+func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id string, err error) {
+	if len(args) == 1 {
+		return flag, args[0], nil
+	}
+	if flag != "" {
+		return "", "", usage(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+	}
+	return args[0], args[1], nil
 }
 
 func (a *app) snapshotForm(s dataset.Snapshot) *show.Form {

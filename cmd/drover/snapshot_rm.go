@@ -12,15 +12,22 @@ import (
 
 func newSnapshotRmCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "rm ID",
-		Short:             "Delete a snapshot",
+		Use:   "rm [VOLUME] ID",
+		Short: "Delete a snapshot",
+		Long: `Delete a snapshot. ID is a unique prefix of its UUID or, after the volume, its
+name.`,
+		Example:           `  drover snapshot rm db before-upgrade`,
 		Args:              args(1),
-		ValidArgsFunction: complete(a, snapshotWords),
+		ValidArgsFunction: complete(a, sourceWords, snapshotWords),
 	}
 	o := workFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: *volume, Snapshot: args[0]}
+		volume, id, err := snapshotArgs(cmd, *volume, args)
+		if err != nil {
+			return err
+		}
+		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
 		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := taken(out)
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)

@@ -24,7 +24,7 @@ const (
 	wantName    = `want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit`
 	wantProfile = `want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot`
 	meantGold   = `(have: bronze, gold, silver); did you mean gold?`
-	wantPrefix  = `want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-')`
+	wantPrefix  = `want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)`
 	haveOptions = `(have: from, fs, label.KEY, mode, owner, pool, profile, protect, readonly, size)`
 	haveUnits   = `(have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)`
 	seeAll      = `(drover snapshot ls, volume ls and trash ls show those there are)`
