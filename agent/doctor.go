@@ -56,6 +56,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	for _, p := range a.pools.all() {
 		a.checkPool(ctx, r, p, known, err == nil)
 	}
+	a.checkUnmade(r)
 	a.checkMounts(r)
 	r.first()
 	return r.list, nil

@@ -114,7 +114,7 @@ func (a *Agent) tell(ctx context.Context, told map[uuid.UUID]dataset.DatasetStat
 }
 
 func (a *Agent) tellSome(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
-	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Operations: a.jobs.running()}
+	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Unmade: a.pools.unmade, Operations: a.jobs.running()}
 	a.mu.Lock()
 	h.Distrust = a.strange
 	a.mu.Unlock()

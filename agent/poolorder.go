@@ -23,7 +23,7 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 	}
 	values := map[string]any{}
 	for _, o := range list {
-		if o.Node != p.a.node {
+		if o.Node != p.a.node || o.ID == uuid.Nil {
 			continue
 		}
 		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default, Found: true}

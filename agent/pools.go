@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -32,6 +33,8 @@ type pools struct {
 	order []uuid.UUID
 	byID  map[uuid.UUID]*openPool
 	holds holds
+
+	unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
 }
 
 type openPool struct {
@@ -78,10 +81,10 @@ func (p *pools) open(ctx context.Context) error {
 			p.add(ctx, name, known[name])
 		}
 	}
-	if len(p.order) == 0 {
+	if len(p.order) == 0 && len(p.unmade) == 0 {
 		return p.makeDefault(ctx)
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolRecord) error {
@@ -96,8 +99,10 @@ func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolReco
 		p.add(ctx, c.Name, rec)
 		return nil
 	}
-	_, err := p.make(ctx, c.Name, rec)
-	return err
+	if _, err := p.make(ctx, c.Name, rec); err != nil {
+		p.missing(c, err)
+	}
+	return nil
 }
 
 // imageMount is where a pool's image is mounted, in the words of the kernel.
@@ -189,6 +194,9 @@ func (p *pools) single(id uuid.UUID, name string) error {
 
 // disjoint refuses a pool inside another one's path, or around it.
 func (p *pools) disjoint(name string, rec poolRecord) error {
+	if err := p.unclaimed(name); err != nil {
+		return err
+	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	for _, o := range p.byID {

@@ -223,3 +223,77 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 		t.Errorf("pools: %+v", got)
 	}
 }
+
+// A new pool in drover.yaml that cannot be made is offline and says why; the other
+// pools serve, nothing is made in its place, and a start after its mending makes it.
+func TestNewPoolThatCannotBeMade(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	db := r.volume("db")
+	full := filepath.Join(r.root, "full")
+	if err := os.MkdirAll(filepath.Join(full, "precious"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := r.Config
+	cfg.Pools = append(cfg.Pools, PoolConfig{Name: "new", Backend: "dir", Path: full}, PoolConfig{Name: "odd", Backend: "zfs", Path: "/odd"})
+	r.close()
+	r.start(cfg)
+	r.mount(db, "id")
+	if err := r.Unmount(ctx, "db", "id"); err != nil {
+		t.Error(err)
+	}
+	r.tell(ctx, map[uuid.UUID]dataset.DatasetStatus{}, nil)
+	list, err := r.Control.Pools(ctx)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("pools %+v, %v", list, err)
+	}
+	for i, name := range []string{"new", "odd"} {
+		if p := list[i+1]; p.Name != name || p.NodeName != "host-a" || p.ID != uuid.Nil || p.Status == nil || p.Status.Online || p.Status.Reason == "" {
+			t.Errorf("%s is shown as %+v, %+v", name, p, p.Status)
+		}
+	}
+	findings, err := r.Doctor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := 0
+	for _, f := range findings {
+		if f.Level == levelError && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
+			said++
+		}
+	}
+	if said != 2 {
+		t.Errorf("doctor says %+v", findings)
+	}
+	if _, err := r.CreatePool(ctx, api.NewPool{Name: "new", Backend: "dir", Path: filepath.Join(r.root, "other")}); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("another pool of that name: %v", err)
+	}
+	if err := os.RemoveAll(full); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pools = cfg.Pools[:2]
+	r.close()
+	r.start(cfg)
+	if p, ok := r.pools.byName("new"); !ok || p.backend == nil {
+		t.Errorf("after it was mended: %+v", p)
+	}
+	r.tell(ctx, map[uuid.UUID]dataset.DatasetStatus{}, nil)
+	if list, err := r.Control.Pools(ctx); err != nil || len(list) != 2 {
+		t.Errorf("pools %+v, %v", list, err)
+	}
+}
+
+// With no pool but one that cannot be made, none is made by default: that would take
+// half of a disk that nobody named.
+func TestNoDefaultBesideAPoolThatCannotBeMade(t *testing.T) {
+	f := &fussy{offline: true}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
+	if got := r.pools.all(); len(got) != 0 {
+		t.Errorf("pools %+v", got)
+	}
+	if err := r.Create(t.Context(), "db", nil); err == nil {
+		t.Error("a volume was made nowhere")
+	} else {
+		t.Log(err)
+	}
+}

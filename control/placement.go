@@ -137,7 +137,8 @@ func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile) error {
 	return err
 }
 
-// Pools lists all pools of all nodes.
+// Pools lists all pools of all nodes: those on record, then those that nodes are
+// configured with and could not make, which have no UUID.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
 	list, err := listAll[dataset.Pool](t, poolsPrefix)
@@ -151,6 +152,14 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 			return nil, err
 		}
 		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.seen.pool(p.ID)})
+	}
+	for _, u := range s.seen.unmadePools() {
+		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
+		if i < 0 {
+			out = append(out, u)
+		} else if out[i].Status == nil { // on record, and not found where it is configured
+			out[i].Status = u.Status
+		}
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ type seen struct {
 	mu       sync.Mutex
 	datasets map[uuid.UUID]dataset.DatasetStatus
 	pools    map[uuid.UUID]dataset.PoolStatus
+	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
 	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
 }
@@ -24,6 +26,7 @@ func newSeen() seen {
 	return seen{
 		datasets: map[uuid.UUID]dataset.DatasetStatus{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
+		unmade:   map[uuid.UUID][]api.Pool{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
 	}
@@ -46,6 +49,11 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	}
 	for _, d := range h.Datasets {
 		s.datasets[d.ID] = d
+	}
+	s.unmade[node.ID] = nil
+	for _, p := range h.Unmade {
+		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
+		s.unmade[node.ID] = append(s.unmade[node.ID], p)
 	}
 	s.distrust[node.ID] = h.Distrust
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
@@ -94,6 +102,19 @@ func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {
 		return &st
 	}
 	return nil
+}
+
+// unmadePools are the pools that nodes are configured with and could not make.
+func (s *seen) unmadePools() (all []api.Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range s.unmade {
+		all = append(all, list...)
+	}
+	slices.SortFunc(all, func(x, y api.Pool) int {
+		return cmp.Or(cmp.Compare(x.NodeName, y.NodeName), cmp.Compare(x.Name, y.Name))
+	})
+	return all
 }
 
 func (s *seen) dataset(id uuid.UUID) *dataset.DatasetStatus {

@@ -100,6 +100,7 @@ type Registration struct {
 type Heartbeat struct {
 	Incarnation uuid.UUID               `json:"incarnation"`
 	Pools       []dataset.PoolStatus    `json:"pools,omitempty"`
+	Unmade      []Pool                  `json:"unmade,omitempty"`   // pools that are configured and could not be made
 	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
 	Operations  []dataset.Operation     `json:"operations,omitempty"`
 	// Distrust says why the node does not believe this store: then nothing of the

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
@@ -13,7 +12,8 @@ import (
 
 // Two drovers are told of one pool, as happens to who tries a second one with the
 // host's drover.yaml: it would reap what the first one is making, and mount what
-// that has mounted. It is refused, until the first one is gone.
+// that has mounted. It has the pool offline, until it is started anew once the first
+// one is gone.
 func TestI1PoolOfAnotherProcess(t *testing.T) {
 	disk := scratch.Mount(t, "xfs", 2<<30)
 	options := func(root string) host.Options {
@@ -23,17 +23,18 @@ func TestI1PoolOfAnotherProcess(t *testing.T) {
 		}
 	}
 	first := host.Start(t, options("first"))
-	down := options("second")
-	down.Down = true
-	second := host.Start(t, down)
-	second.Begin(t)
-	second.Ended(t, time.Minute)
+	second := host.Start(t, options("second"))
 	want := fmt.Sprintf("another drover (pid %d) has it", first.PID())
-	if log := second.LogTail(5); !strings.Contains(log, "pool shared") || !strings.Contains(log, want) {
-		t.Errorf("the second one says\n%s\nwant %q", log, want)
+	if out := second.Exec(t, "doctor"); !strings.Contains(out.Out, "pool shared") || !strings.Contains(out.Out, want) {
+		t.Errorf("the second one says\n%s\nwant %q", out.Out, want)
 	}
+	if out := second.Exec(t, "volume", "create", "db"); out.Exit == 0 {
+		t.Error("the second one made a volume without a pool")
+	}
+	second.Stop(t)
 	first.Kill9(t)
 	second.Up(t)
+	second.Must(t, "volume", "create", "db")
 	second.Stop(t)
 	first.Up(t)
 }
