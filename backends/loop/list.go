@@ -39,14 +39,10 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
 			}
-			entry, err := p.entry(root, filepath.Join(place.dir, e.Name()), place.state)
-			if errors.Is(err, os.ErrNotExist) {
-				continue // it was moved on meanwhile, or never whole
+			// Otherwise it was moved on meanwhile, or never whole.
+			if entry, ok := p.entry(root, filepath.Join(place.dir, e.Name()), place.state); ok {
+				list = append(list, entry)
 			}
-			if err != nil {
-				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
-			}
-			list = append(list, entry)
 		}
 	}
 	return list, nil
@@ -72,38 +68,42 @@ func (p *Pool) stranger(name, problem string) backends.Entry {
 	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(p.path, name), Problem: problem}
 }
 
-// entry reads one directory of a dataset; os.ErrNotExist for one that is being made.
-func (p *Pool) entry(root folder, name string, state backends.EntryState) (backends.Entry, error) {
+// entry reads one directory of a dataset; not ok for one that is being made, or gone.
+func (p *Pool) entry(root folder, name string, state backends.EntryState) (e backends.Entry, ok bool) {
 	base := filepath.Base(name)
 	id, err := parseID(base)
 	if state == backends.EntryDeleting {
 		id, err = hiddenID(base)
 	}
 	if err != nil {
-		return p.stranger(name, "its name is not the UUID of a dataset"), nil
+		return p.stranger(name, "its name is not the UUID of a dataset"), true
 	}
+	e = backends.Entry{ID: id, State: state, Path: root.path(name)}
 	dir, err := root.sub(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return backends.Entry{}, err
-	}
-	if err != nil {
-		return p.stranger(name, "a dataset's name, but no directory"), nil
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return e, false
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return p.stranger(name, "a dataset's name, but no directory"), true
+	case err != nil:
+		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		return e, true
 	}
 	defer dir.Close()
 	c, err := p.contents(dir)
-	if err != nil {
-		return backends.Entry{}, err
+	if err != nil { // of one bad directory the rest of the pool is not to suffer
+		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		return e, !errors.Is(err, os.ErrNotExist)
 	}
 	headless := !slices.Contains(c.items, head)
 	switch {
 	case state == backends.EntryIncoming && headless && len(c.foreign) == 0:
-		return backends.Entry{}, os.ErrNotExist
+		return e, false
 	case state == backends.EntryReady && headless && !slices.Contains(c.records, recordFile):
-		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), nil
+		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	}
-	e := backends.Entry{ID: id, State: state, Path: dir.Name()}
 	p.read(&e, dir, c)
-	return e, nil
+	return e, true
 }
 
 // read fills in what the records in dir say, and what is wrong with them.

@@ -1,0 +1,79 @@
+package loop
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// Of directories that the disk has lost the list says so, and it has the rest.
+func TestListOfADamagedDisk(t *testing.T) {
+	image, host := scratch.Image(t, xfs, scratch.XFS), t.TempDir()
+	scratch.Run(t, "mount", "-o", "loop", image, host)
+	mounted := true
+	t.Cleanup(func() {
+		if mounted {
+			scratch.Run(t, "umount", host)
+		}
+	})
+	b, _ := newBackend()
+	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool"), Make: true}
+	pool, err := b.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []dataset.Dataset
+	for range 3 {
+		d := dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 64 * dataset.MiB}
+		d.Profile.Filesystem.Type = "ext4"
+		if _, err := pool.Create(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if err := pool.Commit(t.Context(), d.ID); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, d)
+	}
+	dirOf := func(d dataset.Dataset) string { return filepath.Join(cfg.Path, datasets, d.ID.String()) }
+	for i := range 200 { // more than its inode has room for
+		if err := os.WriteFile(filepath.Join(dirOf(all[1]), fmt.Sprint("a-name-that-takes-some-room-", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inode, content := inodeOf(t, dirOf(all[0])), inodeOf(t, dirOf(all[1]))
+	scratch.Run(t, "umount", host)
+	mounted = false
+	scratch.Run(t, "xfs_db", "-x", "-c", "inode "+inode, "-c", "write -c core.format 7", image)
+	scratch.Run(t, "xfs_db", "-x", "-c", "inode "+content, "-c", "dblock 0", "-c", "write -c dhdr.hdr.magic 0", image)
+	scratch.Run(t, "mount", "-o", "loop", image, host)
+	mounted = true
+
+	list, err := pool.List(t.Context())
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, e := range list {
+		sick := e.ID != all[2].ID
+		if e.State != backends.EntryReady || sick != strings.Contains(e.Problem, "can't be read") || !sick && e.Problem != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+func inodeOf(t *testing.T, path string) string {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(fi.Sys().(*syscall.Stat_t).Ino)
+}
