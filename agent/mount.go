@@ -64,7 +64,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if _, known := r.IDs[id]; !known && a.condemned(d.ID) {
 		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
-	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now()})
+	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now(), As: spelling})
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts
@@ -235,7 +235,7 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	if err != nil {
 		return nil
 	}
-	d, here := a.cache.volume(sp.Name) // control has nothing to say: what is mounted here is known here
+	d, here := a.mountedAs(sp.Name, spelling, id) // control has nothing to say: what is mounted here is known here
 	if !here {
 		return nil
 	}
@@ -248,6 +248,26 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 		return a.unmountIdle(ctx, d)
 	})
 	return err
+}
+
+// mountedAs returns the dataset that a mount ID is on record for. That need not be the
+// one with the name: a rebuild can have renamed it since.
+func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
+	d, named := a.cache.volume(name)
+	if named {
+		if _, used := a.record(d.ID).IDs[id]; used {
+			return d, true
+		}
+	}
+	for _, other := range a.mountedIDs() {
+		// The ID alone would not do: nobody says that it is of one volume.
+		if use, ok := a.record(other).IDs[id]; ok && use.As == spelling {
+			if renamed, known := a.cache.dataset(other); known {
+				return renamed, true
+			}
+		}
+	}
+	return d, named
 }
 
 func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {

@@ -49,6 +49,7 @@ type idCount struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"`
 	Since      time.Time `json:"since"`
+	As         string    `json:"as,omitempty"` // the spelling that the engine mounted it by
 	// inherited: read from disk when the agent started, and not used since. It may
 	// have ended while there was no agent to hear of it.
 	inherited bool
