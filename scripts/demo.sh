@@ -75,6 +75,7 @@ start_drover() {
 	drover pool ls >/dev/null 2>&1 && return
 	# A small pool: the default one takes half of the free space.
 	echo "pools: [{name: default, backend: loop, path: $demo/pool.img, image: 4GiB}]" >"$demo/drover.yaml"
+	cp "$top/profiles.yaml" "$demo/profiles.yaml"
 	background drover drover serve --root "$demo/root" --run "$demo/run" --driver "$driver" \
 		--config "$demo/drover.yaml" --profiles "$demo/profiles.yaml"
 	await 120 "drover" drover pool ls

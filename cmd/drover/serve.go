@@ -30,6 +30,12 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
+// Files that need not be there. One in another place that is not is a slip.
+const (
+	defaultConfig   = "/etc/drover/drover.yaml"
+	defaultProfiles = "/etc/drover/profiles.yaml"
+)
+
 // serveFlags is what drover serve can be told.
 type serveFlags struct {
 	config, profiles, root, run, pluginDir, driver, metrics, node, level string
@@ -49,8 +55,8 @@ SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), a, f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.config, "config", "/etc/drover/drover.yaml", "configuration `FILE`; absent: the defaults")
-	fl.StringVar(&f.profiles, "profiles", "/etc/drover/profiles.yaml", "profiles `FILE`; absent: the built-in set")
+	fl.StringVar(&f.config, "config", defaultConfig, "configuration `FILE`; there may be none at the default place")
+	fl.StringVar(&f.profiles, "profiles", defaultProfiles, "profiles `FILE`; without one at the default place, the built-in set")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
@@ -125,10 +131,11 @@ func newLog(level string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// loadProfiles reads profiles.yaml, or takes the built-in set when there is none.
+// loadProfiles reads profiles.yaml, or takes the built-in set when there is none in
+// the default place.
 func loadProfiles(file string) (*profiles.Set, error) {
 	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
 		return profiles.Parse("built-in profiles.yaml", drover.Profiles)
 	}
 	if err != nil {
@@ -139,7 +146,7 @@ func loadProfiles(file string) (*profiles.Set, error) {
 
 func loadConfig(file string) (config.Config, error) {
 	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && file == defaultConfig {
 		return config.Config{}, nil
 	}
 	if err != nil {

@@ -45,11 +45,8 @@ type Listener struct {
 // when somebody does; ErrInvalid when the path is too long, or not absolute, or
 // something else lies there.
 func Listen(ctx context.Context, path, group string) (*Listener, error) {
-	if !filepath.IsAbs(path) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "socket path %q: want an absolute path", path)
-	}
-	if len(path) > maxPath {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path, len(path), maxPath)
+	if err := CheckPath(path); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -67,6 +64,17 @@ func Listen(ctx context.Context, path, group string) (*Listener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// CheckPath fails with ErrInvalid for a path that no socket can have.
+func CheckPath(path string) error {
+	if !filepath.IsAbs(path) {
+		return dataset.Errorf(dataset.ErrInvalid, "socket path %q: want an absolute path", path)
+	}
+	if len(path) > maxPath {
+		return dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path, len(path), maxPath)
+	}
+	return nil
 }
 
 // lock keeps two processes that start at once from removing each other's

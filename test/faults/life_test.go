@@ -39,7 +39,7 @@ func TestB13(t *testing.T) {
 	}
 	// With a root of its own it is the socket that is taken.
 	other := w.h.Exec(t, "serve", "--root", filepath.Join(w.h.Dir, "other"), "--run", filepath.Join(w.h.Dir, "run2"), "--driver", w.h.Driver,
-		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "none.yaml"))
+		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "drover.yaml"))
 	if other.Exit != 1 || !strings.Contains(other.Err, pid) || !strings.Contains(other.Err, w.h.Socket()) {
 		t.Errorf("another drover on the same socket: exit %d: %s", other.Exit, other.Err)
 	}

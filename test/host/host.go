@@ -15,6 +15,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -31,6 +32,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/engine"
 )
@@ -110,12 +112,11 @@ func Start(t testing.TB, opts Options) *Host {
 	})
 	h.lay(t)
 	t.Cleanup(func() { h.cleanup(t) })
-	for name, text := range map[string]string{"profiles.yaml": h.opts.Profiles, "drover.yaml": h.opts.Config} {
-		if text != "" {
-			text = strings.ReplaceAll(text, "$DIR", dir)
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+	builtIn := string(drover.Profiles)
+	for name, text := range map[string]string{"profiles.yaml": cmp.Or(h.opts.Profiles, builtIn), "drover.yaml": h.opts.Config} {
+		text = strings.ReplaceAll(text, "$DIR", dir)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if opts.Activated {

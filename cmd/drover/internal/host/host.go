@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -51,7 +50,11 @@ const stopTime = 20 * time.Second
 
 // Run serves until ctx ends, then stops in the order that loses nothing: no new
 // requests, those in flight end, the agent, control, the stores. Mounts stay.
+// It makes nothing before the options are checked.
 func Run(ctx context.Context, o Options) (err error) {
+	if err := o.Check(); err != nil {
+		return err
+	}
 	if err := makeFolders(o); err != nil {
 		return err
 	}
@@ -104,9 +107,6 @@ func Run(ctx context.Context, o Options) (err error) {
 // makeFolders makes what must be there. Folders that are there keep their mode.
 func makeFolders(o Options) error {
 	for _, dir := range []string{o.Root, o.Run, o.PluginDir} {
-		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("%q is not an absolute path", dir)
-		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
 )
 
@@ -26,14 +24,16 @@ func listen(ctx context.Context, o Options) (s sockets, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if s.api, err = take(ctx, handed, "api", filepath.Join(o.Run, "drover.sock")); err != nil {
+	if s.api, err = take(ctx, handed, "api", o.apiSocket()); err != nil {
 		return s, err
 	}
-	if s.plugin, err = take(ctx, handed, "plugin", filepath.Join(o.PluginDir, o.Driver+".sock")); err != nil {
+	if s.plugin, err = take(ctx, handed, "plugin", o.pluginSocket()); err != nil {
 		return s, err
 	}
 	if o.Metrics != "" {
-		s.metrics, err = loopback(o.Metrics)
+		if s.metrics, err = net.Listen("tcp", o.Metrics); err != nil {
+			err = fmt.Errorf("metrics-listen: %w", err)
+		}
 	}
 	return s, err
 }
@@ -48,20 +48,6 @@ func take(ctx context.Context, handed *socket.Handed, name, path string) (net.Li
 		return nil, err
 	}
 	return made, nil
-}
-
-// loopback listens on a TCP address that nobody off this host can reach: what is
-// answered there is plain.
-func loopback(address string) (net.Listener, error) {
-	host, _, err := net.SplitHostPort(address)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "metrics-listen %q: want a loopback address and a port, such as 127.0.0.1:9469", address)
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("metrics-listen: %w", err)
-	}
-	return l, nil
 }
 
 func (s sockets) close() error {

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A flag or file with a mistake is told before anything is made.
+func TestServeChecksBeforeItMakes(t *testing.T) {
+	yaml := filepath.Join(t.TempDir(), "drover.yaml")
+	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backend: zsf, path: /b}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	none := filepath.Join(t.TempDir(), "none.yaml")
+	for _, tc := range []struct {
+		flags []string
+		says  string
+		exit  int
+	}{
+		{[]string{"--metrics-listen", "0.0.0.0:9469"}, `--metrics-listen "0.0.0.0:9469": want a loopback address`, 2},
+		{[]string{"--metrics-listen", "127.0.0.1:metrics"}, "want a loopback address", 2},
+		{[]string{"--metrics-listen", "127.0.0.1"}, "want a loopback address", 2},
+		{[]string{"--driver", "a/b"}, `--driver "a/b": want letters`, 2},
+		{[]string{"--driver", ".."}, `--driver "..": want letters`, 2},
+		{[]string{"--driver", "drover:latest"}, "want letters", 2},
+		{[]string{"--driver", ""}, "want letters", 2},
+		{[]string{"--driver", "local"}, "Docker's own", 2},
+		{[]string{"--driver", strings.Repeat("d", 100)}, "107 at most", 2},
+		{[]string{"--run", "run"}, `--run "run": want an absolute path`, 2},
+		{[]string{"--log-level", "loud"}, "unknown log level", 2},
+		{[]string{"--config", none}, none + ": no such file", 1},
+		{[]string{"--profiles", none}, none + ": no such file", 1},
+		{[]string{"--config", yaml}, `pool b: unknown backend "zsf" (have: dir, loop)`, 2},
+	} {
+		dir := t.TempDir()
+		c := newConsole(theWorld())
+		args := []string{"serve", "--root", dir + "/root", "--run", dir + "/run", "--plugin-dir", dir + "/plugins"}
+		code := c.run(t, append(args, tc.flags...)...)
+		if code != tc.exit || !strings.Contains(c.err.String(), tc.says) {
+			t.Errorf("%v: exit %d, %swant %d and %s", tc.flags, code, c.err.String(), tc.exit, tc.says)
+		}
+		if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+			t.Errorf("%v: %v, %v were made", tc.flags, err, made)
+		}
+	}
+}
