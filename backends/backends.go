@@ -97,7 +97,8 @@ type Pool interface {
 	// enforced; a backend that needs a size takes its default and returns it),
 	// its root empty and owned as d.Profile.Owner says. It returns the size that the
 	// dataset has. Durable when it returns. Again, after success or a crash:
-	// the same dataset, made anew if it was not whole. ErrNoSpace already when
+	// the same dataset, made anew if it was not whole, and with the newest record
+	// while it is incoming. ErrNoSpace already when
 	// the pool is nearly full (Room); so for Clone, Snapshot and Receive.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or

@@ -42,6 +42,7 @@ func cases() []testcase {
 		{"SizeIsEnforcedOrRefused", sizeIsEnforcedOrRefused},
 		{"FilesystemsAreMadeOrRefused", filesystemsAreMadeOrRefused},
 		{"LifeOfADataset", lifeOfADataset},
+		{"RetryRenewsTheRecord", retryRenewsTheRecord},
 		{"RootIsEmptyAndOwned", rootIsEmptyAndOwned},
 		{"KeepsEverything", keepsEverything},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},

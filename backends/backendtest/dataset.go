@@ -54,6 +54,33 @@ func lifeOfADataset(f *fixture) {
 	f.absent(incoming.ID)
 }
 
+// retryRenewsTheRecord: what is incoming from an earlier try gets the record of the last
+// one, which is what will be on record; what is ready keeps its own.
+func retryRenewsTheRecord(f *fixture) {
+	src := f.create()
+	for what, try := range map[string]func(d dataset.Dataset) error{
+		"create": func(d dataset.Dataset) error { _, err := f.pool.Create(f.ctx, d); return err },
+		"clone": func(d dataset.Dataset) error {
+			_, err := f.pool.Clone(f.ctx, d, dataset.Source{Dataset: src.ID}, nil)
+			return err
+		},
+	} {
+		d := f.record()
+		d.Volume = "first-" + what
+		f.ok(try(d))
+		d.Volume, d.Epoch = "last-"+what, d.Epoch+1
+		f.twice(func() error { return try(d) })
+		f.inState(d, backends.EntryIncoming)
+		f.open()
+		f.inState(d, backends.EntryIncoming)
+		f.ok(f.pool.Commit(f.ctx, d.ID))
+		late := d
+		late.Volume = "late-" + what
+		f.ok(try(late))
+		f.inState(d, backends.EntryReady)
+	}
+}
+
 // inState wants one entry of a dataset, with its record.
 func (f *fixture) inState(d dataset.Dataset, state backends.EntryState) {
 	f.Helper()

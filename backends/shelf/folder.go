@@ -124,11 +124,12 @@ func (s *Shelf) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 }
 
 // Finish makes an incoming folder whole and durable: it writes the record, the
-// last of its files. One that is whole already is made durable all the same, as
-// an earlier try may have been cut short before that.
+// last of its files. One that is whole already, from an earlier try, gets d as its
+// record too; a ready one keeps its own, and is made durable, as that try may have
+// been cut short before that.
 func (s *Shelf) Finish(f *Folder, d dataset.Dataset) error {
 	var err error
-	if f.whole() {
+	if f.State == backends.EntryReady {
 		err = SyncDir(f.Root)
 	} else {
 		err = f.WriteRecord(d, true)
