@@ -70,7 +70,12 @@ func scenarios() []scenario {
 		}, false, func(f *fixture, c cast, done bool) { f.hasSnapshot(c.Keep, "two", done) }},
 		{"snapshot-delete", func(ctx context.Context, p *Pool, c cast) error {
 			return p.DeleteSnapshot(ctx, c.Dataset.ID, c.Snapshot.ID)
-		}, false, func(f *fixture, c cast, _ bool) { f.isWhole(c.Dataset.ID, "two", true) }},
+		}, false, func(f *fixture, c cast, done bool) {
+			f.isWhole(c.Dataset.ID, "two", true)
+			if done {
+				f.lacksSnapshot(c.Snapshot)
+			}
+		}},
 		{"restore", func(ctx context.Context, p *Pool, c cast) error {
 			return p.Restore(ctx, c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
 		}, false, checkRestore},
@@ -336,7 +341,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 					done := i == len(copies)-1
 					t.Logf("cut %d of %d", i+1, len(copies))
 					g := f.reopen(scratch.MountImage(t, fstype, image, copyOptions(fstype)...))
-					s.check(g, c, done && s.name != "snapshot-delete")
+					s.check(g, c, done)
 					f.must(s.do(t.Context(), g.Pool, c))
 					s.check(g, c, true)
 					g.settled()

@@ -176,28 +176,47 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.horizon.move(txid - 1) // as it is between writing a meta page and its flush
-	read := make(chan error, 1)
-	go func() {
-		_, err := s.Get(context.Background(), "a")
-		read <- err
-	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		_, err := s.Get(ctx, "a")
-		read <- err
-	}()
+	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
 	cancel()
-	if err := <-read; !errors.Is(err, context.Canceled) {
-		t.Fatal("a reader did not wait for the flush:", err)
+	if err := <-goes; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 	s.horizon.move(txid)
-	if err := <-read; err != nil {
+	if err := <-stays; err != nil {
 		t.Error(err)
 	}
 	// A commit that failed makes readers look again.
 	if err := s.horizon.reach(t.Context(), txid+1, s.horizon.failures()-1); !errors.Is(err, errAgain) {
 		t.Error(err)
 	}
+}
+
+// waits reads, and returns the answer to come once the reader waits for a flush.
+func (s *Store) waits(t *testing.T, ctx context.Context) <-chan error {
+	t.Helper()
+	waiting, answer := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := s.Get(asked{ctx, sync.OnceFunc(func() { close(waiting) })}, "a")
+		answer <- err
+	}()
+	select {
+	case <-waiting:
+	case err := <-answer:
+		t.Fatal("a reader did not wait for the flush:", err)
+	}
+	return answer
+}
+
+// asked is a context that tells when somebody waits for its end.
+type asked struct {
+	context.Context
+	tell func()
+}
+
+func (a asked) Done() <-chan struct{} {
+	a.tell()
+	return a.Context.Done()
 }
 
 // What is remembered of prefixes is bounded; forgetting wakes watchers for

@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// What lies where a volume is to be mounted would be hidden by it, and taken for lost:
+// root neither can put something there while nothing is mounted, also where a crash
+// had left the folder as it was made.
+func TestNothingCanBePutIntoAMountPoint(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	path := r.mountPath(d.ID)
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.mount(d, "id")
+	if err := os.WriteFile(filepath.Join(path, "file"), []byte("in the volume"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "file"), []byte("beside it"), 0o600); !errors.Is(err, unix.EPERM) {
+		t.Errorf("written into %s while nothing is mounted there: %v", path, err)
+	}
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the mount point of a volume that was removed: %v", err)
+	}
+}
+
+// Of two requests that both saw a volume unmounted one mounts it: a second mount over
+// the first would outlive the last use.
+func TestMountedOnce(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	for range 2 {
+		if err := r.ensureMounted(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := 0
+	for _, m := range table {
+		if m.Mountpoint == r.mountPath(d.ID) {
+			mounts++
+		}
+	}
+	if mounts != 1 {
+		t.Errorf("%d mounts", mounts)
+	}
+}
+
+// A mount that found the volume just before its removal is refused when its turn
+// comes; who has it mounted already may go on.
+func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	d := r.volume("db")
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ensureMounted(ctx, d); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("mount of what was removed: %v", err)
+	}
+	r.want(d)
+
+	used := r.volume("used")
+	r.mount(used, "mine")
+	gone := used
+	gone.State = dataset.StatePurging
+	r.cache.apply(gone, r.cache.index(used.ID)+1)
+	if path, err := r.use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("a further use of what was removed: %q, %v", path, err)
+	}
+	r.want(used, "mine")
+	if path, err := r.use(ctx, used, "used", "mine"); err != nil || path == "" {
+		t.Errorf("a further use by who has it: %q, %v", path, err)
+	}
+}

@@ -1,0 +1,146 @@
+package loop
+
+import (
+	"bytes"
+	"encoding/binary"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// I2: what was cut short before its flush, and is there when it is asked for again, is
+// acknowledged only once it is durable: the power goes right after the second answer.
+func TestI2PowerCutAfterSecondTry(t *testing.T) {
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		for _, s := range scenarios() {
+			if s.name == "restore" {
+				continue // its second try flushes nothing
+			}
+			t.Run(fstype+"/"+s.name, func(t *testing.T) {
+				t.Parallel()
+				disk := scratch.Image(t, fstype, 1<<30)
+				f := fixtureAt(t, scratch.MountImage(t, fstype, disk))
+				steps := f.stepsOf(s, f.stage(xfs))
+				for step := range steps {
+					if step < steps-2 && !long.Enabled() {
+						continue // little is there then, and the second try does it all
+					}
+					c := f.stage(xfs)
+					scratch.Run(t, "sync", "-f", f.disk)
+					f.cutShort(s, c, step)
+					f.must(s.do(t.Context(), f.Pool, c))
+					image := filepath.Join(t.TempDir(), "copy")
+					scratch.Run(t, "cp", "--sparse=always", disk, image)
+					t.Logf("cut short at step %d", step)
+					s.check(f.reopen(scratch.MountImage(t, fstype, image, copyOptions(fstype)...)), c, true)
+				}
+			})
+		}
+	}
+}
+
+// cutShort runs a scenario up to a step and leaves everything as it is then.
+func (f *fixture) cutShort(s scenario, c cast, step int) {
+	f.Helper()
+	type cut struct{}
+	n := 0
+	f.backend.step = func(string) {
+		if n == step {
+			panic(cut{})
+		}
+		n++
+	}
+	defer func() {
+		f.backend.step = func(string) {}
+		if p := recover(); p != (cut{}) {
+			f.Fatalf("step %d: %v", step, p)
+		}
+	}()
+	f.must(s.do(f.Context(), f.Pool, c))
+}
+
+// A head gets its name when it is whole: what has one is never made again. One that is
+// replaced is so in one step.
+func TestHeadIsNamedLast(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		c := f.stage(xfs)
+		made := f.watch(func() {
+			_, err := f.Create(f.Context(), c.Other)
+			f.must(err)
+		}, "incoming", c.Other.ID)
+		clone := newDataset(xfs)
+		cloned := f.watch(func() { f.clone(clone, at(c.Snapshot)) }, "incoming", clone.ID)
+		for what, events := range map[string][]event{"create": made, "clone": cloned} {
+			if !slices.Contains(events, event{f.headName(), unix.IN_MOVED_TO}) {
+				f.Errorf("%s: the head got no name: %v", what, events)
+			}
+			if slices.Contains(events, event{f.headName(), unix.IN_CREATE}) {
+				f.Errorf("%s: the head had its name from the start: %v", what, events)
+			}
+		}
+		restored := f.watch(func() {
+			f.must(f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
+		}, "datasets", c.Dataset.ID)
+		if !slices.Contains(restored, event{f.headName(), unix.IN_MOVED_TO}) || slices.Contains(restored, event{f.headName(), unix.IN_DELETE}) {
+			f.Errorf("restore: the head was not replaced in one step: %v", restored)
+		}
+	})
+}
+
+// headName is the entry of a dataset's directory that stands for its head.
+func (f *fixture) headName() string {
+	first, _, _ := bytes.Cut([]byte(f.layout.image(head)), []byte("/"))
+	return string(first)
+}
+
+// event is what happened to a name in a directory: inotify(7).
+type event struct {
+	name string
+	mask uint32
+}
+
+// watch returns what happens in a dataset's directory while act runs, from when that is there.
+func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) {
+	f.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	f.must(err)
+	defer unix.Close(fd)
+	watched := false
+	begin := func(string) {
+		if !watched {
+			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.path, area, id.String()), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
+			f.must(err)
+			watched = true
+		}
+	}
+	f.backend.step = begin
+	defer func() { f.backend.step = func(string) {} }()
+	act()
+	buf := make([]byte, 64<<10)
+	n, err := unix.Read(fd, buf)
+	f.must(err)
+	for buf = buf[:n]; len(buf) > 0; {
+		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[12:]))
+		name := string(bytes.TrimRight(buf[unix.SizeofInotifyEvent:size], "\x00"))
+		events = append(events, event{name, binary.NativeEndian.Uint32(buf[4:]) &^ unix.IN_ISDIR})
+		buf = buf[size:]
+	}
+	return events
+}
+
+// lacksSnapshot checks that a snapshot that was removed is not there.
+func (f *fixture) lacksSnapshot(s dataset.Snapshot) {
+	f.Helper()
+	e, err := f.Stat(f.Context(), s.Dataset)
+	f.must(err)
+	if slices.ContainsFunc(e.Snapshots, func(o dataset.Snapshot) bool { return o.ID == s.ID }) {
+		f.Errorf("snapshot %s is there", s.ID)
+	}
+}
