@@ -36,7 +36,7 @@ install: ## binary, systemd units, man pages, completion (root; PREFIX, DESTDIR)
 	scripts/install.sh
 
 uninstall: ## remove them and the data; refused while there are volumes; KEEP_DATA=1 leaves the data
-	scripts/uninstall.sh $(if $(KEEP_DATA),--keep-data)
+	KEEP_WORD='KEEP_DATA=1' scripts/uninstall.sh $(if $(KEEP_DATA),--keep-data)
 
 demo: ## play the story of the README with a real database (root)
 	scripts/demo.sh

@@ -6,7 +6,8 @@
 #   scripts/uninstall.sh --keep-data  leaves the root, all pools and all mounts as they are: containers go
 #                                     on running, and `drover pool adopt` takes the pools in again
 #
-# Pools outside the root are never removed. PREFIX, DESTDIR and DROVER_ROOT as for install.sh.
+# Pools outside the root are never removed. PREFIX, DESTDIR and DROVER_ROOT as for install.sh. KEEP_WORD is
+# what the caller types for --keep-data, STOP_SECONDS how long drover may take to stop (30).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
@@ -16,30 +17,38 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/release.sh
 . "$here/release.sh"
 
+keep_word=${KEEP_WORD:---keep-data}
+stop_seconds=${STOP_SECONDS:-30}
 sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock'
+
+# count NOUN prints how many of them drover lists.
+count() {
+	local list
+	list=$("$bindir/drover" --api unix:///run/drover/drover.sock "$1" ls -q) || return
+	grep -c . <<<"$list" || true
+}
 
 # refuse_data ends the script while there is anything that a user could miss.
 refuse_data() {
-	local drover=$bindir/drover what list image
+	local volumes trash list image
 	[ -d "$state" ] || return 0
 	# Another drover's answer, which DROVER_API or other flags could bring, would be about other data.
 	if [ -e "$state/lock" ] && flock --nonblock "$state/lock" true; then
-		die "cannot ask drover what $state holds, as none serves it, so nothing was removed: start it, or say --keep-data"
+		die "cannot ask drover what $state holds, as none serves it, so nothing was removed: start it, or say $keep_word"
 	fi
-	for what in volume trash; do
-		list=$("$drover" --api unix:///run/drover/drover.sock "$what" ls -q) ||
-			die "cannot ask drover what it holds, so nothing was removed: start it, or say --keep-data"
-		[ -z "$list" ] ||
-			die "there are still $(wc -l <<<"$list") in 'drover $what ls', so nothing was removed: remove them, or say --keep-data"
-	done
+	if ! volumes=$(count volume) || ! trash=$(count trash); then
+		die "cannot ask drover what it holds, so nothing was removed: start it, or say $keep_word"
+	fi
+	[ "$volumes $trash" = '0 0' ] ||
+		die "there are still $volumes in 'drover volume ls' and $trash in 'drover trash ls', so nothing was removed: remove them, or say $keep_word"
 	# A store that was lost lists nothing, and the data is there all the same.
 	for image in "$state"/pools/*.img; do
 		[ ! -e "$image" ] || mountpoint --quiet "${image%.img}" ||
-			die "$image is not mounted, so that nobody knows what it holds, and nothing was removed: see 'drover doctor', or say --keep-data"
+			die "$image is not mounted, so that nobody knows what it holds, and nothing was removed: see 'drover doctor', or say $keep_word"
 	done
 	list=$(find "$state"/pools/*/datasets -mindepth 1 -maxdepth 1 2>/dev/null || true)
 	[ -z "$list" ] ||
-		die "the store knows nothing of $(head -n 1 <<<"$list") ($(wc -l <<<"$list") in all), so nothing was removed: see 'drover doctor', or say --keep-data"
+		die "the store knows nothing of $(head -n 1 <<<"$list") ($(wc -l <<<"$list") in all), so nothing was removed: see 'drover doctor', or say $keep_word"
 }
 
 # serving prints the process IDs of the installed drover where it serves with the default root and
@@ -62,14 +71,20 @@ serving() {
 
 # stop_service ends the sockets first: an engine that asks meanwhile would start the service again.
 stop_service() {
-	local pid socket
+	local pid socket until
 	if systemd_runs; then
 		systemctl --quiet disable --now drover.socket drover.service 2>/dev/null || true
 	fi
 	for pid in $(serving); do
 		say "stopping drover, process $pid"
-		kill "$pid"
-		tail --pid="$pid" -f /dev/null
+		kill "$pid" 2>/dev/null || continue
+		until=$((SECONDS + stop_seconds))
+		# What has ended is no longer listed, also where nobody waited for it: a zombie has no exe.
+		while serving | grep -qx "$pid"; do
+			[ $SECONDS -lt $until ] ||
+				die "process $pid did not end within $stop_seconds s, so nothing more was removed: see 'journalctl -u drover', end it, and run this again"
+			sleep 0.1
+		done
 	done
 	for socket in $sockets; do
 		rm -f "$socket"

@@ -74,11 +74,63 @@ func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 	must(t, nil, script("install.sh"))
 	stop := serve(t)
 	must(t, nil, drover, "volume", "create", "db")
-	refused(t, "'drover volume ls'")
+	must(t, nil, drover, "volume", "create", "old")
+	must(t, nil, drover, "volume", "rm", "old")
+	refused(t, "1 in 'drover volume ls' and 1 in 'drover trash ls', so nothing was removed: remove them, or say --keep-data")
 	must(t, nil, drover, "volume", "rm", "db")
-	refused(t, "'drover trash ls'")
+	refused(t, "0 in 'drover volume ls' and 2 in 'drover trash ls'")
+	if out, exit := run(t, nil, "make", "-C", top, "--no-print-directory", "uninstall"); exit == 0 || !strings.Contains(out, "say KEEP_DATA=1") || strings.Contains(out, "--keep-data") {
+		t.Errorf("make uninstall: exit %d, want what make is told\n%s", exit, out)
+	}
 	stop()
 	refused(t, "cannot ask drover")
+}
+
+// A process that has ended and that nobody waited for is no reason to wait.
+func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	unwaited(t)
+	must(t, nil, script("uninstall.sh"), "--keep-data")
+}
+
+// One that does not end is told of in time.
+func TestUninstallWaitsOnlySoLong(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	cmd := unwaited(t)
+	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	out, exit := run(t, []string{"STOP_SECONDS=1"}, script("uninstall.sh"), "--keep-data")
+	if exit == 0 || !strings.Contains(out, "did not end within 1 s") {
+		t.Errorf("uninstall: exit %d\n%s", exit, out)
+	}
+	if _, err := os.Stat(drover); err != nil {
+		t.Errorf("it went on: %v", err)
+	}
+}
+
+// unwaited starts the installed drover, and leaves waiting for it to the end of the test.
+func unwaited(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(drover, "serve")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGCONT)
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		_ = cmd.Wait()
+	})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		if _, exit := run(t, nil, drover, "volume", "ls", "-q"); exit == 0 {
+			break
+		}
+	}
+	return cmd
 }
 
 // What another drover says is about other data: the demonstration tells its users to set DROVER_API.
