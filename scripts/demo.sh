@@ -22,10 +22,7 @@ fi
 show() {
 	local word line=''
 	for word in "$@"; do
-		case $word in
-		*[!a-zA-Z0-9@%+=:,./_-]*) word="'$word'" ;;
-		esac
-		line+=" $word"
+		line+=" $(quoted "$word")"
 	done
 	printf '\n%s$%s%s\n' "$bold" "$line" "$plain"
 	"$@"

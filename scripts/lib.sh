@@ -15,6 +15,21 @@ die() {
 	exit 1
 }
 
+# quoted WORD: as one types it, so that what is shown can be pasted.
+quoted() {
+	case $1 in
+	'') printf "''" ;;
+	*[!a-zA-Z0-9@%+=:,./_-]*)
+		case $1 in
+		*\'*[\"\$\`\\!]* | *[\"\$\`\\!]*\'*) printf "'%s'" "${1//\'/\'\\\'\'}" ;;
+		*\'*) printf '"%s"' "$1" ;;
+		*) printf "'%s'" "$1" ;;
+		esac
+		;;
+	*) printf '%s' "$1" ;;
+	esac
+}
+
 need_root() {
 	[ "$(id -u)" = 0 ] || die "$* needs root: run it again as root or with sudo"
 }

@@ -180,3 +180,22 @@ func TestDemoKeepsOutOfOthersFolders(t *testing.T) {
 		}
 	}
 }
+
+// What the demonstration shows can be pasted.
+func TestWordsAreQuoted(t *testing.T) {
+	for word, want := range map[string]string{
+		"demo-db@gold": "demo-db@gold", "": "''", "{{json .Status}}": "'{{json .Status}}'",
+		"insert into t values ('glue')": `"insert into t values ('glue')"`,
+		"it's $1":                       `'it'\''s $1'`,
+		`"$x" and '!'`:                  `'"$x" and '\''!'\'''`,
+	} {
+		out, err := exec.Command("bash", "-c", `. ../../scripts/lib.sh; quoted "$1"`, "bash", word).Output()
+		if err != nil || string(out) != want {
+			t.Errorf("%q: %q, %v, want %q", word, out, err, want)
+		}
+		back, err := exec.Command("bash", "-c", "printf %s "+string(out)).Output()
+		if err != nil || string(back) != word {
+			t.Errorf("%q pasted is %q, %v", word, back, err)
+		}
+	}
+}
