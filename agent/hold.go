@@ -136,6 +136,7 @@ func (a *Agent) writeOutSoon(path string) (done bool, err error) {
 // note writes the record beside the dataset anew. Not flushed: the store has it;
 // this one is for the day when the store is lost.
 func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	d.Written = a.cache.index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 

@@ -67,7 +67,7 @@ func (a *Agent) noteAll() {
 				if ctx.Err() != nil || a.mistrust() != nil {
 					return nil
 				}
-				if d, known := a.cache.dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d) {
+				if d, known := a.cache.dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.cache.index(e.ID)) {
 					if err := a.noteNow(ctx, e.ID); err != nil {
 						return err
 					}
@@ -78,13 +78,16 @@ func (a *Agent) noteAll() {
 	})
 }
 
-func outOfDate(e backends.Entry, d dataset.Dataset) bool {
+// outOfDate reports whether a record is not what is known with that index, or has the
+// index of another store, which would make it win over later ones.
+func outOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false
 	}
-	if e.Record == nil {
+	if e.Record == nil || (index != 0 && e.Record.Written > index) {
 		return true
 	}
+	d.Written = e.Record.Written
 	old, err := json.Marshal(e.Record)
 	if err != nil {
 		return true

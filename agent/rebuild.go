@@ -56,15 +56,19 @@ func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err
 	return found, nil
 }
 
-// lying is what is known of a dataset that lies in a pool: its own record or,
-// should that be damaged, the agent's copy of it. An incoming one of which
-// nobody knows whether it was acknowledged comes back in the trash.
+// lying is what is known of a dataset that lies in a pool: its own record or the
+// agent's copy of it, whichever is newer. A power cut can take the one back, as
+// nobody waits until it is on disk, a crash the other, which is written some time
+// after. An incoming one of which nobody knows whether it was acknowledged comes
+// back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.cache.dataset(e.ID)
 	f = api.Found{Snapshots: e.Snapshots, Index: a.cache.index(e.ID)}
+	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
-	case e.Record != nil && e.Record.ID == e.ID:
+	case whole && !(known && newer(copied, f.Index, *e.Record)):
 		f.Dataset = *e.Record
+		f.Dataset.Written = 0
 	case known:
 		f.Dataset = copied
 	default:
@@ -79,4 +83,14 @@ func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// newer reports whether a copy with the index of its transaction is no older than a
+// record; 0: of which one is not known. Indexes are one store's; each rebuild of a
+// store begins an epoch.
+func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
+	if copied.Epoch != record.Epoch {
+		return copied.Epoch > record.Epoch
+	}
+	return index != 0 && index >= record.Written
 }

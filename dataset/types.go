@@ -30,6 +30,9 @@ type Dataset struct {
 	Trash     *Trash            `json:"trash,omitempty"`
 	Latest    uuid.UUID         `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
 	Request   uuid.UUID         `json:"request"`         // operation that last wrote this, so that a retry knows its own
+	// Written is set beside the data alone: the index of the store's transaction that
+	// wrote what stands there, as far as the agent knew it.
+	Written uint64 `json:"written,omitempty" hidden:"true"`
 }
 
 // State is where a dataset is in its life.

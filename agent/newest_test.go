@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Of the record beside the data and the agent's copy the newer one says what a dataset
+// was: a power cut takes back the one, a crash the other.
+func TestNewestRecordWins(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	at := r.cache.index(d.ID)
+	if at == 0 {
+		t.Fatal("the copy has no index")
+	}
+	p, _ := r.pools.byName("default")
+	entry := func() backends.Entry {
+		t.Helper()
+		entries, err := p.backend.List(t.Context())
+		if err != nil || len(entries) != 1 {
+			t.Fatal(entries, err)
+		}
+		return entries[0]
+	}
+	for _, c := range []struct {
+		what    string
+		written int64 // before or after the copy
+		epoch   int64
+		record  bool
+	}{
+		{"of the same transaction", 0, 0, false},
+		{"older", -1, 0, false},
+		{"newer", 1, 0, true},
+		{"older, of the epoch before", 1, -1, false},
+		{"newer, of the next epoch", -1, 1, true},
+	} {
+		beside := d
+		beside.Volume, beside.Epoch = "beside", uint64(int64(d.Epoch)+c.epoch)
+		beside.Written = uint64(int64(at) + c.written)
+		if err := p.backend.WriteRecord(t.Context(), beside, true); err != nil {
+			t.Fatal(err)
+		}
+		f, ok := r.lying(entry(), false)
+		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want || f.Dataset.Written != 0 {
+			t.Errorf("a record that is %s: found as %s (written %d), not %s", c.what, f.Dataset.Volume, f.Dataset.Written, want)
+		}
+		r.cache.forgetIndexes()
+		if f, _ := r.lying(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
+			t.Errorf("a record that is %s, beside a copy of no known transaction: found as %s", c.what, f.Dataset.Volume)
+		}
+		r.cache.apply(d, at)
+	}
+	if err := r.note(t.Context(), p.backend, d); err != nil {
+		t.Fatal(err)
+	}
+	if got := entry().Record.Written; got != at {
+		t.Errorf("written with index %d, want %d", got, at)
+	}
+}
+
+// A record that is as known is left alone, whatever index it has; one of another
+// store's numbers is renewed.
+func TestRecordOutOfDate(t *testing.T) {
+	d := dataset.Dataset{Volume: "db"}
+	for _, c := range []struct {
+		volume         string
+		written, index uint64
+		want           bool
+	}{
+		{"db", 0, 7, false}, {"db", 7, 7, false}, {"db", 5, 7, false}, {"db", 7, 0, false},
+		{"db", 9, 7, true}, {"old", 7, 7, true}, {"old", 0, 0, true},
+	} {
+		e := backends.Entry{State: backends.EntryReady, Record: &dataset.Dataset{Volume: c.volume, Written: c.written}}
+		if got := outOfDate(e, d, c.index); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}
