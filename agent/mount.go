@@ -171,10 +171,8 @@ func mountOn(m backends.Mount, path string) error {
 
 func spec(m backends.Mount) mount.Spec {
 	s := mount.Spec{Source: m.Source, FSType: m.FSType, ReadOnly: m.Flags.ReadOnly, Options: append([]string(nil), m.Options...)}
-	for opt, on := range map[string]bool{"noatime": m.Flags.NoAtime, "nosuid": m.Flags.NoSuid, "nodev": m.Flags.NoDev} {
-		if on {
-			s.Options = append(s.Options, opt)
-		}
+	if m.Flags.NoDev {
+		s.Options = append(s.Options, "nodev")
 	}
 	return s
 }

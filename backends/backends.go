@@ -187,7 +187,7 @@ type Mount struct {
 
 // MountFlags are the flags of a mount.
 type MountFlags struct {
-	ReadOnly, NoAtime, NoSuid, NoDev bool
+	ReadOnly, NoDev bool
 }
 
 // Progress is told, now and then, how many bytes are done of how many; total 0:

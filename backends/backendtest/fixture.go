@@ -271,10 +271,8 @@ func (f *fixture) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted 
 func mountOn(m backends.Mount, target string) error {
 	if m.FSType != "bind" {
 		options := m.Options
-		for name, on := range map[string]bool{"noatime": m.Flags.NoAtime, "nosuid": m.Flags.NoSuid, "nodev": m.Flags.NoDev} {
-			if on {
-				options = append(options[:len(options):len(options)], name)
-			}
+		if m.Flags.NoDev {
+			options = append(options[:len(options):len(options)], "nodev")
 		}
 		return mount.Mount(target, mount.Spec{Source: m.Source, FSType: m.FSType, Options: options, ReadOnly: m.Flags.ReadOnly})
 	}

@@ -287,7 +287,7 @@ func container(t *testing.T, script string, args ...string) int {
 	return cmd.Process.Pid
 }
 
-func TestForeignHolders(t *testing.T) {
+func TestHoldersElsewhere(t *testing.T) {
 	dev, target, inside := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
 	if err := os.MkdirAll(filepath.Join(target, "sub", "deep"), 0o700); err != nil {
@@ -298,10 +298,11 @@ func TestForeignHolders(t *testing.T) {
 	sub := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/sub"}
 	holders := func(fsys mount.Filesystem) []mount.Holder {
 		t.Helper()
-		h, err := mount.ForeignHolders(fsys, target)
+		elsewhere, err := mount.Elsewhere()
 		if err != nil {
 			t.Fatal(err)
 		}
+		h := elsewhere.Holders(fsys, target)
 		for i := range h {
 			h[i].Namespace = 0
 		}
@@ -332,7 +333,7 @@ func TestForeignHolders(t *testing.T) {
 
 // A process that changed its root sees only the mounts below it; the others of its
 // namespace must be found all the same.
-func TestForeignHoldersBesideAChroot(t *testing.T) {
+func TestHoldersElsewhereBesideAChroot(t *testing.T) {
 	dev, target, inside, jail := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir(), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
 	e := table(t).At(target)
@@ -345,10 +346,11 @@ func TestForeignHoldersBesideAChroot(t *testing.T) {
 		mount --bind "$1" "$2"
 		sleep 1000 >/dev/null 2>&1 & # holds the namespace outside of the jail
 		exec chroot "$3" sh -ec 'echo ready; read -r line || true; kill $1' sh $!`, target, inside, jail)
-	holders, err := mount.ForeignHolders(mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/"}, target)
+	elsewhere, err := mount.Elsewhere()
 	if err != nil {
 		t.Fatal(err)
 	}
+	holders := elsewhere.Holders(mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/"}, target)
 	if len(holders) != 1 || holders[0].Mountpoint != inside || holders[0].PID == pid {
 		t.Errorf("got %+v", holders)
 	}

@@ -104,18 +104,6 @@ type Holder struct {
 	Mountpoint string
 }
 
-// ForeignHolders returns where fsys, or a directory of it, is mounted in other mount
-// namespaces, except on ownTarget: a copy of our own mount that a namespace got when
-// it was made. One holder for each namespace and mount point. It reads all of /proc:
-// for several filesystems use Elsewhere.
-func ForeignHolders(fsys Filesystem, ownTarget string) ([]Holder, error) {
-	f, err := Elsewhere()
-	if err != nil {
-		return nil, err
-	}
-	return f.Holders(fsys, ownTarget), nil
-}
-
 // Foreign is what was mounted in other mount namespaces at one moment.
 type Foreign struct{ mounts []foreignMount }
 
@@ -124,7 +112,9 @@ type foreignMount struct {
 	holder Holder
 }
 
-// Holders is ForeignHolders for that moment.
+// Holders returns where fsys, or a directory of it, was mounted, except on ownTarget: a
+// copy of our own mount that a namespace got when it was made. One holder for each
+// namespace and mount point.
 func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	var holders []Holder
 	for _, m := range f.mounts {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,10 +43,6 @@ type Command struct {
 	Stdin io.Reader
 	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
 	Stdout io.Writer
-	// Secrets are strings that are blotted out of errors. They don't belong into
-	// Args, which every user of the host can read; this is for what a program
-	// may repeat on its stderr.
-	Secrets []string
 }
 
 // Result is what a command printed. Stderr holds its last MaxStderr bytes.
@@ -67,7 +64,7 @@ type Error struct {
 	Args []string
 	// ExitCode is -1 for a command that did not start or was killed.
 	ExitCode int
-	// Stderr is the end of what the command wrote there, secrets blotted out.
+	// Stderr is the end of what the command wrote there.
 	Stderr string
 	// Err is the cause: a context's, ErrTimeout, ErrStuck, *exec.ExitError …
 	Err error
@@ -102,19 +99,6 @@ func oneLine(s string, max int) string {
 	return joined
 }
 
-func (c Command) redact(s string) string {
-	for _, secret := range c.Secrets {
-		if secret != "" {
-			s = strings.ReplaceAll(s, secret, "[redacted]")
-		}
-	}
-	return s
-}
-
 func (c Command) fail(code int, stderr []byte, err error) *Error {
-	args := make([]string, len(c.Args))
-	for i, a := range c.Args {
-		args[i] = c.redact(a)
-	}
-	return &Error{Cmd: c.Name, Args: args, ExitCode: code, Stderr: c.redact(string(stderr)), Err: err}
+	return &Error{Cmd: c.Name, Args: slices.Clone(c.Args), ExitCode: code, Stderr: string(stderr), Err: err}
 }

@@ -101,14 +101,6 @@ func TestErrorIsShort(t *testing.T) {
 	}
 }
 
-func TestSecretsAreBlottedOut(t *testing.T) {
-	c := sh("echo the key is hunter2 >&2; exit 1", "hunter2")
-	c.Secrets = []string{"", "hunter2"}
-	if _, err := do(t, c); strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "key is [redacted]") {
-		t.Errorf("got %q", err)
-	}
-}
-
 func TestTooMuchOutput(t *testing.T) {
 	c := run.Command{Name: "head", Args: []string{"-c", "5000000", "/dev/zero"}}
 	res, err := do(t, c)
@@ -192,9 +184,6 @@ func TestStuckInTheKernel(t *testing.T) {
 	if !errors.Is(err, run.ErrStuck) || !errors.Is(err, run.ErrTimeout) {
 		t.Fatalf("got %v", err)
 	}
-	if stuck := sys.Stuck(); len(stuck) != 1 || !strings.Contains(stuck[0].Cmd, "mkdir") || stuck[0].PID == 0 {
-		t.Errorf("stuck: %+v", stuck)
-	}
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if err := sys.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
@@ -203,9 +192,6 @@ func TestStuckInTheKernel(t *testing.T) {
 	thaw()
 	if err := sys.Wait(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-	if stuck := sys.Stuck(); len(stuck) != 0 {
-		t.Errorf("still stuck: %+v", stuck)
 	}
 }
 

@@ -30,22 +30,13 @@ type process struct {
 	// done is closed when the command was reaped; err is set before.
 	done chan struct{}
 	err  error
-	// stuckSince is zero until the command was given up.
-	stuckSince time.Time
-}
-
-// Stuck is a command that was killed and has not gone away.
-type Stuck struct {
-	PID   int
-	Cmd   string
-	Since time.Time
 }
 
 // LookPath returns where in PATH a program is, or what is missing.
 func LookPath(name string) (string, error) { return exec.LookPath(name) }
 
 // Run implements Runner. It returns after the timeout plus a few seconds also when
-// the command can't be killed; such a command is listed by Stuck until it ends.
+// the command can't be killed; Wait waits for such a command too.
 func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if c.Timeout <= 0 {
 		return Result{}, c.fail(-1, nil, errors.New("no timeout was set for it"))
@@ -130,24 +121,8 @@ func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, gone bool)
 	case <-p.done:
 		return p.err, true
 	case <-grace.C:
+		return nil, false
 	}
-	s.mu.Lock()
-	p.stuckSince = time.Now()
-	s.mu.Unlock()
-	return nil, false
-}
-
-// Stuck lists the commands that were killed and have not gone away.
-func (s *System) Stuck() []Stuck {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []Stuck
-	for p := range s.running {
-		if !p.stuckSince.IsZero() {
-			list = append(list, Stuck{PID: p.cmd.Process.Pid, Cmd: p.cmd.String(), Since: p.stuckSince})
-		}
-	}
-	return list
 }
 
 // Wait returns once every command that was started before has gone away, or with
