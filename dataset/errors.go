@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 )
 
 // Kind is what sort of error this is: a sentinel for errors.Is, with a code
@@ -78,8 +79,29 @@ func KindByCode(code string) *Kind {
 	return ErrInternal
 }
 
-// OneLine is the text of err in one line: errors that were joined have one each.
-func OneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+// OneLine is the text of err in one line, cut: errors that were joined have one each.
+func OneLine(err error) string { return Cut(strings.ReplaceAll(err.Error(), "\n", "; ")) }
+
+// maxLine bounds, in bytes, the line of an error that is told or put on record: with a
+// path in it, it could be of any length.
+const maxLine = 4 << 10
+
+// Cut bounds a line to 4 KiB, in whole characters, and says so where it was longer.
+func Cut(line string) string {
+	if len(line) <= maxLine {
+		return line
+	}
+	end := fmt.Sprintf("... (cut off: %d bytes)", len(line))
+	return head(line, maxLine-len(end)) + end
+}
+
+// head is the first n bytes of s, or somewhat fewer: no part of a character.
+func head(s string, n int) string {
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
 
 type kindError struct {
 	kind *Kind

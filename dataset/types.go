@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -237,21 +236,13 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
-// maxProblem bounds the line of a problem: what is too large for the store would
-// never be on record.
-const maxProblem = 4 << 10
-
-// ProblemOf puts err on record, in one line that is cut off where it is too long;
-// nil for a nil error.
+// ProblemOf puts err on record, in one line that is cut off where it is too long, as
+// what is too large for the store would never be there; nil for a nil error.
 func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
 	}
-	line := OneLine(err)
-	if len(line) > maxProblem {
-		line = strings.ToValidUTF8(line[:maxProblem], "") + "..."
-	}
-	return &Problem{Code: KindOf(err).Code, Message: line}
+	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
 }
 
 // Err makes the problem an error again, of the same kind and text.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -72,6 +73,26 @@ func TestJoinedErrorsAreOneLine(t *testing.T) {
 	}
 	if p := dataset.ProblemOf(f.err); p.Message != err.Error() {
 		t.Errorf("on record: %q", p.Message)
+	}
+}
+
+// What is too long is cut, in whole characters, and says so; of an internal error too.
+func TestLongErrorsAreCut(t *testing.T) {
+	long := errors.New("cannot be read: " + strings.Repeat("/verzeichnis-ä", 5000))
+	for _, err := range []error{long, dataset.Errorf(dataset.ErrInUse, "%w", long), errors.Join(long, dataset.Errorf(dataset.ErrNoSpace, "full"), long)} {
+		f := newFake()
+		f.err = err
+		c := NewLoopback(Handler(Deps{Service: f}))
+		_, got := c.Volume(soon(t), "db")
+		c.Close()
+		text := got.Error()
+		if len(text) > 4<<10 || len(text) < 4<<10-3 || !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) ||
+			!strings.HasPrefix(text, "cannot be read: /verz") || !strings.HasSuffix(text, " bytes)") || !strings.Contains(text, "... (cut off: ") {
+			t.Errorf("%d bytes: %.40s ... %s", len(text), text, text[len(text)-40:])
+		}
+		if !errors.Is(got, dataset.KindOf(err)) {
+			t.Errorf("%v is no %s any more", got, dataset.KindOf(err).Code)
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func ProblemOf(err error) *Problem {
 func problem(kind *dataset.Kind, status int, detail string) *Problem {
 	return &Problem{
 		Type: "urn:drover:problem:" + kind.Code, Title: kind.Title,
-		Status: status, Detail: detail, Code: kind.Code,
+		Status: status, Detail: dataset.Cut(detail), Code: kind.Code,
 	}
 }
 
