@@ -133,11 +133,12 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 			return dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err)
 		}
 	}
+	asked := d.Profile.Size // of the source, or by another profile
 	d.Profile = w.opts.Apply(d.Profile)
-	if want := w.opts.Size; want != 0 && want < d.Size {
-		return dataset.Errorf(dataset.ErrInvalid, "volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size)
-	}
 	promised := d.Profile.Size
+	if want := w.opts.Size; want != 0 && want < d.Size {
+		return dataset.Errorf(dataset.ErrInvalid, "volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
+	}
 	d.Size = max(d.Size, d.Profile.Size)
 	wanted := d.Profile
 	if profile == "" && w.opts.Pool == "" {
@@ -146,9 +147,18 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	if err := s.fits(t, *d, wanted); err != nil {
 		return err
 	}
-	d.Profile.Size = max(promised, d.Size)
+	d.Profile.Size = promise(d.Size, promised)
 	op.Source = &src
 	return nil
+}
+
+// promise is what the profile of a dataset says of its size, when it was to be asked
+// for: that, if the backend would round it up to the size, or else the size.
+func promise(size, asked dataset.Size) dataset.Size {
+	if size.RoundedFrom(asked) {
+		return asked
+	}
+	return max(size, asked)
 }
 
 // onto changes a dataset's profile to another, keeping what lies on disk

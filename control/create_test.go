@@ -153,7 +153,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	}{
 		{create("db@silver"), []string{`"db"`, "gold", "silver"}},
 		{create("db", "profile=silver"), []string{"gold", "silver"}},
-		{create("db", "size=10GiB"), []string{"9765628KiB", "10GiB"}},
+		{create("db", "size=10GiB"), []string{"10GB", "10GiB"}},
 		{create("db", "fs=ext4"), []string{"xfs", "ext4"}},
 		{create("db", "pool=plain"), []string{"fast", "plain"}},
 		{create("db", "readonly=true"), []string{"readonly"}},

@@ -35,7 +35,7 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	case !pool.Capabilities.EnforcesSize:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s (backend %s) cannot enforce a size", d.Volume, pool.Name, pool.Backend)
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume create a smaller one and copy)", d.Volume, next.Size, d.Size)
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume create a smaller one and copy)", d.Volume, next.Size, d.Size.Said(d.Profile.Size))
 	}
 	op := on(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
@@ -59,7 +59,7 @@ func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) 
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
 	next := op.Dataset
-	detail := "size " + next.Size.String()
+	detail := "size " + next.Size.Said(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
 		d.Profile = next.Profile
 		detail += ", profile " + name
@@ -113,7 +113,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	// A filesystem cannot be made smaller: a profile that promises less leaves
 	// the size, and the answer shows it.
 	next.Size = max(d.Size, next.Profile.Size)
-	next.Profile.Size = max(next.Size, next.Profile.Size)
+	next.Profile.Size = promise(next.Size, max(d.Profile.Size, next.Profile.Size))
 	if next.Size != d.Size {
 		op, done, err := s.resizeTo(t, d, next)
 		if op != nil {

@@ -96,6 +96,27 @@ func TestSetProfile(t *testing.T) {
 	e.check()
 }
 
+// What was asked for stays on record beside what the backend rounded it up to.
+func TestSizeAskedForStays(t *testing.T) {
+	const asked, rounded = 50e9, 50000003072
+	e := newEnv(t)
+	a := e.agent("alpha")
+	op := a.plan(create("db", "size=50GB"))
+	op.Dataset.Size = rounded
+	a.commit(op)
+	d := a.create("copy", "from=db")
+	if d.Size != rounded || d.Profile.Size != asked {
+		t.Errorf("a clone has %d, asked for as %d", d.Size, d.Profile.Size)
+	}
+	v := e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}).Volume
+	if v.Size != rounded || v.Profile.Size != asked {
+		t.Errorf("with a profile of less it has %d, asked for as %d", v.Size, v.Profile.Size)
+	}
+	a.planned(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GB"}, dataset.ErrUnsupported, "size 40GB is smaller than its 50GB")
+	a.planned(create("small", "from=db", "size=40GB"), dataset.ErrInvalid, "size 40GB is smaller than its source's 50GB")
+	e.check()
+}
+
 // A profile that promises a larger size is set together with the size, by the
 // agent; a protection that comes meanwhile stays.
 func TestSetProfileThatGrows(t *testing.T) {

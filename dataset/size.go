@@ -73,6 +73,26 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
+// RoundedFrom reports whether s is what a backend makes of a size that was asked for:
+// the same, with the last block filled up.
+func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s-asked < MiB }
+
+// Said returns the size as it was asked for where a backend has rounded that up, and
+// otherwise exactly where that reads well: 50GB, 20GiB, but 46.6GiB and not 48828128KiB.
+func (s Size) Said(asked Size) string {
+	if s.RoundedFrom(asked) {
+		s = asked
+	}
+	text := s.String()
+	if digits := strings.TrimRight(text, "KMGTiB"); len(digits) > readable {
+		return s.Human()
+	}
+	return text
+}
+
+// readable is how many digits are taken in at a glance.
+const readable = 5
+
 // Human returns the size rounded to three digits with a binary unit, for
 // tables that people read: 1.46GiB.
 func (s Size) Human() string {

@@ -81,6 +81,22 @@ func TestSizeString(t *testing.T) {
 	}
 }
 
+func TestSizeSaid(t *testing.T) {
+	for _, tc := range []struct {
+		size, asked dataset.Size
+		want        string
+	}{
+		{50000003072, 50e9, "50GB"}, {50e9, 50e9, "50GB"}, {50e9, 20 << 30, "50GB"}, {20 << 30, 20 << 30, "20GiB"},
+		{50000003072, 0, "46.6GiB"}, {50000003072, 20 << 30, "46.6GiB"}, {50e9, 50000003072, "50GB"},
+		{12345 << 20, 0, "12345MiB"}, {123456 << 20, 123456 << 20, "121GiB"}, {20<<30 + 1<<20, 20 << 30, "20481MiB"},
+		{1234567 + 4096, 1234567, "1.18MiB"}, {0, 0, "0B"},
+	} {
+		if got := tc.size.Said(tc.asked); got != tc.want {
+			t.Errorf("%d, asked for as %d, is said as %q, want %q", int64(tc.size), int64(tc.asked), got, tc.want)
+		}
+	}
+}
+
 func TestSizeHuman(t *testing.T) {
 	for n, want := range map[dataset.Size]string{
 		0: "0B", 1023: "1023B", 1024: "1KiB", 1536: "1.5KiB", 10 << 20: "10MiB", 1567000000: "1.46GiB",

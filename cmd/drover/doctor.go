@@ -68,9 +68,12 @@ func (a *app) collect(ctx context.Context, c remote, gc string) error {
 }
 
 func (a *app) findingTable(findings []api.Finding) *show.Table {
-	t := show.NewTable("LEVEL", "SUBJECT", "FINDING", "WHAT TO DO")
+	t := show.NewTable("LEVEL", "SUBJECT", "FINDING, AND WHAT TO DO")
 	for _, f := range findings {
-		t.Row(f.Level, f.Subject, f.Text, f.Mend)
+		t.Row(f.Level, f.Subject, f.Text)
+		if f.Mend != "" { // below and not beside it, where a long finding would push it off the screen
+			t.Below(2, "to do: "+f.Mend)
+		}
 	}
 	p := a.palette()
 	t.Paint(0, func(s string) string {

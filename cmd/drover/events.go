@@ -50,7 +50,7 @@ func (a *app) printEvent(e api.Event) error {
 		id = e.Dataset.String()[:show.ShortLength]
 	}
 	cells := []any{e.Time.In(a.now().Location()).Format(time.DateTime)}
-	for _, c := range []string{e.Type, e.Volume, id, e.Node, e.Detail} {
+	for _, c := range []string{e.Type, shortName(e.Volume), id, e.Node, e.Detail} {
 		if c == "" {
 			c = "-"
 		}

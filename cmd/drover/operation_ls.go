@@ -27,7 +27,7 @@ func newOperationLsCmd(a *app) *cobra.Command {
 func (a *app) operationTable(ops []dataset.Operation) *show.Table {
 	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
 	for _, op := range ops {
-		t.Row(op.ID.String(), string(op.Kind), op.Volume, string(op.State), show.Ago(a.now(), op.Created), detail(op))
+		t.Row(op.ID.String(), string(op.Kind), shortName(op.Volume), string(op.State), show.Ago(a.now(), op.Created), detail(op))
 	}
 	colors := a.palette()
 	t.Paint(3, func(s string) string {

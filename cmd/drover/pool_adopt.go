@@ -49,7 +49,7 @@ where a name is taken, under the name and the beginning of their UUID.`,
 func rebuiltTable(rebuilt []api.Rebuilt) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
 	for _, r := range rebuilt {
-		t.Row(r.Volume, r.Dataset.String(), r.Action, r.Note)
+		t.Row(shortName(r.Volume), r.Dataset.String(), r.Action, r.Note)
 	}
 	return t
 }

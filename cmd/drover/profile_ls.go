@@ -23,7 +23,7 @@ func newProfileLsCmd(a *app) *cobra.Command {
 func profileTable(profiles []dataset.Profile) *show.Table {
 	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "ON DELETE", "DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, p.Revision, sizeOr(p.Size, "no limit"), storage(p), p.Snapshots.Schedule, onDelete(p.OnDelete), p.Description)
+		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule, onDelete(p.OnDelete), p.Description)
 	}
 	return t
 }

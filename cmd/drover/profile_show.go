@@ -37,7 +37,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Profile", p.Name)
 	f.Add("Revision", p.Revision)
 	f.Add("Description", p.Description)
-	f.Add("Size", sizeOr(p.Size, "no limit of its own"))
+	f.Add("Size", exactSize(p.Size, p.Size))
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)

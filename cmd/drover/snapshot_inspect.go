@@ -66,7 +66,7 @@ func (a *app) snapshotForm(s dataset.Snapshot) *show.Form {
 	f.Add("Volume", s.Volume)
 	f.Add("Dataset", s.Dataset.String())
 	f.Add("Kind", string(s.Kind))
-	f.Add("Size", sizeOr(s.Size, "no limit of its own"))
+	f.Add("Size", exactSize(s.Size, s.Profile.Size))
 	f.Add("Profile", s.Profile.Name+"@"+s.Profile.Revision)
 	if s.Parent != uuid.Nil {
 		f.Add("Parent", s.Parent.String())

@@ -82,6 +82,18 @@ var scenarios = map[string]func(c *console){
 	"new": func(c *console) {
 		c.fake.volumes[0].Status, c.fake.volumes[0].Created, c.fake.volumes[0].Snapshots = nil, now.Add(-time.Second), 0
 	},
+	"rounded": func(c *console) { // as backend loop does with 50GB
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size, v.Status.Used = 50000003072, 50e9, 49e9
+		c.fake.trash[0].Size, c.fake.trash[0].Profile.Size = 50000003072, 0
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"anonymous": func(c *console) {
+		long := strings.Repeat("0123456789abcdef", 4)
+		c.fake.volumes[1].Volume, c.fake.trash[0].Volume, c.fake.events[0].Volume = long, long, long
+		c.fake.operations[0].Volume, c.fake.snapshots[0].Volume = long, long
+	},
 	"full": func(c *console) { c.fake.volumes[0].Status.Used = 19 * dataset.GiB },
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}

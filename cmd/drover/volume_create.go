@@ -76,7 +76,7 @@ func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 		d := made(out)
 		size := ""
 		if d.Size > 0 {
-			size = ", " + d.Size.String()
+			size = ", " + d.Size.Said(d.Profile.Size)
 		}
 		if out.Operation == nil {
 			return d.ID, fmt.Sprintf("volume %s is there already, as asked: dataset %s, profile %s%s", d.Volume, d.ID, d.Profile.Name, size)

@@ -74,8 +74,17 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 	return f
 }
 
+// exactSize says a size with its bytes, where the words are not as exact.
+func exactSize(s, asked dataset.Size) string {
+	words := sizeOr(s, asked, "no limit of its own")
+	if s == 0 || words == s.String() {
+		return words
+	}
+	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
+}
+
 func sizeLine(v api.Volume) string {
-	size := sizeOr(v.Size, "no limit of its own")
+	size := exactSize(v.Size, v.Profile.Size)
 	switch {
 	case v.Status == nil:
 		return size
@@ -158,6 +167,15 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// larger is half as much again, in whole GiB, or MiB for what is small.
+func larger(s dataset.Size) dataset.Size {
+	unit := dataset.GiB
+	if s < 4*unit {
+		unit = dataset.MiB
+	}
+	return (s + s/2 + unit - 1) / unit * unit
+}
+
 // heardWithin is how soon a node says how a new volume is, at the latest.
 const heardWithin = time.Minute
 
@@ -178,7 +196,7 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 		}
 		return st.Problem, next[1:]
 	case v.Size > 0 && st.Used > v.Size/10*9:
-		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, (v.Size + v.Size/2).String())}
+		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, larger(v.Size))}
 	}
 	return "", nil
 }

@@ -28,7 +28,7 @@ func (a *app) volumeTable(volumes []api.Volume) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
 	short := shortDatasets(volumes)
 	for _, v := range volumes {
-		t.Row(v.Volume, v.Profile.Name, sizeOr(v.Size, "no limit"), used(v), status(v), v.PoolName, v.Node,
+		t.Row(shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v), status(v), v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.now(), v.Created))
 	}
 	p := a.palette()
@@ -52,12 +52,25 @@ func shortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-func sizeOr(s dataset.Size, none string) string {
+// sizeOr says a size that was asked for as such; see dataset.Size.Said.
+func sizeOr(s, asked dataset.Size, none string) string {
 	if s == 0 {
 		return none
 	}
-	return s.String()
+	return s.Said(asked)
 }
+
+// shortName keeps what Docker makes up for a volume without a name from taking a
+// table's width. The dataset beside it names it.
+func shortName(volume string) string {
+	if (dataset.Spec{Name: volume}).Anonymous() {
+		return volume[:anonymousShown] + "…"
+	}
+	return volume
+}
+
+// anonymousShown is how much of such a name Docker shows of other IDs.
+const anonymousShown = 12
 
 func used(v api.Volume) string {
 	if v.Status == nil {

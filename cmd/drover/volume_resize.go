@@ -28,7 +28,7 @@ binary, KB … decimal. A backend that cannot make a volume smaller refuses.`,
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
 		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size, already(out))
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Said(d.Profile.Size), already(out))
 		})
 	}
 	return cmd

@@ -21,11 +21,36 @@ frozen into a volume when that is created, and editing the file changes none.`,
 	}
 	o := workFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		out, err := a.submit(cmd.Context(), c, o, req)
+		if err != nil {
+			return err
+		}
+		return a.report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			return d.ID, fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision, already(out))
+			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision, already(out))
+			// A courtesy: the change is made, whether or not its profile can be looked at.
+			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
+				line += whySize(d, p)
+			}
+			return d.ID, line
 		})
 	}
 	return cmd
+}
+
+// whySize says why a volume is larger than its profile makes new ones, "" if it is not.
+func whySize(d dataset.Dataset, p dataset.Profile) string {
+	size := d.Size.Said(d.Profile.Size)
+	switch {
+	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
+		return ""
+	case p.Size == 0:
+		return fmt.Sprintf("; its size stays %s, as the profile says none", size)
+	}
+	return fmt.Sprintf("; its size stays %s and not %s, as volumes do not shrink", size, p.Size.Said(p.Size))
 }

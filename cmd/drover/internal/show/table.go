@@ -32,6 +32,13 @@ func (t *Table) Row(cells ...string) {
 	t.rows = append(t.rows, row)
 }
 
+// Below adds a cell below that of the last row in a column; those beside it are blank.
+func (t *Table) Below(column int, cell string) {
+	row := make([]string, len(t.rows[0]))
+	row[column] = Clean(cell)
+	t.rows = append(t.rows, row)
+}
+
 // Paint colours the cells of a column, headers not, after they are laid out.
 func (t *Table) Paint(column int, f func(string) string) { t.paint[column] = f }
 
