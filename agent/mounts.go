@@ -160,7 +160,12 @@ func (a *Agent) inUse(d dataset.Dataset, what string, r mountRecord) error {
 	if len(ids) > 0 {
 		who = "mounted by " + strings.Join(ids, ", ")
 	}
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (stop its containers first)", what, d.Volume, who, a.NodeName)
+	// Docker's commands know no mount ID, and a volume by the spelling alone that it was used in.
+	ps := "docker ps -a"
+	for _, spelling := range a.used(d) {
+		ps += " --filter volume=" + spelling
+	}
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (stop its containers first; %s shows them)", what, d.Volume, who, a.NodeName, ps)
 }
 
 func shortID(id string) string {

@@ -69,7 +69,7 @@ func testB8(t *testing.T, w *world) {
 	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
 	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
 	w.refused(t, "volume is in use", "volume", "rm", "-f", "busy@gold")
-	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node host-a (stop its containers first)"
+	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node host-a (stop its containers first; docker ps -a --filter volume=busy@gold shows them)"
 	if a := ask(t, w.h, "Remove", request{Name: "busy@gold"}); a.Status != 200 || a.Err != "drover: "+want {
 		t.Errorf("Remove: %+v, want %s", a, want)
 	}

@@ -123,7 +123,7 @@ func TestB11(t *testing.T) {
 		{"Unmount", "db", "one", "", map[string]int{"one": 1, "two": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // again
-		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first)", map[string]int{"one": 1}},
+		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first; docker ps -a --filter volume=db@gold --filter volume=db shows them)", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "one", "", nil},
 		{"Unmount", "db@gold", "one", "", nil},
 	}
