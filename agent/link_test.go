@@ -11,9 +11,16 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(alone{m}) }
+
+// alone runs the tests where nobody else sees what they mount: the agent takes a copy in
+// a namespace that the tests of another package make meanwhile for a container's use.
+type alone struct{ *testing.M }
+
+func (a alone) Run() int { return scratch.Main(a.M) }
 
 // link is the way to control, which a test can cut.
 type link struct {

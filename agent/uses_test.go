@@ -104,6 +104,37 @@ func TestI9(t *testing.T) {
 	})
 }
 
+// TestI9AnotherBoot: nothing is mounted, and no container runs, that was before the host
+// started anew.
+func TestI9AnotherBoot(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	d, idle := r.volume("db"), r.volume("idle")
+	for _, v := range []dataset.Dataset{d, idle} {
+		r.mount(v, "before")
+		before := r.record(v.ID)
+		before.Boot = "another"
+		if err := r.Unmount(ctx, v.Volume, "before"); err != nil {
+			t.Fatal(err)
+		}
+		before.add("before", idCount{Count: 1, Since: r.Clock.Now()})
+		if err := r.state.put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.restart()
+	r.want(idle)
+	if err := r.Remove(ctx, "idle"); err != nil {
+		t.Error(err)
+	}
+	r.mount(d, "now")
+	r.want(d, "now")
+	if err := r.Unmount(ctx, "db", "now"); err != nil {
+		t.Fatal(err)
+	}
+	r.want(d)
+}
+
 // same fails unless the dataset is used as in the model, and mounted once when it
 // is used at all.
 func (r *rig) same(rt *rapid.T, d dataset.Dataset, m *usesModel) {

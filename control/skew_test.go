@@ -97,6 +97,22 @@ func TestWriteSkew(t *testing.T) {
 				}
 		}, nil, nil},
 
+		{"a purge by the name that it had, and an undelete", func(a *agent) (func(), func() error) {
+			a.create("db@gold")
+			d := a.delete("db")
+			return func() { a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}) }, func() error {
+				return a.submits(api.Request{Kind: dataset.OpPurge, Volume: "db"})
+			}
+		}, dataset.ErrNotFound, func(a *agent) { a.live("db", "gold") }},
+
+		{"a purge by a prefix, and an undelete", func(a *agent) (func(), func() error) {
+			a.create("db@gold")
+			d := a.delete("db")
+			return func() { a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}) }, func() error {
+				return a.submits(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()[:8]})
+			}
+		}, dataset.ErrNotFound, func(a *agent) { a.live("db", "gold") }},
+
 		{"a delete, and a protection", func(a *agent) (func(), func() error) {
 			a.create("db@gold")
 			op := a.plan(api.Request{Kind: dataset.OpDelete, Volume: "db"})

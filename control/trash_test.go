@@ -174,6 +174,27 @@ func TestPurge(t *testing.T) {
 	}
 }
 
+// An agent's report that it destroyed what nobody condemned takes nothing off the
+// records, neither the dataset nor its snapshots.
+func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	d := a.create("db")
+	s := a.snapshot("db", "")
+	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
+		if state == dataset.StateTrashed {
+			a.delete("db")
+		}
+		op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: a.id, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+		_, err := a.Commit(e.ctx, a.id, a.report(op))
+		refused(t, err, dataset.ErrConflict, string(state))
+		st := e.check()
+		if _, there := st.snapshots[s.ID]; !there || st.datasets[d.ID].State != state {
+			t.Errorf("left of what is %s: %+v", state, st)
+		}
+	}
+}
+
 // The home's agent destroys what is condemned by itself as well as for the
 // operation on record: whichever is first, both end well.
 func TestPurgeTwoWays(t *testing.T) {

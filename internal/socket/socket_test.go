@@ -57,6 +57,20 @@ func TestFileOfASocket(t *testing.T) {
 		}
 	}
 	check(0)
+	raw, err := l.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		var st unix.Stat_t
+		// The file is made with the mode of the socket (unix_bind), and opened up after.
+		if err := unix.Fstat(int(fd), &st); err != nil || st.Mode&0o777 != 0o600 {
+			t.Errorf("the file had mode %o at first, %v, want 0600", st.Mode&0o777, err)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}

@@ -145,8 +145,16 @@ func testFullDisk(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	if s.Stats().ReserveBytes == 0 {
+	stats := s.Stats()
+	if stats.ReserveBytes == 0 {
 		t.Fatal("no reserve on an empty disk")
+	}
+	var file unix.Stat_t
+	if err := unix.Stat(pathIn(dir), &file); err != nil {
+		t.Fatal(err)
+	}
+	if has := file.Blocks * 512; has < file.Size+stats.ReserveBytes {
+		t.Fatalf("the file of %d bytes has %d of the disk, without the reserve of %d", file.Size, has, stats.ReserveBytes)
 	}
 	free := fillDisk(t, dir)
 
@@ -161,7 +169,7 @@ func testFullDisk(t *testing.T, dir string) {
 	}
 	// Then far too much is asked for.
 	grown := grow(t, s)
-	if stats := s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
+	if stats = s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
 		t.Errorf("%d large values fit: %+v", grown, stats)
 	}
 	// What was acknowledged can be read. What is removed is removed; with the

@@ -69,6 +69,21 @@ func waitFor(s *Store, want int) {
 	}
 }
 
+// One commit takes on no more than the reserve has room for, but one request always.
+func TestBatchesAreBounded(t *testing.T) {
+	q := queue{wake: make(chan struct{}, 1)}
+	for _, bytes := range []int{batchBytes + 1, batchBytes / 2, batchBytes / 2, 1} {
+		if err := q.put(&request{bytes: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []int{1, 2, 1} {
+		if got := q.take(); len(got) != want {
+			t.Fatalf("a batch of %d requests, want %d", len(got), want)
+		}
+	}
+}
+
 // All that wait share one flush. Of those that want one name, one gets it; the
 // others are told, and fail nobody else.
 func TestOneFlushForAllThatWait(t *testing.T) {
