@@ -133,6 +133,11 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
+	if op.Snapshot.Kind == dataset.SnapshotScheduled {
+		if err := tight(ctx, pool, d); err != nil {
+			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+		}
+	}
 	steps.At("snapshot.begin")
 	op.Snapshot.Created = a.Clock.Now() // it was asked for earlier, when this node may have been down
 	thaw, err := a.freeze(d)

@@ -24,6 +24,7 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *report, p *openPool, entr
 		if !onRecord || a.making(e.ID) {
 			continue
 		}
+		a.checkTight(ctx, r, p, d)
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true

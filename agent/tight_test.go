@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// narrow is backend dir that shares blocks, with a pool of as much free and used as the
+// test says.
+type narrow struct {
+	dir.Backend
+	free, used dataset.Size
+}
+
+func (n *narrow) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := n.Backend.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &narrowPool{p, n}, nil
+}
+
+type narrowPool struct {
+	backends.Pool
+	n *narrow
+}
+
+func (p *narrowPool) Info() backends.Info {
+	info := p.Pool.Info()
+	info.Capabilities.InstantSnapshot = true
+	return info
+}
+
+func (p *narrowPool) Status(ctx context.Context) dataset.PoolStatus {
+	st := p.Pool.Status(ctx)
+	st.Size, st.Free = 1000*dataset.GiB, p.n.free
+	return st
+}
+
+func (p *narrowPool) Used(context.Context, uuid.UUID) (dataset.Size, error) { return p.n.used, nil }
+
+// A scheduled snapshot is not taken while overwriting a tenth of its volume could fill
+// the pool: the operation fails, with an event, and doctor says so. By hand it is.
+func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
+	n := &narrow{free: 9 * dataset.GiB, used: 100 * dataset.GiB}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(n) })
+	ctx := t.Context()
+	d := r.volume("db")
+	d.Profile.Snapshots.Schedule = "@daily"
+	r.cache.apply(d, 1<<40)
+	take := func(scheduled bool) error {
+		return r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
+	}
+	if err := take(true); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "no scheduled snapshot while the pool has less than 10GiB free (it has 9GiB)") {
+		t.Errorf("scheduled: %v", err)
+	}
+	rep := &report{}
+	p, _ := r.pools.byName("default")
+	r.checkTight(ctx, rep, p, d)
+	if len(rep.list) != 1 || rep.list[0].Level != levelWarning || !strings.Contains(rep.list[0].Text, "no scheduled snapshot") {
+		t.Errorf("doctor: %+v", rep.list)
+	}
+	if err := take(false); err != nil {
+		t.Errorf("by hand: %v", err)
+	}
+	n.free = 10 * dataset.GiB
+	if err := take(true); err != nil {
+		t.Errorf("with enough free: %v", err)
+	}
+	if r.checkTight(ctx, rep, p, d); len(rep.list) != 1 {
+		t.Errorf("doctor: %+v", rep.list)
+	}
+}
