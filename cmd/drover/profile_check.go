@@ -36,6 +36,14 @@ pool can keep what a profile promises is seen when a volume is created.`,
 		if err := a.say("%s is good; the default is %s", args[0], set.Default()); err != nil {
 			return err
 		}
+		for _, p := range set.All() {
+			if p.Quiesce != dataset.QuiesceFreeze {
+				continue
+			}
+			if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
+				return err
+			}
+		}
 		return profileTable(set.All()).Write(a.out)
 	}
 	return cmd
