@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/durable"
 )
 
 // identityName is a file in the root that says once more who this node is. The
@@ -85,25 +86,8 @@ func (a *Agent) writeIdentity(id nodeIdentity) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(a.Root, identityName)
-	if err := writeDurably(path+".tmp", append(b, '\n')); err != nil {
+	if err := durable.Replace(filepath.Join(a.Root, identityName), append(b, '\n')); err != nil {
 		return fmt.Errorf("who this node is: %w", err)
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("who this node is: %w", err)
-	}
-	dir, err := os.Open(a.Root)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-func writeDurably(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
+	return nil
 }

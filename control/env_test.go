@@ -148,7 +148,7 @@ func (p *profileSet) Get(name string) (dataset.Profile, error) {
 	for n := range p.byName {
 		have = append(have, n)
 	}
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", clip(name), dataset.Have(have))
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", dataset.Clip(name), dataset.Have(have))
 }
 
 func (p *profileSet) All() (all []dataset.Profile) {

@@ -137,7 +137,7 @@ func judge(t *testing.T, key, name string, err error) {
 		t.Errorf("%s: more than one line: %q", name, err)
 	case kind == dataset.ErrInternal || kind == dataset.ErrUnavailable:
 		t.Errorf("%s, with %s damaged: %v (%s)", name, key, err, kind.Code)
-	case kind == dataset.ErrCorrupt && !strings.Contains(err.Error(), clip(key)):
+	case kind == dataset.ErrCorrupt && !strings.Contains(err.Error(), dataset.Clip(key)):
 		t.Errorf("%s does not say that %s is damaged: %v", name, key, err)
 	}
 }

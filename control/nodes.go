@@ -32,7 +32,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Pools = nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
-				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", clip(p.Name))
+				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", dataset.Clip(p.Name))
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)

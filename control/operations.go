@@ -243,7 +243,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 }
 
 func noOperation(ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such operation: %q (drover operation ls shows those of the last day)", clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such operation: %q (drover operation ls shows those of the last day)", dataset.Clip(ref))
 }
 
 // CancelOperation ends an operation that is not final. Its agent stops as soon

@@ -79,7 +79,7 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 	case dataset.OpPurge:
 		return s.planPurge(t, req)
 	}
-	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", clip(string(req.Kind)))
+	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
 // digest tells requests apart, whatever their IDs.

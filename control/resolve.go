@@ -91,7 +91,7 @@ func one(found []match, ref string, none error) (match, error) {
 	if len(found) == matchesShown {
 		names = append(names, "…")
 	}
-	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", clip(ref), strings.Join(names, ", "))
+	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref), strings.Join(names, ", "))
 }
 
 func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
@@ -157,7 +157,7 @@ func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 }
 
 func noSuch(what, ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what, clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what, dataset.Clip(ref))
 }
 
 // byName finds a live volume by its name alone.
@@ -249,7 +249,7 @@ func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
 	case len(has) > 0:
 		return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (its name is known in its volume alone: say --volume %s)", ref, strings.Join(has, " or --volume "))
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", dataset.Clip(ref))
 }
 
 // volumesWith returns the first few live volumes that have a snapshot of a name.
@@ -299,7 +299,7 @@ func (t *tx) source(from string, names bool) (dataset.Source, error) {
 		}
 		what = "volume is named, and no snapshot or dataset has a UUID that begins with,"
 	}
-	none := dataset.Errorf(dataset.ErrNotFound, "no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, clip(from))
+	none := dataset.Errorf(dataset.ErrNotFound, "no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, dataset.Clip(from))
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
@@ -312,11 +312,4 @@ func (t *tx) source(from string, names bool) (dataset.Source, error) {
 		return dataset.Source{}, err
 	}
 	return dataset.Source{Dataset: m.dataset.ID, Snapshot: m.snapshot}, nil
-}
-
-func clip(s string) string {
-	if len(s) > 140 {
-		return s[:137] + "..."
-	}
-	return s
 }

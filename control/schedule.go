@@ -151,7 +151,7 @@ func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.U
 func nextTick(expr string, t time.Time) (time.Time, error) {
 	next, err := gronx.NextTickAfter(expr, t, false)
 	if err != nil {
-		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", clip(expr), err)
+		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", dataset.Clip(expr), err)
 	}
 	// On a clock that is never set. Where its answer does not exist in t's
 	// location, time.Date moves it by the gap.

@@ -44,7 +44,7 @@ func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 		return nil
 	}
 	if dataset.CheckName(name) != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", clip(name))
+		return dataset.Errorf(dataset.ErrInvalid, "bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", dataset.Clip(name))
 	}
 	var c claim
 	ok, err := t.get(snapnameKey(d.ID, name), &c)

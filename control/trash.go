@@ -63,7 +63,7 @@ func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Datas
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
-	none := dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", clip(ref))
+	none := dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
 	m, err := one(found, ref, none)
 	return m.dataset, err
 }

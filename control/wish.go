@@ -33,7 +33,7 @@ func readWish(req api.Request) (w wish, err error) {
 		w.spec.Profile = w.opts.Profile
 	}
 	if w.opts.From != "" && w.spec.From != "" && !strings.EqualFold(w.opts.From, w.spec.From) {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From, clip(w.opts.From))
+		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From, dataset.Clip(w.opts.From))
 	}
 	if w.spec.From == "" {
 		w.spec.From, w.names = w.opts.From, true
@@ -119,7 +119,7 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 		return nil
 	}
 	if d.Origin == nil {
-		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume, clip(from))
+		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume, dataset.Clip(from))
 	}
 	src, err := t.source(from, w.names)
 	switch dataset.KindOf(err) {
@@ -144,7 +144,7 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 	default:
 		return err
 	}
-	return dataset.Errorf(dataset.ErrExists, "volume %q exists and is a clone of %s, not of %s", d.Volume, originText(*d.Origin), clip(from))
+	return dataset.Errorf(dataset.ErrExists, "volume %q exists and is a clone of %s, not of %s", d.Volume, originText(*d.Origin), dataset.Clip(from))
 }
 
 // wasSource reports whether from named the origin of a clone when that was made.

@@ -95,6 +95,17 @@ func Cut(line string) string {
 	return head(line, maxLine-len(end)) + end
 }
 
+// maxClip bounds, in bytes, what of a caller's own words an error repeats.
+const maxClip = 140
+
+// Clip bounds what an error repeats of what a caller or a file said.
+func Clip(s string) string {
+	if len(s) <= maxClip {
+		return s
+	}
+	return head(s, maxClip-3) + "..."
+}
+
 // head is the first n bytes of s, or somewhat fewer: no part of a character.
 func head(s string, n int) string {
 	for n > 0 && !utf8.RuneStart(s[n]) {

@@ -102,6 +102,20 @@ func TestProblemIsBounded(t *testing.T) {
 	}
 }
 
+// What an error repeats is bounded, in whole characters.
+func TestClip(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                        "",
+		strings.Repeat("x", 140):  strings.Repeat("x", 140),
+		strings.Repeat("x", 141):  strings.Repeat("x", 137) + "...",
+		strings.Repeat("é", 1000): strings.Repeat("é", 68) + "...",
+	} {
+		if got := dataset.Clip(in); got != want {
+			t.Errorf("%d bytes: %q", len(in), got)
+		}
+	}
+}
+
 func TestProblem(t *testing.T) {
 	if dataset.ProblemOf(nil) != nil || (*dataset.Problem)(nil).Err() != nil {
 		t.Error("no error made a problem, or the other way round")

@@ -46,7 +46,7 @@ func filesystem(n strictyaml.Node, fs *dataset.Filesystem) error {
 		return err
 	}
 	if _, ok := keys["type"]; ok && fs.Type != "xfs" && fs.Type != "ext4" {
-		return keys["type"].Errorf("unknown filesystem %q (have: ext4, xfs)", clip(fs.Type))
+		return keys["type"].Errorf("unknown filesystem %q (have: ext4, xfs)", dataset.Clip(fs.Type))
 	}
 	items, err := keys["mount"].Items()
 	if err != nil {
@@ -82,5 +82,5 @@ func mountOption(n strictyaml.Node, fstype string) (string, error) {
 	if fstype == "" {
 		of = "; more with a type of ext4 or xfs"
 	}
-	return "", n.Errorf("mount option %q cannot be chosen (have: %s%s)", clip(o), dataset.Have(allowed), of)
+	return "", n.Errorf("mount option %q cannot be chosen (have: %s%s)", dataset.Clip(o), dataset.Have(allowed), of)
 }

@@ -80,7 +80,7 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 			return nil
 		}
 	}
-	return n.Errorf("unknown profile %q (have: %s)", clip(s.def), dataset.Have(names))
+	return n.Errorf("unknown profile %q (have: %s)", dataset.Clip(s.def), dataset.Have(names))
 }
 
 func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
@@ -122,7 +122,7 @@ func word(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if dataset.CheckPoolName(*into) != nil {
-		return n.Errorf("bad name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", clip(*into))
+		return n.Errorf("bad name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", dataset.Clip(*into))
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func quiesce(n strictyaml.Node, q *dataset.Quiesce) error {
 		return err
 	}
 	if *q = dataset.Quiesce(s); *q != dataset.QuiesceNone && *q != dataset.QuiesceFreeze {
-		return n.Errorf("unknown way to quiesce %q (have: freeze, none)", clip(s))
+		return n.Errorf("unknown way to quiesce %q (have: freeze, none)", dataset.Clip(s))
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func onDelete(n strictyaml.Node, o *dataset.OnDelete) error {
 		*o = dataset.OnDelete{Mode: mode}
 		return nil
 	}
-	return n.Errorf("unknown choice %q (have: {trash: 72h}, keep, purge)", clip(s))
+	return n.Errorf("unknown choice %q (have: {trash: 72h}, keep, purge)", dataset.Clip(s))
 }
 
 func trash(n strictyaml.Node, o *dataset.OnDelete) error {

@@ -50,7 +50,7 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 		return p.Clone(), nil
 	}
 	have := s.Names()
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s", clip(name), dataset.Have(have), dataset.Guess(name, have))
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s", dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
 }
 
 // revision is what tells two versions of a profile apart: the first 12 hex digits
@@ -63,11 +63,4 @@ func revision(p dataset.Profile) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:6])
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:77] + "..."
-	}
-	return s
 }

@@ -67,7 +67,7 @@ func schedule(n strictyaml.Node, into *string) error {
 	}
 	*into = s
 	if err := checkCron(s); err != nil {
-		return n.Errorf("bad schedule %q: %v", clip(s), err)
+		return n.Errorf("bad schedule %q: %v", dataset.Clip(s), err)
 	}
 	return nil
 }

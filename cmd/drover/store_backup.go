@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
 )
 
 func newStoreBackupCmd(a *app) *cobra.Command {
@@ -77,7 +78,7 @@ func (a *app) backup(ctx context.Context, c remote, file string) (n int64, err e
 		return 0, err
 	}
 	placed = true
-	return w.At.Done, syncDir(filepath.Dir(file))
+	return w.At.Done, durable.SyncDir(filepath.Dir(file))
 }
 
 func inTheWay(file string, err error) error {
@@ -100,12 +101,4 @@ func place(tmp, file string) error {
 		return inTheWay(file, nil)
 	}
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

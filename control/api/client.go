@@ -69,7 +69,7 @@ func NewClient(endpoint string) (*Client, error) {
 }
 
 func badEndpoint(endpoint string) error {
-	return dataset.Errorf(dataset.ErrInvalid, "bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT", clip(endpoint))
+	return dataset.Errorf(dataset.ErrInvalid, "bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT", dataset.Clip(endpoint))
 }
 
 // Close lets go of idle connections and, of a loopback client, waits for the

@@ -98,7 +98,7 @@ func (c *Client) Import(ctx context.Context, req Request, r io.Reader) (d datase
 		req.Kind = dataset.OpImport
 	}
 	if !reflect.DeepEqual(req, Request{ID: req.ID, Kind: dataset.OpImport, Volume: req.Volume, Options: req.Options}) {
-		return d, dataset.Errorf(dataset.ErrInvalid, "import of %q from an archive: want no more than the volume and its options", clip(req.Volume))
+		return d, dataset.Errorf(dataset.ErrInvalid, "import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
 	}
 	path, err := refs("/v1/volumes/%s/upload", req.Volume)
 	if err != nil {
@@ -115,7 +115,7 @@ func (c *Client) Import(ctx context.Context, req Request, r io.Reader) (d datase
 		header: http.Header{"Expect": {"100-continue"}},
 	})
 	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
-		return d, fmt.Errorf("archive for %q: %w", clip(req.Volume), cause)
+		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), cause)
 	}
 	return d, err
 }

@@ -50,7 +50,7 @@ func serverName(version string) string {
 // unknownEndpoint does not say not_found: a client must not take a wrong path
 // for a volume that is not there.
 func unknownEndpoint(w http.ResponseWriter, r *http.Request) {
-	line := fmt.Sprintf("no such endpoint: %s %s (GET /v1/openapi.yaml lists those there are)", clip(r.Method), clip(r.URL.Path))
+	line := fmt.Sprintf("no such endpoint: %s %s (GET /v1/openapi.yaml lists those there are)", dataset.Clip(r.Method), dataset.Clip(r.URL.Path))
 	problem(dataset.ErrInvalid, http.StatusNotFound, line).write(w)
 }
 
@@ -136,7 +136,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(v)
 		}
 		if g.panicked != nil {
-			g.panicked(clip(r.Method)+" "+clip(r.URL.Path), v, debug.Stack())
+			g.panicked(dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path), v, debug.Stack())
 		}
 		if watched.wrote {
 			panic(http.ErrAbortHandler) // the peer must not take half an answer for a whole one

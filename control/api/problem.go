@@ -99,7 +99,7 @@ func validationLine(e *huma.ErrorModel) string {
 }
 
 func complaint(d *huma.ErrorDetail) string {
-	where, message := clip(oneLine(d.Location)), clip(oneLine(d.Message))
+	where, message := dataset.Clip(oneLine(d.Location)), dataset.Clip(oneLine(d.Message))
 	switch {
 	case message == validation.MsgUnexpectedProperty:
 		return fmt.Sprintf("unknown field %s", where)
@@ -112,13 +112,6 @@ func complaint(d *huma.ErrorDetail) string {
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-func clip(s string) string {
-	if len(s) > 200 {
-		return strings.ToValidUTF8(s[:197], "") + "..."
-	}
-	return s
-}
 
 // errBadBody says what is wrong with a JSON body.
 func errBadBody(err error) error {

@@ -99,7 +99,7 @@ func (h handlers) snapshots() {
 
 func (h handlers) clone(ctx context.Context, req Request, c CloneVolume) (*answer[Outcome], error) {
 	if from, ok := c.Options["from"]; ok && from != c.Source {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)", clip(c.Source), clip(from))
+		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)", dataset.Clip(c.Source), dataset.Clip(from))
 	}
 	req.Volume, req.Options = c.New, maps.Clone(c.Options)
 	if req.Options == nil {

@@ -57,7 +57,7 @@ func (h handlers) transfers() {
 		for _, o := range in.Options {
 			key, value, ok := strings.Cut(o, "=")
 			if !ok {
-				return nil, dataset.Errorf(dataset.ErrInvalid, "bad option %q: want KEY=VALUE", clip(o))
+				return nil, dataset.Errorf(dataset.ErrInvalid, "bad option %q: want KEY=VALUE", dataset.Clip(o))
 			}
 			if req.Options == nil {
 				req.Options = map[string]string{}

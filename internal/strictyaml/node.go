@@ -116,14 +116,14 @@ func (n Node) Fields() ([]Field, error) {
 	for _, v := range values {
 		key, ok := v.Key.(ast.ScalarNode)
 		if _, merge := v.Key.(*ast.MergeKeyNode); !ok || merge {
-			return nil, n.at(v.Key.GetToken(), "want a plain key, not %q", clip(v.Key.GetToken().Value))
+			return nil, n.at(v.Key.GetToken(), "want a plain key, not %q", dataset.Clip(v.Key.GetToken().Value))
 		}
 		name := key.GetToken().Value
 		if seen[name] {
-			return nil, n.at(key.GetToken(), "key %q is there twice", clip(name))
+			return nil, n.at(key.GetToken(), "key %q is there twice", dataset.Clip(name))
 		}
 		seen[name] = true
-		path := clip(name)
+		path := dataset.Clip(name)
 		if n.path != "" {
 			path = n.path + "." + path
 		}
@@ -149,7 +149,7 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 		case refused:
 			bad.Add(f.Node.KeyErrorf("%s", why))
 		case !slices.Contains(known, f.Name):
-			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", clip(f.Name), hint(f.Name, known), dataset.Have(known)))
+			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", dataset.Clip(f.Name), hint(f.Name, known), dataset.Have(known)))
 		case f.Node.Absent():
 			bad.Add(f.Node.KeyErrorf("it has no value: give it one, or leave the key out"))
 		default:
@@ -227,7 +227,7 @@ func (n Node) Int(most int64) (int64, error) {
 			return int64(x), nil //nolint:gosec // bounded by most
 		}
 	}
-	return 0, n.Errorf("want a number from 0 to %d, not %s", most, clip(i.GetToken().Value))
+	return 0, n.Errorf("want a number from 0 to %d, not %s", most, dataset.Clip(i.GetToken().Value))
 }
 
 // Bool returns true or false; false for an absent one.

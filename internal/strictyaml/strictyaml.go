@@ -17,6 +17,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // The bounds of a file. They are far above what people write and far below what
@@ -119,7 +121,7 @@ func (d *document) collect(n ast.Node, depth int) error {
 	case *ast.AnchorNode:
 		name := n.Name.GetToken().Value
 		if d.anchors[name] != nil {
-			return d.at(n.Name.GetToken(), "anchor %q is there twice", clip(name))
+			return d.at(n.Name.GetToken(), "anchor %q is there twice", dataset.Clip(name))
 		}
 		if err := d.collect(n.Value, depth+1); err != nil {
 			return err
@@ -128,11 +130,11 @@ func (d *document) collect(n ast.Node, depth int) error {
 		return nil
 	case *ast.AliasNode:
 		if name := n.Value.GetToken().Value; d.anchors[name] == nil {
-			return d.at(n.GetToken(), "no anchor %q stands before this", clip(name))
+			return d.at(n.GetToken(), "no anchor %q stands before this", dataset.Clip(name))
 		}
 		return nil
 	case *ast.TagNode:
-		return d.at(n.GetToken(), "tags are not used here: leave %s out", clip(n.GetToken().Value))
+		return d.at(n.GetToken(), "tags are not used here: leave %s out", dataset.Clip(n.GetToken().Value))
 	}
 	for _, below := range children(n) {
 		if below == nil {
@@ -184,15 +186,7 @@ func (d *document) place(line, column int, format string, args ...any) error {
 	m := &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
 	if line >= 1 && line <= len(d.lines) {
 		m.Line, m.Column = line, max(column, 1)
-		m.Text = clip(strings.TrimSpace(d.lines[line-1]))
+		m.Text = dataset.Clip(strings.TrimSpace(d.lines[line-1]))
 	}
 	return m
-}
-
-// clip bounds what of a file is repeated in an error.
-func clip(s string) string {
-	if len(s) > 120 {
-		return s[:117] + "..."
-	}
-	return s
 }

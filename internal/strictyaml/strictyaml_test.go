@@ -142,7 +142,7 @@ func TestMistakesHaveTheirPlace(t *testing.T) {
 		"tab":           {"a:\n\tb: 1\n", `f.yaml:2:1: found character '` + "\t" + `' that cannot start any token in "b: 1"`},
 		"not UTF-8":     {"a: 1\nb: \xff\n", `f.yaml:2:1: want text in UTF-8, with lines of 4096 bytes at most in "b: \xff"`},
 		"a null byte":   {"a: \x00\n", `f.yaml:1:1: want text in UTF-8, with lines of 4096 bytes at most in "a: \x00"`},
-		"long line":     {"a: " + strings.Repeat("x", 5000), `f.yaml:1:1: want text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 114) + `..."`},
+		"long line":     {"a: " + strings.Repeat("x", 5000), `f.yaml:1:1: want text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 134) + `..."`},
 		"too large":     {strings.Repeat("# x\n", 70000), `f.yaml: 280000 bytes are too many (262144 at most)`},
 		"open quote":    {"a: \"x\n", `f.yaml:1:4: could not find end character of double-quoted text in "a: \"x"`},
 	} {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
 )
 
 // The file's layout above bbolt: three buckets.
@@ -108,7 +109,7 @@ func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
 		if err := db.Update(makeBuckets); err != nil {
 			return err
 		}
-		if err := syncDir(filepath.Dir(s.path)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(s.path)); err != nil {
 			return err
 		}
 	}
@@ -267,12 +268,4 @@ func (s *Store) reopen(ctx context.Context) error {
 	}
 	s.watches.reset(s.index)
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -1,0 +1,40 @@
+// Package durable puts files in their place so that a power cut leaves the old one
+// or the new one, whole.
+package durable
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Replace gives the file at path the content b and mode 0600, durably. It writes
+// path.tmp first, which a crash may leave and the next Replace overwrites. Two at once
+// for one path are the caller's to prevent.
+func Replace(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir flushes a directory: what was made, renamed or removed in it is on disk
+// then (fsync(2)).
+func SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
