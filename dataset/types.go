@@ -154,11 +154,12 @@ const (
 // Capabilities is what a backend can do on one pool. The backends' suite checks
 // each against what it does. Placement reads these, never a backend's name.
 type Capabilities struct {
-	EnforcesSize     bool     `json:"enforces_size"`     // a dataset cannot outgrow its size
-	InstantSnapshot  bool     `json:"instant_snapshot"`  // snapshots and clones share blocks: no copying
-	ConstantSnapshot bool     `json:"constant_snapshot"` // and take the same time however fragmented
-	CloneIndependent bool     `json:"clone_independent"` // a clone lives on when its snapshot is gone
-	OnlineGrow       bool     `json:"online_grow"`
+	EnforcesSize     bool     `json:"enforces_size"`          // a dataset cannot outgrow its size
+	InstantSnapshot  bool     `json:"instant_snapshot"`       // snapshots and clones share blocks: no copying
+	ConstantSnapshot bool     `json:"constant_snapshot"`      // and take the same time however fragmented
+	CloneIndependent bool     `json:"clone_independent"`      // a clone lives on when its snapshot is gone
+	OnlineGrow       bool     `json:"online_grow"`            // a dataset grows while it is mounted
+	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
 	Shrink           bool     `json:"shrink"`
 	OwnFilesystem    bool     `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
 	Delta            bool     `json:"delta"`          // sends what changed between two snapshots

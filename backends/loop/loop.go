@@ -178,7 +178,7 @@ func (p *Pool) describe() error {
 	if len(have) == 0 {
 		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the images: %w", errors.Join(missing...))
 	}
-	grows, err := onlineGrow(have)
+	offline, err := offlineGrow(have)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (p *Pool) describe() error {
 	if !p.direct {
 		note = append(note, "without direct I/O, which this filesystem has not")
 	}
-	if !grows {
+	if len(offline) > 0 {
 		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
 	}
 	for _, err := range missing {
@@ -199,7 +199,7 @@ func (p *Pool) describe() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: grows, OwnFilesystem: true, Delta: true, Filesystems: have,
+			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, Delta: true, Filesystems: have,
 		},
 		Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}

@@ -18,12 +18,16 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// onlineGrow tells whether all these filesystems can grow while they are mounted.
-func onlineGrow(filesystems []string) (bool, error) {
+// offlineGrow returns those of some filesystems that cannot grow while they are
+// mounted.
+func offlineGrow(filesystems []string) ([]string, error) {
 	if !slices.Contains(filesystems, ext4) {
-		return true, nil
+		return nil, nil
 	}
-	return fsctl.CanGrowExt4()
+	if grows, err := fsctl.CanGrowExt4(); err != nil || grows {
+		return nil, err
+	}
+	return []string{ext4}, nil
 }
 
 // Resize implements backends.Resizer: the image first, then its device, then the

@@ -3,6 +3,7 @@ package loop
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/droverhq/drover/backends"
@@ -41,7 +42,7 @@ func TestResizeMounted(t *testing.T) {
 		defer dir.Close()
 		f.isKind(f.Resize(f.Context(), d.ID, larger, nil), dataset.ErrInUse)
 		err = f.Resize(f.Context(), d.ID, larger, dir)
-		if d.Profile.Filesystem.Type == ext4 && !f.Info().Capabilities.OnlineGrow {
+		if slices.Contains(f.Info().Capabilities.OfflineGrow, d.Profile.Filesystem.Type) {
 			f.isKind(err, dataset.ErrUnsupported)
 			dir.Close()
 			unmount()

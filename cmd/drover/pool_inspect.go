@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -72,6 +74,12 @@ func poolForm(p api.Pool) *show.Form {
 
 // abilities says in words what a pool's capabilities are.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
+	const grow = "make a volume larger while it is in use"
+	online, offline := grow, ""
+	if except := c.OfflineGrow; c.OnlineGrow && len(except) > 0 {
+		others := slices.DeleteFunc(slices.Clone(c.Filesystems), func(fs string) bool { return slices.Contains(except, fs) })
+		online, offline = grow+": "+strings.Join(others, ", "), grow+": "+strings.Join(except, ", ")
+	}
 	for _, e := range []struct {
 		can  bool
 		what string
@@ -80,7 +88,7 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		{c.InstantSnapshot, "snapshot and clone without copying"},
 		{c.ConstantSnapshot, "snapshot in the same time however fragmented"},
 		{c.CloneIndependent, "keep a clone when its snapshot is deleted"},
-		{c.OnlineGrow, "make a volume larger while it is in use"},
+		{c.OnlineGrow, online},
 		{c.Shrink, "make a volume smaller"},
 		{c.OwnFilesystem, "give each volume a filesystem of its own"},
 		{c.Delta, "send what changed between two snapshots"},
@@ -90,6 +98,9 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		} else {
 			cannot = append(cannot, e.what)
 		}
+	}
+	if offline != "" {
+		cannot = append(cannot, offline)
 	}
 	return can, cannot
 }

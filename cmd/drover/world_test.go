@@ -108,7 +108,7 @@ func theWorld() *fake {
 	f.pool = dataset.Pool{
 		ID: idPool, Name: "default", Node: idNode, Backend: "loop", Path: "/var/lib/drover/pools/default", Reach: dataset.ReachNode, Default: true,
 		Note:         "an image of 40GiB, since /var/lib/drover lies on ext4",
-		Capabilities: dataset.Capabilities{EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true, Delta: true, Filesystems: []string{"xfs", "ext4"}},
+		Capabilities: dataset.Capabilities{EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true, Delta: true, Filesystems: []string{"xfs", "ext4"}, OfflineGrow: []string{"ext4"}},
 	}
 	other := f.pool
 	other.ID[15], other.Name, other.Default, other.Note, other.Backend, other.Path = 2, "plain", false, "", "dir", "/srv/plain"
