@@ -118,7 +118,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	}
 	op, _ := a.pools.byName(name)
 	if op.backend == nil {
-		return op.Pool, nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, op.why)
+		return op.Pool, nil, offline(name, op.why)
 	}
 	found, err := a.inPool(ctx, op)
 	if err != nil {

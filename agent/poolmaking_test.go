@@ -80,3 +80,23 @@ func TestPoolsOverlap(t *testing.T) {
 		}
 	}
 }
+
+// A pool is named once in an error, whoever names it first.
+func TestErrorsNameAPoolOnce(t *testing.T) {
+	for given, want := range map[string][3]string{
+		"no disk":                     {"pool fast: no disk", "no disk", "pool fast is offline: no disk"},
+		"pool fast: no disk":          {"pool fast: no disk", "no disk", "pool fast is offline: no disk"},
+		"pool faster: no disk":        {"pool fast: pool faster: no disk", "pool faster: no disk", "pool fast is offline: pool faster: no disk"},
+		"pool fast at /x is offline:": {"pool fast: pool fast at /x is offline:", "pool fast at /x is offline:", "pool fast at /x is offline:"},
+	} {
+		err := dataset.Errorf(dataset.ErrNoSpace, "%s", given)
+		made := ofPool("fast", err)
+		if made.Error() != want[0] || !errors.Is(made, dataset.ErrNoSpace) {
+			t.Errorf("%q: %q, want %q", given, made, want[0])
+		}
+		why := reason("fast", err)
+		if off := offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
+			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
+		}
+	}
+}

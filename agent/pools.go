@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -118,7 +117,7 @@ func (p *pools) imageMount(name string) string {
 func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
 	op := &openPool{rec: rec, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
 	if err := p.attach(ctx, op); err != nil {
-		op.why = err.Error()
+		op.why = reason(name, err)
 		p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "error": err}).Error("pool is offline")
 	}
 	p.enlist(op)
@@ -155,19 +154,19 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, err
 	}
 	if err := kind.Available(ctx); err != nil {
-		return nil, fmt.Errorf("pool %s: %w", name, err)
+		return nil, ofPool(name, err)
 	}
 	if err := p.disjoint(name, rec); err != nil {
 		return nil, err
 	}
 	b, err := kind.Open(ctx, backends.Config{ID: rec.ID, Name: name, Path: rec.Path, Image: rec.Image, Mount: rec.Mount, Make: true})
 	if err != nil {
-		return nil, fmt.Errorf("pool %s: %w", name, err)
+		return nil, ofPool(name, err)
 	}
 	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
 	unheld, err := p.holds.take(ctx, b)
 	if err := errors.Join(p.single(rec.ID, name), err); err != nil {
-		return nil, errors.Join(fmt.Errorf("pool %s: %w", name, err), b.Close())
+		return nil, errors.Join(ofPool(name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -226,7 +225,7 @@ func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
 	case op == nil:
 		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 	case op.backend == nil:
-		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", op.Name, op.why)
+		return nil, offline(op.Name, op.why)
 	}
 	return op.backend, nil
 }
@@ -238,7 +237,7 @@ func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 		return nil, err
 	}
 	if st := b.Status(ctx); !st.Online {
-		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", p.name(id), st.Reason)
+		return nil, offline(p.name(id), st.Reason)
 	}
 	return b, nil
 }

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -13,9 +16,29 @@ func (p *pools) missing(c PoolConfig, why error) {
 	p.unmade = append(p.unmade, api.Pool{
 		Pool: dataset.Pool{Name: c.Name, Node: p.a.node, Backend: c.Backend, Path: c.Path, Reach: dataset.ReachNode},
 		Status: &dataset.PoolStatus{
-			Reason: why.Error() + " (it could not be made; restart drover when that is mended)",
+			Reason: reason(c.Name, why) + " (it could not be made; restart drover when that is mended)",
 		},
 	})
+}
+
+// ofPool says of which pool an error is. Those of a backend may say so themselves.
+func ofPool(name string, err error) error {
+	if reason(name, err) != err.Error() {
+		return err
+	}
+	return fmt.Errorf("pool %s: %w", name, err)
+}
+
+// reason is an error's text without the pool that it begins with, for where that is
+// named already.
+func reason(name string, err error) string { return strings.TrimPrefix(err.Error(), "pool "+name+": ") }
+
+// offline is the refusal of work on a pool, whose reason may say it all.
+func offline(name, why string) error {
+	if strings.HasPrefix(why, "pool "+name+" at ") {
+		return dataset.Errorf(dataset.ErrOffline, "%s", why)
+	}
+	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)
 }
 
 // unclaimed refuses the name of a pool that drover.yaml has otherwise.

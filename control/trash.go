@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -63,9 +65,37 @@ func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Datas
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
-	none := dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
-	m, err := one(found, ref, none)
-	return m.dataset, err
+	switch len(found) {
+	case 0:
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
+	case 1:
+		return found[0].dataset, nil
+	}
+	return dataset.Dataset{}, severalDeleted(found, ref)
+}
+
+// severalDeleted is the refusal that tells apart what had one name, latest deleted first.
+func severalDeleted(found []match, ref string) error {
+	at := func(m match) (at time.Time) {
+		if m.dataset.Trash != nil {
+			at = m.dataset.Trash.At
+		}
+		return at
+	}
+	slices.SortStableFunc(found, func(x, y match) int { return at(y).Compare(at(x)) })
+	var names []string
+	for i, m := range found {
+		if i == matchesShown {
+			names = append(names, "…")
+			break
+		}
+		name := m.String()
+		if t := at(m); !t.IsZero() {
+			name += " deleted at " + t.UTC().Format("2006-01-02 15:04:05 MST")
+		}
+		names = append(names, name)
+	}
+	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref), strings.Join(names, ", "))
 }
 
 // trashedAs adds the datasets in the trash that had a name.
@@ -90,7 +120,7 @@ func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bo
 			return nil, err
 		}
 		twice := slices.ContainsFunc(found, func(m match) bool { return m.dataset.ID == id })
-		if there && d.Volume == name && want(d) && !twice && len(found) < matchesShown {
+		if there && d.Volume == name && want(d) && !twice {
 			found = append(found, match{dataset: d})
 		}
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,6 +249,21 @@ func TestPurgeAgainAfterFailure(t *testing.T) {
 }
 
 // More snapshots than fit in a transaction, and a crash at each step.
+// What had one name is told apart by when it was deleted, the latest first.
+func TestSeveralOfOneNameInTheTrash(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	var want []string
+	for range matchesShown + 2 {
+		a.create("db")
+		e.clock.Advance(time.Hour)
+		want = append(want, "dataset "+a.delete("db").ID.String()+" (db) deleted at "+e.clock.Now().Format("2006-01-02 15:04:05")+" UTC")
+	}
+	slices.Reverse(want)
+	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db"})
+	refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:matchesShown], ", ")+", … (say more of the UUID)")
+}
+
 func TestPurgeWithManySnapshots(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")

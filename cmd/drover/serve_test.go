@@ -10,7 +10,7 @@ import (
 // A flag or file with a mistake is told before anything is made.
 func TestServeChecksBeforeItMakes(t *testing.T) {
 	yaml := filepath.Join(t.TempDir(), "drover.yaml")
-	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backend: zsf, path: /b}]\n"), 0o600); err != nil {
+	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	none := filepath.Join(t.TempDir(), "none.yaml")
@@ -32,7 +32,7 @@ func TestServeChecksBeforeItMakes(t *testing.T) {
 		{[]string{"--log-level", "loud"}, "unknown log level", 2},
 		{[]string{"--config", none}, none + ": no such file", 1},
 		{[]string{"--profiles", none}, none + ": no such file", 1},
-		{[]string{"--config", yaml}, `pool b: unknown backend "zsf" (have: dir, loop)`, 2},
+		{[]string{"--config", yaml}, `unknown key "backnd", did you mean backend?`, 2},
 	} {
 		dir := t.TempDir()
 		c := newConsole(theWorld())

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"fmt"
 	"net"
 	"path/filepath"
 	"regexp"
@@ -37,11 +36,6 @@ func (o Options) Check() error {
 	if o.Metrics != "" {
 		if err := checkLoopback(o.Metrics); err != nil {
 			return err
-		}
-	}
-	for _, p := range o.Pools {
-		if _, err := o.Backends.Kind(p.Backend); err != nil {
-			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
 	}
 	return nil
