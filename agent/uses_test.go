@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // usesModel is what the mount IDs of one dataset have to be: each counts its own
@@ -130,6 +131,25 @@ func TestI9AnotherBoot(t *testing.T) {
 	r.mount(d, "now")
 	r.want(d, "now")
 	if err := r.Unmount(ctx, "db", "now"); err != nil {
+		t.Fatal(err)
+	}
+	r.want(d)
+}
+
+// TestI9MountedAgain: what a container uses and somebody took off while there was no
+// agent is mounted when the next one has started, and goes with its last use.
+func TestI9MountedAgain(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "id")
+	cfg := r.Config
+	r.close()
+	if err := mount.Unmount(r.mountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	r.start(cfg)
+	r.want(d, "id")
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
 		t.Fatal(err)
 	}
 	r.want(d)

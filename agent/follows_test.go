@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The record beside the data follows what is decided without the agent, and a removal,
+// while it runs: who has the pool alone on the next day goes by it.
+func TestRecordBesideTheDataFollows(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	says := func(want func(dataset.Dataset) bool) {
+		t.Helper()
+		await(t, func() bool {
+			e, err := r.pool().Stat(t.Context(), d.ID)
+			return err == nil && e.Record != nil && want(*e.Record)
+		})
+	}
+	for _, protect := range []bool{true, false} {
+		req := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}
+		if _, err := r.link.Service.Submit(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		says(func(d dataset.Dataset) bool { return d.Protected == protect })
+	}
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	says(func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+}
+
+// What the engine has once called a volume stays its name, whatever the volume is by
+// now: an error would make the engine forget it. What it never called it so is absent.
+func TestGetOfASpellingThatWasUsed(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	used := map[string]any{"spellings/db": spellingRecord{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
+	if err := r.state.put(t.Context(), used); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Name != "db@gold" || v.Mountpoint != r.mountPath(d.ID) {
+		t.Errorf("a spelling that was used: %+v, %v", v, err)
+	}
+	if v, err := r.Get(t.Context(), "db@silver"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("a spelling that never was: %+v, %v", v, err)
+	}
+}
