@@ -52,3 +52,20 @@ func TestGetOfASpellingThatWasUsed(t *testing.T) {
 		t.Errorf("a spelling that never was: %+v, %v", v, err)
 	}
 }
+
+// An operation that was planned in an epoch that is over does nothing: it is refused
+// before the bytes, not when they are gone.
+func TestI1OperationOfAnOlderEpoch(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	d := r.volume("db")
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	d.Epoch++
+	r.cache.apply(d, r.cache.index(d.ID)+1)
+	if _, err := r.carryOut(ctx, &job{}, op); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("a purge of an older epoch: %v", err)
+	}
+	if _, err := r.pool().Stat(ctx, d.ID); err != nil {
+		t.Errorf("what it was of: %v", err)
+	}
+}
