@@ -176,7 +176,7 @@ type Operation struct {
 	Volume    string    `json:"volume,omitempty"`
 	DatasetID uuid.UUID `json:"dataset_id"`
 	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned
-	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be
+	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be; of a delete that is done, as it left it
 	Snapshot  *Snapshot `json:"snapshot,omitempty"`
 	Source    *Source   `json:"source,omitempty"` // what a clone is made of
 	// Options is what was asked for: of a create as with -o, of a resize the
