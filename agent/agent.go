@@ -188,10 +188,19 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 	}
 	a.wg.Add(2)
+	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.follow(rev) }()
-	go func() { defer a.wg.Done(); a.heartbeats() }()
+	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()
+	select { // whoever asks from now on sees how each volume is
+	case <-told:
+	case <-a.Clock.After(firstTell):
+	case <-ctx.Done():
+	}
 	return nil
 }
+
+// firstTell bounds what a start waits for: a pool's disk may not answer.
+const firstTell = 3 * time.Second
 
 // join registers and takes in everything that control knows of this node.
 func (a *Agent) join(ctx context.Context) (rev uint64, err error) {

@@ -34,9 +34,12 @@ func (a *Agent) tellSoon() {
 const settleTime = 50 * time.Millisecond
 
 // heartbeats tells control what this node sees: what changed soon after, and all
-// of it now and then, when it also mends what requests could not.
-func (a *Agent) heartbeats() {
+// of it now and then, when it also mends what requests could not. begun is called when
+// it has told of all that the start found.
+func (a *Agent) heartbeats(begun func()) {
 	told := map[uuid.UUID]dataset.DatasetStatus{}
+	a.tell(a.ctx, told, a.takeNews())
+	begun()
 	purgeAt := a.Clock.Now().Add(purgeEvery)
 	round := a.Clock.After(0)
 	for {

@@ -38,3 +38,31 @@ func TestStatusHasTheNewest(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 }
+
+// When a start has ended control knows how each volume is: none is unknown.
+func TestStatusAtOnceAfterAStart(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.volume("idle")
+	r.mount(d, "id")
+	cfg := r.Config
+	r.close()
+	// What control heard is gone with its process.
+	r.ends[len(r.ends)-1]()
+	r.ends = r.ends[:len(r.ends)-1]
+	r.link = r.control("store.db")
+	cfg.Control = r.link
+	r.start(cfg)
+	list, err := r.Control.Volumes(t.Context(), api.Page{})
+	if err != nil || len(list.Items) != 2 {
+		t.Fatal(list, err)
+	}
+	for _, v := range list.Items {
+		if v.Status == nil || v.Status.Mounted != (v.Volume == "db") {
+			t.Errorf("volume %s: %+v", v.Volume, v.Status)
+		}
+	}
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+}
