@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+)
+
+// between does something after an agent has made a dataset and before that is on record.
+type between struct {
+	api.Service
+	do func()
+}
+
+func (b *between) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	b.do()
+	return b.Service.Commit(ctx, node, r)
+}
+
+// I3: what is being made is on nobody's record yet. When control answers anew meanwhile,
+// and what a crash left is cleaned up, it stays.
+func TestI3WhatIsBeingMadeIsNotReaped(t *testing.T) {
+	var b *between
+	r := newRig(t, func(cfg *Config) {
+		b = &between{cfg.Control, func() {}}
+		cfg.Control = b
+	})
+	joined := false
+	b.do = func() {
+		if _, err := r.join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		joined = true
+	}
+	d := r.volume("db")
+	b.do = func() {}
+	if e, err := r.pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || !joined {
+		t.Errorf("%+v, %v, joined %t", e, err, joined)
+	}
+	r.mount(d, "id")
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+}
