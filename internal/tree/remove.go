@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -48,11 +49,11 @@ func (r *removing) entry(dir *os.File, name string, depth int) error {
 		return err
 	}
 	err := unlink(dir, name, 0)
-	if err != unix.EISDIR {
+	if !errors.Is(err, unix.EISDIR) {
 		return err
 	}
 	err = unlink(dir, name, unix.AT_REMOVEDIR)
-	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	if depth >= flattenAt {
