@@ -192,6 +192,8 @@ func capabilitiesMatchInterfaces(f *fixture) {
 	for what, wrong := range map[string]bool{
 		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
 		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,
+		"OfflineGrow of what it has not":                  slices.ContainsFunc(f.can.OfflineGrow, func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
+		"OnlineGrow of none":                              f.can.OnlineGrow && f.can.OwnFilesystem && len(f.can.OfflineGrow) >= len(f.can.Filesystems),
 		"Shrink without EnforcesSize":                     f.can.Shrink && !f.can.EnforcesSize,
 		"Delta without Sender":                            f.can.Delta && !sender,
 		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,

@@ -3,6 +3,7 @@ package backendtest
 import (
 	"errors"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -221,10 +222,29 @@ func growIdle(f *fixture) {
 }
 
 func growMounted(f *fixture) {
-	if !f.can.OnlineGrow {
+	if !f.can.EnforcesSize {
 		return
 	}
-	d := f.sized(small)
+	kinds := f.can.Filesystems
+	if !f.can.OwnFilesystem {
+		kinds = []string{""}
+	}
+	for _, fs := range kinds {
+		d := f.record()
+		d.Size, d.Profile.Filesystem.Type = small, fs
+		_, err := f.pool.Create(f.ctx, d)
+		f.ok(err)
+		f.ok(f.pool.Commit(f.ctx, d.ID))
+		if f.can.OnlineGrow && !slices.Contains(f.can.OfflineGrow, fs) {
+			f.growsMounted(d)
+		} else {
+			f.growsNotMounted(d)
+		}
+	}
+}
+
+func (f *fixture) growsMounted(d dataset.Dataset) {
+	f.Helper()
 	m := f.mount(d.ID)
 	file, err := os.Create(m.in("open"))
 	f.ok(err)
@@ -243,4 +263,18 @@ func growMounted(f *fixture) {
 	m.unmount()
 	f.open()
 	f.holds(d.ID, "open", "the same file, still open")
+}
+
+// growsNotMounted: what is declared to grow only while it is not mounted is refused
+// while it is, and was not changed.
+func (f *fixture) growsNotMounted(d dataset.Dataset) {
+	f.Helper()
+	m := f.mount(d.ID)
+	before, _ := f.space(m)
+	f.fails(f.pool.(backends.Resizer).Resize(f.ctx, d.ID, large, m.root), dataset.ErrUnsupported)
+	if total, _ := f.space(m); total != before {
+		f.Errorf("df shows %d after the refusal, %d before", total, before)
+	}
+	m.unmount()
+	f.resize(d, large, nil)
 }
