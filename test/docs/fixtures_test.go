@@ -34,6 +34,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"host-full":     setupHostFull,
 		"small":         setupSmall,
 		"in-use":        setupInUse,
+		"nameless":      setupNameless,
 		"quarantine":    setupQuarantine,
 		"compose-up":    setupComposeUp,
 		"files":         setupFiles,
@@ -209,6 +210,11 @@ func setupSmall(t *testing.T, w *world) {
 func setupInUse(t *testing.T, w *world) {
 	setupDB(t, w)
 	w.must(t, "drover snapshot create db --name before")
+}
+
+// setupNameless leaves a volume that an image asked for.
+func setupNameless(t *testing.T, w *world) {
+	w.must(t, "docker run --name job -v db@gold:/job --volume-driver drover redis true", "docker rm job")
 }
 
 // setupQuarantine leaves the volume stray in its pool, and nothing that knows it.

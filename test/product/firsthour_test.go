@@ -1,8 +1,14 @@
 package product
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
@@ -75,6 +81,7 @@ func TestFirstHour(t *testing.T) {
 		}
 		w.refused(t, `drover: bad volume name "a": want 2 to 128`, "volume", "create", "-d", w.h.Driver, "a")
 	})
+	t.Run("a VOLUME of the image", func(t *testing.T) { testNameless(t, w) })
 	t.Run("prune ignores plugins", func(t *testing.T) {
 		w.docker(t, "volume", "create", "-d", w.h.Driver, "unused")
 		w.docker(t, "volume", "prune", "-f")
@@ -105,6 +112,49 @@ func TestFirstHour(t *testing.T) {
 	})
 }
 
+// testNameless: --volume-driver is also for what the image asks for.
+func testNameless(t *testing.T, w *world) {
+	nameless := func() []string {
+		t.Helper()
+		return slices.DeleteFunc(w.volumes(t), func(v string) bool { return v == "db" })
+	}
+	w.docker(t, "run", "--name", "left", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
+	w.docker(t, "rm", "left")
+	w.docker(t, "volume", "prune", "-f")
+	left := nameless()
+	if len(left) != 1 || len(left[0]) != 64 {
+		t.Fatalf("without a name: %q", left)
+	}
+	trash := w.drover(t, "trash", "ls", "-q")
+	w.docker(t, "volume", "rm", left[0])
+	if now := w.drover(t, "trash", "ls", "-q"); now != trash {
+		t.Errorf("in the trash: %s, before %s", now, trash)
+	}
+	w.docker(t, "run", "--name", "gone", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
+	w.docker(t, "rm", "-v", "gone")
+	w.docker(t, "run", "--rm", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
+	w.wantVolumes(t, "db")
+
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.h.Root, &st); err != nil {
+		t.Fatal(err)
+	}
+	ballast, err := os.Create(filepath.Join(w.h.Root, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(ballast.Name())
+	if err := errors.Join(unix.Fallocate(int(ballast.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20), ballast.Close()); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(t, "nearly full", "run", "--rm", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
+	w.docker(t, "run", "--rm", "--mount", "type=volume,source=db@gold,target=/other,volume-driver="+w.h.Driver, image, "true")
+	if err := os.Remove(ballast.Name()); err != nil {
+		t.Fatal(err)
+	}
+	w.docker(t, "volume", "rm", "db@gold")
+}
+
 // TestFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the
 // project's name before a key without name:.
 func TestFirstHourCompose(t *testing.T) {
@@ -128,6 +178,25 @@ volumes:
 `)
 	p.must(t, "up", "-d")
 	w.wantVolumes(t, "hour_data")
+
+	// A changed option: Compose asks. No keeps the volume; yes leaves it in the trash.
+	id := w.inspect(t, "hour_data").Status.Dataset
+	p.write(t, `
+services:
+  cache: {image: drover-redis, network_mode: none, volumes: ["data:/data"]}
+volumes:
+  data: {driver: DRIVER, driver_opts: {profile: gold, size: 25GiB}}
+`)
+	if r := p.try(t, "up", "-d"); !strings.Contains(r.Stdout+r.Stderr, "Recreate (data will be lost)?") || w.inspect(t, "hour_data").Status.Dataset != id {
+		t.Errorf("no answer: %v", r)
+	}
+	p.must(t, "up", "-d", "-y")
+	if st := w.inspect(t, "hour_data").Status; st.Dataset == id || st.Size != 25<<30 {
+		t.Errorf("after a yes: %+v", st)
+	}
+	if got := w.drover(t, "trash", "ls", "-q"); !strings.Contains(got, id) {
+		t.Errorf("in the trash: %s, want %s", got, id)
+	}
 	p.must(t, "down", "-v")
 	w.wantVolumes(t)
 }
