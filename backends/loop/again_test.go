@@ -20,9 +20,6 @@ import (
 func TestI2PowerCutAfterSecondTry(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		for _, s := range scenarios() {
-			if s.name == "restore" {
-				continue // its second try flushes nothing
-			}
 			t.Run(fstype+"/"+s.name, func(t *testing.T) {
 				t.Parallel()
 				disk := scratch.Image(t, fstype, 1<<30)

@@ -95,8 +95,10 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 const restoredBy = "user.drover.restored"
 
 func (p *Pool) restore(dir folder, snapshot uuid.UUID, keep dataset.Snapshot) error {
-	if done, err := p.restored(dir, keep.ID); err != nil || done {
+	if done, err := p.restored(dir, keep.ID); err != nil {
 		return err
+	} else if done {
+		return p.layout.flush(dir) // an earlier try may have been cut short before its own
 	}
 	if err := p.snapshot(dir, keep); err != nil {
 		return fmt.Errorf("keep the head as snapshot %s: %w", keep.ID, err)
