@@ -143,7 +143,6 @@ func testNameless(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.Remove(ballast.Name())
 	if err := errors.Join(unix.Fallocate(int(ballast.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20), ballast.Close()); err != nil {
 		t.Fatal(err)
 	}
