@@ -92,13 +92,17 @@ type Store struct {
 type Stats struct {
 	Txns      uint64 // committed
 	Conflicts uint64 // refused
-	Unknown   uint64 // whose outcome is not known
-	Wakes     uint64 // answers to the watches of changes
+	Unknown   uint64 // that failed otherwise: mostly their outcome is not known
+	Requests  uint64 // sent to Consul, without those of watches
+	Wakes     uint64 // answers to watches
 }
 
 // Stats returns the figures of now, without I/O.
 func (s *Store) Stats() Stats {
-	return Stats{Txns: s.txns.Load(), Conflicts: s.conflicts.Load(), Unknown: s.unknown.Load(), Wakes: s.feed.wakes.Load()}
+	return Stats{
+		Txns: s.txns.Load(), Conflicts: s.conflicts.Load(), Unknown: s.unknown.Load(),
+		Requests: s.calls.sent.Load(), Wakes: s.feed.wakes.Load(),
+	}
 }
 
 var goodPrefix = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$`)
@@ -207,6 +211,23 @@ func (s *Store) make(ctx context.Context) error {
 	}
 	_, _, err := s.commit(ctx, ops)
 	return err
+}
+
+// Policy is what the ACL policy of a token has to allow for a store with that
+// prefix, in Consul's own words: its keys, its sessions, and the catalog node
+// that those hang on.
+func Policy(prefix string) string {
+	node := newLayout(prefix).node
+	return fmt.Sprintf(`key_prefix "%s/" {
+  policy = "write"
+}
+session "%s" {
+  policy = "write"
+}
+node "%s" {
+  policy = "write"
+}
+`, prefix, node, node)
 }
 
 // Check fails with the reason why the store cannot be used as it is: Consul is

@@ -31,7 +31,7 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
 	case errors.As(err, &kind):
 		return err
-	case ended(err):
+	case ended(err), errors.Is(err, errNoAnswer):
 		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what, s.opts.CallTime, s.where())
 	}
 	var status *statusError
@@ -92,6 +92,7 @@ func (s *Store) reach(err error) error {
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var alert tls.AlertError
+	var record tls.RecordHeaderError
 	var op *net.OpError
 	switch {
 	case errors.As(err, &unknown):
@@ -104,8 +105,8 @@ func (s *Store) reach(err error) error {
 		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, alert)
 	case errors.As(err, &op) && op.Op == "remote error":
 		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, op.Err)
-	case strings.Contains(err.Error(), "HTTP response to HTTPS client"):
-		return fmt.Errorf("%s speaks http, not https", host)
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("%s does not speak https (is it an http address?)", host)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("%s cannot be reached: %w (is it up, and is the address right?)", host, op.Err)
 	case r != nil:

@@ -29,6 +29,7 @@ type fleet struct {
 	base  *http.Transport
 	creds *credentials
 	first *atomic.Int32 // of hosts: the one that answered last
+	sent  atomic.Uint64
 }
 
 // newFleet checks the options that say where Consul is. An answer that does not
@@ -153,6 +154,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		out.Body, _ = out.GetBody()
 	}
+	f.sent.Add(1)
 	res, err := f.base.RoundTrip(out)
 	if err != nil {
 		return nil, token, &reachError{host.String(), err}
