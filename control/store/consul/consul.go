@@ -26,6 +26,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -60,13 +61,17 @@ type Options struct {
 	// handshake. ServerName is the name in Consul's certificates where it is not
 	// the address. All for https addresses only.
 	CAFile, CertFile, KeyFile, ServerName string
-	// CallTime bounds every call but Watch; 0: 20 s.
-	CallTime time.Duration
+	// CallTime bounds every call but Watch; 0: 20 s. LeaderTime is how long in it
+	// servers that know no leader are asked again; 0: 10 s.
+	CallTime, LeaderTime time.Duration
 	// Clock times the pauses between attempts.
 	Clock clock.Clock
 }
 
-const defaultCallTime = 20 * time.Second
+const (
+	defaultCallTime   = 20 * time.Second
+	defaultLeaderTime = 10 * time.Second // Consul's own default lets an election take that
+)
 
 // Store is one cluster's state. Safe for concurrent use.
 type Store struct {
@@ -123,9 +128,8 @@ func Open(opts Options) (*Store, error) {
 	if err := CheckPrefix(opts.Prefix); err != nil {
 		return nil, err
 	}
-	if opts.CallTime == 0 {
-		opts.CallTime = defaultCallTime
-	}
+	opts.CallTime = cmp.Or(opts.CallTime, defaultCallTime)
+	opts.LeaderTime = cmp.Or(opts.LeaderTime, defaultLeaderTime)
 	calls, err := newFleet(opts, answerTime)
 	if err != nil {
 		return nil, err

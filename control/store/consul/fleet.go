@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // maxConns is how many connections there are to one address at most. Consul
@@ -25,11 +27,13 @@ const maxConns = 96
 // fleet sends requests to the first of some addresses that answers, with the
 // token of now. It is the transport of the API's client.
 type fleet struct {
-	hosts []*url.URL
-	base  *http.Transport
-	creds *credentials
-	first *atomic.Int32 // of hosts: the one that answered last
-	sent  atomic.Uint64
+	hosts  []*url.URL
+	base   *http.Transport
+	creds  *credentials
+	clock  clock.Clock
+	leader time.Duration // how long one is waited for
+	first  *atomic.Int32 // of hosts: the one that answered last
+	sent   atomic.Uint64
 }
 
 // newFleet checks the options that say where Consul is. An answer that does not
@@ -38,7 +42,7 @@ func newFleet(opts Options, answer time.Duration) (*fleet, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: no address: want one or more such as https://consul1:8501")
 	}
-	f := &fleet{first: new(atomic.Int32)}
+	f := &fleet{first: new(atomic.Int32), clock: opts.Clock, leader: opts.LeaderTime}
 	secure := 0
 	for _, a := range opts.Addresses {
 		u, err := CheckAddress(a)
@@ -57,6 +61,7 @@ func newFleet(opts Options, answer time.Duration) (*fleet, error) {
 	if f.creds, err = newCredentials(opts, f.hosts); err != nil {
 		return nil, err
 	}
+	answer = min(answer, opts.CallTime/2) // so that there is time for another address
 	tls, err := newTLS(opts)
 	if err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func newFleet(opts Options, answer time.Duration) (*fleet, error) {
 func (f *fleet) patient(answer time.Duration) *fleet {
 	base := f.base.Clone()
 	base.ResponseHeaderTimeout = answer
-	return &fleet{hosts: f.hosts, base: base, creds: f.creds, first: f.first}
+	return &fleet{hosts: f.hosts, base: base, creds: f.creds, clock: f.clock, leader: f.leader, first: f.first}
 }
 
 // client returns the API's client on this fleet. The address and token given
@@ -91,7 +96,11 @@ func (f *fleet) close() { f.base.CloseIdleConnections() }
 
 // RoundTrip sends a request. Statuses that mean that nothing was answered are
 // errors here, so that callers see which. A request that changes something is
-// sent to another address only when the first cannot have received it.
+// sent again only when the first cannot have changed anything.
+//
+// A server goes on for seconds with a leader that has died, and then refuses at
+// once what it would hold later, so while a leader may be on its way a request
+// is sent again for Options.LeaderTime.
 func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
@@ -101,10 +110,27 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		req.Body.Close()
 	}
+	began := f.clock.Now()
+	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
+		res, err := f.round(req, body)
+		if err == nil || !electing(err) || req.Method != http.MethodGet && !unapplied(err) || f.clock.Now().Sub(began) > f.leader {
+			return res, err
+		}
+		select {
+		case <-f.clock.After(wait):
+		case <-req.Context().Done():
+			return nil, err
+		}
+	}
+}
+
+// round tries the addresses, each once, from the one that answered last.
+func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 	start := int(f.first.Load())
 	var failed error
 	for i := range f.hosts {
 		n := (start + i) % len(f.hosts)
+		began := f.clock.Now()
 		res, err := f.send(req, f.hosts[n], body)
 		if err == nil {
 			f.first.CompareAndSwap(int32(start), int32(n))
@@ -116,11 +142,14 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		if failed == nil || !unsent(err) && !over {
 			failed = err
 		}
-		if over || final(err) {
-			break
-		}
-		if !unsent(err) && req.Method != http.MethodGet {
+		// One that said nothing for long is not the one to begin with the next time,
+		// whoever gave up: the caller may be one that never waits longer.
+		silent := over && f.clock.Now().Sub(began) >= silentTime
+		again := !over && !final(err) && (req.Method == http.MethodGet || unapplied(err))
+		if silent || !again && !over && !final(err) {
 			f.first.CompareAndSwap(int32(start), int32((n+1)%len(f.hosts)))
+		}
+		if !again {
 			break
 		}
 	}
@@ -214,6 +243,26 @@ func unsent(err error) bool {
 	}
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial" || untrusted(err) || errors.Is(err, errHandshake)
+}
+
+// unapplied reports whether a request cannot have changed anything: it did not
+// arrive, or Consul says that there was no leader to give it to ("always safe to
+// retry since no state could have been changed": agent/consul/rpc.go, canRetry).
+func unapplied(err error) bool {
+	var status *statusError
+	if errors.As(err, &status) {
+		return strings.Contains(status.body, "No cluster leader") || strings.Contains(status.body, "rpc error getting client")
+	}
+	return unsent(err)
+}
+
+// electing reports whether a server answered that it reaches no leader: it may
+// find the next one by itself.
+func electing(err error) bool {
+	var status *statusError
+	return errors.As(err, &status) && status.code == http.StatusInternalServerError &&
+		(strings.Contains(status.body, "No cluster leader") || strings.Contains(status.body, "rpc error") ||
+			strings.Contains(status.body, "leadership"))
 }
 
 // final reports whether no other address would say anything else.

@@ -65,6 +65,9 @@ func (s *Store) askOnce(f *follower, ask ask, after uint64) (uint64, error) {
 	s.feed.mu.Lock()
 	f.begun++
 	number := f.begun
+	if number <= f.want {
+		after = 0
+	}
 	if after > 0 {
 		f.cancel = cancel
 	}
@@ -125,24 +128,42 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 func (f *feed) take(now map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	newest := uint64(0)
-	for _, i := range now {
-		newest = max(newest, i)
-	}
-	back := false
+	back, newest := false, uint64(0)
 	for rev, was := range f.heard {
 		back = back || now[rev] < was
 	}
-	f.heard = now
+	for _, i := range now {
+		newest = max(newest, i)
+	}
 	if back {
-		f.newest, f.all, f.live, f.shard = newest, newest, 0, [shards]uint64{}
+		f.lost = undone(f.heard, now, f.newest)
+		f.heard, f.newest, f.all, f.live, f.shard = now, newest, newest, 0, [shards]uint64{}
 		f.ringAll()
 		return
 	}
-	f.newest = max(f.newest, newest)
+	f.heard, f.newest = now, max(f.newest, newest)
 	for rev, i := range now {
 		f.move(rev, i)
 	}
+}
+
+// undone returns the indexes that were given out between what a store has gone
+// back to and what it was. What it has been given since lies above them: Consul
+// goes on counting (raft, restoreUserSnapshot), unless it is a new cluster.
+func undone(was, now map[string]uint64, newest uint64) gap {
+	last := uint64(0) // that was heard of before
+	for _, i := range was {
+		last = max(last, i)
+	}
+	g := gap{high: max(last, newest)}
+	for _, i := range now {
+		if i <= last {
+			g.low = max(g.low, i)
+		} else {
+			g.high = min(g.high, i-1)
+		}
+	}
+	return g
 }
 
 // askLive asks whether anything changed among the keys bound to sessions. Their

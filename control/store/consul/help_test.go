@@ -55,3 +55,10 @@ func revoke(tb testing.TB, client *api.Client, secret string) {
 		tb.Fatal(err)
 	}
 }
+
+func deregister(tb testing.TB, client *api.Client, node string) {
+	tb.Helper()
+	if _, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: node}, nil); err != nil {
+		tb.Fatal(err)
+	}
+}

@@ -111,5 +111,6 @@ func blocking(ctx context.Context, after uint64) *api.QueryOptions {
 const (
 	dialTime   = 3 * time.Second
 	answerTime = 10 * time.Second
+	silentTime = time.Second
 	watchTime  = 20 * time.Second
 )

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
@@ -29,7 +30,7 @@ func odd(t *testing.T, answer http.HandlerFunc) (*consul.Store, *atomic.Int64) {
 		answer(w, r)
 	}))
 	t.Cleanup(srv.Close)
-	return openWith(t, consul.Options{Addresses: []string{srv.URL}, Prefix: "p"}), &asked
+	return openWith(t, consul.Options{Addresses: []string{srv.URL}, Prefix: "p", LeaderTime: time.Millisecond}), &asked
 }
 
 // Whatever is answered in place of an answer, it is not taken for absence, for a
@@ -69,7 +70,7 @@ func TestOddAnswers(t *testing.T) {
 		before := asked.Load()
 		_, err = s.Txn(t.Context(), nil, []store.Write{{Key: "a"}})
 		says(t, err, dataset.ErrUnavailable, "", c.words)
-		if n := asked.Load() - before; n != 1 {
+		if n := asked.Load() - before; n != 1 && name != "no leader" {
 			t.Errorf("%s: a transaction was sent %d times", name, n)
 		}
 		if _, err := s.Watch(t.Context(), "a/", 5); err == nil || errors.Is(err, store.ErrClosed) {

@@ -94,6 +94,6 @@ func (s *Store) whole(ctx context.Context, prefix string, found int, meta *api.Q
 	if found > 0 || s.calls.creds.current() != "" {
 		return nil
 	}
-	_, _, err := s.client.KV().Get(s.layout.data+strings.TrimSuffix(asked(prefix), "/")+"/-", consistent(ctx))
+	_, _, err := s.client.KV().Get(strings.TrimSuffix(s.layout.data+asked(prefix), "/")+"/-", consistent(ctx))
 	return err
 }

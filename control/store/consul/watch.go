@@ -23,14 +23,22 @@ type feed struct {
 	in      [shards]chan struct{}
 
 	heard       map[string]uint64 // the last answer about the shards
+	lost        gap
 	revs, lives follower
 }
+
+// gap holds the indexes that were given out and then undone, when the store went
+// back: above low, up to high.
+type gap struct{ low, high uint64 }
+
+func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high }
 
 // follower is the state of one blocking query that goes on and on. It is guarded
 // by the feed's mutex.
 type follower struct {
 	running bool
 	begun   uint64        // queries begun so far
+	want    uint64        // queries up to this one do not wait for a change
 	applied uint64        // the newest of them whose answer is in the feed
 	tried   chan struct{} // closed when one ends, with an answer or without
 	failed  chan struct{} // closed when one ends without
@@ -97,6 +105,9 @@ func (f *feed) ringAll() {
 func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lost.holds(after) && !f.lost.holds(f.newest) {
+		return f.lost.low, nil, false
+	}
 	last := f.all
 	n, one := oneShard(prefix)
 	if one {
@@ -212,6 +223,7 @@ func (s *Store) fresh(ctx context.Context, f *follower, now bool) error {
 	need := uint64(1)
 	if now {
 		need = f.begun + 1
+		f.want = need
 		if f.cancel != nil {
 			f.cancel()
 		}
