@@ -61,7 +61,7 @@ type Options struct {
 	// handshake. ServerName is the name in Consul's certificates where it is not
 	// the address. All for https addresses only.
 	CAFile, CertFile, KeyFile, ServerName string
-	// CallTime bounds every call but Watch; 0: 20 s. LeaderTime is how long in it
+	// CallTime bounds every call but Watch; 0: 30 s. LeaderTime is how long in it
 	// servers that know no leader are asked again; 0: 10 s.
 	CallTime, LeaderTime time.Duration
 	// Clock times the pauses between attempts.
@@ -69,7 +69,7 @@ type Options struct {
 }
 
 const (
-	defaultCallTime   = 20 * time.Second
+	defaultCallTime   = 30 * time.Second
 	defaultLeaderTime = 10 * time.Second // Consul's own default lets an election take that
 )
 

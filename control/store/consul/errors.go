@@ -31,7 +31,7 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
 	case errors.As(err, &kind):
 		return err
-	case ended(err), errors.Is(err, errNoAnswer):
+	case ctx.Err() != nil && (ended(err) || errors.Is(err, errNoAnswer)):
 		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what, s.opts.CallTime, s.where())
 	}
 	var status *statusError
@@ -94,6 +94,7 @@ func (s *Store) reach(err error) error {
 	var alert tls.AlertError
 	var record tls.RecordHeaderError
 	var op *net.OpError
+	var slow net.Error
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%s has a certificate of an authority that is not trusted here (set ca_file to that of Consul's): %w", host, unknown)
@@ -109,6 +110,8 @@ func (s *Store) reach(err error) error {
 		return fmt.Errorf("%s does not speak https (is it an http address?)", host)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("%s cannot be reached: %w (is it up, and is the address right?)", host, op.Err)
+	case errors.As(err, &slow) && slow.Timeout():
+		return fmt.Errorf("%s gave no answer in time: is it overloaded, or frozen?", host)
 	case r != nil:
 		return fmt.Errorf("%s gave no answer: %w", host, r.err)
 	}
@@ -132,7 +135,7 @@ func isACL(text string) bool { return strings.Contains(text, "Permission denied"
 func (s *Store) lacksRight(text string) error {
 	m := lacks.FindStringSubmatch(s.clean(text))
 	if m == nil {
-		return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks a right: %s (see the policy in docs/operations.md)", s.clean(text))
+		return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks a right: %s (see the policy in docs/consul.md)", s.clean(text))
 	}
 	rule := map[string]string{
 		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, s.opts.Prefix),
@@ -140,7 +143,7 @@ func (s *Store) lacksRight(text string) error {
 		"node":    fmt.Sprintf(`node "%s" { policy = "write" }`, s.layout.node),
 	}[m[1]]
 	if rule == "" {
-		rule = "the policy in docs/operations.md"
+		rule = "the policy in docs/consul.md"
 	}
 	on := ""
 	if m[3] != "" {
