@@ -122,3 +122,36 @@ func TestAnotherFormat(t *testing.T) {
 	_, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}})
 	says(t, err, dataset.ErrUnsupported, "", `"drover store 2"`, `"drover store 1"`)
 }
+
+// What one server may have received is not sent to another; what changes nothing
+// is. Consul never says a token; should it, or something else, then no error does.
+func TestSecondAddress(t *testing.T) {
+	const secret = "5ec4e75e-5ec4-e75e-5ec4-e75e5ec4e75e"
+	var asked [2]atomic.Int64
+	var urls []string
+	for n := range asked {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/own/format") {
+				w.Header().Set("X-Consul-Index", "5")
+				fmt.Fprint(w, `[{"Key":"p/own/format","Value":"ZHJvdmVyIHN0b3JlIDE=","ModifyIndex":5}]`)
+				return
+			}
+			asked[n].Add(1)
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, "odd: "+r.Header.Get("X-Consul-Token"))
+		}))
+		t.Cleanup(srv.Close)
+		urls = append(urls, srv.URL)
+	}
+	s := openWith(t, consul.Options{Addresses: urls, Prefix: "p", Token: secret})
+	_, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}})
+	says(t, err, dataset.ErrUnavailable, secret, "odd: (token)")
+	if a, b := asked[0].Load(), asked[1].Load(); a+b != 1 {
+		t.Errorf("a transaction was sent %d and %d times", a, b)
+	}
+	_, err = s.Get(t.Context(), "a")
+	says(t, err, dataset.ErrUnavailable, secret, "odd: (token)")
+	if a, b := asked[0].Load(), asked[1].Load(); a+b != 3 {
+		t.Errorf("with a read after it: %d and %d times", a, b)
+	}
+}
