@@ -3,12 +3,14 @@ package consul_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/consul/api"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
@@ -25,6 +27,39 @@ func create(n int) ([]store.Check, []store.Write) {
 		{Key: "datasets/" + id, Value: make([]byte, 900)},
 		{Key: "leases/" + id, Value: make([]byte, 200)},
 		{Key: "home/" + uuid.NewString() + "/" + id},
+	}
+}
+
+// BenchmarkBare is the floor of BenchmarkCreate: the same writes and checks by
+// Consul's own client, without what makes watches cheap.
+func BenchmarkBare(b *testing.B) {
+	for _, servers := range []int{1, 3} {
+		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
+			c := consultest.Start(b, consultest.Options{Servers: servers})
+			transport := &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64}
+			b.Cleanup(transport.CloseIdleConnections)
+			client, err := api.NewClient(&api.Config{Address: c.Addresses()[0], HttpClient: &http.Client{Transport: transport}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			var n atomic.Int64
+			b.SetParallelism(32)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					checks, writes := create(int(n.Add(1)))
+					ops := make(api.TxnOps, 0, len(checks)+len(writes))
+					for _, w := range writes { // all are new: each is its own check
+						ops = append(ops, kv(api.KVTxnOp{Verb: api.KVCAS, Key: "p/" + w.Key, Value: w.Value}))
+					}
+					if ok, res, _, err := client.Txn().Txn(ops, nil); !ok {
+						b.Error(res, err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "txn/s")
+		})
 	}
 }
 

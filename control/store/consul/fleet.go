@@ -113,6 +113,9 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := f.clock.Now()
 	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
 		res, err := f.round(req, body)
+		if err != nil && req.Method == http.MethodGet && broken(err) && req.Context().Err() == nil && f.clock.Now().Sub(began) < silentTime {
+			continue // with another connection
+		}
 		if err == nil || !electing(err) || req.Method != http.MethodGet && !unapplied(err) || f.clock.Now().Sub(began) > f.leader {
 			return res, err
 		}
@@ -254,6 +257,13 @@ func unapplied(err error) bool {
 		return strings.Contains(status.body, "No cluster leader") || strings.Contains(status.body, "rpc error getting client")
 	}
 	return unsent(err)
+}
+
+// broken reports whether a connection ended under a request: one that was idle
+// for long, or that another request's end took along.
+func broken(err error) bool {
+	var reach *reachError
+	return errors.As(err, &reach) && !unsent(err)
 }
 
 // electing reports whether a server answered that it reaches no leader: it may
