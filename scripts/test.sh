@@ -11,15 +11,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 cd "$top"
 
-# prepare makes the images and compose side by side: the one waits for the disk, the other for the CPU.
+# prepare makes the images and the tools side by side: the one waits for the disk, the other for the CPU.
 prepare() {
-	local image compose status=0
+	local image tools status=0
 	scripts/image.sh >/dev/null &
 	image=$!
-	scripts/tools.sh docker-compose >/dev/null &
-	compose=$!
+	scripts/tools.sh docker-compose consul >/dev/null &
+	tools=$!
 	wait "$image" || status=$?
-	wait "$compose" || status=$?
+	wait "$tools" || status=$?
 	return "$status"
 }
 
@@ -61,6 +61,6 @@ esac
 need_root "testing mounts and engines"
 trap show_phases EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
-phase "images and compose" 200 prepare
+phase "images and tools" 400 prepare
 "$form"
 say "all tests passed"

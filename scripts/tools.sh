@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Builds tools at the versions that tools/ pins, once, into the cache, and prints the path of each:
 #
-#   scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose ...
+#   scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose|consul ...
 #
-# They are built there because `go tool` would link them again at each change of the Go build cache, and
-# because Docker takes docker-compose only as a file.
+# They are built there because `go tool` would link them again at each change of the Go build cache, because
+# Docker takes docker-compose only as a file, and because tests start consul themselves.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 
-usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose ..."
+usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose|consul ..."
 
 # build MODULE PACKAGE OUTPUT [LDFLAGS]
 build() {
@@ -33,6 +33,10 @@ tool() {
 	docker-compose)
 		module=tools/compose
 		package=github.com/docker/compose/v2/cmd
+		;;
+	consul)
+		module=tools/consul
+		package=github.com/hashicorp/consul
 		;;
 	*) die "$usage" ;;
 	esac

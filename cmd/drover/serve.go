@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/cmd/drover/internal/host"
 	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/run"
@@ -109,6 +110,12 @@ func serve(ctx context.Context, a *app, f serveFlags) error {
 	}
 	for _, p := range cfg.Pools {
 		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image})
+	}
+	if c := cfg.Consul; c != nil {
+		o.Consul = &consul.Options{
+			Addresses: c.Addresses, Prefix: c.Prefix, TokenFile: c.TokenFile, Token: a.getenv("CONSUL_HTTP_TOKEN"),
+			CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName,
+		}
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"strings"
@@ -28,25 +29,26 @@ func CheckKey(key string) error {
 			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want printable ASCII without blanks", key)
 		}
 	}
-	if key == "" || key[0] == '/' || key[len(key)-1] == '/' || strings.Contains(key, "//") {
-		return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
+	for word := range strings.SplitSeq(key, "/") {
+		// What is between slashes stands in URLs, which lose such words.
+		if word == "" || word == "." || word == ".." {
+			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
+		}
 	}
 	return nil
 }
 
 // CheckTxn holds a transaction to the contract before anything is done:
 // ErrTooLarge over a limit, dataset.ErrInvalid for a bad key, for one that is
-// written twice and for a delete with a value or session.
+// written twice, for a delete with a value or session, and for a session where
+// none belongs or none where one does.
 func CheckTxn(checks []Check, writes []Write) error {
-	if n := len(checks) + len(writes); n > MaxOps {
-		return fmt.Errorf("%w: %d checks and writes (%d at most)", ErrTooLarge, n, MaxOps)
-	}
-	size := 0
+	n, size := len(checks)+len(writes), 0
 	for _, c := range checks {
 		if err := CheckKey(c.Key); err != nil {
 			return err
 		}
-		size += len(c.Key)
+		size += Size(c.Key, nil)
 	}
 	seen := make(map[string]bool, len(writes))
 	for _, w := range writes {
@@ -57,23 +59,50 @@ func CheckTxn(checks []Check, writes []Write) error {
 			return dataset.Errorf(dataset.ErrInvalid, "key %s is written twice in one transaction", w.Key)
 		}
 		seen[w.Key] = true
-		size += len(w.Key) + len(w.Value)
+		size += Size(w.Key, w.Value)
+		if w.Session != "" {
+			n++
+			size += Size(w.Key, nil)
+		}
+	}
+	if n > MaxOps {
+		return fmt.Errorf("%w: %d checks and writes (%d at most)", ErrTooLarge, n, MaxOps)
 	}
 	if size > MaxBytes {
-		return fmt.Errorf("%w: %d bytes of keys and values (%d at most)", ErrTooLarge, size, MaxBytes)
+		return fmt.Errorf("%w: %d bytes with keys and encoding (%d at most)", ErrTooLarge, size, MaxBytes)
 	}
 	return nil
+}
+
+// opSize is what one operation takes beside its key and value.
+const opSize = 288
+
+// Size is what a check or write adds to the size of a transaction: the key as
+// JSON quotes it, the value in base64, and what stands around them.
+func Size(key string, value []byte) int {
+	n := opSize + len(key) + base64.StdEncoding.EncodedLen(len(value))
+	for i := range len(key) {
+		if strings.IndexByte("<>&\"\\", key[i]) >= 0 {
+			n += len(`\u0026`) - 1
+		}
+	}
+	return n
 }
 
 func checkWrite(w Write) error {
 	if err := CheckKey(w.Key); err != nil {
 		return err
 	}
-	if len(w.Value) > MaxValue {
+	live := strings.HasPrefix(w.Key, LivePrefix)
+	switch {
+	case len(w.Value) > MaxValue:
 		return fmt.Errorf("%w: value of %s has %d bytes (%d at most)", ErrTooLarge, w.Key, len(w.Value), MaxValue)
-	}
-	if w.Delete && (w.Value != nil || w.Session != "") {
+	case w.Delete && (w.Value != nil || w.Session != ""):
 		return dataset.Errorf(dataset.ErrInvalid, "key %s is deleted and given a value or session at once", w.Key)
+	case live && !w.Delete && w.Session == "":
+		return dataset.Errorf(dataset.ErrInvalid, "key %s is not bound: want a session for each key under %s", w.Key, LivePrefix)
+	case !live && w.Session != "":
+		return dataset.Errorf(dataset.ErrInvalid, "key %s cannot be bound to a session: only keys under %s can", w.Key, LivePrefix)
 	}
 	return nil
 }

@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -16,13 +18,38 @@ func TestCheckKey(t *testing.T) {
 			t.Errorf("%.40q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\tb", "a\x00", "ä", "a\x7f", "a\xff"} {
+	for _, bad := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\tb", "a\x00", "ä", "a\x7f", "a\xff", ".", "..", "a/./b", "../a", "a/.."} {
 		if err := store.CheckKey(bad); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 	if err := store.CheckKey(strings.Repeat("k", store.MaxKey+1)); !errors.Is(err, store.ErrTooLarge) {
 		t.Error(err)
+	}
+}
+
+// Consul counts the bytes of a request in JSON: no operation takes more of them
+// than Size says.
+func TestSizeIsEnough(t *testing.T) {
+	type op struct { // Consul's, with what it has beside the key and value
+		KV                   map[string]any
+		Node, Service, Check *int
+	}
+	prefix := strings.Repeat("p", 63) + "/data/"
+	for _, key := range []string{"a", strings.Repeat("<&>\"\\", 20), strings.Repeat("k", store.MaxKey)} {
+		for n := range 10 {
+			value := make([]byte, n)
+			b, err := json.Marshal(op{KV: map[string]any{
+				"Verb": "check-not-exists", "Key": prefix + key, "Value": value, "Flags": uint64(math.MaxUint64),
+				"Index": uint64(math.MaxUint64), "Session": strings.Repeat("s", 36),
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size := store.Size(key, value); len(b)+1 > size {
+				t.Errorf("%.20q with %d bytes takes %d, Size says %d", key, n, len(b)+1, size)
+			}
+		}
 	}
 }
 
@@ -53,12 +80,16 @@ func TestCheckTxn(t *testing.T) {
 		want   error
 	}{
 		"nothing":          {nil, nil, nil},
-		"as many as can":   {checks(64), sets(64, 1), nil},
-		"one too many":     {checks(64), sets(65, 1), store.ErrTooLarge},
+		"as many as can":   {checks(store.MaxOps / 2), sets(store.MaxOps/2, 1), nil},
+		"one too many":     {checks(store.MaxOps / 2), sets(store.MaxOps/2+1, 1), store.ErrTooLarge},
+		"bound counts two": {checks(store.MaxOps - 1), []store.Write{{Key: "live/a", Session: "s"}}, store.ErrTooLarge},
+		"bound and fits":   {checks(store.MaxOps - 2), []store.Write{{Key: "live/a", Session: "s"}}, nil},
+		"bound elsewhere":  {nil, []store.Write{{Key: "alive/a", Session: "s"}}, dataset.ErrInvalid},
+		"not bound":        {nil, []store.Write{{Key: "live/a"}}, dataset.ErrInvalid},
 		"largest value":    {nil, sets(1, store.MaxValue), nil},
 		"too large value":  {nil, sets(1, store.MaxValue+1), store.ErrTooLarge},
-		"as much as can":   {nil, sets(2, store.MaxBytes/2-2), nil},
-		"too much":         {checks(1), sets(2, store.MaxBytes/2-2), store.ErrTooLarge},
+		"as much as can":   {nil, sets(2, (store.MaxBytes/2-store.Size("k0", nil))/4*3), nil},
+		"too much":         {checks(1), sets(2, (store.MaxBytes/2-store.Size("k0", nil))/4*3), store.ErrTooLarge},
 		"bad checked key":  {[]store.Check{{Key: "a b"}}, nil, dataset.ErrInvalid},
 		"bad written key":  {nil, []store.Write{{Key: "/a"}}, dataset.ErrInvalid},
 		"twice":            {nil, []store.Write{{Key: "a"}, {Key: "a", Delete: true}}, dataset.ErrInvalid},

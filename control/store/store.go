@@ -12,8 +12,23 @@
 // # Indexes
 //
 // Every committed transaction that writes has an index, larger than all before.
-// An entry's index is that of the transaction that last wrote it. Index 0
-// stands for "absent". Indexes are for comparing, not for counting.
+// An entry's index is that of the transaction that last wrote it, whether or not
+// that wrote other bytes. Index 0 stands for "absent". Indexes are for
+// comparing, not for counting.
+//
+// # Sessions
+//
+// Keys that begin with LivePrefix are bound to sessions, each to the one that it
+// was written with last, and end with it. No other key can be bound: what must
+// outlive its writer cannot be lost with a session by mistake.
+//
+// # A store that goes back
+//
+// A store can be exchanged for an older copy of itself (a file put back, a
+// snapshot of Consul restored). Indexes then are what they were, and indexes
+// that were given out since may be given out again. Watch shows it: it returns
+// an index below the one that it was asked with. It shows it to those who ask;
+// whoever must know for sure keeps a key that only grows.
 //
 // # Safety
 //
@@ -43,14 +58,19 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// The limits that every store keeps, so that what works on one works on all
-// (Consul's transactions are the narrowest: 128 operations, 512 KiB).
+// The limits that every store keeps, so that what works on one works on all.
+// Consul's transactions are the narrowest: 128 operations and a request of
+// 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul
+// 1.22). Some of both are kept for what a store adds of its own.
 const (
-	MaxOps   = 128 // checks and writes of a transaction together
-	MaxBytes = 512 << 10
+	MaxOps   = 120       // checks and writes of a transaction together; a bound write is two
+	MaxBytes = 500 << 10 // of a transaction as Size counts it
 	MaxValue = 256 << 10
 	MaxKey   = 512
 )
+
+// LivePrefix begins the keys that are bound to sessions.
+const LivePrefix = "live/"
 
 // Entry is one key with its value. Values that a store returns are the
 // caller's to keep, not to change.
@@ -66,14 +86,14 @@ type Check struct {
 	Index uint64
 }
 
-// Write sets a key, or deletes it. Deleting an absent key is fine. A set that
-// writes equal bytes may or may not move the index.
+// Write sets a key, or deletes it. Deleting an absent key is fine.
 type Write struct {
 	Key    string
 	Value  []byte
 	Delete bool
-	// Session, when set, binds the key to a session: it is deleted with it.
-	// Whoever writes the key next binds it anew, or to none.
+	// Session binds the key to a session: it is deleted with it. Whoever writes
+	// the key next binds it anew. Keys under LivePrefix need one, and no others
+	// can have one.
 	Session string
 }
 
@@ -93,7 +113,8 @@ type Store interface {
 	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
 	// Watch returns as soon as something under prefix has an index above after
 	// (deletes count), with the newest index that it covers; call again with
-	// that. It may return when nothing changed. The prefix ends with a slash.
+	// that. It may return when nothing changed. An index below after: the store
+	// went back, and everything is to be read anew. The prefix ends with a slash.
 	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
 	// Session opens a session that ends when it was not renewed for ttl (at the
 	// earliest; at the latest after twice that), or is ended.

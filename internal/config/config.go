@@ -13,6 +13,17 @@ import (
 type Config struct {
 	Pools  []Pool            // in the order of the file; none: the default one
 	Labels map[string]string // of the node
+	Consul *Consul           // where the store is; nil: in a file of the root
+}
+
+// Consul says where a store in Consul is, and how it is reached. What is empty
+// was not said.
+type Consul struct {
+	Addresses                 []string // URLs; at least one
+	Prefix                    string   // of the cluster's keys; "drover" where the file names none
+	TokenFile                 string   // this and the following are absolute and clean
+	CAFile, CertFile, KeyFile string
+	ServerName                string // in Consul's certificates
 }
 
 // Pool is one pool of the host.
@@ -28,6 +39,7 @@ const (
 	maxPools  = 64
 	maxLabels = 64
 	maxLabel  = 1024 // bytes of a value
+	maxConsul = 16   // addresses
 )
 
 const (
@@ -45,9 +57,11 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels"}, map[string]string{
-		"store": forClusters, "control": forClusters, "listen": forClusters,
+	keys, err := root.Keys([]string{"pools", "labels", "store"}, map[string]string{
+		"control": forClusters, "listen": forClusters,
 	})
+	bad.Add(err)
+	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

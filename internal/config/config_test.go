@@ -30,6 +30,14 @@ func TestParse(t *testing.T) {
 				},
 				Labels: map[string]string{"rack": "r1", "io.drover/zone": "5", "empty": ""},
 			}},
+		"consul": {"store: {consul: {addresses: [\"https://a:8501\", 'https://b:8501']}}\n", config.Config{
+			Consul: &config.Consul{Addresses: []string{"https://a:8501", "https://b:8501"}, Prefix: "drover"},
+		}},
+		"all of consul": {"store:\n  consul:\n    addresses:\n      - https://a:8501\n    prefix: lab\n    token_file: /t\n    ca_file: /ca\n    cert_file: /c\n    key_file: /k\n    server_name: server.dc1.consul\n", config.Config{
+			Consul: &config.Consul{
+				Addresses: []string{"https://a:8501"}, Prefix: "lab", TokenFile: "/t", CAFile: "/ca", CertFile: "/c", KeyFile: "/k", ServerName: "server.dc1.consul",
+			},
+		}},
 	} {
 		got, err := config.Parse("d.yaml", []byte(c.src))
 		if err != nil {
@@ -46,8 +54,20 @@ func TestParseRefuses(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"unknown key":     {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: labels, pools) in "pool: []"`}},
-		"store":           {"store: consul\n", []string{`d.yaml:1:1: store: is for clusters, which are not built yet in this version: leave it out in "store: consul"`}},
+		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: labels, pools, store) in "pool: []"`}},
+		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
+		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
+		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
+		"no addresses":   {"store: {consul: {prefix: a}}\n", []string{`d.yaml:1:17: store.consul: consul needs addresses, such as ["https://consul1:8501"] in "store: {consul: {prefix: a}}"`}},
+		"zero addresses": {"store: {consul: {addresses: []}}\n", []string{`d.yaml:1:29: store.consul.addresses: 0 addresses: want 1 to 16 in "store: {consul: {addresses: []}}"`}},
+		"no quotes": {"store: {consul: {addresses: [https://c:1]}}\n", []string{
+			`d.yaml:1:30: store.consul.addresses[0]: want an address in quotes, such as "https://consul1:8501" in "store: {consul: {addresses: [https://c:1]}}"`}},
+		"a token": {"store: {consul: {addresses: ['c'], token: t}}\n", []string{
+			`d.yaml:1:36: store.consul.token: would stand in a file that others may read: put it in a file of its own and name that in token_file in "store: {consul: {addresses: ['c'], token: t}}"`}},
+		"half of a pair": {"store: {consul: {addresses: ['c'], cert_file: /c}}\n", []string{
+			`d.yaml:1:17: store.consul: cert_file and key_file belong together: one of them is missing in "store: {consul: {addresses: ['c'], cert_file: /c}}"`}},
+		"relative file": {"store: {consul: {addresses: ['c'], token_file: t}}\n", []string{
+			`d.yaml:1:48: store.consul.token_file: bad path "t": want an absolute one, without ".." or a slash at its end in "store: {consul: {addresses: ['c'], token_file: t}}"`}},
 		"control":         {"control: {url: x}\n", []string{`d.yaml:1:1: control: is for clusters, which are not built yet in this version: leave it out in "control: {url: x}"`}},
 		"no value":        {"pools:\nlabels:\n", []string{`d.yaml:1:1: pools: it has no value: give it one, or leave the key out in "pools:"`, `d.yaml:2:1: labels: it has no value: give it one, or leave the key out in "labels:"`}},
 		"a list":          {"- a\n", []string{`d.yaml:1:1: want keys with values, not a list in "- a"`}},
@@ -117,7 +137,7 @@ func TestBounds(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"", "pools: [{name: fast, backend: loop, path: /mnt/pool, image: 5GiB}]\nlabels: {a: b}\n", "pools: &p []\nlabels: *p\n",
-		"store: x", "pools: [{}]", "labels: [a]", "pools:\n- name: a\n  backend: dir\n  path: /\n",
+		"store: x", "store: {consul: {addresses: [https://a:1], prefix: p}}", "store: {consul: {addresses: [[]]}}", "pools: [{}]", "labels: [a]", "pools:\n- name: a\n  backend: dir\n  path: /\n",
 	} {
 		f.Add([]byte(s))
 	}

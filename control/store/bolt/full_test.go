@@ -111,7 +111,7 @@ func TestFullDisk(t *testing.T) {
 // room, and returns how many pairs were acknowledged.
 func grow(t *testing.T, s *bolt.Store) int {
 	t.Helper()
-	large := make([]byte, store.MaxBytes/2-100)
+	large := make([]byte, 180<<10) // two of them are about the largest transaction
 	grown := 0
 	for round, full := 0, false; !full; round++ {
 		var wg sync.WaitGroup

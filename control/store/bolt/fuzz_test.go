@@ -38,7 +38,7 @@ func sample(tb testing.TB, n int) []byte {
 	for i := range n {
 		writes := []store.Write{{Key: fmt.Sprintf("k/%04d", i), Value: bytes.Repeat([]byte{byte(i)}, i*37%9000)}}
 		if i%5 == 0 {
-			writes = append(writes, store.Write{Key: fmt.Sprintf("b/%d", i), Session: id})
+			writes = append(writes, store.Write{Key: fmt.Sprintf("live/%d", i), Session: id})
 		}
 		if i%7 == 0 && i > 0 {
 			writes = append(writes, store.Write{Key: fmt.Sprintf("k/%04d", i-1), Delete: true})

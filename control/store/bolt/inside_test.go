@@ -155,7 +155,7 @@ func TestEndGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last, err := s.Txn(t.Context(), nil, []store.Write{{Key: "b/1", Session: id}})
+	last, err := s.Txn(t.Context(), nil, []store.Write{{Key: "live/1", Session: id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,8 +170,8 @@ func TestEndGivenUp(t *testing.T) {
 	}
 	resume()
 	for after := last; err == nil; {
-		if _, err = s.Get(t.Context(), "b/1"); err == nil {
-			after, err = s.Watch(t.Context(), "b/", after)
+		if _, err = s.Get(t.Context(), "live/1"); err == nil {
+			after, err = s.Watch(t.Context(), "live/", after)
 		}
 	}
 	if !errors.Is(err, store.ErrNotFound) {

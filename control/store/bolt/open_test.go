@@ -246,7 +246,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := put(t, s, store.Write{Key: "b/1", Value: []byte("x"), Session: id}, store.Write{Key: "b/2", Session: id}, set("b/3", "x"))
+	last := put(t, s, store.Write{Key: "live/1", Value: []byte("x"), Session: id}, store.Write{Key: "live/2", Session: id}, set("b/3", "x"))
 	shut(t, s)
 
 	s = open(t, path)
@@ -254,7 +254,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 	if len(list) != 1 || list[0].Key != "b/3" || s.Stats().Entries != 1 {
 		t.Errorf("%v, %+v", list, s.Stats())
 	}
-	if index, err := s.Watch(t.Context(), "b/", last); err != nil || index <= last {
+	if index, err := s.Watch(t.Context(), "live/", last); err != nil || index <= last {
 		t.Errorf("their end woke nobody: %d, %v", index, err)
 	}
 	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {

@@ -41,7 +41,7 @@ func testModel(t *testing.T, s store.Store) {
 	})
 }
 
-var modelKeys = rapid.SampledFrom([]string{"a", "a/b", "a/b/c", "a/d", "ab", "b/a", "b/b", "c"})
+var modelKeys = rapid.SampledFrom([]string{"a", "a/b", "a/b/c", "a/d", "ab", "live/a", "live/b", "c"})
 
 func (m *model) compare(r *rapid.T) {
 	list, err := m.s.List(r.Context(), "", "", 0)
@@ -76,9 +76,15 @@ func (m *model) txn(r *rapid.T) {
 	dead := false
 	for _, k := range rapid.SliceOfNDistinct(modelKeys, 0, 4, rapid.ID).Draw(r, "written") {
 		w := store.Write{Key: k, Delete: rapid.Bool().Draw(r, "delete")}
+		bound, known := strings.HasPrefix(k, store.LivePrefix), slices.Concat(m.live, m.dead)
+		if bound && len(known) == 0 {
+			w.Delete = true
+		}
 		if !w.Delete {
 			w.Value = rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(r, "value")
-			w.Session = rapid.SampledFrom(append([]string{"", ""}, append(m.live, m.dead...)...)).Draw(r, "session")
+		}
+		if bound && !w.Delete {
+			w.Session = rapid.SampledFrom(known).Draw(r, "session")
 			dead = dead || slices.Contains(m.dead, w.Session)
 		}
 		writes = append(writes, w)
@@ -131,7 +137,7 @@ func (m *model) get(r *rapid.T) {
 }
 
 func (m *model) list(r *rapid.T) {
-	prefix := rapid.SampledFrom([]string{"", "a", "a/", "a/b", "b/", "zz"}).Draw(r, "prefix")
+	prefix := rapid.SampledFrom([]string{"", "a", "a/", "a/b", "live/", "zz"}).Draw(r, "prefix")
 	after := rapid.OneOf(rapid.Just(""), modelKeys).Draw(r, "after")
 	limit := rapid.IntRange(0, 4).Draw(r, "limit")
 	want := slices.DeleteFunc(m.sorted(prefix), func(e store.Entry) bool { return e.Key <= after })
@@ -151,7 +157,7 @@ func (m *model) session(r *rapid.T) {
 	if len(m.live) == 3 {
 		r.Skip("enough sessions")
 	}
-	id, err := m.s.Session(r.Context(), TTL)
+	id, err := m.s.Session(r.Context(), ttlOf(m.s))
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
 )
 
 func session(t *testing.T, s store.Store) string {
 	t.Helper()
-	id, err := s.Session(t.Context(), TTL)
+	id, err := s.Session(t.Context(), ttlOf(s))
 	if err != nil || id == "" {
 		t.Fatalf("session %q: %v", id, err)
 	}
@@ -28,7 +29,15 @@ func ended(t *testing.T, s store.Store, id string) {
 	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("renew of a session that has ended: %v", err)
 	}
-	refused(t, s, store.ErrNotFound, nil, set("free", "x"), bind("late", "x", id))
+	refused(t, s, store.ErrNotFound, nil, set("free", "x"), bind("live/late", "x", id))
+}
+
+// ttlOf is what the suite opens sessions of a store with.
+func ttlOf(s store.Store) time.Duration {
+	if h, ok := s.(Hasty); ok {
+		return h.TTL()
+	}
+	return TTL
 }
 
 // pass lets d go by.
@@ -45,16 +54,16 @@ func testSessionEnds(t *testing.T, s store.Store) {
 	if mine == other {
 		t.Fatal("two sessions have one ID")
 	}
-	txn(t, s, nil, bind("b/1", "x", mine), bind("b/2", "x", mine), bind("b/3", "x", other), set("b/4", "x"))
-	after := get(t, s, "b/1").Index
+	txn(t, s, nil, bind("live/1", "x", mine), bind("live/2", "x", mine), bind("live/3", "x", other), set("free/4", "x"))
+	after := get(t, s, "live/1").Index
 	if err := s.End(t.Context(), mine); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, s, "b/1")
-	gone(t, s, "b/2")
-	get(t, s, "b/3")
-	get(t, s, "b/4")
-	if err := waitPast(ctxOf(t), s, "b/", after); err != nil {
+	gone(t, s, "live/1")
+	gone(t, s, "live/2")
+	get(t, s, "live/3")
+	get(t, s, "free/4")
+	if err := waitPast(ctxOf(t), s, "live/", after); err != nil {
 		t.Error("the end of a session woke nobody:", err)
 	}
 	ended(t, s, mine)
@@ -67,19 +76,19 @@ func testSessionEnds(t *testing.T, s store.Store) {
 		t.Error("the other session is gone too:", err)
 	}
 	// A bound key is like any other to checks.
-	refused(t, s, store.ErrConflict, []store.Check{absent("b/3")}, set("c", "x"))
-	txn(t, s, []store.Check{absent("b/1")}, set("b/1", "free again"))
+	refused(t, s, store.ErrConflict, []store.Check{absent("live/3")}, set("c", "x"))
+	txn(t, s, []store.Check{absent("live/1")}, bind("live/1", "free again", other))
 }
 
 func testSessionExpires(t *testing.T, s store.Store) {
 	id := session(t, s)
-	index := txn(t, s, nil, bind("b/1", "x", id), bind("b/2", "x", id), set("b/3", "x"))
-	pass(s, TTL/2)
-	get(t, s, "b/1")
-	pass(s, 3*TTL/2)
-	awaitGone(t, s, "b/1", index)
-	gone(t, s, "b/2")
-	get(t, s, "b/3")
+	index := txn(t, s, nil, bind("live/1", "x", id), bind("live/a/2", "x", id), set("free/3", "x"))
+	pass(s, ttlOf(s)/2)
+	get(t, s, "live/1")
+	pass(s, 3*ttlOf(s)/2)
+	awaitGone(t, s, "live/1", index)
+	gone(t, s, "live/a/2")
+	get(t, s, "free/3")
 	ended(t, s, id)
 }
 
@@ -91,7 +100,7 @@ func awaitGone(t *testing.T, s store.Store, key string, after uint64) {
 		if errors.Is(err, store.ErrNotFound) {
 			return
 		}
-		if after, err = s.Watch(ctxOf(t), "b/", after); err != nil {
+		if after, err = s.Watch(ctxOf(t), store.LivePrefix, after); err != nil {
 			t.Fatal("a session did not end after twice its time:", err)
 		}
 	}
@@ -99,38 +108,52 @@ func awaitGone(t *testing.T, s store.Store, key string, after uint64) {
 
 func testSessionRenewed(t *testing.T, s store.Store) {
 	kept, left := session(t, s), session(t, s)
-	index := txn(t, s, nil, bind("b/kept", "x", kept), bind("b/left", "x", left))
+	index := txn(t, s, nil, bind("live/kept", "x", kept), bind("live/left", "x", left))
 	for range 6 {
-		pass(s, TTL/2)
+		pass(s, ttlOf(s)/2)
 		if err := s.Renew(t.Context(), kept); err != nil {
 			t.Fatal("a renewed session ended:", err)
 		}
-		get(t, s, "b/kept")
+		get(t, s, "live/kept")
 	}
-	awaitGone(t, s, "b/left", index)
+	awaitGone(t, s, "live/left", index)
 	ended(t, s, left)
-	txn(t, s, nil, bind("b/more", "x", kept))
+	txn(t, s, nil, bind("live/more", "x", kept))
 }
 
-// A key belongs to the session that wrote it last, or to none.
+// A key belongs to the session that wrote it last.
 func testSessionRebound(t *testing.T, s store.Store) {
 	first, second := session(t, s), session(t, s)
-	txn(t, s, nil, bind("b/moved", "1", first), bind("b/freed", "1", first), bind("b/again", "1", first), bind("b/gone", "1", first))
-	txn(t, s, nil, bind("b/moved", "2", second), set("b/freed", "2"), bind("b/again", "2", first), del("b/gone"))
-	txn(t, s, nil, set("b/gone", "came again"))
+	i := txn(t, s, nil, bind("live/moved", "1", first), bind("live/again", "1", first), bind("live/gone", "1", first))
+	j := txn(t, s, []store.Check{{Key: "live/moved", Index: i}},
+		bind("live/moved", "2", second), bind("live/again", "2", first), del("live/gone"))
+	if e := get(t, s, "live/moved"); e.Index != j || string(e.Value) != "2" {
+		t.Errorf("%+v, want 2 at %d", e, j)
+	}
+	refused(t, s, store.ErrConflict, []store.Check{{Key: "live/moved", Index: i}}, bind("live/moved", "3", first))
+	txn(t, s, []store.Check{absent("live/gone")}, bind("live/gone", "came again", second))
 	if err := s.End(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range map[string]string{"b/moved": "2", "b/freed": "2", "b/gone": "came again"} {
+	for key, value := range map[string]string{"live/moved": "2", "live/gone": "came again"} {
 		if e := get(t, s, key); string(e.Value) != value {
 			t.Errorf("%+v", e)
 		}
 	}
-	gone(t, s, "b/again")
+	gone(t, s, "live/again")
 	if err := s.End(t.Context(), second); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, s, "b/moved")
+	gone(t, s, "live/moved")
+}
+
+// What is not under live/ cannot be bound, and what is must be.
+func testSessionWhere(t *testing.T, s store.Store) {
+	id := session(t, s)
+	refused(t, s, dataset.ErrInvalid, nil, bind("b/1", "x", id))
+	refused(t, s, dataset.ErrInvalid, nil, bind("live", "x", id))
+	refused(t, s, dataset.ErrInvalid, nil, set("live/1", "x"))
+	txn(t, s, nil, set("live", "x"), set("alive/1", "x"), bind("live/1", "x", id), del("live/2"))
 }
 
 func testSessionUnknown(t *testing.T, s store.Store) {
@@ -144,7 +167,7 @@ func testSessionUnknown(t *testing.T, s store.Store) {
 	}
 	// However a session's end and its last binding fall, the key is gone after.
 	for n := range 20 {
-		id, key := session(t, s), fmt.Sprintf("race/%d", n)
+		id, key := session(t, s), fmt.Sprintf("live/race/%d", n)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_, err := s.Txn(t.Context(), nil, []store.Write{bind(key, "x", id)})

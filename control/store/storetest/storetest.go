@@ -24,7 +24,14 @@ type Advancer interface {
 	Advance(time.Duration)
 }
 
-// TTL is what the suite opens sessions with: the shortest that Consul has.
+// Hasty is a store whose sessions may be shorter than TTL.
+type Hasty interface {
+	store.Store
+	TTL() time.Duration
+}
+
+// TTL is what the suite opens sessions with: the shortest that Consul has
+// unless it is configured otherwise.
 const TTL = 10 * time.Second
 
 // patience bounds every wait: a store that does not answer fails the test
@@ -45,6 +52,9 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"ReadOnlyTxn", testReadOnlyTxn},
 		{"Limits", testLimits},
 		{"BadKeys", testBadKeys},
+		{"EqualBytes", testEqualBytes},
+		{"UnwrittenKey", testUnwrittenKey},
+		{"DeleteAndCreate", testDeleteAndCreate},
 		{"ValuesAreCopies", testValuesAreCopies},
 		{"List", testList},
 		{"ListIsOneMoment", testListIsOneMoment},
@@ -65,6 +75,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"SessionRenewed", testSessionRenewed},
 		{"SessionRebound", testSessionRebound},
 		{"SessionUnknown", testSessionUnknown},
+		{"SessionWhere", testSessionWhere},
 		{"Close", testClose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -165,36 +176,6 @@ func testGetAndTxn(t *testing.T, s store.Store) {
 	}
 }
 
-func testChecks(t *testing.T, s store.Store) {
-	i := txn(t, s, []store.Check{absent("a"), absent("b")}, set("a", "1"))
-	refused(t, s, store.ErrConflict, []store.Check{absent("a")}, set("a", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "b", Index: i}}, set("b", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i + 1}}, del("a"))
-	j := txn(t, s, []store.Check{{Key: "a", Index: i}, absent("b")}, set("a", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("a", "3"))
-	txn(t, s, []store.Check{{Key: "a", Index: j}, {Key: "a", Index: j}}, del("a"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: j}}, set("a", "4"))
-	k := txn(t, s, []store.Check{absent("a")}, set("a", "5"))
-	if k <= j {
-		t.Errorf("a key that came again has index %d, after %d", k, j)
-	}
-	// A key that came again is not the one that was: its index is new.
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("a", "6"))
-}
-
-func testAllOrNothing(t *testing.T, s store.Store) {
-	i := txn(t, s, nil, set("a", "1"), set("b", "1"))
-	for _, bad := range []string{"a", "b", "z"} {
-		checks := []store.Check{{Key: "a", Index: i}, {Key: "b", Index: i}, absent("z")}
-		for n := range checks {
-			if checks[n].Key == bad {
-				checks[n].Index += 1000
-			}
-		}
-		refused(t, s, store.ErrConflict, checks, set("c", "new"), set("a", "2"), del("b"))
-	}
-}
-
 func testIndexes(t *testing.T, s store.Store) {
 	last := uint64(0)
 	for n := range 20 {
@@ -231,37 +212,8 @@ func testReadOnlyTxn(t *testing.T, s store.Store) {
 	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}, {Key: "b", Index: i}})
 }
 
-func testLimits(t *testing.T, s store.Store) {
-	long := func(n int) string { return string(make([]byte, n)) }
-	key := func(n int) string {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = 'k'
-		}
-		return string(b)
-	}
-	txn(t, s, nil, set(key(store.MaxKey), "x"), set("large", long(store.MaxValue)))
-	if e := get(t, s, "large"); len(e.Value) != store.MaxValue {
-		t.Errorf("%d bytes came back", len(e.Value))
-	}
-	refused(t, s, store.ErrTooLarge, nil, set(key(store.MaxKey+1), "x"))
-	refused(t, s, store.ErrTooLarge, nil, set("a", long(store.MaxValue+1)))
-	refused(t, s, store.ErrTooLarge, nil, set("a", long(store.MaxValue)), set("b", long(store.MaxValue)))
-	if _, err := s.Get(t.Context(), key(store.MaxKey+1)); !errors.Is(err, store.ErrTooLarge) {
-		t.Errorf("get of a key too long: %v", err)
-	}
-	var checks []store.Check
-	var writes []store.Write
-	for n := range store.MaxOps / 2 {
-		checks = append(checks, absent(fmt.Sprintf("many/%d", n)))
-		writes = append(writes, set(fmt.Sprintf("many/%d", n), "x"))
-	}
-	refused(t, s, store.ErrTooLarge, append(checks, absent("z")), writes...)
-	txn(t, s, checks, writes...)
-}
-
 func testBadKeys(t *testing.T, s store.Store) {
-	for _, key := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\n", "\x00", "ä"} {
+	for _, key := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\n", "\x00", "ä", ".", "a/../b"} {
 		refused(t, s, dataset.ErrInvalid, nil, set("good", "x"), set(key, "x"))
 		refused(t, s, dataset.ErrInvalid, []store.Check{absent(key)}, set("good", "x"))
 		if _, err := s.Get(t.Context(), key); !errors.Is(err, dataset.ErrInvalid) {
@@ -348,7 +300,7 @@ func testClose(t *testing.T, s store.Store) {
 	_, listErr := s.List(ctx, "", "", 0)
 	_, txnErr := s.Txn(ctx, nil, []store.Write{set("a/b", "2")})
 	_, watchErr := s.Watch(ctx, "a/", 0)
-	_, sessionErr := s.Session(ctx, TTL)
+	_, sessionErr := s.Session(ctx, ttlOf(s))
 	for what, err := range map[string]error{
 		"get": getErr, "list": listErr, "txn": txnErr, "watch": watchErr, "session": sessionErr,
 		"renew": s.Renew(ctx, "x"), "end": s.End(ctx, "x"),

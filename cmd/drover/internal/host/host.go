@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/plugin"
 )
@@ -34,6 +35,7 @@ type Options struct {
 	Version   string
 	Pools     []agent.PoolConfig
 	Labels    map[string]string
+	Consul    *consul.Options // where the store is; nil: in a file of Root
 	Profiles  func() control.Profiles
 	Backends  *backends.Registry
 	Log       *logrus.Logger
@@ -69,7 +71,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	sys := clock.System{}
-	st, err := openStore(ctx, o, "store.db", bolt.Options{Clock: sys})
+	st, err := openHeld(ctx, o, sys)
 	if err != nil {
 		return err
 	}
@@ -81,7 +83,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	closers = append(closers, own.Close)
 
 	svc := control.New(control.Deps{
-		Store: st, StoreName: "bolt", Profiles: o.Profiles, Clock: sys, Version: o.Version,
+		Store: st, StoreName: st.kind, Profiles: o.Profiles, Clock: sys, Version: o.Version,
 		Failed: func(what string, err error) { o.Log.WithError(err).Warn("control: " + what) },
 	})
 	closers = append(closers, func() error { svc.Close(); return nil })
@@ -99,8 +101,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
-	metrics := newMetrics(svc, st, o.Version)
-	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
+	metrics := newMetrics(svc, st.figures, o.Version)
+	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
 	return serve(ctx, o, ag, handler, metrics)
 }
 

@@ -12,19 +12,52 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/control/store/consul"
 )
 
 // collector reads the figures when somebody asks for them; nothing is kept.
 type collector struct {
 	svc   *control.Service
-	store *bolt.Store
+	store []figure
 
 	pool, poolOnline, mounted, uses, used, size *prometheus.Desc
-	commits, txns, conflicts, entries, reserve  *prometheus.Desc
+}
+
+// figure is one of a store's.
+type figure struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func() float64
+}
+
+func storeFigure(name, help string, kind prometheus.ValueType, read func() float64) figure {
+	return figure{prometheus.NewDesc("drover_store_"+name, help, nil, nil), kind, read}
+}
+
+func boltFigures(st *bolt.Store) []figure {
+	count, gauge := prometheus.CounterValue, prometheus.GaugeValue
+	return []figure{
+		storeFigure("commits_total", "Flushed commits of the store.", count, func() float64 { return float64(st.Stats().Commits) }),
+		storeFigure("transactions_total", "Transactions that the store committed.", count, func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("entries", "Keys in the store.", gauge, func() float64 { return float64(st.Stats().Entries) }),
+		storeFigure("reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; 0 where that cannot be had.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
+	}
+}
+
+func consulFigures(st *consul.Store) []figure {
+	count := prometheus.CounterValue
+	return []figure{
+		storeFigure("transactions_total", "Transactions that this process committed.", count, func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions of this process that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("unknown_total", "Transactions of this process that failed otherwise: the outcome of most is not known.", count, func() float64 { return float64(st.Stats().Unknown) }),
+		storeFigure("requests_total", "Requests of this process to Consul, without those of watches.", count, func() float64 { return float64(st.Stats().Requests) }),
+		storeFigure("watch_wakes_total", "Answers of Consul to watches of this process.", count, func() float64 { return float64(st.Stats().Wakes) }),
+	}
 }
 
 // newMetrics returns the handler of /metrics, with a registry of its own.
-func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handler {
+func newMetrics(svc *control.Service, st []figure, version string) http.Handler {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("drover_"+name, help, labels, nil)
 	}
@@ -36,11 +69,6 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
 		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
 		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
-		commits:    d("store_commits_total", "Flushed commits of the store."),
-		txns:       d("store_transactions_total", "Transactions that the store committed."),
-		conflicts:  d("store_conflicts_total", "Transactions that the store refused, as something had changed."),
-		entries:    d("store_entries", "Keys in the store."),
-		reserve:    d("store_reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; 0 where that cannot be had."),
 	}
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
@@ -51,8 +79,11 @@ func newMetrics(svc *control.Service, st *bolt.Store, version string) http.Handl
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.commits, c.txns, c.conflicts, c.entries, c.reserve} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size} {
 		ch <- d
+	}
+	for _, f := range c.store {
+		ch <- f.desc
 	}
 }
 
@@ -64,11 +95,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	s := c.store.Stats()
-	gauge(c.entries, float64(s.Entries))
-	gauge(c.reserve, float64(s.ReserveBytes))
-	for d, v := range map[*prometheus.Desc]uint64{c.commits: s.Commits, c.txns: s.Txns, c.conflicts: s.Conflicts} {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	for _, f := range c.store {
+		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.read())
 	}
 	pools, err := c.svc.Pools(ctx)
 	if err != nil {

@@ -11,9 +11,44 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
+
+// held is the store that control works on.
+type held struct {
+	store.Store
+	kind    string
+	backup  api.Backup // nil where it cannot be copied from here
+	figures []figure
+}
+
+// openHeld opens control's store: in Consul where the configuration says so,
+// otherwise in a file of the root. One in Consul that cannot be used as it is
+// ends the start with the reason: what was served would only fail.
+func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
+	if o.Consul == nil {
+		st, err := openStore(ctx, o, "store.db", bolt.Options{Clock: c})
+		if err != nil {
+			return held{}, err
+		}
+		return held{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
+	}
+	opts := *o.Consul
+	opts.Clock = c
+	st, err := consul.Open(opts)
+	if err != nil {
+		return held{}, err
+	}
+	if err := st.Check(ctx); err != nil {
+		return held{}, errors.Join(err, st.Close())
+	}
+	return held{Store: st, kind: "consul", figures: consulFigures(st)}, nil
+}
 
 // openStore opens a store in the root. One that cannot be read is put aside, for
 // a person to look at, and an empty one takes its place: the agent sees that it is

@@ -1,0 +1,140 @@
+package consul_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/consul"
+	consultest "github.com/droverhq/drover/test/consul"
+)
+
+// create is what a create of a volume writes: a name, a dataset, a lease, an
+// index by node.
+func create(n int) ([]store.Check, []store.Write) {
+	id := uuid.NewString()
+	name := fmt.Sprintf("names/volume-%06d", n)
+	return []store.Check{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
+		{Key: name, Value: []byte(id)},
+		{Key: "datasets/" + id, Value: make([]byte, 900)},
+		{Key: "leases/" + id, Value: make([]byte, 200)},
+		{Key: "home/" + uuid.NewString() + "/" + id},
+	}
+}
+
+// BenchmarkBare is the floor of BenchmarkCreate: the same writes and checks by
+// Consul's own client, without what makes watches cheap.
+func BenchmarkBare(b *testing.B) {
+	for _, servers := range []int{1, 3} {
+		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
+			c := consultest.Start(b, consultest.Options{Servers: servers})
+			transport := &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64}
+			b.Cleanup(transport.CloseIdleConnections)
+			client, err := api.NewClient(&api.Config{Address: c.Addresses()[0], HttpClient: &http.Client{Transport: transport}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			var n atomic.Int64
+			b.SetParallelism(32)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					checks, writes := create(int(n.Add(1)))
+					ops := make(api.TxnOps, 0, len(checks)+len(writes))
+					for _, w := range writes { // all are new: each is its own check
+						ops = append(ops, kv(api.KVTxnOp{Verb: api.KVCAS, Key: "p/" + w.Key, Value: w.Value}))
+					}
+					if ok, res, _, err := client.Txn().Txn(ops, nil); !ok {
+						b.Error(res, err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "txn/s")
+		})
+	}
+}
+
+// Transactions a second from 64 callers, on one server and on three.
+func BenchmarkCreate(b *testing.B) {
+	for _, servers := range []int{1, 3} {
+		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
+			s := open(b, consultest.Start(b, consultest.Options{Servers: servers}), "p")
+			put(b, s, "a", "1")
+			var n atomic.Int64
+			b.SetParallelism(32)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					checks, writes := create(int(n.Add(1)))
+					if _, err := s.Txn(context.Background(), checks, writes); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "txn/s")
+		})
+	}
+}
+
+// How long after a transaction of another process was sent a watch of it returns,
+// while nothing else happens.
+func BenchmarkWatchWakes(b *testing.B) {
+	for _, servers := range []int{1, 3} {
+		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
+			c := consultest.Start(b, consultest.Options{Servers: servers})
+			s, other := open(b, c, "p"), open(b, c, "p")
+			index := put(b, s, "work/node/op", "0")
+			var took []time.Duration
+			for b.Loop() {
+				woke := make(chan time.Time, 1)
+				go func(after uint64) { woke <- awaken(s, after) }(index)
+				time.Sleep(10 * time.Millisecond) // it waits by then
+				sent := time.Now()
+				index = put(b, other, "work/node/op", "1")
+				took = append(took, (<-woke).Sub(sent))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us-from-sent")
+		})
+	}
+}
+
+func awaken(s *consul.Store, after uint64) time.Time {
+	if _, err := s.Watch(context.Background(), "work/node/", after); err != nil {
+		panic(err)
+	}
+	return time.Now()
+}
+
+// One page of a list costs what the prefix holds.
+func BenchmarkPage(b *testing.B) {
+	for _, keys := range []int{1000, 20000} {
+		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
+			s := open(b, consultest.Start(b, consultest.Options{}), "p")
+			for n := 0; n < keys; n += 100 {
+				var writes []store.Write
+				for i := range 100 {
+					writes = append(writes, store.Write{Key: fmt.Sprintf("names/volume-%06d", n+i), Value: []byte(uuid.NewString())})
+				}
+				if _, err := s.Txn(b.Context(), nil, writes); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if list, err := s.List(b.Context(), "names/", "names/volume-0005", 100); err != nil || len(list) != 100 {
+					b.Fatal(len(list), err)
+				}
+			}
+		})
+	}
+}

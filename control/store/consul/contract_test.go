@@ -1,0 +1,55 @@
+package consul_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/control/store/storetest"
+	"github.com/droverhq/drover/internal/clock"
+	consultest "github.com/droverhq/drover/test/consul"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// hasty is a store in a Consul whose sessions may be short.
+type hasty struct{ *consul.Store }
+
+var _ storetest.Hasty = hasty{}
+
+// TTL leaves the suite some time between its steps on a busy machine.
+func (hasty) TTL() time.Duration { return 3 * time.Second }
+
+// open opens a store that is closed after the test, if the test does not.
+func open(tb testing.TB, c *consultest.Cluster, prefix string) *consul.Store {
+	tb.Helper()
+	return openWith(tb, consul.Options{Addresses: c.Addresses(), Prefix: prefix, Token: c.Token})
+}
+
+func openWith(tb testing.TB, o consul.Options) *consul.Store {
+	tb.Helper()
+	o.Clock = clock.System{}
+	s, err := consul.Open(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+func TestContract(t *testing.T) {
+	c := consultest.Start(t, consultest.Options{})
+	var n atomic.Int64
+	storetest.Run(t, func(t *testing.T) store.Store {
+		return hasty{open(t, c, fmt.Sprintf("t%d", n.Add(1)))}
+	})
+}

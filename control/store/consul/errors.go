@@ -1,0 +1,178 @@
+package consul
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// errNoAnswer is the cause of a call that took CallTime.
+var errNoAnswer = errors.New("no answer")
+
+// failed turns what a call of Consul came back with into one line that says what
+// was asked, what is wrong and what would do. ctx is the call's. Errors of ours
+// stay as they are.
+func (s *Store) failed(ctx context.Context, what string, err error) error {
+	var kind *dataset.Kind
+	switch {
+	case s.ctx.Err() != nil:
+		return store.ErrClosed
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errNoAnswer):
+		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
+	case errors.As(err, &kind):
+		return err
+	case ctx.Err() != nil && (ended(err) || errors.Is(err, errNoAnswer)):
+		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what, s.opts.CallTime, s.where())
+	}
+	var status *statusError
+	if errors.As(err, &status) {
+		return s.status(what, status)
+	}
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %w", what, s.reach(err))
+}
+
+func (s *Store) where() string { return strings.Join(s.opts.Addresses, ", ") }
+
+// status explains an answer that is none.
+func (s *Store) status(what string, e *statusError) error {
+	text := s.clean(e.line())
+	has := func(words ...string) bool {
+		for _, w := range words {
+			if strings.Contains(text, w) {
+				return true
+			}
+		}
+		return false
+	}
+	away := func(format string, args ...any) error {
+		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %s", what, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case isACL(text):
+		return s.lacksRight(text)
+	case e.code == http.StatusForbidden:
+		return dataset.Errorf(dataset.ErrForbidden, "consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, e.host, text)
+	case e.code == http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)", what, store.ErrTooLarge, text)
+	case e.code == http.StatusTooManyRequests:
+		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", e.host, text)
+	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer", "not ready to serve consistent reads"):
+		return away("no leader: too few of its servers are up, or they are just electing one (consul operator raft list-peers) (%s)", text)
+	case has("No known Consul servers", "rpc error getting client", "rpc error making call"):
+		return away("%s reaches no server: %s", e.host, text)
+	case has("HTTP request to an HTTPS server"):
+		return away("%s wants https", e.host)
+	}
+	return away("%s answered with status %d: %s", e.host, e.code, text)
+}
+
+// reach explains a request that got no answer, without the URL that Go puts
+// before it.
+func (s *Store) reach(err error) error {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err
+	}
+	host := s.where()
+	var r *reachError
+	if errors.As(err, &r) {
+		host = r.host
+	}
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var alert tls.AlertError
+	var record tls.RecordHeaderError
+	var op *net.OpError
+	var slow net.Error
+	switch {
+	case errors.As(err, &unknown):
+		return fmt.Errorf("%s has a certificate of an authority that is not trusted here (set ca_file to that of Consul's): %w", host, unknown)
+	case errors.As(err, &name):
+		return fmt.Errorf("%s has a certificate for another name (set server_name, such as server.dc1.consul): %w", host, name)
+	case errors.As(err, &invalid):
+		return fmt.Errorf("%s has a certificate that is not valid (is a clock wrong?): %w", host, invalid)
+	case errors.As(err, &alert):
+		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, alert)
+	case errors.As(err, &op) && op.Op == "remote error":
+		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, op.Err)
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("%s does not speak https (is it an http address?)", host)
+	case errors.As(err, &op) && op.Op == "dial":
+		return fmt.Errorf("%s cannot be reached: %w (is it up, and is the address right?)", host, op.Err)
+	case errors.As(err, &slow) && slow.Timeout():
+		return fmt.Errorf("%s gave no answer in time: is it overloaded, or frozen?", host)
+	case r != nil:
+		return fmt.Errorf("%s gave no answer: %w", host, r.err)
+	}
+	return err
+}
+
+// untrusted reports whether a handshake failed because of certificates.
+func untrusted(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid)
+}
+
+// lacks finds what a token must not do in Consul's words (acl/errors.go).
+var lacks = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^"]*)")?`)
+
+func isACL(text string) bool { return strings.Contains(text, "Permission denied") }
+
+// lacksRight says which right the token lacks, and the rule that gives it.
+func (s *Store) lacksRight(text string) error {
+	m := lacks.FindStringSubmatch(s.clean(text))
+	if m == nil {
+		return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks a right: %s (see the policy in docs/consul.md)", s.clean(text))
+	}
+	rule := map[string]string{
+		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, s.opts.Prefix),
+		"session": fmt.Sprintf(`session "%s" { policy = "write" }`, s.layout.node),
+		"node":    fmt.Sprintf(`node "%s" { policy = "write" }`, s.layout.node),
+	}[m[1]]
+	if rule == "" {
+		rule = "the policy in docs/consul.md"
+	}
+	on := ""
+	if m[3] != "" {
+		on = " on " + m[3]
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks %s:%s%s: give its policy %s", m[1], m[2], on, rule)
+}
+
+func (s *Store) odd(what string) error {
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", s.clean(what))
+}
+
+// clean makes one line of what Consul said, without the token should it ever say
+// that.
+func (s *Store) clean(text string) string {
+	if token := s.calls.creds.current(); token != "" {
+		text = strings.ReplaceAll(text, token, "(token)")
+	}
+	return text
+}
+
+// line is the text of an answer in one line of bearable length.
+func (e *statusError) line() string {
+	text := strings.Join(strings.Fields(e.body), " ")
+	if len(text) > 300 {
+		text = text[:300] + "…"
+	}
+	if text == "" {
+		return "without a word"
+	}
+	return text
+}

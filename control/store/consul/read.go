@@ -1,0 +1,99 @@
+package consul
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Get returns an entry, by a consistent read: the contract's.
+func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
+	if err := store.CheckKey(key); err != nil {
+		return store.Entry{}, err
+	}
+	if err := s.open(ctx); err != nil {
+		return store.Entry{}, err
+	}
+	ctx, done := s.call(ctx)
+	defer done()
+	if err := s.ready(ctx); err != nil {
+		return store.Entry{}, err
+	}
+	pair, _, err := s.client.KV().Get(s.layout.data+key, consistent(ctx))
+	if err != nil {
+		return store.Entry{}, s.failed(ctx, "read "+key, err)
+	}
+	if pair == nil {
+		return store.Entry{}, store.ErrNotFound
+	}
+	return s.entry(pair), nil
+}
+
+func (s *Store) entry(p *api.KVPair) store.Entry {
+	return store.Entry{Key: strings.TrimPrefix(p.Key, s.layout.data), Value: p.Value, Index: p.ModifyIndex}
+}
+
+// List returns entries in the order of their keys. Consul knows no pages: every
+// page costs what the whole prefix does, so a caller that wants all of it asks
+// for all of it at once.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	if limit < 0 {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	ctx, done := s.call(ctx)
+	defer done()
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	pairs, meta, err := s.client.KV().List(s.layout.data+asked(prefix), consistent(ctx))
+	if err == nil {
+		err = s.whole(ctx, prefix, len(pairs), meta)
+	}
+	if err != nil {
+		return nil, s.failed(ctx, "list "+prefix, err)
+	}
+	var list []store.Entry
+	for _, p := range pairs {
+		e := s.entry(p)
+		// A slash ends no key: that is the mark below live/.
+		if !strings.HasPrefix(e.Key, prefix) || e.Key <= after || strings.HasSuffix(e.Key, "/") {
+			continue
+		}
+		if list = append(list, e); len(list) == limit {
+			break
+		}
+	}
+	return list, nil
+}
+
+// asked returns the prefix to ask Consul for: without a last word of dots, which
+// URLs lose.
+func asked(prefix string) string {
+	i := strings.LastIndexByte(prefix, '/') + 1
+	if word := prefix[i:]; word == "." || word == ".." {
+		return prefix[:i]
+	}
+	return prefix
+}
+
+// whole fails when entries may be missing from a list because the token must not
+// read them: Consul leaves them out without an error, and what is left out looks
+// like absence. It says so in a header, but not to the anonymous token
+// (agent/consul/rpc.go, maskResultsFilteredByACLs), which a plain read tells.
+func (s *Store) whole(ctx context.Context, prefix string, found int, meta *api.QueryMeta) error {
+	if meta.ResultsFilteredByACLs {
+		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)
+	}
+	if found > 0 || s.calls.creds.current() != "" {
+		return nil
+	}
+	_, _, err := s.client.KV().Get(strings.TrimSuffix(s.layout.data+asked(prefix), "/")+"/-", consistent(ctx))
+	return err
+}

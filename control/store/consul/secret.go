@@ -1,0 +1,130 @@
+package consul
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// credentials hold the ACL token. It is never part of an error.
+type credentials struct {
+	file string
+
+	mu    sync.Mutex
+	token string
+}
+
+func newCredentials(opts Options, hosts []*url.URL) (*credentials, error) {
+	c := &credentials{file: opts.TokenFile, token: strings.TrimSpace(opts.Token)}
+	if c.file != "" {
+		var err error
+		if c.token, err = c.read(); err != nil {
+			return nil, err
+		}
+	}
+	if !headerSafe(c.token) {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: the token holds characters that no token has (where does it come from?)")
+	}
+	for _, u := range hosts {
+		if c.token != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: the token would cross the network in the clear to %s: want https there", u)
+		}
+	}
+	return c, nil
+}
+
+func headerSafe(token string) bool {
+	return !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func loopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback() || host == "localhost"
+}
+
+func (c *credentials) read() (string, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrInvalid, "consul: token file: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" {
+		return "", dataset.Errorf(dataset.ErrInvalid, "consul: token file %s is empty", c.file)
+	}
+	return token, nil
+}
+
+func (c *credentials) current() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+// renewed reads the file again and reports whether it holds another token than
+// the one that was refused. A file that cannot be read leaves the token.
+func (c *credentials) renewed(refused string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.token != refused {
+		return true // somebody else was first
+	}
+	if c.file == "" {
+		return false
+	}
+	token, err := c.read()
+	if err != nil || token == refused || !headerSafe(token) {
+		return false
+	}
+	c.token = token
+	return true
+}
+
+// newTLS returns how https addresses are spoken to. The certificate is read at
+// each handshake, so that a renewed one is used without a restart.
+func newTLS(opts Options) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: opts.ServerName}
+	if opts.CAFile != "" {
+		pem, err := os.ReadFile(opts.CAFile)
+		if err != nil {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: ca file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: ca file %s holds no certificate in PEM", opts.CAFile)
+		}
+	}
+	if (opts.CertFile == "") != (opts.KeyFile == "") {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: a certificate and its key belong together: one of them is missing")
+	}
+	if opts.CertFile == "" {
+		return c, nil
+	}
+	load := func() (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(opts.CertFile, opts.KeyFile)
+		if err != nil {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: certificate %s with key %s: %w", opts.CertFile, opts.KeyFile, err)
+		}
+		return &pair, nil
+	}
+	if _, err := load(); err != nil {
+		return nil, err
+	}
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pair, err := load()
+		if err != nil {
+			return nil, errors.Join(errHandshake, err)
+		}
+		return pair, nil
+	}
+	return c, nil
+}
+
+// errHandshake says that no connection came about, for our own reasons.
+var errHandshake = errors.New("no certificate to show")

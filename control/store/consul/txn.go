@@ -1,0 +1,183 @@
+package consul
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Txn commits a transaction, as the contract says; a read-only one has index 0.
+// Beyond the contract, and with nothing changed: dataset.ErrForbidden when the
+// token lacks a right. dataset.ErrUnavailable leaves it open. It is sent again,
+// to another address, only when it cannot have been received.
+func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	if err := store.CheckTxn(checks, writes); err != nil {
+		return 0, err
+	}
+	if err := s.open(ctx); err != nil {
+		return 0, err
+	}
+	for _, w := range writes {
+		if w.Session != "" && uuid.Validate(w.Session) != nil {
+			return 0, noSession(w.Session)
+		}
+	}
+	ops, revs, err := s.plan(checks, writes)
+	if err != nil || len(ops) == 0 {
+		return 0, err
+	}
+	ctx, done := s.call(ctx)
+	defer done()
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
+	refused, res, err := s.commit(ctx, ops)
+	switch {
+	case err != nil:
+		s.unknown.Add(1)
+		return 0, err
+	case refused != nil:
+		s.conflicts.Add(1)
+		return 0, refused
+	case len(writes) == 0:
+		return 0, nil
+	}
+	index := indexOf(res, s.layout.rev+revs[0])
+	if index == 0 {
+		return 0, dataset.Errorf(dataset.ErrUnavailable, "consul: its answer to a transaction lacks the index (is this Consul 1.22 or later?)")
+	}
+	s.txns.Add(1)
+	s.feed.publish(index, revs)
+	return index, nil
+}
+
+// plan turns checks and writes into Consul's operations, all checks before all
+// writes, and the rev keys. store.ErrConflict for checks that contradict each
+// other.
+func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps, revs []string, err error) {
+	sets := make(map[string]bool, len(writes))
+	for _, w := range writes {
+		sets[w.Key] = !w.Delete && w.Session == ""
+	}
+	want := make(map[string]uint64, len(checks))
+	for _, c := range checks {
+		if i, again := want[c.Key]; again {
+			if i != c.Index {
+				return nil, nil, fmt.Errorf("%w: %s cannot have index %d and %d", store.ErrConflict, c.Key, i, c.Index)
+			}
+			continue
+		}
+		want[c.Key] = c.Index
+		if !sets[c.Key] { // a set checks by itself
+			ops = append(ops, s.check(c))
+		}
+	}
+	for _, w := range writes {
+		index, checked := want[w.Key]
+		ops = append(ops, s.write(w, index, checked)...)
+	}
+	if len(writes) > 0 {
+		revs = changed(writes)
+	}
+	for _, r := range revs {
+		ops = append(ops, op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + r, Flags: fresh()}))
+	}
+	return ops, revs, nil
+}
+
+func (s *Store) check(c store.Check) *api.TxnOp {
+	if c.Index == 0 {
+		return op(api.KVTxnOp{Verb: api.KVCheckNotExists, Key: s.layout.data + c.Key})
+	}
+	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: c.Index})
+}
+
+// write makes one write. delete-cas is not used: it takes an absent key for one
+// with the right index (agent/consul/state/kvs.go, kvsDeleteCASTxn).
+func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
+	key := s.layout.data + w.Key
+	switch {
+	case w.Delete:
+		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVDelete, Key: key})}
+	case w.Session != "":
+		// A lock fails while another session has the key, so it is made anew.
+		return api.TxnOps{
+			op(api.KVTxnOp{Verb: api.KVDelete, Key: key}),
+			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: fresh()}),
+		}
+	case checked:
+		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: w.Value, Index: index, Flags: fresh()})}
+	}
+	return api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: key, Value: w.Value, Flags: fresh()})}
+}
+
+func indexOf(res *api.TxnResponse, key string) uint64 {
+	for _, r := range res.Results {
+		if r != nil && r.KV != nil && r.KV.Key == key {
+			return r.KV.ModifyIndex
+		}
+	}
+	return 0
+}
+
+// commit sends operations. refused says that Consul rolled them back; with err
+// it is not known whether they happened, unless err is dataset.ErrForbidden or
+// store.ErrTooLarge.
+func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res *api.TxnResponse, err error) {
+	ok, res, _, err := s.client.Txn().Txn(ops, consistent(ctx))
+	if err != nil {
+		return nil, nil, s.failed(ctx, "transaction", err)
+	}
+	if ok {
+		return nil, res, nil
+	}
+	refused, err = s.refusal(ops, res.Errors)
+	return refused, nil, err
+}
+
+// refusal says why Consul rolled a transaction back: because a check did not
+// hold, or a session is not there. Everything else is an error, never a
+// conflict: a caller would decide again for ever.
+func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error) {
+	for _, e := range errs {
+		if e.OpIndex < 0 || e.OpIndex >= len(ops) || ops[e.OpIndex].KV == nil {
+			return nil, s.odd(e.What)
+		}
+		kv := ops[e.OpIndex].KV
+		key := strings.TrimPrefix(kv.Key, s.layout.data)
+		switch {
+		case isACL(e.What):
+			return nil, s.lacksRight(e.What)
+		case kv.Verb == api.KVLock && strings.HasPrefix(e.What, "invalid session"):
+			refused = noSession(kv.Session)
+		case conflicts(*kv, e.What):
+			if refused == nil {
+				refused = fmt.Errorf("%w: %s", store.ErrConflict, key)
+			}
+		default:
+			return nil, s.odd(e.What)
+		}
+	}
+	if refused == nil {
+		return nil, s.odd("it rolled a transaction back and does not say why")
+	}
+	return refused, nil
+}
+
+// conflicts reports whether an operation failed because its check did not hold:
+// the words are those of agent/consul/state/txn.go and kvs.go.
+func conflicts(kv api.KVTxnOp, what string) bool {
+	words := map[api.KVOp][]string{
+		api.KVCheckIndex:     {"failed to check index, key ", "failed index check for key "},
+		api.KVCheckNotExists: {"key "},
+		api.KVCAS:            {"failed to set key "},
+	}
+	return slices.ContainsFunc(words[kv.Verb], func(begin string) bool { return strings.HasPrefix(what, begin) })
+}

@@ -1,0 +1,250 @@
+package consul
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// feed knows which shards changed when, from the watches and from what this
+// process itself committed.
+type feed struct {
+	wakes atomic.Uint64
+
+	mu      sync.Mutex
+	newest  uint64         // an index; all changes up to it are in what follows
+	shard   [shards]uint64 // the newest index that each is known to have
+	all     uint64         // of changes that may be to any
+	live    uint64         // of changes under store.LivePrefix
+	changed chan struct{}  // for who waits for any; closed at the next change
+	in      [shards]chan struct{}
+
+	heard       map[string]uint64 // the last answer about the shards
+	lost        gap
+	revs, lives follower
+}
+
+// gap holds the indexes that were given out and then undone, when the store went
+// back: above low, up to high.
+type gap struct{ low, high uint64 }
+
+func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high }
+
+// follower is the state of one blocking query that goes on and on. It is guarded
+// by the feed's mutex.
+type follower struct {
+	running bool
+	begun   uint64        // queries begun so far
+	want    uint64        // queries up to this one do not wait for a change
+	applied uint64        // the newest of them whose answer is in the feed
+	tried   chan struct{} // closed when one ends, with an answer or without
+	failed  chan struct{} // closed when one ends without
+	err     error         // why the last one had none
+	cancel  context.CancelFunc
+}
+
+func (f *feed) init() {
+	f.changed = make(chan struct{})
+	for _, q := range []*follower{&f.revs, &f.lives} {
+		q.tried, q.failed = make(chan struct{}), make(chan struct{})
+	}
+}
+
+// publish takes in a transaction of this process.
+func (f *feed) publish(index uint64, revs []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.newest = max(f.newest, index)
+	for _, r := range revs {
+		f.move(r, index)
+	}
+}
+
+// move notes that a shard has an index and wakes who waits for it. Locked.
+func (f *feed) move(rev string, index uint64) {
+	if rev == everything {
+		if index > f.all {
+			f.all = index
+			f.ringAll()
+		}
+		return
+	}
+	n, ok := shardNumber(rev)
+	if !ok || index <= f.shard[n] {
+		return
+	}
+	f.shard[n] = index
+	if f.in[n] != nil {
+		close(f.in[n])
+		f.in[n] = nil
+	}
+	f.ring()
+}
+
+func (f *feed) ring() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *feed) ringAll() {
+	for n, ch := range f.in {
+		if ch != nil {
+			close(ch)
+			f.in[n] = nil
+		}
+	}
+	f.ring()
+}
+
+// look returns the newest index when something under prefix may have changed
+// after the given one, otherwise what to wait for. ahead: after is above all
+// that is known here.
+func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost.holds(after) && !f.lost.holds(f.newest) {
+		return f.lost.low, nil, false
+	}
+	last := f.all
+	n, one := oneShard(prefix)
+	if one {
+		last = max(last, f.shard[n])
+	} else {
+		for _, i := range f.shard {
+			last = max(last, i)
+		}
+	}
+	live := strings.HasPrefix(prefix, store.LivePrefix)
+	if live {
+		last = max(last, f.live)
+	}
+	if last > after {
+		return f.newest, nil, false
+	}
+	if !one || live {
+		return f.newest, f.changed, after > f.newest
+	}
+	if f.in[n] == nil {
+		f.in[n] = make(chan struct{})
+	}
+	return f.newest, f.in[n], after > f.newest
+}
+
+// Watch waits for a change under a prefix, as the contract says.
+//
+// However many watch however many prefixes, this process holds at most two
+// blocking queries. One is on <prefix>/own/rev/, where every transaction writes
+// the keys of the shards that it changed: its answer is at most 65 small keys,
+// whatever the store holds. The other, only while keys under store.LivePrefix
+// are watched, is on those keys, because Consul deletes them by itself when a
+// session ends.
+//
+// A prefix of two words or more belongs to one of 64 shards, by its second word,
+// so that a watch of work/<node>/ wakes for about a sixty-fourth of the changes
+// of others. One of a single word wakes for every change there is.
+//
+// An answer of Consul's is one moment. All that changed up to its index is in it
+// or was in one before, so the index that Watch returns hides nothing.
+func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
+	if err := store.CheckPrefix(prefix); err != nil {
+		return 0, err
+	}
+	if err := s.open(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
+	s.follow(&s.feed.revs, s.askRevs)
+	if strings.HasPrefix(prefix, store.LivePrefix) {
+		s.follow(&s.feed.lives, s.askLive)
+		// What ended before the query began is not waited for.
+		if err := s.fresh(ctx, &s.feed.lives, false); err != nil {
+			return 0, err
+		}
+	}
+	asked := false
+	for {
+		if err := s.open(ctx); err != nil {
+			return 0, err
+		}
+		index, wait, ahead := s.feed.look(prefix, after)
+		if wait == nil {
+			return index, nil
+		}
+		if ahead && asked {
+			return index, nil // the store went back
+		}
+		if ahead {
+			if err := s.fresh(ctx, &s.feed.revs, true); err != nil {
+				return 0, err
+			}
+			asked = true
+			continue
+		}
+		if err := s.await(ctx, wait); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// await waits for a change, or for a query to fail.
+func (s *Store) await(ctx context.Context, change <-chan struct{}) error {
+	s.feed.mu.Lock()
+	revs, lives := s.feed.revs.failed, s.feed.lives.failed
+	s.feed.mu.Unlock()
+	select {
+	case <-change:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ctx.Done():
+		return store.ErrClosed
+	case <-revs:
+		return s.feed.failure(&s.feed.revs)
+	case <-lives:
+		return s.feed.failure(&s.feed.lives)
+	}
+	return nil
+}
+
+// failure is why a query failed; nil when it goes on by now.
+func (f *feed) failure(q *follower) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return q.err
+}
+
+// fresh waits for an answer to a query: to any, or to one that begins only now.
+func (s *Store) fresh(ctx context.Context, f *follower, now bool) error {
+	s.feed.mu.Lock()
+	need := uint64(1)
+	if now {
+		need = f.begun + 1
+		f.want = need
+		if f.cancel != nil {
+			f.cancel()
+		}
+	}
+	for f.applied < need {
+		tried := f.tried
+		s.feed.mu.Unlock()
+		select {
+		case <-tried:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return store.ErrClosed
+		}
+		s.feed.mu.Lock()
+		if f.applied < need && f.err != nil {
+			err := f.err
+			s.feed.mu.Unlock()
+			return err
+		}
+	}
+	s.feed.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,81 @@
+package config
+
+import "github.com/droverhq/drover/internal/strictyaml"
+
+// storeOf reads where the store is; nil when nothing is said of it.
+func storeOf(n strictyaml.Node) (*Consul, error) {
+	if n.Absent() {
+		return nil, nil
+	}
+	keys, err := n.Keys([]string{"consul"}, map[string]string{"bolt": "is what is used without a store section: leave it out"})
+	if err != nil {
+		return nil, err
+	}
+	if keys["consul"].Absent() {
+		return nil, n.Errorf("it names no kind of store: say consul with its addresses, or leave store out")
+	}
+	return consul(keys["consul"])
+}
+
+func consul(n strictyaml.Node) (*Consul, error) {
+	var c Consul
+	var bad strictyaml.Mistakes
+	known := []string{"addresses", "prefix", "token_file", "ca_file", "cert_file", "key_file", "server_name"}
+	keys, err := n.Keys(known, map[string]string{
+		"token": "would stand in a file that others may read: put it in a file of its own and name that in token_file",
+	})
+	bad.Add(err)
+	if _, ok := keys["addresses"]; !ok && err == nil {
+		bad.Add(n.Errorf("consul needs addresses, such as [\"https://consul1:8501\"]"))
+	}
+	c.Addresses, err = addresses(keys["addresses"])
+	bad.Add(err)
+	for _, text := range []struct {
+		key  string
+		into *string
+	}{{"prefix", &c.Prefix}, {"server_name", &c.ServerName}} {
+		*text.into, err = keys[text.key].String()
+		if bad.Add(err) && *text.into == "" && !keys[text.key].Absent() {
+			bad.Add(keys[text.key].Errorf("it is empty"))
+		}
+	}
+	bad.Add(path(keys["token_file"], &c.TokenFile))
+	bad.Add(path(keys["ca_file"], &c.CAFile))
+	bad.Add(path(keys["cert_file"], &c.CertFile))
+	bad.Add(path(keys["key_file"], &c.KeyFile))
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		bad.Add(n.Errorf("cert_file and key_file belong together: one of them is missing"))
+	}
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	if c.Prefix == "" {
+		c.Prefix = "drover"
+	}
+	return &c, nil
+}
+
+func addresses(n strictyaml.Node) ([]string, error) {
+	items, err := n.Items()
+	if err != nil || n.Absent() {
+		return nil, err
+	}
+	if len(items) == 0 || len(items) > maxConsul {
+		return nil, n.Errorf("%d addresses: want 1 to %d", len(items), maxConsul)
+	}
+	var bad strictyaml.Mistakes
+	var out []string
+	for _, item := range items {
+		if item.IsMap() {
+			// The parser takes https://c:8501 between brackets for a key and a value.
+			bad.Add(item.Errorf(`want an address in quotes, such as "https://consul1:8501"`))
+			continue
+		}
+		a, err := item.String()
+		if bad.Add(err) && a == "" {
+			bad.Add(item.Errorf("it is empty"))
+		}
+		out = append(out, a)
+	}
+	return out, bad.Err()
+}

@@ -1,0 +1,300 @@
+// Package consul starts real Consul servers for tests: one or three, at the
+// version that tools/consul pins, on addresses of the loopback network that are
+// theirs alone. A test can kill, stop, pause and start each, find the leader,
+// and take and put back snapshots. When the test has failed, what the servers
+// logged is shown.
+package consul
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Options say what is to be started.
+type Options struct {
+	Servers int  // 0: one
+	ACL     bool // refuse what no token allows; Cluster.Token may do everything
+	TLS     bool // serve https alone, and want certificates of the cluster's authority
+	// Config is merged into each server's configuration.
+	Config map[string]any
+}
+
+// Cluster is some servers that know each other.
+type Cluster struct {
+	Servers []*Server
+	Token   string // with Options.ACL
+	PKI     *PKI   // with Options.TLS
+
+	tb   testing.TB
+	opts Options
+}
+
+// patience bounds every wait.
+const patience = 90 * time.Second
+
+// Start starts a cluster and returns when it has a leader. It ends with the test.
+func Start(tb testing.TB, opts Options) *Cluster {
+	tb.Helper()
+	binary, err := binary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := &Cluster{tb: tb, opts: opts}
+	if opts.ACL {
+		c.Token = uuidLike()
+	}
+	dir := tb.TempDir()
+	if opts.TLS {
+		c.PKI = NewPKI(tb, filepath.Join(dir, "pki"))
+	}
+	ips := addresses(max(opts.Servers, 1))
+	for n, ip := range ips {
+		s := &Server{Name: fmt.Sprintf("server%d", n+1), IP: ip, tb: tb, binary: binary, dir: filepath.Join(dir, ip)}
+		if err := os.MkdirAll(s.dir, 0o700); err != nil {
+			tb.Fatal(err)
+		}
+		s.writeConfig(c.config(s, ips))
+		c.Servers = append(c.Servers, s)
+	}
+	tb.Cleanup(c.stop)
+	for _, s := range c.Servers {
+		s.Start()
+	}
+	c.AwaitLeader()
+	return c
+}
+
+func (c *Cluster) stop() {
+	for _, s := range c.Servers {
+		s.Resume()
+		s.Kill()
+		if c.tb.Failed() {
+			s.showLog()
+		}
+	}
+}
+
+// addresses picks a network of the loopback's that nobody else is likely to use,
+// so that every server can have Consul's own ports.
+func addresses(n int) []string {
+	for {
+		net24 := fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256))
+		l, err := net.Listen("tcp", net24+"1:8300")
+		if err != nil {
+			continue
+		}
+		l.Close()
+		var ips []string
+		for i := range n {
+			ips = append(ips, fmt.Sprint(net24, i+1))
+		}
+		return ips
+	}
+}
+
+func uuidLike() string {
+	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", rand.Uint32(), rand.IntN(1<<16), rand.IntN(1<<12), rand.IntN(1<<12), rand.Uint64()>>16)
+}
+
+// config is the configuration of one server. Only a leader's own clock is sped
+// up: sessions may be as short as a second.
+func (c *Cluster) config(s *Server, ips []string) map[string]any {
+	cfg := map[string]any{
+		"server": true, "bootstrap_expect": len(ips), "retry_join": ips, "retry_interval": "1s",
+		"node_name": s.Name, "datacenter": "dc1", "data_dir": filepath.Join(s.dir, "data"),
+		"bind_addr": s.IP, "client_addr": s.IP, "advertise_addr": s.IP,
+		"session_ttl_min": "1s", "disable_update_check": true, "disable_remote_exec": true, "log_level": "INFO",
+		"performance": map[string]any{"raft_multiplier": 1},
+		"ports":       map[string]any{"http": 8500, "dns": -1, "grpc": -1, "grpc_tls": -1, "serf_wan": -1},
+		"connect":     map[string]any{"enabled": false},
+	}
+	if c.opts.ACL {
+		cfg["acl"] = map[string]any{
+			"enabled": true, "default_policy": "deny", "enable_token_persistence": false,
+			"tokens": map[string]any{"initial_management": c.Token, "agent": c.Token},
+		}
+	}
+	if c.PKI != nil {
+		cert, key := c.PKI.Issue(c.tb, s.Name, s.IP)
+		cfg["ports"] = map[string]any{"http": -1, "https": 8501, "dns": -1, "grpc": -1, "grpc_tls": -1, "serf_wan": -1}
+		cfg["tls"] = map[string]any{
+			"https": map[string]any{"ca_file": c.PKI.CA, "cert_file": cert, "key_file": key, "verify_incoming": true},
+		}
+	}
+	for k, v := range c.opts.Config {
+		cfg[k] = v
+	}
+	return cfg
+}
+
+// Addresses are those of all servers, as drover.yaml takes them.
+func (c *Cluster) Addresses() []string {
+	var list []string
+	for _, s := range c.Servers {
+		list = append(list, c.address(s))
+	}
+	return list
+}
+
+func (c *Cluster) address(s *Server) string {
+	if c.PKI != nil {
+		return "https://" + s.IP + ":8501"
+	}
+	return "http://" + s.IP + ":8500"
+}
+
+// Client is the API of the first server, with every right.
+func (c *Cluster) Client() *api.Client {
+	c.tb.Helper()
+	client, err := c.client(c.Servers[0])
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return client
+}
+
+func (c *Cluster) client(s *Server) (*api.Client, error) {
+	cfg := &api.Config{Address: c.address(s), Token: c.Token}
+	if c.PKI != nil {
+		cfg.HttpClient = &http.Client{Transport: c.PKI.transport(c.tb)}
+	} else {
+		cfg.HttpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	}
+	return api.NewClient(cfg)
+}
+
+// AwaitLeader returns when a server answers consistent reads. It does not poll: a
+// server that has no leader holds the request until there is one (7 s at most).
+func (c *Cluster) AwaitLeader() {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for n := 0; ; n++ {
+		s := c.Servers[n%len(c.Servers)]
+		if !s.running() {
+			if n > 1000 {
+				c.tb.Fatal("no server runs")
+			}
+			continue
+		}
+		client, err := c.client(s)
+		if err == nil {
+			_, _, err = client.KV().Get("none", (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		}
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			c.tb.Fatalf("no leader within %s: %v", patience, err)
+		}
+		pause(ctx, 20*time.Millisecond) // one that refuses connections would be asked without end
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// Leader is the server that leads; the test fails when none does.
+func (c *Cluster) Leader() *Server {
+	c.tb.Helper()
+	c.AwaitLeader()
+	for _, s := range c.Servers {
+		if !s.running() {
+			continue
+		}
+		client, err := c.client(s)
+		if err != nil {
+			c.tb.Fatal(err)
+		}
+		at, err := client.Status().Leader()
+		if err != nil {
+			continue
+		}
+		host, _, _ := strings.Cut(at, ":")
+		for _, l := range c.Servers {
+			if l.IP == host {
+				return l
+			}
+		}
+	}
+	c.tb.Fatal("no server leads")
+	return nil
+}
+
+// Snapshot is the state of now.
+func (c *Cluster) Snapshot() []byte {
+	c.tb.Helper()
+	r, _, err := c.Client().Snapshot().Save(nil)
+	if err != nil {
+		c.tb.Fatal("snapshot:", err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		c.tb.Fatal("snapshot:", err)
+	}
+	return b
+}
+
+// Restore puts the cluster back to a snapshot.
+func (c *Cluster) Restore(snapshot []byte) {
+	c.tb.Helper()
+	if err := c.Client().Snapshot().Restore(nil, bytes.NewReader(snapshot)); err != nil {
+		c.tb.Fatal("restore:", err)
+	}
+}
+
+// RaftIndex is the newest index in the log of a server: a cluster in which
+// nothing changes keeps it, but for Consul's own housekeeping.
+func (c *Cluster) RaftIndex() string {
+	c.tb.Helper()
+	self, err := c.Client().Agent().Self()
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	raft, ok := self["Stats"]["raft"].(map[string]any)
+	if !ok {
+		c.tb.Fatal("no raft figures")
+	}
+	return fmt.Sprint(raft["last_log_index"])
+}
+
+// NewToken makes a token with a policy of these rules and returns its secret.
+func (c *Cluster) NewToken(rules string) string {
+	c.tb.Helper()
+	acl := c.Client().ACL()
+	p, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "p" + uuidLike(), Rules: rules}, nil)
+	if err != nil {
+		c.tb.Fatal("policy:", err)
+	}
+	t, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: p.ID}}}, nil)
+	if err != nil {
+		c.tb.Fatal("token:", err)
+	}
+	return t.SecretID
+}
+
+func encode(v any) []byte {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		panic(err) // of maps of plain values
+	}
+	return b
+}
