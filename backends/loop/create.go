@@ -20,45 +20,49 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if err != nil {
 		return 0, err
 	}
-	return p.build(d, func(root, dir folder) error {
+	return p.build(d, func(root, dir folder) (made, error) {
 		from, err := p.openTemplate(ctx, root, t)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		defer from.Close()
 		image, err := p.layout.create(dir, next)
 		if err != nil {
-			return err
+			return made{}, err
 		}
-		return errors.Join(reflink.Clone(image, from), image.Close())
+		return made{item: next}, errors.Join(reflink.Clone(image, from), image.Close())
 	})
 }
 
 // Clone implements backends.Pool: one shared image, one flush.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
-	size, err := p.build(d, func(root, dir folder) error {
+	size, err := p.build(d, func(root, dir folder) (made, error) {
 		defer p.claims.Use(src.Dataset)()
 		from, item, err := p.openSource(root, src)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		defer from.Close()
 		have, err := p.imageSize(from, item)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		want, err := cloneSize(d, have)
 		if err != nil {
-			return err
+			return made{}, err
 		}
-		if err := p.layout.clone(dir, next, from, item, false); err != nil {
-			return err
+		m := made{item: head}
+		if want != have {
+			m.item = next // until it has its size
+		}
+		if m.durable, err = p.layout.clone(dir, m.item, from, item, false); err != nil {
+			return m, err
 		}
 		p.step("clone.shared")
-		if want == have {
-			return nil
+		if m.item == next {
+			err = p.growIdle(ctx, dir, next, want)
 		}
-		return p.growIdle(ctx, dir, next, want)
+		return m, err
 	})
 	if err != nil {
 		return 0, err
@@ -115,9 +119,16 @@ func (p *Pool) imageSize(dir folder, item string) (int64, error) {
 	return st.Size, nil
 }
 
+// made is the item that became an incoming dataset's bytes: next, or the head itself where
+// that was made in one step.
+type made struct {
+	item    string
+	durable bool // with all that was done before it
+}
+
 // build makes an incoming dataset. Its head gets its name last and is whole then: what
 // is incoming without a head is worthless, and made anew.
-func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) error) (dataset.Size, error) {
+func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) (made, error)) (dataset.Size, error) {
 	root, err := p.open()
 	if err != nil {
 		return 0, err
@@ -146,7 +157,7 @@ func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) error) (data
 	return size, nil
 }
 
-func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir folder) error) (dataset.Size, error) {
+func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir folder) (made, error)) (dataset.Size, error) {
 	dir, err := place.sub(d.ID.String())
 	if err != nil {
 		return 0, err
@@ -157,16 +168,22 @@ func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir f
 		return 0, err
 	}
 	p.step("create.recorded")
-	if err := fill(root, dir); err != nil {
+	m, err := fill(root, dir)
+	if err != nil {
 		return 0, err
 	}
 	p.step("create.filled")
-	if err := p.layout.rename(dir, next, head); err != nil {
-		return 0, err
+	if m.item != head {
+		if err := p.layout.rename(dir, m.item, head); err != nil {
+			return 0, err
+		}
+		m.durable = false
 	}
 	p.step("create.named")
-	if err := p.layout.flush(dir); err != nil {
-		return 0, err
+	if !m.durable {
+		if err := p.layout.flush(dir); err != nil {
+			return 0, err
+		}
 	}
 	size, err := p.imageSize(dir, head)
 	return dataset.Size(size), err

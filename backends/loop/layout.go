@@ -30,8 +30,9 @@ type layout interface {
 	// create makes an item with an empty image, open for writing.
 	create(dir folder, item string) (*os.File, error)
 	// clone makes item what another is, which may be written to. It is there whole or
-	// not at all. os.ErrExist when it is there.
-	clone(dir folder, item string, srcDir folder, src string, readOnly bool) error
+	// not at all. os.ErrExist when it is there. It tells whether the item, and all that
+	// was done to the pool before, is durable already.
+	clone(dir folder, item string, srcDir folder, src string, readOnly bool) (durable bool, err error)
 	// rename gives an item a name that none has.
 	rename(dir folder, item, to string) error
 	// replace makes item what by is, in one step that leaves it the one or the other.
@@ -83,24 +84,24 @@ func (l xfsLayout) create(dir folder, item string) (*os.File, error) {
 	return dir.openFile(l.image(item), os.O_CREATE|os.O_EXCL|os.O_RDWR)
 }
 
-func (l xfsLayout) clone(dir folder, item string, srcDir folder, src string, _ bool) error {
+func (l xfsLayout) clone(dir folder, item string, srcDir folder, src string, _ bool) (durable bool, err error) {
 	from, err := srcDir.open(l.image(src))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer from.Close()
 	if _, err := dir.lstat(l.image(item)); err == nil {
-		return fmt.Errorf("%s: %w", dir.path(l.image(item)), os.ErrExist)
+		return false, fmt.Errorf("%s: %w", dir.path(l.image(item)), os.ErrExist)
 	}
 	tmp := tmpPrefix + l.image(item)
 	to, err := dir.openFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := errors.Join(reflink.Clone(to, from), to.Close()); err != nil {
-		return errors.Join(err, dir.remove(tmp))
+		return false, errors.Join(err, dir.remove(tmp))
 	}
-	return dir.rename(tmp, l.image(item))
+	return false, dir.rename(tmp, l.image(item))
 }
 
 func (l xfsLayout) rename(dir folder, item, to string) error {

@@ -56,13 +56,16 @@ func (l *btrfsLayout) create(dir folder, item string) (*os.File, error) {
 	return f, nil
 }
 
-func (*btrfsLayout) clone(dir folder, item string, srcDir folder, src string, readOnly bool) error {
+// clone is durable: a snapshot is made by the commit of the transaction that it is part of
+// (create_snapshot of fs/btrfs/ioctl.c), which everything before it is part of too.
+func (*btrfsLayout) clone(dir folder, item string, srcDir folder, src string, readOnly bool) (durable bool, err error) {
 	from, err := srcDir.sub(src)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer from.Close()
-	return btrfs.Snapshot(dir.File, item, from.File, readOnly)
+	err = btrfs.Snapshot(dir.File, item, from.File, readOnly)
+	return err == nil, err
 }
 
 func (*btrfsLayout) rename(dir folder, item, to string) error { return dir.rename(item, to) }

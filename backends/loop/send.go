@@ -162,38 +162,38 @@ func (p *Pool) openPoint(dir folder, s dataset.Source) (*os.File, error) {
 
 // Receive implements backends.Sender.
 func (p *Pool) Receive(ctx context.Context, d dataset.Dataset, base *dataset.Source, r io.Reader, progress backends.Progress) error {
-	_, err := p.build(d, func(root, dir folder) error {
+	_, err := p.build(d, func(root, dir folder) (made, error) {
 		in, err := newDecoder(r)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		want, err := p.receivable(in.header, d, base)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		image, err := p.receiveInto(root, dir, base)
 		if err != nil {
-			return err
+			return made{}, err
 		}
 		defer image.Close()
 		if err := image.Truncate(in.header.Size); err != nil {
-			return err
+			return made{}, err
 		}
 		if err := apply(ctx, in, image, &meter{report: progress}); err != nil {
-			return err
+			return made{}, err
 		}
 		if fs, _, err := superblock(image); err != nil {
-			return err
+			return made{}, err
 		} else if fs != in.header.Filesystem {
-			return corrupt("its image holds %q and not the %q of its header", fs, in.header.Filesystem)
+			return made{}, corrupt("its image holds %q and not the %q of its header", fs, in.header.Filesystem)
 		}
 		if err := image.Sync(); err != nil {
-			return err
+			return made{}, err
 		}
 		if want == in.header.Size {
-			return nil
+			return made{item: next}, nil
 		}
-		return p.growIdle(ctx, dir, next, want)
+		return made{item: next}, p.growIdle(ctx, dir, next, want)
 	})
 	if err != nil {
 		return fmt.Errorf("receive dataset %s: %w", d.ID, err)
@@ -230,7 +230,7 @@ func (p *Pool) receiveInto(root, dir folder, base *dataset.Source) (*os.File, er
 		return nil, err
 	}
 	defer from.Close()
-	if err := p.layout.clone(dir, next, from, item, false); err != nil {
+	if _, err := p.layout.clone(dir, next, from, item, false); err != nil {
 		return nil, err
 	}
 	return dir.openFile(p.layout.image(next), os.O_RDWR)

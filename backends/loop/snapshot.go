@@ -39,10 +39,14 @@ func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
 		return err
 	}
 	p.step("snapshot.recorded")
-	if err := p.layout.clone(dir, item, dir, head, true); err != nil {
+	durable, err := p.layout.clone(dir, item, dir, head, true)
+	if err != nil {
 		return errors.Join(err, dir.remove(snapshotRecord(s.ID)))
 	}
 	p.step("snapshot.shared")
+	if durable {
+		return nil
+	}
 	return p.layout.flush(dir)
 }
 
@@ -118,7 +122,7 @@ func (p *Pool) exchange(dir folder, item string, change func(image *os.File) err
 	if err := p.layout.remove(dir, next); err != nil {
 		return err
 	}
-	if err := p.layout.clone(dir, next, dir, item, false); err != nil {
+	if _, err := p.layout.clone(dir, next, dir, item, false); err != nil {
 		return err
 	}
 	image, err := dir.openFile(p.layout.image(next), os.O_RDWR)
