@@ -13,10 +13,11 @@ cd "$top"
 
 # prepare makes the images and the tools side by side: the one waits for the disk, the other for the CPU.
 prepare() {
-	local image tools status=0
+	local image build=(docker-compose) tools status=0
+	[ "$form" = short ] || build+=(consul)
 	scripts/image.sh >/dev/null &
 	image=$!
-	scripts/tools.sh docker-compose consul >/dev/null &
+	scripts/tools.sh "${build[@]}" >/dev/null &
 	tools=$!
 	wait "$image" || status=$?
 	wait "$tools" || status=$?

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/internal/long"
 )
 
 // Options say what is to be started.
@@ -45,9 +47,11 @@ type Cluster struct {
 // patience bounds every wait.
 const patience = 90 * time.Second
 
-// Start starts a cluster and returns when it has a leader. It ends with the test.
+// Start starts a cluster and returns when it has a leader. It ends with the test. Until
+// more than the store needs Consul, its minutes of building are the long form's.
 func Start(tb testing.TB, opts Options) *Cluster {
 	tb.Helper()
+	long.Only(tb)
 	binary, err := binary()
 	if err != nil {
 		tb.Fatal(err)
