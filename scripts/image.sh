@@ -143,8 +143,9 @@ build() {
 	local work
 	need_root "building the images"
 	command -v debootstrap >/dev/null || die "debootstrap is not installed: run scripts/deps.sh demo"
-	rm -rf --one-file-system "$cache"/images/build.*/
-	work=$(mktemp -d "$cache/images/build.XXXXXX")
+	work=$cache/images/build # nobody else's: the lock is held
+	rm -rf --one-file-system "$work" "$cache"/images/build.*/
+	mkdir -m 0700 "$work"
 	say "building the images from Debian's packages (about a minute, once)"
 	# shellcheck disable=SC2064 # the folder of this moment
 	trap "finish '$work' \$?" EXIT
