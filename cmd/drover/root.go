@@ -108,7 +108,7 @@ func args(least int) cobra.PositionalArgs {
 		case most == 0:
 			return usage(cmd, "%s takes no arguments, got %q", words(cmd), args[0])
 		}
-		return usage(cmd, "%s wants %s, got %d arguments", words(cmd), names, len(args))
+		return usage(cmd, "%s wants %s, got %d", words(cmd), names, len(args))
 	}
 }
 

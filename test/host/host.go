@@ -274,14 +274,6 @@ func (h *Host) start(t testing.TB, env []string) error {
 	return nil
 }
 
-// Begin starts drover with a step hook and does not wait until it answers.
-func (h *Host) Begin(t testing.TB, env ...string) {
-	t.Helper()
-	if err := h.start(t, env); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Ended waits until the process has ended.
 func (h *Host) Ended(t testing.TB, within time.Duration) {
 	t.Helper()
