@@ -220,7 +220,8 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 }
 
 // plan asks control to decide on a request. What comes of it control hears only from
-// agents that have registered: one that started while control was away soon does.
+// agents that have registered: one that started while control was away soon does, or
+// cannot, which is not waited for.
 func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	p, err := a.Control.Plan(ctx, a.node, req)
 	if err != nil || p.Done != nil {
@@ -229,9 +230,17 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	select {
 	case <-a.isIn:
 		return p, nil
-	case <-ctx.Done():
-		return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started (the log says why): %w", ctx.Err())
+	default: // and only then a timer
 	}
+	select {
+	case <-a.isIn:
+		return p, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-a.Clock.After(10 * a.Limits.Retry):
+		err = errors.New("its log says why")
+	}
+	return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started: %w (ask again)", err)
 }
 
 func (a *Agent) register(ctx context.Context) error {

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
@@ -173,5 +175,29 @@ func TestEndInDoubt(t *testing.T) {
 				t.Errorf("%d datasets", got)
 			}
 		})
+	}
+}
+
+// What control does not take this node in for, it is not waited for long: a create says
+// so, and nothing was made.
+func TestI8NotTakenIn(t *testing.T) {
+	r := newRig(t)
+	r.isIn = make(chan struct{}) // and never will be
+	done := make(chan error, 1)
+	go func() { done <- r.Create(t.Context(), "new", nil) }()
+	for {
+		select {
+		case err := <-done:
+			if !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "has not taken in this node") {
+				t.Errorf("create: %v", err)
+			}
+			if _, err := r.Get(t.Context(), "new"); !errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("get: %v", err)
+			}
+			return
+		default:
+			r.clock.Advance(r.Limits.Retry)
+			runtime.Gosched()
+		}
 	}
 }
