@@ -19,6 +19,52 @@ type Profile struct {
 	Quiesce     Quiesce    `json:"quiesce"`
 	OnDelete    OnDelete   `json:"on_delete"`
 	Owner       *Owner     `json:"owner,omitempty"` // of the root; nil: whatever the image's copy-up makes it
+	Follow      Follow     `json:"follow,omitzero"`
+}
+
+// Follow says whether a volume that is mounted on another node than its home moves
+// there by itself. The zero value, of records from before there was a choice, is
+// what a profile that says nothing has: within DefaultFollow.
+type Follow struct {
+	Mode   FollowMode `json:"mode,omitempty"`
+	Within Duration   `json:"within,omitempty"` // with mode within: the longest that the move may be expected to take
+}
+
+// FollowMode is a choice of Follow.
+type FollowMode string
+
+// The modes of following.
+const (
+	FollowAlways FollowMode = "always"
+	FollowNever  FollowMode = "never"
+	FollowWithin FollowMode = "within"
+)
+
+// DefaultFollow is for how long a move is waited for where a profile does not say.
+const DefaultFollow = Duration(time.Minute)
+
+// Allows reports whether a move that is expected to take so long begins by itself.
+func (f Follow) Allows(expected time.Duration) bool {
+	switch f.Mode {
+	case FollowAlways:
+		return true
+	case FollowNever:
+		return false
+	case FollowWithin:
+		return expected <= time.Duration(f.Within)
+	}
+	return expected <= time.Duration(DefaultFollow)
+}
+
+// String is the choice as profiles.yaml says it.
+func (f Follow) String() string {
+	switch f.Mode {
+	case FollowAlways, FollowNever:
+		return string(f.Mode)
+	case FollowWithin:
+		return "within " + time.Duration(f.Within).String()
+	}
+	return "within " + time.Duration(DefaultFollow).String()
 }
 
 // Filesystem is what lies inside a dataset on a block device. Backends without

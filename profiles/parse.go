@@ -15,7 +15,7 @@ const notBuilt = "is not built yet in this version: leave it out"
 // later are the keys that the design names and this version cannot keep.
 func later() map[string]string {
 	return map[string]string{
-		"qos": notBuilt, "replicas": notBuilt, "failover": notBuilt, "follow": notBuilt,
+		"qos": notBuilt, "replicas": notBuilt, "failover": notBuilt,
 		"placement": notBuilt, "encryption": notBuilt, "access": notBuilt,
 	}
 }
@@ -87,9 +87,10 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 	p := dataset.Profile{
 		Name: name, Quiesce: dataset.QuiesceNone,
 		OnDelete: dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(24 * time.Hour)},
+		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow"}, later())
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -101,6 +102,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"quiesce":     func(v strictyaml.Node) error { return quiesce(v, &p.Quiesce) },
 		"on_delete":   func(v strictyaml.Node) error { return onDelete(v, &p.OnDelete) },
 		"owner":       func(v strictyaml.Node) error { return owner(v, &p) },
+		"follow":      func(v strictyaml.Node) error { return follow(v, &p.Follow) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))

@@ -17,7 +17,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, filesystem, on_delete, owner, pool, quiesce, size, snapshots)"
+		haveKeys  = "(have: backend, description, filesystem, follow, on_delete, owner, pool, quiesce, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -33,6 +33,9 @@ func documents() []document {
 		{name: "any filesystem", src: one("filesystem: {mount: [relatime, nodev]}")},
 		{name: "purge", src: one("on_delete: purge")},
 		{name: "keep", src: one("on_delete: keep")},
+		{name: "follow", src: one("follow: always")},
+		{name: "follow never", src: one("follow: never")},
+		{name: "follow within", src: one("follow: {within: 1m30s}")},
 		{name: "no quiesce", src: one("quiesce: none")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
 		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
@@ -68,7 +71,6 @@ func documents() []document {
 		{name: "qos", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:5: profiles.a.qos: ` + notBuilt + ` in "qos: {read_iops: 5}"`}},
 		{name: "replicas", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:5: profiles.a.replicas: ` + notBuilt + ` in "replicas: {count: 1}"`}},
 		{name: "failover", src: one("failover: manual"), mistakes: []string{`p.yaml:4:5: profiles.a.failover: ` + notBuilt + ` in "failover: manual"`}},
-		{name: "follow", src: one("follow: always"), mistakes: []string{`p.yaml:4:5: profiles.a.follow: ` + notBuilt + ` in "follow: always"`}},
 		{name: "placement", src: one("placement: x"), mistakes: []string{`p.yaml:4:5: profiles.a.placement: ` + notBuilt + ` in "placement: x"`}},
 		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
 		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
@@ -100,6 +102,10 @@ func documents() []document {
 		{name: "keep less than none", src: one(`snapshots: {schedule: "@daily", keep: {last: -1}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a number from 0 to 10000, not -1 in "snapshots: {schedule: \"@daily\", keep: {last: -1}}"`}},
 		{name: "keep half", src: one(`snapshots: {schedule: "@daily", keep: {last: 1.5}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a whole number, not a number in "snapshots: {schedule: \"@daily\", keep: {last: 1.5}}"`}},
 		{name: "unknown quiesce", src: one("quiesce: frozen"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: unknown way to quiesce "frozen" (have: freeze, none) in "quiesce: frozen"`}},
+		{name: "follow sometimes", src: one("follow: sometimes"), mistakes: []string{`p.yaml:4:13: profiles.a.follow: unknown choice "sometimes" (have: {within: 60s}, always, never) in "follow: sometimes"`}},
+		{name: "follow without a time", src: one("follow: {}"), mistakes: []string{`p.yaml:4:13: profiles.a.follow: want a time, such as {within: 60s}, or always, or never in "follow: {}"`}},
+		{name: "follow within nothing", src: one("follow: {within: 0s}"), mistakes: []string{`p.yaml:4:22: profiles.a.follow.within: no time at all: say never to have it moved by hand alone in "follow: {within: 0s}"`}},
+		{name: "follow within a number", src: one("follow: {within: 60}"), mistakes: []string{`p.yaml:4:22: profiles.a.follow.within: want a text, not a number (put it in quotes) in "follow: {within: 60}"`}},
 		{name: "quiesce by command", src: one("quiesce: {exec: [sync], timeout: 20s}"), mistakes: []string{`p.yaml:4:15: profiles.a.quiesce.exec: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`, `p.yaml:4:29: profiles.a.quiesce.timeout: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`}},
 		{name: "quiesce of nothing", src: one("quiesce: {}"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: want freeze or none in "quiesce: {}"`}},
 		{name: "unknown deletion", src: one("on_delete: burn"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "burn" (have: {trash: 72h}, keep, purge) in "on_delete: burn"`}},

@@ -44,6 +44,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Quiesce", string(p.Quiesce))
 	f.Add("On delete", onDelete(p.OnDelete))
 	f.Add("Owner", ownerLine(p.Owner))
+	f.Add("Follow", p.Follow.String())
 	return f
 }
 

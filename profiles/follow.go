@@ -1,0 +1,46 @@
+package profiles
+
+import (
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// follow reads always, never, or {within: 60s}.
+func follow(n strictyaml.Node, f *dataset.Follow) error {
+	if n.IsMap() {
+		return followWithin(n, f)
+	}
+	s, err := n.String()
+	if err != nil {
+		return err
+	}
+	switch mode := dataset.FollowMode(s); mode {
+	case dataset.FollowAlways, dataset.FollowNever:
+		*f = dataset.Follow{Mode: mode}
+		return nil
+	}
+	return n.Errorf("unknown choice %q (have: {within: 60s}, always, never)", dataset.Clip(s))
+}
+
+func followWithin(n strictyaml.Node, f *dataset.Follow) error {
+	keys, err := n.Keys([]string{"within"}, nil)
+	if err != nil {
+		return err
+	}
+	v, ok := keys["within"]
+	if !ok {
+		return n.Errorf("want a time, such as {within: 60s}, or always, or never")
+	}
+	s, err := v.String()
+	if err != nil {
+		return err
+	}
+	f.Mode = dataset.FollowWithin
+	if err := f.Within.UnmarshalText([]byte(s)); err != nil {
+		return v.Wrap(err)
+	}
+	if f.Within == 0 {
+		return v.Errorf("no time at all: say never to have it moved by hand alone")
+	}
+	return nil
+}
