@@ -1,0 +1,293 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// How long certificates are good. One of a node or control replica is renewed
+// when a third of its life is left, see RenewAt.
+const (
+	rootLife     = 10 * 365 * 24 * time.Hour
+	operatorLife = 365 * 24 * time.Hour
+	memberLife   = 30 * 24 * time.Hour
+)
+
+// skew is by how much clocks may differ: a certificate begins so long before it
+// was made.
+const skew = 10 * time.Minute
+
+// The files of an authority's folder. The first is its whole state; the second is
+// what others need to believe it, there for people to copy.
+const (
+	stateFile  = "ca-key.pem"
+	bundleFile = "ca.pem"
+)
+
+// Authority is the certificate authority of a cluster. Safe for concurrent use.
+type Authority struct {
+	cluster uuid.UUID
+	key     *ecdsa.PrivateKey
+	root    *x509.Certificate
+	cross   *x509.Certificate   // the root, vouched for by the one before it; nil: there was none
+	old     []*x509.Certificate // roots that are still believed
+}
+
+// Create makes the authority of a new cluster in a folder, which is made when it is
+// not there. ErrExists when there is an authority in it, or what is left of one.
+func Create(dir string, now time.Time) (*Authority, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for _, name := range []string{stateFile, bundleFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return nil, dataset.Errorf(dataset.ErrExists, "%s holds a certificate authority: name another folder, or use the one that is there (every certificate of its cluster hangs on it)", dir)
+		}
+	}
+	a := &Authority{cluster: uuid.New()}
+	if a.key, a.root, err = newRoot(a.cluster, now); err != nil {
+		return nil, err
+	}
+	return a, a.save(dir)
+}
+
+// lock keeps others from changing an authority's folder at the same time.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "no such folder: %s", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.EINTR
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // which unlocks: nothing was written through it
+}
+
+func newRoot(cluster uuid.UUID, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	t := rootTemplate(cluster, now)
+	root, err := sign(t, t, &key.PublicKey, key)
+	return key, root, err
+}
+
+func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+// rootTemplate is a root that can vouch for its successor and for nothing that is
+// not of its cluster.
+func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
+	begin := now.Add(-skew).UTC().Truncate(time.Second)
+	return &x509.Certificate{
+		Subject:               pkix.Name{Organization: []string{"drover"}, CommonName: "drover cluster " + cluster.String(), SerialNumber: begin.Format(time.RFC3339)},
+		NotBefore:             begin,
+		NotAfter:              begin.Add(rootLife),
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLen:            1,
+
+		PermittedDNSDomainsCritical: true, // of all constraints, whatever its name says
+		PermittedURIDomains:         []string{cluster.String()},
+		ExcludedDNSDomains:          []string{""},
+		ExcludedEmailAddresses:      []string{""},
+		ExcludedIPRanges:            []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
+	}
+}
+
+func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, key)
+	if err != nil {
+		return nil, fmt.Errorf("make a certificate: %w", err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+// Load reads the authority of a folder. ErrNotFound when there is none, ErrCorrupt
+// for one that is damaged or of which others can read the key.
+func Load(dir string) (*Authority, error) {
+	path := filepath.Join(dir, stateFile)
+	blocks, err := readSecret(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "no certificate authority in %s: make one with `drover ca init --dir DIR`, or copy the folder from where it was made", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := authorityOf(blocks)
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "certificate authority %s: %w (copy the folder again from another control host)", path, err)
+	}
+	return a, nil
+}
+
+// authorityOf makes an authority of its state: the key, its root, then the same
+// root signed by the one before, if any, and roots from before.
+func authorityOf(f pemFile) (*Authority, error) {
+	if f.key == nil || len(f.certs) == 0 {
+		return nil, errors.New("a key and a certificate are wanted")
+	}
+	a := &Authority{key: f.key, root: f.certs[0], old: f.certs[1:]}
+	if !a.key.PublicKey.Equal(a.root.PublicKey) || !a.root.IsCA || len(a.root.PermittedURIDomains) != 1 {
+		return nil, errors.New("its first certificate is not that of its key, or none of a drover cluster")
+	}
+	var err error
+	if a.cluster, err = uuid.Parse(a.root.PermittedURIDomains[0]); err != nil {
+		return nil, err
+	}
+	if len(a.old) > 0 && a.key.PublicKey.Equal(a.old[0].PublicKey) {
+		a.cross, a.old = a.old[0], a.old[1:]
+	}
+	return a, nil
+}
+
+// save writes the bundle where it grows before the state and where it shrinks
+// after it: who copies it at any moment believes whatever is signed.
+func (a *Authority) save(dir string) error {
+	state, err := encodeKey(a.key)
+	if err != nil {
+		return err
+	}
+	certs := []*x509.Certificate{a.root}
+	if a.cross != nil {
+		certs = append(certs, a.cross)
+	}
+	state = append(state, encodeCerts(append(certs, a.old...))...)
+	bundle := encodeCerts(a.Roots())
+	before, err := os.ReadFile(filepath.Join(dir, bundleFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	first, second := func() error { return durable.Replace(filepath.Join(dir, bundleFile), bundle) },
+		func() error { return durable.Replace(filepath.Join(dir, stateFile), state) }
+	if bytes.Contains(before, bundle) {
+		first, second = second, first
+	}
+	if err := first(); err != nil {
+		return err
+	}
+	return second()
+}
+
+// Cluster is the cluster whose authority this is.
+func (a *Authority) Cluster() uuid.UUID { return a.cluster }
+
+// Roots are the roots that the cluster's members believe, the newest first: more than
+// one while a rotation is under way.
+func (a *Authority) Roots() []*x509.Certificate {
+	return append([]*x509.Certificate{a.root}, a.old...)
+}
+
+// Fingerprint is that of the newest root.
+func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.root) }
+
+// Issue makes a key and a certificate for it.
+func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	chain, err := a.issue(id, &key.PublicKey, now)
+	if err != nil {
+		return nil, err
+	}
+	return &Pair{Identity: id, Key: key, Chain: chain, Roots: a.Roots()}, nil
+}
+
+// Sign makes a certificate for the key of a request (see NewRequest), whose
+// own names count for nothing. ErrInvalid for what is no request, one that its own
+// key did not sign, one of another kind of key, and one of over 16 KiB.
+func (a *Authority) Sign(request []byte, id Identity, now time.Time) (Signed, error) {
+	pub, err := requestKey(request)
+	if err != nil {
+		return Signed{}, err
+	}
+	chain, err := a.issue(id, pub, now)
+	if err != nil {
+		return Signed{}, err
+	}
+	return Signed{Chain: string(encodeCerts(chain)), Roots: string(encodeCerts(a.Roots()))}, nil
+}
+
+func (a *Authority) issue(id Identity, pub *ecdsa.PublicKey, now time.Time) ([]*x509.Certificate, error) {
+	id.Cluster = a.cluster
+	if err := id.Check(); err != nil {
+		return nil, err
+	}
+	life := memberLife
+	if id.Kind == Operator {
+		life = operatorLife
+	}
+	begin := now.Add(-skew).UTC().Truncate(time.Second)
+	end := begin.Add(life)
+	if end.After(a.root.NotAfter) {
+		end = a.root.NotAfter
+	}
+	if !now.Before(end) || now.Before(a.root.NotBefore) {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "no certificate for %s: this host's clock says %s, the cluster's certificate authority is valid from %s to %s: set the clock, or, when it is right, rotate the authority (drover ca rotate)",
+			id, stamp(now), stamp(a.root.NotBefore), stamp(a.root.NotAfter))
+	}
+	leaf, err := sign(leafTemplate(id, begin, end), a.root, pub, a.key)
+	if err != nil {
+		return nil, err
+	}
+	chain := []*x509.Certificate{leaf}
+	if a.cross != nil {
+		chain = append(chain, a.cross)
+	}
+	return chain, nil
+}
+
+func leafTemplate(id Identity, begin, end time.Time) *x509.Certificate {
+	uses := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	if id.Kind == Operator {
+		uses = uses[:1]
+	}
+	return &x509.Certificate{
+		Subject:               pkix.Name{Organization: []string{"drover"}, CommonName: id.Name},
+		URIs:                  []*url.URL{id.URI()},
+		NotBefore:             begin,
+		NotAfter:              end,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           uses,
+		BasicConstraintsValid: true,
+	}
+}
+
+// RenewAt is when a certificate is to be renewed: with a third of its life left.
+func RenewAt(c *x509.Certificate) time.Time {
+	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,227 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// Pair is a certificate with its key, and the roots that its holder believes.
+type Pair struct {
+	Identity Identity
+	Key      *ecdsa.PrivateKey
+	Chain    []*x509.Certificate // the holder's own, then what links its root to the one before
+	Roots    []*x509.Certificate // the newest first
+}
+
+// Files say where a pair is.
+type Files struct{ Cert, Key, CA string }
+
+// NodeFiles are those of a node in a folder.
+func NodeFiles(dir string) Files {
+	return Files{Cert: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node-key.pem"), CA: filepath.Join(dir, bundleFile)}
+}
+
+// next is where a new key waits until its certificate is in place.
+func (f Files) next() string { return f.Key + ".next" }
+
+// Save puts a pair in place, mode 0600, so that a crash at any moment leaves the
+// pair before or this one, which LoadPair finds. The folders must be there. Two at
+// once for the same files are the caller's to prevent.
+func (p *Pair) Save(f Files) error {
+	key, err := encodeKey(p.Key)
+	if err != nil {
+		return err
+	}
+	// Roots first: a certificate whose root is not believed yet is of no use.
+	if err := durable.Replace(f.CA, encodeCerts(p.Roots)); err != nil {
+		return err
+	}
+	if err := durable.Replace(f.next(), key); err != nil {
+		return err
+	}
+	if err := durable.Replace(f.Cert, encodeCerts(p.Chain)); err != nil {
+		return err
+	}
+	if err := os.Rename(f.next(), f.Key); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(f.Key))
+}
+
+// LoadPair reads a pair. ErrNotFound when a file is not there, ErrCorrupt when one is
+// damaged, they do not belong together, or others can read the key. Whether the
+// certificate is good now is not its business.
+func LoadPair(f Files) (*Pair, error) {
+	certs, err := readCerts(f.Cert)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := readCerts(f.CA)
+	if err != nil {
+		return nil, err
+	}
+	key, err := loadKey(f, certs[0])
+	if err != nil {
+		return nil, err
+	}
+	p := &Pair{Key: key, Chain: certs, Roots: roots}
+	if p.Identity, err = IdentityOf(certs[0]); err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: %w", f.Cert, err)
+	}
+	return p, nil
+}
+
+// loadKey returns the key of a certificate: that in its place or, where a crash came
+// between the two, the one that waits.
+func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
+	var first error
+	for _, path := range []string{f.Key, f.next()} {
+		got, err := readSecret(path)
+		if err == nil && (got.key == nil || !got.key.PublicKey.Equal(cert.PublicKey)) {
+			err = dataset.Errorf(dataset.ErrCorrupt, "%s does not hold the key of the certificate in %s", path, f.Cert)
+		}
+		if err == nil {
+			return got.key, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, missing(first, f.Key)
+}
+
+func missing(err error, path string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrNotFound, "no such file: %s", path)
+	}
+	return err
+}
+
+func readCerts(path string) ([]*x509.Certificate, error) {
+	f, err := readPEM(path)
+	if err != nil {
+		return nil, missing(err, path)
+	}
+	if len(f.certs) == 0 {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s holds no certificate", path)
+	}
+	return f.certs, nil
+}
+
+// maxFile bounds what is read as a file of keys and certificates.
+const maxFile = 256 << 10
+
+// pemFile is what such a file holds.
+type pemFile struct {
+	key   *ecdsa.PrivateKey
+	certs []*x509.Certificate
+}
+
+// readSecret reads a file that nobody else may: others are those with no right to
+// the files of its owner or group.
+func readSecret(path string) (pemFile, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return pemFile{}, err
+	}
+	if st.Mode().Perm()&0o007 != 0 {
+		return pemFile{}, dataset.Errorf(dataset.ErrCorrupt, "%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have a new one made", path, st.Mode().Perm())
+	}
+	return readPEM(path)
+}
+
+func readPEM(path string) (pemFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return pemFile{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return pemFile{}, err
+	}
+	out, err := parsePEM(b)
+	if err != nil {
+		return pemFile{}, dataset.Errorf(dataset.ErrCorrupt, "%s: %w", path, err)
+	}
+	return out, nil
+}
+
+// parsePEM reads certificates and at most one key, strictly: what it does not know
+// is damage.
+func parsePEM(b []byte) (f pemFile, err error) {
+	if len(b) > maxFile {
+		return f, fmt.Errorf("more than %d bytes", maxFile)
+	}
+	for rest := bytes.TrimSpace(b); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return f, errors.New("want PEM blocks and nothing else")
+		}
+		switch block.Type {
+		case typeCert:
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return f, err
+			}
+			f.certs = append(f.certs, c)
+		case typeKey:
+			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				return f, errors.New("its private key cannot be read")
+			}
+			ec, ok := k.(*ecdsa.PrivateKey)
+			if !ok || f.key != nil {
+				return f, errors.New("want one ECDSA key")
+			}
+			f.key = ec
+		default:
+			return f, fmt.Errorf("unknown block %q", dataset.Clip(block.Type))
+		}
+	}
+	return f, nil
+}
+
+// The types of PEM blocks (RFC 7468).
+const (
+	typeCert    = "CERTIFICATE"
+	typeKey     = "PRIVATE KEY"
+	typeRequest = "CERTIFICATE REQUEST"
+)
+
+func encodeCerts(certs []*x509.Certificate) (out []byte) {
+	for _, c := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: typeCert, Bytes: c.Raw})...)
+	}
+	return out
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: typeKey, Bytes: der}), nil
+}
+
+// Fingerprint is the SHA-256 of a root.
+type Fingerprint [sha256.Size]byte
+
+// FingerprintOf is that of a root.
+func FingerprintOf(root *x509.Certificate) Fingerprint { return sha256.Sum256(root.Raw) }
+
+// String is 64 hex digits.
+func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }

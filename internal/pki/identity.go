@@ -1,0 +1,181 @@
+// Package pki is who is who in a cluster: its certificate authority, the
+// certificates of control replicas, nodes and operators, what a peer's
+// certificate says and whether it is to be believed. It knows files and TLS and
+// no HTTP.
+//
+// A certificate names its holder by one URI and by nothing else:
+//
+//	drover://<cluster>/control/<name>
+//	drover://<cluster>/node/<uuid>
+//	drover://<cluster>/operator/<role>/<name>
+//
+// The authority's own certificate permits URIs of its cluster alone and no
+// host name or address, so that what it signs is of use nowhere else
+// (RFC 5280, section 4.2.1.10). Hosts are therefore not checked by name: who
+// shows a certificate of kind control is control, wherever it runs.
+package pki
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Kind is what sort of member of a cluster somebody is.
+type Kind string
+
+// The kinds of members.
+const (
+	Control  Kind = "control"
+	Node     Kind = "node"
+	Operator Kind = "operator"
+)
+
+// Role is what an operator may do; each role may all that the next one may.
+type Role string
+
+// The roles of operators.
+const (
+	Admin  Role = "admin"    // nodes, certificates, the store as well
+	Worker Role = "operator" // volumes, snapshots, operations
+	Viewer Role = "viewer"   // look
+)
+
+// Roles returns the roles, from the one that may most.
+func Roles() []Role { return []Role{Admin, Worker, Viewer} }
+
+// Identity is who a certificate is for.
+type Identity struct {
+	Cluster uuid.UUID
+	Kind    Kind
+	Node    uuid.UUID // of a node
+	Role    Role      // of an operator
+	// Name is the holder's. That of a node is what it was called when it joined,
+	// for people to read: a node is its UUID.
+	Name string
+}
+
+const scheme = "drover"
+
+// maxName is that of a common name (RFC 5280, ub-common-name), and of a host's name
+// on Linux (sethostname(2)).
+const maxName = 64
+
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// CheckName fails with ErrInvalid for what cannot be the name of a control
+// replica, a node or an operator.
+func CheckName(name string) error {
+	if len(name) > maxName || !nameForm.MatchString(name) {
+		return dataset.Errorf(dataset.ErrInvalid, "bad name %q: want 1 to %d letters, digits, '_', '.' or '-', beginning with a letter or digit", dataset.Clip(name), maxName)
+	}
+	return nil
+}
+
+// ParseRole reads a role. ErrInvalid lists those there are.
+func ParseRole(s string) (Role, error) {
+	for _, r := range Roles() {
+		if s == string(r) {
+			return r, nil
+		}
+	}
+	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (have: %s, %s, %s)", dataset.Clip(s), Admin, Worker, Viewer)
+}
+
+// Check fails with ErrInvalid for an identity that no certificate can carry.
+func (i Identity) Check() error {
+	if i.Cluster == uuid.Nil {
+		return dataset.Errorf(dataset.ErrInvalid, "identity without a cluster")
+	}
+	switch i.Kind {
+	case Control:
+		return CheckName(i.Name)
+	case Node:
+		if i.Node == uuid.Nil {
+			return dataset.Errorf(dataset.ErrInvalid, "identity of a node without its UUID")
+		}
+		return CheckName(i.Name)
+	case Operator:
+		if _, err := ParseRole(string(i.Role)); err != nil {
+			return err
+		}
+		return CheckName(i.Name)
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "identity of unknown kind %q", dataset.Clip(string(i.Kind)))
+}
+
+// String names the holder: "node a (3f2a…)", "operator alice (viewer)",
+// "control c1".
+func (i Identity) String() string {
+	switch i.Kind {
+	case Node:
+		return fmt.Sprintf("node %s (%s)", i.Name, i.Node)
+	case Operator:
+		return fmt.Sprintf("operator %s (%s)", i.Name, i.Role)
+	}
+	return string(i.Kind) + " " + i.Name
+}
+
+// URI is how a certificate says it.
+func (i Identity) URI() *url.URL {
+	path := i.Name
+	switch i.Kind {
+	case Node:
+		path = i.Node.String()
+	case Operator:
+		path = string(i.Role) + "/" + i.Name
+	}
+	return &url.URL{Scheme: scheme, Host: i.Cluster.String(), Path: "/" + string(i.Kind) + "/" + path}
+}
+
+// parseURI reads what URI wrote, and no other spelling of it. The name of a node
+// is left empty.
+func parseURI(u *url.URL) (Identity, error) {
+	bad := fmt.Errorf("%q is no identity of drover", dataset.Clip(u.String()))
+	words := strings.Split(u.Path, "/")
+	if len(words) < 3 || words[0] != "" {
+		return Identity{}, bad
+	}
+	id := Identity{Kind: Kind(words[1]), Name: words[len(words)-1]}
+	var err error
+	if id.Cluster, err = uuid.Parse(u.Host); err != nil {
+		return Identity{}, bad
+	}
+	switch {
+	case id.Kind == Node:
+		if id.Node, err = uuid.Parse(id.Name); err != nil {
+			return Identity{}, bad
+		}
+	case id.Kind == Operator && len(words) == 4:
+		id.Role = Role(words[2])
+	}
+	if err := id.Check(); err != nil || id.URI().String() != u.String() {
+		return Identity{}, bad
+	}
+	return id, nil
+}
+
+// IdentityOf reads whom a certificate names, which says nothing of whether that is
+// true.
+func IdentityOf(c *x509.Certificate) (Identity, error) {
+	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 {
+		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: want one that names its holder by one URI, %s://…", dataset.Clip(c.Subject.CommonName), scheme)
+	}
+	id, err := parseURI(c.URIs[0])
+	if err != nil {
+		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: %w", dataset.Clip(c.Subject.CommonName), err)
+	}
+	if id.Kind == Node {
+		id.Name = c.Subject.CommonName
+		if err := CheckName(id.Name); err != nil {
+			return Identity{}, fmt.Errorf("the certificate of node %s: %w", id.Node, err)
+		}
+	}
+	return id, nil
+}

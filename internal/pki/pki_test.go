@@ -1,0 +1,393 @@
+package pki_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func create(t *testing.T) (*pki.Authority, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "ca")
+	a, err := pki.Create(dir, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, dir
+}
+
+func issue(t *testing.T, a *pki.Authority, id pki.Identity, now time.Time) *pki.Pair {
+	t.Helper()
+	id.Cluster = a.Cluster()
+	p, err := a.Issue(id, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+var (
+	controlID = pki.Identity{Kind: pki.Control, Name: "c1"}
+	nodeID    = pki.Identity{Kind: pki.Node, Node: uuid.MustParse("11111111-2222-4333-8444-555555555555"), Name: "a"}
+	adminID   = pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}
+)
+
+// shake makes a TLS connection on loopback and returns what each side made of it.
+func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, serverErr, clientErr error) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c, err := l.Accept()
+		if err != nil {
+			serverErr = err
+			return
+		}
+		defer c.Close()
+		s := tls.Server(c, server)
+		if serverErr = s.HandshakeContext(context.Background()); serverErr == nil {
+			cs = s.ConnectionState()
+			_, serverErr = s.Write([]byte("x"))
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := tls.Client(conn, client)
+	if clientErr = c.HandshakeContext(context.Background()); clientErr == nil {
+		// With TLS 1.3 a client hears of a refusal at its first read.
+		_, clientErr = c.Read(make([]byte, 1))
+	}
+	conn.Close()
+	<-done
+	return cs, serverErr, clientErr
+}
+
+func TestPeers(t *testing.T) {
+	a, _ := create(t)
+	other, _ := create(t)
+	clk := clock.NewFake(start)
+	creds := func(p *pki.Pair) *pki.Credentials { return pki.NewCredentials(p, clk, nil) }
+	control := issue(t, a, controlID, start)
+	stranger, err := pki.Forge(a.Cluster(), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := start.Add(31 * 24 * time.Hour)
+	for name, c := range map[string]struct {
+		client *pki.Pair
+		now    time.Time
+		kinds  []pki.Kind
+		want   string // of the server's error; empty: none
+	}{
+		"node":          {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Node}},
+		"any kind":      {client: issue(t, a, adminID, start)},
+		"wrong kind":    {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Operator}, want: "that of node a (11111111-2222-4333-8444-555555555555), and one of kind operator is wanted here"},
+		"wrong CA":      {client: issue(t, stranger, nodeID, start), want: "is not vouched for by this cluster's certificate authority: another one signed it"},
+		"other cluster": {client: issue(t, other, nodeID, start), want: "is of cluster " + other.Cluster().String() + ", and this is cluster " + a.Cluster().String()},
+		"not yet valid": {client: issue(t, a, nodeID, start.Add(time.Hour)), want: "this host's clock says 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T05:56:07Z"},
+		"expired":       {client: issue(t, a, nodeID, start), now: late, want: "this host's clock says 2026-04-04T05:06:07Z"},
+		"within skew":   {client: issue(t, a, nodeID, start.Add(9*time.Minute))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := start
+			if !c.now.IsZero() {
+				now = c.now
+			}
+			srv := creds(control)
+			if now != start {
+				srv = creds(issue(t, a, controlID, now))
+			}
+			clk.Set(now)
+			cs, serverErr, clientErr := shake(t, srv.Server(c.kinds...), c.client.Credulous())
+			if c.want == "" {
+				if serverErr != nil || clientErr != nil {
+					t.Fatal(serverErr, clientErr)
+				}
+				if id, err := srv.Peer(cs); err != nil || id != c.client.Identity {
+					t.Errorf("%v, %v", id, err)
+				}
+				return
+			}
+			if serverErr == nil || clientErr == nil || !strings.Contains(serverErr.Error(), c.want) || !errors.Is(serverErr, dataset.ErrForbidden) {
+				t.Errorf("server: %v; client: %v", serverErr, clientErr)
+			}
+		})
+	}
+}
+
+// A server is looked at as hard as a client.
+func TestServersAreChecked(t *testing.T) {
+	a, _ := create(t)
+	other, _ := create(t)
+	clk := clock.NewFake(start)
+	node := issue(t, a, nodeID, start)
+	for name, c := range map[string]struct {
+		server *pki.Pair
+		want   string
+	}{
+		"control":          {issue(t, a, controlID, start), ""},
+		"a node":           {issue(t, a, nodeID, start), "one of kind control is wanted"},
+		"an operator":      {issue(t, a, adminID, start), "one of kind control is wanted"},
+		"of elsewhere":     {issue(t, other, controlID, start), "is of cluster"},
+		"its clock is off": {issue(t, a, controlID, start.Add(48*time.Hour)), "set the clock"},
+	} {
+		asking := pki.NewCredentials(c.server, clk, nil).Asking()
+		_, _, err := shake(t, asking, pki.NewCredentials(node, clk, nil).Client(pki.Control))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		_, _, err = shake(t, asking, pki.Pinned(a.Fingerprint(), clk))
+		if bad := c.want != ""; bad != (err != nil) {
+			t.Errorf("%s, pinned: %v", name, err)
+		}
+	}
+}
+
+func TestRevoked(t *testing.T) {
+	a, _ := create(t)
+	clk := clock.NewFake(start)
+	gone := dataset.Errorf(dataset.ErrForbidden, "node a was removed")
+	control := pki.NewCredentials(issue(t, a, controlID, start), clk, func(id pki.Identity, c *x509.Certificate) error {
+		if id.Kind == pki.Node && c.SerialNumber != nil {
+			return gone
+		}
+		return nil
+	})
+	node := pki.NewCredentials(issue(t, a, nodeID, start), clk, nil)
+	if _, err, _ := shake(t, control.Server(), node.Client()); !errors.Is(err, gone) {
+		t.Error(err)
+	}
+	cs, err, _ := shake(t, control.Asking(), node.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Peer(cs); !errors.Is(err, gone) {
+		t.Error(err)
+	}
+	if _, err, _ := shake(t, control.Server(), pki.NewCredentials(issue(t, a, adminID, start), clk, nil).Client()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who has no certificate gets as far as being told so, and no further.
+func TestNoCertificate(t *testing.T) {
+	a, _ := create(t)
+	clk := clock.NewFake(start)
+	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
+	cs, err, _ := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), clk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Peer(cs); !errors.Is(err, pki.ErrNoCertificate) || !errors.Is(err, dataset.ErrForbidden) {
+		t.Error(err)
+	}
+	if _, err, _ := shake(t, control.Server(), pki.Pinned(a.Fingerprint(), clk)); err == nil {
+		t.Error("let in")
+	}
+}
+
+// What was exchanged counts from the next handshake on, and old TLS is refused.
+func TestSetAndVersions(t *testing.T) {
+	a, _ := create(t)
+	clk := clock.NewFake(start)
+	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
+	node := pki.NewCredentials(issue(t, a, nodeID, start), clk, nil)
+	server, client := control.Server(), node.Client()
+	clk.Advance(40 * 24 * time.Hour)
+	if _, _, err := shake(t, server, client); err == nil || !strings.Contains(err.Error(), "set the clock") {
+		t.Error(err)
+	}
+	control.Set(issue(t, a, controlID, clk.Now()))
+	node.Set(issue(t, a, nodeID, clk.Now()))
+	if _, serverErr, err := shake(t, server, client); err != nil || serverErr != nil {
+		t.Error(err, serverErr)
+	}
+	old := client.Clone()
+	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+	if _, serverErr, err := shake(t, server, old); err == nil || serverErr == nil {
+		t.Error("TLS 1.2 was taken")
+	}
+}
+
+func TestCreateAndLoad(t *testing.T) {
+	a, dir := create(t)
+	got, err := pki.Load(dir)
+	if err != nil || got.Cluster() != a.Cluster() || got.Fingerprint() != a.Fingerprint() {
+		t.Fatal(got, err)
+	}
+	if _, err := pki.Create(dir, start); !errors.Is(err, dataset.ErrExists) {
+		t.Error(err)
+	}
+	for _, name := range []string{"ca-key.pem", "ca.pem"} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != 0o600 {
+			t.Error(name, st.Mode(), err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "ca-key.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Load(dir); !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "0644") {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "ca-key.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Load(dir); !errors.Is(err, dataset.ErrNotFound) {
+		t.Error(err)
+	}
+	if _, err := pki.Create(dir, start); !errors.Is(err, dataset.ErrExists) {
+		t.Error("what was left of an authority was written over:", err)
+	}
+}
+
+func TestLifetimes(t *testing.T) {
+	a, _ := create(t)
+	for _, c := range []struct {
+		id   pki.Identity
+		now  time.Time
+		want time.Duration
+	}{
+		{nodeID, start, 30 * 24 * time.Hour},
+		{controlID, start, 30 * 24 * time.Hour},
+		{adminID, start, 365 * 24 * time.Hour},
+		{adminID, start.Add(3649 * 24 * time.Hour), 24 * time.Hour}, // no longer than the root
+	} {
+		leaf := issue(t, a, c.id, c.now).Chain[0]
+		if got := leaf.NotAfter.Sub(leaf.NotBefore); got != c.want {
+			t.Errorf("%v: %v", c.id, got)
+		}
+		if left := leaf.NotAfter.Sub(pki.RenewAt(leaf)); left != c.want/3 {
+			t.Errorf("%v: renewed with %v left", c.id, left)
+		}
+	}
+	for _, now := range []time.Time{start.Add(-24 * time.Hour), start.Add(3651 * 24 * time.Hour)} {
+		if _, err := a.Issue(nodeID, now); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "this host's clock says "+now.Format(time.RFC3339)) {
+			t.Error(err)
+		}
+	}
+}
+
+// The authority's own certificate keeps what it signs to its cluster.
+func TestConstraints(t *testing.T) {
+	a, _ := create(t)
+	root := a.Roots()[0]
+	if !root.PermittedDNSDomainsCritical || len(root.PermittedURIDomains) != 1 || root.PermittedURIDomains[0] != a.Cluster().String() ||
+		len(root.ExcludedDNSDomains) != 1 || len(root.ExcludedIPRanges) != 2 || len(root.ExcludedEmailAddresses) != 1 {
+		t.Errorf("%+v", root)
+	}
+	clk := clock.NewFake(start)
+	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
+	elsewhere := adminID
+	elsewhere.Cluster = uuid.New()
+	here := adminID
+	here.Cluster = a.Cluster()
+	for name, c := range map[string]struct {
+		id     pki.Identity
+		change func(*x509.Certificate)
+		want   string // empty: nothing is wrong
+	}{
+		"as it should be": {here, func(*x509.Certificate) {}, ""},
+		"other cluster":   {elsewhere, func(*x509.Certificate) {}, "is of cluster"},
+		"with a host":     {here, func(c *x509.Certificate) { c.DNSNames = []string{"bank.example"} }, "none of drover's"},
+		"with an address": {here, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "none of drover's"},
+		"two identities":  {here, func(c *x509.Certificate) { c.URIs = append(c.URIs, elsewhere.URI()) }, "none of drover's"},
+		"no identity":     {here, func(c *x509.Certificate) { c.URIs = nil }, "none of drover's"},
+		"no client":       {here, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "not vouched for"},
+	} {
+		p, err := a.Misuse(c.id, start, c.change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err, _ = shake(t, control.Server(), p.Credulous())
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		// So it is for whoever has this root among those that he believes, for anything.
+		pool := x509.NewCertPool()
+		pool.AddCert(root)
+		_, err = p.Chain[0].Verify(x509.VerifyOptions{Roots: pool, CurrentTime: start, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if fine := name == "as it should be" || name == "no identity" || name == "no client"; fine != (err == nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestFiles(t *testing.T) {
+	a, _ := create(t)
+	dir := t.TempDir()
+	f := pki.NodeFiles(dir)
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) {
+		t.Error(err)
+	}
+	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
+	if err := first.Save(f); err != nil {
+		t.Fatal(err)
+	}
+	got, err := pki.LoadPair(f)
+	if err != nil || !got.Key.Equal(first.Key) || got.Identity != first.Identity {
+		t.Fatal(got, err)
+	}
+	before := map[string][]byte{}
+	for _, p := range []string{f.Cert, f.Key, f.CA} {
+		if st, err := os.Stat(p); err != nil || st.Mode() != 0o600 {
+			t.Error(p, st.Mode(), err)
+		}
+		before[p], _ = os.ReadFile(p)
+	}
+	if err := second.Save(f); err != nil {
+		t.Fatal(err)
+	}
+	// Cut short before the certificate: the pair before. After it: this one.
+	key, _ := os.ReadFile(f.Key)
+	write(t, f.Key, before[f.Key])
+	write(t, f.Key+".next", key)
+	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(second.Key) {
+		t.Error(got, err)
+	}
+	write(t, f.Cert, before[f.Cert])
+	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(first.Key) {
+		t.Error(got, err)
+	}
+	write(t, f.Cert, []byte("-----BEGIN NONSENSE-----\n-----END NONSENSE-----\n"))
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Error(err)
+	}
+	if err := os.Remove(f.Key); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f.Cert, before[f.Cert])
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) || errors.Is(err, fs.ErrPermission) {
+		t.Error(err)
+	}
+}
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

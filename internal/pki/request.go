@@ -1,0 +1,84 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// MaxRequest bounds a request for a certificate, in bytes: ours have some 300.
+const MaxRequest = 16 << 10
+
+// Request is a new key and what asks for a certificate for it.
+type Request struct {
+	PEM string // goes to who signs
+	key *ecdsa.PrivateKey
+}
+
+// Signed is the answer to a request, as PEM: the certificate with what belongs to
+// it, and the roots to believe.
+type Signed struct {
+	Chain string `json:"chain"`
+	Roots string `json:"roots"`
+}
+
+// NewRequest makes a key and a request for a certificate. It names nobody: who
+// signs says whose it is.
+func NewRequest() (*Request, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	return &Request{PEM: string(pem.EncodeToMemory(&pem.Block{Type: typeRequest, Bytes: der})), key: key}, nil
+}
+
+// Pair joins the answer to the request's key. The answer must come from whom is
+// believed already. ErrCorrupt when it is none to this request.
+func (r *Request) Pair(s Signed) (*Pair, error) {
+	chain, err := parsePEM([]byte(s.Chain))
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "certificate from control: %w", err)
+	}
+	roots, err := parsePEM([]byte(s.Roots))
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "roots from control: %w", err)
+	}
+	if len(chain.certs) == 0 || len(roots.certs) == 0 || !r.key.PublicKey.Equal(chain.certs[0].PublicKey) {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "certificate from control: it is not for the key that was sent")
+	}
+	p := &Pair{Key: r.key, Chain: chain.certs, Roots: roots.certs}
+	if p.Identity, err = IdentityOf(chain.certs[0]); err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "certificate from control: %w", err)
+	}
+	return p, nil
+}
+
+func requestKey(request []byte) (*ecdsa.PublicKey, error) {
+	if len(request) > MaxRequest {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "certificate request of %d bytes is too large (%d at most)", len(request), MaxRequest)
+	}
+	block, _ := pem.Decode(request)
+	if block == nil || block.Type != typeRequest {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: want one as PEM")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: %w", err)
+	}
+	pub, ok := csr.PublicKey.(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: want an ECDSA key on P-256")
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: %w", err)
+	}
+	return pub, nil
+}

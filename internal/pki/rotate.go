@@ -1,0 +1,73 @@
+package pki
+
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// overlap is for how long an old root is believed beside the new one: for as long
+// as a node's certificate lives that it signed.
+const overlap = memberLife
+
+// Rotate gives the authority of a folder a new key. From then on that signs, and the
+// old root is believed beside it until FinishRotation. Members that have not heard of
+// the new root believe what it signs all the same, since the old one vouches for it:
+// the folder can reach control hosts, and certificates nodes, in any order.
+// ErrConflict while the rotation before it is not finished.
+func Rotate(dir string, now time.Time) (*Authority, error) {
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a, err := Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(a.old) > 0 {
+		return nil, dataset.Errorf(dataset.ErrConflict, "certificate authority %s was rotated on %s and the root before is still believed: end that first (drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
+	}
+	next := &Authority{cluster: a.cluster, old: []*x509.Certificate{a.root}}
+	if next.key, next.root, err = newRoot(a.cluster, now); err != nil {
+		return nil, err
+	}
+	cross := rootTemplate(a.cluster, now)
+	cross.Subject, cross.SubjectKeyId = next.root.Subject, next.root.SubjectKeyId
+	cross.MaxPathLen, cross.MaxPathLenZero = 0, true
+	if cross.NotAfter.After(a.root.NotAfter) {
+		cross.NotAfter = a.root.NotAfter
+	}
+	if next.cross, err = sign(cross, a.root, &next.key.PublicKey, a.key); err != nil {
+		return nil, err
+	}
+	return next, next.save(dir)
+}
+
+// FinishRotation stops believing the old root, and with it every certificate that it
+// signed. ErrConflict in the first 30 days, when nodes may still have such ones,
+// unless forced: that is for a key that others may have. With no rotation under way
+// nothing changes.
+func FinishRotation(dir string, force bool, now time.Time) (*Authority, error) {
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a, err := Load(dir)
+	if err != nil || len(a.old) == 0 {
+		return a, err
+	}
+	if ready := a.root.NotBefore.Add(skew + overlap); now.Before(ready) && !force {
+		return nil, dataset.Errorf(dataset.ErrConflict, "certificate authority %s: the old root is believed until %s at least, as nodes have certificates of it until then (--force ends that now: nodes that were not renewed since must join anew)", dir, stamp(ready))
+	}
+	a.cross, a.old = nil, nil
+	return a, a.save(dir)
+}
+
+// Rotating reports whether an old root is still believed, and since when there is a
+// new one.
+func (a *Authority) Rotating() (since time.Time, ok bool) {
+	return a.root.NotBefore.Add(skew), len(a.old) > 0
+}

@@ -1,0 +1,101 @@
+package pki_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// While a rotation is under way everybody believes everybody, whoever has heard of
+// it; afterwards what the old key signed is worth nothing.
+func TestRotation(t *testing.T) {
+	before, dir := create(t)
+	day := 24 * time.Hour
+	now := start.Add(day)
+	after, err := pki.Rotate(dir, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if since, ok := after.Rotating(); !ok || !since.Equal(now) {
+		t.Error(since, ok)
+	}
+	if _, err := pki.Rotate(dir, now); !errors.Is(err, dataset.ErrConflict) {
+		t.Error(err)
+	}
+	loaded, err := pki.Load(dir)
+	if err != nil || len(loaded.Roots()) != 2 || loaded.Fingerprint() != after.Fingerprint() {
+		t.Fatal(loaded, err)
+	}
+	clk := clock.NewFake(now)
+	for _, control := range []*pki.Authority{before, loaded} {
+		for _, node := range []*pki.Authority{before, loaded} {
+			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
+			n := pki.NewCredentials(issue(t, node, nodeID, now), clk, nil)
+			if _, serverErr, err := shake(t, c.Server(pki.Node), n.Client(pki.Control)); serverErr != nil || err != nil {
+				t.Error(serverErr, err)
+			}
+		}
+		for _, token := range []pki.Fingerprint{before.Fingerprint(), after.Fingerprint()} {
+			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
+			_, _, err := shake(t, c.Asking(), pki.Pinned(token, clk))
+			if unknown := control == before && token == after.Fingerprint(); unknown != (err != nil) {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := pki.FinishRotation(dir, false, now.Add(29*day)); !errors.Is(err, dataset.ErrConflict) {
+		t.Error(err)
+	}
+	done, err := pki.FinishRotation(dir, false, now.Add(30*day))
+	if err != nil || len(done.Roots()) != 1 {
+		t.Fatal(done, err)
+	}
+	if again, err := pki.FinishRotation(dir, false, now.Add(30*day)); err != nil || again.Fingerprint() != after.Fingerprint() {
+		t.Error(again, err)
+	}
+	clk.Set(now.Add(time.Hour))
+	c := pki.NewCredentials(issue(t, done, controlID, now), clk, nil)
+	n := pki.NewCredentials(issue(t, before, nodeID, now), clk, nil)
+	n.Pair().Roots = done.Roots()
+	if _, err, _ := shake(t, c.Server(), n.Client()); err == nil || !strings.Contains(err.Error(), "not vouched for by this cluster's certificate authority: another one signed it") {
+		t.Error(err)
+	}
+	if _, err := pki.Rotate(dir, now.Add(31*day)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A rotation that is cut short between its two files is made again or goes on.
+func TestRotationCutShort(t *testing.T) {
+	_, dir := create(t)
+	state, err := os.ReadFile(filepath.Join(dir, "ca-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := pki.Rotate(dir, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "ca-key.pem"), state) // the bundle was written first
+	second, err := pki.Rotate(dir, start)
+	if err != nil || second.Fingerprint() == first.Fingerprint() {
+		t.Fatal(second, err)
+	}
+	if _, err := pki.FinishRotation(dir, true, start); err != nil {
+		t.Error(err)
+	}
+	bundle, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil || strings.Count(string(bundle), "BEGIN") != 1 {
+		t.Errorf("%s, %v", bundle, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.tmp")); len(left) != 0 {
+		t.Error(left)
+	}
+}

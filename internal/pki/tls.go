@@ -1,0 +1,185 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Credentials are what a process shows its peers and believes of them. They can be
+// exchanged while connections last: the next handshake uses the new ones. Safe for
+// concurrent use.
+type Credentials struct {
+	clock clock.Clock
+	pair  atomic.Pointer[Pair]
+	// revoked says why a certificate is no longer good; nil: all are.
+	revoked func(Identity, *x509.Certificate) error
+}
+
+// NewCredentials returns those of a pair. revoked, which may be nil, returns why a
+// certificate that is otherwise good is not to be believed, in one line; it is called
+// in handshakes and for each Peer, at once from several goroutines.
+func NewCredentials(p *Pair, clk clock.Clock, revoked func(Identity, *x509.Certificate) error) *Credentials {
+	c := &Credentials{clock: clk, revoked: revoked}
+	c.pair.Store(p)
+	return c
+}
+
+// Set exchanges the pair: a renewed certificate, further roots.
+func (c *Credentials) Set(p *Pair) { c.pair.Store(p) }
+
+// Pair is what is shown now.
+func (c *Credentials) Pair() *Pair { return c.pair.Load() }
+
+// Server returns a configuration that lets in peers of this cluster and of these
+// kinds alone. A peer that is not let in is told no more than a TLS alert.
+func (c *Credentials) Server(kinds ...Kind) *tls.Config {
+	cfg := c.Asking()
+	cfg.ClientAuth = tls.RequireAnyClientCert
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		_, err := c.Peer(cs, kinds...)
+		return err
+	}
+	return cfg
+}
+
+// Asking returns a configuration for a server that lets in everybody, and must ask
+// Peer for each request who it is: so a peer is told in words what is wrong, and one
+// that has no certificate yet can ask for one.
+func (c *Credentials) Asking() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		ClientAuth:             tls.RequestClientCert,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.shown(), nil },
+		SessionTicketsDisabled: true, // who was let in once is not let in again unseen
+	}
+}
+
+// Client returns a configuration that speaks to peers of this cluster and of these
+// kinds alone.
+func (c *Credentials) Client(kinds ...Kind) *tls.Config {
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.shown(), nil },
+		InsecureSkipVerify:   true, // of names of hosts, which our certificates do not carry: Peer verifies the rest
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			_, err := c.Peer(cs, kinds...)
+			return err
+		},
+	}
+}
+
+// shown is the certificate with all that a peer may need to believe it: also the
+// roots, by which one that joins knows the cluster.
+func (c *Credentials) shown() *tls.Certificate {
+	p := c.pair.Load()
+	out := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Chain[0]}
+	for _, cert := range slices.Concat(p.Chain, p.Roots) {
+		out.Certificate = append(out.Certificate, cert.Raw)
+	}
+	return out
+}
+
+// ErrNoCertificate says that a peer showed no certificate.
+var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden, "no certificate was shown: this address wants one of the cluster's (drover ca issue makes one for an operator, drover node token lets a host join)")
+
+// Peer returns who is at the other end of a connection, after looking at everything
+// again: that may have changed since the handshake. No kinds: any. ErrForbidden says
+// what is wrong with the certificate; ErrNoCertificate when there is none.
+func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return Identity{}, ErrNoCertificate
+	}
+	p := c.pair.Load()
+	return verify(cs.PeerCertificates, p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, kinds)
+}
+
+// Pinned returns a configuration for one that joins: it believes a control replica
+// whose cluster has the root of the fingerprint.
+func Pinned(root Fingerprint, clk clock.Clock) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // there is no root yet: the fingerprint says which it is
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			at := slices.IndexFunc(cs.PeerCertificates, func(c *x509.Certificate) bool { return FingerprintOf(c) == root })
+			if at < 0 {
+				return dataset.Errorf(dataset.ErrForbidden, "this is not the cluster that the token is for (its certificate authority is another one): have a token made there, or correct the address")
+			}
+			pinned := cs.PeerCertificates[at]
+			if len(pinned.PermittedURIDomains) != 1 {
+				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster")
+			}
+			cluster, err := uuid.Parse(pinned.PermittedURIDomains[0])
+			if err != nil {
+				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster: %w", err)
+			}
+			_, err = verify(cs.PeerCertificates, []*x509.Certificate{pinned}, cluster, clk.Now(), nil, []Kind{Control})
+			return err
+		},
+	}
+}
+
+// verify returns whom a chain, the holder's certificate first, is for. What it says
+// before the roots were asked rests on the peer's own word, and is said to it alone.
+func verify(chain, roots []*x509.Certificate, cluster uuid.UUID, now time.Time, revoked func(Identity, *x509.Certificate) error, kinds []Kind) (Identity, error) {
+	leaf := chain[0]
+	id, err := IdentityOf(leaf)
+	if err != nil {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "%w", err)
+	}
+	if id.Cluster != cluster {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or correct the address", id, id.Cluster, cluster)
+	}
+	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "this host's clock says %s, the certificate of %s is valid from %s to %s: set the clock, or, when it is right, get a new certificate",
+			stamp(now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
+	}
+	if err := vouched(chain, roots, now); err != nil {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is not vouched for by this cluster's certificate authority: %w (get a new one: it may have been rotated)", id, err)
+	}
+	if len(kinds) > 0 && !slices.Contains(kinds, id.Kind) {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate shown is that of %s, and %s is wanted here", id, list(kinds))
+	}
+	if revoked != nil {
+		if err := revoked(id, leaf); err != nil {
+			return Identity{}, err
+		}
+	}
+	return id, nil
+}
+
+func vouched(chain, roots []*x509.Certificate, now time.Time) error {
+	opts := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // of all of ours: the kind says who may be a server
+	}
+	for _, r := range roots {
+		opts.Roots.AddCert(r)
+	}
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(opts)
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return errors.New("another one signed it")
+	}
+	return err
+}
+
+func list(kinds []Kind) string {
+	words := make([]string, len(kinds))
+	for i, k := range kinds {
+		words[i] = "one of kind " + string(k)
+	}
+	return strings.Join(words, " or ")
+}
