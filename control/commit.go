@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 
 	"github.com/google/uuid"
 
@@ -25,6 +26,11 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		if err := s.forgetSnapshots(ctx, op); err != nil {
+			return out, err
+		}
+	}
+	if op.Kind == dataset.OpMove && op.Problem == nil {
+		if err := s.forgetLost(ctx, op.ID); err != nil && !errors.Is(err, dataset.ErrStale) { // which its repetition is
 			return out, err
 		}
 	}
@@ -138,6 +144,8 @@ func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
 		return s.commitResize(t, op, out)
 	case dataset.OpDelete:
 		return s.commitDelete(t, op, out)
+	case dataset.OpMove:
+		return s.commitMove(t, op, out)
 	default: // reportable lets no other through
 		return s.commitPurge(t, op)
 	}
@@ -175,7 +183,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 		if !of(op.Dataset) || op.Dataset.Size <= 0 {
 			return bad("the new size is missing")
 		}
-	case dataset.OpDelete, dataset.OpPurge:
+	case dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("it is not of a kind that agents report")
 	}
@@ -222,5 +230,13 @@ func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
 	if d.Home != op.Node || d.Epoch != op.Epoch {
 		return d, dataset.Errorf(dataset.ErrStale, "dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch, op.Node, d.Epoch, d.Home)
 	}
-	return d, nil
+	if d.Move == uuid.Nil {
+		return d, nil
+	}
+	// What its home has given up is not to be changed there any more.
+	lease, err := t.lease(d)
+	if err == nil && lease.State == dataset.LeaseMoving {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)", d.Volume, d.Move)
+	}
+	return d, err
 }

@@ -76,6 +76,9 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
 	d.State = dataset.StatePurging
 	t.del(trashKey(d.ID))
+	if err := t.condemnCopies(*d); err != nil {
+		return err
+	}
 	t.event(event, *d, detail)
 	return t.putDataset(*d)
 }

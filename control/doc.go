@@ -11,6 +11,7 @@
 //	snapshots/<dataset>/<uuid>    dataset.Snapshot
 //	snapnames/<dataset>/<name>    the unique claim on a snapshot's name
 //	leases/<uuid>                 dataset.Lease
+//	copies/<node>/<dataset>       dataset.Copy: what a node that is not the home keeps
 //	nodes/<id>, pools/<id>        dataset.Node, dataset.Pool
 //	operations/<id>               dataset.Operation
 //	home/<node>/<dataset>         index: datasets whose home a node is

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -101,10 +102,10 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	}
 	s.takeDue(ctx, h, now)
 	if !now.Before(h.forget) {
-		if err := s.forgetOperations(ctx); err == nil {
+		if err := errors.Join(s.forgetOperations(ctx), s.expireCopies(ctx)); err == nil {
 			h.forget = now.Add(forgetEvery)
 		} else if ctx.Err() == nil {
-			h.fail("forget old operations", err)
+			h.fail("forget old operations and copies", err)
 		}
 	}
 }

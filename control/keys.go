@@ -22,6 +22,7 @@ const (
 	operationsPrefix = "operations/"
 	trashPrefix      = "trash/"
 	uuidPrefix       = "by-uuid/"
+	copiesPrefix     = "copies/"
 )
 
 // clusterKey holds the identity of the store: made once, with the first node.
@@ -49,6 +50,10 @@ func snapnameKey(ds uuid.UUID, name string) string {
 func homePrefix(node uuid.UUID) string { return "home/" + node.String() + "/" }
 func homeKey(node, ds uuid.UUID) string {
 	return homePrefix(node) + ds.String()
+}
+func nodeCopies(node uuid.UUID) string { return copiesPrefix + node.String() + "/" }
+func copyKey(node, ds uuid.UUID) string {
+	return nodeCopies(node) + ds.String()
 }
 func workPrefix(node uuid.UUID) string { return "work/" + node.String() + "/" }
 func workKey(node, op uuid.UUID) string {
@@ -106,6 +111,8 @@ func belongs(key string, v any) error {
 		want = snapshotKey(v.Dataset, v.ID)
 	case *dataset.Lease:
 		want = leaseKey(v.Dataset)
+	case *dataset.Copy:
+		want = copyKey(v.Node, v.Dataset)
 	case *dataset.Node:
 		want = nodeKey(v.ID)
 	case *dataset.Pool:

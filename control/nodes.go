@@ -159,23 +159,55 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (api.Sync
 		for _, c := range claims {
 			ids = append(ids, c.ID)
 		}
+		copies, err := listAll[dataset.Copy](t, nodeCopies(node))
+		if err != nil {
+			return out, err
+		}
+		for _, c := range copies {
+			ids = append(ids, c.Dataset)
+		}
 	}
 	for _, id := range ids {
-		var d dataset.Dataset
-		ok, err := t.get(datasetKey(id), &d)
-		switch {
-		case err != nil:
+		if err := s.syncOne(t, node, id, &out); err != nil {
 			return out, err
-		case !ok || d.Home != node:
-			out.Removed = append(out.Removed, id)
-			s.seen.forget(id)
-		default:
-			out.Datasets = append(out.Datasets, api.Indexed{Dataset: d, Index: t.index(datasetKey(id))})
 		}
 	}
 	var err error
 	out.Operations, err = t.work(node)
 	return out, err
+}
+
+// syncOne adds what a node is to know of a dataset that it has, had, or keeps a copy of.
+func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
+	var d dataset.Dataset
+	ok, err := t.get(datasetKey(id), &d)
+	if err != nil {
+		return err
+	}
+	if ok && d.Home == node {
+		is := api.Indexed{Dataset: d, Index: t.index(datasetKey(id))}
+		if d.Move != uuid.Nil {
+			lease, err := t.lease(d)
+			if err != nil {
+				return err
+			}
+			is.Lease = &lease
+		}
+		out.Datasets = append(out.Datasets, is)
+		return nil
+	}
+	if !ok {
+		s.seen.forget(id)
+	} else {
+		s.seen.forgetFrom(node, id)
+	}
+	k, kept, err := t.kept(node, id)
+	if kept {
+		out.Copies = append(out.Copies, k)
+		return nil
+	}
+	out.Removed = append(out.Removed, id)
+	return err
 }
 
 // work returns the operations of a node that are not final.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,9 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	} else if known {
 		return &recorded, nil, asked(recorded, req)
 	}
+	if op, err := s.joinMove(t, req); err != nil || op != nil {
+		return op, nil, err
+	}
 	p, err := s.plan(t, uuid.Nil, req)
 	if err != nil || p.Done != nil {
 		return nil, p.Done, err
@@ -64,6 +68,10 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	switch op.Kind {
 	case dataset.OpUpdate, dataset.OpUndelete:
 		return op, nil, s.settle(t, op)
+	case dataset.OpMove:
+		if err := s.beginMove(t, op); err != nil {
+			return nil, nil, err
+		}
 	case dataset.OpPurge:
 		d, err := t.current(*op)
 		if err != nil {
@@ -169,8 +177,14 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 	return s.end(t, op)
 }
 
-// end writes an operation that is final and takes it off its node's work.
+// end writes an operation that is final and takes it off its node's work. A move that
+// did not come to its end gives the lease back.
 func (s *Service) end(t *tx, op dataset.Operation) error {
+	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
+		if err := t.release(op); err != nil {
+			return err
+		}
+	}
 	t.ops = append(t.ops, op.ID)
 	t.wakeNode(op.Node)
 	t.del(workKey(op.Node, op.ID))
@@ -211,7 +225,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	for {
 		rung, leave := s.feed.hear(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
-		if err != nil || op.State != first.State || op.Progress != first.Progress {
+		if err != nil || op.State != first.State || op.Progress != first.Progress || (op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
 			leave()
 			return op, err
 		}
@@ -267,7 +281,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return nil
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is %s already", op.ID, op.State)
-		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot:
+		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
 			return dataset.Errorf(dataset.ErrUnsupported, "operation %s: a %s cannot be taken back once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}
 		op.State, op.Ended = dataset.OpCancelled, s.Clock.Now()

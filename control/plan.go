@@ -43,6 +43,9 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	if err := s.seen.halted(op.Node); err != nil {
 		return api.Plan{}, err
 	}
+	if req.Kind == dataset.OpMove && node != uuid.Nil {
+		return api.Plan{}, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")
+	}
 	if op.Kind == "" {
 		op.Kind = req.Kind
 	}
@@ -78,6 +81,8 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planUndelete(t, req)
 	case dataset.OpPurge:
 		return s.planPurge(t, req)
+	case dataset.OpMove:
+		return s.planMove(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }

@@ -15,7 +15,7 @@ import (
 // seen is what agents' heartbeats said last; none of it is stored.
 type seen struct {
 	mu       sync.Mutex
-	datasets map[uuid.UUID]dataset.DatasetStatus
+	datasets map[uuid.UUID]sighting
 	pools    map[uuid.UUID]dataset.PoolStatus
 	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
@@ -24,12 +24,18 @@ type seen struct {
 
 func newSeen() seen {
 	return seen{
-		datasets: map[uuid.UUID]dataset.DatasetStatus{},
+		datasets: map[uuid.UUID]sighting{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		unmade:   map[uuid.UUID][]api.Pool{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
 	}
+}
+
+// sighting is what a node saw of a dataset.
+type sighting struct {
+	dataset.DatasetStatus
+	by uuid.UUID
 }
 
 // take takes in a heartbeat of a node. It returns what is to be told of its
@@ -48,7 +54,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 		s.pools[p.ID] = p
 	}
 	for _, d := range h.Datasets {
-		s.datasets[d.ID] = d
+		s.datasets[d.ID] = sighting{d, node.ID}
 	}
 	s.unmade[node.ID] = nil
 	for _, p := range h.Unmade {
@@ -121,7 +127,7 @@ func (s *seen) dataset(id uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st, ok := s.datasets[id]; ok {
-		return &st
+		return &st.DatasetStatus
 	}
 	return nil
 }
@@ -136,6 +142,15 @@ func (s *seen) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.datasets, id)
+}
+
+// forgetFrom forgets what a node saw of a dataset that is not its own any more.
+func (s *seen) forgetFrom(node, id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.datasets[id].by == node {
+		delete(s.datasets, id)
+	}
 }
 
 // withProgress returns an operation with how far its agent said that it is.

@@ -139,14 +139,25 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 	if err != nil {
 		return nil, nil, err
 	}
+	if d.Home == uuid.Nil {
+		name, err := t.nodeName(d.Copies[0])
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrPending, "dataset %s is destroyed but for its copies: node %s, for one, has not been heard to have done so (drover node ls)", d.ID, name)
+		}
+		return nil, nil, err
+	}
 	return on(d), nil, nil
 }
 
-// commitPurge forgets a dataset whose bytes, and whose snapshots, are gone.
+// commitPurge forgets a dataset whose bytes, and whose snapshots, are gone; as long as
+// other nodes have copies the record stays, so that they destroy them.
 func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
-	d, err := t.current(op)
-	if dataset.KindOf(err) == dataset.ErrNotFound {
+	d, err := t.dataset(op.DatasetID)
+	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {
 		return nil
+	}
+	if err == nil {
+		d, err = t.current(op)
 	}
 	if err != nil {
 		return err
@@ -154,11 +165,14 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 	if d.State != dataset.StatePurging {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
 	}
-	for _, k := range []string{datasetKey(d.ID), uuidKey(d.ID), leaseKey(d.ID), homeKey(d.Home, d.ID), trashKey(d.ID)} {
-		t.del(k)
-	}
 	t.touch(d.ID, d.Home)
-	return nil
+	t.del(homeKey(d.Home, d.ID))
+	if len(d.Copies) == 0 {
+		t.forget(d)
+		return nil
+	}
+	d.Home, d.Request = uuid.Nil, op.ID
+	return t.put(datasetKey(d.ID), d)
 }
 
 // snapshotsAtOnce bounds the snapshots that one transaction forgets or brings

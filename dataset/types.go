@@ -23,7 +23,9 @@ type Dataset struct {
 	Anonymous bool              `json:"anonymous,omitempty"`
 	Home      uuid.UUID         `json:"home"` // node
 	Pool      uuid.UUID         `json:"pool"`
-	Epoch     uint64            `json:"epoch"` // only grows
+	Epoch     uint64            `json:"epoch"`            // only grows
+	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
+	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
 	Origin    *Origin           `json:"origin,omitempty"`
 	Created   time.Time         `json:"created"`
 	Trash     *Trash            `json:"trash,omitempty"`
@@ -42,7 +44,9 @@ type State string
 const (
 	StateReady   State = "ready"   // a name points at it
 	StateTrashed State = "trashed" // no name; can be restored
-	StatePurging State = "purging" // being destroyed; cannot come back
+	// StatePurging: being destroyed; cannot come back. The record stays until the home
+	// and every node with a copy have done so; Home is nil once the home has.
+	StatePurging State = "purging"
 )
 
 // Origin says what a clone was made from.
@@ -83,6 +87,11 @@ const (
 	SnapshotScheduled SnapshotKind = "scheduled" // the profile's; retention prunes it
 	SnapshotImplicit  SnapshotKind = "implicit"  // for one clone; gone when that needs it no more
 	SnapshotRestore   SnapshotKind = "restore"   // what a restore replaced; retention leaves it alone
+	// SnapshotTransfer is taken for a copy on another node, and never in the store.
+	SnapshotTransfer SnapshotKind = "transfer"
+	// SnapshotSuperseded is a head that was overtaken by one on another node: it is
+	// kept until a person discards it.
+	SnapshotSuperseded SnapshotKind = "superseded"
 )
 
 // Lease is the right of one node to have a dataset mounted for writing. It is a
@@ -94,6 +103,7 @@ type Lease struct {
 	Epoch       uint64     `json:"epoch"`
 	State       LeaseState `json:"state"`
 	InUse       bool       `json:"in_use,omitempty"` // when a recall asked
+	Wanted      uuid.UUID  `json:"wanted,omitzero"`  // node that recalls it
 }
 
 // LeaseState is where a lease is.
@@ -106,12 +116,56 @@ const (
 	LeaseMoving   LeaseState = "moving"   // given up, on its way
 )
 
+// Manifest is what the home of a dataset gave up: what the next one must have before
+// it opens the next epoch.
+type Manifest struct {
+	Snapshot uuid.UUID `json:"snapshot"`      // taken when nothing wrote any more
+	Base     uuid.UUID `json:"base,omitzero"` // that the stream is a difference to; nil: it is whole
+	Bytes    int64     `json:"bytes"`         // of the stream
+	Sum      string    `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
+	Taken    time.Time `json:"taken"`         // by the home's clock
+}
+
+// Copy is what a node that is not the home keeps of a dataset: snapshots, and no
+// head that anybody could write to.
+type Copy struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Node     uuid.UUID `json:"node"`
+	Pool     uuid.UUID `json:"pool"`
+	Kind     CopyKind  `json:"kind"`
+	Epoch    uint64    `json:"epoch"`                       // in which its newest snapshot was taken
+	Snapshot uuid.UUID `json:"snapshot,omitzero"`           // the newest one that is whole and verified
+	Taken    time.Time `json:"taken,omitzero"`              // when that was, by its home's clock
+	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
+	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
+}
+
+// CopyKind says why there is a copy, and so what becomes of it.
+type CopyKind string
+
+// The kinds of copies.
+const (
+	CopyReplica    CopyKind = "replica"    // kept fresh
+	CopyLeft       CopyKind = "left"       // by a move: a short way back, for a time
+	CopySuperseded CopyKind = "superseded" // its head was overtaken; it stays until a person discards it
+	CopyGoing      CopyKind = "going"      // being destroyed; the record goes when its node has done so
+)
+
+// Loss is what a dataset lacks that was promoted without its last home.
+type Loss struct {
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that it goes on from
+	Taken    time.Time `json:"taken,omitzero"`    // by the last home's clock: what was written since is not in it
+	Fenced   uuid.UUID `json:"fenced"`            // the last home
+	Why      string    `json:"why"`               // who says that it writes no more
+}
+
 // Node is one host of the flock.
 type Node struct {
 	ID          uuid.UUID         `json:"id"`
 	Name        string            `json:"name"`
 	Incarnation uuid.UUID         `json:"incarnation"` // of the agent that registered last
 	Version     string            `json:"version"`
+	Address     string            `json:"address,omitempty"` // HOST:PORT where its agent answers other agents; empty: nowhere
 	Cordoned    bool              `json:"cordoned,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pools       []uuid.UUID       `json:"pools"`
@@ -182,8 +236,13 @@ type Operation struct {
 	// Options is what was asked for: of a create as with -o, of a resize the
 	// profile when it is for that.
 	Options     map[string]string `json:"options,omitempty"`
-	Path        string            `json:"path,omitempty"` // what an import reads
-	Live        bool              `json:"live,omitempty"` // an import whose source may be in use
+	Path        string            `json:"path,omitempty"`     // what an import reads
+	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
+	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls
+	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
+	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
+	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
+	Loss        *Loss             `json:"loss,omitempty"`     // of a move that goes without the home: what that loses
 	Problem     *Problem          `json:"problem,omitempty"`
 	Progress    Progress          `json:"progress"`
 	Incarnation uuid.UUID         `json:"incarnation,omitzero"`
@@ -207,6 +266,7 @@ const (
 	OpDelete         OpKind = "delete"   // the name goes, the data to trash
 	OpUndelete       OpKind = "undelete" // and comes back
 	OpPurge          OpKind = "purge"    // the data goes
+	OpMove           OpKind = "move"     // the home becomes another
 )
 
 // OpState is where an operation is.

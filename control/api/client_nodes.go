@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // Register presents a node.
@@ -43,6 +45,21 @@ func (c *Client) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.D
 // Heartbeat says what the node sees.
 func (c *Client) Heartbeat(ctx context.Context, id uuid.UUID, h Heartbeat) error {
 	return c.tell(ctx, node(id, "/heartbeat", h))
+}
+
+// Recall has the home of a move asked for its lease.
+func (c *Client) Recall(ctx context.Context, id uuid.UUID, r Report) (dataset.Operation, error) {
+	return ask[dataset.Operation](ctx, c, node(id, "/recall", r))
+}
+
+// Yield is the home's answer to a recall.
+func (c *Client) Yield(ctx context.Context, id uuid.UUID, y Yield) error {
+	return c.tell(ctx, node(id, "/yield", y))
+}
+
+// Copied says what a node's copy of a dataset is now.
+func (c *Client) Copied(ctx context.Context, id uuid.UUID, k Copied) error {
+	return c.tell(ctx, node(id, "/copied", k))
 }
 
 // Rebuild brings back what was found.

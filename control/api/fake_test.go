@@ -162,6 +162,18 @@ func (f *fake) Heartbeat(ctx context.Context, node uuid.UUID, h Heartbeat) error
 	return f.ask(ctx, "Heartbeat", node, h)
 }
 
+func (f *fake) Recall(ctx context.Context, node uuid.UUID, r Report) (dataset.Operation, error) {
+	return f.op, f.ask(ctx, "Recall", node, r)
+}
+
+func (f *fake) Yield(ctx context.Context, node uuid.UUID, y Yield) error {
+	return f.ask(ctx, "Yield", node, y)
+}
+
+func (f *fake) Copied(ctx context.Context, node uuid.UUID, c Copied) error {
+	return f.ask(ctx, "Copied", node, c)
+}
+
 func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error) {
 	return f.rebuilt, f.ask(ctx, "Rebuild", node, found)
 }

@@ -59,6 +59,32 @@ func (h handlers) nodes() {
 			return nil, h.Service.Record(ctx, in.Node, in.Body)
 		})
 	h.feeds()
+	h.moves()
+}
+
+// moves are the endpoints by which a home goes from one node to another.
+func (h handlers) moves() {
+	add(h, agents("recall", "recall", "Have the home of a move asked for its lease"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Report
+		}) (*answer[dataset.Operation], error) {
+			return reply(h.Service.Recall(ctx, in.Node, in.Body))
+		})
+	add(h, agents("yield", "yield", "Answer a recall"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Yield
+		}) (*struct{}, error) {
+			return nil, h.Service.Yield(ctx, in.Node, in.Body)
+		})
+	add(h, agents("copied", "copied", "Say what the node's copy of a dataset is now"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Copied
+		}) (*struct{}, error) {
+			return nil, h.Service.Copied(ctx, in.Node, in.Body)
+		})
 }
 
 // feeds are the endpoints by which an agent and control keep up with each other.

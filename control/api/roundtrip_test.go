@@ -59,6 +59,8 @@ func TestEveryMethodArrives(t *testing.T) {
 	report := Report{Incarnation: node1, Operation: f.op}
 	page := Page{After: "a b/c&d", Limit: 7}
 	beat := Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
+	yield := Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
+	copied := Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
 	found := []Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
 	registration := Registration{Node: f.nodes[0], Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
@@ -93,6 +95,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Sync", []any{node1, uint64(1<<63 + 5), 30 * time.Second}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 1<<63+5, 30*time.Second) }},
 		{"Sync", []any{node1, uint64(0), time.Duration(0)}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 0, 0) }},
 		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
+		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Recall(ctx, node1, report) }},
+		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
+		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *Client) (any, error) { return c.Doctor(ctx) }},
 		{"Collect", []any{node1}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Collect(ctx, node1) }},
@@ -145,7 +150,7 @@ func TestSubmitKeepsEveryRequest(t *testing.T) {
 	c := NewLoopback(Handler(Deps{Service: f}))
 	defer c.Close()
 	kinds := rapid.SampledFrom([]dataset.OpKind{dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore, dataset.OpResize, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge})
+		dataset.OpRestore, dataset.OpResize, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove})
 	rapid.Check(t, func(rt *rapid.T) {
 		text := rapid.String()
 		req := Request{

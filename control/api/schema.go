@@ -16,6 +16,7 @@ type (
 	stateSchema        struct{}
 	snapshotKindSchema struct{}
 	leaseStateSchema   struct{}
+	copyKindSchema     struct{}
 	reachSchema        struct{}
 	opKindSchema       struct{}
 	opStateSchema      struct{}
@@ -42,11 +43,16 @@ func (stateSchema) Schema(huma.Registry) *huma.Schema {
 }
 
 func (snapshotKindSchema) Schema(huma.Registry) *huma.Schema {
-	return words(dataset.SnapshotManual, dataset.SnapshotScheduled, dataset.SnapshotImplicit, dataset.SnapshotRestore)
+	return words(dataset.SnapshotManual, dataset.SnapshotScheduled, dataset.SnapshotImplicit, dataset.SnapshotRestore,
+		dataset.SnapshotTransfer, dataset.SnapshotSuperseded)
 }
 
 func (leaseStateSchema) Schema(huma.Registry) *huma.Schema {
 	return words(dataset.LeaseHeld, dataset.LeaseRecalled, dataset.LeaseMoving)
+}
+
+func (copyKindSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.CopyReplica, dataset.CopyLeft, dataset.CopySuperseded, dataset.CopyGoing)
 }
 
 func (reachSchema) Schema(huma.Registry) *huma.Schema {
@@ -55,7 +61,7 @@ func (reachSchema) Schema(huma.Registry) *huma.Schema {
 
 func (opKindSchema) Schema(huma.Registry) *huma.Schema {
 	return words(dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore, dataset.OpResize, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge)
+		dataset.OpRestore, dataset.OpResize, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove)
 }
 
 func (opStateSchema) Schema(huma.Registry) *huma.Schema {
@@ -86,6 +92,7 @@ func registry() huma.Registry {
 	alias[dataset.State, stateSchema](r)
 	alias[dataset.SnapshotKind, snapshotKindSchema](r)
 	alias[dataset.LeaseState, leaseStateSchema](r)
+	alias[dataset.CopyKind, copyKindSchema](r)
 	alias[dataset.Reach, reachSchema](r)
 	alias[dataset.OpKind, opKindSchema](r)
 	alias[dataset.OpState, opStateSchema](r)

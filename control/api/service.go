@@ -61,6 +61,14 @@ type Nodes interface {
 	// rev 0: all of them, at once.
 	Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (Sync, error)
 	Heartbeat(ctx context.Context, node uuid.UUID, h Heartbeat) error
+	// Recall has the home of a move asked for its lease: the report is of the move,
+	// by the agent that pulls. It returns the operation as it is then; the answer of
+	// the home is awaited with Operation. Again: the same.
+	Recall(ctx context.Context, node uuid.UUID, r Report) (dataset.Operation, error)
+	// Yield is the home's answer.
+	Yield(ctx context.Context, node uuid.UUID, y Yield) error
+	// Copied says what a node's copy of a dataset is now.
+	Copied(ctx context.Context, node uuid.UUID, c Copied) error
 	// Rebuild brings back what was found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error)
 }

@@ -35,6 +35,8 @@ type Request struct {
 	Force     bool              `json:"force,omitempty"`     // delete what is protected
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
+	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID
+	Fenced    string            `json:"fenced,omitempty"`    // move with force: the home, which a person says writes no more
 }
 
 // Plan is what control decided on a request: exactly one field is set.
@@ -120,14 +122,45 @@ type Sync struct {
 	// Full says that Datasets is all of the node's; what is not there is gone.
 	Full       bool                `json:"full,omitempty"`
 	Datasets   []Indexed           `json:"datasets,omitempty"`
-	Removed    []uuid.UUID         `json:"removed,omitempty"`
+	Removed    []uuid.UUID         `json:"removed,omitempty"`    // neither home nor copy is this node's any more
 	Operations []dataset.Operation `json:"operations,omitempty"` // all that are not final
+	Copies     []Kept              `json:"copies,omitempty"`     // with Full: all
 }
 
 // Indexed is a record with the index of the transaction that last wrote it.
 type Indexed struct {
 	dataset.Dataset
 	Index uint64 `json:"index"`
+	// Lease is set while the record names a move.
+	Lease *dataset.Lease `json:"lease,omitempty"`
+}
+
+// Kept is a copy that a node is to keep, or let go of, with the record of its
+// dataset; nil: there is none any more.
+type Kept struct {
+	dataset.Copy
+	Record *dataset.Dataset `json:"record,omitempty"`
+	Index  uint64           `json:"index"` // of the copy
+}
+
+// Yield is what the agent of a home answers to a recall: exactly one of Manifest and
+// Holders is set.
+type Yield struct {
+	Incarnation uuid.UUID `json:"incarnation"`
+	Operation   uuid.UUID `json:"operation"` // the move
+	Dataset     uuid.UUID `json:"dataset"`
+	Epoch       uint64    `json:"epoch"`
+	// Manifest says that the lease is given up: on the node's own disk, for good,
+	// and nothing writes to the dataset any more.
+	Manifest *dataset.Manifest `json:"manifest,omitempty"`
+	Holders  []string          `json:"holders,omitempty"` // mount IDs that keep it from that
+}
+
+// Copied is what an agent says of a copy of its own.
+type Copied struct {
+	Incarnation uuid.UUID    `json:"incarnation"`
+	Copy        dataset.Copy `json:"copy"`           // the snapshot that it has now
+	Gone        bool         `json:"gone,omitempty"` // it is destroyed, as it was to be
 }
 
 // Pool is a pool as people see it.

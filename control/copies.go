@@ -1,0 +1,151 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Copied puts on record what a node's copy of a dataset is now. Again: nothing.
+// ErrStale for a copy that the node is not to have, or for one that is destroyed
+// though nobody wanted that.
+func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+	if c.Copy.Node != node {
+		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset, c.Copy.Node, node)
+	}
+	_, err := s.update(ctx, func(t *tx) error {
+		if _, err := t.fresh(node, c.Incarnation); err != nil {
+			return err
+		}
+		key := copyKey(node, c.Copy.Dataset)
+		var rec dataset.Copy
+		there, err := t.get(key, &rec)
+		switch {
+		case err != nil:
+			return err
+		case !there && c.Gone:
+			return nil
+		case !there:
+			return dataset.Errorf(dataset.ErrStale, "node %s is to have no copy of dataset %s", node, c.Copy.Dataset)
+		case c.Gone && rec.Kind != dataset.CopyGoing:
+			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s", c.Copy.Dataset, node, rec.Kind)
+		case c.Gone:
+			return t.dropCopy(node, c.Copy.Dataset)
+		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
+			return nil
+		}
+		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		return t.put(key, rec)
+	})
+	return err
+}
+
+// dropCopy forgets a copy that is destroyed, and the dataset with the last one of one
+// that is to go altogether.
+func (t *tx) dropCopy(node, id uuid.UUID) error {
+	t.del(copyKey(node, id))
+	var d dataset.Dataset
+	there, err := t.get(datasetKey(id), &d)
+	if err != nil || !there {
+		return err
+	}
+	d.Copies = slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return n == node })
+	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
+		t.forget(d)
+		return nil
+	}
+	return t.putDataset(d)
+}
+
+// forget drops all that is on record of a dataset, when nothing of it is left anywhere.
+func (t *tx) forget(d dataset.Dataset) {
+	for _, k := range []string{datasetKey(d.ID), uuidKey(d.ID), leaseKey(d.ID), trashKey(d.ID)} {
+		t.del(k)
+	}
+}
+
+// condemnCopies has every copy of a dataset destroyed.
+func (t *tx) condemnCopies(d dataset.Dataset) error {
+	for _, node := range d.Copies {
+		if err := t.condemnCopy(node, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) condemnCopy(node, id uuid.UUID) error {
+	var c dataset.Copy
+	there, err := t.get(copyKey(node, id), &c)
+	if err != nil || !there {
+		return err
+	}
+	c.Kind = dataset.CopyGoing
+	t.touch(id, node)
+	return t.put(copyKey(node, id), c)
+}
+
+// kept returns a copy that a node has, as its agent is to hear of it.
+func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
+	key := copyKey(node, id)
+	if there, err = t.get(key, &k.Copy); err != nil || !there {
+		return k, false, err
+	}
+	k.Index = t.index(key)
+	var d dataset.Dataset
+	known, err := t.get(datasetKey(id), &d)
+	if known {
+		k.Record = &d
+	}
+	return k, true, err
+}
+
+// expireCopies lets go of the copies that moves left behind, when their time is over.
+func (s *Service) expireCopies(ctx context.Context) error {
+	ran, err := s.hasRun(ctx)
+	if err != nil {
+		return err
+	}
+	for after := ""; ; {
+		entries, err := newTx(ctx, s.store).list(copiesPrefix, after, pageMost)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			after = e.Key
+			var c dataset.Copy
+			if err := decode(e.Key, e.Value, &c); err != nil {
+				return err
+			}
+			if c.Kind != dataset.CopyLeft || ran-time.Duration(c.Ran) < leftFor {
+				continue
+			}
+			if _, err := s.update(ctx, func(t *tx) error { return t.expireCopy(c) }); err != nil {
+				return err
+			}
+		}
+		if len(entries) < pageMost {
+			return nil
+		}
+	}
+}
+
+// expireCopy lets go of a copy unless it is another one by now, or may be the last
+// good one: the home is to be where a later epoch is open.
+func (t *tx) expireCopy(was dataset.Copy) error {
+	var c dataset.Copy
+	there, err := t.get(copyKey(was.Node, was.Dataset), &c)
+	if err != nil || !there || c != was {
+		return err
+	}
+	d, err := t.dataset(c.Dataset)
+	if err != nil || d.Home == c.Node || d.Epoch <= c.Epoch {
+		return err
+	}
+	return t.condemnCopy(c.Node, c.Dataset)
+}

@@ -1,0 +1,145 @@
+package control
+
+import (
+	"context"
+	"reflect"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// lease reads the lease of a dataset, which every dataset has.
+func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
+	ok, err := t.get(leaseKey(d.ID), &l)
+	if err == nil && !ok {
+		err = torn("%s is missing, but %s is there", leaseKey(d.ID), datasetKey(d.ID))
+	}
+	return l, err
+}
+
+// underway reads a move that is on record and not final, with its dataset as it is
+// now and its lease. ErrStale for one that is over, or that the dataset is not at
+// the epoch of any more.
+func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
+	known, err := t.get(operationKey(id), &op)
+	switch {
+	case err != nil:
+		return op, d, l, err
+	case !known || op.Kind != dataset.OpMove:
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is no move on record", id)
+	case op.State == dataset.OpCancelled:
+		return op, d, l, dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", id)
+	case op.State.Final():
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is %s already", id, op.State)
+	}
+	if d, err = t.dataset(op.DatasetID); err != nil {
+		return op, d, l, err
+	}
+	if d.State != dataset.StateReady {
+		return op, d, l, dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
+	}
+	if l, err = t.lease(d); err != nil {
+		return op, d, l, err
+	}
+	if d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch {
+		err = dataset.Errorf(dataset.ErrStale, "operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID, op.Epoch, d.ID, op.From, d.Epoch, d.Home)
+	}
+	return op, d, l, err
+}
+
+// Recall has the home of a move asked for its lease: from then on it lets nobody
+// mount the volume anew. Again: the operation as it is now. ErrStale for a move
+// that is over or of another epoch, ErrCancelled, ErrConflict when the volume was
+// deleted.
+func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
+	_, err = s.update(ctx, func(t *tx) error {
+		if _, err := t.fresh(node, r.Incarnation); err != nil {
+			return err
+		}
+		rec, d, lease, err := t.underway(r.Operation.ID)
+		if err != nil {
+			return err
+		}
+		op = rec
+		if rec.Node != node {
+			return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", rec.ID, rec.Node, node)
+		}
+		if lease.State != dataset.LeaseHeld {
+			return nil
+		}
+		lease.State, lease.Wanted = dataset.LeaseRecalled, node
+		t.touch(d.ID, d.Home)
+		return t.put(leaseKey(d.ID), lease)
+	})
+	return op, err
+}
+
+// Yield puts the home's answer to a recall on record. Again: nothing. ErrStale when
+// the recall was withdrawn, or the answer comes from an older epoch, incarnation or
+// home.
+func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
+	if (y.Manifest == nil) == (len(y.Holders) == 0) {
+		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it", y.Dataset)
+	}
+	_, err := s.update(ctx, func(t *tx) error {
+		if _, err := t.fresh(node, y.Incarnation); err != nil {
+			return err
+		}
+		op, d, lease, err := t.underway(y.Operation)
+		switch {
+		case err != nil:
+			return err
+		case op.From != node || d.ID != y.Dataset || d.Epoch != y.Epoch:
+			return dataset.Errorf(dataset.ErrStale, "dataset %s: node %s yields epoch %d, but it is at epoch %d on node %s", y.Dataset, node, y.Epoch, d.Epoch, d.Home)
+		case lease.State == dataset.LeaseHeld:
+			return dataset.Errorf(dataset.ErrStale, "dataset %s: nobody recalls it", d.ID)
+		}
+		next, was := op, lease
+		if y.Manifest == nil {
+			if lease.State == dataset.LeaseMoving {
+				return nil // from before it was given up
+			}
+			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
+		} else {
+			next.Manifest, next.Holders = y.Manifest, nil
+			lease.State, lease.InUse = dataset.LeaseMoving, false
+		}
+		if lease == was && reflect.DeepEqual(next, op) {
+			return nil
+		}
+		if err := t.put(leaseKey(d.ID), lease); err != nil {
+			return err
+		}
+		t.ops = append(t.ops, op.ID)
+		t.wakeNode(op.Node)
+		return t.put(operationKey(op.ID), next)
+	})
+	return err
+}
+
+// release gives the lease back to the home that a move was to take it from. Given up
+// already: at a new epoch, as the home has sworn off the old one.
+func (t *tx) release(op dataset.Operation) error {
+	var d dataset.Dataset
+	there, err := t.get(datasetKey(op.DatasetID), &d)
+	if err != nil || !there || d.Move != op.ID {
+		return err
+	}
+	lease, err := t.lease(d)
+	if err != nil {
+		return err
+	}
+	d.Move = uuid.Nil
+	if lease.State == dataset.LeaseMoving {
+		d.Epoch++
+		t.event("volume.lease", d, "given back to its home")
+	}
+	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
+	if err := t.put(leaseKey(d.ID), lease); err != nil {
+		return err
+	}
+	return t.putDataset(d)
+}

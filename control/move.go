@@ -1,0 +1,379 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// planMove decides to give a volume another home: that node's agent is to pull it.
+// It is there already: nothing to do.
+func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	target, err := t.nodeNamed(req.Node)
+	if err != nil {
+		return nil, nil, err
+	}
+	if req.Force != (req.Fenced != "") {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "move of volume %s: --force and --fenced NODE go together: they say that the node which has it writes no more", d.Volume)
+	}
+	if d.Home == target.ID {
+		return nil, &d, nil
+	}
+	if target.Cordoned {
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is cordoned", d.Volume, target.Name)
+	}
+	next := d
+	next.Home, next.Epoch, next.Move = target.ID, d.Epoch+1, uuid.Nil
+	op := &dataset.Operation{Node: target.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next}
+	if req.Force {
+		err = s.planPromotion(t, d, target, req.Fenced, op)
+	} else {
+		err = s.planPull(t, d, target, op)
+	}
+	return op, nil, err
+}
+
+// planPull chooses the pool, and how the bytes get there.
+func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
+	if err := s.seen.halted(d.Home); err != nil {
+		return err
+	}
+	from, err := t.pool(d)
+	if err != nil {
+		return err
+	}
+	cands, err := s.candidates(t, target.ID)
+	if err != nil {
+		return err
+	}
+	var kept dataset.Copy
+	if there, err := t.get(copyKey(target.ID, d.ID), &kept); err != nil {
+		return err
+	} else if there {
+		cands = slices.DeleteFunc(cands, func(c candidate) bool { return c.ID != kept.Pool })
+	}
+	// A pool of the same kind takes what changed alone, and one of the same name is
+	// what an operator means by it.
+	slices.SortStableFunc(cands, func(x, y candidate) int {
+		return likeness(from, y.Pool) - likeness(from, x.Pool)
+	})
+	wanted := d.Profile
+	if wanted.Pool != "" && wanted.Pool != from.Name {
+		wanted.Pool = "" // it got another name since, by an adoption
+	}
+	pool, err := choose(cands, wanted, "move of volume "+d.Volume+" to node "+target.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
+		return err
+	}
+	if st := s.seen.dataset(d.ID); st != nil && pool.status != nil && pool.status.Free < st.Used && kept.Snapshot == uuid.Nil {
+		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.status.Free.Human(), st.Used.Human())
+	}
+	op.Dataset.Pool = pool.ID
+	if op.Files = likeness(from, pool.Pool) < likeKind; op.Files {
+		return s.withoutSnapshots(t, d, from, pool.Pool, target)
+	}
+	return nil
+}
+
+// What makes two pools alike, by weight.
+const (
+	likeName = 1
+	likeKind = 2
+)
+
+// likeness says how much of a dataset can go from one pool to the other. Pure.
+func likeness(from, to dataset.Pool) (n int) {
+	if from.Backend == to.Backend && from.Capabilities.Delta && to.Capabilities.Delta {
+		n += likeKind
+	}
+	if from.Name == to.Name {
+		n += likeName
+	}
+	return n
+}
+
+// withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.
+func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
+	some, err := t.list(snapshotPrefix(d.ID), "", 1)
+	if err == nil && len(some) > 0 {
+		err = dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) (drover clone it there, or remove them)", d.Volume, from.Name, from.Backend, to.Name, target.Name, to.Backend)
+	}
+	return err
+}
+
+// planPromotion makes the copy on a node the volume, without its home.
+func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string, op *dataset.Operation) error {
+	home, err := t.nodeNamed(fenced)
+	if err != nil {
+		return err
+	}
+	if home.ID != d.Home {
+		name, err := t.nodeName(d.Home)
+		if err != nil {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrInvalid, "move of volume %s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", d.Volume, name, home.Name, name)
+	}
+	var kept dataset.Copy
+	there, err := t.get(copyKey(target.ID, d.ID), &kept)
+	if err != nil {
+		return err
+	}
+	if !there || kept.Snapshot == uuid.Nil || kept.Kind != dataset.CopyReplica && kept.Kind != dataset.CopyLeft {
+		return s.noCopy(t, d, target)
+	}
+	op.Dataset.Pool = kept.Pool
+	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	return nil
+}
+
+// noCopy is the refusal that says who has one.
+func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
+	var have []string
+	for _, id := range d.Copies {
+		name, err := t.nodeName(id)
+		if err != nil {
+			return err
+		}
+		have = append(have, name)
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name, dataset.Have(have))
+}
+
+// nodeNamed finds a node by name or by a unique prefix of its UUID. ErrInvalid lists
+// those there are, ErrAmbiguous.
+func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
+	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	if err != nil {
+		return n, err
+	}
+	var names []string
+	var found []dataset.Node
+	for _, o := range nodes {
+		names = append(names, o.Name)
+		if o.Name == ref || prefixOf(strings.ToLower(ref), o.ID) {
+			found = append(found, o)
+		}
+	}
+	switch len(found) {
+	case 1:
+		_, err := t.get(nodeKey(found[0].ID), &n) // what is decided rests on this one
+		return n, err
+	case 0:
+		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref), dataset.Have(names), dataset.Guess(ref, names))
+	}
+	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two", dataset.Clip(ref), found[0].ID, found[1].ID)
+}
+
+// joinMove returns the move that is on record already and does what is asked for.
+// ErrConflict when it goes elsewhere.
+func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
+	if req.Kind != dataset.OpMove || req.Force {
+		return nil, nil
+	}
+	d, err := t.volume(req.Volume)
+	if err != nil || d.Move == uuid.Nil {
+		return nil, err
+	}
+	var op dataset.Operation
+	there, err := t.get(operationKey(d.Move), &op)
+	if err == nil && !there {
+		err = torn("%s is missing, but %s names it", operationKey(d.Move), datasetKey(d.ID))
+	}
+	if err != nil {
+		return nil, err
+	}
+	target, err := t.nodeNamed(req.Node)
+	if err != nil {
+		return nil, err
+	}
+	if op.Node == target.ID {
+		return &op, nil
+	}
+	to, err := t.nodeName(op.Node)
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to node %s already (operation %s; drover operation cancel %s stops it)", d.Volume, to, op.ID.String()[:8], op.ID.String()[:8])
+	}
+	return nil, err
+}
+
+// beginMove has a dataset name the move that is put on record. One that goes without
+// the home takes the place of any other.
+func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
+	d, err := t.dataset(op.DatasetID)
+	if err != nil {
+		return err
+	}
+	if d.Move != uuid.Nil && d.Move != op.ID {
+		var other dataset.Operation
+		if there, err := t.get(operationKey(d.Move), &other); err != nil {
+			return err
+		} else if there && !other.State.Final() {
+			other.State, other.Ended = dataset.OpCancelled, s.Clock.Now()
+			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "a move without the home took its place"}
+			if err := s.end(t, other); err != nil {
+				return err
+			}
+			if d, err = t.dataset(d.ID); err != nil {
+				return err
+			}
+			op.Epoch, op.Dataset.Epoch = d.Epoch, d.Epoch+1
+		}
+	}
+	d.Move = op.ID
+	return t.putDataset(d)
+}
+
+// commitMove opens the next epoch on the node that pulled: what it has is what the
+// home gave up, or what is left without it.
+func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) error {
+	rec, d, lease, err := t.underway(op.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case rec.Loss != nil:
+		err = t.stillKept(rec)
+	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
+	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: what was pulled is not what its home gave up", d.Volume)
+	}
+	if err != nil {
+		return err
+	}
+	left, err := s.leave(t, d, rec)
+	if err != nil {
+		return err
+	}
+	next := d
+	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
+	next.Request, next.Move = op.ID, uuid.Nil
+	next.Copies = slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return n == rec.Node || n == d.Home })
+	next.Copies = append(next.Copies, d.Home)
+	t.del(homeKey(d.Home, d.ID))
+	t.del(copyKey(rec.Node, d.ID))
+	if err := t.put(copyKey(d.Home, d.ID), left); err != nil {
+		return err
+	}
+	if err := t.put(homeKey(next.Home, d.ID), claim{d.ID}); err != nil {
+		return err
+	}
+	held := dataset.Lease{Dataset: d.ID, Node: next.Home, Incarnation: op.Incarnation, Epoch: next.Epoch, State: dataset.LeaseHeld}
+	if err := t.put(leaseKey(d.ID), held); err != nil {
+		return err
+	}
+	detail, err := t.movedText(rec)
+	if err != nil {
+		return err
+	}
+	t.event("volume.move", next, detail)
+	t.touch(d.ID, d.Home)
+	out.Dataset = &next
+	return t.putDataset(next)
+}
+
+// stillKept fails unless the copy that is to become the volume is still the one that
+// the loss was said of.
+func (t *tx) stillKept(op dataset.Operation) error {
+	var kept dataset.Copy
+	there, err := t.get(copyKey(op.Node, op.DatasetID), &kept)
+	if err == nil && (!there || kept.Snapshot != op.Loss.Snapshot || kept.Kind == dataset.CopyGoing) {
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the copy is another one by now (ask again: it says what is lost)", op.Volume)
+	}
+	return err
+}
+
+// leftFor is how long the home that is left keeps its copy at least: a short way back.
+const leftFor = 24 * time.Hour
+
+// leave returns what the old home keeps.
+func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation) (c dataset.Copy, err error) {
+	c = dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
+	if op.Loss != nil {
+		return c, nil
+	}
+	ran, err := s.hasRun(t.ctx)
+	c.Kind, c.Snapshot, c.Taken = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken
+	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
+	return c, err
+}
+
+func (t *tx) movedText(op dataset.Operation) (string, error) {
+	from, err := t.nodeName(op.From)
+	if err != nil {
+		return "", err
+	}
+	to, err := t.nodeName(op.Node)
+	text := "from node " + from + " to node " + to
+	if op.Loss != nil {
+		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" + op.Loss.Why + ")"
+	}
+	return text, err
+}
+
+// forgetLost drops the snapshots of a volume that are not in the copy which it goes on
+// from, some at a time: their bytes stay with the home that was overtaken.
+func (s *Service) forgetLost(ctx context.Context, id uuid.UUID) error {
+	for {
+		more := false
+		_, err := s.update(ctx, func(t *tx) error {
+			op, d, _, err := t.underway(id)
+			if err != nil || op.Loss == nil {
+				return err
+			}
+			more, err = t.forgetSince(d, op.Loss.Taken)
+			return err
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+func (t *tx) forgetSince(d dataset.Dataset, taken time.Time) (more bool, err error) {
+	entries, err := t.list(snapshotPrefix(d.ID), "", 0)
+	if err != nil {
+		return false, err
+	}
+	var newest, s dataset.Snapshot
+	n := 0
+	for _, e := range entries {
+		s = dataset.Snapshot{}
+		if err := decode(e.Key, e.Value, &s); err != nil {
+			return false, err
+		}
+		if !s.Created.After(taken) {
+			if s.Created.After(newest.Created) {
+				newest = s
+			}
+			continue
+		}
+		if n++; n > forgetAtOnce/4 { // three writes each
+			more = true
+			continue
+		}
+		if _, err := t.get(e.Key, &dataset.Snapshot{}); err != nil {
+			return false, err
+		}
+		t.delSnapshot(s)
+	}
+	if n == 0 {
+		return false, nil
+	}
+	d.Latest = newest.ID
+	return more, t.putDataset(d)
+}
