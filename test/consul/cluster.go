@@ -23,13 +23,17 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/lan"
 )
 
 // Options say what is to be started.
 type Options struct {
-	Servers int  // 0: one
-	ACL     bool // refuse what no token allows; Cluster.Token may do everything
-	TLS     bool // serve https alone, and want certificates of the cluster's authority
+	Servers int // 0: one
+	// On are the machines that the servers run on, one each; then Servers says nothing.
+	// Without any they run on this one.
+	On  []*lan.Machine
+	ACL bool // refuse what no token allows; Cluster.Token may do everything
+	TLS bool // serve https alone, and want certificates of the cluster's authority
 	// Config is merged into each server's configuration.
 	Config map[string]any
 }
@@ -64,9 +68,12 @@ func Start(tb testing.TB, opts Options) *Cluster {
 	if opts.TLS {
 		c.PKI = NewPKI(tb, filepath.Join(dir, "pki"))
 	}
-	ips := addresses(max(opts.Servers, 1))
+	ips := addresses(opts)
 	for n, ip := range ips {
 		s := &Server{Name: fmt.Sprintf("server%d", n+1), IP: ip, tb: tb, binary: binary, dir: filepath.Join(dir, ip)}
+		if len(opts.On) > 0 {
+			s.On = opts.On[n]
+		}
 		if err := os.MkdirAll(s.dir, 0o700); err != nil {
 			tb.Fatal(err)
 		}
@@ -91,22 +98,25 @@ func (c *Cluster) stop() {
 	}
 }
 
-// addresses picks a network of the loopback's that nobody else is likely to use,
-// so that every server can have Consul's own ports.
-func addresses(n int) []string {
-	for {
+// addresses are those of the machines. Otherwise it picks a network of the loopback's
+// that nobody else is likely to use, so that every server can have Consul's own ports.
+func addresses(opts Options) []string {
+	var ips []string
+	for _, m := range opts.On {
+		ips = append(ips, m.IP)
+	}
+	for len(ips) == 0 {
 		net24 := fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256))
 		l, err := net.Listen("tcp", net24+"1:8300")
 		if err != nil {
 			continue
 		}
 		l.Close()
-		var ips []string
-		for i := range n {
+		for i := range max(opts.Servers, 1) {
 			ips = append(ips, fmt.Sprint(net24, i+1))
 		}
-		return ips
 	}
+	return ips
 }
 
 func uuidLike() string {
@@ -172,11 +182,14 @@ func (c *Cluster) Client() *api.Client {
 
 func (c *Cluster) client(s *Server) (*api.Client, error) {
 	cfg := &api.Config{Address: c.address(s), Token: c.Token}
+	transport := &http.Transport{DisableKeepAlives: true}
 	if c.PKI != nil {
-		cfg.HttpClient = &http.Client{Transport: c.PKI.transport(c.tb)}
-	} else {
-		cfg.HttpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		transport.TLSClientConfig = c.PKI.client(c.tb)
 	}
+	if s.On != nil {
+		transport.DialContext = s.On.Dial
+	}
+	cfg.HttpClient = &http.Client{Transport: transport}
 	return api.NewClient(cfg)
 }
 

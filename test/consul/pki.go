@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -102,8 +101,8 @@ func writePEM(tb testing.TB, file, kind string, der []byte) {
 	}
 }
 
-// transport is how the harness itself speaks to servers of the authority.
-func (p *PKI) transport(tb testing.TB) *http.Transport {
+// client is how the harness itself speaks to servers of the authority.
+func (p *PKI) client(tb testing.TB) *tls.Config {
 	tb.Helper()
 	certFile, keyFile := p.Issue(tb, "harness", "")
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
@@ -112,8 +111,5 @@ func (p *PKI) transport(tb testing.TB) *http.Transport {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(p.cert)
-	return &http.Transport{
-		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}},
-	}
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}
 }

@@ -1,15 +1,12 @@
 package consul
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,20 +14,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/lan"
 )
 
 // Server is one Consul server. Its folder outlives its process.
 type Server struct {
 	Name string
 	IP   string
+	On   *lan.Machine // nil: this one
 
 	tb     testing.TB
 	binary string
 	dir    string
 
 	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	proc *child.Process
 	held bool
 }
 
@@ -47,71 +47,37 @@ func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 // not be yet.
 func (s *Server) Start() {
 	s.tb.Helper()
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		s.tb.Fatal(err)
+	serves := make(chan struct{})
+	open := true
+	args := []string{s.binary, "agent", "-config-file", filepath.Join(s.dir, "consul.json")}
+	if s.On != nil {
+		args = s.On.Command(args...)
 	}
-	cmd := exec.Command(s.binary, "agent", "-config-file", filepath.Join(s.dir, "consul.json"))
-	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	cmd.Stderr = log
-	done, started, serves := make(chan struct{}), make(chan error), make(chan struct{})
-	go func() {
-		defer close(done)
-		defer log.Close()
-		// The kernel sends the death signal when the thread ends, not the process
-		// (prctl(2)): this one stays until the child is gone.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
+	p, err := child.Start(child.Spec{Args: args, Log: s.logFile(), Dir: s.dir, Line: func(line string) {
+		if open && strings.Contains(line, "Starting server: address=") {
+			open = false
+			close(serves)
 		}
-		copyLog(log, out, serves)
-		cmd.Wait() //nolint:errcheck // it was killed, or its log says why it ended
-	}()
-	if err := <-started; err != nil {
-		s.tb.Fatal("start consul:", err)
+	}})
+	if err != nil {
+		s.tb.Fatal(err)
 	}
 	s.mu.Lock()
-	s.cmd, s.done = cmd, done
+	s.proc = p
 	s.mu.Unlock()
 	select {
 	case <-serves:
-	case <-done:
+	case <-p.Done():
 		s.tb.Fatalf("%s ended as it started", s.Name)
 	case <-time.After(patience):
 		s.tb.Fatalf("%s does not serve within %s", s.Name, patience)
 	}
 }
 
-// copyLog copies what the server says to its log until it ends, and closes serves
-// when it says that it serves.
-func copyLog(log io.Writer, out io.Reader, serves chan struct{}) {
-	open := true
-	lines := bufio.NewReader(out)
-	for {
-		line, err := lines.ReadString('\n')
-		fmt.Fprint(log, line)
-		if open && strings.Contains(line, "Starting server: address=") {
-			open = false
-			close(serves)
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
 func (s *Server) running() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cmd != nil && !s.held
+	return s.proc.Running() && !s.held
 }
 
 // Kill ends the process as a crash of the host would, and waits for that.
@@ -122,16 +88,16 @@ func (s *Server) Stop() { s.end(unix.SIGTERM) }
 
 func (s *Server) end(sig syscall.Signal) {
 	s.mu.Lock()
-	cmd, done := s.cmd, s.done
-	s.cmd = nil
+	p := s.proc
+	s.proc = nil
 	s.mu.Unlock()
-	if cmd == nil {
+	if p == nil {
 		return
 	}
-	if err := cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.Signal(sig); err != nil {
 		s.tb.Error("signal consul:", err)
 	}
-	<-done
+	<-p.Done()
 }
 
 // Pause freezes the process: connections to it stay open and say nothing.
@@ -144,10 +110,10 @@ func (s *Server) freeze(sig syscall.Signal, held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = held
-	if s.cmd == nil {
+	if s.proc == nil {
 		return
 	}
-	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.proc.Signal(sig); err != nil {
 		s.tb.Error("signal consul:", err)
 	}
 }

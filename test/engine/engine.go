@@ -20,7 +20,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -34,6 +33,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/lan"
 )
 
 // Options say how an engine differs from a plain one.
@@ -42,6 +44,8 @@ type Options struct {
 	LiveRestore bool     // containers outlive the engine
 	Flags       []string // more flags for dockerd
 	Under       string   // where its folder is made; the folder for temporary files when empty
+	// On is the machine that it runs on; nil: this one. Its containers have no network then.
+	On *lan.Machine
 }
 
 // An Engine is one dockerd with what belongs to it. Its methods are not for concurrent use, except
@@ -53,7 +57,7 @@ type Engine struct {
 	opts     Options
 	id       string // in the names of its cgroup and bridge
 	dataRoot string
-	proc     *process
+	proc     *child.Process
 	client   *http.Client
 }
 
@@ -157,7 +161,14 @@ func (e *Engine) Launch(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.proc, err = startProcess(filepath.Join(e.Dir, "dockerd.log"), binary, e.flags()...)
+	args := append([]string{binary}, e.flags()...)
+	if e.opts.On != nil {
+		args = e.opts.On.Command(args...)
+	}
+	e.proc, err = child.Start(child.Spec{
+		Args: args, Log: filepath.Join(e.Dir, "dockerd.log"),
+		Env: []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,8 +211,8 @@ func (e *Engine) awaitAnswer(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-e.proc.done:
-			return fmt.Errorf("dockerd ended while it started: %w\n%s", e.proc.err, e.logTail(30))
+		case <-e.proc.Done():
+			return fmt.Errorf("dockerd ended while it started: %w\n%s", e.proc.Err(), e.logTail(30))
 		case <-ctx.Done():
 			return fmt.Errorf("dockerd does not answer: %w\n%s", ctx.Err(), e.logTail(30))
 		case <-tick.C:
@@ -224,15 +235,7 @@ func (e *Engine) ping(ctx context.Context) bool {
 
 // Running reports whether dockerd runs.
 func (e *Engine) Running() bool {
-	if e.proc == nil {
-		return false
-	}
-	select {
-	case <-e.proc.done:
-		return false
-	default:
-		return true
-	}
+	return e.proc.Running()
 }
 
 // Stop ends the engine as a shutdown does, with SIGTERM, and waits for it.
@@ -258,10 +261,10 @@ func (e *Engine) end(t testing.TB, sig syscall.Signal) {
 	if !e.Running() {
 		return
 	}
-	if err := e.proc.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := e.proc.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
-	<-e.proc.done
+	<-e.proc.Done()
 }
 
 // Restart stops the engine and starts it again.
@@ -276,7 +279,7 @@ func (e *Engine) PID() int {
 	if !e.Running() {
 		return 0
 	}
-	return e.proc.cmd.Process.Pid
+	return e.proc.PID()
 }
 
 // Log returns what dockerd has written so far, over all its starts.

@@ -20,17 +20,12 @@ import (
 // It fails the test when drover does not end as it should, or leaves a device.
 func (h *Host) cleanup(t testing.TB) {
 	t.Helper()
-	if h.proc != nil && h.proc.running() {
-		_ = h.proc.cmd.Process.Signal(unix.SIGTERM)
-		select {
-		case <-h.proc.done:
-			if h.proc.err != nil {
-				t.Errorf("drover stopped with %v", h.proc.err)
-			}
-		case <-time.After(40 * time.Second):
-			t.Error("drover does not stop when it is told to")
-			_ = h.proc.cmd.Process.Kill()
-			<-h.proc.done
+	if h.proc.Running() {
+		if err := h.proc.End(unix.SIGTERM, 40*time.Second); err != nil {
+			t.Error(err)
+			_ = h.proc.End(unix.SIGKILL, time.Minute)
+		} else if err := h.proc.Err(); err != nil {
+			t.Errorf("drover stopped with %v", err)
 		}
 	}
 	if t.Failed() {

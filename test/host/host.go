@@ -34,6 +34,7 @@ import (
 
 	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/engine"
 )
 
@@ -71,23 +72,8 @@ type Host struct {
 	Env    []string
 
 	opts Options
-	proc *proc
+	proc *child.Process
 	held *os.File // the plugin's socket, with Options.Activated
-}
-
-type proc struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
-}
-
-func (p *proc) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
 }
 
 // upTime bounds how long drover may take until it answers.
@@ -232,8 +218,8 @@ func (h *Host) Up(t testing.TB, env ...string) {
 			return
 		}
 		select {
-		case <-h.proc.done:
-			t.Fatalf("drover ended: %v\n%s", h.proc.err, h.LogTail(30))
+		case <-h.proc.Done():
+			t.Fatalf("drover ended: %v\n%s", h.proc.Err(), h.LogTail(30))
 		case <-ctx.Done():
 			t.Fatalf("drover did not answer within %s\n%s", upTime, h.LogTail(30))
 		case <-time.After(20 * time.Millisecond):
@@ -247,52 +233,37 @@ func (h *Host) start(t testing.TB, env []string) error {
 		"serve", "--root", h.Root, "--run", filepath.Join(h.Dir, "run"), "--driver", h.Driver, "--node-name", "host-a",
 		"--profiles", filepath.Join(h.Dir, "profiles.yaml"), "--config", filepath.Join(h.Dir, "drover.yaml"),
 	}, h.opts.Flags...)
-	log, err := os.OpenFile(h.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
+	spec := child.Spec{
+		Args: append([]string{Binary(t)}, args...), Log: h.logFile(), Env: append(slices.Clone(h.Env), env...),
 	}
-	defer log.Close()
-	cmd := exec.Command(Binary(t), args...)
 	if h.held != nil {
 		// The process is told its own PID: sd_listen_fds(3).
-		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", Binary(t)}, args...)...)
-		cmd.ExtraFiles = []*os.File{h.held}
-		env = append(slices.Clone(env), "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
+		spec.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, spec.Args...)
+		spec.Keep = []*os.File{h.held}
+		spec.Env = append(spec.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
 	}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(append(os.Environ(), h.Env...), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	p := &proc{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	h.proc = p
-	return nil
+	var err error
+	h.proc, err = child.Start(spec)
+	return err
 }
 
 // Ended waits until the process has ended.
 func (h *Host) Ended(t testing.TB, within time.Duration) {
 	t.Helper()
-	select {
-	case <-h.proc.done:
-	case <-time.After(within):
-		t.Fatalf("drover did not end within %s\n%s", within, h.LogTail(30))
+	if err := h.proc.Ended(within); err != nil {
+		t.Fatalf("%v\n%s", err, h.LogTail(30))
 	}
 }
 
 // PID is that of the process.
-func (h *Host) PID() int { return h.proc.cmd.Process.Pid }
+func (h *Host) PID() int { return h.proc.PID() }
 
 // Stop has it stop, and waits.
 func (h *Host) Stop(t testing.TB) {
 	t.Helper()
 	h.end(t, unix.SIGTERM)
-	if h.proc.err != nil {
-		t.Fatalf("drover stopped with %v\n%s", h.proc.err, h.LogTail(30))
+	if err := h.proc.Err(); err != nil {
+		t.Fatalf("drover stopped with %v\n%s", err, h.LogTail(30))
 	}
 }
 
@@ -304,13 +275,11 @@ func (h *Host) Kill9(t testing.TB) {
 
 func (h *Host) end(t testing.TB, sig syscall.Signal) {
 	t.Helper()
-	if err := h.proc.cmd.Process.Signal(sig); err != nil && !isDone(err) {
+	if err := h.proc.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
 	h.Ended(t, 40*time.Second)
 }
-
-func isDone(err error) bool { return err != nil && strings.Contains(err.Error(), "already finished") }
 
 // Restart kills and starts it.
 func (h *Host) Restart(t testing.TB) {

@@ -1,0 +1,224 @@
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Machine is one machine of a network. It is safe for concurrent use.
+type Machine struct {
+	Name string // its host name
+	IP   string
+
+	tb   testing.TB
+	port string   // its interface on the bridge
+	root *os.File // its folder /
+	net  *os.File // its namespaces
+	mnt  *os.File
+	uts  *os.File
+}
+
+// Machine makes a machine with a name. Own are folders that it does not share with the
+// others: the path where it has one → the folder that lies there.
+func (n *Net) Machine(name string, own map[string]string) *Machine {
+	n.tb.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := len(n.machines) + 1
+	m := &Machine{Name: name, IP: fmt.Sprintf("10.77.0.%d", i), tb: n.tb, port: fmt.Sprint("port", i)}
+	if err := onThread(func() error { return m.make(own) }); err != nil {
+		n.tb.Fatalf("machine %s: %v", name, err)
+	}
+	n.machines = append(n.machines, m)
+	// A name with a slash is the path of a namespace (ip-link(8), netns_get_fd of iproute2).
+	n.ip("link", "add", m.port, "type", "veth", "peer", "name", "eth0", "netns", path(m.net))
+	n.ip("link", "set", m.port, "master", "lan", "up")
+	for _, args := range [][]string{
+		{"ip", "link", "set", "lo", "up"},
+		// What comes in is looked up here first (ip-rule(8)): later, so that partitions come before it.
+		{"ip", "rule", "add", "pref", "100", "lookup", "local"},
+		{"ip", "rule", "del", "pref", "0"},
+		{"ip", "address", "add", m.IP + "/24", "dev", "eth0"},
+		{"ip", "link", "set", "eth0", "up"},
+	} {
+		must(n.tb, m.Command(args...))
+	}
+	return m
+}
+
+// make unshares the namespaces of this thread and keeps them.
+func (m *Machine) make(own map[string]string) (err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("make namespaces (these tests need root): %w", err)
+	}
+	if err := unix.Sethostname([]byte(m.Name)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	// A new namespace forwards when the machine does (devconf_inherit_init_net of the kernel's ip-sysctl).
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil {
+		return err
+	}
+	for at, dir := range own {
+		if err := unix.Mount(dir, at, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s to %s: %w", dir, at, err)
+		}
+	}
+	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	m.root = os.NewFile(uintptr(fd), "/")
+	for kind, into := range map[string]**os.File{"net": &m.net, "mnt": &m.mnt, "uts": &m.uts} {
+		if *into, err = os.Open("/proc/thread-self/ns/" + kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onThread calls fn on a thread that is thrown away, so that it may change what threads
+// have of their own.
+func onThread(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // a locked goroutine takes its thread along when it ends
+		if unix.Gettid() == os.Getpid() {
+			// What this one has, /proc/self shows to everybody.
+			done <- onThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// Do calls fn on the machine: files, mounts and sockets are those that are there. It must
+// not start processes (Command does that), and what goroutines of its own do, they do not
+// do there.
+func (m *Machine) Do(fn func() error) error {
+	return onThread(func() error {
+		// A thread that shares its folders with others cannot change the mounts it sees (setns(2)).
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		for f, kind := range map[*os.File]int{m.net: unix.CLONE_NEWNET, m.uts: unix.CLONE_NEWUTS, m.mnt: unix.CLONE_NEWNS} {
+			if err := unix.Setns(int(f.Fd()), kind); err != nil {
+				return fmt.Errorf("enter %s: %w", m.Name, err)
+			}
+		}
+		return fn()
+	})
+}
+
+// Command makes of a program and its arguments those that run it on the machine, as the
+// same process.
+func (m *Machine) Command(args ...string) []string {
+	return append([]string{"nsenter", "--net=" + path(m.net), "--uts=" + path(m.uts), "--mount=" + path(m.mnt), "--"}, args...)
+}
+
+// Dial connects from the machine. The address is numeric.
+func (m *Machine) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	derr := m.Do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, derr
+}
+
+// Path is how this process reaches a file of the machine, also on what is mounted there.
+func (m *Machine) Path(file string) string {
+	return fmt.Sprintf("/proc/self/fd/%d%s", m.root.Fd(), file)
+}
+
+// Processes are those that run on the machine; not those in containers of an engine,
+// which have namespaces of their own.
+func (m *Machine) Processes() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var list []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		for kind, f := range map[string]*os.File{"net": m.net, "mnt": m.mnt} {
+			if same(filepath.Join("/proc", e.Name(), "ns", kind), f) {
+				list = append(list, pid)
+				break
+			}
+		}
+	}
+	return list
+}
+
+// same reports whether a path leads to an open file.
+func same(path string, f *os.File) bool {
+	a, err := os.Stat(path)
+	if err != nil {
+		return false // the process has ended
+	}
+	b, err := f.Stat()
+	return err == nil && os.SameFile(a, b)
+}
+
+// Kill kills all that runs on the machine, and waits until it is gone.
+func (m *Machine) Kill() error {
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		pids := m.Processes()
+		if len(pids) == 0 {
+			return nil
+		}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return fmt.Errorf("processes %v of %s do not end", pids, m.Name)
+		}
+	}
+}
+
+// Signal sends a signal to all that runs on the machine: SIGSTOP and SIGCONT make it
+// pause, as a hypervisor does.
+func (m *Machine) Signal(sig unix.Signal) error {
+	for _, pid := range m.Processes() {
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Machine) close() {
+	if err := m.Kill(); err != nil {
+		m.tb.Error(err)
+	}
+	for _, f := range []*os.File{m.root, m.net, m.mnt, m.uts} {
+		if err := f.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+			m.tb.Error(err)
+		}
+	}
+}
