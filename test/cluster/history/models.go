@@ -1,0 +1,156 @@
+package history
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// name is the state of one: the dataset that it points at, "" for none and unseen for
+// one that no client was told of, and those that it once had.
+type name struct {
+	now  string
+	dead string // sorted, with commas
+}
+
+const unseen = "?"
+
+// names: a name has one dataset at a time, and none that it had before (a dataset is for
+// life).
+func names() porcupine.NondeterministicModel {
+	return porcupine.NondeterministicModel{
+		Init: func() []any { return []any{name{}} },
+		Step: func(state, in, out any) []any {
+			s, a := state.(name), out.(Answer)
+			switch in.(Request).What {
+			case Create:
+				return s.create(a)
+			case Get:
+				return s.get(a)
+			case Remove:
+				return s.remove(a)
+			}
+			return nil
+		},
+	}
+}
+
+func (s name) create(a Answer) []any {
+	switch {
+	case a == Answer{} && s.now == "":
+		return []any{s, name{unseen, s.dead}}
+	case a == Answer{} || a.Is != "" && s.now == a.Is:
+		return []any{s}
+	case a.Is != "" && (s.now == "" || s.now == unseen) && !s.had(a.Is):
+		return []any{name{a.Is, s.dead}}
+	}
+	return nil
+}
+
+func (s name) get(a Answer) []any {
+	switch {
+	case a.Absent && s.now == "", a.Is != "" && s.now == a.Is:
+		return []any{s}
+	case a.Is != "" && s.now == unseen && !s.had(a.Is):
+		return []any{name{a.Is, s.dead}}
+	}
+	return nil
+}
+
+func (s name) remove(a Answer) []any {
+	switch {
+	case a.Absent && s.now == "", a == Answer{} && s.now == "":
+		return []any{s}
+	case a.Done && s.now != "":
+		return []any{s.bury()}
+	case a == Answer{}:
+		return []any{s, s.bury()}
+	}
+	return nil
+}
+
+func (s name) had(dataset string) bool { return slices.Contains(strings.Split(s.dead, ","), dataset) }
+
+func (s name) bury() name {
+	if s.now == unseen {
+		return name{dead: s.dead}
+	}
+	dead := append(strings.Split(s.dead, ","), s.now)
+	slices.Sort(dead)
+	return name{dead: strings.Trim(strings.Join(dead, ","), ",")}
+}
+
+// lease is who has a dataset: the node that last mounted it, and its mount IDs.
+type lease struct {
+	node  string
+	epoch uint64
+	loose bool   // the epoch is this or a newer one
+	ids   string // sorted, with commas
+}
+
+// leases: a dataset that is in use is mounted on one node, under one epoch; the epoch only
+// grows, and changes only while it is not in use.
+func leases() porcupine.NondeterministicModel {
+	return porcupine.NondeterministicModel{
+		Init: func() []any { return []any{lease{}} },
+		Step: func(state, in, out any) []any {
+			s, q, a := state.(lease), in.(Request), out.(Answer)
+			switch q.What {
+			case Mount:
+				return s.mount(q, a)
+			case Unmount:
+				return s.maybe(s.without(q.ID), a)
+			case Fence:
+				if s.node != q.Node {
+					return []any{s}
+				}
+				free := s
+				free.ids = ""
+				return s.maybe(free, a)
+			}
+			return nil
+		},
+	}
+}
+
+// maybe is then, or when there was no answer either.
+func (s lease) maybe(then lease, a Answer) []any {
+	if a.Done {
+		return []any{then}
+	}
+	return []any{s, then}
+}
+
+func (s lease) mount(q Request, a Answer) []any {
+	stays, moves := s.node == q.Node, s.ids == ""
+	if a.At > 0 {
+		taken := lease{node: q.Node, epoch: a.At}.with(s.ids, q.ID)
+		same := stays && (a.At == s.epoch || s.loose && a.At > s.epoch)
+		if same || moves && a.At > s.epoch {
+			return []any{taken}
+		}
+		return nil
+	}
+	could := []any{s}
+	if stays {
+		could = append(could, s.with(s.ids, q.ID))
+	}
+	if moves {
+		could = append(could, lease{node: q.Node, epoch: s.epoch + 1, loose: true}.with("", q.ID))
+	}
+	return could
+}
+
+func (s lease) with(ids, id string) lease {
+	all := slices.DeleteFunc(strings.Split(ids, ","), func(s string) bool { return s == "" || s == id })
+	all = append(all, id)
+	slices.Sort(all)
+	s.ids = strings.Join(all, ",")
+	return s
+}
+
+func (s lease) without(id string) lease {
+	s.ids = strings.Join(slices.DeleteFunc(strings.Split(s.ids, ","), func(i string) bool { return i == id }), ",")
+	return s
+}

@@ -1,0 +1,126 @@
+package witness
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Loss is what a promotion announced before it was done: what was written under an
+// epoch, or an older one, after an instant is not in the copy that was promoted.
+type Loss struct {
+	Dataset string
+	Epoch   uint64 // that ended with it
+	After   int64  // CLOCK_BOOTTIME: when the promoted copy's last snapshot was begun
+}
+
+// Check returns what is wrong, the worst first; nothing when all is well. Per dataset:
+//   - a write under an epoch ended after the first under a newer one had begun;
+//   - what was fsynced is in no copy, and no announced loss covers it;
+//   - a copy holds a token that no writer wrote.
+//
+// Writes that failed, and those of which no end was noted, may be there or not.
+func Check(entries []Entry, copies []Copy, losses []Loss) []string {
+	byDataset := map[string][]Entry{}
+	for _, e := range entries {
+		byDataset[e.Dataset] = append(byDataset[e.Dataset], e)
+	}
+	for _, c := range copies {
+		if _, ok := byDataset[c.Dataset]; !ok {
+			byDataset[c.Dataset] = nil
+		}
+	}
+	var overlaps, lost, foreign []string
+	for _, id := range sorted(byDataset) {
+		list := byDataset[id]
+		of := slices.DeleteFunc(slices.Clone(copies), func(c Copy) bool { return c.Dataset != id })
+		announced := slices.DeleteFunc(slices.Clone(losses), func(l Loss) bool { return l.Dataset != id })
+		overlaps = append(overlaps, overlapping(id, list)...)
+		lost = append(lost, missing(id, list, of, announced)...)
+		foreign = append(foreign, unwritten(id, list, of)...)
+	}
+	return append(append(overlaps, lost...), foreign...)
+}
+
+func sorted[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// overlapping compares each epoch with all newer ones: a write under it ends before the
+// first under any of those begins. One that failed may end later: that is what a fence
+// does to it.
+func overlapping(id string, entries []Entry) []string {
+	first, last := map[uint64]Entry{}, map[uint64]Entry{}
+	var epochs []uint64
+	for _, e := range entries {
+		if f, ok := first[e.Epoch]; !ok {
+			epochs = append(epochs, e.Epoch)
+			first[e.Epoch] = e
+		} else if e.Begin < f.Begin {
+			first[e.Epoch] = e
+		}
+		if l, ok := last[e.Epoch]; e.Err == "" && (!ok || e.End > l.End) {
+			last[e.Epoch] = e
+		}
+	}
+	slices.Sort(epochs)
+	var bad []string
+	for i, old := range epochs {
+		l, ok := last[old]
+		for _, newer := range epochs[i+1:] {
+			if f := first[newer]; ok && l.End > f.Begin {
+				bad = append(bad, fmt.Sprintf("dataset %s: two epochs at once: %q on %s ended %d ns after %q on %s had begun",
+					id, l.Token, l.Node, l.End-f.Begin, f.Token, f.Node))
+			}
+		}
+	}
+	return bad
+}
+
+// missing finds what was fsynced and is nowhere.
+func missing(id string, entries []Entry, copies []Copy, losses []Loss) []string {
+	gone := slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+		return e.Err != "" ||
+			slices.ContainsFunc(copies, func(c Copy) bool { return c.Tokens[e.Token] }) ||
+			slices.ContainsFunc(losses, func(l Loss) bool { return e.Epoch <= l.Epoch && e.End > l.After })
+	})
+	if len(gone) == 0 {
+		return nil
+	}
+	slices.SortFunc(gone, func(a, b Entry) int { return int(a.End - b.End) })
+	var names []string
+	for _, c := range copies {
+		names = append(names, fmt.Sprintf("%s (%d tokens)", c.Name, len(c.Tokens)))
+	}
+	a, z := gone[0], gone[len(gone)-1]
+	return []string{fmt.Sprintf("dataset %s: %d writes that were flushed are lost, from %q on %s to %q on %s; looked in %q; announced: %+v",
+		id, len(gone), a.Token, a.Node, z.Token, z.Node, names, losses)}
+}
+
+// unwritten finds tokens of no writer. A writer that was killed may have written one
+// more than it noted.
+func unwritten(id string, entries []Entry, copies []Copy) []string {
+	type life struct {
+		writer string
+		epoch  uint64
+	}
+	newest := map[life]int{}
+	for _, e := range entries {
+		k := life{e.Writer, e.Epoch}
+		newest[k] = max(newest[k], e.Seq)
+	}
+	var bad []string
+	for _, c := range copies {
+		for t := range c.Tokens {
+			if n := newest[life{t.Writer, t.Epoch}]; t.Seq > n+1 || t.Seq < 1 {
+				bad = append(bad, fmt.Sprintf("dataset %s: %s has %q, which nobody wrote", id, c.Name, t))
+			}
+		}
+	}
+	slices.Sort(bad)
+	return bad
+}

@@ -1,0 +1,112 @@
+// Package witness holds what writers testify: programs that write to volumes while
+// hosts, networks and control fail, and note each write outside of the volume. Check
+// holds it against what the volumes have in the end.
+package witness
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Token is what one write leaves in a volume: no two writes have the same.
+type Token struct {
+	Writer string `json:"writer"` // one process; no space in it
+	Epoch  uint64 `json:"epoch"`  // under which its file was opened
+	Seq    int    `json:"seq"`    // of its writes, from 1
+}
+
+// String is the line in the volume, without its end.
+func (t Token) String() string { return fmt.Sprintf("%s %d %d", t.Writer, t.Epoch, t.Seq) }
+
+// Entry is what a writer notes of one token.
+type Entry struct {
+	Token
+	Dataset string `json:"dataset"`
+	Node    string `json:"node"`
+	// Nanoseconds of CLOCK_BOOTTIME, which all machines of a test share, before the
+	// write and after the fsync.
+	Begin int64  `json:"begin"`
+	End   int64  `json:"end"`
+	Err   string `json:"err,omitempty"` // of the write or the fsync: the token is there or is not
+}
+
+// Now is the time of entries.
+func Now() (int64, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+	}
+	return ts.Nano(), nil
+}
+
+// Logs reads the logs that match a pattern (filepath.Match). A last line without its end
+// is left out: the writer was killed in it.
+func Logs(pattern string) ([]Entry, error) {
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no log is %s", pattern)
+	}
+	var all []Entry
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		b = b[:bytes.LastIndexByte(b, '\n')+1]
+		for line := range bytes.Lines(b) {
+			var e Entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				return nil, fmt.Errorf("%s: %w in %q", file, err, line)
+			}
+			all = append(all, e)
+		}
+	}
+	return all, nil
+}
+
+// Copy is what one copy of a dataset holds: its head, or what was kept aside.
+type Copy struct {
+	Dataset string
+	Name    string // for messages: "head on host-a"
+	Tokens  map[Token]bool
+	Torn    []string // lines that are no tokens
+}
+
+// Read reads a copy's file.
+func Read(dataset, name string, r io.Reader) (Copy, error) {
+	c := Copy{Dataset: dataset, Name: name, Tokens: map[Token]bool{}}
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		line := lines.Text()
+		if line == "" {
+			continue // before the first write after a failed one
+		}
+		var t Token
+		if _, err := fmt.Sscanf(line, "%s %d %d", &t.Writer, &t.Epoch, &t.Seq); err != nil || t.String() != line {
+			c.Torn = append(c.Torn, line)
+			continue
+		}
+		c.Tokens[t] = true
+	}
+	return c, lines.Err()
+}
+
+// ReadFile is Read of a file; one that is not there is an empty one.
+func ReadFile(dataset, name, file string) (Copy, error) {
+	b, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		return Copy{}, err
+	}
+	return Read(dataset, name, strings.NewReader(string(b)))
+}

@@ -1,0 +1,82 @@
+// Command writer writes to a volume until it is killed, a line and an fsync at a time
+// through a file that it opens once, and notes each outside of the volume. It goes on
+// after errors: whoever fences it must stop it.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+func main() {
+	var o options
+	flag.StringVar(&o.file, "file", "", "`FILE` in the volume")
+	flag.StringVar(&o.log, "log", "", "`FILE` outside of it")
+	flag.StringVar(&o.entry.Dataset, "dataset", "", "`UUID` of the dataset")
+	flag.StringVar(&o.entry.Node, "node", "", "`NAME` of the node")
+	flag.StringVar(&o.entry.Writer, "writer", "", "`NAME` that no other process has")
+	flag.Uint64Var(&o.entry.Epoch, "epoch", 0, "epoch under which the volume was mounted")
+	flag.DurationVar(&o.every, "every", 2*time.Millisecond, "pause between two writes")
+	flag.Parse()
+	if err := o.run(); err != nil {
+		fmt.Fprintln(os.Stderr, "writer:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	file, log string
+	entry     witness.Entry // of the next write
+	every     time.Duration
+}
+
+// run ends only with an error: of opening, or of the log.
+func (o *options) run() error {
+	f, err := os.OpenFile(o.file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	log, err := os.OpenFile(o.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	for tick := time.Tick(o.every); ; <-tick {
+		o.entry.Seq++
+		if err := o.write(f); err != nil {
+			return err
+		}
+		line, err := json.Marshal(o.entry)
+		if err != nil {
+			return err
+		}
+		if _, err := log.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+}
+
+// write writes one token and times it. What the volume answers goes into the entry.
+func (o *options) write(f *os.File) (err error) {
+	text := o.entry.Token.String() + "\n"
+	if o.entry.Err != "" {
+		text = "\n" + text // the one before may have left half a line
+	}
+	o.entry.Err = ""
+	if o.entry.Begin, err = witness.Now(); err != nil {
+		return err
+	}
+	if _, err := f.WriteString(text); err != nil {
+		o.entry.Err = err.Error()
+	} else if err := f.Sync(); err != nil {
+		o.entry.Err = err.Error()
+	}
+	o.entry.End, err = witness.Now()
+	return err
+}
