@@ -14,6 +14,7 @@ type state struct {
 	datasets   map[uuid.UUID]dataset.Dataset
 	snapshots  map[uuid.UUID]dataset.Snapshot
 	operations map[uuid.UUID]dataset.Operation
+	leases     map[uuid.UUID]dataset.Lease
 }
 
 // check holds the store to what must be true between any two transactions: a
@@ -25,7 +26,7 @@ func (e *env) check() state {
 	if err != nil {
 		e.Fatalf("%v", err)
 	}
-	st := state{map[uuid.UUID]dataset.Dataset{}, map[uuid.UUID]dataset.Snapshot{}, map[uuid.UUID]dataset.Operation{}}
+	st := state{map[uuid.UUID]dataset.Dataset{}, map[uuid.UUID]dataset.Snapshot{}, map[uuid.UUID]dataset.Operation{}, map[uuid.UUID]dataset.Lease{}}
 	got, want := map[string]any{}, map[string]any{}
 	for _, en := range entries {
 		family, _, _ := strings.Cut(en.Key, "/")
@@ -53,8 +54,15 @@ func (e *env) check() state {
 			got[en.Key] = read[pointer](e, en.Key, en.Value)
 		case "leases":
 			l := read[dataset.Lease](e, en.Key, en.Value)
+			st.leases[l.Dataset] = l
 			l.Incarnation = uuid.Nil
+			if d := st.datasets[l.Dataset]; d.Move != uuid.Nil && l.State != dataset.LeaseHeld {
+				l.State, l.Wanted, l.InUse = dataset.LeaseHeld, uuid.Nil, false
+			}
 			got[en.Key] = l
+		case "copies":
+			c := read[dataset.Copy](e, en.Key, en.Value)
+			got[en.Key] = copyKey(c.Node, c.Dataset)
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
 		case "nodes", "pools", "cluster", "house":
@@ -64,6 +72,11 @@ func (e *env) check() state {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		e.Fatalf("the indexes are not those of the objects (- should be, + is):\n%s", diff)
+	}
+	for _, d := range st.datasets {
+		if op := st.operations[d.Move]; d.Move != uuid.Nil && (op.State.Final() || op.DatasetID != d.ID || op.Epoch != d.Epoch) {
+			e.Fatalf("dataset %s names move %+v, which is none of its epoch that goes on", d.ID, op)
+		}
 	}
 	for _, s := range st.snapshots {
 		if _, ok := st.datasets[s.Dataset]; !ok {
@@ -84,8 +97,15 @@ func read[T any](e *env, key string, value []byte) T {
 
 func indexDataset(want map[string]any, d dataset.Dataset) {
 	want[uuidKey(d.ID)] = pointer{Dataset: d.ID}
-	want[homeKey(d.Home, d.ID)] = claim{d.ID}
-	want[leaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}
+	if d.Home != uuid.Nil {
+		want[homeKey(d.Home, d.ID)] = claim{d.ID}
+	}
+	for _, n := range d.Copies {
+		want[copyKey(n, d.ID)] = copyKey(n, d.ID)
+	}
+	if d.Home != uuid.Nil || d.State != dataset.StatePurging {
+		want[leaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}
+	}
 	switch d.State {
 	case dataset.StateReady:
 		want[nameKey(d.Volume)] = claim{d.ID}

@@ -150,6 +150,9 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 		}
 		have = append(have, name)
 	}
+	if len(have) == 0 {
+		have = []string{"none"}
+	}
 	return dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name, dataset.Have(have))
 }
 

@@ -20,6 +20,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if alone(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a change of kind %q is of records alone, and control's own: submit it", req.Kind)
 	}
+	if req.Kind == dataset.OpMove {
+		return p, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")
+	}
 	err = s.view(ctx, func(t *tx) error {
 		p, err = s.plan(t, node, req)
 		return err
@@ -42,9 +45,6 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	}
 	if err := s.seen.halted(op.Node); err != nil {
 		return api.Plan{}, err
-	}
-	if req.Kind == dataset.OpMove && node != uuid.Nil {
-		return api.Plan{}, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")
 	}
 	if op.Kind == "" {
 		op.Kind = req.Kind

@@ -152,14 +152,8 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 // commitPurge forgets a dataset whose bytes, and whose snapshots, are gone; as long as
 // other nodes have copies the record stays, so that they destroy them.
 func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
-	d, err := t.dataset(op.DatasetID)
-	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {
-		return nil
-	}
-	if err == nil {
-		d, err = t.current(op)
-	}
-	if err != nil {
+	d, gone, err := t.condemned(op)
+	if err != nil || gone {
 		return err
 	}
 	if d.State != dataset.StatePurging {
@@ -171,8 +165,21 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 		t.forget(d)
 		return nil
 	}
+	t.del(leaseKey(d.ID))
 	d.Home, d.Request = uuid.Nil, op.ID
 	return t.put(datasetKey(d.ID), d)
+}
+
+// condemned reads the dataset of a purge; gone: its home has destroyed it already.
+func (t *tx) condemned(op dataset.Operation) (d dataset.Dataset, gone bool, err error) {
+	d, err = t.dataset(op.DatasetID)
+	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {
+		return d, true, nil
+	}
+	if err == nil {
+		d, err = t.current(op)
+	}
+	return d, false, err
 }
 
 // snapshotsAtOnce bounds the snapshots that one transaction forgets or brings
@@ -188,11 +195,8 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 			if rec, _, err := t.recorded(op); err != nil || rec.State.Final() {
 				return err
 			}
-			d, err := t.current(op)
-			if dataset.KindOf(err) == dataset.ErrNotFound {
-				return nil
-			}
-			if err != nil || d.State != dataset.StatePurging {
+			d, gone, err := t.condemned(op)
+			if err != nil || gone || d.State != dataset.StatePurging {
 				return err
 			}
 			entries, err := t.list(snapshotPrefix(d.ID), "", snapshotsAtOnce)
