@@ -237,6 +237,17 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 		}
 	}
 	d.Move = op.ID
+	if op.Loss != nil {
+		// The home that comes back before this is done must hear that its epoch is over.
+		lease, err := t.lease(d)
+		if err != nil {
+			return err
+		}
+		lease.State, lease.Wanted = dataset.LeaseMoving, op.Node
+		if err := t.put(leaseKey(d.ID), lease); err != nil {
+			return err
+		}
+	}
 	return t.putDataset(d)
 }
 

@@ -1,0 +1,221 @@
+package control
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// host stands for an agent that goes by what it heard last, which may be long over: it
+// writes without asking while it takes itself for the home.
+type host struct {
+	*agent
+	name    string
+	home    bool
+	epoch   uint64
+	gaveUp  uint64 // the last epoch that it swore off, on its disk
+	recall  uuid.UUID
+	using   bool
+	fenced  bool // a person has stopped it, until it hears of what is
+	reports []func() error
+}
+
+// writes reports whether something on the host writes, or can begin to.
+func (h *host) writes() bool { return h.home && h.epoch > h.gaveUp && !h.fenced }
+
+// hear takes in what control says now, as a sync does.
+func (h *host) hear() {
+	s := h.sync(0)
+	h.home, h.recall = false, uuid.Nil
+	for _, d := range s.Datasets {
+		h.home, h.epoch = true, d.Epoch
+		if d.Lease != nil && d.Lease.State == dataset.LeaseRecalled {
+			h.recall = d.Move
+		}
+		if d.Lease != nil && d.Lease.State == dataset.LeaseMoving { // whether it gave up or was overtaken
+			h.gaveUp, h.using = max(h.gaveUp, d.Epoch), false
+		}
+	}
+	h.fenced = false
+}
+
+// epochs is a cluster of hosts with one volume that goes to and fro.
+type epochs struct {
+	*env
+	hosts []*host
+	ds    uuid.UUID
+	last  uint64 // epoch on record
+}
+
+// One epoch is open for writing at a time (I1): moves that are asked for, recalled,
+// yielded, cancelled, failed, committed and forced in any order, by hosts that hear
+// late, restart, and whose reports come late and more than once.
+func TestEpochsDoNotOverlap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := &epochs{env: newEnv(t)}
+		for _, name := range []string{"alpha", "beta", "gamma"} {
+			c.hosts = append(c.hosts, &host{agent: c.agent(name), name: name})
+		}
+		c.ds = c.hosts[0].create("db@gold").ID
+		c.moved("db", c.hosts[0].agent, c.hosts[1].agent, "beta") // so that there is a copy to go on from
+		for _, h := range c.hosts {
+			h.hear()
+		}
+		actions := []func(*rapid.T){c.ask, c.hears, c.hears, c.recallNow, c.yield, c.yield, c.commitMove, c.commitMove, c.fail, c.cancelMove, c.use, c.force, c.again, c.again, c.restartHost}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			actions[rapid.IntRange(0, len(actions)-1).Draw(t, "action")](t)
+			c.holds(t)
+		}
+	})
+}
+
+// holds is the invariant.
+func (c *epochs) holds(t *rapid.T) {
+	d := c.check().datasets[c.ds]
+	if d.Epoch < c.last {
+		t.Fatalf("epoch %d after %d", d.Epoch, c.last)
+	}
+	c.last = d.Epoch
+	var writer *host
+	for _, h := range c.hosts {
+		switch {
+		case !h.writes():
+		case writer != nil:
+			t.Fatalf("%s at epoch %d and %s at epoch %d", writer.name, writer.epoch, h.name, h.epoch)
+		case h.epoch > d.Epoch || h.epoch == d.Epoch && h.id != d.Home:
+			t.Fatalf("%s writes at epoch %d, on record is %d", h.name, h.epoch, d.Epoch)
+		default:
+			writer = h
+		}
+	}
+}
+
+func (c *epochs) host(t *rapid.T) *host { return c.hosts[rapid.IntRange(0, 2).Draw(t, "host")] }
+
+// move returns the move on record.
+func (c *epochs) move() (op dataset.Operation, target *host, there bool) {
+	d := c.volume("db")
+	if d.Move == uuid.Nil {
+		return op, nil, false
+	}
+	op = c.operationNow(d.Move)
+	for _, h := range c.hosts {
+		if h.id == op.Node {
+			return op, h, true
+		}
+	}
+	return op, nil, false
+}
+
+// send reports, and may do so again at any time.
+func (c *epochs) send(h *host, report func() error) error {
+	h.reports = append(h.reports, report)
+	return report()
+}
+
+func (c *epochs) ask(t *rapid.T) {
+	_, err := c.Submit(c.ctx, moveTo("db", c.host(t).name))
+	if k := dataset.KindOf(err); k != nil && k != dataset.ErrConflict {
+		t.Fatal(err)
+	}
+}
+
+func (c *epochs) hears(t *rapid.T) { c.host(t).hear() }
+
+func (c *epochs) recallNow(*rapid.T) {
+	op, h, there := c.move()
+	if !there {
+		return
+	}
+	r := h.report(op)
+	_ = c.send(h, func() error { _, err := h.Recall(h.ctx, h.id, r); return err })
+}
+
+// yield is what a home does that heard of a recall: it swears the epoch off first.
+func (c *epochs) yield(t *rapid.T) {
+	h := c.host(t)
+	if h.recall == uuid.Nil || !h.home {
+		return
+	}
+	y := api.Yield{Incarnation: h.incarnation, Operation: h.recall, Dataset: c.ds, Epoch: h.epoch}
+	if h.using {
+		y.Holders = []string{"c1"}
+	} else {
+		h.gaveUp = max(h.gaveUp, h.epoch)
+		y.Manifest = gaveUp(dataset.Operation{ID: h.recall})
+	}
+	_ = c.send(h, func() error { return h.Yield(h.ctx, h.id, y) })
+}
+
+func (c *epochs) commitMove(t *rapid.T) {
+	op, h, there := c.move()
+	if !there || op.Manifest == nil && op.Loss == nil {
+		return
+	}
+	r := h.report(op)
+	if err := c.send(h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err }); err == nil {
+		h.hear() // in the answer
+	}
+}
+
+func (c *epochs) fail(*rapid.T) {
+	op, h, there := c.move()
+	if !there {
+		return
+	}
+	op.Problem = &dataset.Problem{Code: "in_use", Message: "in use"}
+	r := h.report(op)
+	_ = c.send(h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err })
+}
+
+func (c *epochs) cancelMove(*rapid.T) {
+	if op, _, there := c.move(); there {
+		_, _ = c.CancelOperation(c.ctx, op.ID.String())
+	}
+}
+
+func (c *epochs) use(t *rapid.T) {
+	h := c.host(t)
+	h.using = !h.using && h.writes() && h.recall == uuid.Nil
+}
+
+// force is a person who stops the home, and says so.
+func (c *epochs) force(t *rapid.T) {
+	d := c.volume("db")
+	target := c.host(t)
+	for _, h := range c.hosts {
+		if h.id != d.Home || h == target {
+			continue
+		}
+		out, err := c.Submit(c.ctx, forced("db", target.name, h.name))
+		if k := dataset.KindOf(err); k != nil && k != dataset.ErrNotFound {
+			t.Fatal(err)
+		}
+		if err == nil && out.Operation != nil {
+			h.fenced, h.using = true, false
+		}
+	}
+}
+
+// again is a report that the network kept.
+func (c *epochs) again(t *rapid.T) {
+	h := c.host(t)
+	if len(h.reports) > 0 {
+		_ = h.reports[rapid.IntRange(0, len(h.reports)-1).Draw(t, "report")]()
+	}
+}
+
+// restartHost loses what was in memory: what was sworn off is on disk.
+func (c *epochs) restartHost(t *rapid.T) {
+	h := c.host(t)
+	h.incarnation = uuid.New()
+	h.register(h.name)
+	h.recall, h.using = uuid.Nil, false
+	if !h.fenced && rapid.Bool().Draw(t, "hears") {
+		h.hear()
+	}
+}
