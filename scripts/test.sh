@@ -13,11 +13,10 @@ cd "$top"
 
 # prepare makes the images and the tools side by side: the one waits for the disk, the other for the CPU.
 prepare() {
-	local image build=(docker-compose) tools status=0
-	[ "$form" = short ] || build+=(consul)
+	local image tools status=0
 	scripts/image.sh >/dev/null &
 	image=$!
-	scripts/tools.sh "${build[@]}" >/dev/null &
+	scripts/tools.sh docker-compose consul >/dev/null &
 	tools=$!
 	wait "$image" || status=$?
 	wait "$tools" || status=$?

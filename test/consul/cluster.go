@@ -22,7 +22,6 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/lan"
 )
 
@@ -51,11 +50,9 @@ type Cluster struct {
 // patience bounds every wait.
 const patience = 90 * time.Second
 
-// Start starts a cluster and returns when it has a leader. It ends with the test. Until
-// more than the store needs Consul, its minutes of building are the long form's.
+// Start starts a cluster and returns when it has a leader. It ends with the test.
 func Start(tb testing.TB, opts Options) *Cluster {
 	tb.Helper()
-	long.Only(tb)
 	binary, err := binary()
 	if err != nil {
 		tb.Fatal(err)
@@ -70,7 +67,7 @@ func Start(tb testing.TB, opts Options) *Cluster {
 	}
 	ips := addresses(opts)
 	for n, ip := range ips {
-		s := &Server{Name: fmt.Sprintf("server%d", n+1), IP: ip, tb: tb, binary: binary, dir: filepath.Join(dir, ip)}
+		s := &Server{Name: fmt.Sprintf("server%d", n+1), IP: ip, tb: tb, cluster: c, binary: binary, dir: filepath.Join(dir, ip)}
 		if len(opts.On) > 0 {
 			s.On = opts.On[n]
 		}
@@ -236,15 +233,7 @@ func (c *Cluster) Leader() *Server {
 		if !s.running() {
 			continue
 		}
-		client, err := c.client(s)
-		if err != nil {
-			c.tb.Fatal(err)
-		}
-		at, err := client.Status().Leader()
-		if err != nil {
-			continue
-		}
-		host, _, _ := strings.Cut(at, ":")
+		host := s.Leads()
 		for _, l := range c.Servers {
 			if l.IP == host {
 				return l
@@ -253,6 +242,21 @@ func (c *Cluster) Leader() *Server {
 	}
 	c.tb.Fatal("no server leads")
 	return nil
+}
+
+// Leads is the address of the server that leads, as this one sees it; empty: it sees none,
+// or does not answer.
+func (s *Server) Leads() string {
+	client, err := s.cluster.client(s)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	at, err := client.Status().Leader()
+	if err != nil {
+		return ""
+	}
+	host, _, _ := strings.Cut(at, ":")
+	return host
 }
 
 // Snapshot is the state of now.

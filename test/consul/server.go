@@ -25,9 +25,10 @@ type Server struct {
 	IP   string
 	On   *lan.Machine // nil: this one
 
-	tb     testing.TB
-	binary string
-	dir    string
+	tb      testing.TB
+	cluster *Cluster
+	binary  string
+	dir     string
 
 	mu   sync.Mutex
 	proc *child.Process

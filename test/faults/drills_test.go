@@ -76,12 +76,12 @@ func makingDrills() []drill {
 			clear: func(t *testing.T, w *world) { w.drop(t, "new") },
 		})
 	}
-	add("create", "by the engine", "", func(_ *testing.T, w *world) error { return w.plug.create("new@plain", nil) })
+	add("create", "by the engine", "", func(_ *testing.T, w *world) error { return w.plug.Create("new@plain", nil) })
 	add("create", "on record", "", func(t *testing.T, w *world) error {
 		return w.submit(t, api.Request{Kind: dataset.OpCreate, Volume: "new@plain"})
 	})
 	add("clone", "of a snapshot by the engine", "first", func(t *testing.T, w *world) error {
-		return w.plug.create("new@snapshot-"+w.snapshotID(t, "base", "first"), nil)
+		return w.plug.Create("new@snapshot-"+w.snapshotID(t, "base", "first"), nil)
 	})
 	add("clone", "of a volume on record", "base", func(t *testing.T, w *world) error {
 		return w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "new", Options: map[string]string{"from": "base"}})
@@ -247,7 +247,7 @@ func (w *world) keepsRestored(t testing.TB) {
 		if s.Kind != dataset.SnapshotRestore {
 			continue
 		}
-		w.ok(t, w.plug.create("look@snapshot-"+s.ID.String(), nil))
+		w.ok(t, w.plug.Create("look@snapshot-"+s.ID.String(), nil))
 		var err error
 		w.within(t, "look", func(root string) { err = compare(root, "now") })
 		w.drop(t, "look")
@@ -303,7 +303,7 @@ func resizeDrill(inUse bool) drill {
 func endingDrills() []drill {
 	var all []drill
 	for name, ask := range map[string]func(*testing.T, *world) error{
-		"by the engine": func(_ *testing.T, w *world) error { return w.plug.remove("end") },
+		"by the engine": func(_ *testing.T, w *world) error { return w.plug.Remove("end") },
 		"on record": func(t *testing.T, w *world) error {
 			return w.submit(t, api.Request{Kind: dataset.OpDelete, Volume: "end"})
 		},
@@ -340,7 +340,7 @@ func endingDrills() []drill {
 		ready: func(t *testing.T, w *world) {
 			w.make(t, "end", "plain", "end")
 			w.snapshot(t, "end", "one")
-			w.ok(t, w.plug.remove("end"))
+			w.ok(t, w.plug.Remove("end"))
 			w.forget("end")
 			w.trash["end"] = "end"
 		},
@@ -352,7 +352,7 @@ func endingDrills() []drill {
 		},
 	}, drill{
 		op: "purge", name: "by a removal", ask: func(_ *testing.T, w *world) error {
-			if err := w.plug.remove("end"); err != nil {
+			if err := w.plug.Remove("end"); err != nil {
 				return err
 			}
 			return errAsync // the purge comes after

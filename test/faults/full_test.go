@@ -88,7 +88,7 @@ func TestB15VolumeFull(t *testing.T) {
 			t.Errorf("%d bytes went into a volume of 320 MiB", n)
 		}
 		w.write(t, "beside", "beside still")
-		w.ok(t, w.plug.create("more", nil))
+		w.ok(t, w.plug.Create("more", nil))
 		w.volumes["more"] = ""
 		w.ok(t, os.Remove(filepath.Join(root, "filling")))
 	})
@@ -102,7 +102,7 @@ func TestB15PoolFull(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
 	w.make(t, "base", "plain", "base")
 	w.make(t, "end", "plain", "end")
-	w.ok(t, w.plug.remove("end"))
+	w.ok(t, w.plug.Remove("end"))
 	w.forget("end")
 	w.trash["end"] = "end"
 	ballast := filepath.Join(w.h.Root, "ballast")
@@ -117,11 +117,11 @@ func TestB15PoolFull(t *testing.T) {
 		}
 		return nil
 	})
-	w.ok(t, w.plug.create("more", nil))
+	w.ok(t, w.plug.Create("more", nil))
 	w.volumes["more"] = ""
 
 	eatUp(t, ballast+".more", 60<<20)
-	w.says(t, w.plug.create("toomuch", nil), "pool default", "nearly full", "1 in the trash", "drover trash purge")
+	w.says(t, w.plug.Create("toomuch", nil), "pool default", "nearly full", "1 in the trash", "drover trash purge")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: "base", Name: "snap"}), "pool default", "nearly full")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "base"}}), "pool default", "nearly full")
 	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "creates are refused") {
@@ -133,7 +133,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.h.Must(t, "trash", "purge", "--all", "--yes")
 	delete(w.trash, "end")
 	w.ok(t, errors.Join(os.Remove(ballast), os.Remove(ballast+".more")))
-	await(t, "there is room again", func() error { return w.plug.create("toomuch", nil) })
+	await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
 	w.volumes["toomuch"] = ""
 	w.kept(t)
 	w.tidy(t)
@@ -154,14 +154,14 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 			w.make(t, "kept", "plain", "kept")
 			free := stuff(t, pool.at)
 			w.h.Restart(t)
-			w.says(t, w.plug.create("toomuch", nil), "full")
+			w.says(t, w.plug.Create("toomuch", nil), "full")
 			w.drop(t, "gone")
 			free()
 			// btrfs gives room back with its next commit, within half a minute.
 			dir, err := os.Open(pool.at)
 			w.ok(t, err)
 			w.ok(t, errors.Join(fsctl.Sync(dir), dir.Close()))
-			await(t, "there is room again", func() error { return w.plug.create("toomuch", nil) })
+			await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
 			w.volumes["toomuch"] = ""
 			w.kept(t)
 			w.tidy(t)
@@ -183,7 +183,7 @@ func TestB15StateDiskFull(t *testing.T) {
 		w.make(t, fmt.Sprintf("vol%d", i), "plain", fmt.Sprint(i))
 	}
 	free := stuff(t, state.at)
-	w.says(t, w.plug.create("toomuch", nil), "full")
+	w.says(t, w.plug.Create("toomuch", nil), "full")
 	w.kept(t)
 	for i := range 10 {
 		w.drop(t, fmt.Sprintf("vol%d", i))
@@ -211,11 +211,11 @@ func TestB15HostDiskFull(t *testing.T) {
 	}
 	w.make(t, "base", "sized", "base")
 	w.make(t, "waste", "plain", "waste")
-	w.ok(t, w.plug.remove("waste"))
+	w.ok(t, w.plug.Remove("waste"))
 	w.forget("waste")
 	w.trash["waste"] = "waste"
-	id := newID()
-	root, err := w.plug.mount("base", id)
+	id := host.NewID()
+	root, err := w.plug.Mount("base", id)
 	w.ok(t, err)
 
 	free := stuff(t, hostDisk.at)
@@ -225,7 +225,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	if n < 320<<20-xfsOwn {
 		t.Errorf("only %d bytes went into a volume of 320 MiB", n)
 	}
-	err = w.plug.create("toomuch", nil)
+	err = w.plug.Create("toomuch", nil)
 	w.says(t, err, w.h.Root, "is nearly full", "df -h")
 	r := w.h.Exec(t, "doctor")
 	if !strings.Contains(r.Out, "creates are refused: the disk of "+w.h.Root) || r.Exit != 1 {
@@ -235,7 +235,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	if strings.Contains(err.Error()+r.Out, "purge") {
 		t.Errorf("purging is advised: %v\n%s", err, r.Out)
 	}
-	w.ok(t, w.plug.unmount("base", id))
+	w.ok(t, w.plug.Unmount("base", id))
 	w.kept(t)
 	w.h.Restart(t)
 	w.kept(t)
@@ -243,7 +243,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	// The documented way back: free something on the host's disk.
 	free()
 	w.h.Restart(t)
-	w.ok(t, w.plug.create("toomuch", nil))
+	w.ok(t, w.plug.Create("toomuch", nil))
 	w.volumes["toomuch"] = ""
 	w.kept(t)
 	w.h.Clean(t)

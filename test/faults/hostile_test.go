@@ -77,13 +77,13 @@ func TestI6Refused(t *testing.T) {
 		{name: "db", options: map[string]string{"protect": "maybe"}, says: "protect"},
 	} {
 		t.Run(fmt.Sprintf("%.20q%v", c.name, c.options), func(t *testing.T) {
-			w.says(t, w.plug.create(c.name, c.options), "drover:", c.says)
+			w.says(t, w.plug.Create(c.name, c.options), "drover:", c.says)
 			if c.options == nil {
-				if _, err := w.plug.mount(c.name, newID()); err == nil {
+				if _, err := w.plug.Mount(c.name, host.NewID()); err == nil {
 					t.Error("it was mounted")
 				}
-				w.ok(t, w.plug.unmount(c.name, newID()))
-				w.ok(t, w.plug.remove(c.name))
+				w.ok(t, w.plug.Unmount(c.name, host.NewID()))
+				w.ok(t, w.plug.Remove(c.name))
 			}
 			if !slices.Equal(pool, everywhere(t, w.poolPath(t, "default"))) || w.metrics(t)["drover_store_entries"] != entries {
 				t.Error("something was made")
@@ -134,7 +134,7 @@ func TestC8HostileVolume(t *testing.T) {
 				t.Error("an export holds what lies outside of the volume")
 			}
 			w.snapshot(t, "evil", "first")
-			w.ok(t, w.plug.create("copy@snapshot-"+w.snapshotID(t, "evil", "first"), nil))
+			w.ok(t, w.plug.Create("copy@snapshot-"+w.snapshotID(t, "evil", "first"), nil))
 			w.within(t, "copy", func(root string) {
 				if to, err := os.Readlink(filepath.Join(root, "out")); err != nil || to != outside {
 					t.Errorf("a link of the clone: %q, %v", to, err)
@@ -199,10 +199,10 @@ func TestC8Planted(t *testing.T) {
 	before := everywhere(t, outside)
 	w.h.Restart(t)
 	for _, name := range []string{"moved", "linked"} {
-		if _, err := w.plug.mount(name, newID()); err == nil {
+		if _, err := w.plug.Mount(name, host.NewID()); err == nil {
 			t.Errorf("volume %s was mounted through a link", name)
 		}
-		w.ok(t, w.plug.remove(name))
+		w.ok(t, w.plug.Remove(name))
 		w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: name}) //nolint:errcheck // it may well fail; what it does not destroy counts
 	}
 	for _, id := range []string{"3", "4", "5"} {
@@ -220,13 +220,13 @@ func TestC8Planted(t *testing.T) {
 func TestC8MountedOver(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
-	id := newID()
-	root, err := w.plug.mount("base", id)
+	id := host.NewID()
+	root, err := w.plug.Mount("base", id)
 	w.ok(t, err)
 	inside := filepath.Join(root, "inside")
 	w.ok(t, os.Mkdir(inside, 0o755))
 	w.ok(t, unix.Mount("over", inside, "tmpfs", 0, ""))
-	w.says(t, w.plug.unmount("base", id), "base", "still uses")
+	w.says(t, w.plug.Unmount("base", id), "base", "still uses")
 	w.h.Clean(t, "nobody uses it")
 	w.ok(t, unix.Unmount(inside, 0))
 	w.holds(t, "base", "base") // which unmounts it at last
@@ -234,10 +234,10 @@ func TestC8MountedOver(t *testing.T) {
 		t.Errorf("still mounted: %v", left)
 	}
 
-	root, err = w.plug.mount("base", id)
+	root, err = w.plug.Mount("base", id)
 	w.ok(t, err)
 	w.ok(t, unix.Mount("over", root, "tmpfs", 0, ""))
-	_ = w.plug.unmount("base", id)
+	_ = w.plug.Unmount("base", id)
 	_ = unix.Unmount(root, 0)
 	w.h.Restart(t)
 	w.holds(t, "base", "base")

@@ -37,7 +37,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 		{"copy", func(int) string { return "copy@snapshot-" + w.volume(t, "base").ID.String() }, func(int) bool { return false }},
 	} {
 		before := datasets()
-		errs := atOnce(n, func(i int) error { return w.plug.create(c.spec(i), nil) })
+		errs := atOnce(n, func(i int) error { return w.plug.Create(c.spec(i), nil) })
 		for i, err := range errs {
 			if (err != nil) != c.refused(i) {
 				t.Errorf("create %d of %s: %v", i, c.name, err)
@@ -51,7 +51,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 
 	before := datasets()
 	errs := atOnce(n, func(i int) error {
-		return w.plug.create("torn", map[string]string{"profile": []string{"plain", "sized"}[i%2]})
+		return w.plug.Create("torn", map[string]string{"profile": []string{"plain", "sized"}[i%2]})
 	})
 	won := w.volume(t, "torn").Profile.Name
 	for i, err := range errs {
@@ -67,7 +67,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 	// The engine's creates and a person's at once.
 	errs = atOnce(n, func(i int) error {
 		if i%2 == 0 {
-			return w.plug.create("both", nil)
+			return w.plug.Create("both", nil)
 		}
 		return w.submit(t, api.Request{Kind: dataset.OpCreate, Volume: "both"})
 	})
@@ -111,7 +111,7 @@ func TestI11InUse(t *testing.T) {
 			w.use(t, "base")
 			id := w.volume(t, "base").ID.String()
 			for what, err := range map[string]error{
-				"remove by the engine": w.plug.remove("base"),
+				"remove by the engine": w.plug.Remove("base"),
 				"delete":               w.submit(t, api.Request{Kind: dataset.OpDelete, Volume: "base"}),
 				"delete by UUID":       w.submit(t, api.Request{Kind: dataset.OpDelete, Volume: id, Force: true}),
 				"restore":              w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "base", Snapshot: "first"}),
@@ -119,17 +119,17 @@ func TestI11InUse(t *testing.T) {
 				t.Run(what, func(t *testing.T) { w.says(t, err, "base", "host-a", userID[:12], "stop its containers") })
 			}
 			// It cannot be mounted twice for different uses without both being named.
-			other := newID()
-			_, err := w.plug.mount("base", other)
+			other := host.NewID()
+			_, err := w.plug.Mount("base", other)
 			w.ok(t, err)
-			w.says(t, w.plug.remove("base"), userID[:12], other[:12])
+			w.says(t, w.plug.Remove("base"), userID[:12], other[:12])
 			w.release(t, "base")
-			w.says(t, w.plug.remove("base"), other[:12])
-			w.ok(t, w.plug.unmount("base", other))
+			w.says(t, w.plug.Remove("base"), other[:12])
+			w.ok(t, w.plug.Unmount("base", other))
 			w.kept(t)
 			w.ok(t, w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "base", Snapshot: "first"}))
 			w.kept(t)
-			w.ok(t, w.plug.remove("base"))
+			w.ok(t, w.plug.Remove("base"))
 			w.forget("base")
 			w.trash["base"] = "base"
 			w.kept(t)
@@ -171,14 +171,14 @@ func TestI10NoCallsToTheEngine(t *testing.T) {
 	hung := hangingEngine(t)
 	w := newWorld(t, host.Options{Env: []string{"DOCKER_HOST=unix://" + hung.Addr().String()}})
 	start := time.Now()
-	w.ok(t, w.plug.activate())
+	w.ok(t, w.plug.Activate())
 	w.make(t, "base", "plain", "base")
 	w.snapshot(t, "base", "first")
 	w.kept(t)
-	if _, err := w.plug.get("base"); err != nil {
+	if _, err := w.plug.Get("base"); err != nil {
 		t.Error(err)
 	}
-	w.ok(t, w.plug.remove("base"))
+	w.ok(t, w.plug.Remove("base"))
 	w.forget("base")
 	w.trash["base"] = "base"
 	w.tidy(t)

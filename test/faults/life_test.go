@@ -111,11 +111,11 @@ func TestB14(t *testing.T) {
 	cycle := func(from, to int) {
 		for i := from; i < to; i++ {
 			name := fmt.Sprintf("cycle%d", i)
-			w.ok(t, w.plug.create(name, map[string]string{"profile": "gone"}))
+			w.ok(t, w.plug.Create(name, map[string]string{"profile": "gone"}))
 			// Mounted in another spelling than it was made in.
 			w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
-			w.ok(t, w.plug.remove(name+"@gone"))
-			w.ok(t, w.plug.remove(name))
+			w.ok(t, w.plug.Remove(name+"@gone"))
+			w.ok(t, w.plug.Remove(name))
 		}
 		w.settled(t)
 		await(t, "what was removed is destroyed", func() error {

@@ -7,30 +7,32 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/droverhq/drover/test/host"
 )
 
 // mountDrills: mount and unmount, by an engine that got no answer.
 func mountDrills() []drill {
 	var id string
 	mount := func(_ *testing.T, w *world) error {
-		id = newID()
-		_, err := w.plug.mount("base", id)
+		id = host.NewID()
+		_, err := w.plug.Mount("base", id)
 		return err
 	}
-	unmount := func(_ *testing.T, w *world) error { return w.plug.unmount("base", id) }
+	unmount := func(_ *testing.T, w *world) error { return w.plug.Unmount("base", id) }
 	return []drill{{
 		op: "mount", ask: mount,
 		// The engine mounts with another ID, and never unmounts what it believes failed.
 		ends: func(t *testing.T, w *world, _ bool) { w.holds(t, "base", "base") },
 		again: func(t *testing.T, w *world) {
-			w.ok(t, w.plug.unmount("base", id))
+			w.ok(t, w.plug.Unmount("base", id))
 			w.holds(t, "base", "base")
 		},
 	}, {
 		op: "unmount", ask: unmount,
 		ready: func(t *testing.T, w *world) { w.ok(t, mount(t, w)) },
 		ends: func(t *testing.T, w *world, _ bool) {
-			if err := w.plug.unmount("base", id); err != nil {
+			if err := w.plug.Unmount("base", id); err != nil {
 				t.Error(err)
 			}
 		},
@@ -45,7 +47,7 @@ func mountDrills() []drill {
 // use mounts a volume until release, or until the power is cut.
 func (w *world) use(t testing.TB, name string) string {
 	t.Helper()
-	root, err := w.plug.mount(name, userID)
+	root, err := w.plug.Mount(name, userID)
 	w.ok(t, err)
 	w.inUse = append(w.inUse, name)
 	return root
@@ -53,7 +55,7 @@ func (w *world) use(t testing.TB, name string) string {
 
 func (w *world) release(t testing.TB, name string) {
 	t.Helper()
-	w.ok(t, w.plug.unmount(name, userID))
+	w.ok(t, w.plug.Unmount(name, userID))
 	w.inUse = slices.DeleteFunc(w.inUse, func(n string) bool { return n == name })
 }
 

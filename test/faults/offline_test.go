@@ -29,7 +29,7 @@ func twoPools(t *testing.T) (w *world, far *disk) {
 			near.at, far.at),
 	})
 	w.make(t, "here", "plain", "here")
-	w.ok(t, w.plug.create("there", map[string]string{"pool": "far"}))
+	w.ok(t, w.plug.Create("there", map[string]string{"pool": "far"}))
 	w.write(t, "there", "there")
 	return w, far
 }
@@ -72,13 +72,13 @@ func (w *world) offline(t testing.TB, far *disk) {
 	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "pool far") || !strings.Contains(r.Out, "offline") {
 		t.Errorf("doctor does not name the pool: exit %d\n%s", r.Exit, r.Out)
 	}
-	_, err := w.plug.mount("there", newID())
+	_, err := w.plug.Mount("there", host.NewID())
 	w.says(t, err, "pool far", "offline")
-	w.says(t, w.plug.create("new", map[string]string{"pool": "far"}), "far", "offline")
-	if _, err := w.plug.get("there"); err != nil {
+	w.says(t, w.plug.Create("new", map[string]string{"pool": "far"}), "far", "offline")
+	if _, err := w.plug.Get("there"); err != nil {
 		t.Errorf("get of a volume that is offline: %v", err)
 	}
-	listed, err := w.plug.list()
+	listed, err := w.plug.List()
 	w.ok(t, err)
 	if want := []string{"here", "there"}; !slices.Equal(slices.Sorted(slices.Values(listed)), want) {
 		t.Errorf("listed: %v, want %v", listed, want)
@@ -119,7 +119,7 @@ func TestPoolExchanged(t *testing.T) {
 	far.image = other.image
 	far.plugIn(t)
 	w.h.Up(t)
-	_, err := w.plug.mount("there", newID())
+	_, err := w.plug.Mount("there", host.NewID())
 	w.says(t, err, "pool far", "offline", "another pool")
 	w.holds(t, "here", "here")
 	before := names(t, filepath.Join(far.at, "pool", "datasets"))
@@ -140,10 +140,10 @@ func TestPoolExchanged(t *testing.T) {
 func TestPoolAdopted(t *testing.T) {
 	old, far := twoPools(t)
 	old.snapshot(t, "there", "first")
-	old.ok(t, old.plug.create("both", map[string]string{"pool": "far"}))
+	old.ok(t, old.plug.Create("both", map[string]string{"pool": "far"}))
 	old.write(t, "both", "of the old host")
-	old.ok(t, old.plug.create("waste", map[string]string{"pool": "far"}))
-	old.ok(t, old.plug.remove("waste"))
+	old.ok(t, old.plug.Create("waste", map[string]string{"pool": "far"}))
+	old.ok(t, old.plug.Remove("waste"))
 	old.h.Stop(t)
 
 	w := newWorld(t, host.Options{})

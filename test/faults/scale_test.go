@@ -65,7 +65,7 @@ func (w *world) timed(t testing.TB, n, have int) (f figures) {
 	for range 64 {
 		wg.Go(func() {
 			for i := range todo {
-				if err := w.plug.create(f.name(i), nil); err != nil {
+				if err := w.plug.Create(f.name(i), nil); err != nil {
 					t.Error(err)
 				}
 			}
@@ -91,7 +91,7 @@ func (w *world) timed(t testing.TB, n, have int) (f figures) {
 // hasListed fails unless the plugin lists exactly n volumes, each once.
 func (w *world) hasListed(t testing.TB, n int) {
 	t.Helper()
-	list, err := w.plug.list()
+	list, err := w.plug.List()
 	w.ok(t, err)
 	if slices.Sort(list); len(slices.Compact(list)) != n || len(list) != n {
 		t.Errorf("%d volumes are listed, want %d", len(list), n)

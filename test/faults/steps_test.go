@@ -128,7 +128,7 @@ func (w *world) killedAt(t *testing.T, d drill, step string) {
 func (w *world) thawed(t testing.TB) {
 	t.Helper()
 	for _, name := range w.inUse {
-		root, err := w.plug.path(name)
+		root, err := w.plug.Path(name)
 		w.ok(t, err)
 		written := make(chan error, 1)
 		go func() { written <- writeFile(filepath.Join(root, "thawed"), nil) }()

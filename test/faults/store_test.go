@@ -94,7 +94,7 @@ func TestI4StoreLost(t *testing.T) {
 			}
 			w.rid(t, ".damaged-")
 			w.tidy(t)
-			w.ok(t, w.plug.create("fresh", nil))
+			w.ok(t, w.plug.Create("fresh", nil))
 		})
 	}
 }
@@ -123,20 +123,20 @@ func asRebuilt() cmp.Option {
 // snapshots, trash; one volume is in use.
 func (w *world) peopled(t testing.TB) {
 	t.Helper()
-	w.ok(t, w.plug.create("labelled", map[string]string{
+	w.ok(t, w.plug.Create("labelled", map[string]string{
 		"profile": "sized", "size": "400MiB", "label.team": "blue", "protect": "true", "owner": "999:998", "mode": "0750",
 	}))
 	w.write(t, "labelled", "labelled")
 	w.make(t, "used", "plain", "used")
 	w.snapshot(t, "used", "first")
-	w.ok(t, w.plug.create("copy@snapshot-"+w.snapshotID(t, "used", "first"), nil))
+	w.ok(t, w.plug.Create("copy@snapshot-"+w.snapshotID(t, "used", "first"), nil))
 	w.volumes["copy"] = "used"
 	w.write(t, "used", "used since")
 	w.snapshot(t, "used", "second")
 	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "used", Snapshot: "first"}))
 	w.volumes["used"] = "used"
 	w.make(t, "old", "plain", "old")
-	w.ok(t, w.plug.remove("old"))
+	w.ok(t, w.plug.Remove("old"))
 	w.forget("old")
 	w.trash["old"] = "old"
 	w.make(t, "changed", "plain", "changed")
@@ -230,14 +230,14 @@ func TestI3OlderBackup(t *testing.T) {
 	defer c.Close()
 	// In the trash, for so short that its time is over when the backup comes back.
 	w.make(t, "saved", "brief", "saved")
-	w.ok(t, w.plug.remove("saved"))
+	w.ok(t, w.plug.Remove("saved"))
 	backup := filepath.Join(w.h.Dir, "backup.db")
 	w.h.Must(t, "store", "backup", backup)
 
 	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUndelete, Volume: "saved"}))
 	w.make(t, "late", "plain", "late")
 	w.snapshot(t, "base", "late")
-	w.ok(t, w.plug.remove("dying"))
+	w.ok(t, w.plug.Remove("dying"))
 	w.forget("dying")
 	w.trash["dying"] = "dying"
 	w.use(t, "late")

@@ -70,7 +70,7 @@ func TestB16OldState(t *testing.T) {
 	if c := w.volume(t, "copy"); c.Origin == nil || c.Origin.Dataset != w.volume(t, "base").ID {
 		t.Errorf("%+v", c.Dataset)
 	}
-	listed, err := w.plug.list()
+	listed, err := w.plug.List()
 	w.ok(t, err)
 	if got := strings.Join(listed, " "); !strings.Contains(got, "base@plain") {
 		t.Errorf("the spellings of the engine: %s", got)
@@ -89,17 +89,17 @@ func TestB16OldState(t *testing.T) {
 func makeFixture(t *testing.T) {
 	t.Run("update", func(t *testing.T) {
 		w := fixtureWorld(t, false)
-		w.ok(t, w.plug.create("base@plain", nil))
+		w.ok(t, w.plug.Create("base@plain", nil))
 		w.write(t, "base@plain", "first")
 		delete(w.volumes, "base@plain")
 		w.volumes["base"] = "first"
 		w.snapshot(t, "base", "first")
-		w.ok(t, w.plug.create("copy@snapshot-"+w.snapshotID(t, "base", "first"), nil))
+		w.ok(t, w.plug.Create("copy@snapshot-"+w.snapshotID(t, "base", "first"), nil))
 		w.write(t, "base", "base")
-		w.ok(t, w.plug.create("labelled", map[string]string{"label.team": "blue", "protect": "true", "owner": "999:998"}))
+		w.ok(t, w.plug.Create("labelled", map[string]string{"label.team": "blue", "protect": "true", "owner": "999:998"}))
 		w.write(t, "labelled", "labelled")
 		w.make(t, "old", "plain", "old")
-		w.ok(t, w.plug.remove("old"))
+		w.ok(t, w.plug.Remove("old"))
 		w.forget("old")
 		w.use(t, "base")
 		w.kept(t)

@@ -37,7 +37,7 @@ profiles:
 // nothing else may be, whatever breaks.
 type world struct {
 	h    *host.Host
-	plug *plug
+	plug *host.Plug
 
 	volumes   map[string]string // by name: the text that each holds
 	snapshots map[string]string // by VOLUME/NAME
@@ -55,13 +55,13 @@ func newWorld(t testing.TB, o host.Options) *world {
 		o.Config = fmt.Sprintf("pools: [{name: default, backend: dir, path: %s/pool}]\n", o.Root)
 	}
 	h := host.Start(t, o)
-	return &world{h: h, plug: newPlug(t, h), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}
+	return &world{h: h, plug: h.Plug(t), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}
 }
 
 // make creates a volume and fills it with a text, through the plugin.
 func (w *world) make(t testing.TB, name, profile, text string) {
 	t.Helper()
-	w.ok(t, w.plug.create(name, map[string]string{"profile": profile}))
+	w.ok(t, w.plug.Create(name, map[string]string{"profile": profile}))
 	w.write(t, name, text)
 }
 
@@ -83,11 +83,11 @@ func (w *world) write(t testing.TB, name, text string) {
 // within mounts a volume for one use, as a container would.
 func (w *world) within(t testing.TB, name string, do func(root string)) {
 	t.Helper()
-	id := newID()
-	root, err := w.plug.mount(name, id)
+	id := host.NewID()
+	root, err := w.plug.Mount(name, id)
 	w.ok(t, err)
 	do(root)
-	w.ok(t, w.plug.unmount(name, id))
+	w.ok(t, w.plug.Unmount(name, id))
 }
 
 // holds fails unless a volume has exactly that text.
@@ -299,7 +299,7 @@ func (w *world) snapshotHolds(t testing.TB, key, text string) {
 	s, err := c.Snapshot(t.Context(), volume, name)
 	w.ok(t, err)
 	spec := "look@snapshot-" + s.ID.String()
-	w.ok(t, w.plug.create(spec, nil))
+	w.ok(t, w.plug.Create(spec, nil))
 	w.holds(t, spec, text)
 	w.drop(t, "look")
 }

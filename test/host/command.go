@@ -31,7 +31,11 @@ func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(t), args...)
+	args = append([]string{Binary(t)}, args...)
+	if h.opts.On != nil {
+		args = h.opts.On.Command(args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errOut
 	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())

@@ -33,9 +33,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/lan"
 )
 
 // Options say how a host differs from a plain one.
@@ -55,6 +58,12 @@ type Options struct {
 	Env      []string
 	Flags    []string
 	Driver   string // empty: one that no other test uses
+	Name     string // of the node; empty: host-a
+	// Process is what runs: serve, agent or control. Empty: serve.
+	Process string
+	// On is the machine that it runs on; nil: this one. Then the root's filesystem and
+	// the folder of plugins, which has to be one of its own, are that machine's.
+	On *lan.Machine
 	// Activated hands the plugin's socket over to each drover that is started, as
 	// systemd does: it stays while there is none.
 	Activated bool
@@ -62,7 +71,7 @@ type Options struct {
 	Down bool
 }
 
-// Host is one Drover with what belongs to it. Exec, Must and the client may be
+// Host is one Drover process with what belongs to it. Exec, Must and the client may be
 // used side by side; what starts and stops may not.
 type Host struct {
 	Dir    string // everything of this host; short, for the sockets' paths
@@ -157,7 +166,7 @@ func (h *Host) lay(t testing.TB) {
 			fs = "ext4"
 		}
 		h.Image = scratch.Image(t, fs, size)
-		h.Root = filepath.Join(scratch.MountImage(t, fs, h.Image), "root")
+		h.Root = filepath.Join(h.mount(t, fs), "root")
 		if h.opts.Pool == "dir" && h.opts.Config == "" {
 			h.opts.Config = "pools: [{name: default, backend: dir, path: " + h.Root + "/pool}]\n"
 		}
@@ -165,6 +174,30 @@ func (h *Host) lay(t testing.TB) {
 	default:
 		t.Fatalf("unknown kind of pool %q", fs)
 	}
+}
+
+// mount mounts the image where drover runs.
+func (h *Host) mount(t testing.TB, fs string) string {
+	t.Helper()
+	if h.opts.On == nil {
+		return scratch.MountImage(t, fs, h.Image)
+	}
+	at := filepath.Join(h.Dir, "disk")
+	err := os.Mkdir(at, 0o700)
+	if err == nil {
+		err = h.opts.On.Do(func() error {
+			dev, err := loopdev.Attach(t.Context(), h.Image, loopdev.Options{BlockSize: 4096})
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			return mount.Mount(at, mount.Spec{Source: dev.Path, FSType: fs})
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
 }
 
 // Binary builds drover, with the step hooks, once for this process, or takes the
@@ -198,10 +231,19 @@ var build = sync.OnceValues(func() (string, error) {
 })
 
 // API is the address for --api and DROVER_API.
-func (h *Host) API() string { return "unix://" + filepath.Join(h.Dir, "run", "drover.sock") }
+func (h *Host) API() string {
+	name := "drover.sock"
+	if h.opts.Process == "control" {
+		name = "control.sock"
+	}
+	return "unix://" + filepath.Join(h.Dir, "run", name)
+}
 
 // Socket is the plugin's socket.
 func (h *Host) Socket() string {
+	if h.opts.On != nil {
+		return h.opts.On.Path(filepath.Join("/run/docker/plugins", h.Driver+".sock"))
+	}
 	return filepath.Join("/run/docker/plugins", h.Driver+".sock")
 }
 
@@ -227,20 +269,35 @@ func (h *Host) Up(t testing.TB, env ...string) {
 	}
 }
 
+// command is what runs.
+func (h *Host) command(t testing.TB) []string {
+	process := cmp.Or(h.opts.Process, "serve")
+	args := []string{
+		Binary(t), process, "--root", h.Root, "--run", filepath.Join(h.Dir, "run"),
+		"--config", filepath.Join(h.Dir, "drover.yaml"), "--node-name", cmp.Or(h.opts.Name, "host-a"),
+	}
+	if process != "agent" {
+		args = append(args, "--profiles", filepath.Join(h.Dir, "profiles.yaml"))
+	}
+	if process != "control" {
+		args = append(args, "--driver", h.Driver)
+	}
+	return append(args, h.opts.Flags...)
+}
+
 // start starts drover and does not wait.
 func (h *Host) start(t testing.TB, env []string) error {
-	args := append([]string{
-		"serve", "--root", h.Root, "--run", filepath.Join(h.Dir, "run"), "--driver", h.Driver, "--node-name", "host-a",
-		"--profiles", filepath.Join(h.Dir, "profiles.yaml"), "--config", filepath.Join(h.Dir, "drover.yaml"),
-	}, h.opts.Flags...)
 	spec := child.Spec{
-		Args: append([]string{Binary(t)}, args...), Log: h.logFile(), Env: append(slices.Clone(h.Env), env...),
+		Args: h.command(t), Log: h.logFile(), Env: append(slices.Clone(h.Env), env...),
 	}
 	if h.held != nil {
 		// The process is told its own PID: sd_listen_fds(3).
 		spec.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, spec.Args...)
 		spec.Keep = []*os.File{h.held}
 		spec.Env = append(spec.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
+	}
+	if h.opts.On != nil {
+		spec.Args = h.opts.On.Command(spec.Args...)
 	}
 	var err error
 	h.proc, err = child.Start(spec)

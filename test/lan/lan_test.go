@@ -170,7 +170,9 @@ func TestMachinesAreApart(t *testing.T) {
 
 func TestShape(t *testing.T) {
 	n, a, b := two(t)
-	rule := func() string { return scratch.Run(t, "nsenter", a.Command("tc", "qdisc", "show", "dev", "eth0")[1:]...) }
+	rule := func() string {
+		return scratch.Run(t, "nsenter", a.Command("tc", "qdisc", "show", "dev", "eth0")[1:]...)
+	}
 	n.Shape(a, "1gbit")
 	n.Shape(a, "10mbit")
 	if got := rule(); !strings.Contains(got, "tbf") || !strings.Contains(got, "rate 10Mbit") {

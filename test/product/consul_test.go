@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/internal/long"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"
 )
@@ -25,6 +26,7 @@ const onConsul = `store:
 // One host with its store in Consul does what one with a file does: volumes are made,
 // used, kept over a restart and over the death of Consul, and removed.
 func TestStoreInConsul(t *testing.T) {
+	long.Only(t)
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	token := filepath.Join(t.TempDir(), "token")
 	secret := c.NewToken(consul.Policy("lab"))
@@ -96,6 +98,7 @@ func TestStoreInConsul(t *testing.T) {
 
 // A store in Consul that cannot be used ends the start, in one line that says why.
 func TestStoreInConsulRefused(t *testing.T) {
+	long.Only(t)
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	token := filepath.Join(t.TempDir(), "token")
 	secret := c.NewToken(`key_prefix "other/" { policy = "write" }`)

@@ -31,7 +31,9 @@ func record(r *Recorder, steps ...step) *Recorder {
 	return r
 }
 
-func create(from, to int64, is string) step { return step{from, to, Request{What: Create}, Answer{Is: is}} }
+func create(from, to int64, is string) step {
+	return step{from, to, Request{What: Create}, Answer{Is: is}}
+}
 func get(from, to int64, is string) step {
 	return step{from, to, Request{What: Get}, Answer{Is: is, Absent: is == ""}}
 }

@@ -1,0 +1,233 @@
+// Package cluster runs whole clusters for tests, of the real parts: Consul servers,
+// control replicas and hosts, each on a machine of its own (see test/lan), some hosts
+// with a Docker engine. What kills, pauses and cuts them off returns when that has
+// happened; what starts them, when they answer.
+//
+//	func TestMain(m *testing.M) { engine.Main(m) }
+//
+//	func TestA4(t *testing.T) {
+//		c := cluster.New(t, cluster.Options{})
+//		a, b := c.Hosts[0], c.Hosts[1]
+//		a.Docker(t, "run", "--rm", "-v", "db:/data", "--volume-driver", "drover", …)
+//		b.Docker(t, "run", …)
+//		c.Net.Partition(a.On, c.Controls[0].On)
+//	}
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/lan"
+)
+
+// Options say what a cluster is made of.
+type Options struct {
+	Consul   int    // servers; 0: three
+	Controls int    // replicas; 0: two
+	Hosts    int    // 0: three
+	Engines  int    // the first so many hosts have an engine; 0: two; negative: none
+	Profiles string // text of profiles.yaml; empty: the built-in set
+	Pool     string // as host.Options has it; empty: xfs
+	Size     int64  // of each host's filesystem; 0: 2 GiB
+}
+
+// Cluster is a running one. Its parts can be stopped and started side by side, each by
+// one goroutine at a time.
+type Cluster struct {
+	Net      *lan.Net
+	Consul   *consul.Cluster
+	Controls []*Control
+	Hosts    []*Host
+
+	opts Options
+	dir  string
+	ca   authority
+}
+
+// Control is one control replica. Must and Exec run drover as root of its machine.
+type Control struct {
+	*host.Host
+
+	On *lan.Machine
+}
+
+// Host is one host: its agent is what runs. Must and Exec run drover as its root.
+type Host struct {
+	*host.Host
+
+	Name   string
+	On     *lan.Machine
+	Engine *engine.Engine // nil: it has none
+}
+
+// The ports of what listens, on each machine.
+const (
+	controlPort = 9470
+	peerPort    = 9471
+)
+
+// New makes a cluster and returns when all of it answers. It goes at the end of the test.
+func New(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	opts.Controls, opts.Hosts = cmp.Or(opts.Controls, 2), cmp.Or(opts.Hosts, 3)
+	opts.Consul, opts.Engines = cmp.Or(opts.Consul, 3), min(cmp.Or(opts.Engines, 2), opts.Hosts)
+	opts.Size = cmp.Or(opts.Size, 2<<30)
+	c := &Cluster{opts: opts, dir: t.TempDir()}
+	t.Cleanup(func() { c.wantNoDevices(t) })
+	c.Net = lan.New(t)
+	c.startConsul(t)
+	c.ca = newAuthority(t, filepath.Join(c.dir, "ca"))
+	for i := range opts.Controls {
+		c.Controls = append(c.Controls, c.newControl(t, fmt.Sprint("control", i+1)))
+	}
+	for i := range opts.Hosts {
+		c.Hosts = append(c.Hosts, c.newHost(t, "host-"+string(rune('a'+i)), i < opts.Engines))
+	}
+	return c
+}
+
+func (c *Cluster) startConsul(t testing.TB) {
+	t.Helper()
+	var on []*lan.Machine
+	for i := range c.opts.Consul {
+		on = append(on, c.Net.Machine(fmt.Sprint("consul", i+1), nil))
+	}
+	c.Consul = consul.Start(t, consul.Options{On: on})
+}
+
+// quoted lists texts as YAML.
+func quoted(texts []string) string { return `["` + strings.Join(texts, `", "`) + `"]` }
+
+func (c *Cluster) newControl(t testing.TB, name string) *Control {
+	t.Helper()
+	on := c.Net.Machine(name, nil)
+	h := host.Start(t, host.Options{
+		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Down: true,
+		Config: fmt.Sprintf("store: {consul: {addresses: %s}}\nca: %s\nlisten: {address: \"%s:%d\"}\n",
+			quoted(c.Consul.Addresses()), c.ca.dir, on.IP, controlPort),
+	})
+	h.Up(t)
+	return &Control{Host: h, On: on}
+}
+
+// newHost makes a host, has it join, and starts it: its engine last, as an engine that
+// outlives its plugin waits.
+func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
+	t.Helper()
+	plugins := filepath.Join(c.dir, name+"-plugins")
+	if err := os.Mkdir(plugins, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	on := c.Net.Machine(name, map[string]string{"/run/docker/plugins": plugins})
+	var controls []string
+	for _, r := range c.Controls {
+		controls = append(controls, fmt.Sprintf("%s:%d", r.On.IP, controlPort))
+	}
+	h := &Host{Name: name, On: on, Host: host.Start(t, host.Options{
+		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true,
+		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP, peerPort),
+	})}
+	c.ca.join(t, c, h)
+	h.Up(t)
+	if withEngine {
+		h.Engine = engine.Start(t, engine.Options{On: on})
+	}
+	return h
+}
+
+// Docker runs a docker command on the host that has to succeed, and returns what it
+// printed.
+func (h *Host) Docker(t testing.TB, args ...string) string {
+	t.Helper()
+	return h.Engine.Must(t, args...)
+}
+
+// Drover runs a drover command on the host that has to succeed, and returns what it
+// printed.
+func (h *Host) Drover(t testing.TB, args ...string) string {
+	t.Helper()
+	return h.Must(t, args...)
+}
+
+// KillAgent kills the agent; containers and mounts go on.
+func (h *Host) KillAgent(t testing.TB) {
+	t.Helper()
+	h.Kill9(t)
+}
+
+// StartAgent starts it.
+func (h *Host) StartAgent(t testing.TB, env ...string) {
+	t.Helper()
+	h.Up(t, env...)
+}
+
+// KillEngine kills the engine; its containers go on.
+func (h *Host) KillEngine(t testing.TB) {
+	t.Helper()
+	h.Engine.Kill9(t)
+}
+
+// Pause stops the agent: connections to it stay open and say nothing.
+func (h *Host) Pause(t testing.TB) { h.signal(t, unix.SIGSTOP) }
+
+// Resume lets it go on.
+func (h *Host) Resume(t testing.TB) { h.signal(t, unix.SIGCONT) }
+
+func (h *Host) signal(t testing.TB, sig unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(h.PID(), sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// File is how the test reaches a file of the host, also below what is mounted there.
+func (h *Host) File(path string) string { return h.On.Path(path) }
+
+// wantNoDevices fails when a loop device has a file of the cluster left.
+func (c *Cluster) wantNoDevices(t testing.TB) {
+	t.Helper()
+	var images []string
+	for _, h := range c.Hosts {
+		images = append(images, h.Image, h.Root+"/")
+	}
+	Await(t, "all loop devices are free", func() error {
+		devices, err := loopdev.List()
+		for _, d := range devices {
+			for _, image := range images {
+				if strings.HasPrefix(d.Backing, image) {
+					return fmt.Errorf("%s has %s", d.Path, d.Backing)
+				}
+			}
+		}
+		return err
+	})
+}
+
+// Await asks until f succeeds: for what happens soon and tells nobody.
+func Await(t testing.TB, what string, f func() error) {
+	t.Helper()
+	const limit = 90 * time.Second
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); ; <-tick.C {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Plug speaks to the plugin as an engine does. Safe for concurrent use.
+type Plug struct {
+	socket string
+	client *http.Client
+}
+
+// Answer is all that the plugin's answers can hold.
+type Answer struct {
+	Err        string
+	Mountpoint string
+	Volume     *struct {
+		Name, Mountpoint string
+		Status           map[string]any
+	}
+	Volumes []struct{ Name, Mountpoint string }
+}
+
+// ErrBroken says that there was no answer: drover is gone, or hung up.
+var ErrBroken = errors.New("no answer")
+
+// Plug returns one, for the length of the test.
+func (h *Host) Plug(t testing.TB) *Plug {
+	p := &Plug{socket: h.Socket()}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", p.socket)
+		},
+		MaxIdleConnsPerHost: 64,
+	}
+	p.client = &http.Client{Transport: transport, Timeout: 2 * time.Minute}
+	t.Cleanup(transport.CloseIdleConnections)
+	return p
+}
+
+// Call asks and returns the answer; ErrBroken, or an error with the plugin's text.
+func (p *Plug) Call(method string, request any) (Answer, error) {
+	var a Answer
+	body, err := json.Marshal(request)
+	if err != nil {
+		return a, err
+	}
+	resp, err := p.client.Post("http://plugin/"+method, "application/json", bytes.NewReader(body))
+	if err != nil {
+		return a, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return a, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return a, fmt.Errorf("%s answered %q: %w", method, raw, err)
+	}
+	if a.Err != "" {
+		return a, errors.New(a.Err)
+	}
+	return a, nil
+}
+
+// Create makes a volume.
+func (p *Plug) Create(name string, options map[string]string) error {
+	_, err := p.Call("VolumeDriver.Create", map[string]any{"Name": name, "Opts": options})
+	return err
+}
+
+// Remove removes one.
+func (p *Plug) Remove(name string) error {
+	_, err := p.Call("VolumeDriver.Remove", map[string]any{"Name": name})
+	return err
+}
+
+// Mount mounts a volume for a mount ID and returns where.
+func (p *Plug) Mount(name, id string) (string, error) {
+	a, err := p.Call("VolumeDriver.Mount", map[string]any{"Name": name, "ID": id})
+	return a.Mountpoint, err
+}
+
+// Unmount ends that use.
+func (p *Plug) Unmount(name, id string) error {
+	_, err := p.Call("VolumeDriver.Unmount", map[string]any{"Name": name, "ID": id})
+	return err
+}
+
+// Get asks for a volume.
+func (p *Plug) Get(name string) (Answer, error) {
+	return p.Call("VolumeDriver.Get", map[string]any{"Name": name})
+}
+
+// Path asks where a volume is mounted.
+func (p *Plug) Path(name string) (string, error) {
+	a, err := p.Call("VolumeDriver.Path", map[string]any{"Name": name})
+	return a.Mountpoint, err
+}
+
+// List returns the volumes, as this engine spells them.
+func (p *Plug) List() ([]string, error) {
+	a, err := p.Call("VolumeDriver.List", map[string]any{})
+	names := make([]string, len(a.Volumes))
+	for i, v := range a.Volumes {
+		names[i] = v.Name
+	}
+	return names, err
+}
+
+// Activate is what an engine says when it has started.
+func (p *Plug) Activate() error {
+	_, err := p.Call("Plugin.Activate", nil)
+	return err
+}
+
+// NewID makes a mount ID as an engine does: 64 hexadecimal digits.
+func NewID() string {
+	return strings.ReplaceAll(uuid.NewString()+uuid.NewString(), "-", "")
+}
