@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // Deps is what the handlers are made of.
@@ -20,6 +21,12 @@ type Deps struct {
 	Backup  Backup       // nil where the store cannot be copied: likewise
 	Metrics http.Handler // nil: no /metrics
 	Version string       // of the program, for the Server header; empty: not said
+	// Peer says who asks over TLS; nil: nobody may. Who asks over a unix socket, or in
+	// this process, may do everything; without TLS over anything else, nothing.
+	Peer Peer
+	// Audit is told of each change when it has ended, and of each that was refused; nil:
+	// nobody is. It must be safe for concurrent use.
+	Audit func(Change)
 	// Panicked is told which request made a handler panic, with what and where.
 	// Nil: nobody is. It must be safe for concurrent use.
 	Panicked func(request string, value any, stack []byte)
@@ -37,14 +44,7 @@ func Handler(d Deps) http.Handler {
 		mux.Handle("GET /metrics", d.Metrics)
 	}
 	mux.HandleFunc("/", unknownEndpoint)
-	return &guard{next: mux, server: serverName(d.Version), panicked: d.Panicked}
-}
-
-func serverName(version string) string {
-	if version == "" {
-		return ""
-	}
-	return "drover/" + version
+	return &guard{next: mux, version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked}
 }
 
 // unknownEndpoint does not say not_found: a client must not take a wrong path
@@ -105,28 +105,62 @@ func reply[T any](v T, err error) (*answer[T], error) {
 func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*O, error)) {
 	// A deadline for reading the body would stay on the connection and end the
 	// context of a handler that works longer than that.
-	op.BodyReadTimeout = -1
+	if op.BodyReadTimeout == 0 {
+		op.BodyReadTimeout = -1
+	}
+	op.Middlewares = append(op.Middlewares, admit(op))
 	huma.Register(h.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
+			changeOf(ctx).failed(err)
 			return nil, ProblemOf(err)
 		}
 		return out, nil
 	})
 }
 
-// guard answers for handlers that panic.
+// guard finds out who asks, and answers for handlers that panic.
 type guard struct {
 	next     http.Handler
-	server   string
+	version  string
+	peer     Peer
+	audit    func(Change)
 	panicked func(request string, value any, stack []byte)
 }
 
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if g.server != "" {
-		w.Header().Set("Server", g.server)
+	if name := productName(g.version); name != "" {
+		w.Header().Set("Server", name)
 	}
 	watched := &watchedWriter{ResponseWriter: w}
+	who, err := g.identify(r)
+	ctx, change := withChange(WithPrincipal(r.Context(), who), who, r)
+	defer func() { change.ends(watched.status, g.audit) }()
+	if err = g.known(r, who, err); err != nil {
+		if change != nil {
+			change.failed(err)
+		}
+		ProblemOf(err).write(watched)
+		return
+	}
+	g.serve(watched, r.WithContext(ctx))
+}
+
+// known fails for who may ask nothing at all. Who has no certificate yet may go on to
+// the endpoint that gives one.
+func (g *guard) known(r *http.Request, who Principal, err error) error {
+	switch {
+	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == joinPath:
+		return nil
+	case err != nil:
+		return err
+	case who.Kind == pki.Node || who.Kind == pki.Control:
+		return Compatible(g.version, versionIn(r.UserAgent()), who.String())
+	}
+	return nil
+}
+
+func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 	defer func() {
 		v := recover()
 		if v == nil {
@@ -141,7 +175,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if watched.wrote {
 			panic(http.ErrAbortHandler) // the peer must not take half an answer for a whole one
 		}
-		problem(dataset.ErrInternal, http.StatusInternalServerError, "the server made a mistake with this request (its log says which)").write(w)
+		problem(dataset.ErrInternal, http.StatusInternalServerError, "the server made a mistake with this request (its log says which)").write(watched)
 	}()
 	g.next.ServeHTTP(watched, r)
 }
@@ -152,19 +186,22 @@ func aborted(v any) bool {
 	return ok && errors.Is(err, http.ErrAbortHandler)
 }
 
-// watchedWriter knows whether an answer has begun.
+// watchedWriter knows whether an answer has begun, and which.
 type watchedWriter struct {
 	http.ResponseWriter
-	wrote bool
+	wrote  bool
+	status int
 }
 
 func (w *watchedWriter) WriteHeader(status int) {
-	w.wrote = true
+	w.wrote, w.status = true, status
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *watchedWriter) Write(b []byte) (int, error) {
-	w.wrote = true
+	if !w.wrote {
+		w.wrote, w.status = true, http.StatusOK
+	}
 	return w.ResponseWriter.Write(b)
 }
 

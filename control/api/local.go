@@ -27,10 +27,12 @@ func (h handlers) pools() {
 		})
 	add(h, post("/v1/pools", "create-pool", "pools", "Make a pool on this host", ""),
 		func(ctx context.Context, in *struct{ Body NewPool }) (*answer[dataset.Pool], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			return reply(h.Local.CreatePool(ctx, in.Body))
 		})
 	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host", "What is in it gets its names again."),
 		func(ctx context.Context, in *struct{ Body AdoptPool }) (*answer[Adopted], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
 			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
 			if rebuilt == nil {
 				rebuilt = []Rebuilt{}

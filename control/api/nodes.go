@@ -49,6 +49,7 @@ func (h handlers) nodes() {
 			NodeParam
 			Body Report
 		}) (*answer[Committed], error) {
+			changeOf(ctx).reports(in.Body.Operation)
 			return reply(h.Service.Commit(ctx, in.Node, in.Body))
 		})
 	add(h, agents("record", "record", "Put an operation on record as running"),
@@ -56,6 +57,7 @@ func (h handlers) nodes() {
 			NodeParam
 			Body Report
 		}) (*struct{}, error) {
+			changeOf(ctx).reports(in.Body.Operation)
 			return nil, h.Service.Record(ctx, in.Node, in.Body)
 		})
 	h.feeds()
@@ -69,6 +71,7 @@ func (h handlers) moves() {
 			NodeParam
 			Body Report
 		}) (*answer[dataset.Operation], error) {
+			changeOf(ctx).reports(in.Body.Operation)
 			return reply(h.Service.Recall(ctx, in.Node, in.Body))
 		})
 	add(h, agents("yield", "yield", "Answer a recall"),

@@ -68,7 +68,7 @@ func (p *Problem) write(w http.ResponseWriter) {
 
 // translate is the transformer that gives huma's own errors, of requests that
 // never reached a handler, the shape of all others.
-func translate(_ huma.Context, _ string, v any) (any, error) {
+func translate(hc huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -77,7 +77,9 @@ func translate(_ huma.Context, _ string, v any) (any, error) {
 	if e.Status >= http.StatusInternalServerError {
 		kind = dataset.ErrInternal
 	}
-	return problem(kind, e.Status, validationLine(e)), nil
+	p := problem(kind, e.Status, validationLine(e))
+	changeOf(hc.Context()).failed(p.Err())
+	return p, nil
 }
 
 // maxComplaints bounds what a hostile body can make us answer.

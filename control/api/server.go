@@ -13,7 +13,7 @@ import (
 // NewServer returns a server for the handler with bounds on what a peer can
 // hold up. There is none on the whole of a request or an answer, since exports
 // and event streams last; the owner adds listeners, TLS and an error log, and
-// must leave BaseContext alone. Once it is being shut down, requests that only
+// must leave BaseContext and ConnContext alone. Once it is being shut down, requests that only
 // wait for something to happen end at once.
 func NewServer(handler http.Handler) *http.Server {
 	stopping, stop := context.WithCancel(context.Background())
@@ -21,6 +21,7 @@ func NewServer(handler http.Handler) *http.Server {
 	s := &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       withUser,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

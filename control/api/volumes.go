@@ -135,6 +135,7 @@ func (h handlers) changes() {
 }
 
 func (h handlers) submit(ctx context.Context, req Request) (*answer[Outcome], error) {
+	changeOf(ctx).asks(req)
 	return reply(h.Service.Submit(ctx, req))
 }
 

@@ -212,13 +212,16 @@ func (a *Authority) Roots() []*x509.Certificate {
 // Fingerprint is that of the newest root.
 func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.root) }
 
-// Issue makes a key and a certificate for it.
+// Issue makes a key and a certificate for it. The identity is of this authority's
+// cluster, whether or not it says so; ErrInvalid for one of another, one that cannot be
+// (see Identity.Check), and while the clock shows a time at which the authority is not
+// valid.
 func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	chain, err := a.issue(id, &key.PublicKey, now)
+	chain, err := a.issue(&id, &key.PublicKey, now)
 	if err != nil {
 		return nil, err
 	}
@@ -227,21 +230,26 @@ func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 
 // Sign makes a certificate for the key of a request (see NewRequest), whose
 // own names count for nothing. ErrInvalid for what is no request, one that its own
-// key did not sign, one of another kind of key, and one of over 16 KiB.
+// key did not sign, one of another kind of key, and one of over 16 KiB; and as of Issue.
 func (a *Authority) Sign(request []byte, id Identity, now time.Time) (Signed, error) {
 	pub, err := requestKey(request)
 	if err != nil {
 		return Signed{}, err
 	}
-	chain, err := a.issue(id, pub, now)
+	chain, err := a.issue(&id, pub, now)
 	if err != nil {
 		return Signed{}, err
 	}
 	return Signed{Chain: string(encodeCerts(chain)), Roots: string(encodeCerts(a.Roots()))}, nil
 }
 
-func (a *Authority) issue(id Identity, pub *ecdsa.PublicKey, now time.Time) ([]*x509.Certificate, error) {
-	id.Cluster = a.cluster
+func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]*x509.Certificate, error) {
+	if id.Cluster == uuid.Nil {
+		id.Cluster = a.cluster
+	}
+	if id.Cluster != a.cluster {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "%s is of cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)
+	}
 	if err := id.Check(); err != nil {
 		return nil, err
 	}
@@ -258,7 +266,7 @@ func (a *Authority) issue(id Identity, pub *ecdsa.PublicKey, now time.Time) ([]*
 		return nil, dataset.Errorf(dataset.ErrInvalid, "no certificate for %s: this host's clock says %s, the cluster's certificate authority is valid from %s to %s: set the clock, or, when it is right, rotate the authority (drover ca rotate)",
 			id, stamp(now), stamp(a.root.NotBefore), stamp(a.root.NotAfter))
 	}
-	leaf, err := sign(leafTemplate(id, begin, end), a.root, pub, a.key)
+	leaf, err := sign(leafTemplate(*id, begin, end), a.root, pub, a.key)
 	if err != nil {
 		return nil, err
 	}

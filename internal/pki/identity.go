@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -49,6 +50,12 @@ const (
 
 // Roles returns the roles, from the one that may most.
 func Roles() []Role { return []Role{Admin, Worker, Viewer} }
+
+// Covers reports whether a role may all that another one may.
+func (r Role) Covers(other Role) bool {
+	mine, its := slices.Index(Roles(), r), slices.Index(Roles(), other)
+	return mine >= 0 && its >= mine
+}
 
 // Identity is who a certificate is for.
 type Identity struct {

@@ -34,10 +34,9 @@ func create(t *testing.T) (*pki.Authority, string) {
 
 func issue(t *testing.T, a *pki.Authority, id pki.Identity, now time.Time) *pki.Pair {
 	t.Helper()
-	id.Cluster = a.Cluster()
 	p, err := a.Issue(id, now)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || p.Identity.Cluster != a.Cluster() {
+		t.Fatal(p, err)
 	}
 	return p
 }

@@ -104,7 +104,7 @@ func TestIdentities(t *testing.T) {
 	for _, id := range []pki.Identity{
 		{}, {Kind: pki.Node, Name: "a"}, {Kind: pki.Control}, {Kind: pki.Control, Name: "a/b"}, {Kind: pki.Control, Name: ".."},
 		{Kind: pki.Operator, Name: "a"}, {Kind: pki.Operator, Name: "a", Role: "root"}, {Kind: pki.Operator, Role: pki.Admin, Name: strings.Repeat("a", 65)},
-		{Kind: "guard", Name: "a"}, {Kind: pki.Node, Node: uuid.New(), Name: "a b"},
+		{Kind: "guard", Name: "a"}, {Cluster: uuid.New(), Kind: pki.Control, Name: "a"}, {Kind: pki.Node, Node: uuid.New(), Name: "a b"},
 	} {
 		if _, err := a.Issue(id, start); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%+v: %v", id, err)

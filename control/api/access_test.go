@@ -1,0 +1,377 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// endpoints returns method, path and operation ID of all there are.
+func endpoints(t *testing.T) (all []struct{ method, path, id string }) {
+	t.Helper()
+	h := Handler(Deps{Service: newFake()})
+	_, body := raw(t, h, "GET", "/v1/openapi.json", "")
+	var doc struct {
+		Paths map[string]map[string]struct{ OperationID string }
+	}
+	if err := json.Unmarshal([]byte(body), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			all = append(all, struct{ method, path, id string }{strings.ToUpper(method), path, op.OperationID})
+		}
+	}
+	return all
+}
+
+// TestEveryEndpointHasARule: one without is nobody's.
+func TestEveryEndpointHasARule(t *testing.T) {
+	for _, e := range endpoints(t) {
+		rule, known := ruleOf(e.id)
+		if !known {
+			t.Errorf("%s %s: who may use %s? (say so in ruleOf)", e.method, e.path, e.id)
+		}
+		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == itself) {
+			t.Errorf("%s: rule %+v", e.path, rule)
+		}
+		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.stranger && e.path != joinPath {
+			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)
+		}
+	}
+	if _, known := ruleOf("unheard-of"); known {
+		t.Error("an endpoint of no table has a rule")
+	}
+}
+
+// flock is a cluster's authority with a server of the API on loopback.
+type flock struct {
+	t       *testing.T
+	ca      *pki.Authority
+	clock   *clock.Fake
+	address string
+
+	mu      sync.Mutex
+	changes []Change
+	revoked map[string]error
+}
+
+var (
+	flockStart = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nodeA      = pki.Identity{Kind: pki.Node, Node: uuid.MustParse("11111111-2222-4333-8444-555555555555"), Name: "a"}
+	nodeB      = pki.Identity{Kind: pki.Node, Node: uuid.MustParse("22222222-2222-4333-8444-555555555555"), Name: "b"}
+	controlC   = pki.Identity{Kind: pki.Control, Name: "c1"}
+)
+
+func operator(role pki.Role) pki.Identity {
+	return pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"}
+}
+
+func newFlock(t *testing.T, d Deps) *flock {
+	t.Helper()
+	f := &flock{t: t, clock: clock.NewFake(flockStart), revoked: map[string]error{}}
+	var err error
+	if f.ca, err = pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart); err != nil {
+		t.Fatal(err)
+	}
+	own := pki.NewCredentials(f.pair(controlC), f.clock, func(id pki.Identity, _ *x509.Certificate) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.revoked[id.Name]
+	})
+	d.Peer, d.Audit = own.Peer, func(c Change) { f.mu.Lock(); defer f.mu.Unlock(); f.changes = append(f.changes, c) }
+	s := NewServer(Handler(d))
+	s.ErrorLog = log.New(io.Discard, "", 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.address = l.Addr().String()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return f
+}
+
+func (f *flock) pair(id pki.Identity) *pki.Pair {
+	f.t.Helper()
+	p, err := f.ca.Issue(id, f.clock.Now())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return p
+}
+
+// believing is a client that shows a pair, and believes whoever answers.
+func believing(p *pki.Pair) *tls.Config {
+	cfg := &tls.Config{InsecureSkipVerify: true}
+	if p != nil {
+		c := tls.Certificate{PrivateKey: p.Key}
+		for _, cert := range p.Chain {
+			c.Certificate = append(c.Certificate, cert.Raw)
+		}
+		cfg.Certificates = []tls.Certificate{c}
+	}
+	return cfg
+}
+
+// ask makes a request and returns what the answer's problem says; nil for a good one.
+func (f *flock) ask(cfg *tls.Config, method, path, agent, body string) error {
+	f.t.Helper()
+	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+f.address+path, strings.NewReader(body))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r.Header.Set("User-Agent", agent)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if resp.StatusCode < 300 {
+		return nil
+	}
+	var p Problem
+	if err := json.Unmarshal(text, &p); err != nil {
+		f.t.Fatalf("%d %s: %v", resp.StatusCode, text, err)
+	}
+	return p.Err()
+}
+
+func (f *flock) took() []Change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.changes
+	f.changes = nil
+	return c
+}
+
+// TestWhoIsLetIn: with real TLS, each is told in one line what is wrong.
+func TestWhoIsLetIn(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake(), Version: "v1.4.0"})
+	foreign, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange, err := foreign.Issue(nodeA, flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, err := f.ca.Issue(nodeA, flockStart.Add(2*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := "/v1/nodes/" + nodeA.Node.String() + "/heartbeat"
+	post := func(p *pki.Pair, path string) error { return f.ask(believing(p), "POST", path, "", "{}") }
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"its own":       {post(f.pair(nodeA), own), ""},
+		"another's":     {post(f.pair(nodeB), own), "node b (22222222-2222-4333-8444-555555555555) may not say what the node sees: an agent acts for its own node, and this is node 11111111-2222-4333-8444-555555555555's (if the host is a copy of another, have it join by itself)"},
+		"admin":         {post(f.pair(operator(pki.Admin)), own), "operator bob (admin) may not say what the node sees: only agents do that, each for its own node"},
+		"control":       {post(f.pair(controlC), own), "control c1 may not say what the node sees: that is for operators and agents"},
+		"nobody":        {post(nil, own), "no certificate was shown"},
+		"other cluster": {post(strange, own), "the certificate of node a (11111111-2222-4333-8444-555555555555) is of cluster " + foreign.Cluster().String()},
+		"not yet valid": {post(late, own), "this host's clock says 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T06:56:07Z"},
+		"viewer reads":  {f.ask(believing(f.pair(operator(pki.Viewer))), "GET", "/v1/volumes", "", ""), ""},
+		"viewer":        {f.ask(believing(f.pair(operator(pki.Viewer))), "DELETE", "/v1/volumes/db", "", ""), "operator bob (viewer) may not delete a volume: that takes the role operator (drover ca issue --role operator makes a certificate with it)"},
+		"operator":      {f.ask(believing(f.pair(operator(pki.Worker))), "DELETE", "/v1/volumes/db", "", ""), ""},
+		"operator's":    {f.ask(believing(f.pair(operator(pki.Worker))), "POST", "/v1/pools", "", "{}"), "operator bob (operator) may not make a pool on this host: that takes the role admin"},
+		"node's":        {f.ask(believing(f.pair(nodeA)), "POST", "/v1/pools", "", "{}"), "node a (11111111-2222-4333-8444-555555555555) may not make a pool on this host: that is not for agents"},
+		"no endpoint":   {post(f.pair(nodeA), "/v1/nothing"), "no such endpoint"},
+		"no join":       {post(nil, "/v1/joinx"), "no certificate was shown"},
+		"old agent":     {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.2.9", "{}"), "node a (11111111-2222-4333-8444-555555555555) is drover v1.2.9 and control is v1.4.0: only versions side by side work together (upgrade node a (11111111-2222-4333-8444-555555555555) first"},
+		"the one below": {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.3.0-rc1", "{}"), ""},
+	} {
+		if c.want == "" && c.err != nil || c.want != "" && (c.err == nil || !strings.HasPrefix(c.err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, c.err)
+		}
+		if forbidden := c.want != "" && name != "no endpoint"; forbidden != errors.Is(c.err, dataset.ErrForbidden) {
+			t.Errorf("%s: %v", name, dataset.KindOf(c.err))
+		}
+	}
+}
+
+// A connection that was let in is looked at again with each request.
+func TestLookedAtAgain(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake()})
+	transport := &http.Transport{TLSClientConfig: believing(f.pair(nodeA))}
+	defer transport.CloseIdleConnections()
+	ask := func() int {
+		r, _ := http.NewRequestWithContext(soon(t), "GET", "https://"+f.address+"/v1/volumes", nil)
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	f.mu.Lock()
+	f.revoked["a"] = dataset.Errorf(dataset.ErrForbidden, "node a was removed")
+	f.mu.Unlock()
+	if got := ask(); got != http.StatusForbidden {
+		t.Error("revoked:", got)
+	}
+	f.mu.Lock()
+	delete(f.revoked, "a")
+	f.mu.Unlock()
+	if got := ask(); got != http.StatusOK {
+		t.Error(got)
+	}
+	f.clock.Advance(31 * 24 * time.Hour)
+	if got := ask(); got != http.StatusForbidden {
+		t.Error("expired:", got)
+	}
+}
+
+// Without TLS nobody is let in over a network; who uses the host's socket may all.
+func TestPlain(t *testing.T) {
+	h := Handler(Deps{Service: newFake()})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(h)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	defer func() { s.Close(); <-done }()
+	c, err := NewClient("http://" + l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Volumes(soon(t), Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "not served without TLS") {
+		t.Error(err)
+	}
+	var who Principal
+	local, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g := guard{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = PrincipalOf(r.Context()) })}
+		g.ServeHTTP(w, r)
+	}))
+	_, _ = local.Volumes(soon(t), Page{}) // an empty answer: what it is asked with counts
+	if !who.Local || who.From != "uid 0" || who.String() != "local uid 0" {
+		t.Errorf("%+v", who)
+	}
+}
+
+// TestAudit: each change is one entry, with who and how it ended; reads are none.
+func TestAudit(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Local: fk})
+	op := uuid.New()
+	bob, viewer := believing(f.pair(operator(pki.Worker))), believing(f.pair(operator(pki.Viewer)))
+	_ = f.ask(bob, "GET", "/v1/volumes", "", "")
+	_ = f.ask(bob, "POST", "/v1/volumes?operation="+op.String(), "", `{"volume":"db@gold"}`)
+	_ = f.ask(viewer, "DELETE", "/v1/volumes/db?force=true", "", "")
+	_ = f.ask(believing(nil), "DELETE", "/v1/volumes/db", "", "")
+	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/heartbeat", "", "{}")
+	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/commit", "", `{"operation":{"kind":"create","volume":"db","id":"`+op.String()+`"}}`)
+	fk.err = dataset.Errorf(dataset.ErrInUse, "db is in use")
+	_ = f.ask(bob, "DELETE", "/v1/volumes/db?force=true&operation="+op.String(), "", "")
+	_ = f.ask(bob, "POST", "/v1/volumes", "", `{"volume":5}`)
+	var got []Change
+	for _, c := range f.took() {
+		if !strings.HasPrefix(c.From, "127.0.0.1:") {
+			t.Errorf("from %q", c.From)
+		}
+		c.From = ""
+		if c.Outcome == Refused && c.Error == "" {
+			t.Errorf("%+v", c)
+		}
+		c.Error = ""
+		got = append(got, c)
+	}
+	want := []Change{
+		{Who: "operator bob (operator)", What: "create-volume", Kind: "create", Target: "db@gold", ID: op, Outcome: Done},
+		{Who: "operator bob (viewer)", What: "delete-volume", Target: "db", Outcome: Refused, Code: "forbidden"},
+		{Who: "nobody known", What: "DELETE /v1/volumes/db", Outcome: Refused, Code: "forbidden"},
+		{Who: nodeA.String(), What: "commit", Node: nodeA.Node.String(), Kind: "create", Target: "db", ID: op, Outcome: Done},
+		{Who: "operator bob (operator)", What: "delete-volume", Kind: "delete", Target: "db", ID: op, Detail: "force", Outcome: Failed, Code: "in_use"},
+		{Who: "operator bob (operator)", What: "create-volume", Outcome: Failed, Code: "invalid"},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Change{})); diff != "" {
+		t.Error("-want +got:\n" + diff)
+	}
+}
+
+// What an agent in the same process changes is in the log as well.
+func TestAudited(t *testing.T) {
+	fk := newFake()
+	var got []Change
+	s := Audited(fk, func(c Change) { got = append(got, c) })
+	ctx := soon(t)
+	_, _ = s.Commit(ctx, nodeA.Node, Report{Operation: sampleOperation()})
+	fk.err = dataset.Errorf(dataset.ErrForbidden, "no")
+	_, _ = s.Submit(ctx, Request{Kind: dataset.OpDelete, Volume: "db"})
+	_ = s.Register(ctx, Registration{Node: dataset.Node{Name: "a"}})
+	_ = s.Record(ctx, nodeA.Node, Report{})
+	_, _ = s.Rebuild(ctx, nodeA.Node, nil)
+	_, _ = s.CancelOperation(ctx, "f23c")
+	var what []string
+	for _, c := range got {
+		what = append(what, c.What+" "+string(c.Outcome))
+		if c.Who != "this process" {
+			t.Error(c.Who)
+		}
+	}
+	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}
+	if diff := cmp.Diff(want, what); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCompatible(t *testing.T) {
+	for _, c := range []struct {
+		control, other string
+		want           string // of the error
+	}{
+		{"v1.4.0", "v1.4.0", ""}, {"v1.4.0", "1.3.9", ""}, {"v1.4.0", "v1.5.0-rc1", ""}, {"1.4", "1.5.2+build", ""},
+		{"v1.4.0", "v1.2.9", "upgrade node a first"}, {"v1.4.0", "v1.6.0", "upgrade control first"},
+		{"v1.4.0", "v1.2.9-3-gabcdef-dirty", "upgrade node a first"},
+		{"dev", "v1.2.0", ""}, {"v1.2.0", "dev", ""}, {"v1.2.0", "", ""}, {"9746047", "v3.0.0", ""}, {"v1.2.0", "1", ""}, {"", "", ""},
+		{"v2.0.0", "v1.9.0", ""}, {"v1.9.0", "v2.0.1", ""}, {"v2.1.0", "v1.9.0", "upgrade node a first"}, {"v1.9.0", "v2.1.0", "upgrade control first"},
+		{"v0.9.0", "v2.0.0", "upgrade control first"}, {"v1.99999999999999999999.0", "v1.1.0", ""},
+	} {
+		err := Compatible(c.control, c.other, "node a")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, dataset.ErrForbidden)) {
+			t.Errorf("control %s, %s: %v", c.control, c.other, err)
+		}
+	}
+	if got := versionIn("drover/v1.2 (linux)"); got != "v1.2" {
+		t.Error(got)
+	}
+	if got := versionIn("curl/8.0"); got != "" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,67 @@
+package api
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// agentName begins how programs of this module name themselves in User-Agent and
+// Server (RFC 9110, section 10.1.5), with their version behind it.
+const agentName = "drover/"
+
+var releaseForm = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})(?:[.+-].*)?$`)
+
+// release reads the major and minor of a version; ok is false for one that is no
+// release, such as "dev" or a commit.
+func release(version string) (major, minor int, ok bool) {
+	m := releaseForm.FindStringSubmatch(version)
+	if m == nil {
+		return 0, 0, false
+	}
+	major, _ = strconv.Atoi(m[1]) // of digits, few enough
+	minor, _ = strconv.Atoi(m[2])
+	return major, minor, true
+}
+
+// Compatible fails with ErrForbidden unless control, of one version, works together
+// with who, of another: the same minor version or the one beside it. The first minor
+// of a major is beside all of the major before, of which nobody here knows the last.
+// What is no release works with everything.
+func Compatible(control, version, who string) error {
+	aMajor, aMinor, ok := release(control)
+	bMajor, bMinor, ok2 := release(version)
+	if !ok || !ok2 || aMajor == bMajor && abs(aMinor-bMinor) <= 1 ||
+		bMajor == aMajor+1 && bMinor == 0 || aMajor == bMajor+1 && aMinor == 0 {
+		return nil
+	}
+	older, newer := version, control
+	first := who
+	if bMajor > aMajor || bMajor == aMajor && bMinor > aMinor {
+		older, newer, first = control, version, "control"
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "%s is drover %s and control is %s: only versions side by side work together (upgrade %s first, from %s to the minor version before %s or to it)",
+		who, dataset.Clip(version), control, first, dataset.Clip(older), dataset.Clip(newer))
+}
+
+func abs(n int) int { return max(n, -n) }
+
+// versionIn reads the version from a User-Agent or Server header; empty for others'.
+func versionIn(header string) string {
+	product, _, _ := strings.Cut(header, " ")
+	version, ok := strings.CutPrefix(product, agentName)
+	if !ok {
+		return ""
+	}
+	return version
+}
+
+func productName(version string) string {
+	if version == "" {
+		return ""
+	}
+	return fmt.Sprint(agentName, version)
+}

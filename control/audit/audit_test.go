@@ -1,0 +1,140 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func open(t *testing.T) (*Log, *clock.Fake, *[]error) {
+	t.Helper()
+	clk := clock.NewFake(start)
+	var failed []error
+	l, err := Open(filepath.Join(t.TempDir(), "audit.log"), clk, func(err error) { failed = append(failed, err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, clk, &failed
+}
+
+func lines(t *testing.T, path string) (out []line) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
+		var l line
+		if err := json.Unmarshal(s, &l); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func TestKeep(t *testing.T) {
+	l, _, failed := open(t)
+	l.Keep(api.Change{Who: "node a", What: "commit", Target: "db\n", Outcome: api.Done})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l.Keep(api.Change{Outcome: api.Done}); len(*failed) != 1 || !errors.Is((*failed)[0], os.ErrClosed) {
+		t.Error(*failed)
+	}
+	*failed = nil
+	again, err := Open(l.path, l.clock, l.failed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	again.Keep(api.Change{Who: "operator bob (viewer)", What: "delete-volume", Outcome: api.Refused, Code: "forbidden"})
+	got := lines(t, l.path)
+	if len(got) != 2 || got[0].Target != "db\n" || !got[0].Time.Equal(start) || got[1].Code != "forbidden" {
+		t.Errorf("%+v", got)
+	}
+	if st, err := os.Stat(l.path); err != nil || st.Mode() != 0o600 {
+		t.Error(st.Mode(), err)
+	}
+	if len(*failed) != 0 {
+		t.Error(*failed)
+	}
+}
+
+// Writers at once leave whole lines, and neither file outgrows its bound.
+func TestTurns(t *testing.T) {
+	l, _, failed := open(t)
+	l.max = 4 << 10
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 50 {
+				l.Keep(api.Change{Who: "node a", What: "commit", Outcome: api.Done})
+			}
+		})
+	}
+	all.Wait()
+	n := 0
+	for _, path := range []string{l.path, l.path + ".old"} {
+		n += len(lines(t, path))
+		if st, err := os.Stat(path); err != nil || st.Size() > l.max || st.Mode() != 0o600 {
+			t.Error(path, st.Size(), st.Mode(), err)
+		}
+	}
+	if n == 200 || n < 20 || len(*failed) != 0 {
+		t.Error(n, *failed)
+	}
+}
+
+// Who floods the log with refusals pushes nothing out of it.
+func TestFlood(t *testing.T) {
+	l, clk, _ := open(t)
+	for range 1000 {
+		l.Keep(api.Change{Who: "nobody known", Outcome: api.Refused})
+	}
+	if got := lines(t, l.path); len(got) != maxRefused {
+		t.Error(len(got))
+	}
+	l.Keep(api.Change{Who: "node a", Outcome: api.Done})
+	got := lines(t, l.path)
+	if last := got[len(got)-1]; last.Unkept != 800 || last.Who != "node a" {
+		t.Errorf("%+v", last)
+	}
+	clk.Advance(2 * refusedEvery)
+	for range 3 {
+		l.Keep(api.Change{Who: "nobody known", Outcome: api.Refused})
+	}
+	if got := lines(t, l.path); len(got) != maxRefused+3 {
+		t.Error(len(got))
+	}
+}
+
+// What cannot be kept is told, and tried anew with the next change.
+func TestFails(t *testing.T) {
+	l, _, failed := open(t)
+	if err := l.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.Keep(api.Change{Outcome: api.Done})
+	if len(*failed) != 1 || !errors.Is((*failed)[0], os.ErrClosed) {
+		t.Error(*failed)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/etc/passwd", link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(link, l.clock, l.failed); err == nil {
+		t.Error("a link was followed")
+	}
+}
