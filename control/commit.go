@@ -30,7 +30,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		}
 	}
 	if op.Kind == dataset.OpMove && op.Problem == nil {
-		if err := s.forgetLost(ctx, op.ID); err != nil && !errors.Is(err, dataset.ErrStale) { // which its repetition is
+		if err := s.forgetLost(ctx, op); err != nil && !errors.Is(err, dataset.ErrStale) { // which its repetition is
 			return out, err
 		}
 	}

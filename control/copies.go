@@ -11,8 +11,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Copied puts on record what a node's copy of a dataset is now. Again: nothing.
-// ErrStale for a copy that the node is not to have, or for one that is destroyed
+// copyEvery is how often the store hears of a copy that is kept fresh: what its node
+// says is kept here, and a store that was told each time would have nothing else to do.
+const copyEvery = 10 * time.Minute
+
+// Copied takes in what a node's copy of a dataset is now; the store hears of the first
+// snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a copy that the node is not to have, or for one that is destroyed
 // though nobody wanted that.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
@@ -35,14 +39,31 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		case c.Gone && rec.Kind != dataset.CopyGoing:
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s", c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
+			s.seen.forgetCopy(node, c.Copy.Dataset)
 			return t.dropCopy(node, c.Copy.Dataset)
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
+		fresh := rec.Snapshot != uuid.Nil && rec.Epoch == c.Copy.Epoch && c.Copy.Taken.Sub(rec.Taken) < copyEvery
 		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		s.seen.copied(rec)
+		if fresh {
+			return nil
+		}
 		return t.put(key, rec)
 	})
 	return err
+}
+
+// copyNow is a copy on record as its node said last.
+func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+	if there, err = t.get(copyKey(node, id), &c); err != nil || !there {
+		return c, false, err
+	}
+	if last, heard := s.seen.copy(node, id); heard && last.Epoch >= c.Epoch && last.Taken.After(c.Taken) {
+		c.Snapshot, c.Taken, c.Epoch = last.Snapshot, last.Taken, last.Epoch
+	}
+	return c, true, nil
 }
 
 // dropCopy forgets a copy that is destroyed, and the dataset with the last one of one

@@ -90,7 +90,7 @@ func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) 
 		return err
 	}
 	d.Pool, d.Home = pool.ID, pool.Node
-	return nil
+	return s.replicable(t, *d)
 }
 
 // planSource fills in a clone: it lies beside its source and has the source's

@@ -158,13 +158,13 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 // lookAtOne returns only the errors that concern all.
 func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64, err error) error {
 	if err == nil {
-		err = s.look(ctx, h, d, index)
+		err = errors.Join(s.look(ctx, h, d, index), s.replicate(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
 	}
 	if err != nil {
-		h.fail("schedule and retention of "+what, err)
+		h.fail("schedule, retention and replicas of "+what, err)
 	}
 	return nil
 }

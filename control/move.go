@@ -127,8 +127,7 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "move of volume %s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", d.Volume, name, home.Name, name)
 	}
-	var kept dataset.Copy
-	there, err := t.get(copyKey(target.ID, d.ID), &kept)
+	kept, there, err := s.copyNow(t, target.ID, d.ID)
 	if err != nil {
 		return err
 	}
@@ -260,7 +259,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	}
 	switch {
 	case rec.Loss != nil:
-		err = t.stillKept(rec)
+		err = t.stillKept(rec, op)
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
@@ -290,6 +289,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err := t.put(leaseKey(d.ID), held); err != nil {
 		return err
 	}
+	rec.Loss = op.Loss
 	detail, err := t.movedText(rec)
 	if err != nil {
 		return err
@@ -300,15 +300,20 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	return t.putDataset(next)
 }
 
-// stillKept fails unless the copy that is to become the volume is still the one that
-// the loss was said of.
-func (t *tx) stillKept(op dataset.Operation) error {
+// stillKept fails unless the copy that became the volume is one on record, and nothing
+// is lost beyond what was said.
+func (t *tx) stillKept(rec, op dataset.Operation) error {
 	var kept dataset.Copy
-	there, err := t.get(copyKey(op.Node, op.DatasetID), &kept)
-	if err == nil && (!there || kept.Snapshot != op.Loss.Snapshot || kept.Kind == dataset.CopyGoing) {
-		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the copy is another one by now (ask again: it says what is lost)", op.Volume)
+	there, err := t.get(copyKey(rec.Node, rec.DatasetID), &kept)
+	switch {
+	case err != nil:
+		return err
+	case !there || kept.Kind == dataset.CopyGoing:
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept any more", rec.Volume)
+	case op.Loss == nil || op.Loss.Taken.Before(rec.Loss.Taken) || op.Loss.Fenced != rec.Loss.Fenced:
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
 	}
-	return err
+	return nil
 }
 
 // leftFor is how long the home that is left keeps its copy at least: a short way back.
@@ -341,15 +346,15 @@ func (t *tx) movedText(op dataset.Operation) (string, error) {
 
 // forgetLost drops the snapshots of a volume that are not in the copy which it goes on
 // from, some at a time: their bytes stay with the home that was overtaken.
-func (s *Service) forgetLost(ctx context.Context, id uuid.UUID) error {
+func (s *Service) forgetLost(ctx context.Context, done dataset.Operation) error {
 	for {
 		more := false
 		_, err := s.update(ctx, func(t *tx) error {
-			op, d, _, err := t.underway(id)
-			if err != nil || op.Loss == nil {
+			op, d, _, err := t.underway(done.ID)
+			if err != nil || op.Loss == nil || done.Loss == nil || done.Loss.Taken.Before(op.Loss.Taken) {
 				return err
 			}
-			more, err = t.forgetSince(d, op.Loss.Taken)
+			more, err = t.forgetSince(d, done.Loss.Taken)
 			return err
 		})
 		if err != nil || !more {

@@ -27,7 +27,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		if ok, err := t.get(nodeKey(n.ID), &old); err != nil {
 			return err
 		} else if ok {
-			n.Cordoned = old.Cordoned
+			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
 		n.Pools = nil
 		for _, p := range r.Pools {

@@ -16,6 +16,7 @@ import (
 type seen struct {
 	mu       sync.Mutex
 	datasets map[uuid.UUID]sighting
+	copies   map[heldCopy]dataset.Copy
 	pools    map[uuid.UUID]dataset.PoolStatus
 	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
@@ -25,12 +26,16 @@ type seen struct {
 func newSeen() seen {
 	return seen{
 		datasets: map[uuid.UUID]sighting{},
+		copies:   map[heldCopy]dataset.Copy{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		unmade:   map[uuid.UUID][]api.Pool{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
 	}
 }
+
+// heldCopy names a copy.
+type heldCopy struct{ node, dataset uuid.UUID }
 
 // sighting is what a node saw of a dataset.
 type sighting struct {
@@ -151,6 +156,26 @@ func (s *seen) forgetFrom(node, id uuid.UUID) {
 	if s.datasets[id].by == node {
 		delete(s.datasets, id)
 	}
+}
+
+// copied takes in what a node says of a copy.
+func (s *seen) copied(c dataset.Copy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copies[heldCopy{c.Node, c.Dataset}] = c
+}
+
+func (s *seen) copy(node, id uuid.UUID) (dataset.Copy, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.copies[heldCopy{node, id}]
+	return c, ok
+}
+
+func (s *seen) forgetCopy(node, id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.copies, heldCopy{node, id})
 }
 
 // withProgress returns an operation with how far its agent said that it is.

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"errors"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -107,7 +109,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""
 	}
-	if err := s.fits(t, d, next.Profile); err != nil {
+	if err := errors.Join(s.fits(t, d, next.Profile), s.replicable(t, next)); err != nil {
 		return nil, nil, err
 	}
 	// A filesystem cannot be made smaller: a profile that promises less leaves

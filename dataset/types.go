@@ -165,8 +165,9 @@ type Node struct {
 	Name        string            `json:"name"`
 	Incarnation uuid.UUID         `json:"incarnation"` // of the agent that registered last
 	Version     string            `json:"version"`
-	Address     string            `json:"address,omitempty"` // HOST:PORT where its agent answers other agents; empty: nowhere
-	Cordoned    bool              `json:"cordoned,omitempty"`
+	Address     string            `json:"address,omitempty"`  // HOST:PORT where its agent answers other agents; empty: nowhere
+	Cordoned    bool              `json:"cordoned,omitempty"` // nothing new is put on it
+	Draining    bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pools       []uuid.UUID       `json:"pools"`
 	Registered  time.Time         `json:"registered,omitzero"` // when that was

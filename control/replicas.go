@@ -1,0 +1,189 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// replicate has as many nodes beside the home keep a fresh copy of a volume as its
+// profile says. Too few nodes that could are an error which says why each cannot; what
+// can be kept is kept.
+func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
+	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
+		return nil
+	}
+	var short error
+	_, err := s.update(ctx, func(t *tx) error {
+		short = nil
+		now, err := t.dataset(d.ID)
+		if err != nil || now.State != dataset.StateReady {
+			return err
+		}
+		short, err = s.replicas(t, now)
+		return err
+	})
+	return cmp.Or(err, short)
+}
+
+// replicas decides which copies of a dataset are kept fresh.
+func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
+	var good, leaving, left []dataset.Copy
+	for _, node := range d.Copies {
+		var c dataset.Copy
+		var n dataset.Node
+		there, err := t.get(copyKey(node, d.ID), &c)
+		if err == nil && there {
+			_, err = t.get(nodeKey(node), &n)
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case c.Kind == dataset.CopyReplica && n.Draining:
+			leaving = append(leaving, c)
+		case c.Kind == dataset.CopyReplica:
+			good = append(good, c)
+		case c.Kind == dataset.CopyLeft && !n.Cordoned:
+			left = append(left, c)
+		}
+	}
+	want := d.Profile.Replicas.Count
+	if len(good) < want {
+		return s.addReplicas(t, d, left, want-len(good))
+	}
+	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.Taken.Compare(x.Taken) })
+	surplus := good[want:]
+	if !slices.ContainsFunc(good[:want], func(c dataset.Copy) bool { return c.Snapshot == uuid.Nil }) {
+		surplus = append(leaving, surplus...) // those that stay make up for them
+	}
+	for _, c := range surplus {
+		if err := t.condemnCopy(c.Node, d.ID); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// addReplicas makes replicas of copies that moves left, and then new ones on the nodes
+// with the most room.
+func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
+	for _, c := range left[:min(n, len(left))] {
+		c.Kind = dataset.CopyReplica
+		if err := t.keep(&d, c); err != nil {
+			return nil, err
+		}
+		n--
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	cands, why, err := s.replicaPools(t, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range cands[:min(n, len(cands))] {
+		if _, err := t.get(poolKey(c.ID), &dataset.Pool{}); err != nil {
+			return nil, err
+		}
+		if err := t.keep(&d, dataset.Copy{Dataset: d.ID, Node: c.Node, Pool: c.ID, Kind: dataset.CopyReplica}); err != nil {
+			return nil, err
+		}
+		n--
+	}
+	if n > 0 {
+		short = tooFew(d, why)
+	}
+	return short, nil
+}
+
+// keep puts a copy on record that a node is to have.
+func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
+	if !slices.Contains(d.Copies, c.Node) {
+		d.Copies = append(slices.Clone(d.Copies), c.Node)
+	}
+	t.touch(d.ID, c.Node)
+	if err := t.put(copyKey(c.Node, d.ID), c); err != nil {
+		return err
+	}
+	return t.putDataset(*d)
+}
+
+// replicaPools returns one pool of each node that could keep a copy of a dataset and has
+// none, those with the most room first, and why the others cannot.
+func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why []string, err error) {
+	from, err := t.pool(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := s.candidates(t, uuid.Nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range all {
+		if c.Node == d.Home || slices.Contains(d.Copies, c.Node) {
+			continue
+		}
+		reason := misfit(c, d.Profile)
+		if reason == "" && likeness(from, c.Pool) < likeKind {
+			reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
+		}
+		if reason == "" {
+			reason = c.away()
+		}
+		if reason != "" {
+			name, err := t.nodeName(c.Node)
+			if err != nil {
+				return nil, nil, err
+			}
+			why = append(why, "pool "+c.Name+" of node "+name+": "+reason)
+			continue
+		}
+		fit = append(fit, c)
+	}
+	free := func(c candidate) dataset.Size {
+		if c.status == nil {
+			return 0
+		}
+		return c.status.Free
+	}
+	slices.SortStableFunc(fit, func(x, y candidate) int {
+		return cmp.Or(cmp.Compare(likeness(from, y.Pool), likeness(from, x.Pool)), cmp.Compare(free(y), free(x)))
+	})
+	nodes := map[uuid.UUID]bool{}
+	fit = slices.DeleteFunc(fit, func(c candidate) bool {
+		twice := nodes[c.Node]
+		nodes[c.Node] = true
+		return twice
+	})
+	return fit, why, nil
+}
+
+// reasonsShown bounds how many reasons an error gives.
+const reasonsShown = 10
+
+func tooFew(d dataset.Dataset, why []string) error {
+	if len(why) == 0 {
+		why = []string{"there is no other node"}
+	}
+	if n := len(why) - reasonsShown; n > 0 {
+		why = append(why[:reasonsShown:reasonsShown], "…")
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "volume %s: profile %s wants replicas on more nodes than can keep one: %s", d.Volume, d.Profile.Name, strings.Join(why, "; "))
+}
+
+// replicable refuses a profile whose replicas the cluster cannot keep as it is now.
+func (s *Service) replicable(t *tx, d dataset.Dataset) error {
+	if d.Profile.Replicas.Count == 0 {
+		return nil
+	}
+	fit, why, err := s.replicaPools(t, d)
+	if err == nil && len(fit)+len(d.Copies) < d.Profile.Replicas.Count {
+		err = tooFew(d, why)
+	}
+	return err
+}

@@ -1,0 +1,185 @@
+package control
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// replicated adds a profile that keeps so many replicas.
+func (e *env) replicated(n int) {
+	p := e.profiles.byName["silver"]
+	p.Name, p.Revision, p.Replicas = "safe", "r1-safe", dataset.Replicas{Count: n, Every: dataset.Duration(30 * time.Second)}
+	e.profiles.byName["safe"] = p
+}
+
+// hasCopy says that the node has its copy of a dataset up to a snapshot.
+func (a *agent) hasCopy(d dataset.Dataset, taken time.Time) {
+	a.Helper()
+	c := dataset.Copy{Dataset: d.ID, Node: a.id, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: taken}
+	if err := a.Copied(a.ctx, a.id, api.Copied{Incarnation: a.incarnation, Copy: c}); err != nil {
+		a.Fatalf("copied: %v", err)
+	}
+}
+
+// copies returns the kinds of the copies of a dataset by the names of their nodes.
+func (e *env) copies(id uuid.UUID, agents map[string]*agent) map[string]dataset.CopyKind {
+	e.Helper()
+	out := map[string]dataset.CopyKind{}
+	for name, a := range agents {
+		for _, k := range a.sync(0).Copies {
+			if k.Dataset == id {
+				out[name] = k.Kind
+			}
+		}
+	}
+	e.check()
+	return out
+}
+
+func (e *env) edit(a *agent, change func(*dataset.Node)) {
+	e.Helper()
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		var n dataset.Node
+		if _, err := t.get(nodeKey(a.id), &n); err != nil {
+			return err
+		}
+		change(&n)
+		return t.put(nodeKey(a.id), n)
+	}); err != nil {
+		e.Fatalf("%v", err)
+	}
+}
+
+func TestReplicas(t *testing.T) {
+	e := newEnv(t)
+	a, b, c, x := e.agent("alpha"), e.agent("beta"), e.agent("gamma"), e.agent("delta")
+	agents := map[string]*agent{"alpha": a, "beta": b, "gamma": c, "delta": x}
+	e.replicated(1)
+	e.edit(b, func(n *dataset.Node) { n.Cordoned = true })
+	// The most room wins.
+	for node, free := range map[*agent]dataset.Size{c: 30 * dataset.GiB, x: 50 * dataset.GiB} {
+		h := api.Heartbeat{Incarnation: node.incarnation, Pools: []dataset.PoolStatus{{ID: node.pools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: free}}}
+		if err := e.Heartbeat(e.ctx, node.id, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := a.create("db@safe")
+	e.rounds()
+	got := e.copies(d.ID, agents)
+	if len(got) != 1 || got["delta"] != dataset.CopyReplica {
+		t.Fatalf("%v", got)
+	}
+	x.hasCopy(d, someday)
+
+	// What is kept fresh is told all the time, and written seldom.
+	writes := e.spy.txns
+	for i := range 20 {
+		x.hasCopy(d, someday.Add(time.Duration(i)*30*time.Second))
+	}
+	if n := e.spy.txns - writes; n > 1 {
+		t.Errorf("%d transactions for 20 refreshes in 10 minutes", n)
+	}
+	op := *e.submit(forced("db", "delta", "alpha")).Operation
+	if want := someday.Add(19 * 30 * time.Second); !op.Loss.Taken.Equal(want) {
+		t.Errorf("said to be lost since %s, not %s", op.Loss.Taken, want)
+	}
+	if _, err := e.CancelOperation(e.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+
+	// A node that is drained keeps its copy until another has one that is whole.
+	e.edit(x, func(n *dataset.Node) { n.Cordoned, n.Draining = true, true })
+	d = e.volume("db").Dataset
+	round := func() {
+		e.house.full = e.clock.Now()
+		e.rounds()
+	}
+	round()
+	if got = e.copies(d.ID, agents); len(got) != 2 || got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyReplica {
+		t.Fatalf("%v", got)
+	}
+	round()
+	if got = e.copies(d.ID, agents); got["delta"] != dataset.CopyReplica {
+		t.Fatalf("the last whole copy is to go: %v", got)
+	}
+	c.hasCopy(d, someday)
+	round()
+	if got = e.copies(d.ID, agents); got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyGoing {
+		t.Fatalf("%v", got)
+	}
+	if len(e.failures) != 0 {
+		t.Error(e.failures)
+	}
+
+	// Fewer are wanted: none.
+	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"})
+	e.rounds()
+	if got = e.copies(d.ID, agents); got["gamma"] != dataset.CopyGoing {
+		t.Fatalf("%v", got)
+	}
+}
+
+// The copy that a move leaves becomes the replica, which is the least to send.
+func TestReplicaOfWhatWasLeft(t *testing.T) {
+	e := newEnv(t)
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	agents := map[string]*agent{"alpha": a, "beta": b, "gamma": c}
+	a.create("db@silver")
+	d := e.moved("db", a, b, "beta")
+	e.replicated(1)
+	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"})
+	e.rounds()
+	if got := e.copies(d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
+		t.Fatalf("%v", got)
+	}
+	e.clock.Advance(2 * leftFor)
+	e.rounds()
+	if got := e.copies(d.ID, agents); got["alpha"] != dataset.CopyReplica {
+		t.Fatalf("a replica expires: %v", got)
+	}
+	// A move to the replica leaves one, which is kept fresh from then on.
+	e.moved("db", b, a, "alpha")
+	e.rounds()
+	if got := e.copies(d.ID, agents); len(got) != 1 || got["beta"] != dataset.CopyReplica {
+		t.Fatalf("%v", got)
+	}
+}
+
+func TestReplicasThatNobodyCanKeep(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	e.replicated(2)
+	a.planned(create("db@safe"), dataset.ErrUnsupported, "safe", "no other node")
+	b, c := e.agent("beta"), &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
+	c.pools = []dataset.Pool{{ID: uuid.New(), Name: "plain", Backend: "dir", Capabilities: dirCan, Path: "/c"}}
+	c.register("gamma")
+	a.planned(create("db@safe"), dataset.ErrUnsupported, "pool plain of node gamma", "enforce a size")
+	a.create("db@silver")
+	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"})
+	refused(t, err, dataset.ErrUnsupported, "gamma")
+
+	// What can be kept is kept, and the rest is told.
+	e.agent("delta")
+	d := a.create("db2@safe")
+	e.edit(b, func(n *dataset.Node) { n.Cordoned = true })
+	e.rounds()
+	if got := e.volume("db2").Copies; len(got) != 1 {
+		t.Errorf("%d copies", len(got))
+	}
+	if len(e.failures) != 1 {
+		t.Fatalf("%v", e.failures)
+	}
+	refused(t, e.failures[0], dataset.ErrUnsupported, "db2", "beta", "cordoned")
+	e.edit(b, func(n *dataset.Node) { n.Cordoned = false })
+	e.house.full = e.clock.Now()
+	e.rounds()
+	if got := e.volume("db2").Copies; len(got) != 2 || slices.Contains(got, d.Home) {
+		t.Errorf("%v", got)
+	}
+}
