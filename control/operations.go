@@ -66,7 +66,7 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	}
 	op := p.Operation
 	switch op.Kind {
-	case dataset.OpUpdate, dataset.OpUndelete:
+	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard:
 		return op, nil, s.settle(t, op)
 	case dataset.OpMove:
 		if err := s.beginMove(t, op); err != nil {
@@ -97,8 +97,11 @@ func asked(rec dataset.Operation, req api.Request) error {
 // record as done.
 func (s *Service) settle(t *tx, op *dataset.Operation) error {
 	settle := s.settleUpdate
-	if op.Kind == dataset.OpUndelete {
+	switch op.Kind {
+	case dataset.OpUndelete:
 		settle = s.settleUndelete
+	case dataset.OpDiscard:
+		settle = s.settleDiscard
 	}
 	if err := settle(t, *op); err != nil {
 		return err

@@ -31,7 +31,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 }
 
 // alone reports whether a kind of operation changes nothing on disk.
-func alone(k dataset.OpKind) bool { return k == dataset.OpUpdate || k == dataset.OpUndelete }
+func alone(k dataset.OpKind) bool {
+	return k == dataset.OpUpdate || k == dataset.OpUndelete || k == dataset.OpDiscard
+}
 
 // plan is the decision: pure, but for what it reads through t, the clock and
 // the UUIDs that it makes.
@@ -83,6 +85,8 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planPurge(t, req)
 	case dataset.OpMove:
 		return s.planMove(t, req)
+	case dataset.OpDiscard:
+		return s.planDiscard(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }

@@ -130,8 +130,27 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if there {
 		v.Lease = &lease
 	}
+	if v.Kept, err = p.kept(d); err != nil {
+		return v, err
+	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
+}
+
+// kept returns the copies of a dataset.
+func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
+	for _, node := range d.Copies {
+		var c api.KeptCopy
+		there, err := p.t.get(copyKey(node, d.ID), &c.Copy)
+		if err != nil || !there {
+			return all, err
+		}
+		if c.NodeName, err = memo(&p.nodes, node, p.t.nodeName); err != nil {
+			return all, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
 }
 
 func memo[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, error)) (V, error) {

@@ -239,7 +239,7 @@ type Operation struct {
 	Options     map[string]string `json:"options,omitempty"`
 	Path        string            `json:"path,omitempty"`     // what an import reads
 	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
-	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls
+	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard: whose copy goes
 	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
 	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
 	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
@@ -268,6 +268,7 @@ const (
 	OpUndelete       OpKind = "undelete" // and comes back
 	OpPurge          OpKind = "purge"    // the data goes
 	OpMove           OpKind = "move"     // the home becomes another
+	OpDiscard        OpKind = "discard"  // a copy goes whose head was overtaken
 )
 
 // OpState is where an operation is.

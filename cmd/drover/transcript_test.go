@@ -137,6 +137,18 @@ var scenarios = map[string]func(c *console){
 		done.op.Dataset = nil
 		works(c.fake, done)
 	},
+	"moves": func(c *console) {
+		c.fake.volumes[0] = movingVolume()
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Node = dataset.OpMove, idOther
+		works(c.fake, done, running("copying", 1<<30, 4<<30))
+	},
+	"forced": func(c *console) {
+		c.fake.volumes[0] = movingVolume()
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Loss = dataset.OpMove, &dataset.Loss{Snapshot: snapID(1), Taken: now.Add(-time.Hour), Fenced: idNode}
+		works(c.fake, done)
+	},
 	"deletes": func(c *console) {
 		done := ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Operation: &done.op}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
@@ -52,7 +53,9 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 		f.Add("State", string(v.State))
 	}
 	f.Add("Home", fmt.Sprintf("%s (%s)", v.Node, v.Home))
+	f.Add("Lease", a.leaseLine(v))
 	f.Add("Pool", fmt.Sprintf("%s (%s)", v.PoolName, v.Backend))
+	f.Add("Copies", a.copyLines(v)...)
 	f.Add("Size", sizeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Mounted by", a.mountLines(v)...)
@@ -72,6 +75,37 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 	f.Add("Problem", problem)
 	f.Add("What to do", next...)
 	return f
+}
+
+// leaseLine says at which epoch a volume is, and whether a move takes it elsewhere.
+func (a *app) leaseLine(v api.Volume) string {
+	switch {
+	case v.Lease == nil:
+		return ""
+	case v.Move == uuid.Nil:
+		return fmt.Sprintf("%s, epoch %d", v.Lease.State, v.Lease.Epoch)
+	}
+	line := fmt.Sprintf("%s, epoch %d; operation %s is to move it", v.Lease.State, v.Lease.Epoch, v.Move)
+	if v.Lease.InUse {
+		line += ", which waits until it is not in use"
+	}
+	return line
+}
+
+// copyLines says what other nodes have of a volume.
+func (a *app) copyLines(v api.Volume) []string {
+	var lines []string
+	for _, k := range v.Kept {
+		line := k.NodeName + ": " + string(k.Kind)
+		if k.Snapshot != uuid.Nil {
+			line += ", of " + show.Ago(a.now(), k.Taken)
+		}
+		if !k.Until.IsZero() {
+			line += ", until " + show.When(a.now(), k.Until)
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // exactSize says a size with its bytes, where the words are not as exact.

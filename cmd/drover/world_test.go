@@ -12,15 +12,16 @@ import (
 // The world of the tests: one node with two pools, a database in use, a clone of
 // it with a problem, a volume in the trash.
 var (
-	now    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	idNode = uuid.MustParse("a0000000-0000-4000-8000-000000000001")
-	idPool = uuid.MustParse("b0000000-0000-4000-8000-000000000001")
-	idDB   = uuid.MustParse("f23ca986-0000-4000-8000-000000000001")
-	idTest = uuid.MustParse("c0ffee00-0000-4000-8000-000000000002")
-	idGone = uuid.MustParse("e0000000-0000-4000-8000-000000000003")
-	idBare = uuid.MustParse("e1111111-0000-4000-8000-000000000004")
-	idOp   = uuid.MustParse("0b000000-0000-4000-8000-000000000001")
-	idReq  = uuid.MustParse("0c000000-0000-4000-8000-000000000001")
+	now     = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	idNode  = uuid.MustParse("a0000000-0000-4000-8000-000000000001")
+	idPool  = uuid.MustParse("b0000000-0000-4000-8000-000000000001")
+	idDB    = uuid.MustParse("f23ca986-0000-4000-8000-000000000001")
+	idTest  = uuid.MustParse("c0ffee00-0000-4000-8000-000000000002")
+	idGone  = uuid.MustParse("e0000000-0000-4000-8000-000000000003")
+	idBare  = uuid.MustParse("e1111111-0000-4000-8000-000000000004")
+	idOther = uuid.MustParse("a0000000-0000-4000-8000-000000000002")
+	idOp    = uuid.MustParse("0b000000-0000-4000-8000-000000000001")
+	idReq   = uuid.MustParse("0c000000-0000-4000-8000-000000000001")
 )
 
 func snapID(n byte) uuid.UUID {
@@ -58,6 +59,18 @@ func dbVolume() api.Volume {
 			{ID: "0022ccdd", Count: 2, Since: now.Add(-48 * time.Hour), Unverified: true},
 		}},
 	}
+}
+
+// movingVolume is on its way, and has copies on two other nodes.
+func movingVolume() api.Volume {
+	v := dbVolume()
+	v.Move, v.Copies = idOp, []uuid.UUID{idOther, idGone}
+	v.Lease = &dataset.Lease{Dataset: idDB, Node: idNode, Epoch: 3, State: dataset.LeaseRecalled, InUse: true, Wanted: idOther}
+	v.Kept = []api.KeptCopy{
+		{NodeName: "host-b", Copy: dataset.Copy{Dataset: idDB, Node: idOther, Kind: dataset.CopyLeft, Epoch: 2, Snapshot: snapID(1), Taken: now.Add(-time.Hour), Until: now.Add(23 * time.Hour)}},
+		{NodeName: "host-c", Copy: dataset.Copy{Dataset: idDB, Node: idGone, Kind: dataset.CopySuperseded, Epoch: 1, Snapshot: snapID(2), Taken: now.Add(-48 * time.Hour)}},
+	}
+	return v
 }
 
 func testVolume() api.Volume {

@@ -78,6 +78,13 @@ type Volume struct {
 	Lease     *dataset.Lease         `json:"lease,omitempty"`
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
 	Snapshots int                    `json:"snapshots"`
+	Kept      []KeptCopy             `json:"kept,omitempty"` // copies on other nodes
+}
+
+// KeptCopy is a copy of a dataset as people see it.
+type KeptCopy struct {
+	dataset.Copy
+	NodeName string `json:"node_name"`
 }
 
 // Page asks for a part of a list, in the order of names or UUIDs.

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeSupersededCmd(a *app) *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "superseded",
+		Short: "Look at heads that were overtaken, and let go of them",
+		Long: `Look at heads that were overtaken, and let go of them. When a volume goes on at
+another node without its home (volume move --force --fenced), what that had is
+kept there aside: it is never merged, and never dropped by itself.`,
+	},
+		newVolumeSupersededLsCmd(a), newVolumeSupersededDiscardCmd(a),
+	)
+}
+
+// overtaken is a superseded copy with the volume that it is of.
+type overtaken struct {
+	api.KeptCopy
+	Volume string `json:"volume"`
+}
+
+func newVolumeSupersededLsCmd(a *app) *cobra.Command {
+	return newLsCmd(a, listing[overtaken]{
+		short: "List the heads that were overtaken",
+		fetch: func(ctx context.Context, c remote) (out []overtaken, err error) {
+			live, err := all(ctx, c.Volumes)
+			if err != nil {
+				return nil, err
+			}
+			trashed, err := all(ctx, c.Trash)
+			for _, v := range append(live, trashed...) {
+				for _, k := range v.Kept {
+					if k.Kind == dataset.CopySuperseded {
+						out = append(out, overtaken{KeptCopy: k, Volume: v.Volume})
+					}
+				}
+			}
+			return out, err
+		},
+		id:    func(o overtaken) string { return o.Dataset.String() },
+		table: a.overtakenTable,
+	})
+}
+
+func (a *app) overtakenTable(list []overtaken) *show.Table {
+	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE")
+	for _, o := range list {
+		kept, snapshot := "not yet: it is in use, or its node is away", ""
+		if o.Snapshot != uuid.Nil {
+			kept, snapshot = show.Ago(a.now(), o.Taken), o.Snapshot.String()
+		}
+		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept)
+	}
+	return t
+}
+
+func newVolumeSupersededDiscardCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "discard NAME [NODE]",
+		Short:             "Destroy a head that was overtaken",
+		Long:              `Destroy a head that was overtaken. It is gone for good.`,
+		Args:              args(1),
+		ValidArgsFunction: complete(a, volumeWords, nodeWords),
+	}
+	o := workFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
+		if len(args) > 1 {
+			req.Node = args[1]
+		}
+		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := made(out)
+			return d.ID, fmt.Sprintf("the head of volume %s that was overtaken is let go of: its node destroys it", d.Volume)
+		})
+	}
+	return cmd
+}

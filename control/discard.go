@@ -1,0 +1,60 @@
+package control
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// planDiscard decides to let go of a head that was overtaken: the only one of a volume,
+// or that of the node that is named. ErrNotFound when there is none, ErrAmbiguous when
+// there are several.
+func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.anyDataset(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	var only uuid.UUID
+	if req.Node != "" {
+		n, err := t.nodeNamed(req.Node)
+		if err != nil {
+			return nil, nil, err
+		}
+		only = n.ID
+	}
+	var found []uuid.UUID
+	for _, node := range d.Copies {
+		var c dataset.Copy
+		there, err := t.get(copyKey(node, d.ID), &c)
+		if err != nil {
+			return nil, nil, err
+		}
+		if there && c.Kind == dataset.CopySuperseded && (only == uuid.Nil || only == node) {
+			found = append(found, node)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)", d.Volume)
+	case 1:
+		op := on(d)
+		op.From = found[0]
+		return op, nil, nil
+	}
+	return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
+}
+
+// settleDiscard has the node destroy what it keeps.
+func (s *Service) settleDiscard(t *tx, op dataset.Operation) error {
+	d, err := t.dataset(op.DatasetID)
+	if err != nil {
+		return err
+	}
+	name, err := t.nodeName(op.From)
+	if err != nil {
+		return err
+	}
+	t.event("volume.discard", d, "the head that node "+name+" kept")
+	return t.condemnCopy(op.From, d.ID)
+}
