@@ -103,7 +103,11 @@ type Store interface {
 	// every transaction that had returned before the call.
 	Get(ctx context.Context, key string) (Entry, error)
 	// List returns up to limit entries whose key begins with prefix and is
-	// larger than after, in the order of keys; limit 0: all. It is one moment.
+	// larger than after, in the order of keys; limit 0: all. Without a limit it is
+	// one moment. With one, each entry is as it was at some moment of the call, not
+	// all at the same, and no key is left out that was there all the time: whoever
+	// needs more of what he reads in pages checks it in a transaction. It sees
+	// every transaction that had returned before the call.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
 	// Txn makes all writes if all checks hold, otherwise none and returns
 	// ErrConflict. It returns the transaction's index. Safe to call again only

@@ -116,25 +116,67 @@ func awaken(s *consul.Store, after uint64) time.Time {
 	return time.Now()
 }
 
-// One page of a list costs what the prefix holds.
+// A page costs what a page does, however many keys there are; their names have
+// nothing, or nearly everything, in common.
 func BenchmarkPage(b *testing.B) {
-	for _, keys := range []int{1000, 20000} {
-		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
-			s := open(b, start(b, consultest.Options{}), "p")
-			for n := 0; n < keys; n += 100 {
-				var writes []store.Write
-				for i := range 100 {
-					writes = append(writes, store.Write{Key: fmt.Sprintf("names/volume-%06d", n+i), Value: []byte(uuid.NewString())})
-				}
-				if _, err := s.Txn(b.Context(), nil, writes); err != nil {
-					b.Fatal(err)
-				}
+	for _, keys := range []int{1000, 20000, 100000} {
+		c := start(b, consultest.Options{})
+		for kind, name := range map[string]func(n int) string{
+			"uuids": func(int) string { return uuid.NewString() },
+			"names": func(n int) string { return fmt.Sprintf("production-database-%06d", n) },
+		} {
+			s := open(b, c, kind)
+			fill(b, s, keys, name)
+			for _, limit := range []int{100, 1000} {
+				b.Run(fmt.Sprintf("keys=%d/%s/limit=%d", keys, kind, limit), func(b *testing.B) {
+					pages(b, s, keys, limit)
+				})
 			}
-			for b.Loop() {
-				if list, err := s.List(b.Context(), "names/", "names/volume-0005", 100); err != nil || len(list) != 100 {
-					b.Fatal(len(list), err)
-				}
-			}
-		})
+		}
 	}
+}
+
+func fill(b *testing.B, s *consul.Store, keys int, name func(int) string) {
+	b.Helper()
+	for n := 0; n < keys; n += 100 {
+		var writes []store.Write
+		for i := range 100 {
+			writes = append(writes, store.Write{Key: "datasets/" + name(n+i), Value: make([]byte, 900)})
+		}
+		if _, err := s.Txn(b.Context(), nil, writes); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// pages times all pages of a prefix, over and over, apart from the first look.
+func pages(b *testing.B, s *consul.Store, keys, limit int) {
+	b.Helper()
+	began := time.Now()
+	if _, err := s.List(b.Context(), "datasets/", "", limit); err != nil {
+		b.Fatal(err)
+	}
+	first := time.Since(began)
+	before, after, seen := s.Stats().Requests, "", 0
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		list, err := s.List(b.Context(), "datasets/", after, limit)
+		if err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+		seen += len(list)
+		if after = ""; len(list) == limit {
+			after = list[limit-1].Key
+		} else if seen != keys {
+			b.Fatalf("%d of %d keys", seen, keys)
+		} else {
+			seen = 0
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(first.Microseconds())/1000, "first-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(float64(s.Stats().Requests-before)/float64(len(took)), "requests/page")
 }

@@ -75,17 +75,20 @@ const (
 
 // Store is one cluster's state. Safe for concurrent use.
 type Store struct {
-	opts   Options
-	layout layout
-	calls  *fleet
-	waits  *fleet // for blocking queries
-	client *api.Client
-	slow   *api.Client // of waits
+	opts    Options
+	layout  layout
+	calls   *fleet
+	waits   *fleet // for blocking queries
+	repeats *fleet // of calls, for what can be sent again
+	client  *api.Client
+	slow    *api.Client // of waits
+	again   *api.Client // of repeats
 
 	ctx     context.Context // ends with the store
 	end     context.CancelFunc
 	workers sync.WaitGroup
 	feed    feed
+	spreads spreads
 
 	formatted atomic.Bool // format was seen to be ours
 	txns      atomic.Uint64
@@ -130,11 +133,22 @@ func Open(opts Options) (*Store, error) {
 	}
 	opts.CallTime = cmp.Or(opts.CallTime, defaultCallTime)
 	opts.LeaderTime = cmp.Or(opts.LeaderTime, defaultLeaderTime)
-	calls, err := newFleet(opts, answerTime)
+	life, end := context.WithCancel(context.Background())
+	s, err := newStore(life, opts)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	s.end = end
+	return s, nil
+}
+
+func newStore(life context.Context, opts Options) (*Store, error) {
+	calls, err := newFleet(life, opts, answerTime)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, layout: newLayout(opts.Prefix), calls: calls}
+	s := &Store{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}
 	// Consul adds up to a sixteenth to how long it waits (agent/consul/rpc.go).
 	s.waits = calls.patient(watchTime + watchTime/16 + answerTime)
 	if s.client, err = calls.client(); err != nil {
@@ -143,7 +157,10 @@ func Open(opts Options) (*Store, error) {
 	if s.slow, err = s.waits.client(); err != nil {
 		return nil, err
 	}
-	s.ctx, s.end = context.WithCancel(context.Background())
+	s.repeats = calls.repeating()
+	if s.again, err = s.repeats.client(); err != nil {
+		return nil, err
+	}
 	s.feed.init()
 	return s, nil
 }

@@ -67,7 +67,7 @@ func (s *Store) status(what string, e *statusError) error {
 	case e.code == http.StatusTooManyRequests:
 		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", e.host, text)
 	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer", "not ready to serve consistent reads"):
-		return away("no leader: too few of its servers are up, or they are just electing one (consul operator raft list-peers) (%s)", text)
+		return away("no leader: %s (%s)", leaderHint, text)
 	case has("No known Consul servers", "rpc error getting client", "rpc error making call"):
 		return away("%s reaches no server: %s", e.host, text)
 	case has("HTTP request to an HTTPS server"):
@@ -75,6 +75,8 @@ func (s *Store) status(what string, e *statusError) error {
 	}
 	return away("%s answered with status %d: %s", e.host, e.code, text)
 }
+
+const leaderHint = "too few of its servers are up, or they are just electing one (consul operator raft list-peers)"
 
 // reach explains a request that got no answer, without the URL that Go puts
 // before it.
@@ -94,7 +96,6 @@ func (s *Store) reach(err error) error {
 	var alert tls.AlertError
 	var record tls.RecordHeaderError
 	var op *net.OpError
-	var slow net.Error
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%s has a certificate of an authority that is not trusted here (set ca_file to that of Consul's): %w", host, unknown)
@@ -110,7 +111,9 @@ func (s *Store) reach(err error) error {
 		return fmt.Errorf("%s does not speak https (is it an http address?)", host)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("%s cannot be reached: %w (is it up, and is the address right?)", host, op.Err)
-	case errors.As(err, &slow) && slow.Timeout():
+	case r != nil && r.leaderless:
+		return fmt.Errorf("%s gave no answer in time, and has no leader: %s", host, leaderHint)
+	case timedOut(err):
 		return fmt.Errorf("%s gave no answer in time: is it overloaded, or frozen?", host)
 	case r != nil:
 		return fmt.Errorf("%s gave no answer: %w", host, r.err)

@@ -33,16 +33,22 @@ type fleet struct {
 	clock  clock.Clock
 	leader time.Duration // how long one is waited for
 	first  *atomic.Int32 // of hosts: the one that answered last
-	sent   atomic.Uint64
+	sent   *atomic.Uint64
+	flying *flights
+	brief  bool // requests end with their caller
+	again  bool // whatever is sent can be sent again: it changes nothing, or nothing more
 }
 
 // newFleet checks the options that say where Consul is. An answer that does not
-// begin within answer is none.
-func newFleet(opts Options, answer time.Duration) (*fleet, error) {
+// begin within answer is none. Requests end with life.
+func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: no address: want one or more such as https://consul1:8501")
 	}
-	f := &fleet{first: new(atomic.Int32), clock: opts.Clock, leader: opts.LeaderTime}
+	f := &fleet{
+		first: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
+		flying: &flights{life: life, most: opts.CallTime},
+	}
 	secure := 0
 	for _, a := range opts.Addresses {
 		u, err := CheckAddress(a)
@@ -76,12 +82,26 @@ func newFleet(opts Options, answer time.Duration) (*fleet, error) {
 	return f, nil
 }
 
-// patient returns the same fleet for requests whose answer may take its time.
+// patient returns the same fleet for requests whose answer may take its time, and
+// that end with their caller.
 func (f *fleet) patient(answer time.Duration) *fleet {
 	base := f.base.Clone()
 	base.ResponseHeaderTimeout = answer
-	return &fleet{hosts: f.hosts, base: base, creds: f.creds, clock: f.clock, leader: f.leader, first: f.first}
+	out := *f
+	out.base, out.sent, out.brief = base, new(atomic.Uint64), true
+	return &out
 }
+
+// repeating returns the same fleet for requests that can be sent again although
+// they are no GET.
+func (f *fleet) repeating() *fleet {
+	out := *f
+	out.again = true
+	return &out
+}
+
+// repeats reports whether a request can be sent again although it was received.
+func (f *fleet) repeats(req *http.Request) bool { return f.again || req.Method == http.MethodGet }
 
 // client returns the API's client on this fleet. The address and token given
 // here are stand-ins, so that neither is taken from CONSUL_HTTP_ variables.
@@ -92,7 +112,11 @@ func (f *fleet) client() (*api.Client, error) {
 	})
 }
 
-func (f *fleet) close() { f.base.CloseIdleConnections() }
+// close returns when no request is under way; the store's life has ended.
+func (f *fleet) close() {
+	f.flying.wait()
+	f.base.CloseIdleConnections()
+}
 
 // RoundTrip sends a request. Statuses that mean that nothing was answered are
 // errors here, so that callers see which. A request that changes something is
@@ -113,10 +137,10 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := f.clock.Now()
 	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
 		res, err := f.round(req, body)
-		if err != nil && req.Method == http.MethodGet && broken(err) && req.Context().Err() == nil && f.clock.Now().Sub(began) < silentTime {
+		if err != nil && f.repeats(req) && broken(err) && req.Context().Err() == nil && f.clock.Now().Sub(began) < silentTime {
 			continue // with another connection
 		}
-		if err == nil || !electing(err) || req.Method != http.MethodGet && !unapplied(err) || f.clock.Now().Sub(began) > f.leader {
+		if err == nil || !electing(err) || !f.repeats(req) && !unapplied(err) || f.clock.Now().Sub(began) > f.leader {
 			return res, err
 		}
 		select {
@@ -148,7 +172,7 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 		// One that said nothing for long is not the one to begin with the next time,
 		// whoever gave up: the caller may be one that never waits longer.
 		silent := over && f.clock.Now().Sub(began) >= silentTime
-		again := !over && !final(err) && (req.Method == http.MethodGet || unapplied(err))
+		again := !over && !final(err) && (f.repeats(req) || unapplied(err))
 		if silent || !again && !over && !final(err) {
 			f.first.CompareAndSwap(int32(start), int32((n+1)%len(f.hosts)))
 		}
@@ -187,9 +211,15 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 		out.Body, _ = out.GetBody()
 	}
 	f.sent.Add(1)
-	res, err := f.base.RoundTrip(out)
+	var res *http.Response
+	var err error
+	if f.brief {
+		res, err = f.base.RoundTrip(out)
+	} else {
+		res, err = f.flying.carry(f.base, out)
+	}
 	if err != nil {
-		return nil, token, &reachError{host.String(), err}
+		return nil, token, &reachError{host: host.String(), err: err, leaderless: req.Context().Err() == nil && timedOut(err) && f.leaderless(host)}
 	}
 	if answered(res) {
 		return res, token, nil
@@ -197,7 +227,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxErrorText))
 	if err != nil {
-		return nil, token, &reachError{host.String(), err}
+		return nil, token, &reachError{host: host.String(), err: err}
 	}
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
 }
@@ -217,10 +247,36 @@ func answered(res *http.Response) bool {
 	return res.StatusCode == http.StatusOK
 }
 
+// leaderless reports whether a server that gave no answer says that it has no
+// leader: it holds requests that need one, each pause longer than the last and the
+// time that it should take (rpc_hold_timeout) looked at only between them
+// (agent/consul/rpc.go, getWaitTime), so at times for half a minute.
+func (f *fleet) leaderless(host *url.URL) bool {
+	ctx, cancel := context.WithTimeout(f.flying.life, silentTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host.JoinPath("v1/status/leader").String(), nil)
+	if err != nil {
+		return false
+	}
+	res, err := f.base.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxErrorText))
+	return err == nil && strings.TrimSpace(string(text)) == `""`
+}
+
+func timedOut(err error) bool {
+	var slow net.Error
+	return errors.As(err, &slow) && slow.Timeout()
+}
+
 // reachError is a request that got no whole answer.
 type reachError struct {
-	host string
-	err  error
+	host       string
+	err        error
+	leaderless bool // and it said that it has no leader
 }
 
 func (e *reachError) Error() string { return fmt.Sprintf("%s: %v", e.host, e.err) }

@@ -106,7 +106,7 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 	}
 	pairs, meta, err := s.slow.KV().List(s.layout.rev, blocking(ctx, after))
 	if err == nil {
-		err = s.whole(ctx, "own/rev/", len(pairs), meta)
+		err = s.whole(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return 0, err
@@ -174,7 +174,7 @@ func (s *Store) askLive(ctx context.Context, after uint64) (uint64, error) {
 	}
 	keys, meta, err := s.slow.KV().Keys(s.layout.data+store.LivePrefix, "", blocking(ctx, after))
 	if err == nil {
-		err = s.whole(ctx, store.LivePrefix, len(keys), meta)
+		err = s.whole(ctx, store.LivePrefix, len(keys), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return 0, err

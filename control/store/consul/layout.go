@@ -107,9 +107,8 @@ func blocking(ctx context.Context, after uint64) *api.QueryOptions {
 }
 
 // The times of calls. A server without a leader holds a request for 7 s
-// (rpc_hold_timeout), and then for the pause that it happens to be in, twice that
-// in all (agent/consul/rpc.go, forwardRequestToLeader): one that says nothing for
-// answerTime is away.
+// (rpc_hold_timeout) and the pause that it is in then, which mostly is twice that in
+// all, see leaderless: one that says nothing for answerTime is away.
 const (
 	dialTime   = 3 * time.Second
 	answerTime = 15 * time.Second

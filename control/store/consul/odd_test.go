@@ -1,11 +1,14 @@
 package consul_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +22,11 @@ import (
 // the question for the format in one way.
 func odd(t *testing.T, answer http.HandlerFunc) (*consul.Store, *atomic.Int64) {
 	t.Helper()
+	return oddWith(t, consul.Options{LeaderTime: time.Millisecond}, answer)
+}
+
+func oddWith(t *testing.T, o consul.Options, answer http.HandlerFunc) (*consul.Store, *atomic.Int64) {
+	t.Helper()
 	var asked atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/own/format") {
@@ -30,7 +38,8 @@ func odd(t *testing.T, answer http.HandlerFunc) (*consul.Store, *atomic.Int64) {
 		answer(w, r)
 	}))
 	t.Cleanup(srv.Close)
-	return openWith(t, consul.Options{Addresses: []string{srv.URL}, Prefix: "p", LeaderTime: time.Millisecond}), &asked
+	o.Addresses, o.Prefix = []string{srv.URL}, "p"
+	return openWith(t, o), &asked
 }
 
 // Whatever is answered in place of an answer, it is not taken for absence, for a
@@ -109,6 +118,98 @@ func TestOddTransactions(t *testing.T) {
 	})
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); !errors.Is(err, store.ErrTooLarge) || !strings.Contains(err.Error(), "txn_max_req_len") {
 		t.Error(err)
+	}
+}
+
+// Callers that give up, at once or late, leave no connections behind: Consul takes
+// 200 from one client, and counts each until it has done what was asked.
+func TestCallersInAHurry(t *testing.T) {
+	var conns atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Consul-Index", "5")
+		if strings.HasSuffix(r.URL.Path, "/own/format") {
+			fmt.Fprint(w, `[{"Key":"p/own/format","Value":"ZHJvdmVyIHN0b3JlIDE=","ModifyIndex":5}]`)
+			return
+		}
+		time.Sleep(5 * time.Millisecond) // as a write takes
+		fmt.Fprint(w, `[{"Key":"p/data/a","ModifyIndex":5}]`)
+	}))
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	s := openWith(t, consul.Options{Addresses: []string{srv.URL}, Prefix: "p"})
+	var wg sync.WaitGroup
+	for n := range 20 {
+		wg.Go(func() {
+			for range 20 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*time.Millisecond/4)
+				_, err := s.Get(ctx, "a")
+				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if n := conns.Load(); n > 96 {
+		t.Errorf("400 callers, 20 at once, took %d connections", n)
+	}
+}
+
+// A server that holds what needs a leader, and says that it has none, is not called
+// overloaded.
+func TestHeldWithoutLeader(t *testing.T) {
+	gone := make(chan struct{})
+	s, _ := oddWith(t, consul.Options{CallTime: 2500 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/status/leader" {
+			fmt.Fprint(w, `""`)
+			return
+		}
+		select {
+		case <-gone:
+		case <-r.Context().Done():
+		}
+	})
+	t.Cleanup(func() { close(gone) })
+	_, err := s.Get(t.Context(), "a")
+	says(t, err, dataset.ErrUnavailable, "", "no leader", "raft list-peers")
+}
+
+// Whatever is answered to the question for a page, it is not taken for an empty one.
+func TestOddPages(t *testing.T) {
+	for name, c := range map[string]struct {
+		code int
+		body string
+		kind *dataset.Kind
+	}{
+		"empty":            {200, `{}`, dataset.ErrUnavailable},
+		"no json":          {200, `ok`, dataset.ErrUnavailable},
+		"cut off":          {200, `{"Index":5,"Results":[`, dataset.ErrUnavailable},
+		"no key":           {200, `{"Index":5,"Results":[{}]}`, dataset.ErrUnavailable},
+		"not asked for":    {200, `{"Index":5,"Results":[{"KV":{"Key":"p/data/b/x","ModifyIndex":5}}]}`, dataset.ErrUnavailable},
+		"left out":         {200, `{"Index":5,"Results":[],"ResultsFilteredByACLs":true}`, dataset.ErrForbidden},
+		"refused":          {409, `{"Index":5,"Errors":[{"OpIndex":0,"What":"Permission denied: token lacks permission 'key:read'"}]}`, dataset.ErrForbidden},
+		"refused oddly":    {409, `{"Index":5,"Errors":[{"OpIndex":0,"What":"on fire"}]}`, dataset.ErrUnavailable},
+		"refused silently": {409, `{"Index":5}`, dataset.ErrUnavailable},
+	} {
+		s, _ := oddWith(t, consul.Options{Token: "some"}, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				w.Header().Set("X-Consul-Index", "5")
+				fmt.Fprint(w, `["p/data/a/x"]`)
+				return
+			}
+			w.WriteHeader(c.code)
+			fmt.Fprint(w, c.body)
+		})
+		list, err := s.List(t.Context(), "a/", "", 10)
+		if err == nil || len(list) != 0 || dataset.KindOf(err) != c.kind {
+			t.Errorf("%s: %v, %v", name, list, err)
+		}
 	}
 }
 

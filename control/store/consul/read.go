@@ -37,9 +37,9 @@ func (s *Store) entry(p *api.KVPair) store.Entry {
 	return store.Entry{Key: strings.TrimPrefix(p.Key, s.layout.data), Value: p.Value, Index: p.ModifyIndex}
 }
 
-// List returns entries in the order of their keys. Consul knows no pages: every
-// page costs what the whole prefix does, so a caller that wants all of it asks
-// for all of it at once.
+// List returns entries in the order of their keys. Without a limit it is one
+// moment and one request. With one it costs what the page does, but for the first
+// page of a prefix, where the prefix ends with a slash; elsewhere, what it holds.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
@@ -52,9 +52,12 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
+	if limit > 0 && (prefix == "" || strings.HasSuffix(prefix, "/")) {
+		return s.page(ctx, prefix, max(prefix, next(after)), limit)
+	}
 	pairs, meta, err := s.client.KV().List(s.layout.data+asked(prefix), consistent(ctx))
 	if err == nil {
-		err = s.whole(ctx, prefix, len(pairs), meta)
+		err = s.whole(ctx, prefix, len(pairs), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return nil, s.failed(ctx, "list "+prefix, err)
@@ -87,8 +90,8 @@ func asked(prefix string) string {
 // read them: Consul leaves them out without an error, and what is left out looks
 // like absence. It says so in a header, but not to the anonymous token
 // (agent/consul/rpc.go, maskResultsFilteredByACLs), which a plain read tells.
-func (s *Store) whole(ctx context.Context, prefix string, found int, meta *api.QueryMeta) error {
-	if meta.ResultsFilteredByACLs {
+func (s *Store) whole(ctx context.Context, prefix string, found int, filtered bool) error {
+	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)
 	}
 	if found > 0 || s.calls.creds.current() != "" {

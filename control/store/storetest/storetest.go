@@ -58,6 +58,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"ValuesAreCopies", testValuesAreCopies},
 		{"List", testList},
 		{"ListIsOneMoment", testListIsOneMoment},
+		{"PagesLeaveNothingOut", testPagesLeaveNothingOut},
+		{"PagesAfterGreatChanges", testPagesAfterGreatChanges},
 		{"ContextEnded", testContextEnded},
 		{"WriteSkewDeleteAndMount", testDeleteAndMount},
 		{"WriteSkewNameAndRestore", testNameAndRestore},

@@ -1,0 +1,163 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// maxReads is how many operations one transaction that only reads has: as many as
+// Consul takes.
+const maxReads = 128
+
+// page returns the first entries from a key on. It asks for as many parts of the
+// prefix as should hold them, see spread, and for more until they do.
+func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]store.Entry, error) {
+	if !s.spreads.has(prefix) {
+		if err := s.survey(ctx, prefix); err != nil {
+			return nil, err
+		}
+	}
+	var list []store.Entry
+	for factor := 1; ; factor *= 4 { // what was there may be gone: then the spread promises too much
+		parts := s.spreads.take(prefix, from, (limit-len(list))*factor)
+		if len(parts) == 0 {
+			if err := s.whole(ctx, prefix, len(list), false); err != nil {
+				return nil, s.failed(ctx, "list "+prefix, err)
+			}
+			return list, nil
+		}
+		found, err := s.parts(ctx, prefix, parts)
+		if err != nil {
+			return nil, err
+		}
+		for i, p := range parts {
+			keys := make([]string, len(found[i]))
+			for n, e := range found[i] {
+				keys[n] = e.Key
+				if e.Key >= from && !strings.HasSuffix(e.Key, "/") && len(list) < limit {
+					list = append(list, e)
+				}
+			}
+			s.spreads.learn(prefix, p, keys)
+		}
+		if len(list) == limit {
+			return list, nil
+		}
+		from = parts[len(parts)-1].end()
+	}
+}
+
+// survey finds out how the keys under a prefix are spread. It is the one thing
+// about pages that costs what the prefix holds, once a process and prefix; though
+// without the values.
+func (s *Store) survey(ctx context.Context, prefix string) error {
+	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistent(ctx))
+	if err == nil {
+		err = s.whole(ctx, prefix, len(keys), meta.ResultsFilteredByACLs)
+	}
+	if err != nil {
+		return s.failed(ctx, "list the keys of "+prefix, err)
+	}
+	for i, k := range keys {
+		keys[i] = strings.TrimPrefix(k, s.layout.data)
+	}
+	s.spreads.put(prefix, newSpread(keys, len(prefix)))
+	return nil
+}
+
+// readAnswer is Consul's answer to a transaction that only reads (agent/structs,
+// TxnReadResponse). The API's client drops most of it.
+type readAnswer struct {
+	Results               []struct{ KV *api.KVPair }
+	Errors                api.TxnErrors
+	Index                 uint64 // never 0
+	refused               bool
+	ResultsFilteredByACLs bool
+}
+
+// parts reads parts, which are in order and have nothing in common, each as it is
+// at the same one moment.
+func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]store.Entry, error) {
+	ops := make(api.TxnOps, len(parts))
+	for i, p := range parts {
+		verb := api.KVGetTree
+		if p.alone {
+			verb = api.KVGetOrEmpty
+		}
+		ops[i] = op(api.KVTxnOp{Verb: verb, Key: s.layout.data + p.prefix})
+	}
+	list, err := s.read(ctx, prefix, ops)
+	if err != nil {
+		return nil, err
+	}
+	found := make([][]store.Entry, len(parts))
+	for i, p := range parts {
+		for len(list) > 0 && p.holds(list[0].Key) {
+			if list[0].Index > 0 {
+				found[i] = append(found[i], list[0])
+			}
+			list = list[1:]
+		}
+	}
+	if len(list) > 0 {
+		return nil, s.odd("it holds " + list[0].Key + ", which was not asked for")
+	}
+	return found, nil
+}
+
+// read makes a transaction that only reads, and returns what it gives, in the order
+// of its operations: with index 0 what get-or-empty did not find. It is one moment,
+// which lies within the call.
+func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.Entry, error) {
+	answer, err := s.sendRead(ctx, ops)
+	switch {
+	case err != nil:
+		return nil, s.failed(ctx, "read "+what, err)
+	case answer.ResultsFilteredByACLs:
+		return nil, s.whole(ctx, what, 0, true)
+	case answer.refused:
+		refused, err := s.refusal(ops, answer.Errors)
+		return nil, errors.Join(refused, err) // one of them
+	case answer.Index == 0:
+		return nil, s.odd("a transaction that reads has no index (is this Consul 1.22 or later?)")
+	}
+	list := make([]store.Entry, 0, len(answer.Results))
+	for _, r := range answer.Results {
+		if r.KV == nil {
+			return nil, s.odd("a transaction that reads gives something that is no key")
+		}
+		list = append(list, s.entry(r.KV))
+	}
+	return list, nil
+}
+
+// sendRead does not use the client's own call, which drops what says that entries
+// were left out.
+func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, error) {
+	body, err := json.Marshal(ops)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://consul/v1/txn?consistent=", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.repeats.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	answer := &readAnswer{refused: res.StatusCode != http.StatusOK}
+	if err := json.NewDecoder(res.Body).Decode(answer); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}

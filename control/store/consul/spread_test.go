@@ -1,0 +1,77 @@
+package consul
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// rapidKeys draws sorted keys under "k/", many with long beginnings in common.
+func rapidKeys(r *rapid.T, label string) []string {
+	first := []string{"k/a", "k/long-beginning-"} // keys as well, mostly of parts that are split
+	word := rapid.StringMatching(`(a|b|long-beginning-|[!-.0-~]{1,3})`)
+	keys := rapid.SliceOfNDistinct(rapid.Custom(func(r *rapid.T) string {
+		return rapid.SampledFrom(first).Draw(r, "first") + strings.Join(rapid.SliceOfN(word, 1, 6).Draw(r, "words"), "")
+	}), 200, 600, rapid.ID).Draw(r, label)
+	keys = append(keys, first...)
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// Whatever was there when the spread was made, parts of it hold every key that
+// there is now, each once and in order; and what is learnt from them as well.
+func TestSpreadLeavesNothingOut(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		var all spreads
+		all.put("k/", newSpread(rapidKeys(r, "then"), len("k/")))
+		keys := rapidKeys(r, "now")
+		for range 3 {
+			from := rapid.SampledFrom(append([]string{"k/", "k/a", "k/long"}, keys...)).Draw(r, "from")
+			start, _ := slices.BinarySearch(keys, from)
+			var got []string
+			for at := from; ; {
+				parts := all.take("k/", at, rapid.IntRange(1, 600).Draw(r, "want"))
+				if len(parts) == 0 {
+					break
+				}
+				if len(parts) > maxReads {
+					r.Fatalf("%d parts at once", len(parts))
+				}
+				for _, p := range parts {
+					held := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return !p.holds(k) })
+					all.learn("k/", p, held)
+					got = append(got, slices.DeleteFunc(held, func(k string) bool { return k < at })...)
+				}
+				at = parts[len(parts)-1].end()
+			}
+			if !slices.Equal(got, keys[start:]) {
+				r.Fatalf("from %q:\n%q\nwant\n%q", from, got, keys[start:])
+			}
+		}
+	})
+}
+
+// Where the spread is right, a page takes few parts, and they hold little more.
+func TestSpreadIsAboutAPage(t *testing.T) {
+	var keys []string
+	for n := range 100000 {
+		keys = append(keys, "k/production-database-"+string(rune('0'+n/10000))+string(rune('0'+n/1000%10))+
+			string(rune('0'+n/100%10))+string(rune('0'+n/10%10))+string(rune('0'+n%10)))
+	}
+	var all spreads
+	all.put("k/", newSpread(keys, len("k/")))
+	for _, from := range []int{0, 1, 4242, 5555, 49999, 98000} {
+		for _, limit := range []int{100, 1000} {
+			held := 0
+			parts := all.take("k/", keys[from], limit)
+			for _, p := range parts {
+				held += p.count
+			}
+			if held > 2*limit+2*partMost || len(parts) > maxReads {
+				t.Errorf("a page of %d from key %d on reads %d keys in %d parts", limit, from, held, len(parts))
+			}
+		}
+	}
+}
