@@ -3,34 +3,47 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
 )
 
 // Client asks a server of this API, of the same version, in its process or far
-// away. It is safe for concurrent use.
+// away, or several that serve the same cluster. It is safe for concurrent use.
+//
+// Of several it keeps to one as long as that answers. When that cannot be
+// reached, answers nothing in time or says that it is unavailable, the next is
+// asked, and kept to: at once, unless the request may have been carried out and
+// doing it twice is not doing it once. Each client has an order of its own, so
+// that those who lose a server spread over the others.
 //
 // Whatever the server says is wrong becomes an error of the same kind and text
 // again; only what it says can be ErrNotFound. A server that cannot be reached,
 // or breaks off, is ErrUnavailable. An error of the caller's context is found
 // with errors.Is.
 type Client struct {
+	servers  []server
+	current  atomic.Uint32 // the one of servers that is asked first
+	patience time.Duration // for how long one of several servers may not answer; 0: forever
+	close    func()
+}
+
+// server is one that a client can ask.
+type server struct {
 	base     string // http://host, without a slash at the end
 	endpoint string // as people write it
 	// transport, and no http.Client: no endpoint redirects.
 	transport http.RoundTripper
-	close     func()
 }
 
 var (
@@ -39,33 +52,59 @@ var (
 	_ Backup  = (*Client)(nil)
 )
 
-// NewClient returns a client of the server at unix:///PATH, http://HOST[:PORT]
-// or https://HOST[:PORT]. It does not connect. ErrInvalid.
-func NewClient(endpoint string) (*Client, error) {
+// NewClient returns a client of the servers at unix:///PATH, http://HOST[:PORT]
+// or https://HOST[:PORT], with a comma between two. It does not connect.
+// ErrInvalid.
+func NewClient(endpoints string) (*Client, error) { return NewTLSClient(endpoints, nil) }
+
+// NewTLSClient is NewClient with what https shows and expects.
+func NewTLSClient(endpoints string, t *tls.Config) (*Client, error) {
+	c := &Client{}
+	var transports []*http.Transport
+	for endpoint := range strings.SplitSeq(endpoints, ",") {
+		s, transport, err := dial(strings.TrimSpace(endpoint), t)
+		if err != nil {
+			return nil, err
+		}
+		c.servers, transports = append(c.servers, s), append(transports, transport)
+	}
+	if len(c.servers) > 1 {
+		c.patience = answerTime
+		shuffle(c.servers)
+	}
+	c.close = func() {
+		for _, t := range transports {
+			t.CloseIdleConnections()
+		}
+	}
+	return c, nil
+}
+
+func dial(endpoint string, config *tls.Config) (server, *http.Transport, error) {
 	t := &http.Transport{
 		MaxIdleConns:          64,
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: 5 * time.Second,
+		TLSHandshakeTimeout:   connectTime,
 		DisableCompression:    true,
+		TLSClientConfig:       config,
+		DialContext:           (&net.Dialer{Timeout: connectTime, KeepAliveConfig: keepAlive(), Control: giveUp}).DialContext,
 	}
-	c := &Client{endpoint: endpoint, transport: t, close: t.CloseIdleConnections}
 	if path, ok := strings.CutPrefix(endpoint, "unix://"); ok {
 		if !strings.HasPrefix(path, "/") {
-			return nil, badEndpoint(endpoint)
+			return server{}, nil, badEndpoint(endpoint)
 		}
-		c.base = "http://drover"
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
-		return c, nil
+		return server{"http://drover", endpoint, t}, t, nil
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-		return nil, badEndpoint(endpoint)
+		return server{}, nil, badEndpoint(endpoint)
 	}
-	c.base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.EscapedPath(), "/")
-	return c, nil
+	return server{u.Scheme + "://" + u.Host + strings.TrimSuffix(u.EscapedPath(), "/"), endpoint, t}, t, nil
 }
 
 func badEndpoint(endpoint string) error {
@@ -86,29 +125,11 @@ type call struct {
 	typ    string
 	header http.Header
 	// again says that doing it twice is doing it once, so that it can be sent
-	// anew when an idle connection turns out to be dead.
+	// anew, to another server too.
 	again bool
-}
-
-// do makes the call and returns its answer when it is a good one; the caller
-// closes the body.
-func (c *Client) do(ctx context.Context, k call) (*http.Response, error) {
-	req, err := k.request(ctx, c.base)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.transport.RoundTrip(req)
-	if err != nil {
-		return nil, c.failed(ctx, k, err)
-	}
-	if resp.StatusCode < 300 {
-		return resp, nil
-	}
-	defer resp.Body.Close()
-	if ctx.Err() != nil {
-		return nil, c.failed(ctx, k, nil) // it may well be why
-	}
-	return nil, c.refused(resp)
+	// patience is added to the client's, for requests that wait for something to
+	// happen.
+	patience time.Duration
 }
 
 func (k call) request(ctx context.Context, base string) (*http.Request, error) {
@@ -142,23 +163,11 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 	return req, nil
 }
 
-// failed is the error of a request that got no answer, or half of one.
-func (c *Client) failed(ctx context.Context, k call, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
-	}
-	hint := "is `drover serve` running? set --api or DROVER_API"
-	if errors.Is(err, fs.ErrPermission) {
-		hint = "want root, or a member of the group drover"
-	}
-	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", c.endpoint, err, hint)
-}
-
 // maxProblem bounds what of a refusal is read.
 const maxProblem = 64 << 10
 
 // refused is the error that a bad answer tells of.
-func (c *Client) refused(resp *http.Response) error {
+func (s *server) refused(resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var p Problem
 	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
@@ -169,34 +178,33 @@ func (c *Client) refused(resp *http.Response) error {
 	if resp.StatusCode >= http.StatusInternalServerError {
 		kind = dataset.ErrUnavailable // a proxy in front of a server that is away
 	}
-	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set --api or DROVER_API)", c.endpoint, resp.Status)
+	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set --api or DROVER_API)", s.endpoint, resp.Status)
 }
 
 // ask asks for a T.
 func ask[T any](ctx context.Context, c *Client, k call) (v T, err error) {
-	resp, err := c.do(ctx, k)
-	if err != nil {
-		return v, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return v, c.failed(ctx, k, fmt.Errorf("the answer broke off: %w", err))
-	}
-	if err := json.Unmarshal(text, &v); err != nil {
-		return v, dataset.Errorf(dataset.ErrInternal, "%s answered %s %s with what cannot be read: %w", c.endpoint, k.method, k.path, err)
-	}
-	return v, nil
+	err = c.each(ctx, k, func(s *server, resp *http.Response) error {
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return s.failed(ctx, k, fmt.Errorf("the answer broke off: %w", err))
+		}
+		var got T
+		if err := json.Unmarshal(text, &got); err != nil {
+			return dataset.Errorf(dataset.ErrInternal, "%s answered %s %s with what cannot be read: %w", s.endpoint, k.method, k.path, err)
+		}
+		v = got
+		return nil
+	})
+	return v, err
 }
 
 // tell makes a call whose answer has no body.
 func (c *Client) tell(ctx context.Context, k call) error {
-	resp, err := c.do(ctx, k)
-	if err != nil {
-		return err
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem)) // so that the connection can be used again
-	return resp.Body.Close()
+	return c.each(ctx, k, func(_ *server, resp *http.Response) error {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem)) // so that the connection can be used again
+		return resp.Body.Close()
+	})
 }
 
 // refs escapes what callers name into a path: path is a format with a %s for

@@ -69,7 +69,7 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 // download returns the trailers of an answer that is whole.
 func (c *Client) download(ctx context.Context, k call, w io.Writer) (http.Header, error) {
 	k.header = http.Header{"Te": {"trailers"}}
-	resp, err := c.do(ctx, k)
+	resp, from, err := c.do(ctx, k)
 	if err != nil {
 		return nil, err
 	}
@@ -79,10 +79,10 @@ func (c *Client) download(ctx context.Context, k call, w io.Writer) (http.Header
 		if sink.err != nil {
 			return nil, sink.err
 		}
-		return nil, c.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w", err))
+		return nil, from.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w", err))
 	}
 	if ctx.Err() != nil {
-		return nil, c.failed(ctx, k, nil)
+		return nil, from.failed(ctx, k, nil)
 	}
 	return resp.Trailer, ended(resp.Trailer)
 }

@@ -35,7 +35,7 @@ func (c *Client) Record(ctx context.Context, id uuid.UUID, r Report) error {
 func (c *Client) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Duration) (Sync, error) {
 	k := node(id, "/sync", nil)
 	k.method = http.MethodGet
-	k.query = query("wait", waitFor(wait))
+	k.query, k.patience = query("wait", waitFor(wait)), min(max(wait, 0), maxWait)
 	if rev != 0 {
 		k.query.Set("rev", strconv.FormatUint(rev, 10))
 	}

@@ -72,7 +72,11 @@ func (c *Client) Operations(ctx context.Context, p Page) (List[dataset.Operation
 
 // Operation returns one, waiting as Users says, ten minutes at most.
 func (c *Client) Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error) {
-	return one[dataset.Operation](ctx, c, "/v1/operations/%s", id, "wait", waitFor(wait))
+	path, err := refs("/v1/operations/%s", id)
+	if err != nil {
+		return dataset.Operation{}, err
+	}
+	return ask[dataset.Operation](ctx, c, call{method: http.MethodGet, path: path, query: query("wait", waitFor(wait)), patience: min(max(wait, 0), maxWait)})
 }
 
 // CancelOperation cancels one.
@@ -98,7 +102,7 @@ func (c *Client) Events(ctx context.Context, after uint64, follow bool, fn func(
 		query:  query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow)),
 		header: http.Header{"Accept": {eventStream}},
 	}
-	resp, err := c.do(ctx, k)
+	resp, from, err := c.do(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -114,13 +118,13 @@ func (c *Client) Events(ctx context.Context, after uint64, follow bool, fn func(
 	case stopped != nil:
 		return stopped
 	case ctx.Err() != nil:
-		return c.failed(ctx, k, err)
+		return from.failed(ctx, k, err)
 	case err == nil && follow:
-		return c.failed(ctx, k, errors.New("it ended the stream of events"))
+		return from.failed(ctx, k, errors.New("it ended the stream of events"))
 	case err == nil || errors.As(err, new(*dataset.Kind)):
 		return err
 	}
-	return c.failed(ctx, k, err)
+	return from.failed(ctx, k, err)
 }
 
 // one asks for one thing by name.

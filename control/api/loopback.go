@@ -17,7 +17,7 @@ import (
 // connection between.
 func NewLoopback(handler http.Handler) *Client {
 	t := &loopback{handler: handler}
-	return &Client{base: "http://drover", endpoint: "this process", transport: t, close: t.running.Wait}
+	return &Client{servers: []server{{"http://drover", "this process", t}}, close: t.running.Wait}
 }
 
 type loopback struct {

@@ -14,6 +14,16 @@ type Config struct {
 	Pools  []Pool            // in the order of the file; none: the default one
 	Labels map[string]string // of the node
 	Consul *Consul           // where the store is; nil: in a file of the root
+
+	CA      string   // of a control replica: the folder of the cluster's authority, absolute and clean
+	Listen  *Listen  // what of this process others on the network ask
+	Control []string // of an agent: the control replicas, HOST:PORT
+}
+
+// Listen says where a process answers on the network.
+type Listen struct {
+	Address   string // IP:PORT to listen on
+	Advertise string // HOST:PORT where others find it; the same, unless that is every address of the host
 }
 
 // Consul says where a store in Consul is, and how it is reached. What is empty
@@ -39,13 +49,10 @@ const (
 	maxPools  = 64
 	maxLabels = 64
 	maxLabel  = 1024 // bytes of a value
-	maxConsul = 16   // addresses
+	maxConsul = 16   // addresses, of control replicas too
 )
 
-const (
-	forClusters = "is for clusters, which are not built yet in this version: leave it out"
-	notBuilt    = "is not built yet in this version: leave it out"
-)
+const notBuilt = "is not built yet in this version: leave it out"
 
 // Parse reads drover.yaml. The file's name is only for errors. They are
 // ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
@@ -57,11 +64,14 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store"}, map[string]string{
-		"control": forClusters, "listen": forClusters,
-	})
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
+	bad.Add(err)
+	bad.Add(path(keys["ca"], &c.CA))
+	c.Listen, err = listen(keys["listen"])
+	bad.Add(err)
+	c.Control, err = control(keys["control"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

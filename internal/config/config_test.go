@@ -38,6 +38,13 @@ func TestParse(t *testing.T) {
 				Addresses: []string{"https://a:8501"}, Prefix: "lab", TokenFile: "/t", CAFile: "/ca", CertFile: "/c", KeyFile: "/k", ServerName: "server.dc1.consul",
 			},
 		}},
+		"a control replica": {"store: {consul: {addresses: ['c']}}\nca: /etc/drover/ca\nlisten: {address: '0.0.0.0:9470', advertise: 'host1:9470'}\n", config.Config{
+			Consul: &config.Consul{Addresses: []string{"c"}, Prefix: "drover"}, CA: "/etc/drover/ca",
+			Listen: &config.Listen{Address: "0.0.0.0:9470", Advertise: "host1:9470"},
+		}},
+		"an agent": {"listen: {address: '10.0.0.1:9471'}\ncontrol:\n  addresses:\n    - 10.0.0.1:9470\n    - '[fd00::2]:9470'\n", config.Config{
+			Listen: &config.Listen{Address: "10.0.0.1:9471", Advertise: "10.0.0.1:9471"}, Control: []string{"10.0.0.1:9470", "[fd00::2]:9470"},
+		}},
 	} {
 		got, err := config.Parse("d.yaml", []byte(c.src))
 		if err != nil {
@@ -54,7 +61,7 @@ func TestParseRefuses(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: labels, pools, store) in "pool: []"`}},
+		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, labels, listen, pools, store) in "pool: []"`}},
 		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
 		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
 		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
@@ -68,22 +75,33 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:1:17: store.consul: cert_file and key_file belong together: one of them is missing in "store: {consul: {addresses: ['c'], cert_file: /c}}"`}},
 		"relative file": {"store: {consul: {addresses: ['c'], token_file: t}}\n", []string{
 			`d.yaml:1:48: store.consul.token_file: bad path "t": want an absolute one, without ".." or a slash at its end in "store: {consul: {addresses: ['c'], token_file: t}}"`}},
-		"control":         {"control: {url: x}\n", []string{`d.yaml:1:1: control: is for clusters, which are not built yet in this version: leave it out in "control: {url: x}"`}},
-		"no value":        {"pools:\nlabels:\n", []string{`d.yaml:1:1: pools: it has no value: give it one, or leave the key out in "pools:"`, `d.yaml:2:1: labels: it has no value: give it one, or leave the key out in "labels:"`}},
-		"a list":          {"- a\n", []string{`d.yaml:1:1: want keys with values, not a list in "- a"`}},
-		"pools is a map":  {"pools: {a: 1}\n", []string{`d.yaml:1:8: pools: want a list, not keys with values in "pools: {a: 1}"`}},
-		"pool is a text":  {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want keys with values, not a text in "pools: [a]"`}},
-		"pool of null":    {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
-		"no path":         {"pools: [{name: a, backend: loop}]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a path in "pools: [{name: a, backend: loop}]"`}},
-		"device":          {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: is not built yet in this version: leave it out in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
-		"unknown of pool": {"pools: [{name: a, backend: loop, paht: /a}]\n", []string{`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (have: backend, image, name, path) in "pools: [{name: a, backend: loop, paht: /a}]"`}},
-		"bad name":        {"pools: [{name: A, backend: loop, path: /a}]\n", []string{`d.yaml:1:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: loop, path: /a}]"`}},
-		"relative":        {"pools: [{name: a, backend: loop, path: a/b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "a/b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: a/b}]"`}},
-		"not clean":       {"pools: [{name: a, backend: loop, path: /a/../b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/a/../b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /a/../b}]"`}},
-		"root":            {"pools: [{name: a, backend: loop, path: /}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /}]"`}},
-		"image":           {"pools: [{name: a, backend: loop, path: /a, image: 5}]\n", []string{`d.yaml:1:51: pools[0].image: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "pools: [{name: a, backend: loop, path: /a, image: 5}]"`}},
-		"name twice":      {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
-		"path twice":      {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
+		"control":    {"control: {addresses: [a:1]}\n", []string{`d.yaml:1:23: control.addresses[0]: want an address in quotes, such as "10.0.0.1:9470" in "control: {addresses: [a:1]}"`}},
+		"no control": {"control: {}\n", []string{`d.yaml:1:10: control: it needs addresses, such as ["10.0.0.1:9470", "10.0.0.2:9470"] in "control: {}"`}},
+		"control twice": {"control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}\n", []string{
+			`d.yaml:1:30: control.addresses[1]: a:1 is there already in "control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}"`,
+			`d.yaml:1:37: control.addresses[2]: bad address "b:0": want HOST:PORT, such as 10.0.0.1:9470 in "control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}"`,
+			`d.yaml:1:44: control.addresses[3]: bad address "c": want HOST:PORT, such as 10.0.0.1:9470 in "control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}"`,
+		}},
+		"listen nowhere":   {"listen: {}\n", []string{`d.yaml:1:9: listen: it needs an address, such as "0.0.0.0:9470" in "listen: {}"`}},
+		"listen on all":    {"listen: {address: '0.0.0.0:1'}\n", []string{`d.yaml:1:9: listen: it needs an advertise, the address of this host where others find it, as 0.0.0.0:1 is all of them in "listen: {address: '0.0.0.0:1'}"`}},
+		"advertise all":    {"listen: {address: '0.0.0.0:1', advertise: '[::]:1'}\n", []string{`d.yaml:1:43: listen.advertise: nobody finds this host at [::]:1: want one of its own addresses in "listen: {address: '0.0.0.0:1', advertise: '[::]:1'}"`}},
+		"listen on a name": {"listen: {address: 'host:1'}\n", []string{`d.yaml:1:19: listen.address: bad address "host:1": want an IP address of this host, or 0.0.0.0, with the port in "listen: {address: 'host:1'}"`}},
+		"ca":               {"ca: ca\n", []string{`d.yaml:1:5: ca: bad path "ca": want an absolute one, without ".." or a slash at its end in "ca: ca"`}},
+		"no value":         {"pools:\nlabels:\n", []string{`d.yaml:1:1: pools: it has no value: give it one, or leave the key out in "pools:"`, `d.yaml:2:1: labels: it has no value: give it one, or leave the key out in "labels:"`}},
+		"a list":           {"- a\n", []string{`d.yaml:1:1: want keys with values, not a list in "- a"`}},
+		"pools is a map":   {"pools: {a: 1}\n", []string{`d.yaml:1:8: pools: want a list, not keys with values in "pools: {a: 1}"`}},
+		"pool is a text":   {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want keys with values, not a text in "pools: [a]"`}},
+		"pool of null":     {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
+		"no path":          {"pools: [{name: a, backend: loop}]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a path in "pools: [{name: a, backend: loop}]"`}},
+		"device":           {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: is not built yet in this version: leave it out in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
+		"unknown of pool":  {"pools: [{name: a, backend: loop, paht: /a}]\n", []string{`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (have: backend, image, name, path) in "pools: [{name: a, backend: loop, paht: /a}]"`}},
+		"bad name":         {"pools: [{name: A, backend: loop, path: /a}]\n", []string{`d.yaml:1:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: loop, path: /a}]"`}},
+		"relative":         {"pools: [{name: a, backend: loop, path: a/b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "a/b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: a/b}]"`}},
+		"not clean":        {"pools: [{name: a, backend: loop, path: /a/../b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/a/../b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /a/../b}]"`}},
+		"root":             {"pools: [{name: a, backend: loop, path: /}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /}]"`}},
+		"image":            {"pools: [{name: a, backend: loop, path: /a, image: 5}]\n", []string{`d.yaml:1:51: pools[0].image: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "pools: [{name: a, backend: loop, path: /a, image: 5}]"`}},
+		"name twice":       {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
+		"path twice":       {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
 		"label": {"labels: {-a: b, c: [d], e: ~}\n", []string{
 			`d.yaml:1:10: labels.-a: bad label key "-a": want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit in "labels: {-a: b, c: [d], e: ~}"`,
 			`d.yaml:1:20: labels.c: want a text, not a list in "labels: {-a: b, c: [d], e: ~}"`,

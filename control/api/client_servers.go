@@ -1,0 +1,205 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	connectTime = 5 * time.Second
+	// answerTime is what one of several servers has to answer: more than an
+	// election of its store's leader takes, so that it is not left for that.
+	answerTime = 15 * time.Second
+	// silence is after how long a connection whose peer acknowledges nothing is
+	// dead: a cut network says nothing.
+	silence = 12 * time.Second
+)
+
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: silence / 3, Interval: silence / 6, Count: 4}
+}
+
+// giveUp bounds how long what was sent may stay unacknowledged: 15 minutes
+// otherwise (tcp(7), TCP_USER_TIMEOUT).
+func giveUp(network, _ string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// shuffle puts the servers in an order of this client's own.
+func shuffle(list []server) {
+	for i := len(list) - 1; i > 0; i-- {
+		id := uuid.New() // of crypto/rand; the bias of a byte does not matter
+		j := int(id[0]) % (i + 1)
+		list[i], list[j] = list[j], list[i]
+	}
+}
+
+// Apart returns a client for each server alone. They share the connections of
+// this one, which outlives them; they need no Close.
+func (c *Client) Apart() []*Client {
+	out := make([]*Client, len(c.servers))
+	for i, s := range c.servers {
+		out[i] = &Client{servers: []server{s}, patience: c.patience, close: func() {}}
+	}
+	return out
+}
+
+// Endpoint is where the server is that is asked now.
+func (c *Client) Endpoint() string { return c.servers[c.now()].endpoint }
+
+func (c *Client) now() int { return int(c.current.Load()) % len(c.servers) }
+
+// leave goes on to the next server, unless another call has done so.
+func (c *Client) leave(at int) {
+	c.current.CompareAndSwap(uint32(at), uint32((at+1)%len(c.servers)))
+}
+
+// each makes the call at one server after the other until one answers, and has
+// use take in a good answer and close its body: its error counts as the server's.
+func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Response) error) error {
+	var away []error
+	for range c.servers {
+		at := c.now()
+		s := &c.servers[at]
+		resp, err := c.attempt(ctx, s, k)
+		if err == nil {
+			err = use(s, resp)
+		}
+		if err == nil || len(c.servers) == 1 {
+			return err
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			c.leave(at)
+		}
+		if dataset.KindOf(err) != dataset.ErrUnavailable || ctx.Err() != nil {
+			return err
+		}
+		c.leave(at)
+		if away = append(away, err); !k.twice() && !unsent(err) {
+			return err
+		}
+	}
+	return allAway(away)
+}
+
+// do makes the call and returns its answer when it is a good one, and who gave it;
+// the caller closes the body.
+func (c *Client) do(ctx context.Context, k call) (resp *http.Response, from *server, err error) {
+	err = c.each(ctx, k, func(s *server, r *http.Response) error {
+		resp, from = r, s
+		return nil
+	})
+	return resp, from, err
+}
+
+// twice reports whether doing it twice is doing it once.
+func (k call) twice() bool { return k.again || k.method == http.MethodGet }
+
+// unsent reports whether a request surely was not carried out: there was no
+// connection, or one side refused who the other is.
+func unsent(err error) bool {
+	var op *net.OpError
+	var alert tls.AlertError
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &alert) || errors.Is(err, dataset.ErrForbidden)
+}
+
+// errSilent is the cause of a request that one of several servers did not answer.
+var errSilent = errors.New("no answer in time")
+
+// attempt makes the call at one server.
+func (c *Client) attempt(ctx context.Context, s *server, k call) (*http.Response, error) {
+	actx, stop, end := ctx, func() bool { return true }, context.CancelCauseFunc(nil)
+	if c.patience > 0 && k.twice() {
+		actx, end = context.WithCancelCause(ctx)
+		stop = time.AfterFunc(c.patience+k.patience, func() { end(errSilent) }).Stop
+	}
+	req, err := k.request(actx, s.base)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.transport.RoundTrip(req)
+	if !stop() && ctx.Err() == nil && err != nil {
+		err = errSilent
+	}
+	if err == nil && resp.StatusCode < 300 {
+		if end != nil {
+			resp.Body = &endingBody{resp.Body, end}
+		}
+		return resp, nil
+	}
+	if end != nil {
+		defer end(nil)
+	}
+	if err != nil {
+		return nil, s.failed(ctx, k, err)
+	}
+	defer resp.Body.Close()
+	if ctx.Err() != nil {
+		return nil, s.failed(ctx, k, nil) // it may well be why
+	}
+	return nil, s.refused(resp)
+}
+
+// endingBody ends the context of its request when it is closed.
+type endingBody struct {
+	io.ReadCloser
+	end context.CancelCauseFunc
+}
+
+func (b *endingBody) Close() error {
+	defer b.end(nil)
+	return b.ReadCloser.Close()
+}
+
+// failed is the error of a request that got no answer, or half of one.
+func (s *server) failed(ctx context.Context, k call, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
+	}
+	hint := "is `drover serve` running? set --api or DROVER_API"
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		hint = "want root, or a member of the group drover"
+	case strings.HasPrefix(s.base, "https:"):
+		hint = "is `drover control` running there, and of this cluster?"
+	}
+	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
+}
+
+// allAway is why none of several servers answered: what one that was reached says
+// comes first.
+func allAway(list []error) error {
+	lines := make([]string, 0, len(list))
+	for _, err := range list {
+		line := dataset.OneLine(err)
+		if strings.HasPrefix(line, "cannot reach drover at ") {
+			lines = append(lines, strings.TrimPrefix(line, "cannot reach drover at "))
+			continue
+		}
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at any of %d addresses: %s", len(list), strings.Join(lines, "; "))
+}

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"net"
+	"slices"
+	"strconv"
+
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// listen reads where a process answers on the network; nil when nothing is said
+// of it.
+func listen(n strictyaml.Node) (*Listen, error) {
+	if n.Absent() {
+		return nil, nil
+	}
+	keys, err := n.Keys([]string{"address", "advertise"}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var l Listen
+	var bad strictyaml.Mistakes
+	if keys["address"].Absent() {
+		bad.Add(n.Errorf(`it needs an address, such as "0.0.0.0:9470"`))
+	}
+	l.Address, err = hostPort(keys["address"])
+	if bad.Add(err) && l.Address != "" && ip(l.Address) == nil {
+		bad.Add(keys["address"].Errorf("bad address %.80q: want an IP address of this host, or 0.0.0.0, with the port", l.Address))
+	}
+	l.Advertise, err = hostPort(keys["advertise"])
+	bad.Add(err)
+	all := ip(l.Address) != nil && ip(l.Address).IsUnspecified()
+	switch {
+	case l.Advertise == "" && all:
+		bad.Add(n.Errorf("it needs an advertise, the address of this host where others find it, as %s is all of them", l.Address))
+	case l.Advertise == "":
+		l.Advertise = l.Address
+	case ip(l.Advertise) != nil && ip(l.Advertise).IsUnspecified():
+		bad.Add(keys["advertise"].Errorf("nobody finds this host at %s: want one of its own addresses", l.Advertise))
+	}
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// control reads where the control replicas are; nil when nothing is said of it.
+func control(n strictyaml.Node) ([]string, error) {
+	if n.Absent() {
+		return nil, nil
+	}
+	keys, err := n.Keys([]string{"addresses"}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if keys["addresses"].Absent() {
+		return nil, n.Errorf(`it needs addresses, such as ["10.0.0.1:9470", "10.0.0.2:9470"]`)
+	}
+	items, err := keys["addresses"].Items()
+	if err != nil {
+		return nil, err
+	}
+	if len(items) == 0 || len(items) > maxConsul {
+		return nil, keys["addresses"].Errorf("%d addresses: want 1 to %d", len(items), maxConsul)
+	}
+	var bad strictyaml.Mistakes
+	var out []string
+	for _, item := range items {
+		a, err := hostPort(item)
+		if bad.Add(err) && slices.Contains(out, a) {
+			bad.Add(item.Errorf("%s is there already", a))
+		}
+		out = append(out, a)
+	}
+	return out, bad.Err()
+}
+
+// hostPort reads HOST:PORT; empty when it is absent.
+func hostPort(n strictyaml.Node) (string, error) {
+	if n.Absent() {
+		return "", nil
+	}
+	if n.IsMap() {
+		// The parser takes host:9470 between brackets for a key and a value.
+		return "", n.Errorf(`want an address in quotes, such as "10.0.0.1:9470"`)
+	}
+	s, err := n.String()
+	if err != nil {
+		return "", err
+	}
+	host, port, err := net.SplitHostPort(s)
+	number, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || host == "" || number == 0 {
+		return "", n.Errorf("bad address %.80q: want HOST:PORT, such as 10.0.0.1:9470", s)
+	}
+	return s, nil
+}
+
+func ip(hostPort string) net.IP {
+	host, _, _ := net.SplitHostPort(hostPort)
+	return net.ParseIP(host)
+}
