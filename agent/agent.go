@@ -23,8 +23,10 @@ import (
 
 // Config is what an agent is made of.
 type Config struct {
-	Root     string // absolute: pools and mounts live below it
+	Root     string    // absolute: pools and mounts live below it
+	Identity uuid.UUID // of this node, where its own state does not say so yet; nil: it makes that up
 	NodeName string
+	Address  string // HOST:PORT where other nodes find this one; empty: nowhere
 	Version  string
 	Labels   map[string]string
 	Pools    []PoolConfig // none: the default pool is made
@@ -245,7 +247,7 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 
 func (a *Agent) register(ctx context.Context) error {
 	return a.Control.Register(ctx, api.Registration{
-		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Incarnation: a.incarnation, Version: a.Version, Labels: a.Labels},
+		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Labels: a.Labels},
 		Pools: a.pools.records(),
 	})
 }

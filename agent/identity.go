@@ -33,7 +33,7 @@ func (a *Agent) identify(ctx context.Context) error {
 		a.recovered = id.Node != uuid.Nil
 		if a.recovered {
 			a.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
-		} else {
+		} else if id.Node = a.Identity; id.Node == uuid.Nil {
 			id.Node = uuid.New()
 		}
 		if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {

@@ -1,50 +1,13 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"path/filepath"
-	"runtime"
-	"runtime/debug"
-	"slices"
-	"sync/atomic"
-	"syscall"
-
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
-	"github.com/droverhq/drover"
-	"github.com/droverhq/drover/agent"
-	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/dir"
-	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/cmd/drover/internal/host"
-	"github.com/droverhq/drover/control"
-	"github.com/droverhq/drover/control/store/consul"
-	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/config"
-	"github.com/droverhq/drover/internal/run"
-	"github.com/droverhq/drover/profiles"
 )
-
-// Files that need not be there. One in another place that is not is a slip.
-const (
-	defaultConfig   = "/etc/drover/drover.yaml"
-	defaultProfiles = "/etc/drover/profiles.yaml"
-)
-
-// serveFlags is what drover serve can be told.
-type serveFlags struct {
-	config, profiles, root, run, pluginDir, driver, metrics, node, level string
-}
 
 func newServeCmd(a *app) *cobra.Command {
-	var f serveFlags
+	var f processFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run Drover on this host",
@@ -54,154 +17,10 @@ the mounts of running containers; starting it again finds them.
 
 SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
 		Args: args(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), a, f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, host.Serve) },
 	}
-	fl := cmd.Flags()
-	fl.StringVar(&f.config, "config", defaultConfig, "configuration `FILE`; there may be none at the default place")
-	fl.StringVar(&f.profiles, "profiles", defaultProfiles, "profiles `FILE`; without one at the default place, the built-in set")
-	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
-	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
-	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
-	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
-	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` of plain /metrics, such as 127.0.0.1:9469")
-	fl.StringVar(&f.node, "node-name", "", "`NAME` of this node (default: the host's name)")
-	fl.StringVar(&f.level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
+	f.common(cmd.Flags())
+	f.ofControl(cmd.Flags())
+	f.ofHost(cmd.Flags())
 	return cmd
-}
-
-// tune lets as many goroutines run at once as suits work that mostly waits for
-// disks: with one for each CPU, what is ready waits for others that sit in a flush
-// (a tenth to a fifth fewer creates a second at 64 at once on two CPUs). And it collects
-// garbage half as often as Go does by itself, which is another twentieth, and a heap that
-// is small still. Whoever sets GOMAXPROCS or GOGC is obeyed.
-func tune(getenv func(string) string) {
-	if getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))
-	}
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(200)
-	}
-}
-
-func serve(ctx context.Context, a *app, f serveFlags) error {
-	tune(a.getenv)
-	log, err := newLog(f.level)
-	if err != nil {
-		return err
-	}
-	set, err := loadProfiles(f.profiles)
-	if err != nil {
-		return err
-	}
-	cfg, err := loadConfig(f.config)
-	if err != nil {
-		return err
-	}
-	if f.node == "" {
-		if f.node, err = os.Hostname(); err != nil {
-			return fmt.Errorf("name of this host: %w (say --node-name)", err)
-		}
-	}
-	var current atomic.Pointer[profiles.Set]
-	current.Store(set)
-	runner := run.System{}
-	o := host.Options{
-		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
-		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		Profiles: func() control.Profiles { return current.Load() },
-		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}),
-		Log:      log,
-		Ready:    func() { notify(log) },
-	}
-	for _, p := range cfg.Pools {
-		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image})
-	}
-	if c := cfg.Consul; c != nil {
-		o.Consul = &consul.Options{
-			Addresses: c.Addresses, Prefix: c.Prefix, TokenFile: c.TokenFile, Token: a.getenv("CONSUL_HTTP_TOKEN"),
-			CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName,
-		}
-	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	defer onHangup(ctx, func() { reload(f.profiles, &current, log) })()
-	return host.Run(ctx, o)
-}
-
-// newLog logs text on a terminal and JSON otherwise.
-func newLog(level string) (*logrus.Logger, error) {
-	log := logrus.New()
-	lvl, err := logrus.ParseLevel(level)
-	levels := []string{"debug", "info", "warning", "error"}
-	if err != nil || !slices.Contains(levels, lvl.String()) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (have: %s)", level, dataset.Have(levels))
-	}
-	log.SetLevel(lvl)
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		log.SetFormatter(&logrus.JSONFormatter{})
-	}
-	return log, nil
-}
-
-// loadProfiles reads profiles.yaml, or takes the built-in set when there is none in
-// the default place.
-func loadProfiles(file string) (*profiles.Set, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
-		return profiles.Parse("built-in profiles.yaml", drover.Profiles)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("profiles: %w", err)
-	}
-	return profiles.Parse(file, b)
-}
-
-func loadConfig(file string) (config.Config, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultConfig {
-		return config.Config{}, nil
-	}
-	if err != nil {
-		return config.Config{}, fmt.Errorf("configuration: %w", err)
-	}
-	return config.Parse(filepath.Clean(file), b)
-}
-
-// reload takes profiles.yaml anew; with a mistake in it the old set stays.
-func reload(file string, current *atomic.Pointer[profiles.Set], log *logrus.Logger) {
-	set, err := loadProfiles(file)
-	if err != nil {
-		log.WithError(err).Error("profiles were not read again: the old ones stay")
-		return
-	}
-	current.Store(set)
-	log.WithField("profiles", set.Names()).Info("profiles were read again")
-}
-
-// onHangup calls fn at each SIGHUP until ctx ends; what it returns waits for that.
-func onHangup(ctx context.Context, fn func()) (wait func()) {
-	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, syscall.SIGHUP)
-	done := make(chan struct{})
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		defer close(done)
-		defer signal.Stop(ch)
-		for {
-			select {
-			case <-ch:
-				fn()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return func() { cancel(); <-done }
-}
-
-// notify tells systemd, when it started us, that everything is served.
-func notify(log *logrus.Logger) {
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		log.WithError(err).Warn("systemd was not told that drover is ready")
-	}
 }

@@ -15,14 +15,61 @@ import (
 // no colon, which begins the tag of a managed plugin.
 var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// Check fails with ErrInvalid for what Run could not work with. It makes nothing.
-func (o Options) Check() error {
-	for _, dir := range []struct{ flag, path string }{{"root", o.Root}, {"run", o.Run}, {"plugin-dir", o.PluginDir}} {
-		if !filepath.IsAbs(dir.path) {
-			return dataset.Errorf(dataset.ErrInvalid, "--%s %q: want an absolute path", dir.flag, dir.path)
-		}
+// CheckServe fails with ErrInvalid for what Serve could not work with. It makes
+// nothing.
+func (o Options) CheckServe() error {
+	switch {
+	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: ca, listen and control are for the hosts of a cluster, and drover serve is one host by itself (leave them out, or run drover control and drover agent)")
+	}
+	return o.checkHost()
+}
+
+// CheckControl does so for Control.
+func (o Options) CheckControl() error {
+	switch {
+	case o.Consul == nil:
+		return missing("store", "a cluster keeps its store in Consul", "store: {consul: {addresses: [\"https://consul1:8501\"]}}")
+	case o.CA == "":
+		return missing("ca", "control shows who it is with a certificate of the cluster's authority, which drover ca init makes", "ca: /etc/drover/ca")
+	case o.Listen == nil:
+		return missing("listen", "agents ask control over the network", "listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
+	case len(o.Replicas) > 0:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: control says where an agent finds control, and this is control (leave it out)")
+	case len(o.Pools) > 0, len(o.Labels) > 0:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools and labels are an agent's, and this is control (give drover agent a file of its own with --config)")
+	}
+	if err := o.checkFolders(); err != nil {
+		return err
+	}
+	return socket.CheckPath(o.controlSocket())
+}
+
+// CheckAgent does so for Agent.
+func (o Options) CheckAgent() error {
+	switch {
+	case len(o.Replicas) == 0:
+		return missing("control", "an agent asks the cluster's control replicas", "control: {addresses: [\"10.0.0.1:9470\", \"10.0.0.2:9470\"]}")
+	case o.Listen == nil:
+		return missing("listen", "other hosts fetch volumes from this one", "listen: {address: \"0.0.0.0:9471\", advertise: \"10.0.0.1:9471\"}")
+	case o.Consul != nil, o.CA != "":
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: store and ca are control's, and an agent has neither (leave them out: it asks control)")
+	}
+	return o.checkHost()
+}
+
+func missing(key, why, example string) error {
+	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: %s is missing: %s (say %s)", key, why, example)
+}
+
+// checkHost checks what every process needs that has a host's agent in it.
+func (o Options) checkHost() error {
+	if err := o.checkFolders(); err != nil {
+		return err
 	}
 	switch {
+	case !filepath.IsAbs(o.PluginDir):
+		return relative("plugin-dir", o.PluginDir)
 	case !driverRE.MatchString(o.Driver):
 		return dataset.Errorf(dataset.ErrInvalid, "--driver %q: want letters, digits, '_', '.' or '-', beginning with a letter or digit", o.Driver)
 	case o.Driver == "local":
@@ -33,16 +80,28 @@ func (o Options) Check() error {
 			return err
 		}
 	}
-	if o.Metrics != "" {
-		if err := checkLoopback(o.Metrics); err != nil {
-			return err
-		}
+	return nil
+}
+
+func (o Options) checkFolders() error {
+	switch {
+	case !filepath.IsAbs(o.Root):
+		return relative("root", o.Root)
+	case !filepath.IsAbs(o.Run):
+		return relative("run", o.Run)
+	case o.Metrics != "":
+		return checkLoopback(o.Metrics)
 	}
 	return nil
 }
 
-func (o Options) apiSocket() string    { return filepath.Join(o.Run, "drover.sock") }
-func (o Options) pluginSocket() string { return filepath.Join(o.PluginDir, o.Driver+".sock") }
+func relative(flag, path string) error {
+	return dataset.Errorf(dataset.ErrInvalid, "--%s %q: want an absolute path", flag, path)
+}
+
+func (o Options) apiSocket() string     { return filepath.Join(o.Run, "drover.sock") }
+func (o Options) controlSocket() string { return filepath.Join(o.Run, "control.sock") }
+func (o Options) pluginSocket() string  { return filepath.Join(o.PluginDir, o.Driver+".sock") }
 
 // checkLoopback takes a TCP address that nobody off this host can reach: what is
 // answered there is plain.

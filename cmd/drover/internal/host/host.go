@@ -1,6 +1,6 @@
-// Package host runs everything of Drover that one host needs in one process:
-// the store, the control service, the agent, the API and the plugin. It is what
-// drover serve does.
+// Package host runs Drover's processes. Serve is everything that one host needs:
+// the store, the control service, the agent, the API and the plugin. Control is a
+// replica of a cluster's control service, Agent a host of a cluster.
 package host
 
 import (
@@ -9,9 +9,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
@@ -20,18 +19,18 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/plugin"
 )
 
-// Options are what drover serve was told.
+// Options are what a process was told.
 type Options struct {
 	Root      string
 	Run       string
-	PluginDir string
+	PluginDir string // with Driver and what a node is: not of Control
 	Driver    string
 	Metrics   string // loopback address; empty: none
-	NodeName  string
+	NodeName  string // of a control replica: its own
 	Version   string
 	Pools     []agent.PoolConfig
 	Labels    map[string]string
@@ -39,6 +38,10 @@ type Options struct {
 	Profiles  func() control.Profiles
 	Backends  *backends.Registry
 	Log       *logrus.Logger
+
+	CA       string         // of Control: the folder of the cluster's authority
+	Listen   *config.Listen // of Control and Agent: what others on the network ask
+	Replicas []string       // of Agent: where control is, HOST:PORT
 	// Ready is called once everything is served.
 	Ready func()
 }
@@ -47,129 +50,98 @@ func (o Options) panicked(request string, value any, stack []byte) {
 	o.Log.WithFields(logrus.Fields{"request": request, "panic": fmt.Sprint(value)}).Errorf("a handler panicked\n%s", stack)
 }
 
-// stopTime is what requests in flight have to end when the process is to stop.
-const stopTime = 20 * time.Second
-
-// Run serves until ctx ends, then stops in the order that loses nothing: no new
-// requests, those in flight end, the agent, control, the stores. Mounts stay.
-// It makes nothing before the options are checked.
-func Run(ctx context.Context, o Options) (err error) {
-	if err := o.Check(); err != nil {
+// Serve runs one host until ctx ends, then stops in the order that loses nothing:
+// no new requests, those in flight end, the agent, control, the stores. Mounts
+// stay. It makes nothing before the options are checked.
+func Serve(ctx context.Context, o Options) (err error) {
+	if err := o.CheckServe(); err != nil {
 		return err
 	}
-	if err := makeFolders(o); err != nil {
-		return err
-	}
-	unlock, err := lockRoot(o.Root)
+	p, err := begin(o, "lock", o.Root, o.Run, o.PluginDir)
 	if err != nil {
 		return err
 	}
-	closers := []func() error{unlock}
-	defer func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			err = errors.Join(err, closers[i]())
-		}
-	}()
-	sys := clock.System{}
-	st, err := openHeld(ctx, o, sys)
+	defer func() { err = errors.Join(err, p.end()) }()
+	st, err := openHeld(ctx, o, p.clock)
 	if err != nil {
 		return err
 	}
-	closers = append(closers, st.Close)
-	own, err := openStore(ctx, o, "agent.db", bolt.Options{Clock: sys})
-	if err != nil {
-		return err
-	}
-	closers = append(closers, own.Close)
-
-	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Profiles: o.Profiles, Clock: sys, Version: o.Version,
-		Failed: func(what string, err error) { o.Log.WithError(err).Warn("control: " + what) },
-	})
-	closers = append(closers, func() error { svc.Close(); return nil })
-
+	p.atEnd(st.Close)
+	svc := p.control(st)
 	asked, shut := link(svc)
-	closers = append(closers, func() error { shut(); return nil })
-	ag, err := agent.New(ctx, agent.Config{
-		Root: o.Root, NodeName: o.NodeName, Version: o.Version, Labels: o.Labels, Pools: o.Pools,
-		Control: asked, Backends: o.Backends, State: own, Clock: sys, Log: o.Log,
-	})
+	p.atEnd(func() error { shut(); return nil })
+	ag, err := p.agent(ctx, asked, uuid.Nil)
 	if err != nil {
 		return err
 	}
-	closers = append(closers, ag.Close)
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
-	return serve(ctx, o, ag, handler, metrics)
-}
-
-// makeFolders makes what must be there. Folders that are there keep their mode.
-func makeFolders(o Options) error {
-	for _, dir := range []string{o.Root, o.Run, o.PluginDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make %s: %w", dir, err)
-		}
-	}
-	return nil
-}
-
-// serve answers on all sockets until ctx ends or one of them fails.
-func serve(ctx context.Context, o Options, ag *agent.Agent, handler, metrics http.Handler) error {
-	l, err := listen(ctx, o)
+	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, 3)
-	var stops []func(context.Context) error
-	start := func(what string, l net.Listener, srv server) {
-		stops = append(stops, srv.Shutdown)
-		go func() {
-			if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("%s: %w", what, err)
-				return
-			}
-			failed <- nil
-		}()
-	}
-	start("api", l.api, api.NewServer(handler))
-	start("plugin", l.plugin, plugin.New(ag, plugin.Options{
-		Panicked: o.panicked,
-		Unseen: func(call, name string, err error) {
-			o.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).Warn("the engine does not show why")
-		},
-	}))
-	n := 2
-	if l.metrics != nil {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", metrics)
-		start("metrics", l.metrics, api.NewServer(mux))
-		n++
-	}
-	o.Log.WithFields(logrus.Fields{"driver": o.Driver, "api": l.api.Addr().String(), "node": ag.Node()}).Info("drover serves")
-	if o.Ready != nil {
-		o.Ready()
-	}
-	select {
-	case <-ctx.Done():
-		o.Log.Info("stopping; mounts stay")
-	case err = <-failed:
-		n--
-	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-	defer cancel()
-	for i := len(stops) - 1; i >= 0; i-- {
-		err = errors.Join(err, stops[i](stopping))
-	}
-	for range n {
-		err = errors.Join(err, <-failed)
-	}
-	return err
+	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-type server interface {
-	Serve(net.Listener) error
-	Shutdown(context.Context) error
+// hostEndpoints are what the engine and the users of a host ask.
+func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint, error) {
+	l, err := listen(ctx, p.Options)
+	if err != nil {
+		return nil, err
+	}
+	list := []endpoint{
+		{"api", l.api, api.NewServer(handler)},
+		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
+			Panicked: p.panicked,
+			Unseen: func(call, name string, err error) {
+				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).Warn("the engine does not show why")
+			},
+		})},
+	}
+	return append(list, metricsEndpoint(l.metrics, metrics)...), nil
+}
+
+func metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
+	if l == nil {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	return []endpoint{{"metrics", l, api.NewServer(mux)}}
+}
+
+// control makes the control service; it ends with the process.
+func (p *process) control(st held) *control.Service {
+	svc := control.New(control.Deps{
+		Store: st, StoreName: st.kind, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
+		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
+	})
+	p.atEnd(func() error { svc.Close(); return nil })
+	return svc
+}
+
+// agent makes the agent with its own store; both end with the process. A nil identity:
+// it makes one up.
+func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID) (*agent.Agent, error) {
+	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
+	if err != nil {
+		return nil, err
+	}
+	p.atEnd(own.Close)
+	cfg := agent.Config{
+		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools,
+		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
+	}
+	if p.Listen != nil {
+		cfg.Address = p.Listen.Advertise
+	}
+	ag, err := agent.New(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.atEnd(ag.Close)
+	return ag, nil
 }

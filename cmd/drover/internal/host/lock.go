@@ -13,10 +13,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lockRoot makes sure that one process at a time works on a root. The second is
-// told who does. The lock goes with the process, however it ends.
-func lockRoot(root string) (unlock func() error, err error) {
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+// lockRoot makes sure that one process at a time works on a root: one that has the
+// host's agent in it, and one control replica. The second is told who does. The lock
+// goes with the process, however it ends.
+func lockRoot(root, name string) (unlock func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(root, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", root, err)
 	}

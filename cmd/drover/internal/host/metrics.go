@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
@@ -17,10 +16,16 @@ import (
 
 // collector reads the figures when somebody asks for them; nothing is kept.
 type collector struct {
-	svc   *control.Service
+	seen  seer
 	store []figure
 
 	pool, poolOnline, mounted, uses, used, size *prometheus.Desc
+}
+
+// seer knows how pools and volumes are now.
+type seer interface {
+	Pools(context.Context) ([]api.Pool, error)
+	Seen(context.Context) []api.Volume // those that are or were mounted
 }
 
 // figure is one of a store's.
@@ -57,12 +62,12 @@ func consulFigures(st *consul.Store) []figure {
 }
 
 // newMetrics returns the handler of /metrics, with a registry of its own.
-func newMetrics(svc *control.Service, st []figure, version string) http.Handler {
+func newMetrics(seen seer, st []figure, version string) http.Handler {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("drover_"+name, help, labels, nil)
 	}
 	c := &collector{
-		svc: svc, store: st,
+		seen: seen, store: st,
 		pool:       d("pool_bytes", "Bytes of a pool.", "pool", "node", "state"),
 		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
 		mounted:    d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
@@ -98,7 +103,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, f := range c.store {
 		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.read())
 	}
-	pools, err := c.svc.Pools(ctx)
+	pools, err := c.seen.Pools(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(c.pool, err)
 	}
@@ -110,7 +115,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.pool, float64(p.Status.Free), p.Name, p.NodeName, "free")
 		gauge(c.pool, float64(p.Status.Size), p.Name, p.NodeName, "size")
 	}
-	for _, v := range c.svc.Seen(ctx) {
+	for _, v := range c.seen.Seen(ctx) {
 		c.volume(gauge, v)
 	}
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -30,12 +31,29 @@ func listen(ctx context.Context, o Options) (s sockets, err error) {
 	if s.plugin, err = take(ctx, handed, "plugin", o.pluginSocket()); err != nil {
 		return s, err
 	}
-	if o.Metrics != "" {
-		if s.metrics, err = net.Listen("tcp", o.Metrics); err != nil {
-			err = fmt.Errorf("metrics-listen: %w", err)
-		}
-	}
+	s.metrics, err = listenMetrics(o)
 	return s, err
+}
+
+// listenMetrics returns no listener where none is wanted.
+func listenMetrics(o Options) (net.Listener, error) {
+	if o.Metrics == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", o.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("metrics-listen: %w", err)
+	}
+	return l, nil
+}
+
+// listenTLS answers on the network: only peers that cfg lets in are heard.
+func listenTLS(address string, cfg *tls.Config) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return tls.NewListener(l, cfg), nil
 }
 
 func take(ctx context.Context, handed *socket.Handed, name, path string) (net.Listener, error) {

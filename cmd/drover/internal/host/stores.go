@@ -23,12 +23,13 @@ import (
 type held struct {
 	store.Store
 	kind    string
-	backup  api.Backup // nil where it cannot be copied from here
+	check   func(context.Context) error // why it cannot be used as it is; of one in Consul
+	backup  api.Backup                  // nil where it cannot be copied from here
 	figures []figure
 }
 
-// openHeld opens control's store: in Consul where the configuration says so,
-// otherwise in a file of the root. One in Consul that cannot be used as it is
+// openHeld opens the store of a host by itself: in Consul where the configuration
+// says so, otherwise in a file of the root. One in Consul that cannot be used as it is
 // ends the start with the reason: what was served would only fail.
 func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 	if o.Consul == nil {
@@ -38,16 +39,25 @@ func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 		}
 		return held{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
 	}
+	st, err := openConsul(o, c)
+	if err != nil {
+		return held{}, err
+	}
+	if err := st.check(ctx); err != nil {
+		return held{}, errors.Join(err, st.Close())
+	}
+	return st, nil
+}
+
+// openConsul opens the store in Consul without asking it anything.
+func openConsul(o Options, c clock.Clock) (held, error) {
 	opts := *o.Consul
 	opts.Clock = c
 	st, err := consul.Open(opts)
 	if err != nil {
 		return held{}, err
 	}
-	if err := st.Check(ctx); err != nil {
-		return held{}, errors.Join(err, st.Close())
-	}
-	return held{Store: st, kind: "consul", figures: consulFigures(st)}, nil
+	return held{Store: st, kind: "consul", check: st.Check, figures: consulFigures(st)}, nil
 }
 
 // openStore opens a store in the root. One that cannot be read is put aside, for

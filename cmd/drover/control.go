@@ -1,0 +1,28 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/host"
+)
+
+func newControlCmd(a *app) *cobra.Command {
+	var f processFlags
+	cmd := &cobra.Command{
+		Use:   "control",
+		Short: "Run a control replica of a cluster",
+		Long: `Run one of the control replicas of a cluster: it decides what the cluster's
+agents do, keeps all it knows in Consul, and answers agents and operators on the
+network, and root of this host at control.sock. Any number run side by side; one
+that is stopped or lost is not missed as long as another runs. With Consul away
+it serves, says so, and goes on when Consul is back.
+
+drover.yaml names the store, the cluster's certificate authority (ca) and where
+to listen. SIGHUP reads profiles.yaml again; give each replica the same.`,
+		Args: args(0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, host.Control) },
+	}
+	f.common(cmd.Flags())
+	f.ofControl(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,185 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// Control runs one of a cluster's control replicas until ctx ends. It keeps nothing
+// that the others need: any number run side by side on one store. With Consul away
+// it serves, says so to whoever asks, and goes on when Consul is back. It makes
+// nothing before the options are checked.
+func Control(ctx context.Context, o Options) (err error) {
+	if err := o.CheckControl(); err != nil {
+		return err
+	}
+	p, err := begin(o, "control.lock", o.Root, o.Run)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.end()) }()
+	credentials, err := p.controlCredentials(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := openConsul(o, p.clock)
+	if err != nil {
+		return err
+	}
+	p.atEnd(st.Close)
+	if err := p.checkStore(ctx, st); err != nil {
+		return err
+	}
+	svc := p.control(st)
+	metrics := newMetrics(svc, st.figures, o.Version)
+	handler := api.Handler(api.Deps{Service: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
+	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
+	if err != nil {
+		return err
+	}
+	return p.serve(ctx, list, logrus.Fields{"replica": o.NodeName})
+}
+
+// controlEndpoints are what agents, operators and root of this host ask.
+func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler, metrics http.Handler) (list []endpoint, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(list))
+		}
+	}()
+	local, err := take(ctx, socket.FromSystemd(), "control", p.controlSocket())
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, endpoint{"api", local, api.NewServer(handler)})
+	l, err := listenTLS(p.Listen.Address, credentials.Server(pki.Node, pki.Operator, pki.Control))
+	if err != nil {
+		return list, err
+	}
+	list = append(list, endpoint{"network", l, p.networkServer(handler)})
+	m, err := listenMetrics(p.Options)
+	return append(list, metricsEndpoint(m, metrics)...), err
+}
+
+// networkServer says what is wrong with whom it does not let in where it disturbs
+// nobody: anybody can knock.
+func (p *process) networkServer(handler http.Handler) *http.Server {
+	s := api.NewServer(handler)
+	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
+	return s
+}
+
+type quietLog struct{ log *logrus.Logger }
+
+func (q quietLog) Write(b []byte) (int, error) {
+	q.log.Debug(string(b))
+	return len(b), nil
+}
+
+func closeAll(list []endpoint) error {
+	var errs []error
+	for _, e := range list {
+		if err := e.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkTime is what Consul has at the start before it counts as away.
+const checkTime = 5 * time.Second
+
+// checkStore fails when the store cannot be used as it is, for a reason that does
+// not go away by itself. One that does not answer is waited for while control serves.
+func (p *process) checkStore(ctx context.Context, st held) error {
+	cctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	err := st.check(cctx)
+	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
+		p.Log.WithError(err).Error("the store does not answer; control serves, and goes on when it does")
+		p.background(ctx, func(ctx context.Context) { p.awaitStore(ctx, st) })
+		return nil
+	}
+	return err
+}
+
+func away(err error) bool {
+	return dataset.KindOf(err) == dataset.ErrUnavailable && !errors.Is(err, store.ErrClosed)
+}
+
+// checkAgain is how often a store that is away is looked at, for the log alone.
+const checkAgain = 5 * time.Second
+
+// awaitStore says in the log when the store is back, or why it is of no use then.
+func (p *process) awaitStore(ctx context.Context, st held) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.clock.After(checkAgain):
+		}
+		err := st.check(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			p.Log.Info("the store answers")
+			return
+		case !away(err):
+			p.Log.WithError(err).Error("the store answers, and cannot be used as it is")
+			return
+		}
+	}
+}
+
+// controlCredentials makes this replica's certificate: whoever holds the authority
+// needs no other.
+func (p *process) controlCredentials(ctx context.Context) (*pki.Credentials, error) {
+	pair, err := p.issue()
+	if err != nil {
+		return nil, err
+	}
+	c := pki.NewCredentials(pair, p.clock, nil)
+	p.background(ctx, func(ctx context.Context) { p.renewOwn(ctx, c) })
+	return c, nil
+}
+
+func (p *process) issue() (*pki.Pair, error) {
+	ca, err := pki.Load(p.CA)
+	if err != nil {
+		return nil, err
+	}
+	return ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Control, Name: p.NodeName}, p.clock.Now())
+}
+
+// renewEvery is how often a replica makes itself a new certificate: an authority that
+// was rotated is used that soon.
+const renewEvery = time.Hour
+
+func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.clock.After(renewEvery):
+		}
+		pair, err := p.issue()
+		if err != nil {
+			p.Log.WithError(err).Error("control's certificate was not renewed: the old one stays")
+			continue
+		}
+		c.Set(pair)
+	}
+}
