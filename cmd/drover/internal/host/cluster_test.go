@@ -254,10 +254,11 @@ func TestStrangersStayOutside(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		pair *pki.Pair
+		kind *dataset.Kind
 		says string
 	}{
-		"of another cluster": {pair, "cannot reach drover"},
-		"of this one":        {mine, "the store does not answer"},
+		"of another cluster": {pair, dataset.ErrForbidden, "is of cluster"},
+		"of this one":        {mine, dataset.ErrUnavailable, "the store does not answer"},
 	} {
 		cfg := pki.NewCredentials(tc.pair, clock.System{}, nil).Client(pki.Control)
 		if name == "of another cluster" {
@@ -269,7 +270,7 @@ func TestStrangersStayOutside(t *testing.T) {
 		}
 		_, err = client.Volume(soon(t), "db")
 		client.Close()
-		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), tc.says) {
+		if dataset.KindOf(err) != tc.kind || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -6,11 +6,13 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -43,8 +45,16 @@ func Control(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	svc := p.control(st)
+	changes, err := audit.Open(filepath.Join(o.Root, "audit.log"), p.clock, func(err error) { o.Log.WithError(err).Error("a change is not in the audit log") })
+	if err != nil {
+		return err
+	}
+	p.atEnd(changes.Close)
 	metrics := newMetrics(svc, st.figures, o.Version)
-	handler := api.Handler(api.Deps{Service: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
+	handler := api.Handler(api.Deps{
+		Service: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
+		Peer: credentials.Peer,
+	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
 	if err != nil {
 		return err
@@ -64,7 +74,7 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 		return nil, err
 	}
 	list = append(list, endpoint{"api", local, api.NewServer(handler)})
-	l, err := listenTLS(p.Listen.Address, credentials.Server(pki.Node, pki.Operator, pki.Control))
+	l, err := listenTLS(p.Listen.Address, credentials.Asking())
 	if err != nil {
 		return list, err
 	}
