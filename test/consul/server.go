@@ -81,6 +81,9 @@ func (s *Server) running() bool {
 	return s.proc.Running() && !s.held
 }
 
+// PID is that of the server's process.
+func (s *Server) PID() int { return s.proc.PID() }
+
 // Kill ends the process as a crash of the host would, and waits for that.
 func (s *Server) Kill() { s.end(unix.SIGKILL) }
 

@@ -1,0 +1,99 @@
+package sim_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/test/sim"
+)
+
+// creates returns the median time of single creates, one after another.
+func creates(t testing.TB, f *sim.Fleet, name string) time.Duration {
+	t.Helper()
+	const n = 61
+	times := make([]time.Duration, n)
+	for i := range times {
+		begin := time.Now()
+		if _, err := f.Agents[i%len(f.Agents)].Create(t.Context(), fmt.Sprintf("%s-%03d", name, i)); err != nil {
+			t.Fatal(err)
+		}
+		times[i] = time.Since(begin)
+	}
+	slices.Sort(times)
+	return times[n/2]
+}
+
+// usage is what the processes of a bed have used up: CPU time, and memory as it is now.
+type usage map[string]used
+
+type used struct {
+	cpu time.Duration
+	rss int64 // bytes
+}
+
+func (b *bed) usage(t testing.TB) usage {
+	t.Helper()
+	u := usage{}
+	for i, h := range b.controls {
+		u[fmt.Sprint("control", i+1)] = usedBy(t, h.PID())
+	}
+	for _, s := range b.consul.Servers {
+		u["consul "+s.Name] = usedBy(t, s.PID())
+	}
+	return u
+}
+
+// ticks is USER_HZ, in which the kernel tells CPU time (proc_pid_stat(5)).
+const ticks = 100
+
+func usedBy(t testing.TB, pid int) used {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest) // from the third on
+	n := func(field int) int64 {
+		v, err := strconv.ParseInt(fields[field-3], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	return used{time.Duration(n(14)+n(15)) * time.Second / ticks, n(24) * int64(os.Getpagesize())}
+}
+
+// since says what was used after an earlier time, in cores over a span.
+func (u usage) since(earlier usage, span time.Duration) string {
+	var parts []string
+	for name, now := range u {
+		cpu := now.cpu - earlier[name].cpu
+		parts = append(parts, fmt.Sprintf("%s: %.1f s of CPU (%.2f cores), %d MiB", name, cpu.Seconds(), cpu.Seconds()/span.Seconds(), now.rss>>20))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
+}
+
+// quiet is for how long a cluster in which nothing changes is watched: some heartbeats,
+// and once what is done now and then.
+const quiet = 25 * time.Second
+
+// steady watches a cluster in which nothing changes: its agents live, and nobody writes.
+func (b *bed) steady(t testing.TB) {
+	t.Helper()
+	used, before := b.usage(t), b.writes(t)
+	select {
+	case <-time.After(quiet): // that nothing happens cannot be awaited
+	case <-t.Context().Done():
+	}
+	if n := b.writes(t) - before; n > 0 {
+		t.Errorf("%d writes to the store in %s in which nothing changed", n, quiet)
+	}
+	t.Logf("nothing to do for %s: %s", quiet, b.usage(t).since(used, quiet))
+}

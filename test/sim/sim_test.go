@@ -1,0 +1,100 @@
+package sim_test
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/sim"
+)
+
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// bed is what a fleet works on: Consul, and control replicas that are real processes.
+type bed struct {
+	consul   *consul.Cluster
+	ca       *pki.Authority
+	controls []*host.Host
+	at       []string
+}
+
+func newBed(t testing.TB, servers, controls int) *bed {
+	t.Helper()
+	b := &bed{consul: consul.Start(t, consul.Options{Servers: servers})}
+	dir := filepath.Join(t.TempDir(), "ca")
+	var err error
+	if b.ca, err = pki.Create(dir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range controls {
+		address := freeAddress(t)
+		h := host.Start(t, host.Options{
+			Process: "control", Name: fmt.Sprint("control", i+1), Pool: "image",
+			Config: fmt.Sprintf("store: {consul: {addresses: [\"%s\"]}}\nca: %s\nlisten: {address: \"%s\"}\n",
+				strings.Join(b.consul.Addresses(), `", "`), dir, address),
+		})
+		b.controls, b.at = append(b.controls, h), append(b.at, address)
+	}
+	return b
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// writes is how many entries Consul's log has.
+func (b *bed) writes(t testing.TB) int {
+	t.Helper()
+	n, err := strconv.Atoi(b.consul.RaftIndex())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// D3: every agent makes, leases and mounts its volumes at the same time. A single
+// create costs afterwards what it cost before; a cluster in which nothing changes
+// writes nothing.
+func TestD3(t *testing.T) {
+	agents := long.Rounds(40, 1000)
+	const each = 20
+	for _, servers := range []int{1, 3}[:long.Rounds(1, 2)] {
+		t.Run(fmt.Sprint(servers, " servers"), func(t *testing.T) {
+			b := newBed(t, servers, 2)
+			f := sim.Start(t, b.ca, b.at, agents)
+			empty := creates(t, f, "before")
+			used, before := b.usage(t), b.writes(t)
+			begin := time.Now()
+			if err := f.Each(func(a *sim.Agent) error { return a.Fill(t.Context(), each) }); err != nil {
+				t.Fatal(err)
+			}
+			took, wrote := time.Since(begin), b.writes(t)-before
+			t.Logf("%d agents × %d volumes on %d servers: %s, %.2f store writes a volume", agents, each, servers, took.Round(time.Millisecond), float64(wrote)/float64(agents*each))
+			t.Log(b.usage(t).since(used, took))
+			if most := 3 * agents * each; wrote > most {
+				t.Errorf("%d writes to the store for %d volumes, want %d at most", wrote, agents*each, most)
+			}
+			full := creates(t, f, "after")
+			t.Logf("a single create: %s empty, %s full (%.2f)", empty, full, float64(full)/float64(empty))
+			b.steady(t)
+			if err := f.Wrong(); err != nil {
+				t.Errorf("in the background: %.2000v", err)
+			}
+		})
+	}
+}
