@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/internal/long"
+	consulapi "github.com/hashicorp/consul/api"
+
 	"github.com/droverhq/drover/test/sim"
 )
 
@@ -80,20 +83,34 @@ func (u usage) since(earlier usage, span time.Duration) string {
 	return strings.Join(parts, "; ")
 }
 
-// quiet is for how long a cluster in which nothing changes is watched: some heartbeats,
-// and once what is done now and then.
-const quiet = 25 * time.Second
+// firstRound is when every replica has begun to count the time that it runs, which the
+// store hears of once in half an hour.
+const firstRound = 23 * time.Second
+
+// changed is the index of the newest write to a key, and to a session: Consul's log has
+// entries of its own besides.
+func (b *bed) changed(t testing.TB) (indexes [2]uint64) {
+	t.Helper()
+	_, keys, err := b.consul.Client().KV().Keys("", "", &consulapi.QueryOptions{RequireConsistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, sessions, err := b.consul.Client().Session().List(&consulapi.QueryOptions{RequireConsistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [2]uint64{keys.LastIndex, sessions.LastIndex}
+}
 
 // steady watches a cluster in which nothing changes: its agents live, and nobody writes.
 func (b *bed) steady(t testing.TB) {
 	t.Helper()
-	used, before := b.usage(t), b.writes(t)
-	select {
-	case <-time.After(quiet): // that nothing happens cannot be awaited
-	case <-t.Context().Done():
-	}
-	if n := b.writes(t) - before; n > 0 {
-		t.Errorf("%d writes to the store in %s in which nothing changed", n, quiet)
+	quiet := time.Duration(long.Rounds(10, 60)) * time.Second
+	time.Sleep(time.Until(b.up.Add(firstRound)))
+	used, before := b.usage(t), b.changed(t)
+	time.Sleep(quiet) // that nothing happens cannot be awaited
+	if now := b.changed(t); now != before {
+		t.Errorf("written to the store in %s in which nothing changed: indexes of keys and sessions were %v and are %v", quiet, before, now)
 	}
 	t.Logf("nothing to do for %s: %s", quiet, b.usage(t).since(used, quiet))
 }

@@ -25,6 +25,7 @@ type bed struct {
 	ca       *pki.Authority
 	controls []*host.Host
 	at       []string
+	up       time.Time // since when all of it is
 }
 
 func newBed(t testing.TB, servers, controls int) *bed {
@@ -44,6 +45,7 @@ func newBed(t testing.TB, servers, controls int) *bed {
 		})
 		b.controls, b.at = append(b.controls, h), append(b.at, address)
 	}
+	b.up = time.Now()
 	return b
 }
 
