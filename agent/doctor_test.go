@@ -73,6 +73,49 @@ func TestDoctorLooksAgain(t *testing.T) {
 	}
 }
 
+// A copy of what has its home elsewhere, and snapshots that were taken for copies, are
+// nothing strange: they are not quarantined, and no rebuild brings them back.
+func TestCopiesAreNotStrange(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	p, ok := r.pools.byName("default")
+	if !ok {
+		t.Fatal("no pool")
+	}
+	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
+	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.root}
+	damaged := theirs
+	damaged.Problem = "its record can't be read"
+	for want, entry := range []backends.Entry{theirs, damaged} {
+		rep := &report{}
+		r.checkEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
+		if len(rep.list) != want {
+			t.Errorf("of %+v: %+v", entry, rep.list)
+		}
+		if f, ok := r.lying(entry, false); ok {
+			t.Errorf("brought back: %+v", f)
+		}
+	}
+	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
+		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
+		if err := p.backend.Snapshot(t.Context(), s, nil); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := p.backend.List(t.Context())
+		if err != nil || len(entries) != 1 {
+			t.Fatal(entries, err)
+		}
+		rep := &report{}
+		r.checkSnapshots(t.Context(), rep, p, entries, known)
+		if len(rep.list) != want {
+			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.list)
+		}
+		if f, ok := r.lying(entries[0], false); !ok || len(f.Snapshots) != want {
+			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
+		}
+	}
+}
+
 // While the store is not to be believed doctor's first line is the rebuild, and no line
 // says how to destroy what a rebuild would bring back; nor can it be destroyed.
 func TestDoctorOnALostStore(t *testing.T) {

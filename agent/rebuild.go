@@ -63,7 +63,12 @@ func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.cache.dataset(e.ID)
-	f = api.Found{Snapshots: e.Snapshots, Index: a.cache.index(e.ID)}
+	f = api.Found{Index: a.cache.index(e.ID)}
+	for _, s := range e.Snapshots {
+		if s.Kind != dataset.SnapshotTransfer { // never on record: it is for copies
+			f.Snapshots = append(f.Snapshots, s)
+		}
+	}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):

@@ -12,13 +12,16 @@
 //
 // # The life of a dataset
 //
-//	Create, Clone, Receive   make it under "incoming": whole and durable, but
+//	Create, Clone            make it under "incoming": whole and durable, but
 //	                         not yet acknowledged to anyone
 //	Commit                   moves it to where List calls it Ready; called after
 //	                         the store has recorded it
 //	Attach … mount … unmount the agent mounts what Attach describes; a backend
 //	                         never mounts a dataset for use
 //	Delete                   takes it away: at once out of sight, then its bytes
+//
+// A pool that is not the home of a dataset may keep a copy of it, without a head: see
+// Copier.
 //
 // A crash leaves a dataset incoming or deleting at worst. Reap removes those
 // that it is told to; nothing else ever removes what nobody asked for. What lies
@@ -99,15 +102,15 @@ type Pool interface {
 	// dataset has. Durable when it returns. Again, after success or a crash:
 	// the same dataset, made anew if it was not whole, and with the newest record
 	// while it is incoming. ErrNoSpace already when
-	// the pool is nearly full (Room); so for Clone, Snapshot and Receive.
+	// the pool is nearly full (Room); so for Clone and Snapshot.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or
 	// with a nil src.Snapshot the head as it is at one moment, mounted or not.
 	// d.Size 0 takes the source's; a larger one grows the clone, a smaller one
 	// is ErrUnsupported. Progress may be nil.
 	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
-	// Commit makes an incoming dataset ready. Again: nothing. ErrNotFound when
-	// there is none. Its own durability may come later: an incoming dataset is
+	// Commit makes an incoming dataset, or a copy that was promoted, ready. Again:
+	// nothing. ErrNotFound when there is none. Its own durability may come later: an incoming dataset is
 	// as whole as a ready one, and all other methods take either.
 	Commit(ctx context.Context, id uuid.UUID) error
 	// Delete destroys a dataset, ready or incoming, with its snapshots. One
@@ -202,6 +205,7 @@ const (
 	EntryReady    EntryState = "ready"
 	EntryIncoming EntryState = "incoming"
 	EntryDeleting EntryState = "deleting"
+	EntryCopy     EntryState = "copy"    // snapshots without a head: see Copier
 	EntryForeign  EntryState = "foreign" // not understood; see Problem
 )
 
@@ -213,6 +217,16 @@ type Entry struct {
 	Record    *dataset.Dataset // nil when it cannot be read
 	Snapshots []dataset.Snapshot
 	Problem   string // why it is foreign, or what is wrong with its record or a snapshot
+
+	Promoted bool     // of a copy: it has a head that waits for Commit
+	Partial  *Partial // of a copy: the snapshot that it has received a part of
+}
+
+// Partial is a snapshot that has come in part.
+type Partial struct {
+	Snapshot uuid.UUID
+	Base     uuid.UUID
+	Bytes    int64 // of its stream
 }
 
 // Resizer is a pool with datasets of an enforced size.
@@ -233,20 +247,26 @@ type Formatter interface {
 	Filesystem(size dataset.Size) string
 }
 
-// Sender is a pool that writes a snapshot as a stream and reads it back, whole
-// or as what changed since an older snapshot of the same dataset.
+// Sender is a pool that writes a snapshot as a stream, whole or as what changed
+// since an older snapshot of the same dataset.
 type Sender interface {
 	// Send writes src, which has a snapshot, to w; only the difference when
-	// base is not nil.
-	Send(ctx context.Context, src dataset.Source, base uuid.UUID, w io.Writer, progress Progress) error
-	// Receive makes d as Create does from a full stream (nil base), or from a
-	// clone of local snapshot base plus a difference. A stream that is cut, out of
-	// order or fails a checksum is ErrCorrupt, one on another base ErrConflict;
-	// nothing is left then.
-	Receive(ctx context.Context, d dataset.Dataset, base *dataset.Source, r io.Reader, progress Progress) error
+	// base is not nil. As long as both are there it is the same stream each
+	// time, whatever happens to the head: the first from bytes of it are made,
+	// but not written. It returns what the whole stream is. ErrInvalid: it has
+	// no from bytes.
+	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress Progress) (Stream, error)
 	// Changed returns the bytes by which two points in time of a dataset
-	// differ; a nil Snapshot is the head.
+	// differ; a nil Snapshot is the head, an older one without a Dataset nothing.
 	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
+}
+
+// Stream is what one snapshot is as a stream.
+type Stream struct {
+	Base  uuid.UUID    `json:"base,omitzero"` // that it is a difference to
+	Size  dataset.Size `json:"size"`          // of the dataset in that snapshot
+	Bytes int64        `json:"bytes"`         // of the stream
+	Sum   string       `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
 }
 
 // Change is by how much two points in time differ.
@@ -254,6 +274,73 @@ type Change struct {
 	Bytes  int64 // written
 	Zeroed int64 // became holes
 	Ranges int
+}
+
+// Copier is a pool that keeps copies of datasets whose home is another pool: the
+// record and snapshots, and no head that anybody could mount (EntryCopy). A head and
+// a copy of one dataset never lie in one pool side by side: the one becomes the other.
+//
+//	Receive … Receive  bring a copy its snapshots, one after the other
+//	Promote, Commit    give it a head: it is ready, and the dataset's home
+//	Demote             takes the head away again, where a snapshot has all of it
+//	Supersede          keeps the head as a snapshot before
+//
+// All methods of Pool that need no head take a copy as well: Stat, List, WriteRecord,
+// DeleteSnapshot, Delete, and Clone and Send of a snapshot. The others, and Create of
+// a dataset that has a copy here, are ErrConflict. Reap never removes a copy, nor what
+// it has received of a snapshot.
+type Copier interface {
+	Sender
+	// Received says how much of a snapshot is here: of a dataset that is absent
+	// nothing, without an error.
+	Received(ctx context.Context, ds, snapshot uuid.UUID) (Received, error)
+	// Receive reads a snapshot into a copy, which is made when it is absent. The
+	// snapshot appears, with its record, when all of its stream was verified and
+	// is durable; of one that is whole nothing is read. Until then what has come
+	// is kept: through a crash or a power cut all but the last 8 MiB, otherwise
+	// all. So after an error call it again with the rest of the stream from what
+	// Received says, or from 0, which begins anew. It begins anew as well with
+	// another snapshot of the dataset. DeleteSnapshot removes what has come.
+	//
+	// A stream that ends early wraps io.ErrUnexpectedEOF, what its reader says is
+	// wrapped as it is. ErrCorrupt: the stream is damaged, forged or another
+	// snapshot's, and what has come of it was removed. ErrConflict, and nothing
+	// changed: From is not what has come, the stream is a difference to another
+	// base, or the dataset has a head here. ErrNotFound: the copy lacks the base.
+	// ErrNoSpace: the pool is nearly full. Progress is told bytes of the stream.
+	Receive(ctx context.Context, d Delivery, r io.Reader, progress Progress) (Stream, error)
+	// Promote makes the head of a copy from a snapshot of it. It stays a copy,
+	// and can receive more (which takes the head away), until Commit, which is
+	// durable when it returns. Again, or with another snapshot: the head is that
+	// of the last call; of a dataset that is ready: nothing. At every step there
+	// is the copy with its snapshots.
+	Promote(ctx context.Context, ds, snapshot uuid.UUID) error
+	// Demote makes a dataset a copy, or takes the head from a copy that was
+	// promoted. The head must be what one of its snapshots is, for a ready one
+	// this snapshot: otherwise ErrConflict, and Supersede is the way. ErrInUse
+	// while it is attached or mounted. Durable when it returns. Again: nothing.
+	Demote(ctx context.Context, ds, snapshot uuid.UUID) error
+	// Supersede keeps the head of a dataset as snapshot keep, with that record,
+	// and makes it a copy. ErrInUse while it is attached or mounted. It works in a
+	// pool that is nearly full. Durable when it returns. Again: nothing.
+	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
+}
+
+// Delivery is a snapshot that comes from another pool, with where it belongs.
+type Delivery struct {
+	Dataset  dataset.Dataset // the record of a copy that is made
+	Snapshot dataset.Snapshot
+	Base     uuid.UUID // snapshot of the copy that the stream is a difference to; nil: it is whole
+	From     int64     // bytes of the stream that came before
+}
+
+// Received is how much of a snapshot a copy has.
+type Received struct {
+	Whole bool   // it is there
+	Last  Stream // that it came by, once it is whole; without a Sum when it was taken here
+
+	Bytes int64     // of the stream that have come, while it is not
+	Base  uuid.UUID // that those are a difference to
 }
 
 // Staller is a pool whose snapshots make writers wait for a time that grows.

@@ -217,7 +217,7 @@ type Capabilities struct {
 	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
 	Shrink           bool     `json:"shrink"`
 	OwnFilesystem    bool     `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
-	Delta            bool     `json:"delta"`          // sends what changed between two snapshots
+	Delta            bool     `json:"delta"`          // sends what changed between two snapshots, and keeps copies
 	Filesystems      []string `json:"filesystems,omitempty"`
 }
 

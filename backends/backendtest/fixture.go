@@ -72,6 +72,18 @@ func (f *fixture) open() {
 	}
 }
 
+// other returns the same test on another pool, new and empty.
+func (f *fixture) other() *fixture {
+	f.Helper()
+	o := *f
+	o.pool = nil
+	f.Cleanup(func() { f.nothingLeftBelow(filepath.Dir(o.cfg.Path)) }) // before the factory's, to run after it
+	o.kind, o.cfg = f.factory(f.T)
+	o.cfg.Make, o.cfg.ID = true, uuid.New()
+	o.open()
+	return &o
+}
+
 // openFiles counts what this process has open, by what it is. What the runtime
 // itself opens when it first waits for something does not count.
 func openFiles(t *testing.T) map[string]int {

@@ -180,22 +180,22 @@ func poolThatIsAwayIsOffline(f *fixture) {
 }
 
 // declared returns which optional interfaces a pool has.
-func declared(p backends.Pool) (resizer, sender, staller bool) {
+func declared(p backends.Pool) (resizer, copier, staller bool) {
 	_, resizer = p.(backends.Resizer)
-	_, sender = p.(backends.Sender)
+	_, copier = p.(backends.Copier)
 	_, staller = p.(backends.Staller)
-	return resizer, sender, staller
+	return resizer, copier, staller
 }
 
 func capabilitiesMatchInterfaces(f *fixture) {
-	resizer, sender, staller := declared(f.pool)
+	resizer, copier, staller := declared(f.pool)
 	for what, wrong := range map[string]bool{
 		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
 		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,
 		"OfflineGrow of what it has not":                  slices.ContainsFunc(f.can.OfflineGrow, func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
 		"OnlineGrow of none":                              f.can.OnlineGrow && f.can.OwnFilesystem && len(f.can.OfflineGrow) >= len(f.can.Filesystems),
 		"Shrink without EnforcesSize":                     f.can.Shrink && !f.can.EnforcesSize,
-		"Delta without Sender":                            f.can.Delta && !sender,
+		"Delta without Copier, or the other way":          f.can.Delta != copier,
 		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,
 		"OwnFilesystem without Filesystems":               f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
 		"EnforcesSize without a default size":             f.can.EnforcesSize && f.can.OwnFilesystem && f.pool.Info().DefaultSize == 0,

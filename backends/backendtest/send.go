@@ -14,21 +14,18 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
+func (f *fixture) copier() backends.Copier { return f.pool.(backends.Copier) }
+
 // stream sends a snapshot, or what changed since base.
-func (f *fixture) stream(s dataset.Snapshot, base uuid.UUID) []byte {
+func (f *fixture) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.Stream) {
 	f.Helper()
 	var out bytes.Buffer
-	f.ok(f.pool.(backends.Sender).Send(f.ctx, f.source(s), base, &out, nil))
-	return out.Bytes()
-}
-
-func (f *fixture) receive(d dataset.Dataset, base *dataset.Source, r io.Reader) error {
-	return f.pool.(backends.Sender).Receive(f.ctx, d, base, r, nil)
-}
-
-func (f *fixture) sends() bool {
-	_, ok := f.pool.(backends.Sender)
-	return ok
+	sent, err := f.copier().Send(f.ctx, f.source(s), base, 0, &out, nil)
+	f.ok(err)
+	if sent.Base != base || sent.Size == 0 || sent.Bytes != int64(out.Len()) || len(sent.Sum) != 64 {
+		f.Errorf("a stream of %d bytes is told as %+v", out.Len(), sent)
+	}
+	return out.Bytes(), sent
 }
 
 // planted makes a dataset with everything in it, a snapshot of it, and a plain
@@ -43,31 +40,58 @@ func (f *fixture) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	return d, f.take(d), plain
 }
 
-func sendWhole(f *fixture) {
-	if !f.sends() {
+// streamsAreAlwaysTheSame sends again from anywhere, whatever became of the head and of
+// other snapshots since: so a stream that was cut can go on.
+func streamsAreAlwaysTheSame(f *fixture) {
+	if !f.can.Delta {
 		return
 	}
-	d, s, plain := f.planted()
-	f.write(d.ID, "later", "not in the snapshot")
-	data := f.stream(s, uuid.Nil)
-	got := f.record()
-	f.twice(func() error { return f.receive(got, nil, bytes.NewReader(data)) })
-	f.inState(got, backends.EntryIncoming)
-	f.ok(f.pool.Commit(f.ctx, got.ID))
-	m := f.mount(got.ID)
-	f.equal(plain, m.root)
+	d, first, _ := f.planted()
+	f.write(d.ID, "file-1048576", string(treetest.Bytes(7, 1<<20)))
+	between := f.take(d)
+	m := f.mount(d.ID)
+	f.ok(os.RemoveAll(m.in("wide")))
+	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
 	m.unmount()
-	again := f.record()
-	f.ok(f.receive(again, nil, iotestOneByte(data)))
-	m = f.mount(again.ID)
-	f.equal(plain, m.root)
-	m.unmount()
-	f.fails(f.pool.(backends.Sender).Send(f.ctx, dataset.Source{Dataset: d.ID, Snapshot: uuid.New()}, uuid.Nil, io.Discard, nil), dataset.ErrNotFound)
+	second := f.take(d)
+	for _, base := range []uuid.UUID{uuid.Nil, first.ID} {
+		want, sent := f.stream(second, base)
+		again := func(when string) {
+			f.Helper()
+			for _, from := range []int{0, 1, 17, 4096, len(want) / 3, len(want) - 1, len(want)} {
+				var got bytes.Buffer
+				s, err := f.copier().Send(f.ctx, f.source(second), base, int64(from), &got, nil)
+				f.ok(err)
+				if s != sent || !bytes.Equal(got.Bytes(), want[from:]) {
+					f.Errorf("%s, from %d: %d bytes, %+v, want %d, %+v", when, from, got.Len(), s, len(want)-from, sent)
+				}
+			}
+		}
+		again("at once")
+		m := f.mount(d.ID)
+		f.ok(os.WriteFile(m.in("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
+		f.ok(os.WriteFile(m.in("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
+		again("while the head is written")
+		m.unmount()
+		later := f.take(d)
+		again("after another snapshot")
+		f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, later.ID))
+		f.open()
+		again("after one went")
+		if base != uuid.Nil {
+			f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, between.ID))
+			again("after the one between went")
+		}
+		_, err := f.copier().Send(f.ctx, f.source(second), base, int64(len(want))+1, io.Discard, nil)
+		f.fails(err, dataset.ErrInvalid)
+	}
+	_, err := f.copier().Send(f.ctx, dataset.Source{Dataset: d.ID, Snapshot: uuid.New()}, uuid.Nil, 0, io.Discard, nil)
+	f.fails(err, dataset.ErrNotFound)
+	_, err = f.copier().Send(f.ctx, f.source(second), uuid.New(), 0, io.Discard, nil)
+	f.fails(err, dataset.ErrNotFound)
 }
 
-// iotestOneByte returns a reader that gives a stream in odd pieces.
-func iotestOneByte(data []byte) io.Reader { return &pieces{data, 1} }
-
+// pieces is a reader that gives a stream in odd pieces.
 type pieces struct {
 	data []byte
 	size int
@@ -83,90 +107,126 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// sendDifference carries a dataset over in two steps, as a move does: whole,
-// then what changed. The snapshot that both sides have carries one UUID.
-func sendDifference(f *fixture) {
+// cutStreamGoesOn cuts a stream many times: what came is kept, also when the pool is
+// opened and reaped between, and in the end the snapshot is whole.
+func cutStreamGoesOn(f *fixture) {
 	if !f.can.Delta {
 		return
 	}
-	d, first, _ := f.planted()
-	there := f.record()
-	f.ok(f.receive(there, nil, bytes.NewReader(f.stream(first, uuid.Nil))))
-	f.ok(f.pool.Commit(f.ctx, there.ID))
-	base := first
-	base.Dataset = there.ID
-	f.ok(f.pool.Snapshot(f.ctx, base, nil))
-
-	m, plain := f.mount(d.ID), f.plain()
-	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
-	f.ok(os.RemoveAll(m.in("wide")))
-	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
+	d, first, plain := f.planted()
+	m := f.mount(d.ID)
+	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 6<<20), 0o600))
+	f.ok(os.WriteFile(plain.Name()+"/more", treetest.Bytes(5, 6<<20), 0o600))
 	m.unmount()
 	second := f.take(d)
-	delta := f.stream(second, first.ID)
-	if whole := f.stream(second, uuid.Nil); len(delta) >= len(whole) {
-		f.Errorf("the difference takes %d bytes, the whole %d", len(delta), len(whole))
-	}
-	change, err := f.pool.(backends.Sender).Changed(f.ctx, f.source(first), f.source(second))
-	f.ok(err)
-	if change.Bytes < 3<<20 || int64(len(delta)) > change.Bytes*105/100+1<<20 {
-		f.Errorf("changed is %+v, the stream takes %d bytes", change, len(delta))
-	}
-
-	got, from := f.record(), f.source(base)
-	f.twice(func() error { return f.receive(got, &from, bytes.NewReader(delta)) })
-	f.ok(f.pool.Commit(f.ctx, got.ID))
-	m = f.mount(got.ID)
-	f.equal(plain, m.root)
-	m.unmount()
-
-	wrong := f.take(there) // the same bytes, but another point in time
-	refused, from := f.record(), f.source(wrong)
-	f.fails(f.receive(refused, &from, bytes.NewReader(delta)), dataset.ErrConflict)
-	f.absent(refused.ID)
-	f.fails(f.receive(refused, nil, bytes.NewReader(delta)), dataset.ErrConflict)
-	f.absent(refused.ID)
-}
-
-// damagedStreamIsRefused cuts a stream, flips a byte of it, and lets its source
-// fail: an error, and nothing is left.
-func damagedStreamIsRefused(f *fixture) {
-	if !f.sends() {
-		return
-	}
-	d := f.create()
-	f.write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
-	data := f.stream(f.take(d), uuid.Nil)
-	try := func(what string, at int, r io.Reader, kinds ...*dataset.Kind) {
-		f.Helper()
-		got := f.record()
-		err := f.receive(got, nil, r)
-		ok := err != nil && len(kinds) == 0
-		for _, k := range kinds {
-			ok = ok || isKind(err, k)
-		}
-		if !ok {
-			f.Errorf("%s at %d of %d: %v", what, at, len(data), err)
-		}
-		f.absent(got.ID)
-	}
-	places := []int{0, 1, 7, 8, 100, 511, 512, 4096, len(data) - 1, len(data) - 4, len(data) - 40}
-	for i := range 16 {
-		places = append(places, len(data)*(i+1)/17)
-	}
-	for _, at := range places {
-		try("cut", at, bytes.NewReader(data[:at]), dataset.ErrCorrupt)
-		flipped := bytes.Clone(data)
-		flipped[at] ^= 0x10
-		try("flipped", at, bytes.NewReader(flipped), dataset.ErrCorrupt)
+	o := f.other()
+	for _, s := range []struct {
+		snapshot dataset.Snapshot
+		base     uuid.UUID
+	}{{first, uuid.Nil}, {second, first.ID}} {
+		data, sent := f.stream(s.snapshot, s.base)
 		broken := errors.New("connection reset")
-		try("broken", at, io.MultiReader(bytes.NewReader(data[:at]), failing{broken}))
+		for part := 1; part <= 9; part++ {
+			have := o.came(s.snapshot)
+			cut := len(data) * part / 10
+			var r io.Reader = bytes.NewReader(data[have.Bytes:max(cut, int(have.Bytes))])
+			want := io.ErrUnexpectedEOF
+			if part%2 == 0 {
+				r, want = io.MultiReader(r, failing{broken}), broken
+			}
+			err := o.receive(d, s.snapshot, s.base, have.Bytes, r)
+			if !errors.Is(err, want) {
+				f.Fatalf("cut at %d of %d: %v", cut, len(data), err)
+			}
+			now := o.came(s.snapshot)
+			if now.Whole || now.Bytes < have.Bytes || now.Bytes > int64(cut) || int64(cut)-now.Bytes > 2<<20 {
+				f.Fatalf("cut at %d of %d: %+v is kept", cut, len(data), now)
+			}
+			if now.Bytes > 0 && now.Base != s.base {
+				f.Errorf("kept for base %s", now.Base)
+			}
+			if part%3 == 0 {
+				o.open()
+				o.reap(0)
+			}
+			if got := o.came(s.snapshot); got != now {
+				f.Fatalf("%+v is kept, then %+v", now, got)
+			}
+		}
+		have := o.came(s.snapshot)
+		for from, base := range map[int64]uuid.UUID{1: s.base, have.Bytes - 1: s.base, have.Bytes: uuid.New()} {
+			f.fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
+		}
+		f.ok(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
+		if got := o.came(s.snapshot); !got.Whole || got.Last != sent {
+			f.Errorf("received %+v, sent %+v", got, sent)
+		}
+		f.ok(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
 	}
-	if list, err := f.pool.List(f.ctx); err != nil || len(list) != 1 {
-		f.Errorf("the list has %+v, %v", list, err)
+	o.hasSnapshots(d.ID, first, second)
+	f.ok(o.copier().Promote(f.ctx, d.ID, second.ID))
+	f.ok(o.pool.Commit(f.ctx, d.ID))
+	m = o.mount(d.ID)
+	one, err := os.ReadFile(m.in("more"))
+	if err != nil || !bytes.Equal(one, treetest.Bytes(5, 6<<20)) {
+		f.Errorf("%d bytes, %v", len(one), err)
 	}
+	m.unmount()
+	o.reap(0)
 }
 
 type failing struct{ err error }
 
 func (r failing) Read([]byte) (int, error) { return 0, r.err }
+
+func (f *fixture) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID, from int64, r io.Reader) error {
+	_, err := f.copier().Receive(f.ctx, backends.Delivery{Dataset: d, Snapshot: s, Base: base, From: from}, r, nil)
+	return err
+}
+
+func (f *fixture) came(s dataset.Snapshot) backends.Received {
+	f.Helper()
+	have, err := f.copier().Received(f.ctx, s.Dataset, s.ID)
+	f.ok(err)
+	return have
+}
+
+// damagedStreamIsRefused flips a byte of a stream, at its first try or where it goes on:
+// an error, and nothing of it is left.
+func damagedStreamIsRefused(f *fixture) {
+	if !f.can.Delta {
+		return
+	}
+	d := f.create()
+	f.write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
+	s := f.take(d)
+	data, _ := f.stream(s, uuid.Nil)
+	o := f.other()
+	places := []int{0, 1, 7, 8, 100, 511, 512, 4096, len(data) - 1, len(data) - 4, len(data) - 40}
+	for i := range 16 {
+		places = append(places, len(data)*(i+1)/17)
+	}
+	for i, at := range places {
+		var from int64
+		if i%2 == 1 {
+			if err := o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data[:at])); err == nil {
+				f.Fatalf("%d of %d bytes were enough", at, len(data))
+			}
+			from = o.came(s).Bytes
+		}
+		flipped := bytes.Clone(data)
+		flipped[at] ^= 0x10
+		f.fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
+		if got := o.came(s); got.Whole || got.Bytes != 0 {
+			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
+		}
+	}
+	other := f.snapshot(d)
+	f.fails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.fails(o.receive(o.record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.fails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
+	f.fails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
+	o.hasSnapshots(d.ID)
+	f.ok(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))
+	o.hasSnapshots(d.ID, s)
+}

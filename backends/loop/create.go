@@ -89,13 +89,13 @@ func cloneSize(d dataset.Dataset, have int64) (int64, error) {
 
 // openSource opens the directory that holds src and names the item in it.
 func (p *Pool) openSource(root folder, src dataset.Source) (folder, string, error) {
-	dir, _, err := p.find(root, src.Dataset)
+	find, item := p.find, head
+	if src.Snapshot != uuid.Nil {
+		find, item = p.findAny, src.Snapshot.String()
+	}
+	dir, _, err := find(root, src.Dataset)
 	if err != nil {
 		return folder{}, "", err
-	}
-	item := head
-	if src.Snapshot != uuid.Nil {
-		item = src.Snapshot.String()
 	}
 	if _, err := dir.lstat(p.layout.image(item)); err != nil {
 		_ = dir.Close()
@@ -229,12 +229,22 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	}
 	defer root.Close()
 	defer p.claims.Use(id)()
-	dir, place, err := p.find(root, id)
+	dir, place, err := p.findAny(root, id)
 	if err == nil {
 		defer dir.Close()
 	}
-	if err == nil && place == incoming {
-		err = root.rename(filepath.Join(incoming, id.String()), filepath.Join(datasets, id.String()))
+	if err == nil && place == copies {
+		_, err = dir.lstat(p.layout.image(head))
+		if errors.Is(err, os.ErrNotExist) {
+			err = p.headless(id)
+		}
+	}
+	if err == nil && place != datasets {
+		err = root.rename(filepath.Join(place, id.String()), filepath.Join(datasets, id.String()))
+	}
+	// What is written to it from now on must not be found in a copy's head.
+	if err == nil && place == copies {
+		err = p.layout.flush(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("commit dataset %s: %w", id, err)
@@ -244,7 +254,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	err := p.within(d.ID, func(dir folder) error {
+	err := p.withinAny(d.ID, func(dir folder, _ string) error {
 		if err := p.writeRecord(dir, recordFile, d); err != nil || !sync {
 			return err
 		}

@@ -30,7 +30,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 }
 
 func (p *Pool) delete(ctx context.Context, root folder, id uuid.UUID) error {
-	dir, place, err := p.find(root, id)
+	dir, place, err := p.findAny(root, id)
 	if err == nil {
 		defer dir.Close()
 		err = p.hide(ctx, root, dir, filepath.Join(place, id.String()))
@@ -38,9 +38,11 @@ func (p *Pool) delete(ctx context.Context, root folder, id uuid.UUID) error {
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	// What is incoming and not whole was not located.
-	if err := p.destroy(root, filepath.Join(incoming, id.String())); err != nil {
-		return err
+	// What is incoming and not whole was not located, nor a copy that was just begun.
+	for _, place := range []string{incoming, copies} {
+		if err := p.destroy(root, filepath.Join(place, id.String())); err != nil {
+			return err
+		}
 	}
 	hidden, err := p.hidden(root, id)
 	if err != nil {
@@ -135,7 +137,7 @@ func (p *Pool) destroy(root folder, path string) error {
 
 // contents is what lies in a dataset's directory.
 type contents struct {
-	items   []string // head, next, and snapshots by their UUID
+	items   []string // head, next, part, and snapshots by their UUID
 	records []string // names of files
 	tmp     []string // names of files that are worthless
 	foreign []string // names that are quoted
@@ -155,7 +157,7 @@ func (p *Pool) contents(dir folder) (contents, error) {
 		switch {
 		case isItem:
 			c.items = append(c.items, item)
-		case isRecord && (err == nil || name == recordFile):
+		case isRecord && (err == nil || name == recordFile || name == partFile):
 			c.records = append(c.records, name)
 		case strings.HasPrefix(name, tmpPrefix) && e.Type().IsRegular():
 			c.tmp = append(c.tmp, name)

@@ -17,6 +17,7 @@ import (
 const (
 	head = "head"
 	next = "next" // becomes the head in one step, or is worthless
+	part = "part" // becomes a snapshot of a copy, when all of it has come
 )
 
 // layout is how a pool keeps items, each of them one image.
@@ -38,6 +39,8 @@ type layout interface {
 	// replace makes item what by is, in one step that leaves it the one or the other.
 	// by is worthless then.
 	replace(dir folder, item, by string) error
+	// seal gives an item that is whole and flushed the name of a snapshot.
+	seal(dir folder, item, to string) error
 	// remove destroys an item. One that is absent is fine.
 	remove(dir folder, item string) error
 	// settle waits until what direct I/O wrote to a file is part of the file, so that a
@@ -60,7 +63,7 @@ func (xfsLayout) prepare(root folder) error {
 	if err := unix.Fstatfs(root.fd(), &st); err != nil {
 		return err
 	}
-	for _, name := range []string{incoming, datasets} {
+	for _, name := range []string{incoming, datasets, copies} {
 		dir, err := root.sub(name)
 		if err != nil {
 			return err
@@ -112,6 +115,8 @@ func (l xfsLayout) replace(dir folder, item, by string) error {
 	return dir.rename(l.image(by), l.image(item))
 }
 
+func (l xfsLayout) seal(dir folder, item, to string) error { return l.rename(dir, item, to) }
+
 func (l xfsLayout) remove(dir folder, item string) error {
 	return absentIsFine(dir.remove(l.image(item)))
 }
@@ -128,7 +133,7 @@ func (xfsLayout) item(name string) (string, bool) {
 }
 
 func isItem(name string) bool {
-	if name == head || name == next {
+	if name == head || name == next || name == part {
 		return true
 	}
 	_, err := parseID(name)

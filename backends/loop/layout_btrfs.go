@@ -23,7 +23,7 @@ const btrfsImage = "image"
 // NOCOW images, and only they take direct I/O on a mount that compresses. Subvolumes
 // don't inherit it.
 func (*btrfsLayout) prepare(root folder) error {
-	for _, name := range []string{incoming, datasets, templates} {
+	for _, name := range []string{incoming, datasets, copies, templates} {
 		dir, err := root.sub(name)
 		if err != nil {
 			return err
@@ -73,6 +73,14 @@ func (*btrfsLayout) rename(dir folder, item, to string) error { return dir.renam
 // replace exchanges the two, so that there is no moment without the item.
 func (*btrfsLayout) replace(dir folder, item, by string) error {
 	return dir.fail("exchange", item, unix.Renameat2(dir.fd(), by, dir.fd(), item, unix.RENAME_EXCHANGE))
+}
+
+// seal leaves a snapshot that can't be written to, as any other.
+func (l *btrfsLayout) seal(dir folder, item, to string) error {
+	if _, err := l.clone(dir, to, dir, item, true); err != nil {
+		return err
+	}
+	return l.remove(dir, item)
 }
 
 func (*btrfsLayout) remove(dir folder, item string) error {

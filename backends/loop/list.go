@@ -27,10 +27,11 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pool %s: %w", p.name, err)
 	}
+	promoted := map[uuid.UUID]int{}
 	for _, place := range []struct {
 		dir   string
 		state backends.EntryState
-	}{{datasets, backends.EntryReady}, {incoming, backends.EntryIncoming}, {deleting, backends.EntryDeleting}} {
+	}{{copies, backends.EntryCopy}, {datasets, backends.EntryReady}, {incoming, backends.EntryIncoming}, {deleting, backends.EntryDeleting}} {
 		entries, err := root.entries(place.dir)
 		if err != nil {
 			return nil, fmt.Errorf("list pool %s: %w", p.name, err)
@@ -40,9 +41,18 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
 			}
 			// Otherwise it was moved on meanwhile, or never whole.
-			if entry, ok := p.entry(root, filepath.Join(place.dir, e.Name()), place.state); ok {
-				list = append(list, entry)
+			entry, ok := p.entry(root, filepath.Join(place.dir, e.Name()), place.state)
+			if !ok {
+				continue
 			}
+			if i, before := promoted[entry.ID]; before && entry.State == backends.EntryReady {
+				list[i] = entry // it was committed since
+				continue
+			}
+			if entry.State == backends.EntryCopy {
+				promoted[entry.ID] = len(list)
+			}
+			list = append(list, entry)
 		}
 	}
 	return list, nil
@@ -54,7 +64,7 @@ func (p *Pool) foreign(root folder) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := []string{identityFile, identityFile + tmpSuffix, incoming, datasets, deleting, templates}
+	own := []string{identityFile, identityFile + tmpSuffix, incoming, datasets, copies, deleting, templates}
 	var list []backends.Entry
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
@@ -99,6 +109,10 @@ func (p *Pool) entry(root folder, name string, state backends.EntryState) (e bac
 	switch {
 	case state == backends.EntryIncoming && headless && len(c.foreign) == 0:
 		return e, false
+	case state == backends.EntryCopy && len(c.items)+len(c.records)+len(c.foreign) == 0:
+		return e, false
+	case state == backends.EntryCopy && len(c.items)+len(c.records) == 0:
+		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	case state == backends.EntryReady && headless && !slices.Contains(c.records, recordFile):
 		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	}
@@ -114,13 +128,23 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 		e.Record = nil
 		problems = append(problems, fmt.Sprintf("its record can't be read: %v", err))
 	}
-	if !slices.Contains(c.items, head) && e.State != backends.EntryDeleting {
-		problems = append(problems, "its image is missing")
+	headless := !slices.Contains(c.items, head)
+	switch e.State {
+	case backends.EntryCopy:
+		e.Promoted = !headless
+		if have, err := readPartial(dir); err == nil && slices.Contains(c.items, part) {
+			e.Partial = &backends.Partial{Snapshot: have.Snapshot, Base: have.Header.Base, Bytes: have.Mark.Offset}
+		}
+	case backends.EntryDeleting:
+	default:
+		if headless {
+			problems = append(problems, "its image is missing")
+		}
 	}
 	for _, item := range c.items {
 		id, err := uuid.Parse(item)
 		if err != nil {
-			continue // head, next
+			continue // head, next, part
 		}
 		s := dataset.Snapshot{}
 		err = readRecord(dir, snapshotRecord(id), &s)
@@ -147,14 +171,17 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer root.Close()
-	dir, place, err := p.find(root, id)
+	dir, place, err := p.findAny(root, id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer dir.Close()
 	e := backends.Entry{ID: id, State: backends.EntryReady, Path: dir.Name()}
-	if place == incoming {
+	switch place {
+	case incoming:
 		e.State = backends.EntryIncoming
+	case copies:
+		e.State = backends.EntryCopy
 	}
 	c, err := p.contents(dir)
 	if err != nil {
@@ -195,7 +222,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	}
 	defer root.Close()
 	r := reaper{pool: p, root: root}
-	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.datasets(ctx), r.templates())
+	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.within(ctx, datasets), r.within(ctx, copies), r.templates())
 	if err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}

@@ -14,6 +14,7 @@
 //	templates/<key>.img           formatted images; a create shares one's blocks
 //	incoming/<dataset>/           not acknowledged; without a head: being made
 //	datasets/<dataset>/           ready
+//	copies/<dataset>/             a copy: without a head, or with one that was promoted
 //	deleting/<dataset>[.<n>]/     on its way out
 //
 // and in a dataset's directory
@@ -22,7 +23,19 @@
 //	head.img      head/image      what is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
 //	<snapshot>.json               the snapshot's record
+//	part.img      part/image      in a copy: a snapshot of which not all has come
+//	part.json                     how much has
 //	next…, tmp-…                  worthless after a crash
+//
+// # Copies
+//
+// What has come of a snapshot is written to part.img, a clone of its base. Each 4 MiB of
+// the stream the image is flushed, and then the place in the stream, with the state of
+// its checksum, recorded: what part.json says is on the disk, is. What comes after it is
+// written once more when the stream goes on, the same bytes to the same places.
+//
+// A head in a copy was made by Promote from one of the snapshots, or is what Demote has
+// left, and always equals one: any other is kept, and said to be in the way.
 //
 // # Durability
 //
@@ -61,13 +74,16 @@ const Name = "loop"
 type Backend struct {
 	runner run.Runner
 	step   func(string) // between two acts: for tests
+	every  int64        // bytes between two checkpoints
 }
 
 var _ backends.Kind = (*Backend)(nil)
 
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
-func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: steps.At} }
+func New(runner run.Runner) *Backend {
+	return &Backend{runner: runner, step: steps.At, every: checkpointEvery}
+}
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
@@ -158,7 +174,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 	if p.identity.Layout == layoutBtrfs {
 		p.layout = &btrfsLayout{}
 	}
-	for _, dir := range []string{incoming, datasets, deleting, templates} {
+	for _, dir := range []string{incoming, datasets, copies, deleting, templates} {
 		if err := root.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}

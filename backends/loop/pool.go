@@ -25,6 +25,7 @@ import (
 const (
 	incoming  = "incoming"
 	datasets  = "datasets"
+	copies    = "copies"
 	deleting  = "deleting"
 	templates = "templates"
 )
@@ -49,7 +50,7 @@ type Pool struct {
 var (
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
-	_ backends.Sender  = (*Pool)(nil)
+	_ backends.Copier  = (*Pool)(nil)
 	_ backends.Staller = (*Pool)(nil)
 
 	_ backends.Formatter = (*Pool)(nil)
@@ -172,8 +173,24 @@ func (p *Pool) Close() error {
 }
 
 // find opens the directory of a dataset, ready or incoming and whole, and tells in which
-// place of root it lies. ErrCorrupt: something else has its name.
+// place of root it lies. ErrCorrupt: something else has its name; ErrConflict: it is a
+// copy.
 func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err error) {
+	dir, place, err = p.findAny(root, id)
+	if err == nil && place == copies {
+		_ = dir.Close()
+		return folder{}, "", p.headless(id)
+	}
+	return dir, place, err
+}
+
+// headless says why a copy is not used as a dataset.
+func (p *Pool) headless(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere", p.name, id)
+}
+
+// findAny finds copies too.
+func (p *Pool) findAny(root folder, id uuid.UUID) (dir folder, place string, err error) {
 	for _, place := range []string{datasets, incoming} {
 		dir, err := root.sub(filepath.Join(place, id.String()))
 		if errors.Is(err, os.ErrNotExist) {
@@ -193,6 +210,17 @@ func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err er
 		if !errors.Is(err, os.ErrNotExist) {
 			return dir, place, err
 		}
+	}
+	dir, err = root.sub(filepath.Join(copies, id.String()))
+	if err == nil {
+		var begun bool
+		if begun, err = p.begun(dir); err == nil && begun {
+			return dir, copies, nil
+		}
+		_ = dir.Close()
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return folder{}, copies, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	}
 	return folder{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
 }
@@ -219,6 +247,22 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 	}
 	defer dir.Close()
 	return noSpace(f(dir))
+}
+
+// withinAny is within for what copies can do as well; f is told where the dataset lies.
+func (p *Pool) withinAny(id uuid.UUID, f func(dir folder, place string) error) error {
+	root, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer p.claims.Use(id)()
+	dir, place, err := p.findAny(root, id)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return noSpace(f(dir, place))
 }
 
 // A container that is being started holds copies of all mounts of the host until it

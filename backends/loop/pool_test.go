@@ -27,8 +27,13 @@ type fixture struct {
 
 func newBackend() (*Backend, *run.Recorder) {
 	rec := &run.Recorder{Next: &run.System{}}
-	return New(rec), rec
+	b := New(rec)
+	b.every = testEvery
+	return b, rec
 }
+
+// testEvery makes several checkpoints of a stream that is small.
+const testEvery = 256 << 10
 
 func newFixture(t *testing.T, fstype string) *fixture {
 	t.Helper()

@@ -89,9 +89,9 @@ func (r *reaper) destroy(name string) error {
 	return nil
 }
 
-// datasets removes the temporary files and items inside of datasets.
-func (r *reaper) datasets(ctx context.Context) error {
-	return r.each(ctx, datasets, parseID, func(name string, _ uuid.UUID) error {
+// within removes the temporary files and items inside of datasets, or of copies.
+func (r *reaper) within(ctx context.Context, place string) error {
+	return r.each(ctx, place, parseID, func(name string, _ uuid.UUID) error {
 		dir, err := r.root.sub(name)
 		if err != nil {
 			return err
@@ -101,34 +101,56 @@ func (r *reaper) datasets(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, tmp := range c.tmp {
-			if err := dir.remove(tmp); err != nil {
-				return err
-			}
-			r.count++
+		if err := r.files(dir, c.tmp...); err != nil {
+			return err
 		}
-		has := make(map[string]bool, len(c.items))
-		for _, item := range c.items {
-			has[item] = true
+		if place == copies && len(c.items)+len(c.records)+len(c.foreign) == 0 {
+			return r.root.rmdir(name) // it was just begun
 		}
-		if has[next] {
-			if err := r.pool.layout.remove(dir, next); err != nil {
-				return err
-			}
-			r.count++
-		}
-		// A record whose snapshot was not taken, or is gone.
-		for _, record := range c.records {
-			if record == recordFile || has[strings.TrimSuffix(record, recordSuffix)] {
-				continue
-			}
-			if err := dir.remove(record); err != nil {
-				return err
-			}
-			r.count++
-		}
-		return nil
+		return r.items(dir, place, c)
 	})
+}
+
+func (r *reaper) files(dir folder, names ...string) error {
+	for _, name := range names {
+		if err := dir.remove(name); err != nil {
+			return err
+		}
+		r.count++
+	}
+	return nil
+}
+
+// items removes what is worthless: next, a part of a snapshot that can't go on, and
+// records whose snapshot was not taken, or is gone.
+func (r *reaper) items(dir folder, place string, c contents) error {
+	has := make(map[string]bool, len(c.items))
+	for _, item := range c.items {
+		has[item] = true
+	}
+	useless := map[string]bool{next: true}
+	if have, err := readPartial(dir); err != nil || place != copies || has[have.Snapshot.String()] {
+		useless[part] = true
+	}
+	for item := range useless {
+		if !has[item] {
+			continue
+		}
+		if err := r.pool.layout.remove(dir, item); err != nil {
+			return err
+		}
+		has[item] = false
+		r.count++
+	}
+	for _, record := range c.records {
+		if record == recordFile || has[strings.TrimSuffix(record, recordSuffix)] {
+			continue
+		}
+		if err := r.files(dir, record); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *reaper) templates() error {

@@ -2,13 +2,13 @@ package loop
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -16,47 +16,60 @@ import (
 )
 
 // Send implements backends.Sender. What changed is read from the extent maps of the two
-// images, so a difference costs what it is long.
-func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, w io.Writer, progress backends.Progress) error {
-	err := p.within(src.Dataset, func(dir folder) error { return p.send(ctx, dir, src, base, w, progress) })
+// images, so a difference costs what it is long. Its ranges are the longest that can be,
+// so that it does not matter how the maps are cut into extents, which changes with what
+// else shares them.
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+	var out backends.Stream
+	err := p.withinAny(src.Dataset, func(dir folder, _ string) (err error) {
+		out, err = p.send(ctx, dir, src, base, from, w, progress)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
+		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
 	}
-	return nil
+	return out, nil
 }
 
-func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uuid.UUID, w io.Writer, progress backends.Progress) error {
+func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
 	image, err := p.openSnapshot(dir, src.Snapshot)
 	if err != nil {
-		return err
+		return out, err
 	}
 	defer image.Close()
 	fi, err := image.Stat()
 	if err != nil {
-		return err
+		return out, err
 	}
 	ranges, err := p.ranges(dir, base, image)
 	if err != nil {
-		return err
+		return out, err
 	}
 	fs, _, err := superblock(image)
 	if err != nil {
-		return err
+		return out, err
 	}
 	e, err := newEncoder(w, streamHeader{
 		Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: fi.Size(), Filesystem: fs,
-	})
+	}, from)
 	if err != nil {
-		return err
+		return out, err
 	}
 	m := meter{total: sum(ranges).Bytes, report: progress}
 	buf := make([]byte, maxPayload)
 	for _, r := range ranges {
 		if err := sendRange(ctx, e, image, r, buf, &m); err != nil {
-			return err
+			return out, err
 		}
 	}
-	return e.end()
+	if err := e.end(); err != nil {
+		return out, err
+	}
+	out = backends.Stream{Base: base, Size: dataset.Size(fi.Size()), Bytes: e.out.total, Sum: hex.EncodeToString(e.sum.Sum(nil))}
+	if from > out.Bytes {
+		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
+	}
+	return out, nil
 }
 
 func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter) error {
@@ -129,136 +142,47 @@ func (m *meter) add(n int64) {
 // Changed implements backends.Sender.
 func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
 	var c backends.Change
-	err := p.within(older.Dataset, func(dir folder) error {
-		if newer.Dataset != older.Dataset {
-			return dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
-		}
-		a, err := p.openPoint(dir, older)
-		if err != nil {
-			return err
-		}
-		defer a.Close()
+	err := p.withinAny(newer.Dataset, func(dir folder, _ string) error {
 		b, err := p.openPoint(dir, newer)
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		ranges, err := reflink.Changed(a, b)
+		ranges, err := p.since(dir, older, newer, b)
 		c = sum(ranges)
 		return err
 	})
 	if err != nil {
-		return c, fmt.Errorf("compare two points in time of dataset %s: %w", older.Dataset, err)
+		return c, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
 	}
 	return c, nil
 }
 
+func (p *Pool) since(dir folder, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
+	switch older.Dataset {
+	case uuid.Nil:
+		return reflink.Data(image)
+	case newer.Dataset:
+	default:
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+	}
+	old, err := p.openPoint(dir, older)
+	if err != nil {
+		return nil, err
+	}
+	defer old.Close()
+	return reflink.Changed(old, image)
+}
+
 func (p *Pool) openPoint(dir folder, s dataset.Source) (*os.File, error) {
 	if s.Snapshot == uuid.Nil {
-		return dir.open(p.layout.image(head))
+		f, err := dir.open(p.layout.image(head))
+		if errors.Is(err, os.ErrNotExist) {
+			err = p.headless(s.Dataset)
+		}
+		return f, err
 	}
 	return p.openSnapshot(dir, s.Snapshot)
-}
-
-// Receive implements backends.Sender.
-func (p *Pool) Receive(ctx context.Context, d dataset.Dataset, base *dataset.Source, r io.Reader, progress backends.Progress) error {
-	_, err := p.build(d, func(root, dir folder) (made, error) {
-		in, err := newDecoder(r)
-		if err != nil {
-			return made{}, err
-		}
-		want, err := p.receivable(in.header, d, base)
-		if err != nil {
-			return made{}, err
-		}
-		image, err := p.receiveInto(root, dir, base)
-		if err != nil {
-			return made{}, err
-		}
-		defer image.Close()
-		if err := image.Truncate(in.header.Size); err != nil {
-			return made{}, err
-		}
-		if err := apply(ctx, in, image, &meter{report: progress}); err != nil {
-			return made{}, err
-		}
-		if fs, _, err := superblock(image); err != nil {
-			return made{}, err
-		} else if fs != in.header.Filesystem {
-			return made{}, corrupt("its image holds %q and not the %q of its header", fs, in.header.Filesystem)
-		}
-		if err := image.Sync(); err != nil {
-			return made{}, err
-		}
-		if want == in.header.Size {
-			return made{item: next}, nil
-		}
-		return made{item: next}, p.growIdle(ctx, dir, next, want)
-	})
-	if err != nil {
-		return fmt.Errorf("receive dataset %s: %w", d.ID, err)
-	}
-	return nil
-}
-
-// receivable checks that a stream is what is expected and returns the dataset's size.
-func (p *Pool) receivable(h streamHeader, d dataset.Dataset, base *dataset.Source) (int64, error) {
-	var expected uuid.UUID
-	if base != nil {
-		expected = base.Snapshot
-	}
-	switch {
-	case h.Base == expected:
-	case h.Base == uuid.Nil:
-		return 0, dataset.Errorf(dataset.ErrConflict, "the stream is a whole image, not a difference to snapshot %s", expected)
-	case expected == uuid.Nil:
-		return 0, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not a whole image", h.Base)
-	default:
-		return 0, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, expected)
-	}
-	return cloneSize(d, h.Size)
-}
-
-// receiveInto makes the head that a stream is written to: a clone of its base, or empty.
-func (p *Pool) receiveInto(root, dir folder, base *dataset.Source) (*os.File, error) {
-	if base == nil {
-		return p.layout.create(dir, next)
-	}
-	defer p.claims.Use(base.Dataset)()
-	from, item, err := p.openSource(root, *base)
-	if err != nil {
-		return nil, err
-	}
-	defer from.Close()
-	if _, err := p.layout.clone(dir, next, from, item, false); err != nil {
-		return nil, err
-	}
-	return dir.openFile(p.layout.image(next), os.O_RDWR)
-}
-
-// apply writes a stream to an image.
-func apply(ctx context.Context, in *decoder, image *os.File, m *meter) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		c, err := in.nextChange()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if c.data != nil {
-			_, err = image.WriteAt(c.data, c.offset)
-		} else {
-			err = unix.Fallocate(int(image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.offset, c.length)
-		}
-		if err != nil {
-			return fmt.Errorf("write %s: %w", image.Name(), err)
-		}
-		m.add(int64(len(c.data)))
-	}
 }
 
 // stallPerExtent is what FICLONE holds writers up for each extent, measured on XFS:

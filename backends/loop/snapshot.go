@@ -27,19 +27,23 @@ func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends
 }
 
 func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
-	item := s.ID.String()
-	if _, err := dir.lstat(p.layout.image(item)); err == nil {
+	if _, err := dir.lstat(p.layout.image(s.ID.String())); err == nil {
 		return p.layout.flush(dir) // an earlier try may have been cut short before its own
 	}
 	if err := p.room(dir); err != nil {
 		return err
 	}
+	return p.keep(dir, s)
+}
+
+// keep makes the head a snapshot that is not there.
+func (p *Pool) keep(dir folder, s dataset.Snapshot) error {
 	// The record goes first: a snapshot without one would be a stranger.
 	if err := p.writeRecord(dir, snapshotRecord(s.ID), s); err != nil {
 		return err
 	}
 	p.step("snapshot.recorded")
-	durable, err := p.layout.clone(dir, item, dir, head, true)
+	durable, err := p.layout.clone(dir, s.ID.String(), dir, head, true)
 	if err != nil {
 		return errors.Join(err, dir.remove(snapshotRecord(s.ID)))
 	}
@@ -53,7 +57,10 @@ func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
 // DeleteSnapshot implements backends.Pool: one flush, or a power cut could bring back
 // what the store has forgotten.
 func (p *Pool) DeleteSnapshot(_ context.Context, ds, snapshot uuid.UUID) error {
-	err := p.within(ds, func(dir folder) error {
+	err := p.withinAny(ds, func(dir folder, place string) error {
+		if err := p.forget(dir, place, snapshot); err != nil {
+			return err
+		}
 		if err := p.layout.remove(dir, snapshot.String()); err != nil {
 			return err
 		}
@@ -167,32 +174,35 @@ func (p *Pool) restored(dir folder, keep uuid.UUID) (bool, error) {
 	return string(buf[:n]) == keep.String(), nil
 }
 
-// same fails with ErrCorrupt when two items differ anywhere.
-func (p *Pool) same(dir folder, a, b string) error {
+// same fails with ErrCorrupt when a clone differs from its source.
+func (p *Pool) same(dir folder, source, clone string) error {
+	equal, err := p.equal(dir, source, clone)
+	if err == nil && !equal {
+		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was left as it is", dir.path(p.layout.image(source)))
+	}
+	return err
+}
+
+// equal tells whether two items have the same bytes, by their extents.
+func (p *Pool) equal(dir folder, a, b string) (bool, error) {
 	fa, err := dir.open(p.layout.image(a))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer fa.Close()
 	fb, err := dir.open(p.layout.image(b))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer fb.Close()
 	sa, err := fa.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
 	sb, err := fb.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
 	diff, err := reflink.Changed(fa, fb)
-	if err != nil {
-		return err
-	}
-	if sa.Size() != sb.Size() || len(diff) > 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it in %d places: the head was left as it is", fa.Name(), len(diff))
-	}
-	return nil
+	return sa.Size() == sb.Size() && len(diff) == 0, err
 }

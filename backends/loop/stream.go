@@ -3,6 +3,7 @@ package loop
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -54,13 +55,15 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 // encoder writes a stream.
 type encoder struct {
 	w    *bufio.Writer
+	out  *rest
 	sum  hash.Hash
 	next uint32
 }
 
-func newEncoder(w io.Writer, h streamHeader) (*encoder, error) {
-	e := &encoder{sum: sha256.New()}
-	e.w = bufio.NewWriterSize(io.MultiWriter(w, e.sum), maxPayload+frameHeader)
+// newEncoder writes a stream to w, but for its first from bytes.
+func newEncoder(w io.Writer, h streamHeader, from int64) (*encoder, error) {
+	e := &encoder{out: &rest{w: w, skip: from}, sum: sha256.New()}
+	e.w = bufio.NewWriterSize(io.MultiWriter(e.out, e.sum), maxPayload+frameHeader)
 	raw, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
@@ -104,18 +107,48 @@ func (e *encoder) end() error {
 	return e.w.Flush()
 }
 
-// decoder reads a stream; whatever is wrong with it is ErrCorrupt.
+// rest writes all but the first bytes.
+type rest struct {
+	w     io.Writer
+	skip  int64
+	total int64 // skipped ones too
+}
+
+func (r *rest) Write(b []byte) (int, error) {
+	skip := min(max(r.skip-r.total, 0), int64(len(b)))
+	r.total += int64(len(b))
+	if skip == int64(len(b)) {
+		return len(b), nil
+	}
+	n, err := r.w.Write(b[skip:])
+	return int(skip) + n, err
+}
+
+// decoder reads a stream. Whatever is wrong with it is ErrCorrupt; one that ends early
+// io.ErrUnexpectedEOF, as its rest may come later.
 type decoder struct {
 	r      *bufio.Reader
 	sum    hash.Hash
 	header streamHeader
-	next   uint32
-	at     int64 // end of the last range
-	buf    []byte
+	mark
+	buf []byte
 }
 
+// mark is a place between two frames of a stream.
+type mark struct {
+	Offset int64  `json:"offset"` // in the stream
+	Next   uint32 `json:"next"`   // sequence
+	At     int64  `json:"at"`     // end of the last range
+	Sum    []byte `json:"sum"`    // state of the checksum over what comes before
+}
+
+func bareDecoder(r io.Reader) *decoder {
+	return &decoder{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
+}
+
+// newDecoder begins a stream.
 func newDecoder(r io.Reader) (*decoder, error) {
-	d := &decoder{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
+	d := bareDecoder(r)
 	var m [len(magic)]byte
 	if err := d.read(m[:]); err != nil {
 		return nil, err
@@ -140,6 +173,23 @@ func newDecoder(r io.Reader) (*decoder, error) {
 	return d, nil
 }
 
+// resumeDecoder goes on at a mark.
+func resumeDecoder(r io.Reader, h streamHeader, at mark) (*decoder, error) {
+	d := bareDecoder(r)
+	d.header, d.mark = h, at
+	if err := d.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.Sum); err != nil {
+		return nil, corrupt("the record of what has come can't be used: %w", err)
+	}
+	return d, nil
+}
+
+// here returns where the stream is, after a whole frame.
+func (d *decoder) here() (at mark, err error) {
+	at = d.mark
+	at.Sum, err = d.sum.(encoding.BinaryMarshaler).MarshalBinary()
+	return at, err
+}
+
 func corrupt(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "bad stream: "+format, args...)
 }
@@ -147,13 +197,14 @@ func corrupt(format string, args ...any) error {
 // read fills b and adds it to the checksum of the stream.
 func (d *decoder) read(b []byte) error {
 	_, err := io.ReadFull(d.r, b)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return corrupt("it was cut short")
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return fmt.Errorf("read the stream: %w", err)
+		return fmt.Errorf("the stream ended early, %d bytes from its start: %w", d.Offset, err)
 	}
 	d.sum.Write(b)
+	d.Offset += int64(len(b))
 	return nil
 }
 
@@ -167,10 +218,10 @@ func (d *decoder) frame() (kind byte, offset, length int64, payload []byte, err 
 	}
 	le := binary.LittleEndian
 	kind, offset, length = h[0], int64(le.Uint64(h[8:])), int64(le.Uint64(h[16:]))
-	if seq := le.Uint32(h[4:]); seq != d.next {
-		return fail(corrupt("frame %d came where %d should", seq, d.next))
+	if seq := le.Uint32(h[4:]); seq != d.Next {
+		return fail(corrupt("frame %d came where %d should", seq, d.Next))
 	}
-	d.next++
+	d.Next++
 	if kind != frameZero {
 		if length < 0 || length > maxPayload {
 			return fail(corrupt("a frame of %d bytes", length))
@@ -185,7 +236,7 @@ func (d *decoder) frame() (kind byte, offset, length int64, payload []byte, err 
 	}
 	table := castagnoli()
 	if crc32.Update(crc32.Checksum(h[:24], table), table, payload) != le.Uint32(h[24:]) {
-		return fail(corrupt("a checksum is wrong in frame %d", d.next-1))
+		return fail(corrupt("a checksum is wrong in frame %d", d.Next-1))
 	}
 	if kind == frameEnd && string(payload) != string(before) {
 		return fail(corrupt("the checksum over all of it is wrong"))
@@ -207,7 +258,7 @@ func (d *decoder) nextChange() (change, error) {
 	}
 	switch kind {
 	case frameEnd:
-		if _, err := d.r.ReadByte(); !errors.Is(err, io.EOF) {
+		if _, err := d.r.ReadByte(); err == nil {
 			return change{}, corrupt("something comes after its end")
 		}
 		return change{}, io.EOF
@@ -215,9 +266,9 @@ func (d *decoder) nextChange() (change, error) {
 	default:
 		return change{}, corrupt("a frame of an unknown kind %q", kind)
 	}
-	if offset < d.at || length <= 0 || length > d.header.Size || offset > d.header.Size-length {
-		return change{}, corrupt("a range of %d bytes at %d, after %d, in an image of %d", length, offset, d.at, d.header.Size)
+	if offset < d.At || length <= 0 || length > d.header.Size || offset > d.header.Size-length {
+		return change{}, corrupt("a range of %d bytes at %d, after %d, in an image of %d", length, offset, d.At, d.header.Size)
 	}
-	d.at = offset + length
+	d.At = offset + length
 	return change{offset: offset, length: length, data: payload}, nil
 }

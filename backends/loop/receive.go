@@ -1,0 +1,376 @@
+package loop
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+const partFile = part + recordSuffix
+
+// partial is on record beside what has come of a snapshot.
+type partial struct {
+	Snapshot uuid.UUID    `json:"snapshot"`
+	Header   streamHeader `json:"header"`
+	Mark     mark         `json:"mark"` // all that comes before is in the image, on the disk
+}
+
+func readPartial(dir folder) (have partial, err error) {
+	return have, readRecord(dir, partFile, &have)
+}
+
+// came is the record of a snapshot that came from elsewhere.
+type came struct {
+	dataset.Snapshot
+	Stream backends.Stream `json:"stream,omitzero"`
+}
+
+// Received implements backends.Copier.
+func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
+	err = p.withinAny(ds, func(dir folder, place string) error {
+		out, err = p.received(dir, place, snapshot)
+		return err
+	})
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("look what has come of snapshot %s of dataset %s: %w", snapshot, ds, err)
+	}
+	return out, err
+}
+
+func (p *Pool) received(dir folder, place string, snapshot uuid.UUID) (out backends.Received, err error) {
+	if _, err := dir.lstat(p.layout.image(snapshot.String())); err == nil {
+		var s came
+		if err := readRecord(dir, snapshotRecord(snapshot), &s); err != nil {
+			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
+		}
+		return backends.Received{Whole: true, Last: s.Stream}, nil
+	}
+	if place != copies {
+		return out, nil
+	}
+	if _, err := dir.lstat(p.layout.image(part)); err != nil {
+		return out, absentIsFine(err)
+	}
+	have, err := readPartial(dir)
+	if err != nil || have.Snapshot != snapshot {
+		return out, nil // of no use, or of another one
+	}
+	return backends.Received{Bytes: have.Mark.Offset, Base: have.Header.Base}, nil
+}
+
+// Receive implements backends.Copier.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+	out, err := p.receive(ctx, d, r, progress)
+	if err != nil {
+		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
+	}
+	return out, nil
+}
+
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+	root, err := p.open()
+	if err != nil {
+		return out, err
+	}
+	defer root.Close()
+	defer p.claims.Use(d.Dataset.ID)()
+	dir, err := p.copyDir(root, d.Dataset)
+	if err != nil {
+		return out, err
+	}
+	defer dir.Close()
+	have, err := p.received(dir, copies, d.Snapshot.ID)
+	switch {
+	case err != nil:
+		return out, err
+	case have.Whole:
+		return have.Last, p.layout.flush(dir)
+	case d.From != 0 && d.From != have.Bytes:
+		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
+	case d.From != 0 && d.Base != have.Base:
+		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := p.room(root); err != nil {
+		return out, err
+	}
+	in, err := p.resumed(dir, d, r)
+	if err != nil {
+		return out, err
+	}
+	rcv := &receiving{pool: p, dir: dir, in: in, snapshot: d.Snapshot, progress: progress}
+	return rcv.run(ctx)
+}
+
+// copyDir opens the directory of a copy, which it makes when there is nothing.
+func (p *Pool) copyDir(root folder, d dataset.Dataset) (folder, error) {
+	dir, place, err := p.findAny(root, d.ID)
+	if err == nil && place == copies {
+		return dir, nil
+	}
+	if err == nil {
+		_ = dir.Close()
+		return folder{}, dataset.Errorf(dataset.ErrConflict, "pool %s has the dataset itself, with a head", p.name)
+	}
+	if !errors.Is(err, dataset.ErrNotFound) {
+		return folder{}, err
+	}
+	if err := p.room(root); err != nil {
+		return folder{}, err
+	}
+	name := filepath.Join(copies, d.ID.String())
+	if err := root.mkdir(name); err != nil && !errors.Is(err, os.ErrExist) {
+		return folder{}, err
+	}
+	if dir, err = root.sub(name); err != nil {
+		return folder{}, err
+	}
+	p.step("receive.begun")
+	err = p.writeRecord(dir, recordFile, d)
+	if err == nil {
+		err = p.layout.flush(dir)
+	}
+	if err != nil {
+		return folder{}, errors.Join(err, dir.Close())
+	}
+	p.step("receive.recorded")
+	return dir, nil
+}
+
+// resumed reads the beginning of a stream, or goes on where one was cut.
+func (p *Pool) resumed(dir folder, d backends.Delivery, r io.Reader) (*decoder, error) {
+	if d.From == 0 {
+		in, err := newDecoder(r)
+		if err != nil {
+			return nil, err
+		}
+		if err := expected(in.header, d); err != nil {
+			return nil, err
+		}
+		return in, p.startPartial(dir, in.header)
+	}
+	if err := p.dropHead(dir); err != nil {
+		return nil, err
+	}
+	have, err := readPartial(dir)
+	if err != nil {
+		return nil, err
+	}
+	in, err := resumeDecoder(r, have.Header, have.Mark)
+	if err != nil {
+		return nil, errors.Join(err, p.dropPartial(dir))
+	}
+	return in, nil
+}
+
+func expected(h streamHeader, d backends.Delivery) error {
+	switch {
+	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
+		return corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+	case h.Base != d.Base:
+		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
+	}
+	return nil
+}
+
+// startPartial makes the image that a stream is written to: a clone of its base, or empty.
+func (p *Pool) startPartial(dir folder, h streamHeader) error {
+	base := h.Base.String()
+	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrNotFound, "the copy has no snapshot %s, which the stream is a difference to", h.Base)
+	}
+	if err := p.dropHead(dir); err != nil {
+		return err
+	}
+	if err := p.dropPartial(dir); err != nil {
+		return err
+	}
+	if h.Base == uuid.Nil {
+		image, err := p.layout.create(dir, part)
+		if err != nil {
+			return err
+		}
+		return errors.Join(image.Truncate(h.Size), image.Close())
+	}
+	if _, err := p.layout.clone(dir, part, dir, base, false); err != nil {
+		return err
+	}
+	image, err := dir.openFile(p.layout.image(part), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	return errors.Join(image.Truncate(h.Size), image.Close())
+}
+
+// dropPartial removes what has come of a snapshot, the record of it first.
+func (p *Pool) dropPartial(dir folder) error {
+	if err := absentIsFine(dir.remove(partFile)); err != nil {
+		return err
+	}
+	return p.layout.remove(dir, part)
+}
+
+// receiving is one run of Receive.
+type receiving struct {
+	pool     *Pool
+	dir      folder
+	image    *os.File
+	in       *decoder
+	snapshot dataset.Snapshot
+	progress backends.Progress
+	done     mark       // all before is in the image
+	safe     int64      // all before is on record, or about to be
+	flushing chan error // of a checkpoint that is on its way
+}
+
+// checkpointEvery is how many bytes of a stream come between two checkpoints: at most that
+// much is on its way to the disk, and as much again was not yet begun, when the power goes.
+const checkpointEvery = 4 << 20
+
+func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
+	p := r.pool
+	if r.image, err = r.dir.openFile(p.layout.image(part), os.O_RDWR); err != nil {
+		return out, err
+	}
+	defer r.image.Close()
+	defer func() { _ = r.wait() }()
+	p.step("receive.started")
+	if r.done, err = r.in.here(); err != nil {
+		return out, err
+	}
+	r.safe = r.done.Offset
+	err = r.apply(ctx)
+	if fErr := r.wait(); err == nil {
+		err = fErr
+	}
+	if err == nil {
+		err = r.matches()
+	}
+	switch {
+	case errors.Is(err, dataset.ErrCorrupt):
+		return out, errors.Join(err, p.dropPartial(r.dir))
+	case err != nil:
+		// It is on record as far as it was flushed before: what fails now costs no more than
+		// to get it again.
+		_ = r.record()()
+		return out, err
+	}
+	return r.finish()
+}
+
+// apply writes what comes to the image.
+func (r *receiving) apply(ctx context.Context) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		c, err := r.in.nextChange()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if c.data != nil {
+			_, err = r.image.WriteAt(c.data, c.offset)
+		} else {
+			err = unix.Fallocate(int(r.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.offset, c.length)
+		}
+		if err != nil {
+			return fmt.Errorf("write %s: %w", r.image.Name(), err)
+		}
+		if r.done, err = r.in.here(); err != nil {
+			return err
+		}
+		if r.progress != nil {
+			r.progress(r.done.Offset, 0)
+		}
+		if r.done.Offset-r.safe >= r.pool.backend.every {
+			if err := r.checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// checkpoint puts on record, while the stream goes on, what has come. One at a time: a
+// disk that is slower than the link slows the link down.
+func (r *receiving) checkpoint() error {
+	if err := r.wait(); err != nil {
+		return err
+	}
+	if err := r.pool.room(r.dir); err != nil {
+		return err
+	}
+	r.safe = r.done.Offset
+	record := r.record()
+	r.pool.step("receive.written")
+	r.flushing = make(chan error, 1)
+	go func() { r.flushing <- record() }()
+	return nil
+}
+
+// wait waits for a checkpoint that is on its way.
+func (r *receiving) wait() error {
+	if r.flushing == nil {
+		return nil
+	}
+	err := <-r.flushing
+	r.flushing = nil
+	r.pool.step("receive.flushed")
+	return err
+}
+
+// record returns what flushes the image and records what is done by now.
+func (r *receiving) record() func() error {
+	have := partial{Snapshot: r.snapshot.ID, Header: r.in.header, Mark: r.done}
+	return func() error {
+		if err := unix.Fdatasync(int(r.image.Fd())); err != nil {
+			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
+		}
+		return r.pool.writeRecord(r.dir, partFile, have)
+	}
+}
+
+// matches checks that the image holds what the header said.
+func (r *receiving) matches() error {
+	fs, _, err := superblock(r.image)
+	if err == nil && fs != r.in.header.Filesystem {
+		err = corrupt("its image holds %q and not the %q of its header", fs, r.in.header.Filesystem)
+	}
+	return err
+}
+
+// finish makes a snapshot of what was verified.
+func (r *receiving) finish() (backends.Stream, error) {
+	p, h := r.pool, r.in.header
+	out := backends.Stream{Base: h.Base, Size: dataset.Size(h.Size), Bytes: r.in.Offset, Sum: hex.EncodeToString(r.in.sum.Sum(nil))}
+	if err := r.image.Sync(); err != nil {
+		return out, err
+	}
+	p.step("receive.verified")
+	if err := p.writeRecord(r.dir, snapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
+		return out, err
+	}
+	p.step("receive.noted")
+	if err := p.layout.seal(r.dir, part, r.snapshot.ID.String()); err != nil {
+		return out, err
+	}
+	p.step("receive.sealed")
+	if err := absentIsFine(r.dir.remove(partFile)); err != nil {
+		return out, err
+	}
+	return out, p.layout.flush(r.dir)
+}
