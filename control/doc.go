@@ -20,9 +20,10 @@
 //	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
 //	cluster/id                    the identity of this store
 //	house/ran                     for how long services have run on it
+//	rev/<replica>/<lane>          what a service changed last, for the others: see tidings
 //
 // Any number of services can work on one store: none keeps anything that
-// another cannot read again, apart from what agents' heartbeats said last. An
-// agent learns of changes from the service that it follows: of those that went
-// through another, at its next look at everything.
+// another cannot read again, apart from what agents' heartbeats said last, and
+// those go to all. Each hears of what the others change, so that an agent may
+// follow any.
 package control

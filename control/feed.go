@@ -60,6 +60,17 @@ func (f *feed) publish(nodes, datasets, ops []uuid.UUID) {
 	}
 }
 
+// forget has everybody look at everything.
+func (f *feed) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.first += uint64(len(f.changes)) + 1
+	f.changes = nil
+	for id := range f.bells {
+		f.ring(id)
+	}
+}
+
 // wake lets those look again who wait for a node or operation.
 func (f *feed) wake(id uuid.UUID) {
 	f.mu.Lock()

@@ -22,6 +22,7 @@ const (
 	operationsPrefix = "operations/"
 	trashPrefix      = "trash/"
 	uuidPrefix       = "by-uuid/"
+	revPrefix        = "rev/"
 	copiesPrefix     = "copies/"
 )
 

@@ -26,6 +26,9 @@ type Deps struct {
 	Profiles  func() Profiles
 	Clock     clock.Clock
 	Version   string
+	// Shared says that other services may work on the store too: this one tells them
+	// what it changes, and hears what they do.
+	Shared bool
 	// Failed is told of what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
@@ -42,6 +45,7 @@ type Service struct {
 	events  *events
 	counts  counts
 	seen    seen
+	out     *outbox // what others are told of; nil: there are none
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service is to stop
@@ -55,6 +59,9 @@ var _ api.Service = (*Service)(nil)
 func New(d Deps) *Service {
 	s, ctx := newService(d)
 	s.done.Go(func() { s.keepHouse(ctx) })
+	if s.Shared {
+		s.done.Go(func() { s.hearOthers(ctx) })
+	}
 	return s
 }
 
@@ -63,11 +70,15 @@ func New(d Deps) *Service {
 func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	ctx, stop := context.WithCancel(context.Background())
-	return &Service{
+	s = &Service{
 		Deps: d, store: d.Store, started: now, steady: d.Clock.Steady(),
 		feed: newFeed(), events: newEvents(now), seen: newSeen(),
 		stop: stop, quit: ctx.Done(),
-	}, ctx
+	}
+	if d.Shared {
+		s.out = newOutbox()
+	}
+	return s, ctx
 }
 
 // Close stops the background work and lets go of whoever waits. The store stays
@@ -83,13 +94,9 @@ func (s *Service) Version(context.Context) (api.Version, error) {
 }
 
 // publish tells those who wait of what a transaction changed.
-func (s *Service) publish(t *tx) {
-	s.feed.publish(t.nodes, t.touched, t.ops)
-	now := s.Clock.Now()
-	for i := range t.events {
-		t.events[i].Time = now
-	}
-	s.events.publish(t.events...)
+func (s *Service) publish(t tiding) {
+	s.feed.publish(t.Nodes, t.Datasets, t.Ops)
+	s.events.publish(t.Events...)
 }
 
 // Profiles lists all profiles.

@@ -210,17 +210,44 @@ func (s *Service) try(ctx context.Context, decide func(*tx) error) (uint64, erro
 	if err := decide(t); err != nil || len(t.writes) == 0 {
 		return 0, t.settled(err)
 	}
+	return s.commit(t)
+}
+
+// commit commits what was decided and tells of it: in the same transaction those who
+// follow another service.
+func (s *Service) commit(t *tx) (uint64, error) {
+	told, l := s.tidingOf(t), (*lane)(nil)
+	if s.out != nil && !told.empty() {
+		var w store.Write
+		var err error
+		if l, w, err = s.out.take(t.ctx, told); err != nil {
+			return 0, err
+		}
+		t.write(w)
+	}
 	index, err := t.commit()
+	refused := errors.Is(err, store.ErrConflict)
+	if l != nil {
+		s.out.done(l, err == nil, err == nil || refused || errors.Is(err, store.ErrTooLarge))
+	}
 	switch {
 	case err == nil:
-		s.publish(t)
+		s.publish(told)
 		return index, nil
-	case errors.Is(err, store.ErrConflict):
+	case refused:
 		return 0, errBusy
 	}
 	// It may have happened: who would have been woken looks for himself.
 	s.feed.publish(t.nodes, t.touched, t.ops)
-	return 0, unwritten(ctx, err)
+	return 0, unwritten(t.ctx, err)
+}
+
+func (s *Service) tidingOf(t *tx) tiding {
+	now := s.Clock.Now()
+	for i := range t.events {
+		t.events[i].Time = now
+	}
+	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events}
 }
 
 // view makes a decision that writes nothing, again as long as what it reads

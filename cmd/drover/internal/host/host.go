@@ -116,7 +116,7 @@ func metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
 // control makes the control service; it ends with the process.
 func (p *process) control(st held) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
+		Store: st, StoreName: st.kind, Shared: p.Consul != nil, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
 	p.atEnd(func() error { svc.Close(); return nil })

@@ -1,0 +1,94 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// hearAgain is how long a store that does not answer is left alone.
+const hearAgain = time.Second
+
+// heard is what a service has read of a lane.
+type heard struct {
+	index uint64
+	count uint64
+}
+
+// hearing is what it has read of all.
+type hearing struct {
+	lanes map[string]heard // nil: nothing yet, or of a store that is no more
+	told  bool             // that the store does not answer
+}
+
+// hearOthers publishes what other services on the store change, until ctx ends. It
+// holds one watch, reads the lanes when it wakes and writes nothing.
+func (s *Service) hearOthers(ctx context.Context) {
+	var h hearing
+	for index := uint64(0); ctx.Err() == nil; {
+		next, err := s.store.Watch(ctx, revPrefix, index)
+		if err == nil {
+			if next < index { // the store went back
+				h.lanes = nil
+			}
+			err = s.hearNow(ctx, &h)
+		}
+		if err == nil {
+			index, h.told = next, false
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !h.told {
+			h.told = true
+			s.Failed("hear what other replicas change", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.Clock.After(hearAgain):
+		}
+	}
+}
+
+// hearNow takes in what lies in the lanes now.
+func (s *Service) hearNow(ctx context.Context, h *hearing) error {
+	entries, err := s.store.List(ctx, revPrefix, "", 0)
+	if err != nil {
+		return unread(ctx, err)
+	}
+	lanes, gap := make(map[string]heard, len(entries)), h.lanes == nil
+	for _, e := range entries {
+		was, known := h.lanes[e.Key]
+		if known && was.index == e.Index {
+			lanes[e.Key] = was
+			continue
+		}
+		var t tidings
+		if err := decode(e.Key, e.Value, &t); err != nil {
+			return err
+		}
+		lanes[e.Key] = heard{e.Index, t.Count}
+		gap = !s.hearLane(e, t, was, h.lanes != nil) || gap
+	}
+	h.lanes = lanes
+	if gap {
+		s.feed.forget()
+	}
+	return nil
+}
+
+// hearLane publishes what is new in a lane. It reports false when some of that is
+// not known any more.
+func (s *Service) hearLane(e store.Entry, t tidings, was heard, follows bool) bool {
+	if !follows || s.out.own(e.Key) {
+		return true
+	}
+	list, ok := t.missed(was.count)
+	for _, x := range list {
+		s.feed.publish(x.Nodes, x.Datasets, x.Ops)
+		s.events.publish(x.Events...)
+	}
+	return ok
+}
