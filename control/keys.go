@@ -23,6 +23,8 @@ const (
 	trashPrefix      = "trash/"
 	uuidPrefix       = "by-uuid/"
 	revPrefix        = "rev/"
+	tokensPrefix     = "tokens/"
+	revokedPrefix    = "revoked/"
 	copiesPrefix     = "copies/"
 )
 
@@ -40,6 +42,10 @@ func poolKey(id uuid.UUID) string      { return poolsPrefix + id.String() }
 func operationKey(id uuid.UUID) string { return operationsPrefix + id.String() }
 func trashKey(id uuid.UUID) string     { return trashPrefix + id.String() }
 func uuidKey(id uuid.UUID) string      { return uuidPrefix + id.String() }
+
+func tokenKey(hash string) string           { return tokensPrefix + hash }
+func revokedNodeKey(id uuid.UUID) string    { return revokedPrefix + id.String() }
+func revokedOperatorKey(name string) string { return revokedPrefix + "operator/" + name }
 
 func snapshotPrefix(ds uuid.UUID) string { return snapshotsPrefix + ds.String() + "/" }
 func snapshotKey(ds, id uuid.UUID) string {
