@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/facts"
 )
 
 // Config is what an agent is made of.
@@ -36,6 +37,9 @@ type Config struct {
 	Clock    clock.Clock
 	Log      logrus.FieldLogger
 	Limits   Limits
+	Host     facts.Host // where facts are read from; zero: this host
+	// Engine tells what is known of the engine, without asking it; nil: nothing is.
+	Engine func() Engine
 }
 
 // Limits are the times that the agent keeps. Zero values take the defaults.
@@ -72,6 +76,7 @@ type Agent struct {
 	locks  locks
 	jobs   *jobs
 	mounts mounts
+	facts  hostFacts
 
 	taking     sync.Mutex // held while an answer of control is taken in
 	spelling   sync.Mutex // held while what the engine has used is read, written and taken in
@@ -116,6 +121,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.jobs = newJobs(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.pools = newPools(a)
+	a.facts = newHostFacts(cfg.Host)
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err
@@ -217,6 +223,7 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 	if err := a.take(ctx, s, known); err != nil {
 		return 0, err
 	}
+	a.forgetFacts()
 	a.joined()
 	return s.Rev, nil
 }

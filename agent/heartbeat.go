@@ -39,6 +39,7 @@ const settleTime = 50 * time.Millisecond
 func (a *Agent) heartbeats(begun func()) {
 	told := map[uuid.UUID]dataset.DatasetStatus{}
 	a.tell(a.ctx, told, a.takeNews())
+	a.tellFacts(a.ctx)
 	begun()
 	purgeAt := a.Clock.Now().Add(purgeEvery)
 	round := a.Clock.After(0)
@@ -54,6 +55,7 @@ func (a *Agent) heartbeats(begun func()) {
 				purgeAt = now.Add(purgeEvery)
 			}
 			a.tell(a.ctx, told, append(a.mountedIDs(), slices.Collect(maps.Keys(told))...))
+			a.tellFacts(a.ctx)
 			if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
 			}

@@ -224,7 +224,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 		return *plan.Done, nil
 	}
 	if plan.Operation.Node != a.node {
-		return d, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool is on node %s (drover volume create makes it there)", plan.Operation.Volume, plan.Operation.Node)
+		return a.makeElsewhere(ctx, jb, req)
 	}
 	out, err := a.carryOut(ctx, jb, *plan.Operation)
 	if err != nil {

@@ -61,7 +61,7 @@ func views(sc scene, all map[string]func() error) {
 		"snapshot":         func() error { return second(sc.Snapshot(ctx, "", sc.snap.ID.String()[:8])) },
 		"snapshot by name": func() error { return second(sc.Snapshot(ctx, "db", "one")) },
 		"pools":            func() error { return second(sc.Pools(ctx)) },
-		"nodes":            func() error { return second(sc.NodeList(ctx)) },
+		"nodes":            func() error { return second(sc.NodeList(ctx, "")) },
 		"operations":       func() error { return second(sc.Operations(ctx, api.Page{})) },
 		"operation":        func() error { return second(sc.Operation(ctx, sc.pending.ID.String(), 0)) },
 	} {
@@ -75,6 +75,8 @@ func reports(sc scene, all map[string]func() error) {
 		"cancel":    func() error { return second(sc.CancelOperation(ctx, sc.pending.ID.String())) },
 		"sync":      func() error { return second(sc.Sync(ctx, sc.id, 0, 0)) },
 		"heartbeat": func() error { return sc.Heartbeat(ctx, sc.id, api.Heartbeat{Incarnation: sc.incarnation}) },
+		"facts":     func() error { return second(sc.Facts(ctx, sc.id, api.FactsReport{Incarnation: sc.incarnation})) },
+		"cordon":    func() error { return second(sc.Cordon(ctx, sc.id, true)) },
 		"record":    func() error { return sc.Record(ctx, sc.id, sc.report(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.id, Incarnation: sc.incarnation}, Pools: sc.pools})

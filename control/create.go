@@ -85,7 +85,9 @@ func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) 
 		d.Profile.Snapshots.Schedule = ""
 	}
 	d.Size = d.Profile.Size
-	pool, err := s.place(t, node, d.Profile, "volume "+d.Volume)
+	pool, err := s.place(t, order{
+		id: d.ID, what: "volume " + d.Volume, profile: d.Profile, asking: node, here: w.kind == dataset.OpImport,
+	})
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,8 @@ const (
 	trashPrefix      = "trash/"
 	uuidPrefix       = "by-uuid/"
 	revPrefix        = "rev/"
-	tokensPrefix     = "tokens/"
-	revokedPrefix    = "revoked/"
 	copiesPrefix     = "copies/"
+	factsPrefix      = "facts/"
 )
 
 // clusterKey holds the identity of the store: made once, with the first node.
@@ -39,13 +38,10 @@ func datasetKey(id uuid.UUID) string   { return datasetsPrefix + id.String() }
 func leaseKey(id uuid.UUID) string     { return "leases/" + id.String() }
 func nodeKey(id uuid.UUID) string      { return nodesPrefix + id.String() }
 func poolKey(id uuid.UUID) string      { return poolsPrefix + id.String() }
+func factsKey(id uuid.UUID) string     { return factsPrefix + id.String() }
 func operationKey(id uuid.UUID) string { return operationsPrefix + id.String() }
 func trashKey(id uuid.UUID) string     { return trashPrefix + id.String() }
 func uuidKey(id uuid.UUID) string      { return uuidPrefix + id.String() }
-
-func tokenKey(hash string) string           { return tokensPrefix + hash }
-func revokedNodeKey(id uuid.UUID) string    { return revokedPrefix + id.String() }
-func revokedOperatorKey(name string) string { return revokedPrefix + "operator/" + name }
 
 func snapshotPrefix(ds uuid.UUID) string { return snapshotsPrefix + ds.String() + "/" }
 func snapshotKey(ds, id uuid.UUID) string {
@@ -122,6 +118,8 @@ func belongs(key string, v any) error {
 		want = copyKey(v.Node, v.Dataset)
 	case *dataset.Node:
 		want = nodeKey(v.ID)
+	case *dataset.Facts:
+		want = factsKey(v.Node)
 	case *dataset.Pool:
 		want = poolKey(v.ID)
 	case *dataset.Operation:

@@ -9,20 +9,15 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/pki"
 )
 
 // Register puts a node and its pools on record. The agent that registers last
-// is the one whose reports count. Again: the same. One that has a certificate is called
-// what that says. ErrInvalid when it does not say who it is, ErrForbidden for a node that
-// was removed.
+// is the one whose reports count. Again: the same. ErrInvalid when it does not
+// say who it is.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
 		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
-	}
-	if p := api.PrincipalOf(ctx); p.Kind == pki.Node {
-		n.Name = p.Name
 	}
 	_, err := s.update(ctx, func(t *tx) error {
 		if err := t.identify(); err != nil {
@@ -33,11 +28,6 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
-		}
-		if was, err := t.get(revokedNodeKey(n.ID), &revocation{}); err != nil {
-			return err
-		} else if was || !old.Removed.IsZero() {
-			return gone(n.ID)
 		}
 		n.Pools = nil
 		for _, p := range r.Pools {
@@ -72,11 +62,6 @@ func (t *tx) identify() error {
 	return t.put(clusterKey, claim{uuid.New()})
 }
 
-// NodeList lists all nodes.
-func (s *Service) NodeList(ctx context.Context) ([]dataset.Node, error) {
-	return listAll[dataset.Node](newTx(ctx, s.store), nodesPrefix)
-}
-
 // Heartbeat keeps what an agent sees; nothing is stored. ErrStale for an agent
 // that is not the node's newest.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
@@ -104,8 +89,6 @@ func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
 		return n, err
 	case !ok:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s is not registered", node)
-	case !n.Removed.IsZero():
-		return n, gone(node)
 	case n.Incarnation != incarnation:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since", n.Name, incarnation, n.Incarnation)
 	}

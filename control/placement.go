@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -56,76 +55,32 @@ func (c candidate) away() string {
 // one's reason: ErrOffline when one would fit if it were not away, otherwise
 // ErrUnsupported. Pure. What the profile is for is in what.
 func choose(cands []candidate, p dataset.Profile, what string) (candidate, error) {
-	if len(cands) == 0 {
-		return candidate{}, dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", what)
+	p.Placement = "" // of what is new: what is there stays where it is, or goes where a person says
+	o, sites := order{what: what, profile: p}, []site{{pools: cands}}
+	if c, fits := first(sites, o); fits {
+		return c, nil
 	}
-	var why []string
-	kind := dataset.ErrUnsupported
-	for _, c := range cands {
-		reason := misfit(c, p)
-		if reason == "" {
-			if reason = c.away(); reason == "" {
-				return c, nil
-			}
-			kind = dataset.ErrOffline
-		}
-		why = append(why, "pool "+c.Name+": "+reason)
-	}
-	return candidate{}, dataset.Errorf(kind, "%s: no pool can keep profile %s: %s", what, p.Name, strings.Join(why, "; "))
+	return candidate{}, refuse(sites, o)
 }
 
-// candidates returns the pools of a node in the order in which it lists them;
-// of all nodes for a nil one.
+// candidates returns the pools of a node in the order in which it lists them.
 func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
-	var nodes []dataset.Node
-	if node == uuid.Nil {
-		var err error
-		if nodes, err = listAll[dataset.Node](t, nodesPrefix); err != nil {
-			return nil, err
-		}
-	} else {
-		var n dataset.Node
-		if ok, err := t.get(nodeKey(node), &n); err != nil {
-			return nil, err
-		} else if ok {
-			nodes = append(nodes, n)
-		}
+	var n dataset.Node
+	if ok, err := t.get(nodeKey(node), &n); err != nil || !ok {
+		return nil, err
 	}
 	var cands []candidate
-	for _, n := range nodes {
-		for _, id := range n.Pools {
-			var p dataset.Pool
-			ok, err := t.peek(poolKey(id), &p)
-			if err != nil {
-				return nil, err
-			}
-			if ok && p.Node == n.ID { // not one that another node has adopted
-				cands = append(cands, candidate{p, n.Cordoned, s.seen.pool(id)})
-			}
+	for _, id := range n.Pools {
+		var p dataset.Pool
+		ok, err := t.peek(poolKey(id), &p)
+		if err != nil {
+			return nil, err
+		}
+		if ok && p.Node == n.ID { // not one that another node has adopted
+			cands = append(cands, candidate{Pool: p, cordoned: n.Cordoned, status: s.seen.pool(id)})
 		}
 	}
 	return cands, nil
-}
-
-func (s *Service) place(t *tx, node uuid.UUID, p dataset.Profile, what string) (candidate, error) {
-	cands, err := s.candidates(t, node)
-	if err != nil {
-		return candidate{}, err
-	}
-	if p.Pool != "" && !slices.ContainsFunc(cands, func(c candidate) bool { return c.Name == p.Pool }) {
-		var names []string
-		for _, c := range cands {
-			names = append(names, c.Name)
-		}
-		return candidate{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", p.Pool, dataset.Have(names))
-	}
-	c, err := choose(cands, p, what)
-	if err != nil {
-		return c, err
-	}
-	// The decision rests on this one: there may be more than a transaction can check.
-	_, err = t.get(poolKey(c.ID), &dataset.Pool{})
-	return c, err
 }
 
 // fits checks that a dataset, where it lies, can have a profile.

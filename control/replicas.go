@@ -120,7 +120,7 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := s.candidates(t, uuid.Nil)
+	all, err := s.everywhere(t)
 	if err != nil {
 		return nil, nil, err
 	}

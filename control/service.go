@@ -9,7 +9,6 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/pki"
 )
 
 // Profiles is the set of profiles as it is now; profiles.Set implements it.
@@ -30,9 +29,6 @@ type Deps struct {
 	// Shared says that other services may work on the store too: this one tells them
 	// what it changes, and hears what they do.
 	Shared bool
-	// Authority is the cluster's; nil where there is no cluster. It may be read anew
-	// each time.
-	Authority func() (*pki.Authority, error)
 	// Failed is told of what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
@@ -50,17 +46,13 @@ type Service struct {
 	counts  counts
 	seen    seen
 	out     *outbox // what others are told of; nil: there are none
-	revoked revoked
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service is to stop
 	done sync.WaitGroup
 }
 
-var (
-	_ api.Service = (*Service)(nil)
-	_ api.Members = (*Service)(nil)
-)
+var _ api.Service = (*Service)(nil)
 
 // New returns a service that works on the store, with its background work
 // running until Close.
@@ -86,7 +78,6 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	if d.Shared {
 		s.out = newOutbox()
 	}
-	s.revoked.looked.L = &s.revoked.mu
 	return s, ctx
 }
 

@@ -22,6 +22,7 @@ type Profile struct {
 	Follow      Follow     `json:"follow,omitzero"`
 	Replicas    Replicas   `json:"replicas,omitzero"`
 	Failover    Failover   `json:"failover,omitzero"`
+	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
 }
 
 // Replicas says how many nodes beside the home keep a copy, and how old that may get.

@@ -16,7 +16,7 @@ const notBuilt = "is not built yet in this version: leave it out"
 func later() map[string]string {
 	return map[string]string{
 		"qos": notBuilt, "replicas": notBuilt, "failover": notBuilt,
-		"placement": notBuilt, "encryption": notBuilt, "access": notBuilt,
+		"encryption": notBuilt, "access": notBuilt,
 	}
 }
 
@@ -90,7 +90,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement"}, later())
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -101,6 +101,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"snapshots":   func(v strictyaml.Node) error { return snapshots(v, &p.Snapshots) },
 		"quiesce":     func(v strictyaml.Node) error { return quiesce(v, &p.Quiesce) },
 		"on_delete":   func(v strictyaml.Node) error { return onDelete(v, &p.OnDelete) },
+		"placement":   func(v strictyaml.Node) error { return placement(v, &p.Placement) },
 		"owner":       func(v strictyaml.Node) error { return owner(v, &p) },
 		"follow":      func(v strictyaml.Node) error { return follow(v, &p.Follow) },
 	} {

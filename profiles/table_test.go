@@ -1,5 +1,10 @@
 package profiles_test
 
+import (
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
+)
+
 // document is a profiles.yaml, and what is wrong with it: mistakes as Parse
 // tells them, in the order of the file; none for one that is good.
 type document struct {
@@ -17,18 +22,21 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, filesystem, follow, on_delete, owner, pool, quiesce, size, snapshots)"
+		haveKeys  = "(have: backend, description, filesystem, follow, on_delete, owner, placement, pool, quiesce, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
 		wantName  = "want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit"
 		wantTrash = "want a number and a unit, such as 72h or 30m"
 	)
+	const knowsNoFacts = "it does not know the facts"
+	haveFacts := "(have: " + dataset.Have(selector.Names()) + ")"
 	return []document{
 		// Good ones.
 		{name: "nothing said", src: "default: a\nprofiles:\n  a:\n"},
 		{name: "empty profile", src: "default: a\nprofiles: {a: {}}\n"},
 		{name: "all keys", src: one(`{description: "d", backend: loop, pool: fast, size: 20GiB, filesystem: {type: xfs, mount: [noatime, logbsize=256k]}, snapshots: {required: true, schedule: "*/15 * * * *", keep: {last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5}}, quiesce: freeze, on_delete: {trash: 72h}, owner: {uid: 999, gid: 998, mode: "0750"}}`)},
+		{name: "placement", src: one(`placement: 'architecture == "x86_64" and load_10 < 20'`)},
 		{name: "ext4", src: one("filesystem: {type: ext4, mount: [commit=30, nodelalloc, noatime, discard]}")},
 		{name: "any filesystem", src: one("filesystem: {mount: [relatime, nodev]}")},
 		{name: "purge", src: one("on_delete: purge")},
@@ -71,7 +79,6 @@ func documents() []document {
 		{name: "qos", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:5: profiles.a.qos: ` + notBuilt + ` in "qos: {read_iops: 5}"`}},
 		{name: "replicas", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:5: profiles.a.replicas: ` + notBuilt + ` in "replicas: {count: 1}"`}},
 		{name: "failover", src: one("failover: manual"), mistakes: []string{`p.yaml:4:5: profiles.a.failover: ` + notBuilt + ` in "failover: manual"`}},
-		{name: "placement", src: one("placement: x"), mistakes: []string{`p.yaml:4:5: profiles.a.placement: ` + notBuilt + ` in "placement: x"`}},
 		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
 		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
 
@@ -101,6 +108,13 @@ func documents() []document {
 		{name: "keep nothing", src: one(`snapshots: {schedule: "@daily", keep: {last: 0}}`), mistakes: []string{`p.yaml:4:43: profiles.a.snapshots.keep: it keeps nothing: want a number for last, hourly, daily, weekly or monthly in "snapshots: {schedule: \"@daily\", keep: {last: 0}}"`}},
 		{name: "keep less than none", src: one(`snapshots: {schedule: "@daily", keep: {last: -1}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a number from 0 to 10000, not -1 in "snapshots: {schedule: \"@daily\", keep: {last: -1}}"`}},
 		{name: "keep half", src: one(`snapshots: {schedule: "@daily", keep: {last: 1.5}}`), mistakes: []string{`p.yaml:4:50: profiles.a.snapshots.keep.last: want a whole number, not a number in "snapshots: {schedule: \"@daily\", keep: {last: 1.5}}"`}},
+		{name: "placement by an unknown fact", src: one(`placement: 'load_1 < 3 and architecure == "x"'`), mistakes: []string{`p.yaml:4:32: profiles.a.placement: unknown fact "architecure", did you mean architecture? ` + haveFacts + ` in "placement: 'load_1 < 3 and architecure == \"x\"'"`}, loaderOnly: knowsNoFacts},
+		{name: "placement, double quotes", src: one(`placement: "node == \"a\" and lode_1 < 3"`), mistakes: []string{`p.yaml:4:35: profiles.a.placement: unknown fact "lode_1", did you mean load_1? ` + haveFacts + ` in "placement: \"node == \\\"a\\\" and lode_1 < 3\""`}, loaderOnly: knowsNoFacts},
+		{name: "placement, single quotes", src: one(`placement: 'node == ''a'' and load_1 < "x"'`), mistakes: []string{`p.yaml:4:44: profiles.a.placement: load_1 is a number and cannot be compared with "x", which is a text in quotes in "placement: 'node == ''a'' and load_1 < \"x\"'"`}, loaderOnly: knowsNoFacts},
+		{name: "placement without quotes", src: one(`placement: load_1 <`), mistakes: []string{`p.yaml:4:23: profiles.a.placement: it cannot be read: unexpected token EOF in "placement: load_1 <"`}, loaderOnly: knowsNoFacts},
+		{name: "placement over lines", src: one("placement: >-\n      load_1 < 3\n      and x"), mistakes: []string{`p.yaml:4:16: profiles.a.placement: unknown fact "x" ` + haveFacts + ` in "placement: >-"`}, loaderOnly: knowsNoFacts},
+		{name: "placement of nothing", src: one(`placement: ""`), mistakes: []string{`p.yaml:4:17: profiles.a.placement: the expression is empty in "placement: \"\""`}},
+		{name: "placement is a number", src: one(`placement: 5`), mistakes: []string{`p.yaml:4:16: profiles.a.placement: want a text, not a number (put it in quotes) in "placement: 5"`}},
 		{name: "unknown quiesce", src: one("quiesce: frozen"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: unknown way to quiesce "frozen" (have: freeze, none) in "quiesce: frozen"`}},
 		{name: "follow sometimes", src: one("follow: sometimes"), mistakes: []string{`p.yaml:4:13: profiles.a.follow: unknown choice "sometimes" (have: {within: 60s}, always, never) in "follow: sometimes"`}},
 		{name: "follow without a time", src: one("follow: {}"), mistakes: []string{`p.yaml:4:13: profiles.a.follow: want a time, such as {within: 60s}, or always, or never in "follow: {}"`}},

@@ -152,7 +152,7 @@ func poolWords(ctx context.Context, c remote, _ []string, _ string) ([]string, e
 }
 
 func nodeWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	list, err := c.NodeList(ctx)
+	list, err := c.NodeList(ctx, "")
 	var out []string
 	for _, n := range list {
 		out = append(out, n.Name)

@@ -22,7 +22,7 @@ type fake struct {
 	snapshots      []dataset.Snapshot
 	profiles       []dataset.Profile
 	pools          []api.Pool
-	nodes          []dataset.Node
+	nodes          []api.Node
 	operations     []dataset.Operation
 	events         []api.Event
 	findings       []api.Finding
@@ -153,8 +153,17 @@ func (f *fake) Profile(_ context.Context, name string) (dataset.Profile, error) 
 
 func (f *fake) Pools(context.Context) ([]api.Pool, error) { return f.pools, f.called("Pools") }
 
-func (f *fake) NodeList(context.Context) ([]dataset.Node, error) {
-	return f.nodes, f.called("NodeList")
+func (f *fake) NodeList(_ context.Context, filter string) ([]api.Node, error) {
+	if filter == "" {
+		return f.nodes, f.called("NodeList")
+	}
+	return f.nodes, f.called("NodeList", filter)
+}
+
+func (f *fake) Cordon(_ context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error) {
+	n := f.nodes[0].Node
+	n.Cordoned = cordoned
+	return n, f.called("Cordon", node, cordoned)
 }
 
 func (f *fake) Operations(_ context.Context, p api.Page) (api.List[dataset.Operation], error) {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"strings"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -23,12 +25,11 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		nodes, err := c.NodeList(cmd.Context())
+		nodes, err := c.NodeList(cmd.Context(), "")
 		if err != nil {
 			return err
 		}
-		n, err := pick(nodes, "node", args[0],
-			func(n dataset.Node) string { return n.Name }, func(n dataset.Node) uuid.UUID { return n.ID })
+		n, err := pickNode(nodes, args[0])
 		if err != nil {
 			return err
 		}
@@ -45,12 +46,12 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, poolState(p)))
 			}
 		}
-		return nodeForm(n, lines).Write(a.out)
+		return nodeForm(n, lines, a.now()).Write(a.out)
 	}
 	return cmd
 }
 
-func nodeForm(n dataset.Node, pools []string) *show.Form {
+func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	f := &show.Form{}
 	f.Add("Node", n.Name)
 	f.Add("ID", n.ID.String())
@@ -58,5 +59,29 @@ func nodeForm(n dataset.Node, pools []string) *show.Form {
 	f.Add("Cordoned", yesNo(n.Cordoned))
 	f.Add("Labels", labelLines(n.Labels)...)
 	f.Add("Pools", pools...)
+	if n.Facts == nil {
+		f.Add("Facts", "not told yet")
+		return f
+	}
+	factLines(f, *n.Facts, now)
 	return f
+}
+
+func factLines(f *show.Form, is dataset.Facts, now time.Time) {
+	machine := is.Architecture
+	if is.Virtual {
+		machine += ", virtual"
+	}
+	f.Add("Facts", show.When(now, is.Taken)+", the last change of 10 % or more")
+	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, is.CPUs))
+	f.Add("Load", fmt.Sprintf("%s, %s, %s (of 1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10), loadLine(is.Load15)))
+	f.Add("Memory", fmt.Sprintf("%s, %s free", is.MemoryTotal.Human(), is.MemoryFree.Human()))
+	f.Add("System", strings.TrimSpace(is.OS+" "+is.OSVersion)+", Linux "+is.Kernel)
+	f.Add("Engine", is.Engine)
+	f.Add("Backends", strings.Join(is.Backends, ", "))
+	var free []string
+	for _, p := range is.Pools {
+		free = append(free, p.Name+" "+p.Free.Human())
+	}
+	f.Add("Free", free...)
 }

@@ -1,35 +1,67 @@
 package main
 
 import (
-	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
-	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/control/api"
 )
 
 func newNodeLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[dataset.Node]{
-		short: "List the nodes",
-		fetch: func(ctx context.Context, c remote) ([]dataset.Node, error) { return c.NodeList(ctx) },
-		id:    func(n dataset.Node) string { return n.ID.String() },
-		table: nodeTable,
-	})
+	var filter string
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the nodes",
+		Long: `List the nodes, with --filter those that an expression over their facts is true
+of, as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
+'labels.rack == "r1"', 'pool.free > "100GiB"'. What is said of a pool is true of
+a node when it is of any of its pools. A node whose facts are not known yet is
+left out then.`,
+		Args:              args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, true)
+	cmd.Flags().StringVar(&filter, "filter", "", "`EXPRESSION` over facts")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("filter", cobra.NoFileCompletions))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("filter") && strings.TrimSpace(filter) == "" {
+			return usage(cmd, "--filter is empty")
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		nodes, err := c.NodeList(cmd.Context(), filter)
+		if err != nil {
+			return err
+		}
+		return list(a, o, nodes, func(n api.Node) string { return n.ID.String() }, func(nodes []api.Node) *show.Table {
+			return nodeTable(nodes, a.now())
+		})
+	}
+	return cmd
 }
 
-func nodeTable(nodes []dataset.Node) *show.Table {
+func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 	ids := make([]uuid.UUID, len(nodes))
 	for i, n := range nodes {
 		ids[i] = n.ID
 	}
 	short := show.Shorten(ids)
-	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "CORDONED", "LABELS")
+	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "CORDONED", "CPUS", "LOAD", "MEMORY FREE", "FACTS", "LABELS")
 	for _, n := range nodes {
-		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), yesNo(n.Cordoned), strings.Join(labelLines(n.Labels), ","))
+		cpus, load, free, age := "", "", "", ""
+		if f := n.Facts; f != nil {
+			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(), show.Ago(now, f.Taken)
+		}
+		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), yesNo(n.Cordoned), cpus, load, free, age, strings.Join(labelLines(n.Labels), ","))
 	}
 	return t
 }
+
+func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }

@@ -43,6 +43,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)
 	f.Add("Quiesce", string(p.Quiesce))
 	f.Add("On delete", onDelete(p.OnDelete))
+	f.Add("Placement", p.Placement)
 	f.Add("Owner", ownerLine(p.Owner))
 	f.Add("Follow", p.Follow.String())
 	return f

@@ -108,8 +108,13 @@ func theWorld() *fake {
 		version:  api.Version{Version: "1.2.3", API: "1", Node: "host-a", Store: "bolt", Started: now.Add(-time.Hour)},
 		diff:     api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
 		data:     "bytes",
-		nodes: []dataset.Node{{
-			ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"},
+		nodes: []api.Node{{
+			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},
+			Facts: &dataset.Facts{
+				Node: idNode, Taken: now.Add(-3 * time.Minute), Architecture: "x86_64", Kernel: "6.12.3", OS: "debian", OSVersion: "12", Engine: "28.0.1",
+				Virtual: true, CPUs: 4, MemoryTotal: 16 * dataset.GiB, MemoryFree: 9 * dataset.GiB, Load1: 0.5, Load10: 1.25, Load15: 2, Backends: []string{"dir", "loop"},
+				Pools: []dataset.PoolFacts{{ID: idPool, Name: "default", Backend: "loop", Online: true, Size: 40 * dataset.GiB, Free: 10 * dataset.GiB}},
+			},
 		}},
 	}
 	f.snapshots = []dataset.Snapshot{snapshot(1, "before-upgrade", "10.11 to 11.4", 48*time.Hour)}

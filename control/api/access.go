@@ -16,7 +16,7 @@ type rule struct {
 	role     pki.Role // operators of this role, and of those that may more; empty: none
 	node     reach    // nodes
 	stranger bool     // also who has no certificate
-	quiet    bool     // keeps nothing, so that the audit log has nothing of it
+	quiet    bool     // changes nothing that anybody decided, so that the audit log has nothing of it
 }
 
 // reach is for whom a node may ask.
@@ -34,7 +34,7 @@ const (
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
-		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust", "diff-snapshot":
+		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "diff-snapshot":
 		return rule{role: pki.Viewer, node: anybody}, true
 	case "doctor":
 		return rule{role: pki.Viewer}, true
@@ -43,15 +43,12 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store",
-		"make-token", "remove-node", "revoke-operator":
+	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store", "cordon-node":
 		return rule{role: pki.Admin}, true
-	case "plan", "heartbeat", "sync":
+	case "plan", "heartbeat", "sync", "facts":
 		return rule{node: itself, quiet: true}, true
-	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "renew":
+	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied":
 		return rule{node: itself}, true
-	case "join":
-		return rule{stranger: true}, true
 	}
 	return rule{}, false
 }

@@ -50,7 +50,6 @@ var (
 	_ Service = (*Client)(nil)
 	_ Local   = (*Client)(nil)
 	_ Backup  = (*Client)(nil)
-	_ Members = (*Client)(nil)
 )
 
 // NewClient returns a client of the servers at unix:///PATH, http://HOST[:PORT]

@@ -62,6 +62,11 @@ func (c *Client) Copied(ctx context.Context, id uuid.UUID, k Copied) error {
 	return c.tell(ctx, node(id, "/copied", k))
 }
 
+// Facts says what the host is.
+func (c *Client) Facts(ctx context.Context, id uuid.UUID, r FactsReport) (dataset.Facts, error) {
+	return ask[dataset.Facts](ctx, c, node(id, "/facts", r))
+}
+
 // Rebuild brings back what was found.
 func (c *Client) Rebuild(ctx context.Context, id uuid.UUID, found []Found) ([]Rebuilt, error) {
 	if found == nil {

@@ -60,9 +60,14 @@ func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
 	return items[Pool](ctx, c, "/v1/pools")
 }
 
-// NodeList lists the nodes.
-func (c *Client) NodeList(ctx context.Context) ([]dataset.Node, error) {
-	return items[dataset.Node](ctx, c, "/v1/nodes")
+// NodeList lists the nodes that a filter is true of.
+func (c *Client) NodeList(ctx context.Context, filter string) ([]Node, error) {
+	return items[Node](ctx, c, "/v1/nodes", "filter", filter)
+}
+
+// Cordon says whether nothing new is to be put on a node.
+func (c *Client) Cordon(ctx context.Context, id uuid.UUID, cordoned bool) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, c, node(id, "/cordon", Cordoned{cordoned}))
 }
 
 // Operations lists operations.
@@ -147,8 +152,8 @@ func list[T any](ctx context.Context, c *Client, path string, p Page, params ...
 }
 
 // items asks for a list that has one page.
-func items[T any](ctx context.Context, c *Client, path string) ([]T, error) {
-	l, err := ask[List[T]](ctx, c, call{method: http.MethodGet, path: path})
+func items[T any](ctx context.Context, c *Client, path string, params ...string) ([]T, error) {
+	l, err := ask[List[T]](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
 	return l.Items, err
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/pki"
 )
 
 // fake is a Service, Local and Backup that notes what it was asked and answers
@@ -29,7 +28,7 @@ type fake struct {
 	sync     Sync
 	version  Version
 	pools    []Pool
-	nodes    []dataset.Node
+	nodes    []Node
 	pool     dataset.Pool
 	rebuilt  []Rebuilt
 	found    []Finding
@@ -46,7 +45,6 @@ var (
 	_ Service = (*fake)(nil)
 	_ Local   = (*fake)(nil)
 	_ Backup  = (*fake)(nil)
-	_ Members = (*fake)(nil)
 )
 
 func newFake() *fake {
@@ -73,30 +71,6 @@ func (f *fake) ask(ctx context.Context, method string, args ...any) error {
 		return block(ctx)
 	}
 	return err
-}
-
-func (f *fake) MakeToken(ctx context.Context, t NewToken) (JoinToken, error) {
-	return JoinToken{Token: "secret", ID: "0123abcd"}, f.ask(ctx, "MakeToken", t)
-}
-
-func (f *fake) Join(ctx context.Context, j Join) (Joined, error) {
-	return Joined{Name: j.Name}, f.ask(ctx, "Join", j)
-}
-
-func (f *fake) Renew(ctx context.Context, node uuid.UUID, r Renewal) (pki.Signed, error) {
-	return pki.Signed{Chain: "c"}, f.ask(ctx, "Renew", node, r)
-}
-
-func (f *fake) Trust(ctx context.Context) (Trust, error) {
-	return Trust{Roots: "r", Revoked: []Revoked{}}, f.ask(ctx, "Trust")
-}
-
-func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (dataset.Node, error) {
-	return dataset.Node{Name: ref}, f.ask(ctx, "RemoveNode", ref, force)
-}
-
-func (f *fake) RevokeOperator(ctx context.Context, name string) error {
-	return f.ask(ctx, "RevokeOperator", name)
 }
 
 func (f *fake) take() []any {
@@ -141,8 +115,16 @@ func (f *fake) Profile(ctx context.Context, name string) (dataset.Profile, error
 
 func (f *fake) Pools(ctx context.Context) ([]Pool, error) { return f.pools, f.ask(ctx, "Pools") }
 
-func (f *fake) NodeList(ctx context.Context) ([]dataset.Node, error) {
-	return f.nodes, f.ask(ctx, "NodeList")
+func (f *fake) NodeList(ctx context.Context, filter string) ([]Node, error) {
+	return f.nodes, f.ask(ctx, "NodeList", filter)
+}
+
+func (f *fake) Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, cordoned)
+}
+
+func (f *fake) Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error) {
+	return r.Facts, f.ask(ctx, "Facts", node, r)
 }
 
 func (f *fake) Operations(ctx context.Context, p Page) (List[dataset.Operation], error) {

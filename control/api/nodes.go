@@ -24,8 +24,17 @@ const (
 
 func (h handlers) nodes() {
 	add(h, get("/v1/nodes", "list-nodes", "nodes", "List the nodes"),
-		func(ctx context.Context, _ *struct{}) (*answer[List[dataset.Node]], error) {
-			return all(h.Service.NodeList(ctx))
+		func(ctx context.Context, in *struct {
+			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; those that it is true of" example:"load_10 < 20"`
+		}) (*answer[List[Node]], error) {
+			return all(h.Service.NodeList(ctx, in.Filter))
+		})
+	add(h, post("/v1/nodes/{id}/cordon", "cordon-node", "nodes", "Say whether nothing new is to be put on a node", ""),
+		func(ctx context.Context, in *struct {
+			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			Body Cordoned
+		}) (*answer[dataset.Node], error) {
+			return reply(h.Service.Cordon(ctx, in.ID, in.Body.Cordoned))
 		})
 	add(h, agents("register", "register-node", "Present a node and its pools"),
 		func(ctx context.Context, in *struct {
@@ -115,6 +124,13 @@ func (h handlers) feeds() {
 	}) (*struct{}, error) {
 		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
 	})
+	add(h, agents("facts", "facts", "Say what the node's host is and how it does"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body FactsReport
+		}) (*answer[dataset.Facts], error) {
+			return reply(h.Service.Facts(ctx, in.Node, in.Body))
+		})
 	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
 	rebuild.MaxBodyBytes = maxRebuild
 	add(h, rebuild, func(ctx context.Context, in *struct {

@@ -14,7 +14,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/pki"
 )
 
 var (
@@ -38,7 +37,15 @@ func fullFake() *fake {
 		Capabilities: dataset.Capabilities{EnforcesSize: true, Delta: true, Filesystems: []string{"ext4", "xfs"}},
 	}
 	f.pools = []Pool{{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: d.Pool, Online: true, Size: 1 << 40, Free: 1 << 39, Pending: 1, Unknown: 2}}}
-	f.nodes = []dataset.Node{{ID: node1, Name: "host-a", Incarnation: d.ID, Version: "v", Cordoned: true, Labels: map[string]string{"a": "b"}, Pools: []uuid.UUID{d.Pool}}}
+	facts := dataset.Facts{
+		Node: node1, Taken: sampleTime, Architecture: "x86_64", Kernel: "6.1", OS: "debian", OSVersion: "12", Engine: "28", Virtual: true, CPUs: 4,
+		MemoryTotal: 1 << 40, MemoryFree: 1 << 39, Load1: 0.25, Load10: 1.5, Load15: 2, Backends: []string{"dir"}, Swarm: "x1",
+		Pools: []dataset.PoolFacts{{ID: d.Pool, Name: "default", Backend: "loop", Online: true, Size: 1 << 40, Free: 1 << 39}},
+	}
+	f.nodes = []Node{{
+		Node:  dataset.Node{ID: node1, Name: "host-a", Incarnation: d.ID, Version: "v", Cordoned: true, Labels: map[string]string{"a": "b"}, Pools: []uuid.UUID{d.Pool}},
+		Facts: &facts,
+	}}
 	f.rebuilt = []Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
 	f.found = []Finding{{Level: "error", Subject: "pool default", Text: "t", Mend: "m"}}
 	f.diff = Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
@@ -63,9 +70,9 @@ func TestEveryMethodArrives(t *testing.T) {
 	yield := Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
 	copied := Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
 	found := []Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
-	registration := Registration{Node: f.nodes[0], Pools: []dataset.Pool{f.pool}}
+	told := FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
+	registration := Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
-	token, join, renewal := NewToken{Name: "a", TTL: "2h"}, Join{Token: "t", Request: "r", Name: "a", Node: node1}, Renewal{Request: "r"}
 	tested := map[string]bool{}
 	for _, c := range []struct {
 		method string
@@ -84,7 +91,10 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Profiles", nil, []dataset.Profile{f.profile}, func(ctx context.Context, c *Client) (any, error) { return c.Profiles(ctx) }},
 		{"Profile", []any{"gold"}, f.profile, func(ctx context.Context, c *Client) (any, error) { return c.Profile(ctx, "gold") }},
 		{"Pools", nil, f.pools, func(ctx context.Context, c *Client) (any, error) { return c.Pools(ctx) }},
-		{"NodeList", nil, f.nodes, func(ctx context.Context, c *Client) (any, error) { return c.NodeList(ctx) }},
+		{"NodeList", []any{""}, f.nodes, func(ctx context.Context, c *Client) (any, error) { return c.NodeList(ctx, "") }},
+		{"NodeList", []any{`load_1 < 3 & "ä"`}, f.nodes, func(ctx context.Context, c *Client) (any, error) { return c.NodeList(ctx, `load_1 < 3 & "ä"`) }},
+		{"Cordon", []any{node1, true}, f.nodes[0].Node, func(ctx context.Context, c *Client) (any, error) { return c.Cordon(ctx, node1, true) }},
+		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *Client) (any, error) { return c.Facts(ctx, node1, told) }},
 		{"Operations", []any{page}, List[dataset.Operation]{[]dataset.Operation{f.op}, f.next}, func(ctx context.Context, c *Client) (any, error) { return c.Operations(ctx, page) }},
 		{"Operation", []any{"f23c", 30 * time.Second}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Operation(ctx, "f23c", 30*time.Second) }},
 		{"Operation", []any{"f23c", time.Duration(0)}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Operation(ctx, "f23c", 0) }},
@@ -101,13 +111,6 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
 		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
-		{"MakeToken", []any{token}, JoinToken{Token: "secret", ID: "0123abcd"}, func(ctx context.Context, c *Client) (any, error) { return c.MakeToken(ctx, token) }},
-		{"Join", []any{join}, Joined{Name: "a"}, func(ctx context.Context, c *Client) (any, error) { return c.Join(ctx, join) }},
-		{"Renew", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *Client) (any, error) { return c.Renew(ctx, node1, renewal) }},
-		{"Trust", nil, Trust{Roots: "r"}, func(ctx context.Context, c *Client) (any, error) { return c.Trust(ctx) }},
-		{"RemoveNode", []any{"a b", true}, dataset.Node{Name: "a b"}, func(ctx context.Context, c *Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
-		{"RemoveNode", []any{"a", false}, dataset.Node{Name: "a"}, func(ctx context.Context, c *Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
-		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *Client) (any, error) { return c.Doctor(ctx) }},
 		{"Collect", []any{node1}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Collect(ctx, node1) }},
 		{"CreatePool", []any{NewPool{"fast", "loop", "/p", "20GiB"}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
@@ -130,7 +133,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	} {
 		tested[c.method] = true
 		t.Run(c.method, func(t *testing.T) {
-			transports(t, Deps{Service: f, Local: f, Backup: f, Members: f}, func(t *testing.T, client *Client) {
+			transports(t, Deps{Service: f, Local: f, Backup: f}, func(t *testing.T, client *Client) {
 				got, err := c.call(soon(t), client)
 				if err != nil {
 					t.Fatal(err)
@@ -144,7 +147,7 @@ func TestEveryMethodArrives(t *testing.T) {
 			})
 		})
 	}
-	for _, it := range []reflect.Type{reflect.TypeFor[Service](), reflect.TypeFor[Local](), reflect.TypeFor[Backup](), reflect.TypeFor[Members]()} {
+	for _, it := range []reflect.Type{reflect.TypeFor[Service](), reflect.TypeFor[Local](), reflect.TypeFor[Backup]()} {
 		for i := range it.NumMethod() {
 			if name := it.Method(i).Name; !tested[name] {
 				t.Errorf("%s.%s is not tested here", it, name)

@@ -115,7 +115,7 @@ func schemaName(t reflect.Type, hint string) string {
 		t = t.Elem()
 	}
 	switch t {
-	case reflect.TypeFor[dataset.Pool](), reflect.TypeFor[dataset.Problem]():
+	case reflect.TypeFor[dataset.Node](), reflect.TypeFor[dataset.Pool](), reflect.TypeFor[dataset.Problem]():
 		return t.Name() + "Record"
 	}
 	return huma.DefaultSchemaNamer(t, hint)

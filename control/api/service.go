@@ -34,7 +34,11 @@ type Users interface {
 	Profiles(ctx context.Context) ([]dataset.Profile, error)
 	Profile(ctx context.Context, name string) (dataset.Profile, error)
 	Pools(ctx context.Context) ([]Pool, error)
-	NodeList(ctx context.Context) ([]dataset.Node, error)
+	// NodeList lists the nodes that an expression over facts is true of; all for an
+	// empty one.
+	NodeList(ctx context.Context, filter string) ([]Node, error)
+	// Cordon says whether nothing new is to be put on a node. Again: nothing.
+	Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error)
 	Operations(ctx context.Context, p Page) (List[dataset.Operation], error)
 	// Operation returns one; with wait > 0 it waits so long for it to end, or,
 	// while it runs, for its progress to change.
@@ -69,6 +73,9 @@ type Nodes interface {
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// Copied says what a node's copy of a dataset is now.
 	Copied(ctx context.Context, node uuid.UUID, c Copied) error
+	// Facts says what the host is and how it does, and returns what is on record of
+	// that: small changes are not written, nor any within a minute of the last.
+	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
 	// Rebuild brings back what was found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error)
 }

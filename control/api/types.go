@@ -99,6 +99,23 @@ type List[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
+// Node is a node as people see it.
+type Node struct {
+	dataset.Node
+	Facts *dataset.Facts `json:"facts,omitempty"` // as of the last change that counts; nil: not told yet
+}
+
+// Cordoned is whether nothing new is to be put on a node.
+type Cordoned struct {
+	Cordoned bool `json:"cordoned"`
+}
+
+// FactsReport is what an agent says of its host.
+type FactsReport struct {
+	Incarnation uuid.UUID     `json:"incarnation"`
+	Facts       dataset.Facts `json:"facts"`
+}
+
 // Registration is how an agent presents its node.
 type Registration struct {
 	Node  dataset.Node   `json:"node"`

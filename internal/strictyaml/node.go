@@ -49,6 +49,41 @@ func (n Node) KeyErrorf(format string, args ...any) error {
 	return n.at(n.key, format, args...)
 }
 
+// WithinErrorf makes an error at a character of a text, counted from 0, naming the
+// key: in a text over several lines at its beginning.
+func (n Node) WithinErrorf(at int, format string, args ...any) error {
+	v := n.value()
+	if _, ok := v.(*ast.StringNode); !ok || n.doc == nil {
+		return n.Errorf(format, args...)
+	}
+	t := *v.GetToken()
+	place := *t.Position
+	t.Position = &place
+	line := []rune(n.doc.lines[place.Line-1])
+	if column := written(line, place.Column-1, t.Type, at); column < len(line) || t.Type == token.StringType && column == len(line) {
+		place.Column = column + 1
+	}
+	return n.at(&t, format, args...)
+}
+
+// written is where in a line a character of a text stands that begins there: one in
+// quotes may be written as two.
+func written(line []rune, begin int, quotes token.Type, at int) int {
+	if quotes == token.StringType {
+		return begin + at
+	}
+	i := begin + 1
+	for ; at > 0 && i < len(line); at-- {
+		double := quotes == token.DoubleQuoteType && line[i] == '\\'
+		single := quotes == token.SingleQuoteType && line[i] == '\'' && i+1 < len(line) && line[i+1] == '\''
+		if double || single {
+			i++
+		}
+		i++
+	}
+	return i
+}
+
 func (n Node) at(t *token.Token, format string, args ...any) error {
 	msg := fmt.Sprintf(format, args...)
 	if n.path != "" {

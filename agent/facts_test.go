@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/facts"
+)
+
+// told is control that keeps what facts it is told.
+type told struct {
+	api.Service
+	mu    sync.Mutex
+	facts []dataset.Facts
+	away  bool
+}
+
+func (c *told) Facts(_ context.Context, _ uuid.UUID, r api.FactsReport) (dataset.Facts, error) {
+	c.mu.Lock()
+	away := c.away
+	if !away {
+		c.facts = append(c.facts, r.Facts)
+	}
+	c.mu.Unlock()
+	if away {
+		return dataset.Facts{}, dataset.Errorf(dataset.ErrUnavailable, "control is away")
+	}
+	return r.Facts, nil
+}
+
+func (c *told) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.facts)
+}
+
+// machine is a host whose load a test sets.
+type machine struct {
+	mu    sync.Mutex
+	files fstest.MapFS
+}
+
+func newMachine() *machine {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	return &machine{files: fstest.MapFS{
+		"proc/sys/kernel/osrelease": file("6.1.0\n"), "proc/cpuinfo": file("flags : hypervisor\n"),
+		"proc/meminfo": file("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n"), "proc/loadavg": file("20 20 20 1/1 1\n"),
+		"sys/devices/system/cpu/online": file("0-1\n"),
+	}}
+}
+
+func (m *machine) load(load int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := strconv.Itoa(load)
+	m.files["proc/loadavg"] = &fstest.MapFile{Data: []byte(l + " " + l + " " + l + " 1/1 1\n")}
+}
+
+// TestFactsAreToldWhenTheyDiffer counts what control is asked: nothing by a node whose
+// facts stay, and once a minute at most by one whose load moves.
+func TestFactsAreToldWhenTheyDiffer(t *testing.T) {
+	m := newMachine()
+	var c *told
+	r := newRig(t, func(cfg *Config) {
+		c = &told{Service: cfg.Control}
+		cfg.Control = c
+		cfg.Host = facts.Host{FS: m.files, Machine: func() (string, error) { return "x86_64", nil }}
+		cfg.Engine = func() Engine { return Engine{Version: "28.0.1", Swarm: "s1"} }
+		cfg.Labels = map[string]string{"rack": "r1"}
+	})
+	r.close() // from here on the test alone looks, as the heartbeat would
+	if c.count() != 1 {
+		t.Fatalf("told %d times at the start", c.count())
+	}
+	first := c.facts[0]
+	if first.Node != r.node || !first.Virtual || first.Engine != "28.0.1" || first.Swarm != "s1" || first.Load10 != 20 || len(first.Backends) != 1 || first.Backends[0] != "dir" ||
+		len(first.Pools) != 1 || first.Pools[0].Name != "default" || first.Pools[0].Backend != "dir" {
+		t.Errorf("%+v", first)
+	}
+	pass := func(d time.Duration) { // rounds of the heartbeat
+		for range int(d / (10 * time.Second)) {
+			r.clock.Advance(10 * time.Second)
+			r.tellFacts(t.Context())
+		}
+	}
+	pass(time.Hour)
+	steady := c.count()
+	if steady > 2 { // once that the pool is closed
+		t.Fatalf("told %d times in an hour in which nothing changed", steady-1)
+	}
+	m.load(60)
+	pass(10 * time.Minute)
+	if n := c.count() - steady; n < 2 || n > 10 {
+		t.Errorf("told %d times in ten minutes of a load that rose", n)
+	}
+	last := c.facts[len(c.facts)-1]
+	if last.Load1 != 60 || last.Load10 < 40 || last.Load10 > 60 {
+		t.Errorf("after ten minutes of 60: %+v", last)
+	}
+
+	// With control away it is tried again, and told what is then.
+	c.away = true
+	m.load(5)
+	before := c.count()
+	pass(5 * time.Minute)
+	c.away = false
+	pass(10 * time.Second)
+	if c.count() != before+1 || c.facts[before].Load1 != 5 {
+		t.Errorf("after control was away: told %d times", c.count()-before)
+	}
+	r.forgetFacts() // it is another control
+	pass(10 * time.Second)
+	if c.count() != before+2 {
+		t.Error("a new control was not told")
+	}
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+func newNodeCordonCmd(a *app) *cobra.Command {
+	var off bool
+	cmd := &cobra.Command{
+		Use:   "cordon NODE",
+		Short: "Put nothing new on a node; what is there stays and works",
+		Args:  args(1), ValidArgsFunction: complete(a, nodeWords),
+	}
+	cmd.Flags().BoolVar(&off, "off", false, "allow it again")
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		nodes, err := c.NodeList(cmd.Context(), "")
+		if err != nil {
+			return err
+		}
+		n, err := pickNode(nodes, args[0])
+		if err != nil {
+			return err
+		}
+		already := ""
+		if n.Cordoned == !off {
+			already = " already"
+		}
+		set, err := c.Cordon(cmd.Context(), n.ID, !off)
+		if err != nil {
+			return err
+		}
+		switch {
+		case o.json():
+			return show.JSON(a.out, set)
+		case off:
+			return a.say("node %s is not cordoned%s", set.Name, already)
+		}
+		return a.say("node %s is cordoned%s", set.Name, already)
+	}
+	return cmd
+}
+
+func pickNode(nodes []api.Node, ref string) (api.Node, error) {
+	return pick(nodes, "node", ref, func(n api.Node) string { return n.Name }, func(n api.Node) uuid.UUID { return n.ID })
+}

@@ -1,0 +1,128 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
+)
+
+// factsEvery is how often the facts of a node are written at most: loads change all
+// the time, and every write goes through every store server.
+const factsEvery = time.Minute
+
+// Facts takes in what a node says of its host, and returns what is on record: that,
+// unless it differs too little from what was, or that was written just now. ErrStale
+// for an agent that is not the node's newest. Idempotent.
+func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
+	_, err = s.update(ctx, func(t *tx) error {
+		if _, err := t.fresh(node, r.Incarnation); err != nil {
+			return err
+		}
+		on = dataset.Facts{}
+		known, err := t.get(factsKey(node), &on)
+		if err != nil {
+			return err
+		}
+		is, now := r.Facts, s.Clock.Now()
+		is.Node, is.Taken = node, now
+		// A clock that was set back must not keep facts for as long.
+		if passed := now.Sub(on.Taken); known && (!on.Differ(is) || passed >= 0 && passed < factsEvery) {
+			return nil
+		}
+		on = is
+		return t.put(factsKey(node), is)
+	})
+	return on, err
+}
+
+// NodeList lists the nodes that a filter, an expression over their facts, is true of,
+// with any of their pools; all for an empty one. ErrInvalid says what is wrong with it.
+func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	var want selector.Expr
+	if filter != "" {
+		var err error
+		if want, err = selector.Parse(filter); err != nil {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "filter %q: %w", dataset.Clip(filter), err)
+		}
+	}
+	nodes, err := newTx(ctx, s.store).flock()
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Node{}
+	for _, n := range nodes {
+		if filter == "" || fitting(want, n) {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// fitting reports whether an expression is true of a node with any of its pools. What
+// nothing is known of matches nothing. Pure.
+func fitting(e selector.Expr, n api.Node) bool {
+	if n.Facts == nil {
+		return false
+	}
+	env := selector.Env{Node: n.Node, Facts: *n.Facts}
+	if !e.OfPool() {
+		return e.Misfit(env) == ""
+	}
+	for _, env.Pool = range n.Facts.Pools {
+		if e.Misfit(env) == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// flock reads all nodes with their facts.
+func (t *tx) flock() ([]api.Node, error) {
+	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := listAll[dataset.Facts](t, factsPrefix)
+	if err != nil {
+		return nil, err
+	}
+	of := map[uuid.UUID]*dataset.Facts{}
+	for i := range facts {
+		of[facts[i].Node] = &facts[i]
+	}
+	out := make([]api.Node, len(nodes))
+	for i, n := range nodes {
+		out[i] = api.Node{Node: n, Facts: of[n.ID]}
+	}
+	return out, nil
+}
+
+// Cordon says whether nothing new is to be put on a node; what is there stays. Again:
+// nothing. ErrNotFound.
+func (s *Service) Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (n dataset.Node, err error) {
+	_, err = s.update(ctx, func(t *tx) error {
+		n = dataset.Node{}
+		ok, err := t.get(nodeKey(node), &n)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s (drover node ls shows what there is)", node)
+		case n.Cordoned == cordoned:
+			return nil
+		}
+		n.Cordoned = cordoned
+		what := "node.uncordon"
+		if cordoned {
+			what = "node.cordon"
+		}
+		t.events = append(t.events, api.Event{Type: what, Node: n.Name})
+		return t.put(nodeKey(node), n)
+	})
+	return n, err
+}

@@ -1,0 +1,292 @@
+package control
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
+)
+
+// site is a node on which something new could be put, with its pools in the order in
+// which it lists them.
+type site struct {
+	dataset.Node
+	facts *dataset.Facts // nil: not told yet
+	pools []candidate
+}
+
+// order is what is to be put somewhere.
+type order struct {
+	id      uuid.UUID // of the dataset to be
+	what    string    // for an error: volume db
+	profile dataset.Profile
+	where   selector.Expr // the profile's placement
+	asking  uuid.UUID     // node that asks; nil: none
+	here    bool          // no other will do: what it is made from is there
+}
+
+// placement reads the expression of a profile, which was checked when it was loaded:
+// one on record may be of another version.
+func placement(p dataset.Profile) (selector.Expr, error) {
+	if p.Placement == "" {
+		return selector.Expr{}, nil
+	}
+	e, err := selector.Parse(p.Placement)
+	if err != nil {
+		err = fmt.Errorf("placement of profile %s: %w", p.Name, err)
+	}
+	return e, err
+}
+
+// place chooses the pool for something new: the first of the asking node that fits;
+// when there is none, one of all others, spread by free space.
+func (s *Service) place(t *tx, o order) (c candidate, err error) {
+	if o.where, err = placement(o.profile); err != nil {
+		return c, err
+	}
+	if o.asking != uuid.Nil {
+		sites, err := s.site(t, o)
+		if err != nil {
+			return c, err
+		}
+		if c, fits := first(sites, o); fits {
+			return c, t.rest(c)
+		}
+		if o.here {
+			return c, refuse(sites, o)
+		}
+	}
+	sites, err := s.sites(t)
+	if err != nil {
+		return c, err
+	}
+	var fit []candidate
+	for i := range sites {
+		if c, fits := first(sites[i:i+1], o); fits {
+			fit = append(fit, c)
+		}
+	}
+	if len(fit) == 0 {
+		if err := unknownPool(sites, o.profile.Pool); err != nil {
+			return c, err
+		}
+		return c, refuse(askingFirst(sites, o.asking), o)
+	}
+	c = spread(fit, o.id)
+	return c, t.rest(c)
+}
+
+// unknownPool fails with ErrInvalid, listing those there are, for a pool that nobody has.
+func unknownPool(sites []site, name string) error {
+	var names []string
+	for _, st := range sites {
+		for _, c := range st.pools {
+			names = append(names, c.Name)
+		}
+	}
+	if name == "" || len(names) == 0 || slices.Contains(names, name) {
+		return nil
+	}
+	slices.Sort(names)
+	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
+}
+
+// rest has the decision rest on the pool and node that were chosen: there may be more
+// than a transaction can check.
+func (t *tx) rest(c candidate) error {
+	_, err := t.get(poolKey(c.ID), &dataset.Pool{})
+	_, nerr := t.get(nodeKey(c.Node), &dataset.Node{})
+	return errors.Join(err, nerr)
+}
+
+// site reads the asking node; none when it is not known.
+func (s *Service) site(t *tx, o order) ([]site, error) {
+	var st site
+	ok, err := t.get(nodeKey(o.asking), &st.Node)
+	if err != nil || !ok {
+		return nil, err
+	}
+	if o.profile.Placement != "" {
+		var f dataset.Facts
+		ok, err := t.peek(factsKey(o.asking), &f)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			st.facts = &f
+		}
+	}
+	st.pools, err = s.candidates(t, o.asking)
+	return []site{st}, err
+}
+
+// sites reads all nodes, their facts and pools.
+func (s *Service) sites(t *tx) ([]site, error) {
+	nodes, err := t.flock()
+	if err != nil {
+		return nil, err
+	}
+	pools, err := listAll[dataset.Pool](t, poolsPrefix)
+	if err != nil {
+		return nil, err
+	}
+	by := map[uuid.UUID]dataset.Pool{}
+	for _, p := range pools {
+		by[p.ID] = p
+	}
+	out := make([]site, len(nodes))
+	for i, n := range nodes {
+		out[i] = site{Node: n.Node, facts: n.Facts}
+		for _, id := range n.Pools {
+			if p, ok := by[id]; ok && p.Node == n.ID {
+				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, status: s.poolStatus(n.Facts, id)})
+			}
+		}
+	}
+	return out, nil
+}
+
+// everywhere returns the pools of all nodes.
+func (s *Service) everywhere(t *tx) (all []candidate, err error) {
+	sites, err := s.sites(t)
+	for _, st := range sites {
+		all = append(all, st.pools...)
+	}
+	return all, err
+}
+
+// poolStatus is what is known of a pool: what its node says to this service, or else
+// what it had put on record.
+func (s *Service) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
+	if st := s.seen.pool(id); st != nil || f == nil {
+		return st
+	}
+	p, ok := f.Pool(id)
+	if !ok {
+		return nil
+	}
+	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "its node says so", Size: p.Size, Free: p.Free}
+}
+
+// unfit says why a pool of a site is not for an order; "" when it is. would reports that
+// it is, but for what may pass: the pool or its node is away. Pure.
+func (st site) unfit(c candidate, o order) (why string, would bool) {
+	if why := misfit(c, o.profile); why != "" {
+		return why, false
+	}
+	if o.profile.Placement != "" {
+		if st.facts == nil {
+			return "its facts are not known yet", true
+		}
+		pool, known := st.facts.Pool(c.ID)
+		if !known && o.where.OfPool() {
+			return "its facts are not known yet", true
+		}
+		if why := o.where.Misfit(selector.Env{Node: st.Node, Facts: *st.facts, Pool: pool}); why != "" {
+			return why, false
+		}
+	}
+	why = c.away()
+	return why, why != ""
+}
+
+// first returns the first pool of these sites that fits. Pure.
+func first(sites []site, o order) (candidate, bool) {
+	for _, st := range sites {
+		for _, c := range st.pools {
+			if why, _ := st.unfit(c, o); why == "" {
+				return c, true
+			}
+		}
+	}
+	return candidate{}, false
+}
+
+// spread chooses among pools by what is free on them: one with twice as much is chosen
+// twice as often, so that of many creates at once not all go where there is most. Which
+// one that is for a dataset rests on its UUID alone (weighted rendezvous hashing). Pure.
+func spread(fit []candidate, id uuid.UUID) candidate {
+	score := func(c candidate) float64 {
+		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
+		even := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 1) / (1 << 53) // above 0, up to 1
+		free := 1.0
+		if c.status != nil {
+			free = max(free, float64(c.status.Free))
+		}
+		return -math.Log(even) / free
+	}
+	return slices.MinFunc(fit, func(x, y candidate) int { return cmp.Compare(score(x), score(y)) })
+}
+
+func askingFirst(sites []site, asking uuid.UUID) []site {
+	slices.SortStableFunc(sites, func(x, y site) int {
+		mine := func(st site) int {
+			if st.ID == asking {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(mine(x)-mine(y), strings.Compare(x.Name, y.Name))
+	})
+	return sites
+}
+
+// refusedShown is for how many nodes an error says why they do not fit.
+const refusedShown = 10
+
+// refuse is the error when nothing fits, with the reason for each node: ErrOffline when
+// one would fit if it were not away, otherwise ErrUnsupported. Pure.
+func refuse(sites []site, o order) error {
+	var why []string
+	pools, kind := 0, dataset.ErrUnsupported
+	for _, st := range sites {
+		pools += len(st.pools)
+		reason, would := st.refusal(o, len(sites) > 1)
+		if would {
+			kind = dataset.ErrOffline
+		}
+		if len(why) < refusedShown {
+			why = append(why, reason)
+		}
+	}
+	if pools == 0 {
+		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", o.what)
+	}
+	if more := len(sites) - len(why); more > 0 {
+		why = append(why, fmt.Sprintf("and %d more nodes", more))
+	}
+	return dataset.Errorf(kind, "%s: no pool can keep profile %s: %s", o.what, o.profile.Name, strings.Join(why, "; "))
+}
+
+// refusal says why nothing of a site is for an order, once where that is the same for
+// all its pools.
+func (st site) refusal(o order, named bool) (line string, would bool) {
+	var why []string
+	same := named
+	for i, c := range st.pools {
+		reason, w := st.unfit(c, o)
+		would = would || w
+		same = same && (i == 0 || strings.HasSuffix(why[0], ": "+reason))
+		why = append(why, "pool "+c.Name+": "+reason)
+	}
+	switch {
+	case len(st.pools) == 0:
+		return "node " + st.Name + ": it has no pool", false
+	case !named:
+		return strings.Join(why, "; "), would
+	case same && len(st.pools) > 1:
+		_, reason, _ := strings.Cut(why[0], ": ")
+		return "node " + st.Name + ": " + reason, would
+	}
+	return "node " + st.Name + ": " + strings.Join(why, ", "), would
+}

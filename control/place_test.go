@@ -1,0 +1,160 @@
+package control
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// where adds a profile that says on which nodes it can be.
+func (e *env) where(name, expression string, change ...func(*dataset.Profile)) {
+	p := dataset.Profile{Name: name, Revision: "r", Placement: expression, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}}
+	for _, f := range change {
+		f(&p)
+	}
+	e.profiles.byName[name] = p
+}
+
+// TestPlacementPicksANodeThatFits (A9): the asking node when it does, otherwise another,
+// and the error says for each node which comparison failed, with the value.
+func TestPlacementPicksANodeThatFits(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	e.where("busy", `architecture == "x86_64" and load_10 < 20`)
+	e.where("roomy", `pool.free > "900GiB"`)
+
+	a.planned(create("db@busy"), dataset.ErrOffline, "node alpha: its facts are not known yet; node beta: its facts are not known yet")
+	a.tells(func(f *dataset.Facts) { f.Load10 = 34 })
+	a.planned(create("db@busy"), dataset.ErrOffline,
+		"volume db: no pool can keep profile busy: node alpha: load_10 is 34, not < 20; node beta: its facts are not known yet")
+	b.tells(func(f *dataset.Facts) { f.Load10 = 3; f.Pools[1].Free = 1000 << 30 })
+	for range 20 {
+		if op := a.plan(create("db@busy")); op.Node != b.id || op.Dataset.Home != b.id || op.Dataset.Pool != b.pools[0].ID {
+			t.Fatalf("%+v", op)
+		}
+	}
+	if op := a.plan(create("db@roomy")); op.Dataset.Pool != b.pools[1].ID {
+		t.Errorf("the pool that has room is not taken: %+v", op.Dataset)
+	}
+	if op := b.plan(create("db@busy")); op.Node != b.id {
+		t.Error("the asking node fits, and is passed over")
+	}
+
+	// Frozen as it was: another placement in the file changes no volume.
+	d := b.create("mine@busy")
+	e.where("busy", `load_10 > 1000`)
+	if got := e.volume("mine"); got.Profile.Placement != d.Profile.Placement || d.Profile.Placement != `architecture == "x86_64" and load_10 < 20` {
+		t.Errorf("frozen: %q", got.Profile.Placement)
+	}
+	b.planned(create("db@busy"), dataset.ErrUnsupported, "node beta: load_10 is 3, not > 1000; node alpha: load_10 is 34, not > 1000")
+
+	e.where("wrong", `lode == 3`)
+	b.planned(create("db@wrong"), dataset.ErrInvalid, `placement of profile wrong: unknown fact "lode"`)
+}
+
+func TestEachNodeHasItsReason(t *testing.T) {
+	e := newEnv(t)
+	a, b, c, d := e.agent("alpha"), e.agent("beta"), e.agent("gamma"), e.agent("delta")
+	e.where("gold2", `load_10 < 25`, func(p *dataset.Profile) { p.Size = 5 })
+	for _, x := range []*agent{a, c, d} {
+		x.tells(nil)
+	}
+	b.tells(func(f *dataset.Facts) { f.Load10 = 40 })
+	if _, err := e.Cordon(e.ctx, a.id, true); err != nil {
+		t.Fatal(err)
+	}
+	c.tells(nil)
+	d.pools = d.pools[1:]
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		return t.put(nodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if op := a.plan(create("db@gold2")); op.Node != c.id {
+		t.Errorf("gamma alone fits: %+v", op.Dataset)
+	}
+	e.where("gold2", `load_10 < 25 and node != "gamma"`, func(p *dataset.Profile) { p.Size = 5 })
+	a.planned(create("db@gold2"), dataset.ErrOffline,
+		"node alpha: pool fast: its node is cordoned, pool plain: it cannot enforce a size",
+		"; node beta: pool fast: load_10 is 40, not < 25, pool plain: it cannot enforce a size",
+		"; node delta: pool plain: it cannot enforce a size",
+		`; node gamma: pool fast: node is "gamma", not != "gamma", pool plain: it cannot enforce a size`)
+}
+
+// TestAThousandNodesGiveAShortError: the first ten, and how many more.
+func TestAThousandNodesGiveAShortError(t *testing.T) {
+	sites := make([]site, 1000)
+	for i := range sites {
+		sites[i] = site{Node: dataset.Node{Name: fmt.Sprintf("node-%d", i)}, facts: &dataset.Facts{Load10: float64(i)}, pools: []candidate{{Pool: dataset.Pool{Name: "default"}}}}
+	}
+	o := order{what: "volume db", profile: dataset.Profile{Name: "busy", Placement: "load_10 < 0"}}
+	var err error
+	if o.where, err = placement(o.profile); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, refuse(sites, o), dataset.ErrUnsupported, "node node-9: pool default: load_10 is 9, not < 0; and 990 more nodes")
+}
+
+// TestSpreadGoesByFreeSpace: the more is free, the more often a pool is chosen, the same
+// for the same dataset, and one that goes away takes only its own along.
+func TestSpreadGoesByFreeSpace(t *testing.T) {
+	fit := []candidate{
+		{Pool: dataset.Pool{ID: uuid.UUID{1}, Name: "a"}, status: &dataset.PoolStatus{Free: 100 << 30}},
+		{Pool: dataset.Pool{ID: uuid.UUID{2}, Name: "b"}, status: &dataset.PoolStatus{Free: 300 << 30}},
+		{Pool: dataset.Pool{ID: uuid.UUID{3}, Name: "c"}, status: &dataset.PoolStatus{Free: 600 << 30}},
+		{Pool: dataset.Pool{ID: uuid.UUID{4}, Name: "full"}, status: &dataset.PoolStatus{}},
+		{Pool: dataset.Pool{ID: uuid.UUID{5}, Name: "unheard"}},
+	}
+	got := map[string]int{}
+	for i := range 10000 {
+		id := uuid.NewSHA1(uuid.Nil, fmt.Appendf(nil, "%d", i))
+		got[spread(fit, id).Name]++
+	}
+	for name, want := range map[string]int{"a": 1000, "b": 3000, "c": 6000, "full": 0, "unheard": 0} {
+		if d := got[name] - want; d > 200 || d < -200 {
+			t.Errorf("%s: %d of 10,000, not about %d", name, got[name], want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		id := uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
+		gone := rapid.IntRange(0, len(fit)-1).Draw(t, "gone")
+		was := spread(fit, id)
+		left := append(append([]candidate{}, fit[:gone]...), fit[gone+1:]...)
+		if is := spread(left, id); was.ID != fit[gone].ID && is.ID != was.ID {
+			t.Fatalf("%s went, and a dataset of %s goes to %s", fit[gone].Name, was.Name, is.Name)
+		}
+	})
+}
+
+// TestAnImportStaysWhereItsFilesAre although another node would fit.
+func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	e.where("busy", `load_10 < 20`)
+	a.tells(func(f *dataset.Facts) { f.Load10 = 34 })
+	b.tells(func(f *dataset.Facts) { f.Load10 = 3 })
+	req := create("db@busy")
+	req.Kind, req.Path = dataset.OpImport, "/srv/x"
+	a.planned(req, dataset.ErrUnsupported, "pool fast: load_10 is 34, not < 20; pool plain: load_10 is 34, not < 20")
+}
+
+// TestTheDecisionRestsOnWhatWasChosen (I1, write skew): a node that is cordoned between
+// the choice and the transaction is not taken.
+func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	tr := newTx(e.ctx, e.spy)
+	op, _, err := e.Service.submit(tr, create("db"))
+	if err != nil || op.Node != a.id {
+		t.Fatal(op, err)
+	}
+	for _, key := range []string{nodeKey(a.id), poolKey(a.pools[0].ID)} {
+		if _, noted := tr.read[key]; !noted {
+			t.Errorf("%s is not checked", key)
+		}
+	}
+}

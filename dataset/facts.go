@@ -1,0 +1,85 @@
+package dataset
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Facts is what an agent knows of its host: what placement looks at. Texts that are
+// not known are empty.
+type Facts struct {
+	Node         uuid.UUID   `json:"node"`
+	Taken        time.Time   `json:"taken"`        // put on record, by the clock of control
+	Architecture string      `json:"architecture"` // as uname says: x86_64, aarch64
+	Kernel       string      `json:"kernel"`       // release of the kernel: 6.18.44
+	OS           string      `json:"os"`           // ID of os-release(5): debian
+	OSVersion    string      `json:"os_version"`   // VERSION_ID of os-release(5): 12
+	Engine       string      `json:"engine_version"`
+	Virtual      bool        `json:"is_virtual"` // a virtual machine; a container on a real one is not
+	CPUs         int         `json:"cpus"`       // online
+	MemoryTotal  Size        `json:"memory_total"`
+	MemoryFree   Size        `json:"memory_free"` // what can be had without swapping
+	Load1        float64     `json:"load_1"`      // average over 1 minute, as in proc_loadavg(5); likewise 15
+	Load10       float64     `json:"load_10"`
+	Load15       float64     `json:"load_15"`
+	Backends     []string    `json:"backends"`        // kinds of storage that the agent can run here
+	Swarm        string      `json:"swarm,omitempty"` // the engine's ID in its Swarm
+	Pools        []PoolFacts `json:"pools"`
+}
+
+// PoolFacts is what is known of one pool of a host.
+type PoolFacts struct {
+	ID      uuid.UUID `json:"id"`
+	Name    string    `json:"name"`
+	Backend string    `json:"backend"`
+	Online  bool      `json:"online"`
+	Size    Size      `json:"size"`
+	Free    Size      `json:"free"`
+}
+
+// Pool returns what is known of a pool.
+func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
+	i := slices.IndexFunc(f.Pools, func(p PoolFacts) bool { return p.ID == id })
+	if i < 0 {
+		return PoolFacts{}, false
+	}
+	return f.Pools[i], true
+}
+
+// Differ reports whether facts are so different from those on record that they are
+// worth a write: any text, or a number that is 10 % or more away from the one on
+// record. So that a host that does nothing writes nothing, a load counts as no less
+// than the number of CPUs there, and memory and pools by no less than a hundredth of
+// what there is in all.
+func (f Facts) Differ(is Facts) bool {
+	if !f.alike(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
+		return true
+	}
+	for i, p := range f.Pools {
+		q := is.Pools[i]
+		if p.ID != q.ID || p.Name != q.Name || p.Backend != q.Backend || p.Online != q.Online ||
+			far(float64(p.Size), float64(q.Size), 0) || far(float64(p.Free), float64(q.Free), float64(p.Size)/100) {
+			return true
+		}
+	}
+	least := float64(f.CPUs) / 10
+	return far(f.Load1, is.Load1, least) || far(f.Load10, is.Load10, least) || far(f.Load15, is.Load15, least) ||
+		far(float64(f.MemoryTotal), float64(is.MemoryTotal), 0) ||
+		far(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
+}
+
+// alike compares the texts, and the numbers that never move by themselves.
+func (f Facts) alike(is Facts) bool {
+	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS && f.OSVersion == is.OSVersion &&
+		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
+}
+
+// far reports whether a number is 10 % or more away from what it was, and by no less
+// than least.
+func far(was, is, least float64) bool {
+	by := math.Abs(is - was)
+	return by > 0 && by >= math.Abs(was)/10 && by >= least
+}

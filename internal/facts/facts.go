@@ -1,0 +1,200 @@
+// Package facts reads from the kernel's files what this host is and how it does:
+// architecture, kernel, CPUs, memory, load, whether it is a virtual machine. Nothing
+// is forked and nobody is asked.
+package facts
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Host reads facts from the files of one host. Machine returns what uname(2) says of
+// the architecture, as /proc/sys/kernel/arch is there only since Linux 6.1.
+type Host struct {
+	FS      fs.FS // with the host's root at its root
+	Machine func() (string, error)
+}
+
+// Machine is the architecture as uname(2) says it: x86_64, aarch64.
+func Machine() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(u.Machine[:]), nil
+}
+
+// Fixed returns the facts that stay while the host runs. Safe for concurrent use.
+func (h Host) Fixed() (f dataset.Facts, err error) {
+	if f.Architecture, err = h.Machine(); err != nil {
+		return f, err
+	}
+	if f.Kernel, err = h.line("proc/sys/kernel/osrelease"); err != nil {
+		return f, err
+	}
+	if f.Virtual, err = h.virtual(); err != nil {
+		return f, err
+	}
+	f.OS, f.OSVersion, err = h.release()
+	return f, err
+}
+
+// Moving fills in the facts that change: CPUs, memory and the load, but for that of
+// ten minutes, which is for Average. Safe for concurrent use.
+func (h Host) Moving(f *dataset.Facts) (err error) {
+	online, err := h.line("sys/devices/system/cpu/online")
+	if err != nil {
+		return err
+	}
+	if f.CPUs, err = count(online); err != nil {
+		return fmt.Errorf("/sys/devices/system/cpu/online: %w", err)
+	}
+	load, err := h.line("proc/loadavg")
+	if err != nil {
+		return err
+	}
+	var five float64
+	if _, err := fmt.Sscan(load, &f.Load1, &five, &f.Load15); err != nil {
+		return fmt.Errorf("/proc/loadavg says %q: %w", dataset.Clip(load), err)
+	}
+	f.Load10 = (five + f.Load15) / 2
+	return h.memory(f)
+}
+
+// memory reads proc_meminfo(5), whose unit kB is 1,024 bytes.
+func (h Host) memory(f *dataset.Facts) error {
+	b, err := fs.ReadFile(h.FS, "proc/meminfo")
+	if err != nil {
+		return err
+	}
+	want := map[string]*dataset.Size{"MemTotal": &f.MemoryTotal, "MemAvailable": &f.MemoryFree}
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(line, ":")
+		into := want[key]
+		if into == nil {
+			continue
+		}
+		var kB int64
+		if _, err := fmt.Sscan(value, &kB); err != nil {
+			return fmt.Errorf("/proc/meminfo: %s: %w", key, err)
+		}
+		*into = dataset.Size(kB) << 10
+		delete(want, key)
+	}
+	for key := range want {
+		return fmt.Errorf("/proc/meminfo: no %s", key)
+	}
+	return nil
+}
+
+// count adds up a list of CPUs as the kernel writes it: 0-3,6. cpulist_parse in the
+// kernel's lib/bitmap.c.
+func count(list string) (n int, err error) {
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, several := strings.Cut(part, "-")
+		if !several {
+			last = first
+		}
+		a, errA := strconv.Atoi(first)
+		b, errB := strconv.Atoi(last)
+		if err := errors.Join(errA, errB); err != nil || b < a {
+			return 0, fmt.Errorf("%q is not a list of CPUs", dataset.Clip(list))
+		}
+		n += b - a + 1
+	}
+	return n, nil
+}
+
+// release reads os-release(5): ID and VERSION_ID, which a distribution may leave out.
+// Without the file it is a Linux of which no more is known.
+func (h Host) release() (id, version string, err error) {
+	b, err := fs.ReadFile(h.FS, "etc/os-release")
+	if errors.Is(err, fs.ErrNotExist) {
+		b, err = fs.ReadFile(h.FS, "usr/lib/os-release")
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", err
+	}
+	id = "linux" // what an absent ID means there
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value = strings.Trim(value, `"'`)
+		switch key {
+		case "ID":
+			id = value
+		case "VERSION_ID":
+			version = value
+		}
+	}
+	return id, version, nil
+}
+
+// line reads a file that has one.
+func (h Host) line(name string) (string, error) {
+	b, err := fs.ReadFile(h.FS, name)
+	return strings.TrimSpace(string(b)), err
+}
+
+// virtual reports whether the host is a virtual machine: its CPUs say that there is a
+// hypervisor (x86), or its firmware or device tree names one. The first domain of Xen
+// sees one as well and is the real machine. As of src/basic/virt.c of systemd.
+func (h Host) virtual() (bool, error) {
+	if caps, err := h.line("proc/xen/capabilities"); err == nil && strings.Contains(caps, "control_d") {
+		return false, nil
+	}
+	if flagged, err := h.flagged(); err != nil || flagged {
+		return flagged, err
+	}
+	if _, err := fs.Stat(h.FS, "proc/device-tree/hypervisor"); err == nil {
+		return true, nil
+	}
+	if product, err := h.line("sys/class/dmi/id/product_name"); err == nil && strings.HasSuffix(product, ".metal") {
+		return false, nil // of Amazon EC2, whose vendor is the same for both
+	}
+	for _, file := range []string{"product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version"} {
+		text, err := h.line("sys/class/dmi/id/" + file)
+		for _, maker := range makers() {
+			if err == nil && strings.HasPrefix(text, maker) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// makers are how the firmware of virtual machines begins to name itself.
+func makers() []string {
+	return []string{
+		"KVM", "OpenStack", "KubeVirt", "Amazon EC2", "QEMU", "VMware", "VMW", "innotek GmbH", "VirtualBox", "Xen", "Bochs",
+		"Parallels", "BHYVE", "Hyper-V", "Virtual Machine", "Apple Virtualization", "Google Compute Engine", "Alibaba Cloud ECS",
+	}
+}
+
+// flagged reports whether the first CPU has the flag of CPUID leaf 1, ECX bit 31.
+func (h Host) flagged() (bool, error) {
+	b, err := fs.ReadFile(h.FS, "proc/cpuinfo")
+	if err != nil {
+		return false, err
+	}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		if key, value, _ := strings.Cut(lines.Text(), ":"); strings.TrimSpace(key) == "flags" {
+			for flag := range strings.FieldsSeq(value) {
+				if flag == "hypervisor" {
+					return true, nil
+				}
+			}
+			return false, nil
+		}
+	}
+	return false, lines.Err()
+}

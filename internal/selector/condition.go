@@ -1,0 +1,177 @@
+package selector
+
+import (
+	"cmp"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// condition is true or false of an environment.
+type condition interface {
+	// why says what keeps the condition from being as wanted; empty: it is so.
+	why(env Env, want bool) string
+}
+
+// junction is and, or or: by De Morgan one of them when it is wanted, and the other
+// when it is not.
+type junction struct {
+	all  bool
+	list []condition
+}
+
+func (j junction) why(env Env, want bool) string {
+	var reasons []string
+	for _, c := range j.list {
+		why := c.why(env, want)
+		switch all := j.all == want; {
+		case all && why != "":
+			return why
+		case !all && why == "":
+			return ""
+		}
+		reasons = append(reasons, why)
+	}
+	if j.all == want {
+		return ""
+	}
+	return strings.Join(reasons, ", and ")
+}
+
+type negation struct{ condition }
+
+func (n negation) why(env Env, want bool) string { return n.condition.why(env, !want) }
+
+// flag is an operand that is true or false by itself.
+type flag struct{ operand }
+
+func (f flag) why(env Env, want bool) string {
+	if f.get(env).truth == want {
+		return ""
+	}
+	return f.said + " is " + f.get(env).show(truth)
+}
+
+// comparison compares two operands of one kind.
+type comparison struct {
+	left, right operand
+	op          string
+}
+
+func (c comparison) why(env Env, want bool) string {
+	left, right := c.left.get(env), c.right.get(env)
+	if c.holds(left, right) == want {
+		return ""
+	}
+	other := c.right.said
+	if !c.right.constant {
+		other += " (" + right.show(c.right.kind) + ")"
+	}
+	return c.left.is(left) + verdict(want) + c.op + " " + other
+}
+
+// verdict joins what there is with what it was compared with.
+func verdict(want bool) string {
+	if want {
+		return ", not "
+	}
+	return ", which is "
+}
+
+func (c comparison) holds(left, right value) bool {
+	var order int
+	switch c.left.kind {
+	case truth, text:
+		return (left.text == right.text && left.truth == right.truth) == (c.op == "==")
+	case version:
+		if c.op == "==" || c.op == "!=" {
+			return (left.text == right.text) == (c.op == "==")
+		}
+		if left.text == "" || right.text == "" {
+			return false // nothing is known, so nothing is older or newer
+		}
+		order = newer(left.text, right.text)
+	default:
+		if math.IsNaN(left.number - right.number) { // a share of nothing
+			return c.op == "!="
+		}
+		order = cmp.Compare(left.number, right.number)
+	}
+	switch c.op {
+	case "==":
+		return order == 0
+	case "!=":
+		return order != 0
+	case "<":
+		return order < 0
+	case "<=":
+		return order <= 0
+	case ">":
+		return order > 0
+	default: // ">="; the reader lets no other through
+		return order >= 0
+	}
+}
+
+// among asks whether a text is one of several.
+type among struct {
+	operand
+	words []string
+	said  string
+}
+
+func (a among) why(env Env, want bool) string {
+	v := a.get(env)
+	if slices.Contains(a.words, v.text) == want {
+		return ""
+	}
+	return a.is(v) + verdict(want) + "in " + a.said
+}
+
+// holds asks whether a list has a word.
+type holds struct {
+	operand
+	word string
+}
+
+func (h holds) why(env Env, want bool) string {
+	v := h.get(env)
+	if slices.Contains(v.list, h.word) == want {
+		return ""
+	}
+	with := ", not with "
+	if !want {
+		with = ", with "
+	}
+	return h.is(v) + with + h.word
+}
+
+// match asks whether a text matches a regular expression.
+type match struct {
+	operand
+	pattern *regexp.Regexp
+}
+
+func (m match) why(env Env, want bool) string {
+	v := m.get(env)
+	if m.pattern.MatchString(v.text) == want {
+		return ""
+	}
+	verb := ", which does not match "
+	if !want {
+		verb = ", which matches "
+	}
+	return m.is(v) + verb + m.pattern.String()
+}
+
+// is says what an operand is.
+func (o operand) is(v value) string {
+	switch {
+	case v.text == "" && strings.HasPrefix(o.said, "labels"):
+		return o.said + " is not set"
+	case v.text == "" && (o.kind == text || o.kind == version), o.kind == list && len(v.list) == 0:
+		return o.said + " is not known"
+	}
+	return o.said + " is " + v.show(o.kind)
+}
