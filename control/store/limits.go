@@ -18,6 +18,14 @@ type Backuper interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
 
+// Raiser is a store that can take the place of another: whoever knows indexes of
+// that one must see none that is not above them.
+type Raiser interface {
+	// Raise makes every index from now on larger than index. Nobody else may work on
+	// the store meanwhile. Again, or with a smaller one: nothing.
+	Raise(ctx context.Context, index uint64) error
+}
+
 // CheckKey holds a key to the contract: ErrTooLarge when it is too long,
 // dataset.ErrInvalid when it is no key at all.
 func CheckKey(key string) error {

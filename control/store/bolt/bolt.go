@@ -37,6 +37,7 @@ import (
 var (
 	_ store.Store    = (*Store)(nil)
 	_ store.Backuper = (*Store)(nil)
+	_ store.Raiser   = (*Store)(nil)
 )
 
 // Options say how a store is opened.

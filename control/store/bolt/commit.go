@@ -45,6 +45,12 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 	return index, err
 }
 
+// Raise makes every index from now on larger than index.
+func (s *Store) Raise(ctx context.Context, index uint64) error {
+	_, err := s.submit(ctx, &request{raise: index})
+	return err
+}
+
 // commitAll is the committer.
 func (s *Store) commitAll() {
 	for {
@@ -142,6 +148,9 @@ func (b *batch) decide(r *request, live *sessions) error {
 	r.index, r.err = b.index, nil
 	if r.end != "" {
 		return b.dropBound(r.end)
+	}
+	if r.raise > b.index {
+		b.index, b.wrote = r.raise, true
 	}
 	for _, c := range r.checks {
 		if r.err = b.check(c); r.err != nil {

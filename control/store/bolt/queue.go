@@ -15,6 +15,7 @@ type request struct {
 	writes  []store.Write
 	records [][]byte // of the writes, laid out
 	end     string   // a session whose keys go; then there is nothing else
+	raise   uint64   // what the index becomes if it is less; likewise
 	bytes   int
 
 	index  uint64

@@ -13,7 +13,7 @@
 //
 // Reads ask for consistency: the leader asks a majority whether it still is one
 // before it answers. Writes are Consul's transactions, one raft entry each. An
-// entry's index is its ModifyIndex. Consul does not move that when a set writes
+// entry's index is its ModifyIndex, plus a base, see Raise. Consul does not move that when a set writes
 // what is there already, so every write carries fresh flags and is never equal.
 //
 // Sessions hang on a catalog node of their own, <prefix>-sessions, without
@@ -29,7 +29,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +44,10 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Raiser = (*Store)(nil)
+)
 
 // Options say which Consul a store is in, and how it is reached.
 type Options struct {
@@ -91,6 +97,7 @@ type Store struct {
 	spreads spreads
 
 	formatted atomic.Bool // format was seen to be ours
+	base      atomic.Uint64
 	txns      atomic.Uint64
 	conflicts atomic.Uint64
 	unknown   atomic.Uint64
@@ -194,8 +201,19 @@ func (s *Store) open(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// format is the layout that this version writes.
+// format is the layout that this version writes. A base follows, see Raise, where
+// there is one.
 const format = "drover store 1"
+
+// baseIn reads the value of the format key.
+func baseIn(value []byte) (base uint64, ours bool) {
+	number, based := strings.CutPrefix(string(value), format+" +")
+	if !based {
+		return 0, string(value) == format
+	}
+	base, err := strconv.ParseUint(number, 10, 64)
+	return base, err == nil && base < math.MaxInt64
+}
 
 // ready sees to it, once, that Consul holds a store of our format under the
 // prefix, and makes an empty one where there is none. dataset.ErrUnsupported
@@ -209,10 +227,15 @@ func (s *Store) ready(ctx context.Context) error {
 		if err != nil {
 			return s.failed(ctx, "read its format", err)
 		}
-		if pair != nil && string(pair.Value) != format {
+		base, ours := uint64(0), false
+		if pair != nil {
+			base, ours = baseIn(pair.Value)
+		}
+		if pair != nil && !ours {
 			return dataset.Errorf(dataset.ErrUnsupported, "consul: %s says %.80q, this version reads %q: another version of drover keeps its store there, or something else does (set another prefix)", s.layout.format, pair.Value, format)
 		}
 		if pair != nil {
+			s.base.Store(base)
 			s.formatted.Store(true)
 			return nil
 		}

@@ -34,7 +34,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 }
 
 func (s *Store) entry(p *api.KVPair) store.Entry {
-	return store.Entry{Key: strings.TrimPrefix(p.Key, s.layout.data), Value: p.Value, Index: p.ModifyIndex}
+	return store.Entry{Key: strings.TrimPrefix(p.Key, s.layout.data), Value: p.Value, Index: s.cooked(p.ModifyIndex)}
 }
 
 // List returns entries in the order of their keys. Without a limit it is one

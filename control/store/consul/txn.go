@@ -29,13 +29,13 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 			return 0, noSession(w.Session)
 		}
 	}
-	ops, revs, err := s.plan(checks, writes)
-	if err != nil || len(ops) == 0 {
-		return 0, err
-	}
 	ctx, done := s.call(ctx)
 	defer done()
 	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
+	ops, revs, err := s.plan(checks, writes)
+	if err != nil || len(ops) == 0 {
 		return 0, err
 	}
 	refused, res, err := s.commit(ctx, ops)
@@ -55,7 +55,7 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 	}
 	s.txns.Add(1)
 	s.feed.publish(index, revs)
-	return index, nil
+	return s.cooked(index), nil
 }
 
 // plan turns checks and writes into Consul's operations, all checks before all
@@ -96,7 +96,7 @@ func (s *Store) check(c store.Check) *api.TxnOp {
 	if c.Index == 0 {
 		return op(api.KVTxnOp{Verb: api.KVCheckNotExists, Key: s.layout.data + c.Key})
 	}
-	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: c.Index})
+	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: s.raw(c.Index)})
 }
 
 // write makes one write. delete-cas is not used: it takes an absent key for one
@@ -113,7 +113,7 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: fresh()}),
 		}
 	case checked:
-		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: w.Value, Index: index, Flags: fresh()})}
+		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: w.Value, Index: s.raw(index), Flags: fresh()})}
 	}
 	return api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: key, Value: w.Value, Flags: fresh()})}
 }

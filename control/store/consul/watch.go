@@ -166,17 +166,20 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 			return 0, err
 		}
 	}
-	asked := false
+	asked, was := false, after
+	if after = 0; was > s.base.Load() {
+		after = s.raw(was)
+	}
 	for {
 		if err := s.open(ctx); err != nil {
 			return 0, err
 		}
 		index, wait, ahead := s.feed.look(prefix, after)
 		if wait == nil {
-			return index, nil
+			return s.cooked(index), nil
 		}
 		if ahead && asked {
-			return index, nil // the store went back
+			return s.cooked(index), nil // the store went back
 		}
 		if ahead {
 			if err := s.fresh(ctx, &s.feed.revs, true); err != nil {

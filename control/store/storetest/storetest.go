@@ -78,6 +78,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"SessionRebound", testSessionRebound},
 		{"SessionUnknown", testSessionUnknown},
 		{"SessionWhere", testSessionWhere},
+		{"Raised", testRaised},
 		{"Close", testClose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
