@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -37,6 +38,9 @@ func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 		if err != nil {
 			return held{}, err
 		}
+		if err := dump.Whole(ctx, st); err != nil {
+			return held{}, errors.Join(err, st.Close())
+		}
 		return held{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
 	}
 	st, err := openConsul(o, c)
@@ -57,7 +61,16 @@ func openConsul(o Options, c clock.Clock) (held, error) {
 	if err != nil {
 		return held{}, err
 	}
-	return held{Store: st, kind: "consul", check: st.Check, figures: consulFigures(st)}, nil
+	return held{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st)}, nil
+}
+
+func checkConsul(st *consul.Store) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := st.Check(ctx); err != nil {
+			return err
+		}
+		return dump.Whole(ctx, st)
+	}
 }
 
 // openStore opens a store in the root. One that cannot be read is put aside, for

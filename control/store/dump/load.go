@@ -1,0 +1,184 @@
+package dump
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// mark is the value of markKey.
+type mark struct {
+	Sum string `json:"sha256"` // of the dump
+}
+
+// Whole fails with dataset.ErrConflict when a Load into the store has begun and not
+// ended: what is missing in it looks like absence, so nothing may work on it.
+func Whole(ctx context.Context, st store.Store) error {
+	_, err := st.Get(ctx, markKey)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return dataset.Errorf(dataset.ErrConflict, "an import into the store was cut short: run drover store import with the same file again, and nothing else before")
+}
+
+// Load writes the records of a dump into a store, whose indexes are above all of the
+// dump's afterwards. It checks the whole dump before it writes anything. A store that
+// holds something is refused with dataset.ErrExists unless the dump is to replace all
+// of it; one that something works on, with dataset.ErrInUse. Cut short, it goes on
+// when it is called again with the same dump; see Whole. Other errors: those of a dump
+// that cannot be read, see Check.
+func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
+	sum, err := Check(r)
+	if err != nil {
+		return sum, err
+	}
+	if err := idle(ctx, st); err != nil {
+		return sum, err
+	}
+	marked, err := begin(ctx, st, sum, replace)
+	if err != nil {
+		return sum, err
+	}
+	l := loading{ctx: ctx, st: st, mark: marked}
+	if err := l.clear(); err != nil {
+		return sum, l.failed(err)
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return sum, l.failed(err)
+	}
+	again, err := read(r, l.set)
+	if err == nil && again != sum {
+		err = dataset.Errorf(dataset.ErrConflict, "the file was changed while it was read")
+	}
+	if err == nil {
+		err = l.flush()
+	}
+	if err == nil {
+		l.writes = []store.Write{{Key: markKey, Delete: true}}
+		err = l.flush()
+	}
+	return sum, l.failed(err)
+}
+
+// Check returns what a dump holds. Errors: dataset.ErrInvalid for what is none,
+// dataset.ErrUnsupported for one of another version of Drover, dataset.ErrCorrupt for
+// one that is damaged or cut off.
+func Check(r io.Reader) (Summary, error) {
+	return read(r, func(store.Entry) error { return nil })
+}
+
+// begin looks at what the store holds and marks it; it returns the mark's index.
+func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
+	raiser, ok := st.(store.Raiser)
+	if !ok {
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot take the place of another")
+	}
+	was, err := st.Get(ctx, markKey)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, err
+	}
+	var m mark
+	if was.Index != 0 && json.Unmarshal(was.Value, &m) == nil && m.Sum == sum.Sum {
+		replace = true // of what this dump had begun to write
+	}
+	if !replace {
+		if err := vacant(ctx, st); err != nil {
+			return 0, err
+		}
+	}
+	if err := raiser.Raise(ctx, sum.Index); err != nil {
+		return 0, err
+	}
+	if was, err = st.Get(ctx, markKey); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, err // its index may be another one by now
+	}
+	value, err := json.Marshal(mark{sum.Sum})
+	if err != nil {
+		return 0, err
+	}
+	return st.Txn(ctx, []store.Check{{Key: markKey, Index: was.Index}}, []store.Write{{Key: markKey, Value: value}})
+}
+
+// vacant fails with dataset.ErrExists unless the store holds nothing.
+func vacant(ctx context.Context, st store.Store) error {
+	if err := Whole(ctx, st); err != nil {
+		return err
+	}
+	list, err := st.List(ctx, "", "", 1)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	cluster, err := clusterOf(ctx, st)
+	if err != nil {
+		return err
+	}
+	names, err := st.List(ctx, "names/", "", page)
+	if err != nil {
+		return err
+	}
+	more := ""
+	if len(names) == page {
+		more = " or more"
+	}
+	return dataset.Errorf(dataset.ErrExists, "the store is not empty: it is that of cluster %s, with %d%s volumes (--force replaces all that it holds; export it before)", cluster, len(names), more)
+}
+
+// loading is a Load that has begun.
+type loading struct {
+	ctx    context.Context
+	st     store.Store
+	mark   uint64
+	writes []store.Write
+	bytes  int
+}
+
+func (l *loading) failed(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrConflict):
+		return dataset.Errorf(dataset.ErrConflict, "something else works on the store: nothing may, while it is imported into (%w)", err)
+	}
+	return fmt.Errorf("the import is not whole, and goes on when it is run again: %w", err)
+}
+
+// clear deletes all that the store holds but the mark.
+func (l *loading) clear() error {
+	err := each(l.ctx, l.st, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Delete: true}) })
+	if err != nil {
+		return err
+	}
+	return l.flush()
+}
+
+func (l *loading) set(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) }
+
+// add writes what was added before when it would not fit into one transaction.
+func (l *loading) add(w store.Write) error {
+	size := store.Size(w.Key, w.Value)
+	if len(l.writes) == store.MaxOps-1 || l.bytes+size > store.MaxBytes-store.Size(markKey, nil) {
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
+	l.writes, l.bytes = append(l.writes, w), l.bytes+size
+	return nil
+}
+
+// flush commits what was added, as long as the mark is this Load's.
+func (l *loading) flush() error {
+	if len(l.writes) == 0 {
+		return nil
+	}
+	_, err := l.st.Txn(l.ctx, []store.Check{{Key: markKey, Index: l.mark}}, l.writes)
+	l.writes, l.bytes = nil, 0
+	return err
+}
