@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,18 +43,36 @@ file holds records, no volume's data.`,
 	return cmd
 }
 
-// backup writes FILE.tmp and puts it in place when it is whole and on disk.
 func (a *app) backup(ctx context.Context, c remote, file string) (n int64, err error) {
+	m := a.meter("backup", !terminal(a.errOut))
+	defer m.Close()
+	w := &progress.Writer{Meter: m, At: dataset.Progress{Step: "copy the store"}}
+	err = wholeFile("backup", file, func(f io.Writer) error {
+		w.W = f
+		if err := c.Backup(ctx, w); err != nil {
+			return err
+		}
+		if w.At.Done == 0 {
+			return dataset.Errorf(dataset.ErrCorrupt, "the server sent an empty backup")
+		}
+		return nil
+	})
+	return w.At.Done, err
+}
+
+// wholeFile has FILE.tmp written, as what it is called, and puts it in place when it is
+// whole and on disk.
+func wholeFile(what, file string, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
-		return 0, inTheWay(file, err)
+		return inTheWay(what, file, err)
 	}
 	tmp := file + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return 0, dataset.Errorf(dataset.ErrExists, "%s exists: another backup is under way, or one was killed (remove it then)", tmp)
+		return dataset.Errorf(dataset.ErrExists, "%s exists: another %s is under way, or one was killed (remove it then)", tmp, what)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	placed := false
 	defer func() {
@@ -61,36 +80,29 @@ func (a *app) backup(ctx context.Context, c remote, file string) (n int64, err e
 			err = errors.Join(err, os.Remove(tmp))
 		}
 	}()
-	m := a.meter("backup", !terminal(a.errOut))
-	w := &progress.Writer{W: f, Meter: m, At: dataset.Progress{Step: "copy the store"}}
-	err = c.Backup(ctx, w)
-	m.Close()
-	if err == nil && w.At.Done == 0 {
-		err = dataset.Errorf(dataset.ErrCorrupt, "the server sent an empty backup")
-	}
-	if err == nil {
+	if err = write(f); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return 0, err
+		return err
 	}
-	if err := place(tmp, file); err != nil {
-		return 0, err
+	if err := place(what, tmp, file); err != nil {
+		return err
 	}
 	placed = true
-	return w.At.Done, durable.SyncDir(filepath.Dir(file))
+	return durable.SyncDir(filepath.Dir(file))
 }
 
-func inTheWay(file string, err error) error {
+func inTheWay(what, file string, err error) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrExists, "%s exists: a backup overwrites nothing (choose another name)", file)
+	return dataset.Errorf(dataset.ErrExists, "%s exists: a new %s overwrites nothing (choose another name)", file, what)
 }
 
 // place renames tmp to file unless that exists. Filesystems that cannot rename
 // so (NFS, rename(2)) can link.
-func place(tmp, file string) error {
+func place(what, tmp, file string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		if err = os.Link(tmp, file); err == nil {
@@ -98,7 +110,7 @@ func place(tmp, file string) error {
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return inTheWay(file, nil)
+		return inTheWay(what, file, nil)
 	}
 	return err
 }

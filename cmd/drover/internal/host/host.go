@@ -57,7 +57,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err := o.CheckServe(); err != nil {
 		return err
 	}
-	p, err := begin(o, "lock", o.Root, o.Run, o.PluginDir)
+	p, err := begin(o, hostLock, o.Root, o.Run, o.PluginDir)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// The files of a root that its host's agent and a control replica lock.
+const (
+	hostLock    = "lock"
+	controlLock = "control.lock"
+)
+
 // lockRoot makes sure that one process at a time works on a root: one that has the
 // host's agent in it, and one control replica. The second is told who does. The lock
 // goes with the process, however it ends.

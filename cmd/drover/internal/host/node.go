@@ -21,7 +21,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err
 	}
-	p, err := begin(o, "lock", o.Root, o.Run, o.PluginDir)
+	p, err := begin(o, hostLock, o.Root, o.Run, o.PluginDir)
 	if err != nil {
 		return err
 	}

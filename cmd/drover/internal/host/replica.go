@@ -27,7 +27,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err := o.CheckControl(); err != nil {
 		return err
 	}
-	p, err := begin(o, "control.lock", o.Root, o.Run)
+	p, err := begin(o, controlLock, o.Root, o.Run)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
+// storeFile is the store in the root.
+const storeFile = "store.db"
+
 // held is the store that control works on.
 type held struct {
 	store.Store
@@ -34,7 +37,7 @@ type held struct {
 // ends the start with the reason: what was served would only fail.
 func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 	if o.Consul == nil {
-		st, err := openStore(ctx, o, "store.db", bolt.Options{Clock: c})
+		st, err := openStore(ctx, o, storeFile, bolt.Options{Clock: c})
 		if err != nil {
 			return held{}, err
 		}
@@ -55,13 +58,17 @@ func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 
 // openConsul opens the store in Consul without asking it anything.
 func openConsul(o Options, c clock.Clock) (held, error) {
-	opts := *o.Consul
-	opts.Clock = c
-	st, err := consul.Open(opts)
+	st, err := newConsul(o, c)
 	if err != nil {
 		return held{}, err
 	}
 	return held{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st)}, nil
+}
+
+func newConsul(o Options, c clock.Clock) (*consul.Store, error) {
+	opts := *o.Consul
+	opts.Clock = c
+	return consul.Open(opts)
 }
 
 func checkConsul(st *consul.Store) func(context.Context) error {

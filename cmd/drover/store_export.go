@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/control/store/dump"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newStoreExportCmd(a *app) *cobra.Command {
+	var f processFlags
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write the records of a store that nothing works on, for another kind of store",
+		Long: `Write all records of the store that drover.yaml names, or of the one in the
+state's folder, to a new file on this host, or to standard output for -. It
+reads the store itself, so stop every drover that works on it before: drover
+store import puts the records into another store, and what is made in between
+would be in neither. For a copy of a store that works: drover store backup.
+
+The file holds no volume's data. Only an exit code of 0 means that it is whole.`,
+		Example: `  drover store export /var/backups/drover.jsonl
+  drover store export - | gzip > drover.jsonl.gz`,
+		Args: args(1),
+	}
+	f.ofStore(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx, stop := a.signals(cmd.Context())
+		defer stop()
+		sum, err := a.exportStore(ctx, f, args[0])
+		if err != nil && ctx.Err() != nil {
+			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no export")
+		}
+		if err != nil {
+			return err
+		}
+		if args[0] == "-" {
+			return nil
+		}
+		return a.say("exported %s to %s", described(sum), args[0])
+	}
+	return cmd
+}
+
+// ofStore are the flags of a command that opens the store itself.
+func (f *processFlags) ofStore(fl *pflag.FlagSet) {
+	f.level = "error"
+	fl.StringVar(&f.config, "config", defaultConfig, "configuration `FILE` that names the store; there may be none at the default place")
+	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, with the store where drover.yaml names no other")
+}
+
+// described says what a dump holds.
+func described(s dump.Summary) string {
+	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
+}
+
+func (a *app) exportStore(ctx context.Context, f processFlags, file string) (sum dump.Summary, err error) {
+	st, err := a.openStore(ctx, f, false)
+	if err != nil {
+		return sum, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	write := func(w io.Writer) error {
+		sum, err = dump.Save(ctx, st, st.Kind, w)
+		return err
+	}
+	if file == "-" {
+		return sum, write(a.out)
+	}
+	return sum, wholeFile("export", file, write)
+}
+
+// openStore opens the store that drover.yaml and the flags name.
+func (a *app) openStore(ctx context.Context, f processFlags, create bool) (host.Unserved, error) {
+	log, err := newLog(f.level)
+	if err != nil {
+		return host.Unserved{}, err
+	}
+	o, err := f.options(a, log)
+	if err != nil {
+		return host.Unserved{}, err
+	}
+	return host.OpenUnserved(ctx, o, create)
+}
