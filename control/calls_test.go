@@ -76,7 +76,7 @@ func reports(sc scene, all map[string]func() error) {
 		"sync":      func() error { return second(sc.Sync(ctx, sc.id, 0, 0)) },
 		"heartbeat": func() error { return sc.Heartbeat(ctx, sc.id, api.Heartbeat{Incarnation: sc.incarnation}) },
 		"facts":     func() error { return second(sc.Facts(ctx, sc.id, api.FactsReport{Incarnation: sc.incarnation})) },
-		"cordon":    func() error { return second(sc.Cordon(ctx, sc.id, true)) },
+		"cordon":    func() error { return second(sc.Cordon(ctx, sc.id, api.Cordoned{Cordoned: true})) },
 		"record":    func() error { return sc.Record(ctx, sc.id, sc.report(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.id, Incarnation: sc.incarnation}, Pools: sc.pools})

@@ -102,9 +102,9 @@ func (t *tx) flock() ([]api.Node, error) {
 	return out, nil
 }
 
-// Cordon says whether nothing new is to be put on a node; what is there stays. Again:
-// nothing. ErrNotFound.
-func (s *Service) Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (n dataset.Node, err error) {
+// Cordon says whether nothing new is to be put on a node, and whether what is there is to
+// go elsewhere. Again: nothing. ErrNotFound, ErrInvalid.
+func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		n = dataset.Node{}
 		ok, err := t.get(nodeKey(node), &n)
@@ -113,12 +113,17 @@ func (s *Service) Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (n 
 			return err
 		case !ok:
 			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s (drover node ls shows what there is)", node)
-		case n.Cordoned == cordoned:
+		case set.Draining && !set.Cordoned:
+			return dataset.Errorf(dataset.ErrInvalid, "node %s: what is drained is cordoned as well", n.Name)
+		case n.Cordoned == set.Cordoned && n.Draining == set.Draining:
 			return nil
 		}
-		n.Cordoned = cordoned
+		n.Cordoned, n.Draining = set.Cordoned, set.Draining
 		what := "node.uncordon"
-		if cordoned {
+		switch {
+		case set.Draining:
+			what = "node.drain"
+		case set.Cordoned:
 			what = "node.cordon"
 		}
 		t.events = append(t.events, api.Event{Type: what, Node: n.Name})

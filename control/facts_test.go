@@ -124,10 +124,10 @@ func TestNodesAreFilteredByFacts(t *testing.T) {
 func TestCordon(t *testing.T) {
 	e := newEnv(t)
 	a, b := e.agent("alpha"), e.agent("beta")
-	_, err := e.Cordon(e.ctx, uuid.New(), true)
+	_, err := e.Cordon(e.ctx, uuid.New(), api.Cordoned{Cordoned: true})
 	refused(t, err, dataset.ErrNotFound, "no such node")
 	for range 2 {
-		if n, err := e.Cordon(e.ctx, a.id, true); err != nil || !n.Cordoned || n.Name != "alpha" {
+		if n, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: true}); err != nil || !n.Cordoned || n.Name != "alpha" {
 			t.Fatal(n, err)
 		}
 	}
@@ -135,14 +135,14 @@ func TestCordon(t *testing.T) {
 		t.Error("a cordoned node got something new")
 	}
 	before := e.spy.committed()
-	if _, err := e.Cordon(e.ctx, a.id, true); err != nil || e.spy.committed() != before {
+	if _, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: true}); err != nil || e.spy.committed() != before {
 		t.Errorf("what is so already was written again, %v", err)
 	}
 	a.register("alpha")
 	if op := a.plan(create("db")); op.Node != b.id {
 		t.Error("a node that registers again is not cordoned any more")
 	}
-	if _, err := e.Cordon(e.ctx, a.id, false); err != nil {
+	if _, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: false}); err != nil {
 		t.Fatal(err)
 	}
 	if op := a.plan(create("db")); op.Node != a.id {

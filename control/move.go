@@ -19,7 +19,7 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	if err != nil {
 		return nil, nil, err
 	}
-	target, err := t.nodeNamed(req.Node)
+	target, err := s.moveTarget(t, d, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -131,7 +131,7 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	if err != nil {
 		return err
 	}
-	if !there || kept.Snapshot == uuid.Nil || kept.Kind != dataset.CopyReplica && kept.Kind != dataset.CopyLeft {
+	if !there || !kept.Whole() {
 		return s.noCopy(t, d, target)
 	}
 	op.Dataset.Pool = kept.Pool
@@ -197,6 +197,9 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if req.Node == "" {
+		return &op, nil
 	}
 	target, err := t.nodeNamed(req.Node)
 	if err != nil {

@@ -427,3 +427,44 @@ func TestLeftCopyExpires(t *testing.T) {
 		t.Error(e.failures)
 	}
 }
+
+// A move that names no node goes to the freshest copy, or else where a new volume would,
+// but for its home.
+func TestMoveAway(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@gold")
+	away := moveTo("db", "")
+	_, err := e.Submit(e.ctx, away)
+	refused(t, err, dataset.ErrOffline, "no other node")
+	b := e.agent("beta")
+	e.edit(b, func(n *dataset.Node) { n.Cordoned = true })
+	_, err = e.Submit(e.ctx, away)
+	refused(t, err, dataset.ErrOffline, "beta", "cordoned")
+	c := e.agent("gamma")
+	op := *e.submit(away).Operation
+	if op.Node != c.id {
+		t.Errorf("to %s, not gamma", op.Node)
+	}
+	if again := *e.submit(away).Operation; again.ID != op.ID {
+		t.Error("asked again it is another move")
+	}
+	if _, err := e.CancelOperation(e.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.edit(b, func(n *dataset.Node) { n.Cordoned = false })
+	e.moved("db", a, b, "beta") // alpha keeps a copy
+	if op = *e.submit(away).Operation; op.Node != a.id {
+		t.Errorf("to %s, not to the copy on alpha", op.Node)
+	}
+	if _, err := e.CancelOperation(e.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	if op = *e.submit(forced("db", "", "beta")).Operation; op.Node != a.id || op.Loss == nil {
+		t.Errorf("by force: %+v", op)
+	}
+	a.commit(op)
+	_, err = e.Submit(e.ctx, forced("db", "", "alpha")) // what beta keeps was overtaken
+	refused(t, err, dataset.ErrNotFound, "whole copy")
+	e.check()
+}

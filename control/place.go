@@ -33,6 +33,7 @@ type order struct {
 	where   selector.Expr // the profile's placement
 	asking  uuid.UUID     // node that asks; nil: none
 	here    bool          // no other will do: what it is made from is there
+	named   bool          // an error names the node even where there is but one
 }
 
 // placement reads the expression of a profile, which was checked when it was loaded:
@@ -251,7 +252,7 @@ func refuse(sites []site, o order) error {
 	pools, kind := 0, dataset.ErrUnsupported
 	for _, st := range sites {
 		pools += len(st.pools)
-		reason, would := st.refusal(o, len(sites) > 1)
+		reason, would := st.refusal(o, o.named || len(sites) > 1)
 		if would {
 			kind = dataset.ErrOffline
 		}

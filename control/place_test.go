@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -64,7 +65,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		x.tells(nil)
 	}
 	b.tells(func(f *dataset.Facts) { f.Load10 = 40 })
-	if _, err := e.Cordon(e.ctx, a.id, true); err != nil {
+	if _, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: true}); err != nil {
 		t.Fatal(err)
 	}
 	c.tells(nil)

@@ -140,6 +140,11 @@ type Copy struct {
 	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
 }
 
+// Whole reports whether a volume can go on from the copy.
+func (c Copy) Whole() bool {
+	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
+}
+
 // CopyKind says why there is a copy, and so what becomes of it.
 type CopyKind string
 

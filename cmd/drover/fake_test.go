@@ -160,10 +160,10 @@ func (f *fake) NodeList(_ context.Context, filter string) ([]api.Node, error) {
 	return f.nodes, f.called("NodeList", filter)
 }
 
-func (f *fake) Cordon(_ context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error) {
+func (f *fake) Cordon(_ context.Context, node uuid.UUID, set api.Cordoned) (dataset.Node, error) {
 	n := f.nodes[0].Node
-	n.Cordoned = cordoned
-	return n, f.called("Cordon", node, cordoned)
+	n.Cordoned, n.Draining = set.Cordoned, set.Draining
+	return n, f.called("Cordon", node, set)
 }
 
 func (f *fake) Operations(_ context.Context, p api.Page) (api.List[dataset.Operation], error) {

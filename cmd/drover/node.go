@@ -7,6 +7,6 @@ func newNodeCmd(a *app) *cobra.Command {
 		Use:   "node",
 		Short: "Look at the hosts",
 	},
-		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a),
+		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
 	)
 }

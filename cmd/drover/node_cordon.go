@@ -34,7 +34,7 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 		if n.Cordoned == !off {
 			already = " already"
 		}
-		set, err := c.Cordon(cmd.Context(), n.ID, !off)
+		set, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: !off})
 		if err != nil {
 			return err
 		}

@@ -66,8 +66,8 @@ func (c *Client) NodeList(ctx context.Context, filter string) ([]Node, error) {
 }
 
 // Cordon says whether nothing new is to be put on a node.
-func (c *Client) Cordon(ctx context.Context, id uuid.UUID, cordoned bool) (dataset.Node, error) {
-	return ask[dataset.Node](ctx, c, node(id, "/cordon", Cordoned{cordoned}))
+func (c *Client) Cordon(ctx context.Context, id uuid.UUID, set Cordoned) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, c, node(id, "/cordon", set))
 }
 
 // Operations lists operations.

@@ -119,8 +119,8 @@ func (f *fake) NodeList(ctx context.Context, filter string) ([]Node, error) {
 	return f.nodes, f.ask(ctx, "NodeList", filter)
 }
 
-func (f *fake) Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error) {
-	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, cordoned)
+func (f *fake) Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, set)
 }
 
 func (f *fake) Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error) {

@@ -34,7 +34,7 @@ func (h handlers) nodes() {
 			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
 			Body Cordoned
 		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.Cordon(ctx, in.ID, in.Body.Cordoned))
+			return reply(h.Service.Cordon(ctx, in.ID, in.Body))
 		})
 	add(h, agents("register", "register-node", "Present a node and its pools"),
 		func(ctx context.Context, in *struct {

@@ -93,7 +93,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Pools", nil, f.pools, func(ctx context.Context, c *Client) (any, error) { return c.Pools(ctx) }},
 		{"NodeList", []any{""}, f.nodes, func(ctx context.Context, c *Client) (any, error) { return c.NodeList(ctx, "") }},
 		{"NodeList", []any{`load_1 < 3 & "ä"`}, f.nodes, func(ctx context.Context, c *Client) (any, error) { return c.NodeList(ctx, `load_1 < 3 & "ä"`) }},
-		{"Cordon", []any{node1, true}, f.nodes[0].Node, func(ctx context.Context, c *Client) (any, error) { return c.Cordon(ctx, node1, true) }},
+		{"Cordon", []any{node1, Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *Client) (any, error) {
+			return c.Cordon(ctx, node1, Cordoned{Cordoned: true, Draining: true})
+		}},
 		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *Client) (any, error) { return c.Facts(ctx, node1, told) }},
 		{"Operations", []any{page}, List[dataset.Operation]{[]dataset.Operation{f.op}, f.next}, func(ctx context.Context, c *Client) (any, error) { return c.Operations(ctx, page) }},
 		{"Operation", []any{"f23c", 30 * time.Second}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Operation(ctx, "f23c", 30*time.Second) }},

@@ -38,7 +38,7 @@ type Users interface {
 	// empty one.
 	NodeList(ctx context.Context, filter string) ([]Node, error)
 	// Cordon says whether nothing new is to be put on a node. Again: nothing.
-	Cordon(ctx context.Context, node uuid.UUID, cordoned bool) (dataset.Node, error)
+	Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (dataset.Node, error)
 	Operations(ctx context.Context, p Page) (List[dataset.Operation], error)
 	// Operation returns one; with wait > 0 it waits so long for it to end, or,
 	// while it runs, for its progress to change.

@@ -35,7 +35,7 @@ type Request struct {
 	Force     bool              `json:"force,omitempty"`     // delete what is protected
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
-	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID
+	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID; empty: away
 	Fenced    string            `json:"fenced,omitempty"`    // move with force: the home, which a person says writes no more
 }
 
@@ -105,9 +105,11 @@ type Node struct {
 	Facts *dataset.Facts `json:"facts,omitempty"` // as of the last change that counts; nil: not told yet
 }
 
-// Cordoned is whether nothing new is to be put on a node.
+// Cordoned is whether nothing new is to be put on a node and, draining, what it has is to
+// go elsewhere: its replicas do so by themselves, its volumes when they are moved.
 type Cordoned struct {
 	Cordoned bool `json:"cordoned"`
+	Draining bool `json:"draining,omitempty"` // only what is cordoned is drained
 }
 
 // FactsReport is what an agent says of its host.

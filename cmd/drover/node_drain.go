@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newNodeDrainCmd(a *app) *cobra.Command {
+	var fenced bool
+	cmd := &cobra.Command{
+		Use:   "drain NODE",
+		Short: "Have all that a node has go elsewhere, and put nothing new on it",
+		Long: `Have all that a node has go to other nodes: its volumes, each where its profile
+lets it, to a replica first; its replicas, by themselves, once others make up for
+them. Nothing new is put on it until drover node cordon --off NODE.
+
+A volume that is in use stays; the line about it says who holds it. Stop that, and
+drain again: what has left is not touched again.
+
+With --fenced the node is lost, and on your word writes to nothing any more: its
+volumes go on from the freshest copies that others have.`,
+		Example:           "  drover node drain host-a",
+		Args:              args(1),
+		ValidArgsFunction: complete(a, nodeWords),
+	}
+	cmd.Flags().BoolVar(&fenced, "fenced", false, "the node is lost and writes no more: go on from copies")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		nodes, err := c.NodeList(cmd.Context(), "")
+		if err != nil {
+			return err
+		}
+		n, err := pickNode(nodes, args[0])
+		if err != nil {
+			return err
+		}
+		if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
+			return err
+		}
+		ctx, stop := a.signals(cmd.Context())
+		defer stop()
+		d := drain{app: a, c: c, node: n, names: map[uuid.UUID]string{}}
+		for _, o := range nodes {
+			d.names[o.ID] = o.Name
+		}
+		if fenced {
+			d.fenced = n.Name
+		}
+		return d.run(ctx)
+	}
+	return cmd
+}
+
+// drainAtOnce is how many volumes are on their way at the same time.
+const drainAtOnce = 8
+
+// drain is one round of a node's volumes.
+type drain struct {
+	*app
+	c      remote
+	node   api.Node
+	names  map[uuid.UUID]string
+	fenced string
+
+	open              []dataset.Operation
+	all, stayed, done int
+}
+
+func (d *drain) run(ctx context.Context) error {
+	volumes, err := all(ctx, d.c.Volumes)
+	if err != nil {
+		return err
+	}
+	volumes = slices.DeleteFunc(volumes, func(v api.Volume) bool { return v.Home != d.node.ID })
+	d.all = len(volumes)
+	for _, v := range volumes {
+		if err := d.begin(ctx, v); err != nil {
+			return err
+		}
+	}
+	for len(d.open) > 0 {
+		if err := d.finish(ctx); err != nil {
+			return err
+		}
+	}
+	if d.stayed > 0 {
+		return dataset.Errorf(dataset.ErrConflict, "%d of %d volumes stay on node %s: mend what is said above, and drain it again", d.stayed, d.all, d.node.Name)
+	}
+	return d.say("node %s has no volumes any more", d.node.Name)
+}
+
+// begin asks for the move of a volume, when there are not too many under way.
+func (d *drain) begin(ctx context.Context, v api.Volume) error {
+	if len(d.open) == drainAtOnce {
+		if err := d.finish(ctx); err != nil {
+			return err
+		}
+	}
+	out, err := d.c.Submit(ctx, api.Request{
+		ID: d.newID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
+	})
+	if err == nil && out.Operation != nil {
+		d.open = append(d.open, *out.Operation)
+		return nil
+	}
+	if err == nil {
+		return nil // it left by itself
+	}
+	return d.stays(ctx, v.Volume, err)
+}
+
+// finish waits for the move that was asked for first.
+func (d *drain) finish(ctx context.Context) error {
+	op := d.open[0]
+	d.open = d.open[1:]
+	m := d.meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, d.done+1, d.all), false)
+	op, err := d.wait(ctx, d.c, op, m)
+	m.Close()
+	if err != nil {
+		return d.stays(ctx, op.Volume, err)
+	}
+	d.done++
+	return d.say("volume %s lives on node %s", op.Volume, d.names[op.Node])
+}
+
+// stays says why a volume did not leave; what is wrong with all ends the round.
+func (d *drain) stays(ctx context.Context, volume string, err error) error {
+	if ctx.Err() != nil || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrForbidden) {
+		return err
+	}
+	d.stayed++
+	d.done++
+	return d.say("volume %s stays: %v", volume, err)
+}

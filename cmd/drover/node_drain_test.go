@@ -1,0 +1,64 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestDrain(t *testing.T) {
+	f := theWorld()
+	home := f.nodes[0].ID
+	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
+	f.nodes = append(f.nodes, other)
+	f.volumes, f.byVolume, f.fail = nil, map[string]api.Outcome{}, map[string]error{}
+	for _, name := range []string{"a", "b", "busy", "gone", "theirs"} {
+		v := api.Volume{Dataset: dataset.Dataset{ID: uuid.New(), Volume: name, Home: home}}
+		op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: name, Node: other.ID, State: dataset.OpDone}
+		switch name {
+		case "busy":
+			op.State, op.Problem = dataset.OpFailed, &dataset.Problem{Code: "in_use", Message: "volume busy is in use on node host-a by c1"}
+		case "gone":
+			f.fail["Submit "+v.ID.String()] = dataset.Errorf(dataset.ErrNotFound, "no such volume")
+		case "theirs":
+			v.Home = other.ID
+		}
+		f.volumes, f.byVolume[v.ID.String()] = append(f.volumes, v), api.Outcome{Operation: &op}
+	}
+	c := newConsole(f)
+	if status := c.run(t, "node", "drain", f.nodes[0].Name); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	want := `volume gone stays: no such volume
+volume a lives on node host-z
+volume b lives on node host-z
+volume busy stays: volume busy is in use on node host-a by c1
+`
+	if got := c.out.String(); got != want {
+		t.Errorf("it said\n%s", got)
+	}
+	if got := c.err.String(); !strings.Contains(got, "2 of 4 volumes stay on node host-a") {
+		t.Errorf("and at last %q", got)
+	}
+	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"kind":"move"`) != 4 || !strings.Contains(calls, `"draining":true`) || strings.Contains(calls, "fenced") {
+		t.Errorf("asked\n%s", calls)
+	}
+
+	// All that is left goes, on the word that the node is lost.
+	f.asked, f.fail = nil, nil
+	for id, out := range f.byVolume {
+		out.Operation.State, out.Operation.Problem = dataset.OpDone, nil
+		f.byVolume[id] = out
+	}
+	c = newConsole(f)
+	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(), "has no volumes any more") {
+		t.Errorf("status %d: %s%s", status, c.out.String(), c.err.String())
+	}
+	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"force":true,"fenced":"host-a"`) != 4 {
+		t.Errorf("asked\n%s", calls)
+	}
+}

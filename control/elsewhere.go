@@ -1,0 +1,85 @@
+package control
+
+import (
+	"slices"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// moveTarget is the node that a move names; of one that names none, the one that suits
+// best, or where a move under way goes already.
+func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
+	if req.Node != "" {
+		return t.nodeNamed(req.Node)
+	}
+	n, found, err := s.freshest(t, d)
+	if err != nil || found {
+		return n, err
+	}
+	if req.Force {
+		return n, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: no node that is not cordoned has a whole copy of it", d.Volume)
+	}
+	return s.elsewhere(t, d)
+}
+
+// freshest returns the node that has the newest whole copy of a dataset, of those that
+// are not cordoned.
+func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
+	var newest dataset.Copy
+	for _, node := range d.Copies {
+		c, there, err := s.copyNow(t, node, d.ID)
+		if err != nil {
+			return best, false, err
+		}
+		if !there || !c.Whole() || found && !c.Taken.After(newest.Taken) {
+			continue
+		}
+		var n dataset.Node
+		if known, err := t.get(nodeKey(node), &n); err != nil {
+			return best, false, err
+		} else if known && !n.Cordoned {
+			best, newest, found = n, c, true
+		}
+	}
+	return best, found, nil
+}
+
+// elsewhere chooses a node for a volume that only has to leave its home, as for a new
+// one, but where its snapshots can go too if there is such a place.
+func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error) {
+	from, err := t.pool(d)
+	if err != nil {
+		return n, err
+	}
+	o := order{id: d.ID, what: "move of volume " + d.Volume, profile: d.Profile, named: true}
+	if o.where, err = placement(d.Profile); err != nil {
+		return n, err
+	}
+	sites, err := s.sites(t)
+	if err != nil {
+		return n, err
+	}
+	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == d.Home })
+	var fit, alike []candidate
+	for i := range sites {
+		c, fits := first(sites[i:i+1], o)
+		if !fits {
+			continue
+		}
+		fit = append(fit, c)
+		if likeness(from, c.Pool) >= likeKind {
+			alike = append(alike, c)
+		}
+	}
+	switch {
+	case len(sites) == 0:
+		return n, dataset.Errorf(dataset.ErrOffline, "move of volume %s: there is no other node", d.Volume)
+	case len(fit) == 0:
+		return n, refuse(sites, o)
+	case len(alike) > 0:
+		fit = alike
+	}
+	_, err = t.get(nodeKey(spread(fit, d.ID).Node), &n)
+	return n, err
+}
