@@ -18,15 +18,15 @@ func newNodeDrainCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
 		Short: "Have all that a node has go elsewhere, and put nothing new on it",
-		Long: `Have all that a node has go to other nodes: its volumes, each where its profile
-lets it, to a replica first; its replicas, by themselves, once others make up for
-them. Nothing new is put on it until drover node cordon --off NODE.
+		Long: `Have all that a node has go to other nodes: its volumes, each where its
+profile lets it, to a replica first; its replicas, by themselves, once others
+make up for them. Nothing new is put on it until drover node cordon --off.
 
-A volume that is in use stays; the line about it says who holds it. Stop that, and
-drain again: what has left is not touched again.
+A volume that is in use stays; the line about it says who holds it. Stop that,
+and drain again: what has left is not touched again.
 
-With --fenced the node is lost, and on your word writes to nothing any more: its
-volumes go on from the freshest copies that others have.`,
+With --fenced the node is lost, and on your word writes to nothing any more:
+its volumes go on from the freshest copies that others have.`,
 		Example:           "  drover node drain host-a",
 		Args:              args(1),
 		ValidArgsFunction: complete(a, nodeWords),
