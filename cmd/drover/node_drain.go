@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -31,6 +32,7 @@ its volumes go on from the freshest copies that others have.`,
 		Args:              args(1),
 		ValidArgsFunction: complete(a, nodeWords),
 	}
+	o := outputFlags(cmd, false)
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "the node is lost and writes no more: go on from copies")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()
@@ -50,7 +52,7 @@ its volumes go on from the freshest copies that others have.`,
 		}
 		ctx, stop := a.signals(cmd.Context())
 		defer stop()
-		d := drain{app: a, c: c, node: n, names: map[uuid.UUID]string{}}
+		d := drain{app: a, c: c, node: n, json: o.json(), names: map[uuid.UUID]string{}, left: []drained{}}
 		for _, o := range nodes {
 			d.names[o.ID] = o.Name
 		}
@@ -72,9 +74,18 @@ type drain struct {
 	node   api.Node
 	names  map[uuid.UUID]string
 	fenced string
+	json   bool
 
-	open              []dataset.Operation
-	all, stayed, done int
+	open        []dataset.Operation
+	left        []drained
+	all, stayed int
+}
+
+// drained is what became of one volume.
+type drained struct {
+	Volume  string           `json:"volume"`
+	Node    string           `json:"node,omitempty"`    // where it lives now
+	Problem *dataset.Problem `json:"problem,omitempty"` // why it stays
 }
 
 func (d *drain) run(ctx context.Context) error {
@@ -94,10 +105,15 @@ func (d *drain) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if d.json {
+		if err := show.JSON(d.out, d.left); err != nil {
+			return err
+		}
+	}
 	if d.stayed > 0 {
 		return dataset.Errorf(dataset.ErrConflict, "%d of %d volumes stay on node %s: mend what is said above, and drain it again", d.stayed, d.all, d.node.Name)
 	}
-	return d.say("node %s has no volumes any more", d.node.Name)
+	return d.tell("node %s has no volumes any more", d.node.Name)
 }
 
 // begin asks for the move of a volume, when there are not too many under way.
@@ -124,14 +140,22 @@ func (d *drain) begin(ctx context.Context, v api.Volume) error {
 func (d *drain) finish(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
-	m := d.meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, d.done+1, d.all), false)
+	m := d.meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.left)+1, d.all), d.json)
 	op, err := d.wait(ctx, d.c, op, m)
 	m.Close()
 	if err != nil {
 		return d.stays(ctx, op.Volume, err)
 	}
-	d.done++
-	return d.say("volume %s lives on node %s", op.Volume, d.names[op.Node])
+	d.left = append(d.left, drained{Volume: op.Volume, Node: d.names[op.Node]})
+	return d.tell("volume %s lives on node %s", op.Volume, d.names[op.Node])
+}
+
+// tell says a line to people.
+func (d *drain) tell(format string, args ...any) error {
+	if d.json {
+		return nil
+	}
+	return d.say(format, args...)
 }
 
 // stays says why a volume did not leave; what is wrong with all ends the round.
@@ -140,6 +164,6 @@ func (d *drain) stays(ctx context.Context, volume string, err error) error {
 		return err
 	}
 	d.stayed++
-	d.done++
-	return d.say("volume %s stays: %v", volume, err)
+	d.left = append(d.left, drained{Volume: volume, Problem: dataset.ProblemOf(err)})
+	return d.tell("volume %s stays: %v", volume, err)
 }

@@ -62,3 +62,25 @@ volume busy stays: volume busy is in use on node host-a by c1
 		t.Errorf("asked\n%s", calls)
 	}
 }
+
+func TestDrainForPrograms(t *testing.T) {
+	f := theWorld()
+	v := f.volumes[0]
+	v.Home = f.nodes[0].ID
+	f.volumes = []api.Volume{v}
+	f.fail = map[string]error{"Submit " + v.ID.String(): dataset.Errorf(dataset.ErrOffline, "there is no other node")}
+	c := newConsole(f)
+	want := `[
+  {
+    "volume": "` + v.Volume + `",
+    "problem": {
+      "code": "offline",
+      "message": "there is no other node"
+    }
+  }
+]
+`
+	if status := c.run(t, "node", "drain", "-o", "json", f.nodes[0].Name); status != 1 || c.out.String() != want {
+		t.Errorf("status %d: %s", status, c.out.String())
+	}
+}
