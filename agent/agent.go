@@ -68,6 +68,8 @@ type Agent struct {
 	node        uuid.UUID
 	incarnation uuid.UUID
 	boot        string
+	previous    []uuid.UUID   // incarnations that this one comes after, until control has let it in
+	apart       []api.Service // each control replica alone
 	started     time.Time
 	recovered   bool // the agent's own state was lost before this start
 
@@ -88,6 +90,8 @@ type Agent struct {
 	running    map[uuid.UUID]*running
 	scratch    map[uuid.UUID]bool // clones that exports read
 	news       map[uuid.UUID]bool // datasets that control is to hear of
+
+	renewed, ttl time.Duration // see Standing
 
 	joined func()        // tells that control has taken this agent in, and is called again each time
 	isIn   chan struct{} // closed then
@@ -115,6 +119,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
 	}
+	a.apart = replicas(cfg.Control)
 	a.isIn = make(chan struct{})
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -132,6 +137,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 // load reads the agent's own state.
 func (a *Agent) load(ctx context.Context) error {
 	if err := a.identify(ctx); err != nil {
+		return err
+	}
+	if err := a.incarnate(ctx); err != nil {
 		return err
 	}
 	var eng engineRecord
@@ -187,7 +195,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
 	a.mu.Unlock()
 	rev, err := a.join(ctx)
-	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
+	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
 	if a.recovered {
@@ -195,7 +203,8 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.wg.Add(2)
+	a.wg.Add(3)
+	go func() { defer a.wg.Done(); a.renews() }()
 	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.follow(rev) }()
 	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()
@@ -253,10 +262,17 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 }
 
 func (a *Agent) register(ctx context.Context) error {
-	return a.Control.Register(ctx, api.Registration{
+	a.mu.Lock()
+	previous := a.previous
+	a.mu.Unlock()
+	err := a.Control.Register(ctx, api.Registration{
 		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Labels: a.Labels},
-		Pools: a.pools.records(),
+		Pools: a.pools.records(), Boot: a.boot, Previous: previous,
 	})
+	if err != nil {
+		return err
+	}
+	return a.letIn(ctx)
 }
 
 // Close stops the work: operations on record go on at the next start, mounts

@@ -17,6 +17,7 @@ import (
 // state is what the agent keeps on its own disk. Keys:
 //
 //	identity               nodeIdentity
+//	incarnations           incarnations
 //	engine                 engineRecord
 //	mounts/<dataset>       mountRecord
 //	spellings/<name>       spellingRecord

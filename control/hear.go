@@ -19,6 +19,7 @@ type heard struct {
 // hearing is what it has read of all.
 type hearing struct {
 	lanes map[string]heard // nil: nothing yet, or of a store that is no more
+	at    time.Duration    // by the steady clock, when they were read
 	told  bool             // that the store does not answer
 }
 
@@ -27,7 +28,7 @@ type hearing struct {
 func (s *Service) hearOthers(ctx context.Context) {
 	var h hearing
 	for index := uint64(0); ctx.Err() == nil; {
-		next, err := s.store.Watch(ctx, revPrefix, index)
+		next, err := s.awaitTidings(ctx, index)
 		if err == nil {
 			if next < index { // the store went back
 				h.lanes = nil
@@ -52,6 +53,20 @@ func (s *Service) hearOthers(ctx context.Context) {
 	}
 }
 
+// hearAtLeast is how often the lanes are read when nothing changes: far more often
+// than they are dropped.
+const hearAtLeast = 2 * time.Minute
+
+func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error) {
+	wait, cancel := context.WithTimeout(ctx, hearAtLeast)
+	defer cancel()
+	next, err := s.store.Watch(wait, revPrefix, index)
+	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+		return index, nil
+	}
+	return next, err
+}
+
 // hearNow takes in what lies in the lanes now.
 func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	entries, err := s.store.List(ctx, revPrefix, "", 0)
@@ -72,7 +87,15 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 		lanes[e.Key] = heard{e.Index, t.Count}
 		gap = !s.hearLane(e, t, was, h.lanes != nil) || gap
 	}
-	h.lanes = lanes
+	now := s.Clock.Steady()
+	for key := range h.lanes {
+		// Lanes go when they were left alone for that long: see forgetServices. Who did
+		// not look meanwhile does not know what was there last.
+		if _, there := lanes[key]; !there && now-h.at >= houseFull {
+			gap = true
+		}
+	}
+	h.lanes, h.at = lanes, now
 	if gap {
 		s.feed.forget()
 	}

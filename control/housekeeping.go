@@ -29,6 +29,7 @@ type house struct {
 	trashDue time.Time // when the next dataset in the trash expires; zero: none
 	forget   time.Time // when old operations are looked for again
 	plans    map[uuid.UUID]duePlan
+	lanes    map[string]uint64 // of services, with their indexes, at the last look at everything
 
 	failed func(what string, err error)
 	told   map[string]time.Time // failures, by text
@@ -60,12 +61,25 @@ func (h *house) fail(what string, err error) {
 // that retention does not keep are removed. Agents are heard first: one may know
 // that the store was put back from a backup.
 func (s *Service) keepHouse(ctx context.Context) {
-	h := s.newHouse()
+	ctx = context.WithValue(ctx, housing{}, true)
+	h, told := s.newHouse(), false
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.Clock.After(houseEvery):
+		case <-s.Clock.After(s.Limits.House):
+		}
+		mine, err := s.takeHouse(ctx)
+		if err != nil && ctx.Err() == nil && !told {
+			s.Failed("take over the background work", err)
+		}
+		told = err != nil
+		switch {
+		case !mine:
+			h = nil // whoever does it meanwhile changes what is known here
+			continue
+		case h == nil:
+			h = s.newHouse()
 		}
 		s.round(ctx, h, s.Clock.Now())
 	}
@@ -101,6 +115,9 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		h.fail("look at what changed", err)
 	}
 	s.takeDue(ctx, h, now)
+	if s.Shared {
+		s.lookAtMembers(ctx, h, everything)
+	}
 	if !now.Before(h.forget) {
 		if err := errors.Join(s.forgetOperations(ctx), s.expireCopies(ctx)); err == nil {
 			h.forget = now.Add(forgetEvery)

@@ -23,6 +23,7 @@ const (
 	trashPrefix      = "trash/"
 	uuidPrefix       = "by-uuid/"
 	revPrefix        = "rev/"
+	awayPrefix       = "away/"
 	copiesPrefix     = "copies/"
 	factsPrefix      = "facts/"
 )

@@ -13,14 +13,18 @@ import (
 
 // Register puts a node and its pools on record. The agent that registers last
 // is the one whose reports count. Again: the same. ErrInvalid when it does not
-// say who it is.
+// say who it is, ErrInUse while another machine with its identity is alive.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
 		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
 	}
-	_, err := s.update(ctx, func(t *tx) error {
+	before := ""
+	err := s.withSession(ctx, func(t *tx, session string) (err error) {
 		if err := t.identify(); err != nil {
+			return err
+		}
+		if before, err = s.enter(t, r, session); err != nil {
 			return err
 		}
 		var old dataset.Node
@@ -50,7 +54,10 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
 		return t.put(nodeKey(n.ID), n)
 	})
-	return err
+	if err != nil || before == "" {
+		return err
+	}
+	return unread(ctx, s.store.End(ctx, before))
 }
 
 func (t *tx) identify() error {

@@ -29,6 +29,9 @@ type Deps struct {
 	// Shared says that other services may work on the store too: this one tells them
 	// what it changes, and hears what they do.
 	Shared bool
+	// Replica says who this service is, with Shared: its name and address.
+	Replica Replica
+	Limits  Limits
 	// Failed is told of what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
@@ -47,6 +50,9 @@ type Service struct {
 	seen    seen
 	out     *outbox // what others are told of; nil: there are none
 
+	standing standing
+	sessions sessions // of agents
+
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service is to stop
 	done sync.WaitGroup
@@ -60,6 +66,7 @@ func New(d Deps) *Service {
 	s, ctx := newService(d)
 	s.done.Go(func() { s.keepHouse(ctx) })
 	if s.Shared {
+		s.done.Go(func() { s.keepStanding(ctx) })
 		s.done.Go(func() { s.hearOthers(ctx) })
 	}
 	return s
@@ -69,6 +76,7 @@ func New(d Deps) *Service {
 // with ctx.
 func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
+	d.Limits = d.Limits.orDefault()
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, store: d.Store, started: now, steady: d.Clock.Steady(),

@@ -101,6 +101,16 @@ func (t *tx) put(key string, v any) error {
 	return nil
 }
 
+// putBound writes a key that goes with a session.
+func (t *tx) putBound(key string, v any, session string) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	t.write(store.Write{Key: key, Value: b, Session: session})
+	return nil
+}
+
 func (t *tx) del(key string) { t.write(store.Write{Key: key, Delete: true}) }
 
 func (t *tx) write(w store.Write) {
@@ -207,7 +217,11 @@ func (s *Service) update(ctx context.Context, decide func(*tx) error) (index uin
 
 func (s *Service) try(ctx context.Context, decide func(*tx) error) (uint64, error) {
 	t := newTx(ctx, s.store)
-	if err := decide(t); err != nil || len(t.writes) == 0 {
+	err := s.keepsHouse(t)
+	if err == nil {
+		err = decide(t)
+	}
+	if err != nil || len(t.writes) == 0 {
 		return 0, t.settled(err)
 	}
 	return s.commit(t)

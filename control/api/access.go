@@ -45,7 +45,7 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker}, true
 	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store", "cordon-node":
 		return rule{role: pki.Admin}, true
-	case "plan", "heartbeat", "sync", "facts":
+	case "plan", "heartbeat", "sync", "facts", "renew":
 		return rule{node: itself, quiet: true}, true
 	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied":
 		return rule{node: itself}, true

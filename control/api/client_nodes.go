@@ -16,6 +16,11 @@ func (c *Client) Register(ctx context.Context, r Registration) error {
 	return c.tell(ctx, node(r.Node.ID, "/register", r))
 }
 
+// Renew says that the node's agent is alive.
+func (c *Client) Renew(ctx context.Context, id, incarnation uuid.UUID) (Standing, error) {
+	return ask[Standing](ctx, c, node(id, "/renew", Renewal{incarnation}))
+}
+
 // Plan asks for the decision on a request.
 func (c *Client) Plan(ctx context.Context, id uuid.UUID, req Request) (Plan, error) {
 	return ask[Plan](ctx, c, node(id, "/plan", req))

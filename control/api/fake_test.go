@@ -166,6 +166,10 @@ func (f *fake) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 	return f.sync, f.ask(ctx, "Sync", node, rev, wait)
 }
 
+func (f *fake) Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error) {
+	return Standing{TTL: dataset.Duration(10 * time.Second)}, f.ask(ctx, "Renew", node, incarnation)
+}
+
 func (f *fake) Heartbeat(ctx context.Context, node uuid.UUID, h Heartbeat) error {
 	return f.ask(ctx, "Heartbeat", node, h)
 }

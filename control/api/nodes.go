@@ -46,6 +46,13 @@ func (h handlers) nodes() {
 			}
 			return nil, h.Service.Register(ctx, in.Body)
 		})
+	add(h, agents("renew", "renew", "Say that the node's agent is alive"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Renewal
+		}) (*answer[Standing], error) {
+			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
+		})
 	add(h, agents("plan", "plan", "Decide on a request that the node will carry out"),
 		func(ctx context.Context, in *struct {
 			NodeParam

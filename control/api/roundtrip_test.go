@@ -108,6 +108,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Record", []any{node1, report}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Record(ctx, node1, report) }},
 		{"Sync", []any{node1, uint64(1<<63 + 5), 30 * time.Second}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 1<<63+5, 30*time.Second) }},
 		{"Sync", []any{node1, uint64(0), time.Duration(0)}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 0, 0) }},
+		{"Renew", []any{node1, uuid.Max}, Standing{TTL: dataset.Duration(10 * time.Second)}, func(ctx context.Context, c *Client) (any, error) { return c.Renew(ctx, node1, uuid.Max) }},
 		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
 		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Recall(ctx, node1, report) }},
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},

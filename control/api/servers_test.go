@@ -179,7 +179,7 @@ func TestLongPollsMove(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, list := some(t, 2)
-			c.patience = time.Millisecond
+			c.patience = time.Second // what the other has to answer
 			entered := make(chan struct{})
 			list[0].answers(func(_ http.ResponseWriter, req *http.Request) { close(entered); <-req.Context().Done() })
 			wait := 10 * time.Minute

@@ -53,6 +53,8 @@ type Users interface {
 // Nodes is what agents ask for, each for its own node.
 type Nodes interface {
 	Register(ctx context.Context, r Registration) error
+	// Renew says that the node's agent is alive, and returns for how long it then is.
+	Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error)
 	// Plan decides on a request that the node itself will carry out; nothing is
 	// written.
 	Plan(ctx context.Context, node uuid.UUID, req Request) (Plan, error)

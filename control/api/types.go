@@ -122,6 +122,22 @@ type FactsReport struct {
 type Registration struct {
 	Node  dataset.Node   `json:"node"`
 	Pools []dataset.Pool `json:"pools"`
+	// Boot and Previous are the machine's boot ID and the incarnations in that boot
+	// that this one comes after, from its own disk: they tell an agent that was
+	// restarted from another machine with the same identity.
+	Boot     string      `json:"boot,omitempty"`
+	Previous []uuid.UUID `json:"previous,omitempty"`
+}
+
+// Renewal says that an agent is alive.
+type Renewal struct {
+	Incarnation uuid.UUID `json:"incarnation"`
+}
+
+// Standing says for how long an agent that renewed counts as alive, at least; 0: for
+// ever.
+type Standing struct {
+	TTL dataset.Duration `json:"ttl"`
 }
 
 // Heartbeat is what an agent says of what it sees; none of it is stored.

@@ -1,0 +1,202 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// alive is the value of a node's key under live/, which is there as long as its agent
+// renews: through any service, so the session stands in it.
+type alive struct {
+	Node        uuid.UUID `json:"node"`
+	Incarnation uuid.UUID `json:"incarnation"`
+	Boot        string    `json:"boot"`
+	Since       time.Time `json:"since"`
+	Session     string    `json:"session"`
+}
+
+// away is the value of a node's key under away/: since when nothing is heard of it.
+type away struct {
+	Since time.Time `json:"since"`
+}
+
+func liveNodeKey(id uuid.UUID) string { return liveNodesPrefix + id.String() }
+func awayKey(id uuid.UUID) string     { return awayPrefix + id.String() }
+
+// errNoSession asks for a session, which is not opened where none is needed.
+var errNoSession = errors.New("a session is needed")
+
+// withSession makes a decision that may bind a key to a new session. The session goes
+// again when that did not happen.
+func (s *Service) withSession(ctx context.Context, decide func(t *tx, session string) error) error {
+	used, session := false, ""
+	attempt := func() error {
+		_, err := s.update(ctx, func(t *tx) error {
+			err := decide(t, session)
+			used = err == nil && session != "" && slices.ContainsFunc(t.writes, func(w store.Write) bool { return w.Session == session })
+			return err
+		})
+		return err
+	}
+	err := attempt()
+	if !errors.Is(err, errNoSession) {
+		return err
+	}
+	if session, err = s.store.Session(ctx, s.Limits.Session); err != nil {
+		return unread(ctx, err)
+	}
+	if err = attempt(); err == nil && used {
+		return nil
+	}
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	return errors.Join(err, unread(cctx, s.store.End(cctx, session)))
+}
+
+// enter lets an agent in as its node's, unless another is there that lives: of two
+// machines with one identity the one that came first stays. It returns the session of
+// the agent before, which is to end.
+func (s *Service) enter(t *tx, r api.Registration, session string) (before string, err error) {
+	if !s.Shared {
+		return "", nil
+	}
+	id := r.Node.ID
+	var was alive
+	there, err := t.get(liveNodeKey(id), &was)
+	switch {
+	case err != nil:
+		return "", err
+	case there && was.Incarnation == r.Node.Incarnation:
+		return "", nil
+	case there && !succeeds(r, was):
+		return "", dataset.Errorf(dataset.ErrInUse, "node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host is a copy of that one, have it join as a node of its own, with an empty --root; if it was just started anew, it is let in within %s)",
+			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*s.Limits.Session)
+	case session == "":
+		return "", errNoSession
+	}
+	if known, err := t.get(awayKey(id), &away{}); err != nil {
+		return "", err
+	} else if known {
+		t.del(awayKey(id))
+	}
+	if !there {
+		t.events = append(t.events, api.Event{Type: "node.live", Node: r.Node.Name})
+	}
+	return was.Session, t.putBound(liveNodeKey(id), alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
+}
+
+// succeeds reports whether an agent comes after the one that is there on the same
+// machine: it knows that one from its own disk, in the same boot. An agent works on
+// its root alone, so that one has ended.
+func succeeds(r api.Registration, was alive) bool {
+	return r.Boot != "" && r.Boot == was.Boot && slices.Contains(r.Previous, was.Incarnation)
+}
+
+// sessions are those of the agents that renew here, so that a renewal reads nothing.
+type sessions struct {
+	mu sync.Mutex
+	of map[uuid.UUID]alive
+}
+
+func (c *sessions) get(node uuid.UUID) alive {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.of[node]
+}
+
+func (c *sessions) put(node uuid.UUID, a alive) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil {
+		c.of = map[uuid.UUID]alive{}
+	}
+	c.of[node] = a
+}
+
+func (c *sessions) drop(node uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.of, node)
+}
+
+// Renew puts off the end of the time for which a node's agent counts as alive, and
+// says how long that is; 0: for ever, on a store of this process alone. Nothing is
+// stored. ErrStale for an agent that is not the node's, or whose time was over: it is
+// to register again.
+func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
+	var out api.Standing
+	if !s.Shared {
+		return out, nil
+	}
+	known := s.sessions.get(node)
+	if known.Incarnation != incarnation {
+		there, err := newTx(ctx, s.store).peek(liveNodeKey(node), &known)
+		switch {
+		case err != nil:
+			return out, err
+		case !there || known.Incarnation != incarnation:
+			return out, dataset.Errorf(dataset.ErrStale, "node %s: agent %s is not the one that is alive (it is to register)", node, incarnation)
+		}
+	}
+	if err := s.store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
+		s.sessions.drop(node)
+		return out, dataset.Errorf(dataset.ErrStale, "node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
+	} else if err != nil {
+		return out, unread(ctx, err)
+	}
+	s.sessions.put(node, known)
+	out.TTL = dataset.Duration(s.Limits.Session)
+	return out, nil
+}
+
+// lookForAway puts on record since when nodes are away, and tells of it.
+func (s *Service) lookForAway(ctx context.Context) error {
+	if !s.Shared {
+		return nil
+	}
+	t := newTx(ctx, s.store)
+	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		var there, known bool
+		if there, err = t.peek(liveNodeKey(n.ID), &alive{}); err == nil {
+			known, err = t.peek(awayKey(n.ID), &away{})
+		}
+		if err == nil && !there && !known {
+			err = s.markAway(ctx, n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
+	_, err := s.update(ctx, func(t *tx) error {
+		there, err := t.get(liveNodeKey(n.ID), &alive{})
+		if err != nil || there {
+			return err
+		}
+		if known, err := t.get(awayKey(n.ID), &away{}); err != nil || known {
+			return err
+		}
+		if on, err := t.get(nodeKey(n.ID), &dataset.Node{}); err != nil || !on {
+			return err
+		}
+		t.events = append(t.events, api.Event{Type: "node.away", Node: n.Name})
+		return t.put(awayKey(n.ID), away{s.Clock.Now()})
+	})
+	return err
+}

@@ -1,0 +1,214 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Limits are the times that services keep. Those that share a store keep the same.
+// Zero values take the defaults.
+type Limits struct {
+	// Session is how long the store takes an agent, or a service, that is silent for
+	// alive, at least; at most twice that (10 s). It is renewed five times as often.
+	Session time.Duration
+	// House is how often the background work looks what is due (20 s).
+	House time.Duration
+}
+
+func (l Limits) orDefault() Limits {
+	if l.Session == 0 {
+		l.Session = 10 * time.Second
+	}
+	if l.House == 0 {
+		l.House = houseEvery
+	}
+	return l
+}
+
+func (l Limits) renewEvery() time.Duration { return l.Session / 5 }
+
+const (
+	liveNodesPrefix    = store.LivePrefix + "nodes/"
+	liveServicesPrefix = store.LivePrefix + "control/"
+	houseKey           = store.LivePrefix + "house"
+)
+
+// Replica is a service that shares a store with others, as they see it.
+type Replica struct {
+	ID      uuid.UUID `json:"id"`
+	Name    string    `json:"name"`
+	Address string    `json:"address"` // HOST:PORT
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+}
+
+// standing is this service's own session.
+type standing struct {
+	mu      sync.Mutex
+	session string // empty: there is none
+}
+
+func (s *standing) get() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session
+}
+
+func (s *standing) set(session string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session = session
+}
+
+// keepStanding keeps a session of this service until ctx ends, with what others see
+// of it, and ends it then.
+func (s *Service) keepStanding(ctx context.Context) {
+	told := false
+	for ctx.Err() == nil {
+		err := s.stand(ctx)
+		if err != nil && ctx.Err() == nil && !told {
+			s.Failed("keep a session of this replica", err)
+		}
+		told = err != nil
+		select {
+		case <-ctx.Done():
+		case <-s.Clock.After(s.Limits.renewEvery()):
+		}
+	}
+	session := s.standing.get()
+	if session == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	if err := s.store.End(ctx, session); err != nil {
+		s.Failed("end the session of this replica, which others see until it is over", err)
+	}
+}
+
+// endTime bounds what a service that stops waits for.
+const endTime = 2 * time.Second
+
+// stand renews the session, or opens one.
+func (s *Service) stand(ctx context.Context) error {
+	if session := s.standing.get(); session != "" {
+		err := s.store.Renew(ctx, session)
+		if !errors.Is(err, store.ErrNotFound) {
+			return unread(ctx, err)
+		}
+		s.standing.set("")
+	}
+	session, err := s.store.Session(ctx, s.Limits.Session)
+	if err != nil {
+		return unread(ctx, err)
+	}
+	me := s.Replica
+	me.ID, me.Version, me.Since = s.out.replica, s.Deps.Version, s.started
+	_, err = s.update(ctx, func(t *tx) error {
+		return t.putBound(liveServicesPrefix+me.ID.String(), me, session)
+	})
+	if err != nil {
+		return errors.Join(err, s.store.End(ctx, session))
+	}
+	s.standing.set(session)
+	return nil
+}
+
+// housekeeper is the value of houseKey: who does the background work.
+type housekeeper struct {
+	Replica uuid.UUID `json:"replica"`
+	Since   time.Time `json:"since"`
+}
+
+// takeHouse reports whether this service is to do the background work: it does it
+// by itself, or holds the lock for it, which goes with its session.
+func (s *Service) takeHouse(ctx context.Context) (bool, error) {
+	if !s.Shared {
+		return true, nil
+	}
+	session := s.standing.get()
+	if session == "" {
+		return false, nil
+	}
+	mine := false
+	_, err := s.update(ctx, func(t *tx) error {
+		var h housekeeper
+		taken, err := t.get(houseKey, &h)
+		mine = err == nil && (!taken || h.Replica == s.out.replica)
+		if err != nil || taken {
+			return err
+		}
+		return t.putBound(houseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
+	})
+	if errors.Is(err, store.ErrNotFound) { // the session has ended meanwhile
+		return false, nil
+	}
+	return mine && err == nil, err
+}
+
+// housing marks the context of the background work.
+type housing struct{}
+
+// keepsHouse fails unless this service still does the background work that t is of:
+// one that was stopped for a while may not know yet that another took over.
+func (s *Service) keepsHouse(t *tx) error {
+	if !s.Shared || t.ctx.Value(housing{}) == nil {
+		return nil
+	}
+	var h housekeeper
+	taken, err := t.get(houseKey, &h)
+	if err == nil && (!taken || h.Replica != s.out.replica) {
+		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
+	}
+	return err
+}
+
+// lookAtMembers looks which nodes and services are no more.
+func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
+	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
+		h.fail("look which nodes are away", err)
+	}
+	if !everything {
+		return
+	}
+	if err := s.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
+		h.fail("forget services that are no more", err)
+	}
+}
+
+// forgetServices drops the lanes of services that are no more, once others have had
+// the time from one look at everything to the next to read them: see hearing.
+func (s *Service) forgetServices(ctx context.Context, h *house) error {
+	lanes, err := s.store.List(ctx, revPrefix, "", 0)
+	if err != nil {
+		return unread(ctx, err)
+	}
+	services, err := listAll[Replica](newTx(ctx, s.store), liveServicesPrefix)
+	if err != nil {
+		return err
+	}
+	live, before := map[string]bool{}, h.lanes
+	for _, r := range services {
+		live[r.ID.String()] = true
+	}
+	h.lanes = map[string]uint64{}
+	_, err = s.update(ctx, func(t *tx) error {
+		for _, e := range lanes {
+			h.lanes[e.Key] = e.Index
+			of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, revPrefix), "/")
+			if !live[of] && before[e.Key] == e.Index && len(t.writes) < forgetAtOnce {
+				t.del(e.Key)
+			}
+		}
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,329 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// shared are some services on one store, with a clock that only the test moves, and
+// without anything in the background.
+type shared struct {
+	*testing.T
+	st    store.Store
+	clock *testClock
+	list  []*Service
+	names *profileSet
+}
+
+func newShared(t *testing.T, n int) *shared {
+	x := &shared{T: t, clock: &testClock{Fake: clock.NewFake(someday)}, names: newProfiles()}
+	dir := t.TempDir()
+	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	x.st = st
+	for range n {
+		s, _ := newService(Deps{
+			Store: st, StoreName: "bolt", Clock: x.clock, Version: "test", Shared: true,
+			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
+		})
+		t.Cleanup(s.Close)
+		x.list = append(x.list, s)
+	}
+	return x
+}
+
+func (x *shared) count() uint64 {
+	x.Helper()
+	return x.st.(*bolt.Store).Stats().Txns
+}
+
+func (x *shared) stand(s *Service) {
+	x.Helper()
+	if err := s.stand(x.Context()); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// registration is an agent's.
+func registration(node uuid.UUID, boot string, previous ...uuid.UUID) api.Registration {
+	return api.Registration{Node: dataset.Node{ID: node, Name: "n1", Incarnation: uuid.New()}, Boot: boot, Previous: previous}
+}
+
+// Of two machines with one identity the one that came first stays, as long as it
+// renews, through whichever replica. Its own restarted agent is let in at once.
+func TestOneIdentityOneMachine(t *testing.T) {
+	x := newShared(t, 2)
+	a, b := x.list[0], x.list[1]
+	node := uuid.New()
+	first := registration(node, "boot1")
+	if err := a.Register(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	copied := registration(node, "boot1")
+	rebooted := registration(node, "boot2", first.Node.Incarnation)
+	for name, r := range map[string]api.Registration{"copy": copied, "another boot": rebooted} {
+		err := b.Register(t.Context(), r)
+		refused(t, err, dataset.ErrInUse, "is alive as another agent", "--root", "20s")
+		if n, _ := a.Renew(t.Context(), node, r.Node.Incarnation); n.TTL != 0 {
+			t.Errorf("%s: renewed", name)
+		}
+	}
+	for range 30 { // it lives by renewals alone
+		x.clock.Advance(2 * time.Second)
+		for _, s := range x.list {
+			if st, err := s.Renew(t.Context(), node, first.Node.Incarnation); err != nil || time.Duration(st.TTL) != 10*time.Second {
+				t.Fatal(st, err)
+			}
+		}
+	}
+	again := registration(node, "boot1", uuid.New(), first.Node.Incarnation)
+	if err := b.Register(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range x.list {
+		if _, err := s.Renew(t.Context(), node, first.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+			t.Errorf("the one before: %v", err)
+		}
+		if _, err := s.Renew(t.Context(), node, again.Node.Incarnation); err != nil {
+			t.Error(err)
+		}
+	}
+	// Once it is silent for its time, anybody may come.
+	x.clock.Advance(21 * time.Second)
+	x.awaitEnd(liveNodeKey(node))
+	if _, err := a.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+		t.Error(err)
+	}
+	if err := a.Register(t.Context(), copied); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitEnd waits until the store has ended the session of a key.
+func (x *shared) awaitEnd(key string) {
+	x.Helper()
+	for after := uint64(0); ; {
+		if _, err := x.st.Get(x.Context(), key); err != nil {
+			return
+		}
+		var err error
+		if after, err = x.st.Watch(x.Context(), store.LivePrefix, after); err != nil {
+			x.Fatal(err)
+		}
+	}
+}
+
+// Registering again is one session, and a steady cluster writes nothing.
+func TestSteadyClusterWritesNothing(t *testing.T) {
+	x := newShared(t, 2)
+	nodes := []api.Registration{registration(uuid.New(), "b"), registration(uuid.New(), "b")}
+	for i, r := range nodes {
+		for range 2 {
+			if err := x.list[i].Register(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	houses := []*house{x.list[0].newHouse(), x.list[1].newHouse()}
+	minute := func(n int) {
+		for range n {
+			for i, s := range x.list {
+				x.stand(s)
+				if mine, err := s.takeHouse(t.Context()); err != nil {
+					t.Fatal(err)
+				} else if mine {
+					s.round(context.WithValue(t.Context(), housing{}, true), houses[i], x.clock.Now())
+				}
+				for _, r := range nodes {
+					if _, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); err != nil {
+						t.Fatal(err)
+					}
+					if err := s.Heartbeat(t.Context(), r.Node.ID, api.Heartbeat{Incarnation: r.Node.Incarnation}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			x.clock.Advance(5 * time.Second)
+		}
+	}
+	minute(3)
+	before := x.count()
+	minute(240) // 20 minutes, in which the time that services have run is not marked anew
+	if n := x.count() - before; n != 0 {
+		t.Errorf("%d transactions", n)
+	}
+}
+
+// One service at a time does the background work. When it is no more another does,
+// and what it still was about to write is refused.
+func TestHouseIsKeptOnce(t *testing.T) {
+	x := newShared(t, 2)
+	a, b := x.list[0], x.list[1]
+	take := func(s *Service) bool {
+		t.Helper()
+		x.stand(s)
+		mine, err := s.takeHouse(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mine
+	}
+	if mine, err := a.takeHouse(t.Context()); mine || err != nil {
+		t.Errorf("without a session: %v, %v", mine, err)
+	}
+	if !take(a) || take(b) || !take(a) || take(b) {
+		t.Fatal("not the first, and it alone")
+	}
+	work := func(s *Service) error {
+		_, err := s.update(context.WithValue(t.Context(), housing{}, true), func(x *tx) error { return x.put("house/test", 1) })
+		return err
+	}
+	if err := work(a); err != nil {
+		t.Error(err)
+	}
+	refused(t, work(b), dataset.ErrStale, "another replica")
+	// It is killed: nothing of it is renewed.
+	for range 11 {
+		x.clock.Advance(2 * time.Second)
+		x.stand(b)
+	}
+	x.awaitEnd(houseKey)
+	refused(t, work(a), dataset.ErrStale, "another replica")
+	if !take(b) {
+		t.Error("the other does not take over")
+	}
+	refused(t, work(a), dataset.ErrStale, "another replica")
+	// And comes back, as one that was stopped for a while.
+	if take(a) {
+		t.Error("two")
+	}
+}
+
+// A node that is not heard of is away since then, and no more once it registers.
+func TestNodesAreAway(t *testing.T) {
+	x := newShared(t, 2)
+	a, b := x.list[0], x.list[1]
+	r := registration(uuid.New(), "b")
+	if err := a.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	look := func() {
+		t.Helper()
+		if err := b.lookForAway(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &away{}); known || err != nil {
+		t.Errorf("it is alive: %v", err)
+	}
+	x.clock.Advance(21 * time.Second)
+	x.awaitEnd(liveNodeKey(r.Node.ID))
+	look()
+	since := x.clock.Now()
+	x.clock.Advance(time.Hour)
+	look()
+	var at away
+	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
+		t.Errorf("away since %v, %v", at.Since, err)
+	}
+	if err := b.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &at); known || err != nil {
+		t.Errorf("it is back: %v", err)
+	}
+	var types []string
+	for _, s := range x.list {
+		list, _ := s.events.after(0)
+		for _, ev := range list {
+			types = append(types, ev.Type)
+		}
+	}
+	if !slices.Equal(types, []string{"node.live", "node.away", "node.live"}) {
+		t.Errorf("%v", types)
+	}
+}
+
+// What a service that is no more wrote for others goes, once they had time to read it.
+func TestLanesOfTheDeadGo(t *testing.T) {
+	x := newShared(t, 3)
+	keeper, dead, reader := x.list[0], x.list[1], x.list[2]
+	node := uuid.New()
+	say := func(s *Service) {
+		if _, err := s.update(t.Context(), func(x *tx) error { x.wakeNode(node); return x.put("names/a", claim{uuid.New()}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var h hearing
+	hear := func() (full bool) {
+		t.Helper()
+		rev := reader.feed.since(node, 0).rev
+		if err := reader.hearNow(t.Context(), &h); err != nil {
+			t.Fatal(err)
+		}
+		return reader.feed.since(node, rev).full
+	}
+	hear()
+	say(keeper)
+	say(dead)
+	lanes := func() (of []string) {
+		list, err := x.st.List(t.Context(), revPrefix, "", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			of = append(of, strings.Split(e.Key, "/")[1])
+		}
+		return of
+	}
+	ctx, house := context.WithValue(t.Context(), housing{}, true), keeper.newHouse()
+	forget := func() {
+		t.Helper()
+		x.stand(keeper)
+		if mine, err := keeper.takeHouse(t.Context()); !mine || err != nil {
+			t.Fatal(mine, err)
+		}
+		if err := keeper.forgetServices(ctx, house); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget()
+	if len(lanes()) != 2 {
+		t.Fatalf("%v: they go at once", lanes())
+	}
+	if hear() {
+		t.Error("what lay there was not enough")
+	}
+	forget()
+	if got := lanes(); len(got) != 1 || got[0] != keeper.out.replica.String() {
+		t.Fatalf("%v", got)
+	}
+	if hear() {
+		t.Error("it had read all there was")
+	}
+	// Who did not look for so long does not know what it missed.
+	say(dead)
+	hear()
+	x.clock.Advance(houseFull)
+	x.awaitEnd(houseKey)
+	forget()
+	forget()
+	if !hear() {
+		t.Error("something may have been missed")
+	}
+}
