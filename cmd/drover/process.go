@@ -41,6 +41,7 @@ const (
 // processFlags is what the processes of Drover can be told.
 type processFlags struct {
 	config, profiles, root, run, pluginDir, driver, metrics, node, level string
+	publish                                                              []string
 }
 
 func (f *processFlags) common(fl *pflag.FlagSet) {
@@ -60,6 +61,7 @@ func (f *processFlags) ofControl(fl *pflag.FlagSet) {
 // ofHost are those of a process with an agent in it.
 func (f *processFlags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
+	fl.StringSliceVar(&f.publish, "publish-facts", nil, "tell `WHOM` what hosts are and how they do: swarm (labels of the Swarm's nodes); instead of publish_facts in drover.yaml")
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
 }
 
@@ -118,10 +120,15 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 	o = host.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control,
+		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish,
 		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}),
 		Log:      log,
 		Ready:    func() { notify(log) },
+	}
+	if f.publish != nil {
+		if o.Publish, err = f.publish, config.CheckPublish(f.publish); err != nil {
+			return o, fmt.Errorf("--publish-facts: %w", err)
+		}
 	}
 	for _, p := range cfg.Pools {
 		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image})

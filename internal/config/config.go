@@ -18,6 +18,7 @@ type Config struct {
 	CA      string   // of a control replica: the folder of the cluster's authority, absolute and clean
 	Listen  *Listen  // what of this process others on the network ask
 	Control []string // of an agent: the control replicas, HOST:PORT
+	Publish []string // of a host: where facts are published, such as PublishSwarm
 }
 
 // Listen says where a process answers on the network.
@@ -64,7 +65,7 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -72,6 +73,8 @@ func Parse(file string, src []byte) (Config, error) {
 	c.Listen, err = listen(keys["listen"])
 	bad.Add(err)
 	c.Control, err = control(keys["control"])
+	bad.Add(err)
+	c.Publish, err = publish(keys["publish_facts"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

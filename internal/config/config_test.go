@@ -19,9 +19,10 @@ func TestParse(t *testing.T) {
 		src  string
 		want config.Config
 	}{
-		"empty":    {"", config.Config{}},
-		"comments": {"# pools:\n", config.Config{}},
-		"no pools": {"pools: []\nlabels: {}\n", config.Config{}},
+		"empty":     {"", config.Config{}},
+		"comments":  {"# pools:\n", config.Config{}},
+		"published": {"publish_facts: [swarm]\n", config.Config{Publish: []string{config.PublishSwarm}}},
+		"no pools":  {"pools: []\nlabels: {}\n", config.Config{}},
 		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
 			config.Config{
 				Pools: []config.Pool{
@@ -61,7 +62,7 @@ func TestParseRefuses(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, labels, listen, pools, store) in "pool: []"`}},
+		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, labels, listen, pools, publish_facts, store) in "pool: []"`}},
 		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
 		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
 		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
@@ -102,6 +103,11 @@ func TestParseRefuses(t *testing.T) {
 		"image":            {"pools: [{name: a, backend: loop, path: /a, image: 5}]\n", []string{`d.yaml:1:51: pools[0].image: bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes) in "pools: [{name: a, backend: loop, path: /a, image: 5}]"`}},
 		"name twice":       {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
 		"path twice":       {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
+		"published to nobody we know": {"publish_facts: [swarn, 5]\n", []string{
+			`d.yaml:1:17: publish_facts[0]: facts cannot be published to "swarn" (have: swarm); did you mean swarm? in "publish_facts: [swarn, 5]"`,
+			`d.yaml:1:24: publish_facts[1]: want a text, not a number (put it in quotes) in "publish_facts: [swarn, 5]"`,
+		}},
+		"published twice": {"publish_facts: [swarm, swarm]\n", []string{`d.yaml:1:16: publish_facts: swarm is there twice in "publish_facts: [swarm, swarm]"`}},
 		"label": {"labels: {-a: b, c: [d], e: ~}\n", []string{
 			`d.yaml:1:10: labels.-a: bad label key "-a": want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit in "labels: {-a: b, c: [d], e: ~}"`,
 			`d.yaml:1:20: labels.c: want a text, not a list in "labels: {-a: b, c: [d], e: ~}"`,

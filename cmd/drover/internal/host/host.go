@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/cmd/drover/internal/swarm"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -42,6 +44,7 @@ type Options struct {
 	CA       string         // of Control: the folder of the cluster's authority
 	Listen   *config.Listen // of Control and Agent: what others on the network ask
 	Replicas []string       // of Agent: where control is, HOST:PORT
+	Publish  []string       // where facts are published: config.PublishSwarm
 	// Ready is called once everything is served.
 	Ready func()
 }
@@ -131,9 +134,16 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 		return nil, err
 	}
 	p.atEnd(own.Close)
+	engine := &swarm.Watcher{Clock: p.clock, Log: p.Log}
+	if slices.Contains(p.Publish, config.PublishSwarm) {
+		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return asked.NodeList(ctx, "") }
+	}
+	engine.Begin(ctx)
+	p.background(ctx, engine.Run)
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools,
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
+		Engine: engine.Engine,
 	}
 	if p.Listen != nil {
 		cfg.Address = p.Listen.Advertise

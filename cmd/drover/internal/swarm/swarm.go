@@ -1,0 +1,193 @@
+// Package swarm keeps up with the engine of this host, beside everything that serves:
+// what it is goes into the node's facts and, when asked for, the facts of all nodes
+// into labels of the Swarm's nodes. It holds nothing that a request or an operation
+// could wait for (I10): an engine that does not answer is asked again later.
+package swarm
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/cmd/drover/internal/engine"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/facts"
+)
+
+const (
+	every   = 15 * time.Second // between two looks: facts go on record once a minute at most
+	timeout = 10 * time.Second // of one look
+	first   = time.Second      // of that before anything is served
+)
+
+// Prefix is what the names of our labels begin with: all that do are ours.
+const Prefix = "drover."
+
+// API is the part of Docker's API that is asked.
+type API interface {
+	Info(ctx context.Context, o client.InfoOptions) (client.SystemInfoResult, error)
+	NodeList(ctx context.Context, o client.NodeListOptions) (client.NodeListResult, error)
+	NodeUpdate(ctx context.Context, id string, o client.NodeUpdateOptions) (client.NodeUpdateResult, error)
+	Close() error
+}
+
+// Watcher looks at the engine now and then. All but Run is safe for concurrent use.
+type Watcher struct {
+	Clock clock.Clock
+	Log   logrus.FieldLogger
+	// Nodes are those whose facts become labels; nil: none do.
+	Nodes func(context.Context) ([]api.Node, error)
+	// Open returns a client of the engine; nil: of that which DOCKER_HOST names.
+	Open func() (API, error)
+
+	seen atomic.Pointer[agent.Engine]
+	said string // what was logged last, so that it is said once
+}
+
+// Engine is what was seen last, without asking.
+func (w *Watcher) Engine() agent.Engine {
+	if e := w.seen.Load(); e != nil {
+		return *e
+	}
+	return agent.Engine{}
+}
+
+// Begin looks what the engine is, if it answers at once, so that the node's first facts
+// say so. At a boot it does not: it waits for drover.
+func (w *Watcher) Begin(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, first)
+	defer cancel()
+	if c, err := w.open(); err == nil {
+		_, _ = w.see(ctx, c) // Run says why, if need be
+		_ = c.Close()
+	}
+}
+
+// Run looks until ctx ends.
+func (w *Watcher) Run(ctx context.Context) {
+	for {
+		w.say(ctx, w.Look(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.Clock.After(every):
+		}
+	}
+}
+
+// say logs why labels are not as they should be, once for each reason. Without labels
+// to keep an engine that is not there is nothing to be told of.
+func (w *Watcher) say(ctx context.Context, err error) {
+	why := ""
+	if err != nil && w.Nodes != nil && ctx.Err() == nil {
+		why = err.Error()
+	}
+	if why != "" && why != w.said {
+		w.Log.WithError(err).Warn("facts are not published to the Swarm")
+	}
+	w.said = why
+}
+
+// Look asks the engine once, and brings the labels up to date where this engine leads
+// its Swarm. A worker has no right to, and of managers one is enough. ErrUnsupported
+// when the engine is in no Swarm and labels are wanted; ErrUnavailable when it does not
+// answer.
+func (w *Watcher) Look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c, err := w.open()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	in, err := w.see(ctx, c)
+	switch {
+	case err != nil || w.Nodes == nil:
+		return err
+	case in.NodeID == "":
+		return dataset.Errorf(dataset.ErrUnsupported, "this engine is in no Swarm (docker swarm init or join, or leave swarm out of --publish-facts)")
+	case !in.ControlAvailable:
+		return nil
+	}
+	return w.publish(ctx, c, in.NodeID)
+}
+
+// see asks what the engine is, and which part in a Swarm it has.
+func (w *Watcher) see(ctx context.Context, c API) (in swarm.Info, err error) {
+	r, err := c.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return in, dataset.Errorf(dataset.ErrUnavailable, "the engine does not answer: %w", err)
+	}
+	in = r.Info.Swarm
+	w.seen.Store(&agent.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
+	return in, nil
+}
+
+func (w *Watcher) open() (API, error) {
+	if w.Open != nil {
+		return w.Open()
+	}
+	return engine.Open()
+}
+
+// publish writes the labels of the nodes whose own differ from what is on record.
+func (w *Watcher) publish(ctx context.Context, c API, self string) error {
+	members, err := c.NodeList(ctx, client.NodeListOptions{})
+	if err != nil {
+		return dataset.Errorf(dataset.ErrUnavailable, "the engine does not list the nodes of its Swarm: %w", err)
+	}
+	leads := false
+	for _, m := range members.Items {
+		leads = leads || m.ID == self && m.ManagerStatus != nil && m.ManagerStatus.Leader
+	}
+	if !leads {
+		return nil
+	}
+	nodes, err := w.Nodes(ctx)
+	if err != nil {
+		return err // nothing is known: the labels stay
+	}
+	of := map[string]map[string]string{}
+	for _, n := range nodes {
+		if n.Facts != nil && n.Facts.Swarm != "" {
+			of[n.Facts.Swarm] = facts.Published(n.Node, *n.Facts)
+		}
+	}
+	var failed []error
+	for _, m := range members.Items {
+		labels := merge(m.Spec.Labels, of[m.ID])
+		if maps.Equal(labels, m.Spec.Labels) {
+			continue
+		}
+		m.Spec.Labels = labels
+		if _, err := c.NodeUpdate(ctx, m.ID, client.NodeUpdateOptions{Version: m.Version, Spec: m.Spec}); err != nil {
+			failed = append(failed, dataset.Errorf(dataset.ErrUnavailable, "labels of the Swarm's node %s: %w", m.Description.Hostname, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// merge keeps the labels that are not ours, and takes ours from what is published: what
+// is not any more goes. Pure.
+func merge(have, published map[string]string) map[string]string {
+	out := map[string]string{}
+	for key, value := range have {
+		if !strings.HasPrefix(key, Prefix) {
+			out[key] = value
+		}
+	}
+	for name, value := range published {
+		out[Prefix+name] = value
+	}
+	return out
+}

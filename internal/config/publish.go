@@ -1,0 +1,44 @@
+package config
+
+import (
+	"slices"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// PublishSwarm has facts published as labels of the Swarm's nodes.
+const PublishSwarm = "swarm"
+
+// CheckPublish returns nil when facts can be published at each of these places;
+// otherwise ErrInvalid, with those there are.
+func CheckPublish(places []string) error {
+	have := []string{PublishSwarm}
+	for i, p := range places {
+		switch {
+		case !slices.Contains(have, p):
+			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (have: %s)%s", dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
+		case slices.Contains(places[:i], p):
+			return dataset.Errorf(dataset.ErrInvalid, "%s is there twice", p)
+		}
+	}
+	return nil
+}
+
+func publish(n strictyaml.Node) (places []string, err error) {
+	items, err := n.Items()
+	if err != nil {
+		return nil, err
+	}
+	var bad strictyaml.Mistakes
+	for _, item := range items {
+		p, err := item.String()
+		if bad.Add(err) && bad.Add(item.Wrap(CheckPublish([]string{p}))) {
+			places = append(places, p)
+		}
+	}
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	return places, n.Wrap(CheckPublish(places))
+}

@@ -1,0 +1,87 @@
+package facts
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The most that Consul takes for the metadata of one service (agent/structs of Consul:
+// metaMaxKeyPairs, metaKeyMaxLength, metaValueMaxLength).
+const (
+	metaPairs = 64
+	metaKey   = 128
+	metaValue = 512
+)
+
+// Published are the facts of a node by name, as others are told them: numbers plain,
+// sizes in bytes, loads to a hundredth, "true" for what is there: backend.loop,
+// pool.fast. A pool that is offline is left out, as are texts that are not known.
+func Published(n dataset.Node, f dataset.Facts) map[string]string {
+	out := map[string]string{
+		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion, "engine_version": f.Engine,
+		"is_virtual": strconv.FormatBool(f.Virtual), "cpus": strconv.Itoa(f.CPUs),
+		"memory_total": inBytes(f.MemoryTotal), "memory_free": inBytes(f.MemoryFree),
+		"load_1": load(f.Load1), "load_10": load(f.Load10), "load_15": load(f.Load15),
+	}
+	maps.DeleteFunc(out, func(_, v string) bool { return v == "" })
+	for _, b := range f.Backends {
+		out["backend."+b] = "true"
+	}
+	for _, p := range f.Pools {
+		if p.Online {
+			out["pool."+p.Name] = "true"
+			out["pool."+p.Name+".free"] = inBytes(p.Free)
+		}
+	}
+	for key, value := range n.Labels {
+		out["label."+key] = value
+	}
+	return out
+}
+
+func inBytes(s dataset.Size) string { return strconv.FormatInt(int64(s), 10) }
+
+func load(l float64) string { return strconv.FormatFloat(math.Round(l*100)/100, 'f', -1, 64) }
+
+// Tags are what a node has, and is, as tags of a service in Consul, in alphabetical
+// order: pool.fast, backend.loop, architecture.x86_64, label.rack.r1, virtual.
+func Tags(n dataset.Node, f dataset.Facts) []string {
+	var tags []string
+	for name, value := range Published(n, f) {
+		switch {
+		case value == "true" && name != "is_virtual":
+			tags = append(tags, name)
+		case name == "architecture" || name == "os" || len(name) > 6 && name[:6] == "label.":
+			tags = append(tags, name+"."+value)
+		}
+	}
+	if f.Virtual {
+		tags = append(tags, "virtual")
+	}
+	slices.Sort(tags)
+	return tags
+}
+
+// Meta are the facts as metadata of a service in Consul, whose keys are of letters,
+// digits, - and _: drover_load_10, drover_pool_fast_free. What Consul would not take is
+// left out, the last in alphabetical order of more than it takes.
+func Meta(n dataset.Node, f dataset.Facts) map[string]string {
+	all := Published(n, f)
+	out := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		key := []byte("drover_" + name)
+		for i, c := range key {
+			if c == '.' || c == '/' {
+				key[i] = '_'
+			}
+		}
+		if len(out) < metaPairs && len(key) <= metaKey && len(all[name]) <= metaValue {
+			out[string(key)] = all[name]
+		}
+	}
+	return out
+}
