@@ -125,6 +125,24 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
+// Pause freezes the process and returns when it stands still: on a busy machine, that
+// it was told to is not yet that. A process that has ended is no error; one that is
+// paused is not paused again.
+func (p *Process) Pause() error {
+	if err := p.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, p.PID(), nil, unix.WSTOPPED, nil)
+		if errors.Is(err, unix.ECHILD) {
+			return nil // it has ended
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // End sends a signal and waits until the process has ended.
 func (p *Process) End(sig syscall.Signal, within time.Duration) error {
 	if err := p.Signal(sig); err != nil {

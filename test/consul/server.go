@@ -104,21 +104,30 @@ func (s *Server) end(sig syscall.Signal) {
 	<-p.Done()
 }
 
-// Pause freezes the process: connections to it stay open and say nothing.
-func (s *Server) Pause() { s.freeze(unix.SIGSTOP, true) }
-
-// Resume lets it go on.
-func (s *Server) Resume() { s.freeze(unix.SIGCONT, false) }
-
-func (s *Server) freeze(sig syscall.Signal, held bool) {
+// Pause freezes the process: connections to it stay open and say nothing. Again:
+// nothing.
+func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held = held
+	if s.proc == nil || s.held {
+		return
+	}
+	s.held = true
+	if err := s.proc.Pause(); err != nil {
+		s.tb.Error("pause consul:", err)
+	}
+}
+
+// Resume lets it go on.
+func (s *Server) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = false
 	if s.proc == nil {
 		return
 	}
-	if err := s.proc.Signal(sig); err != nil {
-		s.tb.Error("signal consul:", err)
+	if err := s.proc.Signal(unix.SIGCONT); err != nil {
+		s.tb.Error("resume consul:", err)
 	}
 }
 

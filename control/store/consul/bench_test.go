@@ -35,7 +35,7 @@ func create(n int) ([]store.Check, []store.Write) {
 func BenchmarkBare(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
-			c := start(b, consultest.Options{Servers: servers})
+			c := consultest.Start(b, consultest.Options{Servers: servers})
 			transport := &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64}
 			b.Cleanup(transport.CloseIdleConnections)
 			client, err := api.NewClient(&api.Config{Address: c.Addresses()[0], HttpClient: &http.Client{Transport: transport}})
@@ -67,7 +67,7 @@ func BenchmarkBare(b *testing.B) {
 func BenchmarkCreate(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
-			s := open(b, start(b, consultest.Options{Servers: servers}), "p")
+			s := open(b, consultest.Start(b, consultest.Options{Servers: servers}), "p")
 			put(b, s, "a", "1")
 			var n atomic.Int64
 			b.SetParallelism(32)
@@ -91,7 +91,7 @@ func BenchmarkCreate(b *testing.B) {
 func BenchmarkWatchWakes(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
-			c := start(b, consultest.Options{Servers: servers})
+			c := consultest.Start(b, consultest.Options{Servers: servers})
 			s, other := open(b, c, "p"), open(b, c, "p")
 			index := put(b, s, "work/node/op", "0")
 			var took []time.Duration
@@ -120,7 +120,7 @@ func awaken(s *consul.Store, after uint64) time.Time {
 // nothing, or nearly everything, in common.
 func BenchmarkPage(b *testing.B) {
 	for _, keys := range []int{1000, 20000, 100000} {
-		c := start(b, consultest.Options{})
+		c := consultest.Start(b, consultest.Options{})
 		for kind, name := range map[string]func(n int) string{
 			"uuids": func(int) string { return uuid.NewString() },
 			"names": func(n int) string { return fmt.Sprintf("production-database-%06d", n) },

@@ -47,7 +47,7 @@ func openWith(tb testing.TB, o consul.Options) *consul.Store {
 }
 
 func TestContract(t *testing.T) {
-	c := start(t, consultest.Options{})
+	c := consultest.Start(t, consultest.Options{})
 	var n atomic.Int64
 	storetest.Run(t, func(t *testing.T) store.Store {
 		return hasty{open(t, c, fmt.Sprintf("t%d", n.Add(1)))}

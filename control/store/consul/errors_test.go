@@ -36,7 +36,7 @@ func says(t *testing.T, err error, kind *dataset.Kind, secret string, words ...s
 }
 
 func TestTokens(t *testing.T) {
-	c := start(t, consultest.Options{ACL: true})
+	c := consultest.Start(t, consultest.Options{ACL: true})
 	with := func(t *testing.T, prefix, token string) *consul.Store {
 		return openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: prefix, Token: token})
 	}
@@ -101,7 +101,7 @@ func TestPolicyIsDocumented(t *testing.T) {
 }
 
 func TestAnonymousToken(t *testing.T) {
-	c := start(t, consultest.Options{ACL: true})
+	c := consultest.Start(t, consultest.Options{ACL: true})
 	put(t, openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "p", Token: c.Token}), "names/a", "1")
 	client := c.Client()
 	policy := policyOf(t, client, `key_prefix "p/own/" { policy = "write" }`)
@@ -112,7 +112,7 @@ func TestAnonymousToken(t *testing.T) {
 }
 
 func TestTokenFileIsReadAgain(t *testing.T) {
-	c := start(t, consultest.Options{ACL: true})
+	c := consultest.Start(t, consultest.Options{ACL: true})
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
@@ -178,7 +178,7 @@ func otherKey(t *testing.T) consul.Options {
 }
 
 func TestTLS(t *testing.T) {
-	c := start(t, consultest.Options{TLS: true})
+	c := consultest.Start(t, consultest.Options{TLS: true})
 	cert, key := c.PKI.Issue(t, "drover", "")
 	good := consul.Options{Addresses: c.Addresses(), Prefix: "p", CAFile: c.PKI.CA, CertFile: cert, KeyFile: key}
 	s := openWith(t, good)
@@ -217,7 +217,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	c := start(t, consultest.Options{})
+	c := consultest.Start(t, consultest.Options{})
 	nobody := "http://" + c.Servers[0].IP + ":8599"
 	says(t, openWith(t, consul.Options{Addresses: []string{nobody}, Prefix: "p"}).Check(t.Context()),
 		dataset.ErrUnavailable, "", nobody+" cannot be reached", "refused")
@@ -235,7 +235,7 @@ func TestUnreachable(t *testing.T) {
 // A server that takes requests and says nothing: the call ends in time, and what
 // it was to do may have happened.
 func TestSilentServer(t *testing.T) {
-	c := start(t, consultest.Options{})
+	c := consultest.Start(t, consultest.Options{})
 	s := openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "p", CallTime: 500 * time.Millisecond})
 	put(t, s, "a", "1")
 	c.Servers[0].Pause()

@@ -14,7 +14,7 @@ func kv(o api.KVTxnOp) *api.TxnOp { return &api.TxnOp{KV: &o} }
 // The facts about Consul that the store rests on, on the version that is tested
 // with: when one of them changes, this says which.
 func TestFactsAboutConsul(t *testing.T) {
-	c := start(t, consultest.Options{})
+	c := consultest.Start(t, consultest.Options{})
 	client := c.Client()
 	txn := func(ops ...*api.TxnOp) (bool, *api.TxnResponse) {
 		t.Helper()

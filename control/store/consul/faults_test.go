@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
@@ -142,7 +143,8 @@ func (c *counter) check(t *testing.T) {
 // that was acknowledged is lost, nothing happens twice, and who watches sees the
 // end of it.
 func TestLeaderChanges(t *testing.T) {
-	c := start(t, consultest.Options{Servers: 3})
+	long.Only(t)
+	c := consultest.Start(t, consultest.Options{Servers: 3})
 	s := openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "p", CallTime: 8 * time.Second})
 	n := &counter{s: s}
 	ctx, stop := context.WithCancel(t.Context())
@@ -226,7 +228,8 @@ func followTo(ctx context.Context, s *consul.Store, prefix, until string) error 
 // Without a majority every call ends in time and says why; with one again,
 // everything goes on.
 func TestLossOfQuorum(t *testing.T) {
-	c := start(t, consultest.Options{Servers: 3})
+	long.Only(t)
+	c := consultest.Start(t, consultest.Options{Servers: 3})
 	s := open(t, c, "p")
 	index := put(t, s, "a/b", "1")
 	id, err := s.Session(t.Context(), time.Minute)

@@ -135,13 +135,18 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Body.Close()
 	}
 	began := f.clock.Now()
-	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
+	for n, wait := 0, minRetry; ; n, wait = n+1, min(2*wait, maxRetry) {
 		res, err := f.round(req, body)
-		if err != nil && f.repeats(req) && broken(err) && req.Context().Err() == nil && f.clock.Now().Sub(began) < silentTime {
+		if err == nil {
+			return res, nil
+		}
+		took := f.clock.Now().Sub(began)
+		cut := f.repeats(req) && broken(err) && req.Context().Err() == nil && took < silentTime
+		if cut && n == 0 {
 			continue // with another connection
 		}
-		if err == nil || !electing(err) || !f.repeats(req) && !unapplied(err) || f.clock.Now().Sub(began) > f.leader {
-			return res, err
+		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) || took > f.leader) {
+			return nil, err
 		}
 		select {
 		case <-f.clock.After(wait):

@@ -7,17 +7,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
-	"github.com/droverhq/drover/internal/long"
-	consultest "github.com/droverhq/drover/test/consul"
 )
-
-// start starts Consul for one of these tests, which take long together. The tests of
-// clusters run it in the short form.
-func start(tb testing.TB, opts consultest.Options) *consultest.Cluster {
-	tb.Helper()
-	long.Only(tb)
-	return consultest.Start(tb, opts)
-}
 
 func put(tb testing.TB, s *consul.Store, key, value string) uint64 {
 	tb.Helper()

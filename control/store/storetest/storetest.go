@@ -82,6 +82,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Close", testClose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // some wait for a session's end
 			s := open(t)
 			t.Cleanup(func() {
 				if err := s.Close(); err != nil {
