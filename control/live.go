@@ -158,6 +158,17 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	return out, nil
 }
 
+// living reports whether a node's agent is alive, which the decision then rests on, and
+// otherwise since when it is not, as far as that is known.
+func (t *tx) living(node uuid.UUID) (since time.Time, there bool, err error) {
+	if there, err = t.get(liveNodeKey(node), &alive{}); err != nil || there {
+		return since, there, err
+	}
+	var gone away
+	_, err = t.get(awayKey(node), &gone)
+	return gone.Since, false, err
+}
+
 // lookForAway puts on record since when nodes are away, and tells of it.
 func (s *Service) lookForAway(ctx context.Context) error {
 	if !s.Shared {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +30,9 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	}
 	if target.Cordoned {
 		return nil, nil, dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is cordoned", d.Volume, target.Name)
+	}
+	if err := s.reachable(t, d, target, req.Force); err != nil {
+		return nil, nil, err
 	}
 	next := d
 	next.Home, next.Epoch, next.Move = target.ID, d.Epoch+1, uuid.Nil
@@ -112,47 +114,6 @@ func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Po
 		err = dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) (drover clone it there, or remove them)", d.Volume, from.Name, from.Backend, to.Name, target.Name, to.Backend)
 	}
 	return err
-}
-
-// planPromotion makes the copy on a node the volume, without its home.
-func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string, op *dataset.Operation) error {
-	home, err := t.nodeNamed(fenced)
-	if err != nil {
-		return err
-	}
-	if home.ID != d.Home {
-		name, err := t.nodeName(d.Home)
-		if err != nil {
-			return err
-		}
-		return dataset.Errorf(dataset.ErrInvalid, "move of volume %s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", d.Volume, name, home.Name, name)
-	}
-	kept, there, err := s.copyNow(t, target.ID, d.ID)
-	if err != nil {
-		return err
-	}
-	if !there || !kept.Whole() {
-		return s.noCopy(t, d, target)
-	}
-	op.Dataset.Pool = kept.Pool
-	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
-	return nil
-}
-
-// noCopy is the refusal that says who has one.
-func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
-	var have []string
-	for _, id := range d.Copies {
-		name, err := t.nodeName(id)
-		if err != nil {
-			return err
-		}
-		have = append(have, name)
-	}
-	if len(have) == 0 {
-		have = []string{"none"}
-	}
-	return dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name, dataset.Have(have))
 }
 
 // nodeNamed finds a node by name or by a unique prefix of its UUID. ErrInvalid lists
@@ -303,22 +264,6 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	return t.putDataset(next)
 }
 
-// stillKept fails unless the copy that became the volume is one on record, and nothing
-// is lost beyond what was said.
-func (t *tx) stillKept(rec, op dataset.Operation) error {
-	var kept dataset.Copy
-	there, err := t.get(copyKey(rec.Node, rec.DatasetID), &kept)
-	switch {
-	case err != nil:
-		return err
-	case !there || kept.Kind == dataset.CopyGoing:
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept any more", rec.Volume)
-	case op.Loss == nil || op.Loss.Taken.Before(rec.Loss.Taken) || op.Loss.Fenced != rec.Loss.Fenced:
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
-	}
-	return nil
-}
-
 // leftFor is how long the home that is left keeps its copy at least: a short way back.
 const leftFor = 24 * time.Hour
 
@@ -345,57 +290,4 @@ func (t *tx) movedText(op dataset.Operation) (string, error) {
 		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" + op.Loss.Why + ")"
 	}
 	return text, err
-}
-
-// forgetLost drops the snapshots of a volume that are not in the copy which it goes on
-// from, some at a time: their bytes stay with the home that was overtaken.
-func (s *Service) forgetLost(ctx context.Context, done dataset.Operation) error {
-	for {
-		more := false
-		_, err := s.update(ctx, func(t *tx) error {
-			op, d, _, err := t.underway(done.ID)
-			if err != nil || op.Loss == nil || done.Loss == nil || done.Loss.Taken.Before(op.Loss.Taken) {
-				return err
-			}
-			more, err = t.forgetSince(d, done.Loss.Taken)
-			return err
-		})
-		if err != nil || !more {
-			return err
-		}
-	}
-}
-
-func (t *tx) forgetSince(d dataset.Dataset, taken time.Time) (more bool, err error) {
-	entries, err := t.list(snapshotPrefix(d.ID), "", 0)
-	if err != nil {
-		return false, err
-	}
-	var newest, s dataset.Snapshot
-	n := 0
-	for _, e := range entries {
-		s = dataset.Snapshot{}
-		if err := decode(e.Key, e.Value, &s); err != nil {
-			return false, err
-		}
-		if !s.Created.After(taken) {
-			if s.Created.After(newest.Created) {
-				newest = s
-			}
-			continue
-		}
-		if n++; n > forgetAtOnce/4 { // three writes each
-			more = true
-			continue
-		}
-		if _, err := t.get(e.Key, &dataset.Snapshot{}); err != nil {
-			return false, err
-		}
-		t.delSnapshot(s)
-	}
-	if n == 0 {
-		return false, nil
-	}
-	d.Latest = newest.ID
-	return more, t.putDataset(d)
 }

@@ -1,0 +1,173 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// reachable fails unless the nodes that are to do a move are alive and, by force, the
+// home is not: whoever vouches that it writes no more does not know that it is back.
+func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force bool) error {
+	if !s.Shared { // there are no others
+		return nil
+	}
+	_, there, err := t.living(target.ID)
+	if err != nil {
+		return err
+	}
+	if !there {
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume, target.Name)
+	}
+	since, there, err := t.living(d.Home)
+	if err != nil || there != force {
+		return err
+	}
+	home, err := t.nodeName(d.Home)
+	switch {
+	case err != nil:
+		return err
+	case force:
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover and its containers there first", d.Volume, home)
+	}
+	return s.homeAway(t, d, target, home, since)
+}
+
+// homeAway is the refusal of a volume whose home is not heard of, with the command that
+// goes on without it where there is something to go on from.
+func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time) error {
+	away := "is away"
+	if !since.IsZero() {
+		away += " since " + since.UTC().Format(time.RFC3339)
+	}
+	best, found, err := s.freshest(t, d)
+	if err != nil {
+		return err
+	}
+	mend := "wait for it: no other node has a whole copy"
+	if found {
+		if c, there, err := s.copyNow(t, target.ID, d.ID); err != nil {
+			return err
+		} else if there && c.Whole() {
+			best = target
+		}
+		c, _, err := s.copyNow(t, best.ID, d.ID)
+		if err != nil {
+			return err
+		}
+		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force --fenced %s, without what was written since %s", d.Volume, best.Name, home, c.Taken.UTC().Format(time.RFC3339))
+	}
+	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s (%s)", d.Volume, home, away, mend)
+}
+
+// planPromotion makes the copy on a node the volume, without its home.
+func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string, op *dataset.Operation) error {
+	home, err := t.nodeNamed(fenced)
+	if err != nil {
+		return err
+	}
+	if home.ID != d.Home {
+		name, err := t.nodeName(d.Home)
+		if err != nil {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrInvalid, "move of volume %s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", d.Volume, name, home.Name, name)
+	}
+	kept, there, err := s.copyNow(t, target.ID, d.ID)
+	if err != nil {
+		return err
+	}
+	if !there || !kept.Whole() {
+		return s.noCopy(t, d, target)
+	}
+	op.Dataset.Pool = kept.Pool
+	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	return nil
+}
+
+// noCopy is the refusal that says who has one.
+func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
+	var have []string
+	for _, id := range d.Copies {
+		name, err := t.nodeName(id)
+		if err != nil {
+			return err
+		}
+		have = append(have, name)
+	}
+	if len(have) == 0 {
+		have = []string{"none"}
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name, dataset.Have(have))
+}
+
+// stillKept fails unless the copy that became the volume is one on record, and nothing
+// is lost beyond what was said.
+func (t *tx) stillKept(rec, op dataset.Operation) error {
+	var kept dataset.Copy
+	there, err := t.get(copyKey(rec.Node, rec.DatasetID), &kept)
+	switch {
+	case err != nil:
+		return err
+	case !there || kept.Kind == dataset.CopyGoing:
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept any more", rec.Volume)
+	case op.Loss == nil || op.Loss.Taken.Before(rec.Loss.Taken) || op.Loss.Fenced != rec.Loss.Fenced:
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
+	}
+	return nil
+}
+
+// forgetLost drops the snapshots of a volume that are not in the copy which it goes on
+// from, some at a time: their bytes stay with the home that was overtaken.
+func (s *Service) forgetLost(ctx context.Context, done dataset.Operation) error {
+	for {
+		more := false
+		_, err := s.update(ctx, func(t *tx) error {
+			op, d, _, err := t.underway(done.ID)
+			if err != nil || op.Loss == nil || done.Loss == nil || done.Loss.Taken.Before(op.Loss.Taken) {
+				return err
+			}
+			more, err = t.forgetSince(d, done.Loss.Taken)
+			return err
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+func (t *tx) forgetSince(d dataset.Dataset, taken time.Time) (more bool, err error) {
+	entries, err := t.list(snapshotPrefix(d.ID), "", 0)
+	if err != nil {
+		return false, err
+	}
+	var newest, s dataset.Snapshot
+	n := 0
+	for _, e := range entries {
+		s = dataset.Snapshot{}
+		if err := decode(e.Key, e.Value, &s); err != nil {
+			return false, err
+		}
+		if !s.Created.After(taken) {
+			if s.Created.After(newest.Created) {
+				newest = s
+			}
+			continue
+		}
+		if n++; n > forgetAtOnce/4 { // three writes each
+			more = true
+			continue
+		}
+		if _, err := t.get(e.Key, &dataset.Snapshot{}); err != nil {
+			return false, err
+		}
+		t.delSnapshot(s)
+	}
+	if n == 0 {
+		return false, nil
+	}
+	d.Latest = newest.ID
+	return more, t.putDataset(d)
+}

@@ -1,0 +1,77 @@
+package control
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// of returns an environment on one of the services.
+func (x *shared) env(s *Service) *env {
+	e := &env{tb: x.T, Service: s, ctx: context.Background(), clock: x.clock, profiles: x.names}
+	e.house = e.newHouse()
+	return e
+}
+
+// dies has the session of an agent end.
+func (x *shared) dies(a *agent) {
+	x.Helper()
+	s := a.Service.sessions.get(a.id)
+	if s.Session == "" {
+		if _, err := a.Service.Renew(x.Context(), a.id, a.incarnation); err != nil {
+			x.Fatal(err)
+		}
+		s = a.Service.sessions.get(a.id)
+	}
+	if err := x.st.End(x.Context(), s.Session); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// A home that is away is named, since when, with the command that goes on without it and
+// what that loses; one that is alive is not gone on without.
+func TestMoveFromAHomeThatIsAway(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	e.moved("db", a, b, "beta") // alpha has a copy
+	_, err := e.Submit(e.ctx, forced("db", "alpha", "beta"))
+	refused(t, err, dataset.ErrConflict, "beta", "alive", "without --force")
+
+	x.dies(b)
+	x.clock.Advance(time.Second)
+	if err := e.lookForAway(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Submit(e.ctx, moveTo("db", "alpha"))
+	refused(t, err, dataset.ErrOffline, "node beta, which is away since 2026-11-18T12:00:01Z",
+		"drover volume move db alpha --force --fenced beta", "without what was written since 2026-11-18T12:00:00Z")
+	c := e.agent("gamma")
+	_, err = e.Submit(e.ctx, moveTo("db", "gamma"))
+	refused(t, err, dataset.ErrOffline, "drover volume move db alpha --force --fenced beta")
+	c.create("solo@gold")
+	x.dies(c)
+	_, err = e.Submit(e.ctx, moveTo("solo", "alpha"))
+	refused(t, err, dataset.ErrOffline, "node gamma, which is away", "no other node has a whole copy")
+	_, err = e.Submit(e.ctx, moveTo("db", "gamma"))
+	refused(t, err, dataset.ErrOffline, "node gamma is away")
+
+	op := *e.submit(forced("db", "alpha", "beta")).Operation
+	// It is back before that is done, and hears that its epoch is over.
+	b.incarnation = a.id
+	b.register("beta")
+	s := b.sync(0)
+	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseMoving {
+		t.Errorf("%+v", s)
+	}
+	if got := a.commit(op); got.Dataset.Home != a.id || got.Dataset.Epoch != 3 {
+		t.Errorf("%+v", got.Dataset)
+	}
+	if v, err := e.Volumes(e.ctx, api.Page{}); err != nil || len(v.Items) != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
