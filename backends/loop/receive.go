@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -15,25 +14,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
-
-const partFile = part + recordSuffix
-
-// partial is on record beside what has come of a snapshot.
-type partial struct {
-	Snapshot uuid.UUID    `json:"snapshot"`
-	Header   streamHeader `json:"header"`
-	Mark     mark         `json:"mark"` // all that comes before is in the image, on the disk
-}
-
-func readPartial(dir folder) (have partial, err error) {
-	return have, readRecord(dir, partFile, &have)
-}
-
-// came is the record of a snapshot that came from elsewhere.
-type came struct {
-	dataset.Snapshot
-	Stream backends.Stream `json:"stream,omitzero"`
-}
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
@@ -114,114 +94,6 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	return rcv.run(ctx)
 }
 
-// copyDir opens the directory of a copy, which it makes when there is nothing.
-func (p *Pool) copyDir(root folder, d dataset.Dataset) (folder, error) {
-	dir, place, err := p.findAny(root, d.ID)
-	if err == nil && place == copies {
-		return dir, nil
-	}
-	if err == nil {
-		_ = dir.Close()
-		return folder{}, dataset.Errorf(dataset.ErrConflict, "pool %s has the dataset itself, with a head", p.name)
-	}
-	if !errors.Is(err, dataset.ErrNotFound) {
-		return folder{}, err
-	}
-	if err := p.room(root); err != nil {
-		return folder{}, err
-	}
-	name := filepath.Join(copies, d.ID.String())
-	if err := root.mkdir(name); err != nil && !errors.Is(err, os.ErrExist) {
-		return folder{}, err
-	}
-	if dir, err = root.sub(name); err != nil {
-		return folder{}, err
-	}
-	p.step("receive.begun")
-	err = p.writeRecord(dir, recordFile, d)
-	if err == nil {
-		err = p.layout.flush(dir)
-	}
-	if err != nil {
-		return folder{}, errors.Join(err, dir.Close())
-	}
-	p.step("receive.recorded")
-	return dir, nil
-}
-
-// resumed reads the beginning of a stream, or goes on where one was cut.
-func (p *Pool) resumed(dir folder, d backends.Delivery, r io.Reader) (*decoder, error) {
-	if d.From == 0 {
-		in, err := newDecoder(r)
-		if err != nil {
-			return nil, err
-		}
-		if err := expected(in.header, d); err != nil {
-			return nil, err
-		}
-		return in, p.startPartial(dir, in.header)
-	}
-	if err := p.dropHead(dir); err != nil {
-		return nil, err
-	}
-	have, err := readPartial(dir)
-	if err != nil {
-		return nil, err
-	}
-	in, err := resumeDecoder(r, have.Header, have.Mark)
-	if err != nil {
-		return nil, errors.Join(err, p.dropPartial(dir))
-	}
-	return in, nil
-}
-
-func expected(h streamHeader, d backends.Delivery) error {
-	switch {
-	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
-	case h.Base != d.Base:
-		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
-	}
-	return nil
-}
-
-// startPartial makes the image that a stream is written to: a clone of its base, or empty.
-func (p *Pool) startPartial(dir folder, h streamHeader) error {
-	base := h.Base.String()
-	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrNotFound, "the copy has no snapshot %s, which the stream is a difference to", h.Base)
-	}
-	if err := p.dropHead(dir); err != nil {
-		return err
-	}
-	if err := p.dropPartial(dir); err != nil {
-		return err
-	}
-	if h.Base == uuid.Nil {
-		image, err := p.layout.create(dir, part)
-		if err != nil {
-			return err
-		}
-		return errors.Join(image.Truncate(h.Size), image.Close())
-	}
-	if _, err := p.layout.clone(dir, part, dir, base, false); err != nil {
-		return err
-	}
-	image, err := dir.openFile(p.layout.image(part), os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	return errors.Join(image.Truncate(h.Size), image.Close())
-}
-
-// dropPartial removes what has come of a snapshot, the record of it first.
-func (p *Pool) dropPartial(dir folder) error {
-	if err := absentIsFine(dir.remove(partFile)); err != nil {
-		return err
-	}
-	return p.layout.remove(dir, part)
-}
-
 // receiving is one run of Receive.
 type receiving struct {
 	pool     *Pool
@@ -233,6 +105,9 @@ type receiving struct {
 	done     mark       // all before is in the image
 	safe     int64      // all before is on record, or about to be
 	flushing chan error // of a checkpoint that is on its way
+
+	free     dataset.Size // in the pool, when it was measured
+	measured int64        // where in the stream that was
 }
 
 // checkpointEvery is how many bytes of a stream come between two checkpoints: at most that
@@ -251,6 +126,9 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 		return out, err
 	}
 	r.safe = r.done.Offset
+	if err := r.measure(); err != nil {
+		return out, err
+	}
 	err = r.apply(ctx)
 	if fErr := r.wait(); err == nil {
 		err = fErr
@@ -311,7 +189,7 @@ func (r *receiving) checkpoint() error {
 	if err := r.wait(); err != nil {
 		return err
 	}
-	if err := r.pool.room(r.dir); err != nil {
+	if err := r.room(); err != nil {
 		return err
 	}
 	r.safe = r.done.Offset
@@ -320,6 +198,33 @@ func (r *receiving) checkpoint() error {
 	r.flushing = make(chan error, 1)
 	go func() { r.flushing <- record() }()
 	return nil
+}
+
+// measure fails with ErrNoSpace when the pool is nearly full.
+func (r *receiving) measure() error {
+	free, size, err := space(r.dir)
+	if err != nil {
+		return err
+	}
+	r.free, r.measured = free, r.done.Offset
+	return backends.Room(r.pool.name, free, size)
+}
+
+// room is measure where that may be near: btrfs counts what was written only with its next
+// commit, some half minute later, so until then what has come is taken off by hand.
+func (r *receiving) room() error {
+	free, size, err := space(r.dir)
+	if err != nil {
+		return err
+	}
+	free = min(free, r.free-dataset.Size(r.done.Offset-r.measured))
+	if backends.Room(r.pool.name, free, size) == nil {
+		return nil
+	}
+	if err := r.pool.layout.flush(r.dir); err != nil {
+		return err
+	}
+	return r.measure()
 }
 
 // wait waits for a checkpoint that is on its way.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -121,6 +122,65 @@ func TestTarLeavesSocketsOut(t *testing.T) {
 	must(t, ReadTar(t.Context(), &stream, dst))
 	if got := listing(t, dst.Name()); len(got) != 0 {
 		t.Errorf("unpacked %q", got)
+	}
+}
+
+// From Drover to Drover nothing is lost: sockets are there, and nobody goes through the
+// holes of a file of 1 TiB.
+func TestForReadTarKeepsEverything(t *testing.T) {
+	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
+	treetest.Plant(t, src.Name())
+	must(t, os.Link(filepath.Join(src.Name(), "socket"), filepath.Join(src.Name(), "socket-too")))
+	skipped := func(p string) { t.Errorf("%q was left out", p) }
+	var stream bytes.Buffer
+	must(t, WriteTar(t.Context(), src, &stream, ForReadTar(), WithSkipped(skipped)))
+	if stream.Len() > 20<<20 {
+		t.Errorf("stream has %d bytes: holes were written", stream.Len())
+	}
+	must(t, ReadTar(t.Context(), bytes.NewReader(stream.Bytes()), dst))
+	wantEqual(t, src, dst)
+	found, err := Compare(t.Context(), src, dst)
+	if err != nil || len(found) > 0 {
+		t.Errorf("differ: %v, %v", found, err)
+	}
+}
+
+// Maps of sparse files that lie.
+func TestForgedMaps(t *testing.T) {
+	le := binary.LittleEndian
+	for name, c := range map[string]struct {
+		size    string
+		numbers []int64
+		data    int
+	}{
+		"no size":         {"x", []int64{0}, 0},
+		"negative size":   {"-1", []int64{0}, 0},
+		"negative count":  {"100", []int64{-1}, 0},
+		"huge count":      {"100", []int64{1 << 40}, 0},
+		"beyond the end":  {"100", []int64{1, 90, 11}, 11},
+		"wraps around":    {"100", []int64{1, 90, 1<<63 - 1}, 11},
+		"negative offset": {"100", []int64{1, -1, 1}, 1},
+		"negative length": {"100", []int64{1, 5, -1}, 0},
+		"backwards":       {"100", []int64{2, 50, 10, 0, 10}, 20},
+		"overlapping":     {"100", []int64{2, 0, 10, 5, 10}, 20},
+		"less data":       {"100", []int64{1, 0, 50}, 20},
+		"more data":       {"100", []int64{1, 0, 10}, 20},
+		"no map":          {"100", nil, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var data []byte
+			for _, n := range c.numbers {
+				data = le.AppendUint64(data, uint64(n))
+			}
+			data = append(data, make([]byte, c.data)...)
+			var buf bytes.Buffer
+			w := tar.NewWriter(&buf)
+			h := tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o600, Size: int64(len(data)), PAXRecords: map[string]string{paxSparse: c.size}}
+			must(t, w.WriteHeader(&h))
+			_, err := w.Write(data)
+			must(t, errors.Join(err, w.Close()))
+			wantKind(t, ReadTar(t.Context(), &buf, mkdir(t, t.TempDir(), "dst")), dataset.ErrCorrupt)
+		})
 	}
 }
 

@@ -24,6 +24,11 @@ const maxRecords = 1 << 20
 const (
 	paxXattr = "SCHILY.xattr."
 	paxACL   = "SCHILY.acl."
+
+	// Ours, named as pax(1) has vendors do: paxSocket marks a FIFO that is a socket,
+	// paxSparse has the size of a file whose data begins with a map of it.
+	paxSocket = "DROVER.socket"
+	paxSparse = "DROVER.sparse"
 )
 
 // tarHeader is one entry's header: what fits goes into the ustar block, what

@@ -151,7 +151,11 @@ func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
 		if err != nil {
 			return err
 		}
-		if err := x.content(f, h.Size); err != nil {
+		content := x.content
+		if size, ok := h.PAXRecords[paxSparse]; ok {
+			content = func(f *os.File, stored int64) error { return x.ranges(f, stored, size) }
+		}
+		if err := content(f, h.Size); err != nil {
 			_ = f.Close()
 			return err
 		}
@@ -159,6 +163,9 @@ func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
 	case tar.TypeSymlink:
 		return makeSpecial(dir, base, unix.S_IFLNK, 0, target)
 	case tar.TypeFifo:
+		if h.PAXRecords[paxSocket] != "" {
+			return makeSpecial(dir, base, unix.S_IFSOCK, 0, target)
+		}
 		return makeSpecial(dir, base, unix.S_IFIFO, 0, target)
 	case tar.TypeChar:
 		return makeSpecial(dir, base, unix.S_IFCHR, rdev, target)
@@ -173,10 +180,15 @@ func (x *extracting) content(f *os.File, size int64) error {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
+	return x.span(f, 0, size)
+}
+
+// span writes the next bytes of the current entry to a part of a file.
+func (x *extracting) span(f *os.File, off, size int64) error {
 	if x.buf == nil {
 		x.buf = make([]byte, bulk)
 	}
-	for off := int64(0); off < size; {
+	for size += off; off < size; {
 		if err := x.ctx.Err(); err != nil {
 			return err
 		}

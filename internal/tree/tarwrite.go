@@ -22,8 +22,8 @@ import (
 // the same bytes.
 //
 // Tar has no sockets: they are left out (they mean nothing without the process
-// that bound them), and told to WithSkipped. A file that is cut shorter while
-// it is read is dataset.ErrConflict. After an error the stream has no end mark,
+// that bound them), and told to WithSkipped, but for ForReadTar. A file that is cut
+// shorter while it is read is dataset.ErrConflict. After an error the stream has no end mark,
 // which ReadTar refuses. Safe for concurrent use.
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
@@ -58,7 +58,7 @@ func (t *archiving) entry(n *node, name string) error {
 	if h.meta, err = n.meta(); err != nil {
 		return err
 	}
-	if n.linked() && n.format() != unix.S_IFSOCK {
+	if n.linked() && (t.own || n.format() != unix.S_IFSOCK) {
 		t.links[n.inode()] = h.name
 	}
 	switch n.format() {
@@ -83,8 +83,11 @@ func (t *archiving) entry(n *node, name string) error {
 	case unix.S_IFBLK:
 		h.kind, h.major, h.minor = '4', unix.Major(n.st.Rdev), unix.Minor(n.st.Rdev)
 	case unix.S_IFSOCK:
-		t.skipped(name)
-		return nil
+		if !t.own {
+			t.skipped(name)
+			return nil
+		}
+		h.kind, h.records[paxSocket] = '6', "1"
 	default:
 		return dataset.Errorf(dataset.ErrUnsupported, "tar has no %s", kindName(n))
 	}
@@ -160,6 +163,9 @@ func coalesce(data []extent) []extent {
 // its data: the number of ranges, then offset and length of each, the last one
 // marking the end (GNU tar's manual, "PAX Format, Version 1.0").
 func (t *archiving) sparse(h *tarHeader, data []extent, size int64) error {
+	if t.own {
+		return t.ranges(h, data, size)
+	}
 	ranges := slices.Clone(data)
 	if len(data) == 0 || data[len(data)-1].end < size {
 		ranges = append(ranges, extent{size, size})

@@ -54,6 +54,7 @@ type options struct {
 	sync      bool
 	allocated bool
 	skipped   func(path string)
+	own       bool
 }
 
 // WithSync makes Copy and ReadTar flush the filesystem of their destination
@@ -66,6 +67,10 @@ func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 
 // WithSkipped makes WriteTar call f for each thing that it leaves out.
 func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }
+
+// ForReadTar makes WriteTar write an archive that ReadTar alone reads rightly: with sockets,
+// which tar has not, and with files whose holes nobody has to go through.
+func ForReadTar() Option { return func(o *options) { o.own = true } }
 
 func optionsOf(opts []Option) options {
 	o := options{skipped: func(string) {}}

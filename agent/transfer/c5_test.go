@@ -1,0 +1,300 @@
+package transfer
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// C5: a transfer that is cut at any bytes, and of which any byte is flipped, leaves whole
+// snapshots and the part of one; the retry ends with what was sent.
+func TestC5CutsAndFlips(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	b.client.Clock = hasty{}
+	d := a.create(small)
+	data := treetest.Bytes(1, 9<<20)
+	a.write(d.ID, "data", data)
+	first := a.take(d, dataset.SnapshotManual)
+	copy(data[3<<20:], treetest.Bytes(2, 2<<20))
+	a.write(d.ID, "data", data)
+	second := a.take(d, dataset.SnapshotManual)
+	wants := map[uuid.UUID]dataset.Manifest{}
+	m, err := Sum(t.Context(), a.pool, first, uuid.Nil)
+	must(t, err)
+	wants[first.ID] = m
+	m, err = Sum(t.Context(), a.pool, second, first.ID)
+	must(t, err)
+	wants[second.ID] = m
+	rapid.Check(t, func(rt *rapid.T) {
+		type mishap struct {
+			flip bool
+			at   int64
+		}
+		mishaps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) mishap {
+			return mishap{rapid.Bool().Draw(t, "flip"), rapid.Int64Range(0, 12<<20).Draw(t, "at")}
+		}), 0, 5).Draw(rt, "mishaps")
+		n := 0
+		b.wire.set(func(body io.ReadCloser) io.ReadCloser {
+			if n == len(mishaps) {
+				return body
+			}
+			h := mishaps[n]
+			n++
+			if h.flip {
+				return &flipper{body, h.at}
+			}
+			return &cutter{body, h.at}
+		})
+		b.log.Reset()
+		if _, err := b.pull(a, d, uuid.Nil); err != nil {
+			rt.Fatalf("after %v: %v", mishaps, err)
+		}
+		for id, want := range wants {
+			got, err := b.pool.(backends.Copier).Received(t.Context(), d.ID, id)
+			if err != nil || !got.Whole || got.Last.Sum != want.Sum || got.Last.Bytes != want.Bytes {
+				rt.Fatalf("received %+v, %v, want %+v", got, err, want)
+			}
+		}
+		if n := warnings(b.log); n > 1 {
+			rt.Fatalf("%d lines are logged", n)
+		}
+		b.promote(d, second.ID)
+		b.holds(d.ID, "data", data)
+		must(t, b.pool.Delete(t.Context(), d.ID))
+	})
+}
+
+// What has come is not brought again: the cuts cost no more than what was on its way.
+func TestCutsCostLittle(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	b.client.Clock = hasty{}
+	d := a.create(small)
+	a.write(d.ID, "data", treetest.Bytes(1, 24<<20))
+	s := a.take(d, dataset.SnapshotManual)
+	m, err := Sum(t.Context(), a.pool, s, uuid.Nil)
+	must(t, err)
+	b.wire.set(func(body io.ReadCloser) io.ReadCloser { return &cutter{body, 3 << 20} })
+	brought, err := b.pull(a, d, uuid.Nil)
+	must(t, err)
+	const frame = 1<<20 + 1<<10
+	if cuts := m.Bytes/(3<<20-frame) + 1; brought.Wire > m.Bytes*101/100+cuts*frame {
+		t.Errorf("%d bytes came over the wire for %d", brought.Wire, m.Bytes)
+	}
+}
+
+// C5: peers that send nothing, or take nothing, are given up, and the transfer goes on.
+func TestC5SlowPeers(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	data := treetest.Bytes(1, 20<<20)
+	a.write(d.ID, "data", data)
+	s := a.take(d, dataset.SnapshotManual)
+	b.client.Clock, b.client.Idle = hasty{}, 200*time.Millisecond
+	var slow sync.WaitGroup
+	tries := 0
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/stream") {
+			slow.Add(1)
+			defer slow.Done()
+			if tries++; tries <= 2 {
+				w = &stalling{ResponseWriter: w, r: r, left: 2 << 20}
+			}
+		}
+		a.server.Handler().ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	_, err := b.client.Pull(t.Context(), Pull{Peer: front.URL, Dataset: d, Into: b.pool})
+	must(t, err)
+	if tries != 3 {
+		t.Errorf("%d tries", tries)
+	}
+	b.promote(d, s.ID)
+	b.holds(d.ID, "data", data)
+
+	slow.Wait()
+	a.server.Idle = 200 * time.Millisecond
+	a.log.Reset()
+	where := address(front.URL, d.ID, nil, "snapshots", s.ID.String(), "stream")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, where, nil)
+	must(t, err)
+	resp, err := b.wire.next.(*http.Transport).RoundTrip(withNode(req, b.id))
+	must(t, err)
+	defer resp.Body.Close()
+	slow.Wait() // it takes nothing of 20 MiB, more than the sockets hold
+	if a.server.InUse(d.ID, s.ID) {
+		t.Error("it is in use still")
+	}
+	if got := len(a.log.AllEntries()); got != 1 {
+		t.Errorf("%d lines are logged", got)
+	}
+}
+
+func withNode(r *http.Request, id uuid.UUID) *http.Request {
+	r.Header.Set("X-Test-Node", id.String())
+	return r
+}
+
+// stalling takes no more after so many bytes, as long as somebody waits for them.
+type stalling struct {
+	http.ResponseWriter
+	r    *http.Request
+	left int
+}
+
+func (s *stalling) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+func (s *stalling) Write(b []byte) (int, error) {
+	if s.left -= len(b); s.left < 0 {
+		<-s.r.Context().Done()
+		return 0, s.r.Context().Err()
+	}
+	return s.ResponseWriter.Write(b)
+}
+
+// C5: a full target has no corrupt snapshot, and goes on once there is room.
+func TestC5FullTarget(t *testing.T) {
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			quiet(t)
+			a, b := newNode(t, "xfs", disk), newNode(t, fstype, 600<<20)
+			d := a.create(small)
+			one := treetest.Bytes(1, 2<<20)
+			a.write(d.ID, "one", one)
+			first := a.take(d, dataset.SnapshotManual)
+			_, err := b.pull(a, d, uuid.Nil)
+			must(t, err)
+			two := treetest.Bytes(2, 40<<20)
+			a.write(d.ID, "two", two)
+			second := a.take(d, dataset.SnapshotManual)
+
+			st := b.pool.Status(t.Context())
+			ballast, err := os.Create(b.disk + "/ballast")
+			must(t, err)
+			defer ballast.Close()
+			room := backends.Reserve(st.Size) + 20*dataset.MiB
+			for taken := dataset.Size(0); st.Free > room; st = b.pool.Status(t.Context()) { // btrfs only guesses what is free
+				must(t, unix.Fallocate(int(ballast.Fd()), 0, int64(taken), int64(st.Free-room)))
+				must(t, ballast.Sync())
+				taken += st.Free - room
+			}
+			_, err = b.pull(a, d, uuid.Nil)
+			if !errors.Is(err, dataset.ErrNoSpace) || strings.Contains(err.Error(), "\n") {
+				t.Fatalf("a target with %s of %s free, then %s: %v", st.Free, st.Size, b.pool.Status(t.Context()).Free, err)
+			}
+			if got := b.snapshots(d.ID); len(got) != 1 || !got[first.ID] {
+				t.Errorf("it has %v", got)
+			}
+			if st := b.pool.Status(t.Context()); st.Free < backends.Reserve(st.Size)-16*dataset.MiB {
+				t.Errorf("%s are left of %s", st.Free, st.Size)
+			}
+			must(t, errors.Join(ballast.Close(), os.Remove(ballast.Name())))
+			scratch.Run(t, "sync", "-f", b.disk) // btrfs tells of it then
+			have, err := b.pool.(backends.Copier).Received(t.Context(), d.ID, second.ID)
+			if err != nil || have.Bytes < 4<<20 {
+				t.Errorf("kept are %+v, %v", have, err)
+			}
+			brought, err := b.pull(a, d, uuid.Nil)
+			if err != nil || brought.Wire > 42<<20-have.Bytes {
+				t.Errorf("then %d bytes came, of which %d were here: %v", brought.Wire, have.Bytes, err)
+			}
+			b.promote(d, second.ID)
+			b.holds(d.ID, "one", one)
+			b.holds(d.ID, "two", two)
+		})
+	}
+}
+
+// A difference takes little more than what was written: 1 % of 1 GiB, at random, in
+// blocks of 64 KiB, while it is in use. (Each mount of an XFS writes 2 MiB to its journal.)
+func TestDifferenceTakesWhatChanged(t *testing.T) {
+	kinds := []string{"xfs"}
+	if long.Enabled() {
+		kinds = append(kinds, "btrfs")
+	}
+	for _, fstype := range kinds {
+		t.Run(fstype, func(t *testing.T) {
+			quiet(t)
+			a, b := newNode(t, fstype, 6<<30), newNode(t, fstype, 4<<30)
+			d := a.create(1200 * dataset.MiB)
+			a.open(d.ID, func(root *os.File) { a.differ(b, d, root) })
+		})
+	}
+}
+
+// differ brings a dataset, which is open, over to b, and then what was written to it.
+func (n *node) differ(b *node, d dataset.Dataset, root *os.File) {
+	const size, block, changed = 1 << 30, 64 << 10, 1 << 30 / 100
+	bulk := treetest.Bytes(1, 64<<20)
+	f, err := os.Create(path(root, "data"))
+	must(n, err)
+	defer f.Close()
+	for range size / len(bulk) {
+		_, err := f.Write(bulk)
+		must(n, err)
+	}
+	must(n, f.Sync())
+	first := n.take(d, dataset.SnapshotManual)
+	_, err = b.pull(n, d, uuid.Nil)
+	must(n, err)
+	wrote := int64(0)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for _, i := range rng.Perm(size / block)[:changed/block] {
+		_, err := f.WriteAt(treetest.Bytes(uint64(i), block), int64(i)*block)
+		must(n, err)
+		wrote += block
+	}
+	must(n, f.Sync())
+	second := n.take(d, dataset.SnapshotManual)
+	brought, err := b.pull(n, d, uuid.Nil)
+	must(n, err)
+	n.Logf("%d bytes over the wire for %d written, ratio %.4f", brought.Wire, wrote, float64(brought.Wire)/float64(wrote))
+	if len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != first.ID || brought.Wire > wrote*105/100 {
+		n.Errorf("brought %+v for %d bytes", brought, wrote)
+	}
+	b.promote(d, second.ID)
+	b.open(d.ID, func(there *os.File) {
+		if digest(n, path(root, "data")) != digest(n, path(there, "data")) {
+			n.Error("the bytes differ")
+		}
+	})
+}
+
+// On a link that is slower than the processor what can be packed is, and all that is sent
+// shares one limit.
+func TestPackedWhereTheLinkIsSlow(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	text := []byte(strings.Repeat("some text of which there is much more, ", 12<<20/39))
+	a.write(d.ID, "text", text)
+	s := a.take(d, dataset.SnapshotManual)
+	a.server.Limit = NewLimiter(clock.System{}, 8*dataset.MiB)
+	brought, err := b.pull(a, d, uuid.Nil)
+	must(t, err)
+	if got := brought.Snapshots[0].Bytes; got < 12<<20 || brought.Wire > got/2 {
+		t.Errorf("%d bytes over the wire for a stream of %d", brought.Wire, got)
+	}
+	b.promote(d, s.ID)
+	b.holds(d.ID, "text", text)
+}

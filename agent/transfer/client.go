@@ -1,0 +1,205 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Client asks other nodes' agents. Its fields are set before its first use. Safe for
+// concurrent use.
+type Client struct {
+	HTTP  http.RoundTripper // with this node's certificate
+	Limit *Limiter          // nil: none
+	Clock clock.Clock
+	Log   logrus.FieldLogger
+	// Idle is after how long a peer that sends nothing is given up. 0: DefaultIdle.
+	Idle time.Duration
+	// Tries is how often in a row a transfer may be cut without that anything came.
+	// 0: DefaultTries.
+	Tries int
+}
+
+// DefaultTries is about half a minute for a peer that is away.
+const DefaultTries = 10
+
+func (c *Client) idle() time.Duration {
+	if c.Idle > 0 {
+		return c.Idle
+	}
+	return DefaultIdle
+}
+
+func (c *Client) tries() int {
+	if c.Tries > 0 {
+		return c.Tries
+	}
+	return DefaultTries
+}
+
+// errIdle is why a request ends that the peer leaves without an answer.
+var errIdle = errors.New("the peer sent nothing for too long")
+
+// maxReply bounds an answer that is no stream, in bytes.
+const maxReply = 64 << 20
+
+// Snapshots returns the snapshots of a dataset at a peer, HTTPS address and port, oldest
+// first.
+func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]dataset.Snapshot, error) {
+	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil)
+	return out.Snapshots, err
+}
+
+// Plan says what a copy that has some snapshots lacks of a dataset at a peer, and how many
+// bytes that takes. Want is a transfer snapshot that is wanted as well, or nil.
+func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
+	out, err := c.listing(ctx, peer, ds, have, want)
+	return out.Plan, err
+}
+
+func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (out listing, err error) {
+	q := url.Values{}
+	if len(have) > 0 {
+		texts := make([]string, len(have))
+		for i, id := range have {
+			texts[i] = id.String()
+		}
+		q.Set("have", strings.Join(texts, ","))
+	}
+	if want != uuid.Nil {
+		q.Set("want", want.String())
+	}
+	err = c.ask(ctx, http.MethodGet, address(peer, ds, q), &out)
+	if err != nil {
+		err = fmt.Errorf("snapshots of dataset %s at %s: %w", ds, peer, final(err))
+	}
+	return out, err
+}
+
+// Freshen has the home take a transfer snapshot of a dataset as it is now.
+func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID) (out dataset.Snapshot, err error) {
+	err = c.ask(ctx, http.MethodPost, address(peer, ds, nil, "freshen"), &out)
+	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "it answered with snapshot %s of dataset %s", out.ID, out.Dataset)
+	}
+	if err != nil {
+		err = fmt.Errorf("transfer snapshot of dataset %s at %s: %w", ds, peer, final(err))
+	}
+	return out, err
+}
+
+// address is where something of a dataset is asked for.
+func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
+	out := strings.TrimSuffix(peer, "/") + Prefix + "datasets/" + strings.Join(append([]string{ds.String()}, rest...), "/")
+	if len(q) > 0 {
+		out += "?" + q.Encode()
+	}
+	return out
+}
+
+// ask asks and reads an answer in JSON.
+func (c *Client) ask(ctx context.Context, method, where string, into any) error {
+	body, err := c.open(ctx, method, where)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	raw, err := io.ReadAll(io.LimitReader(body, maxReply+1))
+	switch {
+	case err != nil:
+		return dataset.Errorf(dataset.ErrOffline, "%w", err)
+	case len(raw) > maxReply:
+		return fmt.Errorf("%w: an answer of more than %d bytes", errFrame, maxReply)
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("%w: an answer that cannot be read: %v", errFrame, err)
+	}
+	return nil
+}
+
+// open asks for something and returns the answer's body, which ends with errIdle when the
+// peer sends nothing for too long. A peer that cannot be asked is dataset.ErrOffline.
+func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	body := &patient{idle: c.idle(), ctx: ctx, cancel: cancel}
+	body.wait = time.AfterFunc(body.idle, func() { cancel(errIdle) })
+	req, err := http.NewRequestWithContext(ctx, method, where, nil)
+	if err != nil {
+		cancel(nil)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "%w", err)
+	}
+	resp, err := c.HTTP.RoundTrip(req)
+	body.wait.Stop()
+	if err != nil {
+		err = body.explain(err)
+		cancel(nil)
+		return nil, dataset.Errorf(dataset.ErrOffline, "%w", err)
+	}
+	body.from = resp.Body
+	if resp.StatusCode == http.StatusOK {
+		return body, nil
+	}
+	defer body.Close()
+	return nil, problemOf(resp.StatusCode, body)
+}
+
+// maxProblem bounds what is read of a problem, in bytes.
+const maxProblem = 64 << 10
+
+func problemOf(status int, body io.Reader) error {
+	var p dataset.Problem
+	raw, err := io.ReadAll(io.LimitReader(body, maxProblem))
+	if err == nil {
+		err = json.Unmarshal(raw, &p)
+	}
+	if err != nil || p.Code == "" {
+		return dataset.Errorf(dataset.ErrOffline, "the peer answered with status %d", status)
+	}
+	p.Message = dataset.Cut(p.Message)
+	return &peerError{p}
+}
+
+// patient reads an answer, and does not wait for ever.
+type patient struct {
+	from   io.ReadCloser
+	idle   time.Duration
+	wait   *time.Timer
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	p.wait.Reset(p.idle)
+	n, err := p.from.Read(b)
+	p.wait.Stop()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = p.explain(err)
+	}
+	return n, err
+}
+
+// explain says why a request was given up.
+func (p *patient) explain(err error) error {
+	if cause := context.Cause(p.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (p *patient) Close() error {
+	p.wait.Stop()
+	p.cancel(nil)
+	return p.from.Close()
+}

@@ -1,0 +1,193 @@
+package transfer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// Files says which tree of files is brought to where.
+type Files struct {
+	Peer     string // https://HOST:PORT of the agent that has it
+	Dataset  uuid.UUID
+	Snapshot uuid.UUID // nil: the dataset as it lies there, at rest
+	Into     *os.File  // open, empty directory: the root of a dataset that nobody uses
+	// Manifest is what must come, as the home that gave the dataset up says (SumFiles);
+	// nil: whatever comes.
+	Manifest *dataset.Manifest
+	Progress backends.Progress // nil, or told bytes; the total is that of the manifest, or 0
+}
+
+// SumFiles returns the manifest of a tree: it reads all of it and sends nothing. The same
+// tree has the same one each time, while nobody changes it.
+func SumFiles(ctx context.Context, root *os.File) (dataset.Manifest, error) {
+	sent, err := writeFiles(ctx, root, io.Discard)
+	return dataset.Manifest{Bytes: sent.Bytes, Sum: sent.Sum}, err
+}
+
+// writeFiles writes a tree as a tar archive, sockets too, which archives of others have not.
+func writeFiles(ctx context.Context, root *os.File, w io.Writer) (backends.Stream, error) {
+	all := &tally{sum: sha256.New()}
+	err := tree.WriteTar(ctx, root, io.MultiWriter(w, all), tree.ForReadTar())
+	return all.stream(), err
+}
+
+// tally counts a stream and takes its checksum.
+type tally struct {
+	sum   hash.Hash
+	bytes int64
+}
+
+func (t *tally) Write(b []byte) (int, error) {
+	t.bytes += int64(len(b))
+	return t.sum.Write(b)
+}
+
+func (t *tally) stream() backends.Stream {
+	return backends.Stream{Bytes: t.bytes, Sum: hex.EncodeToString(t.sum.Sum(nil))}
+}
+
+func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
+	snapshot, err := parseID("snapshot", r.PathValue("snapshot"))
+	if err != nil {
+		return err
+	}
+	defer s.use(r.dataset, snapshot)()
+	root, release, err := s.Source.Tree(r.Context(), r.dataset, snapshot)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cErr := errors.Join(root.Close(), release()); cErr != nil {
+			s.Log.WithError(cErr).WithField("dataset", r.dataset).Error("what was opened for a transfer was not let go of")
+		}
+	}()
+	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })
+}
+
+// PullFiles brings the tree of files of a dataset over: owners, modes, times, attributes,
+// ACLs, hard links, holes, devices, FIFOs and sockets, and neither access times nor
+// snapshots. It begins anew after a cut. Durable when it returns.
+//
+// Errors are those of Pull, and dataset.ErrExists when the directory is not empty: what a
+// run that was cut short has left is the caller's to remove, with the dataset. After an
+// error nothing of what came is left.
+func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
+	var out dataset.Manifest
+	corrupt := 0
+	err := c.patiently(ctx, func() (bool, error) {
+		got, began, err := c.pullFiles(ctx, f)
+		if err == nil {
+			out = dataset.Manifest{Snapshot: f.Snapshot, Bytes: got.Bytes, Sum: got.Sum}
+			return false, nil
+		}
+		if began {
+			err = errors.Join(err, empty(ctx, f.Into))
+		}
+		if isKind(err, dataset.ErrCorrupt) && !isPeer(err) {
+			if corrupt++; corrupt < maxRestarts {
+				err = errCut{err}
+			}
+		}
+		return false, err
+	})
+	if err != nil {
+		return out, fmt.Errorf("bring the files of dataset %s from %s: %w", f.Dataset, f.Peer, err)
+	}
+	return out, nil
+}
+
+// pullFiles tries once, and tells whether anything may have been put into the directory.
+func (c *Client) pullFiles(ctx context.Context, f Files) (got backends.Stream, began bool, err error) {
+	if err := vacant(f.Into); err != nil {
+		return got, false, err
+	}
+	body, err := c.open(ctx, http.MethodGet, address(f.Peer, f.Dataset, nil, "snapshots", f.Snapshot.String(), "files"))
+	if err != nil {
+		return got, false, err
+	}
+	defer body.Close()
+	in := &frameReader{r: &limited{ctx: ctx, r: body, limit: c.Limit}}
+	defer in.close()
+	all := &tally{sum: sha256.New()}
+	told := &telling{to: f.Progress, all: all}
+	if f.Manifest != nil {
+		told.total = f.Manifest.Bytes
+	}
+	err = tree.ReadTar(ctx, io.TeeReader(in, io.MultiWriter(all, told)), f.Into, tree.WithSync())
+	got = all.stream()
+	if err == nil {
+		err = f.verify(in, got)
+	} else if in.err != nil && !errors.Is(in.err, io.EOF) && !errors.As(in.err, new(*peerError)) {
+		err = errCut{err}
+	}
+	return got, true, err
+}
+
+// telling tells of progress.
+type telling struct {
+	to    backends.Progress
+	all   *tally
+	total int64
+}
+
+func (t *telling) Write(b []byte) (int, error) {
+	if t.to != nil {
+		t.to(t.all.bytes, t.total)
+	}
+	return len(b), nil
+}
+
+// verify compares what came with what the peer sent, and with what it was to send.
+func (f Files) verify(in *frameReader, got backends.Stream) error {
+	var sent backends.Stream
+	if !errors.Is(in.err, io.EOF) {
+		return errCut{io.ErrUnexpectedEOF}
+	}
+	if err := json.Unmarshal(in.end, &sent); err != nil || sent != got {
+		return dataset.Errorf(dataset.ErrCorrupt, "%d bytes came with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes, sent.Sum)
+	}
+	if m := f.Manifest; m != nil && (m.Bytes != got.Bytes || m.Sum != got.Sum) {
+		return dataset.Errorf(dataset.ErrCorrupt, "%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes, got.Sum, m.Bytes, m.Sum)
+	}
+	return nil
+}
+
+func names(dir *os.File) ([]string, error) {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return dir.Readdirnames(-1)
+}
+
+func vacant(dir *os.File) error {
+	have, err := names(dir)
+	if err == nil && len(have) > 0 {
+		err = dataset.Errorf(dataset.ErrExists, "the place for the files holds %q", have[0])
+	}
+	return err
+}
+
+// empty removes what came of a try that failed, also when ctx has ended.
+func empty(ctx context.Context, dir *os.File) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DefaultIdle)
+	defer cancel()
+	have, err := names(dir)
+	for _, name := range have {
+		err = errors.Join(err, tree.Remove(ctx, dir, name))
+	}
+	return err
+}

@@ -1,0 +1,291 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// What travels is frames:
+//
+//	kind      1 byte   'D' bytes, 'Z' the same by zstd, 'K' nothing yet, 'E' end, 'X' failed
+//	zero      3 bytes
+//	sequence  4 bytes  from 0, one up for each frame
+//	length    4 bytes  of what the payload stands for
+//	stored    4 bytes  of the payload
+//	checksum  4 bytes  CRC-32C over the above and the payload
+//	payload            E: JSON of what was sent, X: JSON of a problem
+//
+// all little-endian. E or X comes last and once: without it the stream was cut.
+const (
+	frameHeader = 20
+	maxFrame    = 2 << 20
+)
+
+const (
+	frameData    = 'D'
+	framePacked  = 'Z'
+	frameAlive   = 'K'
+	frameEnd     = 'E'
+	frameProblem = 'X'
+)
+
+// errFrame is a peer that does not keep to the form. It has no kind on purpose: a pool
+// that reads through it is to keep what has come, which was checked by itself.
+var errFrame = errors.New("the peer sent a bad frame")
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+func checksum(h, payload []byte) uint32 {
+	table := castagnoli()
+	return crc32.Update(crc32.Checksum(h[:16], table), table, payload)
+}
+
+// flushWriter holds back what was written until it is flushed.
+type flushWriter interface {
+	io.Writer
+	Flush() error
+}
+
+// frameWriter writes frames. Safe for concurrent use, since frames that say that the
+// sender lives come between the others.
+type frameWriter struct {
+	mu     sync.Mutex
+	w      flushWriter
+	next   uint32
+	wrote  int64 // bytes, with what frames them
+	packer *zstd.Encoder
+	buf    []byte
+	pace   pace
+	// now measures how long the link and the processor take; nil: nothing is packed.
+	now func() int64
+}
+
+// Write sends bytes of the stream, packed where that is quicker than the link.
+func (f *frameWriter) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	done := 0
+	for len(b) > 0 {
+		n := min(len(b), maxFrame)
+		if err := f.data(b[:n]); err != nil {
+			return done, err
+		}
+		b, done = b[n:], done+n
+	}
+	return done, nil
+}
+
+func (f *frameWriter) data(b []byte) error {
+	if f.now == nil || !f.pace.pack() {
+		return f.frame(frameData, len(b), b)
+	}
+	start := f.now()
+	if f.packer == nil {
+		var err error
+		// One thread and little memory: the containers of the host come first.
+		f.packer, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
+		if err != nil {
+			return err
+		}
+	}
+	f.buf = f.packer.EncodeAll(b, f.buf[:0])
+	f.pace.packed(len(b), len(f.buf), f.now()-start)
+	if len(f.buf) >= len(b) {
+		return f.frame(frameData, len(b), b)
+	}
+	return f.frame(framePacked, len(b), f.buf)
+}
+
+func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
+	var h [frameHeader]byte
+	h[0] = kind
+	le := binary.LittleEndian
+	le.PutUint32(h[4:], f.next)
+	le.PutUint32(h[8:], uint32(length))
+	le.PutUint32(h[12:], uint32(len(payload)))
+	le.PutUint32(h[16:], checksum(h[:], payload))
+	f.next++
+	f.wrote += frameHeader + int64(len(payload))
+	var start int64
+	if f.now != nil {
+		start = f.now()
+	}
+	if _, err := f.w.Write(h[:]); err != nil {
+		return err
+	}
+	if _, err := f.w.Write(payload); err != nil {
+		return err
+	}
+	if err := f.w.Flush(); err != nil {
+		return err
+	}
+	if f.now != nil && len(payload) > 0 {
+		f.pace.sent(len(payload), f.now()-start)
+	}
+	return nil
+}
+
+// alive says that more is to come.
+func (f *frameWriter) alive() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.frame(frameAlive, 0, nil)
+}
+
+// end says what was sent, or why that is not all.
+func (f *frameWriter) end(sent any, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kind := byte(frameEnd)
+	if err != nil {
+		kind, sent = frameProblem, dataset.ProblemOf(err)
+	}
+	raw, err := json.Marshal(sent)
+	if err != nil {
+		return err
+	}
+	return f.frame(kind, len(raw), raw)
+}
+
+// count returns how many frames and bytes were written.
+func (f *frameWriter) count() (frames uint32, bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.next, f.wrote
+}
+
+// frameReader reads the bytes that frames carry: io.EOF after the end frame. A stream that
+// ends without one is io.ErrUnexpectedEOF, one whose sender failed *peerError.
+type frameReader struct {
+	r      io.Reader
+	next   uint32
+	stored []byte
+	plain  []byte
+	left   []byte // of the present frame
+	read   int64  // bytes, with what frames them
+	unpack *zstd.Decoder
+	end    json.RawMessage // what the end frame says
+	err    error
+}
+
+// peerError is a failure of the other side. What kind it is does not show here: a source
+// that finds its own data damaged says nothing of what has come.
+type peerError struct{ problem dataset.Problem }
+
+func (e *peerError) Error() string { return e.problem.Message }
+
+func (f *frameReader) Read(b []byte) (int, error) {
+	for len(f.left) == 0 {
+		if f.err == nil {
+			f.err = f.frame()
+		}
+		if f.err != nil {
+			return 0, f.err
+		}
+	}
+	n := copy(b, f.left)
+	f.left = f.left[n:]
+	return n, nil
+}
+
+func (f *frameReader) close() {
+	if f.unpack != nil {
+		f.unpack.Close()
+	}
+}
+
+func bad(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errFrame, fmt.Sprintf(format, args...))
+}
+
+func (f *frameReader) fill(b []byte) error {
+	n, err := io.ReadFull(f.r, b)
+	f.read += int64(n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// frame reads one frame, and leaves what it carries.
+func (f *frameReader) frame() error {
+	var h [frameHeader]byte
+	if err := f.fill(h[:]); err != nil {
+		return err
+	}
+	le := binary.LittleEndian
+	seq, length, stored := le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
+	switch {
+	case seq != f.next:
+		return bad("frame %d came where %d should", seq, f.next)
+	case length > maxFrame || stored > maxFrame:
+		return bad("a frame of %d bytes, of which at most %d can be", max(length, stored), maxFrame)
+	case h[0] != framePacked && stored != length:
+		return bad("a frame of %d bytes that says %d", stored, length)
+	}
+	f.next++
+	if uint32(cap(f.stored)) < stored {
+		f.stored = make([]byte, stored)
+	}
+	payload := f.stored[:stored]
+	if err := f.fill(payload); err != nil {
+		return err
+	}
+	if checksum(h[:], payload) != le.Uint32(h[16:]) {
+		return bad("the checksum of frame %d is wrong", seq)
+	}
+	return f.take(h[0], int(length), payload)
+}
+
+func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
+	switch kind {
+	case frameData:
+		f.left = payload
+	case frameAlive:
+	case framePacked:
+		f.left, err = f.unpacked(length, payload)
+	case frameEnd:
+		f.end = append(json.RawMessage(nil), payload...)
+		return io.EOF
+	case frameProblem:
+		e := &peerError{}
+		if err := json.Unmarshal(payload, &e.problem); err != nil {
+			return bad("a problem that cannot be read")
+		}
+		e.problem.Message = dataset.Cut(e.problem.Message)
+		return e
+	default:
+		return bad("a frame of an unknown kind %q", kind)
+	}
+	return err
+}
+
+func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
+	if f.unpack == nil {
+		var err error
+		// What is packed to be much more than it says does not get the memory for it.
+		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
+		if err != nil {
+			return nil, err
+		}
+	}
+	out, err := f.unpack.DecodeAll(payload, f.plain[:0])
+	if err != nil {
+		return nil, bad("what is packed in frame %d cannot be unpacked", f.next-1)
+	}
+	f.plain = out
+	if len(out) != length {
+		return nil, bad("frame %d unpacks to %d bytes in place of %d", f.next-1, len(out), length)
+	}
+	return out, nil
+}

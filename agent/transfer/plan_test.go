@@ -1,0 +1,190 @@
+package transfer
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// history makes snapshots a minute apart; a parent of -1 is the one before.
+func history(n int) []dataset.Snapshot {
+	all := make([]dataset.Snapshot, n)
+	for i := range all {
+		all[i] = dataset.Snapshot{ID: uuid.New(), Kind: dataset.SnapshotScheduled, Epoch: 1, Created: taken.Add(time.Duration(i) * time.Minute)}
+		if i > 0 {
+			all[i].Parent = all[i-1].ID
+		}
+	}
+	return all
+}
+
+// distance is a cost: how far apart two snapshots are in a list, and all before one.
+func distance(all []dataset.Snapshot) func(base, s uuid.UUID) (int64, error) {
+	at := func(id uuid.UUID) int {
+		return slices.IndexFunc(all, func(s dataset.Snapshot) bool { return s.ID == id })
+	}
+	return func(base, s uuid.UUID) (int64, error) {
+		if base == uuid.Nil {
+			return int64(100 + at(s)), nil
+		}
+		return int64(max(at(base)-at(s), at(s)-at(base))), nil
+	}
+}
+
+func TestPlans(t *testing.T) {
+	all := history(6)
+	id := func(i int) uuid.UUID {
+		if i < 0 {
+			return uuid.Nil
+		}
+		return all[i].ID
+	}
+	all[3].Kind, all[5].Kind = dataset.SnapshotTransfer, dataset.SnapshotTransfer
+	for name, c := range map[string]struct {
+		have  []int
+		want  int
+		steps [][2]int // snapshot, base
+	}{
+		"nothing is there":               {nil, -1, [][2]int{{0, -1}, {1, 0}, {2, 1}, {4, 2}}},
+		"the last one too":               {nil, 5, [][2]int{{0, -1}, {1, 0}, {2, 1}, {4, 2}, {5, 4}}},
+		"all is there":                   {[]int{0, 1, 2, 3, 4, 5}, 5, nil},
+		"from a transfer snapshot":       {[]int{0, 1, 2, 3}, 5, [][2]int{{4, 3}, {5, 4}}},
+		"from the transfer alone":        {[]int{3}, 5, [][2]int{{0, 3}, {1, 0}, {2, 1}, {4, 3}, {5, 4}}},
+		"one in the middle lacks":        {[]int{0, 2, 4}, -1, [][2]int{{1, 0}}},
+		"the first lacks, a later helps": {[]int{2}, -1, [][2]int{{0, 2}, {1, 0}, {4, 2}}},
+	} {
+		var have []uuid.UUID
+		for _, i := range c.have {
+			have = append(have, id(i))
+		}
+		stranger := uuid.New()
+		shuffled := slices.Clone(all)
+		slices.Reverse(shuffled)
+		plan, err := planned(shuffled, append(have, stranger), id(c.want), distance(all))
+		if err != nil || !slices.Equal(plan.Gone, []uuid.UUID{stranger}) {
+			t.Errorf("%s: gone %v, %v", name, plan.Gone, err)
+		}
+		var got [][2]int
+		for _, s := range plan.Steps {
+			at := func(id uuid.UUID) int {
+				return slices.IndexFunc(all, func(s dataset.Snapshot) bool { return s.ID == id })
+			}
+			got = append(got, [2]int{at(s.Snapshot.ID), at(s.Base)})
+		}
+		if !slices.Equal(got, c.steps) {
+			t.Errorf("%s: %v, want %v", name, got, c.steps)
+		}
+	}
+}
+
+// After a restore a snapshot is nearer to an older one than to the one before it.
+func TestPlanAfterRestore(t *testing.T) {
+	all := history(5)
+	all[4].Parent = all[1].ID // 1 was restored
+	all[3].Kind = dataset.SnapshotRestore
+	plan, err := planned(all, nil, uuid.Nil, func(base, s uuid.UUID) (int64, error) {
+		if s == all[4].ID && base == all[1].ID {
+			return 1, nil
+		}
+		return 50, nil
+	})
+	if err != nil || len(plan.Steps) != 5 || plan.Steps[4].Base != all[1].ID || plan.Bytes() != 201 {
+		t.Errorf("%+v, %v", plan, err)
+	}
+}
+
+// Whatever is there: each step rests on what both have by then, and all that travels is
+// there at the end, once.
+func TestPlansRestOnWhatIsThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := history(rapid.IntRange(0, 12).Draw(t, "snapshots"))
+		kinds := []dataset.SnapshotKind{dataset.SnapshotManual, dataset.SnapshotTransfer, dataset.SnapshotSuperseded, dataset.SnapshotRestore}
+		var have []uuid.UUID
+		var want uuid.UUID
+		for i := range all {
+			all[i].Kind = rapid.SampledFrom(kinds).Draw(t, "kind")
+			all[i].Epoch = rapid.Uint64Range(1, 3).Draw(t, "epoch")
+			if i > 0 {
+				all[i].Parent = all[rapid.IntRange(0, i-1).Draw(t, "parent")].ID
+			}
+			if rapid.Bool().Draw(t, "have") {
+				have = append(have, all[i].ID)
+			} else if all[i].Kind == dataset.SnapshotTransfer {
+				want = all[i].ID
+			}
+		}
+		plan, err := planned(all, have, want, distance(all))
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := map[uuid.UUID]bool{uuid.Nil: true}
+		for _, id := range have {
+			there[id] = true
+		}
+		for _, s := range plan.Steps {
+			if !there[s.Base] || there[s.Snapshot.ID] || (s.Base == uuid.Nil && len(there) > 1) {
+				t.Fatalf("step %+v when %d are there", s, len(there)-1)
+			}
+			there[s.Snapshot.ID] = true
+		}
+		for _, s := range all {
+			if travels(s, want) && !there[s.ID] {
+				t.Fatalf("%s of kind %s is not brought", s.ID, s.Kind)
+			}
+		}
+	})
+}
+
+// All transfers together get what the limit says, and no more.
+func TestLimiter(t *testing.T) {
+	fake := clock.NewFake(taken)
+	l := NewLimiter(fake, 1000)
+	var passed sync.WaitGroup
+	for range 4 {
+		passed.Go(func() {
+			for range 5 {
+				if err := l.wait(t.Context(), 500); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { passed.Wait(); close(done) }()
+	var took time.Duration
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(time.Millisecond):
+			fake.Advance(100 * time.Millisecond)
+			took += 100 * time.Millisecond
+		}
+	}
+	// 20 times 500 bytes, of which a tenth of a second may come early.
+	if took < 9800*time.Millisecond {
+		t.Errorf("10,000 bytes took %s at 1,000 a second", took)
+	}
+	l.Set(0)
+	if err := l.wait(t.Context(), 1<<40); err != nil || l.piece(1<<20) != 1<<20 {
+		t.Error("no limit limits", err)
+	}
+	l.Set(1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.wait(ctx, 1<<20); err == nil {
+		t.Error("a wait goes on without anybody")
+	}
+	var none *Limiter
+	if err := none.wait(t.Context(), 1<<40); err != nil || none.piece(5) != 5 {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,328 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Pull says what is brought to where.
+type Pull struct {
+	Peer    string          // https://HOST:PORT of the agent that has it
+	Dataset dataset.Dataset // the record that a new copy gets
+	Into    backends.Pool   // where the copy is, or will be; a backends.Copier
+	// Want is a transfer snapshot that is brought besides all others; nil: none.
+	Want uuid.UUID
+	// Manifest is what Want must be, as the home that gave the dataset up says; nil:
+	// whatever it is.
+	Manifest *dataset.Manifest
+	// Progress, when not nil, is told now and then how many bytes of the streams are here
+	// of how many, about. From one goroutine.
+	Progress backends.Progress
+}
+
+// Brought is what a Pull has brought.
+type Brought struct {
+	Snapshots []dataset.Manifest // in the order in which they came; those that were there are not
+	Gone      []uuid.UUID        // that the copy has, and the source not any more
+	Wire      int64              // bytes that came over the wire, for this
+}
+
+// Pull brings all snapshots over that a copy lacks, and the one that is wanted, the oldest
+// first, each as a difference to one that is here by then. After a cut it goes on from what
+// has come. The caller keeps others from the copy meanwhile. Again: nothing, or what is new.
+//
+// dataset.ErrUnsupported: one of the pools has no snapshots to send (see PullFiles);
+// ErrOffline: the peer could not be heard for long; ErrCorrupt: what it sent was not what it
+// said, several times, or not what the manifest says; ErrNotFound: it has no such dataset or
+// snapshot; ErrForbidden: this node may not have it; ErrNoSpace: the pool is nearly full.
+// After any of them, and after ctx has ended, the copy has what came until then.
+func (c *Client) Pull(ctx context.Context, p Pull) (out Brought, err error) {
+	into, ok := p.Into.(backends.Copier)
+	if !ok {
+		return out, dataset.Errorf(dataset.ErrUnsupported, "the pool keeps no copies: files alone can be brought there")
+	}
+	r := &pulling{Client: c, Pull: p, into: into, out: &out}
+	if err := r.all(ctx); err != nil {
+		return out, fmt.Errorf("bring dataset %s from %s: %w", p.Dataset.ID, p.Peer, err)
+	}
+	return out, nil
+}
+
+// pulling is one run of Pull.
+type pulling struct {
+	*Client
+	Pull
+	into   backends.Copier
+	out    *Brought
+	before int64 // bytes of the steps that are done
+	total  int64
+	logged bool
+}
+
+// maxPlans bounds how often a plan is made anew, since what it rests on has gone.
+const maxPlans = 5
+
+func (r *pulling) all(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := r.once(ctx)
+		if !errors.Is(err, errReplan) || try == maxPlans {
+			return err
+		}
+	}
+}
+
+// errReplan is a base or a snapshot that the source has no more.
+var errReplan = errors.New("what was planned is there no more")
+
+func (r *pulling) once(ctx context.Context) error {
+	have, err := r.have(ctx)
+	if err != nil {
+		return err
+	}
+	var plan Plan
+	err = r.patiently(ctx, func() (bool, error) {
+		plan, err = r.Plan(ctx, r.Peer, r.Dataset.ID, have, r.Want)
+		return false, err
+	})
+	if err != nil {
+		return err
+	}
+	r.out.Gone, r.before, r.total = plan.Gone, 0, plan.Bytes()
+	for _, step := range plan.Steps {
+		if step.Snapshot.Dataset != r.Dataset.ID {
+			return dataset.Errorf(dataset.ErrCorrupt, "the peer has snapshot %s for that of another dataset", step.Snapshot.ID)
+		}
+		if r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot {
+			step.Base = r.Manifest.Base
+		}
+		if err := r.bring(ctx, step); err != nil {
+			return fmt.Errorf("snapshot %s: %w", step.Snapshot.ID, err)
+		}
+		r.before += step.Bytes
+	}
+	return r.wanted(ctx)
+}
+
+// have lists the snapshots of the copy.
+func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, err error) {
+	e, err := r.Into.Stat(ctx, r.Dataset.ID)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return nil, err
+	}
+	for _, s := range e.Snapshots {
+		ids = append(ids, s.ID)
+	}
+	return ids, nil
+}
+
+// wanted checks that the snapshot that was asked for is here, and what the manifest says.
+func (r *pulling) wanted(ctx context.Context) error {
+	if r.Want == uuid.Nil {
+		return nil
+	}
+	got, err := r.into.Received(ctx, r.Dataset.ID, r.Want)
+	switch m := r.Manifest; {
+	case err != nil:
+		return err
+	case !got.Whole:
+		return dataset.Errorf(dataset.ErrNotFound, "the peer has no snapshot %s", r.Want)
+	case m == nil:
+		return nil
+	case m.Snapshot != r.Want || got.Last.Base != m.Base || got.Last.Bytes != m.Bytes || got.Last.Sum != m.Sum:
+		return dataset.Errorf(dataset.ErrCorrupt, "snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
+			r.Want, got.Last.Bytes, got.Last.Sum, m.Bytes, m.Sum, m.Snapshot)
+	}
+	return nil
+}
+
+// maxRestarts is how often a snapshot is begun anew whose stream was not what it should be.
+const maxRestarts = 3
+
+// bring brings one snapshot over.
+func (r *pulling) bring(ctx context.Context, step Step) error {
+	restarts := 0
+	return r.patiently(ctx, func() (bool, error) {
+		have, err := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
+		if err != nil || have.Whole {
+			return false, err
+		}
+		d := backends.Delivery{Dataset: r.Dataset, Snapshot: step.Snapshot, Base: step.Base}
+		fixed := r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot
+		if have.Bytes > 0 && (!fixed || have.Base == step.Base) {
+			d.From, d.Base = have.Bytes, have.Base
+		}
+		got, err := r.receive(ctx, d)
+		switch {
+		case err == nil:
+			r.out.Snapshots = append(r.out.Snapshots, manifest(step.Snapshot, got))
+			return false, nil
+		case d.From > 0 && (isKind(err, dataset.ErrInvalid) || isKind(err, dataset.ErrNotFound)):
+			// It has no such base any more, or not so many bytes.
+			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
+				return false, err
+			}
+			return true, errCut{err}
+		case isKind(err, dataset.ErrNotFound):
+			return false, fmt.Errorf("%w: %w", errReplan, err)
+		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
+			if restarts++; restarts < maxRestarts {
+				r.complain(err)
+				return true, errCut{err}
+			}
+			return false, err
+		}
+		now, rErr := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
+		return rErr == nil && now.Bytes > d.From, err
+	})
+}
+
+// receive reads one stream, or what is left of it, into the pool.
+func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.Stream, error) {
+	q := url.Values{}
+	if d.Base != uuid.Nil {
+		q.Set("base", d.Base.String())
+	}
+	if d.From > 0 {
+		q.Set("from", strconv.FormatInt(d.From, 10))
+	}
+	body, err := r.open(ctx, http.MethodGet, address(r.Peer, d.Dataset.ID, q, "snapshots", d.Snapshot.ID.String(), "stream"))
+	if err != nil {
+		return backends.Stream{}, err
+	}
+	defer body.Close()
+	in := &frameReader{r: &limited{ctx: ctx, r: body, limit: r.Limit}}
+	defer in.close()
+	got, err := r.into.Receive(ctx, d, in, func(done, _ int64) {
+		if r.Progress != nil {
+			r.Progress(min(r.before+done, r.total), r.total)
+		}
+	})
+	r.out.Wire += in.read
+	return got, r.cause(in, err)
+}
+
+// cause sorts what a transfer has failed with: what the peer says of itself is what it is,
+// what came of the way is a cut, and the rest the pool's.
+func (r *pulling) cause(in *frameReader, err error) error {
+	var theirs *peerError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &theirs):
+		return theirs
+	case in.err != nil && !errors.Is(in.err, io.EOF):
+		if errors.Is(in.err, errFrame) {
+			r.complain(in.err)
+		}
+		return errCut{err}
+	}
+	return err
+}
+
+// complain logs, once, what a peer does that it should not.
+func (r *pulling) complain(err error) {
+	if r.logged || r.Log == nil {
+		return
+	}
+	r.logged = true
+	r.Log.WithError(err).WithField("dataset", r.Dataset.ID).WithField("peer", r.Peer).Warn("a peer was cut off")
+}
+
+// errCut is a failure of the way there: it is worth another try.
+type errCut struct{ error }
+
+func (e errCut) Unwrap() error { return e.error }
+
+// isKind tells whether err, of this side or of the peer, is of a kind.
+func isKind(err error, kind *dataset.Kind) bool {
+	var theirs *peerError
+	if errors.As(err, &theirs) {
+		return dataset.KindByCode(theirs.problem.Code) == kind
+	}
+	return errors.Is(err, kind)
+}
+
+func isPeer(err error) bool {
+	var theirs *peerError
+	return errors.As(err, &theirs)
+}
+
+// The waits between tries.
+const (
+	firstWait = 200 * time.Millisecond
+	lastWait  = 8 * time.Second
+)
+
+// patiently calls try until it succeeds or fails for good: a cut, or a peer that is away,
+// is tried again after a while, as often as that leads on, and some times more.
+func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)) error {
+	wait, left := firstWait, c.tries()
+	for {
+		led, err := try()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !again(err) {
+			return final(err)
+		}
+		if led {
+			wait, left = firstWait, c.tries()
+		}
+		if left--; left <= 0 {
+			return dataset.Errorf(dataset.ErrOffline, "given up after %d tries: %w", c.tries(), final(err))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.Clock.After(wait):
+		}
+		wait = min(2*wait, lastWait)
+	}
+}
+
+// again says whether another try can end better.
+func again(err error) bool {
+	var cut errCut
+	if errors.As(err, &cut) {
+		return true
+	}
+	return isKind(err, dataset.ErrOffline) || isKind(err, dataset.ErrUnavailable)
+}
+
+// final is an error as the caller is told: what the peer said has its kind again.
+func final(err error) error {
+	var theirs *peerError
+	if errors.As(err, &theirs) {
+		return fmt.Errorf("the peer failed: %w", theirs.problem.Err())
+	}
+	return err
+}
+
+// limited reads no faster than the limit.
+type limited struct {
+	ctx   context.Context
+	r     io.Reader
+	limit *Limiter
+}
+
+func (l *limited) Read(b []byte) (int, error) {
+	n, err := l.r.Read(b[:l.limit.piece(len(b))])
+	if wErr := l.limit.wait(l.ctx, n); wErr != nil && err == nil {
+		err = wErr
+	}
+	return n, err
+}

@@ -1,0 +1,210 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+const (
+	disk  = 2 << 30
+	small = 64 * dataset.MiB
+)
+
+func (n *node) pull(from *node, d dataset.Dataset, want uuid.UUID) (Brought, error) {
+	return n.client.Pull(n.Context(), Pull{Peer: from.http.URL, Dataset: d, Into: n.pool, Want: want})
+}
+
+func (n *node) promote(d dataset.Dataset, s uuid.UUID) {
+	n.Helper()
+	must(n, n.pool.(backends.Copier).Promote(n.Context(), d.ID, s))
+	must(n, n.pool.Commit(n.Context(), d.ID))
+}
+
+// The whole way, on each kind of pool and between them: pre-copies, the last step against
+// the manifest, and back.
+func TestMoveThereAndBack(t *testing.T) {
+	for _, kinds := range [][2]string{{"xfs", "xfs"}, {"xfs", "btrfs"}, {"btrfs", "xfs"}, {"btrfs", "btrfs"}} {
+		t.Run(kinds[0]+" to "+kinds[1], func(t *testing.T) {
+			quiet(t)
+			a, b := newNode(t, kinds[0], disk), newNode(t, kinds[1], disk)
+			d := a.create(small)
+			one, two := treetest.Bytes(1, 5<<20), treetest.Bytes(2, 1<<20)
+			a.write(d.ID, "one", one)
+			user := a.take(d, dataset.SnapshotManual)
+			other := a.take(d, dataset.SnapshotTransfer) // for somebody else
+			a.write(d.ID, "two", two)
+			ahead, err := b.client.Freshen(t.Context(), a.http.URL, d.ID)
+			must(t, err)
+			plan, err := b.client.Plan(t.Context(), a.http.URL, d.ID, nil, ahead.ID)
+			if err != nil || len(plan.Steps) != 2 || plan.Bytes() < 6<<20 || plan.Steps[1].Bytes > 3<<20 || plan.Steps[1].Base != user.ID {
+				t.Fatalf("planned %+v, %v", plan, err)
+			}
+			var done, total int64
+			brought, err := b.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: b.pool, Want: ahead.ID, Progress: func(d, t int64) { done, total = d, t }})
+			must(t, err)
+			if len(brought.Snapshots) != 2 || len(brought.Gone) != 0 || done > total || done < plan.Bytes()/2 || brought.Wire < plan.Bytes() {
+				t.Errorf("brought %+v, progress %d of %d", brought, done, total)
+			}
+			if again, err := b.pull(a, d, ahead.ID); err != nil || len(again.Snapshots) != 0 {
+				t.Errorf("again: %+v, %v", again, err)
+			}
+
+			a.write(d.ID, "last", []byte("last"))
+			final := a.take(d, dataset.SnapshotTransfer)
+			m, err := Sum(t.Context(), a.pool, final, ahead.ID)
+			must(t, err)
+			must(t, a.pool.DeleteSnapshot(t.Context(), d.ID, other.ID))
+			for _, wrong := range []dataset.Manifest{{Snapshot: final.ID, Base: ahead.ID, Bytes: m.Bytes, Sum: strings.Repeat("0", 64)}, {Snapshot: final.ID, Base: user.ID, Bytes: m.Bytes, Sum: m.Sum}} {
+				c := newNode(t, kinds[1], disk)
+				_, err := c.pull(a, d, ahead.ID)
+				must(t, err)
+				_, err = c.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: c.pool, Want: final.ID, Manifest: &wrong})
+				if !errors.Is(err, dataset.ErrCorrupt) {
+					t.Errorf("with another manifest: %v", err)
+				}
+			}
+			pull := Pull{Peer: a.http.URL, Dataset: d, Into: b.pool, Want: final.ID, Manifest: &m}
+			brought, err = b.client.Pull(t.Context(), pull)
+			if err != nil || !slices.Equal(brought.Snapshots, []dataset.Manifest{m}) {
+				t.Fatalf("brought %+v, %v, want %+v", brought, err, m)
+			}
+			_, err = b.client.Pull(t.Context(), pull)
+			must(t, err)
+			b.promote(d, final.ID)
+			b.holds(d.ID, "one", one)
+			b.holds(d.ID, "two", two)
+			b.holds(d.ID, "last", []byte("last"))
+
+			must(t, a.pool.(backends.Copier).Demote(t.Context(), d.ID, final.ID))
+			b.write(d.ID, "two", one)
+			back := b.take(d, dataset.SnapshotTransfer)
+			must(t, b.pool.DeleteSnapshot(t.Context(), d.ID, user.ID))
+			brought, err = a.pull(b, d, back.ID)
+			if err != nil || len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != final.ID || !slices.Equal(brought.Gone, []uuid.UUID{user.ID}) {
+				t.Errorf("back: %+v, %v", brought, err)
+			}
+			a.promote(d, back.ID)
+			a.holds(d.ID, "two", one)
+		})
+	}
+}
+
+// A peer that refuses, lacks or breaks something says what.
+func TestRefusals(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	files := newNode(t, "ext4", 256<<20)
+	b.client.Clock, b.client.Tries = hasty{}, 3
+	d := a.create(small)
+	s := a.take(d, dataset.SnapshotManual)
+	fails := func(what string, err error, kind *dataset.Kind) {
+		t.Helper()
+		if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err := b.pull(a, dataset.Dataset{ID: uuid.New()}, uuid.Nil)
+	fails("unknown dataset", err, dataset.ErrNotFound)
+	_, err = b.pull(a, d, uuid.New())
+	fails("unknown snapshot", err, dataset.ErrNotFound)
+	_, err = a.pull(a, d, uuid.Nil)
+	fails("itself", err, dataset.ErrForbidden)
+	_, err = b.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: files.pool})
+	fails("into files", err, dataset.ErrUnsupported)
+	of := files.create(0)
+	_, err = b.pull(files, of, uuid.Nil)
+	fails("from files", err, dataset.ErrUnsupported)
+	a.denied = dataset.Errorf(dataset.ErrForbidden, "node b may not have it")
+	_, err = b.pull(a, d, uuid.Nil)
+	fails("denied", err, dataset.ErrForbidden)
+	_, err = b.client.Freshen(t.Context(), a.http.URL, d.ID)
+	fails("denied", err, dataset.ErrForbidden)
+	a.denied = nil
+	for path, want := range map[string]int{
+		"datasets/x": 422, "datasets/" + d.ID.String() + "?have=x": 422, "datasets/" + d.ID.String() + "?want=x": 422,
+		"datasets/" + d.ID.String() + "?have=" + strings.Repeat(uuid.NewString()+",", maxHave) + uuid.NewString(): 422,
+		"datasets/" + d.ID.String() + "/snapshots/" + s.ID.String() + "/stream?from=-1":                           422,
+		"datasets/" + d.ID.String() + "/snapshots/" + s.ID.String() + "/stream?base=..":                           422,
+		"datasets/" + d.ID.String() + "/snapshots/" + uuid.NewString() + "/stream":                                404,
+		"datasets/" + d.ID.String() + "/snapshots/x/files":                                                        422,
+		"other": 404,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.http.URL+Prefix+path, nil)
+		must(t, err)
+		resp, err := b.wire.RoundTrip(req)
+		must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%.80s: status %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+	a.http.Close()
+	_, err = b.pull(a, d, uuid.Nil)
+	fails("away", err, dataset.ErrOffline)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.client.Pull(ctx, Pull{Peer: a.http.URL, Dataset: d, Into: b.pool}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// A peer that is no peer: each answer is refused in a bounded way, and logged once.
+func TestBadPeers(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	b.client.Clock, b.client.Tries = hasty{}, 4
+	d := a.create(small)
+	s := a.take(d, dataset.SnapshotManual)
+	frames := func(f func(*frameWriter)) []byte {
+		var buf bytes.Buffer
+		f(&frameWriter{w: plain{&buf}})
+		return buf.Bytes()
+	}
+	for name, body := range map[string][]byte{
+		"nothing":      nil,
+		"text":         []byte("<html>not here</html>"),
+		"oversized":    frames(func(f *frameWriter) { _ = f.frame(frameData, 1<<30, nil) }),
+		"out of order": frames(func(f *frameWriter) { f.next = 7; _ = f.frame(frameData, 1, []byte("x")) }),
+		"no stream":    frames(func(f *frameWriter) { _, _ = f.Write(make([]byte, 100_000)); _ = f.end(nil, nil) }),
+		"only an end":  frames(func(f *frameWriter) { _ = f.end(nil, nil) }),
+		"its failure":  frames(func(f *frameWriter) { _ = f.end(nil, dataset.Errorf(dataset.ErrCorrupt, "my disk is broken")) }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.log.Reset()
+			fake := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/stream") {
+					_, _ = w.Write(body)
+					return
+				}
+				fmt.Fprintf(w, `{"plan":{"steps":[{"snapshot":{"id":%q,"dataset":%q},"bytes":5}]}}`, s.ID, d.ID)
+			}))
+			defer fake.Close()
+			_, err := b.client.Pull(t.Context(), Pull{Peer: fake.URL, Dataset: d, Into: b.pool})
+			if err == nil || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v", err)
+			}
+			if n := warnings(b.log); n > 1 {
+				t.Errorf("%d lines are logged", n)
+			}
+			if got := b.snapshots(d.ID); len(got) != 0 {
+				t.Errorf("it has %v", got)
+			}
+			b.wire.next.(*http.Transport).CloseIdleConnections()
+		})
+	}
+	_, err := b.pull(a, d, uuid.Nil) // what they left does not matter
+	must(t, err)
+}

@@ -1,0 +1,168 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Sum returns the manifest of a snapshot that a pool sends as a difference to base, or
+// whole with the nil one: it reads all of the stream and sends nothing.
+func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID) (dataset.Manifest, error) {
+	sender, ok := pool.(backends.Sender)
+	if !ok {
+		return dataset.Manifest{}, dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots", s.Dataset)
+	}
+	sent, err := sender.Send(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}, base, 0, io.Discard, nil)
+	if err != nil {
+		return dataset.Manifest{}, err
+	}
+	return manifest(s, sent), nil
+}
+
+func manifest(s dataset.Snapshot, sent backends.Stream) dataset.Manifest {
+	return dataset.Manifest{Snapshot: s.ID, Base: sent.Base, Bytes: sent.Bytes, Sum: sent.Sum, Taken: s.Created}
+}
+
+func (s *Server) stream(w http.ResponseWriter, r *request) error {
+	snapshot, err := parseID("snapshot", r.PathValue("snapshot"))
+	if err != nil {
+		return err
+	}
+	var base uuid.UUID
+	q := r.URL.Query()
+	if text := q.Get("base"); text != "" {
+		if base, err = parseID("snapshot", text); err != nil {
+			return err
+		}
+	}
+	var from int64
+	if text := q.Get("from"); text != "" {
+		if from, err = strconv.ParseInt(text, 10, 64); err != nil || from < 0 {
+			return dataset.Errorf(dataset.ErrInvalid, "from %q is no number of bytes", dataset.Clip(text))
+		}
+	}
+	pool, err := s.Source.Pool(r.Context(), r.dataset)
+	if err != nil {
+		return err
+	}
+	sender, ok := pool.(backends.Sender)
+	if !ok {
+		return dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+	}
+	defer s.use(r.dataset, snapshot, base)()
+	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
+		return sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
+	})
+}
+
+// send answers with the frames of what write writes, and at the end with what it returns.
+// What it fails with before the first frame is an answer of its own.
+func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, clock: s.Clock, idle: s.idle()}
+	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
+	quiet := s.keepAlive(ctx, frames)
+	sent, err := write(ctx, frames)
+	cancel()
+	quiet()
+	if n, _ := frames.count(); err != nil && n == 0 {
+		return err
+	}
+	if out.err != nil {
+		// Who asked is gone, or too slow: that is its own to tell.
+		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node", r.peer).Info("a transfer to another node was cut")
+		return nil
+	}
+	out.ctx = r.Context()
+	if err != nil {
+		s.Log.WithError(err).WithField("dataset", r.dataset).WithField("node", r.peer).Error("a transfer to another node failed")
+	}
+	_ = frames.end(sent, err) // the other side sees that it has no end
+	return nil
+}
+
+// keepAlive tells the other side now and then that more is to come, while nothing else is
+// written. What it returns ends that.
+func (s *Server) keepAlive(ctx context.Context, frames *frameWriter) (quiet func()) {
+	var owner sync.WaitGroup
+	stop := make(chan struct{})
+	owner.Go(func() {
+		last, _ := frames.count()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-stop:
+				return
+			case <-s.Clock.After(s.idle() / 4):
+			}
+			if n, _ := frames.count(); n != last {
+				last = n
+			} else if frames.alive() != nil {
+				return
+			} else {
+				last++
+			}
+		}
+	})
+	return func() {
+		close(stop)
+		owner.Wait()
+	}
+}
+
+// bounded writes an answer, no faster than the limit, to a peer that has to take it in
+// time.
+type bounded struct {
+	ctx     context.Context
+	w       io.Writer
+	control *http.ResponseController
+	limit   *Limiter
+	clock   clock.Clock
+	idle    time.Duration
+	err     error // of the other side
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		part := p[done:][:b.limit.piece(len(p)-done)]
+		if err := b.limit.wait(b.ctx, len(part)); err != nil {
+			return done, err
+		}
+		if err := b.control.SetWriteDeadline(b.clock.Now().Add(b.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return done, b.fail(err)
+		}
+		n, err := b.w.Write(part)
+		done += n
+		if err != nil {
+			return done, b.fail(err)
+		}
+	}
+	return done, nil
+}
+
+func (b *bounded) Flush() error {
+	if err := b.control.Flush(); err != nil {
+		return b.fail(err)
+	}
+	return nil
+}
+
+func (b *bounded) fail(err error) error {
+	b.err = fmt.Errorf("it takes nothing: %w", err)
+	return b.err
+}

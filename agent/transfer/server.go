@@ -1,0 +1,234 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Source is what a server sends from: the agent. Safe for concurrent use.
+type Source interface {
+	// Pool returns the pool in which a dataset lies, as home or as a copy;
+	// dataset.ErrNotFound.
+	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
+	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns
+	// its record, the pool's own. One that has nothing new may be the last one.
+	Freshen(ctx context.Context, ds uuid.UUID) (dataset.Snapshot, error)
+	// Tree opens the root of a snapshot, or with the nil one of the dataset as it lies, which
+	// must be at rest. The function lets go of it, after the root was closed.
+	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
+}
+
+// Server answers other nodes. Its fields are set before its first use.
+type Server struct {
+	Source Source
+	// Peer says which node asks, from its certificate.
+	Peer func(*http.Request) (uuid.UUID, error)
+	// Authorize returns nil when a node may have a dataset, otherwise why not.
+	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
+	Limit     *Limiter // nil: none
+	Clock     clock.Clock
+	Log       logrus.FieldLogger
+	// Idle is after how long a peer that takes nothing is cut off; a quarter of it is how
+	// often one is told that more is to come. 0: DefaultIdle.
+	Idle time.Duration
+
+	mu   sync.Mutex
+	busy map[dataset.Source]int
+}
+
+// DefaultIdle is how long one side waits for the other.
+const DefaultIdle = time.Minute
+
+// Prefix is where the peer API begins.
+const Prefix = "/v1/peer/"
+
+// Handler returns the peer API.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(http.ResponseWriter, *request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f) })
+	}
+	handle("GET "+Prefix+"datasets/{dataset}", s.list)
+	handle("POST "+Prefix+"datasets/{dataset}/freshen", s.freshen)
+	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/stream", s.stream)
+	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/files", s.files)
+	return mux
+}
+
+// InUse reports whether a snapshot is being sent, or a difference to it: who removes it
+// now makes a peer begin anew.
+func (s *Server) InUse(ds, snapshot uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy[dataset.Source{Dataset: ds, Snapshot: snapshot}] > 0
+}
+
+// use notes that snapshots are in use until the function that it returns is called.
+func (s *Server) use(ds uuid.UUID, snapshots ...uuid.UUID) (release func()) {
+	add := func(n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.busy == nil {
+			s.busy = map[dataset.Source]int{}
+		}
+		for _, id := range snapshots {
+			key := dataset.Source{Dataset: ds, Snapshot: id}
+			if s.busy[key] += n; s.busy[key] == 0 {
+				delete(s.busy, key)
+			}
+		}
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+func (s *Server) idle() time.Duration {
+	if s.Idle > 0 {
+		return s.Idle
+	}
+	return DefaultIdle
+}
+
+// request is what was asked, by whom.
+type request struct {
+	*http.Request
+	peer, dataset uuid.UUID
+}
+
+// maxAsked bounds the body of a request, of which none has any.
+const maxAsked = 1 << 10
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.ResponseWriter, *request) error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxAsked)
+	err := s.answer(w, r, f)
+	if err == nil {
+		return
+	}
+	kind := dataset.KindOf(err)
+	if kind == dataset.ErrInternal {
+		s.Log.WithError(err).WithField("path", dataset.Clip(r.URL.Path)).Error("a request of another node failed")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(kind.HTTP)
+	_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // who asked may be gone
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, f func(http.ResponseWriter, *request) error) error {
+	req := &request{Request: r}
+	var err error
+	if req.dataset, err = parseID("dataset", r.PathValue("dataset")); err != nil {
+		return err
+	}
+	if req.peer, err = s.Peer(r); err != nil {
+		return err
+	}
+	if err := s.Authorize(r.Context(), req.peer, req.dataset); err != nil {
+		return err
+	}
+	return f(w, req)
+}
+
+func parseID(what, text string) (uuid.UUID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil || id.String() != text {
+		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s %q is no UUID", what, dataset.Clip(text))
+	}
+	return id, nil
+}
+
+// listing is what is answered about a dataset.
+type listing struct {
+	Snapshots []dataset.Snapshot `json:"snapshots"` // oldest first
+	Plan      Plan               `json:"plan"`
+}
+
+// maxHave bounds how many snapshots a copy may have for a plan.
+const maxHave = 10_000
+
+func (s *Server) list(w http.ResponseWriter, r *request) error {
+	have, want, err := parseHave(r)
+	if err != nil {
+		return err
+	}
+	pool, err := s.Source.Pool(r.Context(), r.dataset)
+	if err != nil {
+		return err
+	}
+	e, err := pool.Stat(r.Context(), r.dataset)
+	if err != nil {
+		return err
+	}
+	out := listing{Snapshots: inOrder(e.Snapshots)}
+	sender, ok := pool.(backends.Sender)
+	if !ok {
+		return dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+	}
+	out.Plan, err = planned(e.Snapshots, have, want, func(base, snapshot uuid.UUID) (int64, error) {
+		older := dataset.Source{}
+		if base != uuid.Nil {
+			older = dataset.Source{Dataset: r.dataset, Snapshot: base}
+		}
+		c, err := sender.Changed(r.Context(), older, dataset.Source{Dataset: r.dataset, Snapshot: snapshot})
+		return c.Bytes, err
+	})
+	if err != nil {
+		return err
+	}
+	return reply(w, out)
+}
+
+func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
+	q := r.URL.Query()
+	if text := q.Get("want"); text != "" {
+		if want, err = parseID("snapshot", text); err != nil {
+			return nil, want, err
+		}
+	}
+	text := q.Get("have")
+	if text == "" {
+		return nil, want, nil
+	}
+	all := strings.Split(text, ",")
+	if len(all) > maxHave {
+		return nil, want, dataset.Errorf(dataset.ErrInvalid, "%d snapshots are too many to compare with (at most %d)", len(all), maxHave)
+	}
+	for _, text := range all {
+		id, err := parseID("snapshot", text)
+		if err != nil {
+			return nil, want, err
+		}
+		have = append(have, id)
+	}
+	return have, want, nil
+}
+
+func (s *Server) freshen(w http.ResponseWriter, r *request) error {
+	snap, err := s.Source.Freshen(r.Context(), r.dataset)
+	if err != nil {
+		return err
+	}
+	return reply(w, snap)
+}
+
+// reply answers with v. Nothing can be said any more when that fails.
+func reply(w http.ResponseWriter, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(raw)
+	return nil
+}

@@ -1,0 +1,187 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/reflink"
+)
+
+// copyScenarios are those that begin or end with a copy.
+func copyScenarios() []scenario {
+	return []scenario{
+		{"receive", receiveAll, false, func(f *fixture, c cast, done bool) { f.isCopy(c, done) }},
+		{"promote", func(ctx context.Context, p *Pool, c cast) error {
+			err := p.Supersede(ctx, c.Dataset.ID, c.Keep)
+			if err != nil && !errors.Is(err, dataset.ErrConflict) {
+				return err // it is a home again, of other bytes
+			}
+			if err := p.Promote(ctx, c.Dataset.ID, c.Snapshot.ID); err != nil {
+				return err
+			}
+			return p.Commit(ctx, c.Dataset.ID)
+		}, false, func(f *fixture, c cast, done bool) {
+			e, err := f.Stat(f.Context(), c.Dataset.ID)
+			f.must(err)
+			if e.State == backends.EntryReady && done {
+				f.isWhole(c.Dataset.ID, "one", true)
+			} else if done {
+				f.Errorf("it is no home: %+v", e)
+			}
+			f.hasSnapshot(c.Snapshot, "one", true)
+			f.hasSnapshot(c.Keep, "two", done || e.State == backends.EntryCopy)
+		}},
+		{"demote", func(ctx context.Context, p *Pool, c cast) error {
+			if err := p.Snapshot(ctx, c.Keep, nil); err != nil && !errors.Is(err, dataset.ErrConflict) {
+				return err // it is a copy by now
+			}
+			return p.Demote(ctx, c.Dataset.ID, c.Keep.ID)
+		}, false, checkDemoted},
+		{"supersede", func(ctx context.Context, p *Pool, c cast) error {
+			return p.Supersede(ctx, c.Dataset.ID, c.Keep)
+		}, false, checkDemoted},
+	}
+}
+
+// receiveAll has the pool receive, as a copy of c.Other, what it sends of c.Dataset: its
+// snapshot, and what came after as a difference.
+func receiveAll(ctx context.Context, p *Pool, c cast) error {
+	if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
+		return err
+	}
+	base := uuid.Nil
+	for _, s := range []dataset.Snapshot{c.Snapshot, c.Keep} {
+		stream, err := readdressed(ctx, p, s, base, c.Other.ID)
+		if err != nil {
+			return err
+		}
+		have, err := p.Received(ctx, c.Other.ID, s.ID)
+		if err != nil {
+			return err
+		}
+		s.Dataset = c.Other.ID
+		d := backends.Delivery{Dataset: c.Other, Snapshot: s, Base: base, From: have.Bytes}
+		if _, err := p.Receive(ctx, d, bytes.NewReader(stream[have.Bytes:]), nil); err != nil {
+			return err
+		}
+		base = s.ID
+	}
+	return nil
+}
+
+// readdressed sends a snapshot as if it were another dataset's.
+func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid.UUID) ([]byte, error) {
+	var sent, out bytes.Buffer
+	if _, err := p.Send(ctx, at(s), base, 0, &sent, nil); err != nil {
+		return nil, err
+	}
+	in, err := newDecoder(&sent)
+	if err != nil {
+		return nil, err
+	}
+	in.header.Dataset = to
+	e, err := newEncoder(&out, in.header, 0)
+	for err == nil {
+		var c change
+		c, err = in.nextChange()
+		switch {
+		case err != nil:
+		case c.data == nil:
+			err = e.zeros(c.offset, c.length)
+		default:
+			err = e.data(c.offset, c.data)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	err = e.end()
+	return out.Bytes(), err
+}
+
+// isCopy checks that c.Other is a copy with whole snapshots, or less if it may be.
+func (f *fixture) isCopy(c cast, must bool) {
+	f.Helper()
+	e, err := f.Stat(f.Context(), c.Other.ID)
+	if errors.Is(err, dataset.ErrNotFound) && !must {
+		return
+	}
+	f.must(err)
+	if e.State != backends.EntryCopy || e.Problem != "" {
+		f.Errorf("entry %+v", e)
+	}
+	for _, s := range []struct {
+		snapshot dataset.Snapshot
+		want     string
+	}{{c.Snapshot, "one"}, {c.Keep, "two"}} {
+		there := s.snapshot
+		there.Dataset = c.Other.ID
+		f.hasSnapshot(there, s.want, must)
+		if must {
+			f.sameBytes(s.snapshot, there)
+		}
+	}
+}
+
+// sameBytes compares two snapshots wherever one of them has data.
+func (f *fixture) sameBytes(a, b dataset.Snapshot) {
+	f.Helper()
+	root, err := f.Pool.open()
+	f.must(err)
+	defer root.Close()
+	var images []*os.File
+	for _, s := range []dataset.Snapshot{a, b} {
+		dir, _, err := f.findAny(root, s.Dataset)
+		f.must(err)
+		image, err := f.openSnapshot(dir, s.ID)
+		f.must(errors.Join(err, dir.Close()))
+		defer image.Close()
+		images = append(images, image)
+	}
+	for _, image := range images {
+		data, err := reflink.Data(image)
+		f.must(err)
+		for _, r := range data {
+			x, y := make([]byte, r.Length), make([]byte, r.Length)
+			_, errX := images[0].ReadAt(x, r.Offset)
+			_, errY := images[1].ReadAt(y, r.Offset)
+			f.must(errors.Join(errX, errY))
+			if !bytes.Equal(x, y) {
+				f.Errorf("what came of snapshot %s differs in %d bytes at %d", a.ID, r.Length, r.Offset)
+			}
+		}
+	}
+}
+
+func checkDemoted(f *fixture, c cast, done bool) {
+	f.Helper()
+	f.hasSnapshot(c.Snapshot, "one", true)
+	e, err := f.Stat(f.Context(), c.Dataset.ID)
+	f.must(err)
+	if e.State == backends.EntryCopy && e.Problem == "" {
+		f.hasSnapshot(c.Keep, "two", true)
+		if done && e.Promoted {
+			f.Error("it has a head still")
+		}
+		return
+	}
+	if done {
+		f.Errorf("it is no copy: %+v", e)
+	}
+	// Looked at without a mount, which would write to it.
+	f.hasSnapshot(c.Keep, "two", false)
+	d := newDataset("")
+	d.Size = 0
+	f.clone(d, head0(c.Dataset))
+	if got := f.get(d.ID, "a"); got != "two" {
+		f.Errorf("the head has %q", got)
+	}
+	f.must(f.Delete(f.Context(), d.ID))
+}
