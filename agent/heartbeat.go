@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -37,8 +36,8 @@ const settleTime = 50 * time.Millisecond
 // of it now and then, when it also mends what requests could not. begun is called when
 // it has told of all that the start found.
 func (a *Agent) heartbeats(begun func()) {
-	told := map[uuid.UUID]dataset.DatasetStatus{}
-	a.tell(a.ctx, told, a.takeNews())
+	all := newTellers(a.apart)
+	a.tell(a.ctx, all, a.takeNews())
 	a.tellFacts(a.ctx)
 	begun()
 	purgeAt := a.Clock.Now().Add(purgeEvery)
@@ -54,7 +53,8 @@ func (a *Agent) heartbeats(begun func()) {
 				a.purgeCondemned()
 				purgeAt = now.Add(purgeEvery)
 			}
-			a.tell(a.ctx, told, append(a.mountedIDs(), slices.Collect(maps.Keys(told))...))
+			all.tryAgain()
+			a.tell(a.ctx, all, append(a.mountedIDs(), all.told()...))
 			a.tellFacts(a.ctx)
 			if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
@@ -65,7 +65,7 @@ func (a *Agent) heartbeats(begun func()) {
 				return
 			case <-a.Clock.After(settleTime):
 			}
-			a.tell(a.ctx, told, a.takeNews())
+			a.tell(a.ctx, all, a.takeNews())
 		}
 	}
 }
@@ -102,47 +102,6 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.unmountForgotten()
 	a.verifyUses(ctx)
 	return back
-}
-
-// tellAtOnce bounds the datasets of one heartbeat: its body is bounded.
-const tellAtOnce = 500
-
-// tell sends the status of those datasets that is another than was told.
-func (a *Agent) tell(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
-	for {
-		n := min(len(ids), tellAtOnce)
-		a.tellSome(ctx, told, ids[:n])
-		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
-			return
-		}
-	}
-}
-
-func (a *Agent) tellSome(ctx context.Context, told map[uuid.UUID]dataset.DatasetStatus, ids []uuid.UUID) {
-	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Unmade: a.pools.unmade, Operations: a.jobs.running()}
-	a.mu.Lock()
-	h.Distrust = a.strange
-	a.mu.Unlock()
-	for _, id := range ids {
-		d, ok := a.cache.dataset(id)
-		if !ok {
-			delete(told, id)
-			continue
-		}
-		st := a.datasetStatus(ctx, d)
-		if old, was := told[id]; !was || !sameStatus(old, st) {
-			h.Datasets = append(h.Datasets, st)
-		}
-	}
-	if a.Control.Heartbeat(ctx, a.node, h) != nil {
-		return // follow says that control is away; once is enough
-	}
-	for _, st := range h.Datasets {
-		told[st.ID] = st
-		if !st.Mounted {
-			delete(told, st.ID)
-		}
-	}
 }
 
 func sameStatus(x, y dataset.DatasetStatus) bool {

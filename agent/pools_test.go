@@ -242,7 +242,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	if err := r.Unmount(ctx, "db", "id"); err != nil {
 		t.Error(err)
 	}
-	r.tell(ctx, map[uuid.UUID]dataset.DatasetStatus{}, nil)
+	r.tell(ctx, newTellers(r.apart), nil)
 	list, err := r.Control.Pools(ctx)
 	if err != nil || len(list) != 3 {
 		t.Fatalf("pools %+v, %v", list, err)
@@ -277,7 +277,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	if p, ok := r.pools.byName("new"); !ok || p.backend == nil {
 		t.Errorf("after it was mended: %+v", p)
 	}
-	r.tell(ctx, map[uuid.UUID]dataset.DatasetStatus{}, nil)
+	r.tell(ctx, newTellers(r.apart), nil)
 	if list, err := r.Control.Pools(ctx); err != nil || len(list) != 2 {
 		t.Errorf("pools %+v, %v", list, err)
 	}

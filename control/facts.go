@@ -60,7 +60,7 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			out = append(out, n)
 		}
 	}
-	return out, nil
+	return out, s.sayWhoLives(ctx, out)
 }
 
 // fitting reports whether an expression is true of a node with any of its pools. What

@@ -211,3 +211,36 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 	})
 	return err
 }
+
+// sayWhoLives fills in which nodes are heard of, and since when they are or are not.
+func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
+	if !s.Shared {
+		for i, n := range nodes {
+			nodes[i].Live = s.seen.heard(n.ID)
+			if nodes[i].Live {
+				nodes[i].Since = n.Registered
+			}
+		}
+		return nil
+	}
+	t := newTx(ctx, s.store)
+	live, err := listAll[alive](t, liveNodesPrefix)
+	if err != nil {
+		return err
+	}
+	since := map[uuid.UUID]time.Time{}
+	for _, a := range live {
+		since[a.Node] = a.Since
+	}
+	for i, n := range nodes {
+		if nodes[i].Since, nodes[i].Live = since[n.ID]; nodes[i].Live {
+			continue
+		}
+		var gone away
+		if _, err := t.peek(awayKey(n.ID), &gone); err != nil {
+			return err
+		}
+		nodes[i].Since = gone.Since
+	}
+	return nil
+}

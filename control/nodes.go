@@ -70,11 +70,15 @@ func (t *tx) identify() error {
 }
 
 // Heartbeat keeps what an agent sees; nothing is stored. ErrStale for an agent
-// that is not the node's newest.
+// that is not the node's newest, ErrConflict for what changed since something that this
+// service was not told of.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	n, err := newTx(ctx, s.store).fresh(node, h.Incarnation)
 	if err != nil {
 		return err
+	}
+	if h.Whole && !s.seen.heard(node) {
+		return dataset.Errorf(dataset.ErrConflict, "node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
 	warnings, moved := s.seen.take(n, h)
 	for i := range warnings {

@@ -56,6 +56,7 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	f.Add("Node", n.Name)
 	f.Add("ID", n.ID.String())
 	f.Add("Version", n.Version)
+	f.Add("State", nodeState(n, now))
 	f.Add("Cordoned", yesNo(n.Cordoned))
 	f.Add("Labels", labelLines(n.Labels)...)
 	f.Add("Pools", pools...)

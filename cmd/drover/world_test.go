@@ -109,6 +109,7 @@ func theWorld() *fake {
 		diff:     api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
 		data:     "bytes",
 		nodes: []api.Node{{
+			Live: true, Since: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},
 			Facts: &dataset.Facts{
 				Node: idNode, Taken: now.Add(-3 * time.Minute), Architecture: "x86_64", Kernel: "6.12.3", OS: "debian", OSVersion: "12", Engine: "28.0.1",

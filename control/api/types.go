@@ -103,6 +103,10 @@ type List[T any] struct {
 type Node struct {
 	dataset.Node
 	Facts *dataset.Facts `json:"facts,omitempty"` // as of the last change that counts; nil: not told yet
+	// Live says that its agent is heard of. Since is when it registered, or is not
+	// heard of since; zero: not known.
+	Live  bool      `json:"live"`
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Cordoned is whether nothing new is to be put on a node and, draining, what it has is to
@@ -147,6 +151,9 @@ type Heartbeat struct {
 	Unmade      []Pool                  `json:"unmade,omitempty"`   // pools that are configured and could not be made
 	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
 	Operations  []dataset.Operation     `json:"operations,omitempty"`
+	// Whole says that the replica was told of everything before, so that Datasets is
+	// what changed since. One that was not says so with ErrConflict.
+	Whole bool `json:"whole,omitempty"`
 	// Distrust says why the node does not believe this store: then nothing of the
 	// node's is condemned by itself.
 	Distrust string `json:"distrust,omitempty"`

@@ -202,6 +202,16 @@ func TestControlAndAgent(t *testing.T) {
 			t.Errorf("%s: %+v, %v", socket, v, err)
 		}
 	}
+	for _, o := range replicas { // each is told how the pool is, and that the node lives
+		c := l.ask(o.controlSocket())
+		pools, err := c.Pools(soon(t))
+		if err != nil || len(pools) != 1 || pools[0].Status == nil || !pools[0].Status.Online {
+			t.Errorf("%s: %+v, %v", o.NodeName, pools, err)
+		}
+		if nodes, err := c.NodeList(soon(t), ""); err != nil || len(nodes) != 1 || !nodes[0].Live || nodes[0].Address == "" {
+			t.Errorf("%s: %+v, %v", o.NodeName, nodes, err)
+		}
+	}
 	for i, r := range up {
 		r.end(t)
 		create(fmt.Sprintf("more%d", i))

@@ -45,6 +45,7 @@ type Options struct {
 	Listen   *config.Listen // of Control and Agent: what others on the network ask
 	Replicas []string       // of Agent: where control is, HOST:PORT
 	Publish  []string       // where facts are published: config.PublishSwarm
+	Limits   control.Limits // of Serve and Control: the times that they keep
 	// Ready is called once everything is served.
 	Ready func()
 }
@@ -116,10 +117,19 @@ func metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
 	return []endpoint{{"metrics", l, api.NewServer(mux)}}
 }
 
+// replica is how other control replicas see this one.
+func (p *process) replica() control.Replica {
+	r := control.Replica{Name: p.NodeName}
+	if p.Listen != nil {
+		r.Address = p.Listen.Advertise
+	}
+	return r
+}
+
 // control makes the control service; it ends with the process.
 func (p *process) control(st held) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Shared: p.Consul != nil, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
+		Store: st, StoreName: st.kind, Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
 	p.atEnd(func() error { svc.Close(); return nil })

@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a node sees is told to every control replica, not to the one that is followed
+// alone: it is stored nowhere, and whichever a person asks is to know how a volume is.
+// Between replicas it would have to be written; asking the one that is followed would
+// have a replica that is asked wait for another. A few requests more every ten seconds
+// are cheaper than both.
+
+// teller is one control replica that is told.
+type teller struct {
+	to   api.Service
+	told map[uuid.UUID]dataset.DatasetStatus
+	// whole says that it knows of everything; one that was started anew does not.
+	whole  bool
+	failed bool // something that it was to be told
+	away   bool // it did not answer: it is left alone until the next round
+}
+
+type tellers []*teller
+
+func newTellers(list []api.Service) (out tellers) {
+	for _, to := range list {
+		out = append(out, &teller{to: to, told: map[uuid.UUID]dataset.DatasetStatus{}})
+	}
+	return out
+}
+
+func (l tellers) tryAgain() {
+	for _, t := range l {
+		t.away = false
+	}
+}
+
+// told are the datasets of which any was told that they are in use.
+func (l tellers) told() (ids []uuid.UUID) {
+	seen := map[uuid.UUID]bool{}
+	for _, t := range l {
+		for id := range t.told {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+const (
+	// tellAtOnce bounds the datasets of one heartbeat: its body is bounded.
+	tellAtOnce = 500
+	// tellTime is what one of several replicas has to take a heartbeat.
+	tellTime = 5 * time.Second
+)
+
+// tell sends the status of those datasets that is another than was told, and all of
+// it to a replica that knows nothing yet.
+func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
+	var known, new tellers
+	for _, t := range all {
+		switch {
+		case t.away:
+		case t.whole:
+			known = append(known, t)
+		default:
+			new = append(new, t)
+		}
+	}
+	if len(known) > 0 {
+		a.tellThese(ctx, known, ids)
+	}
+	if len(new) == 0 {
+		return
+	}
+	for _, t := range new {
+		t.failed = false
+	}
+	a.tellThese(ctx, new, a.cache.ids())
+	for _, t := range new {
+		t.whole = !t.failed
+	}
+}
+
+func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {
+	for {
+		n := min(len(ids), tellAtOnce)
+		a.tellSome(ctx, all, ids[:n])
+		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
+	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Unmade: a.pools.unmade, Operations: a.jobs.running()}
+	a.mu.Lock()
+	h.Distrust = a.strange
+	a.mu.Unlock()
+	var seen []dataset.DatasetStatus
+	for _, id := range ids {
+		d, ok := a.cache.dataset(id)
+		if !ok {
+			for _, t := range all {
+				delete(t.told, id)
+			}
+			continue
+		}
+		seen = append(seen, a.datasetStatus(ctx, d))
+	}
+	if len(a.apart) == 1 {
+		a.tellOne(ctx, all[0], h, seen)
+		return
+	}
+	var wg sync.WaitGroup
+	for _, t := range all {
+		if t.away { // since an earlier part of the same
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, tellTime)
+			defer cancel()
+			a.tellOne(ctx, t, h, seen)
+		})
+	}
+	wg.Wait()
+}
+
+// tellOne tells one replica of what is another than it was told. That control is away
+// follow says; once is enough.
+func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []dataset.DatasetStatus) {
+	for _, st := range seen {
+		if old, was := t.told[st.ID]; !was || !sameStatus(old, st) {
+			h.Datasets = append(h.Datasets, st)
+		}
+	}
+	h.Whole = t.whole
+	if err := t.to.Heartbeat(ctx, a.node, h); err != nil {
+		// It was started anew, or misses what is told meanwhile.
+		t.whole = false
+		clear(t.told)
+		t.away = len(a.apart) > 1 && !errors.Is(err, dataset.ErrConflict)
+		t.failed = true
+		return
+	}
+	for _, st := range h.Datasets {
+		t.told[st.ID] = st
+		if !st.Mounted {
+			delete(t.told, st.ID)
+		}
+	}
+}

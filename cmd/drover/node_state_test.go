@@ -1,0 +1,20 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+func TestNodeState(t *testing.T) {
+	for want, n := range map[string]api.Node{
+		"live":               {Live: true, Since: now.Add(-time.Hour)},
+		"away":               {},
+		"away for 5 minutes": {Since: now.Add(-5 * time.Minute)},
+	} {
+		if got := nodeState(n, now); got != want {
+			t.Errorf("%+v: %s, want %s", n, got, want)
+		}
+	}
+}
