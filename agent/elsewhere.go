@@ -27,6 +27,9 @@ func (a *Agent) makeElsewhere(ctx context.Context, jb *job, req api.Request) (d 
 	jb.begin(op)
 	for !op.State.Final() {
 		now, err := a.Control.Operation(ctx, op.ID.String(), syncWait)
+		if err == nil && now.State == dataset.OpPending {
+			err = a.reconsider(ctx, now, req)
+		}
 		switch {
 		case err == nil:
 			op = now
@@ -47,6 +50,25 @@ func (a *Agent) makeElsewhere(ctx context.Context, jb *job, req api.Request) (d 
 		return d, errLost
 	}
 	return d, fmt.Errorf("node %s: %w", short(op.Node), op.Problem.Err())
+}
+
+// reconsider takes back an operation that its node has not begun in a long while, when
+// what was asked for would go to another node now, or nowhere: that one may be gone. The
+// error is errLost, or why.
+func (a *Agent) reconsider(ctx context.Context, op dataset.Operation, req api.Request) error {
+	plan, err := a.plan(ctx, req)
+	if errors.Is(err, dataset.ErrUnavailable) || err == nil && plan.Operation != nil && plan.Operation.Node == op.Node {
+		return nil
+	}
+	if _, cerr := a.Control.CancelOperation(ctx, op.ID.String()); errors.Is(cerr, dataset.ErrConflict) {
+		return nil // it has just ended
+	} else if cerr != nil {
+		return cerr
+	}
+	if err == nil {
+		err = errLost
+	}
+	return err
 }
 
 // follow takes over how far another node's agent is.

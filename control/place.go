@@ -141,6 +141,10 @@ func (s *Service) sites(t *tx) ([]site, error) {
 	if err != nil {
 		return nil, err
 	}
+	live, err := s.alive(t)
+	if err != nil {
+		return nil, err
+	}
 	by := map[uuid.UUID]dataset.Pool{}
 	for _, p := range pools {
 		by[p.ID] = p
@@ -150,18 +154,36 @@ func (s *Service) sites(t *tx) ([]site, error) {
 		out[i] = site{Node: n.Node, facts: n.Facts}
 		for _, id := range n.Pools {
 			if p, ok := by[id]; ok && p.Node == n.ID {
-				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, status: s.poolStatus(n.Facts, id)})
+				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, silent: !live(n.ID), status: s.poolStatus(n.Facts, id)})
 			}
 		}
 	}
 	return out, nil
 }
 
-// everywhere returns the pools of all nodes.
+// alive returns what tells whether a node's agent is: all are on a store of one process,
+// where nobody keeps count.
+func (s *Service) alive(t *tx) (live func(uuid.UUID) bool, err error) {
+	if !s.Shared {
+		return func(uuid.UUID) bool { return true }, nil
+	}
+	list, err := listAll[alive](t, liveNodesPrefix)
+	there := map[uuid.UUID]bool{}
+	for _, a := range list {
+		there[a.Node] = true
+	}
+	return func(id uuid.UUID) bool { return there[id] }, err
+}
+
+// everywhere returns the pools of all nodes. Those of a node that is away are among them
+// as if it were not: a copy there waits for it.
 func (s *Service) everywhere(t *tx) (all []candidate, err error) {
 	sites, err := s.sites(t)
 	for _, st := range sites {
-		all = append(all, st.pools...)
+		for _, c := range st.pools {
+			c.silent = false
+			all = append(all, c)
+		}
 	}
 	return all, err
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
@@ -158,4 +159,53 @@ func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 			t.Errorf("%s is not checked", key)
 		}
 	}
+}
+
+// TestNothingNewGoesToANodeThatIsAway: it would wait for that one to come back.
+func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
+	x := newShared(t, 2)
+	a, b := x.list[0], x.list[1]
+	var nodes []api.Registration
+	for range 3 {
+		r := registration(uuid.New(), "boot")
+		r.Pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: loopCan}}
+		if err := a.Register(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, r)
+	}
+	home := func() uuid.UUID {
+		t.Helper()
+		p, err := b.Plan(t.Context(), uuid.Nil, create("db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Operation.Node
+	}
+	got := map[uuid.UUID]bool{}
+	for range 200 {
+		got[home()] = true
+	}
+	if len(got) != 3 {
+		t.Errorf("200 volumes go to %d of three nodes", len(got))
+	}
+	for range 30 { // the last one is silent
+		x.clock.Advance(2 * time.Second)
+		for _, n := range nodes[:2] {
+			if _, err := a.Renew(t.Context(), n.Node.ID, n.Node.Incarnation); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	x.awaitEnd(liveNodeKey(nodes[2].Node.ID))
+	for range 200 {
+		if home() == nodes[2].Node.ID {
+			t.Fatal("a volume goes to a node that is away")
+		}
+	}
+	x.clock.Advance(time.Minute) // and the others
+	x.awaitEnd(liveNodeKey(nodes[0].Node.ID))
+	x.awaitEnd(liveNodeKey(nodes[1].Node.ID))
+	_, err := b.Plan(t.Context(), uuid.Nil, create("db"))
+	refused(t, err, dataset.ErrOffline, "node n1: pool fast: its node is away; node n1")
 }

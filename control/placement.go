@@ -14,6 +14,7 @@ import (
 type candidate struct {
 	dataset.Pool
 	cordoned bool
+	silent   bool                // nothing is heard of its node
 	status   *dataset.PoolStatus // nil: not heard of, and taken for good
 }
 
@@ -45,6 +46,8 @@ func (c candidate) away() string {
 	switch {
 	case c.cordoned:
 		return "its node is cordoned"
+	case c.silent:
+		return "its node is away"
 	case c.status != nil && !c.status.Online:
 		return "it is offline: " + c.status.Reason
 	}
