@@ -77,6 +77,23 @@ func (a *Agent) readIdentity() (id nodeIdentity, err error) {
 	return id, nil
 }
 
+// KnownNode returns the node that a root belongs to, by the file in it; nil when there is
+// none, or none that can be read.
+func KnownNode(root string) (uuid.UUID, error) {
+	b, err := os.ReadFile(filepath.Join(root, identityName))
+	if errors.Is(err, os.ErrNotExist) {
+		return uuid.Nil, nil
+	}
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
+	}
+	var id nodeIdentity
+	if json.Unmarshal(b, &id) != nil {
+		return uuid.Nil, nil
+	}
+	return id.Node, nil
+}
+
 // writeIdentity brings the file up to date, durably. Nothing when it is.
 func (a *Agent) writeIdentity(id nodeIdentity) error {
 	if old, err := a.readIdentity(); err != nil || old == id {

@@ -1,6 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/host"
@@ -8,6 +14,7 @@ import (
 
 func newAgentCmd(a *app) *cobra.Command {
 	var f processFlags
+	var join string
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run a host of a cluster",
@@ -17,12 +24,53 @@ decided it asks of the control replicas that drover.yaml names (control); other
 hosts fetch volumes from it where drover.yaml says (listen). With control away,
 containers and their volumes go on, and what is home here is mounted as before.
 
+The first time it joins the cluster with a token, which drover node token makes
+on a control host; from then on it has a certificate in the root, which it
+renews by itself. Everybody on the host can read a command line: say @FILE, or -
+for standard input, where that matters. A token is of no use once it was used.
+
 Stopping it leaves the mounts of running containers; starting it again finds
 them.`,
 		Args: args(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, host.Agent) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			token, err := readToken(a, join)
+			if err != nil {
+				return err
+			}
+			return runProcess(cmd.Context(), a, f, func(ctx context.Context, o host.Options) error {
+				o.Join = token
+				return host.Agent(ctx, o)
+			})
+		},
 	}
 	f.common(cmd.Flags())
 	f.ofHost(cmd.Flags())
+	cmd.Flags().StringVar(&join, "join", "", "`TOKEN` to join the cluster with, @FILE or -; a host that has joined stays what it is")
 	return cmd
+}
+
+// maxToken bounds what is read as a token.
+const maxToken = 4 << 10
+
+// readToken returns a token that was said, or lies where it was said.
+func readToken(a *app, said string) (string, error) {
+	var from io.Reader
+	switch file, ok := strings.CutPrefix(said, "@"); {
+	case said == "-":
+		from = a.in
+	case ok:
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("join token: %w", err)
+		}
+		defer f.Close()
+		from = f
+	default:
+		return said, nil
+	}
+	b, err := io.ReadAll(io.LimitReader(from, maxToken))
+	if err != nil {
+		return "", fmt.Errorf("join token: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }

@@ -36,7 +36,12 @@ type Client struct {
 	current  atomic.Uint32 // the one of servers that is asked first
 	patience time.Duration // for how long one of several servers may not answer; 0: forever
 	close    func()
+	version  string // of this program; empty: not said
 }
+
+// SetVersion has the client say the version of its program, which control compares with
+// its own. Not once the client is in use.
+func (c *Client) SetVersion(version string) { c.version = version }
 
 // server is one that a client can ask.
 type server struct {

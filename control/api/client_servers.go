@@ -62,7 +62,7 @@ func shuffle(list []server) {
 func (c *Client) Apart() []*Client {
 	out := make([]*Client, len(c.servers))
 	for i, s := range c.servers {
-		out[i] = &Client{servers: []server{s}, patience: c.patience, close: func() {}}
+		out[i] = &Client{servers: []server{s}, patience: c.patience, close: func() {}, version: c.version}
 	}
 	return out
 }
@@ -140,6 +140,9 @@ func (c *Client) attempt(ctx context.Context, s *server, k call) (*http.Response
 	if err != nil {
 		return nil, err
 	}
+	if name := productName(c.version); name != "" {
+		req.Header.Set("User-Agent", name)
+	}
 	resp, err := s.transport.RoundTrip(req)
 	if !stop() && ctx.Err() == nil && err != nil {
 		err = errSilent
@@ -183,6 +186,8 @@ func (s *server) failed(ctx context.Context, k call, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "want root, or a member of the group drover"
+	case errors.Is(err, dataset.ErrForbidden):
+		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err) // it says what would do
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "is `drover control` running there, and of this cluster?"
 	}

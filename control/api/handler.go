@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -136,6 +137,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	who, err := g.identify(r)
 	ctx, change := withChange(WithPrincipal(r.Context(), who), who, r)
 	defer func() { change.ends(watched.status, g.audit) }()
+	if spent(r, err) {
+		w.Header().Set("Connection", "close")
+	}
 	if err = g.known(r, who, err); err != nil {
 		if change != nil {
 			change.failed(err)
@@ -144,6 +148,16 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.serve(watched, r.WithContext(ctx))
+}
+
+// spent reports whether a connection should be made anew, since it shows the certificate
+// that its peer had when it was made: one that is not believed, or that is to be renewed
+// by now.
+func spent(r *http.Request, err error) bool {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	return err != nil || clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
 // known fails for who may ask nothing at all. Who has no certificate yet may go on to

@@ -138,7 +138,7 @@ func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateK
 // for one that is damaged or of which others can read the key.
 func Load(dir string) (*Authority, error) {
 	path := filepath.Join(dir, stateFile)
-	blocks, err := readSecret(path)
+	blocks, err := readPEM(path, readSecret)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "no certificate authority in %s: make one with `drover ca init --dir DIR`, or copy the folder from where it was made", dir)
 	}

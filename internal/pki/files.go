@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
@@ -61,6 +62,23 @@ func (p *Pair) Save(f Files) error {
 	return durable.SyncDir(filepath.Dir(f.Key))
 }
 
+// Believing returns the pair with other roots, as PEM, and whether they are others.
+// ErrCorrupt for what is none.
+func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
+	f, err := parsePEM([]byte(roots))
+	if err == nil && len(f.certs) == 0 {
+		err = errors.New("want certificates as PEM")
+	}
+	if err != nil {
+		return nil, false, dataset.Errorf(dataset.ErrCorrupt, "the roots of the cluster cannot be read: %w", err)
+	}
+	next = &Pair{Identity: p.Identity, Key: p.Key, Chain: p.Chain, Roots: f.certs}
+	return next, !slices.EqualFunc(p.Roots, f.certs, (*x509.Certificate).Equal), nil
+}
+
+// Newest reports whether the newest root signed the pair's certificate.
+func (p *Pair) Newest() bool { return p.Chain[0].CheckSignatureFrom(p.Roots[0]) == nil }
+
 // LoadPair reads a pair. ErrNotFound when a file is not there, ErrCorrupt when one is
 // damaged, they do not belong together, or others can read the key. Whether the
 // certificate is good now is not its business.
@@ -89,7 +107,7 @@ func LoadPair(f Files) (*Pair, error) {
 func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 	var first error
 	for _, path := range []string{f.Key, f.next()} {
-		got, err := readSecret(path)
+		got, err := readPEM(path, readSecret)
 		if err == nil && (got.key == nil || !got.key.PublicKey.Equal(cert.PublicKey)) {
 			err = dataset.Errorf(dataset.ErrCorrupt, "%s does not hold the key of the certificate in %s", path, f.Cert)
 		}
@@ -111,7 +129,7 @@ func missing(err error, path string) error {
 }
 
 func readCerts(path string) ([]*x509.Certificate, error) {
-	f, err := readPEM(path)
+	f, err := readPEM(path, read)
 	if err != nil {
 		return nil, missing(err, path)
 	}
@@ -132,24 +150,29 @@ type pemFile struct {
 
 // readSecret reads a file that nobody else may: others are those with no right to
 // the files of its owner or group.
-func readSecret(path string) (pemFile, error) {
+func readSecret(path string) ([]byte, error) {
 	st, err := os.Stat(path)
 	if err != nil {
-		return pemFile{}, err
+		return nil, err
 	}
 	if st.Mode().Perm()&0o007 != 0 {
-		return pemFile{}, dataset.Errorf(dataset.ErrCorrupt, "%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have a new one made", path, st.Mode().Perm())
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have a new one made", path, st.Mode().Perm())
 	}
-	return readPEM(path)
+	return read(path)
 }
 
-func readPEM(path string) (pemFile, error) {
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return pemFile{}, err
+		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+// readPEM reads a file by one of these.
+func readPEM(path string, read func(string) ([]byte, error)) (pemFile, error) {
+	b, err := read(path)
 	if err != nil {
 		return pemFile{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
 )
 
 // MaxRequest bounds a request for a certificate, in bytes: ours have some 300.
@@ -38,6 +39,37 @@ func NewRequest() (*Request, error) {
 		return nil, err
 	}
 	return &Request{PEM: string(pem.EncodeToMemory(&pem.Block{Type: typeRequest, Bytes: der})), key: key}, nil
+}
+
+// Save keeps the request, key and all, in a file of mode 0600, durably.
+func (r *Request) Save(path string) error {
+	key, err := encodeKey(r.key)
+	if err != nil {
+		return err
+	}
+	return durable.Replace(path, append(key, r.PEM...))
+}
+
+// LoadRequest reads a request that was saved. ErrNotFound when there is none,
+// ErrCorrupt for one that is damaged or of which others can read the key.
+func LoadRequest(path string) (*Request, error) {
+	b, err := readSecret(path)
+	if err != nil {
+		return nil, missing(err, path)
+	}
+	key, request := pem.Decode(b)
+	if key == nil || key.Type != typeKey {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: its private key cannot be read", path)
+	}
+	f, err := parsePEM(pem.EncodeToMemory(key))
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: %w", path, err)
+	}
+	pub, err := requestKey(request)
+	if err != nil || !f.key.PublicKey.Equal(pub) {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not hold a request for its key", path)
+	}
+	return &Request{PEM: string(request), key: f.key}, nil
 }
 
 // Pair joins the answer to the request's key. The answer must come from whom is

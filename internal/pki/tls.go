@@ -103,6 +103,14 @@ func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, err
 	return verify(cs.PeerCertificates, p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, kinds)
 }
 
+// Good fails, as Peer does for others, when the pair itself is not one that members of
+// the cluster believe at this time.
+func (c *Credentials) Good() error {
+	p := c.pair.Load()
+	_, err := verify(p.Chain, p.Roots, p.Identity.Cluster, c.clock.Now(), nil, nil)
+	return err
+}
+
 // Pinned returns a configuration for one that joins: it believes a control replica
 // whose cluster has the root of the fingerprint.
 func Pinned(root Fingerprint, clk clock.Clock) *tls.Config {

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/config"
+	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/plugin"
 )
 
@@ -46,6 +47,7 @@ type Options struct {
 	Replicas []string       // of Agent: where control is, HOST:PORT
 	Publish  []string       // where facts are published: config.PublishSwarm
 	Limits   control.Limits // of Serve and Control: the times that they keep
+	Join     string         // of Agent: a token to join the cluster with; empty: it has
 	// Ready is called once everything is served.
 	Ready func()
 }
@@ -72,7 +74,11 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	p.atEnd(st.Close)
 	svc := p.control(st)
-	asked, shut := link(svc)
+	changes, err := p.audit("audit.log")
+	if err != nil {
+		return err
+	}
+	asked, shut := link(api.Audited(svc, changes.Keep))
 	p.atEnd(func() error { shut(); return nil })
 	ag, err := p.agent(ctx, asked, uuid.Nil)
 	if err != nil {
@@ -82,7 +88,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	metrics := newMetrics(svc, st.figures, o.Version)
-	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
+	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
 	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
 	if err != nil {
 		return err
@@ -129,11 +135,20 @@ func (p *process) replica() control.Replica {
 // control makes the control service; it ends with the process.
 func (p *process) control(st held) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
+		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
 	p.atEnd(func() error { svc.Close(); return nil })
 	return svc
+}
+
+// authority is the cluster's, read anew each time, as it may be rotated; nil where there
+// is none.
+func (p *process) authority() func() (*pki.Authority, error) {
+	if p.CA == "" {
+		return nil
+	}
+	return func() (*pki.Authority, error) { return pki.Load(p.CA) }
 }
 
 // agent makes the agent with its own store; both end with the process. A nil identity:

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -26,28 +27,37 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.end()) }()
-	pair, err := pki.LoadPair(pki.NodeFiles(filepath.Join(o.Root, "tls")))
+	own, err := p.member(ctx)
 	if err != nil {
 		return err
 	}
-	credentials := pki.NewCredentials(pair, p.clock, nil)
+	credentials := own.Credentials()
 	client, err := api.NewTLSClient("https://"+strings.Join(o.Replicas, ",https://"), credentials.Client(pki.Control))
 	if err != nil {
 		return err
 	}
+	client.SetVersion(o.Version)
 	p.atEnd(func() error { client.Close(); return nil })
-	ag, err := p.agent(ctx, client, pair.Identity.Node)
+	p.background(ctx, func(ctx context.Context) {
+		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
+	})
+	p.NodeName = own.Identity().Name // as control knows it
+	ag, err := p.agent(ctx, client, own.Identity().Node)
 	if err != nil {
 		return err
 	}
-	if ag.Node() != pair.Identity.Node {
-		return dataset.Errorf(dataset.ErrInvalid, "the certificate in %s is node %s's, and this is node %s (have it join again)", filepath.Join(o.Root, "tls"), pair.Identity.Node, ag.Node())
+	if id := own.Identity(); ag.Node() != id.Node {
+		return dataset.Errorf(dataset.ErrInvalid, "the certificate in %s is node %s's, and this is node %s (have a token made for it: drover node token --name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
+	}
+	changes, err := p.audit("agent-audit.log")
+	if err != nil {
+		return err
 	}
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
 	metrics := newMetrics(sight{ag}, nil, o.Version)
-	handler := api.Handler(api.Deps{Service: client, Local: ag, Metrics: metrics, Version: o.Version, Panicked: o.panicked})
+	handler := api.Handler(api.Deps{Service: client, Local: ag, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
 	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
 	if err != nil {
 		return err
@@ -60,6 +70,27 @@ func Agent(ctx context.Context, o Options) (err error) {
 		list = append(list, endpoint{"peers", l, p.networkServer(peers)})
 	}
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
+}
+
+// tls is the folder of this host's certificate.
+func (p *process) tls() string { return filepath.Join(p.Root, "tls") }
+
+// member is this host's place in the cluster, which it joins first where it has a token.
+func (p *process) member(ctx context.Context) (*member.Member, error) {
+	if p.Join != "" {
+		known, err := agent.KnownNode(p.Root)
+		if err != nil {
+			return nil, err
+		}
+		pair, err := member.Join(ctx, member.Joining{
+			Dir: p.tls(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
+	}
+	return member.Open(p.tls(), p.clock)
 }
 
 // sight is what an agent sees, for metrics.

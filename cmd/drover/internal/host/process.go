@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -53,6 +55,18 @@ func (p *process) background(ctx context.Context, f func(context.Context)) {
 	done := make(chan struct{})
 	go func() { defer close(done); f(ctx) }()
 	p.atEnd(func() error { stop(); <-done; return nil })
+}
+
+// audit opens the log of what is changed through this process.
+func (p *process) audit(name string) (*audit.Log, error) {
+	l, err := audit.Open(filepath.Join(p.Root, name), p.clock, func(err error) {
+		p.Log.WithError(err).Error("a change is not in the audit log")
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.atEnd(l.Close)
+	return l, nil
 }
 
 // endpoint is one socket with what answers there.

@@ -6,13 +6,11 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -32,7 +30,7 @@ func Control(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.end()) }()
-	credentials, err := p.controlCredentials(ctx)
+	pair, err := p.issue()
 	if err != nil {
 		return err
 	}
@@ -45,14 +43,15 @@ func Control(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	svc := p.control(st)
-	changes, err := audit.Open(filepath.Join(o.Root, "audit.log"), p.clock, func(err error) { o.Log.WithError(err).Error("a change is not in the audit log") })
+	credentials := pki.NewCredentials(pair, p.clock, svc.Revoked)
+	p.background(ctx, func(ctx context.Context) { p.renewOwn(ctx, credentials) })
+	changes, err := p.audit("audit.log")
 	if err != nil {
 		return err
 	}
-	p.atEnd(changes.Close)
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := api.Handler(api.Deps{
-		Service: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
+		Service: svc, Members: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
 		Peer: credentials.Peer,
 	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
@@ -154,18 +153,7 @@ func (p *process) awaitStore(ctx context.Context, st held) {
 	}
 }
 
-// controlCredentials makes this replica's certificate: whoever holds the authority
-// needs no other.
-func (p *process) controlCredentials(ctx context.Context) (*pki.Credentials, error) {
-	pair, err := p.issue()
-	if err != nil {
-		return nil, err
-	}
-	c := pki.NewCredentials(pair, p.clock, nil)
-	p.background(ctx, func(ctx context.Context) { p.renewOwn(ctx, c) })
-	return c, nil
-}
-
+// issue makes this replica's certificate: whoever holds the authority needs no other.
 func (p *process) issue() (*pki.Pair, error) {
 	ca, err := pki.Load(p.CA)
 	if err != nil {
@@ -176,20 +164,22 @@ func (p *process) issue() (*pki.Pair, error) {
 
 // renewEvery is how often a replica makes itself a new certificate: an authority that
 // was rotated is used that soon.
-const renewEvery = time.Hour
+const renewEvery = time.Minute
 
 func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
-	for {
+	for told := ""; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.clock.After(renewEvery):
 		}
 		pair, err := p.issue()
-		if err != nil {
+		if err == nil {
+			c.Set(pair)
+			told = ""
+		} else if told != err.Error() {
+			told = err.Error()
 			p.Log.WithError(err).Error("control's certificate was not renewed: the old one stays")
-			continue
 		}
-		c.Set(pair)
 	}
 }

@@ -1,0 +1,157 @@
+package member
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// Control is what of control a member asks; *api.Client implements it.
+type Control interface {
+	Trust(ctx context.Context) (api.Trust, error)
+	Renew(ctx context.Context, node uuid.UUID, r api.Renewal) (pki.Signed, error)
+}
+
+// Member keeps a host's certificate good. Safe for concurrent use.
+type Member struct {
+	files       pki.Files
+	clock       clock.Clock
+	credentials *pki.Credentials
+	revoked     atomic.Pointer[[]api.Revoked]
+}
+
+// Open reads the certificate of a host that has joined. ErrNotFound when it has not,
+// ErrCorrupt for a certificate that cannot be read.
+func Open(dir string, clk clock.Clock) (*Member, error) {
+	m := &Member{files: pki.NodeFiles(dir), clock: clk}
+	pair, err := pki.LoadPair(m.files)
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "this host has not joined a cluster: have a token made on a control host (drover node token), and start the agent with --join (%w)", err)
+	}
+	if err == nil && pair.Identity.Kind != pki.Node {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is the certificate of %s, and not of a node", m.files.Cert, pair.Identity)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.credentials = pki.NewCredentials(pair, clk, m.isRevoked)
+	return m, nil
+}
+
+// Credentials are the host's, for connections to control and to peers.
+func (m *Member) Credentials() *pki.Credentials { return m.credentials }
+
+// Identity is who the host is.
+func (m *Member) Identity() pki.Identity { return m.credentials.Pair().Identity }
+
+// isRevoked refuses peers that control said are no more.
+func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
+	list := m.revoked.Load()
+	if list == nil || id.Kind != pki.Node {
+		return nil
+	}
+	for _, r := range *list {
+		if r.Node == id.Node {
+			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id, r.At.Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+const (
+	lookEvery = time.Minute
+	failAgain = time.Hour // between two reports of the same failure
+)
+
+// Keep looks every minute at what control says is good, and renews the certificate when
+// a third of its life is left or the cluster's authority has another root, until ctx ends.
+// failed is told of what went wrong, the same once an hour; not while control is merely
+// away, before the certificate is about to end.
+func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
+	told := map[string]time.Duration{}
+	for {
+		err := m.Look(ctx, control)
+		now := m.clock.Steady()
+		if err != nil && ctx.Err() == nil && m.worth(err) {
+			if at, ok := told[err.Error()]; !ok || now-at >= failAgain {
+				clear(told)
+				told[err.Error()] = now
+				failed(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.clock.After(lookEvery):
+		}
+	}
+}
+
+// worth reports whether somebody should hear of a failure: that control is away is said
+// by who needs it for more.
+func (m *Member) worth(err error) bool {
+	leaf := m.credentials.Pair().Chain[0]
+	return dataset.KindOf(err) != dataset.ErrUnavailable || m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
+}
+
+// Look does once what Keep does.
+func (m *Member) Look(ctx context.Context, control Control) error {
+	trust, err := control.Trust(ctx)
+	if err != nil {
+		return fmt.Errorf("which certificates are good: %w", err)
+	}
+	m.revoked.Store(&trust.Revoked)
+	pair := m.credentials.Pair()
+	if trust.Cluster != pair.Identity.Cluster {
+		return dataset.Errorf(dataset.ErrCorrupt, "control says that it is of cluster %s, and this host is of cluster %s", trust.Cluster, pair.Identity.Cluster)
+	}
+	next, changed, err := pair.Believing(trust.Roots)
+	if err != nil {
+		return err
+	}
+	if !m.clock.Now().Before(pki.RenewAt(next.Chain[0])) || !next.Newest() {
+		if next, err = renew(ctx, control, next.Identity); err != nil {
+			return fmt.Errorf("renew the certificate, which ends at %s: %w", pair.Chain[0].NotAfter.Format(time.RFC3339), err)
+		}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	if err := pki.NewCredentials(next, m.clock, nil).Good(); err != nil {
+		return fmt.Errorf("the certificate that control gave is of no use: %w", err)
+	}
+	if err := next.Save(m.files); err != nil {
+		return fmt.Errorf("keep the certificate: %w", err)
+	}
+	m.credentials.Set(next)
+	return nil
+}
+
+func renew(ctx context.Context, control Control, id pki.Identity) (*pki.Pair, error) {
+	req, err := pki.NewRequest()
+	if err != nil {
+		return nil, err
+	}
+	signed, err := control.Renew(ctx, id.Node, api.Renewal{Request: req.PEM})
+	if err != nil {
+		return nil, err
+	}
+	next, err := req.Pair(signed)
+	if err != nil {
+		return nil, err
+	}
+	if next.Identity.Node != id.Node || next.Identity.Cluster != id.Cluster || next.Identity.Kind != id.Kind {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "control gave the certificate of %s to %s", next.Identity, id)
+	}
+	return next, nil
+}
