@@ -19,6 +19,9 @@
 //	work/<node>/<operation>       index: operations of a node that are not final
 //	trash/<dataset>               index: datasets in the trash, with their end
 //	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
+//	tokens/<sha256>               a join token, by what it is hashed to
+//	revoked/<node>                every certificate of a node is worth nothing
+//	revoked/operator/<name>       those of an operator that were made before
 //	cluster/id                    the identity of this store
 //	house/ran                     for how long services have run on it
 //	rev/<replica>/<lane>          what a service changed last, for the others: see tidings

@@ -65,7 +65,7 @@ func (e *env) check() state {
 			got[en.Key] = copyKey(c.Node, c.Dataset)
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
-		case "nodes", "pools", "facts", "cluster", "house":
+		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked":
 		default:
 			e.Errorf("nobody knows key %s", en.Key)
 		}

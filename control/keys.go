@@ -24,6 +24,8 @@ const (
 	uuidPrefix       = "by-uuid/"
 	revPrefix        = "rev/"
 	awayPrefix       = "away/"
+	tokensPrefix     = "tokens/"
+	revokedPrefix    = "revoked/"
 	copiesPrefix     = "copies/"
 	factsPrefix      = "facts/"
 )
@@ -43,6 +45,10 @@ func factsKey(id uuid.UUID) string     { return factsPrefix + id.String() }
 func operationKey(id uuid.UUID) string { return operationsPrefix + id.String() }
 func trashKey(id uuid.UUID) string     { return trashPrefix + id.String() }
 func uuidKey(id uuid.UUID) string      { return uuidPrefix + id.String() }
+
+func tokenKey(hash string) string           { return tokensPrefix + hash }
+func revokedNodeKey(id uuid.UUID) string    { return revokedPrefix + id.String() }
+func revokedOperatorKey(name string) string { return revokedPrefix + "operator/" + name }
 
 func snapshotPrefix(ds uuid.UUID) string { return snapshotsPrefix + ds.String() + "/" }
 func snapshotKey(ds, id uuid.UUID) string {

@@ -9,15 +9,20 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // Register puts a node and its pools on record. The agent that registers last
-// is the one whose reports count. Again: the same. ErrInvalid when it does not
-// say who it is, ErrInUse while another machine with its identity is alive.
+// is the one whose reports count. Again: the same. One that has a certificate is called
+// what that says. ErrInvalid when it does not say who it is, ErrForbidden for a node that
+// was removed, ErrInUse while another machine with its identity is alive.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
 		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
+	}
+	if p := api.PrincipalOf(ctx); p.Kind == pki.Node {
+		n.Name = p.Name
 	}
 	before := ""
 	err := s.withSession(ctx, func(t *tx, session string) (err error) {
@@ -32,6 +37,11 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
+		}
+		if was, err := t.get(revokedNodeKey(n.ID), &revocation{}); err != nil {
+			return err
+		} else if was || !old.Removed.IsZero() {
+			return gone(n.ID)
 		}
 		n.Pools = nil
 		for _, p := range r.Pools {
@@ -100,6 +110,8 @@ func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
 		return n, err
 	case !ok:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s is not registered", node)
+	case !n.Removed.IsZero():
+		return n, gone(node)
 	case n.Incarnation != incarnation:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since", n.Name, incarnation, n.Incarnation)
 	}

@@ -60,11 +60,14 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	if op, err := s.joinMove(t, req); err != nil || op != nil {
 		return op, nil, err
 	}
-	p, err := s.plan(t, uuid.Nil, req)
+	p, err := s.plan(t, t.asking(req.Kind), req)
 	if err != nil || p.Done != nil {
 		return nil, p.Done, err
 	}
 	op := p.Operation
+	if err := t.may(op); err != nil {
+		return nil, nil, err
+	}
 	switch op.Kind {
 	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard:
 		return op, nil, s.settle(t, op)
@@ -280,6 +283,11 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return err
 		case !ok:
 			return noOperation(ref)
+		}
+		if err := t.mayCancel(op); err != nil {
+			return err
+		}
+		switch {
 		case op.State == dataset.OpCancelled:
 			return nil
 		case op.State.Final():

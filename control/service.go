@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // Profiles is the set of profiles as it is now; profiles.Set implements it.
@@ -32,6 +33,9 @@ type Deps struct {
 	// Replica says who this service is, with Shared: its name and address.
 	Replica Replica
 	Limits  Limits
+	// Authority is the cluster's; nil where there is no cluster. It may be read anew
+	// each time.
+	Authority func() (*pki.Authority, error)
 	// Failed is told of what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
@@ -49,6 +53,7 @@ type Service struct {
 	counts  counts
 	seen    seen
 	out     *outbox // what others are told of; nil: there are none
+	revoked revoked
 
 	standing standing
 	sessions sessions // of agents
@@ -58,7 +63,10 @@ type Service struct {
 	done sync.WaitGroup
 }
 
-var _ api.Service = (*Service)(nil)
+var (
+	_ api.Service = (*Service)(nil)
+	_ api.Members = (*Service)(nil)
+)
 
 // New returns a service that works on the store, with its background work
 // running until Close.
@@ -86,6 +94,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	if d.Shared {
 		s.out = newOutbox()
 	}
+	s.revoked.looked.L = &s.revoked.mu
 	return s, ctx
 }
 

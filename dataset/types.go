@@ -176,6 +176,7 @@ type Node struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pools       []uuid.UUID       `json:"pools"`
 	Registered  time.Time         `json:"registered,omitzero"` // when that was
+	Removed     time.Time         `json:"removed,omitzero"`    // since when its certificate is worth nothing; on record while datasets have their home there
 }
 
 // Pool is one configured place on one node where a backend keeps datasets.

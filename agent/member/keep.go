@@ -18,7 +18,7 @@ import (
 // Control is what of control a member asks; *api.Client implements it.
 type Control interface {
 	Trust(ctx context.Context) (api.Trust, error)
-	Renew(ctx context.Context, node uuid.UUID, r api.Renewal) (pki.Signed, error)
+	Certify(ctx context.Context, node uuid.UUID, r api.Certification) (pki.Signed, error)
 }
 
 // Member keeps a host's certificate good. Safe for concurrent use.
@@ -142,7 +142,7 @@ func renew(ctx context.Context, control Control, id pki.Identity) (*pki.Pair, er
 	if err != nil {
 		return nil, err
 	}
-	signed, err := control.Renew(ctx, id.Node, api.Renewal{Request: req.PEM})
+	signed, err := control.Certify(ctx, id.Node, api.Certification{Request: req.PEM})
 	if err != nil {
 		return nil, err
 	}

@@ -208,7 +208,7 @@ func TestJoinCutShort(t *testing.T) {
 	if err != nil || p.Identity != first.Identity || !p.Key.Equal(first.Key) {
 		t.Fatal(p, err)
 	}
-	nodes, err := r.svc.NodeList(t.Context())
+	nodes, err := r.svc.NodeList(t.Context(), "")
 	if err != nil || len(nodes) != 1 || nodes[0].ID != p.Identity.Node {
 		t.Errorf("%+v, %v", nodes, err)
 	}
@@ -240,7 +240,7 @@ func TestJoinRefused(t *testing.T) {
 			t.Error(name, err)
 		}
 	}
-	if nodes, err := r.svc.NodeList(t.Context()); err != nil || len(nodes) != 0 {
+	if nodes, err := r.svc.NodeList(t.Context(), ""); err != nil || len(nodes) != 0 {
 		t.Errorf("%+v, %v", nodes, err)
 	}
 }
@@ -436,7 +436,7 @@ func (s *stub) Trust(context.Context) (api.Trust, error) {
 	return api.Trust{}, s.err
 }
 
-func (s *stub) Renew(context.Context, uuid.UUID, api.Renewal) (pki.Signed, error) {
+func (s *stub) Certify(context.Context, uuid.UUID, api.Certification) (pki.Signed, error) {
 	return pki.Signed{}, errors.New("not asked for")
 }
 

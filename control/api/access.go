@@ -34,7 +34,7 @@ const (
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
-		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "diff-snapshot":
+		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust", "diff-snapshot":
 		return rule{role: pki.Viewer, node: anybody}, true
 	case "doctor":
 		return rule{role: pki.Viewer}, true
@@ -43,12 +43,15 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store", "cordon-node":
+	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store", "cordon-node",
+		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew":
 		return rule{node: itself, quiet: true}, true
-	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied":
+	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "certify":
 		return rule{node: itself}, true
+	case "join":
+		return rule{stranger: true}, true
 	}
 	return rule{}, false
 }

@@ -375,3 +375,50 @@ func TestCompatible(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Who has no certificate can join and do nothing else, and is bounded in that.
+func TestStrangersJoin(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Members: fk})
+	join := func(request string) error {
+		return f.ask(believing(nil), "POST", joinPath, "", `{"token":"t","name":"a","request":"`+request+`"}`)
+	}
+	if err := join("r"); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.took(); len(got) != 1 || got[0].Who != "nobody known" || got[0].What != "join" || got[0].Target != "a" || got[0].Outcome != Done {
+		t.Errorf("%+v", got)
+	}
+	asked := len(fk.take())
+	for name, request := range map[string]string{"long": strings.Repeat("a", pki.MaxRequest+1), "huge": strings.Repeat("a", maxJoin)} {
+		if err := join(request); !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if more := len(fk.take()); asked != 1 || more != 0 {
+		t.Error("asked", asked, more)
+	}
+	// As many as there is room for, and one more.
+	in, out := make(chan struct{}), make(chan struct{})
+	fk.mu.Lock()
+	fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
+	fk.mu.Unlock()
+	var all sync.WaitGroup
+	for range joinsOnce {
+		all.Go(func() {
+			if err := join("r"); err != nil {
+				t.Error(err)
+			}
+		})
+		<-in
+	}
+	if err := join("r"); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "too many hosts join at once") {
+		t.Error(err)
+	}
+	close(out)
+	all.Wait()
+	// An expired certificate does not stand in the way of a new one: it is not asked for.
+	if err := f.ask(believing(nil), "GET", "/v1/trust", "", ""); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error(err)
+	}
+}

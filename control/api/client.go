@@ -55,6 +55,7 @@ var (
 	_ Service = (*Client)(nil)
 	_ Local   = (*Client)(nil)
 	_ Backup  = (*Client)(nil)
+	_ Members = (*Client)(nil)
 )
 
 // NewClient returns a client of the servers at unix:///PATH, http://HOST[:PORT]

@@ -287,7 +287,12 @@ func TestNoAgentNoStore(t *testing.T) {
 	_, imported := c.Import(ctx, Request{Volume: "db"}, strings.NewReader(""))
 	_, diff := c.Diff(ctx, "a", "b")
 	_, exported := c.Export(ctx, "db", "", nil)
-	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), exported, c.Backup(ctx, nil)} {
+	_, token := c.MakeToken(ctx, NewToken{})
+	_, joined := c.Join(ctx, Join{})
+	_, renewed := c.Certify(ctx, node1, Certification{})
+	_, trust := c.Trust(ctx)
+	_, removed := c.RemoveNode(ctx, "a", false)
+	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), exported, c.Backup(ctx, nil), token, joined, renewed, trust, removed, c.RevokeOperator(ctx, "a")} {
 		if dataset.KindOf(err) != dataset.ErrUnsupported {
 			t.Error(i, err)
 		}

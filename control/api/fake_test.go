@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // fake is a Service, Local and Backup that notes what it was asked and answers
@@ -45,6 +46,7 @@ var (
 	_ Service = (*fake)(nil)
 	_ Local   = (*fake)(nil)
 	_ Backup  = (*fake)(nil)
+	_ Members = (*fake)(nil)
 )
 
 func newFake() *fake {
@@ -71,6 +73,30 @@ func (f *fake) ask(ctx context.Context, method string, args ...any) error {
 		return block(ctx)
 	}
 	return err
+}
+
+func (f *fake) MakeToken(ctx context.Context, t NewToken) (JoinToken, error) {
+	return JoinToken{Token: "secret", ID: "0123abcd"}, f.ask(ctx, "MakeToken", t)
+}
+
+func (f *fake) Join(ctx context.Context, j Join) (Joined, error) {
+	return Joined{Name: j.Name}, f.ask(ctx, "Join", j)
+}
+
+func (f *fake) Certify(ctx context.Context, node uuid.UUID, r Certification) (pki.Signed, error) {
+	return pki.Signed{Chain: "c"}, f.ask(ctx, "Certify", node, r)
+}
+
+func (f *fake) Trust(ctx context.Context) (Trust, error) {
+	return Trust{Roots: "r", Revoked: []Revoked{}}, f.ask(ctx, "Trust")
+}
+
+func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (dataset.Node, error) {
+	return dataset.Node{Name: ref}, f.ask(ctx, "RemoveNode", ref, force)
+}
+
+func (f *fake) RevokeOperator(ctx context.Context, name string) error {
+	return f.ask(ctx, "RevokeOperator", name)
 }
 
 func (f *fake) take() []any {

@@ -20,6 +20,7 @@ type Deps struct {
 	Service Service
 	Local   Local        // nil where no agent runs: its endpoints fail with ErrUnsupported
 	Backup  Backup       // nil where the store cannot be copied: likewise
+	Members Members      // nil where there is no cluster: likewise
 	Metrics http.Handler // nil: no /metrics
 	Version string       // of the program, for the Server header; empty: not said
 	// Peer says who asks over TLS; nil: nobody may. Who asks over a unix socket, or in
@@ -65,6 +66,9 @@ func register(mux humago.Mux, d Deps) *document {
 		d.Backup = absent{}
 	}
 	doc := describe()
+	if d.Members == nil {
+		d.Members = absent{}
+	}
 	h := handlers{
 		Deps: d,
 		api: humago.New(mux, huma.Config{
@@ -83,6 +87,7 @@ func register(mux humago.Mux, d Deps) *document {
 	h.operations()
 	h.events()
 	h.nodes()
+	h.members()
 	h.local()
 	return newDocument(doc)
 }

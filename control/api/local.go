@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // AdoptPool asks for a pool that lies somewhere.
@@ -65,8 +66,9 @@ func (h handlers) local() {
 type absent struct{}
 
 var (
-	_ Local  = absent{}
-	_ Backup = absent{}
+	_ Local   = absent{}
+	_ Backup  = absent{}
+	_ Members = absent{}
 )
 
 func (absent) err() error {
@@ -96,4 +98,23 @@ func (a absent) Import(context.Context, Request, io.Reader) (dataset.Dataset, er
 
 func (absent) Backup(context.Context, io.Writer) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "this drover's store cannot be copied from here")
+}
+
+func (absent) alone() error {
+	return dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control replicas (drover control)")
+}
+
+func (a absent) MakeToken(context.Context, NewToken) (JoinToken, error) {
+	return JoinToken{}, a.alone()
+}
+func (a absent) Join(context.Context, Join) (Joined, error)   { return Joined{}, a.alone() }
+func (a absent) Trust(context.Context) (Trust, error)         { return Trust{}, a.alone() }
+func (a absent) RevokeOperator(context.Context, string) error { return a.alone() }
+
+func (a absent) Certify(context.Context, uuid.UUID, Certification) (pki.Signed, error) {
+	return pki.Signed{}, a.alone()
+}
+
+func (a absent) RemoveNode(context.Context, string, bool) (dataset.Node, error) {
+	return dataset.Node{}, a.alone()
 }

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 var (
@@ -73,6 +74,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	told := FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
 	registration := Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
+	token, join, renewal := NewToken{Name: "a", TTL: "2h"}, Join{Token: "t", Request: "r", Name: "a", Node: node1}, Certification{Request: "r"}
 	tested := map[string]bool{}
 	for _, c := range []struct {
 		method string
@@ -114,6 +116,13 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
 		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
+		{"MakeToken", []any{token}, JoinToken{Token: "secret", ID: "0123abcd"}, func(ctx context.Context, c *Client) (any, error) { return c.MakeToken(ctx, token) }},
+		{"Join", []any{join}, Joined{Name: "a"}, func(ctx context.Context, c *Client) (any, error) { return c.Join(ctx, join) }},
+		{"Certify", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *Client) (any, error) { return c.Certify(ctx, node1, renewal) }},
+		{"Trust", nil, Trust{Roots: "r"}, func(ctx context.Context, c *Client) (any, error) { return c.Trust(ctx) }},
+		{"RemoveNode", []any{"a b", true}, dataset.Node{Name: "a b"}, func(ctx context.Context, c *Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
+		{"RemoveNode", []any{"a", false}, dataset.Node{Name: "a"}, func(ctx context.Context, c *Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
+		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *Client) (any, error) { return c.Doctor(ctx) }},
 		{"Collect", []any{node1}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Collect(ctx, node1) }},
 		{"CreatePool", []any{NewPool{"fast", "loop", "/p", "20GiB"}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
@@ -136,7 +145,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	} {
 		tested[c.method] = true
 		t.Run(c.method, func(t *testing.T) {
-			transports(t, Deps{Service: f, Local: f, Backup: f}, func(t *testing.T, client *Client) {
+			transports(t, Deps{Service: f, Local: f, Backup: f, Members: f}, func(t *testing.T, client *Client) {
 				got, err := c.call(soon(t), client)
 				if err != nil {
 					t.Fatal(err)
@@ -150,7 +159,7 @@ func TestEveryMethodArrives(t *testing.T) {
 			})
 		})
 	}
-	for _, it := range []reflect.Type{reflect.TypeFor[Service](), reflect.TypeFor[Local](), reflect.TypeFor[Backup]()} {
+	for _, it := range []reflect.Type{reflect.TypeFor[Service](), reflect.TypeFor[Local](), reflect.TypeFor[Backup](), reflect.TypeFor[Members]()} {
 		for i := range it.NumMethod() {
 			if name := it.Method(i).Name; !tested[name] {
 				t.Errorf("%s.%s is not tested here", it, name)

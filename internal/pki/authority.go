@@ -23,12 +23,12 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// How long certificates are good. One of a node or control replica is renewed
-// when a third of its life is left, see RenewAt.
+// How long certificates are good: those of an authority, of operators, and of nodes
+// and control replicas, which are renewed with a third of it left, see RenewAt.
 const (
 	rootLife     = 10 * 365 * 24 * time.Hour
-	operatorLife = 365 * 24 * time.Hour
-	memberLife   = 30 * 24 * time.Hour
+	OperatorLife = 365 * 24 * time.Hour
+	MemberLife   = 30 * 24 * time.Hour
 )
 
 // skew is by how much clocks may differ: a certificate begins so long before it
@@ -209,6 +209,9 @@ func (a *Authority) Roots() []*x509.Certificate {
 	return append([]*x509.Certificate{a.root}, a.old...)
 }
 
+// Bundle is Roots as PEM.
+func (a *Authority) Bundle() string { return string(encodeCerts(a.Roots())) }
+
 // Fingerprint is that of the newest root.
 func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.root) }
 
@@ -253,9 +256,9 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 	if err := id.Check(); err != nil {
 		return nil, err
 	}
-	life := memberLife
+	life := MemberLife
 	if id.Kind == Operator {
-		life = operatorLife
+		life = OperatorLife
 	}
 	begin := now.Add(-skew).UTC().Truncate(time.Second)
 	end := begin.Add(life)
@@ -297,5 +300,8 @@ func leafTemplate(id Identity, begin, end time.Time) *x509.Certificate {
 func RenewAt(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
+
+// IssuedAt is when a certificate was made, by the clock of who made it.
+func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(skew) }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

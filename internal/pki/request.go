@@ -93,6 +93,12 @@ func (r *Request) Pair(s Signed) (*Pair, error) {
 	return p, nil
 }
 
+// CheckRequest fails with ErrInvalid for what Sign would not sign.
+func CheckRequest(request []byte) error {
+	_, err := requestKey(request)
+	return err
+}
+
 func requestKey(request []byte) (*ecdsa.PublicKey, error) {
 	if len(request) > MaxRequest {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "certificate request of %d bytes is too large (%d at most)", len(request), MaxRequest)

@@ -9,7 +9,7 @@ import (
 
 // overlap is for how long an old root is believed beside the new one: for as long
 // as a node's certificate lives that it signed.
-const overlap = memberLife
+const overlap = MemberLife
 
 // Rotate gives the authority of a folder a new key. From then on that signs, and the
 // old root is believed beside it until FinishRotation. Members that have not heard of

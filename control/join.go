@@ -1,0 +1,276 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// For how long a join token can be used.
+const (
+	tokenTTL = time.Hour
+	tokenMin = time.Minute
+	tokenMax = 7 * 24 * time.Hour
+	// tokenKept is for how long one stays on record after that, so that who shows it is
+	// told what is wrong.
+	tokenKept = 24 * time.Hour
+)
+
+// token is what is on record of a join token: nothing that it could be made from
+// again. Its key is the SHA-256 of its secret, which is of 256 random bits: how long a
+// look for it takes tells of the hash alone.
+type token struct {
+	Name    string    `json:"name,omitempty"`
+	Node    uuid.UUID `json:"node,omitzero"` // that comes back with it
+	By      string    `json:"by"`
+	Expires time.Time `json:"expires"`
+	Used    *use      `json:"used,omitempty"`
+}
+
+// use is what became of a token, so that who did not hear the answer can ask again.
+type use struct {
+	Node    uuid.UUID `json:"node"`
+	Name    string    `json:"name"`
+	Request string    `json:"request"` // SHA-256
+	At      time.Time `json:"at"`
+}
+
+// authority is the cluster's; ErrUnsupported where there is none.
+func (s *Service) authority() (*pki.Authority, error) {
+	if s.Authority == nil {
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself: joining is for a cluster's control replicas (drover control)")
+	}
+	return s.Authority()
+}
+
+// MakeToken makes a join token and puts its hash on record. ErrInvalid for a bad name or
+// time; ErrForbidden for the name of a node that was removed.
+func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
+	ttl := tokenTTL
+	if in.TTL != "" {
+		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenMin || ttl > tokenMax {
+			return out, dataset.Errorf(dataset.ErrInvalid, "bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenMin, tokenMax)
+		}
+	}
+	if in.Name != "" {
+		if err := pki.CheckName(in.Name); err != nil {
+			return out, err
+		}
+	}
+	ca, err := s.authority()
+	if err != nil {
+		return out, err
+	}
+	secret := pki.NewToken(ca.Fingerprint())
+	rec := token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
+	_, err = s.update(ctx, func(t *tx) error {
+		rec.Node = uuid.Nil
+		if in.Name != "" {
+			n, ok, err := t.called(in.Name)
+			if err != nil {
+				return err
+			}
+			if ok && !n.Removed.IsZero() {
+				return dataset.Errorf(dataset.ErrForbidden, "node %s was removed, and cannot come back as what it was: have the host join under another --node-name, with an empty --root", n.Name)
+			}
+			rec.Node = n.ID
+		}
+		if err := s.dropTokens(t); err != nil {
+			return err
+		}
+		return t.put(tokenKey(secret.Hash()), rec)
+	})
+	if err != nil {
+		return api.JoinToken{}, err
+	}
+	return api.JoinToken{Token: secret.Reveal(), ID: secret.Hash()[:8], Name: rec.Name, Node: rec.Node, Expires: rec.Expires}, nil
+}
+
+// tokensAtOnce is how many expired tokens one transaction drops.
+const tokensAtOnce = 50
+
+// dropTokens forgets tokens that could be used long ago.
+func (s *Service) dropTokens(t *tx) error {
+	entries, err := t.list(tokensPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, e := range entries {
+		var rec token
+		if err := decode(e.Key, e.Value, &rec); err != nil {
+			return err
+		}
+		if n < tokensAtOnce && s.Clock.Now().After(rec.Expires.Add(tokenKept)) {
+			t.del(e.Key)
+			n++
+		}
+	}
+	return nil
+}
+
+// called finds a node by its whole name. What is decided rests on the one that is found.
+func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
+	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	if err != nil {
+		return n, false, err
+	}
+	i := slices.IndexFunc(nodes, func(n dataset.Node) bool { return n.Name == name })
+	if i < 0 {
+		return n, false, nil
+	}
+	ok, err = t.get(nodeKey(nodes[i].ID), &n)
+	return n, ok, err
+}
+
+// Join lets a host in that has a token: one transaction uses the token up and puts the
+// node on record. Again with the same request, while the token is good: another
+// certificate for the same node. ErrForbidden for a token that is unknown, used or
+// expired and for a node that was removed; ErrExists for a node, or the name of one, that
+// is there without the token being for it; ErrInvalid for a bad name or request.
+func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
+	secret, err := pki.ParseToken(in.Token)
+	if err != nil {
+		return out, err
+	}
+	if err := pki.CheckName(in.Name); err != nil {
+		return out, err
+	}
+	if err := pki.CheckRequest([]byte(in.Request)); err != nil {
+		return out, err
+	}
+	ca, err := s.authority()
+	if err != nil {
+		return out, err
+	}
+	if in.Node == uuid.Nil {
+		in.Node = uuid.New()
+	}
+	_, err = s.update(ctx, func(t *tx) error {
+		out.Node, out.Name, err = s.letIn(t, secret, in)
+		return err
+	})
+	if err != nil {
+		return api.Joined{}, err
+	}
+	out.Certificate, err = ca.Sign([]byte(in.Request), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name}, s.Clock.Now())
+	return out, err
+}
+
+// letIn decides which node a host becomes.
+func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
+	var rec token
+	key, now := tokenKey(secret.Hash()), s.Clock.Now()
+	known, err := t.get(key, &rec)
+	if err != nil {
+		return uuid.Nil, "", err
+	}
+	sum := sha256.Sum256([]byte(in.Request))
+	request := hex.EncodeToString(sum[:])
+	again := "have another made: drover node token"
+	switch {
+	case !known:
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s is not one of this cluster's, or has expired (%s)", secret.Hash()[:8], again)
+	case now.After(rec.Expires):
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s expired at %s, and control's clock says %s (%s)", secret.Hash()[:8], rec.Expires.Format(time.RFC3339), now.Format(time.RFC3339), again)
+	case rec.Used != nil && rec.Used.Request == request:
+		return rec.Used.Node, rec.Used.Name, t.present(rec.Used.Node)
+	case rec.Used != nil:
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8], rec.Used.At.Format(time.RFC3339), rec.Used.Name, again)
+	}
+	if rec.Name != "" {
+		in.Name = rec.Name
+	}
+	if rec.Node != uuid.Nil {
+		err = t.comesBack(rec, in)
+		in.Node = rec.Node
+	} else {
+		err = t.isNew(in)
+	}
+	if err != nil {
+		return uuid.Nil, "", err
+	}
+	rec.Used = &use{Node: in.Node, Name: in.Name, Request: request, At: now}
+	return in.Node, in.Name, t.put(key, rec)
+}
+
+// present fails when a node was removed since it joined.
+func (t *tx) present(id uuid.UUID) error {
+	var n dataset.Node
+	ok, err := t.get(nodeKey(id), &n)
+	if err == nil && (!ok || !n.Removed.IsZero()) {
+		err = gone(id)
+	}
+	return err
+}
+
+func gone(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrForbidden, "node %s was removed, and cannot come back as what it was: start the agent with an empty --root, and take over its pools with drover pool adopt", id)
+}
+
+// comesBack checks that a host is the node that a token is for, or may become it.
+func (t *tx) comesBack(rec token, in api.Join) error {
+	var n dataset.Node
+	known, err := t.get(nodeKey(rec.Node), &n)
+	switch {
+	case err != nil:
+		return err
+	case !known || !n.Removed.IsZero():
+		return gone(rec.Node)
+	case in.Node == rec.Node:
+		return nil
+	}
+	if other, err := t.get(nodeKey(in.Node), &dataset.Node{}); err != nil || other {
+		return dataset.Errorf(dataset.ErrExists, "the token is for node %s (%s), and this host is node %s, which is there as well: have a token made for that one", rec.Name, rec.Node, in.Node)
+	}
+	return nil
+}
+
+// isNew checks that a host is no node that is there, or was, and puts it on record.
+func (t *tx) isNew(in api.Join) error {
+	var n dataset.Node
+	if known, err := t.get(nodeKey(in.Node), &n); err != nil {
+		return err
+	} else if known && n.Removed.IsZero() {
+		return dataset.Errorf(dataset.ErrExists, "this host is node %s (%s) already: for it to come back, have a token made with its name (drover node token --name %s)", n.Name, n.ID, n.Name)
+	}
+	if was, err := t.get(revokedNodeKey(in.Node), &revocation{}); err != nil {
+		return err
+	} else if was || !n.Removed.IsZero() {
+		return gone(in.Node)
+	}
+	other, taken, err := t.called(in.Name)
+	if err != nil {
+		return err
+	}
+	if taken {
+		return dataset.Errorf(dataset.ErrExists, "a node called %s is there (%s): say another --node-name or, if this host is to be that node again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
+	}
+	return t.put(nodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
+}
+
+// Certify gives a node that is on record another certificate, for another key.
+// ErrForbidden for one that is not; ErrInvalid for a bad request.
+func (s *Service) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (signed pki.Signed, err error) {
+	ca, err := s.authority()
+	if err != nil {
+		return signed, err
+	}
+	var n dataset.Node
+	known, err := newTx(ctx, s.store).get(nodeKey(node), &n)
+	if err == nil && (!known || !n.Removed.IsZero()) {
+		err = gone(node)
+	}
+	if err != nil {
+		return signed, err
+	}
+	return ca.Sign([]byte(r.Request), pki.Identity{Kind: pki.Node, Node: node, Name: n.Name}, s.Clock.Now())
+}

@@ -1,0 +1,54 @@
+package control
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// asking is the node that asks for a new dataset: it is made there unless something
+// else is said.
+func (t *tx) asking(k dataset.OpKind) uuid.UUID {
+	if p := api.PrincipalOf(t.ctx); p.Kind == pki.Node && makes(k) {
+		return p.Node
+	}
+	return uuid.Nil
+}
+
+// may fails with ErrForbidden when who asks for an operation may not. A node asks for
+// what itself is to do: what concerns a dataset whose home it is, what it makes or moves
+// to itself. It may also have datasets made elsewhere, as placement says, but not fill them
+// from a folder of another host; and it cannot vouch for the death of another node.
+func (t *tx) may(op *dataset.Operation) error {
+	p := api.PrincipalOf(t.ctx)
+	switch {
+	case p.Local:
+		return nil
+	case p.Kind == pki.Operator:
+		if op.Path != "" && !p.Role.Covers(pki.Admin) {
+			return dataset.Errorf(dataset.ErrForbidden, "%s may not import a folder of a host, which can be any: that takes the role admin (or send what is to be imported: drover volume import %s --from FILE)", p, op.Volume)
+		}
+		return nil
+	case p.Kind != pki.Node:
+	case op.Loss != nil:
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not move volume %s without its home, which a person must vouch for: ask with an operator's certificate, or on a control host", p, op.Volume)
+	case op.Node == p.Node, makes(op.Kind) && op.Path == "":
+		return nil
+	}
+	home, err := t.nodeName(op.Node)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not ask for this %s of volume %s, which is node %s's to do: ask there, with an operator's certificate, or on a control host", p, op.Kind, op.Volume, home)
+}
+
+// mayCancel does so for the end of an operation.
+func (t *tx) mayCancel(op dataset.Operation) error {
+	p := api.PrincipalOf(t.ctx)
+	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not cancel operation %s of volume %s, in which it has no part: ask with an operator's certificate, or on a control host", p, op.ID, op.Volume)
+	}
+	return nil
+}

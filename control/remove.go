@@ -1,0 +1,163 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// shownHomes is how many of a node's volumes an error names.
+const shownHomes = 5
+
+// RemoveNode lets a node go: its certificate is worth nothing from then on, the copies
+// that it kept are forgotten, and so is the node. While datasets have their home there it
+// fails with ErrInUse; with force only what its certificate is worth changes then, and the
+// node stays on record, removed and cordoned, until they have another home and it is
+// removed again. Again: goes on where it was. ErrInvalid for an unknown node, ErrAmbiguous.
+func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (n dataset.Node, err error) {
+	_, err = s.update(ctx, func(t *tx) error {
+		if n, err = t.nodeNamed(ref); err != nil {
+			return err
+		}
+		homes, err := t.homes(n.ID)
+		if err != nil {
+			return err
+		}
+		if len(homes) > 0 && !force {
+			return homesLeft(n, homes)
+		}
+		return s.banish(t, &n)
+	})
+	s.revoked.lookAgain()
+	if err != nil {
+		return n, err
+	}
+	if err := s.clearNode(ctx, n.ID); err != nil {
+		return n, err
+	}
+	_, err = s.update(ctx, func(t *tx) error {
+		homes, err := t.homes(n.ID)
+		switch {
+		case err != nil:
+			return err
+		case len(homes) == 0:
+			return t.dropNode(n.ID)
+		case force:
+			return nil
+		}
+		return homesLeft(n, homes) // the last one came while it was removed
+	})
+	return n, err
+}
+
+// banish makes a node's certificate worth nothing.
+func (s *Service) banish(t *tx, n *dataset.Node) error {
+	if !n.Removed.IsZero() {
+		return nil
+	}
+	n.Removed, n.Cordoned = s.Clock.Now(), true
+	if err := t.put(nodeKey(n.ID), *n); err != nil {
+		return err
+	}
+	t.events = append(t.events, api.Event{Type: "node.remove", Node: n.Name, Detail: "removed; its certificate is worth nothing any more"})
+	return s.revoke(t, revokedNodeKey(n.ID), revocation{
+		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed, Until: n.Removed.Add(pki.MemberLife + time.Hour),
+	})
+}
+
+// homes names some of the datasets that have their home on a node: one more than an
+// error shows.
+func (t *tx) homes(node uuid.UUID) (names []string, err error) {
+	entries, err := t.list(homePrefix(node), "", shownHomes+1)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var c claim
+		if err := decode(e.Key, e.Value, &c); err != nil {
+			return nil, err
+		}
+		var d dataset.Dataset
+		if _, err := t.peek(datasetKey(c.ID), &d); err != nil {
+			return nil, err
+		}
+		name := d.Volume
+		if d.State != dataset.StateReady {
+			name += " (deleted, " + c.ID.String()[:8] + ")"
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func homesLeft(n dataset.Node, homes []string) error {
+	more := ""
+	if len(homes) > shownHomes {
+		homes, more = homes[:shownHomes], " and others"
+	}
+	slices.Sort(homes)
+	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume move), or say --force if the node must not be let in any more: then it stays on record until they have another home",
+		n.Name, strings.Join(homes, ", "), more)
+}
+
+// clearNode ends what a node that was removed had to do, and forgets what it kept for
+// others: it cannot come back.
+func (s *Service) clearNode(ctx context.Context, node uuid.UUID) error {
+	work, err := newTx(ctx, s.store).work(node)
+	if err != nil {
+		return err
+	}
+	for _, op := range work {
+		if _, err := s.update(ctx, func(t *tx) error { return s.abandon(t, op.ID, node) }); err != nil {
+			return err
+		}
+	}
+	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), nodeCopies(node))
+	if err != nil {
+		return err
+	}
+	for _, c := range copies {
+		if _, err := s.update(ctx, func(t *tx) error { return t.dropCopy(node, c.Dataset) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon ends an operation whose node is no more.
+func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
+	var op dataset.Operation
+	ok, err := t.get(operationKey(id), &op)
+	if err != nil || !ok || op.State.Final() {
+		return err
+	}
+	op.State, op.Ended = dataset.OpFailed, s.Clock.Now()
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "node %s was removed while this was to be done there", node))
+	return s.end(t, op)
+}
+
+// dropNode forgets a node that nothing hangs on any more, and its pools.
+func (t *tx) dropNode(id uuid.UUID) error {
+	var n dataset.Node
+	ok, err := t.get(nodeKey(id), &n)
+	if err != nil || !ok {
+		return err
+	}
+	for _, pool := range n.Pools {
+		var p dataset.Pool
+		if there, err := t.get(poolKey(pool), &p); err != nil {
+			return err
+		} else if there && p.Node == id {
+			t.del(poolKey(pool))
+		}
+	}
+	t.del(nodeKey(id))
+	return nil
+}

@@ -1,0 +1,163 @@
+package control
+
+import (
+	"context"
+	"crypto/x509"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// revocation is why certificates are worth nothing any more: on record for as long as
+// one of them could be taken for good.
+type revocation struct {
+	Node     uuid.UUID `json:"node,omitzero"`
+	Operator string    `json:"operator,omitempty"`
+	Name     string    `json:"name,omitempty"` // of the node
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+	Until    time.Time `json:"until"`
+}
+
+const (
+	// revokedEvery is how often what other replicas revoked is looked at: for so long, at
+	// most, a certificate is taken for good there.
+	revokedEvery = 5 * time.Second
+	// revokedTime bounds such a look, which a request waits for.
+	revokedTime = 2 * time.Second
+)
+
+// revoked is what this replica knows of certificates that are worth nothing. It is
+// asked with every request, so it remembers.
+type revoked struct {
+	mu      sync.Mutex
+	looked  sync.Cond     // a look has ended
+	looking bool          // one is under way
+	tried   bool          // one has ended
+	again   bool          // look now
+	at      time.Duration // on the steady clock, when it ended
+	err     error         // how
+	known   []revocation
+	loaded  bool // one went well
+}
+
+// Revoked fails with ErrForbidden for a certificate that is worth nothing any more, and
+// with ErrUnavailable while nothing is known of that, as the store has not answered yet.
+// When it stops to answer, what was known last counts. It is what pki.NewCredentials
+// wants of a control replica.
+func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
+	known, err := s.revocations()
+	if err != nil {
+		return err
+	}
+	for _, r := range known {
+		switch {
+		case id.Kind == pki.Node && r.Node == id.Node:
+			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id, r.At.Format(time.RFC3339))
+		case id.Kind == pki.Operator && r.Operator == id.Name && !pki.IssuedAt(cert).After(r.At):
+			return dataset.Errorf(dataset.ErrForbidden, "the certificate of %s was revoked at %s (an admin makes another one: drover ca issue)", id, r.At.Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// revocations returns what is known, after a look at the store when it is time for one.
+// One request waits for that, and the others only while nothing is known yet.
+func (s *Service) revocations() ([]revocation, error) {
+	r := &s.revoked
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.looking && !r.loaded {
+		r.looked.Wait()
+	}
+	now := s.Clock.Steady()
+	if r.looking || r.tried && !r.again && now-r.at < revokedEvery {
+		return r.known, r.unknown()
+	}
+	r.looking, r.again = true, false
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
+	known, err := listAll[revocation](newTx(ctx, s.store), revokedPrefix)
+	cancel()
+	r.mu.Lock()
+	r.looking, r.tried, r.at = false, true, s.Clock.Steady()
+	if r.err = err; err == nil {
+		r.known, r.loaded = known, true
+	}
+	r.looked.Broadcast()
+	return r.known, r.unknown()
+}
+
+// unknown fails while nothing is known.
+func (r *revoked) unknown() error {
+	if r.loaded {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrUnavailable, "whether certificates were revoked is not known: %w (try again in a moment)", r.err)
+}
+
+// lookAgain has the next request look at what was revoked.
+func (r *revoked) lookAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = true
+}
+
+// revoke puts it on record and forgets what has no effect any more.
+func (s *Service) revoke(t *tx, key string, r revocation) error {
+	entries, err := t.list(revokedPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, e := range entries {
+		var old revocation
+		if err := decode(e.Key, e.Value, &old); err != nil {
+			return err
+		}
+		if e.Key != key && n < tokensAtOnce && r.At.After(old.Until) {
+			t.del(e.Key)
+			n++
+		}
+	}
+	return t.put(key, r)
+}
+
+// RevokeOperator makes every certificate of operators of that name worth nothing that
+// was made so far: at once here, within seconds at the other replicas. Again: those made
+// since as well. ErrInvalid for what is no name.
+func (s *Service) RevokeOperator(ctx context.Context, name string) error {
+	if err := pki.CheckName(name); err != nil {
+		return err
+	}
+	now := s.Clock.Now()
+	_, err := s.update(ctx, func(t *tx) error {
+		return s.revoke(t, revokedOperatorKey(name), revocation{
+			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
+		})
+	})
+	s.revoked.lookAgain()
+	return err
+}
+
+// Trust is what members believe: the roots, and which certificates are worth nothing.
+func (s *Service) Trust(context.Context) (api.Trust, error) {
+	ca, err := s.authority()
+	if err != nil {
+		return api.Trust{}, err
+	}
+	known, err := s.revocations()
+	if err != nil {
+		return api.Trust{}, err
+	}
+	out := api.Trust{Cluster: ca.Cluster(), Roots: ca.Bundle(), Revoked: make([]api.Revoked, 0, len(known))}
+	for _, r := range known {
+		out.Revoked = append(out.Revoked, api.Revoked{Node: r.Node, Operator: r.Operator, At: r.At})
+	}
+	return out, nil
+}
