@@ -131,6 +131,11 @@ func (t *tx) gone(id uuid.UUID) (bool, error) {
 
 // apply writes what a finished operation changes.
 func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
+	if op.Kind != dataset.OpPurge { // which says what was done
+		if err := t.halted(); err != nil {
+			return err
+		}
+	}
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
 		return s.commitCreate(t, op, out)

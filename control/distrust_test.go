@@ -18,8 +18,8 @@ func (a *agent) distrust(why string) {
 	}
 }
 
-// A node that has seen later changes than the store has keeps its trash until it
-// believes the store again; other nodes' trash goes on.
+// While a node has seen later changes than the store has, nothing is destroyed: what
+// the store says of other nodes' datasets is as old.
 func TestDistrustedTrashStays(t *testing.T) {
 	e := newEnv(t)
 	a, b := e.agent("alpha"), e.agent("beta")
@@ -33,7 +33,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 	if got := st.datasets[mine.ID].State; got != dataset.StateTrashed {
 		t.Errorf("a dataset of a node that does not believe the store is %s", got)
 	}
-	if got := st.datasets[theirs.ID].State; got != dataset.StatePurging {
+	if got := st.datasets[theirs.ID].State; got != dataset.StateTrashed {
 		t.Errorf("a dataset of another node is %s", got)
 	}
 	a.distrust("")

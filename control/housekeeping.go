@@ -237,9 +237,13 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
 			return err // back, or back and deleted again
 		}
-		if !s.seen.believed(d.Home) {
+		err = t.halted()
+		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.seen.believed(d.Home) {
 			until = now
 			return nil
+		}
+		if err != nil {
+			return err
 		}
 		return s.condemn(t, &d, "trash.expire", "destroyed")
 	})

@@ -33,6 +33,9 @@ const (
 // clusterKey holds the identity of the store: made once, with the first node.
 const clusterKey = "cluster/id"
 
+// haltedKey says why nothing is decided; see halt.
+const haltedKey = "cluster/halted"
+
 // ranKey holds the time for which services have run on the store.
 const ranKey = "house/ran"
 

@@ -90,6 +90,9 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if h.Whole && !s.seen.heard(node) {
 		return dataset.Errorf(dataset.ErrConflict, "node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
+	if err := s.noteTrust(ctx, node, h.Distrust); err != nil {
+		return err
+	}
 	warnings, moved := s.seen.take(n, h)
 	for i := range warnings {
 		warnings[i].Time = s.Clock.Now()

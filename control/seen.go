@@ -94,16 +94,26 @@ func (s *seen) heard(node uuid.UUID) bool {
 	return heard
 }
 
-// halted fails while a node does not believe the store. What was decided on it
-// would be decided on what is long over: a name that is free in it may be a
-// volume's, and a change may win over a later one.
-func (s *seen) halted(node uuid.UUID) error {
+// halted fails with ErrConflict while a node that was heard does not believe the store.
+func (s *seen) halted() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if why := s.distrust[node]; why != "" {
-		return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (drover store rebuild)", why)
+	var h halt
+	for node, why := range s.distrust {
+		if why != "" {
+			h.Nodes = map[uuid.UUID]string{node: why}
+			return h.err()
+		}
 	}
 	return nil
+}
+
+// trust returns why a node did not believe the store when it was heard last.
+func (s *seen) trust(node uuid.UUID) (why string, heard bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	why, heard = s.distrust[node]
+	return why, heard
 }
 
 func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {

@@ -23,6 +23,8 @@ type tx struct {
 	read   map[string]store.Entry // Index 0: read and absent
 	peeked map[string]store.Entry // likewise, and not noted
 	writes []store.Write          // one for each key, in the order of the first
+	first  bool                   // what it assumes and checks it need not read
+	looks  bool                   // nothing comes of it but by a further transaction
 
 	touched []uuid.UUID // datasets that changed
 	nodes   []uuid.UUID // whose agents are to look
@@ -207,16 +209,17 @@ func torn(format string, args ...any) error {
 // changes under it. It returns the index of the transaction, 0 when nothing was
 // written.
 func (s *Service) update(ctx context.Context, decide func(*tx) error) (index uint64, err error) {
-	for range tries {
-		if index, err = s.try(ctx, decide); !errors.Is(err, errTorn) {
+	for n := range tries {
+		if index, err = s.try(ctx, n == 0, decide); !errors.Is(err, errTorn) {
 			break
 		}
 	}
 	return index, err
 }
 
-func (s *Service) try(ctx context.Context, decide func(*tx) error) (uint64, error) {
+func (s *Service) try(ctx context.Context, first bool, decide func(*tx) error) (uint64, error) {
 	t := newTx(ctx, s.store)
+	t.first = first
 	err := s.keepsHouse(t)
 	if err == nil {
 		err = decide(t)
@@ -268,7 +271,9 @@ func (s *Service) tidingOf(t *tx) tiding {
 // changes under it.
 func (s *Service) view(ctx context.Context, decide func(*tx) error) (err error) {
 	for range tries {
-		if err = decide(newTx(ctx, s.store)); !errors.Is(err, errTorn) {
+		t := newTx(ctx, s.store)
+		t.looks = true
+		if err = decide(t); !errors.Is(err, errTorn) {
 			break
 		}
 	}

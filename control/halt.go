@@ -1,0 +1,84 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// halt is the value of haltedKey, which is there while the store is not to be
+// believed: it went back to an older state, or is another one. What was decided on it
+// would be decided on what is long over: a name that is free in it may be a volume's,
+// and a change may win over a later one. So no service decides anything until whoever
+// said so believes it again.
+type halt struct {
+	At    time.Time            `json:"at"`
+	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each does not believe it
+}
+
+// halted fails with ErrConflict while the store is not to be believed. A transaction
+// takes that for not so, and checks it, before it reads it: the key is hardly ever
+// there. A plan does not read it: what comes of it is a transaction.
+func (t *tx) halted() error {
+	if t.looks {
+		return nil
+	}
+	if _, known := t.read[haltedKey]; !known && t.first {
+		t.read[haltedKey] = store.Entry{Key: haltedKey}
+		return nil
+	}
+	var h halt
+	there, err := t.get(haltedKey, &h)
+	if err != nil || !there {
+		return err
+	}
+	return h.err()
+}
+
+func (h halt) err() error {
+	var why []string
+	for id, w := range h.Nodes {
+		why = append(why, fmt.Sprintf("node %s says that %s", id, w))
+	}
+	slices.Sort(why)
+	return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (drover store rebuild, on each of these hosts)", strings.Join(why, "; "))
+}
+
+// noteTrust puts on record that a node does not believe the store, or does again. It
+// costs nothing as long as the node says what it said before.
+func (s *Service) noteTrust(ctx context.Context, node uuid.UUID, why string) error {
+	if was, heard := s.seen.trust(node); heard && was == why {
+		return nil
+	}
+	_, err := s.update(ctx, func(t *tx) error {
+		var h halt
+		there, err := t.get(haltedKey, &h)
+		if err != nil || h.Nodes[node] == why {
+			return err
+		}
+		switch {
+		case why == "" && len(h.Nodes) == 1:
+			t.del(haltedKey)
+			return nil
+		case why == "":
+			delete(h.Nodes, node)
+		default:
+			if h.Nodes == nil {
+				h.Nodes = map[uuid.UUID]string{}
+			}
+			h.Nodes[node] = why
+		}
+		if !there {
+			h.At = s.Clock.Now()
+		}
+		return t.put(haltedKey, h)
+	})
+	return err
+}
