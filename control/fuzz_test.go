@@ -40,6 +40,17 @@ func (m *memory) Get(_ context.Context, key string) (store.Entry, error) {
 	return store.Entry{}, store.ErrNotFound
 }
 
+func (m *memory) GetMany(_ context.Context, keys []string) (list []store.Entry, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range keys {
+		e := m.entries[key]
+		e.Key = key
+		list = append(list, e)
+	}
+	return list, nil
+}
+
 func (m *memory) List(_ context.Context, prefix, after string, limit int) (list []store.Entry, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 type spy struct {
 	store.Store
 	mu                sync.Mutex
-	reads, txns, keys int // Get and List; Txn; keys written
+	reads, txns, keys int // Get, GetMany and List; Txn; keys written
 	calls             int
 	failAt            int  // the call that fails and those after it; 0: none
 	lose              bool // a Txn that fails has happened
@@ -72,6 +72,16 @@ func (s *spy) Get(ctx context.Context, key string) (store.Entry, error) {
 		return store.Entry{}, err
 	}
 	return s.Store.Get(ctx, key)
+}
+
+func (s *spy) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
+	if s.onGet != nil && len(keys) > 0 {
+		s.onGet(keys[0])
+	}
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	return s.Store.GetMany(ctx, keys)
 }
 
 func (s *spy) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {

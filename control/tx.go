@@ -88,6 +88,19 @@ func (t *tx) peek(key string, v any) (bool, error) {
 	return true, decode(key, e.Value, v)
 }
 
+// foresee reads, at once, what will be asked for, without taking note of it: a store
+// on the network takes as long for one key as for a hundred.
+func (t *tx) foresee(keys []string) error {
+	entries, err := t.store.GetMany(t.ctx, keys)
+	if err != nil {
+		return unread(t.ctx, err)
+	}
+	for _, e := range entries {
+		t.peeked[e.Key] = e
+	}
+	return nil
+}
+
 // list reads entries without taking note of them, as peek does.
 func (t *tx) list(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)

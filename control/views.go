@@ -69,12 +69,18 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, i
 	}
 	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
 	seen := presenter{s: s, t: t}
-	for _, e := range entries {
-		suffix := strings.TrimPrefix(e.Key, prefix)
-		ds, err := id(suffix, e.Value)
-		if err != nil {
+	of, soon := make([]uuid.UUID, len(entries)), make([]string, 0, 2*len(entries))
+	for i, e := range entries {
+		if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
 			return none, err
 		}
+		soon = append(soon, datasetKey(of[i]), leaseKey(of[i]))
+	}
+	if err := t.foresee(soon); err != nil {
+		return none, err
+	}
+	for i, e := range entries {
+		suffix, ds := strings.TrimPrefix(e.Key, prefix), of[i]
 		var d dataset.Dataset
 		there, err := t.get(datasetKey(ds), &d)
 		if err != nil {

@@ -102,6 +102,9 @@ type Store interface {
 	// Get returns the entry of a key; ErrNotFound when there is none. It sees
 	// every transaction that had returned before the call.
 	Get(ctx context.Context, key string) (Entry, error)
+	// GetMany returns of each key what Get would, in the order of keys; with index 0
+	// what is not there. Up to MaxOps keys are of one moment.
+	GetMany(ctx context.Context, keys []string) ([]Entry, error)
 	// List returns up to limit entries whose key begins with prefix and is
 	// larger than after, in the order of keys; limit 0: all. Without a limit it is
 	// one moment. With one, each entry is as it was at some moment of the call, not

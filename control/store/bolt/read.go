@@ -72,6 +72,37 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	return e, err
 }
 
+// GetMany returns entries by their keys, all of one moment, with index 0 where there
+// is none. dataset.ErrCorrupt when one of them is damaged.
+func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
+	for _, key := range keys {
+		if err := store.CheckKey(key); err != nil {
+			return nil, err
+		}
+	}
+	list := make([]store.Entry, len(keys))
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		data := tx.Bucket([]byte(bucketData))
+		for i, key := range keys {
+			list[i] = store.Entry{Key: key}
+			b := data.Get([]byte(key))
+			if b == nil {
+				continue
+			}
+			r, err := parseRecord(key, b)
+			if err != nil {
+				return err
+			}
+			list[i] = r.entry(key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
 // List returns entries in the order of their keys. dataset.ErrCorrupt when one
 // of them is damaged: a list that leaves something out looks like absence.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {

@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"UnwrittenKey", testUnwrittenKey},
 		{"DeleteAndCreate", testDeleteAndCreate},
 		{"ValuesAreCopies", testValuesAreCopies},
+		{"GetMany", testGetMany},
 		{"List", testList},
 		{"ListIsOneMoment", testListIsOneMoment},
 		{"PagesLeaveNothingOut", testPagesLeaveNothingOut},
@@ -252,6 +253,9 @@ func testContextEnded(t *testing.T, s store.Store) {
 	if _, err := s.Get(ctx, "a"); !errors.Is(err, context.Canceled) {
 		t.Error("get:", err)
 	}
+	if _, err := s.GetMany(ctx, []string{"a"}); !errors.Is(err, context.Canceled) {
+		t.Error("get many:", err)
+	}
 	if _, err := s.List(ctx, "", "", 0); !errors.Is(err, context.Canceled) {
 		t.Error("list:", err)
 	}
@@ -301,12 +305,13 @@ func testClose(t *testing.T, s store.Store) {
 	wg.Wait()
 	ctx := context.Background()
 	_, getErr := s.Get(ctx, "a/b")
+	_, manyErr := s.GetMany(ctx, []string{"a/b"})
 	_, listErr := s.List(ctx, "", "", 0)
 	_, txnErr := s.Txn(ctx, nil, []store.Write{set("a/b", "2")})
 	_, watchErr := s.Watch(ctx, "a/", 0)
 	_, sessionErr := s.Session(ctx, ttlOf(s))
 	for what, err := range map[string]error{
-		"get": getErr, "list": listErr, "txn": txnErr, "watch": watchErr, "session": sessionErr,
+		"get": getErr, "get many": manyErr, "list": listErr, "txn": txnErr, "watch": watchErr, "session": sessionErr,
 		"renew": s.Renew(ctx, "x"), "end": s.End(ctx, "x"),
 	} {
 		if !errors.Is(err, store.ErrClosed) {
