@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -40,20 +42,29 @@ type Config struct {
 	Host     facts.Host // where facts are read from; zero: this host
 	// Engine tells what is known of the engine, without asking it; nil: nothing is.
 	Engine func() Engine
+
+	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are
+	// none.
+	PeerHTTP http.RoundTripper
+	// PeerID says which node asks; nil: the certificate of the connection, which was
+	// verified.
+	PeerID func(*http.Request) (uuid.UUID, error)
 }
 
 // Limits are the times that the agent keeps. Zero values take the defaults.
 type Limits struct {
 	Record    time.Duration // work that takes longer goes on record as an operation (2 s)
 	Heartbeat time.Duration // between two reports of what is seen (10 s)
-	Retry     time.Duration // before control is asked again that was away (1 s)
+	Retry     time.Duration // before control, or another node, is asked again that was away (1 s)
+	Lease     time.Duration // that a move waits for what its home has in use (30 s)
+	Follow    time.Duration // that a mount waits for a move, before it says that it goes on (50 s)
 }
 
 func (l Limits) orDefault() Limits {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&l.Record, 2 * time.Second}, {&l.Heartbeat, 10 * time.Second}, {&l.Retry, time.Second}} {
+	}{{&l.Record, 2 * time.Second}, {&l.Heartbeat, 10 * time.Second}, {&l.Retry, time.Second}, {&l.Lease, 30 * time.Second}, {&l.Follow, 50 * time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
@@ -79,6 +90,10 @@ type Agent struct {
 	jobs   *jobs
 	mounts mounts
 	facts  hostFacts
+	leases *leases
+	nodes  nodes
+	sender *transfer.Server // to other nodes
+	puller *transfer.Client // from them
 
 	taking     sync.Mutex // held while an answer of control is taken in
 	spelling   sync.Mutex // held while what the engine has used is read, written and taken in
@@ -90,6 +105,10 @@ type Agent struct {
 	running    map[uuid.UUID]*running
 	scratch    map[uuid.UUID]bool // clones that exports read
 	news       map[uuid.UUID]bool // datasets that control is to hear of
+	pulls      map[uuid.UUID]pullRecord
+	pulling    map[uuid.UUID]bool // datasets that a move under way brings here
+	movers     map[uuid.UUID]mover
+	rate       int64 // bytes a second of the last move that came here; 0: none did
 
 	renewed, ttl time.Duration // see Standing
 
@@ -117,7 +136,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{}, beat: make(chan struct{}, 1),
+		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), leases: newLeases(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
+		pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
 	}
 	a.apart = replicas(cfg.Control)
 	a.isIn = make(chan struct{})
@@ -127,6 +147,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.pools = newPools(a)
 	a.facts = newHostFacts(cfg.Host)
+	if a.PeerID == nil {
+		a.PeerID = certified
+	}
+	a.sender, a.puller = a.newSender(), &transfer.Client{HTTP: a.PeerHTTP, Clock: a.Clock, Log: a.Log}
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err
@@ -165,6 +189,9 @@ func (a *Agent) load(ctx context.Context) error {
 			return err
 		}),
 		a.loadMounts(ctx),
+		a.loadCopies(ctx),
+		a.loadLeases(ctx),
+		a.loadPulls(ctx),
 	)
 }
 

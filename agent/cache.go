@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -17,14 +18,15 @@ import (
 type cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed
-	names     map[string]uuid.UUID // live volumes
+	copies    map[uuid.UUID]api.Kept // whose home is another node
+	names     map[string]uuid.UUID   // live volumes
 	spellings map[string]*spellingRecord
 	dirty     map[uuid.UUID]bool // records to be copied to disk
 }
 
 func newCache() *cache {
 	return &cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, names: map[string]uuid.UUID{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, names: map[string]uuid.UUID{},
 		spellings: map[string]*spellingRecord{}, dirty: map[uuid.UUID]bool{},
 	}
 }
@@ -111,6 +113,46 @@ func (c *cache) volume(name string) (dataset.Dataset, bool) {
 	return dataset.Dataset{}, false
 }
 
+// copied returns the copy that this node keeps of a dataset whose home is elsewhere.
+func (c *cache) copied(id uuid.UUID) (api.Kept, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	k, kept := c.copies[id]
+	return k, kept
+}
+
+// setCopy takes in a copy, nil: there is none any more.
+func (c *cache) setCopy(id uuid.UUID, k *api.Kept) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.copies, id)
+	if k != nil {
+		c.copies[id] = *k
+	}
+}
+
+// copyIDs returns the datasets of which this node keeps a copy.
+func (c *cache) copyIDs() []uuid.UUID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Keys(c.copies))
+}
+
+// either returns the record of a dataset whose home is here, or of which a copy is.
+func (c *cache) either(id uuid.UUID) (dataset.Dataset, bool) {
+	if d, home := c.dataset(id); home {
+		return d, true
+	}
+	k, kept := c.copied(id)
+	if !kept {
+		return dataset.Dataset{}, false
+	}
+	if k.Record == nil {
+		return dataset.Dataset{ID: id, Volume: id.String(), Pool: k.Pool, State: dataset.StatePurging}, true
+	}
+	return *k.Record, true
+}
+
 func (c *cache) ids() []uuid.UUID {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -127,8 +169,9 @@ type listed struct {
 	dataset  uuid.UUID
 }
 
-// list returns every live volume in the spellings that the engine has used, or,
-// when it has used none, as it was first created.
+// list returns every live volume whose home is here or of which a copy is, and those
+// elsewhere that the engine has used: in the spellings that it has used, or, when it has
+// used none, as it was first created.
 func (c *cache) list(node uuid.UUID) []listed {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -143,7 +186,32 @@ func (c *cache) list(node uuid.UUID) []listed {
 			out = append(out, listed{sp, id})
 		}
 	}
+	elsewhere := map[uuid.UUID]string{}
+	for id, k := range c.copies {
+		if _, taken := c.names[volumeOfCopy(k)]; !taken && k.Record != nil && k.Record.State == dataset.StateReady {
+			elsewhere[id] = k.Record.Spelling
+		}
+	}
+	for name, r := range c.spellings {
+		if _, taken := c.names[name]; taken || c.datasets[r.Dataset] != nil {
+			continue
+		}
+		delete(elsewhere, r.Dataset)
+		for _, sp := range r.Used {
+			out = append(out, listed{sp, r.Dataset})
+		}
+	}
+	for id, sp := range elsewhere {
+		out = append(out, listed{sp, id})
+	}
 	return out
+}
+
+func volumeOfCopy(k api.Kept) string {
+	if k.Record == nil {
+		return ""
+	}
+	return k.Record.Volume
 }
 
 // usedLocked: the record says it, once there is one; until then the engine that
@@ -163,6 +231,17 @@ func (c *cache) used(d dataset.Dataset, node uuid.UUID) []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return slices.Clone(c.usedLocked(&d, node))
+}
+
+// usedFor returns the dataset that the engine meant by a name when it used it last.
+func (c *cache) usedFor(name string) (uuid.UUID, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.spellings[name]
+	if r == nil {
+		return uuid.Nil, false
+	}
+	return r.Dataset, true
 }
 
 // setUsed replaces the record of a name.

@@ -86,6 +86,8 @@ func TestCache(t *testing.T) {
 				}
 				if ok {
 					want = append(want, m.spelt(got)...)
+				} else if _, here := m.records[m.used[name].Dataset]; !here { // elsewhere
+					want = append(want, m.used[name].Used...)
 				}
 			}
 			for _, l := range c.list(node) {

@@ -27,7 +27,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
 		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize,
-		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge,
+		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
 	}[op.Kind]
 	if !known {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)

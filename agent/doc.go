@@ -17,6 +17,14 @@
 // A mount below <root>/mnt is its own intent: one without an ID was never
 // acknowledged, or was given back, and is taken off at the next start.
 //
+// # Whose a dataset is
+//
+// Home: the record in control names this node. The agent mounts, changes and sends it.
+// A move that wants it elsewhere first recalls it, then this node gives up its epoch, on
+// disk (yields/), and neither mounts nor changes it at that epoch again. Copy: the home
+// is another node, and what lies here has no head (copies/). What a move brings here is
+// a copy that no record knows yet (pulls/), and the home once control has said so.
+//
 // # Locks
 //
 // One lock a dataset, held while its bytes or its mount change; one job a name

@@ -84,6 +84,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.root}
+	r.cache.setCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
 	damaged := theirs
 	damaged.Problem = "its record can't be read"
 	for want, entry := range []backends.Entry{theirs, damaged} {
@@ -95,6 +96,12 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		if f, ok := r.lying(entry, false); ok {
 			t.Errorf("brought back: %+v", f)
 		}
+	}
+	stranger := theirs
+	stranger.ID = uuid.New()
+	rep := &report{}
+	if r.checkEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.list) != 1 || !strings.Contains(rep.list[0].Mend, "--gc") {
+		t.Errorf("of a copy that is not on record: %+v", rep.list)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}

@@ -30,10 +30,8 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 		switch {
 		case e.State == backends.EntryForeign:
 			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
-		case e.State == backends.EntryCopy:
-			if e.Problem != "" {
-				r.add(levelError, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
-			}
+		case e.State == backends.EntryCopy, !onRecord && a.copyOnRecord(e.ID) && e.State != backends.EntryDeleting:
+			a.checkCopy(r, p, e)
 		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
 			r.unknown++
 		case !onRecord || e.State == backends.EntryDeleting:

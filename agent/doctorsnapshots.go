@@ -28,10 +28,7 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *report, p *openPool, entr
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if s.Kind == dataset.SnapshotTransfer {
-				continue // never on record: it is for copies
-			}
-			if !recorded[d.ID][s.ID] && a.unknownSnapshot(ctx, s.ID) {
+			if !recorded[d.ID][s.ID] && !ours(s) && a.unknownSnapshot(ctx, s.ID) {
 				r.add(levelWarning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
 					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
 			}

@@ -11,45 +11,51 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// makeElsewhere has another node make a volume: the operation goes on record for that
-// node's agent, and its end is awaited for as long as it takes. Then errLost: who asked
-// looks again, and finds the volume as anybody's.
+// makeElsewhere has another node make a volume. Then errLost: who asked looks again, and
+// finds the volume as anybody's.
 func (a *Agent) makeElsewhere(ctx context.Context, jb *job, req api.Request) (d dataset.Dataset, err error) {
-	out, err := a.Control.Submit(ctx, req)
+	out, err := a.askElsewhere(ctx, jb, req)
 	if err != nil {
 		return d, err
 	}
 	if out.Operation == nil {
 		return out.Volume.Dataset, nil // made meanwhile
 	}
+	if err := outcome(*out.Operation); err != nil {
+		return d, fmt.Errorf("node %s: %w", short(out.Operation.Node), err)
+	}
+	return d, errLost
+}
+
+// askElsewhere puts an operation on record for another node's agent, and awaits its end
+// for as long as it takes. It is returned as it ended; nil when there was nothing to do.
+func (a *Agent) askElsewhere(ctx context.Context, jb *job, req api.Request) (out api.Outcome, err error) {
+	out, err = a.Control.Submit(ctx, req)
+	if err != nil || out.Operation == nil {
+		return out, err
+	}
 	op := *out.Operation
 	jb.follow(op)
 	jb.begin(op)
 	for !op.State.Final() {
-		now, err := a.Control.Operation(ctx, op.ID.String(), syncWait)
-		if err == nil && now.State == dataset.OpPending {
+		now, err := patient(ctx, a, func() (dataset.Operation, error) {
+			return a.Control.Operation(ctx, op.ID.String(), syncWait)
+		})
+		if err == nil && now.State == dataset.OpPending && makes(req.Kind) {
 			err = a.reconsider(ctx, now, req)
 		}
 		switch {
-		case err == nil:
+		case errors.Is(err, dataset.ErrNotFound):
+			op.State = dataset.OpDone // long over
+		case err != nil:
+			return out, err
+		default:
 			op = now
 			jb.follow(op)
-		case errors.Is(err, dataset.ErrNotFound):
-			return d, errLost // long over
-		case !errors.Is(err, dataset.ErrUnavailable):
-			return d, err
-		default:
-			select {
-			case <-ctx.Done():
-				return d, ctx.Err()
-			case <-a.Clock.After(a.Limits.Retry):
-			}
 		}
 	}
-	if op.State == dataset.OpDone {
-		return d, errLost
-	}
-	return d, fmt.Errorf("node %s: %w", short(op.Node), op.Problem.Err())
+	out.Operation = &op
+	return out, nil
 }
 
 // reconsider takes back an operation that its node has not begun in a long while, when
@@ -79,6 +85,22 @@ func (jb *job) follow(op dataset.Operation) {
 	}
 	jb.step(at)
 	jb.moved(op.Progress.Done, op.Progress.Total)
+}
+
+// outcome is the error of an operation that has ended; nil when it is done.
+func outcome(op dataset.Operation) error {
+	switch {
+	case op.State == dataset.OpDone:
+		return nil
+	case op.Problem == nil:
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s of volume %s) is %s without a reason", op.ID, op.Kind, op.Volume, op.State)
+	}
+	return op.Problem.Err()
+}
+
+// makes reports whether a kind of operation makes a volume, which any node may do.
+func makes(k dataset.OpKind) bool {
+	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
 }
 
 func short(id uuid.UUID) string { return id.String()[:8] }

@@ -60,23 +60,38 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 	}
 	lost := map[uuid.UUID]bool{}
 	if s.Full && !strange {
-		lost = a.forgetOthers(s)
+		if lost, err = a.forgetOthers(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := a.takeCopies(ctx, s, strange); err != nil {
+		return err
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
 		if _, have := a.cache.dataset(d.ID); have && s.Full && strange {
 			continue // what it says of what is known here is not to be believed
 		}
+		old, _ := a.cache.dataset(d.ID)
 		if a.cache.apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
 			changed = append(changed, d)
 		}
-	}
-	for _, id := range s.Removed {
-		a.cache.remove(id)
+		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
+			a.pruneSoon(d.ID)
+		}
+		if d.Lease != nil && !a.nodes.knows(d.Lease.Wanted) {
+			if err := a.lookNodes(ctx); err != nil { // who is refused is told the name
+				return err
+			}
+		}
+		if a.leases.hear(d) {
+			a.yieldSoon(d.ID)
+		}
 	}
 	// Before there is work on the same datasets: the backend does not look at
 	// what is in use.
 	if s.Full && !strange {
+		a.resolvePulls(ctx)
 		a.resolveIncoming(ctx, lost)
 	}
 	for _, d := range changed {
@@ -96,6 +111,33 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 		}
 	}
 	a.stopCancelled(ctx, s.Operations)
+	return nil
+}
+
+// takeCopies takes in what this node keeps of datasets whose home is elsewhere, and
+// what it neither has nor keeps any more.
+func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool) error {
+	if strange {
+		return nil // it takes what is alive here for somebody else's
+	}
+	for _, k := range s.Copies {
+		if err := a.takeCopy(ctx, k); err != nil {
+			return err
+		}
+	}
+	gone := s.Removed
+	for _, d := range s.Datasets {
+		if err := a.forgetCopy(ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	for _, id := range gone {
+		a.cache.remove(id)
+		a.leases.forget(id)
+		if err := a.forgetCopy(ctx, id); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -152,6 +194,12 @@ func missing(s api.Sync, known map[uuid.UUID]seen, strange bool) string {
 			return older(d.Volume)
 		}
 	}
+	for _, k := range s.Copies {
+		named[k.Dataset] = true
+		if was, home := known[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
+			return older(k.Record.Volume) // it came here at this epoch
+		}
+	}
 	for _, was := range known {
 		strange = strange || s.Index != 0 && s.Index <= was.index
 	}
@@ -198,19 +246,28 @@ func (a *Agent) accept(ctx context.Context) error {
 }
 
 // forgetOthers drops what a full answer does not name, and returns it.
-func (a *Agent) forgetOthers(s api.Sync) (gone map[uuid.UUID]bool) {
+func (a *Agent) forgetOthers(ctx context.Context, s api.Sync) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
+	}
+	for _, k := range s.Copies {
+		named[k.Dataset] = true
+	}
+	for _, id := range a.cache.copyIDs() {
+		if !named[id] {
+			err = errors.Join(err, a.forgetCopy(ctx, id))
+		}
 	}
 	gone = map[uuid.UUID]bool{}
 	for _, id := range a.cache.ids() {
 		if !named[id] {
 			gone[id] = true
 			a.cache.remove(id)
+			a.leases.forget(id)
 		}
 	}
-	return gone
+	return gone, err
 }
 
 // converge acts on a record that changed: the copy beside the data follows, and

@@ -101,6 +101,9 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	}
 	a.unmountForgotten()
 	a.verifyUses(ctx)
+	a.yields()
+	a.copies()
+	a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil })
 	return back
 }
 
@@ -181,7 +184,7 @@ func (a *Agent) unmountForgotten() {
 	}
 	a.mounts.mu.Unlock()
 	for _, id := range ids {
-		d, ok := a.cache.dataset(id)
+		d, ok := a.cache.either(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}

@@ -31,8 +31,14 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 			return d, nil, unlock, err
 		}
 	}
+	if d.Home != a.node && d.Home != uuid.Nil {
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume, a.nodes.name(d.Home))
+	}
 	if d.Epoch != op.Epoch {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
+	}
+	if err := a.keeps(d, string(op.Kind)); err != nil {
+		return d, nil, unlock, err
 	}
 	pool, err = a.pools.online(ctx, d.Pool)
 	return d, pool, unlock, err
@@ -45,7 +51,7 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	if err == nil && v.ID != id {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
-	if err == nil {
+	if err == nil && v.Home == a.node {
 		a.cache.apply(v.Dataset, 0)
 	}
 	return v.Dataset, err
@@ -66,12 +72,6 @@ func (a *Agent) unused(d dataset.Dataset, what string) error {
 		err = fmt.Errorf("cannot %s volume %s: %w, but nothing else: ask again to %s it", what, d.Volume, err, what)
 	}
 	return err
-}
-
-// condemned reports whether a dataset may not be mounted any more.
-func (a *Agent) condemned(id uuid.UUID) bool {
-	d, ok := a.cache.dataset(id)
-	return ok && d.State != dataset.StateReady
 }
 
 // freeze has a mounted dataset write out what it holds in memory, so that a

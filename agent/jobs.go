@@ -21,9 +21,10 @@ type jobs struct {
 }
 
 type job struct {
-	key  string
-	done chan struct{}
-	err  error
+	key   string
+	done  chan struct{}
+	err   error
+	again bool // run once more when it has run; under jobs.mu
 
 	mu       sync.Mutex
 	op       dataset.Operation // nil ID until it is known
@@ -69,10 +70,15 @@ func (j *jobs) close(stop func()) {
 
 func (j *jobs) run(jb *job, fn func(context.Context, *job) error) {
 	defer j.wg.Done()
-	jb.err = fn(j.ctx, jb)
-	j.mu.Lock()
-	delete(j.all, jb.key)
-	j.mu.Unlock()
+	for more := true; more; {
+		jb.err = fn(j.ctx, jb)
+		j.mu.Lock()
+		if more = jb.again && j.ctx.Err() == nil; !more {
+			delete(j.all, jb.key)
+		}
+		jb.again = false
+		j.mu.Unlock()
+	}
 	close(jb.done)
 }
 
@@ -158,9 +164,22 @@ func (a *Agent) slow(ctx context.Context, d time.Duration, fn func(context.Conte
 
 // start runs fn as the job of that key unless one runs already; nobody waits.
 func (j *jobs) start(key string, fn func(ctx context.Context, jb *job) error) {
+	j.begin(key, fn, false)
+}
+
+// startAgain is start, and has one that runs already run once more: what it looked at
+// may have changed since.
+func (j *jobs) startAgain(key string, fn func(ctx context.Context, jb *job) error) {
+	j.begin(key, fn, true)
+}
+
+func (j *jobs) begin(key string, fn func(ctx context.Context, jb *job) error, again bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if _, runs := j.all[key]; runs || j.ctx.Err() != nil {
+	if jb, runs := j.all[key]; runs || j.ctx.Err() != nil {
+		if runs {
+			jb.again = jb.again || again
+		}
 		return
 	}
 	jb := &job{key: key, done: make(chan struct{})}

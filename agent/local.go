@@ -157,6 +157,9 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	if _, ok := known[id]; ok {
 		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
 	}
+	if a.copyOnRecord(id) {
+		return dataset.Errorf(dataset.ErrExists, "dataset %s is a copy of one whose home is another node, and on record (drover volume superseded discard, for one that was overtaken)", id)
+	}
 	for _, p := range a.pools.all() {
 		if p.backend == nil {
 			continue

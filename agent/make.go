@@ -98,6 +98,9 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 	defer unlock()
 	thaw := func() error { return nil }
 	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if err := a.keeps(d, "clone"); err != nil {
+			return err
+		}
 		if thaw, err = a.freeze(d); err != nil {
 			return err
 		}

@@ -29,7 +29,9 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 		return "", err
 	}
 	if d.Home != a.node {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s", d.Volume, d.Home)
+		if d, err = a.bring(ctx, d); err != nil {
+			return "", err
+		}
 	}
 	// Each round another request took the mount away again: one of the two ends.
 	for range 100 {
@@ -61,8 +63,10 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", err
 	}
 	r := a.record(d.ID)
-	if _, known := r.IDs[id]; !known && a.condemned(d.ID) {
-		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	if _, known := r.IDs[id]; !known {
+		if d, err = a.opened(d); err != nil {
+			return "", err
+		}
 	}
 	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now(), As: spelling})
 	r.Epoch = d.Epoch
@@ -107,8 +111,8 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := isMountPoint(path); err != nil || mounted {
 		return err
 	}
-	if a.condemned(d.ID) {
-		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	if d, err = a.opened(d); err != nil {
+		return err
 	}
 	pool, err := a.pools.online(ctx, d.Pool)
 	if err != nil {
@@ -260,7 +264,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	for _, other := range a.mountedIDs() {
 		// The ID alone would not do: nobody says that it is of one volume.
 		if use, ok := a.record(other).IDs[id]; ok && use.As == spelling {
-			if renamed, known := a.cache.dataset(other); known {
+			if renamed, known := a.cache.either(other); known {
 				return renamed, true
 			}
 		}
@@ -286,6 +290,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 	}
 	steps.At("unmount.recorded")
 	a.changed(d.ID)
+	a.yieldIfAsked(d.ID)
 	return len(r.IDs) == 0, nil
 }
 
@@ -319,6 +324,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	a.unidle(d.ID)
 	a.changed(d.ID)
 	steps.At("unmount.unmounted")
+	a.freed(d.ID)
 	return nil
 }
 

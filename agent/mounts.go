@@ -65,8 +65,10 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 // save puts a mount record on disk, with the copy of the dataset's own record
 // that a mount without control needs, and then in memory.
 func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
-	copied := api.Indexed{Dataset: d, Index: a.cache.index(d.ID)}
-	values := map[string]any{"mounts/" + d.ID.String(): r, "volumes/" + d.ID.String(): copied}
+	values := map[string]any{"mounts/" + d.ID.String(): r}
+	if _, left := a.cache.copied(d.ID); !left { // whose home is elsewhere is mounted by no start
+		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.cache.index(d.ID)}
+	}
 	maps.Copy(values, more)
 	if err := a.state.put(ctx, values); err != nil {
 		return err

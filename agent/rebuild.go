@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -63,12 +64,7 @@ func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.cache.dataset(e.ID)
-	f = api.Found{Index: a.cache.index(e.ID)}
-	for _, s := range e.Snapshots {
-		if s.Kind != dataset.SnapshotTransfer { // never on record: it is for copies
-			f.Snapshots = append(f.Snapshots, s)
-		}
-	}
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.cache.index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):

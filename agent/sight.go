@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/droverhq/drover/control/api"
 )
@@ -36,6 +35,3 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	}
 	return out
 }
-
-// Peers answers other nodes; nil: nothing is there for them.
-func (a *Agent) Peers() http.Handler { return nil }

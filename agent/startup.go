@@ -24,7 +24,7 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		return err
 	}
 	for _, id := range a.mountedIDs() {
-		d, ok := a.cache.dataset(id)
+		d, ok := a.cache.either(id)
 		if !ok {
 			a.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
 			continue
@@ -47,7 +47,7 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		if len(a.record(id).IDs) > 0 {
 			continue
 		}
-		d, ok := a.cache.dataset(id)
+		d, ok := a.cache.either(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
@@ -171,7 +171,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 		return
 	}
 	for _, id := range open {
-		d, ok := a.cache.dataset(id)
+		d, ok := a.cache.either(id)
 		if !ok || held(a.mountPath(id)) {
 			continue
 		}

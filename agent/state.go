@@ -22,6 +22,9 @@ import (
 //	mounts/<dataset>       mountRecord
 //	spellings/<name>       spellingRecord
 //	volumes/<dataset>      api.Indexed, a copy for when control is away
+//	copies/<dataset>       api.Kept, what this node keeps of a dataset whose home is elsewhere
+//	yields/<dataset>       yieldRecord
+//	pulls/<dataset>        pullRecord
 //	pools/<name>           poolRecord
 type state struct{ store store.Store }
 

@@ -28,6 +28,9 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	d, known := a.cache.volume(sp.Name)
 	if !known {
 		v, err := a.Control.Volume(ctx, sp.Name)
+		if errors.Is(err, dataset.ErrNotFound) {
+			return dataset.Dataset{}, errors.Join(err, a.forgetName(ctx, sp.Name))
+		}
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
@@ -90,7 +93,7 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 		m["labels"] = d.Labels
 	}
 	if d.Home != a.node {
-		m["node"] = d.Home
+		m["node"] = a.nodes.name(d.Home)
 		return m
 	}
 	st := a.datasetStatus(ctx, d)
@@ -267,6 +270,15 @@ func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
 	return a.state.put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
 }
 
+// forgetName forgets how the engine spelled a volume that was deleted elsewhere.
+func (a *Agent) forgetName(ctx context.Context, name string) error {
+	id, used := a.cache.usedFor(name)
+	if !used {
+		return nil
+	}
+	return a.unlearn(ctx, dataset.Dataset{ID: id, Volume: name})
+}
+
 // used returns the spellings that this engine has used for a volume.
 func (a *Agent) used(d dataset.Dataset) []string { return a.cache.used(d, a.node) }
 
@@ -302,7 +314,10 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	if another, err := a.unspell(ctx, d, spelling); err != nil || another {
 		return err
 	}
-	return a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume})
+	if err := a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
+		return err
+	}
+	return a.forgetName(ctx, d.Volume) // where its home, which did it, is another node
 }
 
 // unspell drops a spelling of a volume of which the engine uses another one.
@@ -331,6 +346,13 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 		plan, err := a.plan(ctx, req)
 		if err != nil || plan.Done != nil {
 			return err
+		}
+		if plan.Operation.Node != a.node {
+			out, err := a.askElsewhere(ctx, jb, req)
+			if err != nil || out.Operation == nil {
+				return err
+			}
+			return outcome(*out.Operation)
 		}
 		_, err = a.carryOut(ctx, jb, *plan.Operation)
 		return err

@@ -120,7 +120,9 @@ type Pool interface {
 	Delete(ctx context.Context, id uuid.UUID) error
 
 	// Snapshot takes snapshot s.ID of the head of s.Dataset, atomic while it is
-	// written to, and durable when it returns. Again: nothing if it is whole.
+	// written to, and durable when it returns. Again: nothing if it is whole. One of
+	// kind transfer that shares its blocks is taken in a pool that is nearly full too:
+	// by it a dataset leaves that.
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
 	// DeleteSnapshot destroys one; one that is absent is fine. Clones of it
 	// live on when the capabilities say so, otherwise ErrInUse names them.

@@ -46,6 +46,10 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		}
 		fresh := rec.Snapshot != uuid.Nil && rec.Epoch == c.Copy.Epoch && c.Copy.Taken.Sub(rec.Taken) < copyEvery
 		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		if c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded {
+			// Its head was not what it had given up: nothing lets go of that but a person.
+			rec.Kind, rec.Until, rec.Ran, fresh = dataset.CopySuperseded, time.Time{}, 0, false
+		}
 		s.seen.copied(rec)
 		if fresh {
 			return nil

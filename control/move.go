@@ -239,6 +239,9 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
 	next.Request, next.Move = op.ID, uuid.Nil
+	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
+		next.Size, next.Profile.Filesystem.Type = op.Dataset.Size, op.Dataset.Profile.Filesystem.Type
+	}
 	next.Copies = slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return n == rec.Node || n == d.Home })
 	next.Copies = append(next.Copies, d.Home)
 	t.del(homeKey(d.Home, d.ID))

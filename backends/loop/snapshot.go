@@ -30,8 +30,10 @@ func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
 	if _, err := dir.lstat(p.layout.image(s.ID.String())); err == nil {
 		return p.layout.flush(dir) // an earlier try may have been cut short before its own
 	}
-	if err := p.room(dir); err != nil {
-		return err
+	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+		if err := p.room(dir); err != nil {
+			return err
+		}
 	}
 	return p.keep(dir, s)
 }

@@ -7,7 +7,8 @@
 // process itself; "hold:FILE" makes FILE and waits until it is gone.
 package steps
 
-// Names lists every step, in the order in which the operations come to them.
+// Names lists every step of one host, in the order in which the operations come to
+// them.
 func Names() []string {
 	return []string{
 		"mount.begin", "mount.mounted", "mount.recorded",
@@ -21,5 +22,16 @@ func Names() []string {
 		"resize.begin", "resize.made", "resize.recorded",
 		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
+	}
+}
+
+// Moves lists the steps of a move from one host to another: those of its home, those of
+// its target, and those of the home that was left.
+func Moves() []string {
+	return []string{
+		"yield.begin", "yield.given-up", "yield.snapshot", "yield.manifest", "yield.told",
+		"move.begin", "move.fresh", "move.copied", "move.recalled", "move.yielded", "move.pulled",
+		"move.promoted", "move.recorded", "move.committed",
+		"leave.begin", "leave.demoted", "leave.superseded", "let-go.begin", "let-go.destroyed",
 	}
 }

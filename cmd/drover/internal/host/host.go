@@ -80,7 +80,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	asked, shut := link(api.Audited(svc, changes.Keep))
 	p.atEnd(func() error { shut(); return nil })
-	ag, err := p.agent(ctx, asked, uuid.Nil)
+	ag, err := p.agent(ctx, asked, uuid.Nil, nil)
 	if err != nil {
 		return err
 	}
@@ -152,8 +152,8 @@ func (p *process) authority() func() (*pki.Authority, error) {
 }
 
 // agent makes the agent with its own store; both end with the process. A nil identity:
-// it makes one up.
-func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID) (*agent.Agent, error) {
+// it makes one up. Peers reaches other nodes' agents; nil: there are none.
+func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID, peers http.RoundTripper) (*agent.Agent, error) {
 	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools,
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
-		Engine: engine.Engine,
+		Engine: engine.Engine, PeerHTTP: peers,
 	}
 	if p.Listen != nil {
 		cfg.Address = p.Listen.Advertise

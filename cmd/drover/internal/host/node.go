@@ -3,8 +3,11 @@ package host
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -42,7 +45,9 @@ func Agent(ctx context.Context, o Options) (err error) {
 		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
 	p.NodeName = own.Identity().Name // as control knows it
-	ag, err := p.agent(ctx, client, own.Identity().Node)
+	peers := peerTransport(credentials)
+	p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
+	ag, err := p.agent(ctx, client, own.Identity().Node, peers)
 	if err != nil {
 		return err
 	}
@@ -91,6 +96,15 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
 	}
 	return member.Open(p.tls(), p.clock)
+}
+
+// peerTransport reaches other nodes' agents. One connection a transfer, by HTTP/1: the
+// windows of HTTP/2 are small for a long way.
+func peerTransport(c *pki.Credentials) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig: c.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: time.Minute,
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}
 }
 
 // sight is what an agent sees, for metrics.

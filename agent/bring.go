@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// bring has a volume whose home is another node move here, if its profile lets it by
+// itself, and waits for that: who mounts it a second time, or at once with others, waits
+// for the same move. It returns the record with this node as the home.
+//
+// ErrUnsupported names the command where the profile does not let it; ErrPending, the
+// move and how far it is; otherwise the error is the move's, as ErrInUse with the node
+// and the mount IDs that hold it.
+func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if d.Move == uuid.Nil { // one that is on its way is joined, whoever began it
+		if err := a.mayFollow(ctx, d); err != nil {
+			return d, err
+		}
+	}
+	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.node.String()})
+	if err != nil {
+		return d, err
+	}
+	if out.Operation != nil {
+		if err := a.awaitMove(ctx, *out.Operation); err != nil {
+			return d, err
+		}
+	}
+	return a.arrived(ctx, d)
+}
+
+// mayFollow fails unless the profile of a volume lets it move here by itself.
+func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
+	if err := a.lookNodes(ctx); err != nil {
+		return err
+	}
+	home, command := a.nodes.name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
+	if d.Profile.Follow.Mode == dataset.FollowNever {
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home, command)
+	}
+	expected, how, err := a.expect(ctx, d)
+	if err != nil {
+		return err
+	}
+	if d.Profile.Follow.Allows(expected) {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s, and to move it here takes about %s (%s), more than its profile lets it follow %s (%s moves it here)",
+		d.Volume, home, expected.Round(time.Second), how, d.Profile.Follow, command)
+}
+
+// assumedRate is what is expected of a move where none has come here yet: half of what
+// a link of 1 Gbit/s carries.
+const assumedRate = 60 << 20
+
+// expect says how long a move would take, and how it comes to that: what this node lacks
+// of it, where it has a copy, otherwise all that the volume takes, at the rate of the
+// last move that came here.
+func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
+	v, err := a.Control.Volume(ctx, d.ID.String())
+	if err != nil {
+		return 0, "", err
+	}
+	if v.Status == nil {
+		return 0, "its size is not known", nil
+	}
+	a.mu.Lock()
+	rate, as := a.rate, "as the last one"
+	a.mu.Unlock()
+	if rate == 0 {
+		rate, as = assumedRate, "assumed"
+	}
+	size := v.Status.Used
+	if lacks, known := a.lacks(ctx, d); known {
+		size = min(size, lacks)
+	}
+	took := time.Duration(float64(size) / float64(rate) * float64(time.Second))
+	return took, fmt.Sprintf("%s at %s a second, %s", size.Human(), dataset.Size(rate).Human(), as), nil
+}
+
+// lackTime bounds the question to a home how much of a dataset has changed.
+const lackTime = 10 * time.Second
+
+// lacks asks the home how much this node lacks of a dataset of which it has a copy.
+func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
+	k, kept := a.cache.copied(d.ID)
+	if !kept || a.PeerHTTP == nil {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lackTime)
+	defer cancel()
+	home, err := a.peer(ctx, d.Home)
+	if err != nil || home.Address == "" {
+		return 0, false
+	}
+	pool, err := a.pools.online(ctx, k.Pool)
+	if err != nil {
+		return 0, false
+	}
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil || len(e.Snapshots) == 0 {
+		return 0, false
+	}
+	have := make([]uuid.UUID, len(e.Snapshots))
+	for i, s := range e.Snapshots {
+		have[i] = s.ID
+	}
+	now, err := a.puller.Freshen(ctx, "https://"+home.Address, d.ID)
+	if err != nil {
+		return 0, false
+	}
+	plan, err := a.puller.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
+	return dataset.Size(plan.Bytes()), err == nil
+}
+
+// awaitMove waits for the end of a move for as long as a request may take.
+func (a *Agent) awaitMove(ctx context.Context, op dataset.Operation) error {
+	until := a.Clock.Now().Add(a.Limits.Follow)
+	for !op.State.Final() {
+		left := until.Sub(a.Clock.Now())
+		if left <= 0 || ctx.Err() != nil {
+			jb := &job{op: op, progress: op.Progress}
+			return jb.pending("mount of volume " + op.Volume)
+		}
+		next, err := a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
+		switch {
+		case err != nil && ctx.Err() != nil:
+		case err != nil:
+			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume, op.ID.String()[:8], err)
+		default:
+			op = next
+		}
+	}
+	return outcome(op)
+}
+
+// arrived returns the record of a dataset that came here.
+func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if now, here := a.cache.dataset(d.ID); here {
+		return now, nil
+	}
+	now, err := a.fetch(ctx, d.ID)
+	if err == nil && now.Home != a.node {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume, a.nodes.name(now.Home))
+	}
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	}
+	return now, err
+}

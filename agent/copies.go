@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+func (a *Agent) loadCopies(ctx context.Context) error {
+	return a.state.each(ctx, "copies/", func(_ string, v []byte) error {
+		var k api.Kept
+		err := json.Unmarshal(v, &k)
+		if err == nil {
+			a.cache.setCopy(k.Dataset, &k)
+		}
+		return err
+	})
+}
+
+// takeCopy takes in that this node is to keep a copy of a dataset, or let go of it: its
+// home is another node. That is on disk before anything is done about it, so that no
+// start without control takes the dataset for its own again.
+func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
+	if d, home := a.cache.dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
+		return nil // from before it came here
+	}
+	key := k.Dataset.String()
+	if err := a.state.put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
+		return err
+	}
+	a.cache.setCopy(k.Dataset, &k)
+	a.cache.remove(k.Dataset)
+	a.leases.forget(k.Dataset)
+	a.copySoon(k.Dataset)
+	return nil
+}
+
+// forgetCopy takes in that this node keeps no copy of a dataset any more.
+func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
+	if _, kept := a.cache.copied(id); !kept {
+		return nil
+	}
+	if err := a.state.put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
+		return err
+	}
+	a.cache.setCopy(id, nil)
+	return nil
+}
+
+// copySoon makes a copy what it is to be, as a job of its own.
+func (a *Agent) copySoon(id uuid.UUID) {
+	a.jobs.startAgain("copy/"+id.String(), func(ctx context.Context, _ *job) error {
+		if err := a.settleCopy(ctx, id); err != nil && ctx.Err() == nil {
+			a.Log.WithError(err).WithField("dataset", id).Warn("copy is not what it is to be yet; it is tried again")
+		}
+		return nil
+	})
+}
+
+// copies tries again what could not be done about copies.
+func (a *Agent) copies() {
+	for _, id := range a.cache.copyIDs() {
+		a.copySoon(id)
+	}
+}
+
+// settleCopy makes a copy what it is to be: without a head, or gone. Again: nothing. In
+// use it is left as it is: nobody new begins, and who holds it ends it.
+func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
+	unlock, err := a.locks.lock(ctx, id, "check of the copy of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	k, kept := a.cache.copied(id)
+	if !kept || k.Kind == dataset.CopyReplica || a.mistrust() != nil {
+		return nil
+	}
+	d, _ := a.cache.either(id)
+	if err := a.unused(d, "let go of"); err != nil {
+		if errors.Is(err, dataset.ErrInUse) {
+			return nil // doctor says so
+		}
+		return err
+	}
+	pool, err := a.pools.online(ctx, k.Pool)
+	if err != nil {
+		return err
+	}
+	if k.Kind == dataset.CopyGoing {
+		return a.destroyCopy(ctx, pool, k)
+	}
+	if err := a.behead(ctx, pool, k); err != nil {
+		return err
+	}
+	return errors.Join(a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+}
+
+// behead takes the head from what was a home. What a snapshot does not have is kept as
+// one first: a head is never dropped that holds anything of its own. A pool that keeps
+// no copies leaves it as it lies, where nothing mounts it.
+func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	copier, can := pool.(backends.Copier)
+	e, err := pool.Stat(ctx, k.Dataset)
+	if !can || errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	keep := a.supersededSnapshot(k)
+	if e.State == backends.EntryCopy && !e.Promoted {
+		if i := indexOf(e, keep.ID); i >= 0 && k.Snapshot != keep.ID {
+			return a.tellSuperseded(ctx, k, e.Snapshots[i]) // what was cut short before that
+		}
+		return nil
+	}
+	steps.At("leave.begin")
+	if k.Kind == dataset.CopyLeft {
+		err = copier.Demote(ctx, k.Dataset, k.Snapshot)
+		if err == nil || !errors.Is(err, dataset.ErrConflict) && !errors.Is(err, dataset.ErrNotFound) {
+			steps.At("leave.demoted")
+			return err
+		}
+		a.Log.WithError(err).WithField("dataset", k.Dataset).Error("what was left is not what was given up: its head is kept as a superseded snapshot")
+	}
+	if err := copier.Supersede(ctx, k.Dataset, keep); err != nil {
+		return err
+	}
+	steps.At("leave.superseded")
+	a.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": keep.ID}).Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
+	return a.tellSuperseded(ctx, k, keep)
+}
+
+// tellSuperseded tells control in which snapshot the head is kept that was overtaken.
+func (a *Agent) tellSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
+	k.Kind, k.Snapshot, k.Taken, k.Until = dataset.CopySuperseded, s.ID, s.Created, time.Time{}
+	if err := a.tellCopy(ctx, api.Copied{Copy: k.Copy}); err != nil {
+		return err
+	}
+	if err := a.state.put(ctx, map[string]any{"copies/" + k.Dataset.String(): k}); err != nil {
+		return err
+	}
+	a.cache.setCopy(k.Dataset, &k)
+	return nil
+}
+
+// supersededSnapshot is the record of a head that was overtaken: one an epoch.
+func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
+	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", a.node, k.Epoch))
+	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch, Created: a.Clock.Now().UTC().Round(0)}
+	if k.Record != nil {
+		s.Volume, s.Size, s.Profile = k.Record.Volume, k.Record.Size, k.Record.Profile
+	}
+	return s
+}
+
+// destroyCopy destroys a copy and tells control.
+func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	steps.At("let-go.begin")
+	if err := pool.Delete(ctx, k.Dataset); err != nil {
+		return err
+	}
+	steps.At("let-go.destroyed")
+	if err := a.tellCopy(ctx, api.Copied{Copy: k.Copy, Gone: true}); err != nil {
+		return err
+	}
+	return errors.Join(a.dropGiven(ctx, k.Dataset), a.drop(ctx, k.Dataset), a.removeMountpoint(a.mountPath(k.Dataset)))
+}
+
+// tellCopy tells control of a copy of this node's. That it is to have none any more is
+// heard with the next sync.
+func (a *Agent) tellCopy(ctx context.Context, c api.Copied) error {
+	c.Incarnation = a.incarnation
+	err := a.Control.Copied(ctx, a.node, c)
+	if errors.Is(err, dataset.ErrStale) {
+		return nil
+	}
+	return err
+}

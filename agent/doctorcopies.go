@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// ours reports whether a snapshot is never in the store: it lies beside the data for
+// copies on other nodes, or is a head that was overtaken.
+func ours(s dataset.Snapshot) bool {
+	return s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded
+}
+
+// copyOnRecord reports whether this node is to have something of a dataset whose home
+// is elsewhere: a copy that control knows, or what a move brings.
+func (a *Agent) copyOnRecord(id uuid.UUID) bool {
+	_, kept := a.cache.copied(id)
+	_, comes := a.pull(id)
+	return kept || comes
+}
+
+// checkCopy looks at what lies here of a dataset whose home is elsewhere.
+func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
+	subject := "volume " + volumeName(e)
+	k, kept := a.cache.copied(e.ID)
+	switch {
+	case e.Problem != "":
+		r.add(levelError, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
+	case !kept:
+		if _, comes := a.pull(e.ID); !comes {
+			r.add(levelWarning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it", "lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
+		} else if !a.isPulling(e.ID) {
+			r.add(levelInfo, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, keptInVain)
+		}
+	case len(a.record(e.ID).IDs) > 0:
+		r.add(levelError, subject, "stop its containers here", "went on at another node (epoch %d ended here), but is in use here by %d: what they write is kept as a superseded snapshot once they stop", k.Epoch, len(a.record(e.ID).IDs))
+	case k.Kind == dataset.CopySuperseded:
+		r.add(levelWarning, subject, "drover volume superseded ls", "the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)
+	}
+}
+
+func volumeName(e backends.Entry) string {
+	if e.Record == nil {
+		return e.ID.String()
+	}
+	return e.Record.Volume
+}

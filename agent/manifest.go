@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// manifest takes the last snapshot of a dataset that was given up and says what it is.
+// Where the files go one by one, and the pool does not snapshot without copying, they
+// are read as they lie: nothing writes to them any more.
+func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord) (m dataset.Manifest, err error) {
+	s := a.transferSnapshot(d, finalID(y.Move), y.Move)
+	if y.Files && !pool.Info().Capabilities.InstantSnapshot {
+		m, err = a.manifestOfFiles(ctx, d.ID, uuid.Nil)
+		m.Taken = s.Created
+		return m, err
+	}
+	if err := pool.Snapshot(ctx, s, nil); err != nil {
+		return m, err
+	}
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return m, err
+	}
+	i := indexOf(e, s.ID)
+	if i < 0 {
+		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took", a.pools.name(d.Pool), s.ID)
+	}
+	s = e.Snapshots[i] // that of an earlier try
+	if y.Files {
+		m, err = a.manifestOfFiles(ctx, d.ID, s.ID)
+		m.Snapshot, m.Taken = s.ID, s.Created
+		return m, err
+	}
+	base, err := nearest(ctx, pool, e, s, y.To)
+	if err != nil {
+		return m, err
+	}
+	m, err = transfer.Sum(ctx, pool, s, base)
+	m.Taken = m.Taken.UTC()
+	return m, err
+}
+
+func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID) (m dataset.Manifest, err error) {
+	root, release, err := sending{a}.Tree(ctx, ds, snapshot)
+	if err != nil {
+		return m, err
+	}
+	m, err = transfer.SumFiles(ctx, root)
+	return m, errors.Join(err, root.Close(), release())
+}
+
+// nearest chooses what the last snapshot is sent as a difference to, of those that the
+// target has or gets before it: the newest that was taken for it, the newest of people
+// and schedules, and the one that the head went on from.
+func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, to uuid.UUID) (base uuid.UUID, err error) {
+	sender, ok := pool.(backends.Sender)
+	if !ok {
+		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool sends no snapshots")
+	}
+	best := int64(-1)
+	for _, fits := range []func(dataset.Snapshot) bool{
+		func(o dataset.Snapshot) bool { return o.Kind == dataset.SnapshotTransfer && o.Request == to },
+		func(o dataset.Snapshot) bool { return !ours(o) },
+		func(o dataset.Snapshot) bool { return o.ID == s.Parent },
+	} {
+		o, found := newest(e, func(o dataset.Snapshot) bool { return o.ID != s.ID && fits(o) })
+		if !found || o.ID == base {
+			continue
+		}
+		c, err := sender.Changed(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: o.ID}, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID})
+		if err != nil {
+			return base, err
+		}
+		if best < 0 || c.Bytes < best {
+			base, best = o.ID, c.Bytes
+		}
+	}
+	return base, nil
+}

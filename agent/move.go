@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// moving is a move that this node, its target, carries out.
+type moving struct {
+	a    *Agent
+	jb   *job
+	op   *dataset.Operation
+	pool backends.Pool
+	home dataset.Node
+}
+
+// doMove makes this node the home of a dataset that another node has. It is begun again
+// after a crash: what has come is kept, and each step is idempotent.
+func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	pool, err := a.pools.online(ctx, op.Dataset.Pool)
+	if err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	if err := a.pools.room(ctx); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	if k, kept := a.cache.copied(op.DatasetID); kept && k.Kind == dataset.CopySuperseded {
+		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)
+	}
+	m := &moving{a: a, jb: jb, op: op, pool: pool}
+	defer a.setPulling(op.DatasetID)()
+	if op.Loss != nil {
+		return m.promote(ctx)
+	}
+	if m.home, err = a.peer(ctx, op.From); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	steps.At("move.begin")
+	if err := a.setPull(ctx, op.DatasetID, pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Since: a.Clock.Now()}); err != nil {
+		return out, err
+	}
+	if err := m.copyInUse(ctx); err != nil {
+		return out, err
+	}
+	if err := m.recall(ctx); err != nil {
+		return out, err
+	}
+	if err := m.copyRest(ctx); err != nil {
+		return out, err
+	}
+	return m.promote(ctx)
+}
+
+// recall has the home give the dataset up, and waits for that, but not for long while it
+// is in use.
+func (m *moving) recall(ctx context.Context) error {
+	m.jb.step("asking node " + m.home.Name + " for it")
+	a, op := m.a, m.op
+	asked := *op
+	asked.Incarnation = a.incarnation
+	now, err := patient(ctx, a, func() (dataset.Operation, error) {
+		return a.Control.Recall(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: asked})
+	})
+	if err != nil {
+		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	steps.At("move.recalled")
+	until := a.Clock.Now().Add(a.Limits.Lease)
+	for now.Manifest == nil {
+		left := until.Sub(a.Clock.Now())
+		if left <= 0 {
+			return m.refused(now)
+		}
+		now, err = patient(ctx, a, func() (dataset.Operation, error) {
+			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
+		})
+		switch {
+		case err != nil:
+			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		case now.State.Final():
+			return dataset.Errorf(dataset.ErrCancelled, "move of volume %s: operation %s is %s", op.Volume, op.ID, now.State)
+		}
+	}
+	op.Manifest = now.Manifest
+	steps.At("move.yielded")
+	return nil
+}
+
+// refused says why the home did not give the dataset up.
+func (m *moving) refused(now dataset.Operation) error {
+	op, home := m.op, m.home.Name
+	var ids, other []string
+	for _, h := range now.Holders {
+		if strings.Contains(h, " ") {
+			other = append(other, h)
+		} else {
+			ids = append(ids, shortID(h))
+		}
+	}
+	switch {
+	case len(ids) > 0:
+		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: it is mounted by %s on node %s (stop its containers there first)", op.Volume, strings.Join(ids, ", "), home)
+	case len(other) > 0:
+		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume, home, strings.Join(other, "; "))
+	}
+	return m.unheard(errors.New("it did not answer that it is wanted here"))
+}
+
+// unheard is the error when the home is away, with the way out that a person has.
+func (m *moving) unheard(why error) error {
+	return dataset.Errorf(dataset.ErrOffline, "volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any more: drover volume move %s %s --force --fenced %s goes on from the last copy here)",
+		m.op.Volume, m.home.Name, why, m.op.Volume, m.a.NodeName, m.home.Name)
+}
+
+// promote makes a head of what came last, and has control open the next epoch here.
+func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
+	a, op := m.a, m.op
+	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	m.jb.step("making it the home")
+	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Since: a.Clock.Now(), Snapshot: m.last()}
+	if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
+		return out, err
+	}
+	if err := m.makeHead(ctx); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	steps.At("move.promoted")
+	m.jb.step("recording")
+	out, err = a.commit(context.WithoutCancel(ctx), op)
+	if inDoubt(err) {
+		return out, err // the next sync tells whether it is on record
+	}
+	if err != nil {
+		return out, errors.Join(err, m.dropHead(ctx))
+	}
+	steps.At("move.recorded")
+	a.cache.apply(*out.Dataset, out.Index)
+	// It is the home whoever still waits: what is left is to be done here alone.
+	ctx = context.WithoutCancel(ctx)
+	return out, a.settleHome(ctx, *out.Dataset, rec)
+}
+
+// last is the snapshot that the head is made of.
+func (m *moving) last() uuid.UUID {
+	if m.op.Loss != nil {
+		return m.op.Loss.Snapshot
+	}
+	return m.op.Manifest.Snapshot
+}
+
+// makeHead gives what came a head, with the record that it is to have. Of a move file
+// by file the head is what was filled.
+func (m *moving) makeHead(ctx context.Context) error {
+	if m.op.Files {
+		return nil
+	}
+	copier, can := m.pool.(backends.Copier)
+	if !can {
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.a.pools.name(m.op.Dataset.Pool))
+	}
+	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
+		return err
+	}
+	return m.pool.WriteRecord(ctx, *m.op.Dataset, true)
+}
+
+// dropHead takes back the head of a move that is not on record: the copy stays, for a
+// try that goes on from it.
+func (m *moving) dropHead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if m.op.Files {
+		return m.pool.Delete(ctx, m.op.DatasetID)
+	}
+	copier, can := m.pool.(backends.Copier)
+	if !can {
+		return nil
+	}
+	return copier.Demote(ctx, m.op.DatasetID, m.last())
+}
+
+// patient asks control until it answers.
+func patient[T any](ctx context.Context, a *Agent, ask func() (T, error)) (T, error) {
+	for {
+		out, err := ask()
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-a.Clock.After(a.Limits.Retry):
+		}
+	}
+}

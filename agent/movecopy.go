@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+const (
+	// roundsInUse bounds how often what changed meanwhile is copied while a dataset is
+	// in use, littleEnough is how much of it is left for when it is not.
+	roundsInUse  = 6
+	littleEnough = 32 << 20
+	// worthMeasuring is how many bytes say something about how fast they come.
+	worthMeasuring = 8 << 20
+)
+
+// from is the address of the home's agent.
+func (m *moving) from() (string, error) {
+	if m.a.PeerHTTP == nil || m.home.Address == "" {
+		return "", dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
+	}
+	return "https://" + m.home.Address, nil
+}
+
+// copyInUse brings most of a dataset over while its home goes on with it: until little
+// changes from one round to the next.
+func (m *moving) copyInUse(ctx context.Context) error {
+	if m.op.Files || m.op.Manifest != nil {
+		return nil
+	}
+	before := int64(-1)
+	for range roundsInUse {
+		m.jb.step("copying, in use")
+		snapshot, err := m.fresh(ctx)
+		if errors.Is(err, dataset.ErrNoSpace) {
+			return nil // what its home has no room to keep apart goes when nobody writes to it
+		}
+		if err != nil {
+			return err
+		}
+		steps.At("move.fresh")
+		bytes, err := m.pull(ctx, snapshot.ID, nil)
+		if err != nil {
+			return err
+		}
+		steps.At("move.copied")
+		if bytes <= littleEnough || before >= 0 && 2*bytes > before {
+			return nil
+		}
+		before = bytes
+	}
+	return nil
+}
+
+// fresh has the home take a snapshot to copy from.
+func (m *moving) fresh(ctx context.Context) (s dataset.Snapshot, err error) {
+	peer, err := m.from()
+	if err != nil {
+		return s, err
+	}
+	for left := freshTries; ; left-- {
+		s, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID)
+		away := errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrPending)
+		switch {
+		case err == nil:
+			return s, nil
+		case !away:
+			return s, fmt.Errorf("move of volume %s: node %s: %w", m.op.Volume, m.home.Name, err)
+		case left == 0:
+			return s, m.unheard(err)
+		}
+		select {
+		case <-ctx.Done():
+			return s, ctx.Err()
+		case <-m.a.Clock.After(m.a.Limits.Retry):
+		}
+	}
+}
+
+// freshTries is how often a home that does not answer is asked again, a second apart.
+const freshTries = 10
+
+// pull brings all snapshots over that this node lacks, and the wanted one. It returns how
+// many bytes their streams have.
+func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
+	peer, err := m.from()
+	if err != nil {
+		return 0, err
+	}
+	a, op := m.a, m.op
+	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	began := a.Clock.Steady()
+	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.moved})
+	if err != nil {
+		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
+			return 0, m.unheard(err)
+		}
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
+	}
+	for _, s := range got.Snapshots {
+		bytes += s.Bytes
+	}
+	m.measure(got.Wire, a.Clock.Steady()-began)
+	return bytes, m.forgetGone(ctx, got.Gone)
+}
+
+// forgetGone removes the snapshots of a copy that its home has no more. What was
+// overtaken here stays: a person discards it.
+func (m *moving) forgetGone(ctx context.Context, gone []uuid.UUID) error {
+	e, err := m.pool.Stat(ctx, m.op.DatasetID)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	for _, id := range gone {
+		i := indexOf(e, id)
+		if i < 0 || e.Snapshots[i].Kind == dataset.SnapshotSuperseded {
+			continue
+		}
+		if err := m.pool.DeleteSnapshot(ctx, m.op.DatasetID, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure remembers how fast it came, for what is expected of the next move.
+func (m *moving) measure(bytes int64, took time.Duration) {
+	if bytes < worthMeasuring || took <= 0 {
+		return
+	}
+	m.a.mu.Lock()
+	defer m.a.mu.Unlock()
+	m.a.rate = int64(float64(bytes) / took.Seconds())
+}
+
+// copyRest brings over what the home gave up, and checks it against what it said that
+// is.
+func (m *moving) copyRest(ctx context.Context) error {
+	m.jb.step("copying the rest")
+	given := m.op.Manifest
+	if m.op.Files {
+		return m.copyFiles(ctx, given)
+	}
+	if given.Base != uuid.Nil {
+		if copier, can := m.pool.(backends.Copier); can {
+			have, err := copier.Received(ctx, m.op.DatasetID, given.Base)
+			if err != nil {
+				return err
+			}
+			if !have.Whole {
+				if _, err := m.pull(ctx, given.Base, nil); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if _, err := m.pull(ctx, given.Snapshot, given); err != nil {
+		return err
+	}
+	steps.At("move.pulled")
+	return nil
+}
+
+// copyFiles makes the dataset anew and fills it file by file.
+func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
+	peer, err := m.from()
+	if err != nil {
+		return err
+	}
+	a, op := m.a, m.op
+	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// What an earlier try has left, or a move from here: the home has all of it.
+	if err := m.pool.Delete(ctx, op.DatasetID); err != nil {
+		return err
+	}
+	op.Dataset.Size = op.Dataset.Profile.Size
+	settle(op.Dataset, m.pool)
+	if op.Dataset.Size, err = m.pool.Create(ctx, *op.Dataset); err != nil {
+		return fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
+	}
+	root, err := openRoot(ctx, m.pool, op.DatasetID, backends.AttachOptions{})
+	if err != nil {
+		return errors.Join(err, m.dropHead(ctx))
+	}
+	if err := m.fill(ctx, root, transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Into: root, Manifest: given, Progress: m.jb.moved}); err != nil {
+		return errors.Join(fmt.Errorf("move of volume %s: %w", op.Volume, err), m.dropHead(ctx))
+	}
+	steps.At("move.pulled")
+	return nil
+}
+
+func (m *moving) fill(ctx context.Context, root *os.File, f transfer.Files) error {
+	_, err := m.a.puller.PullFiles(ctx, f)
+	if err == nil {
+		err = fsctl.Sync(root)
+	}
+	return errors.Join(err, root.Close())
+}

@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// Peers is what other nodes' agents ask of this one; nil when it works alone.
+func (a *Agent) Peers() http.Handler {
+	if a.PeerHTTP == nil {
+		return nil
+	}
+	h := a.sender.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Of the request's own context only the end: what else is in it is about this
+		// connection, and not about those to control.
+		ctx, cancel := context.WithCancel(a.ctx)
+		defer cancel()
+		defer context.AfterFunc(r.Context(), cancel)()
+		if id, err := a.PeerID(r); err == nil { // otherwise the handler says so
+			ctx = context.WithValue(ctx, askerKey{}, id)
+		}
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// askerKey is that of the node which asks, in a request's context.
+type askerKey struct{}
+
+func asker(ctx context.Context) uuid.UUID {
+	id, _ := ctx.Value(askerKey{}).(uuid.UUID)
+	return id
+}
+
+// certified is the node that a client's certificate names.
+func certified(r *http.Request) (uuid.UUID, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return uuid.Nil, pki.ErrNoCertificate
+	}
+	id, err := pki.IdentityOf(r.TLS.PeerCertificates[0])
+	if err == nil && id.Kind != pki.Node {
+		err = dataset.Errorf(dataset.ErrForbidden, "the certificate is of %s, and nodes alone ask here", id)
+	}
+	return id.Node, err
+}
+
+func (a *Agent) newSender() *transfer.Server {
+	return &transfer.Server{
+		Source: sending{a}, Peer: a.PeerID, Authorize: a.mayHave, Clock: a.Clock, Log: a.Log,
+	}
+}
+
+// mayHave fails with ErrForbidden unless a node is to have a dataset of this one: by a
+// move to it that is under way, or as a copy of it is on record there.
+func (a *Agent) mayHave(ctx context.Context, peer, ds uuid.UUID) error {
+	d, known := a.cache.either(ds)
+	if !known {
+		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, a.NodeName)
+	}
+	if slices.Contains(d.Copies, peer) || a.moves(d, peer) {
+		return nil
+	}
+	v, err := a.Control.Volume(ctx, ds.String()) // what is known here may be older than the move
+	if err != nil {
+		return err
+	}
+	if slices.Contains(v.Copies, peer) {
+		return nil
+	}
+	if v.Move != uuid.Nil {
+		op, err := a.Control.Operation(ctx, v.Move.String(), 0)
+		if err != nil {
+			return err
+		}
+		if op.Node == peer && !op.State.Final() {
+			a.mu.Lock()
+			a.movers[ds] = mover{op.ID, peer}
+			a.mu.Unlock()
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "node %s is not to have dataset %s", peer, ds)
+}
+
+// mover is the node that a move takes a dataset to.
+type mover struct{ move, node uuid.UUID }
+
+// moves reports whether a move that control was asked for before, and that is still
+// under way, takes a dataset to a node.
+func (a *Agent) moves(d dataset.Dataset, node uuid.UUID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, known := a.movers[d.ID]
+	if known && m.move != d.Move {
+		delete(a.movers, d.ID)
+		return false
+	}
+	return known && m.node == node
+}
+
+// sending is what this node sends to others.
+type sending struct{ a *Agent }
+
+func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
+	d, known := s.a.cache.dataset(ds)
+	if known {
+		return s.a.pools.online(ctx, d.Pool)
+	}
+	k, kept := s.a.cache.copied(ds)
+	if !kept {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, s.a.NodeName)
+	}
+	return s.a.pools.online(ctx, k.Pool)
+}
+
+// Freshen takes a snapshot for the node that asks. One that it was given, and since which
+// nothing was written, is given again; what was given up has its last one.
+func (s sending) Freshen(ctx context.Context, ds uuid.UUID) (out dataset.Snapshot, err error) {
+	a := s.a
+	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	d, known := a.cache.dataset(ds)
+	if !known || d.State == dataset.StatePurging {
+		return out, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return out, err
+	}
+	e, err := pool.Stat(ctx, ds)
+	if err != nil {
+		return out, err
+	}
+	if y, given := a.leases.yielded(ds); given && d.Epoch <= y.Epoch {
+		if i := indexOf(e, finalID(y.Move)); i >= 0 && y.Manifest != nil {
+			return e.Snapshots[i], nil
+		}
+		return out, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
+	}
+	if err := tight(ctx, pool, d); err != nil {
+		return out, err
+	}
+	thaw, err := a.freeze(d)
+	if err != nil {
+		return out, err
+	}
+	out, err = a.freshSnapshot(ctx, pool, d, e)
+	if err := errors.Join(err, thaw()); err != nil {
+		return out, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
+	}
+	return out, a.prune(ctx, pool, d, out.ID)
+}
+
+func indexOf(e backends.Entry, id uuid.UUID) int {
+	return slices.IndexFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == id })
+}
+
+func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry) (dataset.Snapshot, error) {
+	peer := asker(ctx)
+	if last, given := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer && s.Request == peer }); given {
+		if sender, ok := pool.(backends.Sender); ok {
+			c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: last.ID}, dataset.Source{Dataset: d.ID})
+			if err == nil && c.Ranges == 0 {
+				return last, nil
+			}
+		}
+	}
+	s := a.transferSnapshot(d, uuid.New(), peer)
+	err := pool.Snapshot(ctx, s, nil)
+	if err != nil {
+		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
+	}
+	return s, err
+}
+
+// newest returns the latest snapshot of an entry that is wanted.
+func newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Snapshot, found bool) {
+	for _, s := range e.Snapshots {
+		if want(s) && (!found || s.Epoch > last.Epoch || s.Epoch == last.Epoch && !s.Created.Before(last.Created)) {
+			last, found = s, true
+		}
+	}
+	return last, found
+}
+
+// Tree opens the files of a snapshot, or with a nil one of a dataset that was given up.
+func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
+	a := s.a
+	d, known := a.cache.dataset(ds)
+	if !known {
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return nil, nil, err
+	}
+	if snapshot == uuid.Nil {
+		if y, given := a.leases.yielded(ds); !given || d.Epoch > y.Epoch {
+			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change", d.Volume)
+		}
+		root, err = openRoot(ctx, pool, ds, backends.AttachOptions{})
+		return root, func() error { return nil }, err
+	}
+	return a.openSnapshotFiles(ctx, pool, d, snapshot)
+}
+
+// openSnapshotFiles opens the files of a snapshot through a clone that nobody else knows.
+func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dataset.Dataset, snapshot uuid.UUID) (*os.File, func() error, error) {
+	scratch := d
+	scratch.ID, scratch.Size = uuid.New(), 0
+	a.mu.Lock()
+	a.scratch[scratch.ID] = true
+	a.mu.Unlock()
+	release := func() error {
+		err := a.discard(ctx, pool, scratch.ID)
+		a.mu.Lock()
+		delete(a.scratch, scratch.ID)
+		a.mu.Unlock()
+		return err
+	}
+	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	root, err := openRoot(ctx, pool, scratch.ID, backends.AttachOptions{})
+	if err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	return root, release, nil
+}
+
+// prune removes the snapshots for other nodes that none needs any more: but for the
+// newest, the one that is named, those that copies on record have, and the newest for
+// each node that has a copy or is to have one. The dataset's lock is held.
+func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but uuid.UUID) error {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	isTransfer := func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer }
+	if _, any := newest(e, isTransfer); !any {
+		return nil
+	}
+	v, err := a.Control.Volume(ctx, d.ID.String())
+	if err != nil {
+		return nil // another time
+	}
+	needed := map[uuid.UUID]bool{but: true}
+	for _, k := range v.Kept {
+		needed[k.Snapshot] = true
+	}
+	last, _ := newest(e, isTransfer)
+	needed[last.ID] = v.Move != uuid.Nil || len(v.Copies) > 0
+	peers := append(slices.Clone(v.Copies), asker(ctx))
+	if m, known := a.moverOf(d.ID); known {
+		peers = append(peers, m)
+	}
+	for _, peer := range peers {
+		if s, given := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer }); given {
+			needed[s.ID] = true
+		}
+	}
+	if y, given := a.leases.yielded(d.ID); given {
+		needed[finalID(y.Move)] = true
+	}
+	for _, s := range e.Snapshots {
+		if isTransfer(s) && !needed[s.ID] && !a.sender.InUse(d.ID, s.ID) {
+			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Agent) moverOf(ds uuid.UUID) (uuid.UUID, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, known := a.movers[ds]
+	return m.node, known
+}
+
+// pruneSoon removes what no other node needs any more of a dataset, as a job.
+func (a *Agent) pruneSoon(id uuid.UUID) {
+	if a.PeerHTTP == nil {
+		return
+	}
+	a.jobs.startAgain("prune/"+id.String(), func(ctx context.Context, _ *job) error {
+		unlock, err := a.locks.lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
+		if err != nil {
+			return nil
+		}
+		defer unlock()
+		d, home := a.cache.dataset(id)
+		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
+			return nil
+		}
+		pool, err := a.pools.online(ctx, d.Pool)
+		if err == nil {
+			err = a.prune(ctx, pool, d, uuid.Nil)
+		}
+		if err != nil && ctx.Err() == nil {
+			a.log(d).WithError(err).Warn("snapshots for other nodes were not removed")
+		}
+		return nil
+	})
+}

@@ -1,0 +1,243 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// yieldRecord is an epoch of a dataset that this node has given up: it neither opens
+// nor changes the dataset at that epoch again. The record ends when the dataset is this
+// node's again at a later epoch, or has left it, or when control says that the move
+// ended without having heard.
+type yieldRecord struct {
+	Epoch uint64    `json:"epoch"`
+	Move  uuid.UUID `json:"move"`
+	To    uuid.UUID `json:"to"`
+	Files bool      `json:"files,omitempty"`
+	// Manifest is what was given up, once it is known. It is put on disk before control
+	// is told: until then nobody can go on from it.
+	Manifest *dataset.Manifest `json:"manifest,omitempty"`
+	Told     bool              `json:"told,omitempty"` // control has it on record
+}
+
+// yieldSoon answers a recall as a job of its own, once more when one is under way.
+func (a *Agent) yieldSoon(id uuid.UUID) {
+	a.jobs.startAgain("yield/"+id.String(), func(ctx context.Context, _ *job) error {
+		for {
+			err := a.yield(ctx, id)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			a.Log.WithError(err).WithField("dataset", id).Warn("recall was not answered; it is tried again")
+			if !errors.Is(err, dataset.ErrUnavailable) {
+				return nil // the next round tries
+			}
+			select {
+			case <-ctx.Done():
+			case <-a.Clock.After(a.Limits.Retry):
+			}
+		}
+	})
+}
+
+// yieldIfAsked has a change of who uses a dataset looked at by a move that waits for it.
+func (a *Agent) yieldIfAsked(id uuid.UUID) {
+	if _, asked := a.leases.recall(id); asked {
+		a.yieldSoon(id)
+	}
+}
+
+// yield brings the answer to a recall as far as it goes: gives the dataset up unless it
+// is in use, takes the final snapshot, tells control. Again, after a crash between any
+// two of these: it goes on.
+func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
+	y, given := a.leases.yielded(id)
+	if d, known := a.cache.dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
+		return a.settleYield(ctx, id, y)
+	}
+	asked, recalled := a.leases.recall(id)
+	if !given && !recalled || a.mistrust() != nil {
+		return nil
+	}
+	if !given {
+		op, err := a.Control.Operation(ctx, asked.move.String(), 0)
+		if err != nil {
+			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
+		}
+		if op.Loss != nil {
+			return nil // it goes on without what this node has, which opens it for nobody new
+		}
+		y = yieldRecord{Epoch: asked.epoch, Move: asked.move, To: asked.to, Files: op.Files}
+	}
+	y, holders, err := a.giveUp(ctx, id, y, given)
+	switch {
+	case err != nil:
+		return err
+	case len(holders) > 0:
+		return a.tellHolders(ctx, id, y, holders)
+	case y.Manifest == nil:
+		return nil
+	}
+	return a.tellYield(ctx, id, y)
+}
+
+// giveUp gives a dataset up under its lock: a change that was under way ends first. It
+// returns who or what keeps it from that.
+func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given bool) (yieldRecord, []string, error) {
+	unlock, err := a.locks.lock(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return y, nil, err
+	}
+	defer unlock()
+	d, known := a.cache.dataset(id)
+	if !known || d.Home != a.node || d.Epoch != y.Epoch || d.State != dataset.StateReady {
+		return y, nil, nil // control has not said all of it yet, or something else since
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return y, []string{dataset.OneLine(err)}, nil
+	}
+	if !given {
+		if holders, err := a.holdersOf(d); err != nil || len(holders) > 0 {
+			return y, holders, err
+		}
+		steps.At("yield.begin")
+		if err := a.setGiven(ctx, id, y); err != nil {
+			return y, nil, err
+		}
+		steps.At("yield.given-up")
+		a.log(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
+	}
+	if y.Manifest == nil {
+		if y, err = a.final(ctx, pool, d, y); err != nil {
+			// Nobody but this node knows yet: it goes on here.
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer cancel()
+			if ctx.Err() != nil {
+				return y, nil, ctx.Err()
+			}
+			return y, []string{dataset.OneLine(err)}, a.dropGiven(undo, id)
+		}
+	}
+	return y, nil, nil
+}
+
+// holdersOf returns who uses a dataset: mount IDs, or in words what else of this host
+// does. A mount that nobody uses is taken off. The dataset's lock is held.
+func (a *Agent) holdersOf(d dataset.Dataset) ([]string, error) {
+	if uses := a.record(d.ID).uses(0); len(uses) > 0 {
+		ids := make([]string, len(uses))
+		for i, u := range uses {
+			ids[i] = u.ID
+		}
+		return ids, nil
+	}
+	mounted, err := isMountPoint(a.mountPath(d.ID))
+	if err != nil || !mounted {
+		return nil, err
+	}
+	err = a.unmountLocked(d)
+	if errors.Is(err, dataset.ErrInUse) {
+		return []string{dataset.OneLine(err)}, nil
+	}
+	return nil, err
+}
+
+// final takes the last snapshot of a dataset that was given up, and puts on disk what
+// the next home must have.
+func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord) (yieldRecord, error) {
+	m, err := a.manifest(ctx, pool, d, y)
+	if err != nil {
+		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
+	}
+	steps.At("yield.snapshot")
+	y.Manifest = &m
+	if err := a.setGiven(ctx, d.ID, y); err != nil {
+		return y, err
+	}
+	steps.At("yield.manifest")
+	return y, nil
+}
+
+// finalID is the last snapshot's of a move: the same one whenever it is asked for.
+func finalID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final")) }
+
+// transferSnapshot is the record of a snapshot for another node.
+func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
+	return dataset.Snapshot{
+		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
+		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Created: a.Clock.Now().UTC().Round(0), Request: request,
+	}
+}
+
+// tellHolders tells control who keeps a dataset here.
+func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y yieldRecord, holders []string) error {
+	err := a.Control.Yield(ctx, a.node, api.Yield{Incarnation: a.incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Holders: holders})
+	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
+		return nil // nobody waits for it any more
+	}
+	return err
+}
+
+// tellYield tells control what was given up.
+func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
+	err := a.Control.Yield(ctx, a.node, api.Yield{Incarnation: a.incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Manifest: y.Manifest})
+	if errors.Is(err, dataset.ErrUnavailable) {
+		return err // it may have been heard
+	}
+	if err != nil {
+		return a.settleYield(ctx, id, y)
+	}
+	steps.At("yield.told")
+	y.Told = true
+	return a.setGiven(ctx, id, y)
+}
+
+// settleYield ends a record that has served its time: the dataset is this node's again
+// at a later epoch, or has left, or the move ended without having had the answer, so
+// that nobody can go on from it any more.
+func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
+	if a.mistrust() != nil {
+		return nil
+	}
+	op, err := a.Control.Operation(ctx, y.Move.String(), 0)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	if err == nil && !op.State.Final() {
+		return nil
+	}
+	v, err := a.Control.Volume(ctx, id.String()) // read after the end: the move changes nothing from then on
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	unlock, err := a.locks.lock(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	switch _, copied := a.cache.copied(id); {
+	case v.ID == uuid.Nil: // it was deleted
+	case v.Home == a.node && v.Epoch >= y.Epoch && v.Move != y.Move:
+	case v.Home != a.node && !copied: // what lies here of it has been dealt with
+	default:
+		return nil
+	}
+	return a.dropGiven(ctx, id)
+}
+
+// yields answers all recalls that are open: what was lost on the way is said again.
+func (a *Agent) yields() {
+	for _, id := range a.leases.open() {
+		a.yieldSoon(id)
+	}
+}
