@@ -26,7 +26,9 @@ pool_paths() {
 
 write_dropin() {
 	local path
-	mkdir -p "$(dirname "$DESTDIR$dropin")"
+	mkdir -p "$(dirname "$DESTDIR$dropin")" "$(dirname "$DESTDIR$guard_dropin")"
+	printf '# Written by make install.\n[Unit]\nRequiresMountsFor="%s"\n' "${state//%/%%}" >"$DESTDIR$guard_dropin"
+	chmod 0644 "$DESTDIR$guard_dropin"
 	{
 		echo "# Written by make install from $config."
 		echo "[Unit]"
@@ -42,6 +44,8 @@ install_units() {
 	local work=$1
 	sed "s|@bindir@|$bindir|" "$top/packaging/systemd/drover.service" >"$work/drover.service"
 	put 0644 "$work/drover.service" "$units/drover.service"
+	sed "s|@bindir@|$bindir|" "$top/packaging/systemd/drover-guard.service" >"$work/drover-guard.service"
+	put 0644 "$work/drover-guard.service" "$units/drover-guard.service"
 	put 0644 "$top/packaging/systemd/drover.socket" "$units/drover.socket"
 	put 0644 "$top/packaging/systemd/sysusers.conf" "$sysusers"
 	write_dropin

@@ -12,6 +12,7 @@ completions=$PREFIX/share/bash-completion/completions
 docdir=$PREFIX/share/doc/drover
 sysusers=/usr/lib/sysusers.d/drover.conf
 dropin=/etc/systemd/system/drover.service.d/10-paths.conf
+guard_dropin=/etc/systemd/system/drover-guard.service.d/10-paths.conf
 
 # systemd looks under /usr and /usr/local, but under no other prefix.
 case $PREFIX in

@@ -19,7 +19,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 keep_word=${KEEP_WORD:---keep-data}
 stop_seconds=${STOP_SECONDS:-30}
-sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock'
+sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock /run/drover/guard.sock'
 
 # count NOUN prints how many of them drover lists.
 count() {
@@ -51,7 +51,7 @@ refuse_data() {
 		die "the store knows nothing of $(head -n 1 <<<"$list") ($(wc -l <<<"$list") in all), so nothing was removed: see 'drover doctor', or say $keep_word"
 }
 
-# serving prints the process IDs of the installed drover where it serves with the default root and
+# serving prints the process IDs of the installed drover where it serves or guards with the default root and
 # sockets: what else was started with other ones is not ours.
 serving() {
 	local exe pid
@@ -64,7 +64,7 @@ serving() {
 		esac
 		case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true) in
 		*--root* | *--run* | *--driver*) ;;
-		*' serve '*) echo "$pid" ;;
+		*' serve '* | *' guard '*) echo "$pid" ;;
 		esac
 	done
 }
@@ -73,7 +73,7 @@ serving() {
 stop_service() {
 	local pid socket until
 	if systemd_runs; then
-		systemctl --quiet disable --now drover.socket drover.service 2>/dev/null || true
+		systemctl --quiet disable --now drover.socket drover.service drover-guard.service 2>/dev/null || true
 	fi
 	for pid in $(serving); do
 		say "stopping drover, process $pid"
@@ -89,6 +89,7 @@ stop_service() {
 	for socket in $sockets; do
 		rm -f "$socket"
 	done
+	rm -rf /run/drover/guard
 }
 
 remove_state() {
@@ -101,12 +102,13 @@ remove_state() {
 remove_files() {
 	local page
 	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers" "$DESTDIR$dropin" \
-		"$DESTDIR$units/drover.service" "$DESTDIR$units/drover.socket"
+		"$DESTDIR$guard_dropin" \
+		"$DESTDIR$units/drover.service" "$DESTDIR$units/drover.socket" "$DESTDIR$units/drover-guard.service"
 	for page in "$DESTDIR$mandir"/drover.1 "$DESTDIR$mandir"/drover-*.1; do
 		rm -f "$page"
 	done
 	rm -rf "$DESTDIR$docdir"
-	rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$dropin")" 2>/dev/null || true
+	rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$dropin")" "$(dirname "$DESTDIR$guard_dropin")" 2>/dev/null || true
 }
 
 keep=false

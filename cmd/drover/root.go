@@ -26,7 +26,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
-		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newVolumeCmd(a), newSnapshotCmd(a), newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
+		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a), newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
 		newPoolCmd(a), newNodeCmd(a), newStoreCmd(a), newOperationCmd(a), newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)

@@ -89,8 +89,9 @@ func within(path, dir string) bool {
 // Filesystem names a tree: the device number of its filesystem, and the path of the
 // tree's root in that filesystem ("/" for all of it).
 type Filesystem struct {
-	Major, Minor int
-	Root         string
+	Major int    `json:"major"`
+	Minor int    `json:"minor"`
+	Root  string `json:"root"`
 }
 
 // Holder is a process in whose mount namespace a filesystem is mounted.

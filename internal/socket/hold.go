@@ -38,7 +38,7 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 			return nil, taken(name, err)
 		}
 		defer c.Close()
-		if cred, err := peer(c.(*net.UnixConn)); err == nil {
+		if cred, err := Peer(c.(*net.UnixConn)); err == nil {
 			if err := stranger(cred.Uid); err != nil {
 				return nil, err
 			}
@@ -68,7 +68,7 @@ func stranger(uid uint32) error {
 
 // whose names the process that listens at the other end, if it can be seen from here.
 func whose(c *net.UnixConn) string {
-	cred, err := peer(c)
+	cred, err := Peer(c)
 	if err != nil || cred.Pid <= 0 { // 0: in a pid namespace that cannot be seen from here
 		return ""
 	}

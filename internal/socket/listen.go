@@ -127,15 +127,15 @@ func vacate(ctx context.Context, path string) error {
 
 // held says who answers on a socket.
 func held(path string, c *net.UnixConn) error {
-	if cred, err := peer(c); err == nil && cred.Pid == 1 {
+	if cred, err := Peer(c); err == nil && cred.Pid == 1 {
 		return dataset.Errorf(dataset.ErrInUse, "systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
 }
 
-// peer returns the credentials of whoever listens at the other end: unix(7),
-// SO_PEERCRED.
-func peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
+// Peer returns the credentials of whoever made the other end of a connection, or listened
+// there: unix(7), SO_PEERCRED.
+func Peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err

@@ -92,6 +92,7 @@ func TestStaged(t *testing.T) {
 	files := tree(t, dest)
 	for _, want := range []string{
 		"/usr/bin/drover", "/usr/lib/systemd/system/drover.service", "/usr/lib/systemd/system/drover.socket",
+		"/usr/lib/systemd/system/drover-guard.service",
 		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
 		"/usr/share/bash-completion/completions/drover", "/usr/share/doc/drover/profiles.yaml",
 	} {
@@ -120,7 +121,7 @@ func TestUnits(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
 	const units = "/usr/local/lib/systemd/system/"
-	out, exit := run(t, nil, "systemd-analyze", "verify", "--man=no", units+"drover.service", units+"drover.socket")
+	out, exit := run(t, nil, "systemd-analyze", "verify", "--man=no", units+"drover.service", units+"drover.socket", units+"drover-guard.service")
 	if strings.Contains(out, "drover") {
 		t.Errorf("systemd-analyze verify: exit %d\n%s", exit, out)
 	}
@@ -134,6 +135,21 @@ func TestUnits(t *testing.T) {
 	bad := regexp.MustCompile(`(?m)^(Requires|Requisite|BindsTo|PartOf|Private\w*|Protect\w*|ReadOnly\w*|MountFlags|ExecStop|RootDirectory)=.*`)
 	if found := bad.FindAllString(settings, -1); len(found) > 0 {
 		t.Errorf("drover.service has %v: it would need docker, lose mounts when it stops, or hide them", found)
+	}
+}
+
+// The guard's unit comes back however the guard ended, waits for nothing that hangs, and sees the host.
+func TestGuardUnit(t *testing.T) {
+	unit := read(t, "../../packaging/systemd/drover-guard.service")
+	settings := "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(unit, "")
+	for _, want := range []string{"StartLimitIntervalSec=0", "Restart=always", "KillMode=process", "ExecStart=@bindir@/drover guard"} {
+		if !strings.Contains(settings, "\n"+want) {
+			t.Errorf("drover-guard.service lacks %s", want)
+		}
+	}
+	bad := regexp.MustCompile(`(?m)^(Requires|Requisite|BindsTo|PartOf|Private\w*|Protect\w*|ReadOnly\w*|MountFlags|ExecStop|RootDirectory)=.*`)
+	if found := bad.FindAllString(settings, -1); len(found) > 0 {
+		t.Errorf("drover-guard.service has %v: it would end with the agent, or not see the host", found)
 	}
 }
 

@@ -1,0 +1,129 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Watchdog is a watchdog device: it reboots the host when it has not been fed for its
+// timeout. The kernel's watchdog-api.rst.
+type Watchdog interface {
+	// Timeout is how long after the last Feed the host is rebooted.
+	Timeout() time.Duration
+	Feed() error
+	// Close lets go of the device. It stays armed unless disarm, and then too where the
+	// driver does not allow otherwise (nowayout).
+	Close(disarm bool) error
+}
+
+// dog is a watchdog that is open while a dataset wants it. The Guard's lock covers it.
+type dog struct {
+	device  Watchdog
+	timeout time.Duration
+	next    time.Duration // when it is to be fed
+	starved bool
+}
+
+// want opens the device, if it is not.
+func (d *dog) want(open func() (Watchdog, error)) error {
+	if d.device != nil {
+		return nil
+	}
+	if open == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "fence policy watchdog: there is no watchdog device (load its driver, or softdog)")
+	}
+	device, err := open()
+	if err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "fence policy watchdog: %w (load its driver, or softdog)", err)
+	}
+	d.device, d.timeout, d.next = device, device.Timeout(), 0
+	return nil
+}
+
+// feed feeds the device when that is due, four times in its timeout, and returns when it
+// is the next time, 0 for never.
+func (d *dog) feed(now time.Duration) (next time.Duration, err error) {
+	if d.device == nil || d.starved {
+		return 0, nil
+	}
+	if now >= d.next {
+		err = d.device.Feed()
+		d.next = now + d.timeout/4
+	}
+	return d.next, err
+}
+
+// starve has the host rebooted.
+func (d *dog) starve() { d.starved = true }
+
+// rest lets go of the device when nobody wants it any more.
+func (d *dog) rest() error {
+	if d.starved {
+		return nil
+	}
+	return d.close(true)
+}
+
+func (d *dog) close(disarm bool) error {
+	if d.device == nil {
+		return nil
+	}
+	err := d.device.Close(disarm && !d.starved)
+	d.device, d.timeout = nil, 0
+	return err
+}
+
+// OpenWatchdog opens a watchdog device and arms it with a timeout, or the nearest that its
+// driver has.
+func OpenWatchdog(path string, timeout time.Duration) (Watchdog, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("watchdog: %w", err)
+	}
+	w := &watchdogDevice{f: f}
+	raw, err := f.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) {
+			// A driver with one timeout only refuses to set it, and tells which.
+			_ = unix.IoctlSetPointerInt(int(fd), unix.WDIOC_SETTIMEOUT, int(timeout/time.Second))
+			var seconds int
+			seconds, err = unix.IoctlGetInt(int(fd), unix.WDIOC_GETTIMEOUT)
+			w.timeout = time.Duration(seconds) * time.Second
+		})
+		err = errors.Join(err, cerr)
+	}
+	if err == nil && w.timeout <= 0 {
+		err = errors.New("it has no timeout")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watchdog %s: %w", path, err), w.Close(true))
+	}
+	return w, nil
+}
+
+type watchdogDevice struct {
+	f       *os.File
+	timeout time.Duration
+}
+
+func (w *watchdogDevice) Timeout() time.Duration { return w.timeout }
+
+func (w *watchdogDevice) Feed() error {
+	_, err := w.f.Write([]byte{'\n'})
+	return err
+}
+
+// Close writes the magic character, without which the device stays armed.
+func (w *watchdogDevice) Close(disarm bool) error {
+	var err error
+	if disarm {
+		_, err = w.f.WriteString("V")
+	}
+	return errors.Join(err, w.f.Close())
+}

@@ -1,0 +1,209 @@
+package guard_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// An agent that holds the dataset itself is killed and not stopped: stopped, it could not
+// ask for the thaw.
+func TestAgentHolds(t *testing.T) {
+	w := newWorld(t)
+	r := shared(t)
+	agent := as(t, "agent", guard.SocketPath(w.run), r.Dataset.String(), r.Paths[0])
+	agent.Stderr = os.Stderr
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Wait()
+	if ws, ok := agent.ProcessState.Sys().(unix.WaitStatus); ok && ws.Signal() != unix.SIGKILL {
+		t.Errorf("it ended with %s", agent.ProcessState)
+	}
+	if e := w.fenced(t, r.Dataset); e.Fence.By != guard.ActStop {
+		t.Errorf("%+v", e)
+	}
+	if _, err := w.Thaw(t.Context(), r.Dataset, 1, clock.Boottime()+time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+// An agent that is stopped between register and mount is fenced without a mount; the mount
+// that it makes when it goes on is frozen, and its Check is refused.
+func TestMountAfterTheFence(t *testing.T) {
+	w := newWorld(t)
+	image := scratch.Image(t, "ext4", scratch.Ext4)
+	path := filepath.Join(t.TempDir(), "later")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := guard.Registration{Dataset: uuid.New(), Volume: "late", Epoch: 1, Paths: []string{path}, Own: true, Policy: guard.PolicyKill, Deadline: clock.Boottime() + ahead}
+	if _, err := w.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	w.fenced(t, r.Dataset)
+	from := scratch.MountImage(t, "ext4", image)
+	if err := unix.Mount(from, path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.kill(t)
+		thaw(t, r)
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); !isKind(err, "stale") {
+		t.Errorf("%v", err)
+	}
+	e := w.until(t, r.Dataset, "the mount was seen", func(e guard.Entry) bool { return e.Breaches == 1 })
+	if e.State != guard.StateFenced || !thaw(t, r) {
+		t.Errorf("it is not frozen: %+v", e)
+	}
+}
+
+// What would freeze more than the dataset is refused before anybody writes to it.
+func TestNotItsOwn(t *testing.T) {
+	w := newWorld(t)
+	r := shared(t)
+	r.Own = true
+	r.Deadline = clock.Boottime() + time.Minute
+	if _, err := w.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); !isKind(err, "invalid") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A user who is not root is not answered, whatever the mode of the socket.
+func TestNotRoot(t *testing.T) {
+	w := newWorld(t)
+	path := guard.SocketPath(w.run)
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+	dir := filepath.Join("/tmp", "drover-guard-"+uuid.NewString()[:8])
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.Link(path, filepath.Join(dir, "sock"))); err != nil {
+		t.Fatal(err)
+	}
+	if got := asNobody(t, filepath.Join(dir, "sock")); got != "" {
+		t.Errorf("nobody was answered: %q", got)
+	}
+	// Root is answered on the same socket, and garbage is cut off.
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("\xff\xff\xff\xff")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(c); len(b) > 0 || err != nil && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := w.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// asNobody asks the guard as a user without rights, and returns its answer.
+func asNobody(t *testing.T, path string) string {
+	t.Helper()
+	c := make(chan string)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		c <- func() string {
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+				return errno.Error()
+			}
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err.Error()
+			}
+			defer unix.Close(fd)
+			if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+				return err.Error()
+			}
+			q := `{"v":1,"op":"status"}`
+			_, _ = unix.Write(fd, append([]byte{0, 0, 0, byte(len(q))}, q...)) // it may be cut off already
+			b := make([]byte, 100)
+			n, _ := unix.Read(fd, b)
+			return string(b[:max(n, 0)])
+		}()
+	}()
+	return <-c
+}
+
+// A hundred datasets whose deadlines pass at once are all fenced within their bounds. All
+// lies in memory: how fast a disk takes what a hundred writers flush is not the guard's.
+func TestHundredAtOnce(t *testing.T) {
+	memory := t.TempDir()
+	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(memory, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("TMPDIR", memory)
+	w := newWorld(t)
+	var all []guard.Registration
+	for range 50 {
+		all = append(all, shared(t))
+	}
+	for range 50 {
+		path := scratch.Mount(t, "ext4", 8<<20)
+		all = append(all, guard.Registration{Dataset: uuid.New(), Volume: "own", Epoch: 1, Paths: []string{path}, Own: true, Policy: guard.PolicyKill})
+	}
+	var logs []string
+	for _, r := range all {
+		if !r.Own {
+			inside := t.TempDir()
+			_, log := writing(t, "writer", filepath.Join(inside, "file"), r.Paths[0], inside)
+			logs = append(logs, log)
+		}
+	}
+	const soon = 3 * time.Second
+	deadline := clock.Boottime() + soon
+	for i := range all {
+		w.armed(t, all[i], soon)
+	}
+	var feeds []guard.Feed
+	for _, r := range all {
+		feeds = append(feeds, guard.Feed{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: deadline + soon})
+	}
+	if refused, err := w.Feed(t.Context(), feeds); err != nil || len(refused) > 0 {
+		t.Fatal(refused, err)
+	}
+	late := 0
+	for i, r := range all {
+		e := w.fenced(t, r.Dataset)
+		if e.Fence.Late > 0 {
+			late++
+		}
+		if !r.Own {
+			silent(t, logs[i], e)
+		}
+	}
+	if late > 0 {
+		t.Errorf("%d of %d were fenced later than their bound", late, len(all))
+	}
+}

@@ -1,0 +1,241 @@
+package guard_test
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/guard/hand"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A holder that waits in the kernel can be neither stopped nor killed: the fence is not
+// told to be complete, the process is named, and a guard that is killed in the middle and
+// started again goes on until it is.
+func TestHolderThatCannotDie(t *testing.T) {
+	w := newWorld(t)
+	w.step = 100 * time.Millisecond
+	w.kill(t)
+	w.start(t)
+	r := shared(t)
+	other := scratch.Mount(t, "ext4", scratch.Ext4)
+	blocked := filepath.Join(other, "file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sleeper := as(t, "sleeper", filepath.Join(r.Paths[0], "file"), blocked)
+	in, err := sleeper.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := sleeper.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end(t, sleeper)
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	letGo := freezeAs(t, other)
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	pid := sleeper.Process.Pid
+	await(t, "it waits in the kernel", func() bool { return stateOf(t, pid) == "D" }, func() string { return stateOf(t, pid) })
+	r = w.armed(t, r, ahead)
+	named := func(e guard.Entry) bool {
+		return slices.ContainsFunc(e.Steps, func(s guard.Step) bool {
+			return s.Act == guard.ActKill && !s.Done && slices.ContainsFunc(s.Left, func(p hand.Process) bool { return p.PID == pid })
+		})
+	}
+	e := w.until(t, r.Dataset, "the process is named", named)
+	if e.State != guard.StateFencing || e.Fence != nil {
+		t.Errorf("%+v", e)
+	}
+	w.kill(t)
+	w.start(t)
+	if e := w.entry(t, r.Dataset); e.State != guard.StateFencing || !named(e) {
+		t.Errorf("after the restart: %+v", e)
+	}
+	letGo()
+	e = w.fenced(t, r.Dataset)
+	if e.Fence.Late == 0 || e.Fence.By == guard.ActFreeze {
+		t.Errorf("%+v", e.Fence)
+	}
+}
+
+// A guard that is killed knows the last deadline when it comes back, and fences what was
+// due meanwhile. Where the deadline is not known, the earlier one holds.
+func TestGuardKilled(t *testing.T) {
+	for name, c := range map[string]struct {
+		feed   time.Duration
+		harm   func(t *testing.T, w *world, id uuid.UUID)
+		fenced bool
+	}{
+		"fed":  {feed: time.Minute},
+		"due":  {feed: ahead, fenced: true},
+		"lost": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *world, id uuid.UUID) { w.damage(t, id, nil) }},
+		"torn": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *world, id uuid.UUID) { w.damage(t, id, make([]byte, 20)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := w.armed(t, own(t), ahead)
+			fed := clock.Boottime() + c.feed
+			if refused, err := w.Feed(t.Context(), []guard.Feed{{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: fed}}); err != nil || len(refused) > 0 {
+				t.Fatal(refused, err)
+			}
+			w.kill(t)
+			if c.harm != nil {
+				c.harm(t, w, r.Dataset)
+			}
+			await(t, "the first deadline has passed", func() bool {
+				return clock.Boottime() > r.Deadline && (!c.fenced || c.harm != nil || clock.Boottime() > fed)
+			},
+				func() string { return "" })
+			w.start(t)
+			if !c.fenced {
+				if e := w.entry(t, r.Dataset); e.State != guard.StateArmed || e.Deadline != fed {
+					t.Errorf("%+v; want a deadline of %v", e, fed)
+				}
+				return
+			}
+			if e := w.fenced(t, r.Dataset); e.Fence.Overrun <= 0 {
+				t.Errorf("%+v", e.Fence)
+			}
+		})
+	}
+}
+
+// damage removes or replaces the file of a dataset's last deadline.
+func (w *world) damage(t *testing.T, id uuid.UUID, with []byte) {
+	t.Helper()
+	path := filepath.Join(w.run, "guard", id.String()+".deadline")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if with != nil {
+		if err := os.WriteFile(path, with, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A guard that is killed when all is frozen takes over what the other froze, and can thaw
+// it; also when nothing but the flushed records is left.
+func TestGuardKilledWhenFenced(t *testing.T) {
+	w := newWorld(t)
+	r := own(t)
+	_, log := writing(t, "writer", filepath.Join(r.Paths[0], "file"))
+	r = w.armed(t, r, ahead)
+	e := w.fenced(t, r.Dataset)
+	for range 3 {
+		w.kill(t)
+		w.start(t)
+	}
+	if again := w.fenced(t, r.Dataset); again.Fence.At != e.Fence.At || again.Breaches != 0 {
+		t.Errorf("%+v; it was %+v", again, e)
+	}
+	silent(t, log, e)
+	w.kill(t)
+	if err := os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")); err != nil {
+		t.Fatal(err)
+	}
+	w.start(t)
+	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	wrote(t, log, e.Fence.At)
+}
+
+// What somebody else has frozen is not fenced, since they can thaw it; it is once they
+// have.
+func TestFrozenBySomebodyElse(t *testing.T) {
+	w := newWorld(t)
+	r := own(t)
+	r.Policy = guard.PolicyFreeze
+	_, log := writing(t, "writer", filepath.Join(r.Paths[0], "file"))
+	letGo := freezeAs(t, r.Paths[0])
+	r = w.armed(t, r, ahead)
+	t.Cleanup(letGo)
+	w.until(t, r.Dataset, "the freeze has failed", func(e guard.Entry) bool {
+		return slices.ContainsFunc(e.Steps, func(s guard.Step) bool {
+			return s.Act == guard.ActFreeze && !s.Done && strings.Contains(s.Note, "somebody else")
+		})
+	})
+	letGo()
+	e := w.fenced(t, r.Dataset)
+	silent(t, log, e)
+}
+
+// A fence that somebody undoes is mended, and that is on record.
+func TestBreach(t *testing.T) {
+	w := newWorld(t)
+	r := own(t)
+	_, log := writing(t, "writer", filepath.Join(r.Paths[0], "file"))
+	r = w.armed(t, r, ahead)
+	e := w.fenced(t, r.Dataset)
+	if !thaw(t, r) {
+		t.Fatal("it was not frozen")
+	}
+	wrote(t, log, e.Fence.At)
+	e = w.until(t, r.Dataset, "it is mended", func(e guard.Entry) bool { return e.Breaches == 1 })
+	if e.State != guard.StateFenced {
+		t.Errorf("%+v", e)
+	}
+	if !thaw(t, r) {
+		t.Error("it was not frozen again")
+	}
+}
+
+// A superseded dataset loses its holders before it is let go, and nobody else does.
+func TestSupersede(t *testing.T) {
+	for name, dataset := range map[string]func(*testing.T) guard.Registration{"own": own, "shared": shared} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := dataset(t)
+			inside := t.TempDir()
+			cmd, _ := writing(t, "writer", filepath.Join(inside, "file"), r.Paths[0], inside)
+			_, other := writing(t, "writer", filepath.Join(t.TempDir(), "other"))
+			r = w.armed(t, r, ahead)
+			e := w.fenced(t, r.Dataset)
+			if err := w.Release(t.Context(), r.Dataset, r.Epoch); !isKind(err, "in_use") {
+				t.Errorf("released while fenced: %v", err)
+			}
+			for range 2 {
+				if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
+				t.Errorf("the holder is in state %s", got)
+			}
+			if thaw(t, r) {
+				t.Error("it was frozen still")
+			}
+			if err := os.WriteFile(filepath.Join(r.Paths[0], "kept aside"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			wrote(t, other, e.Fence.At)
+			if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); !isKind(err, "stale") {
+				t.Errorf("thawed when superseded: %v", err)
+			}
+			if err := w.Release(t.Context(), r.Dataset, r.Epoch); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func isKind(err error, code string) bool { return err != nil && dataset.KindOf(err).Code == code }

@@ -1,0 +1,55 @@
+// Package frame carries JSON over a stream: four bytes of length, high byte first, and
+// as many bytes of JSON.
+package frame
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"io"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+const head = 4
+
+// Write sends v in one write. ErrInvalid when it takes more than max bytes: nothing was
+// sent then.
+func Write(w io.Writer, v any, max int) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b) > max {
+		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: want %d at most", len(b), max)
+	}
+	out := make([]byte, head, head+len(b))
+	binary.BigEndian.PutUint32(out, uint32(len(b)))
+	_, err = w.Write(append(out, b...))
+	return err
+}
+
+// Read receives into v. io.EOF when the stream ended between two messages, and
+// io.ErrUnexpectedEOF within one; ErrInvalid for one of more than max bytes, of which
+// nothing is read, and for what is not JSON of v's type. The stream is of no use after an
+// error.
+func Read(r io.Reader, v any, max int) error {
+	var size [head]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if uint64(n) > uint64(max) {
+		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: want %d at most", n, max)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return dataset.Errorf(dataset.ErrInvalid, "a message that is no JSON of its kind: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package guard_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/run"
+)
+
+func (b *bench) feed(r guard.Registration, epoch uint64, ahead time.Duration) error {
+	return b.Feed([]guard.Feed{{Dataset: r.Dataset, Epoch: epoch, Deadline: b.clock.Boottime() + ahead}})[r.Dataset]
+}
+
+// A feed that comes after the deadline comes too late, whether or not the guard has got
+// the processor since: somebody else counts on the fence.
+func TestFeedAfterTheDeadline(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, 10*time.Second)
+	b.clock.advance(10*time.Second, true)
+	if err := b.feed(r, 3, time.Minute); !isKind(err, "stale") {
+		t.Errorf("it was fed: %v", err)
+	}
+	if e := b.until(t, r.Dataset, guard.StateFenced); e.Fence.By != guard.ActFreeze || e.Fence.Overrun != 0 {
+		t.Errorf("%+v", e.Fence)
+	}
+}
+
+// A deadline only grows, and what is of another epoch, another clock or nobody's changes
+// nothing.
+func TestFeeds(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	for _, c := range []struct {
+		epoch uint64
+		ahead time.Duration
+		code  string
+		want  time.Duration
+	}{
+		{3, 2 * time.Minute, "", 2 * time.Minute},
+		{3, time.Second, "", 2 * time.Minute},
+		{2, 3 * time.Minute, "stale", 2 * time.Minute},
+		{4, 3 * time.Minute, "stale", 2 * time.Minute},
+		{3, guard.MaxAhead + 1, "invalid", 2 * time.Minute},
+		{3, guard.MaxAhead, "", guard.MaxAhead},
+	} {
+		err := b.feed(r, c.epoch, c.ahead)
+		if (err == nil) != (c.code == "") || err != nil && !isKind(err, c.code) {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if got := b.entry(r.Dataset).Deadline - b.clock.Boottime(); got != c.want {
+			t.Errorf("%+v: it is %v ahead", c, got)
+		}
+	}
+	r.Dataset = uuid.New()
+	if err := b.feed(r, 3, time.Minute); !isKind(err, "not_found") {
+		t.Errorf("%v", err)
+	}
+}
+
+// However it is fed, registered anew and slept through: what is armed has a deadline in
+// the future, and what was fenced stays so until it is thawed. Another guard on the same
+// records sees the same.
+func TestDeadlinesProperty(t *testing.T) {
+	b := newBench(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		r := b.registered(t, guard.PolicyKill, time.Minute)
+		deadline, fenced := b.clock.Boottime()+time.Minute, false
+		rt.Repeat(map[string]func(*rapid.T){
+			"feed": func(rt *rapid.T) {
+				ahead := time.Duration(rapid.IntRange(1, 100).Draw(rt, "ahead")) * time.Second
+				err := b.feed(r, 3, ahead)
+				if (err != nil) != fenced {
+					rt.Fatalf("fed: %v, fenced: %t", err, fenced)
+				}
+				if !fenced {
+					deadline = max(deadline, b.clock.Boottime()+ahead)
+				}
+			},
+			"sleep": func(rt *rapid.T) {
+				b.clock.advance(time.Duration(rapid.IntRange(1, 50).Draw(rt, "sleep"))*time.Second, rapid.Bool().Draw(rt, "quiet"))
+				fenced = fenced || b.clock.Boottime() >= deadline
+			},
+			"register": func(rt *rapid.T) {
+				again := r
+				again.Deadline = b.clock.Boottime() + time.Second
+				_, err := b.Register(t.Context(), again)
+				if (err != nil) != fenced {
+					rt.Fatalf("registered: %v, fenced: %t", err, fenced)
+				}
+				if !fenced {
+					deadline = max(deadline, again.Deadline)
+				}
+			},
+			"check": func(rt *rapid.T) {
+				if _, err := b.Check(t.Context(), r.Dataset, 3); (err != nil) != fenced {
+					rt.Fatalf("checked: %v, fenced: %t", err, fenced)
+				}
+			},
+			"restart": func(*rapid.T) {
+				b.stop()
+				b.start(t)
+				fenced = fenced || b.clock.Boottime() >= deadline
+			},
+			"thaw": func(rt *rapid.T) {
+				next := b.clock.Boottime() + time.Minute
+				if _, err := b.Thaw(t.Context(), r.Dataset, 3, next); err != nil {
+					rt.Fatal(err)
+				}
+				if fenced {
+					deadline = next
+				}
+				deadline, fenced = max(deadline, next), false
+			},
+			"": func(rt *rapid.T) {
+				e := b.entry(r.Dataset)
+				if !fenced && (e.State != guard.StateArmed || e.Deadline != deadline) {
+					rt.Fatalf("%+v; want a deadline of %v", e, deadline)
+				}
+			},
+		})
+		if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
+			rt.Fatal(err)
+		}
+		if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// Each rung is stepped on when the one before did not help, as far as the policy says; and
+// from the top again.
+func TestLadder(t *testing.T) {
+	for policy, want := range map[guard.Policy][]guard.Act{
+		guard.PolicyFreeze:   {guard.ActFreeze, guard.ActStop},
+		guard.PolicyKill:     {guard.ActFreeze, guard.ActStop, guard.ActKill},
+		guard.PolicyWatchdog: {guard.ActFreeze, guard.ActStop, guard.ActKill},
+	} {
+		t.Run(string(policy), func(t *testing.T) {
+			b := newBench(t)
+			b.hand.fails = map[guard.Act]bool{guard.ActFreeze: true, guard.ActStop: true, guard.ActKill: true}
+			r := b.registered(t, policy, time.Second)
+			if policy == guard.PolicyWatchdog {
+				await(t, "the watchdog is fed", func() bool { return b.dog.feeds() > 0 }, func() string { return "" })
+			}
+			bound := time.Duration(len(want)) * time.Second
+			if policy == guard.PolicyWatchdog {
+				bound += b.dog.Timeout()
+			}
+			if e := b.entry(r.Dataset); e.Bound != bound {
+				t.Errorf("it is bound to %v, want %v", e.Bound, bound)
+			}
+			b.clock.advance(time.Second, false)
+			await(t, "the ladder was climbed", func() bool {
+				e := b.entry(r.Dataset)
+				return len(b.hand.acts()) >= len(want) && (policy != guard.PolicyWatchdog || e.Steps[len(e.Steps)-1].Act == guard.ActReboot)
+			}, func() string { return "" })
+			fed := b.dog.feeds()
+			await(t, "it was climbed again", func() bool {
+				b.clock.advance(time.Second, false)
+				return len(b.hand.acts()) >= 2*len(want)
+			}, func() string { return "" })
+			if got := b.hand.acts()[:2*len(want)]; !slices.Equal(got, append(slices.Clone(want), want...)) {
+				t.Errorf("it did %v", got)
+			}
+			if e := b.entry(r.Dataset); e.State != guard.StateFencing || e.Fence != nil {
+				t.Errorf("%+v", e)
+			}
+			if b.dog.feeds() != fed {
+				t.Error("the watchdog was fed after that")
+			}
+			b.stop()
+			if policy == guard.PolicyWatchdog && b.dog.disarmed {
+				t.Error("the watchdog was disarmed")
+			}
+		})
+	}
+}
+
+// The watchdog is fed while a dataset wants it, and disarmed once none does.
+func TestWatchdog(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyWatchdog, 30*time.Minute)
+	for range 5 {
+		fed := b.dog.feeds()
+		b.clock.advance(2*time.Second, false)
+		await(t, "it is fed", func() bool { return b.dog.feeds() > fed }, func() string { return "" })
+	}
+	if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
+		t.Fatal(err)
+	}
+	if !b.dog.closed || !b.dog.disarmed {
+		t.Error("it is armed still")
+	}
+}
+
+// What cannot be flushed is not registered; a disk that hangs holds up no fence.
+func TestDisk(t *testing.T) {
+	b := newBench(t)
+	b.hand.broken = errors.New("no space left")
+	r := guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyKill, Deadline: b.clock.Boottime() + time.Second}
+	if _, err := b.Register(t.Context(), r); err == nil || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("%v", err)
+	}
+	if got := b.Status().Datasets; len(got) > 0 {
+		t.Errorf("%+v", got)
+	}
+	b.hand.mu.Lock()
+	b.hand.broken = nil
+	b.hand.mu.Unlock()
+	r = b.registered(t, guard.PolicyKill, time.Second)
+	hangs := make(chan struct{})
+	b.hand.mu.Lock()
+	b.hand.hangs = hangs
+	b.hand.mu.Unlock()
+	b.clock.advance(time.Second, false)
+	b.until(t, r.Dataset, guard.StateFenced)
+	close(hangs)
+}
+
+// A guard finds what was flushed when the other folder is gone; of another boot, nothing
+// is fenced; what is damaged is told.
+func TestRecords(t *testing.T) {
+	b := newBench(t)
+	kept, old, damaged := b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute)
+	b.stop()
+	for _, r := range []guard.Registration{kept, old, damaged} {
+		if err := os.Remove(filepath.Join(b.run, r.Dataset.String()+".json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.hand.records[old.Dataset] = json.RawMessage(strings.ReplaceAll(string(b.hand.records[old.Dataset]), `"boot":"`, `"boot":"of another-`))
+	b.hand.records[damaged.Dataset] = json.RawMessage("null")
+	b.start(t)
+	if e := b.entry(kept.Dataset); e.State != guard.StateArmed || e.Deadline != kept.Deadline {
+		t.Errorf("%+v", e)
+	}
+	if e := b.entry(old.Dataset); e.State != guard.StateRebooted {
+		t.Errorf("%+v", e)
+	}
+	if s := b.Status(); len(s.Datasets) != 2 || len(s.Missing) != 1 || !strings.Contains(s.Missing[0], damaged.Dataset.String()) {
+		t.Errorf("%+v", s)
+	}
+	if _, err := b.Register(t.Context(), old); err != nil {
+		t.Errorf("registered again after a boot: %v", err)
+	}
+}
+
+func TestBadRegistrations(t *testing.T) {
+	b := newBench(t)
+	good := guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyKill, Deadline: b.clock.Boottime() + time.Minute}
+	for name, harm := range map[string]func(*guard.Registration){
+		"no dataset":     func(r *guard.Registration) { r.Dataset = uuid.Nil },
+		"policy":         func(r *guard.Registration) { r.Policy = "pray" },
+		"no path":        func(r *guard.Registration) { r.Paths = nil },
+		"many paths":     func(r *guard.Registration) { r.Paths = slices.Repeat(r.Paths, 9) },
+		"relative path":  func(r *guard.Registration) { r.Paths = []string{"mnt/db"} },
+		"climbing path":  func(r *guard.Registration) { r.Paths = []string{"/mnt/../db"} },
+		"root":           func(r *guard.Registration) { r.Paths = []string{"/"} },
+		"line":           func(r *guard.Registration) { r.Paths = []string{"/mnt/d\nb"} },
+		"far ahead":      func(r *guard.Registration) { r.Deadline += guard.MaxAhead },
+		"name of a page": func(r *guard.Registration) { r.Volume = strings.Repeat("x", 4096) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := good
+			harm(&r)
+			if _, err := b.Register(t.Context(), r); !isKind(err, "invalid") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	late := good
+	late.Deadline = b.clock.Boottime()
+	if _, err := b.Register(t.Context(), late); !isKind(err, "stale") {
+		t.Errorf("%v", err)
+	}
+	if got := b.Status().Datasets; len(got) > 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestExecFence(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	script := filepath.Join(t.TempDir(), "fence")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n[ \"$2\" = b ] || { echo 'no such outlet' >&2; exit 1; }\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := guard.ExecFence{Args: []string{script, "off"}}
+	node := uuid.New()
+	var r run.System
+	if err := f.Fence(t.Context(), &r, "b", node); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(out); string(got) != "off b "+node.String()+"\n" {
+		t.Errorf("%q", got)
+	}
+	if err := f.Fence(t.Context(), &r, "c", node); err == nil || !strings.Contains(err.Error(), "no such outlet") {
+		t.Errorf("%v", err)
+	}
+	for _, bad := range []guard.ExecFence{{}, {Args: []string{"fence"}}, {Args: f.Args, Timeout: time.Hour}} {
+		if err := bad.Fence(t.Context(), &r, "b", node); !isKind(err, "invalid") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	if err := f.Fence(t.Context(), &r, "-rf", node); !isKind(err, "invalid") {
+		t.Errorf("%v", err)
+	}
+}

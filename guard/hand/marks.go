@@ -1,0 +1,145 @@
+package hand
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// frozenMark is the file that is there while a dataset's filesystem is frozen by us: the
+// kernel tells that one is frozen and not by whom. It holds when that was done.
+func (t *Tool) frozenMark(id uuid.UUID) string {
+	return filepath.Join(t.Run, id.String()+".frozen")
+}
+
+// frozenAt returns when we froze the dataset's filesystem.
+func (t *Tool) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
+	b, err := os.ReadFile(t.frozenMark(id))
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(b), 10, 64)
+	return time.Duration(n), err == nil
+}
+
+func (t *Tool) markFrozen(id uuid.UUID, at time.Duration) error {
+	return replace(t.frozenMark(id), strconv.AppendInt(nil, int64(at), 10))
+}
+
+// replace puts a file in its place, whole for whoever reads it, without a flush: what
+// lies there is good for this boot only.
+func replace(path string, b []byte) error {
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// mark is one thing that was done to a dataset's holders and that Undo takes back.
+type mark struct {
+	kind string // of kinds
+	what string // a control group, a PID and its start, a path
+}
+
+const (
+	markFreeze   = "freeze"
+	markV1       = "cgroup1"
+	markV2       = "cgroup2"
+	markProcess  = "process"
+	markReadOnly = "readonly"
+)
+
+func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+".undo") }
+
+// note puts on record that something is about to be done, once. Whoever did the same
+// before us, as docker pause does, undoes it: what is so already is not noted.
+func (t *Tool) note(id uuid.UUID, m mark) error {
+	if strings.ContainsAny(m.what, "\n\x00") {
+		return fmt.Errorf("%s %q cannot be put on record", m.kind, m.what)
+	}
+	t.noting.Lock()
+	defer t.noting.Unlock()
+	have, err := t.marks(id)
+	if err != nil || slices.Contains(have, m) {
+		return err
+	}
+	var b []byte
+	for _, m := range append(have, m) {
+		b = fmt.Appendf(b, "%s %s\n", m.kind, m.what)
+	}
+	return replace(t.markFile(id), b)
+}
+
+// marks returns what was noted, in that order.
+func (t *Tool) marks(id uuid.UUID) ([]mark, error) {
+	b, err := os.ReadFile(t.markFile(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []mark
+	for line := range strings.Lines(string(b)) {
+		if kind, what, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
+			all = append(all, mark{kind, what})
+		}
+	}
+	return all, nil
+}
+
+// Forget drops what was noted of a dataset in the folder that is Tool.Run, without undoing
+// it: a boot has.
+func Forget(run string, id uuid.UUID) error {
+	t := Tool{Run: run}
+	return errors.Join(remove(t.markFile(id)), remove(t.frozenMark(id)))
+}
+
+// recordSuffix ends the names of records below Root.
+const recordSuffix = ".json"
+
+// Save puts a dataset's record below Root, durably; nil removes it.
+func (t *Tool) Save(id uuid.UUID, record []byte) error {
+	path := filepath.Join(t.Root, id.String()+recordSuffix)
+	if record != nil {
+		return durable.Replace(path, record)
+	}
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return durable.SyncDir(t.Root)
+}
+
+// Load returns the records below Root.
+func (t *Tool) Load() (map[uuid.UUID][]byte, error) { return LoadRecords(t.Root) }
+
+// LoadRecords returns the records in a folder; one that is not there has none. A file
+// with another name than a record's is somebody else's.
+func LoadRecords(dir string) (map[uuid.UUID][]byte, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	all := map[uuid.UUID][]byte{}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
+		id, err := uuid.Parse(name)
+		if !ok || err != nil {
+			continue
+		}
+		if all[id], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,116 @@
+package hand
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard/frame"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// maxMessage bounds a message between the guard and its hand, in bytes: all records of a
+// guard's table at most.
+const maxMessage = 64 << 20
+
+const (
+	opFreeze = "freeze"
+	opStop   = "stop"
+	opKill   = "kill"
+	opUndo   = "undo"
+	opBind   = "bind"
+	opSave   = "save"
+	opLoad   = "load"
+)
+
+type request struct {
+	Seq    uint64          `json:"seq"`
+	Op     string          `json:"op"`
+	Target Target          `json:"target,omitzero"`
+	Budget time.Duration   `json:"budget,omitempty"`
+	Record json.RawMessage `json:"record,omitempty"`
+}
+
+type answer struct {
+	Seq        uint64                        `json:"seq"`
+	Code       string                        `json:"code,omitempty"`
+	Error      string                        `json:"error,omitempty"`
+	Outcome    Outcome                       `json:"outcome,omitzero"`
+	Filesystem mount.Filesystem              `json:"filesystem,omitzero"`
+	Records    map[uuid.UUID]json.RawMessage `json:"records,omitempty"`
+}
+
+// Serve does what is asked for on conn until that ends, each act in a goroutine of its
+// own, and then ends the acts and waits for them: one that the kernel keeps is finished
+// and noted before this returns. The error is nil when the guard has gone.
+func Serve(conn io.ReadWriter, t *Tool) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer t.Wait()
+	defer wg.Wait()
+	defer cancel()
+	var mu sync.Mutex
+	for {
+		var r request
+		if err := frame.Read(conn, &r, maxMessage); err != nil {
+			// A guard that was killed with an answer unread resets the connection.
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) {
+				return nil
+			}
+			return err
+		}
+		wg.Go(func() {
+			a := t.do(ctx, r)
+			a.Seq = r.Seq
+			mu.Lock()
+			defer mu.Unlock()
+			_ = frame.Write(conn, a, maxMessage) // a guard that has gone is seen by the reader
+		})
+	}
+}
+
+func (t *Tool) do(ctx context.Context, r request) (a answer) {
+	if r.Budget > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Budget)
+		defer cancel()
+	}
+	var err error
+	switch r.Op {
+	case opFreeze:
+		a.Outcome = t.Freeze(ctx, r.Target)
+	case opStop:
+		a.Outcome = t.Stop(ctx, r.Target)
+	case opKill:
+		a.Outcome = t.Kill(ctx, r.Target)
+	case opUndo:
+		err = t.Undo(ctx, r.Target)
+	case opBind:
+		a.Filesystem, err = t.Bind(r.Target)
+	case opSave:
+		err = t.Save(r.Target.Dataset, r.Record)
+	case opLoad:
+		var records map[uuid.UUID][]byte
+		records, err = t.Load()
+		a.Records = make(map[uuid.UUID]json.RawMessage, len(records))
+		for id, b := range records {
+			if !json.Valid(b) {
+				b = nil // told as null: there is a record, and it is damaged
+			}
+			a.Records[id] = b
+		}
+	default:
+		err = dataset.Errorf(dataset.ErrInvalid, "the hand knows no %q", dataset.Clip(r.Op))
+	}
+	if err != nil {
+		a.Code, a.Error = dataset.KindOf(err).Code, dataset.OneLine(err)
+	}
+	return a
+}

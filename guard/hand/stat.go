@@ -1,0 +1,98 @@
+package hand
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// stat is what proc_pid_stat(5) tells of a task.
+type stat struct {
+	comm   string
+	state  byte
+	start  uint64
+	kernel bool // a thread of the kernel
+}
+
+var errStat = errors.New("a stat file of another shape")
+
+func statOf(dir string) (stat, error) {
+	b, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(b)
+}
+
+// parseStat reads a stat file. The name of a program may hold anything, parentheses too.
+func parseStat(b []byte) (stat, error) {
+	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if from < 0 || to < from {
+		return stat{}, errStat
+	}
+	const (
+		flags       = 6           // fields after the name
+		starttime   = 19          // the same
+		kernelFlags = 0x0020_0000 // PF_KTHREAD, linux/sched.h
+	)
+	f := bytes.Fields(b[to+1:])
+	if len(f) <= starttime {
+		return stat{}, errStat
+	}
+	start, err1 := strconv.ParseUint(string(f[starttime]), 10, 64)
+	bits, err2 := strconv.ParseUint(string(f[flags]), 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return stat{}, err
+	}
+	return stat{string(b[from+1 : to]), f[0][0], start, bits&kernelFlags != 0}, nil
+}
+
+// same tells whether a process is still the one that was seen.
+func same(p Process) bool {
+	st, err := statOf(filepath.Join("/proc", strconv.Itoa(p.PID)))
+	return err == nil && st.start == p.Start
+}
+
+// signal sends to the process that was seen, and to no other that got its PID. One that
+// is gone is no error.
+func signal(p Process, sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !same(p) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// halted tells whether no thread of a process runs, nor will without a signal. A thread
+// that a debugger has stopped (t) goes on when that says so.
+func halted(p Process) bool {
+	dir := filepath.Join("/proc", strconv.Itoa(p.PID), "task")
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	for _, task := range tasks {
+		st, err := statOf(filepath.Join(dir, task.Name()))
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil || !bytes.ContainsRune([]byte("TZX"), rune(st.state)) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,303 @@
+package guard_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A world is a host with a guard, as far as the guard sees it.
+type world struct {
+	run, root string
+	step      time.Duration
+	proc      *exec.Cmd
+	*guard.Client
+}
+
+const (
+	// ahead is how far ahead a deadline is that a test lets pass.
+	ahead = 300 * time.Millisecond
+	// patience bounds the wait for what has to happen.
+	patience = 15 * time.Second
+)
+
+// newWorld starts a guard. Its folders lie on a filesystem that no test freezes.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{run: t.TempDir(), root: t.TempDir(), step: time.Second}
+	w.start(t)
+	c, err := guard.NewClient(guard.SocketPath(w.run))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Client = c
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		w.kill(t)
+	})
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// start starts the guard.
+func (w *world) start(t *testing.T) {
+	t.Helper()
+	w.proc = as(t, "guard", w.run, w.root, w.step.String())
+	w.proc.Stderr = os.Stderr
+	if err := w.proc.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kill kills the guard with SIGKILL and waits for its end.
+func (w *world) kill(t *testing.T) {
+	t.Helper()
+	_ = w.proc.Process.Kill()
+	_ = w.proc.Wait()
+}
+
+// as returns this program in a role.
+func as(t *testing.T, r string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), role+"="+r)
+	return cmd
+}
+
+// begin starts this program in a role, until the test ends.
+func begin(t *testing.T, r string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := as(t, r, args...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end(t, cmd)
+	return cmd
+}
+
+func end(t *testing.T, cmd *exec.Cmd) {
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(unix.SIGCONT)
+		_ = cmd.Wait()
+	})
+}
+
+// own is a dataset with a filesystem of its own.
+func own(t *testing.T) guard.Registration {
+	t.Helper()
+	path := scratch.Mount(t, "xfs", scratch.XFS)
+	return guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{path}, Own: true, Policy: guard.PolicyKill}
+}
+
+// shared is a dataset that is a folder of a filesystem, as those of the dir backend.
+func shared(t *testing.T) guard.Registration {
+	t.Helper()
+	id := uuid.New()
+	pool := scratch.Mount(t, "ext4", scratch.Ext4)
+	source, path := filepath.Join(pool, "datasets", id.String()), filepath.Join(t.TempDir(), id.String())
+	for _, dir := range []string{source, path} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return guard.Registration{Dataset: id, Volume: "dir", Epoch: 3, Paths: []string{path}, Policy: guard.PolicyKill}
+}
+
+// armed registers and checks a dataset with a deadline so far ahead.
+func (w *world) armed(t *testing.T, r guard.Registration, ahead time.Duration) guard.Registration {
+	t.Helper()
+	t.Cleanup(func() { // before the end of those who wait for it
+		w.kill(t)
+		thaw(t, r)
+	})
+	r.Deadline = clock.Boottime() + ahead
+	if _, err := w.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// thaw thaws a dataset's filesystem, as somebody does who knows nothing of guards. It tells
+// whether it was frozen.
+func thaw(t *testing.T, r guard.Registration) bool {
+	t.Helper()
+	if !r.Own {
+		return false
+	}
+	dir, err := os.Open(r.Paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	err = fsctl.Thaw(dir)
+	if err != nil && !errors.Is(err, fsctl.ErrNotFrozen) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// freezeAs freezes a filesystem, as somebody does who knows nothing of guards and holds
+// nothing of it after.
+func freezeAs(t *testing.T, path string) (thaw func()) {
+	t.Helper()
+	do := func(act func(*os.File) error) error {
+		dir, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(act(dir), dir.Close())
+	}
+	if err := do(fsctl.Freeze); err != nil {
+		t.Fatal(err)
+	}
+	done := false
+	thaw = func() {
+		if !done {
+			done = true
+			if err := do(fsctl.Thaw); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(thaw)
+	return thaw
+}
+
+// entry returns what the guard knows of a dataset.
+func (w *world) entry(t *testing.T, id uuid.UUID) guard.Entry {
+	t.Helper()
+	s, err := w.Status(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(s.Datasets, func(e guard.Entry) bool { return e.Dataset == id })
+	if i < 0 {
+		t.Fatalf("the guard does not know dataset %s", id)
+	}
+	return s.Datasets[i]
+}
+
+// until waits until an entry is so.
+func (w *world) until(t *testing.T, id uuid.UUID, what string, so func(guard.Entry) bool) guard.Entry {
+	t.Helper()
+	var e guard.Entry
+	await(t, what, func() bool { e = w.entry(t, id); return so(e) }, func() string { return fmt.Sprintf("%+v", e) })
+	return e
+}
+
+func (w *world) fenced(t *testing.T, id uuid.UUID) guard.Entry {
+	t.Helper()
+	return w.until(t, id, "it is fenced", func(e guard.Entry) bool { return e.State == guard.StateFenced })
+}
+
+func await(t *testing.T, what string, so func() bool, is func() string) {
+	t.Helper()
+	for end := time.Now().Add(patience); !so(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s; now: %s", what, is())
+		}
+	}
+}
+
+// written returns when a writer wrote, from its log.
+func written(t *testing.T, log string) (times []time.Duration) {
+	t.Helper()
+	f, err := os.Open(log)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		n, err := strconv.ParseInt(s.Text(), 10, 64)
+		if err != nil {
+			continue // it is just being written
+		}
+		times = append(times, time.Duration(n))
+	}
+	return times
+}
+
+// writing starts a writer and waits until it writes.
+func writing(t *testing.T, r, file string, inside ...string) (cmd *exec.Cmd, log string) {
+	t.Helper()
+	log = filepath.Join(t.TempDir(), "log")
+	if len(inside) > 0 {
+		cmd = begin(t, "container", append(inside, r, file, log)...)
+	} else {
+		cmd = begin(t, r, file, log)
+	}
+	wrote(t, log, 0)
+	return cmd, log
+}
+
+// wrote waits until a writer has written after a moment.
+func wrote(t *testing.T, log string, after time.Duration) {
+	t.Helper()
+	await(t, "somebody has written", func() bool {
+		times := written(t, log)
+		return len(times) > 0 && times[len(times)-1] > after
+	}, func() string { return fmt.Sprint(len(written(t, log))) })
+}
+
+// silent checks that a writer has written nothing after a fence.
+func silent(t *testing.T, log string, e guard.Entry) {
+	t.Helper()
+	times := written(t, log)
+	last := times[len(times)-1]
+	if last > e.Fence.At {
+		t.Errorf("it was fenced at %v, and written to %v later", e.Fence.At, last-e.Fence.At)
+	}
+	if e.Fence.Overrun != e.Fence.At-e.Deadline {
+		t.Errorf("fenced at %v, deadline %v: overrun %v", e.Fence.At, e.Deadline, e.Fence.Overrun)
+	}
+	if last > e.Deadline+e.Bound && e.Fence.Late == 0 {
+		t.Errorf("written to %v after the deadline, bound %v, and not told as late", last-e.Deadline, e.Bound)
+	}
+}
+
+// stateOf is the state of a process, as proc_pid_stat(5) has it.
+func stateOf(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "gone"
+	}
+	return strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[0]
+}

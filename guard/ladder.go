@@ -1,0 +1,199 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/guard/hand"
+)
+
+// rung is one act of a ladder.
+type rung struct {
+	act Act
+	do  func(context.Context, hand.Target, time.Duration) hand.Outcome
+}
+
+// ladder is what can be done for an entry before the host is rebooted.
+func (g *Guard) ladder(e Entry) []rung {
+	var all []rung
+	if e.Own {
+		all = append(all, rung{ActFreeze, g.Hand.Freeze})
+	}
+	all = append(all, rung{ActStop, g.Hand.Stop})
+	if e.Policy != PolicyFreeze {
+		all = append(all, rung{ActKill, g.Hand.Kill})
+	}
+	return all
+}
+
+// bound is how long an entry's ladder takes.
+func (g *Guard) bound(e Entry) time.Duration {
+	d := time.Duration(len(g.ladder(e))) * g.Step
+	if e.Policy == PolicyWatchdog {
+		d += g.dog.timeout
+	}
+	return d
+}
+
+// trip begins to fence; the lock is held.
+func (g *Guard) trip(e *entry) {
+	e.State, e.Steps, e.Breaches = StateFencing, nil, 0
+	g.log(e.Entry).Error("its deadline has passed: it is fenced")
+	g.save(e)
+	if g.ctx != nil { // otherwise Run does, when it begins
+		g.climb(e)
+	}
+}
+
+func (g *Guard) log(e Entry) *logrus.Entry {
+	return g.Log.WithFields(logrus.Fields{"volume": e.Volume, "dataset": e.Dataset, "epoch": e.Epoch})
+}
+
+// climb starts the ladder of an entry; the lock is held.
+func (g *Guard) climb(e *entry) {
+	ctx, end := context.WithCancel(g.ctx)
+	e.end, e.ended = end, make(chan struct{})
+	ended, snapshot := e.ended, e.Entry
+	g.wg.Go(func() {
+		defer close(ended)
+		defer end()
+		g.fence(ctx, e, snapshot)
+	})
+}
+
+// descend ends the ladder of an entry and waits for that; the lock is not held, the entry
+// is busy.
+func (g *Guard) descend(e *entry) {
+	if e.end != nil {
+		e.end()
+		<-e.ended
+		e.end, e.ended = nil, nil
+	}
+}
+
+// fence climbs the ladder until nobody can write, and then looks after that, until ctx
+// ends.
+func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
+	ladder := g.ladder(at)
+	by := -1
+	if at.State == StateFenced && at.Fence != nil {
+		by = slices.IndexFunc(ladder, func(r rung) bool { return r.act == at.Fence.By })
+	}
+	for ctx.Err() == nil {
+		if by < 0 {
+			if by = g.round(ctx, e, at, ladder); by < 0 {
+				g.pause(ctx, g.Again)
+			}
+			continue
+		}
+		g.pause(ctx, g.Recheck)
+		if ctx.Err() == nil && !g.recheck(ctx, e, at, ladder[by]) {
+			by = -1
+		}
+	}
+}
+
+// round climbs the ladder once and returns the rung that made sure, -1 for none.
+func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) int {
+	for i, r := range ladder {
+		began := g.Clock.Boottime()
+		o := r.do(ctx, at.Target, g.Step)
+		if ctx.Err() != nil {
+			return -1
+		}
+		g.outcome(e, r.act, began, o)
+		if o.Done {
+			return i
+		}
+	}
+	if at.Policy == PolicyWatchdog {
+		g.reboot(e)
+	}
+	return -1
+}
+
+// outcome puts on record what came of a rung.
+func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e.State == StateSuperseded {
+		return // meanwhile
+	}
+	e.add(Step{Act: act, Began: began, Ended: g.Clock.Boottime(), Done: o.Done, Note: o.Note, Left: o.Left})
+	log := g.log(e.Entry).WithFields(logrus.Fields{"act": act, "note": o.Note})
+	if !o.Done {
+		g.save(e)
+		log.WithField("left", o.Left).Error("it is not fenced yet")
+		return
+	}
+	overrun := max(o.At-e.Deadline, 0)
+	e.State = StateFenced
+	e.Fence = &Fence{Epoch: e.Epoch, At: o.At, By: act, Overrun: overrun, Late: max(overrun-e.Bound, 0)}
+	g.save(e)
+	log.WithField("overrun", overrun).Warn("it is fenced")
+}
+
+// recheck looks whether a complete fence still is, and mends it. It returns false when it
+// could not.
+func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
+	began := g.Clock.Boottime()
+	o := r.do(ctx, at.Target, g.Step)
+	if ctx.Err() != nil || o.Done && !o.Anew {
+		return true
+	}
+	if o.Note == "" {
+		o.Note = "somebody had undone it, or began to use the volume"
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e.State == StateSuperseded {
+		return true // meanwhile
+	}
+	e.Breaches++
+	e.add(Step{Act: r.act, Began: began, Ended: g.Clock.Boottime(), Done: o.Done, Note: o.Note, Left: o.Left})
+	if !o.Done {
+		e.State = StateFencing
+	}
+	g.save(e)
+	g.log(e.Entry).WithFields(logrus.Fields{"act": r.act, "mended": o.Done}).Error("the fence was broken")
+	return o.Done
+}
+
+// reboot stops feeding the watchdog.
+func (g *Guard) reboot(e *entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e.State == StateSuperseded {
+		return // meanwhile
+	}
+	now := g.Clock.Boottime()
+	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is not there"}
+	if g.dog.device != nil {
+		s.Note = fmt.Sprintf("the watchdog is fed no more: it reboots the host within %v", g.dog.timeout)
+		g.dog.starve()
+	}
+	e.add(s)
+	g.save(e)
+	g.log(e.Entry).WithField("note", s.Note).Error("nothing else has helped: the host is rebooted")
+}
+
+// pause waits, unless ctx ends before.
+func (g *Guard) pause(ctx context.Context, d time.Duration) {
+	alarm, err := g.Clock.NewAlarm()
+	if err == nil {
+		defer func() { _ = alarm.Close() }() // of a timer
+		err = alarm.Set(g.Clock.Boottime() + d)
+	}
+	if err != nil { // without descriptors for a timer the ladder goes on without pauses
+		g.Log.WithError(err).Error("no timer")
+		return
+	}
+	select {
+	case <-alarm.C():
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,214 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard/hand"
+)
+
+const (
+	// deathTime is how long killed holders have to end, once nothing holds them up.
+	deathTime = 5 * time.Second
+	// blowTime is how long is looked for holders to kill while the filesystem is frozen:
+	// those that wait for it end only when it is thawed.
+	blowTime = 500 * time.Millisecond
+)
+
+// Thaw lets the writers of a fenced dataset go on, until a new deadline. It is for whoever
+// has seen by a consistent read, under a new session, that the epoch is still its own; the
+// guard takes that word. Idempotent: one that is armed at that epoch is fed.
+//
+// ErrNotFound when it is not registered, ErrStale for another epoch, a deadline that has
+// passed, or holders that were killed (superseded); any other error: it is fenced still.
+func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
+	e, armed, err := g.mayThaw(id, epoch, deadline)
+	if err != nil {
+		return Entry{}, err
+	}
+	if armed != nil {
+		return *armed, nil
+	}
+	began := g.Clock.Boottime()
+	g.descend(e)
+	err = g.Hand.Undo(ctx, e.Target)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e.busy = false
+	s := Step{Act: ActThaw, Began: began, Ended: g.Clock.Boottime(), Done: err == nil}
+	if err != nil {
+		err = fmt.Errorf("thaw volume %s: %w", e.Volume, err)
+		s.Note = dataset.OneLine(err)
+	}
+	e.add(s)
+	if err == nil {
+		e.State, e.Deadline = StateArmed, deadline
+		g.log(e.Entry).Warn("it is thawed: its agent vouches for the epoch")
+	} else {
+		e.State = StateFencing // some of it may be undone
+		g.climb(e)
+	}
+	g.save(e)
+	g.wake()
+	return e.copy(), err
+}
+
+// mayThaw makes a fenced entry busy, or feeds one that is armed and returns it.
+func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *entry, armed *Entry, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e, err = g.find(id, epoch); err != nil {
+		return nil, nil, err
+	}
+	now := g.Clock.Boottime()
+	if err := checkDeadline(deadline, now); err != nil {
+		return nil, nil, err
+	}
+	if e.State == StateArmed && e.Deadline > now {
+		if err := g.feedOne(Feed{id, epoch, deadline}); err != nil {
+			return nil, nil, err
+		}
+		c := e.copy()
+		return nil, &c, nil
+	}
+	if e.State == StateArmed {
+		g.trip(e)
+	}
+	if e.State != StateFencing && e.State != StateFenced {
+		return nil, nil, e.notArmed()
+	}
+	e.busy = true
+	return e, nil, nil
+}
+
+// find returns an entry that nothing else changes. ErrNotFound, ErrStale for another
+// epoch, ErrConflict when it is busy. The lock is held.
+func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
+	e := g.table[id]
+	if e == nil {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", id)
+	}
+	if epoch != e.Epoch {
+		return nil, e.older(epoch)
+	}
+	if e.busy {
+		return nil, e.isBusy()
+	}
+	return e, nil
+}
+
+// Supersede gives up a dataset of which another node has a newer epoch: its holders are
+// killed, and then it is thawed, so that it can be unmounted and kept aside. What a killed
+// process was just writing may still reach the old copy. An engine that writes into it
+// (docker cp) is not killed and goes on, into the old copy. Idempotent.
+//
+// ErrNotFound when it is not registered, ErrStale for another epoch, ErrInUse while killed
+// holders do not end: they are named, ask again.
+func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
+	e, err := g.giveUp(id, epoch)
+	if err != nil {
+		return Entry{}, err
+	}
+	g.descend(e)
+	began := g.Clock.Boottime()
+	o := g.Hand.Kill(ctx, e.Target, blowTime)
+	if err = g.Hand.Undo(ctx, e.Target); err == nil && !o.Done {
+		o = g.Hand.Kill(ctx, e.Target, deathTime)
+		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
+	}
+	if err == nil && !o.Done {
+		err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", left(o))
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e.busy = false
+	s := Step{Act: ActSupersede, Began: began, Ended: g.Clock.Boottime(), Done: err == nil, Left: o.Left}
+	if err != nil {
+		err = fmt.Errorf("give up superseded volume %s: %w", e.Volume, err)
+		s.Note = dataset.OneLine(err)
+	}
+	e.add(s)
+	g.save(e)
+	return e.copy(), err
+}
+
+// giveUp makes an entry busy and marks it as given up: it is fenced no more, whatever comes
+// of killing its holders.
+func (g *Guard) giveUp(id uuid.UUID, epoch uint64) (*entry, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e, err := g.find(id, epoch)
+	if err != nil {
+		return nil, err
+	}
+	if e.State != StateRebooted {
+		e.State = StateSuperseded
+	}
+	e.busy = true
+	g.save(e)
+	return e, nil
+}
+
+func left(o hand.Outcome) string {
+	if len(o.Left) == 0 {
+		return o.Note
+	}
+	var all []string
+	for _, p := range o.Left {
+		all = append(all, fmt.Sprintf("%s (PID %d)", p.Comm, p.PID))
+	}
+	return strings.Join(all, ", ")
+}
+
+// Release forgets a dataset, durably, once it is unmounted or its lease is not bounded in
+// time any more. What is not registered is no error. ErrInUse for one that is fenced: Thaw
+// or Supersede it; ErrStale for another epoch.
+func (g *Guard) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
+	g.mu.Lock()
+	flushed, err := g.drop(id, epoch)
+	g.mu.Unlock()
+	if err != nil || flushed == nil {
+		return err
+	}
+	if err := waitFor(ctx, flushed, flushTime); err != nil {
+		return fmt.Errorf("release dataset %s: %w", id, err)
+	}
+	return nil
+}
+
+// drop takes an entry out of the table; the lock is held.
+func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err error) {
+	e := g.table[id]
+	switch {
+	case e == nil:
+		return nil, nil
+	case e.busy:
+		return nil, e.isBusy()
+	case epoch != e.Epoch:
+		return nil, e.older(epoch)
+	}
+	if e.State == StateArmed && e.Deadline <= g.Clock.Boottime() {
+		g.trip(e)
+	}
+	if e.State == StateFencing || e.State == StateFenced {
+		return nil, dataset.Errorf(dataset.ErrInUse, "volume %s is %s: thaw it, or give it up as superseded, before it is released", e.Volume, e.State)
+	}
+	if e.State == StateSuperseded && !e.letGo() {
+		return nil, e.notLetGo()
+	}
+	if flushed, err = g.records.drop(id); err != nil {
+		return nil, fmt.Errorf("release volume %s: %w", e.Volume, err)
+	}
+	delete(g.table, id)
+	for _, other := range g.table {
+		if other.Policy == PolicyWatchdog && other.State != StateRebooted {
+			return flushed, nil
+		}
+	}
+	return flushed, g.dog.rest()
+}

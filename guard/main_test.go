@@ -1,0 +1,226 @@
+package guard_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// role is what this program is when a test starts it: a part of the guard, or somebody
+// that a guard has to deal with.
+const role = "DROVER_GUARD_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if r := os.Getenv(role); r != "" {
+		if err := play(r, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, r+":", err)
+			os.Exit(1)
+		}
+		return
+	}
+	status := scratch.Main(m)
+	if status == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+	os.Exit(status)
+}
+
+func play(role string, args []string) error {
+	switch role {
+	case "guard":
+		return playGuard(args[0], args[1], args[2])
+	case "hand":
+		return guard.ServeHand(args[0], args[1])
+	case "feeder":
+		return playFeeder(args)
+	case "agent":
+		return playAgent(args[0], args[1], args[2])
+	case "writer":
+		return playWriter(args[0], args[1])
+	case "mapper":
+		return playMapper(args[0], args[1])
+	case "sleeper":
+		return playSleeper(args[0], args[1])
+	case "container":
+		return playContainer(args[0], args[1], args[2:])
+	}
+	return fmt.Errorf("no role %q", role)
+}
+
+func playGuard(run, root, step string) error {
+	d, err := time.ParseDuration(step)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	log := logrus.New()
+	if err := os.Setenv("DROVER_GUARD_TEST_ROLE", "hand"); err != nil {
+		return err
+	}
+	return guard.Process{
+		Run: run, Root: root, Hand: []string{"/proc/self/exe", run, root}, Watchdog: run + "/watchdog",
+		Step: d, Log: log, Version: "test",
+	}.Serve(ctx)
+}
+
+// playFeeder feeds a dataset until it is killed: args are the socket, dataset, epoch, and
+// how far ahead.
+func playFeeder(args []string) error {
+	c, err := guard.NewClient(args[0])
+	if err != nil {
+		return err
+	}
+	feed, ahead, err := parseFeed(args[1:])
+	for err == nil {
+		feed.Deadline = clock.Boottime() + ahead
+		_, err = c.Feed(context.Background(), []guard.Feed{feed})
+		fmt.Println(int64(feed.Deadline))
+		time.Sleep(ahead / 10)
+	}
+	return err
+}
+
+// playAgent registers a dataset of which it has a file open, and feeds it no more.
+func playAgent(path, id, dir string) error {
+	f, err := os.Create(dir + "/import")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	c, err := guard.NewClient(path)
+	if err != nil {
+		return err
+	}
+	r := guard.Registration{Epoch: 1, Volume: "db", Paths: []string{dir}, Policy: guard.PolicyKill, Deadline: clock.Boottime() + ahead}
+	if r.Dataset, err = uuid.Parse(id); err != nil {
+		return err
+	}
+	if _, err := c.Register(context.Background(), r); err != nil {
+		return err
+	}
+	time.Sleep(patience)
+	return fmt.Errorf("it was not killed within %v", patience)
+}
+
+// playWriter writes to the end of a file that it opened before, flushes that, and only
+// then tells, a line each on its log.
+func playWriter(file, logFile string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		if _, err := fmt.Fprintf(f, "%d\n", n); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		if _, err := log.WriteString(strconv.FormatInt(int64(clock.Boottime()), 10) + "\n"); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// playMapper writes through a shared mapping of a file that it has closed.
+func playMapper(file, logFile string) error {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(4096); err != nil {
+		return err
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	for {
+		b[0]++
+		if _, err := log.WriteString(strconv.FormatInt(int64(clock.Boottime()), 10) + "\n"); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// playSleeper holds one file open and waits in a write to another, which is on a frozen
+// filesystem (state D).
+func playSleeper(file, frozen string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	other, err := os.OpenFile(frozen, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
+		return err
+	}
+	_, err = other.Write([]byte("x"))
+	return err
+}
+
+// playContainer is what an engine makes of a container: a mount namespace with the dataset
+// on another path, and in it another role.
+func playContainer(source, target string, args []string) error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	if err := os.Setenv("DROVER_GUARD_TEST_ROLE", args[0]); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", append(os.Args[:1:1], args[1:]...), os.Environ())
+}
+
+func parseFeed(args []string) (f guard.Feed, ahead time.Duration, err error) {
+	if f.Dataset, err = uuid.Parse(args[0]); err != nil {
+		return f, 0, err
+	}
+	if f.Epoch, err = strconv.ParseUint(args[1], 10, 64); err != nil {
+		return f, 0, err
+	}
+	ahead, err = time.ParseDuration(args[2])
+	return f, ahead, err
+}

@@ -1,0 +1,115 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/guard/hand"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// Process is a guard as a process of its own.
+type Process struct {
+	// Run and Root are the folders that drover is started with on this host.
+	Run, Root string
+	// Hand is the argument vector of a program that calls ServeHand with the same folders.
+	Hand []string
+	// Watchdog is the path of the watchdog device, which is opened once a dataset wants it.
+	Watchdog string
+	// Step is Options.Step.
+	Step    time.Duration
+	Version string
+	Log     logrus.FieldLogger
+	// Ready is called once deadlines are watched and requests answered.
+	Ready func()
+}
+
+// watchdogTimeout is what the watchdog device is asked for: time enough to exchange a
+// guard for another, and short enough to wait for.
+const watchdogTimeout = 10 * time.Second
+
+// closeTime bounds the wait for the hand when the guard ends.
+const closeTime = 2 * time.Second
+
+// SocketPath is where the guard of a host listens, below the folder that drover is
+// started with.
+func SocketPath(run string) string { return filepath.Join(run, "guard.sock") }
+
+func folders(run, root string) (guardRun, guardRoot string, err error) {
+	guardRun, guardRoot = filepath.Join(run, "guard"), filepath.Join(root, "guard")
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{run, 0o755}, {root, 0o755}, {guardRun, 0o700}, {guardRoot, 0o700}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return "", "", fmt.Errorf("guard: %w", err)
+		}
+	}
+	return guardRun, guardRoot, nil
+}
+
+// Serve guards until ctx ends. ErrInUse when another guard of this host runs.
+func (p Process) Serve(ctx context.Context) (err error) {
+	run, _, err := folders(p.Run, p.Root)
+	if err != nil {
+		return err
+	}
+	l, err := socket.Listen(ctx, SocketPath(p.Run), "root")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	missing := Tune()
+	if kind, err := fsctl.KindOf(run); err != nil || kind != fsctl.Tmpfs {
+		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs holds up the fence", run, kind))
+	}
+	for _, m := range missing {
+		p.Log.Warn("the guard is weaker than it should be: " + m)
+	}
+	h, err := hand.Start(p.Hand)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+		defer cancel()
+		err = errors.Join(err, h.Close(ctx))
+	}()
+	g, err := New(ctx, Options{
+		Run: run, Hand: h, Step: p.Step, Missing: missing, Version: p.Version, Log: p.Log, Ready: p.Ready,
+		OpenWatchdog: func() (Watchdog, error) { return OpenWatchdog(p.Watchdog, watchdogTimeout) },
+	})
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx, l)
+}
+
+// handThreads is how many goroutines of the hand run at once at least.
+const handThreads = 8
+
+// ServeHand is the hand of a guard with these folders, until that ends.
+func ServeHand(run, root string) error {
+	guardRun, guardRoot, err := folders(run, root)
+	if err != nil {
+		return err
+	}
+	// What is ready to act must not wait for those that look.
+	runtime.GOMAXPROCS(max(handThreads, runtime.NumCPU()))
+	_ = Tune() // the guard has said what the host does not allow
+	conn, err := hand.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return hand.Serve(conn, &hand.Tool{Run: guardRun, Root: guardRoot, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{}})
+}

@@ -1,0 +1,200 @@
+package guard
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/guard/hand"
+)
+
+// records keeps the table. What it does itself is below a folder that never waits for a
+// disk; what is flushed goes through the hand, in order and one at a time.
+type records struct {
+	run  string
+	hand Hands
+
+	mu      sync.Mutex
+	queue   map[uuid.UUID]*saving
+	busy    bool
+	problem func(error)
+	ctx     context.Context
+	wg      sync.WaitGroup
+}
+
+// saving is a record that waits to be flushed; nil bytes remove it.
+type saving struct {
+	record []byte
+	done   []chan error
+}
+
+func (r *records) path(id uuid.UUID) string { return filepath.Join(r.run, id.String()+".json") }
+
+func (r *records) deadlinePath(id uuid.UUID) string {
+	return filepath.Join(r.run, id.String()+".deadline")
+}
+
+// put keeps an entry for whoever comes after this guard on the same boot, and begins to
+// flush it; the channel tells when that is done.
+func (r *records) put(e Entry) (flushed <-chan error, err error) {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	path := r.path(e.Dataset)
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return nil, err
+	}
+	return r.flush(e.Dataset, b), nil
+}
+
+// drop forgets an entry; the channel tells when that is flushed. What a power cut brings
+// back is of an older boot.
+func (r *records) drop(id uuid.UUID) (flushed <-chan error, err error) {
+	for _, path := range []string{r.path(id), r.deadlinePath(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return r.flush(id, nil), nil
+}
+
+func (r *records) flush(id uuid.UUID, record []byte) <-chan error {
+	c := make(chan error, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.queue[id]
+	if s == nil {
+		s = &saving{}
+		r.queue[id] = s
+	}
+	s.record = record
+	s.done = append(s.done, c)
+	if !r.busy {
+		r.busy = true
+		r.wg.Go(r.work)
+	}
+	return c
+}
+
+// work flushes until there is nothing left.
+func (r *records) work() {
+	for {
+		r.mu.Lock()
+		var id uuid.UUID
+		var s *saving
+		for id, s = range r.queue {
+			break
+		}
+		if s == nil {
+			r.busy = false
+			r.mu.Unlock()
+			return
+		}
+		delete(r.queue, id)
+		r.mu.Unlock()
+		err := r.hand.Save(r.ctx, id, s.record)
+		if err != nil {
+			err = fmt.Errorf("flush the record of dataset %s: %w", id, err)
+			r.problem(err)
+		}
+		for _, c := range s.done {
+			c <- err
+		}
+	}
+}
+
+// forgetDeadline drops what was fed before a boot.
+func (r *records) forgetDeadline(id uuid.UUID) error {
+	if err := os.Remove(r.deadlinePath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+const deadlineSize = 8 + 8 + 4
+
+// putDeadline keeps a deadline that was fed.
+func (r *records) putDeadline(id uuid.UUID, epoch uint64, at time.Duration) error {
+	b := make([]byte, 0, deadlineSize)
+	b = binary.BigEndian.AppendUint64(b, epoch)
+	b = binary.BigEndian.AppendUint64(b, uint64(at))
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(append(id[:], b...)))
+	f, err := os.OpenFile(r.deadlinePath(id), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	return errors.Join(err, f.Close())
+}
+
+// deadline returns the one that was fed last for an epoch, 0 when there is none that can
+// be relied on.
+func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
+	b, err := os.ReadFile(r.deadlinePath(id))
+	if err != nil || len(b) != deadlineSize || binary.BigEndian.Uint64(b) != epoch {
+		return 0
+	}
+	if binary.BigEndian.Uint32(b[16:]) != crc32.ChecksumIEEE(append(id[:], b[:16]...)) {
+		return 0
+	}
+	return time.Duration(binary.BigEndian.Uint64(b[8:]))
+}
+
+// loadTime bounds how long the disk has to tell what is recorded there. What this boot
+// has registered is below the other folder as well.
+const loadTime = 5 * time.Second
+
+// load returns the table as it was kept, and what could not be read.
+func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]Entry, problems []error) {
+	table = map[uuid.UUID]Entry{}
+	take := func(id uuid.UUID, b []byte, where string) {
+		var e Entry
+		if err := json.Unmarshal(b, &e); err != nil || e.Dataset != id {
+			problems = append(problems, fmt.Errorf("the record of dataset %s %s is damaged: it is not fenced until it is registered again", id, where))
+			return
+		}
+		if was, ok := table[id]; !ok || was.Boot != boot {
+			table[id] = e
+		}
+	}
+	kept, err := hand.LoadRecords(r.run)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("read the records of this boot: %w", err))
+	}
+	for id, b := range kept {
+		take(id, b, "of this boot")
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	flushed, err := r.hand.Load(ctx)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("read the flushed records: %w", err))
+	}
+	for id, b := range flushed {
+		if e, ok := table[id]; ok && e.Boot == boot {
+			continue // what is kept for this boot is as new, or newer
+		}
+		take(id, b, "on disk")
+	}
+	for id, e := range table {
+		if e.Boot == boot {
+			e.Deadline = max(e.Deadline, r.deadline(id, e.Epoch))
+			table[id] = e
+		}
+	}
+	return table, problems
+}

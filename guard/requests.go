@@ -1,0 +1,267 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard/hand"
+)
+
+// flushTime bounds the flush that a registration waits for.
+const flushTime = 10 * time.Second
+
+// Register puts a dataset into the table, durably, before anything of it may be mounted.
+// An agent that was started anew registers what it has again, so that the guard knows it.
+// It is idempotent; what is registered already gets the newer epoch, paths and policy, and
+// the later deadline.
+//
+// ErrInvalid for what cannot be fenced, ErrUnsupported for a policy that this host cannot
+// keep, ErrStale when the deadline has passed, or a newer epoch is registered, or the
+// dataset is fenced: Thaw or Supersede it first. ErrNoSpace when the table is full,
+// ErrConflict while another request changes the entry.
+func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
+	e, was, err := g.enter(r)
+	if err != nil {
+		return Entry{}, err
+	}
+	err = g.await(ctx, e, flushTime)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e.busy = false
+	if err != nil {
+		if was == nil && e.State == StateArmed {
+			delete(g.table, r.Dataset)
+			_, _ = g.records.drop(r.Dataset) // what is left of it is fenced for nothing
+		}
+		return Entry{}, fmt.Errorf("register volume %s with the guard: %w", r.Volume, err)
+	}
+	if e.State != StateArmed {
+		return Entry{}, e.notArmed()
+	}
+	g.wake()
+	return e.copy(), nil
+}
+
+// enter checks a registration and puts it into the table, busy; was is what it replaces.
+func (g *Guard) enter(r Registration) (e *entry, was *Entry, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.Clock.Boottime()
+	if err := r.check(now); err != nil {
+		return nil, nil, err
+	}
+	e = g.table[r.Dataset]
+	if e != nil && e.State != StateRebooted && e.State != StateSuperseded {
+		if err := g.mayChange(e, r.Epoch, now); err != nil {
+			return nil, nil, err
+		}
+	}
+	if e != nil && e.State == StateSuperseded && !e.letGo() {
+		return nil, nil, e.notLetGo()
+	}
+	if e == nil && len(g.table) >= MaxDatasets {
+		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard keeps %d datasets and no more: release one", MaxDatasets)
+	}
+	if e != nil && e.busy {
+		return nil, nil, e.isBusy()
+	}
+	if r.Policy == PolicyWatchdog {
+		if err := g.dog.want(g.OpenWatchdog); err != nil {
+			return nil, nil, err
+		}
+	}
+	next := Entry{Volume: r.Volume, Epoch: r.Epoch, Policy: r.Policy, Deadline: r.Deadline, Boot: g.boot, State: StateArmed}
+	next.Target = hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent}
+	next.Bound = g.bound(next)
+	if e == nil {
+		e = &entry{}
+		g.table[r.Dataset] = e
+	} else {
+		old := e.Entry
+		was = &old
+		if old.State == StateArmed {
+			next.Deadline = max(next.Deadline, old.Deadline)
+			next.Filesystem = old.Filesystem
+		}
+		next.Fence = old.Fence
+	}
+	e.Entry, e.busy = next, true
+	return e, was, nil
+}
+
+// mayChange tells whether an entry is armed and a request is not older than it; one that
+// is due is fenced. The lock is held.
+func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
+	if e.State == StateArmed && e.Deadline <= now {
+		g.trip(e)
+	}
+	if e.State != StateArmed {
+		return e.notArmed()
+	}
+	if epoch < e.Epoch {
+		return e.older(epoch)
+	}
+	return nil
+}
+
+func (e *entry) notArmed() error {
+	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed unfed at epoch %d", e.Volume, e.State, e.Epoch)
+}
+
+// letGo tells whether a superseded entry has lost its holders, and nothing of it is stopped
+// any more.
+func (e *entry) letGo() bool {
+	n := len(e.Steps)
+	return n > 0 && e.Steps[n-1].Act == ActSupersede && e.Steps[n-1].Done
+}
+
+func (e *entry) notLetGo() error {
+	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and what holds it has not ended: give it up again", e.Volume)
+}
+
+func (e *entry) older(epoch uint64) error {
+	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: a request for epoch %d comes too late", e.Volume, e.Epoch, epoch)
+}
+
+func (e *entry) isBusy() error {
+	return dataset.Errorf(dataset.ErrConflict, "the guard is busy with volume %s: ask again", e.Volume)
+}
+
+func (e *entry) copy() Entry {
+	c := e.Entry
+	c.Paths, c.Steps = slices.Clone(c.Paths), slices.Clone(c.Steps)
+	return c
+}
+
+// await saves an entry and waits until that is flushed.
+func (g *Guard) await(ctx context.Context, e *entry, most time.Duration) error {
+	g.mu.Lock()
+	flushed := g.save(e)
+	g.mu.Unlock()
+	return waitFor(ctx, flushed, most)
+}
+
+func waitFor(ctx context.Context, flushed <-chan error, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	select {
+	case err := <-flushed:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the disk of the guard's records does not answer: %w", ctx.Err())
+	}
+}
+
+// Feed is a later deadline for a dataset.
+type Feed struct {
+	Dataset  uuid.UUID     `json:"dataset"`
+	Epoch    uint64        `json:"epoch"`
+	Deadline time.Duration `json:"deadline"`
+}
+
+// Feed takes later deadlines; an earlier one changes nothing. It returns why some were
+// refused: ErrNotFound for a dataset that is not registered, ErrStale for one that is
+// fenced, or whose deadline passed before this, or of another epoch; ErrInvalid for a
+// deadline too far ahead.
+func (g *Guard) Feed(feeds []Feed) map[uuid.UUID]error {
+	refused := map[uuid.UUID]error{}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range feeds {
+		if err := g.feedOne(f); err != nil {
+			refused[f.Dataset] = err
+		}
+	}
+	return refused
+}
+
+func (g *Guard) feedOne(f Feed) error {
+	e := g.table[f.Dataset]
+	if e == nil {
+		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", f.Dataset)
+	}
+	now := g.Clock.Boottime()
+	if err := g.mayChange(e, f.Epoch, now); err != nil {
+		return err
+	}
+	if f.Epoch != e.Epoch {
+		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, f.Epoch)
+	}
+	if f.Deadline > e.Deadline {
+		if err := checkDeadline(f.Deadline, now); err != nil {
+			return err
+		}
+		e.Deadline = f.Deadline
+		if err := g.records.putDeadline(e.Dataset, e.Epoch, e.Deadline); err != nil {
+			// It holds for this guard. Another one would know an earlier deadline, and
+			// fence early.
+			g.log(e.Entry).WithError(err).Error("a deadline is not kept")
+		}
+	}
+	return nil
+}
+
+// Check tells whether a dataset may be written to, after it was mounted and before anybody
+// is told: it is armed, at that epoch, its deadline has not passed. It takes note of what
+// is mounted. ErrNotFound when it is not registered or nothing is mounted; ErrStale when it
+// may not be written to; ErrInvalid when it is mounted in a way that it cannot be fenced
+// as it was registered. Unmount it then.
+func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
+	ask := func() (*entry, error) {
+		e := g.table[id]
+		if e == nil {
+			return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", id)
+		}
+		if err := g.mayChange(e, epoch, g.Clock.Boottime()); err != nil {
+			return nil, err
+		}
+		if epoch != e.Epoch {
+			return nil, dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, epoch)
+		}
+		return e, nil
+	}
+	g.mu.Lock()
+	e, err := ask()
+	if err != nil {
+		g.mu.Unlock()
+		return Entry{}, err
+	}
+	target := e.copy().Target
+	g.mu.Unlock()
+	fsys, err := g.Hand.Bind(ctx, target)
+	if err != nil {
+		return Entry{}, fmt.Errorf("check volume %s: %w", e.Volume, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e, err = ask(); err != nil {
+		return Entry{}, err
+	}
+	if e.Filesystem != fsys {
+		e.Filesystem = fsys
+		g.save(e)
+	}
+	return e.copy(), nil
+}
+
+// Status tells all that the guard knows.
+func (g *Guard) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Status{
+		PID: os.Getpid(), Version: g.Version, Boot: g.boot, Now: g.Clock.Boottime(), Since: g.since,
+		Missing: slices.Clone(g.missing), Watchdog: g.dog.timeout, Datasets: make([]Entry, 0, len(g.table)),
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(g.table), func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }) {
+		s.Datasets = append(s.Datasets, g.table[id].copy())
+	}
+	return s
+}

@@ -1,0 +1,54 @@
+package guard
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Version is that of the protocol. A guard answers its own only; a field that is new is
+// ignored by an older guard, so what must not be ignored makes a new version.
+const Version = 1
+
+const (
+	maxRequest = 1 << 20  // bytes, a feed of all datasets
+	maxReply   = 64 << 20 // bytes, a status with all that can stand in it
+)
+
+// The requests.
+const (
+	opRegister  = "register"
+	opFeed      = "feed"
+	opCheck     = "check"
+	opThaw      = "thaw"
+	opSupersede = "supersede"
+	opRelease   = "release"
+	opStatus    = "status"
+)
+
+// request is what the client sends. Deadlines are of the boot that it names.
+type request struct {
+	Version      int           `json:"v"`
+	Boot         string        `json:"boot"`
+	Op           string        `json:"op"`
+	Registration *Registration `json:"registration,omitempty"`
+	Feeds        []Feed        `json:"feeds,omitempty"`
+	Dataset      uuid.UUID     `json:"dataset,omitzero"`
+	Epoch        uint64        `json:"epoch,omitempty"`
+	Deadline     time.Duration `json:"deadline,omitempty"`
+}
+
+// reply answers one request.
+type reply struct {
+	Version int                   `json:"v"`
+	Failure *failure              `json:"failure,omitempty"`
+	Entry   *Entry                `json:"entry,omitempty"`
+	Refused map[uuid.UUID]failure `json:"refused,omitempty"`
+	Status  *Status               `json:"status,omitempty"`
+}
+
+// failure is an error: its kind's code, and its line.
+type failure struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
