@@ -158,6 +158,43 @@ func FuzzDecoder(f *testing.F) {
 	})
 }
 
+// What goes on where a stream was cut has to be the rest of that stream: if its source makes
+// another one by now, all of it comes again.
+func TestPartsOfTwoStreams(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		h := header()
+		make2 := func(first string) []byte {
+			var buf bytes.Buffer
+			e, err := newEncoder(&buf, h, 0)
+			f.must(err)
+			f.must(errors.Join(e.data(0, []byte(first)), e.data(8*sector, []byte("second")), e.end()))
+			return buf.Bytes()
+		}
+		one, other := make2("XFSB one"), make2("XFSB two")
+		d := backends.Delivery{Dataset: newDataset(xfs), Snapshot: dataset.Snapshot{ID: h.Snapshot, Dataset: h.Dataset}}
+		d.Dataset.ID = h.Dataset
+		_, err := f.Receive(f.Context(), d, bytes.NewReader(one[:len(one)-80]), nil)
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			f.Fatal(err)
+		}
+		have, err := f.Received(f.Context(), h.Dataset, h.Snapshot)
+		if err != nil || have.Bytes == 0 {
+			f.Fatal(have, err)
+		}
+		d.From = have.Bytes
+		_, err = f.Receive(f.Context(), d, bytes.NewReader(other[have.Bytes:]), nil)
+		f.isKind(err, dataset.ErrCorrupt)
+		if have, err := f.Received(f.Context(), h.Dataset, h.Snapshot); err != nil || have != (backends.Received{}) {
+			f.Errorf("kept is %+v, %v", have, err)
+		}
+		d.From = 0
+		got, err := f.Receive(f.Context(), d, bytes.NewReader(other), nil)
+		if err != nil || got.Bytes != int64(len(other)) {
+			f.Errorf("all of the other: %+v, %v", got, err)
+		}
+	})
+}
+
 // A difference holds what changed and hardly more, and between two kinds of pools.
 func TestDifferenceIsSmall(t *testing.T) {
 	a, b := newFixture(t, "xfs"), newFixture(t, "btrfs")
