@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -153,6 +154,57 @@ func TestC5SlowPeers(t *testing.T) {
 func withNode(r *http.Request, id uuid.UUID) *http.Request {
 	r.Header.Set("X-Test-Node", id.String())
 	return r
+}
+
+// While the source makes what comes before the place where a stream goes on, which is not
+// sent, it says that it lives: who waits does not give it up.
+func TestLongSilenceIsNoCut(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	s := a.take(d, dataset.SnapshotManual)
+	a.server.Idle, b.client.Idle = 400*time.Millisecond, 400*time.Millisecond
+	heard := make(chan struct{})
+	a.pool = &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool, until: heard}
+	frames := 0
+	b.wire.set(func(body io.ReadCloser) io.ReadCloser {
+		return &counter{body, func() {
+			if frames++; frames == 8 { // twice as long as it would have waited
+				close(heard)
+			}
+		}}
+	})
+	_, err := b.pull(a, d, uuid.Nil)
+	must(t, err)
+	if got := b.snapshots(d.ID); !got[s.ID] || len(b.wire.asked) != 2 {
+		t.Errorf("it has %v, after %q", got, b.wire.asked)
+	}
+}
+
+// pausing is a pool that sends nothing until something has happened.
+type pausing struct {
+	backends.Copier
+	backends.Pool
+	until chan struct{}
+}
+
+func (p *pausing) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+	<-p.until
+	return p.Copier.Send(ctx, src, base, from, w, progress)
+}
+
+// counter tells of each time that something came.
+type counter struct {
+	io.ReadCloser
+	came func()
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	if n > 0 {
+		c.came()
+	}
+	return n, err
 }
 
 // stalling takes no more after so many bytes, as long as somebody waits for them.

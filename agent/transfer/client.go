@@ -140,7 +140,7 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 		cancel(nil)
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%w", err)
 	}
-	resp, err := c.HTTP.RoundTrip(req)
+	resp, err := c.HTTP.RoundTrip(req) //nolint:bodyclose // patient.Close closes it
 	body.wait.Stop()
 	if err != nil {
 		err = body.explain(err)

@@ -82,8 +82,10 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 			return n.denied
 		},
 	}
-	n.http = httptest.NewServer(n.server.Handler())
-	transport := &http.Transport{}
+	n.http = httptest.NewUnstartedServer(n.server.Handler())
+	n.http.EnableHTTP2 = true
+	n.http.StartTLS()
+	transport := n.http.Client().Transport.(*http.Transport) // all of them have one certificate
 	n.wire = &wire{next: transport, node: n.id}
 	n.client = &Client{HTTP: n.wire, Clock: clock.System{}, Log: log}
 	tb.Cleanup(func() {

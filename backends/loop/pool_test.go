@@ -33,7 +33,7 @@ func newBackend() (*Backend, *run.Recorder) {
 }
 
 // testEvery makes several checkpoints of a stream that is small.
-const testEvery = 256 << 10
+const testEvery = 512 << 10
 
 func newFixture(t *testing.T, fstype string) *fixture {
 	t.Helper()
