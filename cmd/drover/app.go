@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 const defaultEndpoint = "unix:///run/drover/drover.sock"
@@ -23,6 +24,7 @@ type remote interface {
 	api.Users
 	api.Local
 	api.Backup
+	api.Members
 }
 
 // app is what every command works with: the streams, the world, and the flags
@@ -41,8 +43,9 @@ type app struct {
 	// docker returns the folder of a Docker volume; see engine.Path.
 	docker func(ctx context.Context, volume string, live bool) (string, error)
 
-	endpoint string   // --api
-	args     []string // the whole command line
+	endpoint string    // --api
+	files    pki.Files // --cert, --key, --ca
+	args     []string  // the whole command line
 }
 
 func (a *app) address() string {

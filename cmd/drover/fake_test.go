@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // fake is a server over the interfaces: it answers from its fields, writes down
@@ -260,4 +261,26 @@ func (f *fake) Backup(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	return ctx.Err()
+}
+
+func (f *fake) MakeToken(_ context.Context, t api.NewToken) (api.JoinToken, error) {
+	return api.JoinToken{Token: "drover-join-sesame", ID: "0123abcd", Name: t.Name, Expires: now.Add(time.Hour)}, f.called("MakeToken", t)
+}
+
+func (f *fake) Join(_ context.Context, j api.Join) (api.Joined, error) {
+	return api.Joined{}, f.called("Join", j)
+}
+
+func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (pki.Signed, error) {
+	return pki.Signed{}, f.called("Certify", node, c)
+}
+
+func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
+
+func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (dataset.Node, error) {
+	return dataset.Node{Name: ref}, f.called("RemoveNode", ref, force)
+}
+
+func (f *fake) RevokeOperator(_ context.Context, name string) error {
+	return f.called("RevokeOperator", name)
 }

@@ -20,7 +20,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,9 +30,9 @@ func main() {
 	a := &app{
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		getenv: os.Getenv, now: time.Now, newID: uuid.New, sleep: sleep, signals: signals,
-		dial:   func(endpoint string) (remote, error) { return api.NewClient(endpoint) },
 		docker: dockerPath,
 	}
+	a.dial = a.client
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
 }
 

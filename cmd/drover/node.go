@@ -8,5 +8,6 @@ func newNodeCmd(a *app) *cobra.Command {
 		Short: "Look at the hosts",
 	},
 		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
+		newNodeTokenCmd(a), newNodeRmCmd(a),
 	)
 }

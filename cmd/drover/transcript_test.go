@@ -220,7 +220,7 @@ func TestTranscripts(t *testing.T) {
 // the fake.
 func overTheWire(t *testing.T) func(f *fake) remote {
 	return func(f *fake) remote {
-		c := api.NewLoopback(api.Handler(api.Deps{Service: service{fake: f}, Local: f, Backup: f}))
+		c := api.NewLoopback(api.Handler(api.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
 		t.Cleanup(c.Close)
 		return c
 	}

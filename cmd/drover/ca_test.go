@@ -1,0 +1,126 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// From no authority to an operator that asks control over the network, and to one that
+// is no longer believed.
+func TestCertificateAuthority(t *testing.T) {
+	f := theWorld()
+	c := newConsole(f)
+	c.now = time.Now
+	c.dial = c.client
+	dir, out := filepath.Join(t.TempDir(), "ca"), t.TempDir()
+	must := func(args ...string) string {
+		t.Helper()
+		c.out.Reset()
+		c.err.Reset()
+		if code := c.run(t, args...); code != 0 {
+			t.Fatalf("%v: %d %s", args, code, c.err.String())
+		}
+		return c.out.String()
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		c.err.Reset()
+		if code := c.run(t, args...); code == 0 || !strings.Contains(c.err.String(), want) || strings.Count(c.err.String(), "\n") != 1 {
+			t.Errorf("%v: %d %s", args, code, c.err.String())
+		}
+	}
+	refused("no certificate authority in "+dir, "ca", "issue", "bob", "--role", "viewer", "--dir", dir)
+	refused("no such folder", "ca", "rotate", "--dir", dir)
+	var made authority
+	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
+		t.Errorf("%+v, %v", made, err)
+	}
+	refused("holds a certificate authority", "ca", "init", "--dir", dir)
+	said := must("ca", "issue", "bob", "--role", "viewer", "--dir", dir, "--out", out)
+	if !strings.Contains(said, "export DROVER_CERT="+out+"/bob.pem DROVER_KEY="+out+"/bob-key.pem DROVER_CA="+out+"/bob-ca.pem") {
+		t.Error(said)
+	}
+	refused("is there: say another --out", "ca", "issue", "bob", "--role", "admin", "--dir", dir, "--out", out)
+	refused("bad name", "ca", "issue", "../bob", "--role", "admin", "--dir", dir, "--out", out)
+
+	address := answering(t, f, dir)
+	c.env["DROVER_API"] = "https://" + address
+	refused("set --cert or DROVER_CERT, --key or DROVER_KEY, --ca or DROVER_CA", "node", "ls")
+	c.env["DROVER_CERT"], c.env["DROVER_KEY"] = out+"/bob.pem", out+"/bob-key.pem"
+	refused("set --ca or DROVER_CA (", "node", "ls")
+	with := []string{"--ca", out + "/bob-ca.pem"}
+	must(append(with, "node", "ls")...)
+	refused("operator bob (viewer) may not remove a node: that takes the role admin", append(with, "node", "rm", "alpha")...)
+	if err := os.Chmod(out+"/bob-key.pem", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused("others can use this key", append(with, "node", "ls")...)
+	if err := os.Chmod(out+"/bob-key.pem", 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	must("ca", "rotate", "--dir", dir)
+	refused("end that first", "ca", "rotate", "--dir", dir)
+	address = answering(t, f, dir)
+	c.env["DROVER_API"] = "https://" + address
+	must(append(with, "node", "ls")...)
+	refused("the old root is believed until", "ca", "rotate", "--finish", "--dir", dir)
+	must("ca", "rotate", "--finish", "--force", "--dir", dir)
+	c.env["DROVER_API"] = "https://" + answering(t, f, dir)
+	refused("is not vouched for by this cluster's certificate authority", append(with, "node", "ls")...)
+}
+
+// answering is control on loopback, as of the authority in a folder.
+func answering(t *testing.T, f *fake, dir string) (address string) {
+	t.Helper()
+	ca, err := pki.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Issue(pki.Identity{Kind: pki.Control, Name: "c1"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := pki.NewCredentials(pair, clock.System{}, nil)
+	s := api.NewServer(api.Handler(api.Deps{Service: service{fake: f}, Members: f, Peer: own.Peer}))
+	s.ErrorLog = log.New(io.Discard, "", 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return l.Addr().String()
+}
+
+func TestReadToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(" sesame\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for said, want := range map[string]string{"": "", "sesame": "sesame", "@" + file: "sesame", "-": "from standard input"} {
+		c := newConsole(theWorld())
+		c.in = strings.NewReader("from standard input\n")
+		if got, err := readToken(c.app, said); err != nil || got != want {
+			t.Errorf("%q: %q, %v", said, got, err)
+		}
+	}
+	if _, err := readToken(newConsole(theWorld()).app, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
+		t.Error(err)
+	}
+}

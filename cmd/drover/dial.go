@@ -1,0 +1,47 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// client is that of the servers at an address: over https it shows a certificate.
+func (a *app) client(endpoint string) (remote, error) {
+	c, err := a.open(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	c.SetVersion(a.version)
+	return c, nil
+}
+
+func (a *app) open(endpoint string) (*api.Client, error) {
+	if !strings.Contains(endpoint, "https://") {
+		return api.NewClient(endpoint)
+	}
+	var missing []string
+	said := func(flag, value, env string) string {
+		if value == "" {
+			value = a.getenv(env)
+		}
+		if value == "" {
+			missing = append(missing, "--"+flag+" or "+env)
+		}
+		return value
+	}
+	files := pki.Files{
+		Cert: said("cert", a.files.Cert, "DROVER_CERT"), Key: said("key", a.files.Key, "DROVER_KEY"), CA: said("ca", a.files.CA, "DROVER_CA"),
+	}
+	if len(missing) > 0 {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "%s wants a certificate of the cluster: set %s (drover ca issue makes one on a control host)", dataset.Clip(endpoint), strings.Join(missing, ", "))
+	}
+	pair, err := pki.LoadPair(files)
+	if err != nil {
+		return nil, err
+	}
+	return api.NewTLSClient(endpoint, pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control))
+}

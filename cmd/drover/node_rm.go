@@ -1,0 +1,41 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+)
+
+func newNodeRmCmd(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm NODE",
+		Short: "Remove a node from the cluster for good",
+		Long: `Remove a node from the cluster for good: its certificate is worth nothing from
+then on, and it cannot come back as what it was. Refused while volumes have
+their home there; move them first (drover node drain).
+
+With --force the certificate is worth nothing although volumes have their home
+there, for a host that somebody else may have. The node stays on record until
+they have another home (drover volume move --force --fenced), and is removed by
+saying this again. Containers that run there are not stopped by it.`,
+		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also while volumes have their home there")
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		n, err := c.RemoveNode(cmd.Context(), args[0], force)
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return show.JSON(a.out, n)
+		}
+		return a.say("node %s is removed: its certificate is worth nothing any more", n.Name)
+	}
+	return cmd
+}

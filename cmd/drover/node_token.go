@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+func newNodeTokenCmd(a *app) *cobra.Command {
+	var in api.NewToken
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Make a token with which one host joins the cluster",
+		Long: `Make a token with which one host joins the cluster, once: drover agent --join
+TOKEN. It is said this once and kept nowhere. With the name of a node that is
+there, that node comes back with it, as after its certificate ended.`,
+		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := outputFlags(cmd, false)
+	cmd.Flags().StringVar(&in.Name, "name", "", "the only `NAME` that the node can have")
+	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long it can be used: `TIME` such as 30m, 168h at most")
+	completeFlag(cmd, "name")
+	completeFlag(cmd, "ttl")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		token, err := c.MakeToken(cmd.Context(), in)
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return show.JSON(a.out, token)
+		}
+		if _, err := fmt.Fprintf(a.errOut, "token %s, good for one host until %s:\n", token.ID, token.Expires.Format(time.RFC3339)); err != nil {
+			return err
+		}
+		return a.say("%s", token.Token)
+	}
+	return cmd
+}
