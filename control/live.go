@@ -212,6 +212,20 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 	return err
 }
 
+// living returns the agents that live, by their nodes; none on a store of this process
+// alone, where nobody keeps count.
+func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
+	if !s.Shared {
+		return nil, nil
+	}
+	list, err := listAll[alive](t, liveNodesPrefix)
+	live := map[uuid.UUID]alive{}
+	for _, a := range list {
+		live[a.Node] = a
+	}
+	return live, err
+}
+
 // sayWhoLives fills in which nodes are heard of, and since when they are or are not.
 func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 	if !s.Shared {
@@ -224,16 +238,13 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 		return nil
 	}
 	t := newTx(ctx, s.store)
-	live, err := listAll[alive](t, liveNodesPrefix)
+	live, err := s.living(t)
 	if err != nil {
 		return err
 	}
-	since := map[uuid.UUID]time.Time{}
-	for _, a := range live {
-		since[a.Node] = a.Since
-	}
 	for i, n := range nodes {
-		if nodes[i].Since, nodes[i].Live = since[n.ID]; nodes[i].Live {
+		if a, lives := live[n.ID]; lives {
+			nodes[i].Since, nodes[i].Live = a.Since, true
 			continue
 		}
 		var gone away

@@ -141,7 +141,7 @@ func (s *Service) sites(t *tx) ([]site, error) {
 	if err != nil {
 		return nil, err
 	}
-	live, err := s.alive(t)
+	live, err := s.living(t)
 	if err != nil {
 		return nil, err
 	}
@@ -154,25 +154,11 @@ func (s *Service) sites(t *tx) ([]site, error) {
 		out[i] = site{Node: n.Node, facts: n.Facts}
 		for _, id := range n.Pools {
 			if p, ok := by[id]; ok && p.Node == n.ID {
-				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, silent: !live(n.ID), status: s.poolStatus(n.Facts, id)})
+				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, silent: s.Shared && live[n.ID].Node != n.ID, status: s.poolStatus(n.Facts, id)})
 			}
 		}
 	}
 	return out, nil
-}
-
-// alive returns what tells whether a node's agent is: all are on a store of one process,
-// where nobody keeps count.
-func (s *Service) alive(t *tx) (live func(uuid.UUID) bool, err error) {
-	if !s.Shared {
-		return func(uuid.UUID) bool { return true }, nil
-	}
-	list, err := listAll[alive](t, liveNodesPrefix)
-	there := map[uuid.UUID]bool{}
-	for _, a := range list {
-		there[a.Node] = true
-	}
-	return func(id uuid.UUID) bool { return there[id] }, err
 }
 
 // everywhere returns the pools of all nodes. Those of a node that is away are among them

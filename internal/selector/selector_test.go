@@ -105,7 +105,7 @@ func TestWhatIsNoExpressionIsRefusedWithItsPlace(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                 "the expression is empty (at character 1)",
 		"  ":                               "the expression is empty (at character 1)",
-		`architecure == "x86_64"`:          `unknown fact "architecure", did you mean architecture? (have: ` + have + `) (at character 1)`,
+		`architectur == "x86_64"`:          `unknown fact "architectur", did you mean architecture? (have: ` + have + `) (at character 1)`,
 		`load_1 < 3 and load10 < 20`:       `unknown fact "load10", did you mean load_10? (have: ` + have + `) (at character 16)`,
 		`free > "1GiB"`:                    `unknown fact "free", did you mean pool.free? (have: ` + have + `) (at character 1)`,
 		`pool.fre > "1GiB"`:                `unknown fact "pool.fre", did you mean pool.free? (have: ` + have + `) (at character 1)`,
