@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -30,6 +31,10 @@ func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
 		{"WriteRecord", cutWriteRecord},
 		{"Delete", cutDelete},
 		{"Resize", cutResize},
+		{"Receive", cutReceive},
+		{"Promote", cutPromote},
+		{"Demote", cutDemote},
+		{"Supersede", cutSupersede},
 	} {
 		t.Run("PowerCut/"+fstype+"/"+c.name, func(t *testing.T) {
 			var image, disk string
@@ -38,7 +43,8 @@ func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
 				disk = scratch.MountImage(t, fstype, image)
 				return kind, backends.Config{Name: "test", Path: filepath.Join(disk, "pool")}
 			})
-			c.run(f, func() *fixture { return f.cut(fstype, image) })
+			mine := image // another pool has another
+			c.run(f, func() *fixture { return f.cut(fstype, mine) })
 		})
 	}
 }
@@ -160,6 +166,67 @@ func (f *fixture) commitJournal() {
 	f.ok(err)
 	f.ok(other.Sync())
 	f.ok(other.Close())
+}
+
+// cutReceive brings a snapshot back that another pool has.
+func cutReceive(f *fixture, cut func() *fixture) {
+	if !f.can.Delta {
+		return
+	}
+	o := f.other()
+	d := o.create()
+	o.write(d.ID, "file", "content")
+	s := o.take(d)
+	data, _ := o.stream(s, uuid.Nil)
+	f.ok(f.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))
+	after := cut()
+	after.inState(d, backends.EntryCopy)
+	after.hasSnapshots(d.ID, s)
+	after.holds(after.clone(f.source(s)).ID, "file", "content")
+}
+
+// cutPromote wants what is written to a home to be there, and not in a copy's head.
+func cutPromote(f *fixture, cut func() *fixture) {
+	if !f.can.Delta {
+		return
+	}
+	d := f.create()
+	s := f.take(d)
+	f.ok(f.copier().Demote(f.ctx, d.ID, s.ID))
+	f.ok(f.copier().Promote(f.ctx, d.ID, s.ID))
+	f.ok(f.pool.Commit(f.ctx, d.ID))
+	after := cut()
+	after.inStateWith(d, s)
+	after.holds(d.ID, "file", "")
+}
+
+func cutDemote(f *fixture, cut func() *fixture) {
+	if !f.can.Delta {
+		return
+	}
+	d := f.create()
+	f.write(d.ID, "file", "content")
+	s := f.take(d)
+	f.ok(f.copier().Demote(f.ctx, d.ID, s.ID))
+	after := cut()
+	after.inState(d, backends.EntryCopy)
+	after.hasSnapshots(d.ID, s)
+	after.holds(after.clone(f.source(s)).ID, "file", "content")
+}
+
+func cutSupersede(f *fixture, cut func() *fixture) {
+	if !f.can.Delta {
+		return
+	}
+	d := f.create()
+	f.write(d.ID, "file", "content")
+	keep := f.snapshot(d)
+	keep.Kind = dataset.SnapshotSuperseded
+	f.ok(f.copier().Supersede(f.ctx, d.ID, keep))
+	after := cut()
+	after.inState(d, backends.EntryCopy)
+	after.hasSnapshots(d.ID, keep)
+	after.holds(after.clone(f.source(keep)).ID, "file", "content")
 }
 
 func cutResize(f *fixture, cut func() *fixture) {
