@@ -81,6 +81,9 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	if n, _ := frames.count(); err != nil && n == 0 {
 		return err
 	}
+	if out.err == nil {
+		out.err = context.Cause(r.Context())
+	}
 	if out.err != nil {
 		// Who asked is gone, or too slow: that is its own to tell.
 		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node", r.peer).Info("a transfer to another node was cut")
