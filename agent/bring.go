@@ -63,14 +63,12 @@ const assumedRate = 60 << 20
 
 // expect says how long a move would take, and how it comes to that: what this node lacks
 // of it, where it has a copy, otherwise all that the volume takes, at the rate of the
-// last move that came here.
+// last move that came here. A pool that cannot say what a volume takes is no reason to
+// wait.
 func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
-	v, err := a.Control.Volume(ctx, d.ID.String())
+	size, err := a.takes(ctx, d)
 	if err != nil {
 		return 0, "", err
-	}
-	if v.Status == nil {
-		return 0, "its size is not known", nil
 	}
 	a.mu.Lock()
 	rate, as := a.rate, "as the last one"
@@ -78,12 +76,34 @@ func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, s
 	if rate == 0 {
 		rate, as = assumedRate, "assumed"
 	}
-	size := v.Status.Used
 	if lacks, known := a.lacks(ctx, d); known {
 		size = min(size, lacks)
 	}
 	took := time.Duration(float64(size) / float64(rate) * float64(time.Second))
 	return took, fmt.Sprintf("%s at %s a second, %s", size.Human(), dataset.Size(rate).Human(), as), nil
+}
+
+// heardTries is how often control is asked how large a volume is, which its home tells
+// soon after control has started.
+const heardTries = 10
+
+// takes returns what a volume takes, or at most can, when its home has not said.
+func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	for range heardTries {
+		v, err := a.Control.Volume(ctx, d.ID.String())
+		if err != nil {
+			return 0, err
+		}
+		if v.Status != nil {
+			return v.Status.Used, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-a.Clock.After(a.Limits.Retry):
+		}
+	}
+	return d.Size, nil
 }
 
 // lackTime bounds the question to a home how much of a dataset has changed.

@@ -326,7 +326,8 @@ func TestExpectedOfACopy(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))
-	await(t, func() bool { return f.record("db").Status != nil })
+	heard := func() bool { st := f.record("db").Status; return st != nil && st.Used >= 16<<20 }
+	await(t, heard)
 	before, how, err := f.b.expect(t.Context(), f.record("db").Dataset)
 	if err != nil || before == 0 || !strings.Contains(how, "assumed") {
 		t.Errorf("%s, %s, %v", before, how, err)
@@ -334,7 +335,7 @@ func TestExpectedOfACopy(t *testing.T) {
 	f.moves("db", f.b)
 	f.a.settled(d.ID)
 	f.b.writes("db", "small", "x")
-	await(t, func() bool { return f.record("db").Status != nil })
+	await(t, heard)
 	after, how, err := f.a.expect(t.Context(), f.record("db").Dataset)
 	if err != nil || after == 0 || 4*after > before {
 		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)

@@ -1,0 +1,402 @@
+package agent
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/profiles"
+)
+
+// flock is one control service and two agents, each with its own pool, that reach each
+// other.
+type flock struct {
+	*testing.T
+	svc   *control.Service
+	link  *api.Client
+	a, b  *host
+	wires wires
+	ends  []func()
+}
+
+// host is one agent of a flock.
+type host struct {
+	*Agent
+	f    *flock
+	cfg  Config
+	own  store.Store
+	fuse *fuse
+	mu   sync.Mutex // over Agent, for who asks it from another host
+}
+
+const moveProfiles = `
+default: plain
+profiles:
+  plain: {}
+  never: {follow: never}
+  hurry: {follow: {within: 1ns}}
+`
+
+// newFlock starts one on pools of the given backends.
+func newFlock(t *testing.T, backendA, backendB string) *flock {
+	t.Helper()
+	f := &flock{T: t}
+	f.serve()
+	f.a, f.b = f.host("host-a", backendA), f.host("host-b", backendB)
+	t.Cleanup(f.close) // before what they lie on goes
+	f.a.up()
+	f.b.up()
+	return f
+}
+
+// serve starts control.
+func (f *flock) serve() {
+	f.Helper()
+	st, err := bolt.Open(f.Context(), filepath.Join(f.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	set, err := profiles.Parse("profiles.yaml", []byte(moveProfiles))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.svc = control.New(control.Deps{
+		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
+		Failed: func(what string, err error) { f.Error(what, err) },
+	})
+	f.link = api.NewLoopback(api.Handler(api.Deps{Service: f.svc}))
+	f.ends = append(f.ends, func() {
+		f.link.Close()
+		f.svc.Close()
+		if err := st.Close(); err != nil {
+			f.Error(err)
+		}
+	})
+}
+
+func (f *flock) close() {
+	for _, h := range []*host{f.a, f.b} {
+		if h != nil && h.Agent != nil {
+			h.down()
+			h.tidy()
+		}
+	}
+	f.wires.close()
+	for _, end := range f.ends {
+		end()
+	}
+}
+
+// host makes a host with a pool of its own; it is not up yet.
+func (f *flock) host(name, backend string) *host {
+	f.Helper()
+	root := f.TempDir()
+	own, err := bolt.Open(f.Context(), filepath.Join(root, "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.ends = append(f.ends, func() {
+		if err := own.Close(); err != nil {
+			f.Error(err)
+		}
+	})
+	pool := filepath.Join(root, "pool")
+	if backend == "loop" {
+		pool = filepath.Join(scratch.Mount(f.T, "xfs", 1<<30), "pool")
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if testing.Verbose() {
+		log.SetOutput(os.Stderr)
+	}
+	h := &host{f: f, own: own, fuse: &fuse{left: -1}}
+	h.cfg = Config{
+		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
+		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
+		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}),
+		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log.WithField("host", name).Logger,
+		Limits:   Limits{Lease: 3 * time.Second, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
+		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",
+		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
+	}
+	log.AddHook(named{name})
+	f.wires.add(name+":9471", h)
+	return h
+}
+
+type named struct{ name string }
+
+func (n named) Levels() []logrus.Level { return logrus.AllLevels }
+func (n named) Fire(e *logrus.Entry) error {
+	e.Data["host"] = n.name
+	return nil
+}
+
+// up starts the agent.
+func (h *host) up() {
+	h.f.Helper()
+	a, err := New(h.f.Context(), h.cfg)
+	if err == nil {
+		h.mu.Lock()
+		h.Agent = a
+		h.mu.Unlock()
+		err = a.Start(h.f.Context())
+	}
+	if err != nil {
+		h.f.Fatal(err)
+	}
+}
+
+// down stops it. One that has crashed cannot end as it should.
+func (h *host) down() {
+	h.f.Helper()
+	if err := h.Close(); err != nil && !h.fuse.blown() {
+		h.f.Error(err)
+	}
+}
+
+// again is an agent that finds what the last one left.
+func (h *host) again() {
+	h.f.Helper()
+	h.down()
+	h.fuse.mend()
+	h.up()
+}
+
+func (h *host) agent() *Agent {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.Agent
+}
+
+func (h *host) tidy() {
+	points, _ := filepath.Glob(filepath.Join(h.cfg.Root, "mnt", "*"))
+	for _, p := range points {
+		for unix.Unmount(p, unix.MNT_DETACH) == nil {
+		}
+		if err := h.removeMountpoint(p); err != nil {
+			h.f.Error(err)
+		}
+	}
+}
+
+// wires are the ways from one agent to the others.
+type wires struct {
+	mu      sync.Mutex
+	servers map[string]*httptest.Server
+	cut     bool
+}
+
+func (w *wires) add(address string, h *host) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.servers == nil {
+		w.servers = map[string]*httptest.Server{}
+	}
+	w.servers[address] = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		a := h.agent()
+		if a == nil || h.fuse.blown() {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		a.Peers().ServeHTTP(rw, r)
+	}))
+}
+
+func (w *wires) close() {
+	for _, s := range w.servers {
+		s.CloseClientConnections()
+		s.Close()
+	}
+}
+
+func (w *wires) setCut(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
+	if cut {
+		for _, s := range w.servers {
+			s.CloseClientConnections()
+		}
+	}
+}
+
+// wire is the way of one host to all others.
+type wire struct {
+	*wires
+	from *host
+}
+
+func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	w.mu.Lock()
+	s, cut := w.servers[r.URL.Host], w.cut
+	w.mu.Unlock()
+	if cut || s == nil || w.from.fuse.blown() {
+		return nil, errors.New("no route to host")
+	}
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return nil, err
+	}
+	r = r.Clone(r.Context())
+	r.URL.Scheme, r.URL.Host = u.Scheme, u.Host
+	r.Header.Set("Node", w.from.agent().Node().String())
+	return s.Client().Transport.RoundTrip(r)
+}
+
+// volume makes a volume on a host.
+func (h *host) volume(spec string, opts map[string]string) dataset.Dataset {
+	h.f.Helper()
+	if err := h.Create(h.f.Context(), spec, opts); err != nil {
+		h.f.Fatal(err)
+	}
+	name, _, _ := strings.Cut(spec, "@")
+	d, ok := h.cache.volume(name)
+	if !ok {
+		h.f.Fatal("the volume is not known")
+	}
+	return d
+}
+
+func (h *host) mounts(name, id string) string {
+	h.f.Helper()
+	path, err := h.Mount(h.f.Context(), name, id)
+	if err != nil {
+		h.f.Fatalf("%s: mount of %s: %v", h.NodeName, name, err)
+	}
+	return path
+}
+
+func (h *host) unmounts(name, id string) {
+	h.f.Helper()
+	if err := h.Unmount(h.f.Context(), name, id); err != nil {
+		h.f.Fatalf("%s: unmount of %s: %v", h.NodeName, name, err)
+	}
+}
+
+// writes puts a file into a volume.
+func (h *host) writes(volume, file, text string) {
+	h.f.Helper()
+	path := h.mounts(volume, "writer")
+	w, err := os.OpenFile(filepath.Join(path, file), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = w.WriteString(text)
+	}
+	if err == nil {
+		err = errors.Join(w.Sync(), w.Close())
+	}
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	h.unmounts(volume, "writer")
+}
+
+// reads returns what a file of a volume holds.
+func (h *host) reads(volume, file string) string {
+	h.f.Helper()
+	path := h.mounts(volume, "reader")
+	b, err := os.ReadFile(filepath.Join(path, file))
+	if err != nil {
+		h.f.Errorf("%s: %v", h.NodeName, err)
+	}
+	h.unmounts(volume, "reader")
+	return string(b)
+}
+
+// begins asks for a move.
+func (f *flock) begins(volume string, to *host) dataset.Operation {
+	f.Helper()
+	out, err := f.svc.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if out.Operation == nil {
+		f.Fatalf("volume %s is on node %s already", volume, to.NodeName)
+	}
+	return *out.Operation
+}
+
+// ends waits for the end of an operation.
+func (f *flock) ended(op dataset.Operation) dataset.Operation {
+	f.Helper()
+	until := time.Now().Add(time.Minute)
+	for !op.State.Final() {
+		var err error
+		if op, err = f.svc.Operation(f.Context(), op.ID.String(), 5*time.Second); err != nil {
+			f.Fatal(err)
+		}
+		if time.Now().After(until) {
+			f.Fatalf("operation %s does not end: %+v", op.ID, op)
+		}
+	}
+	return op
+}
+
+// moves moves a volume, which must succeed.
+func (f *flock) moves(volume string, to *host) {
+	f.Helper()
+	if op := f.ended(f.begins(volume, to)); op.State != dataset.OpDone {
+		f.Fatalf("move of %s to %s: %+v", volume, to.NodeName, op.Problem)
+	}
+}
+
+func (f *flock) record(volume string) api.Volume {
+	f.Helper()
+	v, err := f.svc.Volume(f.Context(), volume)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return v
+}
+
+// other is the host that a is not.
+func (f *flock) other(h *host) *host {
+	if h == f.a {
+		return f.b
+	}
+	return f.a
+}
+
+// settled waits until a host has done what it is to do about a dataset whose home is
+// elsewhere: it has a copy without a head and neither mounts nor opens it.
+func (h *host) settled(id uuid.UUID) {
+	h.f.Helper()
+	await(h.f.T, func() bool {
+		_, given := h.leases.yielded(id)
+		_, kept := h.cache.copied(id)
+		e, err := h.thePool().Stat(h.f.Context(), id)
+		return kept && !given && err == nil && e.State == backends.EntryCopy && !e.Promoted
+	})
+}
+
+func (h *host) thePool() backends.Pool {
+	h.f.Helper()
+	p, ok := h.pools.byName("default")
+	if !ok || p.backend == nil {
+		h.f.Fatal("no pool")
+	}
+	return p.backend
+}

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a move brought in vain is kept for another try, is named by doctor, and goes when
+// its time is over; never while a move may need it, nor what has its home here.
+func TestBroughtInVain(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.a.mounts("db", "user")
+	if op := f.ended(f.begins("db", f.b)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	await(t, func() bool { return !f.b.isPulling(d.ID) })
+	there := func() bool {
+		e, err := f.b.thePool().Stat(t.Context(), d.ID)
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil && e.State == backends.EntryCopy
+	}
+	f.b.resolvePulls(t.Context())
+	if !there() {
+		t.Error("what came is gone at once")
+	}
+	list, err := f.b.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if l.Level == levelWarning || l.Level == levelError {
+			t.Errorf("doctor: %+v", l)
+		}
+	}
+	p, known := f.b.pull(d.ID)
+	if !known {
+		t.Fatal("what came is not on record")
+	}
+	if err := f.b.Collect(t.Context(), d.ID); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("it is collected: %v", err)
+	}
+	p.Since = time.Now().Add(-keptInVain)
+	if err := f.b.setPull(t.Context(), d.ID, p); err != nil {
+		t.Fatal(err)
+	}
+	f.b.resolvePulls(t.Context())
+	if _, known := f.b.pull(d.ID); known || there() {
+		t.Error("what came in vain stays")
+	}
+	f.a.unmounts("db", "user")
+	f.moves("db", f.b)
+	f.b.resolvePulls(t.Context())
+	f.b.mounts("db", "user")
+	f.b.unmounts("db", "user")
+}
