@@ -6,10 +6,28 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
+
+// What control alone knows of a volume that is home here, a Get does not wait for: a
+// container's start asks five times (I7).
+func TestI7ControlSilent(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.link.silent()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	v, err := r.Get(ctx, "db")
+	if err != nil || ctx.Err() != nil {
+		t.Fatalf("%v, %v", err, ctx.Err())
+	}
+	if problem, _ := v.Status["problem"].(string); v.Status["dataset"] != d.ID || !strings.Contains(problem, "its snapshots are not known: ") {
+		t.Errorf("%+v", v)
+	}
+}
 
 // With control away the agent answers Get, List and Path, mounts and unmounts what
 // is home here, after a restart as well; what it cannot do it refuses at once, and

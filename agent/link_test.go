@@ -34,6 +34,7 @@ type link struct {
 	// the next one does not happen either. unanswered counts them.
 	lose, unanswered int
 	refuse           bool
+	mute             bool // of snapshots it says nothing, however long one waits
 }
 
 func newLink(s api.Service) *link { return &link{Service: s, cut: make(chan struct{})} }
@@ -61,6 +62,12 @@ func (l *link) loses(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lose = n
+}
+
+func (l *link) silent() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = true
 }
 
 func (l *link) refuses() {
@@ -163,6 +170,13 @@ func (l *link) Volume(ctx context.Context, ref string) (api.Volume, error) {
 }
 
 func (l *link) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	l.mu.Lock()
+	mute := l.mute
+	l.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+		return api.List[dataset.Snapshot]{}, context.Cause(ctx)
+	}
 	return through(ctx, l, func(ctx context.Context) (api.List[dataset.Snapshot], error) { return l.Service.Snapshots(ctx, ref, p) })
 }
 

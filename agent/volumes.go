@@ -116,7 +116,13 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 // snapshotsShown bounds what Status carries: the newest ones.
 const snapshotsShown = 20
 
+// snapshotTime is what control has to say which they are. A container's start asks five
+// times for its volume, and does not need them.
+const snapshotTime = time.Second
+
 func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime, dataset.Errorf(dataset.ErrUnavailable, "control did not answer within %s", snapshotTime))
+	defer cancel()
 	var newest []dataset.Snapshot
 	for page := (api.Page{}); ; {
 		list, err := a.Control.Snapshots(ctx, d.ID.String(), page)

@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
@@ -53,7 +54,6 @@ type Cluster struct {
 
 	opts Options
 	dir  string
-	ca   authority
 }
 
 // Control is one control replica. Must and Exec run drover as root of its machine.
@@ -85,10 +85,9 @@ func New(t testing.TB, opts Options) *Cluster {
 	opts.Consul, opts.Engines = cmp.Or(opts.Consul, 3), min(cmp.Or(opts.Engines, 2), opts.Hosts)
 	opts.Size = cmp.Or(opts.Size, 2<<30)
 	c := &Cluster{opts: opts, dir: t.TempDir()}
-	t.Cleanup(func() { c.wantNoDevices(t) })
 	c.Net = lan.New(t)
 	c.startConsul(t)
-	c.ca = newAuthority(t, filepath.Join(c.dir, "ca"))
+	c.makeAuthority(t)
 	for i := range opts.Controls {
 		c.Controls = append(c.Controls, c.newControl(t, fmt.Sprint("control", i+1)))
 	}
@@ -107,6 +106,26 @@ func (c *Cluster) startConsul(t testing.TB) {
 	c.Consul = consul.Start(t, consul.Options{On: on})
 }
 
+// ca is the folder of the cluster's certificate authority.
+func (c *Cluster) ca() string { return filepath.Join(c.dir, "ca") }
+
+func (c *Cluster) makeAuthority(t testing.TB) {
+	t.Helper()
+	if out, err := exec.Command(host.Binary(t), "ca", "init", "--dir", c.ca()).CombinedOutput(); err != nil {
+		t.Fatalf("drover ca init: %v: %s", err, out)
+	}
+}
+
+// token writes a join token for a host to a file and returns where.
+func (c *Cluster) token(t testing.TB, name string) string {
+	t.Helper()
+	file := filepath.Join(c.dir, name+".token")
+	if err := os.WriteFile(file, []byte(c.Controls[0].Must(t, "node", "token", "--name", name)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // quoted lists texts as YAML.
 func quoted(texts []string) string { return `["` + strings.Join(texts, `", "`) + `"]` }
 
@@ -116,7 +135,7 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 	h := host.Start(t, host.Options{
 		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Down: true,
 		Config: fmt.Sprintf("store: {consul: {addresses: %s}}\nca: %s\nlisten: {address: \"%s:%d\"}\n",
-			quoted(c.Consul.Addresses()), c.ca.dir, on.IP, controlPort),
+			quoted(c.Consul.Addresses()), c.ca(), on.IP, controlPort),
 	})
 	h.Up(t)
 	return &Control{Host: h, On: on}
@@ -137,9 +156,9 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 	}
 	h := &Host{Name: name, On: on, Host: host.Start(t, host.Options{
 		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true,
+		Flags:  []string{"--join", "@" + c.token(t, name)},
 		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP, peerPort),
 	})}
-	c.ca.join(t, c, h)
 	h.Up(t)
 	if withEngine {
 		h.Engine = engine.Start(t, engine.Options{On: on})
@@ -159,6 +178,14 @@ func (h *Host) Docker(t testing.TB, args ...string) string {
 func (h *Host) Drover(t testing.TB, args ...string) string {
 	t.Helper()
 	return h.Must(t, args...)
+}
+
+// Inspect is what drover says of a volume, which may be named as Docker does.
+func (h *Host) Inspect(t testing.TB, volume string) (v api.Volume) {
+	t.Helper()
+	name, _, _ := strings.Cut(volume, "@")
+	h.JSON(t, &v, "volume", "inspect", name)
+	return v
 }
 
 // KillAgent kills the agent; containers and mounts go on.
@@ -194,26 +221,6 @@ func (h *Host) signal(t testing.TB, sig unix.Signal) {
 
 // File is how the test reaches a file of the host, also below what is mounted there.
 func (h *Host) File(path string) string { return h.On.Path(path) }
-
-// wantNoDevices fails when a loop device has a file of the cluster left.
-func (c *Cluster) wantNoDevices(t testing.TB) {
-	t.Helper()
-	var images []string
-	for _, h := range c.Hosts {
-		images = append(images, h.Image, h.Root+"/")
-	}
-	Await(t, "all loop devices are free", func() error {
-		devices, err := loopdev.List()
-		for _, d := range devices {
-			for _, image := range images {
-				if strings.HasPrefix(d.Backing, image) {
-					return fmt.Errorf("%s has %s", d.Path, d.Backing)
-				}
-			}
-		}
-		return err
-	})
-}
 
 // Await asks until f succeeds: for what happens soon and tells nobody.
 func Await(t testing.TB, what string, f func() error) {

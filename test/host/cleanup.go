@@ -31,9 +31,6 @@ func (h *Host) cleanup(t testing.TB) {
 	if t.Failed() {
 		t.Logf("end of drover's log:\n%s", h.LogTail(60))
 	}
-	if h.opts.On != nil {
-		return // what it has mounted goes with its machine
-	}
 	if err := h.Unmount(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
@@ -53,7 +50,7 @@ func (h *Host) devices() (err error) {
 		}
 		err = nil
 		for _, d := range list {
-			if strings.HasPrefix(d.Backing, h.Root+"/") {
+			if strings.HasPrefix(d.Backing, h.Root+"/") || h.opts.On != nil && d.Backing == h.Image {
 				err = fmt.Errorf("%s still has %s", d.Path, d.Backing)
 			}
 		}
@@ -65,16 +62,24 @@ func (h *Host) devices() (err error) {
 	return err
 }
 
-// Unmount takes off all that is mounted below the root, as a reboot would.
+// Unmount takes off all that is mounted below the root, as a reboot would; at the end of
+// a machine the pool as well.
 func (h *Host) Unmount() error {
+	if h.opts.On == nil {
+		return unmountBelow(h.Root)
+	}
+	return h.opts.On.Do(func() error { return unmountBelow(h.Dir) })
+}
+
+func unmountBelow(dir string) error {
 	table, err := mount.Table()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	under := table.Under(h.Root)
+	under := table.Under(dir)
 	for i := len(under) - 1; i >= 0; i-- {
-		if p := under[i].Mountpoint; strings.HasPrefix(p, h.Root+"/") {
+		if p := under[i].Mountpoint; strings.HasPrefix(p, dir+"/") {
 			errs = append(errs, unmountHard(p))
 		}
 	}

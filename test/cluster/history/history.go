@@ -29,7 +29,7 @@ type What string
 
 // The kinds of requests: of names, and of leases.
 const (
-	Create What = "create" // Is: the dataset that the name has then
+	Create What = "create" // Is: the dataset that the name has then; or Done
 	Get    What = "get"    // Is: the dataset that it has, or Absent
 	Remove What = "remove" // Done, or Absent
 

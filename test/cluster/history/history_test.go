@@ -51,6 +51,7 @@ func fence(from, to int64, node string) step {
 
 func TestNames(t *testing.T) {
 	absent := step{5, 6, Request{What: Remove}, Answer{Absent: true}}
+	made := step{1, 2, Request{What: Create}, Answer{Done: true}}
 	refused := step{2, 3, Request{What: Create}, Answer{Refused: true}}
 	for name, tt := range map[string]struct {
 		steps []step
@@ -74,6 +75,9 @@ func TestNames(t *testing.T) {
 		"a create without answer is no old one":  {[]step{create(1, 2, "a"), remove(3, 4), create(5, 0, ""), get(7, 8, "a")}, false},
 		"a remove without answer, late":          {[]step{create(1, 2, "a"), remove(3, 0), get(4, 5, "a"), get(6, 7, "")}, true},
 		"a remove without answer once":           {[]step{create(1, 2, "a"), remove(3, 0), get(4, 5, ""), create(6, 7, "b"), get(8, 9, "")}, false},
+		"made, and which is seen later":          {[]step{made, get(3, 4, "a"), create(5, 6, "a")}, true},
+		"made, and not there":                    {[]step{made, get(3, 4, "")}, false},
+		"made twice, and one dataset":            {[]step{create(1, 9, "a"), made, get(11, 12, "a")}, true},
 		"what was refused does nothing":          {[]step{refused, get(4, 5, "")}, true},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, record(Names(), tt.steps...), tt.ok) })

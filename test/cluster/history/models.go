@@ -40,7 +40,9 @@ func (s name) create(a Answer) []any {
 	switch {
 	case a == Answer{} && s.now == "":
 		return []any{s, name{unseen, s.dead}}
-	case a == Answer{} || a.Is != "" && s.now == a.Is:
+	case a.Done && s.now == "":
+		return []any{name{unseen, s.dead}}
+	case a == Answer{} || a.Done || a.Is != "" && s.now == a.Is:
 		return []any{s}
 	case a.Is != "" && (s.now == "" || s.now == unseen) && !s.had(a.Is):
 		return []any{name{a.Is, s.dead}}

@@ -1,0 +1,180 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
+)
+
+const profiles = `default: bronze
+profiles:
+  bronze: {on_delete: {trash: 1h}}
+  gold: {size: 1GiB, filesystem: {type: xfs}, on_delete: {trash: 1h}}
+  brief: {size: 1GiB, on_delete: purge}
+`
+
+// world is a cluster that scenarios share, with a writer on the first host and on the last
+// that goes on through all of them.
+type world struct {
+	*cluster.Cluster
+
+	writers []*cluster.Writer
+}
+
+// TestCluster: one cluster serves what leaves it whole. At the end all that it was asked to
+// make is removed, and must be gone then.
+func TestCluster(t *testing.T) {
+	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}
+	for _, h := range []*cluster.Host{w.Hosts[0], w.Hosts[2]} {
+		w.writers = append(w.writers, w.StartWriter(t, h, "always-"+h.Name+"@gold"))
+	}
+	for _, s := range []struct {
+		name string
+		test func(*testing.T, *world)
+	}{
+		{"volumes", testVolumes},
+		{"I5", testI5},
+		{"control killed", testControlKilled},
+		{"control cut off", testControlCutOff},
+		{"leader killed", testLeaderKilled},
+		{"B5 control away", testControlAway},
+		{"B5 network cut", testNetworkCut},
+		{"B5 quorum lost", testQuorumLost},
+	} {
+		if !t.Run(s.name, func(t *testing.T) {
+			s.test(t, w)
+			for _, wr := range w.writers {
+				wr.AwaitProgress(t)
+			}
+		}) {
+			return // what follows rests on a whole cluster
+		}
+	}
+	w.end(t)
+}
+
+// end stops the writers, holds what they wrote against the volumes, and removes
+// everything.
+func (w *world) end(t *testing.T) {
+	t.Helper()
+	var heads []witness.Copy
+	for _, wr := range w.writers {
+		for _, e := range wr.Entries(t) {
+			if e.Err != "" {
+				t.Errorf("a write failed: %+v", e)
+			}
+		}
+		wr.Stop(t)
+		heads = append(heads, w.Head(t, wr.Host, wr.Volume))
+	}
+	w.Check(t, heads)
+	control := w.Controls[1]
+	for _, name := range w.volumes(t, w.Hosts[1]) {
+		control.Must(t, "volume", "rm", name, "--force")
+	}
+	control.Must(t, "trash", "purge", "--all", "--yes")
+	for _, h := range w.Hosts {
+		cluster.Await(t, "all is gone on "+h.Name, func() error {
+			left, err := w.datasets(h)
+			if err == nil && len(left) > 0 {
+				err = fmt.Errorf("left: %v", left)
+			}
+			return err
+		})
+		h.Clean(t)
+		for line := range strings.Lines(h.Log()) {
+			if strings.Contains(line, `"level":"error"`) {
+				t.Errorf("%s had to log %s", h.Name, line)
+			}
+		}
+	}
+}
+
+// volumes are the names of all, as a host tells them.
+func (w *world) volumes(t *testing.T, h *cluster.Host) []string {
+	t.Helper()
+	var list []api.Volume
+	h.JSON(t, &list, "volume", "ls")
+	names := make([]string, len(list))
+	for i, v := range list {
+		names[i] = v.Volume
+	}
+	return names
+}
+
+// testI5: creates of one name from all hosts at once are one dataset, and all succeed.
+func testI5(t *testing.T, w *world) {
+	names := history.Names()
+	var all sync.WaitGroup
+	for _, h := range w.Hosts {
+		plug, client := h.Plug(t), h.Client(t)
+		for i := range 8 {
+			all.Go(func() {
+				for _, name := range []string{"same", fmt.Sprint("same", i)} {
+					c := &nameClient{names: names, plug: plug, api: client, node: h.Name}
+					if !c.create(name) {
+						t.Errorf("create of %s on %s failed", name, h.Name)
+					}
+					c.get(name)
+				}
+			})
+		}
+	}
+	all.Wait()
+	for _, bad := range names.Check(patience) {
+		t.Error(bad)
+	}
+	var mine []string
+	for _, name := range w.volumes(t, w.Hosts[1]) {
+		if strings.HasPrefix(name, "same") {
+			mine = append(mine, name)
+		}
+	}
+	if len(mine) != 9 {
+		t.Errorf("volumes: %v, want one for each of 9 names", mine)
+	}
+	// What the losers made is not left: every dataset on disk has a record.
+	made := map[uuid.UUID]bool{}
+	for _, where := range []string{"volume", "trash"} {
+		var list []api.Volume
+		w.Hosts[0].JSON(t, &list, where, "ls")
+		for _, v := range list {
+			made[v.ID] = true
+		}
+	}
+	for _, h := range w.Hosts {
+		cluster.Await(t, "what lost is gone on "+h.Name, func() error {
+			ids, err := w.datasets(h)
+			for _, id := range ids {
+				if u, perr := uuid.Parse(id); perr != nil || !made[u] {
+					err = errors.Join(err, fmt.Errorf("%s is there", id))
+				}
+			}
+			return err
+		})
+	}
+}
+
+// mounted mounts a volume as an engine does, calls f with where it is, and unmounts it.
+func mounted(t *testing.T, h *cluster.Host, volume string, f func(at string)) {
+	t.Helper()
+	plug, id := h.Plug(t), host.NewID()
+	at, err := plug.Mount(volume, id)
+	if err != nil {
+		t.Fatalf("mount %s on %s: %v", volume, h.Name, err)
+	}
+	f(at)
+	if err := plug.Unmount(volume, id); err != nil {
+		t.Fatalf("unmount %s on %s: %v", volume, h.Name, err)
+	}
+}

@@ -1,0 +1,271 @@
+package cluster_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/host"
+)
+
+// testControlKilled: while clients make and remove volumes, first the one replica is killed,
+// then the other. What was acknowledged is so, and the rest goes on with who is left.
+func testControlKilled(t *testing.T, w *world) {
+	tr := startTraffic(t, w.Cluster, "killed")
+	for _, r := range w.Controls {
+		r.Kill9(t)
+		tr.await(t, 40)
+		r.Up(t)
+		tr.await(t, 20)
+	}
+	tr.check(t)
+}
+
+// testControlCutOff: a replica that does not hear Consul is not waited for, nor one that
+// no answer comes from.
+func testControlCutOff(t *testing.T, w *world) {
+	tr := startTraffic(t, w.Cluster, "cutoff")
+	deaf := w.Controls[0]
+	for _, s := range w.Consul.Servers {
+		w.Net.Partition(deaf.On, s.On)
+	}
+	tr.await(t, 40)
+	w.Net.Heal()
+	tr.await(t, 20)
+	for _, h := range w.Hosts {
+		w.Net.PartitionOneWay(deaf.On, h.On)
+	}
+	tr.await(t, 40)
+	w.Net.Heal()
+	tr.await(t, 20)
+	tr.check(t)
+}
+
+// testLeaderKilled: Consul's leader is killed while clients make and remove volumes, and
+// then cut off from the others.
+func testLeaderKilled(t *testing.T, w *world) {
+	tr := startTraffic(t, w.Cluster, "leader")
+	leader := w.Consul.Leader()
+	leader.Kill()
+	tr.await(t, 40)
+	leader.Start()
+	tr.await(t, 20)
+	w.Net.Isolate(w.Consul.Leader().On)
+	tr.await(t, 40)
+	w.Net.Heal()
+	w.Consul.AwaitLeader()
+	tr.await(t, 20)
+	tr.check(t)
+}
+
+// testQuorumLost: with two of three Consul servers gone nothing is decided, and what is
+// home goes on, also over the death of its agent.
+func testQuorumLost(t *testing.T, w *world) {
+	long.Only(t)
+	prepareAlone(t, w)
+	gone := []*consul.Server{w.Consul.Leader()}
+	for _, s := range w.Consul.Servers {
+		if s != gone[0] && len(gone) < 2 {
+			gone = append(gone, s)
+		}
+	}
+	for _, s := range gone {
+		s.Kill()
+	}
+	wantAlone(t, w)
+	for _, s := range gone {
+		s.Start()
+	}
+	w.Consul.AwaitLeader()
+	wantTogether(t, w)
+}
+
+// testControlAway: the same with every control replica dead.
+func testControlAway(t *testing.T, w *world) {
+	prepareAlone(t, w)
+	for _, r := range w.Controls {
+		r.Kill9(t)
+	}
+	wantAlone(t, w)
+	for _, r := range w.Controls {
+		r.Up(t)
+	}
+	wantTogether(t, w)
+}
+
+// testNetworkCut: the same with packets that vanish between each host and control: both
+// ways, only what the host says, only what it is told.
+func testNetworkCut(t *testing.T, w *world) {
+	long.Only(t)
+	prepareAlone(t, w)
+	for _, r := range w.Controls {
+		w.Net.Partition(w.Hosts[0].On, r.On)
+		w.Net.PartitionOneWay(w.Hosts[1].On, r.On)
+		w.Net.PartitionOneWay(r.On, w.Hosts[2].On)
+	}
+	wantAlone(t, w)
+	w.Net.Heal()
+	wantTogether(t, w)
+}
+
+// prepareAlone makes a volume on each host, for wantAlone.
+func prepareAlone(t *testing.T, w *world) {
+	t.Helper()
+	for _, h := range w.Hosts {
+		if err := h.Plug(t).Create("home-"+h.Name, nil); err != nil {
+			t.Fatal(err)
+		}
+		mounted(t, h, "home-"+h.Name, func(at string) {
+			if err := os.WriteFile(h.File(filepath.Join(at, "file")), []byte(h.Name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// wantAlone fails unless each host, with nobody to decide anything, does what it can do
+// alone, and says of the rest why it cannot (B5, I7).
+func wantAlone(t *testing.T, w *world) {
+	t.Helper()
+	for _, wr := range w.writers {
+		wr.AwaitProgress(t)
+	}
+	var all sync.WaitGroup
+	for i, h := range w.Hosts {
+		all.Go(func() {
+			wantHome(t, h)
+			wantUndecided(t, h)
+			if i == 1 {
+				return // one agent lives on
+			}
+			// One that starts has to find what it had.
+			was, took := mounts(t, h), stopwatch(t, h)
+			h.KillAgent(t)
+			h.StartAgent(t)
+			took("its agent started")
+			if now := mounts(t, h); len(now) != len(was) || len(was) == 0 {
+				t.Errorf("%s had %v mounted, and after a restart %v", h.Name, was, now)
+			}
+			wantHome(t, h)
+		})
+	}
+	all.Wait()
+	for _, wr := range w.writers {
+		wr.AwaitProgress(t)
+	}
+}
+
+// wantHome fails unless a host uses its own volumes.
+func wantHome(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	name, took := "home-"+h.Name, stopwatch(t, h)
+	mounted(t, h, name, func(at string) {
+		if got, err := os.ReadFile(h.File(filepath.Join(at, "file"))); err != nil || string(got) != h.Name {
+			t.Errorf("%s has %q in its volume, %v", h.Name, got, err)
+		}
+	})
+	took("mounted and unmounted")
+	all, err := h.Plug(t).List()
+	took("listed")
+	if err != nil || !strings.Contains(strings.Join(all, " "), name) {
+		t.Errorf("%s lists %v, %v", h.Name, all, err)
+	}
+	if h.Engine == nil {
+		return
+	}
+	if got := once(t, h, name, "cat /data/file"); got != h.Name {
+		t.Errorf("a container on %s has %q", h.Name, got)
+	}
+	took("used by a container")
+	if out := h.Docker(t, "volume", "ls", "-q"); !strings.Contains(out, name) {
+		t.Errorf("docker volume ls on %s: %s", h.Name, out)
+	}
+	if out := h.Docker(t, "volume", "inspect", name); !strings.Contains(out, h.Name) {
+		t.Errorf("docker volume inspect on %s: %s", h.Name, out)
+	}
+	took("listed and inspected by docker")
+}
+
+// wantUndecided fails unless what has to be decided is refused, and never told as that
+// there is no such volume.
+func wantUndecided(t *testing.T, h *cluster.Host) {
+	t.Helper()
+	plug := h.Plug(t)
+	took := stopwatch(t, h)
+	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !away(err) {
+		t.Errorf("create on %s: %v", h.Name, err)
+	}
+	took("a create failed")
+	// Of what takes long the plugin hangs up: the engine takes an error for that there is none.
+	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !away(err)) {
+		t.Errorf("get of a name that %s does not know: %v", h.Name, err)
+	}
+	took("a get hung up")
+	r := h.Exec(t, "volume", "create", "undecided-"+h.Name)
+	if r.Exit != 1 || !away(errText(r.Err)) || strings.Count(r.Err, "\n") != 1 {
+		t.Errorf("drover volume create on %s: exit %d, %q", h.Name, r.Exit, r.Err)
+	}
+	took("drover volume create failed")
+}
+
+// stopwatch prints how long each step took: what is refused should be so at once, and what
+// a host does alone must not wait for anybody.
+func stopwatch(t *testing.T, h *cluster.Host) func(what string) {
+	began := time.Now()
+	return func(what string) {
+		t.Logf("%s: %s in %s", h.Name, what, time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+	}
+}
+
+type errText string
+
+func (e errText) Error() string { return string(e) }
+
+// away reports whether an error says that control or its store does not answer.
+func away(err error) bool {
+	for _, word := range []string{"cannot reach", "does not answer", "did not answer", "no leader", "consul", "timed out", "refused"} {
+		if strings.Contains(strings.ToLower(err.Error()), word) {
+			return !strings.Contains(err.Error(), "no such volume")
+		}
+	}
+	return false
+}
+
+// wantTogether waits until all goes on as before.
+func wantTogether(t *testing.T, w *world) {
+	t.Helper()
+	for _, h := range w.Hosts {
+		plug := h.Plug(t)
+		cluster.Await(t, "creates on "+h.Name+" are decided again", func() error { return plug.Create("again-"+h.Name, nil) })
+		for _, name := range []string{"home-" + h.Name, "again-" + h.Name} {
+			if _, err := plug.Get(name); err != nil {
+				t.Errorf("%s on %s: %v", name, h.Name, err)
+			}
+		}
+	}
+}
+
+// mounts are the datasets that a host has mounted.
+func mounts(t *testing.T, h *cluster.Host) (points []string) {
+	t.Helper()
+	err := h.On.Do(func() error {
+		table, err := mount.Table()
+		for _, m := range table.Under(filepath.Join(h.Root, "mnt")) {
+			points = append(points, m.Mountpoint)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return points
+}

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// Image is what runs in containers where any would do; its volume is at /data.
+const Image = "drover-redis"
+
+// tokens is the file of writers in a volume.
+const tokens = "tokens"
+
+// Writer is a program that writes to a volume of a host until it is stopped, through a
+// file that it opened once: in a container where the host has an engine, otherwise beside
+// the agent, on what the plugin mounted. What it wrote is in the cluster's testimony.
+type Writer struct {
+	Host   *Host
+	Volume string
+
+	name string
+	log  string
+	id   string         // its mount ID, without an engine
+	proc *child.Process // likewise
+}
+
+// StartWriter starts one and returns when it writes. The volume is made when there is
+// none.
+func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
+	t.Helper()
+	logs := filepath.Join(c.dir, "testimony")
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	binary, err := writer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "w-" + host.NewID()[:12]
+	w := &Writer{Host: h, Volume: volume, name: name, log: filepath.Join(logs, name+".log"), id: host.NewID()}
+	args := func(dir string) []string {
+		v := h.Inspect(t, volume)
+		return []string{"-file", filepath.Join(dir, tokens), "-log", w.log, "-writer", name,
+			"-dataset", v.ID.String(), "-node", h.Name, "-epoch", fmt.Sprint(v.Epoch)}
+	}
+	if h.Engine == nil {
+		plug := h.Plug(t)
+		if err := plug.Create(volume, nil); err != nil {
+			t.Fatal(err)
+		}
+		at, err := plug.Mount(volume, w.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...), Log: w.log + ".output"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.proc.End(unix.SIGKILL, time.Minute) })
+	} else {
+		h.Docker(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume-driver", h.Driver,
+			"--volume", volume+":/data", "--volume", logs+":"+logs, "--volume", filepath.Dir(binary)+":/bin/writer:ro",
+			"--entrypoint", "sleep", Image, "infinity")
+		h.Docker(t, append([]string{"exec", "--detach", name, "/bin/writer/writer"}, args("/data")...)...)
+	}
+	w.AwaitProgress(t)
+	return w
+}
+
+// writer builds the program of writers once for this process: static, for any container.
+var writer = sync.OnceValues(func() (string, error) {
+	dir, err := engine.Volatile()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "witness", "writer")
+	_, file, _, _ := runtime.Caller(0)
+	cmd := exec.Command("go", "build", "-o", bin, "./writer")
+	cmd.Dir = filepath.Dir(file)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the writer: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// Entries is what it has noted so far.
+func (w *Writer) Entries(t testing.TB) []witness.Entry {
+	t.Helper()
+	entries, err := witness.Logs(w.log)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return entries
+}
+
+// AwaitProgress waits until it has written five tokens that it had not begun before.
+func (w *Writer) AwaitProgress(t testing.TB) {
+	t.Helper()
+	now, err := witness.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	Await(t, w.name+" writes on "+w.Host.Name, func() error {
+		entries, err := witness.Logs(w.log)
+		n := 0
+		for _, e := range entries {
+			if e.Begin > now && e.Err == "" {
+				n++
+			}
+		}
+		if n < 5 {
+			return fmt.Errorf("%d of %d entries are new (%v)", n, len(entries), err)
+		}
+		return nil
+	})
+}
+
+// Stop ends it, as docker stop would its container, and gives up the volume.
+func (w *Writer) Stop(t testing.TB) {
+	t.Helper()
+	if w.proc == nil {
+		w.Host.Docker(t, "rm", "--force", w.name)
+		return
+	}
+	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Host.Plug(t).Unmount(w.Volume, w.id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Head reads what a volume has, by mounting it on a host.
+func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
+	t.Helper()
+	v := h.Inspect(t, volume)
+	plug, id := h.Plug(t), host.NewID()
+	at, err := plug.Mount(volume, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, tokens)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plug.Unmount(volume, id); err != nil {
+		t.Fatal(err)
+	}
+	return copied
+}
+
+// Check fails the test when what the writers of the cluster have noted does not agree with
+// the copies (see witness.Check), which are of all datasets that they wrote to.
+func (c *Cluster) Check(t testing.TB, copies []witness.Copy, losses ...witness.Loss) {
+	t.Helper()
+	entries, err := witness.Logs(filepath.Join(c.dir, "testimony", "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bad := witness.Check(entries, copies, losses); len(bad) > 0 {
+		t.Errorf("%d entries:\n%s", len(entries), strings.Join(bad, "\n"))
+	}
+}
