@@ -49,17 +49,27 @@ func newCAInitCmd(a *app) *cobra.Command {
 		Short: "Make the certificate authority of a new cluster",
 		Long: `Make the certificate authority of a new cluster, in a folder of this host. Copy
 the folder to each control host: whoever has it can make himself any member of
-the cluster, so nobody else may read it. Keep one copy where no host is.`,
+the cluster, so nobody else may read it. Keep one copy where no host is.
+
+A folder that has one is refused. With --keep that one is checked and stays, for
+what is run at each start, as by docker compose up.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir, o := dirFlag(cmd), outputFlags(cmd, false)
+	keep := cmd.Flags().Bool("keep", false, "fine if there is one already: it stays")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		made, err := pki.Create(*dir, a.now())
-		if err != nil {
-			return err
+		kept := *keep && errors.Is(err, dataset.ErrExists)
+		if kept {
+			made, err = pki.Load(*dir)
 		}
-		if o.json() {
+		switch {
+		case err != nil:
+			return err
+		case o.json():
 			return show.JSON(a.out, authorityOf(made, *dir))
+		case kept:
+			return a.say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
 		}
 		return a.say("made the certificate authority of cluster %s in %s; copy the folder to each control host, which alone may read it", made.Cluster(), *dir)
 	}

@@ -50,6 +50,15 @@ func TestCertificateAuthority(t *testing.T) {
 		t.Errorf("%+v, %v", made, err)
 	}
 	refused("holds a certificate authority", "ca", "init", "--dir", dir)
+	if said := must("ca", "init", "--keep", "--dir", dir); said != "kept the certificate authority of cluster "+made.Cluster+" in "+dir+"\n" {
+		t.Error(said)
+	}
+	half := filepath.Join(t.TempDir(), "half")
+	must("ca", "init", "--keep", "--dir", half)
+	if err := os.Remove(filepath.Join(half, "ca-key.pem")); err != nil {
+		t.Fatal(err)
+	}
+	refused("no certificate authority in "+half, "ca", "init", "--keep", "--dir", half)
 	said := must("ca", "issue", "bob", "--role", "viewer", "--dir", dir, "--out", out)
 	if !strings.Contains(said, "export DROVER_CERT="+out+"/bob.pem DROVER_KEY="+out+"/bob-key.pem DROVER_CA="+out+"/bob-ca.pem") {
 		t.Error(said)
@@ -106,6 +115,30 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	return l.Addr().String()
+}
+
+// A token for a program lies in a file that its owner alone reads, and is said nowhere.
+func TestTokenInFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	for _, more := range [][]string{nil, {"-o", "json"}} {
+		c := newConsole(theWorld())
+		if code := c.run(t, append([]string{"node", "token", "--out", file}, more...)...); code != 0 {
+			t.Fatal(code, c.err.String())
+		}
+		if said := c.out.String() + c.err.String(); strings.Contains(said, "sesame") || !strings.Contains(said, "0123abcd") {
+			t.Error(said)
+		}
+		st, err := os.Stat(file)
+		if err != nil || st.Mode() != 0o600 {
+			t.Fatal(st, err)
+		}
+		if got, err := readToken(c.app, "@"+file); err != nil || got != "drover-join-sesame" {
+			t.Errorf("%q, %v", got, err)
+		}
+		if err := os.WriteFile(file, []byte("used"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestReadToken(t *testing.T) {

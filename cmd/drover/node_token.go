@@ -8,21 +8,27 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/durable"
 )
 
 func newNodeTokenCmd(a *app) *cobra.Command {
 	var in api.NewToken
+	var out string
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make a token with which one host joins the cluster",
 		Long: `Make a token with which one host joins the cluster, once: drover agent --join
 TOKEN. It is said this once and kept nowhere. With the name of a node that is
-there, that node comes back with it, as after its certificate ended.`,
+there, that node comes back with it, as after its certificate ended.
+
+With --out it is not said: it lies in that file, which its owner alone can read,
+for drover agent --join @FILE. What was in the file is replaced.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := outputFlags(cmd, false)
 	cmd.Flags().StringVar(&in.Name, "name", "", "the only `NAME` that the node can have")
 	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long it can be used: `TIME` such as 30m, 168h at most")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the token, in place of saying it")
 	completeFlag(cmd, "name")
 	completeFlag(cmd, "ttl")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -34,8 +40,17 @@ there, that node comes back with it, as after its certificate ended.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
+		if out != "" {
+			if err := durable.Replace(out, []byte(token.Token+"\n")); err != nil {
+				return fmt.Errorf("keep the token: %w", err)
+			}
+			token.Token = ""
+		}
+		switch {
+		case o.json():
 			return show.JSON(a.out, token)
+		case out != "":
+			return a.say("token %s, good for one host until %s, is in %s", token.ID, token.Expires.Format(time.RFC3339), out)
 		}
 		if _, err := fmt.Fprintf(a.errOut, "token %s, good for one host until %s:\n", token.ID, token.Expires.Format(time.RFC3339)); err != nil {
 			return err
