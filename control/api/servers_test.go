@@ -77,7 +77,9 @@ func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 func (r *replica) down() {
 	if r.server != nil {
 		r.server.Close()
-		<-r.done
+		if err := <-r.done; !errors.Is(err, http.ErrServerClosed) {
+			r.t.Error(err)
+		}
 		r.server = nil
 	}
 }
