@@ -144,3 +144,44 @@ func TestJobsClose(t *testing.T) {
 	}
 	j.start("other", nil)
 }
+
+// What changes while a job runs is looked at by it once more, however often it changes,
+// and by no second one beside it.
+func TestStartAgain(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	j := newJobs(ctx, &wg)
+	var mu sync.Mutex
+	runs, beside := 0, 0
+	begun, goOn := make(chan struct{}, 10), make(chan struct{})
+	look := func(context.Context, *job) error {
+		mu.Lock()
+		runs++
+		beside++
+		if beside > 1 {
+			t.Error("two at once")
+		}
+		mu.Unlock()
+		begun <- struct{}{}
+		<-goOn
+		mu.Lock()
+		beside--
+		mu.Unlock()
+		return nil
+	}
+	j.startAgain("k", look)
+	<-begun
+	for range 5 {
+		j.startAgain("k", look)
+	}
+	j.start("k", look) // which wants no more than that it runs
+	goOn <- struct{}{}
+	<-begun
+	goOn <- struct{}{}
+	wg.Wait()
+	if runs != 2 {
+		t.Errorf("%d runs", runs)
+	}
+}

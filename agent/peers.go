@@ -242,9 +242,13 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 	return root, release, nil
 }
 
+// givenKept is how many of the snapshots that a node was given are kept for it: the last
+// one may not be there yet, and is a difference to the one before.
+const givenKept = 2
+
 // prune removes the snapshots for other nodes that none needs any more: but for the
-// newest, the one that is named, those that copies on record have, and the newest for
-// each node that has a copy or is to have one. The dataset's lock is held.
+// newest, the one that is named, those that copies on record have, and the newest ones
+// for each node that has a copy or is to have one. The dataset's lock is held.
 func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but uuid.UUID) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -263,14 +267,16 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 		needed[k.Snapshot] = true
 	}
 	last, _ := newest(e, isTransfer)
-	needed[last.ID] = v.Move != uuid.Nil || len(v.Copies) > 0
+	needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
 	peers := append(slices.Clone(v.Copies), asker(ctx))
 	if m, known := a.moverOf(d.ID); known {
 		peers = append(peers, m)
 	}
 	for _, peer := range peers {
-		if s, given := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer }); given {
-			needed[s.ID] = true
+		for range givenKept {
+			if s, given := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer && !needed[s.ID] }); given {
+				needed[s.ID] = true
+			}
 		}
 	}
 	if y, given := a.leases.yielded(d.ID); given {
