@@ -80,8 +80,8 @@ func newReplica(t *testing.T) *replica {
 		t.Fatal(err)
 	}
 	r.address = l.Addr().String()
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(tls.NewListener(l, r.own.Asking())) }()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, r.own.Asking())) }()
 	t.Cleanup(func() { s.Close(); <-done; r.svc.Close(); st.Close() })
 	return r
 }

@@ -111,8 +111,8 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(tls.NewListener(l, own.Asking())) }()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	return l.Addr().String()
 }

@@ -105,8 +105,8 @@ func newFlock(t *testing.T, d Deps) *flock {
 		t.Fatal(err)
 	}
 	f.address = l.Addr().String()
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(tls.NewListener(l, own.Asking())) }()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	return f
 }
@@ -263,8 +263,8 @@ func TestPlain(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := NewServer(h)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(l) }()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
 	defer func() { s.Close(); <-done }()
 	c, err := NewClient("http://" + l.Addr().String())
 	if err != nil {

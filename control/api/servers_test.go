@@ -77,9 +77,7 @@ func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 func (r *replica) down() {
 	if r.server != nil {
 		r.server.Close()
-		if err := <-r.done; !errors.Is(err, http.ErrServerClosed) {
-			r.t.Error(err)
-		}
+		<-r.done
 		r.server = nil
 	}
 }

@@ -29,6 +29,7 @@ type world struct {
 	*cluster.Cluster
 
 	writers []*cluster.Writer
+	moved   []witness.Copy // what volumes have that other writers wrote to
 }
 
 // TestCluster: one cluster serves what leaves it whole. At the end all that it was asked to
@@ -44,6 +45,8 @@ func TestCluster(t *testing.T) {
 	}{
 		{"volumes", testVolumes},
 		{"I5", testI5},
+		{"A4", testA4},
+		{"A5", testA5},
 		{"control killed", testControlKilled},
 		{"control cut off", testControlCutOff},
 		{"leader killed", testLeaderKilled},
@@ -67,7 +70,7 @@ func TestCluster(t *testing.T) {
 // everything.
 func (w *world) end(t *testing.T) {
 	t.Helper()
-	var heads []witness.Copy
+	heads := w.moved
 	for _, wr := range w.writers {
 		for _, e := range wr.Entries(t) {
 			if e.Err != "" {
