@@ -95,20 +95,21 @@ type Agent struct {
 	sender *transfer.Server // to other nodes
 	puller *transfer.Client // from them
 
-	taking     sync.Mutex // held while an answer of control is taken in
-	spelling   sync.Mutex // held while what the engine has used is read, written and taken in
-	mu         sync.Mutex
-	cluster    uuid.UUID
-	strange    string // why control's store is not to be believed; empty: it is
-	generation uint64
-	verifyAt   time.Time // when uses whose end may have been missed are looked at next; zero: there are none
-	running    map[uuid.UUID]*running
-	scratch    map[uuid.UUID]bool // clones that exports read
-	news       map[uuid.UUID]bool // datasets that control is to hear of
-	pulls      map[uuid.UUID]pullRecord
-	pulling    map[uuid.UUID]bool // datasets that a move under way brings here
-	movers     map[uuid.UUID]mover
-	rate       int64 // bytes a second of the last move that came here; 0: none did
+	taking      sync.Mutex // held while an answer of control is taken in
+	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
+	mu          sync.Mutex
+	cluster     uuid.UUID
+	strange     string // why control's store is not to be believed; empty: it is
+	generation  uint64
+	verifyAt    time.Time // when uses whose end may have been missed are looked at next; zero: there are none
+	running     map[uuid.UUID]*running
+	scratch     map[uuid.UUID]bool // clones that exports read
+	news        map[uuid.UUID]bool // datasets that control is to hear of
+	copiesFresh *freshness
+	pulls       map[uuid.UUID]pullRecord
+	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
+	movers      map[uuid.UUID]mover
+	rate        int64 // bytes a second of the last move that came here; 0: none did
 
 	renewed, ttl time.Duration // see Standing
 
@@ -137,7 +138,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), leases: newLeases(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
-		pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
+		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
 	}
 	a.apart = replicas(cfg.Control)
 	a.isIn = make(chan struct{})
@@ -230,8 +231,9 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.wg.Add(3)
+	a.wg.Add(4)
 	go func() { defer a.wg.Done(); a.renews() }()
+	go func() { defer a.wg.Done(); a.keepFresh() }()
 	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.follow(rev) }()
 	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()

@@ -41,6 +41,7 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 	a.cache.remove(k.Dataset)
 	a.leases.forget(k.Dataset)
 	a.copySoon(k.Dataset)
+	a.copiesFresh.soon()
 	return nil
 }
 
@@ -82,7 +83,7 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 	}
 	defer unlock()
 	k, kept := a.cache.copied(id)
-	if !kept || k.Kind == dataset.CopyReplica || a.mistrust() != nil {
+	if !kept || a.mistrust() != nil {
 		return nil
 	}
 	d, _ := a.cache.either(id)
@@ -125,7 +126,7 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) erro
 		return nil
 	}
 	steps.At("leave.begin")
-	if k.Kind == dataset.CopyLeft {
+	if k.Kind != dataset.CopySuperseded {
 		err = copier.Demote(ctx, k.Dataset, k.Snapshot)
 		if err == nil || !errors.Is(err, dataset.ErrConflict) && !errors.Is(err, dataset.ErrNotFound) {
 			steps.At("leave.demoted")

@@ -58,6 +58,7 @@ profiles:
   plain: {}
   never: {follow: never}
   hurry: {follow: {within: 1ns}}
+  safe: {replicas: {count: 1, every: 1s}}
 `
 
 // newFlock starts one on pools of the given backends.

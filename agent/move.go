@@ -131,6 +131,9 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	defer unlock()
 	m.jb.step("making it the home")
+	if err := m.atBest(ctx); err != nil {
+		return out, err
+	}
 	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Since: a.Clock.Now(), Snapshot: m.last()}
 	if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
 		return out, err
@@ -152,6 +155,26 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	// It is the home whoever still waits: what is left is to be done here alone.
 	ctx = context.WithoutCancel(ctx)
 	return out, a.settleHome(ctx, *out.Dataset, rec)
+}
+
+// atBest has a volume that goes on without its home go on from the newest snapshot here,
+// which may be newer than the one of which the loss was said.
+func (m *moving) atBest(ctx context.Context) error {
+	if m.op.Loss == nil {
+		return nil
+	}
+	e, err := m.pool.Stat(ctx, m.op.DatasetID)
+	if err != nil {
+		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
+	}
+	s, found := newest(e, func(s dataset.Snapshot) bool { return s.Kind != dataset.SnapshotSuperseded })
+	if !found || s.Created.Before(m.op.Loss.Taken) {
+		return dataset.Errorf(dataset.ErrCorrupt, "move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume, m.a.NodeName, m.op.Loss.Snapshot)
+	}
+	loss := *m.op.Loss
+	loss.Snapshot, loss.Taken = s.ID, s.Created
+	m.op.Loss = &loss
+	return nil
 }
 
 // last is the snapshot that the head is made of.

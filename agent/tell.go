@@ -86,7 +86,7 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.failed = false
 	}
-	a.tellThese(ctx, new, a.cache.ids())
+	a.tellThese(ctx, new, append(a.cache.ids(), a.cache.copyIDs()...))
 	for _, t := range new {
 		t.whole = !t.failed
 	}
@@ -110,6 +110,9 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := a.cache.dataset(id)
+		if c, replica := a.replicaOf(id); replica && !ok {
+			h.Copies = append(h.Copies, c)
+		}
 		if !ok {
 			for _, t := range all {
 				delete(t.told, id)

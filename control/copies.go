@@ -12,12 +12,13 @@ import (
 )
 
 // copyEvery is how often the store hears of a copy that is kept fresh: what its node
-// says is kept here, and a store that was told each time would have nothing else to do.
+// says with its heartbeats is kept here, and a store that was told each time would have
+// nothing else to do.
 const copyEvery = 10 * time.Minute
 
 // Copied takes in what a node's copy of a dataset is now; the store hears of the first
-// snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a copy that the node is not to have, or for one that is destroyed
-// though nobody wanted that.
+// snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a
+// copy that the node is not to have, or for one that is destroyed though nobody wanted that.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset, c.Copy.Node, node)
@@ -45,7 +46,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return nil
 		}
 		fresh := rec.Snapshot != uuid.Nil && rec.Epoch == c.Copy.Epoch && c.Copy.Taken.Sub(rec.Taken) < copyEvery
-		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		rec.Snapshot, rec.Taken, rec.Epoch, rec.Checked = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch, c.Copy.Checked
 		if c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded {
 			// Its head was not what it had given up: nothing lets go of that but a person.
 			rec.Kind, rec.Until, rec.Ran, fresh = dataset.CopySuperseded, time.Time{}, 0, false
@@ -64,8 +65,8 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 	if there, err = t.get(copyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
-	if last, heard := s.seen.copy(node, id); heard && last.Epoch >= c.Epoch && last.Taken.After(c.Taken) {
-		c.Snapshot, c.Taken, c.Epoch = last.Snapshot, last.Taken, last.Epoch
+	if last, heard := s.seen.copy(node, id); heard && last.Epoch >= c.Epoch && !last.Taken.Before(c.Taken) {
+		c.Snapshot, c.Taken, c.Epoch, c.Checked = last.Snapshot, last.Taken, last.Epoch, last.Checked
 	}
 	return c, true, nil
 }

@@ -203,7 +203,12 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := t.put(nameKey(d.Volume), claim{d.ID}); err != nil {
 		return err
 	}
-	return t.enter(d, op.Incarnation)
+	if err := t.enter(d, op.Incarnation); err != nil || d.Profile.Replicas.Count == 0 {
+		return err
+	}
+	// That there are too few nodes the background work tells, as it goes on trying.
+	_, err = s.replicas(t, d)
+	return err
 }
 
 // enter puts a new dataset on record, with the lease for its home.

@@ -262,9 +262,15 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 		return err
 	}
 	t.event("volume.move", next, detail)
-	t.touch(d.ID, d.Home)
+	for _, node := range next.Copies { // the home that is left, and those that refresh from it
+		t.touch(d.ID, node)
+	}
 	out.Dataset = &next
-	return t.putDataset(next)
+	if err := t.putDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
+		return err
+	}
+	_, err = s.replicas(t, next) // what was left may make up for the one that became the home
+	return err
 }
 
 // leftFor is how long the home that is left keeps its copy at least: a short way back.

@@ -167,19 +167,22 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	// What can be kept is kept, and the rest is told.
 	e.agent("delta")
 	d := a.create("db2@safe")
-	e.edit(b, func(n *dataset.Node) { n.Cordoned = true })
+	if got := e.volume("db2").Copies; len(got) != 2 || slices.Contains(got, d.Home) {
+		t.Errorf("%v", got)
+	}
+	e.edit(b, func(n *dataset.Node) { n.Cordoned, n.Draining = true, true })
 	e.rounds()
-	if got := e.volume("db2").Copies; len(got) != 1 {
+	if got := e.volume("db2").Copies; len(got) != 2 {
 		t.Errorf("%d copies", len(got))
 	}
 	if len(e.failures) != 1 {
 		t.Fatalf("%v", e.failures)
 	}
-	refused(t, e.failures[0], dataset.ErrUnsupported, "db2", "beta", "cordoned")
-	e.edit(b, func(n *dataset.Node) { n.Cordoned = false })
+	refused(t, e.failures[0], dataset.ErrUnsupported, "db2", "gamma", "enforce a size")
+	e.edit(b, func(n *dataset.Node) { n.Cordoned, n.Draining = false, false })
 	e.house.full = e.clock.Now()
 	e.rounds()
-	if got := e.volume("db2").Copies; len(got) != 2 || slices.Contains(got, d.Home) {
-		t.Errorf("%v", got)
+	if len(e.failures) != 1 {
+		t.Errorf("%v", e.failures)
 	}
 }

@@ -61,6 +61,11 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	for _, d := range h.Datasets {
 		s.datasets[d.ID] = sighting{d, node.ID}
 	}
+	for _, c := range h.Copies {
+		if c.Node == node.ID {
+			s.copies[heldCopy{node.ID, c.Dataset}] = c
+		}
+	}
 	s.unmade[node.ID] = nil
 	for _, p := range h.Unmade {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name

@@ -136,5 +136,9 @@ func (s *Service) settleUpdate(t *tx, op dataset.Operation) error {
 		detail += ", protected"
 	}
 	t.event("volume.update", d, detail)
-	return t.putDataset(d)
+	if err := t.putDataset(d); err != nil {
+		return err
+	}
+	_, err := s.replicas(t, d)
+	return err
 }

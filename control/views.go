@@ -147,9 +147,12 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 	for _, node := range d.Copies {
 		var c api.KeptCopy
-		there, err := p.t.get(copyKey(node, d.ID), &c.Copy)
-		if err != nil || !there {
+		var there bool
+		if c.Copy, there, err = p.s.copyNow(p.t, node, d.ID); err != nil {
 			return all, err
+		}
+		if !there {
+			continue
 		}
 		if c.NodeName, err = memo(&p.nodes, node, p.t.nodeName); err != nil {
 			return all, err

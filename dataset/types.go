@@ -136,6 +136,7 @@ type Copy struct {
 	Epoch    uint64    `json:"epoch"`                       // in which its newest snapshot was taken
 	Snapshot uuid.UUID `json:"snapshot,omitzero"`           // the newest one that is whole and verified
 	Taken    time.Time `json:"taken,omitzero"`              // when that was, by its home's clock
+	Checked  time.Time `json:"checked,omitzero"`            // when its node last saw that it has all, by that node's clock
 	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
 	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
 }

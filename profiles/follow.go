@@ -31,13 +31,9 @@ func followWithin(n strictyaml.Node, f *dataset.Follow) error {
 	if !ok {
 		return n.Errorf("want a time, such as {within: 60s}, or always, or never")
 	}
-	s, err := v.String()
-	if err != nil {
-		return err
-	}
 	f.Mode = dataset.FollowWithin
-	if err := f.Within.UnmarshalText([]byte(s)); err != nil {
-		return v.Wrap(err)
+	if err := duration(v, &f.Within); err != nil {
+		return err
 	}
 	if f.Within == 0 {
 		return v.Errorf("no time at all: say never to have it moved by hand alone")

@@ -15,8 +15,7 @@ const notBuilt = "is not built yet in this version: leave it out"
 // later are the keys that the design names and this version cannot keep.
 func later() map[string]string {
 	return map[string]string{
-		"qos": notBuilt, "replicas": notBuilt, "failover": notBuilt,
-		"encryption": notBuilt, "access": notBuilt,
+		"qos": notBuilt, "encryption": notBuilt, "access": notBuilt,
 	}
 }
 
@@ -90,7 +89,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover"}, later())
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -104,6 +103,8 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"placement":   func(v strictyaml.Node) error { return placement(v, &p.Placement) },
 		"owner":       func(v strictyaml.Node) error { return owner(v, &p) },
 		"follow":      func(v strictyaml.Node) error { return follow(v, &p.Follow) },
+		"replicas":    func(v strictyaml.Node) error { return replicas(v, &p.Replicas) },
+		"failover":    failover,
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))
@@ -181,13 +182,9 @@ func trash(n strictyaml.Node, o *dataset.OnDelete) error {
 	if !ok {
 		return n.Errorf("want a time, such as {trash: 72h}, or keep, or purge")
 	}
-	s, err := v.String()
-	if err != nil {
-		return err
-	}
 	o.Mode = dataset.DeleteTrash
-	if err := o.Trash.UnmarshalText([]byte(s)); err != nil {
-		return v.Wrap(err)
+	if err := duration(v, &o.Trash); err != nil {
+		return err
 	}
 	if o.Trash == 0 {
 		return v.Errorf("no time at all: say purge to have the data destroyed at once")

@@ -22,7 +22,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, filesystem, follow, on_delete, owner, placement, pool, quiesce, size, snapshots)"
+		haveKeys  = "(have: backend, description, failover, filesystem, follow, on_delete, owner, placement, pool, quiesce, replicas, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -44,6 +44,8 @@ func documents() []document {
 		{name: "follow", src: one("follow: always")},
 		{name: "follow never", src: one("follow: never")},
 		{name: "follow within", src: one("follow: {within: 1m30s}")},
+		{name: "replicas", src: one("replicas: {count: 2, every: 30s}")},
+		{name: "failover", src: one("failover: manual")},
 		{name: "no quiesce", src: one("quiesce: none")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
 		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
@@ -77,8 +79,12 @@ func documents() []document {
 		{name: "key without a value", src: one("size:"), mistakes: []string{`p.yaml:4:5: profiles.a.size: ` + noValue + ` in "size:"`}},
 		{name: "null", src: one("snapshots: ~"), mistakes: []string{`p.yaml:4:5: profiles.a.snapshots: ` + noValue + ` in "snapshots: ~"`}},
 		{name: "qos", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:5: profiles.a.qos: ` + notBuilt + ` in "qos: {read_iops: 5}"`}},
-		{name: "replicas", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:5: profiles.a.replicas: ` + notBuilt + ` in "replicas: {count: 1}"`}},
-		{name: "failover", src: one("failover: manual"), mistakes: []string{`p.yaml:4:5: profiles.a.failover: ` + notBuilt + ` in "failover: manual"`}},
+		{name: "replicas without a time", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:15: profiles.a.replicas: want how many and how fresh, such as {count: 1, every: 30s} in "replicas: {count: 1}"`}},
+		{name: "no replicas", src: one("replicas: {count: 0, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: no replica at all: leave replicas out in "replicas: {count: 0, every: 30s}"`}},
+		{name: "replicas all the time", src: one("replicas: {count: 1, every: 1ms}"), mistakes: []string{`p.yaml:4:33: profiles.a.replicas.every: too often: want 1s or more in "replicas: {count: 1, every: 1ms}"`}, loaderOnly: "it does not compare times"},
+		{name: "replicas that are many", src: one("replicas: {count: 9, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: want a number from 0 to 8, not 9 in "replicas: {count: 9, every: 30s}"`}},
+		{name: "failover by itself", src: one("failover: auto"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: auto ` + notBuilt + `, or say manual in "failover: auto"`}},
+		{name: "failover of another kind", src: one("failover: never"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: unknown choice "never" (have: manual) in "failover: never"`}},
 		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
 		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +47,15 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Placement", p.Placement)
 	f.Add("Owner", ownerLine(p.Owner))
 	f.Add("Follow", p.Follow.String())
+	f.Add("Replicas", replicaLine(p.Replicas))
 	return f
+}
+
+func replicaLine(r dataset.Replicas) string {
+	if r.Count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, fresh every %s", r.Count, time.Duration(r.Every))
 }
 
 func snapshotLines(s dataset.Snapshots) []string {

@@ -100,6 +100,9 @@ func (a *app) copyLines(v api.Volume) []string {
 		if k.Snapshot != uuid.Nil {
 			line += ", of " + show.Ago(a.now(), k.Taken)
 		}
+		if k.Checked.After(k.Taken) {
+			line += ", which was all " + show.Ago(a.now(), k.Checked)
+		}
 		if !k.Until.IsZero() {
 			line += ", until " + show.When(a.now(), k.Until)
 		}

@@ -151,6 +151,7 @@ type Heartbeat struct {
 	Unmade      []Pool                  `json:"unmade,omitempty"`   // pools that are configured and could not be made
 	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
 	Operations  []dataset.Operation     `json:"operations,omitempty"`
+	Copies      []dataset.Copy          `json:"copies,omitempty"` // replicas of the node, as they are; those that changed
 	// Whole says that the replica was told of everything before, so that Datasets is
 	// what changed since. One that was not says so with ErrConflict.
 	Whole bool `json:"whole,omitempty"`

@@ -1,0 +1,249 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// freshness is how the replicas are that this node keeps, each refreshed as often as its profile says.
+type freshness struct {
+	mu   sync.Mutex
+	of   map[uuid.UUID]*replica
+	wake chan struct{}
+}
+
+type replica struct {
+	due     time.Duration // by the steady clock
+	running bool
+	copy    dataset.Copy // as it is; the zero value until that is known
+	told    dataset.Copy // as control was told for its store
+	failed  string       // why the last refresh did not come to its end
+}
+
+func newFreshness() *freshness {
+	return &freshness{of: map[uuid.UUID]*replica{}, wake: make(chan struct{}, 1)}
+}
+
+func (r *freshness) soon() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// refreshAtOnce bounds the refreshes that run side by side, refreshLook is how often it is
+// looked for new ones at least.
+const (
+	refreshAtOnce = 4
+	refreshLook   = time.Minute
+)
+
+// keepFresh refreshes replicas when they are due, until the agent stops.
+func (a *Agent) keepFresh() {
+	for {
+		wait := a.refreshDue()
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-a.copiesFresh.wake:
+		case <-a.Clock.After(wait):
+		}
+	}
+}
+
+// refreshDue begins what is due and returns how long nothing else is.
+func (a *Agent) refreshDue() (wait time.Duration) {
+	every := map[uuid.UUID]time.Duration{}
+	for _, id := range a.cache.copyIDs() {
+		if k, kept := a.cache.copied(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
+			every[id] = time.Duration(k.Record.Profile.Replicas.Every)
+		}
+	}
+	a.copiesFresh.mu.Lock()
+	defer a.copiesFresh.mu.Unlock()
+	maps.DeleteFunc(a.copiesFresh.of, func(id uuid.UUID, r *replica) bool {
+		_, still := every[id]
+		return !still && !r.running
+	})
+	running := 0
+	for id := range every {
+		if a.copiesFresh.of[id] == nil {
+			a.copiesFresh.of[id] = &replica{}
+		}
+		if a.copiesFresh.of[id].running {
+			running++
+		}
+	}
+	now := a.Clock.Steady()
+	wait = refreshLook
+	byDue := slices.SortedFunc(maps.Keys(every), func(x, y uuid.UUID) int {
+		return int(a.copiesFresh.of[x].due - a.copiesFresh.of[y].due)
+	})
+	for _, id := range byDue {
+		r := a.copiesFresh.of[id]
+		switch {
+		case r.running:
+		case r.due > now:
+			wait = min(wait, r.due-now)
+		case running < refreshAtOnce:
+			running++
+			r.running, r.due = true, now+max(every[id], a.Limits.Retry)
+			a.startRefresh(id)
+		}
+	}
+	return wait
+}
+
+func (a *Agent) startRefresh(id uuid.UUID) {
+	a.jobs.start("replica/"+id.String(), func(ctx context.Context, jb *job) error {
+		err := a.refresh(ctx, jb, id)
+		a.copiesFresh.mu.Lock()
+		defer a.copiesFresh.mu.Unlock()
+		r := a.copiesFresh.of[id]
+		r.running = false
+		why := ""
+		if err != nil {
+			why = dataset.OneLine(err)
+		}
+		if err != nil && why != r.failed && ctx.Err() == nil { // once, and not each time
+			a.Log.WithError(err).WithField("dataset", id).Warn("replica was not refreshed; it is tried again")
+		}
+		r.failed = why
+		a.copiesFresh.soon()
+		return nil
+	})
+}
+
+// refresh brings over what a replica lacks. What its home does not have any more goes here
+// too; the snapshot that the next difference rests on stays until that is here.
+func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
+	k, kept := a.cache.copied(id)
+	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
+		a.isPulling(id) || a.mistrust() != nil || a.PeerHTTP == nil {
+		return nil
+	}
+	d := *k.Record
+	home, err := a.peer(ctx, d.Home)
+	if err != nil {
+		return err
+	}
+	pool, err := a.pools.online(ctx, k.Pool)
+	if err == nil {
+		err = a.pools.room(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
+	}
+	if err := a.settleCopy(ctx, id); err != nil { // it may have been the home until just now
+		return err
+	}
+	jb.step("refreshing the replica of volume " + d.Volume)
+	checked := a.Clock.Now().UTC().Round(0)
+	peer := "https://" + home.Address
+	s, err := a.puller.Freshen(ctx, peer, id)
+	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
+		return errors.Join(err, a.relook(ctx, k)) // it may have gone to another node
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := a.locks.lock(ctx, id, "refresh of the replica of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now, kept := a.cache.copied(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
+		return nil
+	}
+	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Progress: jb.moved})
+	if err != nil {
+		return err
+	}
+	if err := dropGone(ctx, pool, id, got.Gone); err != nil {
+		return err
+	}
+	c := k.Copy
+	c.Epoch, c.Snapshot, c.Taken, c.Checked = s.Epoch, s.ID, s.Created, checked
+	return a.fresh(ctx, c)
+}
+
+// dropGone removes the snapshots of a copy that its source does not have any more, but for
+// heads that were overtaken.
+func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	e, err := pool.Stat(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, s := range e.Snapshots {
+		if !slices.Contains(gone, s.ID) || s.Kind == dataset.SnapshotSuperseded {
+			continue
+		}
+		if err := pool.DeleteSnapshot(ctx, id, s.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// toldEvery is how often control is told of a replica for its store; what it sees of it
+// comes with the heartbeats.
+const toldEvery = 10 * time.Minute
+
+// fresh takes in how far a replica is, and tells of it.
+func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
+	a.copiesFresh.mu.Lock()
+	r := a.copiesFresh.of[c.Dataset]
+	r.copy = c
+	was := r.told
+	a.copiesFresh.mu.Unlock()
+	a.changed(c.Dataset)
+	if was.Snapshot != uuid.Nil && was.Epoch == c.Epoch && c.Taken.Sub(was.Taken) < toldEvery {
+		return nil
+	}
+	if err := a.tellCopy(ctx, api.Copied{Copy: c}); err != nil {
+		return err
+	}
+	a.copiesFresh.mu.Lock()
+	defer a.copiesFresh.mu.Unlock()
+	r.told = c
+	return nil
+}
+
+// relook has the record of a dataset read again of which this node keeps a replica.
+func (a *Agent) relook(ctx context.Context, k api.Kept) error {
+	v, err := a.Control.Volume(ctx, k.Dataset.String())
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil // what becomes of the replica the next sync says
+	}
+	if err != nil {
+		return err
+	}
+	k.Record = &v.Dataset
+	return a.takeCopy(ctx, k)
+}
+
+// replicaOf returns how a replica of this node is; false as long as that is not known.
+func (a *Agent) replicaOf(id uuid.UUID) (dataset.Copy, bool) {
+	a.copiesFresh.mu.Lock()
+	defer a.copiesFresh.mu.Unlock()
+	r := a.copiesFresh.of[id]
+	if r == nil || r.copy.Snapshot == uuid.Nil {
+		return dataset.Copy{}, false
+	}
+	return r.copy, true
+}

@@ -1,0 +1,60 @@
+package profiles
+
+import (
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// maxReplicas is more than anybody keeps of one volume.
+const maxReplicas = 8
+
+// leastEvery is as long as a refresh may take when hardly anything changed.
+const leastEvery = dataset.Duration(time.Second)
+
+// replicas reads {count: 1, every: 30s}.
+func replicas(n strictyaml.Node, r *dataset.Replicas) error {
+	keys, err := n.Keys([]string{"count", "every"}, nil)
+	if err != nil {
+		return err
+	}
+	var bad strictyaml.Mistakes
+	for _, need := range []string{"count", "every"} {
+		if _, ok := keys[need]; !ok {
+			bad.Add(n.Errorf("want how many and how fresh, such as {count: 1, every: 30s}"))
+			return bad.Err()
+		}
+	}
+	count, err := keys["count"].Int(maxReplicas)
+	if bad.Add(err) && count == 0 {
+		bad.Add(keys["count"].Errorf("no replica at all: leave replicas out"))
+	}
+	r.Count = int(count)
+	if bad.Add(duration(keys["every"], &r.Every)) && r.Every < leastEvery {
+		bad.Add(keys["every"].Errorf("too often: want %s or more", time.Duration(leastEvery)))
+	}
+	return bad.Err()
+}
+
+func duration(n strictyaml.Node, into *dataset.Duration) error {
+	s, err := n.String()
+	if err != nil {
+		return err
+	}
+	return n.Wrap(into.UnmarshalText([]byte(s)))
+}
+
+// failover reads manual; auto is to come.
+func failover(n strictyaml.Node) error {
+	s, err := n.String()
+	switch {
+	case err != nil:
+		return err
+	case s == "auto":
+		return n.Errorf("auto %s, or say manual", notBuilt)
+	case s != "manual":
+		return n.Errorf("unknown choice %q (have: manual)", dataset.Clip(s))
+	}
+	return nil
+}
