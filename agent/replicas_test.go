@@ -41,6 +41,9 @@ func TestReplica(t *testing.T) {
 		t.Errorf("the home keeps %d snapshots for one replica, %v", len(e.Snapshots), err)
 	}
 
+	if seen := f.b.SeenReplicas(); len(seen) != 1 || seen[0].Volume != "db" || seen[0].Age < 0 {
+		t.Errorf("its figures are of %+v", seen)
+	}
 	f.b.down()
 	f.a.writes("db", "token", "two")
 	written = time.Now()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 )
@@ -34,4 +35,28 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 		out = append(out, api.Volume{Dataset: d, Node: a.NodeName, Status: &st})
 	}
 	return out
+}
+
+// SeenReplicas returns the replicas that this node keeps, as they are now.
+func (a *Agent) SeenReplicas() (all []SeenReplica) {
+	now := a.Clock.Now()
+	for _, id := range a.cache.copyIDs() {
+		k, _ := a.cache.copied(id)
+		c, known := a.replicaOf(id)
+		if !known || k.Record == nil {
+			continue
+		}
+		upTo := c.Taken
+		if c.Checked.After(upTo) {
+			upTo = c.Checked
+		}
+		all = append(all, SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)})
+	}
+	return all
+}
+
+// SeenReplica says by how much a replica is behind its home at most.
+type SeenReplica struct {
+	Volume string
+	Age    time.Duration
 }

@@ -161,19 +161,6 @@ func (s *Service) sites(t *tx) ([]site, error) {
 	return out, nil
 }
 
-// everywhere returns the pools of all nodes. Those of a node that is away are among them
-// as if it were not: a copy there waits for it.
-func (s *Service) everywhere(t *tx) (all []candidate, err error) {
-	sites, err := s.sites(t)
-	for _, st := range sites {
-		for _, c := range st.pools {
-			c.silent = false
-			all = append(all, c)
-		}
-	}
-	return all, err
-}
-
 // poolStatus is what is known of a pool: what its node says to this service, or else
 // what it had put on record.
 func (s *Service) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {

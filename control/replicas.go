@@ -120,30 +120,29 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := s.everywhere(t)
+	o := order{id: d.ID, profile: d.Profile}
+	if o.where, err = placement(d.Profile); err != nil {
+		return nil, nil, err
+	}
+	sites, err := s.sites(t)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, c := range all {
-		if c.Node == d.Home || slices.Contains(d.Copies, c.Node) {
+	for _, st := range sites {
+		if st.ID == d.Home || slices.Contains(d.Copies, st.ID) {
 			continue
 		}
-		reason := misfit(c, d.Profile)
-		if reason == "" && likeness(from, c.Pool) < likeKind {
-			reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
-		}
-		if reason == "" {
-			reason = c.away()
-		}
-		if reason != "" {
-			name, err := t.nodeName(c.Node)
-			if err != nil {
-				return nil, nil, err
+		for _, c := range st.pools {
+			reason, _ := st.unfit(c, o)
+			if reason == "" && likeness(from, c.Pool) < likeKind {
+				reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
-			why = append(why, "pool "+c.Name+" of node "+name+": "+reason)
-			continue
+			if reason != "" {
+				why = append(why, "pool "+c.Name+" of node "+st.Name+": "+reason)
+				continue
+			}
+			fit = append(fit, c)
 		}
-		fit = append(fit, c)
 	}
 	free := func(c candidate) dataset.Size {
 		if c.status == nil {

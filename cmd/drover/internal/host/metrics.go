@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
@@ -19,13 +20,18 @@ type collector struct {
 	seen  seer
 	store []figure
 
-	pool, poolOnline, mounted, uses, used, size *prometheus.Desc
+	pool, poolOnline, mounted, uses, used, size, age *prometheus.Desc
 }
 
 // seer knows how pools and volumes are now.
 type seer interface {
 	Pools(context.Context) ([]api.Pool, error)
 	Seen(context.Context) []api.Volume // those that are or were mounted
+}
+
+// keeper knows how the replicas of a node are.
+type keeper interface {
+	SeenReplicas() []agent.SeenReplica
 }
 
 // figure is one of a store's.
@@ -74,6 +80,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
 		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
 		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
+		age:        d("replica_age_seconds", "By how much the replica of a volume on this node is behind its home, at most.", "volume"),
 	}
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
@@ -84,7 +91,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age} {
 		ch <- d
 	}
 	for _, f := range c.store {
@@ -117,6 +124,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, v := range c.seen.Seen(ctx) {
 		c.volume(gauge, v)
+	}
+	if k, keeps := c.seen.(keeper); keeps { // control has none of its own
+		for _, r := range k.SeenReplicas() {
+			gauge(c.age, r.Age.Seconds(), r.Volume)
+		}
 	}
 }
 
