@@ -210,7 +210,7 @@ func TestHoldersOfTheHost(t *testing.T) {
 	for _, l := range []string{log, mapped, through, copied} {
 		silent(t, l, e)
 	}
-	await(t, "the writer is dead", func() bool { return strings.Contains("Z gone", stateOf(t, writer.Process.Pid)) },
+	await(t, "the writer is dead", func() bool { s := stateOf(t, writer.Process.Pid); return s == "Z" || s == "gone" },
 		func() string { return stateOf(t, writer.Process.Pid) })
 	if got := stateOf(t, engine.Process.Pid); got != "T" {
 		t.Errorf("the engine is in state %s", got)
