@@ -28,6 +28,8 @@ func TestAgentHolds(t *testing.T) {
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	end(t, agent)
+	await(t, "it has ended", func() bool { return stateOf(t, agent.Process.Pid) == "Z" }, func() string { return stateOf(t, agent.Process.Pid) })
 	_ = agent.Wait()
 	if ws, ok := agent.ProcessState.Sys().(unix.WaitStatus); ok && ws.Signal() != unix.SIGKILL {
 		t.Errorf("it ended with %s", agent.ProcessState)

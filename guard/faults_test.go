@@ -207,6 +207,7 @@ func TestSupersede(t *testing.T) {
 			r := dataset(t)
 			inside := t.TempDir()
 			cmd, _ := writing(t, "writer", filepath.Join(inside, "file"), r.Paths[0], inside)
+			inGroup(t, "/sys/fs/cgroup/freezer", "freezer.state", cmd.Process.Pid)
 			_, other := writing(t, "writer", filepath.Join(t.TempDir(), "other"))
 			r = w.armed(t, r, ahead)
 			e := w.fenced(t, r.Dataset)

@@ -1,0 +1,112 @@
+package hand
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+func entry(id, major, minor int, root, point, options string) *mount.Entry {
+	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
+}
+
+// Who holds a dataset that is a folder of a filesystem.
+func TestHolders(t *testing.T) {
+	const path = "/root/mnt/uuid"
+	own := mount.Mounts{entry(1, 8, 1, "/", "/", "rw"), entry(2, 8, 1, "/pool/uuid", path, "rw")}
+	target := Target{Paths: []string{path}}
+	see := func(e *mount.Entry) process { return process{views: []mount.Mounts{{e}}} }
+	for name, c := range map[string]struct {
+		p    process
+		want bool
+	}{
+		"a container":                     {see(entry(9, 8, 1, "/pool/uuid", "/data", "rw,noatime")), true},
+		"a container, part of it":         {see(entry(9, 8, 1, "/pool/uuid/sub", "/data", "rw")), true},
+		"a container, removed part":       {see(entry(9, 8, 1, "/pool/uuid/sub//deleted", "/data", "rw")), true},
+		"a container, read-only":          {see(entry(9, 8, 1, "/pool/uuid", "/data", "ro,noatime")), false},
+		"another dataset":                 {see(entry(9, 8, 1, "/pool/uuid2", "/data", "rw")), false},
+		"another filesystem":              {see(entry(9, 8, 2, "/pool/uuid", "/data", "rw")), false},
+		"all of the filesystem":           {see(entry(9, 8, 1, "/", "/data", "rw")), false},
+		"a service's copy of the mounts":  {see(entry(9, 8, 1, "/pool/uuid", path, "rw")), false},
+		"who looks at the whole host":     {see(entry(9, 8, 1, "/pool/uuid", "/rootfs"+path, "rw")), false},
+		"an open file":                    {process{opens: []open{{8, 1, "/pool/uuid/a"}}}, true},
+		"its folder as working directory": {process{opens: []open{{8, 1, "/pool/uuid"}}}, true},
+		"an open file beside it":          {process{opens: []open{{8, 1, "/pool/uuid2/a"}}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{own: own, procs: []process{c.p}}
+			if got := len(w.holders(target)) == 1; got != c.want {
+				t.Errorf("it holds it: %t", got)
+			}
+		})
+	}
+}
+
+// When the host has nothing mounted on the paths, it is what was seen there; a device that
+// is mounted in another place is another dataset's.
+func TestFilesystem(t *testing.T) {
+	was := mount.Filesystem{Major: 7, Minor: 1, Root: "/"}
+	for name, c := range map[string]struct {
+		own    mount.Mounts
+		target Target
+		want   bool
+	}{
+		"mounted":        {mount.Mounts{entry(1, 7, 1, "/", "/m", "rw")}, Target{Paths: []string{"/m"}, Own: true}, true},
+		"gone":           {nil, Target{Paths: []string{"/m"}, Own: true, Filesystem: was}, true},
+		"used again":     {mount.Mounts{entry(1, 7, 1, "/", "/other", "rw")}, Target{Paths: []string{"/m"}, Own: true, Filesystem: was}, false},
+		"never mounted":  {nil, Target{Paths: []string{"/m"}, Own: true}, false},
+		"gone, a folder": {mount.Mounts{entry(1, 7, 1, "/", "/other", "rw")}, Target{Paths: []string{"/m"}, Filesystem: was}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := (&world{own: c.own}).filesystem(c.target); got.ok != c.want {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	b := []byte("42 (a) b (c) T 1 2 3 4 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0\n")
+	got, err := parseStat(b)
+	if err != nil || got != (stat{comm: "a) b (c", state: 'T', start: 777}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, _ := parseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n")); !got.kernel {
+		t.Errorf("%+v", got)
+	}
+	for _, bad := range []string{"", "42", "42 (a", "42 (a)", "42 (a) S 1 2"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
+
+// What is noted is noted once, in order, and only whole; Forget drops it.
+func TestMarks(t *testing.T) {
+	tool := &Tool{Run: t.TempDir()}
+	id := uuid.New()
+	want := []mark{{markFreeze, "-"}, {markV1, "/sys/fs/cgroup/a b"}, {markProcess, "1 2"}}
+	for range 2 {
+		for _, m := range want {
+			if err := tool.note(id, m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := tool.marks(id)
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(mark{})); d != "" || err != nil {
+		t.Errorf("%v\n%s", err, d)
+	}
+	if err := tool.note(id, mark{markV1, "/a\nfreeze -"}); err == nil {
+		t.Error("two lines were noted as one")
+	}
+	if err := Forget(tool.Run, id); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tool.marks(id); len(got) > 0 || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+}
