@@ -16,9 +16,9 @@ import (
 
 // For how long a join token can be used.
 const (
-	tokenTTL = time.Hour
-	tokenMin = time.Minute
-	tokenMax = 7 * 24 * time.Hour
+	tokenTTL      = time.Hour
+	tokenShortest = time.Minute
+	tokenLongest  = 7 * 24 * time.Hour
 	// tokenKept is for how long one stays on record after that, so that who shows it is
 	// told what is wrong.
 	tokenKept = 24 * time.Hour
@@ -56,8 +56,8 @@ func (s *Service) authority() (*pki.Authority, error) {
 func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
 	ttl := tokenTTL
 	if in.TTL != "" {
-		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenMin || ttl > tokenMax {
-			return out, dataset.Errorf(dataset.ErrInvalid, "bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenMin, tokenMax)
+		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
+			return out, dataset.Errorf(dataset.ErrInvalid, "bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest, tokenLongest)
 		}
 	}
 	if in.Name != "" {

@@ -80,7 +80,9 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 	if ev := <-events; ev.Type != "volume.create" {
 		t.Errorf("%+v", ev)
 	}
-	<-done
+	if err := <-done; err == nil {
+		t.Error("events ended by themselves")
+	}
 }
 
 // Whatever the order in which transactions of a service end, and whatever is known

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,9 +112,9 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
-	t.Cleanup(func() { s.Close(); <-done })
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
+	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return l.Addr().String()
 }
 

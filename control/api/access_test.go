@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
@@ -105,9 +104,9 @@ func newFlock(t *testing.T, d Deps) *flock {
 		t.Fatal(err)
 	}
 	f.address = l.Addr().String()
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(tls.NewListener(l, own.Asking())) }()
-	t.Cleanup(func() { s.Close(); <-done })
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
+	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return f
 }
 
@@ -263,9 +262,9 @@ func TestPlain(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := NewServer(h)
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(l) }()
-	defer func() { s.Close(); <-done }()
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(l) })
+	defer func() { s.Close(); serving.Wait() }()
 	c, err := NewClient("http://" + l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -282,97 +281,6 @@ func TestPlain(t *testing.T) {
 	_, _ = local.Volumes(soon(t), Page{}) // an empty answer: what it is asked with counts
 	if !who.Local || who.From != "uid 0" || who.String() != "local uid 0" {
 		t.Errorf("%+v", who)
-	}
-}
-
-// TestAudit: each change is one entry, with who and how it ended; reads are none.
-func TestAudit(t *testing.T) {
-	fk := newFake()
-	f := newFlock(t, Deps{Service: fk, Local: fk})
-	op := uuid.New()
-	bob, viewer := believing(f.pair(operator(pki.Worker))), believing(f.pair(operator(pki.Viewer)))
-	_ = f.ask(bob, "GET", "/v1/volumes", "", "")
-	_ = f.ask(bob, "POST", "/v1/volumes?operation="+op.String(), "", `{"volume":"db@gold"}`)
-	_ = f.ask(viewer, "DELETE", "/v1/volumes/db?force=true", "", "")
-	_ = f.ask(believing(nil), "DELETE", "/v1/volumes/db", "", "")
-	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/heartbeat", "", "{}")
-	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/commit", "", `{"operation":{"kind":"create","volume":"db","id":"`+op.String()+`"}}`)
-	fk.err = dataset.Errorf(dataset.ErrInUse, "db is in use")
-	_ = f.ask(bob, "DELETE", "/v1/volumes/db?force=true&operation="+op.String(), "", "")
-	_ = f.ask(bob, "POST", "/v1/volumes", "", `{"volume":5}`)
-	var got []Change
-	for _, c := range f.took() {
-		if !strings.HasPrefix(c.From, "127.0.0.1:") {
-			t.Errorf("from %q", c.From)
-		}
-		c.From = ""
-		if c.Outcome == Refused && c.Error == "" {
-			t.Errorf("%+v", c)
-		}
-		c.Error = ""
-		got = append(got, c)
-	}
-	want := []Change{
-		{Who: "operator bob (operator)", What: "create-volume", Kind: "create", Target: "db@gold", ID: op, Outcome: Done},
-		{Who: "operator bob (viewer)", What: "delete-volume", Target: "db", Outcome: Refused, Code: "forbidden"},
-		{Who: "nobody known", What: "DELETE /v1/volumes/db", Outcome: Refused, Code: "forbidden"},
-		{Who: nodeA.String(), What: "commit", Node: nodeA.Node.String(), Kind: "create", Target: "db", ID: op, Outcome: Done},
-		{Who: "operator bob (operator)", What: "delete-volume", Kind: "delete", Target: "db", ID: op, Detail: "force", Outcome: Failed, Code: "in_use"},
-		{Who: "operator bob (operator)", What: "create-volume", Outcome: Failed, Code: "invalid"},
-	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Change{})); diff != "" {
-		t.Error("-want +got:\n" + diff)
-	}
-}
-
-// What an agent in the same process changes is in the log as well.
-func TestAudited(t *testing.T) {
-	fk := newFake()
-	var got []Change
-	s := Audited(fk, func(c Change) { got = append(got, c) })
-	ctx := soon(t)
-	_, _ = s.Commit(ctx, nodeA.Node, Report{Operation: sampleOperation()})
-	fk.err = dataset.Errorf(dataset.ErrForbidden, "no")
-	_, _ = s.Submit(ctx, Request{Kind: dataset.OpDelete, Volume: "db"})
-	_ = s.Register(ctx, Registration{Node: dataset.Node{Name: "a"}})
-	_ = s.Record(ctx, nodeA.Node, Report{})
-	_, _ = s.Rebuild(ctx, nodeA.Node, nil)
-	_, _ = s.CancelOperation(ctx, "f23c")
-	var what []string
-	for _, c := range got {
-		what = append(what, c.What+" "+string(c.Outcome))
-		if c.Who != "this process" {
-			t.Error(c.Who)
-		}
-	}
-	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}
-	if diff := cmp.Diff(want, what); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestCompatible(t *testing.T) {
-	for _, c := range []struct {
-		control, other string
-		want           string // of the error
-	}{
-		{"v1.4.0", "v1.4.0", ""}, {"v1.4.0", "1.3.9", ""}, {"v1.4.0", "v1.5.0-rc1", ""}, {"1.4", "1.5.2+build", ""},
-		{"v1.4.0", "v1.2.9", "upgrade node a first"}, {"v1.4.0", "v1.6.0", "upgrade control first"},
-		{"v1.4.0", "v1.2.9-3-gabcdef-dirty", "upgrade node a first"},
-		{"dev", "v1.2.0", ""}, {"v1.2.0", "dev", ""}, {"v1.2.0", "", ""}, {"9746047", "v3.0.0", ""}, {"v1.2.0", "1", ""}, {"", "", ""},
-		{"v2.0.0", "v1.9.0", ""}, {"v1.9.0", "v2.0.1", ""}, {"v2.1.0", "v1.9.0", "upgrade node a first"}, {"v1.9.0", "v2.1.0", "upgrade control first"},
-		{"v0.9.0", "v2.0.0", "upgrade control first"}, {"v1.99999999999999999999.0", "v1.1.0", ""},
-	} {
-		err := Compatible(c.control, c.other, "node a")
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, dataset.ErrForbidden)) {
-			t.Errorf("control %s, %s: %v", c.control, c.other, err)
-		}
-	}
-	if got := versionIn("drover/v1.2 (linux)"); got != "v1.2" {
-		t.Error(got)
-	}
-	if got := versionIn("curl/8.0"); got != "" {
-		t.Error(got)
 	}
 }
 

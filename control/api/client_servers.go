@@ -84,7 +84,7 @@ func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Respo
 	for range c.servers {
 		at := c.now()
 		s := &c.servers[at]
-		resp, err := c.attempt(ctx, s, k)
+		resp, err := c.attempt(ctx, s, k) //nolint:bodyclose // use closes it
 		if err == nil {
 			err = use(s, resp)
 		}

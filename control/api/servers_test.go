@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,12 +49,12 @@ func some(t *testing.T, n int) (*Client, []*replica) {
 
 // replica is one server.
 type replica struct {
-	t      *testing.T
-	path   string
-	asked  atomic.Int32
-	answer atomic.Pointer[http.HandlerFunc] // nil: an empty list
-	server *http.Server
-	done   chan error
+	t       *testing.T
+	path    string
+	asked   atomic.Int32
+	answer  atomic.Pointer[http.HandlerFunc] // nil: an empty list
+	server  *http.Server
+	serving sync.WaitGroup
 }
 
 func (r *replica) up() {
@@ -61,8 +62,9 @@ func (r *replica) up() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.server, r.done = NewServer(http.HandlerFunc(r.serve)), make(chan error, 1)
-	go func() { r.done <- r.server.Serve(l) }()
+	r.server = NewServer(http.HandlerFunc(r.serve))
+	s := r.server
+	r.serving.Go(func() { _ = s.Serve(l) }) // which ends with an error always
 }
 
 func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
@@ -77,7 +79,7 @@ func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 func (r *replica) down() {
 	if r.server != nil {
 		r.server.Close()
-		<-r.done
+		r.serving.Wait()
 		r.server = nil
 	}
 }

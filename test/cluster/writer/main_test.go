@@ -37,7 +37,7 @@ func TestWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.End(unix.SIGKILL, time.Minute) })
+	t.Cleanup(func() { _ = p.End(unix.SIGKILL, time.Minute) }) // by a signal
 	var failed witness.Entry
 	await(t, log, func(last witness.Entry) bool { failed = last; return last.Err != "" })
 	if err := unix.Mount("tmpfs", volume, "tmpfs", unix.MS_REMOUNT, "size=8m"); err != nil {

@@ -1,0 +1,106 @@
+package member_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// A node that was removed is let in nowhere: by control at once, by other nodes once they
+// have looked.
+func TestRemoved(t *testing.T) {
+	r := newReplica(t)
+	a, b := t.TempDir(), t.TempDir()
+	r.join(a, "alpha")
+	r.join(b, "beta")
+	alpha, beta := open(t, a, r.clock), open(t, b, r.clock)
+	toControl := r.client(alpha)
+	if err := alpha.Look(t.Context(), toControl); err != nil {
+		t.Fatal(err)
+	}
+	peer := func() error {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		got := make(chan error, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				got <- err
+				return
+			}
+			defer conn.Close()
+			got <- tls.Server(conn, beta.Credentials().Server(pki.Node)).HandshakeContext(context.Background())
+		}()
+		conn, err := tls.Dial("tcp", l.Addr().String(), alpha.Credentials().Client(pki.Node))
+		if err == nil {
+			conn.Close()
+		}
+		return <-got
+	}
+	if err := peer(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.svc.RemoveNode(t.Context(), "alpha", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := alpha.Look(t.Context(), toControl); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {
+		t.Error(err)
+	}
+	if err := beta.Look(t.Context(), r.client(beta)); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer(); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error(err)
+	}
+}
+
+// Keep looks each minute, tells of a failure once, and of control that is away only when
+// time runs out.
+func TestKeep(t *testing.T) {
+	r := newReplica(t)
+	dir := t.TempDir()
+	r.join(dir, "alpha")
+	clk := &waited{Fake: clock.NewFake(start), begun: make(chan struct{})}
+	m := open(t, dir, clk)
+	stub := &stub{err: dataset.Errorf(dataset.ErrUnavailable, "away")}
+	ctx, cancel := context.WithCancel(t.Context())
+	var told []error
+	done := make(chan struct{})
+	go func() { defer close(done); m.Keep(ctx, stub, func(err error) { told = append(told, err) }) }()
+	turn := func(err error, d time.Duration) int {
+		stub.set(err)
+		clk.Advance(d)
+		<-clk.begun
+		return len(told)
+	}
+	<-clk.begun
+	if n := turn(stub.err, time.Minute); n != 0 {
+		t.Error("told that control is away:", told)
+	}
+	bad := dataset.Errorf(dataset.ErrForbidden, "no")
+	if n := turn(bad, time.Minute); n != 1 {
+		t.Error(told)
+	}
+	if n := turn(bad, time.Minute); n != 1 {
+		t.Error("told again:", told)
+	}
+	if n := turn(bad, time.Hour); n != 2 {
+		t.Error(told)
+	}
+	if n := turn(dataset.Errorf(dataset.ErrUnavailable, "away"), 26*24*time.Hour); n != 3 {
+		t.Error("not told that time runs out:", told)
+	}
+	cancel()
+	<-done
+}

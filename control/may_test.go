@@ -1,0 +1,95 @@
+package control
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// A node asks for what itself is to do.
+func TestWhatANodeMay(t *testing.T) {
+	e, _ := newCluster(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	b.create("web@gold")
+	alpha := as(nodeNamed("alpha", a.id))
+	submit := func(ctx context.Context, req api.Request) error {
+		out, err := e.Submit(ctx, req)
+		if err == nil && out.Operation != nil && !out.Operation.State.Final() {
+			if _, err := e.CancelOperation(ctx, out.Operation.ID.String()); err != nil && dataset.KindOf(err) != dataset.ErrUnsupported {
+				t.Error(err)
+			}
+		}
+		return err
+	}
+	for name, c := range map[string]struct {
+		req  api.Request
+		want string // empty: it may
+	}{
+		"a snapshot of its own":   {api.Request{Kind: dataset.OpSnapshot, Volume: "db"}, ""},
+		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.id.String() + ") may not ask for this snapshot of volume web, which is node beta's to do"},
+		"another's end":           {api.Request{Kind: dataset.OpDelete, Volume: "web"}, "may not ask for this delete of volume web"},
+		"another's profile":       {api.Request{Kind: dataset.OpUpdate, Volume: "web", Protect: yes()}, "may not ask for this update"},
+		"its own profile":         {api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: no()}, ""},
+		"a new one":               {create("new@gold"), ""},
+		"to itself":               {moveTo("web", "alpha"), ""},
+		"away from itself":        {moveTo("db", "beta"), "may not ask for this move of volume db, which is node beta's to do"},
+	} {
+		err := submit(alpha, c.req)
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if c.want != "" {
+			refused(t, err, dataset.ErrForbidden, c.want)
+		}
+	}
+	if v, err := e.Submit(alpha, create("mine@gold")); err != nil || v.Operation.Node != a.id {
+		t.Errorf("made elsewhere than where it was asked for: %+v, %v", v.Operation, err)
+	}
+	imported := api.Request{Kind: dataset.OpImport, Volume: "etc@gold", Path: "/etc"}
+	worker := as(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"})
+	refused(t, submit(worker, imported), dataset.ErrForbidden, "takes the role admin")
+	if err := submit(as(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}), imported); err != nil {
+		t.Error(err)
+	}
+	// An operation that is another's is not to be cancelled either.
+	op := *e.submit(moveTo("web", "alpha")).Operation
+	gamma := e.agent("gamma")
+	_, err := e.CancelOperation(as(nodeNamed("gamma", gamma.id)), op.ID.String())
+	refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	if _, err := e.CancelOperation(as(nodeNamed("beta", b.id)), op.ID.String()); err != nil {
+		t.Error(err)
+	}
+	e.check()
+}
+
+// Nobody's word but a person's makes a copy the volume while its home may live.
+func TestANodeVouchesForNoDeath(t *testing.T) {
+	e, _ := newCluster(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	e.moved("db", a, b, "beta")
+	req := forced("db", "alpha", "beta")
+	_, err := e.Submit(as(nodeNamed("alpha", a.id)), req)
+	refused(t, err, dataset.ErrForbidden, "a person must vouch for")
+	if _, err := e.Submit(as(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}), req); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a node is called is what it joined as.
+func TestNameOfTheCertificate(t *testing.T) {
+	e, _ := newCluster(t)
+	id := uuid.New()
+	err := e.Register(as(nodeNamed("alpha", id)), api.Registration{Node: dataset.Node{ID: id, Name: "beta", Incarnation: uuid.New()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if nodes, err := e.NodeList(e.ctx, ""); err != nil || len(nodes) != 1 || nodes[0].Name != "alpha" {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+}
