@@ -42,7 +42,7 @@ product_tests() {
 short() {
 	phase "build" 120 make build
 	phase "tests of packages" 240 unit_tests
-	phase "tests of the product" 360 product_tests
+	phase "tests of the product" 600 product_tests
 }
 
 long() {
