@@ -13,6 +13,9 @@ help: ## what there is to make
 build: ## bin/drover, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/drover ./cmd/drover
 
+images: build ## images drover and drover-consul for docker-compose.yml, in Docker's engine (root)
+	scripts/images.sh bin/drover
+
 test: ## install what is missing and run all tests (root; a quarter of an hour)
 	scripts/test.sh
 
@@ -47,4 +50,4 @@ demo-clean: ## remove whatever the demo left
 clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
 	rm -rf bin
 
-.PHONY: help build test test-long bench lint vuln fuzz-short install uninstall demo demo-clean clean
+.PHONY: help build images test test-long bench lint vuln fuzz-short install uninstall demo demo-clean clean

@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
+
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 )
 
@@ -18,7 +19,6 @@ type example struct {
 	put    string // what a reader might do then, and see
 	get    string
 	more   []string // more commands, with what holds for the volume still true
-	like   bool     // another that is run whole differs in names alone
 }
 
 func examplesOfCompose() []example {
@@ -28,7 +28,7 @@ func examplesOfCompose() []example {
 	make3 := "create database shop; create table shop.orders (id int primary key); insert into shop.orders values (3)"
 	return []example{
 		{
-			dir: ".", volume: "shop-db", size: "20GiB",
+			dir: "examples/mariadb", volume: "shop-db", size: "50GiB",
 			put: sql("db", make3), get: sql("db", "select id from shop.orders"),
 			more: []string{
 				// As the comment at its top says.
@@ -39,7 +39,6 @@ func examplesOfCompose() []example {
 				sql("dev", "select id from shop.orders"),
 			},
 		},
-		{dir: "examples/mariadb", like: true, volume: "shop-data", size: "50GiB", put: sql("db", make3), get: sql("db", "select id from shop.orders")},
 		{
 			dir: "examples/redis", volume: "redis-data", size: "2GiB",
 			put: "docker compose exec -T redis redis-cli set orders 3", get: "docker compose exec -T redis redis-cli get orders",
@@ -51,13 +50,46 @@ func examplesOfCompose() []example {
 // with images of the names that a user would pull.
 func testExamples(t *testing.T, e *engine.Engine) {
 	files, err := filepath.Glob(filepath.Join(top, "examples/*/compose.yaml"))
-	if err != nil || len(files)+1 != len(examplesOfCompose()) {
-		t.Fatalf("%d files in examples, and %d examples that are tested: %v", len(files), len(examplesOfCompose())-1, err)
+	if err != nil || len(files) != len(examplesOfCompose()) {
+		t.Fatalf("%d files in examples, and %d examples that are tested: %v", len(files), len(examplesOfCompose()), err)
 	}
 	w := begin(t, e)
 	for _, x := range examplesOfCompose() {
 		t.Run(x.dir, func(t *testing.T) { w.example(t, x) })
 	}
+	t.Run("examples/swarm", w.stack)
+}
+
+// stack checks what a Swarm would be told, and has the volume made that each of its
+// engines would ask for. Services and labels in a Swarm have tests in test/product.
+func (w *world) stack(t *testing.T) {
+	var stack struct {
+		Services map[string]struct {
+			Deploy struct {
+				Replicas     int
+				Placement    struct{ Constraints []string }
+				UpdateConfig struct{ Order string } `yaml:"update_config"`
+			}
+		}
+		Volumes map[string]struct {
+			Name, Driver string
+			DriverOpts   map[string]string `yaml:"driver_opts"`
+		}
+	}
+	out := w.e.Must(t, "stack", "config", "--compose-file", filepath.Join(top, "examples/swarm/stack.yml"))
+	if err := yaml.Unmarshal([]byte(out), &stack); err != nil {
+		t.Fatal(err)
+	}
+	d, v := stack.Services["db"].Deploy, stack.Volumes["db"]
+	if d.Replicas != 1 || d.UpdateConfig.Order != "stop-first" || len(d.Placement.Constraints) != 1 || !strings.HasPrefix(d.Placement.Constraints[0], "node.labels.drover.") {
+		t.Errorf("%+v of\n%s", d, out)
+	}
+	args := []string{"volume", "create", "--driver", v.Driver}
+	for key, value := range v.DriverOpts {
+		args = append(args, "--opt", key+"="+value)
+	}
+	w.e.Must(t, append(args, v.Name)...)
+	w.e.Must(t, "volume", "rm", v.Name)
 }
 
 func (w *world) example(t *testing.T, x example) {
@@ -80,11 +112,7 @@ func (w *world) example(t *testing.T, x example) {
 		w.e.Must(t, "tag", "drover-"+name, image)
 	}
 	defer w.must(t, compose+"docker compose --profile '*' down -v --timeout 20")
-	if x.like && !long.Enabled() {
-		w.must(t, compose+"docker compose create")
-	} else {
-		w.live(t, x, compose)
-	}
+	w.live(t, x, compose)
 	var v api.Volume
 	w.h.JSON(t, &v, "volume", "inspect", x.volume)
 	if got := v.Size.String(); got != x.size {
