@@ -1,6 +1,8 @@
 package control
 
 import (
+	"slices"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -19,8 +21,10 @@ func (t *tx) asking(k dataset.OpKind) uuid.UUID {
 
 // may fails with ErrForbidden when who asks for an operation may not. A node asks for
 // what itself is to do: what concerns a dataset whose home it is, what it makes or moves
-// to itself. It may also have datasets made elsewhere, as placement says, but not fill them
-// from a folder of another host; and it cannot vouch for the death of another node.
+// to itself, or away from itself. It may also have datasets made elsewhere, as placement
+// says, but not fill them from a folder of another host; and have a volume removed that its
+// engine made or had, which has gone to another node since. It cannot vouch for the death of
+// another node.
 func (t *tx) may(op *dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	switch {
@@ -34,8 +38,12 @@ func (t *tx) may(op *dataset.Operation) error {
 	case p.Kind != pki.Node:
 	case op.Loss != nil:
 		return dataset.Errorf(dataset.ErrForbidden, "%s may not move volume %s without its home, which a person must vouch for: ask with an operator's certificate, or on a control host", p, op.Volume)
-	case op.Node == p.Node, makes(op.Kind) && op.Path == "":
+	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
+	case op.Kind == dataset.OpDelete:
+		if d, err := t.dataset(op.DatasetID); err != nil || d.SpelledBy == p.Node || slices.Contains(d.Copies, p.Node) {
+			return err
+		}
 	}
 	home, err := t.nodeName(op.Node)
 	if err != nil {

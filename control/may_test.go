@@ -17,11 +17,14 @@ func TestWhatANodeMay(t *testing.T) {
 	a, b := e.agent("alpha"), e.agent("beta")
 	a.create("db@gold")
 	b.create("web@gold")
+	e.agent("gamma")
+	a.create("had@gold")
+	e.moved("had", a, b, "beta")
 	alpha := as(nodeNamed("alpha", a.id))
 	submit := func(ctx context.Context, req api.Request) error {
 		out, err := e.Submit(ctx, req)
 		if err == nil && out.Operation != nil && !out.Operation.State.Final() {
-			if _, err := e.CancelOperation(ctx, out.Operation.ID.String()); err != nil && dataset.KindOf(err) != dataset.ErrUnsupported {
+			if _, err := e.CancelOperation(e.ctx, out.Operation.ID.String()); err != nil && dataset.KindOf(err) != dataset.ErrUnsupported {
 				t.Error(err)
 			}
 		}
@@ -38,7 +41,9 @@ func TestWhatANodeMay(t *testing.T) {
 		"its own profile":         {api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: no()}, ""},
 		"a new one":               {create("new@gold"), ""},
 		"to itself":               {moveTo("web", "alpha"), ""},
-		"away from itself":        {moveTo("db", "beta"), "may not ask for this move of volume db, which is node beta's to do"},
+		"away from itself":        {moveTo("db", "beta"), ""},
+		"from one to another":     {moveTo("web", "gamma"), "may not ask for this move of volume web, which is node gamma's to do"},
+		"the end of what it had":  {api.Request{Kind: dataset.OpDelete, Volume: "had"}, ""},
 	} {
 		err := submit(alpha, c.req)
 		if c.want == "" && err != nil {
@@ -58,8 +63,7 @@ func TestWhatANodeMay(t *testing.T) {
 	}
 	// An operation that is another's is not to be cancelled either.
 	op := *e.submit(moveTo("web", "alpha")).Operation
-	gamma := e.agent("gamma")
-	_, err := e.CancelOperation(as(nodeNamed("gamma", gamma.id)), op.ID.String())
+	_, err := e.CancelOperation(as(nodeNamed("delta", e.agent("delta").id)), op.ID.String())
 	refused(t, err, dataset.ErrForbidden, "in which it has no part")
 	if _, err := e.CancelOperation(as(nodeNamed("beta", b.id)), op.ID.String()); err != nil {
 		t.Error(err)
