@@ -76,7 +76,7 @@ func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func
 		select {
 		case <-wait:
 		case <-s.quit:
-			return nil
+			return ctx.Err() // which may have ended as well
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -24,11 +24,10 @@ pool_paths() {
 	sed -nE 's/(^|^[^#]*[-{, ])path: *(\"([^\"]*)\"|'\''([^'\'']*)'\''|([^],}# ]+)).*/\3\4\5/p' "$DESTDIR$config"
 }
 
+# write_dropin FILE
 write_dropin() {
-	local path
-	mkdir -p "$(dirname "$DESTDIR$dropin")" "$(dirname "$DESTDIR$guard_dropin")"
-	printf '# Written by make install.\n[Unit]\nRequiresMountsFor="%s"\n' "${state//%/%%}" >"$DESTDIR$guard_dropin"
-	chmod 0644 "$DESTDIR$guard_dropin"
+	local path file=$DESTDIR$1
+	mkdir -p "$(dirname "$file")"
 	{
 		echo "# Written by make install from $config."
 		echo "[Unit]"
@@ -36,19 +35,30 @@ write_dropin() {
 			# A percent sign would be a specifier (systemd.unit(5)).
 			printf 'RequiresMountsFor="%s"\n' "${path//%/%%}"
 		done
-	} >"$DESTDIR$dropin"
-	chmod 0644 "$DESTDIR$dropin"
+	} >"$file"
+	chmod 0644 "$file"
+}
+
+write_guard_dropin() {
+	mkdir -p "$(dirname "$DESTDIR$guard_dropin")"
+	printf '# Written by make install.\n[Unit]\nRequiresMountsFor="%s"\n' "${state//%/%%}" >"$DESTDIR$guard_dropin"
+	chmod 0644 "$DESTDIR$guard_dropin"
 }
 
 install_units() {
-	local work=$1
-	sed "s|@bindir@|$bindir|" "$top/packaging/systemd/drover.service" >"$work/drover.service"
-	put 0644 "$work/drover.service" "$units/drover.service"
-	sed "s|@bindir@|$bindir|" "$top/packaging/systemd/drover-guard.service" >"$work/drover-guard.service"
-	put 0644 "$work/drover-guard.service" "$units/drover-guard.service"
-	put 0644 "$top/packaging/systemd/drover.socket" "$units/drover.socket"
+	local work=$1 unit
+	for unit in $service_units; do
+		sed "s|@bindir@|$bindir|" "$top/packaging/systemd/$unit" >"$work/$unit"
+		put 0644 "$work/$unit" "$units/$unit"
+	done
+	for unit in $socket_units; do
+		put 0644 "$top/packaging/systemd/$unit" "$units/$unit"
+	done
 	put 0644 "$top/packaging/systemd/sysusers.conf" "$sysusers"
-	write_dropin
+	for unit in $dropins; do
+		write_dropin "$unit"
+	done
+	write_guard_dropin
 }
 
 install_docs() {

@@ -11,8 +11,11 @@ mandir=$PREFIX/share/man/man1
 completions=$PREFIX/share/bash-completion/completions
 docdir=$PREFIX/share/doc/drover
 sysusers=/usr/lib/sysusers.d/drover.conf
-dropin=/etc/systemd/system/drover.service.d/10-paths.conf
+# Of a host by itself and of one of a cluster; a control replica mounts nothing.
+dropins="/etc/systemd/system/drover.service.d/10-paths.conf /etc/systemd/system/drover-agent.service.d/10-paths.conf"
 guard_dropin=/etc/systemd/system/drover-guard.service.d/10-paths.conf
+service_units="drover.service drover-agent.service drover-control.service drover-guard.service"
+socket_units="drover.socket drover-agent.socket"
 
 # systemd looks under /usr and /usr/local, but under no other prefix.
 case $PREFIX in

@@ -19,7 +19,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 keep_word=${KEEP_WORD:---keep-data}
 stop_seconds=${STOP_SECONDS:-30}
-sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock /run/drover/guard.sock'
+sockets='/run/docker/plugins/drover.sock /run/drover/drover.sock /run/drover/control.sock /run/drover/guard.sock'
 
 # count NOUN prints how many of them drover lists.
 count() {
@@ -64,7 +64,7 @@ serving() {
 		esac
 		case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true) in
 		*--root* | *--run* | *--driver*) ;;
-		*' serve '* | *' guard '*) echo "$pid" ;;
+		*' serve '* | *' guard '* | *'drover agent '* | *'drover control '*) echo "$pid" ;;
 		esac
 	done
 }
@@ -73,7 +73,8 @@ serving() {
 stop_service() {
 	local pid socket until
 	if systemd_runs; then
-		systemctl --quiet disable --now drover.socket drover.service drover-guard.service 2>/dev/null || true
+		# shellcheck disable=SC2086 # words
+		systemctl --quiet disable --now $socket_units $service_units 2>/dev/null || true
 	fi
 	for pid in $(serving); do
 		say "stopping drover, process $pid"
@@ -100,15 +101,19 @@ remove_state() {
 }
 
 remove_files() {
-	local page
-	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers" "$DESTDIR$dropin" \
-		"$DESTDIR$guard_dropin" \
-		"$DESTDIR$units/drover.service" "$DESTDIR$units/drover.socket" "$DESTDIR$units/drover-guard.service"
+	local page unit
+	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers"
+	for unit in $socket_units $service_units; do
+		rm -f "$DESTDIR$units/$unit"
+	done
 	for page in "$DESTDIR$mandir"/drover.1 "$DESTDIR$mandir"/drover-*.1; do
 		rm -f "$page"
 	done
 	rm -rf "$DESTDIR$docdir"
-	rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$dropin")" "$(dirname "$DESTDIR$guard_dropin")" 2>/dev/null || true
+	for unit in $dropins $guard_dropin; do
+		rm -f "$DESTDIR$unit"
+		rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$unit")" 2>/dev/null || true
+	done
 }
 
 keep=false

@@ -1,6 +1,7 @@
 package pki_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -97,5 +98,55 @@ func TestRotationCutShort(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.tmp")); len(left) != 0 {
 		t.Error(left)
+	}
+}
+
+// What is remembered of a certificate ends with the roots that vouched for it.
+func TestVouchersEnd(t *testing.T) {
+	a, dir := create(t)
+	clk := clock.NewFake(start)
+	server := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
+	node := issue(t, a, nodeID, start)
+	cs, err, _ := shake(t, server.Asking(), node.Credulous())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if id, err := server.Peer(cs); err != nil || id != node.Identity {
+			t.Fatal(id, err)
+		}
+	}
+	if _, err := pki.Rotate(dir, start); err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.FinishRotation(dir, true, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Set(issue(t, next, controlID, start))
+	if _, err := server.Peer(cs); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error("an old root is believed by memory:", err)
+	}
+}
+
+func BenchmarkPeer(b *testing.B) {
+	dir := filepath.Join(b.TempDir(), "ca")
+	a, err := pki.Create(dir, start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	own, err := a.Issue(controlID, start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	node, err := a.Issue(nodeID, start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := pki.NewCredentials(own, clock.NewFake(start), nil)
+	for b.Loop() {
+		if _, err := c.Peer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -19,8 +19,9 @@ import (
 // exchanged while connections last: the next handshake uses the new ones. Safe for
 // concurrent use.
 type Credentials struct {
-	clock clock.Clock
-	pair  atomic.Pointer[Pair]
+	clock    clock.Clock
+	pair     atomic.Pointer[Pair]
+	vouchers vouchers
 	// revoked says why a certificate is no longer good; nil: all are.
 	revoked func(Identity, *x509.Certificate) error
 }
@@ -100,14 +101,15 @@ func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, err
 		return Identity{}, ErrNoCertificate
 	}
 	p := c.pair.Load()
-	return verify(cs.PeerCertificates, p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, kinds)
+	v := verifier{p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, &c.vouchers}
+	return v.verify(cs.PeerCertificates, kinds)
 }
 
 // Good fails, as Peer does for others, when the pair itself is not one that members of
 // the cluster believe at this time.
 func (c *Credentials) Good() error {
 	p := c.pair.Load()
-	_, err := verify(p.Chain, p.Roots, p.Identity.Cluster, c.clock.Now(), nil, nil)
+	_, err := verifier{roots: p.Roots, cluster: p.Identity.Cluster, now: c.clock.Now()}.verify(p.Chain, nil)
 	return err
 }
 
@@ -130,56 +132,73 @@ func Pinned(root Fingerprint, clk clock.Clock) *tls.Config {
 			if err != nil {
 				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster: %w", err)
 			}
-			_, err = verify(cs.PeerCertificates, []*x509.Certificate{pinned}, cluster, clk.Now(), nil, []Kind{Control})
+			_, err = verifier{roots: []*x509.Certificate{pinned}, cluster: cluster, now: clk.Now()}.verify(cs.PeerCertificates, []Kind{Control})
 			return err
 		},
 	}
 }
 
+// verifier looks at certificates of others.
+type verifier struct {
+	roots    []*x509.Certificate
+	cluster  uuid.UUID
+	now      time.Time
+	revoked  func(Identity, *x509.Certificate) error // nil: none is
+	vouchers *vouchers                               // nil: nothing is remembered
+}
+
 // verify returns whom a chain, the holder's certificate first, is for. What it says
 // before the roots were asked rests on the peer's own word, and is said to it alone.
-func verify(chain, roots []*x509.Certificate, cluster uuid.UUID, now time.Time, revoked func(Identity, *x509.Certificate) error, kinds []Kind) (Identity, error) {
+func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, error) {
 	leaf := chain[0]
 	id, err := IdentityOf(leaf)
 	if err != nil {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "%w", err)
 	}
-	if id.Cluster != cluster {
-		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or correct the address", id, id.Cluster, cluster)
+	if id.Cluster != v.cluster {
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or correct the address", id, id.Cluster, v.cluster)
 	}
-	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+	if v.now.Before(leaf.NotBefore) || v.now.After(leaf.NotAfter) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "this host's clock says %s, the certificate of %s is valid from %s to %s: set the clock, or, when it is right, get a new certificate",
-			stamp(now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
+			stamp(v.now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
 	}
-	if err := vouched(chain, roots, now); err != nil {
+	if err := v.vouched(chain); err != nil {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is not vouched for by this cluster's certificate authority: %w (get a new one: it may have been rotated)", id, err)
 	}
 	if len(kinds) > 0 && !slices.Contains(kinds, id.Kind) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate shown is that of %s, and %s is wanted here", id, list(kinds))
 	}
-	if revoked != nil {
-		if err := revoked(id, leaf); err != nil {
+	if v.revoked != nil {
+		if err := v.revoked(id, leaf); err != nil {
 			return Identity{}, err
 		}
 	}
 	return id, nil
 }
 
-func vouched(chain, roots []*x509.Certificate, now time.Time) error {
+// vouched fails unless the roots vouch for a certificate, which costs two or three
+// signatures: for one that is shown with each request that is remembered.
+func (v verifier) vouched(chain []*x509.Certificate) error {
+	if v.vouchers.know(chain[0], v.roots, v.now) {
+		return nil
+	}
 	opts := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now,
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: v.now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // of all of ours: the kind says who may be a server
 	}
-	for _, r := range roots {
+	for _, r := range v.roots {
 		opts.Roots.AddCert(r)
 	}
 	for _, c := range chain[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	_, err := chain[0].Verify(opts)
+	chains, err := chain[0].Verify(opts)
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {
 		return errors.New("another one signed it")
+	}
+	if err == nil {
+		v.vouchers.remember(chains[0], v.roots)
 	}
 	return err
 }

@@ -29,7 +29,7 @@ func readManual(t *testing.T) manual {
 	sections := regexp.MustCompile(`(?m)^## drover (.*)$`).Split(string(text), -1)
 	names := regexp.MustCompile(`(?m)^## drover (.*)$`).FindAllStringSubmatch(string(text), -1)
 	flag := regexp.MustCompile(`(?m)^ +(?:(-\w), )?(--[a-z-]+)`)
-	common := []string{"--api", "--help", "-h"}
+	common := []string{"--api", "--cert", "--key", "--ca", "--help", "-h"}
 	for i, name := range names {
 		own := slices.Clone(common)
 		for _, f := range flag.FindAllStringSubmatch(sections[i+1], -1) {

@@ -92,7 +92,7 @@ func TestStaged(t *testing.T) {
 	files := tree(t, dest)
 	for _, want := range []string{
 		"/usr/bin/drover", "/usr/lib/systemd/system/drover.service", "/usr/lib/systemd/system/drover.socket",
-		"/usr/lib/systemd/system/drover-guard.service",
+		"/usr/lib/systemd/system/drover-guard.service", "/usr/lib/systemd/system/drover-agent.service", "/usr/lib/systemd/system/drover-agent.socket", "/usr/lib/systemd/system/drover-control.service",
 		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
 		"/usr/share/bash-completion/completions/drover", "/usr/share/doc/drover/profiles.yaml",
 	} {
@@ -101,6 +101,9 @@ func TestStaged(t *testing.T) {
 		}
 	}
 	dropin := read(t, dest+"/etc/systemd/system/drover.service.d/10-paths.conf")
+	if agents := read(t, dest+"/etc/systemd/system/drover-agent.service.d/10-paths.conf"); agents != dropin {
+		t.Errorf("the agent waits for %s", agents)
+	}
 	paths := regexp.MustCompile(`(?m)^RequiresMountsFor=(.*)$`).FindAllStringSubmatch(dropin, -1)
 	var got []string
 	for _, m := range paths {
@@ -121,35 +124,28 @@ func TestUnits(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
 	const units = "/usr/local/lib/systemd/system/"
-	out, exit := run(t, nil, "systemd-analyze", "verify", "--man=no", units+"drover.service", units+"drover.socket", units+"drover-guard.service")
+	out, exit := run(t, nil, "systemd-analyze", "verify", "--man=no", units+"drover.service", units+"drover.socket",
+		units+"drover-agent.service", units+"drover-agent.socket", units+"drover-control.service", units+"drover-guard.service")
 	if strings.Contains(out, "drover") {
 		t.Errorf("systemd-analyze verify: exit %d\n%s", exit, out)
 	}
-	service := read(t, units+"drover.service")
-	settings := "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(service, "")
-	for _, want := range []string{"Before=docker.service", "StartLimitIntervalSec=0", "KillMode=process", "ExecStart=/usr/local/bin/drover serve"} {
-		if !strings.Contains(settings, "\n"+want) {
-			t.Errorf("drover.service lacks %s", want)
-		}
+	settings := func(unit string) string {
+		return "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(read(t, units+unit), "")
 	}
 	bad := regexp.MustCompile(`(?m)^(Requires|Requisite|BindsTo|PartOf|Private\w*|Protect\w*|ReadOnly\w*|MountFlags|ExecStop|RootDirectory)=.*`)
-	if found := bad.FindAllString(settings, -1); len(found) > 0 {
-		t.Errorf("drover.service has %v: it would need docker, lose mounts when it stops, or hide them", found)
-	}
-}
-
-// The guard's unit comes back however the guard ended, waits for nothing that hangs, and sees the host.
-func TestGuardUnit(t *testing.T) {
-	unit := read(t, "../../packaging/systemd/drover-guard.service")
-	settings := "\n" + regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(unit, "")
-	for _, want := range []string{"StartLimitIntervalSec=0", "Restart=always", "KillMode=process", "ExecStart=@bindir@/drover guard"} {
-		if !strings.Contains(settings, "\n"+want) {
-			t.Errorf("drover-guard.service lacks %s", want)
+	for unit, start := range map[string]string{"drover.service": "serve", "drover-agent.service": "agent"} {
+		text := settings(unit)
+		for _, want := range []string{"Before=docker.service", "StartLimitIntervalSec=0", "KillMode=process", "ExecStart=/usr/local/bin/drover " + start} {
+			if !strings.Contains(text, "\n"+want) {
+				t.Errorf("%s lacks %s", unit, want)
+			}
+		}
+		if found := bad.FindAllString(text, -1); len(found) > 0 {
+			t.Errorf("%s has %v: it would need docker, lose mounts when it stops, or hide them", unit, found)
 		}
 	}
-	bad := regexp.MustCompile(`(?m)^(Requires|Requisite|BindsTo|PartOf|Private\w*|Protect\w*|ReadOnly\w*|MountFlags|ExecStop|RootDirectory)=.*`)
-	if found := bad.FindAllString(settings, -1); len(found) > 0 {
-		t.Errorf("drover-guard.service has %v: it would end with the agent, or not see the host", found)
+	if text := settings("drover-control.service"); !strings.Contains(text, "\nExecStart=/usr/local/bin/drover control --config /etc/drover/control.yaml") {
+		t.Errorf("drover-control.service: %s", text)
 	}
 }
 

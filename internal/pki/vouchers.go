@@ -1,0 +1,59 @@
+package pki
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"sync"
+	"time"
+)
+
+// maxVouchers bounds what is remembered: more than a cluster has members.
+const maxVouchers = 1 << 14
+
+// vouchers remember which certificates the roots vouch for, and until when. Other roots
+// begin anew. A nil one remembers nothing.
+type vouchers struct {
+	mu    sync.Mutex
+	roots []*x509.Certificate
+	until map[[sha256.Size]byte]time.Time
+}
+
+// know reports whether the roots vouch for a certificate at that time, as far as it is
+// remembered.
+func (v *vouchers) know(leaf *x509.Certificate, roots []*x509.Certificate, now time.Time) bool {
+	if v == nil {
+		return false
+	}
+	key := sha256.Sum256(leaf.Raw)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	until, ok := v.until[key]
+	return ok && same(v.roots, roots) && !now.After(until)
+}
+
+// remember takes note of a chain that was verified, up to its root.
+func (v *vouchers) remember(chain, roots []*x509.Certificate) {
+	if v == nil {
+		return
+	}
+	until := chain[0].NotAfter
+	for _, c := range chain[1:] {
+		if c.NotAfter.Before(until) {
+			until = c.NotAfter
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !same(v.roots, roots) || len(v.until) >= maxVouchers {
+		v.roots, v.until = roots, nil
+	}
+	if v.until == nil {
+		v.until = map[[sha256.Size]byte]time.Time{}
+	}
+	v.until[sha256.Sum256(chain[0].Raw)] = until
+}
+
+// same reports whether roots are those very ones: a pair's never change.
+func same(a, b []*x509.Certificate) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
