@@ -50,8 +50,10 @@ func (m manual) check(words []string) error {
 		words = words[2:]
 	}
 	name := words[0]
-	if len(words) > 1 && m.flags[name] == nil {
-		name += " " + words[1]
+	for _, word := range words[1:min(3, len(words))] { // the longest: volume superseded ls
+		if m.flags[name] == nil {
+			name += " " + word
+		}
 	}
 	own := m.flags[name]
 	if own == nil {
