@@ -58,27 +58,37 @@ func (s *Service) noteTrust(ctx context.Context, node uuid.UUID, why string) err
 		return nil
 	}
 	_, err := s.update(ctx, func(t *tx) error {
+		if why == "" {
+			return t.trusts(node)
+		}
 		var h halt
 		there, err := t.get(haltedKey, &h)
 		if err != nil || h.Nodes[node] == why {
 			return err
 		}
-		switch {
-		case why == "" && len(h.Nodes) == 1:
-			t.del(haltedKey)
-			return nil
-		case why == "":
-			delete(h.Nodes, node)
-		default:
-			if h.Nodes == nil {
-				h.Nodes = map[uuid.UUID]string{}
-			}
-			h.Nodes[node] = why
+		if h.Nodes == nil {
+			h.Nodes = map[uuid.UUID]string{}
 		}
+		h.Nodes[node] = why
 		if !there {
 			h.At = s.Clock.Now()
 		}
 		return t.put(haltedKey, h)
 	})
 	return err
+}
+
+// trusts takes back what a node said of the store: it believes it again, or is none any
+// more. The last one lets the cluster go on.
+func (t *tx) trusts(node uuid.UUID) error {
+	var h halt
+	if _, err := t.get(haltedKey, &h); err != nil || h.Nodes[node] == "" {
+		return err
+	}
+	if len(h.Nodes) == 1 {
+		t.del(haltedKey)
+		return nil
+	}
+	delete(h.Nodes, node)
+	return t.put(haltedKey, h)
 }

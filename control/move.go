@@ -80,7 +80,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
-	if st := s.seen.dataset(d.ID); st != nil && pool.status != nil && pool.status.Free < st.Used && kept.Snapshot == uuid.Nil {
+	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.status != nil && pool.status.Free < st.Used && kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.status.Free.Human(), st.Used.Human())
 	}
 	op.Dataset.Pool = pool.ID
@@ -256,7 +256,9 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err := t.put(leaseKey(d.ID), held); err != nil {
 		return err
 	}
-	rec.Loss = op.Loss
+	if rec.Loss != nil {
+		rec.Loss = op.Loss
+	}
 	detail, err := t.movedText(rec)
 	if err != nil {
 		return err

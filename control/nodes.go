@@ -48,6 +48,9 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
 				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", dataset.Clip(p.Name))
 			}
+			if err := s.poolIsFree(t, n, p); err != nil {
+				return err
+			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
 			if err := t.put(poolKey(p.ID), p); err != nil {
@@ -68,6 +71,30 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		return err
 	}
 	return unread(ctx, s.store.End(ctx, before))
+}
+
+// poolIsFree fails with ErrInUse for a pool that another node has on record, as long as
+// that one is alive: a disk that moved has left its host, and one that was copied is the
+// same pool twice. A pool of a node that is away is taken over by who vouches for that with
+// drover pool adopt, on the host: see Rebuild for what that does to its volumes.
+func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
+	if !s.Shared {
+		return nil
+	}
+	var on dataset.Pool
+	there, err := t.get(poolKey(p.ID), &on)
+	if err != nil || !there || on.Node == n.ID {
+		return err
+	}
+	_, alive, err := t.living(on.Node)
+	if err != nil || !alive {
+		return err
+	}
+	name, err := t.nodeName(on.Node)
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrInUse, "register of node %s: pool %s (%s) is node %s's, which is alive (a copy of its disk cannot serve beside it; take the pool out of drover.yaml, or drover node rm %s first)", n.Name, p.Name, p.ID, name, name)
+	}
+	return err
 }
 
 func (t *tx) identify() error {

@@ -45,8 +45,10 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	if err != nil || done != nil {
 		return api.Plan{Done: done}, err
 	}
-	if err := s.seen.halted(); err != nil {
-		return api.Plan{}, err
+	if !s.Shared { // otherwise the store says it, also that it is over
+		if err := s.seen.halted(); err != nil {
+			return api.Plan{}, err
+		}
 	}
 	if err := t.halted(); err != nil {
 		return api.Plan{}, err

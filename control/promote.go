@@ -125,6 +125,9 @@ func (s *Service) forgetLost(ctx context.Context, done dataset.Operation) error 
 	for {
 		more := false
 		_, err := s.update(ctx, func(t *tx) error {
+			if _, _, err := t.recorded(done); err != nil {
+				return err
+			}
 			op, d, _, err := t.underway(done.ID)
 			if err != nil || op.Loss == nil || done.Loss == nil || done.Loss.Taken.Before(op.Loss.Taken) {
 				return err

@@ -73,8 +73,14 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			return err
 		} else if known {
 			r.Volume = old.Volume
-			if old.Home != node && old.Pool == f.Pool && !s.seen.heard(old.Home) {
-				return t.rehome(old, node, &r)
+			if old.Home != node && old.Pool == f.Pool {
+				lost, err := s.lost(t, old.Home)
+				if err != nil {
+					return err
+				}
+				if lost {
+					return t.rehome(old, node, &r)
+				}
 			}
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
@@ -98,6 +104,16 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		return r, err
 	}
 	return r, s.rebuildSnapshots(ctx, f)
+}
+
+// lost reports whether nothing is heard of a node: by its session where services share
+// the store, which the decision then rests on.
+func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
+	if !s.Shared {
+		return !s.seen.heard(node), nil
+	}
+	_, alive, err := t.living(node)
+	return !alive, err
 }
 
 // rehome gives a dataset, with the pool that it lies on, to another node. The one

@@ -66,6 +66,9 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	if err := t.put(nodeKey(n.ID), *n); err != nil {
 		return err
 	}
+	if err := t.trusts(n.ID); err != nil { // what it said of the store counts no more
+		return err
+	}
 	t.events = append(t.events, api.Event{Type: "node.remove", Node: n.Name, Detail: "removed; its certificate is worth nothing any more"})
 	return s.revoke(t, revokedNodeKey(n.ID), revocation{
 		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed, Until: n.Removed.Add(pki.MemberLife + time.Hour),
@@ -158,6 +161,8 @@ func (t *tx) dropNode(id uuid.UUID) error {
 			t.del(poolKey(pool))
 		}
 	}
-	t.del(nodeKey(id))
+	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id)} {
+		t.del(key)
+	}
 	return nil
 }

@@ -143,10 +143,11 @@ func (s *seen) unmadePools() (all []api.Pool) {
 	return all
 }
 
-func (s *seen) dataset(id uuid.UUID) *dataset.DatasetStatus {
+// dataset is what its home sees of a dataset; what others say of it counts for nothing.
+func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st, ok := s.datasets[id]; ok {
+	if st, ok := s.datasets[id]; ok && st.by == home {
 		return &st.DatasetStatus
 	}
 	return nil

@@ -116,7 +116,7 @@ func (s *Service) present(t *tx, d dataset.Dataset) (api.Volume, error) {
 }
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
-	v = api.Volume{Dataset: d, Status: p.s.seen.dataset(d.ID)}
+	v = api.Volume{Dataset: d, Status: p.s.seen.dataset(d.ID, d.Home)}
 	if v.Node, err = memo(&p.nodes, d.Home, p.t.nodeName); err != nil {
 		return v, err
 	}

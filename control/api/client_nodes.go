@@ -43,6 +43,8 @@ func (c *Client) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.D
 	k.query, k.patience = query("wait", waitFor(wait)), min(max(wait, 0), maxWait)
 	if rev != 0 {
 		k.query.Set("rev", strconv.FormatUint(rev, 10))
+	} else {
+		k.patience += 5 * time.Minute // all that the node has is read before the answer begins
 	}
 	return ask[Sync](ctx, c, k)
 }
@@ -77,7 +79,9 @@ func (c *Client) Rebuild(ctx context.Context, id uuid.UUID, found []Found) ([]Re
 	if found == nil {
 		found = []Found{}
 	}
-	l, err := ask[List[Rebuilt]](ctx, c, node(id, "/rebuild", found))
+	k := node(id, "/rebuild", found)
+	k.patience = maxWait // all of it is done before the answer begins
+	l, err := ask[List[Rebuilt]](ctx, c, k)
 	return l.Items, err
 }
 

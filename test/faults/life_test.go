@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -160,7 +161,7 @@ func (w *world) remembered(t testing.TB) (keys []string) {
 	list, err := st.List(t.Context(), "", "", 0)
 	w.ok(t, err)
 	for _, e := range list {
-		if e.Key != "identity" && e.Key != "engine" && e.Key != "pools/default" {
+		if !slices.Contains([]string{"identity", "engine", "incarnations", "pools/default"}, e.Key) {
 			keys = append(keys, e.Key)
 		}
 	}

@@ -164,7 +164,7 @@ func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error
 func idle(ctx context.Context, st store.Store) error {
 	list, err := st.List(ctx, store.LivePrefix, "", 1)
 	if err == nil && len(list) > 0 {
-		err = dataset.Errorf(dataset.ErrInUse, "something works on the store (%s): stop every drover of the cluster first; what was killed is forgotten within a minute", list[0].Key)
+		err = dataset.Errorf(dataset.ErrInUse, "something works on the store (%s): stop every drover of the cluster first; what was stopped or killed is forgotten within a minute", list[0].Key)
 	}
 	return err
 }
