@@ -107,7 +107,7 @@ func (a *Agent) refreshDue() (wait time.Duration) {
 }
 
 func (a *Agent) startRefresh(id uuid.UUID) {
-	a.jobs.start("replica/"+id.String(), func(ctx context.Context, jb *job) error {
+	a.jobs.startAgain("replica/"+id.String(), func(ctx context.Context, jb *job) error {
 		err := a.refresh(ctx, jb, id)
 		a.copiesFresh.mu.Lock()
 		defer a.copiesFresh.mu.Unlock()

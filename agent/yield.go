@@ -111,6 +111,10 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 			return y, holders, err
 		}
 		steps.At("yield.begin")
+		// One of an earlier try, that nobody was told of, is of what was then.
+		if err := a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)}); err != nil {
+			return y, []string{dataset.OneLine(err)}, nil
+		}
 		if err := a.setGiven(ctx, id, y); err != nil {
 			return y, nil, err
 		}
@@ -225,10 +229,15 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 		return err
 	}
 	defer unlock()
-	switch _, copied := a.cache.copied(id); {
-	case v.ID == uuid.Nil: // it was deleted
+	_, copied := a.cache.copied(id)
+	_, known := a.cache.dataset(id)
+	switch {
 	case v.Home == a.node && v.Epoch >= y.Epoch && v.Move != y.Move:
-	case v.Home != a.node && !copied: // what lies here of it has been dealt with
+	case v.Home != a.node && !copied && !known: // deleted, or what lies here of it has been dealt with
+		// Its record may be on disk still: a start without control would take it for home.
+		if err := a.state.put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
+			return err
+		}
 	default:
 		return nil
 	}

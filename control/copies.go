@@ -151,7 +151,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if c.Kind != dataset.CopyLeft || ran-time.Duration(c.Ran) < leftFor {
 				continue
 			}
-			if _, err := s.update(ctx, func(t *tx) error { return t.expireCopy(c) }); err != nil {
+			if _, err := s.update(ctx, func(t *tx) error { return s.expireCopy(t, c) }); err != nil {
 				return err
 			}
 		}
@@ -161,9 +161,19 @@ func (s *Service) expireCopies(ctx context.Context) error {
 	}
 }
 
+// homeLost reports whether nothing is heard of the home of a dataset: then any copy may be
+// the last good one.
+func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
+	if !s.Shared {
+		return false, nil
+	}
+	_, alive, err := t.living(d.Home)
+	return !alive, err
+}
+
 // expireCopy lets go of a copy unless it is another one by now, or may be the last
-// good one: the home is to be where a later epoch is open.
-func (t *tx) expireCopy(was dataset.Copy) error {
+// good one: the home is to be alive, where a later epoch is open.
+func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.get(copyKey(was.Node, was.Dataset), &c)
 	if err != nil || !there || c != was {
@@ -171,6 +181,9 @@ func (t *tx) expireCopy(was dataset.Copy) error {
 	}
 	d, err := t.dataset(c.Dataset)
 	if err != nil || d.Home == c.Node || d.Epoch <= c.Epoch {
+		return err
+	}
+	if lost, err := s.homeLost(t, d); err != nil || lost {
 		return err
 	}
 	return t.condemnCopy(c.Node, c.Dataset)

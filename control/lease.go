@@ -1,9 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -104,6 +106,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			}
 			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
 		} else {
+			if some, err := t.list(snapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
+				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file", d.Volume))
+			}
 			next.Manifest, next.Holders = y.Manifest, nil
 			lease.State, lease.InUse = dataset.LeaseMoving, false
 		}
@@ -125,7 +130,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 func (t *tx) release(op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.get(datasetKey(op.DatasetID), &d)
-	if err != nil || !there || d.Move != op.ID {
+	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // nil: destroyed, and its lease with it
 		return err
 	}
 	lease, err := t.lease(d)
@@ -142,4 +147,47 @@ func (t *tx) release(op dataset.Operation) error {
 		return err
 	}
 	return t.putDataset(d)
+}
+
+// lostFor is how long the target of a move may be away before the lease goes back to the
+// home: longer than a host takes to start its agent anew.
+const lostFor = time.Minute
+
+// endLostMoves gives leases back that moves hold whose target has been away for long: it
+// alone would have withdrawn its recall. What it has pulled stays with it.
+func (s *Service) endLostMoves(ctx context.Context) error {
+	if !s.Shared {
+		return nil
+	}
+	t := newTx(ctx, s.store)
+	entries, err := t.list(awayPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var gone away
+		if err := decode(e.Key, e.Value, &gone); err != nil {
+			return err
+		}
+		if s.Clock.Now().Sub(gone.Since) < lostFor {
+			continue
+		}
+		node, err := idIn(e.Key, awayPrefix)
+		if err != nil {
+			return err
+		}
+		open, err := t.work(node)
+		if err != nil {
+			return err
+		}
+		for _, op := range open {
+			if op.Kind != dataset.OpMove {
+				continue
+			}
+			if _, err := s.CancelOperation(ctx, op.ID.String()); err != nil && dataset.KindOf(err) != dataset.ErrConflict {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -82,8 +82,38 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	if !there || !kept.Whole() {
 		return s.noCopy(t, d, target)
 	}
+	if err := s.noFresher(t, d, target, kept); err != nil {
+		return err
+	}
 	op.Dataset.Pool = kept.Pool
 	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	return nil
+}
+
+// noFresher refuses to go on from a copy while a node that is alive has a later one: that
+// would be made what this one is, and what it has more would be nowhere.
+func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
+	for _, node := range d.Copies {
+		c, there, err := s.copyNow(t, node, d.ID)
+		if err != nil {
+			return err
+		}
+		if !there || node == target.ID || !c.Whole() || c.Epoch < kept.Epoch || c.Epoch == kept.Epoch && !c.Taken.After(kept.Taken) {
+			continue
+		}
+		if s.Shared {
+			if _, alive, err := t.living(node); err != nil {
+				return err
+			} else if !alive {
+				continue
+			}
+		}
+		name, err := t.nodeName(node)
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the copy on node %s is of %s, later than node %s's of %s: move it there (and on from there)", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name, kept.Taken.UTC().Format(time.RFC3339))
+		}
+		return err
+	}
 	return nil
 }
 

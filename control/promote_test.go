@@ -2,11 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
 )
 
 // of returns an environment on one of the services.
@@ -73,5 +75,35 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	}
 	if v, err := e.Volumes(e.ctx, api.Page{}); err != nil || len(v.Items) != 2 {
 		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// The home of a move whose target is lost has its volume back soon, given up or not.
+func TestMoveToANodeThatIsLost(t *testing.T) {
+	for _, given := range []bool{false, true} {
+		x := newShared(t, 1)
+		e := x.env(x.list[0])
+		a, b := e.agent("alpha"), e.agent("beta")
+		a.create("db@gold")
+		op := *e.submit(moveTo("db", "beta")).Operation
+		b.recalls(op)
+		if given {
+			if err := a.yields(op, gaveUp(op)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.dies(b)
+		for _, wait := range []time.Duration{time.Second, lostFor - time.Second, 2 * time.Second} {
+			if got := e.volume("db"); got.Move == uuid.Nil {
+				t.Fatalf("given up %v: back before it was lost", given)
+			}
+			x.clock.Advance(wait)
+			if err := errors.Join(e.lookForAway(e.ctx), e.endLostMoves(e.ctx)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := e.volume("db"); got.Move != uuid.Nil || got.Home != a.id || got.Lease.State != dataset.LeaseHeld || given == (got.Epoch == 1) {
+			t.Errorf("given up %v: %+v, %+v", given, got.Dataset, got.Lease)
+		}
 	}
 }

@@ -57,6 +57,9 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 		return s.addReplicas(t, d, left, want-len(good))
 	}
 	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.Taken.Compare(x.Taken) })
+	if lost, err := s.homeLost(t, d); err != nil || lost {
+		return nil, err
+	}
 	surplus := good[want:]
 	if !slices.ContainsFunc(good[:want], func(c dataset.Copy) bool { return c.Snapshot == uuid.Nil }) {
 		surplus = append(leaving, surplus...) // those that stay make up for them

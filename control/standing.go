@@ -176,6 +176,9 @@ func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) 
 	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
+	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
+		h.fail("give back what moves to lost nodes hold", err)
+	}
 	if !everything {
 		return
 	}
