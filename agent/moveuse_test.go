@@ -341,3 +341,31 @@ func TestExpectedOfACopy(t *testing.T) {
 		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)
 	}
 }
+
+// A volume that is mounted in another place of its home still, where nobody asked the agent
+// for it, is not given up: somebody may write there, and what was written may not be in the
+// pool yet.
+func TestMoveOfWhatIsMountedElsewhere(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.a.volume("db", map[string]string{"size": "320MiB"})
+	elsewhere := t.TempDir()
+	if err := unix.Mount(f.a.mounts("db", "web"), elsewhere, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(elsewhere, unix.MNT_DETACH) })
+	f.a.unmounts("db", "web")
+	if err := os.WriteFile(filepath.Join(elsewhere, "token"), []byte("late"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	op := f.ended(f.begins("db", f.b))
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, elsewhere) {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	if err := unix.Unmount(elsewhere, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.moves("db", f.b)
+	if got := f.b.reads("db", "token"); got != "late" {
+		t.Errorf("it arrived with %q", got)
+	}
+}

@@ -110,6 +110,12 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		if holders, err := a.holdersOf(d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
+		// A mount in another namespace keeps the filesystem alive, and what it has not written.
+		if copier, can := pool.(backends.Copier); can {
+			if err := copier.Idle(ctx, id); err != nil {
+				return y, []string{dataset.OneLine(err)}, nil
+			}
+		}
 		steps.At("yield.begin")
 		// One of an earlier try, that nobody was told of, is of what was then.
 		if err := a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)}); err != nil {

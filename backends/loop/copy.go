@@ -205,3 +205,12 @@ func (p *Pool) demotable(dir folder, place string, snapshot uuid.UUID) error {
 	}
 	return err
 }
+
+// Idle implements backends.Copier.
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+	err := p.within(id, func(dir folder) error { return p.idle(ctx, dir) })
+	if err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
+	return nil
+}
