@@ -137,7 +137,7 @@ func (f *flock) host(name, backend string) *host {
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
 		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log.WithField("host", name).Logger,
-		Limits:   Limits{Lease: 3 * time.Second, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
+		Limits:   Limits{Lease: 8 * time.Second, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",
 		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
 	}

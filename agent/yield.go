@@ -117,8 +117,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 			}
 		}
 		steps.At("yield.begin")
-		// One of an earlier try, that nobody was told of, is of what was then.
-		if err := a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)}); err != nil {
+		if err := a.dropFinal(ctx, pool, id, y); err != nil {
 			return y, []string{dataset.OneLine(err)}, nil
 		}
 		if err := a.setGiven(ctx, id, y); err != nil {
@@ -139,6 +138,16 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		}
 	}
 	return y, nil, nil
+}
+
+// dropFinal removes the last snapshot of an earlier try, that nobody was told of: it is of
+// what was then.
+func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y yieldRecord) error {
+	e, err := pool.Stat(ctx, id)
+	if err != nil || indexOf(e, finalID(y.Move)) < 0 {
+		return err
+	}
+	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)})
 }
 
 // holdersOf returns who uses a dataset: mount IDs, or in words what else of this host
