@@ -107,3 +107,68 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 		}
 	}
 }
+
+// Of two copies the later one is gone on from, as long as its node is alive: the other
+// would be made what the volume is, and what that lacks would be nowhere.
+func TestNoStalerCopy(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	e.replicated(2)
+	d := a.create("db@safe")
+	b.hasCopy(d, someday)
+	c.hasCopy(d, someday.Add(time.Minute))
+	x.dies(a)
+	_, err := e.Submit(e.ctx, forced("db", "beta", "alpha"))
+	refused(t, err, dataset.ErrConflict, "node gamma", "12:01:00Z", "node beta's of 2026-11-18T12:00:00Z")
+	x.dies(c)
+	if op := e.submit(forced("db", "beta", "alpha")).Operation; op.Node != b.id {
+		t.Errorf("%+v", op)
+	}
+}
+
+// What a move left is not let go of while nothing is heard of the home.
+func TestLastCopyStays(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	e.moved("db", a, b, "beta")
+	x.dies(b)
+	x.clock.Advance(2 * leftFor)
+	if err := e.expireCopies(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.sync(0); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyLeft {
+		t.Fatalf("%+v", s.Copies)
+	}
+	b.incarnation = a.id
+	b.register("beta")
+	if err := e.expireCopies(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyGoing {
+		t.Errorf("%+v", s.Copies)
+	}
+}
+
+// A pool of a node that is alive is nobody else's to register; nor are its volumes had by
+// saying that they were found.
+func TestPoolsOfTheLiving(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a := e.agent("alpha")
+	d := a.create("db@gold")
+	thief := &agent{env: e, id: uuid.New(), incarnation: uuid.New(), pools: a.pools}
+	register := func() error {
+		return e.Register(e.ctx, api.Registration{Node: dataset.Node{ID: thief.id, Name: "thief", Incarnation: thief.incarnation}, Pools: thief.pools})
+	}
+	refused(t, register(), dataset.ErrInUse, "alpha", "alive")
+	x.dies(a)
+	if err := register(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := e.Rebuild(e.ctx, thief.id, []api.Found{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
