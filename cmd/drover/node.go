@@ -1,13 +1,32 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+)
 
 func newNodeCmd(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "node",
-		Short: "Look at the hosts",
+		Short: "Look at the hosts, cordon and drain them, let them in and out",
 	},
 		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
 		newNodeTokenCmd(a), newNodeRmCmd(a),
 	)
+}
+
+// node connects, and finds a node among all that there are by name or UUID.
+func (a *app) node(ctx context.Context, ref string) (c remote, n api.Node, all []api.Node, err error) {
+	if c, err = a.connect(); err != nil {
+		return c, n, nil, err
+	}
+	if all, err = c.NodeList(ctx, ""); err != nil {
+		return c, n, nil, err
+	}
+	n, err = pick(all, "node", ref, func(n api.Node) string { return n.Name }, func(n api.Node) uuid.UUID { return n.ID })
+	return c, n, all, err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
@@ -18,15 +17,7 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 	cmd.Flags().BoolVar(&off, "off", false, "allow it again")
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		nodes, err := c.NodeList(cmd.Context(), "")
-		if err != nil {
-			return err
-		}
-		n, err := pickNode(nodes, args[0])
+		c, n, _, err := a.node(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -47,8 +38,4 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 		return a.say("node %s is cordoned%s", set.Name, already)
 	}
 	return cmd
-}
-
-func pickNode(nodes []api.Node, ref string) (api.Node, error) {
-	return pick(nodes, "node", ref, func(n api.Node) string { return n.Name }, func(n api.Node) uuid.UUID { return n.ID })
 }

@@ -21,15 +21,7 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 	}
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
-		if err != nil {
-			return err
-		}
-		nodes, err := c.NodeList(cmd.Context(), "")
-		if err != nil {
-			return err
-		}
-		n, err := pickNode(nodes, args[0])
+		c, n, _, err := a.node(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}

@@ -24,14 +24,3 @@ func Names() []string {
 		"purge.begin", "purge.made", "purge.recorded",
 	}
 }
-
-// Moves lists the steps of a move from one host to another: those of its home, those of
-// its target, and those of the home that was left.
-func Moves() []string {
-	return []string{
-		"yield.begin", "yield.given-up", "yield.snapshot", "yield.manifest", "yield.told",
-		"move.begin", "move.fresh", "move.copied", "move.recalled", "move.yielded", "move.pulled",
-		"move.promoted", "move.recorded", "move.committed",
-		"leave.begin", "leave.demoted", "leave.superseded", "let-go.begin", "let-go.destroyed",
-	}
-}

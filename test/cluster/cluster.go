@@ -24,8 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/engine"
@@ -198,25 +196,6 @@ func (h *Host) KillAgent(t testing.TB) {
 func (h *Host) StartAgent(t testing.TB, env ...string) {
 	t.Helper()
 	h.Up(t, env...)
-}
-
-// KillEngine kills the engine; its containers go on.
-func (h *Host) KillEngine(t testing.TB) {
-	t.Helper()
-	h.Engine.Kill9(t)
-}
-
-// Pause stops the agent: connections to it stay open and say nothing.
-func (h *Host) Pause(t testing.TB) { h.signal(t, unix.SIGSTOP) }
-
-// Resume lets it go on.
-func (h *Host) Resume(t testing.TB) { h.signal(t, unix.SIGCONT) }
-
-func (h *Host) signal(t testing.TB, sig unix.Signal) {
-	t.Helper()
-	if err := unix.Kill(h.PID(), sig); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // File is how the test reaches a file of the host, also below what is mounted there.

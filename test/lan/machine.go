@@ -201,17 +201,6 @@ func (m *Machine) Kill() error {
 	}
 }
 
-// Signal sends a signal to all that runs on the machine: SIGSTOP and SIGCONT make it
-// pause, as a hypervisor does.
-func (m *Machine) Signal(sig unix.Signal) error {
-	for _, pid := range m.Processes() {
-		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-	}
-	return nil
-}
-
 func (m *Machine) close() {
 	if err := m.Kill(); err != nil {
 		m.tb.Error(err)
