@@ -21,7 +21,6 @@ type Profile struct {
 	Owner       *Owner     `json:"owner,omitempty"` // of the root; nil: whatever the image's copy-up makes it
 	Follow      Follow     `json:"follow,omitzero"`
 	Replicas    Replicas   `json:"replicas,omitzero"`
-	Failover    Failover   `json:"failover,omitzero"`
 	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
 }
 
@@ -30,26 +29,6 @@ type Replicas struct {
 	Count int      `json:"count,omitempty"`
 	Every Duration `json:"every,omitempty"` // between two refreshes, when something changed
 }
-
-// Failover says what happens when the home is lost. The zero value is manual: a person
-// says where the volume goes on, and vouches that its home writes no more.
-type Failover struct {
-	Auto bool `json:"auto,omitempty"`
-	// MaxLoss is how old a replica may be, by the home's clock at its last heartbeat, to
-	// take over by itself.
-	MaxLoss Duration `json:"max_loss,omitempty"`
-	// Fence is what makes sure that the home writes no more: with auto, never empty.
-	Fence Fence `json:"fence,omitempty"`
-}
-
-// Fence is a way to stop the writers of a home that nobody hears.
-type Fence string
-
-// The fences, from the first rung of the ladder to the last.
-const (
-	FenceGuard    Fence = "guard"    // drover guard: freeze, then kill what writes
-	FenceWatchdog Fence = "watchdog" // and, should that fail, the host starts anew
-)
 
 // Follow says whether a volume that is mounted on another node than its home moves
 // there by itself. The zero value, of records from before there was a choice, is
