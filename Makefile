@@ -16,11 +16,15 @@ build: ## bin/drover, one static binary
 images: build ## images drover and drover-consul for docker-compose.yml, in Docker's engine (root)
 	scripts/images.sh bin/drover
 
-test: ## install what is missing and run all tests (root; a quarter of an hour)
+test: ## install what is missing and run all tests (root; about twenty minutes)
 	scripts/test.sh
 
 test-long: ## the same with everything that takes long: race detector, more rounds, fuzzing
 	scripts/test.sh long
+
+chaos: ## faults on a whole cluster: CHAOS_SECONDS, CHAOS_SEED (root; docs/design.md says more)
+	scripts/deps.sh test
+	go test -count=1 -timeout 4h -v -run '^TestChaos$$' ./test/chaos
 
 bench: ## print the figures, as ratios to Docker's own local driver (root)
 	scripts/deps.sh test
@@ -50,4 +54,4 @@ demo-clean: ## remove whatever the demo left
 clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
 	rm -rf bin
 
-.PHONY: help build images test test-long bench lint vuln fuzz-short install uninstall demo demo-clean clean
+.PHONY: help build images test test-long chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -22,6 +23,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // Config is what an agent is made of.
@@ -43,12 +45,21 @@ type Config struct {
 	// Engine tells what is known of the engine, without asking it; nil: nothing is.
 	Engine func() Engine
 
+	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host
+	// that works alone.
+	Guard Guard
+
 	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are
 	// none.
 	PeerHTTP http.RoundTripper
 	// PeerID says which node asks; nil: the certificate of the connection, which was
 	// verified.
 	PeerID func(*http.Request) (uuid.UUID, error)
+	// TransferRate is how many bytes a second are sent to peers and received from them, all
+	// together; 0: no limit.
+	TransferRate dataset.Size
+	// Runner runs fence commands; nil: this host does.
+	Runner run.Runner
 }
 
 // Limits are the times that the agent keeps. Zero values take the defaults.
@@ -91,6 +102,8 @@ type Agent struct {
 	mounts mounts
 	facts  hostFacts
 	leases *leases
+	keeper *promise.Keeper // of what this node promised to others
+	bounds *bounds
 	nodes  nodes
 	sender *transfer.Server // to other nodes
 	puller *transfer.Client // from them
@@ -99,7 +112,10 @@ type Agent struct {
 	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
 	mu          sync.Mutex
 	cluster     uuid.UUID
-	strange     string // why control's store is not to be believed; empty: it is
+	clock       uint64 // the highest of control's store that was heard of; see api.Sync
+	clockOnDisk uint64
+	recovery    uuid.UUID // the last one that was taken in
+	strange     string    // why control's store is not to be believed; empty: it is
 	generation  uint64
 	verifyAt    time.Time // when uses whose end may have been missed are looked at next; zero: there are none
 	running     map[uuid.UUID]*running
@@ -111,7 +127,7 @@ type Agent struct {
 	movers      map[uuid.UUID]mover
 	rate        int64 // bytes a second of the last move that came here; 0: none did
 
-	renewed, ttl time.Duration // see Standing
+	guarded bool // the guard answered when it was looked at last
 
 	joined func()        // tells that control has taken this agent in, and is called again each time
 	isIn   chan struct{} // closed then
@@ -137,10 +153,11 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), leases: newLeases(), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
+		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
 	}
 	a.apart = replicas(cfg.Control)
+	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -151,7 +168,11 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.PeerID == nil {
 		a.PeerID = certified
 	}
-	a.sender, a.puller = a.newSender(), &transfer.Client{HTTP: a.PeerHTTP, Clock: a.Clock, Log: a.Log}
+	var limit *transfer.Limiter
+	if a.TransferRate > 0 {
+		limit = transfer.NewLimiter(a.Clock, a.TransferRate)
+	}
+	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err
@@ -172,6 +193,13 @@ func (a *Agent) load(ctx context.Context) error {
 		return err
 	}
 	a.generation = eng.Generation
+	if _, err := a.state.get(ctx, clockKey, &a.clock); err != nil {
+		return err
+	}
+	a.clockOnDisk = a.clock
+	if _, err := a.state.get(ctx, recoveryKey, &a.recovery); err != nil {
+		return err
+	}
 	return errors.Join(
 		a.state.each(ctx, "volumes/", func(_ string, v []byte) error {
 			var d api.Indexed
@@ -193,6 +221,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadCopies(ctx),
 		a.loadLeases(ctx),
 		a.loadPulls(ctx),
+		a.loadEnrolled(ctx),
 	)
 }
 
@@ -214,6 +243,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.pools.open(ctx); err != nil {
 		return err
 	}
+	a.meetGuard(ctx)
 	if !a.recovered { // otherwise what is mounted is only known after
 		if err := a.resolveMounts(ctx); err != nil {
 			return err
@@ -222,7 +252,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.mu.Lock()
 	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
 	a.mu.Unlock()
-	rev, err := a.join(ctx)
+	s, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
@@ -231,11 +261,15 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.wg.Add(4)
-	go func() { defer a.wg.Done(); a.renews() }()
+	a.bounds.wg.Go(a.keepBounds)
+	a.bounds.wg.Go(a.renews)
+	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()
+	if a.Guard != nil {
+		a.wg.Go(a.watchGuard)
+	}
 	told := make(chan struct{})
-	go func() { defer a.wg.Done(); a.follow(rev) }()
+	go func() { defer a.wg.Done(); a.follow(s, err == nil) }()
 	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()
 	select { // whoever asks from now on sees how each volume is
 	case <-told:
@@ -249,21 +283,21 @@ func (a *Agent) Start(ctx context.Context) error {
 const firstTell = 3 * time.Second
 
 // join registers and takes in everything that control knows of this node.
-func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
-	known := a.cache.seen() // before control writes that this node registers
+func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
+	known := a.knows() // before control writes that this node registers
 	if err := a.register(ctx); err != nil {
-		return 0, err
+		return s, err
 	}
-	s, err := a.Control.Sync(ctx, a.node, 0, 0)
-	if err != nil {
-		return 0, err
+	if s, err = a.Control.Sync(ctx, a.node, 0, 0); err != nil {
+		return s, err
 	}
 	if err := a.take(ctx, s, known); err != nil {
-		return 0, err
+		return s, err
 	}
 	a.forgetFacts()
+	a.keeper.Ready()
 	a.joined()
-	return s.Rev, nil
+	return s, nil
 }
 
 // plan asks control to decide on a request. What comes of it control hears only from
@@ -311,7 +345,11 @@ func (a *Agent) Close() error {
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return errors.Join(a.flush(ctx), a.pools.close())
+	err := errors.Join(a.flush(ctx), a.keepClock(ctx))
+	a.bounds.end()
+	a.bounds.wg.Wait()
+	a.leave(ctx)
+	return errors.Join(err, a.pools.close())
 }
 
 // Node returns the node's UUID.

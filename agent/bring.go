@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +19,13 @@ import (
 // move and how far it is; otherwise the error is the move's, as ErrInUse with the node
 // and the mount IDs that hold it.
 func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if d.Profile.Failover.Auto {
+		now, err := a.takeOver(ctx, d)
+		if err != nil || now.Home == a.node {
+			return now, err
+		}
+		d = now
+	}
 	if d.Move == uuid.Nil { // one that is on its way is joined, whoever began it
 		if err := a.mayFollow(ctx, d); err != nil {
 			return d, err
@@ -125,15 +131,11 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	if err != nil {
 		return 0, false
 	}
-	e, err := pool.Stat(ctx, d.ID)
-	if err != nil || len(e.Snapshots) == 0 {
+	have, err := snapshotsOf(ctx, pool, d.ID)
+	if err != nil || len(have) == 0 {
 		return 0, false
 	}
-	have := make([]uuid.UUID, len(e.Snapshots))
-	for i, s := range e.Snapshots {
-		have[i] = s.ID
-	}
-	now, err := a.puller.Freshen(ctx, "https://"+home.Address, d.ID)
+	now, err := a.puller.Freshen(ctx, "https://"+home.Address, d.ID, have)
 	if err != nil {
 		return 0, false
 	}
@@ -143,9 +145,13 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 
 // awaitMove waits for the end of a move for as long as a request may take.
 func (a *Agent) awaitMove(ctx context.Context, op dataset.Operation) error {
-	until := a.Clock.Now().Add(a.Limits.Follow)
+	return a.awaitMoveUntil(ctx, op, a.Clock.Steady()+a.Limits.Follow)
+}
+
+// awaitMoveUntil does so until a moment of the steady clock.
+func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
-		left := until.Sub(a.Clock.Now())
+		left := until - a.Clock.Steady()
 		if left <= 0 || ctx.Err() != nil {
 			jb := &job{op: op, progress: op.Progress}
 			return jb.pending("mount of volume " + op.Volume)
@@ -164,15 +170,9 @@ func (a *Agent) awaitMove(ctx context.Context, op dataset.Operation) error {
 
 // arrived returns the record of a dataset that came here.
 func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if now, here := a.cache.dataset(d.ID); here {
-		return now, nil
-	}
-	now, err := a.fetch(ctx, d.ID)
+	now, err := a.whereNow(ctx, d)
 	if err == nil && now.Home != a.node {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume, a.nodes.name(now.Home))
-	}
-	if errors.Is(err, dataset.ErrNotFound) {
-		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
 	return now, err
 }

@@ -139,7 +139,10 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 		}
 	}
 	steps.At("snapshot.begin")
-	op.Snapshot.Created = a.Clock.Now() // it was asked for earlier, when this node may have been down
+	// It was asked for earlier, when this node may have been down.
+	if op.Snapshot.Created, err = a.keptAt(ctx, pool, *op.Snapshot); err != nil {
+		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+	}
 	thaw, err := a.freeze(d)
 	if err != nil {
 		return out, err
@@ -205,6 +208,9 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	}
 	steps.At("restore.begin")
 	jb.step("restoring")
+	if op.Snapshot.Created, err = a.keptAt(ctx, pool, *op.Snapshot); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
 	if err := pool.Restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
@@ -214,6 +220,16 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
+}
+
+// keptAt is when a snapshot was taken that an earlier try may have taken already; if not,
+// now, by this node's clock: those of an epoch are told apart by it.
+func (a *Agent) keptAt(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (time.Time, error) {
+	e, err := pool.Stat(ctx, s.Dataset)
+	if i := indexOf(e, s.ID); err == nil && i >= 0 {
+		return e.Snapshots[i].Created, nil
+	}
+	return a.Clock.Now(), err
 }
 
 // doResize gives a dataset another size, mounted or not.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -87,6 +86,9 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	d, _ := a.cache.either(id)
+	if err := a.supersede(ctx, d); err != nil {
+		return err
+	}
 	if err := a.unused(d, "let go of"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) {
 			return nil // doctor says so
@@ -97,62 +99,87 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	if k.Kind == dataset.CopyGoing {
+	condemned := k.Kind == dataset.CopyGoing
+	if _, comes := a.pull(id); condemned && (comes || a.isPulling(id)) {
+		return nil // a move goes on from it; what becomes of it then is seen when that has ended
+	}
+	wanted := k.Record != nil && k.Record.State != dataset.StatePurging && (k.Was == dataset.CopyReplica || k.Was == dataset.CopyLeft)
+	if condemned && !wanted {
 		return a.destroyCopy(ctx, pool, k)
 	}
-	if err := a.behead(ctx, pool, k); err != nil {
-		return err
+	keep, err := a.behead(ctx, pool, k)
+	if err == nil && keep.ID == uuid.Nil {
+		keep, err = lost(ctx, pool, k)
 	}
-	return errors.Join(a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	switch {
+	case err != nil:
+		return err
+	case keep.ID != uuid.Nil:
+		err = a.tellSuperseded(ctx, k, keep)
+	case condemned:
+		return a.destroyCopy(ctx, pool, k)
+	}
+	return errors.Join(err, a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
 }
 
 // behead takes the head from what was a home. What a snapshot does not have is kept as
-// one first: a head is never dropped that holds anything of its own. A pool that keeps
-// no copies leaves it as it lies, where nothing mounts it.
-func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) error {
+// one first, which is returned as long as control has not heard of it: a head is never
+// dropped that holds anything of its own. A pool that keeps no copies leaves it as it
+// lies, where nothing mounts it.
+func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
 	if !can || errors.Is(err, dataset.ErrNotFound) {
-		return nil
+		return keep, nil
 	}
 	if err != nil {
-		return err
+		return keep, err
 	}
-	keep := a.supersededSnapshot(k)
+	superseded := a.supersededSnapshot(k)
 	if e.State == backends.EntryCopy && !e.Promoted {
-		if i := indexOf(e, keep.ID); i >= 0 && k.Snapshot != keep.ID {
-			return a.tellSuperseded(ctx, k, e.Snapshots[i]) // what was cut short before that
+		if i := indexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
+			keep = e.Snapshots[i] // what was cut short before that
 		}
-		return nil
+		return keep, nil
 	}
 	steps.At("leave.begin")
 	if k.Kind != dataset.CopySuperseded {
 		err = copier.Demote(ctx, k.Dataset, k.Snapshot)
 		if err == nil || !errors.Is(err, dataset.ErrConflict) && !errors.Is(err, dataset.ErrNotFound) {
 			steps.At("leave.demoted")
-			return err
+			return keep, err
 		}
 		a.Log.WithError(err).WithField("dataset", k.Dataset).Error("what was left is not what was given up: its head is kept as a superseded snapshot")
 	}
-	if err := copier.Supersede(ctx, k.Dataset, keep); err != nil {
-		return err
+	if err := copier.Supersede(ctx, k.Dataset, superseded); err != nil {
+		return keep, err
 	}
 	steps.At("leave.superseded")
-	a.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": keep.ID}).Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
-	return a.tellSuperseded(ctx, k, keep)
+	a.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID}).Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
+	return superseded, nil
 }
 
-// tellSuperseded tells control in which snapshot the head is kept that was overtaken.
+// lost returns the newest snapshot of a copy when it is of what the volume went on without,
+// and control has not heard so: it is kept as a head that was overtaken is.
+func lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
+	if k.Kind == dataset.CopySuperseded || k.Record == nil {
+		return keep, nil
+	}
+	e, err := pool.Stat(ctx, k.Dataset)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return keep, err
+	}
+	if s, found := newest(e, func(dataset.Snapshot) bool { return true }); found && k.Record.Lost(s) {
+		keep = s
+	}
+	return keep, nil
+}
+
+// tellSuperseded tells control which snapshot of this node's has what the volume has not:
+// the next sync says that it is kept.
 func (a *Agent) tellSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
-	k.Kind, k.Snapshot, k.Taken, k.Until = dataset.CopySuperseded, s.ID, s.Created, time.Time{}
-	if err := a.tellCopy(ctx, api.Copied{Copy: k.Copy}); err != nil {
-		return err
-	}
-	if err := a.state.put(ctx, map[string]any{"copies/" + k.Dataset.String(): k}); err != nil {
-		return err
-	}
-	a.cache.setCopy(k.Dataset, &k)
-	return nil
+	k.Kind, k.Snapshot, k.Taken, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Epoch
+	return a.tellCopy(ctx, api.Copied{Copy: k.Copy})
 }
 
 // supersededSnapshot is the record of a head that was overtaken: one an epoch.

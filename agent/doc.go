@@ -25,6 +25,14 @@
 // is another node, and what lies here has no head (copies/). What a move brings here is
 // a copy that no record knows yet (pulls/), and the home once control has said so.
 //
+// # What is bounded in time
+//
+// A dataset with failover auto is held until a deadline that the guard is fed: for how long
+// says bound.go, which asks nobody; bounds.go asks control and other nodes and feeds,
+// guarded.go keeps the guard's table and what is mounted together. Those that were given
+// something of one stand on disk (enrolled/). A dataset with failover manual goes through
+// none of that.
+//
 // # Locks
 //
 // One lock a dataset, held while its bytes or its mount change; one job a name

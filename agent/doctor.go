@@ -30,6 +30,7 @@ const DamagedMark = ".damaged-"
 type report struct {
 	list    []api.Finding
 	strange string // why the store is not to be believed; empty: it is
+	mend    string // what would do then
 	unknown int    // datasets that lie in the pools and that such a store does not know
 }
 
@@ -40,7 +41,7 @@ func (r *report) add(level, subject, mend, format string, args ...any) {
 // Doctor says what on this host works, what does not and why, and what lies in
 // the pools that the store does not know. It changes nothing.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
-	r := &report{}
+	r := &report{mend: a.mendStore()}
 	a.mu.Lock()
 	r.strange = a.strange
 	a.mu.Unlock()
@@ -57,6 +58,8 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 		a.checkPool(ctx, r, p, known, err == nil)
 	}
 	a.checkUnmade(r)
+	a.checkGuard(ctx, r)
+	a.checkFailover(ctx, r)
 	a.checkMounts(r)
 	r.first()
 	return r.list, nil
@@ -72,7 +75,7 @@ func (r *report) first() {
 	if r.unknown > 0 {
 		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.unknown)
 	}
-	r.add(levelError, "store", "drover store rebuild", "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
+	r.add(levelError, "store", r.mend, "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
 	n := len(r.list) - 1
 	r.list = append(r.list[n:], r.list[:n]...)
 }

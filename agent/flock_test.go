@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -33,11 +34,17 @@ import (
 // other.
 type flock struct {
 	*testing.T
+	store store.Store
 	svc   *control.Service
 	link  *api.Client
 	a, b  *host
+	hosts []*host
 	wires wires
+	may   string // what control may fail with
 	ends  []func()
+	// session is the time of an agent's session with control, which then counts as one of
+	// several; 0: control works alone, and nobody is bounded in time.
+	session time.Duration
 }
 
 // host is one agent of a flock.
@@ -47,7 +54,8 @@ type host struct {
 	cfg  Config
 	own  store.Store
 	fuse *fuse
-	mu   sync.Mutex // over Agent, for who asks it from another host
+	mu   sync.Mutex // over Agent and off, for who asks it from another host
+	off  bool       // it does not answer
 }
 
 const moveProfiles = `
@@ -57,6 +65,9 @@ profiles:
   never: {follow: never}
   hurry: {follow: {within: 1ns}}
   safe: {replicas: {count: 1, every: 1s}}
+  auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1h}
+  cut: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true, -f]}, max_loss: 1h}
+  safer: {replicas: {count: 2, every: 1s}}
 `
 
 // newFlock starts one on pools of the given backends.
@@ -78,15 +89,8 @@ func (f *flock) serve() {
 	if err != nil {
 		f.Fatal(err)
 	}
-	set, err := profiles.Parse("profiles.yaml", []byte(moveProfiles))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.svc = control.New(control.Deps{
-		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
-		Failed: func(what string, err error) { f.Error(what, err) },
-	})
-	f.link = api.NewLoopback(api.Handler(api.Deps{Service: f.svc}))
+	f.store = st
+	f.serveAgain()
 	f.ends = append(f.ends, func() {
 		f.link.Close()
 		f.svc.Close()
@@ -96,9 +100,36 @@ func (f *flock) serve() {
 	})
 }
 
+// serveAgain is a control service that has only what is in the store.
+func (f *flock) serveAgain() {
+	f.Helper()
+	if f.svc != nil {
+		f.link.Close()
+		f.svc.Close()
+	}
+	set, err := profiles.Parse("profiles.yaml", []byte(moveProfiles))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.svc = control.New(control.Deps{
+		Store: f.store, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
+		Failed: func(what string, err error) {
+			// With sessions a loaded machine may end one.
+			if f.session == 0 && (f.may == "" || !strings.Contains(err.Error(), f.may)) {
+				f.Error(what, err)
+			}
+		},
+		Shared: f.session > 0, Limits: control.Limits{Session: f.session, House: cmp.Or(f.session/5, 300*time.Millisecond)},
+	})
+	f.link = api.NewLoopback(api.Handler(api.Deps{Service: f.svc}))
+	for _, h := range f.hosts {
+		h.cfg.Control = fusedControl{f.link, h}
+	}
+}
+
 func (f *flock) close() {
-	for _, h := range []*host{f.a, f.b} {
-		if h != nil && h.Agent != nil {
+	for _, h := range f.hosts {
+		if h.Agent != nil {
 			h.down()
 			h.tidy()
 		}
@@ -126,24 +157,31 @@ func (f *flock) host(name, backend string) *host {
 	if backend == "loop" {
 		pool = filepath.Join(scratch.Mount(f.T, "xfs", 1<<30), "pool")
 	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	if testing.Verbose() {
-		log.SetOutput(os.Stderr)
-	}
+	log := quiet(name)
 	h := &host{f: f, own: own, fuse: &fuse{left: -1}}
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
 		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}),
-		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log.WithField("host", name).Logger,
+		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
 		Limits:   Limits{Lease: 8 * time.Second, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",
 		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
 	}
-	log.AddHook(named{name})
 	f.wires.add(name+":9471", h)
+	f.hosts = append(f.hosts, h)
 	return h
+}
+
+// quiet is a log that is seen with -v alone.
+func quiet(name string) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if testing.Verbose() {
+		log.SetOutput(os.Stderr)
+	}
+	log.AddHook(named{name})
+	return log
 }
 
 type named struct{ name string }
@@ -188,6 +226,9 @@ func (h *host) again() {
 func (h *host) agent() *Agent {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.off {
+		return nil
+	}
 	return h.Agent
 }
 
@@ -272,6 +313,15 @@ func (f *flock) begins(volume string, to *host) dataset.Operation {
 		f.Fatalf("volume %s is on node %s already", volume, to.NodeName)
 	}
 	return *out.Operation
+}
+
+func (f *flock) operation(id uuid.UUID) dataset.Operation {
+	f.Helper()
+	op, err := f.svc.Operation(f.Context(), id.String(), 0)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return op
 }
 
 // ends waits for the end of an operation.

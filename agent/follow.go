@@ -17,20 +17,18 @@ const syncWait = 25 * time.Second
 
 // follow takes in what control says of this node until the agent stops: level
 // by level, so that what was missed is seen the next time.
-func (a *Agent) follow(rev uint64) {
-	joined := rev != 0
+func (a *Agent) follow(s api.Sync, joined bool) {
 	for a.ctx.Err() == nil {
 		var err error
 		if !joined {
-			rev, err = a.join(a.ctx)
+			s, err = a.join(a.ctx)
 		} else {
-			var s api.Sync
-			s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait)
+			s, err = a.Control.Sync(a.ctx, a.node, s.Rev, syncWait)
 			switch {
 			case err == nil && s.Full: // control does not remember that far
-				rev, err = a.join(a.ctx)
+				s, err = a.join(a.ctx)
 			case err == nil:
-				rev, err = s.Rev, a.take(a.ctx, s, nil)
+				err = a.take(a.ctx, s, known{})
 			}
 		}
 		if err == nil {
@@ -49,18 +47,34 @@ func (a *Agent) follow(rev uint64) {
 	}
 }
 
-// take takes in one answer; known is, for a full one, what was known of each
-// dataset before it was asked for.
-func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) error {
+// known is what an agent knew before it asked control.
+type known struct {
+	datasets map[uuid.UUID]seen
+	clock    uint64
+}
+
+func (a *Agent) knows() known {
+	k := known{datasets: a.cache.seen()}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k.clock = a.clock
+	return k
+}
+
+// take takes in one answer; was is, for a full one, what was known before it was asked for.
+func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
-	strange, err := a.meet(ctx, s, known)
+	strange, err := a.meet(ctx, s, was)
 	if err != nil {
 		return err
 	}
+	if s.Recovery != nil && !s.Recovery.Done {
+		a.holdSoon(s.Recovery.ID)
+	}
 	lost := map[uuid.UUID]bool{}
 	if s.Full && !strange {
-		if lost, err = a.forgetOthers(ctx, s); err != nil {
+		if lost, err = a.forgetOthers(ctx, s, was); err != nil {
 			return err
 		}
 	}
@@ -105,6 +119,9 @@ func (a *Agent) take(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 	if s.Full && !strange {
 		a.noteAll()
 	}
+	if strange {
+		return nil // what it says is to be done may be done, and written over since
+	}
 	for _, op := range s.Operations {
 		if err := a.resume(ctx, op); err != nil {
 			return err
@@ -146,16 +163,26 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool) error 
 // the pools; one in which a change that the agent has seen is missing was put
 // back from a backup, and takes for dead what is alive. Both are strange: nothing
 // is destroyed for them, until a person has the store rebuilt.
-func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) (strange bool, err error) {
+func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool, err error) {
 	a.mu.Lock()
 	was, before := a.cluster, a.strange
 	a.mu.Unlock()
-	why := before
+	why, recovered := before, a.newRecovery(s)
 	switch {
+	case recovered && s.Recovery.Heard:
+		why = ""
 	case was != uuid.Nil && was != s.Cluster:
 		why = "it is another one than this node worked with before"
 	case s.Full:
-		why = missing(s, known, why != "")
+		why = missing(s, knew, why != "" || recovered)
+	}
+	if recovered && why == "" {
+		if err := a.takeRecovery(ctx, s); err != nil {
+			return true, err
+		}
+	}
+	if why == "" {
+		a.raiseClock(s.Clock)
 	}
 	switch {
 	case why == before && (why == "" && was == s.Cluster || why != "" && !s.Full):
@@ -168,7 +195,7 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 		a.mu.Lock()
 		a.strange = why
 		a.mu.Unlock()
-		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (drover store rebuild brings the volumes back)", why)
+		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s brings the volumes back)", why, a.mendStore())
 		if err := a.belong(ctx, was, why); err != nil {
 			a.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
 		}
@@ -179,34 +206,39 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, known map[uuid.UUID]seen) 
 // tellTrust tells control, which decides nothing on a store that is strange, before
 // anybody asks it to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
-	return a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Distrust: strange})
+	return a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Distrust: strange, Guard: a.isGuarded()})
 }
 
 // missing says which change a full answer lacks; empty: none that was seen. What
 // it does not name at all is gone in a store that goes on, and made since in one
 // that went back: which was written to when this node registered, and still has no
-// index above all that were seen.
-func missing(s api.Sync, known map[uuid.UUID]seen, strange bool) string {
+// index above all that were seen; or whose clock is behind.
+func missing(s api.Sync, knew known, strange bool) string {
+	back := s.Clock != 0 && s.Clock < knew.clock
+	strange = strange || back
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
-		if was := known[d.ID]; d.Index < was.index || d.Epoch < was.epoch {
+		if was := knew.datasets[d.ID]; d.Epoch < was.epoch || d.Epoch == was.epoch && d.Index < was.index {
 			return older(d.Volume)
 		}
 	}
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
-		if was, home := known[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
+		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
 			return older(k.Record.Volume) // it came here at this epoch
 		}
 	}
-	for _, was := range known {
+	for _, was := range knew.datasets {
 		strange = strange || s.Index != 0 && s.Index <= was.index
 	}
-	for id, was := range known {
+	for id, was := range knew.datasets {
 		if strange && !named[id] && !was.going {
 			return older(was.volume)
 		}
+	}
+	if back {
+		return "it is older than what this node has heard of (a change of another node's, for one): a backup was put back"
 	}
 	return ""
 }
@@ -218,11 +250,12 @@ func older(volume string) string {
 // mistrust fails while control's store is strange.
 func (a *Agent) mistrust() error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.strange == "" {
+	why := a.strange
+	a.mu.Unlock()
+	if why == "" {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrConflict, "nothing is destroyed while control's store is not to be believed: %s (drover store rebuild)", a.strange)
+	return dataset.Errorf(dataset.ErrConflict, "nothing is destroyed while control's store is not to be believed: %s (%s)", why, a.mendStore())
 }
 
 // accept takes a store for right that was rebuilt from this node's pools.
@@ -239,14 +272,15 @@ func (a *Agent) accept(ctx context.Context) error {
 	a.mu.Lock()
 	a.cluster = uuid.Nil
 	a.mu.Unlock()
-	if err := a.take(ctx, s, nil); err != nil || !a.recovered {
+	if err := a.take(ctx, s, known{}); err != nil || !a.recovered {
 		return err
 	}
 	return a.resolveMounts(ctx) // of what was not known until now
 }
 
-// forgetOthers drops what a full answer does not name, and returns it.
-func (a *Agent) forgetOthers(ctx context.Context, s api.Sync) (gone map[uuid.UUID]bool, err error) {
+// forgetOthers drops what a full answer does not name, and returns it. Of what was made or
+// changed here since the answer was asked for, which may be older, control is asked again.
+func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
@@ -260,12 +294,21 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync) (gone map[uuid.UUI
 		}
 	}
 	gone = map[uuid.UUID]bool{}
-	for _, id := range a.cache.ids() {
-		if !named[id] {
-			gone[id] = true
-			a.cache.remove(id)
-			a.leases.forget(id)
+	for id, now := range a.cache.seen() {
+		if named[id] {
+			continue
 		}
+		if was.datasets != nil && now.index > was.datasets[id].index { // not 0, as after a recovery
+			switch d, err := a.fetch(ctx, id); {
+			case err == nil && d.Home == a.node:
+				continue
+			case err != nil && !errors.Is(err, dataset.ErrNotFound):
+				return gone, err
+			}
+		}
+		gone[id] = true
+		a.cache.remove(id)
+		a.leases.forget(id)
 	}
 	return gone, err
 }

@@ -69,3 +69,26 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 		t.Errorf("what it was of: %v", err)
 	}
 }
+
+// A full answer that was overtaken by what was made here since does not have that forgotten;
+// what is really gone is.
+func TestFullAnswerIsOvertaken(t *testing.T) {
+	r := newRig(t)
+	was := r.knows()
+	s, err := r.link.Sync(t.Context(), r.node, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := r.volume("since")
+	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: d.Pool}
+	r.cache.apply(gone, 1)
+	if err := r.take(t.Context(), s, was); err != nil {
+		t.Fatal(err)
+	}
+	if _, known := r.cache.dataset(d.ID); !known {
+		t.Error("a volume that was made since is forgotten")
+	}
+	if _, known := r.cache.dataset(gone.ID); known {
+		t.Error("a volume that is not on record is kept")
+	}
+}

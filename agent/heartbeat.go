@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -56,7 +57,7 @@ func (a *Agent) heartbeats(begun func()) {
 			all.tryAgain()
 			a.tell(a.ctx, all, append(a.mountedIDs(), all.told()...))
 			a.tellFacts(a.ctx)
-			if err := a.flush(a.ctx); err != nil && a.ctx.Err() == nil {
+			if err := errors.Join(a.flush(a.ctx), a.keepClock(a.ctx)); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
 			}
 		case <-a.beat:
@@ -76,6 +77,27 @@ func (a *Agent) takeNews() []uuid.UUID {
 	ids := slices.Collect(maps.Keys(a.news))
 	clear(a.news)
 	return ids
+}
+
+// leaveTime bounds what a stop waits for control.
+const leaveTime = 2 * time.Second
+
+// leave says that this agent stops in order: nobody is to look for it. Control that is
+// away finds that out by itself.
+func (a *Agent) leave(ctx context.Context) {
+	if a.Address == "" {
+		return
+	}
+	select {
+	case <-a.isIn:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	if err := a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Leaving: true}); err != nil {
+		a.Log.WithError(err).Info("control was not told that this agent stops")
+	}
 }
 
 // purgeEvery is how often the destruction of what is condemned is tried again: it
@@ -103,7 +125,12 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.verifyUses(ctx)
 	a.yields()
 	a.copies()
-	a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil })
+	a.mendAll()
+	a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
+		a.resolvePulls(ctx)
+		a.unswear(ctx)
+		return nil
+	})
 	return back
 }
 
@@ -112,8 +139,9 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 }
 
 // datasetStatus is what is seen of a dataset now.
-func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus {
-	st := dataset.DatasetStatus{ID: d.ID}
+func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
+	st.ID = d.ID
+	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control takes no longer ones
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		st.Mounts = r.uses(a.currentGeneration())
 	}

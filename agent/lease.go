@@ -190,6 +190,13 @@ func (n *nodes) name(id uuid.UUID) string {
 	return id.String()
 }
 
+// address is where the agent of a node is asked; empty where that was never heard.
+func (n *nodes) address(id uuid.UUID) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen[id].Address
+}
+
 func (n *nodes) knows(id uuid.UUID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

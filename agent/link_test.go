@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -34,7 +35,9 @@ type link struct {
 	// the next one does not happen either. unanswered counts them.
 	lose, unanswered int
 	refuse           bool
-	mute             bool // of snapshots it says nothing, however long one waits
+	deaf             bool          // what it knows of a node it does not say
+	renewed          time.Duration // when the last renewal came by
+	mute             bool          // of snapshots it says nothing, however long one waits
 }
 
 func newLink(s api.Service) *link { return &link{Service: s, cut: make(chan struct{})} }
@@ -74,6 +77,18 @@ func (l *link) refuses() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refuse = true
+}
+
+func (l *link) lastRenewed() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renewed
+}
+
+func (l *link) setDeaf(deaf bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deaf = deaf
 }
 
 func (l *link) lost() int {
@@ -127,6 +142,13 @@ func (l *link) Register(ctx context.Context, r api.Registration) error {
 	return err
 }
 
+func (l *link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
+	l.mu.Lock()
+	l.renewed = clock.Boottime()
+	l.mu.Unlock()
+	return through(ctx, l, func(ctx context.Context) (api.Standing, error) { return l.Service.Renew(ctx, node, incarnation) })
+}
+
 func (l *link) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) { return nil, l.Service.Heartbeat(ctx, node, h) })
 	return err
@@ -159,6 +181,9 @@ func (l *link) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 	s, err := through(ctx, l, func(ctx context.Context) (api.Sync, error) { return l.Service.Sync(ctx, node, rev, wait) })
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.deaf {
+		return api.Sync{}, errAway
+	}
 	if err == nil && s.Full && l.sync != nil {
 		l.sync(&s)
 	}

@@ -68,6 +68,13 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 			return "", err
 		}
 	}
+	if err := a.checkArmed(ctx, d); err != nil {
+		if len(r.IDs) == 0 {
+			err = errors.Join(err, a.unmountLocked(d))
+		}
+		a.mendSoon(d.ID)
+		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
 	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now(), As: spelling})
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
@@ -122,8 +129,12 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	a.idle(d.ID)
+	if err := a.arm(ctx, d, pool); err != nil {
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
 	steps.At("mount.begin")
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
+		a.release(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	a.log(d).WithField("path", path).Info("mounted")
@@ -311,6 +322,10 @@ func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset) error {
 // unmountLocked takes a dataset's mount off; its lock is held.
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	path := a.mountPath(d.ID)
+	if err := a.unmountable(d); err != nil {
+		a.idle(d.ID)
+		return err
+	}
 	err := mount.Unmount(path)
 	switch {
 	case errors.Is(err, mount.ErrBusy):
@@ -324,6 +339,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	a.unidle(d.ID)
 	a.changed(d.ID)
 	steps.At("unmount.unmounted")
+	a.release(d.ID)
 	a.freed(d.ID)
 	return nil
 }

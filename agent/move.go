@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,12 +35,18 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if k, kept := a.cache.copied(op.DatasetID); kept && k.Kind == dataset.CopySuperseded {
-		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)
+	if err := a.overtaken(ctx, pool, op); err != nil {
+		return out, err
 	}
 	m := &moving{a: a, jb: jb, op: op, pool: pool}
 	defer a.setPulling(op.DatasetID)()
 	if op.Loss != nil {
+		if err := m.swear(ctx); err != nil {
+			return out, err
+		}
+		if err := m.fence(ctx); err != nil {
+			return out, err
+		}
 		return m.promote(ctx)
 	}
 	if m.home, err = a.peer(ctx, op.From); err != nil {
@@ -61,6 +68,28 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	return m.promote(ctx)
 }
 
+// overtaken refuses a move to where something is kept that the volume has not, which would
+// go with what its home has no more.
+func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+	k, kept := a.cache.copied(op.DatasetID)
+	if !kept {
+		return nil
+	}
+	superseded := k.Kind == dataset.CopySuperseded
+	if !superseded && op.Loss == nil {
+		k.Record = op.Dataset
+		keep, err := lost(ctx, pool, k)
+		if err != nil {
+			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+		superseded = keep.ID != uuid.Nil
+	}
+	if superseded {
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)
+	}
+	return nil
+}
+
 // recall has the home give the dataset up, and waits for that, but not for long while it
 // is in use.
 func (m *moving) recall(ctx context.Context) error {
@@ -79,7 +108,10 @@ func (m *moving) recall(ctx context.Context) error {
 	for now.Manifest == nil {
 		left := until.Sub(a.Clock.Now())
 		if left <= 0 {
-			return m.refused(now)
+			if err := m.stillGivingUp(ctx, now); err != nil {
+				return err
+			}
+			until, left = a.Clock.Now().Add(a.Limits.Lease), a.Limits.Lease
 		}
 		now, err = patient(ctx, a, func() (dataset.Operation, error) {
 			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
@@ -93,6 +125,22 @@ func (m *moving) recall(ctx context.Context) error {
 	}
 	op.Manifest = now.Manifest
 	steps.At("move.yielded")
+	return nil
+}
+
+// stillGivingUp returns nil while the home is alive and about to give the dataset up: nobody
+// can mount it there any more.
+func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
+	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
+		return m.refused(now)
+	}
+	list, err := m.a.Control.NodeList(ctx, "")
+	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
+		return err
+	}
+	if slices.ContainsFunc(list, func(n api.Node) bool { return n.ID == m.op.From && !n.Live }) {
+		return m.unheard(errors.New("it went away while it gave it up"))
+	}
 	return nil
 }
 
@@ -157,6 +205,14 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	return out, a.settleHome(ctx, *out.Dataset, rec)
 }
 
+// best returns the newest snapshot of a copy that a volume can go on from. What a restore
+// replaced is none: the restore would be undone.
+func best(e backends.Entry) (dataset.Snapshot, bool) {
+	return newest(e, func(s dataset.Snapshot) bool {
+		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
+	})
+}
+
 // atBest has a volume that goes on without its home go on from the newest snapshot here,
 // which may be newer than the one of which the loss was said.
 func (m *moving) atBest(ctx context.Context) error {
@@ -167,12 +223,17 @@ func (m *moving) atBest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
 	}
-	s, found := newest(e, func(s dataset.Snapshot) bool { return s.Kind != dataset.SnapshotSuperseded })
-	if !found || s.Created.Before(m.op.Loss.Taken) {
+	s, found := best(e)
+	if !found || s.At().Compare(m.op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt, "move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume, m.a.NodeName, m.op.Loss.Snapshot)
 	}
 	loss := *m.op.Loss
-	loss.Snapshot, loss.Taken = s.ID, s.Created
+	loss.Snapshot, loss.Epoch, loss.Taken, loss.Later = s.ID, s.Epoch, s.Created, nil
+	for _, o := range e.Snapshots {
+		if o.Kind == dataset.SnapshotRestore && o.At().Compare(s.At()) > 0 {
+			loss.Later = append(loss.Later, o.ID)
+		}
+	}
 	m.op.Loss = &loss
 	return nil
 }

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -53,5 +56,50 @@ func TestMoveIdle(t *testing.T) {
 				t.Errorf("doctor: %+v", l)
 			}
 		}
+	}
+}
+
+// A home that takes longer to sum up what it gives up than a move waits for what is in use
+// says so, and the move waits.
+func TestMoveWaitsForTheSum(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	for _, h := range []*host{f.a, f.b} {
+		h.cfg.Limits.Lease = 400 * time.Millisecond
+		h.again()
+	}
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.a.writes("db", "token", "old")
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	f.a.fuse.set(-1, false, func(act string) {
+		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
+			<-release
+		}
+	})
+	op := f.begins("db", f.b)
+	await(t, func() bool { return slices.Equal(f.operation(op.ID).Holders, []string{dataset.GivingUp}) })
+	until := time.Now().Add(3 * f.b.Limits.Lease)
+	await(t, func() bool { return time.Now().After(until) || f.operation(op.ID).State.Final() })
+	if now := f.operation(op.ID); now.State.Final() {
+		t.Errorf("%s: %+v", now.State, now.Problem)
+	}
+	goOn()
+	if op = f.ended(op); op.State != dataset.OpDone || len(op.Holders) > 0 {
+		t.Errorf("%s, %v: %+v", op.State, op.Holders, op.Problem)
+	}
+}
+
+// What a host may take of its network is one limit on all that it sends and receives.
+func TestTransferRate(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	if f.a.sender.Limit != nil || f.a.puller.Limit != nil {
+		t.Error("limited, though nothing is said of it")
+	}
+	f.a.down()
+	f.a.cfg.TransferRate = 1 << 20
+	f.a.up()
+	if f.a.sender.Limit == nil || f.a.sender.Limit != f.a.puller.Limit {
+		t.Errorf("sends by %p, receives by %p", f.a.sender.Limit, f.a.puller.Limit)
 	}
 }

@@ -69,8 +69,14 @@ func (m *moving) fresh(ctx context.Context) (s dataset.Snapshot, err error) {
 	if err != nil {
 		return s, err
 	}
+	have, err := snapshotsOf(ctx, m.pool, m.op.DatasetID)
+	if err != nil {
+		return s, err
+	}
 	for left := freshTries; ; left-- {
-		s, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID)
+		var fresh transfer.Fresh
+		fresh, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID, have)
+		s = fresh.Snapshot
 		away := errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrPending)
 		switch {
 		case err == nil:
@@ -116,26 +122,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		bytes += s.Bytes
 	}
 	m.measure(got.Wire, a.Clock.Steady()-began)
-	return bytes, m.forgetGone(ctx, got.Gone)
-}
-
-// forgetGone removes the snapshots of a copy that its home has no more. What was
-// overtaken here stays: a person discards it.
-func (m *moving) forgetGone(ctx context.Context, gone []uuid.UUID) error {
-	e, err := m.pool.Stat(ctx, m.op.DatasetID)
-	if err != nil || len(gone) == 0 {
-		return err
-	}
-	for _, id := range gone {
-		i := indexOf(e, id)
-		if i < 0 || e.Snapshots[i].Kind == dataset.SnapshotSuperseded {
-			continue
-		}
-		if err := m.pool.DeleteSnapshot(ctx, m.op.DatasetID, id); err != nil {
-			return err
-		}
-	}
-	return nil
+	return bytes, dropGone(ctx, m.pool, op.DatasetID, got.Gone)
 }
 
 // measure remembers how fast it came, for what is expected of the next move.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,19 +65,10 @@ func TestForcedMove(t *testing.T) {
 	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopySuperseded || v.Kept[0].Snapshot == uuid.Nil {
 		t.Fatalf("kept: %+v", v.Kept)
 	}
+	await(t, func() bool { return slices.Equal(f.b.SeenSuperseded(), []string{"db"}) })
 	kept := v.Kept[0].Snapshot
-	root, release, err := f.b.openSnapshotFiles(t.Context(), f.b.thePool(), d, kept)
-	if err != nil {
-		t.Fatal(err)
-	}
-	held := make([]byte, 4)
-	fd, err := unix.Openat(int(root.Fd()), "token", unix.O_RDONLY, 0)
-	if err == nil {
-		_, err = unix.Read(fd, held)
-		unix.Close(fd)
-	}
-	if err := errors.Join(err, root.Close(), release()); err != nil || string(held) != "lost" {
-		t.Errorf("what was overtaken holds %q, %v", held, err)
+	if held := f.b.holds(d, kept, "token"); held != "lost" {
+		t.Errorf("what was overtaken holds %q", held)
 	}
 	// It does not become a target before a person has looked.
 	op := f.ended(f.begins("db", f.b))
@@ -149,7 +141,7 @@ func TestPeersMayHave(t *testing.T) {
 	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("before: %v", err)
 	}
-	if _, err := f.b.puller.Freshen(t.Context(), "https://host-a:9471", d.ID); !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := f.b.puller.Freshen(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("a snapshot for nobody: %v", err)
 	}
 	f.a.mounts("db", "user")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -21,7 +22,9 @@ func (a *Agent) Peers() http.Handler {
 	if a.PeerHTTP == nil {
 		return nil
 	}
-	h := a.sender.Handler()
+	h := http.NewServeMux()
+	h.Handle("/", a.sender.Handler())
+	h.HandleFunc(promise.Path, a.answerPromise)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Of the request's own context only the end: what else is in it is about this
 		// connection, and not about those to control.
@@ -55,10 +58,18 @@ func certified(r *http.Request) (uuid.UUID, error) {
 	return id.Node, err
 }
 
-func (a *Agent) newSender() *transfer.Server {
+func (a *Agent) newSender(limit *transfer.Limiter) *transfer.Server {
 	return &transfer.Server{
-		Source: sending{a}, Peer: a.PeerID, Authorize: a.mayHave, Clock: a.Clock, Log: a.Log,
+		Source: sending{a}, Peer: a.PeerID, Authorize: a.mayGet, Clock: a.Clock, Log: a.Log, Limit: limit,
 	}
+}
+
+// mayGet fails as mayHave does, and as enrol, before a node is given anything.
+func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
+	if err := a.mayHave(ctx, peer, ds); err != nil {
+		return err
+	}
+	return a.enrol(ctx, ds, peer)
 }
 
 // mayHave fails with ErrForbidden unless a node is to have a dataset of this one: by a
@@ -124,9 +135,22 @@ func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 	return s.a.pools.online(ctx, k.Pool)
 }
 
+// snapshotsOf lists the snapshots that a pool has of a dataset: none of one that is absent.
+func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []uuid.UUID, err error) {
+	e, err := pool.Stat(ctx, id)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return nil, err
+	}
+	for _, s := range e.Snapshots {
+		have = append(have, s.ID)
+	}
+	return have, nil
+}
+
 // Freshen takes a snapshot for the node that asks. One that it was given, and since which
-// nothing was written, is given again; what was given up has its last one.
-func (s sending) Freshen(ctx context.Context, ds uuid.UUID) (out dataset.Snapshot, err error) {
+// nothing was written, is given again; what was given up has its last one. The newest that
+// the node says it has stays: what control knows of that may be older.
+func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, err error) {
 	a := s.a
 	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
 	if err != nil {
@@ -162,7 +186,8 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID) (out dataset.Snapsho
 	if err := errors.Join(err, thaw()); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
-	return out, a.prune(ctx, pool, d, out.ID)
+	base, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
+	return out, a.prune(ctx, pool, d, out.ID, base.ID)
 }
 
 func indexOf(e backends.Entry, id uuid.UUID) int {
@@ -190,7 +215,7 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 // newest returns the latest snapshot of an entry that is wanted.
 func newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Snapshot, found bool) {
 	for _, s := range e.Snapshots {
-		if want(s) && (!found || s.Epoch > last.Epoch || s.Epoch == last.Epoch && !s.Created.Before(last.Created)) {
+		if want(s) && (!found || s.At().Compare(last.At()) >= 0) {
 			last, found = s, true
 		}
 	}
@@ -247,9 +272,9 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 const givenKept = 2
 
 // prune removes the snapshots for other nodes that none needs any more: but for the
-// newest, the one that is named, those that copies on record have, and the newest ones
+// newest, those that are named, those that copies on record have, and the newest ones
 // for each node that has a copy or is to have one. The dataset's lock is held.
-func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but uuid.UUID) error {
+func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but ...uuid.UUID) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
 		return err
@@ -262,7 +287,10 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	if err != nil {
 		return nil // another time
 	}
-	needed := map[uuid.UUID]bool{but: true}
+	needed := map[uuid.UUID]bool{}
+	for _, id := range but {
+		needed[id] = true
+	}
 	for _, k := range v.Kept {
 		needed[k.Snapshot] = true
 	}
@@ -273,9 +301,10 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 		peers = append(peers, m)
 	}
 	for _, peer := range peers {
+		given := map[uuid.UUID]bool{}
 		for range givenKept {
-			if s, given := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer && !needed[s.ID] }); given {
-				needed[s.ID] = true
+			if s, more := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer && !given[s.ID] }); more {
+				given[s.ID], needed[s.ID] = true, true
 			}
 		}
 	}
@@ -316,7 +345,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 		}
 		pool, err := a.pools.online(ctx, d.Pool)
 		if err == nil {
-			err = a.prune(ctx, pool, d, uuid.Nil)
+			err = a.prune(ctx, pool, d)
 		}
 		if err != nil && ctx.Err() == nil {
 			a.log(d).WithError(err).Warn("snapshots for other nodes were not removed")

@@ -300,6 +300,7 @@ func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
 			st = op.backend.Status(ctx)
 			st.ID = op.ID
 		}
+		st.Reason = dataset.Cut(st.Reason) // control takes no longer ones
 		out = append(out, st)
 	}
 	return out

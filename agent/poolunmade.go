@@ -16,7 +16,7 @@ func (p *pools) missing(c PoolConfig, why error) {
 	p.unmade = append(p.unmade, api.Pool{
 		Pool: dataset.Pool{Name: c.Name, Node: p.a.node, Backend: c.Backend, Path: c.Path, Reach: dataset.ReachNode},
 		Status: &dataset.PoolStatus{
-			Reason: reason(c.Name, why) + " (it could not be made; restart drover when that is mended)",
+			Reason: dataset.Cut(reason(c.Name, why) + " (it could not be made; restart drover when that is mended)"),
 		},
 	})
 }

@@ -75,11 +75,13 @@ func (a *Agent) pull(id uuid.UUID) (pullRecord, bool) {
 	return p, known
 }
 
-// setPulling says that a move is under way here until what it returns is called.
+// setPulling says that a move is under way here until what it returns is called. A refresh,
+// which has the dataset's lock for as long as its home sends, ends: the home may be lost.
 func (a *Agent) setPulling(id uuid.UUID) (done func()) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.pulling[id] = true
+	a.mu.Unlock()
+	a.stopRefresh(id)
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -148,8 +150,8 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 	return errors.Join(a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))
 }
 
-// letGoPull destroys what came in vain when its time is over: bytes that this node
-// brought here itself, of a dataset whose home is elsewhere.
+// letGoPull destroys what came in vain when its time is over, or the volume is deleted:
+// bytes that this node brought here itself, of a dataset whose home is elsewhere.
 func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error {
 	if a.mistrust() != nil {
 		return nil
@@ -161,9 +163,6 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 	if _, kept := a.cache.copied(id); kept {
 		return a.dropPull(ctx, id) // control says what becomes of it
 	}
-	if a.Clock.Now().Sub(p.Since) < keptInVain {
-		return nil
-	}
 	unlock, err := a.locks.lock(ctx, id, "removal of what a move brought in vain")
 	if err != nil {
 		return err
@@ -173,7 +172,10 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 		return nil
 	}
 	v, err := a.Control.Volume(ctx, id.String())
-	if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == a.node {
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err == nil && (v.Home == a.node || a.Clock.Now().Sub(p.Since) < keptInVain) { // of what is deleted there is no other try
 		return nil
 	}
 	pool, err := a.pools.online(ctx, p.Pool)

@@ -60,3 +60,22 @@ func TestBroughtInVain(t *testing.T) {
 	f.b.mounts("db", "user")
 	f.b.unmounts("db", "user")
 }
+
+// What a move brought in vain goes with the volume.
+func TestBroughtInVainOfDeleted(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.a.mounts("db", "user")
+	if op := f.ended(f.begins("db", f.b)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	await(t, func() bool { return !f.b.isPulling(d.ID) })
+	f.a.unmounts("db", "user")
+	if err := f.a.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		_, err := f.b.thePool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}

@@ -30,6 +30,7 @@ type replica struct {
 	copy    dataset.Copy // as it is; the zero value until that is known
 	told    dataset.Copy // as control was told for its store
 	failed  string       // why the last refresh did not come to its end
+	stop    func()       // ends the refresh that runs
 }
 
 func newFreshness() *freshness {
@@ -108,6 +109,11 @@ func (a *Agent) refreshDue() (wait time.Duration) {
 
 func (a *Agent) startRefresh(id uuid.UUID) {
 	a.jobs.startAgain("replica/"+id.String(), func(ctx context.Context, jb *job) error {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		a.copiesFresh.mu.Lock()
+		a.copiesFresh.of[id].stop = stop
+		a.copiesFresh.mu.Unlock()
 		err := a.refresh(ctx, jb, id)
 		a.copiesFresh.mu.Lock()
 		defer a.copiesFresh.mu.Unlock()
@@ -126,6 +132,15 @@ func (a *Agent) startRefresh(id uuid.UUID) {
 	})
 }
 
+// stopRefresh ends the refresh of a replica that runs. What has come of it stays.
+func (a *Agent) stopRefresh(id uuid.UUID) {
+	a.copiesFresh.mu.Lock()
+	defer a.copiesFresh.mu.Unlock()
+	if r := a.copiesFresh.of[id]; r != nil && r.stop != nil {
+		r.stop()
+	}
+}
+
 // refresh brings over what a replica lacks. What its home does not have any more goes here
 // too; the snapshot that the next difference rests on stays until that is here.
 func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
@@ -140,24 +155,37 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 		return err
 	}
 	pool, err := a.pools.online(ctx, k.Pool)
-	if err == nil {
-		err = a.pools.room(ctx)
-	}
 	if err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	if err := a.settleCopy(ctx, id); err != nil { // it may have been the home until just now
 		return err
 	}
+	if keep, err := lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
+		return err // it is not refreshed any more, once control has heard so
+	}
+	if err := a.recollect(ctx, pool, k); err != nil {
+		return err
+	}
+	if err := a.pools.room(ctx); err != nil {
+		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
+	}
 	jb.step("refreshing the replica of volume " + d.Volume)
 	checked := a.Clock.Now().UTC().Round(0)
 	peer := "https://" + home.Address
-	s, err := a.puller.Freshen(ctx, peer, id)
+	have, err := snapshotsOf(ctx, pool, id)
+	if err != nil {
+		return err
+	}
+	s, err := a.puller.Freshen(ctx, peer, id, have)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
 		return errors.Join(err, a.relook(ctx, k)) // it may have gone to another node
 	}
 	if err != nil {
 		return err
+	}
+	if s.Epoch > d.Epoch { // what it went on without meanwhile, if anything, the record says
+		return a.relook(ctx, k)
 	}
 	unlock, err := a.locks.lock(ctx, id, "refresh of the replica of volume "+d.Volume)
 	if err != nil {
@@ -175,12 +203,12 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 		return err
 	}
 	c := k.Copy
-	c.Epoch, c.Snapshot, c.Taken, c.Checked = s.Epoch, s.ID, s.Created, checked
+	c.Epoch, c.Snapshot, c.Taken, c.Checked, c.Current = s.Epoch, s.ID, s.Created, checked, s.Current
 	return a.fresh(ctx, c)
 }
 
-// dropGone removes the snapshots of a copy that its source does not have any more, but for
-// heads that were overtaken.
+// dropGone removes the snapshots of a copy that its source does not have any more. What was
+// overtaken here stays: a person discards it.
 func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID) error {
 	if len(gone) == 0 {
 		return nil
@@ -222,6 +250,32 @@ func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
 	defer a.copiesFresh.mu.Unlock()
 	r.told = c
 	return nil
+}
+
+// recollect takes in what the pool has of a replica, after a start: its home may be away for
+// good, and which copy is the freshest must be known then.
+func (a *Agent) recollect(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if _, known := a.replicaOf(k.Dataset); known {
+		return nil
+	}
+	if k.Snapshot == uuid.Nil {
+		// What a move left here makes no copy to go on from: its home knows nothing of that,
+		// and would not ask this node for a promise. The next refresh does.
+		return nil
+	}
+	e, err := pool.Stat(ctx, k.Dataset)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	s, found := best(e)
+	if !found {
+		return nil
+	}
+	c := k.Copy
+	if c.Snapshot != s.ID {
+		c.Epoch, c.Snapshot, c.Taken, c.Current = s.Epoch, s.ID, s.Created, s.Created
+	}
+	return a.fresh(ctx, c)
 }
 
 // relook has the record of a dataset read again of which this node keeps a replica.

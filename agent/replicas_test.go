@@ -1,10 +1,16 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -23,6 +29,7 @@ func (f *flock) upTo(volume string) (taken, checked time.Time) {
 // snapshot while nothing is written, and is what a volume goes on from without its home.
 func TestReplica(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes" // once its home was overtaken
 	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
 	f.a.writes("db", "token", "one")
 	written := time.Now()
@@ -39,8 +46,21 @@ func TestReplica(t *testing.T) {
 	})
 	await(t, func() bool { // and keeps no more than what the next difference rests on
 		e, err := f.a.thePool().Stat(t.Context(), d.ID)
-		return err == nil && len(e.Snapshots) <= 3
+		return err == nil && len(e.Snapshots) <= givenKept
 	})
+
+	// Each round its home removes what nobody rests on any more, and so does the replica.
+	for i := range 4 {
+		f.a.writes("db", "token", fmt.Sprint("round ", i))
+		written = time.Now()
+		await(t, func() bool { taken, _ := f.upTo("db"); return taken.After(written) })
+	}
+	for _, h := range []*host{f.a, f.b} {
+		await(t, func() bool {
+			e, err := h.thePool().Stat(t.Context(), d.ID)
+			return err == nil && len(e.Snapshots) <= givenKept
+		})
+	}
 
 	if seen := f.b.SeenReplicas(); len(seen) != 1 || seen[0].Volume != "db" || seen[0].Age < 0 {
 		t.Errorf("its figures are of %+v", seen)
@@ -52,7 +72,7 @@ func TestReplica(t *testing.T) {
 	await(t, func() bool { taken, _ := f.upTo("db"); return taken.After(written) })
 	await(t, func() bool { // what its home keeps no longer goes with the next refresh
 		e, err := f.b.thePool().Stat(t.Context(), d.ID)
-		return err == nil && len(e.Snapshots) <= 3
+		return err == nil && len(e.Snapshots) <= givenKept
 	})
 
 	f.a.down()
@@ -84,5 +104,214 @@ func TestReplicaOfWhatMoved(t *testing.T) {
 	f.moves("db", f.a)
 	if got := f.a.reads("db", "token"); got != "two" {
 		t.Errorf("back home it has %q", got)
+	}
+}
+
+// A home keeps what the next difference to a node rests on, for as long as that node says
+// so, whatever control has heard of it: a node whose pulls fail does not begin anew.
+func TestHomeKeepsWhatThePeerHas(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	ctx := context.WithValue(t.Context(), askerKey{}, f.b.Node())
+	var given []uuid.UUID
+	for i := range 5 {
+		f.a.writes("db", "token", fmt.Sprint(i))
+		var have []uuid.UUID
+		if i > 0 {
+			have = given[:1] // and no later one has come
+		}
+		if i == 4 {
+			have = given[3:4]
+		}
+		s, err := sending{f.a.Agent}.Freshen(ctx, d.ID, have)
+		if err != nil {
+			t.Fatal(err)
+		}
+		given = append(given, s.ID)
+		e, err := f.a.thePool().Stat(ctx, d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := indexOf(e, given[0]) >= 0
+		if first != (i < 4) || i == 3 && len(e.Snapshots) != 3 || indexOf(e, s.ID) < 0 {
+			t.Errorf("round %d: the first is there: %t, of %d", i, first, len(e.Snapshots))
+		}
+	}
+}
+
+// A replica that has what the volume went on without keeps that, as what was overtaken:
+// neither a refresh nor a move nor control drops it before a person does (I3).
+func TestI3ReplicaAhead(t *testing.T) {
+	for _, condemned := range []bool{false, true} {
+		t.Run(fmt.Sprint("condemned ", condemned), func(t *testing.T) { replicaAhead(t, condemned) })
+	}
+}
+
+func replicaAhead(t *testing.T, condemned bool) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes" // once two are not to be refreshed
+	c := f.host("host-c", "loop")
+	c.up()
+	d := f.a.volume("db@safer", map[string]string{"size": "320MiB"})
+	upTo := func(h *host) (taken time.Time) {
+		for _, k := range f.record("db").Kept {
+			if k.Node == h.Node() && k.Kind == dataset.CopyReplica {
+				taken = k.Taken
+			}
+		}
+		return taken
+	}
+	write := func(text string, to ...*host) {
+		t.Helper()
+		f.a.writes("db", "token", text)
+		written := time.Now()
+		for _, h := range to {
+			await(t, func() bool { return upTo(h).After(written) })
+		}
+	}
+	write("one", f.b, c)
+	f.b.down()
+	write("two", c)
+	c.down()
+	f.a.down()
+	f.serveAgain() // what it heard of c it has forgotten
+	f.b.up()
+	await(t, func() bool { return upTo(f.b).After(upTo(c)) })
+	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.b.writes("db", "token", "three")
+	if condemned { // as nobody knows what it has
+		if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "plain"}); err != nil {
+			t.Fatal(err)
+		}
+		await(t, func() bool {
+			return slices.ContainsFunc(f.record("db").Kept, func(k api.KeptCopy) bool { return k.Kind == dataset.CopyGoing })
+		})
+	}
+	c.up()
+	await(t, func() bool {
+		k, kept := c.cache.copied(d.ID)
+		return kept && k.Kind == dataset.CopySuperseded
+	})
+	f.b.writes("db", "token", "four")
+	op := f.ended(f.begins("db", c))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	k, _ := c.cache.copied(d.ID)
+	if got := c.holds(d, k.Snapshot, "token"); got != "two" {
+		t.Errorf("what it has and the volume has not holds %q", got)
+	}
+	if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: "db", Node: "host-c"}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		_, err := c.thePool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}
+
+// holds returns what a file holds in a snapshot of a host's.
+func (h *host) holds(d dataset.Dataset, snapshot uuid.UUID, file string) string {
+	h.f.Helper()
+	root, release, err := h.openSnapshotFiles(h.f.Context(), h.thePool(), d, snapshot)
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	text := make([]byte, 64)
+	fd, err := unix.Openat(int(root.Fd()), file, unix.O_RDONLY, 0)
+	n := 0
+	if err == nil {
+		n, err = unix.Read(fd, text)
+		unix.Close(fd)
+	}
+	if err := errors.Join(err, root.Close(), release()); err != nil {
+		h.f.Error(err)
+	}
+	return string(text[:max(n, 0)])
+}
+
+// A volume that goes on from a replica does not wait for a refresh of it, whose home may
+// have stopped in the middle.
+func TestPromotionEndsARefresh(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes"
+	f.a.volume("db@safe", map[string]string{"size": "320MiB"})
+	f.a.writes("db", "token", "one")
+	written := time.Now()
+	await(t, func() bool { taken, _ := f.upTo("db"); return taken.After(written) })
+	goOn := f.wires.stall()
+	t.Cleanup(goOn)
+	f.a.writes("db", "token", "two")
+	await(t, func() bool { return f.wires.stuck() > 0 })
+	f.a.down()
+	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	if got := f.b.reads("db", "token"); got != "one" {
+		t.Errorf("it goes on with %q", got)
+	}
+}
+
+// undecided is a control that does not say what became of an operation: what is brought
+// here stays.
+type undecided struct{ api.Service }
+
+func (undecided) Operation(context.Context, string, time.Duration) (op dataset.Operation, err error) {
+	return op, dataset.Errorf(dataset.ErrUnavailable, "not now")
+}
+
+// A copy that is to go is not destroyed under a move that goes on from it.
+func TestCopyStaysUnderAMove(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.moves("db", f.b)
+	f.a.settled(d.ID)
+	f.a.cfg.Limits.Heartbeat = time.Hour // nothing but what is asked for here
+	f.a.cfg.Control = undecided{f.a.cfg.Control}
+	f.a.again()
+	f.a.settled(d.ID)
+	left, _ := f.a.cache.copied(d.ID)
+	k := left
+	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
+	for _, under := range []func() (end func()){
+		func() func() { return f.a.setPulling(d.ID) },
+		func() func() { // as after a crash
+			if err := f.a.setPull(t.Context(), d.ID, pullRecord{Pool: k.Pool}); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := f.a.dropPull(t.Context(), d.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+	} {
+		end := under()
+		f.a.cache.setCopy(d.ID, &k)
+		if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
+			t.Error(err)
+		}
+		if _, err := f.a.thePool().Stat(t.Context(), d.ID); err != nil {
+			t.Fatalf("destroyed under a move: %v", err)
+		}
+		f.a.cache.setCopy(d.ID, &left)
+		end()
+	}
+	f.a.cache.setCopy(d.ID, &k)
+	if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.a.thePool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("not destroyed after it: %v", err)
 	}
 }

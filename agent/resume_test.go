@@ -43,7 +43,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err := r.Unmount(ctx, "db", "id"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.take(ctx, stale, nil); err != nil {
+	if err := r.take(ctx, stale, known{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, func() bool {

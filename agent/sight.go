@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // SeenPools returns the pools of this node as they are now.
@@ -53,6 +54,17 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 		all = append(all, SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)})
 	}
 	return all
+}
+
+// SeenSuperseded returns the volumes of which this node has a copy that was overtaken: it
+// waits for a person.
+func (a *Agent) SeenSuperseded() (volumes []string) {
+	for _, id := range a.cache.copyIDs() {
+		if k, _ := a.cache.copied(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
+			volumes = append(volumes, k.Record.Volume)
+		}
+	}
+	return volumes
 }
 
 // SeenReplica says by how much a replica is behind its home at most.

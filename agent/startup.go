@@ -29,11 +29,20 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 			a.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
 			continue
 		}
-		if table.At(a.mountPath(id)) == nil {
-			a.log(d).Warn("dataset in use is not mounted: mounting it again")
+		if table.At(a.mountPath(id)) != nil {
+			continue
+		}
+		a.log(d).Warn("dataset in use is not mounted: mounting it again")
+		again := func(ctx context.Context, _ *job) error {
 			if err := a.ensureMounted(ctx, d); err != nil {
 				a.log(d).WithError(err).Error("dataset in use was not mounted")
 			}
+			return nil
+		}
+		if bounded(d) { // control is asked first, which this does not wait for
+			a.jobs.start("mount/"+id.String(), again)
+		} else {
+			_ = again(ctx, nil)
 		}
 	}
 	for _, m := range table.Under(a.mountRoot()) {
@@ -41,8 +50,15 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		if err != nil || m.Mountpoint != a.mountPath(id) {
 			continue
 		}
-		if err := thaw(m.Mountpoint); err != nil {
+		fenced, err := a.fenced(id)
+		if err == nil && !fenced {
+			err = thaw(m.Mountpoint)
+		}
+		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
+		}
+		if fenced || err != nil && a.isBounded(id) {
+			continue // once it is thawed it is looked at again
 		}
 		if len(a.record(id).IDs) > 0 {
 			continue

@@ -19,12 +19,15 @@ import (
 //	identity               nodeIdentity
 //	incarnations           incarnations
 //	engine                 engineRecord
+//	recovery               the last recovery of control's store that was taken in
+//	clock                  the highest clock of control's store, some seconds late
 //	mounts/<dataset>       mountRecord
 //	spellings/<name>       spellingRecord
 //	volumes/<dataset>      api.Indexed, a copy for when control is away
 //	copies/<dataset>       api.Kept, what this node keeps of a dataset whose home is elsewhere
 //	yields/<dataset>       yieldRecord
 //	pulls/<dataset>        pullRecord
+//	enrolled/<dataset>/<node>  a node that was given something of a dataset
 //	pools/<name>           poolRecord
 type state struct{ store store.Store }
 

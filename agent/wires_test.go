@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 )
 
@@ -13,6 +15,51 @@ type wires struct {
 	mu      sync.Mutex
 	servers map[string]*httptest.Server
 	cut     bool
+	stalled chan struct{} // streams wait until it is closed; nil: they do not
+	waiting int           // streams that do
+}
+
+// stall has streams begin no more until what it returns is called.
+func (w *wires) stall() (goOn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	stalled := make(chan struct{})
+	w.stalled = stalled
+	return sync.OnceFunc(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stalled = nil
+		close(stalled)
+	})
+}
+
+// stuck returns how many streams wait.
+func (w *wires) stuck() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.waiting
+}
+
+func (w *wires) pass(r *http.Request) error {
+	w.mu.Lock()
+	stalled := w.stalled
+	if stalled == nil || !strings.HasSuffix(r.URL.Path, "/stream") {
+		w.mu.Unlock()
+		return nil
+	}
+	w.waiting++
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.waiting--
+	}()
+	select {
+	case <-stalled:
+		return nil
+	case <-r.Context().Done():
+		return context.Cause(r.Context())
+	}
 }
 
 func (w *wires) add(address string, h *host) {
@@ -61,6 +108,9 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Unlock()
 	if cut || s == nil || w.from.fuse.blown() {
 		return nil, errors.New("no route to host")
+	}
+	if err := w.pass(r); err != nil {
+		return nil, err
 	}
 	u, err := url.Parse(s.URL)
 	if err != nil {

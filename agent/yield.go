@@ -127,7 +127,10 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		a.log(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
 	}
 	if y.Manifest == nil {
-		if y, err = a.final(ctx, pool, d, y); err != nil {
+		stop := a.slow(ctx, a.Limits.Lease/4, func(ctx context.Context) { a.tellGivingUp(ctx, id, y) })
+		y, err = a.final(ctx, pool, d, y)
+		stop()
+		if err != nil {
 			// Nobody but this node knows yet: it goes on here.
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 			defer cancel()
@@ -205,6 +208,17 @@ func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y yieldRecord, ho
 		return nil // nobody waits for it any more
 	}
 	return err
+}
+
+// tellGivingUp tells control that what is given up is being summed up, which may take long:
+// so that the move waits.
+func (a *Agent) tellGivingUp(ctx context.Context, id uuid.UUID, y yieldRecord) {
+	_, err := patient(ctx, a, func() (struct{}, error) {
+		return struct{}{}, a.tellHolders(ctx, id, y, []string{dataset.GivingUp})
+	})
+	if err != nil && ctx.Err() == nil {
+		a.Log.WithError(err).WithField("dataset", id).Warn("the move was not told that this node is about to give it up")
+	}
 }
 
 // tellYield tells control what was given up.

@@ -61,6 +61,7 @@ func views(sc scene, all map[string]func() error) {
 		"snapshot":         func() error { return second(sc.Snapshot(ctx, "", sc.snap.ID.String()[:8])) },
 		"snapshot by name": func() error { return second(sc.Snapshot(ctx, "db", "one")) },
 		"pools":            func() error { return second(sc.Pools(ctx)) },
+		"failover":         func() error { return second(sc.Failover(ctx)) },
 		"nodes":            func() error { return second(sc.NodeList(ctx, "")) },
 		"operations":       func() error { return second(sc.Operations(ctx, api.Page{})) },
 		"operation":        func() error { return second(sc.Operation(ctx, sc.pending.ID.String(), 0)) },

@@ -42,15 +42,14 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		case c.Gone:
 			s.seen.forgetCopy(node, c.Copy.Dataset)
 			return t.dropCopy(node, c.Copy.Dataset)
+		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
+			return s.overtaken(t, rec, c.Copy)
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
 		fresh := rec.Snapshot != uuid.Nil && rec.Epoch == c.Copy.Epoch && c.Copy.Taken.Sub(rec.Taken) < copyEvery
-		rec.Snapshot, rec.Taken, rec.Epoch, rec.Checked = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch, c.Copy.Checked
-		if c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded {
-			// Its head was not what it had given up: nothing lets go of that but a person.
-			rec.Kind, rec.Until, rec.Ran, fresh = dataset.CopySuperseded, time.Time{}, 0, false
-		}
+		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
 		s.seen.copied(rec)
 		if fresh {
 			return nil
@@ -60,13 +59,32 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 	return err
 }
 
-// copyNow is a copy on record as its node said last.
+// overtaken puts on record that a copy has what its volume has not: its head was not what
+// it had given up, or it has what the volume went on without. Nothing lets go of that but a
+// person, who may have done so.
+func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
+	d, err := t.dataset(rec.Dataset)
+	if err != nil {
+		return err
+	}
+	if rec.Kind == dataset.CopyGoing && (rec.Was == dataset.CopySuperseded || d.State == dataset.StatePurging) {
+		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s is to be destroyed", d.ID, rec.Node)
+	}
+	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
+	rec.Snapshot, rec.Taken, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Epoch, now.Checked
+	s.seen.copied(rec)
+	t.touch(d.ID, rec.Node)
+	return t.put(copyKey(rec.Node, rec.Dataset), rec)
+}
+
+// copyNow is a copy on record as its node said last. What it said of an earlier copy, or
+// of another epoch, is not of this one: the store hears of the first snapshot of each.
 func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
 	if there, err = t.get(copyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
-	if last, heard := s.seen.copy(node, id); heard && last.Epoch >= c.Epoch && !last.Taken.Before(c.Taken) {
-		c.Snapshot, c.Taken, c.Epoch, c.Checked = last.Snapshot, last.Taken, last.Epoch, last.Checked
+	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch && last.At().Compare(c.At()) >= 0 {
+		c.Snapshot, c.Taken, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Epoch, last.Checked, last.Current
 	}
 	return c, true, nil
 }
@@ -111,7 +129,9 @@ func (t *tx) condemnCopy(node, id uuid.UUID) error {
 	if err != nil || !there {
 		return err
 	}
-	c.Kind = dataset.CopyGoing
+	if c.Kind != dataset.CopyGoing {
+		c.Kind, c.Was = dataset.CopyGoing, c.Kind
+	}
 	t.touch(id, node)
 	return t.put(copyKey(node, id), c)
 }
@@ -161,6 +181,16 @@ func (s *Service) expireCopies(ctx context.Context) error {
 	}
 }
 
+// moveTo is the node that a move under way takes a dataset to; nil: there is none.
+func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
+	if d.Move == uuid.Nil {
+		return uuid.Nil, nil
+	}
+	var op dataset.Operation
+	_, err := t.get(operationKey(d.Move), &op)
+	return op.Node, err
+}
+
 // homeLost reports whether nothing is heard of the home of a dataset: then any copy may be
 // the last good one.
 func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
@@ -184,6 +214,9 @@ func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 		return err
 	}
 	if lost, err := s.homeLost(t, d); err != nil || lost {
+		return err
+	}
+	if target, err := t.moveTo(d); err != nil || target == c.Node {
 		return err
 	}
 	return t.condemnCopy(c.Node, c.Dataset)

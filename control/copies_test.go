@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -113,4 +114,66 @@ func TestMoveAway(t *testing.T) {
 	_, err = e.Submit(e.ctx, forced("db", "", "alpha")) // what beta keeps was overtaken
 	refused(t, err, dataset.ErrNotFound, "whole copy")
 	e.check()
+}
+
+// What a node said of an earlier copy, or of another epoch, is not of the one on record.
+func TestStaleSightingsOfCopies(t *testing.T) {
+	e := newEnv(t)
+	e.replicated(1)
+	a, b := e.agent("alpha"), e.agent("beta")
+	d := a.create("db@safe")
+	says := func(epoch uint64) {
+		t.Helper()
+		c := dataset.Copy{Dataset: d.ID, Node: b.id, Kind: dataset.CopyReplica, Epoch: epoch, Snapshot: uuid.New(), Taken: someday.Add(time.Hour)}
+		if err := b.Heartbeat(b.ctx, b.id, api.Heartbeat{Incarnation: b.incarnation, Copies: []dataset.Copy{c}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says(1)
+	_, err := e.Submit(e.ctx, forced("db", "beta", "alpha"))
+	refused(t, err, dataset.ErrNotFound, "no whole copy")
+	b.hasCopy(d, someday)
+	says(2)
+	if op := e.submit(forced("db", "beta", "alpha")).Operation; !op.Loss.Taken.Equal(someday) {
+		t.Errorf("%+v", op.Loss)
+	}
+}
+
+// A copy that a move goes to is not let go of, whether its time is over or there are more
+// than are wanted.
+func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
+	e := newEnv(t)
+	e.replicated(1)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@silver")
+	d := e.moved("db", a, b, "beta")
+	e.rounds()
+	kind := func() dataset.CopyKind { e.check(); return a.sync(0).Copies[0].Kind }
+	over := func() {
+		e.clock.Advance(2 * leftFor)
+		e.house.forget, e.house.full = e.clock.Now(), e.clock.Now()
+		e.rounds()
+	}
+	back := *e.submit(moveTo("db", "alpha")).Operation
+	over()
+	if got := kind(); got != dataset.CopyLeft {
+		t.Errorf("what a move left is %s under one that comes back to it", got)
+	}
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		c := dataset.Copy{Dataset: d.ID, Node: a.id, Pool: a.pools[0].ID, Kind: dataset.CopyReplica}
+		return t.put(copyKey(a.id, d.ID), c)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	over()
+	if got := kind(); got != dataset.CopyReplica {
+		t.Errorf("a replica is %s under a move that comes to it", got)
+	}
+	if _, err := e.CancelOperation(e.ctx, back.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	over()
+	if got := kind(); got != dataset.CopyGoing {
+		t.Errorf("without the move it is %s", got)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,6 +23,9 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	}
 	if len(req.Path) > maxPath {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "path of %d bytes is too long (%d at most)", len(req.Path), maxPath)
+	}
+	if err := s.foreseeCreate(t, w, node); err != nil {
+		return nil, nil, err
 	}
 	if old, ok, err := t.byName(w.spec.Name); err != nil {
 		return nil, nil, err
@@ -53,6 +57,23 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	return op, nil, nil
 }
 
+// foreseeCreate reads at once what a create mostly asks for: the name, and the node that
+// asks, with its pools as they were.
+func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
+	keys := []string{nameKey(w.spec.Name)}
+	if node != uuid.Nil && w.spec.From == "" {
+		keys = append(keys, nodeKey(node))
+		n, _ := s.recalled.node(node)
+		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
+			keys = append(keys, poolKey(id))
+		}
+	}
+	return t.foresee(keys)
+}
+
+// poolsForeseen is as many pools as a node may well have.
+const poolsForeseen = 16
+
 // sayProfiles adds to an error about a profile's name what profiles there are.
 func (s *Service) sayProfiles(err error, name string) error {
 	if !errors.Is(err, dataset.ErrProfileName) {
@@ -80,6 +101,9 @@ func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) 
 	}
 	d := op.Dataset
 	d.Profile = w.opts.Apply(p)
+	if err := s.failsOver(*d); err != nil {
+		return err
+	}
 	if d.Anonymous {
 		d.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		d.Profile.Snapshots.Schedule = ""
@@ -142,6 +166,9 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		return dataset.Errorf(dataset.ErrInvalid, "volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
 	}
 	d.Size = max(d.Size, d.Profile.Size)
+	if err := s.failsOver(*d); err != nil {
+		return err
+	}
 	wanted := d.Profile
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // the source's pool may have got another name since, by an adoption
@@ -203,8 +230,14 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := t.put(nameKey(d.Volume), claim{d.ID}); err != nil {
 		return err
 	}
-	if err := t.enter(d, op.Incarnation); err != nil || d.Profile.Replicas.Count == 0 {
+	if err := t.enter(d, op.Incarnation); err != nil {
 		return err
+	}
+	if d.Profile.Replicas.Count == 0 {
+		if t.index(operationKey(op.ID)) == 0 {
+			t.answered = true // the record, which the answer has, is all there is to know
+		}
+		return nil
 	}
 	// That there are too few nodes the background work tells, as it goes on trying.
 	_, err = s.replicas(t, d)
@@ -214,7 +247,7 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 // enter puts a new dataset on record, with the lease for its home.
 func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{Dataset: d.ID, Node: d.Home, Incarnation: incarnation, Epoch: d.Epoch, State: dataset.LeaseHeld}
-	if err := t.put(uuidKey(d.ID), pointer{Dataset: d.ID}); err != nil {
+	if err := t.point(d.ID, pointer{Dataset: d.ID}); err != nil {
 		return err
 	}
 	if err := t.put(leaseKey(d.ID), lease); err != nil {
@@ -224,6 +257,23 @@ func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 		return err
 	}
 	return t.putDataset(d)
+}
+
+// point has a UUID found by its prefix. ErrExists when it is another thing's: agents make
+// up the UUIDs of what they make. That it is nothing's is assumed, and checked, before it
+// is read.
+func (t *tx) point(id uuid.UUID, to pointer) error {
+	key := uuidKey(id)
+	t.suppose(store.Entry{Key: key})
+	var is pointer
+	there, err := t.get(key, &is)
+	if err == nil && there && is != to {
+		err = dataset.Errorf(dataset.ErrExists, "UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
+	}
+	if err != nil {
+		return err
+	}
+	return t.put(key, to)
 }
 
 // checkSource makes sure that what a clone was made of was not on its way out

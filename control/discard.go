@@ -45,6 +45,27 @@ func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *data
 	return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
 }
 
+// noneOvertaken fails with ErrConflict when a node keeps a head of a dataset that was
+// overtaken: a person lets go of that, and not time.
+func (t *tx) noneOvertaken(d dataset.Dataset) error {
+	for _, node := range d.Copies {
+		var c dataset.Copy
+		there, err := t.get(copyKey(node, d.ID), &c)
+		if err != nil {
+			return err
+		}
+		if !there || c.Kind != dataset.CopySuperseded {
+			continue
+		}
+		name, err := t.nodeName(node)
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrConflict, "dataset %s stays in the trash: node %s keeps a head of it that was overtaken (drover volume superseded discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
+		}
+		return err
+	}
+	return nil
+}
+
 // settleDiscard has the node destroy what it keeps.
 func (s *Service) settleDiscard(t *tx, op dataset.Operation) error {
 	d, err := t.dataset(op.DatasetID)

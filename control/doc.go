@@ -20,11 +20,18 @@
 //	trash/<dataset>               index: datasets in the trash, with their end
 //	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
 //	tokens/<sha256>               a join token, by what it is hashed to
+//	away/<node>                   since when nothing is heard of a node
+//	fenced/<node>                 a person's word that it writes no more, until it is back
+//	left/<node>                   its agent stopped in order, and is to be found nowhere
+//	failover/halted               too many nodes vanished for any to be taken for lost
 //	revoked/<node>                every certificate of a node is worth nothing
 //	revoked/operator/<name>       those of an operator that were made before
 //	cluster/id                    the identity of this store
+//	cluster/halted                why nothing is decided: see halt
+//	cluster/recovery              the last time that agents were asked what they hold
 //	house/ran                     for how long services have run on it
 //	rev/<replica>/<lane>          what a service changed last, for the others: see tidings
+//	rev/dropped                   how often lanes were written that are no more: see clockIn
 //
 // Any number of services can work on one store: none keeps anything that
 // another cannot read again, apart from what agents' heartbeats said last, and

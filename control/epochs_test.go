@@ -21,7 +21,14 @@ type host struct {
 	recall  uuid.UUID
 	using   bool
 	fenced  bool // a person has stopped it, until it hears of what is
-	reports []func() error
+	reports []told
+	heard   uuid.UUID // its process that control took in last
+}
+
+// told is a report, of one process of the agent.
+type told struct {
+	by   uuid.UUID
+	send func() error
 }
 
 // writes reports whether something on the host writes, or can begin to.
@@ -53,7 +60,8 @@ type epochs struct {
 
 // One epoch is open for writing at a time (I1): moves that are asked for, recalled,
 // yielded, cancelled, failed, committed and forced in any order, by hosts that hear
-// late, restart, and whose reports come late and more than once.
+// late, restart, and whose reports come late and more than once; one decision between the
+// reads and the transaction of another.
 func TestEpochsDoNotOverlap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := &epochs{env: newEnv(t)}
@@ -64,10 +72,20 @@ func TestEpochsDoNotOverlap(t *testing.T) {
 		c.moved("db", c.hosts[0].agent, c.hosts[1].agent, "beta") // so that there is a copy to go on from
 		for _, h := range c.hosts {
 			h.hear()
+			h.heard = h.incarnation
 		}
-		actions := []func(*rapid.T){c.ask, c.hears, c.hears, c.recallNow, c.yield, c.yield, c.commitMove, c.commitMove, c.fail, c.cancelMove, c.use, c.force, c.again, c.again, c.restartHost}
+		actions := []func(*rapid.T){c.restartHost, c.ask, c.hears, c.hears, c.recallNow, c.yield, c.yield, c.commitMove, c.commitMove, c.fail, c.cancelMove, c.change, c.use, c.force, c.again, c.again}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			actions[rapid.IntRange(0, len(actions)-1).Draw(t, "action")](t)
+			action := rapid.IntRange(0, len(actions)-1).Draw(t, "action")
+			if rapid.IntRange(0, 2).Draw(t, "interrupted") == 0 {
+				between := rapid.IntRange(0, len(actions)-1).Draw(t, "between")
+				if action == 0 && between == 0 {
+					between = 1 // a start anew is not cut short by another
+				}
+				c.spy.first(func() { actions[between](t) })
+			}
+			actions[action](t)
+			c.spy.first(nil)
 			c.holds(t)
 		}
 	})
@@ -112,9 +130,18 @@ func (c *epochs) move() (op dataset.Operation, target *host, there bool) {
 }
 
 // send reports, and may do so again at any time.
-func (c *epochs) send(h *host, report func() error) error {
-	h.reports = append(h.reports, report)
-	return report()
+func (c *epochs) send(t *rapid.T, h *host, report func() error) error {
+	r := told{h.incarnation, report}
+	h.reports = append(h.reports, r)
+	return r.sent(t, h)
+}
+
+func (r told) sent(t *rapid.T, h *host) error {
+	err := r.send()
+	if err == nil && r.by != h.heard {
+		t.Fatalf("%s: what a process said is heard, and another has followed it", h.name)
+	}
+	return err
 }
 
 func (c *epochs) ask(t *rapid.T) {
@@ -126,13 +153,13 @@ func (c *epochs) ask(t *rapid.T) {
 
 func (c *epochs) hears(t *rapid.T) { c.host(t).hear() }
 
-func (c *epochs) recallNow(*rapid.T) {
+func (c *epochs) recallNow(t *rapid.T) {
 	op, h, there := c.move()
 	if !there {
 		return
 	}
 	r := h.report(op)
-	_ = c.send(h, func() error { _, err := h.Recall(h.ctx, h.id, r); return err })
+	_ = c.send(t, h, func() error { _, err := h.Recall(h.ctx, h.id, r); return err })
 }
 
 // yield is what a home does that heard of a recall: it swears the epoch off first.
@@ -148,7 +175,7 @@ func (c *epochs) yield(t *rapid.T) {
 		h.gaveUp = max(h.gaveUp, h.epoch)
 		y.Manifest = gaveUp(dataset.Operation{ID: h.recall})
 	}
-	_ = c.send(h, func() error { return h.Yield(h.ctx, h.id, y) })
+	_ = c.send(t, h, func() error { return h.Yield(h.ctx, h.id, y) })
 }
 
 func (c *epochs) commitMove(t *rapid.T) {
@@ -157,19 +184,19 @@ func (c *epochs) commitMove(t *rapid.T) {
 		return
 	}
 	r := h.report(op)
-	if err := c.send(h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err }); err == nil {
+	if err := c.send(t, h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err }); err == nil {
 		h.hear() // in the answer
 	}
 }
 
-func (c *epochs) fail(*rapid.T) {
+func (c *epochs) fail(t *rapid.T) {
 	op, h, there := c.move()
 	if !there {
 		return
 	}
 	op.Problem = &dataset.Problem{Code: "in_use", Message: "in use"}
 	r := h.report(op)
-	_ = c.send(h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err })
+	_ = c.send(t, h, func() error { _, err := h.Commit(h.ctx, h.id, r); return err })
 }
 
 func (c *epochs) cancelMove(*rapid.T) {
@@ -183,6 +210,26 @@ func (c *epochs) use(t *rapid.T) {
 	h.using = !h.using && h.writes() && h.recall == uuid.Nil
 }
 
+// change is a snapshot that a home takes: told late, it is on record only if that is the
+// home still, at the same epoch.
+func (c *epochs) change(t *rapid.T) {
+	h := c.host(t)
+	p, err := h.Plan(h.ctx, h.id, api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db"})
+	if err != nil || p.Operation == nil || p.Operation.Node != h.id {
+		return
+	}
+	op, incarnation, done := *p.Operation, h.incarnation, false
+	h.reports = append(h.reports, told{incarnation, func() error {
+		d := c.volume("db")
+		_, err := h.Commit(h.ctx, h.id, api.Report{Incarnation: incarnation, Operation: op})
+		if err == nil && !done && (d.Home != h.id || d.Epoch != op.Epoch) {
+			t.Fatalf("a change by %s at epoch %d is on record, and that is at epoch %d", h.name, op.Epoch, d.Epoch)
+		}
+		done = done || err == nil
+		return err
+	}})
+}
+
 // force is a person who stops the home, and says so.
 func (c *epochs) force(t *rapid.T) {
 	d := c.volume("db")
@@ -192,7 +239,7 @@ func (c *epochs) force(t *rapid.T) {
 			continue
 		}
 		out, err := c.Submit(c.ctx, forced("db", target.name, h.name))
-		if k := dataset.KindOf(err); k != nil && k != dataset.ErrNotFound {
+		if k := dataset.KindOf(err); k != nil && k != dataset.ErrNotFound && k != dataset.ErrConflict { // another has a later copy
 			t.Fatal(err)
 		}
 		if err == nil && out.Operation != nil {
@@ -205,7 +252,7 @@ func (c *epochs) force(t *rapid.T) {
 func (c *epochs) again(t *rapid.T) {
 	h := c.host(t)
 	if len(h.reports) > 0 {
-		_ = h.reports[rapid.IntRange(0, len(h.reports)-1).Draw(t, "report")]()
+		_ = h.reports[rapid.IntRange(0, len(h.reports)-1).Draw(t, "report")].sent(t, h)
 	}
 }
 
@@ -214,6 +261,7 @@ func (c *epochs) restartHost(t *rapid.T) {
 	h := c.host(t)
 	h.incarnation = uuid.New()
 	h.register(h.name)
+	h.heard = h.incarnation
 	h.recall, h.using = uuid.Nil, false
 	if !h.fenced && rapid.Bool().Draw(t, "hears") {
 		h.hear()

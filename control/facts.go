@@ -20,7 +20,9 @@ const factsEvery = time.Minute
 // for an agent that is not the node's newest. Idempotent.
 func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
-		if _, err := t.fresh(node, r.Incarnation); err != nil {
+		if n, err := t.fresh(node, r.Incarnation); err != nil {
+			return err
+		} else if err := record("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
 		}
 		on = dataset.Facts{}

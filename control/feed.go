@@ -38,20 +38,22 @@ func newFeed() *feed {
 	return &feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, bells: map[uuid.UUID]*bell{}}
 }
 
-// publish tells of one transaction: nodes are those whose agents are to look.
-func (f *feed) publish(nodes, datasets, ops []uuid.UUID) {
+// publish tells of one transaction.
+func (f *feed) publish(t tiding) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, n := range nodes {
-		for _, d := range datasets {
+	for _, n := range t.Nodes {
+		for _, d := range t.Datasets {
 			f.changes = append(f.changes, change{n, d})
 		}
-		if len(datasets) == 0 {
+		if len(t.Datasets) == 0 {
 			f.changes = append(f.changes, change{node: n})
 		}
-		f.ring(n)
+		if !t.Answered {
+			f.ring(n)
+		}
 	}
-	for _, op := range ops {
+	for _, op := range t.Ops {
 		f.ring(op)
 	}
 	if over := len(f.changes) - feedSize; over > feedSize {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +20,10 @@ import (
 type halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each does not believe it
+	// Saw is the highest clock that a service or node has seen, of more than the store
+	// has. What a service saw ends with drover store recover alone.
+	Saw    uint64 `json:"saw,omitempty"`
+	Shared bool   `json:"shared,omitempty"` // by several services: see mend
 }
 
 // halted fails with ErrConflict while the store is not to be believed. A transaction
@@ -30,10 +33,7 @@ func (t *tx) halted() error {
 	if t.looks {
 		return nil
 	}
-	if _, known := t.read[haltedKey]; !known && t.first {
-		t.read[haltedKey] = store.Entry{Key: haltedKey}
-		return nil
-	}
+	t.suppose(store.Entry{Key: haltedKey})
 	var h halt
 	there, err := t.get(haltedKey, &h)
 	if err != nil || !there {
@@ -48,16 +48,32 @@ func (h halt) err() error {
 		why = append(why, fmt.Sprintf("node %s says that %s", id, w))
 	}
 	slices.Sort(why)
-	return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (drover store rebuild, on each of these hosts)", strings.Join(why, "; "))
+	if len(why) == 0 {
+		why = []string{"it went back to what it was before"}
+	}
+	return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (%s)", strings.Join(why, "; "), h.mend())
+}
+
+// mend is what brings the store up to date.
+func (h halt) mend() string {
+	if h.Shared {
+		return "drover store recover"
+	}
+	return "drover store rebuild, on each of these hosts"
 }
 
 // noteTrust puts on record that a node does not believe the store, or does again. It
-// costs nothing as long as the node says what it said before.
-func (s *Service) noteTrust(ctx context.Context, node uuid.UUID, why string) error {
-	if was, heard := s.seen.trust(node); heard && was == why {
+// costs nothing as long as the node says what it said before, but now and then a look at
+// the record, since another service may have written that, and be gone.
+func (s *Service) noteTrust(t *tx, node uuid.UUID, why string, look bool) error {
+	if was, heard := s.seen.trust(node); heard && was == why && !look {
 		return nil
 	}
-	_, err := s.update(ctx, func(t *tx) error {
+	var is halt
+	if _, err := t.get(haltedKey, &is); err != nil || is.Nodes[node] == why {
+		return err
+	}
+	_, err := s.update(t.ctx, func(t *tx) error {
 		if why == "" {
 			return t.trusts(node)
 		}
@@ -69,7 +85,7 @@ func (s *Service) noteTrust(ctx context.Context, node uuid.UUID, why string) err
 		if h.Nodes == nil {
 			h.Nodes = map[uuid.UUID]string{}
 		}
-		h.Nodes[node] = why
+		h.Nodes[node], h.Shared = why, s.Shared
 		if !there {
 			h.At = s.Clock.Now()
 		}
@@ -85,7 +101,7 @@ func (t *tx) trusts(node uuid.UUID) error {
 	if _, err := t.get(haltedKey, &h); err != nil || h.Nodes[node] == "" {
 		return err
 	}
-	if len(h.Nodes) == 1 {
+	if len(h.Nodes) == 1 && h.Saw == 0 {
 		t.del(haltedKey)
 		return nil
 	}

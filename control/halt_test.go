@@ -16,6 +16,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	e := &env{tb: t, Service: a, ctx: t.Context()}
 	n, other := e.agent("n1"), e.agent("n2")
 	d := n.create("db")
+	move := *e.submit(moveTo("db", "n2")).Operation
 	planned, deleted := n.plan(create("late")), n.plan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	n.distrust("it is older than what this node has seen")
 	other.distrust("it lacks something")
@@ -23,9 +24,11 @@ func TestAllReplicasHalt(t *testing.T) {
 		e.Service = s
 		for _, op := range []dataset.Operation{planned, deleted} {
 			_, err := s.Commit(t.Context(), n.id, n.report(op))
-			refused(t, err, dataset.ErrConflict, "not to be believed", "older than what", "lacks something", n.id.String(), "drover store rebuild")
+			refused(t, err, dataset.ErrConflict, "not to be believed", "older than what", "lacks something", n.id.String(), "drover store recover")
 		}
 		_, err := s.Submit(t.Context(), api.Request{Kind: dataset.OpCreate, Volume: "more"})
+		refused(t, err, dataset.ErrConflict, "not to be believed")
+		_, err = s.Recall(t.Context(), other.id, other.report(move)) // its home would let nobody mount it any more
 		refused(t, err, dataset.ErrConflict, "not to be believed")
 		if v, err := s.Volume(t.Context(), "db"); err != nil || v.ID != d.ID {
 			t.Errorf("what is there is not shown: %v", err)

@@ -10,6 +10,10 @@ import (
 // hearAgain is how long a store that does not answer is left alone.
 const hearAgain = time.Second
 
+// hearPause is how long what changes is left to gather, less than a lane needs to forget:
+// a replica that is busy would read the lanes for each of its own transactions too.
+const hearPause = 10 * time.Millisecond
+
 // heard is what a service has read of a lane.
 type heard struct {
 	index uint64
@@ -32,23 +36,26 @@ func (s *Service) hearOthers(ctx context.Context) {
 		if err == nil {
 			if next < index { // the store went back
 				h.lanes = nil
+				s.recalled.dropAll()
 			}
 			err = s.hearNow(ctx, &h)
 		}
-		if err == nil {
-			index, h.told = next, false
-			continue
-		}
-		if ctx.Err() != nil {
+		pause := hearPause
+		switch {
+		case ctx.Err() != nil:
 			return
-		}
-		if !h.told {
-			h.told = true
-			s.Failed("hear what other replicas change", err)
+		case err == nil:
+			index, h.told = next, false
+		default:
+			pause = hearAgain
+			if !h.told {
+				h.told = true
+				s.Failed("hear what other replicas change", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
-		case <-s.Clock.After(hearAgain):
+		case <-s.Clock.After(pause):
 		}
 	}
 }
@@ -69,12 +76,15 @@ func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error
 
 // hearNow takes in what lies in the lanes now.
 func (s *Service) hearNow(ctx context.Context, h *hearing) error {
-	entries, err := s.store.List(ctx, revPrefix, "", 0)
+	entries, _, err := s.readLanes(ctx, h.lanes)
 	if err != nil {
-		return unread(ctx, err)
+		return err
 	}
 	lanes, gap := make(map[string]heard, len(entries)), h.lanes == nil
 	for _, e := range entries {
+		if e.Key == droppedKey {
+			continue
+		}
 		was, known := h.lanes[e.Key]
 		if known && was.index == e.Index {
 			lanes[e.Key] = was
@@ -110,8 +120,9 @@ func (s *Service) hearLane(e store.Entry, t tidings, was heard, follows bool) bo
 	}
 	list, ok := t.missed(was.count)
 	for _, x := range list {
-		s.feed.publish(x.Nodes, x.Datasets, x.Ops)
+		s.feed.publish(x)
 		s.events.publish(x.Events...)
+		ok = ok && !x.All
 	}
 	return ok
 }

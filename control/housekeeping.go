@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,6 +30,7 @@ type house struct {
 	trashDue time.Time // when the next dataset in the trash expires; zero: none
 	forget   time.Time // when old operations are looked for again
 	plans    map[uuid.UUID]duePlan
+	hidden   bool              // the catalog may not be written
 	lanes    map[string]uint64 // of services, with their indexes, at the last look at everything
 
 	failed func(what string, err error)
@@ -61,7 +63,6 @@ func (h *house) fail(what string, err error) {
 // that retention does not keep are removed. Agents are heard first: one may know
 // that the store was put back from a backup.
 func (s *Service) keepHouse(ctx context.Context) {
-	ctx = context.WithValue(ctx, housing{}, true)
 	h, told := s.newHouse(), false
 	for {
 		select {
@@ -81,7 +82,7 @@ func (s *Service) keepHouse(ctx context.Context) {
 		case h == nil:
 			h = s.newHouse()
 		}
-		s.round(ctx, h, s.Clock.Now())
+		s.round(context.WithValue(ctx, housing{}, true), h, s.Clock.Now())
 	}
 }
 
@@ -130,21 +131,15 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 // lookAtChanges takes in the datasets that changed, or all. An error means that
 // they have to be looked at again; what is wrong with one alone does not.
 func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
-	t := newTx(ctx, s.store)
 	if !everything {
-		for _, id := range changed {
-			var d dataset.Dataset
-			there, err := t.get(datasetKey(id), &d)
-			if err == nil && !there {
-				delete(h.plans, id)
-				continue
-			}
-			if err := s.lookAtOne(ctx, h, id.String(), d, t.index(datasetKey(id)), err); err != nil {
+		for some := range slices.Chunk(changed, store.MaxOps) {
+			if err := s.lookAtSome(ctx, h, some); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+	t := newTx(ctx, s.store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
 		entries, err := t.list(datasetsPrefix, after, pageMost)
@@ -172,16 +167,39 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 	return nil
 }
 
+// lookAtSome takes in datasets that changed, as many as are read at once.
+func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
+	t, keys := newTx(ctx, s.store), make([]string, len(changed))
+	for i, id := range changed {
+		keys[i] = datasetKey(id)
+	}
+	if err := t.foresee(keys); err != nil {
+		return err
+	}
+	for _, id := range changed {
+		var d dataset.Dataset
+		there, err := t.get(datasetKey(id), &d)
+		if err == nil && !there {
+			delete(h.plans, id)
+			continue
+		}
+		if err := s.lookAtOne(ctx, h, id.String(), d, t.index(datasetKey(id)), err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lookAtOne returns only the errors that concern all.
 func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64, err error) error {
 	if err == nil {
-		err = errors.Join(s.look(ctx, h, d, index), s.replicate(ctx, d))
+		err = errors.Join(s.look(ctx, h, d, index), s.replicate(ctx, d), s.forgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
 	}
 	if err != nil {
-		h.fail("schedule, retention and replicas of "+what, err)
+		h.fail("schedule, retention, replicas and losses of "+what, err)
 	}
 	return nil
 }
@@ -243,6 +261,9 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		if err := t.noneOvertaken(d); err != nil {
 			return err
 		}
 		return s.condemn(t, &d, "trash.expire", "destroyed")

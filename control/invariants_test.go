@@ -65,7 +65,7 @@ func (e *env) check() state {
 			got[en.Key] = copyKey(c.Node, c.Dataset)
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
-		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked":
+		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":
 		default:
 			e.Errorf("nobody knows key %s", en.Key)
 		}
@@ -81,6 +81,11 @@ func (e *env) check() state {
 	for _, s := range st.snapshots {
 		if _, ok := st.datasets[s.Dataset]; !ok {
 			e.Fatalf("snapshot %s of a dataset that is gone", s.ID)
+		}
+		for _, l := range st.datasets[s.Dataset].Losses {
+			if l.Forgotten && l.Of(s) {
+				e.Fatalf("snapshot %s is lost, and on record", s.ID)
+			}
 		}
 	}
 	return st

@@ -330,7 +330,10 @@ func TestRevokedElsewhere(t *testing.T) {
 	if err := e.Revoked(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "eve"}, cert); err != nil {
 		t.Error(err)
 	}
-	if err := e.Revoked(bob, certificate(t, ca, bob, e.clock.Now())); err != nil {
+	// One that was made before, on a host whose clock is ahead, is revoked as well.
+	ahead := certificate(t, ca, bob, someday.Add(pki.Skew))
+	refused(t, e.Revoked(bob, ahead), dataset.ErrForbidden, "with all that were made until 2026-11-18T12:10:01Z, as clocks may differ")
+	if err := e.Revoked(bob, certificate(t, ca, bob, someday.Add(pki.Skew+2*time.Second))); err != nil {
 		t.Error("a certificate that was made since:", err)
 	}
 	trust, err := e.Trust(e.ctx)

@@ -24,10 +24,14 @@ const (
 	uuidPrefix       = "by-uuid/"
 	revPrefix        = "rev/"
 	awayPrefix       = "away/"
+	fencedPrefix     = "fenced/"
+	leftPrefix       = "left/"
 	tokensPrefix     = "tokens/"
 	revokedPrefix    = "revoked/"
 	copiesPrefix     = "copies/"
 	factsPrefix      = "facts/"
+	leasesPrefix     = "leases/"
+	homesPrefix      = "home/"
 )
 
 // clusterKey holds the identity of the store: made once, with the first node.
@@ -36,12 +40,15 @@ const clusterKey = "cluster/id"
 // haltedKey says why nothing is decided; see halt.
 const haltedKey = "cluster/halted"
 
+// failoverKey says why nothing fails over by itself; see massLoss.
+const failoverKey = "failover/halted"
+
 // ranKey holds the time for which services have run on the store.
 const ranKey = "house/ran"
 
 func nameKey(name string) string       { return namesPrefix + name }
 func datasetKey(id uuid.UUID) string   { return datasetsPrefix + id.String() }
-func leaseKey(id uuid.UUID) string     { return "leases/" + id.String() }
+func leaseKey(id uuid.UUID) string     { return leasesPrefix + id.String() }
 func nodeKey(id uuid.UUID) string      { return nodesPrefix + id.String() }
 func poolKey(id uuid.UUID) string      { return poolsPrefix + id.String() }
 func factsKey(id uuid.UUID) string     { return factsPrefix + id.String() }
@@ -60,7 +67,7 @@ func snapshotKey(ds, id uuid.UUID) string {
 func snapnameKey(ds uuid.UUID, name string) string {
 	return snapnamesPrefix + ds.String() + "/" + name
 }
-func homePrefix(node uuid.UUID) string { return "home/" + node.String() + "/" }
+func homePrefix(node uuid.UUID) string { return homesPrefix + node.String() + "/" }
 func homeKey(node, ds uuid.UUID) string {
 	return homePrefix(node) + ds.String()
 }

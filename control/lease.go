@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
 )
 
 // lease reads the lease of a dataset, which every dataset has.
@@ -46,7 +47,7 @@ func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l 
 	if l, err = t.lease(d); err != nil {
 		return op, d, l, err
 	}
-	if d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch {
+	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
 		err = dataset.Errorf(dataset.ErrStale, "operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID, op.Epoch, d.ID, op.From, d.Epoch, d.Home)
 	}
 	return op, d, l, err
@@ -55,7 +56,7 @@ func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l 
 // Recall has the home of a move asked for its lease: from then on it lets nobody
 // mount the volume anew. Again: the operation as it is now. ErrStale for a move
 // that is over or of another epoch, ErrCancelled, ErrConflict when the volume was
-// deleted.
+// deleted, or nothing is decided: see halt.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		if _, err := t.fresh(node, r.Incarnation); err != nil {
@@ -71,6 +72,9 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		}
 		if lease.State != dataset.LeaseHeld {
 			return nil
+		}
+		if err := t.halted(); err != nil {
+			return err
 		}
 		lease.State, lease.Wanted = dataset.LeaseRecalled, node
 		t.touch(d.ID, d.Home)
@@ -126,7 +130,8 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 }
 
 // release gives the lease back to the home that a move was to take it from. Given up
-// already: at a new epoch, as the home has sworn off the old one.
+// already: at a new epoch, as the home has sworn off the old one. A home that was passed
+// over has given nothing up, and may have the epoch open where control does not hear it.
 func (t *tx) release(op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.get(datasetKey(op.DatasetID), &d)
@@ -138,11 +143,14 @@ func (t *tx) release(op dataset.Operation) error {
 		return err
 	}
 	d.Move = uuid.Nil
-	if lease.State == dataset.LeaseMoving {
+	if lease.State == dataset.LeaseMoving && op.Loss == nil {
 		d.Epoch++
 		t.event("volume.lease", d, "given back to its home")
 	}
 	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
+	for _, node := range d.Copies { // whose promises are for an epoch
+		t.touch(d.ID, node)
+	}
 	if err := t.put(leaseKey(d.ID), lease); err != nil {
 		return err
 	}
@@ -165,11 +173,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		var gone away
-		if err := decode(e.Key, e.Value, &gone); err != nil {
-			return err
-		}
-		if s.Clock.Now().Sub(gone.Since) < lostFor {
+		if s.absent.see(e.Key, e.Index, s.Clock.Steady()) < lostFor {
 			continue
 		}
 		node, err := idIn(e.Key, awayPrefix)

@@ -24,13 +24,19 @@ type alive struct {
 	Session     string    `json:"session"`
 }
 
-// away is the value of a node's key under away/: since when nothing is heard of it.
+// away is the value of a node's key under away/: since when nothing is heard of it. The key
+// goes in the transaction in which its agent is let in again: as long as it has one index,
+// the node was away all the time.
 type away struct {
-	Since time.Time `json:"since"`
+	Since time.Time        `json:"since"`
+	Ran   dataset.Duration `json:"ran,omitempty"`  // of the services on the store, then
+	Clock time.Time        `json:"clock,omitzero"` // the node's own, when it was last heard; zero: not known
 }
 
 func liveNodeKey(id uuid.UUID) string { return liveNodesPrefix + id.String() }
 func awayKey(id uuid.UUID) string     { return awayPrefix + id.String() }
+func fencedKey(id uuid.UUID) string   { return fencedPrefix + id.String() }
+func leftKey(id uuid.UUID) string     { return leftPrefix + id.String() }
 
 // errNoSession asks for a session, which is not opened where none is needed.
 var errNoSession = errors.New("a session is needed")
@@ -83,10 +89,8 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 	case session == "":
 		return "", errNoSession
 	}
-	if known, err := t.get(awayKey(id), &away{}); err != nil {
+	if err := errors.Join(t.drop(awayKey(id), &away{}), t.drop(fencedKey(id), &fenced{}), t.drop(leftKey(id), &claim{})); err != nil {
 		return "", err
-	} else if known {
-		t.del(awayKey(id))
 	}
 	if !there {
 		t.events = append(t.events, api.Event{Type: "node.live", Node: r.Node.Name})
@@ -155,6 +159,7 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	s.sessions.put(node, known)
 	out.TTL = dataset.Duration(s.Limits.Session)
+	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // who has its ID can end it
 	return out, nil
 }
 
@@ -179,15 +184,25 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	live, err := s.living(t)
+	if err != nil {
+		return err
+	}
+	entries, err := t.list(awayPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Key] = true
+		s.absent.see(e.Key, e.Index, s.Clock.Steady())
+	}
+	s.absent.keep(known)
 	for _, n := range nodes {
-		var there, known bool
-		if there, err = t.peek(liveNodeKey(n.ID), &alive{}); err == nil {
-			known, err = t.peek(awayKey(n.ID), &away{})
+		if _, lives := live[n.ID]; lives || known[awayKey(n.ID)] {
+			continue
 		}
-		if err == nil && !there && !known {
-			err = s.markAway(ctx, n)
-		}
-		if err != nil {
+		if err := s.markAway(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -195,21 +210,70 @@ func (s *Service) lookForAway(ctx context.Context) error {
 }
 
 func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
-	_, err := s.update(ctx, func(t *tx) error {
-		there, err := t.get(liveNodeKey(n.ID), &alive{})
-		if err != nil || there {
-			return err
-		}
-		if known, err := t.get(awayKey(n.ID), &away{}); err != nil || known {
-			return err
-		}
-		if on, err := t.get(nodeKey(n.ID), &dataset.Node{}); err != nil || !on {
-			return err
-		}
-		t.events = append(t.events, api.Event{Type: "node.away", Node: n.Name})
-		return t.put(awayKey(n.ID), away{s.Clock.Now()})
-	})
+	index, err := s.update(ctx, func(t *tx) error { return s.goesAway(t, n.ID) })
+	if index != 0 {
+		s.absent.see(awayKey(n.ID), index, s.Clock.Steady())
+	}
 	return err
+}
+
+// goesAway puts on record that nothing is heard of a node, unless that is there, or the
+// node lives or is none any more.
+func (s *Service) goesAway(t *tx, id uuid.UUID) error {
+	there, err := t.get(liveNodeKey(id), &alive{})
+	if err != nil || there {
+		return err
+	}
+	if known, err := t.get(awayKey(id), &away{}); err != nil || known {
+		return err
+	}
+	var n dataset.Node
+	if on, err := t.get(nodeKey(id), &n); err != nil || !on {
+		return err
+	}
+	ran, err := s.hasRun(t.ctx)
+	if err != nil {
+		return err
+	}
+	t.events = append(t.events, api.Event{Type: "node.away", Node: n.Name})
+	return t.put(awayKey(id), away{s.Clock.Now(), dataset.Duration(ran), s.seen.clock(id)})
+}
+
+// absent is for how long this service has seen each record that a node is away, by its own
+// steady clock: one that is started anew begins to count anew.
+type absent struct {
+	mu   sync.Mutex
+	seen map[string]absence
+}
+
+type absence struct {
+	index uint64
+	since time.Duration
+}
+
+// see takes in that a record has an index now, and returns for how long it has been seen so.
+func (a *absent) see(key string, index uint64, now time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.seen == nil {
+		a.seen = map[string]absence{}
+	}
+	if a.seen[key].index != index {
+		a.seen[key] = absence{index, now}
+	}
+	return now - a.seen[key].since
+}
+
+// keep forgets all other records: one that comes back with the index that it had, as from
+// an older store, is counted anew.
+func (a *absent) keep(known map[string]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key := range a.seen {
+		if !known[key] {
+			delete(a.seen, key)
+		}
+	}
 }
 
 // living returns the agents that live, by their nodes; none on a store of this process
@@ -228,6 +292,9 @@ func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
 
 // sayWhoLives fills in which nodes are heard of, and since when they are or are not.
 func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
+	for i, n := range nodes {
+		nodes[i].Guarded = s.seen.guarded(n.ID)
+	}
 	if !s.Shared {
 		for i, n := range nodes {
 			nodes[i].Live = s.seen.heard(n.ID)
@@ -248,7 +315,11 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 			continue
 		}
 		var gone away
-		if _, err := t.peek(awayKey(n.ID), &gone); err != nil {
+		_, err := t.peek(awayKey(n.ID), &gone)
+		if err == nil {
+			nodes[i].Fenced, err = t.peek(fencedKey(n.ID), &fenced{})
+		}
+		if err != nil {
 			return err
 		}
 		nodes[i].Since = gone.Since

@@ -28,8 +28,11 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	if d.Home == target.ID {
 		return nil, &d, nil
 	}
+	if req.Failover {
+		return s.planFailover(t, d, target)
+	}
 	if target.Cordoned {
-		return nil, nil, dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is cordoned", d.Volume, target.Name)
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume, target.Name, target.Name)
 	}
 	if err := s.reachable(t, d, target, req.Force); err != nil {
 		return nil, nil, err
@@ -159,7 +162,10 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if req.Node == "" {
+	if req.Failover && op.Loss == nil {
+		return nil, nil // it takes the place of that, if the home is lost
+	}
+	if req.Node == "" || req.Failover {
 		return &op, nil
 	}
 	target, err := t.nodeNamed(req.Node)
@@ -200,8 +206,8 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 		}
 	}
 	d.Move = op.ID
-	if op.Loss != nil {
-		// The home that comes back before this is done must hear that its epoch is over.
+	if op.Loss != nil && op.Loss.Away == 0 { // otherwise it ends when its home comes back
+		// The home that comes back before this is done opens nothing anew: see stillLost.
 		lease, err := t.lease(d)
 		if err != nil {
 			return err
@@ -223,7 +229,9 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	}
 	switch {
 	case rec.Loss != nil:
-		err = t.stillKept(rec, op)
+		if err = t.stillKept(rec, op); err == nil {
+			err = t.stillLost(rec)
+		}
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
@@ -257,7 +265,11 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 		return err
 	}
 	if rec.Loss != nil {
-		rec.Loss = op.Loss
+		loss := *op.Loss
+		loss.Over, loss.Forgotten, rec.Loss = d.Epoch, false, &loss
+		if err := t.lose(&next, loss); err != nil {
+			return err
+		}
 	}
 	detail, err := t.movedText(rec)
 	if err != nil {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -53,6 +54,9 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
+			if err := record("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
+				return err
+			}
 			if err := t.put(poolKey(p.ID), p); err != nil {
 				return err
 			}
@@ -63,6 +67,10 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			if !slices.Contains(n.Pools, id) {
 				n.Pools = append(n.Pools, id)
 			}
+		}
+		who := "register of node " + n.Name
+		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"), record(who, "what it says of itself", n)); err != nil {
+			return err
 		}
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
 		return t.put(nodeKey(n.ID), n)
@@ -106,21 +114,40 @@ func (t *tx) identify() error {
 	return t.put(clusterKey, claim{uuid.New()})
 }
 
-// Heartbeat keeps what an agent sees; nothing is stored. ErrStale for an agent
+// Heartbeat keeps what an agent sees; nothing is stored, but that it leaves. ErrStale for an agent
 // that is not the node's newest, ErrConflict for what changed since something that this
-// service was not told of.
+// service was not told of, ErrInvalid for one that says too much.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
-	n, err := newTx(ctx, s.store).fresh(node, h.Incarnation)
-	if err != nil {
+	n, ok := s.recalled.node(node)
+	t := newTx(ctx, s.store)
+	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
+	if look {
+		began := s.Clock.Steady()
+		err := t.foresee([]string{nodeKey(node), haltedKey})
+		if err == nil {
+			n, err = t.fresh(node, h.Incarnation)
+		}
+		if err != nil {
+			return err
+		}
+		s.recalled.note(t, node, began)
+	}
+	if err := checkHeartbeat(n, h); err != nil {
 		return err
+	}
+	if h.Leaving {
+		return s.noteLeft(ctx, n)
 	}
 	if h.Whole && !s.seen.heard(node) {
 		return dataset.Errorf(dataset.ErrConflict, "node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
-	if err := s.noteTrust(ctx, node, h.Distrust); err != nil {
+	if err := s.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err
 	}
-	warnings, moved := s.seen.take(n, h)
+	warnings, moved, err := s.seen.take(n, h)
+	if err != nil {
+		return err
+	}
 	for i := range warnings {
 		warnings[i].Time = s.Clock.Now()
 	}
@@ -186,19 +213,27 @@ func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-cha
 
 func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
 
-func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (api.Sync, error) {
-	out := api.Sync{Rev: n.rev, Full: n.full}
+func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	out = api.Sync{Rev: n.rev, Full: n.full}
 	t := newTx(ctx, s.store)
-	var cluster claim
-	if _, err := t.get(clusterKey, &cluster); err != nil {
-		return out, err
-	}
-	out.Cluster = cluster.ID
-	if _, err := t.get(nodeKey(node), &dataset.Node{}); err != nil {
-		return out, err
-	}
-	out.Index = t.index(nodeKey(node))
 	ids := n.datasets
+	if s.Shared {
+		out.Clock, _ = s.highest.get()
+	}
+	if n.full && s.Shared {
+		if _, out.Clock, err = s.readLanes(ctx, nil); err != nil {
+			return out, err
+		}
+		if out.Recovery, err = t.recovering(node); err != nil {
+			return out, err
+		}
+		var h halt
+		if there, err := t.get(haltedKey, &h); err != nil {
+			return out, err
+		} else if there {
+			out.Halted = h.err().Error()
+		}
+	}
 	if n.full {
 		claims, err := listAll[claim](t, homePrefix(node))
 		if err != nil {
@@ -215,12 +250,27 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (api.Sync
 			ids = append(ids, c.Dataset)
 		}
 	}
+	keys := []string{clusterKey, nodeKey(node)}
+	for _, id := range ids {
+		keys = append(keys, datasetKey(id))
+	}
+	if err := t.foresee(keys); err != nil {
+		return out, err
+	}
+	var cluster claim
+	if _, err := t.get(clusterKey, &cluster); err != nil {
+		return out, err
+	}
+	out.Cluster = cluster.ID
+	if _, err := t.get(nodeKey(node), &dataset.Node{}); err != nil {
+		return out, err
+	}
+	out.Index = t.index(nodeKey(node))
 	for _, id := range ids {
 		if err := s.syncOne(t, node, id, &out); err != nil {
 			return out, err
 		}
 	}
-	var err error
 	out.Operations, err = t.work(node)
 	return out, err
 }
@@ -262,6 +312,13 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
 	claims, err := listAll[claim](t, workPrefix(node))
 	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(claims))
+	for i, c := range claims {
+		keys[i] = operationKey(c.ID)
+	}
+	if err := t.foresee(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range claims {

@@ -19,6 +19,11 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
+	if req.Failover { // what it rests on may have happened just now
+		if err := s.lookForLoss(ctx); err != nil {
+			return out, err
+		}
+	}
 	var done *dataset.Dataset
 	_, err = s.update(ctx, func(t *tx) error {
 		out.Operation, done, err = s.submit(t, req)
@@ -73,6 +78,9 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 		return op, nil, s.settle(t, op)
 	case dataset.OpMove:
 		if err := s.beginMove(t, op); err != nil {
+			return nil, nil, err
+		}
+		if err := t.announce(*op); err != nil {
 			return nil, nil, err
 		}
 	case dataset.OpPurge:

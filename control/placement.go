@@ -15,6 +15,7 @@ type candidate struct {
 	dataset.Pool
 	cordoned bool
 	silent   bool                // nothing is heard of its node
+	guarded  bool                // its node's guard answers
 	status   *dataset.PoolStatus // nil: not heard of, and taken for good
 }
 
@@ -37,6 +38,8 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	case p.Failover.Auto && !c.guarded:
+		return "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"
 	}
 	return ""
 }
@@ -80,7 +83,7 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
 			return nil, err
 		}
 		if ok && p.Node == n.ID { // not one that another node has adopted
-			cands = append(cands, candidate{Pool: p, cordoned: n.Cordoned, status: s.seen.pool(id)})
+			cands = append(cands, candidate{Pool: p, cordoned: n.Cordoned, guarded: s.seen.guarded(n.ID), status: s.seen.pool(id)})
 		}
 	}
 	return cands, nil
@@ -90,7 +93,7 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
 func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile) error {
 	pool, err := t.pool(d)
 	if err == nil {
-		_, err = choose([]candidate{{Pool: pool, status: s.seen.pool(pool.ID)}}, p, "volume "+d.Volume)
+		_, err = choose([]candidate{{Pool: pool, guarded: s.seen.guarded(pool.Node), status: s.seen.pool(pool.ID)}}, p, "volume "+d.Volume)
 	}
 	return err
 }
@@ -101,6 +104,13 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
 	list, err := listAll[dataset.Pool](t, poolsPrefix)
 	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(list))
+	for i, p := range list {
+		keys[i] = nodeKey(p.Node)
+	}
+	if err := t.foresee(keys); err != nil {
 		return nil, err
 	}
 	out := make([]api.Pool, 0, len(list))

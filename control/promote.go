@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -32,12 +31,13 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	case force:
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover and its containers there first", d.Volume, home)
 	}
-	return s.homeAway(t, d, target, home, since)
+	return s.homeAway(t, d, target, home, since, "")
 }
 
 // homeAway is the refusal of a volume whose home is not heard of, with the command that
-// goes on without it where there is something to go on from.
-func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time) error {
+// goes on without it where there is something to go on from. why is for what reason that is
+// not done by itself, where it might be.
+func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time, why string) error {
 	away := "is away"
 	if !since.IsZero() {
 		away += " since " + since.UTC().Format(time.RFC3339)
@@ -59,7 +59,7 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 		}
 		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force --fenced %s, without what was written since %s", d.Volume, best.Name, home, c.Taken.UTC().Format(time.RFC3339))
 	}
-	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s (%s)", d.Volume, home, away, mend)
+	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home, away, why, mend)
 }
 
 // planPromotion makes the copy on a node the volume, without its home.
@@ -86,7 +86,7 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 		return err
 	}
 	op.Dataset.Pool = kept.Pool
-	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
 	return nil
 }
 
@@ -98,7 +98,7 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 		if err != nil {
 			return err
 		}
-		if !there || node == target.ID || !c.Whole() || c.Epoch < kept.Epoch || c.Epoch == kept.Epoch && !c.Taken.After(kept.Taken) {
+		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 {
 			continue
 		}
 		if s.Shared {
@@ -143,64 +143,8 @@ func (t *tx) stillKept(rec, op dataset.Operation) error {
 		return err
 	case !there || kept.Kind == dataset.CopyGoing:
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept any more", rec.Volume)
-	case op.Loss == nil || op.Loss.Taken.Before(rec.Loss.Taken) || op.Loss.Fenced != rec.Loss.Fenced:
+	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.Fenced != rec.Loss.Fenced:
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
 	}
 	return nil
-}
-
-// forgetLost drops the snapshots of a volume that are not in the copy which it goes on
-// from, some at a time: their bytes stay with the home that was overtaken.
-func (s *Service) forgetLost(ctx context.Context, done dataset.Operation) error {
-	for {
-		more := false
-		_, err := s.update(ctx, func(t *tx) error {
-			if _, _, err := t.recorded(done); err != nil {
-				return err
-			}
-			op, d, _, err := t.underway(done.ID)
-			if err != nil || op.Loss == nil || done.Loss == nil || done.Loss.Taken.Before(op.Loss.Taken) {
-				return err
-			}
-			more, err = t.forgetSince(d, done.Loss.Taken)
-			return err
-		})
-		if err != nil || !more {
-			return err
-		}
-	}
-}
-
-func (t *tx) forgetSince(d dataset.Dataset, taken time.Time) (more bool, err error) {
-	entries, err := t.list(snapshotPrefix(d.ID), "", 0)
-	if err != nil {
-		return false, err
-	}
-	var newest, s dataset.Snapshot
-	n := 0
-	for _, e := range entries {
-		s = dataset.Snapshot{}
-		if err := decode(e.Key, e.Value, &s); err != nil {
-			return false, err
-		}
-		if !s.Created.After(taken) {
-			if s.Created.After(newest.Created) {
-				newest = s
-			}
-			continue
-		}
-		if n++; n > forgetAtOnce/4 { // three writes each
-			more = true
-			continue
-		}
-		if _, err := t.get(e.Key, &dataset.Snapshot{}); err != nil {
-			return false, err
-		}
-		t.delSnapshot(s)
-	}
-	if n == 0 {
-		return false, nil
-	}
-	d.Latest = newest.ID
-	return more, t.putDataset(d)
 }

@@ -63,13 +63,23 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	refused(t, err, dataset.ErrOffline, "node gamma is away")
 
 	op := *e.submit(forced("db", "alpha", "beta")).Operation
-	// It is back before that is done, and hears that its epoch is over.
+	// It is back before that is done: it opens nothing anew, and keeps what it has.
 	b.incarnation = a.id
 	b.register("beta")
 	s := b.sync(0)
 	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseMoving {
 		t.Errorf("%+v", s)
 	}
+	_, err = e.Commit(e.ctx, a.id, a.report(op))
+	refused(t, err, dataset.ErrConflict, "node beta, which has it, is back", "without --force")
+	op.Problem = dataset.ProblemOf(err)
+	if a.commit(op); e.volume("db").Home != b.id {
+		t.Error("it is not where it was")
+	}
+	op.Problem = nil
+	e.sessions.drop(b.id)
+	x.dies(b)
+	op = *e.submit(forced("db", "alpha", "beta")).Operation
 	if got := a.commit(op); got.Dataset.Home != a.id || got.Dataset.Epoch != 3 {
 		t.Errorf("%+v", got.Dataset)
 	}
@@ -170,5 +180,68 @@ func TestPoolsOfTheLiving(t *testing.T) {
 	}
 	if r, err := e.Rebuild(e.ctx, thief.id, []api.Found{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Which copy, and which snapshot, is later the epoch says first: each has another clock.
+func TestLaterIsOfALaterEpoch(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	e.replicated(2)
+	a.create("db@safe")
+	old := a.snapshot("db", "old")
+	e.moved("db", a, b, "beta")
+	d := e.volume("db").Dataset
+	set := func(id uuid.UUID, epoch uint64, at time.Time) {
+		t.Helper()
+		if _, err := e.update(e.ctx, func(t *tx) error {
+			var s dataset.Snapshot
+			_, err := t.get(snapshotKey(d.ID, id), &s)
+			s.Epoch, s.Created = epoch, at
+			return errors.Join(err, t.put(snapshotKey(d.ID, id), s))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there, later, lost := b.snapshot("db", "there"), b.snapshot("db", "later"), b.snapshot("db", "lost")
+	set(old.ID, 1, someday.Add(time.Hour)) // alpha's clock went ahead
+	set(there.ID, 2, someday)
+	set(later.ID, 2, someday.Add(2*time.Minute))
+	set(lost.ID, 2, someday.Add(2*time.Minute))
+	d.Epoch = 1
+	a.hasCopy(d, someday.Add(time.Hour))
+	d.Epoch = 2
+	c.hasCopy(d, someday)
+	x.dies(b)
+	_, err := e.Submit(e.ctx, moveTo("db", "beta"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Submit(e.ctx, forced("db", "alpha", "beta"))
+	refused(t, err, dataset.ErrConflict, "node gamma", "later than node alpha's")
+	op := *e.submit(forced("db", "", "beta")).Operation
+	if op.Node != c.id || op.Loss.Epoch != 2 || !op.Loss.Taken.Equal(someday) {
+		t.Fatalf("%+v", op.Loss)
+	}
+	at := func(epoch uint64, taken time.Time) dataset.Operation {
+		worse := op
+		worse.Loss = &dataset.Loss{Snapshot: uuid.New(), Epoch: epoch, Taken: taken, Fenced: b.id}
+		return worse
+	}
+	refused(t, c.commits(at(1, someday.Add(2*time.Hour))), dataset.ErrConflict, "more than was said")
+	best := at(2, someday.Add(time.Minute))
+	best.Loss.Later = []uuid.UUID{later.ID}
+	c.commit(best)
+	left, err := e.Snapshots(e.ctx, "db", api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, s := range left.Items {
+		names[s.Name] = true
+	}
+	if len(names) != 3 || !names["old"] || !names["there"] || !names["later"] {
+		t.Errorf("left are %v", names)
 	}
 }

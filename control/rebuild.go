@@ -17,8 +17,11 @@ import (
 // this store, which was then put back from a backup, or has it on the same pool of
 // a node that is not heard of. A name that is taken is not
 // taken away: the dataset comes back under name-UUID8. Again: nothing more.
-// ErrInvalid for a pool that is not the node's.
+// ErrInvalid for a pool that is not the node's, and for more than can be.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+	if err := checkFound(node.String(), found); err != nil {
+		return nil, err
+	}
 	found, err := s.knownFirst(ctx, found)
 	if err != nil {
 		return nil, err

@@ -39,22 +39,37 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (n dat
 	if err != nil {
 		return n, err
 	}
-	if err := s.clearNode(ctx, n.ID); err != nil {
-		return n, err
-	}
-	_, err = s.update(ctx, func(t *tx) error {
-		homes, err := t.homes(n.ID)
-		switch {
-		case err != nil:
-			return err
-		case len(homes) == 0:
-			return t.dropNode(n.ID)
-		case force:
-			return nil
+	for more := true; more; {
+		if err := s.clearNode(ctx, n.ID); err != nil {
+			return n, err
 		}
-		return homesLeft(n, homes) // the last one came while it was removed
-	})
-	return n, err
+		_, err = s.update(ctx, func(t *tx) (err error) {
+			more, err = t.dropCleared(n, force)
+			return err
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// dropCleared forgets a node that nothing hangs on any more. More: a volume went on
+// elsewhere while it was removed, and left a copy that is to be forgotten first. A home
+// becomes a copy in one transaction: so the homes are read before the copies.
+func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
+	homes, err := t.homes(n.ID)
+	if err != nil || len(homes) > 0 && force {
+		return false, err
+	}
+	if len(homes) > 0 {
+		return false, homesLeft(n, homes) // the last one came while it was removed
+	}
+	copies, err := t.list(nodeCopies(n.ID), "", 1)
+	if err != nil || len(copies) > 0 {
+		return len(copies) > 0, err
+	}
+	return false, t.dropNode(n.ID)
 }
 
 // banish makes a node's certificate worth nothing.
@@ -161,7 +176,7 @@ func (t *tx) dropNode(id uuid.UUID) error {
 			t.del(poolKey(pool))
 		}
 	}
-	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id)} {
+	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id), fencedKey(id), leftKey(id)} {
 		t.del(key)
 	}
 	return nil

@@ -56,7 +56,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	if len(good) < want {
 		return s.addReplicas(t, d, left, want-len(good))
 	}
-	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.Taken.Compare(x.Taken) })
+	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.At().Compare(x.At()) })
 	if lost, err := s.homeLost(t, d); err != nil || lost {
 		return nil, err
 	}
@@ -64,7 +64,14 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	if !slices.ContainsFunc(good[:want], func(c dataset.Copy) bool { return c.Snapshot == uuid.Nil }) {
 		surplus = append(leaving, surplus...) // those that stay make up for them
 	}
+	target, err := t.moveTo(d)
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range surplus {
+		if c.Node == target { // it goes on from what that has
+			continue
+		}
 		if err := t.condemnCopy(c.Node, d.ID); err != nil {
 			return nil, err
 		}
@@ -85,13 +92,25 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	if n == 0 {
 		return nil, nil
 	}
+	if lost, err := s.homeLost(t, d); err != nil || lost {
+		// A home that goes on where control does not hear it knows nothing of a new node: it
+		// would not ask that for its promise.
+		home, err2 := t.nodeName(d.Home)
+		return tooFew(d, []string{"node " + home + ", which has it, is away"}), cmp.Or(err, err2)
+	}
 	cands, why, err := s.replicaPools(t, d)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range cands[:min(n, len(cands))] {
-		if _, err := t.get(poolKey(c.ID), &dataset.Pool{}); err != nil {
+		var node dataset.Node
+		if _, err := t.get(nodeKey(c.Node), &node); err != nil {
 			return nil, err
+		}
+		if there, err := t.get(poolKey(c.ID), &dataset.Pool{}); err != nil {
+			return nil, err
+		} else if !there || node.Cordoned { // since it was chosen
+			continue
 		}
 		if err := t.keep(&d, dataset.Copy{Dataset: d.ID, Node: c.Node, Pool: c.ID, Kind: dataset.CopyReplica}); err != nil {
 			return nil, err

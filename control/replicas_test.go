@@ -1,7 +1,10 @@
 package control
 
 import (
+	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,4 +188,82 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	if len(e.failures) != 1 {
 		t.Errorf("%v", e.failures)
 	}
+}
+
+// A node that is cordoned, or removed, after it was chosen for a replica gets none.
+func TestReplicaOnANodeThatIsToGo(t *testing.T) {
+	for name, change := range map[string]func(e *env, b *agent) error{
+		"cordoned": func(e *env, b *agent) error {
+			_, err := e.Cordon(e.ctx, b.id, api.Cordoned{Cordoned: true})
+			return err
+		},
+		"removed": func(e *env, _ *agent) error {
+			_, err := e.RemoveNode(e.ctx, "beta", false)
+			return err
+		},
+	} {
+		for _, late := range []bool{false, true} {
+			nodeThatIsToGo(t, name, late, change)
+		}
+	}
+}
+
+func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b *agent) error) {
+	t.Run(fmt.Sprintf("%s late %t", name, late), func(t *testing.T) {
+		e := newEnv(t)
+		e.replicated(1)
+		a, b := e.agent("alpha"), e.agent("beta")
+		d := a.create("db@silver")
+		d.Profile.Replicas.Count = 1
+		if _, err := e.update(e.ctx, func(t *tx) error { return errors.Join(second(t.dataset(d.ID)), t.putDataset(d)) }); err != nil {
+			t.Fatal(err)
+		}
+		changes := sync.OnceFunc(func() {
+			if err := change(e, b); err != nil {
+				t.Error(err)
+			}
+		})
+		if late {
+			e.spy.first(changes)
+		} else {
+			e.spy.onGet = func(key string) {
+				if key == nodeKey(b.id) {
+					e.spy.onGet = nil
+					changes()
+				}
+			}
+		}
+		err := e.replicate(e.ctx, e.volume("db").Dataset)
+		refused(t, err, dataset.ErrUnsupported, "replicas on more nodes")
+		if got := e.check().datasets[d.ID]; len(got.Copies) != 0 {
+			t.Errorf("%v", got.Copies)
+		}
+	})
+}
+
+// A node that a volume left while the node was removed is not forgotten before the copy that
+// it left there is.
+func TestRemovedNodeLeavesNoCopies(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	e.moved("db", a, b, "beta")
+	op := *e.submit(forced("db", "alpha", "beta")).Operation
+	looks := 0
+	e.spy.onList = func(prefix string) {
+		if prefix != homePrefix(b.id) {
+			return
+		}
+		if looks++; looks == 2 { // once it is cleared, and before it is forgotten
+			a.commit(op)
+		}
+	}
+	if _, err := e.RemoveNode(e.ctx, "beta", true); err != nil {
+		t.Fatal(err)
+	}
+	e.spy.onList = nil
+	if v := e.volume("db"); v.Home != a.id || len(v.Copies) != 0 {
+		t.Errorf("%+v", v.Dataset)
+	}
+	e.check()
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,39 +16,56 @@ import (
 // seen is what agents' heartbeats said last; none of it is stored.
 type seen struct {
 	mu       sync.Mutex
-	datasets map[uuid.UUID]sighting
-	copies   map[heldCopy]dataset.Copy
+	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // node, dataset
+	copies   map[uuid.UUID]map[uuid.UUID]dataset.Copy          // likewise
 	pools    map[uuid.UUID]dataset.PoolStatus
 	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
 	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
+	guards   map[uuid.UUID]bool                           // nodes whose guard answers
+	clocks   map[uuid.UUID]time.Time                      // the nodes' own, when they were heard last
 }
 
 func newSeen() seen {
 	return seen{
-		datasets: map[uuid.UUID]sighting{},
-		copies:   map[heldCopy]dataset.Copy{},
+		datasets: map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
+		copies:   map[uuid.UUID]map[uuid.UUID]dataset.Copy{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		unmade:   map[uuid.UUID][]api.Pool{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
+		guards:   map[uuid.UUID]bool{},
+		clocks:   map[uuid.UUID]time.Time{},
 	}
 }
 
-// heldCopy names a copy.
-type heldCopy struct{ node, dataset uuid.UUID }
-
-// sighting is what a node saw of a dataset.
-type sighting struct {
-	dataset.DatasetStatus
-	by uuid.UUID
+// keep puts entries of a node with those that are remembered.
+func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of func(T) uuid.UUID) {
+	if all[node] == nil {
+		all[node] = make(map[uuid.UUID]T, len(list))
+	}
+	for _, v := range list {
+		all[node][of(v)] = v
+	}
 }
 
 // take takes in a heartbeat of a node. It returns what is to be told of its
-// pools, and the operations that got further.
-func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, moved []uuid.UUID) {
+// pools, and the operations that got further. When that is more than is remembered of
+// one node all of that is forgotten, as some of it may be long over: ErrConflict, and
+// the node tells what it has. ErrInvalid when that is too much.
+func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, moved []uuid.UUID, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	who := "node " + node.Name
+	err = cmp.Or(within(who, len(s.datasets[node.ID])+len(h.Datasets), maxSeen, "datasets to remember"), within(who, len(s.copies[node.ID])+len(h.Copies), maxSeen, "copies to remember"))
+	if err != nil {
+		delete(s.datasets, node.ID)
+		delete(s.copies, node.ID)
+		if h.Whole {
+			err = dataset.Errorf(dataset.ErrConflict, "%w: all is to be told", err)
+		}
+		return nil, nil, err
+	}
 	for _, p := range h.Pools {
 		if !slices.Contains(node.Pools, p.ID) {
 			continue // another node's to speak of, or not registered yet
@@ -58,20 +76,19 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 		}
 		s.pools[p.ID] = p
 	}
-	for _, d := range h.Datasets {
-		s.datasets[d.ID] = sighting{d, node.ID}
-	}
-	for _, c := range h.Copies {
-		if c.Node == node.ID {
-			s.copies[heldCopy{node.ID, c.Dataset}] = c
-		}
-	}
+	keep(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
+	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
+	keep(s.copies, node.ID, h.Copies, func(c dataset.Copy) uuid.UUID { return c.Dataset })
 	s.unmade[node.ID] = nil
 	for _, p := range h.Unmade {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
 		s.unmade[node.ID] = append(s.unmade[node.ID], p)
 	}
 	s.distrust[node.ID] = h.Distrust
+	s.guards[node.ID] = h.Guard
+	if !h.Clock.IsZero() { // an older agent does not say it
+		s.clocks[node.ID] = h.Clock
+	}
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
 		is[op.ID] = op.Progress
@@ -80,7 +97,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 		}
 	}
 	s.progress[node.ID] = is
-	return warnings, moved
+	return warnings, moved, nil
 }
 
 // believed reports whether a node was heard and believes the store.
@@ -89,6 +106,20 @@ func (s *seen) believed(node uuid.UUID) bool {
 	defer s.mu.Unlock()
 	why, heard := s.distrust[node]
 	return heard && why == ""
+}
+
+// guarded reports whether a node's guard answered when the node was heard last.
+func (s *seen) guarded(node uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.guards[node]
+}
+
+// clock is what a node's own clock said when the node was heard last; zero: not heard.
+func (s *seen) clock(node uuid.UUID) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clocks[node]
 }
 
 // heard reports whether a node told something of itself since this service started.
@@ -147,51 +178,59 @@ func (s *seen) unmadePools() (all []api.Pool) {
 func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st, ok := s.datasets[id]; ok && st.by == home {
-		return &st.DatasetStatus
+	if st, ok := s.datasets[home][id]; ok {
+		return &st
 	}
 	return nil
 }
 
+// ids are those of the datasets of which some node said something.
 func (s *seen) ids() []uuid.UUID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.datasets))
+	all := map[uuid.UUID]bool{}
+	for _, of := range s.datasets {
+		for id := range of {
+			all[id] = true
+		}
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
+// forget forgets what nodes saw of a dataset that is no more.
 func (s *seen) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.datasets, id)
+	for _, of := range s.datasets {
+		delete(of, id)
+	}
 }
 
 // forgetFrom forgets what a node saw of a dataset that is not its own any more.
 func (s *seen) forgetFrom(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.datasets[id].by == node {
-		delete(s.datasets, id)
-	}
+	delete(s.datasets[node], id)
 }
 
 // copied takes in what a node says of a copy.
 func (s *seen) copied(c dataset.Copy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.copies[heldCopy{c.Node, c.Dataset}] = c
+	keep(s.copies, c.Node, []dataset.Copy{c}, func(c dataset.Copy) uuid.UUID { return c.Dataset })
 }
 
 func (s *seen) copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := s.copies[heldCopy{node, id}]
+	c, ok := s.copies[node][id]
 	return c, ok
 }
 
 func (s *seen) forgetCopy(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.copies, heldCopy{node, id})
+	delete(s.copies[node], id)
 }
 
 // withProgress returns an operation with how far its agent said that it is.

@@ -30,12 +30,19 @@ type Deps struct {
 	// Shared says that other services may work on the store too: this one tells them
 	// what it changes, and hears what they do.
 	Shared bool
+	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere.
+	// With PublishFacts they find the facts of the hosts there as well.
+	Catalog      store.Catalog
+	PublishFacts bool
 	// Replica says who this service is, with Shared: its name and address.
 	Replica Replica
 	Limits  Limits
 	// Authority is the cluster's; nil where there is no cluster. It may be read anew
 	// each time.
 	Authority func() (*pki.Authority, error)
+	// Unfit is told, once, why this service cannot work beside the others on its store
+	// (see Fits), and does none of the background work then; nil: nobody is.
+	Unfit func(error)
 	// Failed is told of what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
@@ -44,19 +51,24 @@ type Deps struct {
 // safe for concurrent use.
 type Service struct {
 	Deps
-	store   store.Store
-	started time.Time
-	steady  time.Duration // when it was started
-	ran     ran
-	feed    *feed
-	events  *events
-	counts  counts
-	seen    seen
-	out     *outbox // what others are told of; nil: there are none
-	revoked revoked
+	store     store.Store
+	started   time.Time
+	steady    time.Duration // when it was started
+	ran       ran
+	feed      *feed
+	events    *events
+	counts    counts
+	seen      seen
+	recalled  recalled
+	out       *outbox // what others are told of; nil: there are none
+	highest   highest // clock of the store
+	gathering gathering
+	revoked   revoked
 
 	standing standing
 	sessions sessions // of agents
+	absent   absent
+	lossLook lossLook
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service is to stop
@@ -89,7 +101,8 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	s = &Service{
 		Deps: d, store: d.Store, started: now, steady: d.Clock.Steady(),
 		feed: newFeed(), events: newEvents(now), seen: newSeen(),
-		stop: stop, quit: ctx.Done(),
+		recalled: recalled{clock: d.Clock, of: map[string]recall{}},
+		stop:     stop, quit: ctx.Done(),
 	}
 	if d.Shared {
 		s.out = newOutbox()
@@ -112,8 +125,11 @@ func (s *Service) Version(context.Context) (api.Version, error) {
 
 // publish tells those who wait of what a transaction changed.
 func (s *Service) publish(t tiding) {
-	s.feed.publish(t.Nodes, t.Datasets, t.Ops)
+	s.feed.publish(t)
 	s.events.publish(t.Events...)
+	if t.All {
+		s.feed.forget()
+	}
 }
 
 // Profiles lists all profiles.

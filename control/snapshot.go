@@ -87,7 +87,7 @@ func (t *tx) putSnapshot(snap dataset.Snapshot) error {
 			return err
 		}
 	}
-	if err := t.put(uuidKey(snap.ID), pointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+	if err := t.point(snap.ID, pointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
 		return err
 	}
 	return t.put(snapshotKey(snap.Dataset, snap.ID), snap)

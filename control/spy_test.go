@@ -19,6 +19,7 @@ type spy struct {
 	lose              bool // a Txn that fails has happened
 	before            func()
 	onGet             func(key string) // before each Get; of tests with one goroutine
+	onList            func(prefix string)
 }
 
 var errAway = errors.New("connection refused")
@@ -85,6 +86,9 @@ func (s *spy) GetMany(ctx context.Context, keys []string) ([]store.Entry, error)
 }
 
 func (s *spy) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	if s.onList != nil {
+		s.onList(prefix)
+	}
 	if err := s.read(); err != nil {
 		return nil, err
 	}

@@ -3,12 +3,14 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -50,6 +52,25 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
+// Fits fails with ErrForbidden when services share the store whose versions do not work
+// together with this one's, and names the first. One at the same address is this one's
+// own, from before it was started again.
+func Fits(ctx context.Context, st store.Store, me Replica) error {
+	others, err := listAll[Replica](newTx(ctx, st), liveServicesPrefix)
+	if err != nil {
+		return err
+	}
+	for _, r := range others {
+		if r.ID == me.ID || r.Address != "" && r.Address == me.Address {
+			continue
+		}
+		if err := api.Compatible(me.Version, r.Version, fmt.Sprintf("control replica %s (%s)", r.Name, r.Address)); err != nil {
+			return fmt.Errorf("replica %s cannot work beside others: %w", me.Name, err)
+		}
+	}
+	return nil
+}
+
 // standing is this service's own session.
 type standing struct {
 	mu      sync.Mutex
@@ -74,6 +95,10 @@ func (s *Service) keepStanding(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
 		err := s.stand(ctx)
+		if errors.Is(err, dataset.ErrForbidden) && s.Unfit != nil {
+			s.Unfit(err)
+			return
+		}
 		if err != nil && ctx.Err() == nil && !told {
 			s.Failed("keep a session of this replica", err)
 		}
@@ -92,12 +117,16 @@ func (s *Service) keepStanding(ctx context.Context) {
 	if err := s.store.End(ctx, session); err != nil {
 		s.Failed("end the session of this replica, which others see until it is over", err)
 	}
+	if err := s.withdraw(ctx); err != nil {
+		s.Failed("take this replica out of the catalog, as another one does within a minute", err)
+	}
 }
 
 // endTime bounds what a service that stops waits for.
 const endTime = 2 * time.Second
 
-// stand renews the session, or opens one.
+// stand renews the session, or opens one: not beside services of other versions than work
+// together with this one's. Of two that begin at once each sees the other.
 func (s *Service) stand(ctx context.Context) error {
 	if session := s.standing.get(); session != "" {
 		err := s.store.Renew(ctx, session)
@@ -115,6 +144,9 @@ func (s *Service) stand(ctx context.Context) error {
 	_, err = s.update(ctx, func(t *tx) error {
 		return t.putBound(liveServicesPrefix+me.ID.String(), me, session)
 	})
+	if err == nil {
+		err = Fits(ctx, s.store, me)
+	}
 	if err != nil {
 		return errors.Join(err, s.store.End(ctx, session))
 	}
@@ -176,8 +208,14 @@ func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) 
 	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
+	if err := s.lookForMassLoss(ctx); err != nil && ctx.Err() == nil {
+		h.fail("look whether too many nodes are away", err)
+	}
 	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
+	}
+	if err := s.showMembers(ctx, h, everything); err != nil && ctx.Err() == nil {
+		h.fail("show replicas and agents in the catalog", err)
 	}
 	if !everything {
 		return
@@ -203,15 +241,38 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 		live[r.ID.String()] = true
 	}
 	h.lanes = map[string]uint64{}
-	_, err = s.update(ctx, func(t *tx) error {
-		for _, e := range lanes {
-			h.lanes[e.Key] = e.Index
-			of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, revPrefix), "/")
-			if !live[of] && before[e.Key] == e.Index && len(t.writes) < forgetAtOnce {
-				t.del(e.Key)
-			}
+	var over []string
+	for _, e := range lanes {
+		h.lanes[e.Key] = e.Index
+		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, revPrefix), "/")
+		if e.Key != droppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
+			over = append(over, e.Key)
 		}
+	}
+	if len(over) == 0 {
 		return nil
-	})
+	}
+	_, err = s.update(ctx, func(t *tx) error { return t.dropLanes(over) })
 	return err
+}
+
+// dropAtOnce bounds the lanes that one transaction drops: each is checked, too.
+const dropAtOnce = 50
+
+// dropLanes drops lanes that nobody writes any more, and keeps what they counted.
+func (t *tx) dropLanes(keys []string) error {
+	var dropped tidings
+	if _, err := t.get(droppedKey, &dropped); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		var last tidings
+		if there, err := t.get(key, &last); err != nil {
+			return err
+		} else if there {
+			dropped.Count += last.Count
+			t.del(key)
+		}
+	}
+	return t.put(droppedKey, dropped)
 }

@@ -113,6 +113,36 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	}
 }
 
+// A session has one name through all replicas, and another one after it was over: of an
+// agent that was silent meanwhile, and registered again as the same.
+func TestSessionsHaveNames(t *testing.T) {
+	x := newShared(t, 2)
+	r := registration(uuid.New(), "boot1")
+	var names []uuid.UUID
+	for range 2 {
+		if err := x.list[0].Register(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range x.list {
+			st, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation)
+			if err != nil || st.Session == uuid.Nil {
+				t.Fatal(st, err)
+			}
+			names = append(names, st.Session)
+		}
+		x.clock.Advance(21 * time.Second)
+		x.awaitEnd(liveNodeKey(r.Node.ID))
+		for _, s := range x.list { // as an agent does, which is refused by each
+			if _, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+				t.Error(err)
+			}
+		}
+	}
+	if names[0] != names[1] || names[2] != names[3] || names[0] == names[2] {
+		t.Errorf("%v: want one name twice, and then another twice", names)
+	}
+}
+
 // awaitEnd waits until the store has ended the session of a key.
 func (x *shared) awaitEnd(key string) {
 	x.Helper()
@@ -287,6 +317,9 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, e := range list {
+			if e.Key == droppedKey {
+				continue
+			}
 			of = append(of, strings.Split(e.Key, "/")[1])
 		}
 		return of
@@ -326,4 +359,29 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	if !hear() {
 		t.Error("something may have been missed")
 	}
+}
+
+// A service does not work beside others whose versions do not go together with its own, but
+// for what is left of itself.
+func TestFits(t *testing.T) {
+	x := newShared(t, 0)
+	at := func(name, address, version string) *Service {
+		s, _ := newService(Deps{
+			Store: x.st, Clock: x.clock, Version: version, Shared: true, Replica: Replica{Name: name, Address: address},
+			Profiles: func() Profiles { return x.names },
+		})
+		t.Cleanup(s.Close)
+		return s
+	}
+	x.stand(at("c1", "h1:9470", "v1.4.0"))
+	old := at("c2", "h2:9470", "v1.2.0")
+	refused(t, old.stand(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
+	if list, err := x.st.List(t.Context(), liveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.standing.get() != "" {
+		t.Errorf("it stands all the same: %v, %v", list, err)
+	}
+	x.stand(at("c2", "h2:9470", "v1.5.1"))
+	if err := Fits(t.Context(), x.st, Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
+		t.Error("beside what is left of itself:", err)
+	}
+	refused(t, Fits(t.Context(), x.st, Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
 }

@@ -117,7 +117,7 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 	}
 	rev := a.sync(0).Rev
 	for i := range 2*feedSize + 1 {
-		e.feed.publish([]uuid.UUID{uuid.New()}, []uuid.UUID{uuid.New()}, nil)
+		e.feed.publish(tiding{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
 		if i == 2*feedSize-1 && a.sync(rev).Full {
 			t.Error("forgotten too soon")
 		}
@@ -134,6 +134,13 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 	}
 }
 
+// heard reports whether somebody waits for a node.
+func (f *feed) heard(node uuid.UUID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.bells[node] != nil
+}
+
 func TestSyncWaits(t *testing.T) {
 	e := newEnv(t)
 	a, b := e.agent("alpha"), e.agent("beta")
@@ -143,14 +150,12 @@ func TestSyncWaits(t *testing.T) {
 	}
 	done := wait(e.ctx)
 	b.create("theirs") // wakes nobody here
-	a.create("db")
-	if r := <-done; r.err != nil || !cmp.Equal(names(r.v), []string{"db"}) {
-		t.Errorf("%+v, %v", r.v, r.err)
+	a.create("db")     // nor does what the answer told, which the next change tells too
+	if !e.feed.heard(a.id) {
+		t.Error("its own create woke the agent")
 	}
-	rev = a.sync(0).Rev
-	done = wait(e.ctx)
 	op := *e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
-	if r := <-done; r.err != nil || len(r.v.Operations) != 1 {
+	if r := <-done; r.err != nil || !cmp.Equal(names(r.v), []string{"db"}) || len(r.v.Operations) != 1 {
 		t.Errorf("%+v, %v", r.v, r.err)
 	}
 	rev = a.sync(0).Rev
@@ -237,7 +242,7 @@ func TestSyncFollows(t *testing.T) {
 	workers.Wait()
 	close(last)
 	for _, a := range agents {
-		e.feed.publish([]uuid.UUID{a.id}, nil, nil) // so that all look once more
+		e.feed.publish(tiding{Nodes: []uuid.UUID{a.id}}) // so that all look once more
 	}
 	followers.Wait()
 	for id, d := range e.check().datasets {

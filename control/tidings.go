@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -22,10 +23,11 @@ import (
 // way of another's.
 const (
 	lanesMost = 32 // transactions that a service commits at once, of those that tell
-	// A value of a lane holds this many changes, in about this many bytes: what one that
-	// reads may be late by.
-	toldMost  = 16
-	toldBytes = 4 << 10
+	// A value of a lane holds this many changes, in about this many bytes, and fewer with
+	// many lanes, which take turns: who reads may be late by so many of all of them.
+	toldMost     = 16
+	toldBytes    = 4 << 10
+	toldTogether = 128
 )
 
 // tiding is what one transaction changed, for the agents and people that wait.
@@ -34,9 +36,15 @@ type tiding struct {
 	Datasets []uuid.UUID `json:"d,omitempty"`
 	Ops      []uuid.UUID `json:"o,omitempty"`
 	Events   []api.Event `json:"e,omitempty"`
+	// Answered says that the agents of Nodes have all of it from the answer to what they
+	// asked: they hear of it with the next change, or when their question ends.
+	Answered bool `json:"a,omitempty"`
+	All      bool `json:"all,omitempty"` // everybody is to look at everything
 }
 
-func (t tiding) empty() bool { return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 }
+func (t tiding) empty() bool {
+	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All
+}
 
 // tidings is the value of a lane.
 type tidings struct {
@@ -44,11 +52,18 @@ type tidings struct {
 	Recent []tiding `json:"recent"`
 }
 
+// written is the same for who writes it, to whom all but the newest is text.
+type written struct {
+	Count  uint64            `json:"count"`
+	Recent []json.RawMessage `json:"recent"`
+}
+
 // lane is one such key, of this service.
 type lane struct {
-	key  string
-	last tidings // what lies there
-	next tidings // what the transaction under way writes
+	key   string
+	index uint64  // of the transaction that wrote it last
+	last  written // what lies there
+	next  written // what the transaction under way writes
 }
 
 // outbox are the lanes of a service.
@@ -58,7 +73,7 @@ type outbox struct {
 
 	mu   sync.Mutex
 	made int
-	free []*lane          // the one that was used last at the end
+	free []*lane          // in the order of their use
 	mine map[string]*lane // in good standing, by key
 }
 
@@ -73,37 +88,37 @@ func (o *outbox) take(ctx context.Context, t tiding) (*lane, store.Write, error)
 	case <-ctx.Done():
 		return nil, store.Write{}, ctx.Err()
 	}
-	l := o.pick()
-	l.next = tidings{Count: l.last.Count + 1, Recent: append(append([]tiding(nil), l.last.Recent...), t)}
-	value, err := l.next.encode()
+	l, most := o.pick()
+	value, err := l.add(t, most)
 	if err != nil {
-		o.done(l, false, true)
+		o.done(l, 0, true)
 		return nil, store.Write{}, err
 	}
 	return l, store.Write{Key: l.key, Value: value}, nil
 }
 
-func (o *outbox) pick() *lane {
+// pick returns the lane that was left alone for longest, and how many changes a value has.
+func (o *outbox) pick() (l *lane, most int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := len(o.free); n > 0 {
-		l := o.free[n-1]
-		o.free = o.free[:n-1]
-		return l
+	if len(o.free) > 0 {
+		l, o.free = o.free[0], o.free[1:]
+		return l, min(toldMost, toldTogether/len(o.mine))
 	}
-	l := &lane{key: revPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
+	l = &lane{key: revPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
 	o.made++
 	o.mine[l.key] = l
-	return l
+	return l, toldMost
 }
 
-// done gives a lane back, with what became of its transaction. One of which nobody
-// knows may still be written to: it is left, and read like those of others.
-func (o *outbox) done(l *lane, committed, known bool) {
+// done gives a lane back, with the index of its transaction; 0: that did not happen. One
+// of which nobody knows may still be written to, and one that is not what was left there
+// is another's: it is left, and read like those of others.
+func (o *outbox) done(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if committed {
-		l.last = l.next
+	if index != 0 {
+		l.index, l.last = index, l.next
 	}
 	if known {
 		o.free = append(o.free, l)
@@ -120,21 +135,25 @@ func (o *outbox) own(key string) bool {
 	return o.mine[key] != nil
 }
 
-// encode drops the oldest changes that are too many: the newest always stays.
-func (t *tidings) encode() ([]byte, error) {
-	first, size := len(t.Recent), 0
-	for first > 0 && len(t.Recent)-first < toldMost {
-		b, err := json.Marshal(t.Recent[first-1])
-		if err != nil {
-			return nil, fmt.Errorf("encode what changed: %w", err)
-		}
-		if size += len(b); size > toldBytes && first < len(t.Recent) {
-			break
-		}
-		first--
+// add makes the next value of a lane, which drops the oldest changes that are too many: the
+// newest always stays.
+func (l *lane) add(t tiding, most int) ([]byte, error) {
+	newest, err := json.Marshal(t)
+	if err != nil {
+		return nil, fmt.Errorf("encode what changed: %w", err)
 	}
-	t.Recent = t.Recent[first:]
-	return json.Marshal(t)
+	recent := append(slices.Clone(l.last.Recent), newest)
+	recent = recent[max(0, len(recent)-most):]
+	size := 0
+	for _, r := range recent {
+		size += len(r)
+	}
+	for len(recent) > 1 && size > toldBytes {
+		size -= len(recent[0])
+		recent = recent[1:]
+	}
+	l.next = written{Count: l.last.Count + 1, Recent: recent}
+	return json.Marshal(l.next)
 }
 
 // missed returns what was told in a lane after the count-th value; ok is false when

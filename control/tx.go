@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
 )
 
 // tx is one decision: it remembers the index of every key that it read and
@@ -23,13 +25,17 @@ type tx struct {
 	read   map[string]store.Entry // Index 0: read and absent
 	peeked map[string]store.Entry // likewise, and not noted
 	writes []store.Write          // one for each key, in the order of the first
-	first  bool                   // what it assumes and checks it need not read
+	first  bool                   // it may suppose what it checks, see suppose
 	looks  bool                   // nothing comes of it but by a further transaction
+	silent bool                   // nobody is told of it
 
 	touched []uuid.UUID // datasets that changed
 	nodes   []uuid.UUID // whose agents are to look
 	ops     []uuid.UUID // operations that changed
 	events  []api.Event
+	// answered says that the answer tells the agents of nodes all of it.
+	answered bool
+	all      bool // everybody is to look at everything
 }
 
 func newTx(ctx context.Context, st store.Store) *tx {
@@ -77,11 +83,14 @@ func (t *tx) index(key string) uint64 { return t.read[key].Index }
 // peek reads key into v without taking note of it, for a look at more than one
 // transaction can check: what a decision rests on is taken note of by get.
 func (t *tx) peek(key string, v any) (bool, error) {
-	e, err := t.fetch(key)
-	if err != nil {
-		return false, err
+	e, seen := t.peeked[key]
+	if !seen {
+		var err error
+		if e, err = t.fetch(key); err != nil {
+			return false, err
+		}
+		t.peeked[key] = e
 	}
-	t.peeked[key] = e
 	if e.Index == 0 {
 		return false, nil
 	}
@@ -91,6 +100,9 @@ func (t *tx) peek(key string, v any) (bool, error) {
 // foresee reads, at once, what will be asked for, without taking note of it: a store
 // on the network takes as long for one key as for a hundred.
 func (t *tx) foresee(keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
 	entries, err := t.store.GetMany(t.ctx, keys)
 	if err != nil {
 		return unread(t.ctx, err)
@@ -99,6 +111,20 @@ func (t *tx) foresee(keys []string) error {
 		t.peeked[e.Key] = e
 	}
 	return nil
+}
+
+// suppose takes entries for what is there without reading them: what it takes note of
+// from them, get has the transaction check like all else. When one is not so, the next try
+// reads.
+func (t *tx) suppose(entries ...store.Entry) {
+	if !t.first || t.looks {
+		return
+	}
+	for _, e := range entries {
+		if _, known := t.read[e.Key]; !known {
+			t.peeked[e.Key] = e
+		}
+	}
 }
 
 // list reads entries without taking note of them, as peek does.
@@ -124,6 +150,15 @@ func (t *tx) putBound(key string, v any, session string) error {
 	}
 	t.write(store.Write{Key: key, Value: b, Session: session})
 	return nil
+}
+
+// drop removes a key if it is there. v is of its kind, and empty.
+func (t *tx) drop(key string, v any) error {
+	there, err := t.get(key, v)
+	if there {
+		t.del(key)
+	}
+	return err
 }
 
 func (t *tx) del(key string) { t.write(store.Write{Key: key, Delete: true}) }
@@ -168,12 +203,12 @@ func (t *tx) settled(err error) error {
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
 		return err
 	}
-	for key, e := range t.read {
-		now, rerr := t.store.Get(t.ctx, key)
-		if rerr != nil && !errors.Is(rerr, store.ErrNotFound) {
-			return unread(t.ctx, rerr)
-		}
-		if now.Index != e.Index {
+	now, rerr := t.store.GetMany(t.ctx, slices.Collect(maps.Keys(t.read)))
+	if rerr != nil {
+		return unread(t.ctx, rerr)
+	}
+	for _, e := range now {
+		if e.Index != t.read[e.Key].Index {
 			return errBusy
 		}
 	}
@@ -187,6 +222,9 @@ const commitTime = 30 * time.Second
 func (t *tx) commit() (uint64, error) {
 	checks := make([]store.Check, 0, len(t.read))
 	for k, e := range t.read {
+		if steps.Off("read-set") && t.written(k) < 0 {
+			continue
+		}
 		checks = append(checks, store.Check{Key: k, Index: e.Index})
 	}
 	if err := t.ctx.Err(); err != nil {
@@ -247,19 +285,32 @@ func (s *Service) try(ctx context.Context, first bool, decide func(*tx) error) (
 // follow another service.
 func (s *Service) commit(t *tx) (uint64, error) {
 	told, l := s.tidingOf(t), (*lane)(nil)
-	if s.out != nil && !told.empty() {
+	if s.out != nil && !t.silent && (!told.empty() || t.ticks()) {
 		var w store.Write
 		var err error
 		if l, w, err = s.out.take(t.ctx, told); err != nil {
 			return 0, err
 		}
 		t.write(w)
+		t.read[l.key] = store.Entry{Key: l.key, Index: l.index}
 	}
+	_, reads := s.highest.get()
 	index, err := t.commit()
 	refused := errors.Is(err, store.ErrConflict)
 	if l != nil {
-		s.out.done(l, err == nil, err == nil || refused || errors.Is(err, store.ErrTooLarge))
+		known := err == nil || errors.Is(err, store.ErrTooLarge)
+		if refused {
+			var lerr error
+			if known, lerr = s.laneIsOurs(t.ctx, l); lerr != nil {
+				err, refused = lerr, false
+			}
+		}
+		s.out.done(l, index, known)
+		if err == nil {
+			s.highest.made(reads)
+		}
 	}
+	s.recalled.drop(t.writes)
 	switch {
 	case err == nil:
 		s.publish(told)
@@ -268,7 +319,8 @@ func (s *Service) commit(t *tx) (uint64, error) {
 		return 0, errBusy
 	}
 	// It may have happened: who would have been woken looks for himself.
-	s.feed.publish(t.nodes, t.touched, t.ops)
+	told.Answered = false
+	s.feed.publish(told)
 	return 0, unwritten(t.ctx, err)
 }
 
@@ -277,7 +329,7 @@ func (s *Service) tidingOf(t *tx) tiding {
 	for i := range t.events {
 		t.events[i].Time = now
 	}
-	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events}
+	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all}
 }
 
 // view makes a decision that writes nothing, again as long as what it reads

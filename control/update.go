@@ -105,6 +105,10 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	if next.Profile, err = onto(d.Profile, p); err != nil {
 		return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 	}
+	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
+		// Its home has it open as it was made: with the guard in the way, or without.
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover), choice(d.Profile.Failover), d.Volume, p.Name)
+	}
 	if d.Anonymous {
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""
@@ -126,6 +130,14 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	op := on(d)
 	op.Dataset = &next
 	return op, nil, nil
+}
+
+// choice is what profiles.yaml says for failover.
+func choice(f dataset.Failover) string {
+	if f.Auto {
+		return "auto"
+	}
+	return "manual"
 }
 
 // settleUpdate writes what planUpdate decided on, in the same transaction.

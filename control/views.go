@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -69,14 +70,13 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, i
 	}
 	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
 	seen := presenter{s: s, t: t}
-	of, soon := make([]uuid.UUID, len(entries)), make([]string, 0, 2*len(entries))
+	of := make([]uuid.UUID, len(entries))
 	for i, e := range entries {
 		if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
 			return none, err
 		}
-		soon = append(soon, datasetKey(of[i]), leaseKey(of[i]))
 	}
-	if err := t.foresee(soon); err != nil {
+	if err := seen.foresee(of); err != nil {
 		return none, err
 	}
 	for i, e := range entries {
@@ -108,6 +108,32 @@ type presenter struct {
 	t     *tx
 	nodes map[uuid.UUID]string
 	pools map[uuid.UUID]dataset.Pool
+}
+
+// foresee reads at once what presenting some datasets takes: in two requests, as the
+// records say which nodes and pools.
+func (p *presenter) foresee(ids []uuid.UUID) error {
+	keys := make([]string, 0, 2*len(ids))
+	for _, id := range ids {
+		keys = append(keys, datasetKey(id), leaseKey(id))
+	}
+	if err := p.t.foresee(keys); err != nil {
+		return err
+	}
+	keys = keys[:0]
+	for _, id := range ids {
+		var d dataset.Dataset
+		there, err := p.t.peek(datasetKey(id), &d)
+		if err != nil || !there {
+			continue // who presents it says so
+		}
+		for _, key := range []string{nodeKey(d.Home), poolKey(d.Pool)} {
+			if _, known := p.t.peeked[key]; !known && !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return p.t.foresee(keys)
 }
 
 func (s *Service) present(t *tx, d dataset.Dataset) (api.Volume, error) {
@@ -295,18 +321,30 @@ func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap data
 }
 
 // Seen returns the volumes of which an agent said something since this service
-// started: those that are or were mounted.
+// started: those that are or were mounted. Their lease, copies and snapshots are left out:
+// metrics ask for thousands every few seconds.
 func (s *Service) Seen(ctx context.Context) []api.Volume {
-	t := newTx(ctx, s.store)
-	seen := presenter{s: s, t: t}
 	var out []api.Volume
-	for _, id := range s.seen.ids() {
-		d, err := t.dataset(id)
-		if err != nil || d.State != dataset.StateReady {
-			continue
+	nodes := map[uuid.UUID]string{}
+	for some := range slices.Chunk(s.seen.ids(), store.MaxOps) {
+		t, keys := newTx(ctx, s.store), make([]string, len(some))
+		for i, id := range some {
+			keys[i] = datasetKey(id)
 		}
-		if v, err := seen.present(d); err == nil {
-			out = append(out, v)
+		if t.foresee(keys) != nil {
+			return out
+		}
+		for _, id := range some {
+			d, err := t.dataset(id)
+			if dataset.KindOf(err) == dataset.ErrNotFound {
+				s.seen.forget(id)
+			}
+			if err != nil || d.State != dataset.StateReady {
+				continue
+			}
+			if name, err := memo(&nodes, d.Home, t.nodeName); err == nil {
+				out = append(out, api.Volume{Dataset: d, Status: s.seen.dataset(id, d.Home), Node: name})
+			}
 		}
 	}
 	return out

@@ -82,17 +82,17 @@ func KindByCode(code string) *Kind {
 // OneLine is the text of err in one line, cut: errors that were joined have one each.
 func OneLine(err error) string { return Cut(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
-// maxLine bounds, in bytes, the line of an error that is told or put on record: with a
+// MaxLine bounds, in bytes, the line of an error that is told or put on record: with a
 // path in it, it could be of any length.
-const maxLine = 4 << 10
+const MaxLine = 4 << 10
 
 // Cut bounds a line to 4 KiB, in whole characters, and says so where it was longer.
 func Cut(line string) string {
-	if len(line) <= maxLine {
+	if len(line) <= MaxLine {
 		return line
 	}
 	end := fmt.Sprintf("... (cut off: %d bytes)", len(line))
-	return head(line, maxLine-len(end)) + end
+	return head(line, MaxLine-len(end)) + end
 }
 
 // maxClip bounds, in bytes, what of a caller's own words an error repeats.

@@ -21,6 +21,7 @@ type Profile struct {
 	Owner       *Owner     `json:"owner,omitempty"` // of the root; nil: whatever the image's copy-up makes it
 	Follow      Follow     `json:"follow,omitzero"`
 	Replicas    Replicas   `json:"replicas,omitzero"`
+	Failover    Failover   `json:"failover,omitzero"`
 	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
 }
 
@@ -29,6 +30,59 @@ type Replicas struct {
 	Count int      `json:"count,omitempty"`
 	Every Duration `json:"every,omitempty"` // between two refreshes, when something changed
 }
+
+// Failover says what happens when the home is lost. The zero value is manual: a person
+// says where the volume goes on, and vouches that its home writes no more.
+type Failover struct {
+	Auto bool `json:"auto,omitempty"`
+	// MaxLoss is how old a copy may be, by the home's clock at its last heartbeat, to take
+	// over by itself; with Auto never 0.
+	MaxLoss Duration `json:"max_loss,omitempty"`
+	// Fence is what makes sure that the home writes no more; with Auto never empty.
+	Fence Fence `json:"fence,omitzero"`
+}
+
+// String is the choice in a few words.
+func (f Failover) String() string {
+	if !f.Auto {
+		return "manual"
+	}
+	return "auto, from a copy at most " + time.Duration(f.MaxLoss).String() + " old; fence: " + f.Fence.String()
+}
+
+// Fence is a way to stop the writers of a home that nobody hears.
+type Fence struct {
+	Kind FenceKind `json:"kind,omitempty"`
+	// Exec is, with FenceExec, a program by its absolute path and its arguments, which cuts
+	// a node off, and Timeout what one run of it has.
+	Exec    []string `json:"exec,omitempty"`
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// String is the fence as profiles.yaml says it, in short.
+func (f Fence) String() string {
+	if f.Kind == FenceExec && len(f.Exec) > 0 {
+		return f.Exec[0]
+	}
+	return string(f.Kind)
+}
+
+// FenceKind is a choice of Fence.
+type FenceKind string
+
+// The kinds of fences. On the holder's side FenceExec is what FenceGuard is.
+const (
+	FenceGuard    FenceKind = "guard"    // drover guard: what writes is stopped, or killed
+	FenceWatchdog FenceKind = "watchdog" // and, should that fail, the host starts anew
+	FenceExec     FenceKind = "exec"     // and a command that who takes over runs first
+)
+
+const (
+	// DefaultFenceTimeout is what a fence command has of which the profile does not say it.
+	DefaultFenceTimeout = Duration(20 * time.Second)
+	// MaxFenceTimeout bounds what it may have: a mount that waits for it has two minutes.
+	MaxFenceTimeout = Duration(time.Minute)
+)
 
 // Follow says whether a volume that is mounted on another node than its home moves
 // there by itself. The zero value, of records from before there was a choice, is
@@ -151,6 +205,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // Clone returns a copy that shares nothing with p.
 func (p Profile) Clone() Profile {
 	p.Filesystem.Mount = slices.Clone(p.Filesystem.Mount)
+	p.Failover.Fence.Exec = slices.Clone(p.Failover.Fence.Exec)
 	if p.Owner != nil {
 		o := *p.Owner
 		if o.Mode != nil {

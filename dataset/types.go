@@ -26,6 +26,7 @@ type Dataset struct {
 	Epoch     uint64            `json:"epoch"`            // only grows
 	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
 	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
+	Losses    []Loss            `json:"losses,omitempty"` // that a copy on record may not have heard of, the oldest first
 	Origin    *Origin           `json:"origin,omitempty"`
 	Created   time.Time         `json:"created"`
 	Trash     *Trash            `json:"trash,omitempty"`
@@ -126,6 +127,10 @@ type Manifest struct {
 	Taken    time.Time `json:"taken"`         // by the home's clock
 }
 
+// GivingUp is what stands among a move's holders while its home, which nobody can mount the
+// volume on any more, still makes out what it gives up.
+const GivingUp = "it is being given up"
+
 // Copy is what a node that is not the home keeps of a dataset: snapshots, and no
 // head that anybody could write to.
 type Copy struct {
@@ -133,10 +138,12 @@ type Copy struct {
 	Node     uuid.UUID `json:"node"`
 	Pool     uuid.UUID `json:"pool"`
 	Kind     CopyKind  `json:"kind"`
+	Was      CopyKind  `json:"was,omitempty"`               // of one that is going: what it was
 	Epoch    uint64    `json:"epoch"`                       // in which its newest snapshot was taken
 	Snapshot uuid.UUID `json:"snapshot,omitzero"`           // the newest one that is whole and verified
 	Taken    time.Time `json:"taken,omitzero"`              // when that was, by its home's clock
 	Checked  time.Time `json:"checked,omitzero"`            // when its node last saw that it has all, by that node's clock
+	Current  time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
 	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
 	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
 }
@@ -153,16 +160,24 @@ type CopyKind string
 const (
 	CopyReplica    CopyKind = "replica"    // kept fresh
 	CopyLeft       CopyKind = "left"       // by a move: a short way back, for a time
-	CopySuperseded CopyKind = "superseded" // its head was overtaken; it stays until a person discards it
+	CopySuperseded CopyKind = "superseded" // it has what its volume has not; it stays until a person discards it
 	CopyGoing      CopyKind = "going"      // being destroyed; the record goes when its node has done so
 )
 
 // Loss is what a dataset lacks that was promoted without its last home.
 type Loss struct {
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that it goes on from
-	Taken    time.Time `json:"taken,omitzero"`    // by the last home's clock: what was written since is not in it
-	Fenced   uuid.UUID `json:"fenced"`            // the last home
-	Why      string    `json:"why"`               // who says that it writes no more
+	Snapshot uuid.UUID   `json:"snapshot,omitzero"` // that it goes on from
+	Epoch    uint64      `json:"epoch"`             // in which that was taken
+	Taken    time.Time   `json:"taken,omitzero"`    // by the clock of that epoch's home: what was written since is not in it
+	Later    []uuid.UUID `json:"later,omitempty"`   // snapshots that are later, and there nevertheless
+	Over     uint64      `json:"over,omitempty"`    // the epoch that ended with it
+	Fenced   uuid.UUID   `json:"fenced"`            // the last home
+	Why      string      `json:"why"`               // who says that it writes no more
+	// Away is the index of the record that nothing is heard of the last home, on which
+	// that rests: with failover auto. 0: it rests on a person's word.
+	Away uint64 `json:"away,omitempty"`
+	// Forgotten: the snapshots that are lost are not on record any more.
+	Forgotten bool `json:"forgotten,omitempty"`
 }
 
 // Node is one host of the flock.

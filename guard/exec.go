@@ -24,10 +24,10 @@ type ExecFence struct {
 }
 
 // DefaultExecTimeout is how long a fence command has that does not say.
-const DefaultExecTimeout = 20 * time.Second
+const DefaultExecTimeout = time.Duration(dataset.DefaultFenceTimeout)
 
 // MaxExecTimeout bounds ExecFence.Timeout: a Mount that waits for it has two minutes.
-const MaxExecTimeout = time.Minute
+const MaxExecTimeout = time.Duration(dataset.MaxFenceTimeout)
 
 // Check fails with ErrInvalid for what cannot be run.
 func (f ExecFence) Check() error {

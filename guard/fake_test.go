@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/mount"
@@ -99,6 +100,7 @@ type fakeHand struct {
 	records map[uuid.UUID]json.RawMessage
 	broken  error         // of the disk
 	hangs   chan struct{} // a disk that does not answer until this is closed
+	bare    bool          // nothing is mounted
 }
 
 func (h *fakeHand) act(a guard.Act) hand.Outcome {
@@ -141,6 +143,11 @@ func (h *fakeHand) Undo(context.Context, hand.Target) error {
 }
 
 func (h *fakeHand) Bind(context.Context, hand.Target) (mount.Filesystem, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bare {
+		return mount.Filesystem{}, dataset.Errorf(dataset.ErrNotFound, "nothing is mounted")
+	}
 	return mount.Filesystem{Major: 7, Minor: 1, Root: "/"}, nil
 }
 

@@ -33,6 +33,14 @@ type Hands interface {
 // MaxDatasets bounds the table.
 const MaxDatasets = 4096
 
+// MinStep and MaxStep bound Options.Step for a process: below, a rung has no time to do
+// anything on a loaded host; above, a fence is complete after the lease of another node may
+// begin.
+const (
+	MinStep = 50 * time.Millisecond
+	MaxStep = time.Second
+)
+
 // Options say how a guard runs.
 type Options struct {
 	// Run is the guard's folder on a tmpfs, 0700.

@@ -257,6 +257,7 @@ func TestRecords(t *testing.T) {
 
 func TestBadRegistrations(t *testing.T) {
 	b := newBench(t)
+	b.hand.bare = true
 	good := guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyKill, Deadline: b.clock.Boottime() + time.Minute}
 	for name, harm := range map[string]func(*guard.Registration){
 		"no dataset":     func(r *guard.Registration) { r.Dataset = uuid.Nil },
@@ -313,5 +314,27 @@ func TestExecFence(t *testing.T) {
 	}
 	if err := f.Fence(t.Context(), &r, "-rf", node); !isKind(err, "invalid") {
 		t.Errorf("%v", err)
+	}
+}
+
+// What is mounted and comes with a deadline that has passed is fenced, by what is mounted;
+// before it is mounted it is refused, and nothing is kept.
+func TestRegisteredLate(t *testing.T) {
+	b := newBench(t)
+	r := guard.Registration{
+		Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{"/mnt/db"}, Own: true, Policy: guard.PolicyKill, Deadline: b.clock.Boottime(),
+	}
+	if _, err := b.Register(t.Context(), r); !isKind(err, "stale") {
+		t.Errorf("%v", err)
+	}
+	if e := b.until(t, r.Dataset, guard.StateFenced); e.Fence.By != guard.ActFreeze || e.Filesystem.Root != "/" {
+		t.Errorf("%+v", e)
+	}
+	r.Dataset = uuid.New()
+	b.hand.mu.Lock()
+	b.hand.bare = true
+	b.hand.mu.Unlock()
+	if _, err := b.Register(t.Context(), r); !isKind(err, "stale") || len(b.Status().Datasets) != 1 {
+		t.Errorf("%v, %+v", err, b.Status().Datasets)
 	}
 }

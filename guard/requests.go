@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/hand"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // flushTime bounds the flush that a registration waits for.
@@ -21,14 +23,22 @@ const flushTime = 10 * time.Second
 // Register puts a dataset into the table, durably, before anything of it may be mounted.
 // An agent that was started anew registers what it has again, so that the guard knows it.
 // It is idempotent; what is registered already gets the newer epoch, paths and policy, and
-// the later deadline.
+// the later deadline. What is mounted already and comes with a deadline that has passed, as
+// after the guard's table was lost, is fenced at once, and ErrStale says so.
 //
 // ErrInvalid for what cannot be fenced, ErrUnsupported for a policy that this host cannot
 // keep, ErrStale when the deadline has passed, or a newer epoch is registered, or the
 // dataset is fenced: Thaw or Supersede it first. ErrNoSpace when the table is full,
 // ErrConflict while another request changes the entry.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
-	e, was, err := g.enter(r)
+	var late *mount.Filesystem
+	if r.Deadline <= g.Clock.Boottime() {
+		fsys, err := g.Hand.Bind(ctx, hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent})
+		if !errors.Is(err, dataset.ErrNotFound) {
+			late = &fsys
+		}
+	}
+	e, was, err := g.enter(r, late)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -50,12 +60,13 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	return e.copy(), nil
 }
 
-// enter checks a registration and puts it into the table, busy; was is what it replaces.
-func (g *Guard) enter(r Registration) (e *entry, was *Entry, err error) {
+// enter checks a registration and puts it into the table, busy; was is what it replaces. One
+// that comes late, with what is mounted, is fenced.
+func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.Clock.Boottime()
-	if err := r.check(now); err != nil {
+	if err := r.check(now); err != nil && (late == nil || !errors.Is(err, dataset.ErrStale)) {
 		return nil, nil, err
 	}
 	e = g.table[r.Dataset]
@@ -81,6 +92,9 @@ func (g *Guard) enter(r Registration) (e *entry, was *Entry, err error) {
 	next := Entry{Volume: r.Volume, Epoch: r.Epoch, Policy: r.Policy, Deadline: r.Deadline, Boot: g.boot, State: StateArmed}
 	next.Target = hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent}
 	next.Bound = g.bound(next)
+	if late != nil {
+		next.Filesystem = *late
+	}
 	if e == nil {
 		e = &entry{}
 		g.table[r.Dataset] = e
@@ -93,7 +107,9 @@ func (g *Guard) enter(r Registration) (e *entry, was *Entry, err error) {
 		}
 		next.Fence = old.Fence
 	}
-	e.Entry, e.busy = next, true
+	if e.Entry, e.busy = next, true; next.Deadline <= now {
+		g.trip(e)
+	}
 	return e, was, nil
 }
 

@@ -38,7 +38,11 @@ func (s *Server) activate(ctx context.Context) (any, error) {
 }
 
 func (s *Server) capabilities(context.Context) (any, error) {
-	return volume.CapabilitiesResponse{Capabilities: volume.Capability{Scope: "local"}}, nil
+	scope := "local"
+	if s.opts.Global {
+		scope = "global"
+	}
+	return volume.CapabilitiesResponse{Capabilities: volume.Capability{Scope: scope}}, nil
 }
 
 func (s *Server) list(ctx context.Context) (any, error) {

@@ -54,6 +54,10 @@ func TestCalls(t *testing.T) {
 			}
 		})
 	}
+	all, _, _ := start(t, f, Options{Global: true})
+	if _, answer := all.raw(t, "VolumeDriver.Capabilities", ""); answer != `{"Capabilities":{"Scope":"global"}}`+"\n" {
+		t.Errorf("in a cluster: %s", answer)
+	}
 	f.volumes = nil
 	if _, answer := e.raw(t, "VolumeDriver.List", "{}"); answer != "{\"Volumes\":[]}\n" {
 		t.Errorf("empty list: %s", answer)

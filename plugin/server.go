@@ -26,6 +26,8 @@ const (
 // Options is what a server may be given besides its agent. The functions must be
 // safe for concurrent use; nil ones are not called.
 type Options struct {
+	// Global says that every engine of a cluster sees the same volumes.
+	Global bool
 	// Panicked is told which call of the agent panicked, with what and where.
 	Panicked func(call string, value any, stack []byte)
 	// Unseen is told of the errors of Get and List, which the engine keeps to

@@ -89,7 +89,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss"}, later())
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -104,12 +104,15 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"owner":       func(v strictyaml.Node) error { return owner(v, &p) },
 		"follow":      func(v strictyaml.Node) error { return follow(v, &p.Follow) },
 		"replicas":    func(v strictyaml.Node) error { return replicas(v, &p.Replicas) },
-		"failover":    failover,
+		"failover":    func(v strictyaml.Node) error { return failover(v, &p.Failover) },
+		"fence":       func(v strictyaml.Node) error { return fence(v, &p.Failover.Fence) },
+		"max_loss":    func(v strictyaml.Node) error { return maxLoss(v, &p.Failover) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))
 		}
 	}
+	bad.Add(takeover(keys, &p))
 	return p, bad.Err()
 }
 

@@ -44,17 +44,3 @@ func duration(n strictyaml.Node, into *dataset.Duration) error {
 	}
 	return n.Wrap(into.UnmarshalText([]byte(s)))
 }
-
-// failover reads manual; auto is to come.
-func failover(n strictyaml.Node) error {
-	s, err := n.String()
-	switch {
-	case err != nil:
-		return err
-	case s == "auto":
-		return n.Errorf("auto %s, or say manual", notBuilt)
-	case s != "manual":
-		return n.Errorf("unknown choice %q (have: manual)", dataset.Clip(s))
-	}
-	return nil
-}

@@ -22,7 +22,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, failover, filesystem, follow, on_delete, owner, placement, pool, quiesce, replicas, size, snapshots)"
+		haveKeys  = "(have: backend, description, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, quiesce, replicas, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -46,6 +46,9 @@ func documents() []document {
 		{name: "follow within", src: one("follow: {within: 1m30s}")},
 		{name: "replicas", src: one("replicas: {count: 2, every: 30s}")},
 		{name: "failover", src: one("failover: manual")},
+		{name: "failover by itself", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: guard}")},
+		{name: "failover with all that it has", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: watchdog, max_loss: 45s}")},
+		{name: "failover by a command", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/sbin/off, -f], timeout: 30s}}")},
 		{name: "no quiesce", src: one("quiesce: none")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
 		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
@@ -83,8 +86,17 @@ func documents() []document {
 		{name: "no replicas", src: one("replicas: {count: 0, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: no replica at all: leave replicas out in "replicas: {count: 0, every: 30s}"`}},
 		{name: "replicas all the time", src: one("replicas: {count: 1, every: 1ms}"), mistakes: []string{`p.yaml:4:33: profiles.a.replicas.every: too often: want 1s or more in "replicas: {count: 1, every: 1ms}"`}, loaderOnly: "it does not compare times"},
 		{name: "replicas that are many", src: one("replicas: {count: 9, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: want a number from 0 to 8, not 9 in "replicas: {count: 9, every: 30s}"`}},
-		{name: "failover by itself", src: one("failover: auto"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: auto ` + notBuilt + `, or say manual in "failover: auto"`}},
-		{name: "failover of another kind", src: one("failover: never"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: unknown choice "never" (have: manual) in "failover: never"`}},
+		{name: "failover alone", src: one("failover: auto"), mistakes: []string{
+			`p.yaml:4:15: profiles.a.failover: auto opens a copy on another node, once the one that has the volume surely writes no more: want replicas, such as {count: 1, every: 30s}, and a fence (guard, watchdog, or a command) in "failover: auto"`,
+		}},
+		{name: "fence for nothing", src: one("fence: guard"), mistakes: []string{`p.yaml:4:5: profiles.a.fence: it is for failover: auto in "fence: guard"`}},
+		{name: "loss by hand", src: one("{failover: manual, max_loss: 1m}"), mistakes: []string{`p.yaml:4:24: profiles.a.max_loss: it is for failover: auto in "{failover: manual, max_loss: 1m}"`}},
+		{name: "loss of nothing", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: guard, max_loss: 0s}"), mistakes: []string{`p.yaml:4:80: profiles.a.max_loss: no copy is without any age: want as long as between two refreshes, or more in "{replicas: {count: 1, every: 30s}, failover: auto, fence: guard, max_loss: 0s}"`}},
+		{name: "loss of less than there is", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: guard, max_loss: 20s}"), mistakes: []string{`p.yaml:4:80: profiles.a.max_loss: no copy may be that old: they are fresh every 30s in "{replicas: {count: 1, every: 30s}, failover: auto, fence: guard, max_loss: 20s}"`}, loaderOnly: "it does not compare times"},
+		{name: "fence of another kind", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: wall}"), mistakes: []string{`p.yaml:4:63: profiles.a.fence: unknown choice "wall" (have: {exec: [/usr/local/sbin/power-off], timeout: 20s}, guard, watchdog) in "{replicas: {count: 1, every: 30s}, failover: auto, fence: wall}"`}},
+		{name: "fence by a name", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"), mistakes: []string{`p.yaml:4:63: profiles.a.fence: want a program by its absolute path, such as {exec: [/usr/local/sbin/power-off]} in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"`}},
+		{name: "fence that takes long", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"), mistakes: []string{`p.yaml:4:87: profiles.a.fence.timeout: want more than nothing, and 1m0s at most in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"`}, loaderOnly: "it does not compare times"},
+		{name: "failover of another kind", src: one("failover: never"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: unknown choice "never" (have: auto, manual) in "failover: never"`}},
 		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
 		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
 

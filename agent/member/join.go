@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	old, err := pki.LoadPair(files)
 	switch {
 	case err == nil && pki.NewCredentials(old, j.Clock, nil).Good() == nil:
-		return old, nil
+		return old, forgetRequest(j.Dir)
 	case err == nil && j.Node == uuid.Nil:
 		j.Node = old.Identity.Node
 	case err != nil && !errors.Is(err, dataset.ErrNotFound) && !errors.Is(err, dataset.ErrCorrupt):
@@ -59,20 +60,27 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	pair, err := j.ask(ctx, token, req)
+	cluster := uuid.Nil
+	if old != nil {
+		cluster = old.Identity.Cluster
+	}
+	pair, err := j.ask(ctx, token, cluster, req)
 	if err != nil {
 		return nil, err
-	}
-	if old != nil && old.Identity.Cluster != pair.Identity.Cluster {
-		return nil, dataset.Errorf(dataset.ErrConflict, "this host is %s of cluster %s, and the token is for cluster %s: give the agent another --root, or have a token made where it belongs", old.Identity, old.Identity.Cluster, pair.Identity.Cluster)
 	}
 	if err := pair.Save(files); err != nil {
 		return nil, fmt.Errorf("keep the certificate: %w", err)
 	}
-	if err := os.Remove(filepath.Join(j.Dir, requestFile)); err != nil {
-		return nil, err
+	return pair, forgetRequest(j.Dir)
+}
+
+// forgetRequest removes the request whose answer is in place: its key is the node's.
+func forgetRequest(dir string) error {
+	err := os.Remove(filepath.Join(dir, requestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return pair, durable.SyncDir(j.Dir)
+	return errors.Join(err, durable.SyncDir(dir))
 }
 
 // pending is the request that was begun, or a new one.
@@ -87,8 +95,9 @@ func pending(path string) (*pki.Request, error) {
 	return req, req.Save(path)
 }
 
-func (j Joining) ask(ctx context.Context, token pki.Token, req *pki.Request) (*pki.Pair, error) {
-	c, err := api.NewTLSClient("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, j.Clock))
+// ask uses the token up, in that cluster alone, unless it is nil.
+func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
+	c, err := api.NewTLSClient("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
 	if err != nil {
 		return nil, err
 	}

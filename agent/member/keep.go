@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,12 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	// A crash can leave the request of a join whose answer is in place.
+	if req, err := pki.LoadRequest(filepath.Join(dir, requestFile)); err == nil && req.For(pair) {
+		if err := forgetRequest(dir); err != nil {
+			return nil, err
+		}
 	}
 	m.credentials = pki.NewCredentials(pair, clk, m.isRevoked)
 	return m, nil

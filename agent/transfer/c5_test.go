@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +182,32 @@ func TestLongSilenceIsNoCut(t *testing.T) {
 	}
 }
 
+// A node that is not believed any more is cut off in the middle of a transfer, is told why,
+// and does not try again.
+func TestRevokedInTheMiddle(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	a.take(d, dataset.SnapshotManual)
+	a.server.Idle = 400 * time.Millisecond
+	a.pool = &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool}
+	var revoked atomic.Bool
+	peer := a.server.Peer
+	a.server.Peer = func(r *http.Request) (uuid.UUID, error) {
+		if revoked.Load() {
+			return uuid.Nil, dataset.Errorf(dataset.ErrForbidden, "node b was removed")
+		}
+		return peer(r)
+	}
+	b.wire.set(func(body io.ReadCloser) io.ReadCloser {
+		return &counter{body, func() { revoked.Store(true) }}
+	})
+	_, err := b.pull(a, d, uuid.Nil)
+	if !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "node b was removed") || len(b.wire.asked) != 2 {
+		t.Errorf("%v, after %q", err, b.wire.asked)
+	}
+}
+
 // pausing is a pool that sends nothing until something has happened.
 type pausing struct {
 	backends.Copier
@@ -189,7 +216,11 @@ type pausing struct {
 }
 
 func (p *pausing) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
-	<-p.until
+	select {
+	case <-p.until:
+	case <-ctx.Done():
+		return backends.Stream{}, ctx.Err()
+	}
 	return p.Copier.Send(ctx, src, base, from, w, progress)
 }
 

@@ -70,14 +70,7 @@ func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uui
 }
 
 func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (out listing, err error) {
-	q := url.Values{}
-	if len(have) > 0 {
-		texts := make([]string, len(have))
-		for i, id := range have {
-			texts[i] = id.String()
-		}
-		q.Set("have", strings.Join(texts, ","))
-	}
+	q := having(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())
 	}
@@ -88,9 +81,23 @@ func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []
 	return out, err
 }
 
-// Freshen has the home take a transfer snapshot of a dataset as it is now.
-func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID) (out dataset.Snapshot, err error) {
-	err = c.ask(ctx, http.MethodPost, address(peer, ds, nil, "freshen"), &out)
+// having says which snapshots are here.
+func having(have []uuid.UUID) url.Values {
+	q := url.Values{}
+	if len(have) > 0 {
+		texts := make([]string, len(have))
+		for i, id := range have {
+			texts[i] = id.String()
+		}
+		q.Set("have", strings.Join(texts, ","))
+	}
+	return q
+}
+
+// Freshen has the home take a transfer snapshot of a dataset as it is now. It keeps the
+// newest of those that are here, which the next difference rests on.
+func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out Fresh, err error) {
+	err = c.ask(ctx, http.MethodPost, address(peer, ds, having(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "it answered with snapshot %s of dataset %s", out.ID, out.Dataset)
 	}

@@ -7,7 +7,7 @@
 //
 // It pulls, into a copy (backends.Copier) on its own pool:
 //
-//	snapshot, err := client.Freshen(ctx, peer, dataset)   the home takes a transfer snapshot now
+//	snapshot, err := client.Freshen(ctx, peer, dataset, have)   the home takes a transfer snapshot now
 //	plan, err := client.Plan(ctx, peer, …)                what is lacking, and how many bytes that takes
 //	brought, err := client.Pull(ctx, Pull{…})             brings it, resumes after cuts, verifies
 //

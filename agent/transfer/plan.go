@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/google/uuid"
@@ -33,9 +32,7 @@ func (p Plan) Bytes() (sum int64) {
 // inOrder sorts snapshots by when they were taken: within an epoch by the clock of its
 // home.
 func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
-	return slices.SortedStableFunc(slices.Values(all), func(a, b dataset.Snapshot) int {
-		return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), a.Created.Compare(b.Created))
-	})
+	return slices.SortedStableFunc(slices.Values(all), func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
 // travels says whether a snapshot belongs to the dataset wherever its home is. Those that

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,13 +71,16 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 // send answers with the frames of what write writes, and at the end with what it returns.
 // What it fails with before the first frame is an answer of its own.
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
 	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, clock: s.Clock, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
-	quiet := s.keepAlive(ctx, frames)
+	quiet := s.watch(ctx, r, frames, cancel)
 	sent, err := write(ctx, frames)
-	cancel()
+	if r.Context().Err() == nil && ctx.Err() != nil {
+		sent, err = nil, context.Cause(ctx)
+	}
+	cancel(nil)
 	quiet()
 	if n, _ := frames.count(); err != nil && n == 0 {
 		return err
@@ -97,9 +101,10 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	return nil
 }
 
-// keepAlive tells the other side now and then that more is to come, while nothing else is
-// written. What it returns ends that.
-func (s *Server) keepAlive(ctx context.Context, frames *frameWriter) (quiet func()) {
+// watch tells the other side now and then that more is to come, while nothing else is
+// written, and looks whether it is still to be believed: a transfer can last for longer
+// than that. What it returns ends both.
+func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (quiet func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})
 	owner.Go(func() {
@@ -111,6 +116,10 @@ func (s *Server) keepAlive(ctx context.Context, frames *frameWriter) (quiet func
 			case <-stop:
 				return
 			case <-s.Clock.After(s.idle() / 4):
+			}
+			if peer, err := s.Peer(r.Request); err != nil || peer != r.peer {
+				cut(cmp.Or(err, dataset.Errorf(dataset.ErrForbidden, "node %s is another one by now", r.peer)))
+				return
 			}
 			if n, _ := frames.count(); n != last {
 				last = n

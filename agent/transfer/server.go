@@ -23,8 +23,9 @@ type Source interface {
 	// dataset.ErrNotFound.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
 	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns
-	// its record, the pool's own. One that has nothing new may be the last one.
-	Freshen(ctx context.Context, ds uuid.UUID) (dataset.Snapshot, error)
+	// its record, the pool's own. One that has nothing new may be the last one. The newest
+	// that the peer has is kept for it.
+	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (dataset.Snapshot, error)
 	// Tree opens the root of a snapshot, or with the nil one of the dataset as it lies, which
 	// must be at rest. The function lets go of it, after the root was closed.
 	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
@@ -214,12 +215,28 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	return have, want, nil
 }
 
+// Fresh is a transfer snapshot that has all that a dataset had at a time.
+type Fresh struct {
+	dataset.Snapshot
+	// Current is that time, by the home's clock: later than when the snapshot was taken,
+	// where nothing was written since. Zero: not known.
+	Current time.Time `json:"current,omitzero"`
+}
+
 func (s *Server) freshen(w http.ResponseWriter, r *request) error {
-	snap, err := s.Source.Freshen(r.Context(), r.dataset)
+	have, _, err := parseHave(r)
 	if err != nil {
 		return err
 	}
-	return reply(w, snap)
+	current := s.Clock.Now()
+	snap, err := s.Source.Freshen(r.Context(), r.dataset, have)
+	if err != nil {
+		return err
+	}
+	if snap.Created.After(current) {
+		current = snap.Created
+	}
+	return reply(w, Fresh{snap, current})
 }
 
 // reply answers with v. Nothing can be said any more when that fails.

@@ -45,6 +45,7 @@ them.`,
 	}
 	f.common(cmd.Flags())
 	f.ofHost(cmd.Flags())
+	f.publishing(cmd.Flags(), toSwarm)
 	cmd.Flags().StringVar(&join, "join", "", "`TOKEN` to join the cluster with, @FILE or -; a host that has joined stays what it is")
 	return cmd
 }

@@ -51,13 +51,17 @@ func newCAInitCmd(a *app) *cobra.Command {
 the folder to each control host: whoever has it can make himself any member of
 the cluster, so nobody else may read it. Keep one copy where no host is.
 
-A folder that has one is refused. With --keep that one is checked and stays, for
-what is run at each start, as by docker compose up.`,
+A folder that has one, or anything else, is refused. With --keep that one is
+checked and stays, for what is run at each start, as by docker compose up.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	dir, o := dirFlag(cmd), outputFlags(cmd, false)
+	o := outputFlags(cmd, false)
+	dir := cmd.Flags().String("dir", "", "`DIR` to make, on this host")
 	keep := cmd.Flags().Bool("keep", false, "fine if there is one already: it stays")
-	cmd.RunE = func(*cobra.Command, []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *dir == "" {
+			return usage(cmd, "ca init needs --dir, the folder to make (%s is where the other commands look)", defaultAuthority)
+		}
 		made, err := pki.Create(*dir, a.now())
 		kept := *keep && errors.Is(err, dataset.ErrExists)
 		if kept {
@@ -195,7 +199,8 @@ func newCARevokeCmd(a *app) *cobra.Command {
 		Short: "Make an operator's certificates worth nothing",
 		Long: `Make every certificate worth nothing that was made for operators of that name so
 far: at once on the control replica that is asked, within seconds on the others.
-One that is made later is good. A node's certificate goes with drover node rm.`,
+One that is made more than ten minutes later is good: by so much may the clock
+of who made one be ahead. A node's certificate goes with drover node rm.`,
 		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := outputFlags(cmd, false)

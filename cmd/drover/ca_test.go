@@ -46,6 +46,8 @@ func TestCertificateAuthority(t *testing.T) {
 	}
 	refused("no certificate authority in "+dir, "ca", "issue", "bob", "--role", "viewer", "--dir", dir)
 	refused("no such folder", "ca", "rotate", "--dir", dir)
+	refused("ca init needs --dir, the folder to make (/etc/drover/ca is where the other commands look)", "ca", "init")
+	refused("holds something else (bob.pem)", "ca", "init", "--dir", occupied(t))
 	var made authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
 		t.Errorf("%+v, %v", made, err)
@@ -92,6 +94,16 @@ func TestCertificateAuthority(t *testing.T) {
 	must("ca", "rotate", "--finish", "--force", "--dir", dir)
 	c.env["DROVER_API"] = "https://" + answering(t, f, dir)
 	refused("is not vouched for by this cluster's certificate authority", append(with, "node", "ls")...)
+}
+
+// occupied is a folder with something in it.
+func occupied(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "bob.pem"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // answering is control on loopback, as of the authority in a folder.

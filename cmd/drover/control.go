@@ -24,5 +24,6 @@ to listen. SIGHUP reads profiles.yaml again; give each replica the same.`,
 	}
 	f.common(cmd.Flags())
 	f.ofControl(cmd.Flags())
+	f.publishing(cmd.Flags(), toConsul)
 	return cmd
 }

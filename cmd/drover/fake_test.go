@@ -28,6 +28,7 @@ type fake struct {
 	events         []api.Event
 	findings       []api.Finding
 	rebuilt        []api.Rebuilt
+	recovery       api.Recovery
 	pool           dataset.Pool
 	diff           api.Diff
 	version        api.Version
@@ -167,6 +168,14 @@ func (f *fake) Cordon(_ context.Context, node uuid.UUID, set api.Cordoned) (data
 	return n, f.called("Cordon", node, set)
 }
 
+func (f *fake) Fence(_ context.Context, node uuid.UUID, word api.Fenced) (dataset.Node, error) {
+	return f.nodes[0].Node, f.called("Fence", node, word)
+}
+
+func (f *fake) Failover(context.Context) (api.FailoverState, error) {
+	return api.FailoverState{}, f.called("Failover")
+}
+
 func (f *fake) Operations(_ context.Context, p api.Page) (api.List[dataset.Operation], error) {
 	err := f.called("Operations")
 	return page(f, f.operations, p, func(op dataset.Operation) string { return op.ID.String() }), err
@@ -279,6 +288,14 @@ func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f
 
 func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (dataset.Node, error) {
 	return dataset.Node{Name: ref}, f.called("RemoveNode", ref, force)
+}
+
+func (f *fake) Recover(_ context.Context, r api.Recover) (api.Recovery, error) {
+	err := f.called("Recover", r)
+	if f.recovery.Halted != "" && r.Confirm == f.recovery.Digest {
+		f.recovery.Done = true
+	}
+	return f.recovery, err
 }
 
 func (f *fake) RevokeOperator(_ context.Context, name string) error {

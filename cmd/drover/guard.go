@@ -4,15 +4,18 @@ import (
 	"context"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
 
 // guardFlags is what drover guard can be told.
 type guardFlags struct {
 	root, run, watchdog, level string
+	step                       time.Duration
 	hand                       bool
 }
 
@@ -42,6 +45,7 @@ restarted; a started guard goes on where the one before it was.`,
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the guard's socket, on a tmpfs")
 	fl.StringVar(&f.watchdog, "watchdog", "/dev/watchdog", "watchdog `DEVICE`, opened once a volume wants it")
 	fl.StringVar(&f.level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
+	fl.DurationVar(&f.step, "step", time.Second, "`TIME` that each rung of the ladder has: at most a tenth of what control takes a silent host for alive")
 	fl.BoolVar(&f.hand, "hand", false, "be the guard's hand, which the guard itself starts")
 	cobra.CheckErr(fl.MarkHidden("hand"))
 	return cmd
@@ -52,10 +56,13 @@ func runGuard(ctx context.Context, a *app, f guardFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.step < guard.MinStep || f.step > guard.MaxStep {
+		return dataset.Errorf(dataset.ErrInvalid, "--step %v: want %v to %v", f.step, guard.MinStep, guard.MaxStep)
+	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return guard.Process{
-		Root: f.root, Run: f.run, Watchdog: f.watchdog, Version: a.version, Log: log,
+		Root: f.root, Run: f.run, Watchdog: f.watchdog, Step: f.step, Version: a.version, Log: log,
 		Hand:  []string{"/proc/self/exe", "guard", "--hand", "--root", f.root, "--run", f.run},
 		Ready: func() { notify(log) },
 	}.Serve(ctx)

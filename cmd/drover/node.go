@@ -15,7 +15,7 @@ func newNodeCmd(a *app) *cobra.Command {
 		Short: "Look at the hosts, cordon and drain them, let them in and out",
 	},
 		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
-		newNodeTokenCmd(a), newNodeRmCmd(a),
+		newNodeFenceCmd(a), newNodeTokenCmd(a), newNodeRmCmd(a),
 	)
 }
 

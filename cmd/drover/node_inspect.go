@@ -49,6 +49,10 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	f.Add("ID", n.ID.String())
 	f.Add("Version", n.Version)
 	f.Add("State", nodeState(n, now))
+	if n.Fenced {
+		f.Add("Fenced", "a person vouches that it writes no more")
+	}
+	f.Add("Guarded", yesNo(n.Guarded))
 	f.Add("Cordoned", yesNo(n.Cordoned))
 	f.Add("Labels", labelLines(n.Labels)...)
 	f.Add("Pools", pools...)

@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/profiles"
 )
 
@@ -61,9 +62,19 @@ func (f *processFlags) ofControl(fl *pflag.FlagSet) {
 // ofHost are those of a process with an agent in it.
 func (f *processFlags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
-	fl.StringSliceVar(&f.publish, "publish-facts", nil, "tell `WHOM` what hosts are and how they do: swarm (labels of the Swarm's nodes); instead of publish_facts in drover.yaml")
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
 }
+
+// publishing says where facts can be published by this process.
+func (f *processFlags) publishing(fl *pflag.FlagSet, where string) {
+	fl.StringSliceVar(&f.publish, "publish-facts", nil, "tell `WHOM` what hosts are and how they do: "+where+"; instead of publish_facts in drover.yaml")
+}
+
+// The places.
+const (
+	toSwarm  = "swarm (labels of the Swarm's nodes)"
+	toConsul = "consul (tags and metadata of the agents' services)"
+)
 
 // tune lets as many goroutines run at once as suits work that mostly waits for
 // disks: with one for each CPU, what is ready waits for others that sit in a flush
@@ -120,7 +131,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 	o = host.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish,
+		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
 		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}),
 		Log:      log,
 		Ready:    func() { notify(log) },
@@ -129,6 +140,10 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		if o.Publish, err = f.publish, config.CheckPublish(f.publish); err != nil {
 			return o, fmt.Errorf("--publish-facts: %w", err)
 		}
+	}
+	if s := steps.Session(); s > 0 {
+		o.Limits = control.Limits{Session: s, House: 2 * s}
+		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {
 		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image})

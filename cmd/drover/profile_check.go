@@ -37,11 +37,15 @@ pool can keep what a profile promises is seen when a volume is created.`,
 			return err
 		}
 		for _, p := range set.All() {
-			if p.Quiesce != dataset.QuiesceFreeze {
-				continue
+			if p.Quiesce == dataset.QuiesceFreeze {
+				if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
+					return err
+				}
 			}
-			if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
-				return err
+			if p.Failover.Auto {
+				if err := a.say("profile %s fails over: each node that is to have its volumes or replicas needs the guard (systemctl enable --now drover-guard)", p.Name); err != nil {
+					return err
+				}
 			}
 		}
 		return profileTable(set.All()).Write(a.out)

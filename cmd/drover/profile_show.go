@@ -48,6 +48,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Owner", ownerLine(p.Owner))
 	f.Add("Follow", p.Follow.String())
 	f.Add("Replicas", replicaLine(p.Replicas))
+	f.Add("Failover", p.Failover.String())
 	return f
 }
 

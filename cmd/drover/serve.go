@@ -22,5 +22,6 @@ SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
 	f.common(cmd.Flags())
 	f.ofControl(cmd.Flags())
 	f.ofHost(cmd.Flags())
+	f.publishing(cmd.Flags(), toSwarm)
 	return cmd
 }

@@ -114,10 +114,13 @@ func TestPurgeAsks(t *testing.T) {
 		"all":            {[]string{"trash", "purge", "--all"}, "all\n", 2, 0, "all 2 datasets"},
 		"not all":        {[]string{"trash", "purge", "--all"}, "no\n", 0, 1, ""},
 		"--yes":          {[]string{"trash", "purge", "old", "--yes"}, "", 1, 0, ""},
+		"recover":        {[]string{"store", "recover"}, "yes\n", 2, 0, "has the cluster go on"},
+		"not recover":    {[]string{"store", "recover"}, "y\n", 1, 1, "Type yes to go on"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())
 			scenarios["at-once"](c)
+			scenarios["went-back"](c)
 			screen := ptytest.Open(t)
 			screen.Type(t, tc.typed)
 			c.in = screen.File

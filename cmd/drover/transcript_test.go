@@ -181,6 +181,16 @@ var scenarios = map[string]func(c *console){
 	"broken": func(c *console) {
 		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Mend: "mount /srv/plain"})
 	},
+	"went-back": func(c *console) {
+		c.fake.recovery = api.Recovery{
+			Digest: "0123abcd", Halted: "nothing is changed while the store is not to be believed: it went back (drover store recover)",
+			Heard: []string{"alpha", "beta"}, Silent: []string{"gamma"},
+			Different: []api.Differs{
+				{Dataset: idDB, Volume: "db", Action: "moved", Store: "ready, epoch 1 on alpha", Agents: "ready, epoch 2 on beta"},
+				{Dataset: idBare, Volume: "old", Action: "forgotten", Store: "ready, epoch 1 on alpha"},
+			},
+		}
+	},
 	"remote": func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
 	"tar":    func(c *console) { c.in = strings.NewReader(strings.Repeat("x", 1000)) },
 }

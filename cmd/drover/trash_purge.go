@@ -120,7 +120,7 @@ func (a *app) confirm(word, format string, args ...any) error {
 	}
 	line, err := bufio.NewReader(a.in).ReadString('\n')
 	if strings.TrimSpace(line) != word {
-		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was destroyed")
+		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was done")
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -34,19 +35,21 @@ const (
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
-		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust", "diff-snapshot":
+		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust", "get-failover", "diff-snapshot":
 		return rule{role: pki.Viewer, node: anybody}, true
-	case "doctor":
+	case "get-openapi":
+		return rule{role: pki.Viewer, node: anybody}, true
+	case "doctor", "get-metrics":
 		return rule{role: pki.Viewer}, true
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "set-volume-profile", "protect-volume",
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash", "purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "collect", "rebuild-store", "backup-store", "cordon-node",
+	case "create-pool", "adopt-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
-	case "plan", "heartbeat", "sync", "facts", "renew":
+	case "plan", "heartbeat", "sync", "facts", "renew", "hold":
 		return rule{node: itself, quiet: true}, true
 	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "certify":
 		return rule{node: itself}, true
@@ -65,7 +68,7 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 		change.begins(op, hc.Param, known && rule.quiet)
 		err := rule.allows(p, hc.Param("node"), op.Summary)
 		if !known {
-			err = dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lower(op.Summary))
+			err = nobodyMay(p, op.Summary)
 		}
 		if err != nil {
 			change.failed(err)
@@ -75,6 +78,27 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 		}
 		next(hc)
 	}
+}
+
+// plain registers an endpoint that is no part of the document, for whom its rule names.
+func plain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
+	rule, known := ruleOf(id)
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		p := PrincipalOf(r.Context())
+		err := rule.allows(p, "", what)
+		if !known {
+			err = nobodyMay(p, what)
+		}
+		if err != nil {
+			ProblemOf(err).write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func nobodyMay(p Principal, what string) error {
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lower(what))
 }
 
 // allows fails with ErrForbidden for who may not do what an endpoint does. node is

@@ -97,17 +97,23 @@ func newFlock(t *testing.T, d Deps) *flock {
 		return f.revoked[id.Name]
 	})
 	d.Peer, d.Audit = own.Peer, func(c Change) { f.mu.Lock(); defer f.mu.Unlock(); f.changes = append(f.changes, c) }
-	s := NewServer(Handler(d))
+	f.address = serveTLS(t, Handler(d), own)
+	return f
+}
+
+// serveTLS serves on loopback until the test ends.
+func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address string) {
+	t.Helper()
+	s := NewServer(h)
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.address = l.Addr().String()
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
 	t.Cleanup(func() { s.Close(); serving.Wait() })
-	return f
+	return l.Addr().String()
 }
 
 func (f *flock) pair(id pki.Identity) *pki.Pair {

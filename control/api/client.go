@@ -92,7 +92,7 @@ func dial(endpoint string, config *tls.Config) (server, *http.Transport, error) 
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: 5 * time.Second,
-		TLSHandshakeTimeout:   connectTime,
+		TLSHandshakeTimeout:   handshakeTime,
 		DisableCompression:    true,
 		TLSClientConfig:       config,
 		DialContext:           (&net.Dialer{Timeout: connectTime, KeepAliveConfig: keepAlive(), Control: giveUp}).DialContext,

@@ -20,17 +20,22 @@ import (
 )
 
 const (
-	connectTime = 5 * time.Second
-	// answerTime is what one of several servers has to answer: more than an
-	// election of its store's leader takes, so that it is not left for that.
-	answerTime = 15 * time.Second
+	connectTime = 4 * time.Second
+	// handshakeTime is what a server has that is there: all agents at once, whose replica
+	// died, keep another busy for a while, and the longer the more of them give up and begin
+	// anew. One that is cut off meanwhile is found out by silence.
+	handshakeTime = 10 * time.Second
+	// answerTime is what one of several servers has to answer: more than it waits for
+	// a leader of its store, so that it is not left for that.
+	answerTime = 12 * time.Second
 	// silence is after how long a connection whose peer acknowledges nothing is
-	// dead: a cut network says nothing.
-	silence = 12 * time.Second
+	// dead: a cut network says nothing. Two servers that are both cut off have ten seconds
+	// together, for whoever waits behind Docker.
+	silence = 4 * time.Second
 )
 
 func keepAlive() net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: silence / 3, Interval: silence / 6, Count: 4}
+	return net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
 }
 
 // giveUp bounds how long what was sent may stay unacknowledged: 15 minutes

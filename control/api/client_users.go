@@ -70,6 +70,16 @@ func (c *Client) Cordon(ctx context.Context, id uuid.UUID, set Cordoned) (datase
 	return ask[dataset.Node](ctx, c, node(id, "/cordon", set))
 }
 
+// Fence vouches that a node which is away writes no more.
+func (c *Client) Fence(ctx context.Context, id uuid.UUID, f Fenced) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, c, node(id, "/fence", f))
+}
+
+// Failover says whether volumes fail over by themselves.
+func (c *Client) Failover(ctx context.Context) (FailoverState, error) {
+	return ask[FailoverState](ctx, c, call{method: http.MethodGet, path: "/v1/failover"})
+}
+
 // Operations lists operations.
 func (c *Client) Operations(ctx context.Context, p Page) (List[dataset.Operation], error) {
 	return list[dataset.Operation](ctx, c, "/v1/operations", p)

@@ -32,6 +32,8 @@ type fake struct {
 	nodes    []Node
 	pool     dataset.Pool
 	rebuilt  []Rebuilt
+	failover FailoverState
+	recovery Recovery
 	found    []Finding
 	diff     Diff
 	leftOut  LeftOut
@@ -149,6 +151,14 @@ func (f *fake) Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (datase
 	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, set)
 }
 
+func (f *fake) Fence(ctx context.Context, node uuid.UUID, w Fenced) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "Fence", node, w)
+}
+
+func (f *fake) Failover(ctx context.Context) (FailoverState, error) {
+	return f.failover, f.ask(ctx, "Failover")
+}
+
 func (f *fake) Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error) {
 	return r.Facts, f.ask(ctx, "Facts", node, r)
 }
@@ -210,6 +220,14 @@ func (f *fake) Yield(ctx context.Context, node uuid.UUID, y Yield) error {
 
 func (f *fake) Copied(ctx context.Context, node uuid.UUID, c Copied) error {
 	return f.ask(ctx, "Copied", node, c)
+}
+
+func (f *fake) Hold(ctx context.Context, node uuid.UUID, h Holdings) error {
+	return f.ask(ctx, "Hold", node, h)
+}
+
+func (f *fake) Recover(ctx context.Context, r Recover) (Recovery, error) {
+	return f.recovery, f.ask(ctx, "Recover", r)
 }
 
 func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -40,13 +41,13 @@ type Deps struct {
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
-	mux.HandleFunc("GET /v1/openapi.json", document.serve("application/openapi+json", document.json))
-	mux.HandleFunc("GET /v1/openapi.yaml", document.serve("application/openapi+yaml", document.yaml))
+	plain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is", document.serve("application/openapi+json", document.json))
+	plain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is", document.serve("application/openapi+yaml", document.yaml))
 	if d.Metrics != nil {
-		mux.Handle("GET /metrics", d.Metrics)
+		plain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
 	}
 	mux.HandleFunc("/", unknownEndpoint)
-	return &guard{next: mux, version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked}
+	return &guard{next: mux, version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked, patience: strangerTime}
 }
 
 // unknownEndpoint does not say not_found: a client must not take a wrong path
@@ -88,6 +89,7 @@ func register(mux humago.Mux, d Deps) *document {
 	h.events()
 	h.nodes()
 	h.members()
+	h.recovery()
 	h.local()
 	return newDocument(doc)
 }
@@ -114,7 +116,7 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 	if op.BodyReadTimeout == 0 {
 		op.BodyReadTimeout = -1
 	}
-	op.Middlewares = append(op.Middlewares, admit(op))
+	op.Middlewares = append(huma.Middlewares{admit(op)}, op.Middlewares...)
 	huma.Register(h.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
@@ -132,6 +134,8 @@ type guard struct {
 	peer     Peer
 	audit    func(Change)
 	panicked func(request string, value any, stack []byte)
+	patience time.Duration // with who is not known
+	crowd    crowd
 }
 
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -142,10 +146,19 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	who, err := g.identify(r)
 	ctx, change := withChange(WithPrincipal(r.Context(), who), who, r)
 	defer func() { change.ends(watched.status, g.audit) }()
-	if spent(r, err) {
+	switch {
+	case err != nil:
+		g.hurry(w)
+	case spent(r):
 		w.Header().Set("Connection", "close")
 	}
-	if err = g.known(r, who, err); err != nil {
+	if err = g.known(r, who, err); err == nil && who.Kind != "" {
+		var leave func()
+		if leave, err = g.crowd.enter(who.Identity, "requests", requestsOnce, 0); err == nil {
+			defer leave()
+		}
+	}
+	if err != nil {
 		if change != nil {
 			change.failed(err)
 		}
@@ -156,13 +169,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // spent reports whether a connection should be made anew, since it shows the certificate
-// that its peer had when it was made: one that is not believed, or that is to be renewed
-// by now.
-func spent(r *http.Request, err error) bool {
+// that its peer had when it was made: one that is to be renewed by now.
+func spent(r *http.Request) bool {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return false
 	}
-	return err != nil || clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
+	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
 // known fails for who may ask nothing at all. Who has no certificate yet may go on to

@@ -107,8 +107,11 @@ func (absent) alone() error {
 func (a absent) MakeToken(context.Context, NewToken) (JoinToken, error) {
 	return JoinToken{}, a.alone()
 }
-func (a absent) Join(context.Context, Join) (Joined, error)   { return Joined{}, a.alone() }
-func (a absent) Trust(context.Context) (Trust, error)         { return Trust{}, a.alone() }
+func (a absent) Join(context.Context, Join) (Joined, error) { return Joined{}, a.alone() }
+func (a absent) Trust(context.Context) (Trust, error)       { return Trust{}, a.alone() }
+func (a absent) Recover(context.Context, Recover) (Recovery, error) {
+	return Recovery{}, a.alone()
+}
 func (a absent) RevokeOperator(context.Context, string) error { return a.alone() }
 
 func (a absent) Certify(context.Context, uuid.UUID, Certification) (pki.Signed, error) {

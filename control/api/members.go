@@ -28,8 +28,12 @@ type Members interface {
 	// nothing from then on, and it stays on record until they have another home.
 	RemoveNode(ctx context.Context, ref string, force bool) (dataset.Node, error)
 	// RevokeOperator makes every certificate of that name worth nothing that was made
-	// so far.
+	// so far, or within ten minutes, by which clocks may differ.
 	RevokeOperator(ctx context.Context, name string) error
+	// Recover says how a store that went back differs from what agents hold or, with the
+	// digest of that, has it brought up to date. ErrConflict when it is another by then,
+	// or takes a person's word. Cut short, it is asked for again.
+	Recover(ctx context.Context, r Recover) (Recovery, error)
 }
 
 // NewToken asks for a join token.
@@ -81,12 +85,6 @@ type Revoked struct {
 	At       time.Time `json:"at"`
 }
 
-const (
-	maxJoin   = 32 << 10
-	joinTime  = 10 * time.Second // for a body, from who may be anybody
-	joinsOnce = 8                // joins at once
-)
-
 func (h handlers) members() {
 	add(h, post("/v1/tokens", "make-token", "nodes", "Make a join token", "It lets one host join the cluster, once."),
 		func(ctx context.Context, in *struct{ Body NewToken }) (*answer[JoinToken], error) {
@@ -133,7 +131,7 @@ func (h handlers) members() {
 // bounded.
 func (h handlers) join() {
 	op := post(joinPath, "join", "agents", "Join the cluster with a token", "The one endpoint that needs no certificate.")
-	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, joinTime
+	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, strangerTime
 	room := make(chan struct{}, joinsOnce)
 	add(h, op, func(ctx context.Context, in *struct{ Body Join }) (*answer[Joined], error) {
 		changeOf(ctx).Target = dataset.Clip(in.Body.Name)

@@ -15,13 +15,6 @@ type NodeParam struct {
 	Node uuid.UUID `path:"node" doc:"the node's UUID"`
 }
 
-// Bodies of agents that report all they have are larger than those of people:
-// some 80,000 datasets in a heartbeat, some 100,000 records in a rebuild.
-const (
-	maxHeartbeat = 16 << 20
-	maxRebuild   = 256 << 20
-)
-
 func (h handlers) nodes() {
 	add(h, get("/v1/nodes", "list-nodes", "nodes", "List the nodes"),
 		func(ctx context.Context, in *struct {
@@ -35,6 +28,17 @@ func (h handlers) nodes() {
 			Body Cordoned
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Cordon(ctx, in.ID, in.Body))
+		})
+	add(h, post("/v1/nodes/{id}/fence", "fence-node", "nodes", "Vouch that a node which is away writes no more", ""),
+		func(ctx context.Context, in *struct {
+			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			Body Fenced
+		}) (*answer[dataset.Node], error) {
+			return reply(h.Service.Fence(ctx, in.ID, in.Body))
+		})
+	add(h, get("/v1/failover", "get-failover", "nodes", "Say whether volumes fail over by themselves"),
+		func(ctx context.Context, _ *struct{}) (*answer[FailoverState], error) {
+			return reply(h.Service.Failover(ctx))
 		})
 	add(h, agents("register", "register-node", "Present a node and its pools"),
 		func(ctx context.Context, in *struct {
@@ -125,6 +129,7 @@ func (h handlers) feeds() {
 	})
 	heartbeat := agents("heartbeat", "heartbeat", "Say what the node sees")
 	heartbeat.MaxBodyBytes = maxHeartbeat
+	heartbeat.Middlewares = append(heartbeat.Middlewares, atOnce("heartbeats", heartbeatsOnce, 0))
 	add(h, heartbeat, func(ctx context.Context, in *struct {
 		NodeParam
 		Body Heartbeat
@@ -140,6 +145,7 @@ func (h handlers) feeds() {
 		})
 	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
 	rebuild.MaxBodyBytes = maxRebuild
+	rebuild.Middlewares = append(rebuild.Middlewares, atOnce("rebuilds", rebuildsOnce, rebuildsAll))
 	add(h, rebuild, func(ctx context.Context, in *struct {
 		NodeParam
 		Body []Found
@@ -153,5 +159,6 @@ func (h handlers) feeds() {
 func agents(what, id, summary string) huma.Operation {
 	op := post("/v1/nodes/{node}/"+what, id, "agents", summary, "")
 	op.SkipValidateBody = true
+	op.MaxBodyBytes = maxReport
 	return op
 }

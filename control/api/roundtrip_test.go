@@ -47,6 +47,7 @@ func fullFake() *fake {
 		Node:  dataset.Node{ID: node1, Name: "host-a", Incarnation: d.ID, Version: "v", Cordoned: true, Labels: map[string]string{"a": "b"}, Pools: []uuid.UUID{d.Pool}},
 		Facts: &facts,
 	}}
+	f.failover = FailoverState{Halted: "2 nodes vanished", Since: sampleTime}
 	f.rebuilt = []Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
 	f.found = []Finding{{Level: "error", Subject: "pool default", Text: "t", Mend: "m"}}
 	f.diff = Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
@@ -69,6 +70,8 @@ func TestEveryMethodArrives(t *testing.T) {
 	page := Page{After: "a b/c&d", Limit: 7}
 	beat := Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
 	yield := Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
+	held := Holdings{Incarnation: node1, Recovery: uuid.Max, Clock: 1 << 60, Pools: []uuid.UUID{f.pool.ID}, Found: []Found{}, Copies: []Kept{}, Given: []Given{{node1, 2, uuid.Max}}}
+	again := Recover{Confirm: "0123", Fenced: []string{"a"}}
 	copied := Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
 	found := []Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
 	told := FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
@@ -98,6 +101,10 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Cordon", []any{node1, Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *Client) (any, error) {
 			return c.Cordon(ctx, node1, Cordoned{Cordoned: true, Draining: true})
 		}},
+		{"Fence", []any{node1, Fenced{Confirmed: true}}, f.nodes[0].Node, func(ctx context.Context, c *Client) (any, error) {
+			return c.Fence(ctx, node1, Fenced{Confirmed: true})
+		}},
+		{"Failover", nil, f.failover, func(ctx context.Context, c *Client) (any, error) { return c.Failover(ctx) }},
 		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *Client) (any, error) { return c.Facts(ctx, node1, told) }},
 		{"Operations", []any{page}, List[dataset.Operation]{[]dataset.Operation{f.op}, f.next}, func(ctx context.Context, c *Client) (any, error) { return c.Operations(ctx, page) }},
 		{"Operation", []any{"f23c", 30 * time.Second}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Operation(ctx, "f23c", 30*time.Second) }},
@@ -116,6 +123,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
 		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
+		{"Hold", []any{node1, held}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Hold(ctx, node1, held) }},
+		{"Recover", []any{again}, f.recovery, func(ctx context.Context, c *Client) (any, error) { return c.Recover(ctx, again) }},
 		{"MakeToken", []any{token}, JoinToken{Token: "secret", ID: "0123abcd"}, func(ctx context.Context, c *Client) (any, error) { return c.MakeToken(ctx, token) }},
 		{"Join", []any{join}, Joined{Name: "a"}, func(ctx context.Context, c *Client) (any, error) { return c.Join(ctx, join) }},
 		{"Certify", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *Client) (any, error) { return c.Certify(ctx, node1, renewal) }},

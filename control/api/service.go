@@ -39,6 +39,10 @@ type Users interface {
 	NodeList(ctx context.Context, filter string) ([]Node, error)
 	// Cordon says whether nothing new is to be put on a node. Again: nothing.
 	Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (dataset.Node, error)
+	// Fence takes a person's word that a node which is away writes no more. Again:
+	// nothing.
+	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
+	Failover(ctx context.Context) (FailoverState, error)
 	Operations(ctx context.Context, p Page) (List[dataset.Operation], error)
 	// Operation returns one; with wait > 0 it waits so long for it to end, or,
 	// while it runs, for its progress to change.
@@ -78,6 +82,9 @@ type Nodes interface {
 	// Facts says what the host is and how it does, and returns what is on record of
 	// that: small changes are not written, nor any within a minute of the last.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
+	// Hold says what the node holds, for a recovery that asked; nothing is stored. Again:
+	// it takes the place of what was said.
+	Hold(ctx context.Context, node uuid.UUID, h Holdings) error
 	// Rebuild brings back what was found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error)
 }

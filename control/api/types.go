@@ -37,6 +37,7 @@ type Request struct {
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
 	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID; empty: away
 	Fenced    string            `json:"fenced,omitempty"`    // move with force: the home, which a person says writes no more
+	Failover  bool              `json:"failover,omitempty"`  // move: only if its home is lost and the profile lets a copy take over
 }
 
 // Plan is what control decided on a request: exactly one field is set.
@@ -107,6 +108,10 @@ type Node struct {
 	// heard of since; zero: not known.
 	Live  bool      `json:"live"`
 	Since time.Time `json:"since,omitzero"`
+	// Guarded says that its guard answered when it was heard last; Fenced, of one that is
+	// away, that a person vouches that it writes no more.
+	Guarded bool `json:"guarded,omitempty"`
+	Fenced  bool `json:"fenced,omitempty"`
 }
 
 // Cordoned is whether nothing new is to be put on a node and, draining, what it has is to
@@ -114,6 +119,17 @@ type Node struct {
 type Cordoned struct {
 	Cordoned bool `json:"cordoned"`
 	Draining bool `json:"draining,omitempty"` // only what is cordoned is drained
+}
+
+// Fenced is a person's word that a node writes no more.
+type Fenced struct {
+	Confirmed bool `json:"confirmed"`
+}
+
+// FailoverState says whether volumes with failover auto go on from a copy by themselves.
+type FailoverState struct {
+	Halted string    `json:"halted,omitempty"` // why they do not, and what would help; empty: they do
+	Since  time.Time `json:"since,omitzero"`
 }
 
 // FactsReport is what an agent says of its host.
@@ -142,9 +158,12 @@ type Renewal struct {
 // ever.
 type Standing struct {
 	TTL dataset.Duration `json:"ttl"`
+	// Session names the time for which the agent was alive without a break: another one
+	// begins when that was over. Nil from a control that does not say.
+	Session uuid.UUID `json:"session,omitzero"`
 }
 
-// Heartbeat is what an agent says of what it sees; none of it is stored.
+// Heartbeat is what an agent says of what it sees; none of that is stored.
 type Heartbeat struct {
 	Incarnation uuid.UUID               `json:"incarnation"`
 	Pools       []dataset.PoolStatus    `json:"pools,omitempty"`
@@ -152,9 +171,14 @@ type Heartbeat struct {
 	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
 	Operations  []dataset.Operation     `json:"operations,omitempty"`
 	Copies      []dataset.Copy          `json:"copies,omitempty"` // replicas of the node, as they are; those that changed
+	Clock       time.Time               `json:"clock,omitzero"`   // the node's own: what it wrote until then is compared with what copies have
+	Guard       bool                    `json:"guard,omitempty"`  // its guard answers
 	// Whole says that the replica was told of everything before, so that Datasets is
 	// what changed since. One that was not says so with ErrConflict.
 	Whole bool `json:"whole,omitempty"`
+	// Leaving says that the agent stops in order, and nothing else: nobody is to look for
+	// it until it registers again.
+	Leaving bool `json:"leaving,omitempty"`
 	// Distrust says why the node does not believe this store: then nothing of the
 	// node's is condemned by itself.
 	Distrust string `json:"distrust,omitempty"`
@@ -169,6 +193,14 @@ type Sync struct {
 	// Index is that of the transaction which last registered the node: an agent
 	// that had seen a later one before it registered has an older store before it.
 	Index uint64 `json:"index"`
+	// Clock is how often homes and leases, among others, were changed in the store, at
+	// least; with Full: exactly, so that who knows of more sees that it went back. 0: it
+	// is that of one host, whose indexes say it.
+	Clock uint64 `json:"clock,omitempty"`
+	// Recovery is, with Full, the last one of the store; nil: there was none.
+	Recovery *Recovering `json:"recovery,omitempty"`
+	// Halted is, with Full, why the store is not to be believed; empty: it is.
+	Halted string `json:"halted,omitempty"`
 	// Full says that Datasets is all of the node's; what is not there is gone.
 	Full       bool                `json:"full,omitempty"`
 	Datasets   []Indexed           `json:"datasets,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -21,11 +22,13 @@ const (
 	// maxFile is how large the file may grow before it becomes the old one, of which
 	// one is kept: some 100,000 changes in each.
 	maxFile = 32 << 20
-	// Refusals have an allowance, as anybody who reaches the port can cause them, and
-	// so could push out of the file what matters: so many at once, and one more each
-	// interval.
-	maxRefused   = 200
-	refusedEvery = 2 * time.Second
+	// What changed nothing has an allowance, as anybody who reaches the port can cause
+	// it, and so could push out of the file what matters: each who asks, and all together
+	// who have no certificate, so many lines at once, and one more each interval.
+	maxVain   = 200
+	vainEvery = 2 * time.Second
+	// maxAskers bounds of how many that is counted; the others have one in common.
+	maxAskers = 1000
 )
 
 // Log is an audit log. Safe for concurrent use.
@@ -38,17 +41,22 @@ type Log struct {
 	mu      sync.Mutex
 	file    *os.File
 	size    int64
-	allowed int // refusals that may come at once
-	since   time.Duration
-	dropped int // refusals since the last line
+	allowed map[string]allowance // by who asks
+	dropped int                  // what was left out since the last line
 	closed  bool
+}
+
+// allowance is how many lines may come at once.
+type allowance struct {
+	left  int
+	since time.Duration // of the steady clock, when it was counted
 }
 
 // Open opens the log at path, mode 0600, and goes on at its end; the one before it is
 // at path.old. failed, which must not be nil, is told of what could not be kept: the
 // changes themselves are not held up.
 func Open(path string, clk clock.Clock, failed func(error)) (*Log, error) {
-	l := &Log{path: path, clock: clk, max: maxFile, failed: failed, allowed: maxRefused, since: clk.Steady()}
+	l := &Log{path: path, clock: clk, max: maxFile, failed: failed, allowed: map[string]allowance{}}
 	return l, l.open()
 }
 
@@ -74,7 +82,7 @@ func (l *Log) Keep(c api.Change) {
 
 type line struct {
 	api.Change
-	// Unkept is how many refusals were left out before this one.
+	// Unkept is how many lines were left out before this one: of what changed nothing.
 	Unkept int `json:"unkept,omitempty"`
 }
 
@@ -84,10 +92,14 @@ func (l *Log) keep(c api.Change) error {
 	if l.closed {
 		return os.ErrClosed
 	}
-	if c.Outcome == api.Refused && !l.allow() {
+	if c.Outcome != api.Done && !l.allow(c.Who) {
 		l.dropped++
 		return nil
 	}
+	return l.append(c)
+}
+
+func (l *Log) append(c api.Change) error {
 	c.Time = l.clock.Now()
 	b, err := json.Marshal(line{c, l.dropped})
 	if err != nil {
@@ -108,18 +120,30 @@ func (l *Log) keep(c api.Change) error {
 	return nil
 }
 
-// allow takes one refusal from the allowance.
-func (l *Log) allow() bool {
+// allow takes one line from somebody's allowance.
+func (l *Log) allow(who string) bool {
 	now := l.clock.Steady()
-	if more := int((now - l.since) / refusedEvery); more > 0 {
-		l.since += time.Duration(more) * refusedEvery
-		l.allowed = min(l.allowed+more, maxRefused)
+	a, known := l.allowed[who]
+	if !known && len(l.allowed) >= maxAskers {
+		maps.DeleteFunc(l.allowed, func(_ string, a allowance) bool { return now-a.since >= maxVain*vainEvery })
+		if len(l.allowed) >= maxAskers {
+			who = ""
+			a, known = l.allowed[who]
+		}
 	}
-	if l.allowed == 0 {
-		return false
+	if !known {
+		a = allowance{maxVain, now}
 	}
-	l.allowed--
-	return true
+	if more := int((now - a.since) / vainEvery); more > 0 {
+		a.since += time.Duration(more) * vainEvery
+		a.left = min(a.left+more, maxVain)
+	}
+	ok := a.left > 0
+	if ok {
+		a.left--
+	}
+	l.allowed[who] = a
+	return ok
 }
 
 // turn makes the file the old one and begins another.
@@ -137,15 +161,23 @@ func (l *Log) turn() error {
 	return l.open()
 }
 
-// Close lets go of the file. What is kept afterwards is an error.
+// Close says what was left out since the last line and lets go of the file. What is kept
+// afterwards is an error.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed = true
-	if l.file == nil {
+	if l.closed {
 		return nil
 	}
-	err := l.file.Close()
+	l.closed = true
+	var err error
+	if l.dropped > 0 {
+		err = l.append(api.Change{Who: api.Principal{Local: true}.String(), What: "close-log", Outcome: api.Done})
+	}
+	if l.file == nil {
+		return err
+	}
+	err = errors.Join(err, l.file.Close())
 	l.file = nil
 	return err
 }

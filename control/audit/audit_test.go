@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -97,26 +98,51 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// Who floods the log with refusals pushes nothing out of it.
+// Who floods the log with what changes nothing pushes nothing out of it, hides nobody
+// else's, and the log says how much it left out.
 func TestFlood(t *testing.T) {
 	l, clk, _ := open(t)
-	for range 1000 {
-		l.Keep(api.Change{Who: "nobody known", Outcome: api.Refused})
+	for i := range 1000 {
+		l.Keep(api.Change{Who: "nobody known", Outcome: []api.Outcomes{api.Refused, api.Failed}[i%2]})
 	}
-	if got := lines(t, l.path); len(got) != maxRefused {
+	if got := lines(t, l.path); len(got) != maxVain {
 		t.Error(len(got))
 	}
-	l.Keep(api.Change{Who: "node a", Outcome: api.Done})
+	l.Keep(api.Change{Who: "node a", Outcome: api.Failed})
 	got := lines(t, l.path)
 	if last := got[len(got)-1]; last.Unkept != 800 || last.Who != "node a" {
 		t.Errorf("%+v", last)
 	}
-	clk.Advance(2 * refusedEvery)
+	clk.Advance(2 * vainEvery)
 	for range 3 {
-		l.Keep(api.Change{Who: "nobody known", Outcome: api.Refused})
+		l.Keep(api.Change{Who: "nobody known", Outcome: api.Failed})
 	}
-	if got := lines(t, l.path); len(got) != maxRefused+3 {
-		t.Error(len(got))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got = lines(t, l.path)
+	if last := got[len(got)-1]; len(got) != maxVain+4 || last.Unkept != 1 || last.What != "close-log" {
+		t.Errorf("%d lines, the last %+v", len(got), last)
+	}
+}
+
+// Of how many it is counted is bounded; those who are quiet are forgotten first.
+func TestManyFlood(t *testing.T) {
+	l, clk, _ := open(t)
+	flood := func(begin int) (kept int) {
+		before := len(lines(t, l.path))
+		for i := range maxAskers + 300 {
+			l.Keep(api.Change{Who: strconv.Itoa(begin + i), Outcome: api.Failed})
+		}
+		return len(lines(t, l.path)) - before
+	}
+	l.Keep(api.Change{Who: "node a", Outcome: api.Done})
+	if got := flood(0); got != maxAskers+maxVain || len(l.allowed) > maxAskers+1 {
+		t.Error(got, len(l.allowed))
+	}
+	clk.Advance(maxVain * vainEvery)
+	if got := flood(maxAskers * 2); got != maxAskers+maxVain || len(l.allowed) > maxAskers+1 {
+		t.Error(got, len(l.allowed))
 	}
 }
 

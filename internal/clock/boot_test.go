@@ -47,3 +47,12 @@ func TestBootID(t *testing.T) {
 		t.Errorf("%q and %q", one, two)
 	}
 }
+
+// Leases go by Steady and the guard's deadlines by Boottime: they are one clock.
+func TestSteadyIsBoottime(t *testing.T) {
+	before := clock.Boottime()
+	at := clock.System{}.Steady()
+	if after := clock.Boottime(); at < before || at > after {
+		t.Errorf("%v is not between %v and %v", at, before, after)
+	}
+}

@@ -5,8 +5,6 @@ package clock
 import (
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Clock tells the time and wakes. Safe for concurrent use.
@@ -16,7 +14,7 @@ type Clock interface {
 	// is not positive.
 	After(d time.Duration) <-chan time.Time
 	// Steady is how much time has passed since a moment that stays the same while
-	// the process runs, whoever sets the clock; the sleep of the host does not count.
+	// the host runs, whoever sets the clock; its sleep counts. Leases go by it.
 	Steady() time.Duration
 }
 
@@ -29,12 +27,9 @@ func (System) Now() time.Time { return time.Now().UTC() }
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Steady is CLOCK_MONOTONIC of clock_gettime(2), which cannot fail for it.
-func (System) Steady() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
-}
+// Steady is Boottime: a host that slept through the end of a lease must not take it for
+// its own, and what the guard is fed are moments of that clock.
+func (System) Steady() time.Duration { return Boottime() }
 
 // Fake is a clock that only Advance and Set move.
 type Fake struct {

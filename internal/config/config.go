@@ -18,7 +18,11 @@ type Config struct {
 	CA      string   // of a control replica: the folder of the cluster's authority, absolute and clean
 	Listen  *Listen  // what of this process others on the network ask
 	Control []string // of an agent: the control replicas, HOST:PORT
-	Publish []string // of a host: where facts are published, such as PublishSwarm
+	Publish []string // where facts are published: PublishSwarm, PublishConsul
+
+	// TransferRate is how many bytes a second moves and replicas of an agent's host take
+	// of its network, sent and received together; 0: no limit.
+	TransferRate dataset.Size
 }
 
 // Listen says where a process answers on the network.
@@ -65,7 +69,7 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -75,6 +79,8 @@ func Parse(file string, src []byte) (Config, error) {
 	c.Control, err = control(keys["control"])
 	bad.Add(err)
 	c.Publish, err = publish(keys["publish_facts"])
+	bad.Add(err)
+	c.TransferRate, err = transfers(keys["transfers"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

@@ -22,6 +22,7 @@ func TestParse(t *testing.T) {
 		"empty":     {"", config.Config{}},
 		"comments":  {"# pools:\n", config.Config{}},
 		"published": {"publish_facts: [swarm]\n", config.Config{Publish: []string{config.PublishSwarm}}},
+		"slow":      {"transfers: {rate: 10MiB}\n", config.Config{TransferRate: 10 << 20}},
 		"no pools":  {"pools: []\nlabels: {}\n", config.Config{}},
 		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
 			config.Config{
@@ -62,7 +63,7 @@ func TestParseRefuses(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, labels, listen, pools, publish_facts, store) in "pool: []"`}},
+		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, labels, listen, pools, publish_facts, store, transfers) in "pool: []"`}},
 		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
 		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
 		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
@@ -76,8 +77,11 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:1:17: store.consul: cert_file and key_file belong together: one of them is missing in "store: {consul: {addresses: ['c'], cert_file: /c}}"`}},
 		"relative file": {"store: {consul: {addresses: ['c'], token_file: t}}\n", []string{
 			`d.yaml:1:48: store.consul.token_file: bad path "t": want an absolute one, without ".." or a slash at its end in "store: {consul: {addresses: ['c'], token_file: t}}"`}},
-		"control":    {"control: {addresses: [a:1]}\n", []string{`d.yaml:1:23: control.addresses[0]: want an address in quotes, such as "10.0.0.1:9470" in "control: {addresses: [a:1]}"`}},
-		"no control": {"control: {}\n", []string{`d.yaml:1:10: control: it needs addresses, such as ["10.0.0.1:9470", "10.0.0.2:9470"] in "control: {}"`}},
+		"control":     {"control: {addresses: [a:1]}\n", []string{`d.yaml:1:23: control.addresses[0]: want an address in quotes, such as "10.0.0.1:9470" in "control: {addresses: [a:1]}"`}},
+		"no rate":     {"transfers: {}\n", []string{`d.yaml:1:12: transfers: it needs a rate, in bytes a second, such as 100MiB in "transfers: {}"`}},
+		"a bare rate": {"transfers: {rate: 100}\n", []string{`d.yaml:1:19: transfers.rate: bad size "100": a bare number can be read two ways (say 100GiB for gibibytes or 100B for bytes) in "transfers: {rate: 100}"`}},
+		"a low rate":  {"transfers: {rate: 1KiB}\n", []string{`d.yaml:1:19: transfers.rate: 1KiB a second is too little: want 64KiB or more in "transfers: {rate: 1KiB}"`}},
+		"no control":  {"control: {}\n", []string{`d.yaml:1:10: control: it needs addresses, such as ["10.0.0.1:9470", "10.0.0.2:9470"] in "control: {}"`}},
 		"control twice": {"control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}\n", []string{
 			`d.yaml:1:30: control.addresses[1]: a:1 is there already in "control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}"`,
 			`d.yaml:1:37: control.addresses[2]: bad address "b:0": want HOST:PORT, such as 10.0.0.1:9470 in "control: {addresses: ['a:1', 'a:1', 'b:0', 'c']}"`,
@@ -104,7 +108,7 @@ func TestParseRefuses(t *testing.T) {
 		"name twice":       {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
 		"path twice":       {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
 		"published to nobody we know": {"publish_facts: [swarn, 5]\n", []string{
-			`d.yaml:1:17: publish_facts[0]: facts cannot be published to "swarn" (have: swarm); did you mean swarm? in "publish_facts: [swarn, 5]"`,
+			`d.yaml:1:17: publish_facts[0]: facts cannot be published to "swarn" (have: consul, swarm); did you mean swarm? in "publish_facts: [swarn, 5]"`,
 			`d.yaml:1:24: publish_facts[1]: want a text, not a number (put it in quotes) in "publish_facts: [swarn, 5]"`,
 		}},
 		"published twice": {"publish_facts: [swarm, swarm]\n", []string{`d.yaml:1:16: publish_facts: swarm is there twice in "publish_facts: [swarm, swarm]"`}},

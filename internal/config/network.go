@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
@@ -42,6 +43,35 @@ func listen(n strictyaml.Node) (*Listen, error) {
 		return nil, err
 	}
 	return &l, nil
+}
+
+// minTransferRate is what a move needs to end at all within the times that it has.
+const minTransferRate dataset.Size = 64 << 10
+
+// transfers reads what moves and replicas may take of the network.
+func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
+	if n.Absent() {
+		return 0, nil
+	}
+	keys, err := n.Keys([]string{"rate"}, nil)
+	if err != nil {
+		return 0, err
+	}
+	v := keys["rate"]
+	if v.Absent() {
+		return 0, n.Errorf("it needs a rate, in bytes a second, such as 100MiB")
+	}
+	s, err := v.Scalar()
+	if err != nil {
+		return 0, err
+	}
+	if rate, err = dataset.ParseSize(s); err != nil {
+		return 0, v.Wrap(err)
+	}
+	if rate < minTransferRate {
+		return 0, v.Errorf("%s a second is too little: want %s or more", rate, minTransferRate)
+	}
+	return rate, nil
 }
 
 // control reads where the control replicas are; nil when nothing is said of it.

@@ -7,13 +7,17 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// PublishSwarm has facts published as labels of the Swarm's nodes.
-const PublishSwarm = "swarm"
+// Where facts can be published: a host's, as labels of the Swarm's nodes; by a control
+// replica, as tags and metadata of services in Consul.
+const (
+	PublishSwarm  = "swarm"
+	PublishConsul = "consul"
+)
 
 // CheckPublish returns nil when facts can be published at each of these places;
 // otherwise ErrInvalid, with those there are.
 func CheckPublish(places []string) error {
-	have := []string{PublishSwarm}
+	have := []string{PublishSwarm, PublishConsul}
 	for i, p := range places {
 		switch {
 		case !slices.Contains(have, p):

@@ -31,9 +31,9 @@ const (
 	MemberLife   = 30 * 24 * time.Hour
 )
 
-// skew is by how much clocks may differ: a certificate begins so long before it
+// Skew is by how much clocks may differ: a certificate begins so long before it
 // was made.
-const skew = 10 * time.Minute
+const Skew = 10 * time.Minute
 
 // The files of an authority's folder. The first is its whole state; the second is
 // what others need to believe it, there for people to copy.
@@ -52,9 +52,12 @@ type Authority struct {
 }
 
 // Create makes the authority of a new cluster in a folder, which is made when it is
-// not there. ErrExists when there is an authority in it, or what is left of one.
+// not there, mode 0700. ErrExists when there is an authority in it, or anything else.
 func Create(dir string, now time.Time) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	unlock, err := lock(dir)
@@ -66,6 +69,11 @@ func Create(dir string, now time.Time) (*Authority, error) {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return nil, dataset.Errorf(dataset.ErrExists, "%s holds a certificate authority: name another folder, or use the one that is there (every certificate of its cluster hangs on it)", dir)
 		}
+	}
+	if there, err := os.ReadDir(dir); err != nil {
+		return nil, err
+	} else if len(there) > 0 {
+		return nil, dataset.Errorf(dataset.ErrExists, "%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir, dataset.Clip(there[0].Name()))
 	}
 	a := &Authority{cluster: uuid.New()}
 	if a.key, a.root, err = newRoot(a.cluster, now); err != nil {
@@ -108,7 +116,7 @@ func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P25
 // rootTemplate is a root that can vouch for its successor and for nothing that is
 // not of its cluster.
 func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
-	begin := now.Add(-skew).UTC().Truncate(time.Second)
+	begin := now.Add(-Skew).UTC().Truncate(time.Second)
 	return &x509.Certificate{
 		Subject:               pkix.Name{Organization: []string{"drover"}, CommonName: "drover cluster " + cluster.String(), SerialNumber: begin.Format(time.RFC3339)},
 		NotBefore:             begin,
@@ -260,7 +268,7 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 	if id.Kind == Operator {
 		life = OperatorLife
 	}
-	begin := now.Add(-skew).UTC().Truncate(time.Second)
+	begin := now.Add(-Skew).UTC().Truncate(time.Second)
 	end := begin.Add(life)
 	if end.After(a.root.NotAfter) {
 		end = a.root.NotAfter
@@ -302,6 +310,6 @@ func RenewAt(c *x509.Certificate) time.Time {
 }
 
 // IssuedAt is when a certificate was made, by the clock of who made it.
-func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(skew) }
+func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(Skew) }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

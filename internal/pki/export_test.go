@@ -37,3 +37,16 @@ func (p *Pair) Credulous() *tls.Config {
 	c.pair.Store(p)
 	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*c.shown()}}
 }
+
+// SaveActs is of how many acts a Save is.
+func (p *Pair) SaveActs(f Files) int { return len(p.acts(f)) }
+
+// SaveCut is a Save that a crash cuts short after so many acts.
+func (p *Pair) SaveCut(f Files, after int) error {
+	for _, act := range p.acts(f)[:after] {
+		if err := act(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

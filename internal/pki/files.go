@@ -38,28 +38,55 @@ func NodeFiles(dir string) Files {
 // next is where a new key waits until its certificate is in place.
 func (f Files) next() string { return f.Key + ".next" }
 
-// Save puts a pair in place, mode 0600, so that a crash at any moment leaves the
-// pair before or this one, which LoadPair finds. The folders must be there. Two at
-// once for the same files are the caller's to prevent.
+// Save puts a pair in place, mode 0600, so that a crash at any moment, and another one
+// in the Save after it, leave a pair from before or this one, which LoadPair finds. The
+// folders must be there. Two at once for the same files are the caller's to prevent.
 func (p *Pair) Save(f Files) error {
-	key, err := encodeKey(p.Key)
-	if err != nil {
-		return err
+	for _, act := range p.acts(f) {
+		if err := act(); err != nil {
+			return err
+		}
 	}
-	// Roots first: a certificate whose root is not believed yet is of no use.
-	if err := durable.Replace(f.CA, encodeCerts(p.Roots)); err != nil {
-		return err
+	return nil
+}
+
+// acts are those of Save, one after the other: a crash can come between any two.
+func (p *Pair) acts(f Files) []func() error {
+	return []func() error{
+		f.settle,
+		// Roots first: a certificate whose root is not believed yet is of no use.
+		func() error { return durable.Replace(f.CA, encodeCerts(p.Roots)) },
+		func() error {
+			key, err := encodeKey(p.Key)
+			if err != nil {
+				return err
+			}
+			return durable.Replace(f.next(), key)
+		},
+		func() error { return durable.Replace(f.Cert, encodeCerts(p.Chain)) },
+		f.keyInPlace,
 	}
-	if err := durable.Replace(f.next(), key); err != nil {
-		return err
-	}
-	if err := durable.Replace(f.Cert, encodeCerts(p.Chain)); err != nil {
-		return err
-	}
+}
+
+func (f Files) keyInPlace() error {
 	if err := os.Rename(f.next(), f.Key); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(f.Key))
+}
+
+// settle ends a Save that was cut short with its certificate in place: the key that waits
+// is then the only one for it, and the next one would take its place.
+func (f Files) settle() error {
+	certs, err := readCerts(f.Cert)
+	if err != nil {
+		return nil // there is no certificate that a key could be lost for
+	}
+	got, err := readPEM(f.next(), readSecret)
+	if err != nil || got.key == nil || !got.key.PublicKey.Equal(certs[0].PublicKey) {
+		return nil
+	}
+	return f.keyInPlace()
 }
 
 // Believing returns the pair with other roots, as PEM, and whether they are others.

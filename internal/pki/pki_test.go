@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -159,7 +158,7 @@ func TestServersAreChecked(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)
 		}
-		_, _, err = shake(t, asking, pki.Pinned(a.Fingerprint(), clk))
+		_, _, err = shake(t, asking, pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
 		if bad := c.want != ""; bad != (err != nil) {
 			t.Errorf("%s, pinned: %v", name, err)
 		}
@@ -197,14 +196,14 @@ func TestNoCertificate(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
-	cs, err, _ := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), clk))
+	cs, err, _ := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := control.Peer(cs); !errors.Is(err, pki.ErrNoCertificate) || !errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
 	}
-	if _, err, _ := shake(t, control.Server(), pki.Pinned(a.Fingerprint(), clk)); err == nil {
+	if _, err, _ := shake(t, control.Server(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk)); err == nil {
 		t.Error("let in")
 	}
 }
@@ -332,61 +331,5 @@ func TestConstraints(t *testing.T) {
 		if fine := name == "as it should be" || name == "no identity" || name == "no client"; fine != (err == nil) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-func TestFiles(t *testing.T) {
-	a, _ := create(t)
-	dir := t.TempDir()
-	f := pki.NodeFiles(dir)
-	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) {
-		t.Error(err)
-	}
-	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
-	if err := first.Save(f); err != nil {
-		t.Fatal(err)
-	}
-	got, err := pki.LoadPair(f)
-	if err != nil || !got.Key.Equal(first.Key) || got.Identity != first.Identity {
-		t.Fatal(got, err)
-	}
-	before := map[string][]byte{}
-	for _, p := range []string{f.Cert, f.Key, f.CA} {
-		if st, err := os.Stat(p); err != nil || st.Mode() != 0o600 {
-			t.Error(p, st.Mode(), err)
-		}
-		before[p], _ = os.ReadFile(p)
-	}
-	if err := second.Save(f); err != nil {
-		t.Fatal(err)
-	}
-	// Cut short before the certificate: the pair before. After it: this one.
-	key, _ := os.ReadFile(f.Key)
-	write(t, f.Key, before[f.Key])
-	write(t, f.Key+".next", key)
-	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(second.Key) {
-		t.Error(got, err)
-	}
-	write(t, f.Cert, before[f.Cert])
-	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(first.Key) {
-		t.Error(got, err)
-	}
-	write(t, f.Cert, []byte("-----BEGIN NONSENSE-----\n-----END NONSENSE-----\n"))
-	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrCorrupt) {
-		t.Error(err)
-	}
-	if err := os.Remove(f.Key); err != nil {
-		t.Fatal(err)
-	}
-	write(t, f.Cert, before[f.Cert])
-	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) || errors.Is(err, fs.ErrPermission) {
-		t.Error(err)
-	}
-}
-
-func write(t *testing.T, path string, b []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
 	}
 }

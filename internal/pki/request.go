@@ -93,6 +93,9 @@ func (r *Request) Pair(s Signed) (*Pair, error) {
 	return p, nil
 }
 
+// For reports whether it is the key of a pair that was asked to be certified.
+func (r *Request) For(p *Pair) bool { return r.key.PublicKey.Equal(&p.Key.PublicKey) }
+
 // CheckRequest fails with ErrInvalid for what Sign would not sign.
 func CheckRequest(request []byte) error {
 	_, err := requestKey(request)

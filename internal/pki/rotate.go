@@ -59,7 +59,7 @@ func FinishRotation(dir string, force bool, now time.Time) (*Authority, error) {
 	if err != nil || len(a.old) == 0 {
 		return a, err
 	}
-	if ready := a.root.NotBefore.Add(skew + overlap); now.Before(ready) && !force {
+	if ready := a.root.NotBefore.Add(Skew + overlap); now.Before(ready) && !force {
 		return nil, dataset.Errorf(dataset.ErrConflict, "certificate authority %s: the old root is believed until %s at least, as nodes have certificates of it until then (--force ends that now: nodes that were not renewed since must join anew)", dir, stamp(ready))
 	}
 	a.cross, a.old = nil, nil
@@ -69,5 +69,5 @@ func FinishRotation(dir string, force bool, now time.Time) (*Authority, error) {
 // Rotating reports whether an old root is still believed, and since when there is a
 // new one.
 func (a *Authority) Rotating() (since time.Time, ok bool) {
-	return a.root.NotBefore.Add(skew), len(a.old) > 0
+	return a.root.NotBefore.Add(Skew), len(a.old) > 0
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -45,7 +47,7 @@ func TestRotation(t *testing.T) {
 		}
 		for _, token := range []pki.Fingerprint{before.Fingerprint(), after.Fingerprint()} {
 			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
-			_, _, err := shake(t, c.Asking(), pki.Pinned(token, clk))
+			_, _, err := shake(t, c.Asking(), pki.Pinned(token, uuid.Nil, clk))
 			if unknown := control == before && token == after.Fingerprint(); unknown != (err != nil) {
 				t.Error(err)
 			}

@@ -114,8 +114,8 @@ func (c *Credentials) Good() error {
 }
 
 // Pinned returns a configuration for one that joins: it believes a control replica
-// whose cluster has the root of the fingerprint.
-func Pinned(root Fingerprint, clk clock.Clock) *tls.Config {
+// whose cluster has the root of the fingerprint, and is that one, unless it is nil.
+func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // there is no root yet: the fingerprint says which it is
@@ -131,6 +131,9 @@ func Pinned(root Fingerprint, clk clock.Clock) *tls.Config {
 			cluster, err := uuid.Parse(pinned.PermittedURIDomains[0])
 			if err != nil {
 				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster: %w", err)
+			}
+			if wanted != uuid.Nil && cluster != wanted {
+				return dataset.Errorf(dataset.ErrConflict, "this host is a member of cluster %s, and the token is for cluster %s: give the agent another --root, or have a token made where it belongs", wanted, cluster)
 			}
 			_, err = verifier{roots: []*x509.Certificate{pinned}, cluster: cluster, now: clk.Now()}.verify(cs.PeerCertificates, []Kind{Control})
 			return err

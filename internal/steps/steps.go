@@ -4,7 +4,9 @@
 //
 // With the tag, DROVER_STEP=NAME[:N] and DROVER_STEP_DO say what happens at the
 // N-th (default 1st) time that the step is reached: "kill" sends SIGKILL to the
-// process itself; "hold:FILE" makes FILE and waits until it is gone.
+// process itself; "hold:FILE" makes FILE and waits until it is gone. DROVER_SESSION=1s
+// has ten times as much happen in a test as the default of 10 s, and
+// DROVER_OFF=NAME[,NAME…] switches protections off (test/chaos has their names).
 package steps
 
 // Names lists every step of one host, in the order in which the operations come to

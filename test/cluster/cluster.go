@@ -33,13 +33,15 @@ import (
 
 // Options say what a cluster is made of.
 type Options struct {
-	Consul   int    // servers; 0: three
-	Controls int    // replicas; 0: two
-	Hosts    int    // 0: three
-	Engines  int    // the first so many hosts have an engine; 0: two; negative: none
-	Profiles string // text of profiles.yaml; empty: the built-in set
-	Pool     string // as host.Options has it; empty: xfs
-	Size     int64  // of each host's filesystem; 0: 2 GiB
+	Consul   int           // servers; 0: three
+	Controls int           // replicas; 0: two
+	Hosts    int           // 0: three
+	Engines  int           // the first so many hosts have an engine; 0: two; negative: none
+	Profiles string        // text of profiles.yaml; empty: the built-in set
+	Pool     string        // as host.Options has it; empty: xfs
+	Size     int64         // of each host's filesystem; 0: 2 GiB
+	Env      []string      // of control, agents and guards, more than this process has
+	Step     time.Duration // of the guards: as long as a rung of their ladder takes; 0: a second
 }
 
 // Cluster is a running one. Its parts can be stopped and started side by side, each by
@@ -67,6 +69,7 @@ type Host struct {
 
 	Name   string
 	On     *lan.Machine
+	Guard  *Guard
 	Engine *engine.Engine // nil: it has none
 }
 
@@ -131,7 +134,7 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 	t.Helper()
 	on := c.Net.Machine(name, nil)
 	h := host.Start(t, host.Options{
-		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Down: true,
+		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Down: true, Env: c.opts.Env,
 		Config: fmt.Sprintf("store: {consul: {addresses: %s}}\nca: %s\nlisten: {address: \"%s:%d\"}\n",
 			quoted(c.Consul.Addresses()), c.ca(), on.IP, controlPort),
 	})
@@ -153,10 +156,12 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 		controls = append(controls, fmt.Sprintf("%s:%d", r.On.IP, controlPort))
 	}
 	h := &Host{Name: name, On: on, Host: host.Start(t, host.Options{
-		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true,
+		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true, Env: c.opts.Env,
 		Flags:  []string{"--join", "@" + c.token(t, name)},
 		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP, peerPort),
 	})}
+	h.Guard = c.newGuard(t, h)
+	t.Cleanup(func() { h.Guard.stop(t) })
 	h.Up(t)
 	if withEngine {
 		h.Engine = engine.Start(t, engine.Options{On: on})

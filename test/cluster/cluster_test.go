@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -14,13 +15,11 @@ import (
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/volumes"
 )
 
-const profiles = `default: bronze
-profiles:
-  bronze: {on_delete: {trash: 1h}}
-  gold: {size: 1GiB, filesystem: {type: xfs}, on_delete: {trash: 1h}}
-  brief: {size: 1GiB, on_delete: purge}
+const profiles = volumes.Profiles + `  safe: {size: 512MiB, replicas: {count: 1, every: 2s}, on_delete: {trash: 1h}}
+  auto: {size: 512MiB, replicas: {count: 2, every: 2s}, failover: auto, fence: guard, max_loss: 1m, on_delete: {trash: 1h}}
 `
 
 // world is a cluster that scenarios share, with a writer on the first host and on the last
@@ -30,6 +29,7 @@ type world struct {
 
 	writers []*cluster.Writer
 	moved   []witness.Copy // what volumes have that other writers wrote to
+	losses  []witness.Loss // that were announced
 }
 
 // TestCluster: one cluster serves what leaves it whole. At the end all that it was asked to
@@ -47,6 +47,7 @@ func TestCluster(t *testing.T) {
 		{"I5", testI5},
 		{"A4", testA4},
 		{"A5", testA5},
+		{"A6", testA6},
 		{"control killed", testControlKilled},
 		{"control cut off", testControlCutOff},
 		{"leader killed", testLeaderKilled},
@@ -80,7 +81,7 @@ func (w *world) end(t *testing.T) {
 		wr.Stop(t)
 		heads = append(heads, w.Head(t, wr.Host, wr.Volume))
 	}
-	w.Check(t, heads)
+	w.Check(t, heads, w.losses...)
 	control := w.Controls[1]
 	for _, name := range w.volumes(t, w.Hosts[1]) {
 		control.Must(t, "volume", "rm", name, "--force")
@@ -94,7 +95,7 @@ func (w *world) end(t *testing.T) {
 			}
 			return err
 		})
-		h.Clean(t)
+		h.Clean(t, cluster.WeakGuard)
 		for line := range strings.Lines(h.Log()) {
 			if strings.Contains(line, `"level":"error"`) {
 				t.Errorf("%s had to log %s", h.Name, line)
@@ -105,6 +106,11 @@ func (w *world) end(t *testing.T) {
 
 // volumes are the names of all, as a host tells them.
 func (w *world) volumes(t *testing.T, h *cluster.Host) []string {
+	t.Helper()
+	return volumesOf(t, h)
+}
+
+func volumesOf(t *testing.T, h *cluster.Host) []string {
 	t.Helper()
 	var list []api.Volume
 	h.JSON(t, &list, "volume", "ls")
@@ -120,21 +126,21 @@ func testI5(t *testing.T, w *world) {
 	names := history.Names()
 	var all sync.WaitGroup
 	for _, h := range w.Hosts {
-		plug, client := h.Plug(t), h.Client(t)
 		for i := range 8 {
 			all.Go(func() {
+				c := w.NewNameClient(t, names, h)
+				defer c.Close()
 				for _, name := range []string{"same", fmt.Sprint("same", i)} {
-					c := &nameClient{names: names, plug: plug, api: client, node: h.Name}
-					if !c.create(name) {
+					if !c.Create(name) {
 						t.Errorf("create of %s on %s failed", name, h.Name)
 					}
-					c.get(name)
+					c.Get(name)
 				}
 			})
 		}
 	}
 	all.Wait()
-	for _, bad := range names.Check(patience) {
+	for _, bad := range names.Check(30 * time.Second) {
 		t.Error(bad)
 	}
 	var mine []string

@@ -16,54 +16,69 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
+// startTraffic starts clients that share names of a prefix, and returns when they are
+// answered.
+func startTraffic(t *testing.T, w *world, prefix string) *cluster.Traffic {
+	t.Helper()
+	tr := w.StartTraffic(t, cluster.Load{Prefix: prefix, Seed: 1})
+	tr.Await(t, 10)
+	return tr
+}
+
+func checkTraffic(t *testing.T, tr *cluster.Traffic) {
+	t.Helper()
+	all, done := tr.Check(t)
+	t.Logf("%d requests, %d of them done", all, done)
+}
+
 // testControlKilled: while clients make and remove volumes, first the one replica is killed,
 // then the other. What was acknowledged is so, and the rest goes on with who is left.
 func testControlKilled(t *testing.T, w *world) {
-	tr := startTraffic(t, w.Cluster, "killed")
+	tr := startTraffic(t, w, "killed")
 	for _, r := range w.Controls {
 		r.Kill9(t)
-		tr.await(t, 40)
+		tr.Await(t, 40)
 		r.Up(t)
-		tr.await(t, 20)
+		tr.Await(t, 20)
 	}
-	tr.check(t)
+	checkTraffic(t, tr)
 }
 
 // testControlCutOff: a replica that does not hear Consul is not waited for, nor one that
 // no answer comes from.
 func testControlCutOff(t *testing.T, w *world) {
-	tr := startTraffic(t, w.Cluster, "cutoff")
+	tr := startTraffic(t, w, "cutoff")
 	deaf := w.Controls[0]
 	for _, s := range w.Consul.Servers {
 		w.Net.Partition(deaf.On, s.On)
 	}
-	tr.await(t, 40)
+	tr.Await(t, 40)
 	w.Net.Heal()
-	tr.await(t, 20)
+	tr.Await(t, 20)
 	for _, h := range w.Hosts {
 		w.Net.PartitionOneWay(deaf.On, h.On)
 	}
-	tr.await(t, 40)
+	tr.Await(t, 40)
 	w.Net.Heal()
-	tr.await(t, 20)
-	tr.check(t)
+	tr.Await(t, 20)
+	checkTraffic(t, tr)
 }
 
 // testLeaderKilled: Consul's leader is killed while clients make and remove volumes, and
 // then cut off from the others.
 func testLeaderKilled(t *testing.T, w *world) {
-	tr := startTraffic(t, w.Cluster, "leader")
+	tr := startTraffic(t, w, "leader")
 	leader := w.Consul.Leader()
 	leader.Kill()
-	tr.await(t, 40)
+	tr.Await(t, 40)
 	leader.Start()
-	tr.await(t, 20)
+	tr.Await(t, 20)
 	w.Net.Isolate(w.Consul.Leader().On)
-	tr.await(t, 40)
+	tr.Await(t, 40)
 	w.Net.Heal()
 	w.Consul.AwaitLeader()
-	tr.await(t, 20)
-	tr.check(t)
+	tr.Await(t, 20)
+	checkTraffic(t, tr)
 }
 
 // testQuorumLost: with two of three Consul servers gone nothing is decided, and what is
@@ -203,7 +218,10 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !away(err) {
 		t.Errorf("create on %s: %v", h.Name, err)
 	}
-	took("a create failed")
+	// Cut off just now: ten seconds, of a machine that has nothing else to do.
+	if after := took("a create failed"); after > 20*time.Second {
+		t.Errorf("a create on %s failed only after %s", h.Name, after)
+	}
 	// Of what takes long the plugin hangs up: the engine takes an error for that there is none.
 	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !away(err)) {
 		t.Errorf("get of a name that %s does not know: %v", h.Name, err)
@@ -218,11 +236,13 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 
 // stopwatch prints how long each step took: what is refused should be so at once, and what
 // a host does alone must not wait for anybody.
-func stopwatch(t *testing.T, h *cluster.Host) func(what string) {
+func stopwatch(t *testing.T, h *cluster.Host) func(what string) time.Duration {
 	began := time.Now()
-	return func(what string) {
-		t.Logf("%s: %s in %s", h.Name, what, time.Since(began).Round(time.Millisecond))
+	return func(what string) time.Duration {
+		span := time.Since(began).Round(time.Millisecond)
+		t.Logf("%s: %s in %s", h.Name, what, span)
 		began = time.Now()
+		return span
 	}
 }
 

@@ -22,8 +22,8 @@ import (
 // Image is what runs in containers where any would do; its volume is at /data.
 const Image = "drover-redis"
 
-// tokens is the file of writers in a volume.
-const tokens = "tokens"
+// Tokens is the file of writers in a volume.
+const Tokens = "tokens"
 
 // Writer is a program that writes to a volume of a host until it is stopped, through a
 // file that it opened once: in a container where the host has an engine, otherwise beside
@@ -46,7 +46,7 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	binary, err := writer()
+	binary, err := WriterProgram()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	w := &Writer{Host: h, Volume: volume, name: name, log: filepath.Join(logs, name+".log"), id: host.NewID()}
 	args := func(dir string) []string {
 		v := h.Inspect(t, volume)
-		return []string{"-file", filepath.Join(dir, tokens), "-log", w.log, "-writer", name,
+		return []string{"-file", filepath.Join(dir, Tokens), "-log", w.log, "-writer", name,
 			"-dataset", v.ID.String(), "-node", h.Name, "-epoch", fmt.Sprint(v.Epoch)}
 	}
 	if h.Engine == nil {
@@ -81,8 +81,9 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	return w
 }
 
-// writer builds the program of writers once for this process: static, for any container.
-var writer = sync.OnceValues(func() (string, error) {
+// WriterProgram builds the program of writers once for this process, and returns where it
+// is: static, for any container.
+var WriterProgram = sync.OnceValues(func() (string, error) {
 	dir, err := engine.Volatile()
 	if err != nil {
 		return "", err
@@ -154,7 +155,7 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, tokens)))
+	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, Tokens)))
 	if err != nil {
 		t.Fatal(err)
 	}

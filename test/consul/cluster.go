@@ -127,7 +127,7 @@ func (c *Cluster) config(s *Server, ips []string) map[string]any {
 		"server": true, "bootstrap_expect": len(ips), "retry_join": ips, "retry_interval": "1s",
 		"node_name": s.Name, "datacenter": "dc1", "data_dir": filepath.Join(s.dir, "data"),
 		"bind_addr": s.IP, "client_addr": s.IP, "advertise_addr": s.IP,
-		"session_ttl_min": "1s", "disable_update_check": true, "disable_remote_exec": true, "log_level": "INFO",
+		"session_ttl_min": "1s", "disable_update_check": true, "disable_coordinates": true, "disable_remote_exec": true, "log_level": "INFO",
 		"performance": map[string]any{"raft_multiplier": 1},
 		"ports":       map[string]any{"http": 8500, "dns": -1, "grpc": -1, "grpc_tls": -1, "serf_wan": -1},
 		"connect":     map[string]any{"enabled": false},
@@ -245,13 +245,15 @@ func (c *Cluster) Leader() *Server {
 }
 
 // Leads is the address of the server that leads, as this one sees it; empty: it sees none,
-// or does not answer.
+// or does not answer within a second.
 func (s *Server) Leads() string {
 	client, err := s.cluster.client(s)
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	at, err := client.Status().Leader()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	at, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		return ""
 	}

@@ -41,7 +41,7 @@ func TestI6Refused(t *testing.T) {
 	w.make(t, "base", "plain", "base")
 	before := w.records(t)
 	pool := everywhere(t, w.poolPath(t, "default"))
-	entries := w.metrics(t)["drover_store_entries"]
+	entries := w.h.Metrics(t)["drover_store_entries"]
 	for _, c := range []struct {
 		name    string
 		options map[string]string
@@ -85,7 +85,7 @@ func TestI6Refused(t *testing.T) {
 				w.ok(t, w.plug.Unmount(c.name, host.NewID()))
 				w.ok(t, w.plug.Remove(c.name))
 			}
-			if !slices.Equal(pool, everywhere(t, w.poolPath(t, "default"))) || w.metrics(t)["drover_store_entries"] != entries {
+			if !slices.Equal(pool, everywhere(t, w.poolPath(t, "default"))) || w.h.Metrics(t)["drover_store_entries"] != entries {
 				t.Error("something was made")
 			}
 		})

@@ -342,15 +342,26 @@ func TestI1OldEpoch(t *testing.T) {
 	w.h.Stop(t)
 	w.ok(t, os.WriteFile(filepath.Join(w.h.Root, "store.db"), old, 0o600))
 	w.h.Up(t)
-	w.settled(t)
-	var ops []dataset.Operation
-	w.h.JSON(t, &ops, "operation", "ls")
-	i := slices.IndexFunc(ops, func(op dataset.Operation) bool { return op.Kind == dataset.OpRestore })
-	if i < 0 || ops[i].State != dataset.OpFailed {
-		t.Errorf("operations: %+v, want a restore that failed", ops)
+	restored := func() dataset.OpState {
+		t.Helper()
+		var ops []dataset.Operation
+		w.h.JSON(t, &ops, "operation", "ls")
+		i := slices.IndexFunc(ops, func(op dataset.Operation) bool { return op.Kind == dataset.OpRestore })
+		if i < 0 {
+			t.Fatalf("operations: %+v, want a restore", ops)
+		}
+		return ops[i].State
+	}
+	if got := restored(); got.Final() {
+		t.Errorf("a restore that an older store names is %s before that is believed", got)
 	}
 	w.holds(t, "base", "later")
 	w.h.Must(t, "store", "rebuild")
+	w.settled(t)
+	if got := restored(); got != dataset.OpFailed {
+		t.Errorf("the restore is %s, want failed", got)
+	}
+	w.holds(t, "base", "later")
 	if again := w.volume(t, "base"); again.Epoch <= after.Epoch {
 		t.Errorf("epoch %d, then %d", after.Epoch, again.Epoch)
 	}

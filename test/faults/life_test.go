@@ -1,11 +1,7 @@
 package faults
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,29 +77,9 @@ func (w *world) usage(t testing.TB) (u usage) {
 		}
 	}
 	u.mounts = len(w.mountPaths(t))
-	m := w.metrics(t)
+	m := w.h.Metrics(t)
 	u.goroutines, u.entries = int(m["go_goroutines"]), int(m["drover_store_entries"])
 	return u
-}
-
-// metrics reads the figures without labels.
-func (w *world) metrics(t testing.TB) map[string]float64 {
-	t.Helper()
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(w.h.API(), "unix://"))
-	}}
-	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr}).Get("http://drover/metrics")
-	w.ok(t, err)
-	defer resp.Body.Close()
-	out := map[string]float64{}
-	for s := bufio.NewScanner(resp.Body); s.Scan(); {
-		name, value, ok := strings.Cut(s.Text(), " ")
-		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
-			out[name] = v
-		}
-	}
-	return out
 }
 
 // 500 times create, mount, unmount, remove: everything is back where it began.

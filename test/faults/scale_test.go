@@ -19,7 +19,7 @@ func TestD1(t *testing.T) {
 	n := long.Rounds(1000, 10_000)
 	few := w.timed(t, n/10, 0)
 	many := w.timed(t, n, n/10)
-	before := w.metrics(t)
+	before := w.h.Metrics(t)
 	if got := int(before["drover_store_transactions_total"]); got > 2*n+100 {
 		t.Errorf("%d transactions of the store for %d creates", got, n)
 	}

@@ -351,6 +351,23 @@ func (h *Host) Kill9(t testing.TB) {
 	h.end(t, unix.SIGKILL)
 }
 
+// Pause freezes it, and returns when it stands still. What is paused has to go on before
+// it can stop.
+func (h *Host) Pause(t testing.TB) {
+	t.Helper()
+	if err := h.proc.Pause(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Resume lets it go on. Again: nothing.
+func (h *Host) Resume(t testing.TB) {
+	t.Helper()
+	if err := h.proc.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (h *Host) end(t testing.TB, sig syscall.Signal) {
 	t.Helper()
 	if err := h.proc.Signal(sig); err != nil {

@@ -116,9 +116,24 @@ func (n *Net) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for c := range n.cuts {
-		must(n.tb, c.to.Command("ip", "rule", "del", "pref", "10", "from", c.from.IP, "blackhole"))
-		delete(n.cuts, c)
+		n.heal(c)
 	}
+}
+
+// HealOneWay has one machine hear another again. Again: nothing.
+func (n *Net) HealOneWay(from, to *Machine) {
+	n.tb.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c := (cut{from, to}); n.cuts[c] {
+		n.heal(c)
+	}
+}
+
+func (n *Net) heal(c cut) {
+	n.tb.Helper()
+	must(n.tb, c.to.Command("ip", "rule", "del", "pref", "10", "from", c.from.IP, "blackhole"))
+	delete(n.cuts, c)
 }
 
 // Shape bounds what a machine sends and what it receives to a rate as tc(8) takes it,

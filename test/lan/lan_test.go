@@ -83,6 +83,10 @@ func TestPartitions(t *testing.T) {
 	n.Isolate(a)
 	send(t, ca, cb, "lost")
 	send(t, cb, ca, "lost")
+	n.HealOneWay(a, b)
+	send(t, ca, cb, "one way again")
+	wantNext(t, cb, "one way again")
+	send(t, cb, ca, "still lost")
 	n.Heal()
 	both("healed again")
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/volumes"
 )
 
 // TestOtherPools tells what matters most on the other kinds of pools: the image of
@@ -25,9 +26,10 @@ profiles: {bronze: {}, silver: {}, gold: {}}
 			t.Run("B1", func(t *testing.T) { testB1(t, w) })
 			t.Run("B3", func(t *testing.T) { testB3(t, w) })
 			t.Run("B6", func(t *testing.T) { testB6(t, w) })
-			t.Run("B8 I11", func(t *testing.T) { testB8(t, w) })
+			t.Run("B8 I11", func(t *testing.T) { volumes.InUse(t, w.suite()) })
 			t.Run("B12", func(t *testing.T) { testB12(t, w) })
 			t.Run("B17", func(t *testing.T) { testB17(t, w) })
+			t.Run("B17 spellings", func(t *testing.T) { volumes.Spellings(t, w.suite()) })
 		})
 	}
 }

@@ -20,8 +20,14 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Beat is how often an agent says that it lives.
-const Beat = 2 * time.Second
+// What an agent asks by itself, as package agent does: that it lives, of one replica
+// after the other; what it sees, of each; and what changed there, soon.
+const (
+	renewEvery  = 2 * time.Second
+	beatEvery   = 10 * time.Second
+	settleTime  = 50 * time.Millisecond
+	syncPatient = 25 * time.Second
+)
 
 // Fleet is some agents that follow control until the test ends.
 type Fleet struct {
@@ -37,9 +43,29 @@ type Agent struct {
 	Name                    string
 	Client                  *api.Client
 
+	apart []*api.Client // each replica alone
+	beats chan struct{} // there is news
+
 	mu    sync.Mutex
+	asked Asked
 	wrong error // the first thing that went wrong in the background
-	syncs int
+	news  []dataset.DatasetStatus
+	told  []bool // each replica: it was told something
+}
+
+// Asked is how many requests agents have made.
+type Asked struct{ Changes, Heartbeats, Syncs, Renewals int64 }
+
+// Since is how many after an earlier time.
+func (n Asked) Since(earlier Asked) Asked {
+	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs, n.Renewals - earlier.Renewals}
+}
+
+// asks counts a request.
+func (a *Agent) asks(kind func(*Asked) *int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	*kind(&a.asked)++
 }
 
 // Start registers so many agents with control at these addresses, and has them follow it.
@@ -61,6 +87,7 @@ func Start(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet {
 		rev, err := a.join(ctx)
 		if err == nil {
 			f.done.Go(func() { a.follow(ctx, rev) })
+			f.done.Go(func() { a.renew(ctx) })
 			f.done.Go(func() { a.beat(ctx) })
 		}
 		return err
@@ -90,6 +117,17 @@ func (f *Fleet) Each(do func(*Agent) error) error {
 	return errors.Join(errs...)
 }
 
+// Asked is how many requests the agents have made so far.
+func (f *Fleet) Asked() (n Asked) {
+	for _, a := range f.Agents {
+		a.mu.Lock()
+		n.Changes, n.Heartbeats = n.Changes+a.asked.Changes, n.Heartbeats+a.asked.Heartbeats
+		n.Syncs, n.Renewals = n.Syncs+a.asked.Syncs, n.Renewals+a.asked.Renewals
+		a.mu.Unlock()
+	}
+	return n
+}
+
 // Wrong is what went wrong in the background; nil when nothing did.
 func (f *Fleet) Wrong() error {
 	var errs []error
@@ -102,14 +140,18 @@ func (f *Fleet) Wrong() error {
 }
 
 func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) {
-	a := &Agent{Node: uuid.New(), Incarnation: uuid.New(), Pool: uuid.New(), Name: name}
+	a := &Agent{Node: uuid.New(), Incarnation: uuid.New(), Pool: uuid.New(), Name: name, beats: make(chan struct{}, 1)}
 	pair, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: a.Node, Name: name}, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	config := pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control)
-	a.Client, err = api.NewTLSClient("https://"+strings.Join(control, ",https://"), config)
-	return a, err
+	if a.Client, err = api.NewTLSClient("https://"+strings.Join(control, ",https://"), config); err != nil {
+		return nil, err
+	}
+	a.apart = a.Client.Apart()
+	a.told = make([]bool, len(a.apart))
+	return a, nil
 }
 
 func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
@@ -130,35 +172,82 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 
 func (a *Agent) follow(ctx context.Context, rev uint64) {
 	for ctx.Err() == nil {
-		s, err := a.Client.Sync(ctx, a.Node, rev, 25*time.Second)
+		a.asks(func(n *Asked) *int64 { return &n.Syncs })
+		s, err := a.Client.Sync(ctx, a.Node, rev, syncPatient)
 		if err != nil {
 			a.failed(ctx, err)
 			continue
 		}
 		rev = s.Rev
-		a.mu.Lock()
-		a.syncs++
-		a.mu.Unlock()
+	}
+}
+
+func (a *Agent) renew(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; {
+		rctx, cancel := context.WithTimeout(ctx, renewEvery)
+		a.asks(func(n *Asked) *int64 { return &n.Renewals })
+		_, err := a.apart[n%len(a.apart)].Renew(rctx, a.Node, a.Incarnation)
+		cancel()
+		if err != nil {
+			a.failed(ctx, err)
+			n++
+		}
+		pause(ctx, renewEvery)
 	}
 }
 
 func (a *Agent) beat(ctx context.Context) {
+	round := time.NewTicker(beatEvery)
+	defer round.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(Beat):
+		case <-round.C:
+		case <-a.beats:
+			pause(ctx, settleTime)
 		}
-		a.failed(ctx, a.tell(ctx))
+		a.tell(ctx)
 	}
 }
 
-// tell is a heartbeat, with what is seen of some datasets.
-func (a *Agent) tell(ctx context.Context, seen ...dataset.DatasetStatus) error {
-	return a.Client.Heartbeat(ctx, a.Node, api.Heartbeat{
-		Incarnation: a.Incarnation, Datasets: seen,
-		Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},
-	})
+// tell tells each replica what is seen: at first all of it, and then what changed.
+func (a *Agent) tell(ctx context.Context) {
+	a.mu.Lock()
+	seen := a.news
+	a.news = nil
+	a.mu.Unlock()
+	var all sync.WaitGroup
+	for i, to := range a.apart {
+		all.Go(func() {
+			a.asks(func(n *Asked) *int64 { return &n.Heartbeats })
+			err := to.Heartbeat(ctx, a.Node, api.Heartbeat{
+				Incarnation: a.Incarnation, Datasets: seen, Whole: a.told[i],
+				Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},
+			})
+			a.told[i] = err == nil
+			a.failed(ctx, err)
+		})
+	}
+	all.Wait()
+}
+
+// sees has what is seen of a dataset told soon.
+func (a *Agent) sees(st dataset.DatasetStatus) {
+	a.mu.Lock()
+	a.news = append(a.news, st)
+	a.mu.Unlock()
+	select {
+	case a.beats <- struct{}{}:
+	default:
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 func (a *Agent) failed(ctx context.Context, err error) {
@@ -174,13 +263,14 @@ func (a *Agent) failed(ctx context.Context, err error) {
 
 // Create makes a volume as a Docker engine would have it made: it is leased with it.
 func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error) {
+	a.asks(func(n *Asked) *int64 { return &n.Changes })
 	p, err := a.Client.Plan(ctx, a.Node, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: name, Engine: true})
 	if err != nil {
 		return dataset.Dataset{}, fmt.Errorf("%s plans %s: %w", a.Name, name, err)
 	}
 	op := *p.Operation
 	op.Incarnation = a.Incarnation
-	out, err := a.Client.Commit(ctx, a.Node, api.Report{Incarnation: a.Incarnation, Operation: op})
+	out, err := a.commit(ctx, op)
 	if err != nil {
 		return dataset.Dataset{}, fmt.Errorf("%s commits %s: %w", a.Name, name, err)
 	}
@@ -190,17 +280,29 @@ func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error
 	return *out.Dataset, nil
 }
 
+// commit asks again as long as control is away, as package agent does: what was made must
+// not be left in doubt.
+func (a *Agent) commit(ctx context.Context, op dataset.Operation) (api.Committed, error) {
+	for {
+		a.asks(func(n *Asked) *int64 { return &n.Changes })
+		out, err := a.Client.Commit(ctx, a.Node, api.Report{Incarnation: a.Incarnation, Operation: op})
+		if !errors.Is(err, dataset.ErrUnavailable) || ctx.Err() != nil {
+			return out, err
+		}
+		pause(ctx, time.Second)
+	}
+}
+
 // Fill makes volumes and mounts them, one after another as a host's engine does: a mount
 // asks nobody, and control hears of it.
 func (a *Agent) Fill(ctx context.Context, volumes int) error {
-	var seen []dataset.DatasetStatus
 	for i := range volumes {
 		d, err := a.Create(ctx, fmt.Sprintf("%s-%02d", a.Name, i))
 		if err != nil {
 			return err
 		}
 		use := dataset.Mount{ID: uuid.NewString(), Count: 1, Since: time.Now()}
-		seen = append(seen, dataset.DatasetStatus{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{use}})
+		a.sees(dataset.DatasetStatus{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{use}})
 	}
-	return a.tell(ctx, seen...)
+	return nil
 }

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,7 @@ func (b *bed) usage(t testing.TB) usage {
 	for _, s := range b.consul.Servers {
 		u["consul "+s.Name] = usedBy(t, s.PID())
 	}
+	u["agents"] = usedBy(t, os.Getpid())
 	return u
 }
 
@@ -81,6 +83,76 @@ func (u usage) since(earlier usage, span time.Duration) string {
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, "; ")
+}
+
+// counted is what was done, by counters of those who did it.
+type counted struct {
+	writes  float64 // entries of Consul's log
+	reads   float64 // requests of control to Consul but for transactions that committed, and renewals
+	wakes   float64 // answers to its watches
+	mallocs float64 // of control
+	asked   sim.Asked
+	volumes int
+}
+
+func (b *bed) counted(t testing.TB, f *sim.Fleet) counted {
+	t.Helper()
+	c := counted{writes: float64(b.writes(t)), asked: f.Asked()}
+	c.reads = -float64(c.asked.Renewals)
+	for _, h := range b.controls {
+		m := h.Metrics(t)
+		c.reads += m["drover_store_requests_total"] - m["drover_store_transactions_total"]
+		c.wakes += m["drover_store_watch_wakes_total"]
+		c.mallocs += m["go_memstats_mallocs_total"]
+	}
+	return c
+}
+
+// since is what was done after an earlier time for each of so many volumes.
+func (c counted) since(earlier counted, volumes int) counted {
+	n := float64(volumes)
+	return counted{
+		writes: (c.writes - earlier.writes) / n, reads: (c.reads - earlier.reads) / n,
+		wakes: (c.wakes - earlier.wakes) / n, mallocs: (c.mallocs - earlier.mallocs) / n,
+		asked: c.asked.Since(earlier.asked), volumes: volumes,
+	}
+}
+
+func (c counted) String() string {
+	of := func(n int64) float64 { return float64(n) / float64(c.volumes) }
+	a := c.asked
+	return fmt.Sprintf("a volume: %.2f writes to the store, %.2f reads, %.2f wakes, %.0f allocations of control; requests of agents: %.2f to make it, %.2f heartbeats, %.2f syncs, %.2f renewals",
+		c.writes, c.reads, c.wakes, c.mallocs, of(a.Changes), of(a.Heartbeats), of(a.Syncs), of(a.Renewals))
+}
+
+// check fails for more of what a volume costs than it costs now. Of the reads one is the
+// plan's, see control's TestSuppositions; the others are of what other replicas changed: the
+// slower the machine the more, up to two.
+func (c counted) check(t testing.TB) {
+	t.Helper()
+	for _, x := range []struct {
+		what       string
+		value, max float64
+	}{
+		{"writes to the store", c.writes, 1.2},
+		{"reads of the store", c.reads, 3.5},
+		{"requests that change something", float64(c.asked.Changes) / float64(c.volumes), 2},
+		{"syncs, which what an agent did itself is to cause none of", float64(c.asked.Syncs) / float64(c.volumes), 0.5},
+	} {
+		if x.value > x.max {
+			t.Errorf("a volume costs %.2f %s, want %.2f at most", x.value, x.what, x.max)
+		}
+	}
+}
+
+// load is how many processes want to run on this machine, whoever's.
+func load(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("load %s on %d CPUs", strings.Fields(string(b))[0], runtime.NumCPU())
 }
 
 // firstRound is when every replica has begun to count the time that it runs, which the

@@ -67,16 +67,18 @@ type Options struct {
 	// handshake. ServerName is the name in Consul's certificates where it is not
 	// the address. All for https addresses only.
 	CAFile, CertFile, KeyFile, ServerName string
-	// CallTime bounds every call but Watch; 0: 30 s. LeaderTime is how long in it
-	// servers that know no leader are asked again; 0: 10 s.
+	// CallTime bounds every call but Watch; 0: 30 s. LeaderTime is how long a leader is
+	// waited for, from when Consul was first asked in vain; 0: 8 s.
 	CallTime, LeaderTime time.Duration
 	// Clock times the pauses between attempts.
 	Clock clock.Clock
 }
 
 const (
-	defaultCallTime   = 30 * time.Second
-	defaultLeaderTime = 10 * time.Second // Consul's own default lets an election take that
+	defaultCallTime = 30 * time.Second
+	// defaultLeaderTime is more than most elections take, also with Consul's slowest
+	// raft_multiplier, and leaves whoever waits the time to hear why it was in vain.
+	defaultLeaderTime = 8 * time.Second
 )
 
 // Store is one cluster's state. Safe for concurrent use.
@@ -95,6 +97,7 @@ type Store struct {
 	workers sync.WaitGroup
 	feed    feed
 	spreads spreads
+	catalog catalog
 
 	formatted atomic.Bool // format was seen to be ours
 	base      atomic.Uint64

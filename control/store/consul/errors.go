@@ -144,7 +144,11 @@ func (s *Store) lacksRight(text string) error {
 		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, s.opts.Prefix),
 		"session": fmt.Sprintf(`session "%s" { policy = "write" }`, s.layout.node),
 		"node":    fmt.Sprintf(`node "%s" { policy = "write" }`, s.layout.node),
+		"service": fmt.Sprintf(`service "%s" { policy = "write" }`, m[3]),
 	}[m[1]]
+	if m[1] == "node" && m[3] == s.layout.services {
+		rule = fmt.Sprintf(`node "%s" { policy = "write" }`, m[3])
+	}
 	if rule == "" {
 		rule = "the policy in docs/consul.md"
 	}

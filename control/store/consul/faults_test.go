@@ -258,6 +258,9 @@ func TestLossOfQuorum(t *testing.T) {
 			err := call(t.Context())
 			t.Logf("%s after %s: %v", what, time.Since(start).Round(time.Millisecond), err)
 			says(t, err, dataset.ErrUnavailable, "")
+			if time.Since(start) > 15*time.Second {
+				t.Errorf("%s was waited for too long", what)
+			}
 		})
 	}
 	calls.Wait()

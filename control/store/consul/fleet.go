@@ -47,7 +47,7 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 	}
 	f := &fleet{
 		first: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
-		flying: &flights{life: life, most: opts.CallTime},
+		flying: &flights{life: life, most: opts.CallTime, quiet: quiet{clock: opts.Clock}},
 	}
 	secure := 0
 	for _, a := range opts.Addresses {
@@ -145,7 +145,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		if cut && n == 0 {
 			continue // with another connection
 		}
-		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) || took > f.leader) {
+		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) || max(took, f.flying.quiet.lasts()) > f.leader) {
 			return nil, err
 		}
 		select {
@@ -221,7 +221,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	if f.brief {
 		res, err = f.base.RoundTrip(out)
 	} else {
-		res, err = f.flying.carry(f.base, out)
+		res, err = f.flying.carry(f.base, out, f.clock.After(f.patience()))
 	}
 	if err != nil {
 		return nil, token, &reachError{host: host.String(), err: err, leaderless: req.Context().Err() == nil && timedOut(err) && f.leaderless(host)}
@@ -236,6 +236,10 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	}
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
 }
+
+// patience is how long one answer is waited for. A server without a leader, or one that is
+// cut off, says nothing for long: who asks when that has been so for a while is told soon.
+func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.lasts()) }
 
 const maxErrorText = 4 << 10
 

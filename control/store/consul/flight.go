@@ -5,11 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // maxAnswer bounds the memory that one answer takes.
@@ -21,8 +24,9 @@ const maxAnswer = 1 << 30
 // takes long. A few dozen callers in a hurry would use up everybody's connections,
 // and take along requests of others.
 type flights struct {
-	life context.Context // of the store
-	most time.Duration   // of one
+	life  context.Context // of the store
+	most  time.Duration   // of one
+	quiet quiet
 
 	mu      sync.Mutex
 	closed  bool
@@ -53,8 +57,8 @@ type landed struct {
 }
 
 // carry sends a request and returns the whole answer, or why the caller waits no
-// longer. One that has no connection yet by then is not sent.
-func (f *flights) carry(to http.RoundTripper, req *http.Request) (*http.Response, error) {
+// longer: at most for patience. One that has no connection yet by then is not sent.
+func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
 	if !f.begin() {
 		return nil, context.Canceled
 	}
@@ -63,6 +67,7 @@ func (f *flights) carry(to http.RoundTripper, req *http.Request) (*http.Response
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
 	done := make(chan landed, 1)
+	f.quiet.asks()
 	go func() {
 		defer f.running.Done()
 		defer cancel()
@@ -71,17 +76,70 @@ func (f *flights) carry(to http.RoundTripper, req *http.Request) (*http.Response
 		if err == nil {
 			err = swallow(res)
 		}
+		f.quiet.hears(err == nil && answered(res))
 		done <- landed{res, err}
 	}()
+	err := error(silent{})
 	select {
 	case l := <-done:
 		return l.res, l.err
 	case <-req.Context().Done():
-		if !sent.Load() {
-			cancel()
-		}
-		return nil, req.Context().Err()
+		err = req.Context().Err()
+	case <-patience:
 	}
+	if !sent.Load() {
+		cancel()
+		if req.Context().Err() == nil {
+			err = &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		}
+	}
+	return nil, err
+}
+
+// silent is a server that says nothing for as long as is waited for.
+type silent struct{}
+
+func (silent) Error() string   { return "no answer in time" }
+func (silent) Timeout() bool   { return true }
+func (silent) Temporary() bool { return true }
+
+// quiet is for how long Consul has answered nothing, although it was asked.
+type quiet struct {
+	clock clock.Clock
+
+	mu    sync.Mutex
+	asked int           // requests under way
+	since time.Duration // by the steady clock; 0: it has answered all
+}
+
+func (q *quiet) asks() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asked++; q.since == 0 {
+		q.since = q.clock.Steady()
+	}
+}
+
+// hears takes in how a request ended, whoever still waits for that: one that answers
+// slowly is not quiet.
+func (q *quiet) hears(answered bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asked--; !answered {
+		return
+	}
+	if q.since = 0; q.asked > 0 {
+		q.since = q.clock.Steady()
+	}
+}
+
+func (q *quiet) lasts() time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.since == 0 {
+		return 0
+	}
+	return q.clock.Steady() - q.since
 }
 
 // swallow reads the answer, so that its connection is free.

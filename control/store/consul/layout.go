@@ -16,18 +16,20 @@ import (
 
 // layout holds where things are in Consul.
 type layout struct {
-	data   string // before every key
-	rev    string // before every shard
-	format string
-	check  string // written by Check
-	node   string // in the catalog, with the sessions
+	prefix   string
+	data     string // before every key
+	rev      string // before every shard
+	format   string
+	check    string // written by Check
+	node     string // in the catalog, with the sessions
+	services string // likewise, with the services
 }
 
 func newLayout(prefix string) layout {
 	return layout{
-		data: prefix + "/data/", rev: prefix + "/own/rev/",
+		prefix: prefix, data: prefix + "/data/", rev: prefix + "/own/rev/",
 		format: prefix + "/own/format", check: prefix + "/own/check",
-		node: prefix + "-sessions",
+		node: prefix + "-sessions", services: prefix + "-services",
 	}
 }
 

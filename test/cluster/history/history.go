@@ -83,6 +83,14 @@ func (r *Recorder) Begin(q Request) (end func(Answer)) {
 	}
 }
 
+// Happened notes what was done between an instant and now, which shows in hindsight.
+func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
+	op := &porcupine.Operation{Input: q, Output: a, Call: int64(since.Sub(r.start)), Return: int64(time.Since(r.start))}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, op)
+}
+
 // Check returns what is wrong: one text for each key whose answers no correct server
 // could have given, or of which that could not be told within a time, with its requests.
 // Clients may go on meanwhile; what they ask then is not looked at.

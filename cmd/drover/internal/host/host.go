@@ -21,6 +21,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/plugin"
@@ -28,25 +30,27 @@ import (
 
 // Options are what a process was told.
 type Options struct {
-	Root      string
-	Run       string
-	PluginDir string // with Driver and what a node is: not of Control
-	Driver    string
-	Metrics   string // loopback address; empty: none
-	NodeName  string // of a control replica: its own
-	Version   string
-	Pools     []agent.PoolConfig
-	Labels    map[string]string
-	Consul    *consul.Options // where the store is; nil: in a file of Root
-	Profiles  func() control.Profiles
-	Backends  *backends.Registry
-	Log       *logrus.Logger
+	Root         string
+	Run          string
+	PluginDir    string // with Driver and what a node is: not of Control
+	Driver       string
+	Metrics      string // loopback address; empty: none
+	NodeName     string // of a control replica: its own
+	Version      string
+	Pools        []agent.PoolConfig
+	Labels       map[string]string
+	TransferRate dataset.Size    // bytes a second between hosts; 0: no limit
+	Consul       *consul.Options // where the store is; nil: in a file of Root
+	Profiles     func() control.Profiles
+	Backends     *backends.Registry
+	Log          *logrus.Logger
 
 	CA       string         // of Control: the folder of the cluster's authority
 	Listen   *config.Listen // of Control and Agent: what others on the network ask
 	Replicas []string       // of Agent: where control is, HOST:PORT
-	Publish  []string       // where facts are published: config.PublishSwarm
+	Publish  []string       // where facts are published: of a host config.PublishSwarm, of Control config.PublishConsul
 	Limits   control.Limits // of Serve and Control: the times that they keep
+	Times    agent.Limits   // of Serve and Agent: likewise
 	Join     string         // of Agent: a token to join the cluster with; empty: it has
 	// Ready is called once everything is served.
 	Ready func()
@@ -73,7 +77,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	p.atEnd(st.Close)
-	svc := p.control(st)
+	svc := p.control(st, nil)
 	changes, err := p.audit("audit.log")
 	if err != nil {
 		return err
@@ -105,6 +109,7 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 	list := []endpoint{
 		{"api", l.api, api.NewServer(handler)},
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
+			Global:   len(p.Replicas) > 0,
 			Panicked: p.panicked,
 			Unseen: func(call, name string, err error) {
 				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).Warn("the engine does not show why")
@@ -125,17 +130,19 @@ func metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
 
 // replica is how other control replicas see this one.
 func (p *process) replica() control.Replica {
-	r := control.Replica{Name: p.NodeName}
+	r := control.Replica{Name: p.NodeName, Version: p.Version}
 	if p.Listen != nil {
 		r.Address = p.Listen.Advertise
 	}
 	return r
 }
 
-// control makes the control service; it ends with the process.
-func (p *process) control(st held) *control.Service {
+// control makes the control service; it ends with the process. unfit hears, where it is not
+// nil, why this one cannot work beside others.
+func (p *process) control(st held, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version,
+		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Unfit: unfit,
+		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
 	p.atEnd(func() error { svc.Close(); return nil })
@@ -152,8 +159,8 @@ func (p *process) authority() func() (*pki.Authority, error) {
 }
 
 // agent makes the agent with its own store; both end with the process. A nil identity:
-// it makes one up. Peers reaches other nodes' agents; nil: there are none.
-func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID, peers http.RoundTripper) (*agent.Agent, error) {
+// it makes one up. Credentials are for other nodes' agents; nil: there are none.
+func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID, credentials *pki.Credentials) (*agent.Agent, error) {
 	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err
@@ -166,9 +173,21 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	engine.Begin(ctx)
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
-		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools,
+		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools, TransferRate: p.TransferRate,
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
-		Engine: engine.Engine, PeerHTTP: peers,
+		Engine: engine.Engine, Limits: p.Times,
+	}
+	if credentials != nil {
+		peers := peerTransport(credentials)
+		p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
+		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
+		// Alone there is no other host that could take over.
+		g, err := guard.NewClient(guard.SocketPath(p.Run))
+		if err != nil {
+			return nil, err
+		}
+		p.atEnd(g.Close)
+		cfg.Guard = g
 	}
 	if p.Listen != nil {
 		cfg.Address = p.Listen.Advertise

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/guard"
 )
 
 // collector reads the figures when somebody asks for them; nothing is kept.
@@ -20,7 +21,8 @@ type collector struct {
 	seen  seer
 	store []figure
 
-	pool, poolOnline, mounted, uses, used, size, age *prometheus.Desc
+	pool, poolOnline, mounted, uses, used, size, age, halted *prometheus.Desc
+	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
 }
 
 // seer knows how pools and volumes are now.
@@ -32,6 +34,17 @@ type seer interface {
 // keeper knows how the replicas of a node are.
 type keeper interface {
 	SeenReplicas() []agent.SeenReplica
+	SeenSuperseded() (volumes []string)
+}
+
+// decider knows whether volumes fail over by themselves.
+type decider interface {
+	Failover(context.Context) (api.FailoverState, error)
+}
+
+// guarded knows what the guard of a node says.
+type guarded interface {
+	SeenGuard(context.Context) (guard.Status, error)
 }
 
 // figure is one of a store's.
@@ -81,6 +94,12 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
 		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
 		age:        d("replica_age_seconds", "By how much the replica of a volume on this node is behind its home, at most.", "volume"),
+		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.", "volume"),
+		halted:     d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
+
+		guardUp:     d("guard_up", "1 while the guard answers."),
+		guardAhead:  d("guard_deadline_seconds", "How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.", "volume"),
+		guardFenced: d("guard_fenced", "1 while a volume is fenced, or is being fenced.", "volume"),
 	}
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
@@ -91,7 +110,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age, c.superseded, c.halted, c.guardUp, c.guardAhead, c.guardFenced} {
 		ch <- d
 	}
 	for _, f := range c.store {
@@ -125,10 +144,35 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range c.seen.Seen(ctx) {
 		c.volume(gauge, v)
 	}
+	if dec, decides := c.seen.(decider); decides { // which agents do not
+		if st, err := dec.Failover(ctx); err != nil {
+			ch <- prometheus.NewInvalidMetric(c.halted, err)
+		} else {
+			gauge(c.halted, flag(st.Halted != ""))
+		}
+	}
 	if k, keeps := c.seen.(keeper); keeps { // control has none of its own
 		for _, r := range k.SeenReplicas() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
 		}
+		for _, volume := range k.SeenSuperseded() {
+			gauge(c.superseded, 1, volume)
+		}
+	}
+	if g, asks := c.seen.(guarded); asks {
+		st, err := g.SeenGuard(ctx)
+		gauge(c.guardUp, flag(err == nil))
+		c.guard(gauge, st)
+	}
+}
+
+func (c *collector) guard(gauge func(*prometheus.Desc, float64, ...string), st guard.Status) {
+	for _, e := range st.Datasets {
+		if e.State == guard.StateRebooted || e.State == guard.StateSuperseded {
+			continue // nobody can write to it any more
+		}
+		gauge(c.guardAhead, (e.Deadline - st.Now).Seconds(), e.Volume)
+		gauge(c.guardFenced, flag(e.State != guard.StateArmed), e.Volume)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
@@ -45,9 +46,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
 	p.NodeName = own.Identity().Name // as control knows it
-	peers := peerTransport(credentials)
-	p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
-	ag, err := p.agent(ctx, client, own.Identity().Node, peers)
+	ag, err := p.agent(ctx, client, own.Identity().Node, credentials)
 	if err != nil {
 		return err
 	}
@@ -104,6 +103,18 @@ func peerTransport(c *pki.Credentials) *http.Transport {
 	return &http.Transport{
 		TLSClientConfig: c.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}
+}
+
+// peerID says which node asks: by its certificate as it is believed now, not as it was
+// when the connection was made.
+func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
+	return func(r *http.Request) (uuid.UUID, error) {
+		if r.TLS == nil {
+			return uuid.Nil, pki.ErrNoCertificate
+		}
+		id, err := c.Peer(*r.TLS, pki.Node)
+		return id.Node, err
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -42,7 +43,9 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err := p.checkStore(ctx, st); err != nil {
 		return err
 	}
-	svc := p.control(st)
+	ctx, unfit := context.WithCancelCause(ctx)
+	defer unfit(nil)
+	svc := p.control(st, unfit)
 	credentials := pki.NewCredentials(pair, p.clock, svc.Revoked)
 	p.background(ctx, func(ctx context.Context) { p.renewOwn(ctx, credentials) })
 	changes, err := p.audit("audit.log")
@@ -58,7 +61,11 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.serve(ctx, list, logrus.Fields{"replica": o.NodeName})
+	err = p.serve(ctx, list, logrus.Fields{"replica": o.NodeName})
+	if cause := context.Cause(ctx); errors.Is(cause, dataset.ErrForbidden) {
+		err = errors.Join(cause, err)
+	}
+	return err
 }
 
 // controlEndpoints are what agents, operators and root of this host ask.
@@ -116,6 +123,9 @@ func (p *process) checkStore(ctx context.Context, st held) error {
 	cctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	err := st.check(cctx)
+	if err == nil {
+		err = control.Fits(cctx, st, p.replica())
+	}
 	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
 		p.Log.WithError(err).Error("the store does not answer; control serves, and goes on when it does")
 		p.background(ctx, func(ctx context.Context) { p.awaitStore(ctx, st) })

@@ -30,6 +30,7 @@ type held struct {
 	check   func(context.Context) error // why it cannot be used as it is; of one in Consul
 	backup  api.Backup                  // nil where it cannot be copied from here
 	figures []figure
+	catalog store.Catalog // nil: there is none
 }
 
 // openHeld opens the store of a host by itself: in Consul where the configuration
@@ -62,7 +63,7 @@ func openConsul(o Options, c clock.Clock) (held, error) {
 	if err != nil {
 		return held{}, err
 	}
-	return held{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st)}, nil
+	return held{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st), catalog: st}, nil
 }
 
 func newConsul(o Options, c clock.Clock) (*consul.Store, error) {

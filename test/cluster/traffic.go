@@ -1,4 +1,4 @@
-package cluster_test
+package cluster
 
 import (
 	"context"
@@ -12,19 +12,19 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/host"
 )
 
 // patience bounds one check of a history.
 const patience = 30 * time.Second
 
-// limit is what Docker gives a create (I8).
-const limit = 2 * time.Minute
+// Limit is what Docker gives a request (I8).
+const Limit = 2 * time.Minute
 
-// traffic are clients on all hosts that make, ask for and remove volumes until they are
+// Traffic are clients on all hosts that make, ask for and remove volumes until they are
 // stopped, whatever happens to the cluster.
-type traffic struct {
+type Traffic struct {
 	names *history.Recorder
 	done  atomic.Int64 // requests that were answered and not refused
 	slow  atomic.Int64 // requests that took longer than Docker waits
@@ -33,41 +33,52 @@ type traffic struct {
 	all  sync.WaitGroup
 }
 
-// startTraffic starts one client on each host, with a few names that all of them use.
-func startTraffic(t *testing.T, c *cluster.Cluster, prefix string) *traffic {
+// Load says what clients do.
+type Load struct {
+	Prefix string // of all names
+	Seed   uint64 // of what they choose
+	Pause  time.Duration
+	Fresh  int // after so many requests each client goes on with other names; 0: it keeps the first
+}
+
+// StartTraffic starts one client on each host, with a few names that all of them use.
+func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	tr := &traffic{names: history.Names(), stop: stop}
+	tr := &Traffic{names: history.Names(), stop: stop}
 	t.Cleanup(tr.end)
 	for i, h := range c.Hosts {
-		client := &nameClient{names: tr.names, plug: h.Plug(t), api: h.Client(t), node: h.Name}
-		for _, r := range c.Controls {
-			client.controls = append(client.controls, r.Client(t))
-		}
-		random := rand.New(rand.NewPCG(1, uint64(i)))
+		client := c.NewNameClient(t, tr.names, h)
+		random := rand.New(rand.NewPCG(l.Seed, uint64(i)))
 		tr.all.Go(func() {
-			defer client.close()
-			for ctx.Err() == nil {
-				name := fmt.Sprint(prefix, random.IntN(6))
+			defer client.Close()
+			for n := 0; ctx.Err() == nil; n++ {
+				name := fmt.Sprint(l.Prefix, random.IntN(6))
+				if l.Fresh > 0 {
+					name = fmt.Sprint(name, "-", n/l.Fresh)
+				}
 				began := time.Now()
 				if client.any(random, name) {
 					tr.done.Add(1)
 				}
-				if time.Since(began) > limit {
+				if time.Since(began) > Limit {
 					tr.slow.Add(1)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(l.Pause):
 				}
 			}
 		})
 	}
-	tr.await(t, 10)
 	return tr
 }
 
-// await waits until so many more requests were answered.
-func (tr *traffic) await(t *testing.T, n int64) {
+// Await waits until so many more requests were answered.
+func (tr *Traffic) Await(t testing.TB, n int64) {
 	t.Helper()
 	was := tr.done.Load()
-	cluster.Await(t, "clients are answered", func() error {
+	Await(t, "clients are answered", func() error {
 		if now := tr.done.Load(); now < was+n {
 			return fmt.Errorf("%d of %d", now-was, n)
 		}
@@ -75,13 +86,14 @@ func (tr *traffic) await(t *testing.T, n int64) {
 	})
 }
 
-func (tr *traffic) end() {
+func (tr *Traffic) end() {
 	tr.stop()
 	tr.all.Wait()
 }
 
-// check ends it and fails the test when no correct server gives such answers.
-func (tr *traffic) check(t *testing.T) {
+// Check ends it, fails the test when no correct server gives such answers, and returns how
+// many requests there were, and how many of them were done.
+func (tr *Traffic) Check(t testing.TB) (all, done int) {
 	t.Helper()
 	tr.end()
 	for _, bad := range tr.names.Check(patience) {
@@ -90,49 +102,58 @@ func (tr *traffic) check(t *testing.T) {
 	if n := tr.slow.Load(); n > 0 {
 		t.Errorf("%d requests took longer than Docker waits", n)
 	}
-	t.Logf("%d requests, %d of them done", tr.names.Len(), tr.done.Load())
+	return tr.names.Len(), int(tr.done.Load())
 }
 
-// nameClient is one client, of one host.
-type nameClient struct {
+// NameClient is one client, of one host. It is used by one goroutine.
+type NameClient struct {
 	names *history.Recorder
-	plug  interface {
-		Create(name string, options map[string]string) error
-	}
-	api  *api.Client
-	node string
+	plug  *host.Plug
+	api   *api.Client
+	node  string
 	// controls are asked for what a node may not do to another's volumes.
 	controls []*api.Client
 }
 
-func (c *nameClient) close() {
+// NewNameClient makes one whose requests are put into a history of names. Close it.
+func (c *Cluster) NewNameClient(t testing.TB, names *history.Recorder, h *Host) *NameClient {
+	t.Helper()
+	client := &NameClient{names: names, plug: h.Plug(t), api: h.Client(t), node: h.Name}
+	for _, r := range c.Controls {
+		client.controls = append(client.controls, r.Client(t))
+	}
+	return client
+}
+
+// Close ends its connections.
+func (c *NameClient) Close() {
 	for _, a := range append(c.controls, c.api) {
 		a.Close()
 	}
 }
 
 // any does something with a name and reports whether it was done.
-func (c *nameClient) any(random *rand.Rand, name string) bool {
+func (c *NameClient) any(random *rand.Rand, name string) bool {
 	switch random.IntN(4) {
 	case 0:
 		return c.remove(c.controls[random.IntN(len(c.controls))], name)
 	case 1:
-		return c.create(name)
+		return c.Create(name)
 	default:
-		return c.get(name)
+		return c.Get(name)
 	}
 }
 
-// create is docker volume create.
-func (c *nameClient) create(name string) bool {
+// Create is docker volume create.
+func (c *NameClient) Create(name string) bool {
 	end := c.names.Begin(history.Request{Key: name, What: history.Create, Node: c.node})
 	err := c.plug.Create(name, nil)
 	end(history.Answer{Done: err == nil})
 	return err == nil
 }
 
-// get is drover volume inspect.
-func (c *nameClient) get(name string) bool {
+// Get is drover volume inspect.
+func (c *NameClient) Get(name string) bool {
 	end := c.names.Begin(history.Request{Key: name, What: history.Get, Node: c.node})
 	v, err := c.api.Volume(context.Background(), name)
 	switch {
@@ -148,12 +169,12 @@ func (c *nameClient) get(name string) bool {
 
 // remove is drover volume rm on a control host. One that is away is not asked: what it
 // does not answer says nothing.
-func (c *nameClient) remove(control *api.Client, name string) bool {
+func (c *NameClient) remove(control *api.Client, name string) bool {
 	if _, err := control.Version(context.Background()); err != nil {
 		return false
 	}
 	end := c.names.Begin(history.Request{Key: name, What: history.Remove, Node: c.node})
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	out, err := control.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: name})
 	if errors.Is(err, dataset.ErrNotFound) {

@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+)
+
+const boundTTL = 100 * time.Second
+
+var nodeP, nodeQ, first, second = uuid.New(), uuid.New(), uuid.New(), uuid.New()
+
+// Until when a dataset may be written to, for what was sent and answered.
+func TestExtend(t *testing.T) {
+	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
+	read := func(sent int) tenure { return tenure{session: first, sent: at(sent), ttl: boundTTL, read: first} }
+	doubted := read(990)
+	doubted.doubted = true
+	for name, c := range map[string]struct {
+		t      tenure
+		h      hold
+		copies []uuid.UUID
+		loud   bool // control answers
+		want   int
+	}{
+		"nothing is known":                    {want: 0},
+		"renewed, and nothing read":           {t: tenure{session: first, sent: at(990), ttl: boundTTL}, want: 0},
+		"read during another session":         {t: tenure{session: second, sent: at(990), ttl: boundTTL, read: first}, want: 0},
+		"renewed and read":                    {t: read(990), want: 1050},
+		"as the session says, and no more":    {t: read(990), h: hold{deadline: at(1020)}, loud: true, want: 1050},
+		"an earlier word is not taken back":   {t: read(900), h: hold{deadline: at(1020)}, loud: true, want: 1020},
+		"nobody could take over":              {t: read(950), h: hold{deadline: at(1010)}, want: 1060},
+		"nobody could, but it has lapsed":     {t: read(900), h: hold{deadline: at(960)}, want: 960},
+		"all promised":                        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055), nodeQ, at(1040))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1040},
+		"all promised, and it has lapsed":     {t: read(900), h: hold{deadline: at(1000), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1000},
+		"all promised, during no session":     {t: tenure{session: second, sent: at(950), ttl: boundTTL, read: first}, h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1055},
+		"one did not":                         {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1010},
+		"one that was given something":        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}, copies: []uuid.UUID{nodeP}, want: 1010},
+		"promises that end before":            {t: read(950), h: hold{deadline: at(1030), vows: vows(nodeP, at(1020))}, copies: []uuid.UUID{nodeP}, want: 1030},
+		"promises count while control does":   {t: read(980), h: hold{deadline: at(1010), vows: vows(nodeP, at(1059))}, copies: []uuid.UUID{nodeP}, loud: true, want: 1040},
+		"a watchdog is slower than promises":  {t: read(990), h: hold{deadline: at(1010), fence: at(130), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1050},
+		"a fence that is slow, by promises":   {t: read(900), h: hold{deadline: at(1010), fence: at(40), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1045},
+		"a fence that is slower than control": {t: read(990), h: hold{fence: at(140)}, copies: []uuid.UUID{nodeP}, want: 1040},
+		"begun on a store that is doubted":    {t: doubted, want: 0},
+		"lapsed, and the store is doubted":    {t: doubted, h: hold{deadline: at(1000)}, want: 1000},
+		"held, and the store is doubted":      {t: doubted, h: hold{deadline: at(1001)}, loud: true, want: 1050},
+		"no session was ever known, and vows": {h: hold{vows: vows(nodeP, at(1059))}, copies: []uuid.UUID{nodeP}, want: 0},
+	} {
+		if got := c.h.extend(&c.t, c.copies, !c.loud, at(1000)); got != at(c.want) {
+			t.Errorf("%s: until %v, want %v", name, got, at(c.want))
+		}
+	}
+	h := hold{epoch: 3, deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}
+	h.vow(nodeQ, 2, at(1050))
+	if h.vows[nodeQ] != 0 {
+		t.Error("a promise of another epoch counts")
+	}
+	if h.at(4); h.deadline != 0 || len(h.vows) > 0 || len(h.enrolled) != 1 {
+		t.Errorf("at another epoch: %+v", h)
+	}
+	h = hold{deadline: at(1010)}
+	for name, c := range map[string]struct {
+		t    tenure
+		want bool
+	}{"beyond what control vouches for": {read(900), false}, "as far as control vouches": {read(950), true}, "read during another session": {tenure{session: second, sent: at(990), ttl: boundTTL, read: first}, false}} {
+		if h.enrol(&c.t, nodeP, at(1000)) != c.want || (len(h.enrolled) == 1) != c.want {
+			t.Errorf("enrolled while it is held %s: %t", name, !c.want)
+		}
+		h.enrolled = nil
+	}
+	for deadline, want := range map[int]bool{970: true, 971: false} {
+		gone := tenure{session: second, sent: at(900), ttl: boundTTL, read: first}
+		if h = (hold{deadline: at(deadline)}); h.enrol(&gone, nodeP, at(1000)) != want {
+			t.Errorf("enrolled when it was held until %d: %t", deadline, !want)
+		}
+	}
+	tn := read(990)
+	if tn.renewed(first, at(980), boundTTL, at(1000)); tn.until() != at(1050) {
+		t.Error("an answer that was overtaken takes time away")
+	}
+	if tn.renewed(first, at(1040), boundTTL, at(1050)); tn.until() != at(1100) {
+		t.Error("an answer that comes in time does not count")
+	}
+	if tn.renewed(first, at(1099), boundTTL, at(1101)); !tn.unread() || tn.until() != 0 {
+		t.Error("what was read counts though the renewals after it had lapsed")
+	}
+}
+
+func vows(pairs ...any) map[uuid.UUID]time.Duration {
+	out := map[uuid.UUID]time.Duration{}
+	for i := 0; i < len(pairs); i += 2 {
+		out[pairs[i].(uuid.UUID)] = pairs[i+1].(time.Duration)
+	}
+	return out
+}
+
+// boundModel is a holder with what is really so around it: control, whose session ends as
+// early as it may, and peers that take over as early as they may. Messages come late, in
+// any order, or never.
+type boundModel struct {
+	now       time.Duration
+	session   uuid.UUID     // that is alive
+	ended     time.Duration // when the last one was over
+	fence     time.Duration // how long the holder's takes
+	arrived   time.Duration
+	copies    []uuid.UUID
+	has       map[uuid.UUID]bool          // peers that have something of it
+	sworn     map[uuid.UUID]time.Duration // until when peers open nothing
+	messages  []func()
+	took      bool // somebody took over
+	tenure    tenure
+	hold      hold
+	seen      []uuid.UUID // copies as the holder read them last
+	overtaken bool        // the holder read that somebody did
+	saved     uuid.UUID   // session that a backup of the store has
+	restored  bool        // that was put back: it does not know who took over, and is halted
+}
+
+func (m *boundModel) send(f func()) { m.messages = append(m.messages, f) }
+
+func (m *boundModel) renew() {
+	sent := m.now
+	m.send(func() {
+		if m.session == uuid.Nil {
+			return
+		}
+		session := m.session
+		m.arrived = m.now
+		m.send(func() { m.tenure.renewed(session, sent, boundTTL, m.now) })
+	})
+}
+
+func (m *boundModel) read() {
+	under := m.tenure.session
+	m.send(func() {
+		took, copies, restored := m.took, slices.Clone(m.copies), m.restored
+		m.send(func() {
+			if m.tenure.doubted = m.tenure.doubted || restored; restored {
+				return
+			}
+			m.seen, m.overtaken = copies, m.overtaken || took
+			if !took {
+				m.tenure.readUnder(under)
+			}
+		})
+	})
+}
+
+func (m *boundModel) ask(peer uuid.UUID) {
+	sent := m.now
+	m.send(func() {
+		if m.took {
+			return
+		}
+		m.sworn[peer] = m.now + boundTTL
+		m.send(func() { m.hold.vow(peer, m.hold.epoch, sent+heldFor(boundTTL)) })
+	})
+}
+
+// takesOver reports whether a peer opens the next epoch.
+func (m *boundModel) takesOver(peer uuid.UUID) bool {
+	waited := m.fence <= fencedFor(boundTTL) || m.now >= m.ended+boundTTL
+	return m.session == uuid.Nil && waited && !m.took && !m.restored && slices.Contains(m.copies, peer) && m.has[peer] && m.sworn[peer] <= m.now
+}
+
+// Whatever comes late or not at all: before anybody can take over, what this node has open
+// is fenced.
+func TestI1BoundsEndInTime(t *testing.T) {
+	const rounds = 100 // of a hundred runs each
+	takeovers := 0
+	run := func(t *rapid.T) {
+		m := &boundModel{now: time.Hour, session: uuid.New(), has: map[uuid.UUID]bool{}, sworn: map[uuid.UUID]time.Duration{}}
+		m.fence = rapid.SampledFrom([]time.Duration{0, boundTTL * 2 / 10, boundTTL * 3 / 10, boundTTL * 6 / 10, boundTTL * 13 / 10}).Draw(t, "fence")
+		m.hold.fence = m.fence
+		m.saved = m.session
+		m.arrived, m.tenure = m.now, tenure{session: m.session, sent: m.now, ttl: boundTTL, read: m.session}
+		if rapid.Bool().Draw(t, "late") { // it was cut off, overtaken, and the store put back
+			m.hold.extend(&m.tenure, nil, false, m.now)
+			m.now += 2 * boundTTL
+			m.took, m.restored, m.arrived = true, true, m.now
+		}
+		peers := []uuid.UUID{nodeP, nodeQ}
+		if rapid.Bool().Draw(t, "replicated") { // so that more can happen in a run
+			m.copies = []uuid.UUID{nodeP, nodeQ}
+			m.seen = m.copies
+			m.has[nodeP], m.has[nodeQ] = m.hold.enrol(&m.tenure, nodeP, m.now), m.hold.enrol(&m.tenure, nodeQ, m.now)
+		}
+		message := func(t *rapid.T) {
+			if len(m.messages) == 0 {
+				return
+			}
+			i := rapid.IntRange(0, len(m.messages)-1).Draw(t, "which")
+			f := m.messages[i]
+			m.messages = slices.Delete(m.messages, i, i+1)
+			f()
+		}
+		peer := func(t *rapid.T) uuid.UUID { return rapid.SampledFrom(peers).Draw(t, "peer") }
+		t.Repeat(map[string]func(*rapid.T){
+			"time":    func(t *rapid.T) { m.now += time.Duration(rapid.IntRange(1, 60).Draw(t, "s")) * time.Second },
+			"message": message, "another message": message, "one more message": message,
+			"register": func(*rapid.T) {
+				m.send(func() {
+					if m.session == uuid.Nil {
+						m.session, m.arrived = uuid.New(), m.now
+					}
+				})
+			},
+			"expire": func(t *rapid.T) {
+				if m.session != uuid.Nil && rapid.Bool().Draw(t, "wait") {
+					m.now = max(m.now, m.arrived+boundTTL)
+				}
+				if m.now >= m.arrived+boundTTL {
+					m.session, m.ended = uuid.Nil, m.now
+				}
+			},
+			"back up": func(*rapid.T) {
+				if !m.took && m.session != uuid.Nil {
+					m.saved = m.session
+				}
+			},
+			"put back": func(*rapid.T) {
+				if m.took && !m.restored {
+					m.session, m.arrived, m.restored = m.saved, m.now, true
+				}
+			},
+			"reboot": func(*rapid.T) {
+				if m.took {
+					m.tenure, m.hold.deadline, m.hold.vows, m.overtaken = tenure{}, 0, nil, false
+				}
+			},
+			"renew":  func(*rapid.T) { m.renew() },
+			"read":   func(*rapid.T) { m.read() },
+			"ask":    func(t *rapid.T) { m.ask(peer(t)) },
+			"record": func(t *rapid.T) { m.copies = append(m.copies, peer(t)) },
+			"pull": func(t *rapid.T) {
+				if p := peer(t); m.hold.enrol(&m.tenure, p, m.now) {
+					m.has[p] = true
+				}
+			},
+			"extend": func(t *rapid.T) {
+				if !m.overtaken {
+					m.hold.extend(&m.tenure, m.seen, rapid.Bool().Draw(t, "silent"), m.now)
+				}
+			},
+			"take over": func(t *rapid.T) {
+				if !m.takesOver(peer(t)) {
+					return
+				}
+				m.took = true
+				takeovers++
+			},
+			"": func(t *rapid.T) {
+				if fenced := m.hold.deadline + max(m.fence, fencedFor(boundTTL)); m.took && m.now < fenced {
+					t.Fatalf("another node writes at %v, and this one may until %v", m.now, fenced)
+				}
+			},
+		})
+	}
+	for range rounds {
+		rapid.Check(t, run)
+	}
+	if takeovers < rounds/10 {
+		t.Errorf("somebody took over in %d runs: too little was tried", takeovers)
+	}
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
+
+func (a *Agent) loadEnrolled(ctx context.Context) error {
+	return a.state.each(ctx, "enrolled/", func(rest string, _ []byte) error {
+		ds, who, _ := strings.Cut(rest, "/")
+		id, err1 := uuid.Parse(ds)
+		node, err2 := uuid.Parse(who)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		h := a.bounds.holds[id]
+		if h == nil {
+			h = &hold{enrolled: map[uuid.UUID]enrolment{}}
+			a.bounds.holds[id] = h
+		}
+		h.enrolled[node] = enrolment{noted: true}
+		return nil
+	})
+}
+
+// enrol puts on disk, before a node is given anything of a dataset, that it could go on
+// from that. ErrUnavailable while this node holds the dataset by what others have promised.
+func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
+	d, home := a.cache.dataset(id)
+	if !home || !bounded(d) || a.Guard == nil {
+		return nil
+	}
+	a.bounds.mu.Lock()
+	h := a.bounds.hold(d)
+	may := h.enrol(&a.bounds.tenure, node, a.Clock.Steady())
+	noted := h.enrolled[node].noted
+	a.bounds.mu.Unlock()
+	switch {
+	case noted:
+		return nil
+	case !may:
+		return dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, a.NodeName)
+	}
+	if err := a.state.put(ctx, map[string]any{enrolledKey(id, node): struct{}{}}); err != nil {
+		return err
+	}
+	a.bounds.mu.Lock()
+	defer a.bounds.mu.Unlock()
+	if e, still := h.enrolled[node]; still {
+		e.noted = true
+		h.enrolled[node] = e
+	}
+	return nil
+}
+
+// unenrol forgets the nodes that were given something of datasets and have no copy on
+// record: they would have to promise, and know nothing of it.
+func (a *Agent) unenrol(ctx context.Context) error {
+	for _, d := range a.boundedHere() {
+		now := a.Clock.Steady()
+		a.bounds.mu.Lock()
+		some := len(a.bounds.hold(d).gone(d, now)) > 0
+		a.bounds.mu.Unlock()
+		if !some {
+			continue
+		}
+		v, err := a.Control.Volume(ctx, d.ID.String())
+		if err != nil || v.Home != a.node {
+			return err
+		}
+		drop := map[string]any{}
+		a.bounds.mu.Lock()
+		h := a.bounds.hold(d)
+		for _, node := range h.gone(v.Dataset, now) {
+			delete(h.enrolled, node)
+			drop[enrolledKey(d.ID, node)] = nil
+		}
+		a.bounds.mu.Unlock()
+		if err := a.state.put(ctx, drop); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
+// since one that is slow is not to keep the guard from being fed.
+func (a *Agent) forgetHolds() {
+	var left []uuid.UUID
+	a.bounds.mu.Lock()
+	for id, h := range a.bounds.holds {
+		if _, known := a.cache.dataset(id); known {
+			continue
+		}
+		if h.at(0); len(h.enrolled) == 0 {
+			delete(a.bounds.holds, id)
+			continue
+		}
+		left = append(left, id)
+	}
+	a.bounds.mu.Unlock()
+	if len(left) == 0 {
+		return
+	}
+	a.jobs.start("left", func(ctx context.Context, _ *job) error {
+		if err := a.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
+			a.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
+		}
+		return nil
+	})
+}
+
+// dropEnrolled forgets who was given something of datasets that have left; of one that is
+// back by now, it puts that on disk again.
+func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
+	drop, again := map[string]any{}, map[string]any{}
+	each := func(f func(id, node uuid.UUID)) {
+		for _, id := range left {
+			if h := a.bounds.holds[id]; h != nil {
+				for node := range h.enrolled {
+					f(id, node)
+				}
+			}
+		}
+	}
+	a.bounds.mu.Lock()
+	each(func(id, node uuid.UUID) { drop[enrolledKey(id, node)] = nil })
+	a.bounds.mu.Unlock()
+	if err := a.state.put(ctx, drop); err != nil {
+		return err
+	}
+	a.bounds.mu.Lock()
+	each(func(id, node uuid.UUID) {
+		if _, back := a.cache.dataset(id); back {
+			again[enrolledKey(id, node)] = struct{}{}
+		} else {
+			delete(a.bounds.holds[id].enrolled, node)
+		}
+	})
+	a.bounds.mu.Unlock()
+	if len(again) == 0 {
+		return nil
+	}
+	return a.state.put(ctx, again)
+}

@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+)
+
+// Guard is what an agent asks of its host's guard: guard.Client, whose methods say what each
+// does.
+type Guard interface {
+	Register(ctx context.Context, r guard.Registration) (guard.Entry, error)
+	Feed(ctx context.Context, feeds []guard.Feed) (refused map[uuid.UUID]error, err error)
+	Check(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
+	Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (guard.Entry, error)
+	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
+	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Status(ctx context.Context) (guard.Status, error)
+}
+
+// startGuard is the command for a host whose guard does not answer.
+const startGuard = "systemctl start drover-guard"
+
+// watchGuard looks how the guard is, now and then, until the agent stops, and has control
+// told when that is another than before.
+func (a *Agent) watchGuard() {
+	for {
+		st, err := a.Guard.Status(a.ctx)
+		a.mu.Lock()
+		was := a.guarded
+		a.guarded = err == nil
+		a.mu.Unlock()
+		if was != (err == nil) {
+			a.tellSoon()
+		}
+		a.takeGuard(st)
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-a.Clock.After(a.Limits.Heartbeat):
+		}
+	}
+}
+
+func (a *Agent) isGuarded() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.guarded
+}
+
+// SeenGuard is how the guard is now. ErrUnavailable when it does not answer, ErrUnsupported
+// where none is asked.
+func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) {
+	if a.Guard == nil {
+		return guard.Status{}, dataset.Errorf(dataset.ErrUnsupported, "this host works alone, without a guard")
+	}
+	return a.Guard.Status(ctx)
+}
+
+// checkGuard says how the guard is, where there is to be one.
+func (a *Agent) checkGuard(ctx context.Context, r *report) {
+	if a.Guard == nil {
+		return
+	}
+	st, err := a.Guard.Status(ctx)
+	if err != nil {
+		r.add(levelInfo, "guard", startGuard, "%v: no volume with failover auto is put on this host, or mounted", err)
+		return
+	}
+	r.add(levelOK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
+	for _, m := range st.Missing {
+		r.add(levelWarning, "guard", "run it by its unit, on the host itself", "is weaker than it should be: %s", m)
+	}
+	for _, e := range st.Datasets {
+		if e.State == guard.StateFencing || e.State == guard.StateFenced {
+			r.add(levelError, "volume "+e.Volume, "", "is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
+		}
+	}
+}

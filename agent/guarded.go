@@ -1,0 +1,353 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// meetGuard asks the guard what it has, before anything is done about what is mounted,
+// where that may be bounded in time.
+func (a *Agent) meetGuard(ctx context.Context) {
+	if a.Guard == nil || !slices.ContainsFunc(append(a.cache.ids(), a.cache.copyIDs()...), a.isBounded) {
+		return
+	}
+	if st, err := a.Guard.Status(ctx); err == nil {
+		a.mu.Lock()
+		a.guarded = true // so that the first that control hears says it
+		a.mu.Unlock()
+		a.takeGuard(st)
+	}
+}
+
+func (a *Agent) isBounded(id uuid.UUID) bool {
+	d, known := a.cache.either(id)
+	return known && bounded(d)
+}
+
+// takeGuard takes in what the guard has. What is mounted no more it is to forget.
+func (a *Agent) takeGuard(st guard.Status) {
+	for _, e := range st.Datasets {
+		if e.State == guard.StateRebooted {
+			continue // nothing of it is mounted since
+		}
+		a.bounds.arm(e.Dataset, e.Epoch)
+		a.bounds.fenceTakes(e.Dataset, e.Bound)
+		if e.State != guard.StateArmed {
+			a.mendSoon(e.Dataset)
+		}
+	}
+}
+
+// entry returns what the guard has of a dataset on this boot.
+func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
+	st, err := a.Guard.Status(ctx)
+	if err != nil {
+		return e, false, err
+	}
+	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool { return e.Dataset == id && e.State != guard.StateRebooted })
+	if i < 0 {
+		return e, false, nil
+	}
+	return st.Datasets[i], true, nil
+}
+
+func isFenced(e guard.Entry) bool {
+	return e.State == guard.StateFencing || e.State == guard.StateFenced
+}
+
+// fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
+// The error is why that is not known of one that is bounded in time.
+func (a *Agent) fenced(id uuid.UUID) (bool, error) {
+	_, armed := a.bounds.armedAt(id)
+	if a.Guard == nil || !armed && !a.isBounded(id) {
+		return false, nil
+	}
+	e, there, err := a.entry(a.ctx, id)
+	return there && isFenced(e), err
+}
+
+// registration is what the guard is to know of a dataset that is open until a moment.
+func (a *Agent) registration(d dataset.Dataset, pool backends.Pool, until time.Duration) guard.Registration {
+	policy := guard.PolicyKill
+	if d.Profile.Failover.Fence.Kind == dataset.FenceWatchdog {
+		policy = guard.PolicyWatchdog
+	}
+	return guard.Registration{
+		Dataset: d.ID, Volume: d.Volume, Epoch: d.Epoch, Paths: []string{a.mountPath(d.ID)},
+		Own: pool.Info().Capabilities.OwnFilesystem, Policy: policy, Deadline: until,
+	}
+}
+
+// arm has the guard know of a dataset before it is mounted, or goes on: nothing for one
+// that is not bounded in time. Its lock is held.
+func (a *Agent) arm(ctx context.Context, d dataset.Dataset, pool backends.Pool) error {
+	if !bounded(d) {
+		return nil
+	}
+	if a.Guard == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
+	}
+	until, err := a.held(ctx, d)
+	if err != nil {
+		return err
+	}
+	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost
+	e, err := a.Guard.Register(ctx, a.registration(d, pool, until))
+	if errors.Is(err, dataset.ErrStale) {
+		if err = a.vouch(ctx, d, until); err == nil {
+			e, err = a.Guard.Register(ctx, a.registration(d, pool, until))
+		}
+	}
+	if err != nil {
+		return a.noGuard(err)
+	}
+	if most := a.bounds.fenceTakes(d.ID, e.Bound); e.Bound > most {
+		a.release(d.ID)
+		return dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
+	}
+	steps.At("mount.registered")
+	return nil
+}
+
+// vouch lets a dataset go on that was fenced: what holds it now says that the epoch is still
+// this node's.
+func (a *Agent) vouch(ctx context.Context, d dataset.Dataset, until time.Duration) error {
+	e, there, err := a.entry(ctx, d.ID)
+	if err != nil || !there {
+		return err
+	}
+	if e.Epoch > d.Epoch {
+		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d, and this is epoch %d", d.Volume, e.Epoch, d.Epoch)
+	}
+	if !isFenced(e) {
+		return nil
+	}
+	if _, err = a.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
+		a.log(d).Warn("it was fenced, and goes on: its epoch is still this node's")
+	}
+	return err
+}
+
+// noGuard says what would help when the guard does not answer.
+func (a *Agent) noGuard(err error) error {
+	if errors.Is(err, dataset.ErrUnavailable) {
+		return fmt.Errorf("%w: with failover auto nothing is mounted without it (%s)", err, startGuard)
+	}
+	return err
+}
+
+// checkArmed fails unless the guard says that a dataset may be written to that is mounted:
+// nothing for one that is not bounded in time. Its lock is held.
+func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
+	if !bounded(d) {
+		return nil
+	}
+	if a.Guard == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
+	}
+	steps.At("mount.unchecked")
+	if _, err := a.Guard.Check(ctx, d.ID, d.Epoch); err != nil {
+		return a.noGuard(err)
+	}
+	steps.At("mount.checked")
+	return nil
+}
+
+// unmountable fails with ErrInUse while a dataset is fenced: a filesystem that is frozen and
+// mounted nowhere can be thawed by nobody.
+func (a *Agent) unmountable(d dataset.Dataset) error {
+	switch fenced, err := a.fenced(d.ID); {
+	case err != nil:
+		return fmt.Errorf("unmount of volume %s: it may be fenced: %w", d.Volume, err)
+	case fenced:
+		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: it is fenced; it is unmounted once it is known where it goes on", d.Volume)
+	}
+	return nil
+}
+
+// releaseTime bounds a request to the guard after an unmount.
+const releaseTime = 15 * time.Second
+
+// release has the guard forget a dataset that is mounted no more. What it could not be told
+// it is told later. The dataset's lock is held.
+func (a *Agent) release(id uuid.UUID) {
+	epoch, armed := a.bounds.armedAt(id)
+	if !armed || a.Guard == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, releaseTime)
+	defer cancel()
+	if err := a.Guard.Release(ctx, id, epoch); err != nil {
+		if ctx.Err() == nil {
+			a.Log.WithError(err).WithField("dataset", id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
+		}
+		return
+	}
+	a.bounds.disarm(id)
+}
+
+// mendAll looks at all that the guard has or is to have, and forgets who has no copy any more.
+func (a *Agent) mendAll() {
+	if a.Guard == nil {
+		return
+	}
+	a.bounds.mu.Lock()
+	armed := slices.Collect(maps.Keys(a.bounds.armed))
+	a.bounds.mu.Unlock()
+	for _, id := range armed {
+		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && !mounted {
+			a.mendSoon(id)
+		}
+	}
+	for _, d := range a.boundedHere() {
+		_, armed := a.bounds.armedAt(d.ID)
+		if mounted, err := isMountPoint(a.mountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
+			a.mendSoon(d.ID)
+		}
+	}
+	a.jobs.start("enrolled", func(ctx context.Context, _ *job) error {
+		if err := a.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
+			a.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
+		}
+		return nil
+	})
+}
+
+// mendSoon brings what the guard has of a dataset together with what is so, as a job.
+func (a *Agent) mendSoon(id uuid.UUID) {
+	a.jobs.start("guard/"+id.String(), func(ctx context.Context, _ *job) error {
+		if err := a.mend(ctx, id); err != nil && ctx.Err() == nil {
+			a.Log.WithError(err).WithField("dataset", id).Warn("a volume is not as the guard is to have it; it is tried again")
+		}
+		return nil
+	})
+}
+
+// mend lets a dataset that was fenced go on once its epoch is confirmed, has the guard know
+// one that it has forgotten, and forget one that is mounted no more. Of one whose home is
+// elsewhere settleCopy does the rest. Again: nothing.
+func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
+	unlock, err := a.locks.lock(ctx, id, "confirmation of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, home := a.cache.dataset(id)
+	if _, copied := a.cache.copied(id); copied {
+		a.copySoon(id)
+		return nil
+	}
+	e, there, err := a.entry(ctx, id)
+	if err != nil {
+		return err
+	}
+	mounted, err := isMountPoint(a.mountPath(id))
+	if err != nil {
+		return err
+	}
+	if !home {
+		return nil // nothing is known of it yet, or it is deleted
+	}
+	if !mounted && !there {
+		a.bounds.disarm(id)
+		return nil
+	}
+	if !mounted && !isFenced(e) {
+		a.release(id)
+		return nil
+	}
+	until := a.until(d)
+	if late := until <= a.Clock.Steady(); late && mounted && !there {
+		return a.fenceLate(ctx, d)
+	} else if late {
+		return nil // once it is, the guard is fed, and says what is not as it is to be
+	}
+	if there && isFenced(e) {
+		if err := a.vouch(ctx, d, until); err != nil {
+			return err
+		}
+		steps.At("fence.thawed")
+	}
+	if !mounted {
+		a.release(id)
+		return nil
+	}
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err == nil {
+		err = a.arm(ctx, d, pool)
+	}
+	if err == nil {
+		_, err = a.Guard.Check(ctx, id, d.Epoch)
+	}
+	if err == nil && len(a.record(id).IDs) == 0 {
+		a.idle(id)
+	}
+	a.changed(id)
+	return err
+}
+
+// fenceLate has the guard fence what is mounted here, and unknown to it, unless control
+// confirms it. The dataset's lock is held.
+func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
+	pool, err := a.pools.online(ctx, d.Pool)
+	if err != nil {
+		return err
+	}
+	err = a.arm(ctx, d, pool)
+	if !errors.Is(err, dataset.ErrUnavailable) {
+		return err
+	}
+	a.log(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
+	a.bounds.arm(d.ID, d.Epoch)
+	_, err = a.Guard.Register(ctx, a.registration(d, pool, a.Clock.Steady()))
+	if errors.Is(err, dataset.ErrStale) { // the guard says that it is
+		return nil
+	}
+	return err
+}
+
+// supersede gives up what is open here of a dataset that has gone on at another node while
+// it was fenced here: who holds it is killed, and it counts as used by nobody. Nothing for
+// one that the guard does not have. Its lock is held.
+func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
+	epoch, armed := a.bounds.armedAt(d.ID)
+	if !armed || a.Guard == nil {
+		return nil
+	}
+	mounted, err := isMountPoint(a.mountPath(d.ID))
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		defer a.release(d.ID)
+	} // otherwise the unmount does
+	_, err = a.Guard.Supersede(ctx, d.ID, epoch)
+	if errors.Is(err, dataset.ErrNotFound) {
+		a.bounds.disarm(d.ID)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	steps.At("fence.superseded")
+	r := a.record(d.ID)
+	if len(r.IDs) > 0 {
+		a.log(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed, and what they wrote is kept as a superseded copy")
+		clear(r.IDs)
+		if err := a.save(ctx, d, r, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// recoveryKey holds the last recovery of control's store that this node has taken in.
+const recoveryKey = "recovery"
+
+// holdAgain is how often a replica is told what this node holds that does not answer.
+const holdAgain = 5
+
+// holdSoon tells every replica what this node holds, as one of them was asked for that;
+// as a job of its own, once more when one is under way.
+func (a *Agent) holdSoon(recovery uuid.UUID) {
+	a.jobs.startAgain("hold", func(ctx context.Context, _ *job) error {
+		h, err := a.holdings(ctx)
+		if err != nil {
+			a.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")
+			return nil
+		}
+		h.Recovery = recovery
+		for _, to := range a.apart {
+			if err := a.tellHoldings(ctx, to, h); err != nil && ctx.Err() == nil {
+				a.Log.WithError(err).Warn("a control replica was not told what this node holds; it may not be the one that asks")
+			}
+		}
+		return nil
+	})
+}
+
+func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings) (err error) {
+	for range holdAgain {
+		if err = to.Hold(ctx, a.node, h); !errors.Is(err, dataset.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-a.Clock.After(a.Limits.Retry):
+		}
+	}
+	return err
+}
+
+// holdings is what lies in this node's pools, what it knows of pools that it cannot look
+// into, and what it has given up.
+func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
+	a.mu.Lock()
+	h.Incarnation, h.Clock = a.incarnation, a.clock
+	a.mu.Unlock()
+	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.allGiven()
+	lies := map[uuid.UUID]bool{}
+	for _, p := range a.pools.all() {
+		if a.mistrust() != nil {
+			if err := a.pools.doubtAll(ctx, p.ID); err != nil {
+				return h, err
+			}
+		}
+		if _, err := a.pools.online(ctx, p.ID); errors.Is(err, dataset.ErrOffline) {
+			continue
+		} else if err != nil {
+			return h, err
+		}
+		here, err := a.inPool(ctx, p)
+		if err != nil {
+			return h, err
+		}
+		h.Pools = append(h.Pools, p.ID)
+		for _, f := range here {
+			if _, copied := a.cache.copied(f.Dataset.ID); !copied { // whose head was not taken away yet
+				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
+			}
+		}
+	}
+	for _, id := range a.cache.ids() {
+		if d, known := a.cache.dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
+			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: a.cache.index(id)})
+		}
+	}
+	for _, id := range a.cache.copyIDs() {
+		if k, kept := a.cache.copied(id); kept {
+			h.Copies = append(h.Copies, k)
+		}
+	}
+	return h, nil
+}
+
+// allGiven are the epochs that were given up.
+func (l *leases) allGiven() []api.Given {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := []api.Given{}
+	for _, id := range slices.SortedFunc(maps.Keys(l.given), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
+		out = append(out, api.Given{Dataset: id, Epoch: l.given[id].Epoch, To: l.given[id].To})
+	}
+	return out
+}
+
+// newRecovery reports whether a full answer is the first after a recovery of the store that
+// this node has not taken in yet.
+func (a *Agent) newRecovery(s api.Sync) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != a.recovery
+}
+
+// takeRecovery takes in a store that was brought up to date from what this node held,
+// among others: whatever it says counts, by whatever index. Cut short, it is taken in with
+// the next answer.
+func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
+	if s.Recovery.Heard {
+		a.cache.forgetIndexes()
+		if err := a.flush(ctx); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := a.belong(ctx, s.Cluster, ""); err != nil {
+		return err
+	}
+	if err := a.state.put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.recovery = s.Recovery.ID
+	return nil
+}

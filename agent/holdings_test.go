@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A store that was recovered from what this node held, too, counts whatever its indexes,
+// once and for all: what it does not name is not this node's any more. One that was
+// recovered without it is held against what it knows, and lacks what was made since.
+func TestRecoveredStore(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		r := newRig(t)
+		kept, late := r.volume("kept"), r.volume("late")
+		answer := func(done, heard bool) {
+			id := uuid.MustParse("00000000-0000-4000-8000-000000000008")
+			r.link.answers(func(s *api.Sync) {
+				s.Index, s.Clock, s.Recovery = 1<<40, 60, &api.Recovering{ID: id, Done: done, Heard: heard}
+				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+				for i, d := range s.Datasets {
+					if d.ID == kept.ID && done {
+						s.Datasets[i].Epoch, s.Datasets[i].Index = kept.Epoch+1, 1
+					}
+				}
+			})
+		}
+		if heard { // the other one has seen nothing of all that
+			r.raiseClock(61)
+			answer(false, false)
+			r.restart()
+			if got := r.doubts(); !strings.Contains(got, "late") {
+				t.Fatalf("before the recovery doctor says %q", got)
+			}
+		}
+		answer(true, heard)
+		r.restart()
+		_, knows := r.cache.dataset(late.ID)
+		if got := r.doubts(); (got == "") != heard || knows == heard {
+			t.Errorf("heard %t: doctor says %q, it knows of it: %t", heard, got, knows)
+		}
+		if d, _ := r.cache.dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
+			t.Errorf("heard %t: %+v", heard, d)
+		}
+		if !heard {
+			continue
+		}
+		r.link.answers(func(s *api.Sync) { // the same store, which went back since
+			s.Index, s.Clock, s.Datasets = 1<<41, 59, nil
+			s.Recovery = &api.Recovering{ID: uuid.MustParse("00000000-0000-4000-8000-000000000008"), Done: true, Heard: true}
+		})
+		r.restart()
+		if got := r.doubts(); !strings.Contains(got, "kept") {
+			t.Errorf("it believes whatever comes after a recovery: doctor says %q", got)
+		}
+	}
+}
+
+// What a node holds is what lies in its pools and what it knows of those that are away,
+// the copies that it keeps and what it has given up.
+func TestHoldings(t *testing.T) {
+	r := newRig(t)
+	db := r.volume("db")
+	if err := r.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.node, Pool: uuid.New()}
+	r.cache.apply(away, 7)
+	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.node, Pool: r.pool().ID(), Epoch: 2}}
+	r.cache.setCopy(k.Dataset, &k)
+	if err := r.setGiven(t.Context(), db.ID, yieldRecord{Epoch: db.Epoch, To: uuid.Max}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := r.holdings(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(h.Pools, []uuid.UUID{r.pool().ID()}) || len(h.Copies) != 1 || !slices.Equal(h.Given, []api.Given{{Dataset: db.ID, Epoch: db.Epoch, To: uuid.Max}}) {
+		t.Errorf("%+v", h)
+	}
+	want := map[uuid.UUID]int{db.ID: 1, away.ID: 0}
+	for _, f := range h.Found {
+		if n, ok := want[f.Dataset.ID]; !ok || n != len(f.Snapshots) || f.Index == 0 || f.Dataset.Home != r.node {
+			t.Errorf("found %+v", f)
+		}
+		delete(want, f.Dataset.ID)
+	}
+	if len(want) != 0 {
+		t.Errorf("not found: %v", want)
+	}
+}

@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume that goes on without its home goes on from the newest snapshot of the last
+// epoch, whatever the clocks of earlier homes said, and not from what a restore replaced.
+func TestGoesOnFromTheNewest(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	noon := time.Now().UTC().Round(0)
+	take := func(kind dataset.SnapshotKind, epoch uint64, at time.Time) uuid.UUID {
+		t.Helper()
+		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Kind: kind, Epoch: epoch, Created: at}
+		if err := r.pool().Snapshot(t.Context(), s, nil); err != nil {
+			t.Fatal(err)
+		}
+		return s.ID
+	}
+	take(dataset.SnapshotManual, 1, noon.Add(time.Hour)) // of a home whose clock went ahead
+	said := take(dataset.SnapshotTransfer, 2, noon)
+	want := take(dataset.SnapshotTransfer, 2, noon.Add(time.Minute))
+	take(dataset.SnapshotRestore, 2, noon)
+	later := take(dataset.SnapshotRestore, 2, noon.Add(2*time.Minute))
+	m := &moving{a: r.Agent, pool: r.pool(), op: &dataset.Operation{
+		Volume: d.Volume, DatasetID: d.ID, Loss: &dataset.Loss{Snapshot: said, Epoch: 2, Taken: noon},
+	}}
+	if err := m.atBest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := m.op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.Later, []uuid.UUID{later}) {
+		t.Errorf("it goes on from %+v", l)
+	}
+	m.op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
+	if err := m.atBest(t.Context()); err == nil {
+		t.Errorf("it goes on from an older epoch than was said: %+v", m.op.Loss)
+	}
+}
+
+// Snapshots have the time of their home's clock, those that a restore makes too, and the
+// one of the first try when they are made again after a crash.
+func TestSnapshotsByTheHomesClock(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.clock.Advance(24 * time.Hour)
+	first := r.clock.Now()
+	for _, cut := range []bool{false, true} {
+		for _, req := range []api.Request{
+			{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: fmt.Sprintf("cut-%t", cut)},
+			{ID: uuid.New(), Kind: dataset.OpRestore, Volume: "db", Snapshot: fmt.Sprintf("cut-%t", cut)},
+		} {
+			plan, err := r.plan(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			op := *plan.Operation
+			if cut {
+				tried := *op.Snapshot
+				tried.Created = r.clock.Now()
+				if err := r.pool().Snapshot(t.Context(), tried, nil); err != nil {
+					t.Fatal(err)
+				}
+				r.clock.Advance(time.Minute)
+			}
+			if _, err := r.carryOut(t.Context(), &job{}, op); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	e, err := r.pool().Stat(t.Context(), d.ID)
+	if err != nil || len(e.Snapshots) != 4 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	list, err := r.link.Snapshots(t.Context(), "db", api.Page{})
+	if err != nil || len(list.Items) != 4 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, s := range list.Items {
+		if beside := e.Snapshots[indexOf(e, s.ID)].Created; s.Created.Before(first) || !s.Created.Equal(beside) {
+			t.Errorf("%s %s: on record of %s, in the pool of %s", s.Kind, s.Name, s.Created, beside)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// takeOver has a volume that fails over by itself go on from a copy when its home is lost,
+// here or on the node with the freshest, and waits for that as long as a request may take.
+// It returns the record as it is then: with a home that answers there is nothing to do.
+//
+// ErrPending names the operation that goes on, ErrInUse the node that has it open though
+// control does not hear it, ErrOffline why nothing takes over, with the way out.
+func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	until := a.Clock.Steady() + a.Limits.Follow
+	for {
+		op, lost, err := a.failover(ctx, d)
+		if err == nil && lost {
+			err = a.awaitMoveUntil(ctx, op, until)
+		}
+		if err == nil && !lost {
+			err = a.answers(ctx, d)
+		}
+		// Its home may be back, or another copy be what it is to go on from.
+		again := errors.Is(err, dataset.ErrPending) && !lost || errors.Is(err, dataset.ErrConflict) && lost
+		if err != nil && !again {
+			return d, err
+		}
+		if err == nil {
+			now, err := a.whereNow(ctx, d)
+			if err != nil || !lost || now.Home == a.node {
+				return now, err
+			}
+			d = now // its home is another node by now, which is looked at in its turn
+			continue
+		}
+		if a.Clock.Steady() >= until {
+			return d, dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w (ask again)", d.Volume, err)
+		}
+		select {
+		case <-ctx.Done():
+			return d, ctx.Err()
+		case <-a.Clock.After(a.Limits.Retry):
+		}
+	}
+}
+
+// failover asks control for a copy to take over; lost reports whether the home is lost, and
+// the operation that makes up for that is then under way.
+func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
+	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.node.String(), Failover: true})
+	if err != nil || out.Operation == nil {
+		return op, false, err
+	}
+	a.log(d).WithField("op", out.Operation.ID).Warnf("volume goes on without its home: %s; what was written since %s is not in the copy",
+		out.Operation.Loss.Why, out.Operation.Loss.Taken.UTC().Format(time.RFC3339))
+	return *out.Operation, true, nil
+}
+
+// answerTime is what the agent of a home has to show that it is there.
+const answerTime = 3 * time.Second
+
+// answers fails with ErrPending when a node that control takes for alive does not answer:
+// it may be lost, and control not know it yet. A move from there would wait for it too.
+func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
+	if a.PeerHTTP == nil {
+		return nil
+	}
+	now, err := a.whereNow(ctx, d)
+	if err != nil || now.Home == a.node {
+		return err
+	}
+	home, err := a.peer(ctx, now.Home)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if _, err := promise.Ask(ctx, a.PeerHTTP, home.Address, promise.Request{Incarnation: a.incarnation}); errors.Is(err, dataset.ErrOffline) {
+		return dataset.Errorf(dataset.ErrPending, "node %s, which has it, does not answer, and control takes it for alive", home.Name)
+	}
+	return nil
+}
+
+// checkFailover says whether volumes fail over by themselves, where there are other hosts.
+func (a *Agent) checkFailover(ctx context.Context, r *report) {
+	if a.PeerHTTP == nil {
+		return
+	}
+	st, err := a.Control.Failover(ctx)
+	switch {
+	case err != nil: // that control is away is said already
+	case st.Halted != "":
+		r.add(levelError, "failover", "drover node ls", "no volume fails over, since %s: %s", st.Since.UTC().Format(time.RFC3339), st.Halted)
+	}
+}
+
+// whereNow returns the record of a dataset as control has it.
+func (a *Agent) whereNow(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if now, here := a.cache.dataset(d.ID); here {
+		return now, nil
+	}
+	now, err := a.fetch(ctx, d.ID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	}
+	return now, err
+}

@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// auto makes a volume on host-a that fails over, and waits until host-b has what is in it.
+func (f *flock) auto(spec, text string) dataset.Dataset {
+	f.Helper()
+	name, _, _ := strings.Cut(spec, "@")
+	for _, h := range []*host{f.a, f.b} {
+		await(f.T, func() bool {
+			h.Agent.mu.Lock()
+			defer h.Agent.mu.Unlock()
+			return h.guarded
+		})
+	}
+	var d dataset.Dataset
+	await(f.T, func() bool { // control has heard of the guards
+		err := f.a.Create(f.Context(), spec, nil)
+		d, _ = f.a.cache.volume(name)
+		return err == nil
+	})
+	f.a.writes(name, "token", text)
+	since := time.Now()
+	await(f.T, func() bool { c, kept := f.b.replicaOf(d.ID); return kept && c.Current.After(since) })
+	return d
+}
+
+// switchedOff has a host's agent end as a host does that is switched off: control hears no more.
+func (h *host) switchedOff() {
+	h.f.Helper()
+	h.mu.Lock()
+	h.off = true
+	h.mu.Unlock()
+	h.Agent.stop()
+	h.down()
+}
+
+// A mount on another node of a volume whose home is lost comes up from the copy there, with
+// what was in that, once the home surely writes no more.
+func TestFailoverAtAMount(t *testing.T) {
+	const session = 2 * time.Second
+	f := newBounded(t, session)
+	d := f.auto("db@auto", "kept")
+	f.a.switchedOff()
+	began := f.b.Clock.Steady()
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it goes on with %q", got)
+	}
+	if took := f.b.Clock.Steady() - began; took < session {
+		t.Errorf("it was opened %v after its home was heard last", took)
+	}
+	v := f.record("db")
+	if v.Home != f.b.Node() || v.Epoch != d.Epoch+1 || v.Move != uuid.Nil {
+		t.Errorf("%+v", v.Dataset)
+	}
+	f.b.unswear(t.Context())
+	if left := f.b.keeper.Sworn(); len(left) != 0 {
+		t.Errorf("sworn off for ever: %v", left)
+	}
+}
+
+// A holder that goes on by promises is not overtaken, and the mount elsewhere says who it is;
+// once it asks no more, the volume goes on.
+func TestI1NoFailoverPastAPromise(t *testing.T) {
+	const session = 2 * time.Second
+	f := newBounded(t, session)
+	d := f.auto("db@auto", "kept")
+	f.a.switchedOff()
+	e := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
+	last := make(chan time.Duration, 1)
+	stop := make(chan struct{})
+	go func() { // the holder, as it goes on
+		for {
+			_, span := f.b.Standing()
+			got := f.b.keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.b.notHome(d.Home, e) })
+			at := f.b.Clock.Steady()
+			select {
+			case <-stop:
+				last <- at
+				return
+			case <-time.After(session / 10):
+			}
+			if len(got.Granted) != 1 {
+				t.Errorf("no promise for who holds it: %+v", got)
+			}
+		}
+	}()
+	_, err := f.b.Mount(t.Context(), "db", "one")
+	if dataset.KindOf(err) != dataset.ErrInUse || !strings.Contains(err.Error(), "open on node host-a, which is alive, but cut off from control") {
+		t.Errorf("%v", err)
+	}
+	close(stop)
+	asked := <-last
+	f.b.mounts("db", "two")
+	if now := f.b.Clock.Steady(); now < asked+session {
+		t.Errorf("opened %v after it was promised not to be", now-asked)
+	}
+	f.b.unmounts("db", "two")
+}
+
+// An agent that was just started opens nothing for as long as one before it may have
+// promised not to.
+func TestI1NoFailoverAfterAStart(t *testing.T) {
+	const session = 3 * time.Second
+	f := newBounded(t, session)
+	f.auto("db@auto", "kept")
+	f.a.switchedOff()
+	await(t, func() bool { // a person's word, so that nothing else is to be waited for
+		_, err := f.svc.Fence(t.Context(), f.a.Node(), api.Fenced{Confirmed: true})
+		return err == nil
+	})
+	f.b.again()
+	started := f.b.Clock.Steady()
+	f.b.mounts("db", "one")
+	if took := f.b.Clock.Steady() - started; took < session-200*time.Millisecond {
+		t.Errorf("opened %v after its start", took)
+	}
+	f.b.unmounts("db", "one")
+}
+
+// The fence command of a profile runs where the copy is, before it takes over, with the name
+// of the home; one that fails leaves everything as it is.
+func TestFenceCommand(t *testing.T) {
+	f := newBounded(t, time.Second)
+	var works atomic.Bool
+	c := &run.Recorder{Next: run.Func(func(context.Context, run.Command) (run.Result, error) {
+		if !works.Load() {
+			return run.Result{}, errors.New("no such outlet")
+		}
+		return run.Result{}, nil
+	})}
+	f.b.Runner = c
+	d := f.auto("db@cut", "kept")
+	f.a.switchedOff()
+	_, err := f.b.Mount(t.Context(), "db", "one")
+	if err == nil || !strings.Contains(err.Error(), "not certain to be cut off") || !strings.Contains(err.Error(), "no such outlet") {
+		t.Errorf("%v", err)
+	}
+	if v := f.record("db"); v.Home != d.Home || v.Epoch != d.Epoch {
+		t.Errorf("%+v", v.Dataset)
+	}
+	works.Store(true)
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("%q", got)
+	}
+	ran := c.Calls()
+	if want := []string{"-f", "host-a", d.Home.String()}; len(ran) != 2 || ran[1].Name != "/bin/true" || !slices.Equal(ran[1].Args, want) {
+		t.Errorf("%+v", ran)
+	}
+}
+
+// What a profile names is run as root: only what root alone can change.
+func TestSafeProgram(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "off")
+	if err := os.WriteFile(file, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := safeProgram([]string{file}); err != nil {
+		t.Error(err)
+	}
+	for what, change := range map[string]func() error{
+		"for a group to write": func() error { return os.Chmod(file, 0o775) },
+		"another's":            func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
+		"a folder":             func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := safeProgram([]string{file}); dataset.KindOf(err) != dataset.ErrForbidden {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, nil, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := safeProgram([]string{file + "x"}); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Error(err)
+	}
+}
+
+// halted is a control under which nothing fails over.
+type halted struct{ api.Service }
+
+func (halted) Failover(context.Context) (api.FailoverState, error) {
+	return api.FailoverState{Halted: "2 nodes vanished", Since: time.Unix(0, 0)}, nil
+}
+
+// Doctor says that nothing fails over, and why, on every host of a cluster.
+func TestDoctorOfAHalt(t *testing.T) {
+	f := &flock{T: t}
+	f.serve()
+	f.a = f.host("host-a", "dir")
+	f.a.cfg.Control = halted{f.a.cfg.Control}
+	t.Cleanup(f.close)
+	f.a.up()
+	list, err := f.a.Doctor(t.Context())
+	said := slices.ContainsFunc(list, func(l api.Finding) bool {
+		return l.Level == levelError && l.Subject == "failover" && strings.Contains(l.Text, "since 1970-01-01T00:00:00Z: 2 nodes vanished")
+	})
+	if err != nil || !said {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

@@ -1,0 +1,62 @@
+package control
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// accountsOf collects what the store and agents say, by datasets.
+func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err error) {
+	all := map[uuid.UUID]*account{}
+	of := func(id uuid.UUID) *account {
+		a := all[id]
+		if a == nil {
+			a = &account{id: id, copies: map[uuid.UUID]dataset.Copy{}, given: map[uuid.UUID]api.Given{}, strays: map[uuid.UUID]bool{}}
+			all[id] = a
+		}
+		return a
+	}
+	entries, err := t.list(datasetsPrefix, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var d dataset.Dataset
+		if err := decode(e.Key, e.Value, &d); err != nil {
+			return nil, err
+		}
+		a := of(d.ID)
+		a.stored, a.index = &d, e.Index
+	}
+	for _, node := range slices.SortedFunc(maps.Keys(told), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
+		h := told[node]
+		for _, f := range h.Found {
+			if f.Dataset.ID == uuid.Nil {
+				return nil, dataset.Errorf(dataset.ErrInvalid, "recover: node %s holds a dataset without a UUID in pool %s", node, f.Pool)
+			}
+			if f.Dataset.Home != node {
+				of(f.Dataset.ID).strays[node] = true
+				continue
+			}
+			a := of(f.Dataset.ID)
+			a.claims = append(a.claims, holding{f, node, slices.Contains(h.Pools, f.Pool)})
+		}
+		for _, k := range h.Copies {
+			a := of(k.Dataset)
+			k.Copy.Node = node
+			a.copies[node] = k.Copy
+			if k.Record != nil {
+				a.told = append(a.told, *k.Record)
+			}
+		}
+		for _, g := range h.Given {
+			of(g.Dataset).given[node] = g
+		}
+	}
+	return slices.Collect(maps.Values(all)), nil
+}

@@ -1,0 +1,96 @@
+package api
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// What one peer may take of a process.
+const (
+	strangerTime = 10 * time.Second // for a body, from who may be anybody
+	maxJoin      = 32 << 10
+	joinsOnce    = 8 // joins at once
+
+	requestsOnce   = 256 // requests at once of one certificate's holder, those that wait too
+	heartbeatsOnce = 4   // of one node, of which each is read into memory
+	rebuildsOnce   = 1   // likewise
+	rebuildsAll    = 2   // of all nodes
+
+	maxReport = 256 << 10 // bytes of what an agent says of one operation, copy, move or host
+	// Bodies of agents that report all they have are larger: some 80,000 datasets in a
+	// heartbeat, some 100,000 records in a rebuild.
+	maxHeartbeat = 16 << 20
+	maxRebuild   = 256 << 20
+)
+
+// crowd counts how many requests each member has under way, and all have. Safe for
+// concurrent use.
+type crowd struct {
+	mu  sync.Mutex
+	of  map[pki.Identity]int
+	all int
+}
+
+// enter counts one more until leave is called. ErrUnavailable for one too many; most of
+// all 0: as many as there are.
+func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.of[id] >= most:
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "%s has %d %s under way, which is the most at once (try again when one has ended)", id, most, what)
+	case ofAll > 0 && c.all >= ofAll:
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "%d %s are under way, which is the most at once (try again when one has ended)", ofAll, what)
+	}
+	if c.of == nil {
+		c.of = map[pki.Identity]int{}
+	}
+	c.of[id]++
+	c.all++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all--
+		if c.of[id]--; c.of[id] == 0 {
+			delete(c.of, id)
+		}
+	}, nil
+}
+
+// atOnce bounds how many requests to an endpoint are under way, before their bodies are
+// read. Those of this host are not bounded.
+func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context)) {
+	var now crowd
+	return func(hc huma.Context, next func(huma.Context)) {
+		p := PrincipalOf(hc.Context())
+		if p.Local {
+			next(hc)
+			return
+		}
+		leave, err := now.enter(p.Identity, what, most, ofAll)
+		if err != nil {
+			changeOf(hc.Context()).failed(err)
+			_, w := humago.Unwrap(hc)
+			ProblemOf(err).write(w)
+			return
+		}
+		defer leave()
+		next(hc)
+	}
+}
+
+// hurry bounds what is left of a request from who is not known: its body need never come,
+// and its connection is not kept.
+func (g *guard) hurry(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	// What cannot have a deadline is no connection.
+	_ = http.NewResponseController(w).SetReadDeadline(clock.System{}.Now().Add(g.patience))
+}

@@ -1,0 +1,92 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/google/uuid"
+)
+
+// Recover asks how a store that went back differs from what agents hold, or to have it
+// brought up to date.
+type Recover struct {
+	Confirm string   `json:"confirm,omitempty" doc:"the digest of the differences that are to be mended; left out: they are only looked for"`
+	Fenced  []string `json:"fenced,omitempty" doc:"nodes that write no more, on the word of who asks: what they claim does not count"`
+}
+
+// Recovery is how a store differs from what agents hold.
+type Recovery struct {
+	Digest    string    `json:"digest"`           // names all of it; to be confirmed
+	Halted    string    `json:"halted,omitempty"` // why nothing is decided; empty: it is, and there is nothing to mend
+	Heard     []string  `json:"heard"`            // nodes that told what they hold
+	Silent    []string  `json:"silent"`           // nodes that did not: what they alone know is not here
+	Different []Differs `json:"different"`
+	Done      bool      `json:"done,omitempty"` // it is brought up to date, and decisions are made again
+}
+
+// Differs is by what one dataset's record differs from what agents hold.
+type Differs struct {
+	Dataset uuid.UUID `json:"dataset"`
+	Volume  string    `json:"volume"`
+	// Action is what mends it: restored, trashed, moved, changed, forgotten, copies,
+	// snapshots; or disputed, when that takes a person's word.
+	Action string `json:"action" enum:"restored,trashed,moved,changed,forgotten,copies,snapshots,disputed"`
+	Store  string `json:"store,omitempty"`  // what the store says; empty: nothing
+	Agents string `json:"agents,omitempty"` // what agents say; empty: nothing
+	Note   string `json:"note,omitempty"`
+}
+
+// Recovering is, in a full answer of Sync, the last recovery of a store.
+type Recovering struct {
+	ID   uuid.UUID `json:"id"`
+	Done bool      `json:"done,omitempty"` // false: the node is to tell what it holds
+	// Heard says that what the node held is in the store that came of it.
+	Heard bool `json:"heard,omitempty"`
+}
+
+// Holdings is what an agent holds, for a recovery.
+type Holdings struct {
+	Incarnation uuid.UUID   `json:"incarnation"`
+	Recovery    uuid.UUID   `json:"recovery"`
+	Clock       uint64      `json:"clock"` // the highest that it has heard of; see Sync
+	Pools       []uuid.UUID `json:"pools"` // that it looked into: what is not among Found is not in them
+	Found       []Found     `json:"found"`
+	Copies      []Kept      `json:"copies"`
+	Given       []Given     `json:"given"`
+}
+
+// Given is an epoch of a dataset that a node has given up.
+type Given struct {
+	Dataset uuid.UUID `json:"dataset"`
+	Epoch   uint64    `json:"epoch"`
+	To      uuid.UUID `json:"to"`
+}
+
+func (h handlers) recovery() {
+	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
+		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
+		func(ctx context.Context, in *struct{ Body Recover }) (*answer[Recovery], error) {
+			if in.Body.Confirm != "" {
+				changeOf(ctx).Detail = "confirmed"
+			}
+			return reply(h.Members.Recover(ctx, in.Body))
+		})
+	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
+	hold.MaxBodyBytes = maxRebuild
+	add(h, hold, func(ctx context.Context, in *struct {
+		NodeParam
+		Body Holdings
+	}) (*struct{}, error) {
+		return nil, h.Service.Hold(ctx, in.Node, in.Body)
+	})
+}
+
+// Hold says what the node holds.
+func (c *Client) Hold(ctx context.Context, id uuid.UUID, h Holdings) error {
+	return c.tell(ctx, node(id, "/hold", h))
+}
+
+// Recover brings a store that went back up to date.
+func (c *Client) Recover(ctx context.Context, r Recover) (Recovery, error) {
+	return ask[Recovery](ctx, c, call{method: http.MethodPost, path: "/v1/store/recover", body: r, patience: maxWait})
+}

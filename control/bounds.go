@@ -1,0 +1,96 @@
+package control
+
+import (
+	"cmp"
+	"encoding/json"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a node may say of itself: who has its certificate may be anybody.
+const (
+	maxPools   = 256       // of one node, with those that it had
+	maxTold    = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
+	maxSeen    = 200_000   // datasets, or copies, of one node that are remembered
+	maxMounts  = 10_000    // mount IDs of a dataset
+	maxMountID = 256       // bytes of one
+	maxFound   = 100_000   // datasets in a rebuild, and snapshots of each
+	maxRecord  = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
+)
+
+// within fails with ErrInvalid for more than there may be of something.
+func within(who string, n, most int, what string) error {
+	if n <= most {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "%s: %d %s (%d at most)", who, n, what, most)
+}
+
+// line does so for a line that is too long.
+func line(who, what, text string) error {
+	if len(text) <= dataset.MaxLine {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(text), dataset.MaxLine)
+}
+
+// checkHeartbeat fails with ErrInvalid for one that says too much.
+func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
+	who := "heartbeat of node " + n.Name
+	err := cmp.Or(
+		within(who, len(h.Pools)+len(h.Unmade), maxPools, "pools"),
+		within(who, len(h.Datasets), maxTold, "datasets"),
+		within(who, len(h.Copies), maxTold, "copies"),
+		within(who, len(h.Operations), maxTold, "operations"),
+		line(who, "why it does not believe the store", h.Distrust),
+	)
+	for _, p := range h.Pools {
+		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
+	}
+	for _, p := range h.Unmade {
+		if err = cmp.Or(err, record(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
+			err = cmp.Or(err, line(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
+		}
+	}
+	for _, op := range h.Operations {
+		err = cmp.Or(err, line(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
+	}
+	for _, c := range h.Copies {
+		err = cmp.Or(err, line(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
+	}
+	for _, d := range h.Datasets {
+		err = cmp.Or(err, within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()), line(who, "what it says of dataset "+d.ID.String(), d.Problem))
+		for _, m := range d.Mounts {
+			if len(m.ID) > maxMountID {
+				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who, len(m.ID), maxMountID))
+			}
+		}
+	}
+	return err
+}
+
+// record fails with ErrInvalid for what would take too much on record.
+func record(who, what string, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil && len(b) > maxRecord {
+		err = dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(b), maxRecord)
+	}
+	return err
+}
+
+// checkFound does so for what a rebuild is to bring back.
+func checkFound(node string, found []api.Found) error {
+	who := "rebuild of node " + node
+	err := within(who, len(found), maxFound, "datasets")
+	for _, f := range found {
+		if err = cmp.Or(err, within(who, len(f.Snapshots), maxFound, "snapshots of dataset "+f.Dataset.ID.String())); err != nil {
+			return err
+		}
+		err = record(who, "dataset "+f.Dataset.ID.String(), f.Dataset)
+		for _, s := range f.Snapshots {
+			err = cmp.Or(err, record(who, "snapshot "+s.ID.String(), s))
+		}
+	}
+	return err
+}

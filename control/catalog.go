@@ -1,0 +1,145 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/facts"
+)
+
+// The kinds of services in the catalog.
+const (
+	kindControl = "control"
+	kindAgent   = "agent"
+)
+
+// showMembers has the catalog show which replicas and agents there are. Without the right
+// to that nothing is tried again before the next look at everything.
+func (s *Service) showMembers(ctx context.Context, h *house, everything bool) error {
+	if s.Catalog == nil || h.hidden && !everything {
+		return nil
+	}
+	all, err := s.members(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.Catalog.Publish(ctx, all, everything)
+	h.hidden = dataset.KindOf(err) == dataset.ErrForbidden
+	return err
+}
+
+// members are the replicas that live and the nodes that are on record, as others find them:
+// those that say where they answer.
+func (s *Service) members(ctx context.Context) (all []store.Service, err error) {
+	t := newTx(ctx, s.store)
+	replicas, err := listAll[Replica](t, liveServicesPrefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range replicas {
+		if r.Address != "" {
+			all = append(all, r.shown())
+		}
+	}
+	nodes, err := t.flock()
+	if err != nil {
+		return nil, err
+	}
+	live, err := s.living(t)
+	if err != nil {
+		return nil, err
+	}
+	left, err := t.left()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		if n.Address == "" || !n.Removed.IsZero() || left[n.ID] {
+			continue
+		}
+		v := store.Service{Kind: kindAgent, ID: n.ID.String(), Address: n.Address, Meta: named(n.Name, n.Version)}
+		if s.PublishFacts && n.Facts != nil {
+			v.Tags, v.Meta = facts.Tags(n.Node, *n.Facts), facts.Meta(n.Node, *n.Facts)
+		}
+		if _, v.Alive = live[n.ID]; !v.Alive {
+			if v.Note, err = t.unheard(n.ID); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// shown is a replica in the catalog. Its address is which one it is: it has another UUID
+// each time that it is started.
+func (r Replica) shown() store.Service {
+	return store.Service{Kind: kindControl, ID: r.Address, Address: r.Address, Meta: named(r.Name, r.Version), Alive: true}
+}
+
+func named(name, version string) map[string]string {
+	return map[string]string{"drover_node": name, "drover_version": version}
+}
+
+// left reads which nodes' agents stopped in order.
+func (t *tx) left() (map[uuid.UUID]bool, error) {
+	list, err := listAll[claim](t, leftPrefix)
+	out := map[uuid.UUID]bool{}
+	for _, c := range list {
+		out[c.ID] = true
+	}
+	return out, err
+}
+
+// unheard says of a node that is away since when.
+func (t *tx) unheard(node uuid.UUID) (string, error) {
+	var gone away
+	known, err := t.peek(awayKey(node), &gone)
+	if err != nil || !known {
+		return "nothing is heard of its agent", err
+	}
+	return "nothing is heard of its agent since " + gone.Since.UTC().Format(time.RFC3339), nil
+}
+
+// withdraw takes this replica out of the catalog, as it stops, if it is the last one:
+// otherwise the one that does the background work does so, which knows what it wrote.
+func (s *Service) withdraw(ctx context.Context) error {
+	if s.Catalog == nil || s.Replica.Address == "" {
+		return nil
+	}
+	others, err := listAll[Replica](newTx(ctx, s.store), liveServicesPrefix)
+	if err != nil || len(others) > 0 {
+		return err
+	}
+	err = s.Catalog.Withdraw(ctx, kindControl, s.Replica.Address)
+	if dataset.KindOf(err) == dataset.ErrForbidden {
+		return nil // it was never there
+	}
+	return err
+}
+
+// noteLeft takes note of an agent that stops in order: it is to be found nowhere until it
+// registers again. Its session, and with it how long it counts as alive, is left alone:
+// its containers write on.
+func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
+	if !s.Shared {
+		return nil
+	}
+	_, err := s.update(ctx, func(t *tx) error {
+		is, err := t.fresh(n.ID, n.Incarnation)
+		if err != nil {
+			return err
+		}
+		if known, err := t.get(leftKey(is.ID), &claim{}); err != nil || known {
+			return err
+		}
+		t.events = append(t.events, api.Event{Type: "node.leave", Node: is.Name})
+		return t.put(leftKey(is.ID), claim{is.ID})
+	})
+	return err
+}

@@ -1,0 +1,177 @@
+package control
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// shelf is a catalog.
+type shelf struct {
+	mu    sync.Mutex
+	shows map[string]store.Service // by address
+	looks []bool
+	err   error
+}
+
+func (s *shelf) Publish(_ context.Context, all []store.Service, look bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looks = append(s.looks, look)
+	if s.err != nil {
+		return s.err
+	}
+	s.shows = map[string]store.Service{}
+	for _, v := range all {
+		s.shows[v.Address] = v
+	}
+	return nil
+}
+
+func (s *shelf) Withdraw(_ context.Context, _, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.shows, id)
+	return s.err
+}
+
+func (s *shelf) has() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.shows))
+}
+
+// The catalog shows the replicas that live and the nodes on record: whether they live, what
+// they are if that is wanted, and not what was stopped in order.
+func TestMembersAreShown(t *testing.T) {
+	x := newShared(t, 1)
+	s, shelf := x.list[0], &shelf{}
+	s.Catalog, s.Replica = shelf, Replica{Name: "c1", Address: "c1:9470"}
+	x.stand(s)
+	h := s.newHouse()
+	show := func() {
+		t.Helper()
+		if err := s.showMembers(t.Context(), h, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := func(name string) api.Registration {
+		r := registration(uuid.New(), "boot")
+		r.Node.Name, r.Node.Address, r.Node.Version, r.Node.Labels = name, name+":9471", "v1", map[string]string{"rack": "r1"}
+		if err := s.Register(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	a, _ := node("a"), node("b")
+	if err := s.Register(t.Context(), registration(uuid.New(), "boot")); err != nil { // which says no address
+		t.Fatal(err)
+	}
+	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Backends: []string{"loop"}}}
+	if _, err := s.Facts(t.Context(), a.Node.ID, told); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	want := store.Service{Kind: "agent", ID: a.Node.ID.String(), Address: "a:9471", Meta: map[string]string{"drover_node": "a", "drover_version": "v1"}, Alive: true}
+	if diff := cmp.Diff(want, shelf.shows["a:9471"]); diff != "" || !slices.Equal(shelf.has(), []string{"a:9471", "b:9471", "c1:9470"}) {
+		t.Error(shelf.has(), diff)
+	}
+	before := x.count()
+	show()
+	if x.count() != before {
+		t.Error("it costs a transaction of the store")
+	}
+	s.PublishFacts = true
+	show()
+	if got := shelf.shows["a:9471"]; got.Meta["drover_load_10"] != "0.25" || !slices.Equal(got.Tags, []string{"backend.loop", "label.rack.r1"}) {
+		t.Errorf("%+v", got)
+	}
+
+	// One stops in order, and the other does not.
+	if err := s.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Leaving: true}); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	if !slices.Equal(shelf.has(), []string{"b:9471", "c1:9470"}) {
+		t.Error("what has left is shown:", shelf.has())
+	}
+	if _, alive, err := newTx(t.Context(), x.st).living(a.Node.ID); err != nil || !alive {
+		t.Error("its session went before its time:", err)
+	}
+	x.clock.Advance(21 * time.Second)
+	x.awaitEnd(liveNodeKey(a.Node.ID))
+	x.stand(s)
+	if err := s.lookForAway(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	if got := shelf.shows["b:9471"]; got.Alive || got.Note != "nothing is heard of its agent since "+x.clock.Now().Format(time.RFC3339) || len(shelf.has()) != 2 {
+		t.Errorf("%v: %+v", shelf.has(), got)
+	}
+	a.Node.Incarnation = uuid.New()
+	if err := s.Register(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	if got := shelf.shows["a:9471"]; !got.Alive {
+		t.Errorf("it is back: %v", shelf.has())
+	}
+	if _, err := s.RemoveNode(t.Context(), "b", false); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	if !slices.Equal(shelf.has(), []string{"a:9471", "c1:9470"}) {
+		t.Error(shelf.has())
+	}
+}
+
+// Without the right it is left alone until everything is looked at, and all else goes on.
+func TestCatalogThatMayNotBeWritten(t *testing.T) {
+	x := newShared(t, 1)
+	s, shelf := x.list[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}
+	s.Catalog, s.Replica = shelf, Replica{Name: "c1", Address: "c1:9470"}
+	var failed []string
+	s.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
+	x.stand(s)
+	if mine, err := s.takeHouse(t.Context()); err != nil || !mine {
+		t.Fatal(mine, err)
+	}
+	h := s.newHouse()
+	for range 4 {
+		s.round(t.Context(), h, x.clock.Now())
+	}
+	if len(failed) != 1 || !strings.Contains(failed[0], "in the catalog: give its policy this") || len(shelf.looks) != 1 {
+		t.Error(failed, shelf.looks)
+	}
+	shelf.err = nil
+	x.clock.Advance(houseFull)
+	x.stand(s)
+	if mine, err := s.takeHouse(t.Context()); err != nil || !mine {
+		t.Fatal(mine, err)
+	}
+	s.round(t.Context(), h, x.clock.Now())
+	s.round(t.Context(), h, x.clock.Now())
+	if !slices.Equal(shelf.looks, []bool{true, true, false}) || !slices.Equal(shelf.has(), []string{"c1:9470"}) {
+		t.Error(shelf.looks, shelf.has())
+	}
+	if err := s.withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
+		t.Error("while it lives:", err)
+	}
+	if err := s.store.End(t.Context(), s.standing.get()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {
+		t.Error("the last one:", shelf.has(), err)
+	}
+}

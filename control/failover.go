@@ -1,0 +1,206 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// failsOver refuses failover by itself on a host that works alone.
+func (s *Service) failsOver(d dataset.Dataset) error {
+	if s.Shared || !d.Profile.Failover.Auto {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "volume %s: profile %s has failover auto, and there is no other host to go on: this one works alone (docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
+}
+
+// planFailover decides to go on from the freshest copy of a volume whose home is lost; with
+// its home alive there is nothing to do. ErrPending as long as it is not certain that it is
+// lost: ask again. ErrOffline, as of a volume that does not fail over, with the reason.
+func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset, error) {
+	since, there, err := t.living(d.Home)
+	if err != nil || there || !s.Shared {
+		return nil, &d, err
+	}
+	home, err := t.nodeName(d.Home)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !d.Profile.Failover.Auto {
+		return nil, nil, s.homeAway(t, d, target, home, since, "")
+	}
+	because, err := s.surelyLost(t, d, home)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, node, why, err := s.successor(t, d, target)
+	if err != nil {
+		return nil, nil, err
+	}
+	if why == "" {
+		why, err = t.massLoss()
+	}
+	if err != nil || why != "" {
+		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
+	}
+	next := d
+	next.Home, next.Pool, next.Epoch, next.Move = node.ID, c.Pool, d.Epoch+1, uuid.Nil
+	loss := &dataset.Loss{Snapshot: c.Snapshot, Epoch: c.Epoch, Taken: c.Taken, Fenced: d.Home, Why: because, Away: t.index(awayKey(d.Home))}
+	return &dataset.Operation{Node: node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: loss}, nil, nil
+}
+
+// surelyLost says why the home of a dataset may be gone on without, for a person to read.
+// ErrPending while it may not.
+func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because string, err error) {
+	key := awayKey(d.Home)
+	known, err := t.get(key, &away{})
+	if err != nil {
+		return "", err
+	}
+	var word fenced
+	vouched, err := t.get(fencedKey(d.Home), &word)
+	if err != nil {
+		return "", err
+	}
+	lease, err := t.lease(d)
+	if err != nil {
+		return "", err
+	}
+	left := s.Limits.Session
+	if known {
+		left -= s.absent.see(key, t.index(key), s.Clock.Steady())
+	}
+	if steps.Off("margin") {
+		left = 0
+	}
+	switch {
+	case lease.State == dataset.LeaseMoving:
+		return "", dataset.Errorf(dataset.ErrPending, "volume %s was given up by node %s, which is away: the move that was under way ends first (drover operation ls)", d.Volume, home)
+	case known && vouched:
+		return "by word of " + word.By + ": drover node fence " + home + " --confirmed", nil
+	case !known || left > 0:
+		return "", dataset.Errorf(dataset.ErrPending, "volume %s is on node %s, of which nothing is heard: a copy takes over in %s, if that stays so", d.Volume, home, max(left, time.Second).Round(time.Second))
+	}
+	return fmt.Sprintf("by itself: nothing is heard of node %s, and its guard has fenced it by now", home), nil
+}
+
+// successor is the freshest copy of a dataset that can take over, the target's among
+// equals, and its node; why says why there is none, or none that is fresh enough.
+func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node, why string, err error) {
+	var not []string
+	for _, id := range d.Copies {
+		c, n, reason, err := s.couldFollow(t, d, id)
+		switch {
+		case err != nil:
+			return best, on, "", err
+		case reason != "":
+			not = append(not, reason)
+			continue
+		}
+		later := cmp.Or(cmp.Compare(c.Epoch, best.Epoch), c.Taken.Compare(best.Taken), c.Current.Compare(best.Current))
+		if on.ID == uuid.Nil || later > 0 || later == 0 && id == target.ID {
+			best, on = c, n
+		}
+	}
+	if on.ID == uuid.Nil {
+		if len(not) == 0 {
+			not = []string{"no other node has a copy"}
+		}
+		return best, on, strings.Join(not, "; "), nil
+	}
+	why, err = s.tooOld(t, d, best, on)
+	return best, on, why, err
+}
+
+// couldFollow returns the copy of a dataset that a node has, and why that cannot take over.
+func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node, why string, err error) {
+	c, kept, err := s.copyNow(t, id, d.ID)
+	if err != nil {
+		return c, n, "", err
+	}
+	if _, err := t.get(nodeKey(id), &n); err != nil {
+		return c, n, "", err
+	}
+	_, lives, err := t.living(id)
+	switch {
+	case err != nil:
+		return c, n, "", err
+	case !kept || !c.Whole():
+		why = "has no whole copy"
+	case n.Cordoned:
+		why = "is cordoned"
+	case !lives:
+		why = "is away"
+	case !s.seen.heard(id):
+		err = dataset.Errorf(dataset.ErrPending, "volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
+	case !s.seen.guarded(id):
+		why = "has no guard that answers (systemctl start drover-guard there)"
+	}
+	if why != "" {
+		why = "node " + n.Name + " " + why
+	}
+	return c, n, why, err
+}
+
+// tooOld says why a copy is too old to take over by itself; "" when it is not. Its age is
+// by the clock of the home alone.
+func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
+	var gone away
+	if _, err := t.get(awayKey(d.Home), &gone); err != nil {
+		return "", err
+	}
+	last := gone.Clock
+	if at := s.seen.clock(d.Home); at.After(last) {
+		last = at
+	}
+	most := time.Duration(d.Profile.Failover.MaxLoss)
+	switch age := last.Sub(c.Current); {
+	case last.IsZero() || c.Current.IsZero():
+		return "it is not known how old the copy on node " + on.Name + " is, as control was not there or was started since", nil
+	case age > most:
+		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name, age.Round(time.Second), d.Profile.Name, most), nil
+	}
+	return "", nil
+}
+
+// stillLost fails when the last home of what a promotion takes over is back: whoever vouched
+// that it writes no more did not know. One that rests on that nobody hears of it fails too
+// when that was not so all the time.
+func (t *tx) stillLost(rec dataset.Operation) error {
+	if rec.Loss == nil {
+		return nil
+	}
+	_, there, err := t.living(rec.Loss.Fenced)
+	if err != nil {
+		return err
+	}
+	byItself := rec.Loss.Away != 0
+	if there || byItself && t.index(awayKey(rec.Loss.Fenced)) != rec.Loss.Away {
+		home, err := t.nodeName(rec.Loss.Fenced)
+		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is back (stop its containers there and move it without --force)", rec.Volume, home))
+	}
+	if !byItself {
+		return nil
+	}
+	why, err := t.massLoss()
+	if err == nil && why != "" {
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", rec.Volume, why)
+	}
+	return err
+}
+
+// announce tells what a promotion is about to lose.
+func (t *tx) announce(op dataset.Operation) error {
+	if op.Loss == nil {
+		return nil
+	}
+	text, err := t.movedText(op)
+	t.event("volume.failover", *op.Dataset, text)
+	return err
+}

@@ -1,0 +1,398 @@
+package control
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// takesOver adds a profile whose volumes go on from a copy by themselves.
+func takesOver(p *profileSet, replicas int) {
+	auto := p.byName["silver"]
+	auto.Name, auto.Revision = "auto", "r1-auto"
+	auto.Replicas = dataset.Replicas{Count: replicas, Every: dataset.Duration(30 * time.Second)}
+	auto.Failover = dataset.Failover{Auto: true, MaxLoss: dataset.Duration(time.Minute), Fence: dataset.Fence{Kind: dataset.FenceGuard}}
+	p.byName["auto"] = auto
+}
+
+// guarded says that the node's guard answers.
+func (a *agent) guarded() {
+	a.Helper()
+	if err := a.Heartbeat(a.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Guard: true, Clock: a.clock.Now()}); err != nil {
+		a.Fatalf("heartbeat: %v", err)
+	}
+}
+
+// A volume that fails over by itself lies on nodes with a guard alone, and its replicas
+// too; a host that works alone has none, and no volume becomes one.
+func TestFailoverWantsGuards(t *testing.T) {
+	e := newEnv(t)
+	takesOver(e.profiles, 1)
+	e.agent("alpha").planned(create("db@auto"), dataset.ErrUnsupported, "profile auto has failover auto", "works alone")
+
+	x := newShared(t, 1)
+	e = x.env(x.list[0])
+	takesOver(x.names, 1)
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	a.planned(create("db@auto"), dataset.ErrUnsupported, "node alpha: pool fast: its node has no guard", "systemctl enable --now drover-guard")
+	a.guarded()
+	a.planned(create("db@auto"), dataset.ErrUnsupported, "of node beta: its node has no guard", "of node gamma")
+	c.guarded()
+	d := a.create("db@auto")
+	if d.Home != a.id || d.Profile.Failover.Fence.Kind != dataset.FenceGuard {
+		t.Errorf("%+v", d)
+	}
+	if got := e.volume("db").Copies; len(got) != 1 || got[0] != c.id {
+		t.Errorf("replicas on %v", got)
+	}
+	_, err := e.Submit(e.ctx, moveTo("db", "beta"))
+	refused(t, err, dataset.ErrUnsupported, "its node has no guard")
+	b.guarded()
+	e.submit(moveTo("db", "beta"))
+
+	a.create("plain@silver")
+	for volume, profile := range map[string]string{"plain": "auto", "db": "silver"} {
+		_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUpdate, Volume: volume, Profile: profile})
+		refused(t, err, dataset.ErrUnsupported, "a volume keeps what it was made with", "drover clone "+volume+" NEW@"+profile)
+	}
+}
+
+// has says, with a heartbeat, that a node's copy of a dataset is that of a time, and had
+// all until another, by its home's clock.
+func (a *agent) has(d dataset.Dataset, taken, current time.Time) {
+	a.Helper()
+	a.hasCopy(d, taken)
+	c, _ := a.seen.copy(a.id, d.ID)
+	c.Current = current
+	h := api.Heartbeat{Incarnation: a.incarnation, Guard: true, Clock: a.clock.Now(), Copies: []dataset.Copy{c}}
+	if err := a.Heartbeat(a.ctx, a.id, h); err != nil {
+		a.Fatalf("heartbeat: %v", err)
+	}
+}
+
+// lost is a flock whose volume db has its home on alpha and copies on beta and gamma.
+type lost struct {
+	*env
+	x       *shared
+	a, b, c *agent
+	others  []*agent
+	d       dataset.Dataset
+}
+
+func newLost(t *testing.T, services int) *lost {
+	t.Helper()
+	x := newShared(t, services)
+	e := x.env(x.list[0])
+	takesOver(x.names, 2)
+	l := &lost{env: e, x: x, a: e.agent("alpha"), b: e.agent("beta"), c: e.agent("gamma")}
+	for _, a := range []*agent{l.a, l.b, l.c} {
+		a.guarded()
+	}
+	l.d = l.a.create("db@auto")
+	l.b.has(l.d, someday.Add(-10*time.Second), someday.Add(-5*time.Second))
+	l.c.has(l.d, someday.Add(-20*time.Second), someday.Add(-5*time.Second))
+	return l
+}
+
+// asks asks for a failover through a service, as a node's agent does.
+func (l *lost) asks(s *Service, node string) (*dataset.Operation, error) {
+	out, err := s.Submit(l.ctx, api.Request{Kind: dataset.OpMove, Volume: "db", Node: node, Failover: true})
+	return out.Operation, err
+}
+
+// passes lets time pass in which the agents that are named renew.
+func (l *lost) passes(d time.Duration, alive ...*agent) {
+	l.Helper()
+	for d > 0 {
+		step := min(d, l.Limits.Session/4)
+		l.clock.Advance(step)
+		d -= step
+		for _, a := range alive {
+			if _, err := l.Renew(l.ctx, a.id, a.incarnation); err != nil {
+				l.Fatalf("%v", err)
+			}
+		}
+	}
+}
+
+// returns has an agent that died come back.
+func (l *lost) returns(a *agent, name string) {
+	l.Helper()
+	a.incarnation = uuid.New()
+	a.register(name)
+	l.sessions.drop(a.id)
+}
+
+// begins has alpha die, and a failover begin once that is certain.
+func (l *lost) begins() dataset.Operation {
+	l.Helper()
+	l.x.dies(l.a)
+	_, err := l.asks(l.Service, "beta")
+	refused(l.T(), err, dataset.ErrPending, "nothing is heard", "alpha")
+	l.passes(l.Limits.Session, append(l.others, l.b, l.c)...)
+	op, err := l.asks(l.Service, "beta")
+	if err != nil || op == nil {
+		l.Fatalf("%+v, %v", op, err)
+	}
+	return *op
+}
+
+func (l *lost) T() *testing.T { return l.x.T }
+
+// A home of which nothing was heard for as long as a session is gone on without: by each
+// service's own steady clock, from the freshest copy, and once for all who ask.
+func TestFailover(t *testing.T) {
+	l := newLost(t, 2)
+	if op, err := l.asks(l.Service, "beta"); op != nil || err != nil {
+		t.Errorf("with its home alive: %+v, %v", op, err)
+	}
+	l.x.dies(l.a)
+	l.passes(lossEvery, l.b, l.c) // as it was looked just now
+	for range 3 {
+		_, err := l.asks(l.Service, "gamma")
+		refused(t, err, dataset.ErrPending, "node alpha, of which nothing is heard")
+		l.passes(l.Limits.Session/3-time.Millisecond, l.b, l.c)
+		l.clock.Set(l.clock.Now().Add(-time.Hour)) // which is no time that has passed
+	}
+	l.passes(4*time.Millisecond, l.b, l.c)
+	_, err := l.asks(l.x.list[1], "gamma") // it has only begun to look
+	refused(t, err, dataset.ErrPending)
+	op, err := l.asks(l.Service, "gamma")
+	if err != nil || op == nil || op.Node != l.b.id || op.From != l.a.id || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || !op.Loss.Taken.Equal(someday.Add(-10*time.Second)) {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	for i, s := range l.x.list {
+		if again, err := l.asks(s, []string{"beta", "gamma"}[i]); err != nil || again == nil || again.ID != op.ID {
+			t.Errorf("asked again: %+v, %v", again, err)
+		}
+	}
+	if lease := l.volume("db").Lease; lease.State != dataset.LeaseHeld {
+		t.Errorf("the home that comes back is to go on: %+v", lease)
+	}
+	done := l.b.commit(*op)
+	if done.Dataset.Home != l.b.id || done.Dataset.Epoch != 2 {
+		t.Errorf("%+v", done.Dataset)
+	}
+	l.returns(l.a, "alpha")
+	if got := l.a.sync(0).Copies; len(got) != 1 || got[0].Kind != dataset.CopySuperseded {
+		t.Errorf("the home that was overtaken: %+v", got)
+	}
+	var told []string
+	if err := l.Events(t.Context(), 0, false, func(ev api.Event) error {
+		if ev.Volume == "db" {
+			told = append(told, ev.Type+": "+ev.Detail)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(told, "\n")
+	for _, want := range []string{
+		"volume.failover: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself: nothing is heard of node alpha",
+		"volume.move: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%s\ndoes not say %q", all, want)
+		}
+	}
+}
+
+// A failover ends without any change when its home is back before it is on record, be it
+// for a moment; the home goes on at its epoch, and with its snapshots.
+func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
+	for name, again := range map[string]bool{"back": false, "back and gone again": true} {
+		l := newLost(t, 1)
+		snap := l.a.snapshot("db", "kept")
+		op := l.begins()
+		l.returns(l.a, "alpha")
+		if again {
+			l.x.dies(l.a)
+			if err := l.lookForAway(l.ctx); err != nil {
+				t.Fatal(err)
+			}
+			l.passes(l.Limits.Session, l.b, l.c)
+		}
+		_, err := l.Commit(l.ctx, l.b.id, l.b.report(op))
+		refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+		failed := op
+		failed.Problem = dataset.ProblemOf(err)
+		l.b.commit(failed)
+		now := l.volume("db")
+		if now.Home != l.a.id || now.Epoch != 1 || now.Move != uuid.Nil || now.Lease.Epoch != 1 || now.Lease.State != dataset.LeaseHeld {
+			t.Errorf("%s: %+v, %+v", name, now.Dataset, now.Lease)
+		}
+		if s, err := l.Snapshot(l.ctx, "db", "kept"); err != nil || s.ID != snap.ID {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+}
+
+// A copy that is older than the profile allows does not take over by itself, nor one of
+// which nobody knows how old it is: by the home's clock, whatever the others show.
+func TestFailoverFromAnOldCopy(t *testing.T) {
+	l := newLost(t, 1)
+	beats := func(clock time.Time) {
+		t.Helper()
+		if err := l.Heartbeat(t.Context(), l.a.id, api.Heartbeat{Incarnation: l.a.incarnation, Clock: clock}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	most := time.Duration(l.d.Profile.Failover.MaxLoss)
+	late := someday.Add(-5 * time.Second).Add(most) // what beta and gamma have is of five seconds ago
+	beats(late.Add(time.Second))
+	l.x.dies(l.a)
+	if err := l.lookForAway(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.passes(l.Limits.Session, l.b, l.c)
+	_, err := l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "nothing takes over by itself: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
+
+	l.c.has(l.d, someday.Add(-10*time.Second), late) // as new, and nothing was written since
+	op, err := l.asks(l.Service, "beta")
+	if err != nil || op.Node != l.c.id {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	if _, err := l.CancelOperation(l.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*agent{l.b, l.c} { // of an agent that does not say it
+		a.has(l.d, someday.Add(-time.Second), time.Time{})
+	}
+	_, err = l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "it is not known how old the copy on node beta is")
+}
+
+// A person's word takes the place of the wait, and is over when the node is back.
+func TestFence(t *testing.T) {
+	l := newLost(t, 1)
+	l.x.dies(l.a)
+	if _, err := l.Fence(l.ctx, l.a.id, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.returns(l.a, "alpha")
+	l.x.dies(l.a)
+	_, err := l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrPending)
+	if _, err := l.Fence(l.ctx, l.a.id, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	op, err := l.asks(l.Service, "beta")
+	if err != nil || !strings.Contains(op.Loss.Why, "drover node fence alpha --confirmed") {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	l.b.commit(*op)
+}
+
+func TestVanished(t *testing.T) {
+	at := func(minutes ...int) map[uuid.UUID]time.Duration {
+		out := map[uuid.UUID]time.Duration{}
+		for i, m := range minutes {
+			out[uuid.UUID{byte(i + 1)}] = time.Duration(m) * time.Minute
+		}
+		return out
+	}
+	before := []uuid.UUID{{1}, {2}, {3}}
+	for _, c := range []struct {
+		all    int
+		ran    map[uuid.UUID]time.Duration
+		before []uuid.UUID
+		want   int
+	}{
+		{2, at(0, 0), nil, 0}, // two are no crowd
+		{3, at(0), nil, 0},
+		{3, at(0, 5), nil, 2},
+		{3, at(0, 6), nil, 0},
+		{6, at(0, 1), nil, 0}, // a third, and not more
+		{6, at(0, 1, 2), nil, 3},
+		{9, at(0, 4, 8, 12), nil, 0},
+		{9, at(0, 4, 8, 12, 12, 13, 14), nil, 4}, // whenever else some were lost
+		{9, at(0, 60), before, 0},                // one of them is back
+		{6, at(0, 60, 200), before, 3},
+	} {
+		if got := vanished(c.all, c.ran, c.before); len(got) != c.want {
+			t.Errorf("%d nodes, %v, halted for %d before: %v", c.all, c.ran, len(c.before), got)
+		}
+	}
+}
+
+// A volume that a person has sent on without its home keeps its epoch when that comes to
+// nothing: its home may have it open where control does not hear it. It does so when the
+// home is back, whoever vouched that it would not be.
+func TestI1PromotionByWordThatIsRefused(t *testing.T) {
+	for name, back := range map[string]bool{"the home is back": true, "its copy does not open": false} {
+		l := newLost(t, 1)
+		l.x.dies(l.a)
+		req := moveTo("db", "beta")
+		req.Force, req.Fenced = true, "alpha"
+		op := *l.submit(req).Operation
+		if lease := l.volume("db").Lease; lease.State != dataset.LeaseMoving {
+			t.Errorf("%s: a home that comes back is not to open it anew: %+v", name, lease)
+		}
+		failed := op
+		failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrInUse, "open on node alpha"))
+		if back {
+			l.returns(l.a, "alpha")
+			_, err := l.Commit(l.ctx, l.b.id, l.b.report(op))
+			refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+			failed.Problem = dataset.ProblemOf(err)
+		}
+		l.b.commit(failed)
+		now := l.volume("db")
+		if now.Home != l.a.id || now.Epoch != 1 || now.Move != uuid.Nil || now.Lease.Epoch != 1 || now.Lease.State != dataset.LeaseHeld {
+			t.Errorf("%s: %+v, %+v", name, now.Dataset, now.Lease)
+		}
+	}
+}
+
+// The record that a node is away counts from anew when it was gone meanwhile, even if it has
+// the index that it had, as in a store that was put back.
+func TestAbsentIsCountedAnew(t *testing.T) {
+	var a absent
+	a.see("away/x", 7, time.Second)
+	a.keep(map[string]bool{"away/x": true})
+	if d := a.see("away/x", 7, 11*time.Second); d != 10*time.Second {
+		t.Errorf("seen for %v", d)
+	}
+	a.keep(map[string]bool{})
+	if d := a.see("away/x", 7, 12*time.Second); d != 0 {
+		t.Errorf("seen for %v, though it was gone", d)
+	}
+}
+
+// No node gets a first copy while nobody hears of the home: that may go on by promises, and
+// would not know whom else to ask for one.
+func TestI1NoNewReplicaOfALostHome(t *testing.T) {
+	l := newLost(t, 1)
+	l.env.agent("delta").guarded()
+	enough := errors.New("seen")
+	adds := func() (short, added bool) {
+		t.Helper()
+		_, err := l.update(l.ctx, func(x *tx) error {
+			d, err := x.dataset(l.d.ID)
+			if err != nil {
+				return err
+			}
+			why, err := l.addReplicas(x, d, nil, 1)
+			short, added = why != nil, len(x.writes) > 0
+			return errors.Join(err, enough)
+		})
+		if !errors.Is(err, enough) {
+			t.Fatal(err)
+		}
+		return short, added
+	}
+	if short, added := adds(); short || !added {
+		t.Errorf("with its home alive: too few %t, added %t", short, added)
+	}
+	l.x.dies(l.a)
+	if short, added := adds(); !short || added {
+		t.Errorf("with its home lost: too few %t, added %t", short, added)
+	}
+}

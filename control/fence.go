@@ -1,0 +1,72 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// fenced is the value of a node's key under fenced/.
+type fenced struct {
+	At time.Time `json:"at"`
+	By string    `json:"by"` // who said so
+}
+
+// Fence takes a person's word that a node writes no more: it is off, or cut off for good.
+// What fails over by itself need not wait then, and mass loss does not count the node. The
+// word is over when its agent is let in again. Again: nothing. ErrInvalid without the
+// confirmation, ErrConflict while the node is alive, ErrNotFound, ErrUnsupported where there
+// are no other hosts.
+func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
+	_, err = s.update(ctx, func(t *tx) error {
+		n = dataset.Node{}
+		known, err := t.get(nodeKey(node), &n)
+		switch {
+		case err != nil:
+			return err
+		case !known:
+			return dataset.Errorf(dataset.ErrNotFound, "node %s is not on record", node)
+		case !s.Shared:
+			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
+		case !f.Confirmed:
+			return dataset.Errorf(dataset.ErrInvalid, "fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened elsewhere then (--confirmed)", n.Name)
+		}
+		_, there, err := t.living(node)
+		if err != nil {
+			return err
+		}
+		if there {
+			return dataset.Errorf(dataset.ErrConflict, "fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
+		}
+		if already, err := t.get(fencedKey(node), &fenced{}); err != nil || already {
+			return err
+		}
+		by := api.PrincipalOf(t.ctx).String()
+		t.events = append(t.events, api.Event{Type: "node.fence", Node: n.Name, Detail: by + " vouches that it writes no more"})
+		return errors.Join(s.goesAway(t, node), t.put(fencedKey(node), fenced{s.Clock.Now(), by}))
+	})
+	if err == nil {
+		err = s.lookForMassLoss(ctx)
+	}
+	return n, err
+}
+
+// Failover says whether volumes fail over by themselves.
+func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err error) {
+	err = s.view(ctx, func(t *tx) error {
+		out = api.FailoverState{}
+		var h halted
+		if _, err := t.get(failoverKey, &h); err != nil {
+			return err
+		}
+		out.Halted, err = t.massLoss()
+		out.Since = h.Since
+		return err
+	})
+	return out, err
+}

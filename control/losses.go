@@ -1,0 +1,98 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// lose notes in the record of a dataset that is to be what it goes on without, and what
+// its newest snapshot on record is then. Of earlier losses those stay of which a copy on
+// record may not have heard.
+func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
+	behind := loss.Over
+	for _, node := range next.Copies {
+		var c dataset.Copy
+		if _, err := t.get(copyKey(node, next.ID), &c); err != nil {
+			return err
+		}
+		behind = min(behind, c.Epoch)
+	}
+	next.Losses = slices.DeleteFunc(slices.Clone(next.Losses), func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
+	next.Losses = append(next.Losses, loss)
+	var newest dataset.Snapshot
+	err := t.eachSnapshot(next.ID, func(s dataset.Snapshot) {
+		if !next.Lost(s) && s.At().Compare(newest.At()) > 0 {
+			newest = s
+		}
+	})
+	next.Latest = newest.ID
+	return err
+}
+
+// eachSnapshot goes through the snapshots on record of a dataset, without taking note of
+// them.
+func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
+	entries, err := t.list(snapshotPrefix(id), "", 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var s dataset.Snapshot
+		if err := decode(e.Key, e.Value, &s); err != nil {
+			return err
+		}
+		look(s)
+	}
+	return nil
+}
+
+// forgetLost drops the snapshots of a dataset that it went on without, once that is on
+// record, some at a time: their bytes stay with the home that was overtaken. Again: what
+// is left.
+func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
+	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
+		_, err := s.update(ctx, func(t *tx) (err error) {
+			more, err = t.forgetSome(d.ID)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unforgotten(l dataset.Loss) bool { return !l.Forgotten }
+
+// forgetSome returns whether there are more.
+func (t *tx) forgetSome(id uuid.UUID) (more bool, err error) {
+	var d dataset.Dataset
+	there, err := t.get(datasetKey(id), &d)
+	i := slices.IndexFunc(d.Losses, unforgotten)
+	if err != nil || !there || i < 0 {
+		return false, err
+	}
+	var lost []dataset.Snapshot
+	if err := t.eachSnapshot(id, func(s dataset.Snapshot) {
+		if d.Losses[i].Of(s) {
+			lost = append(lost, s)
+		}
+	}); err != nil {
+		return false, err
+	}
+	for _, s := range lost[:min(len(lost), snapshotsAtOnce)] {
+		t.delSnapshot(s)
+	}
+	if len(lost) <= snapshotsAtOnce {
+		d.Losses = slices.Clone(d.Losses)
+		d.Losses[i].Forgotten = true
+		if err := t.putDataset(d); err != nil {
+			return false, err
+		}
+	}
+	return len(lost) > snapshotsAtOnce || slices.ContainsFunc(d.Losses, unforgotten), nil
+}

@@ -1,0 +1,190 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// When many nodes vanish at once it is hardly the nodes that are lost, but what leads to
+// them: then nothing fails over by itself, in the whole cluster, before a person has looked.
+const (
+	massFewest = 3 // nodes that a cluster has for that
+	massShare  = 3 // more than one in so many
+	massTime   = 5 * time.Minute
+	// vanishedShown is how many of them an error names.
+	vanishedShown = 10
+)
+
+// halted is the value of failoverKey.
+type halted struct {
+	Since time.Time   `json:"since"`
+	Nodes []uuid.UUID `json:"nodes"` // that vanished
+}
+
+// vanished returns the nodes of which more than a third of all went together, in order, and
+// goes on doing so for those that did before; none when it is not so many. ran is when each
+// that is away, and not vouched for, went. Pure.
+func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
+	var most []uuid.UUID
+	for _, from := range ran {
+		var some []uuid.UUID
+		for id, at := range ran {
+			if at >= from && at-from <= massTime {
+				some = append(some, id)
+			}
+		}
+		if len(some) > len(most) {
+			most = some
+		}
+	}
+	if all < massFewest {
+		return nil
+	}
+	if len(most)*massShare <= all {
+		most = nil
+	}
+	for _, id := range before {
+		if _, still := ran[id]; still && !slices.Contains(most, id) {
+			most = append(most, id)
+		}
+	}
+	if len(most)*massShare <= all {
+		return nil
+	}
+	slices.SortFunc(most, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
+	return most
+}
+
+// lookForMassLoss halts failover, or lets it go on, as the nodes are that are away.
+func (s *Service) lookForMassLoss(ctx context.Context) error {
+	if !s.Shared {
+		return nil
+	}
+	var said string
+	_, err := s.update(ctx, func(t *tx) error {
+		said = ""
+		nodes, err := listAll[dataset.Node](t, nodesPrefix)
+		if err != nil {
+			return err
+		}
+		keys := make([]string, 0, 2*len(nodes))
+		for _, n := range nodes {
+			keys = append(keys, awayKey(n.ID), fencedKey(n.ID))
+		}
+		if err := t.foresee(keys); err != nil {
+			return err
+		}
+		ran, all := map[uuid.UUID]time.Duration{}, 0
+		for _, n := range nodes {
+			if !n.Removed.IsZero() || n.Registered.IsZero() { // is none any more, or none yet
+				continue
+			}
+			all++
+			var gone away
+			known, err := t.peek(awayKey(n.ID), &gone)
+			if err != nil {
+				return err
+			}
+			vouched, err := t.peek(fencedKey(n.ID), &fenced{})
+			if err != nil {
+				return err
+			}
+			if known && !vouched {
+				ran[n.ID] = time.Duration(gone.Ran)
+			}
+		}
+		var was halted
+		there, err := t.get(failoverKey, &was)
+		if err != nil {
+			return err
+		}
+		now := vanished(all, ran, was.Nodes)
+		if slices.Equal(now, was.Nodes) {
+			return nil
+		}
+		if len(now) == 0 {
+			t.del(failoverKey)
+			t.events = append(t.events, api.Event{Type: "failover.resume", Detail: "volumes fail over by themselves again"})
+			return nil
+		}
+		if !there {
+			was.Since = s.Clock.Now()
+		}
+		was.Nodes = now
+		if err := t.put(failoverKey, was); err != nil {
+			return err
+		}
+		if said, err = t.massLoss(); err == nil {
+			t.events = append(t.events, api.Event{Type: "failover.halt", Detail: said})
+		}
+		return err
+	})
+	if err == nil && said != "" {
+		s.Failed("fail over by itself", dataset.Errorf(dataset.ErrOffline, "%s", said))
+	}
+	return err
+}
+
+// lossEvery bounds how often it is looked who is lost: every container that waits for a
+// failover asks each second, and a look reads all nodes.
+const lossEvery = time.Second
+
+// lossLook is when this service looked last.
+type lossLook struct {
+	mu  sync.Mutex
+	ran bool
+	at  time.Duration
+}
+
+// due reports whether to look now, which nobody else then does.
+func (l *lossLook) due(now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ran && now-l.at < lossEvery {
+		return false
+	}
+	l.ran, l.at = true, now
+	return true
+}
+
+// lookForLoss looks which nodes are away, and whether they are too many, unless that was
+// done just now: whoever goes on without one looks again in the end.
+func (s *Service) lookForLoss(ctx context.Context) error {
+	if !s.lossLook.due(s.Clock.Steady()) {
+		return nil
+	}
+	return cmp.Or(s.lookForAway(ctx), s.lookForMassLoss(ctx))
+}
+
+// massLoss says why nothing fails over by itself; "" when it does.
+func (t *tx) massLoss() (string, error) {
+	var h halted
+	there, err := t.get(failoverKey, &h)
+	if err != nil || !there {
+		return "", err
+	}
+	// Nothing is decided by their names, and a transaction cannot check those of hundreds.
+	var names []string
+	for _, id := range h.Nodes[:min(len(h.Nodes), vanishedShown)] {
+		n := dataset.Node{Name: id.String()}
+		if _, err := t.peek(nodeKey(id), &n); err != nil {
+			return "", err
+		}
+		names = append(names, n.Name)
+	}
+	slices.Sort(names)
+	if more := len(h.Nodes) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: mend what leads to them, or say of each that is off for certain: drover node fence NODE --confirmed", len(h.Nodes), massTime, strings.Join(names, ", ")), nil
+}

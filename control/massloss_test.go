@@ -1,0 +1,110 @@
+package control
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// However many nodes vanish, that is decided in one transaction, and said in one line.
+func TestMassLossOfHundreds(t *testing.T) {
+	e := newEnv(t)
+	e.Shared = true
+	const nodes = 400
+	for range nodes {
+		if _, err := e.update(e.ctx, func(x *tx) error {
+			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.clock.Now()}
+			return errors.Join(x.put(nodeKey(n.ID), n), x.put(awayKey(n.ID), away{Since: e.clock.Now()}))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var loud []string
+	e.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
+	if err := e.lookForMassLoss(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(loud) != 1 || !strings.Contains(loud[0], "400 nodes vanished") || !strings.Contains(loud[0], "and 390 more") || len(loud[0]) > 500 {
+		t.Errorf("%q", loud)
+	}
+	if st, err := e.Failover(e.ctx); err != nil || st.Halted == "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// Nodes that vanish together stop all failover, until they are back or a person has vouched
+// for each that is not.
+func TestMassLoss(t *testing.T) {
+	l := newLost(t, 1)
+	others := []*agent{l.env.agent("delta"), l.env.agent("epsilon")}
+	l.others = others
+	var loud []string
+	l.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
+	op := l.begins()
+	for i, a := range others {
+		l.passes(massTime/3, append([]*agent{l.b, l.c}, others[i:]...)...)
+		l.x.dies(a)
+		if err := l.lookForAway(l.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.b.guarded()
+	// delta and epsilon, or alpha and delta, are two of five.
+	if err := l.lookForMassLoss(l.ctx); err == nil {
+		_, err = l.Commit(l.ctx, l.b.id, l.b.report(op))
+		refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE --confirmed")
+	}
+	if len(loud) != 1 || !strings.Contains(loud[0], "3 nodes vanished") {
+		t.Errorf("%q", loud)
+	}
+	if st, err := l.Failover(l.ctx); err != nil || !strings.Contains(st.Halted, "halted for the whole cluster") || st.Since.IsZero() {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if _, err := l.CancelOperation(l.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "alpha", "3 nodes vanished")
+
+	fence := func(a *agent, confirmed bool) error {
+		_, err := l.Fence(l.ctx, a.id, api.Fenced{Confirmed: confirmed})
+		return err
+	}
+	refused(t, fence(l.b, true), dataset.ErrConflict, "node beta: it is alive")
+	refused(t, fence(others[0], false), dataset.ErrInvalid, "--confirmed")
+	others[1].incarnation = uuid.New()
+	others[1].register("epsilon") // two of five
+	l.passes(lossEvery, l.b, l.c, others[1])
+	_, err = l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "2 nodes vanished within 5m0s (alpha, delta)")
+	for range 2 {
+		if err := fence(others[0], true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, err := l.Failover(l.ctx); err != nil || st.Halted != "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if op, err := l.asks(l.Service, "beta"); err != nil || op == nil {
+		t.Errorf("%+v, %v", op, err)
+	}
+}
+
+// Whoever waits for a failover has all nodes looked at once a second, however many wait.
+func TestLossLookIsBounded(t *testing.T) {
+	var l lossLook
+	for i, c := range []struct {
+		at   time.Duration
+		want bool
+	}{{0, true}, {0, false}, {lossEvery - 1, false}, {lossEvery, true}, {lossEvery, false}} {
+		if l.due(c.at) != c.want {
+			t.Errorf("%d, at %v: want %t", i, c.at, c.want)
+		}
+	}
+}

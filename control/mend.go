@@ -1,0 +1,212 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// mend writes what agents know to be newer, ends what was under way, and then the halt.
+func (c *comparison) mend(ctx context.Context) error {
+	for _, d := range c.out.Different {
+		if d.Action == "disputed" {
+			return dataset.Errorf(dataset.ErrConflict, "recover: volume %s (dataset %s) takes a person's word: %s (bring the node back, or say which one writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
+		}
+	}
+	for _, j := range c.all {
+		if _, err := c.s.update(ctx, func(t *tx) error { return c.s.mendOne(t, j) }); err != nil {
+			return err
+		}
+		if j.action == "forgotten" {
+			j.spare, j.lacks = nil, nil
+			if err := c.s.forgetAllSnapshots(ctx, j.id); err != nil {
+				return err
+			}
+		}
+		if err := c.s.mendSnapshots(ctx, j); err != nil {
+			return err
+		}
+	}
+	if err := c.s.endAll(ctx); err != nil {
+		return err
+	}
+	_, err := c.s.update(ctx, c.lift)
+	return err
+}
+
+// mendOne writes the record of one dataset as it is to be, unless the store has another
+// than it was judged by.
+func (s *Service) mendOne(t *tx, j judged) error {
+	var was dataset.Dataset
+	there, err := t.get(datasetKey(j.id), &was)
+	if err != nil {
+		return err
+	}
+	if there != (j.stored != nil) || there && t.index(datasetKey(j.id)) != j.index {
+		return dataset.Errorf(dataset.ErrConflict, "recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
+	}
+	if j.action == "snapshots" {
+		return nil
+	}
+	if there && j.action != "copies" {
+		if err := t.disclaim(was); err != nil {
+			return err
+		}
+		t.del(homeKey(was.Home, j.id))
+	}
+	if j.action == "forgotten" {
+		for _, node := range was.Copies {
+			t.del(copyKey(node, j.id))
+		}
+		t.event("store.recover", was, j.action)
+		t.touch(j.id, was.Home)
+		t.forget(was)
+		return nil
+	}
+	d := j.is
+	if d.Copies = nil; there {
+		d.Copies = slices.DeleteFunc(slices.Clone(was.Copies), func(n uuid.UUID) bool { return n == d.Home })
+	}
+	t.del(copyKey(d.Home, j.id))
+	for node, k := range j.keep {
+		if !slices.Contains(d.Copies, node) {
+			d.Copies = append(d.Copies, node)
+		}
+		if err := t.put(copyKey(node, j.id), k); err != nil {
+			return err
+		}
+		t.touch(j.id, node)
+	}
+	slices.SortFunc(d.Copies, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
+	if j.action == "copies" {
+		was.Copies = d.Copies
+		return t.putDataset(was)
+	}
+	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
+	r := api.Rebuilt{Action: j.action}
+	if err := s.reclaim(t, &d, &r); err != nil {
+		return err
+	}
+	t.event("store.recover", d, r.Action)
+	return t.enter(d, uuid.Nil)
+}
+
+// mendSnapshots puts those on record that the home has, and takes those off that it has not.
+func (s *Service) mendSnapshots(ctx context.Context, j judged) error {
+	if len(j.lacks) > 0 {
+		if err := s.rebuildSnapshots(ctx, api.Found{Dataset: j.is, Snapshots: j.lacks}); err != nil {
+			return err
+		}
+	}
+	for rest := j.spare; len(rest) > 0; {
+		some := rest[:min(len(rest), snapshotsAtOnce)]
+		rest = rest[len(some):]
+		if _, err := s.update(ctx, func(t *tx) error {
+			for _, snap := range some {
+				if there, err := t.get(snapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
+					return err
+				} else if there {
+					t.delSnapshot(snap)
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetAllSnapshots removes the records of a dataset's snapshots, which is not on record
+// itself any more.
+func (s *Service) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
+	left, err := listAll[dataset.Snapshot](newTx(ctx, s.store), snapshotPrefix(id))
+	if err != nil {
+		return err
+	}
+	return s.mendSnapshots(ctx, judged{account: &account{id: id}, spare: left})
+}
+
+// endAll ends what is on record as under way: it may have been done since, and what was
+// written after that is not to be written over.
+func (s *Service) endAll(ctx context.Context) error {
+	ops, err := listAll[dataset.Operation](newTx(ctx, s.store), operationsPrefix)
+	if err != nil {
+		return err
+	}
+	for _, op := range ops {
+		if op.State.Final() || op.Kind == dataset.OpPurge { // which finds nothing, or what is condemned still
+			continue
+		}
+		if _, err := s.update(ctx, func(t *tx) error {
+			var now dataset.Operation
+			if there, err := t.get(operationKey(op.ID), &now); err != nil || !there || now.State.Final() {
+				return err
+			}
+			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict, "the store went back while operation %s was under way: look whether it was carried out", now.ID))
+			return s.finish(t, now)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clockMargin is by how much the clock is set further than anybody was heard to know:
+// somebody may have seen more who was not heard.
+const clockMargin = 1 << 20
+
+// lift ends the halt: from here on the store is the newest that there was.
+func (c *comparison) lift(t *tx) error {
+	var rec recovery
+	if _, err := t.get(recoveryKey, &rec); err != nil {
+		return err
+	}
+	if rec.ID != c.id || rec.Done {
+		return dataset.Errorf(dataset.ErrConflict, "recover: another one was begun meanwhile")
+	}
+	var h halt
+	if _, err := t.get(haltedKey, &h); err != nil {
+		return err
+	}
+	for node := range h.Nodes {
+		if !c.roll.heard[node] && !c.roll.fenced[node] {
+			name, err := t.nodeName(node)
+			if err != nil {
+				return err
+			}
+			return dataset.Errorf(dataset.ErrConflict, "recover: node %s does not believe the store, and did not say what it holds: look again (drover store recover)", name)
+		}
+	}
+	entries, err := t.list(revPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	clock, err := clockIn(entries, nil)
+	if err != nil {
+		return err
+	}
+	var dropped tidings
+	if _, err := t.get(droppedKey, &dropped); err != nil {
+		return err
+	}
+	saw, _ := c.s.highest.get()
+	if behind := max(h.Saw, c.clock, saw); clock <= behind {
+		dropped.Count += behind - clock + clockMargin
+	}
+	if err := t.put(droppedKey, dropped); err != nil {
+		return err
+	}
+	for node := range c.roll.heard {
+		rec.Heard = append(rec.Heard, node)
+	}
+	rec.Done = true
+	t.del(haltedKey)
+	t.all = true
+	t.events = append(t.events, api.Event{Type: "store.recover", Detail: "the store is up to date again: decisions are made"})
+	return t.put(recoveryKey, rec)
+}

@@ -1,0 +1,74 @@
+package control
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// recalledFor is how long a node's record is taken for what it was: a little longer than
+// its agent is silent.
+const recalledFor = 15 * time.Second
+
+// recalled are the records of nodes as this service has last seen them in the store. A
+// decision that takes one from here instead of reading it has its transaction check that
+// it still is so, see tx.suppose.
+type recalled struct {
+	clock clock.Clock
+
+	mu sync.Mutex
+	of map[string]recall
+}
+
+type recall struct {
+	entry store.Entry
+	at    time.Duration // by the steady clock
+}
+
+// note takes in what a transaction knows of a node, which was so after began.
+func (r *recalled) note(t *tx, node uuid.UUID, began time.Duration) {
+	e := t.read[nodeKey(node)]
+	if e.Index == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.of[e.Key] = recall{e, began}
+}
+
+// drop forgets the nodes that a transaction writes.
+func (r *recalled) drop(writes []store.Write) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range writes {
+		if strings.HasPrefix(w.Key, nodesPrefix) {
+			delete(r.of, w.Key)
+		}
+	}
+}
+
+// dropAll forgets all: the store went back, and may give an index a second time.
+func (r *recalled) dropAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.of)
+}
+
+func (r *recalled) entry(node uuid.UUID) (store.Entry, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, ok := r.of[nodeKey(node)]
+	return known.entry, ok && r.clock.Steady()-known.at < recalledFor
+}
+
+// node returns a record of a node that may be a few seconds old.
+func (r *recalled) node(id uuid.UUID) (n dataset.Node, ok bool) {
+	e, ok := r.entry(id)
+	return n, ok && decode(e.Key, e.Value, &n) == nil
+}

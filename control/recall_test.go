@@ -1,0 +1,95 @@
+package control
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// counting counts what is asked of a store.
+type counting struct {
+	store.Store
+	reads, txns int
+}
+
+func (c *counting) Get(ctx context.Context, key string) (store.Entry, error) {
+	c.reads++
+	return c.Store.Get(ctx, key)
+}
+
+func (c *counting) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
+	c.reads++
+	return c.Store.GetMany(ctx, keys)
+}
+
+func (c *counting) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	c.reads++
+	return c.Store.List(ctx, prefix, after, limit)
+}
+
+func (c *counting) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	c.txns++
+	return c.Store.Txn(ctx, checks, writes)
+}
+
+// A create of an agent that was heard lately costs one read, to plan it, and one
+// transaction. What that supposes, it checks: when it is not so, it is decided again, on
+// what was read.
+func TestSuppositions(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("first")
+	c := &counting{Store: e.Service.store}
+	e.Service.store = c
+	cost := func(what string, reads, txns int, do func()) {
+		t.Helper()
+		c.reads, c.txns = 0, 0
+		do()
+		if c.reads != reads || c.txns != txns {
+			t.Errorf("%s: %d reads and %d transactions, want %d and %d", what, c.reads, c.txns, reads, txns)
+		}
+	}
+	cost("create", 1, 1, func() { a.create("db") })
+	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+		t.Fatal(err)
+	}
+	cost("heartbeat", 0, 0, func() {
+		if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+			t.Error(err)
+		}
+	})
+
+	taken := a.plan(create("late"))
+	a.create("late")
+	cost("commit of a name that was claimed meanwhile", 4, 1, func() {
+		if out := a.commit(taken); !out.Lost || out.Dataset.Volume != "late" {
+			t.Errorf("%+v", out)
+		}
+	})
+
+	// Another replica registers an agent anew, of which this service does not hear.
+	stale := a.plan(create("stale"))
+	var n dataset.Node
+	other := newTx(e.ctx, c.Store)
+	if _, err := other.get(nodeKey(a.id), &n); err != nil {
+		t.Fatal(err)
+	}
+	n.Incarnation = uuid.New()
+	if err := other.put(nodeKey(a.id), n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.commit(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Commit(e.ctx, a.id, a.report(stale)); dataset.KindOf(err) != dataset.ErrStale {
+		t.Errorf("a commit of an agent that is not the node's newest: %v", err)
+	}
+	if _, err := e.Volume(e.ctx, "stale"); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("it made a volume: %v", err)
+	}
+}

@@ -1,0 +1,224 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+var _ store.Catalog = (*Store)(nil)
+
+// catalog is what this process wrote to Consul's.
+type catalog struct {
+	mu    sync.Mutex
+	known map[string]store.Service // by the ID in Consul; nil: it has to be read
+}
+
+// take returns what is known and forgets it, until put says what is known then.
+func (c *catalog) take() map[string]store.Service {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.known
+	c.known = nil
+	return known
+}
+
+func (c *catalog) put(known map[string]store.Service) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = known
+}
+
+// Kinds of services are a part of their names in Consul.
+func (l layout) service(kind string) string { return l.prefix + "-" + kind }
+func (l layout) serviceID(kind, id string) string {
+	return l.service(kind) + "-" + strings.Map(func(r rune) rune {
+		if r == '/' || r == ' ' {
+			return '-'
+		}
+		return r
+	}, id)
+}
+
+// CatalogPolicy is what a policy has to allow, besides Policy, for Publish.
+func CatalogPolicy(prefix string) string {
+	l := newLayout(prefix)
+	return fmt.Sprintf(`node "%s" {
+  policy = "write"
+}
+service "%s" {
+  policy = "write"
+}
+service "%s" {
+  policy = "write"
+}
+`, l.services, l.service("control"), l.service("agent"))
+}
+
+// Publish implements store.Catalog. The services hang on a catalog node of their own,
+// <prefix>-services, each with a check that says whether it is alive: whoever publishes
+// keeps that, and Consul runs nothing for it. A change costs a raft entry for up to
+// servicesAtOnce services.
+func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) error {
+	ctx, done := s.call(ctx)
+	defer done()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	known, there := s.catalog.take(), true
+	if known == nil || look {
+		var err error
+		if known, there, err = s.published(ctx); err != nil {
+			return err
+		}
+	}
+	want := map[string]store.Service{}
+	var ops [][]*api.TxnOp
+	for _, v := range all {
+		id := s.layout.serviceID(v.Kind, v.ID)
+		want[id] = v
+		if is, listed := known[id]; listed && same(is, v) {
+			continue
+		}
+		change, err := s.enlist(id, v)
+		if err != nil {
+			return err
+		}
+		ops = append(ops, change)
+	}
+	for id, v := range known {
+		if _, wanted := want[id]; !wanted {
+			ops = append(ops, []*api.TxnOp{s.unlist(v.Kind, id)})
+		}
+	}
+	if len(ops) > 0 && !there {
+		ops = slices.Insert(ops, 0, []*api.TxnOp{s.servicesNode()})
+	}
+	for some := range slices.Chunk(ops, servicesAtOnce) {
+		if err := s.catalogue(ctx, slices.Concat(some...)); err != nil {
+			return err
+		}
+	}
+	s.catalog.put(want)
+	return nil
+}
+
+// servicesAtOnce are of two operations each: Consul takes 128.
+const servicesAtOnce = 60
+
+// Withdraw implements store.Catalog.
+func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
+	ctx, done := s.call(ctx)
+	defer done()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	s.catalog.take()
+	return s.catalogue(ctx, api.TxnOps{s.unlist(kind, s.layout.serviceID(kind, id))})
+}
+
+// published reads what the catalog shows of this cluster, and whether the node of that
+// is there.
+func (s *Store) published(ctx context.Context) (known map[string]store.Service, there bool, err error) {
+	list, _, err := s.client.Catalog().NodeServiceList(s.layout.services, consistent(ctx))
+	if err != nil {
+		return nil, false, s.failed(ctx, "read the catalog", err)
+	}
+	checks, _, err := s.client.Health().Node(s.layout.services, consistent(ctx))
+	if err != nil {
+		return nil, false, s.failed(ctx, "read the catalog", err)
+	}
+	of := map[string]*api.HealthCheck{}
+	for _, c := range checks {
+		of[c.ServiceID] = c
+	}
+	known = map[string]store.Service{}
+	if list == nil || list.Node == nil {
+		return known, false, nil
+	}
+	for _, v := range list.Services {
+		is := store.Service{
+			Kind: strings.TrimPrefix(v.Service, s.layout.prefix+"-"), Address: net.JoinHostPort(v.Address, strconv.Itoa(v.Port)),
+			Tags: v.Tags, Meta: v.Meta,
+		}
+		if c := of[v.ID]; c != nil {
+			is.Alive, is.Note = c.Status == api.HealthPassing, c.Output
+		}
+		known[v.ID] = is
+	}
+	return known, true, nil
+}
+
+// same reports whether the catalog shows a service as it is.
+func same(a, b store.Service) bool {
+	return a.Kind == b.Kind && a.Address == b.Address && a.Alive == b.Alive && a.Note == b.Note &&
+		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta)
+}
+
+func (s *Store) servicesNode() *api.TxnOp {
+	return &api.TxnOp{Node: &api.NodeTxnOp{Verb: api.NodeSet, Node: api.Node{
+		Node: s.layout.services, Address: "127.0.0.1",
+		Meta: map[string]string{"external-node": "true", "external-probe": "false"},
+	}}}
+}
+
+// enlist lists a service, with its check.
+func (s *Store) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
+	host, number, err := net.SplitHostPort(v.Address)
+	port, perr := strconv.Atoi(number)
+	if err = errors.Join(err, perr); err != nil {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: address %q of %s: want HOST:PORT", dataset.Clip(v.Address), id)
+	}
+	status := api.HealthCritical
+	if v.Alive {
+		status = api.HealthPassing
+	}
+	name := s.layout.service(v.Kind)
+	return []*api.TxnOp{
+		{Service: &api.ServiceTxnOp{Verb: api.ServiceSet, Node: s.layout.services, Service: api.AgentService{
+			ID: id, Service: name, Address: host, Port: port, Tags: v.Tags, Meta: v.Meta,
+		}}},
+		{Check: &api.CheckTxnOp{Verb: api.CheckSet, Check: api.HealthCheck{
+			Node: s.layout.services, CheckID: id, Name: "alive", Status: status, Output: v.Note, ServiceID: id, ServiceName: name,
+		}}},
+	}, nil
+}
+
+// unlist takes a service out, and its check with it.
+func (s *Store) unlist(kind, id string) *api.TxnOp {
+	return &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceDelete, Node: s.layout.services, Service: api.AgentService{ID: id, Service: s.layout.service(kind)}}}
+}
+
+// catalogue makes changes of the catalog, all or none.
+func (s *Store) catalogue(ctx context.Context, ops api.TxnOps) error {
+	ok, res, _, err := s.again.Txn().Txn(ops, consistent(ctx))
+	if err == nil && ok {
+		return nil
+	}
+	if err != nil {
+		err = s.failed(ctx, "change the catalog", err)
+	} else if len(res.Errors) > 0 && isACL(res.Errors[0].What) {
+		err = s.lacksRight(res.Errors[0].What)
+	} else {
+		var what []string
+		for _, e := range res.Errors {
+			what = append(what, e.What)
+		}
+		err = s.odd(strings.Join(what, "; "))
+	}
+	if errors.Is(err, dataset.ErrForbidden) {
+		err = fmt.Errorf("%w (all that it takes: %s)", err, strings.Join(strings.Fields(CatalogPolicy(s.opts.Prefix)), " "))
+	}
+	return err
+}

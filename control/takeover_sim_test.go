@@ -1,0 +1,229 @@
+package control
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	promises "github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// taker stands for a host: what it holds lasts as long as it can justify, and its guard
+// fences it then (agent/bound.go). What it promises is the agent's own code.
+type taker struct {
+	*agent
+	name       string
+	keeper     *promises.Keeper
+	cut, alone bool // from control, from the other hosts
+	session    bool // control took it in, and it has read what it is the home of since
+	epoch      uint64
+	sent       time.Duration // the last renewal that was answered
+	heard      time.Duration // what control heard of it last
+	deadline   time.Duration
+	vows       map[*taker]time.Duration
+	op         *dataset.Operation // that it is to promote
+}
+
+// takeovers is a flock whose volume db goes to whom the home is lost to.
+type takeovers struct {
+	*lost
+	r   *rand.Rand
+	all []*taker
+}
+
+// One host at a time writes to a volume that fails over by itself: however sessions end,
+// hosts are cut off from control and from each other, and promotions are late. Each seed
+// is one schedule.
+func TestTakeoversDoNotOverlap(t *testing.T) {
+	for seed := range uint64(long.Rounds(26, 200)) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			uuid.SetRand(rand.NewChaCha8([32]byte{byte(seed)})) // by their order some choices are made
+			defer uuid.SetRand(nil)
+			w := &takeovers{lost: newLost(t, 1), r: rand.New(rand.NewPCG(seed, 3))}
+			for i, a := range []*agent{w.a, w.b, w.c} {
+				n := &taker{agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
+				n.keeper = promises.NewKeeper(w.now)
+				n.keeper.Ready()
+				w.all = append(w.all, n)
+			}
+			for i := range 7 { // so that three are not too many to be lost at once
+				w.others = append(w.others, w.agent(fmt.Sprint("other", i)))
+			}
+			w.all[0].epoch = w.d.Epoch
+			w.feed(w.all[0])
+			for range 250 {
+				w.passes(w.Limits.Session/20, w.others...)
+				w.tick()
+				if w.wrong(); t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+func (w *takeovers) now() time.Duration { return w.clock.Steady() }
+
+func (w *takeovers) oneIn(n int) bool { return w.r.IntN(n) == 0 }
+
+// writes reports whether something can write to the volume on a host.
+func (w *takeovers) writes(n *taker) bool {
+	return n.epoch > 0 && (w.now() <= n.deadline+w.Limits.Session*3/10 || steps.Off("guard"))
+}
+
+func (w *takeovers) wrong() {
+	var who *taker
+	for _, n := range w.all {
+		if !w.writes(n) {
+			continue
+		}
+		if who != nil {
+			w.Errorf("%s writes at epoch %d and %s at epoch %d", who.name, who.epoch, n.name, n.epoch)
+		}
+		who = n
+	}
+}
+
+// tick is what happens in the twentieth part of a session's time.
+func (w *takeovers) tick() {
+	w.befall()
+	if err := w.lookForAway(w.ctx); err != nil {
+		w.Fatalf("%v", err)
+	}
+	for _, n := range w.all {
+		if !n.cut {
+			n.heard = w.now()
+			w.renews(n)
+		} else if w.now()-n.heard >= w.Limits.Session*19/20 { // and not by a timer, whose turn is any time
+			w.ends(n)
+		}
+		w.feed(n)
+	}
+	for _, n := range w.all {
+		w.promotes(n)
+		if n.cut || n.epoch > 0 || !w.oneIn(4) {
+			continue
+		}
+		if op, err := w.asks(w.Service, n.name); err == nil && op != nil {
+			for _, other := range w.all {
+				if other.id == op.Node && other.op == nil {
+					other.op = op
+				}
+			}
+		}
+	}
+}
+
+// befall has something go wrong, or be mended.
+func (w *takeovers) befall() {
+	n := w.all[w.r.IntN(len(w.all))]
+	switch w.r.IntN(24) {
+	case 0, 1:
+		n.cut = true
+	case 2:
+		n.alone = true
+	case 3, 7, 8:
+		w.ends(n) // before its time
+	case 4, 5, 6:
+		n.cut, n.alone = false, false
+	}
+}
+
+// ends has the session of a node's agent end.
+func (w *takeovers) ends(n *taker) {
+	var is alive
+	there, err := newTx(w.ctx, w.x.st).peek(liveNodeKey(n.id), &is)
+	if err == nil && there {
+		err = w.x.st.End(w.ctx, is.Session)
+	}
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+}
+
+// renews says that an agent is alive; one that control does not know any more registers, and
+// then reads what it is the home of.
+func (w *takeovers) renews(n *taker) {
+	st, err := w.Renew(w.ctx, n.id, n.incarnation)
+	switch {
+	case err != nil || st.TTL == 0:
+		n.session = false
+		n.sessions.drop(n.id)
+		n.register(n.name)
+	case !n.session:
+		n.session, n.sent = true, w.now()
+		n.keeper.Ready()
+		epoch := uint64(0)
+		for _, d := range n.sync(0).Datasets {
+			epoch = d.Epoch
+		}
+		if epoch != n.epoch {
+			n.epoch, n.deadline, n.vows = epoch, 0, map[*taker]time.Duration{}
+		}
+	default:
+		n.sent = w.now()
+	}
+	n.guarded()
+	if d := w.volume("db"); d.Home == w.a.id && n.id != w.a.id {
+		n.has(d.Dataset, w.clock.Now(), w.clock.Now())
+	}
+}
+
+// feed has a host's guard know until when it may write: as its session says or, while
+// control is silent, as all others have promised.
+func (w *takeovers) feed(n *taker) {
+	if n.epoch == 0 {
+		return
+	}
+	held, span := n.deadline > w.now(), w.Limits.Session
+	if n.session {
+		n.deadline = max(n.deadline, n.sent+span*6/10)
+	}
+	if !held || w.now()-n.sent < span/5 {
+		return
+	}
+	bound := w.now() + span*6/10
+	for _, peer := range w.all {
+		if peer == n {
+			continue
+		}
+		if !n.alone && !peer.alone {
+			asked := promises.Request{Epochs: []promises.Epoch{{Dataset: w.d.ID, Epoch: n.epoch}}}
+			a := peer.keeper.Grant(n.id, asked, span, func(promises.Epoch) string {
+				if peer.epoch > n.epoch {
+					return "it is here"
+				}
+				return ""
+			})
+			if len(a.Granted) == 1 {
+				n.vows[peer] = a.Bound(w.now())
+			}
+		}
+		bound = min(bound, n.vows[peer])
+	}
+	n.deadline = max(n.deadline, bound)
+}
+
+// promotes goes on with a promotion.
+func (w *takeovers) promotes(n *taker) {
+	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
+		return
+	}
+	if _, wait := n.keeper.Swear(promises.Epoch{Dataset: w.d.ID, Epoch: n.op.Epoch}, w.Limits.Session); wait > 0 {
+		return
+	}
+	out, err := w.Commit(w.ctx, n.id, n.report(*n.op))
+	n.keeper.Unswear(w.d.ID)
+	n.op = nil
+	if err != nil {
+		return
+	}
+	n.epoch, n.deadline, n.vows = out.Dataset.Epoch, 0, map[*taker]time.Duration{}
+	w.feed(n)
+}

@@ -1,0 +1,94 @@
+package pki_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+func TestFiles(t *testing.T) {
+	a, _ := create(t)
+	dir := t.TempDir()
+	f := pki.NodeFiles(dir)
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) {
+		t.Error(err)
+	}
+	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
+	if err := first.Save(f); err != nil {
+		t.Fatal(err)
+	}
+	got, err := pki.LoadPair(f)
+	if err != nil || !got.Key.Equal(first.Key) || got.Identity != first.Identity {
+		t.Fatal(got, err)
+	}
+	before := map[string][]byte{}
+	for _, p := range []string{f.Cert, f.Key, f.CA} {
+		if st, err := os.Stat(p); err != nil || st.Mode() != 0o600 {
+			t.Error(p, st.Mode(), err)
+		}
+		before[p], _ = os.ReadFile(p)
+	}
+	if err := second.Save(f); err != nil {
+		t.Fatal(err)
+	}
+	// Cut short before the certificate: the pair before. After it: this one.
+	key, _ := os.ReadFile(f.Key)
+	write(t, f.Key, before[f.Key])
+	write(t, f.Key+".next", key)
+	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(second.Key) {
+		t.Error(got, err)
+	}
+	write(t, f.Cert, before[f.Cert])
+	if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(first.Key) {
+		t.Error(got, err)
+	}
+	write(t, f.Cert, []byte("-----BEGIN NONSENSE-----\n-----END NONSENSE-----\n"))
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Error(err)
+	}
+	if err := os.Remove(f.Key); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f.Cert, before[f.Cert])
+	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) || errors.Is(err, fs.ErrPermission) {
+		t.Error(err)
+	}
+}
+
+// A Save that is cut short anywhere, and the one after it likewise, leave a pair: one of
+// those that were saved, or were to be.
+func TestSavesCutShort(t *testing.T) {
+	a, _ := create(t)
+	first, second, third := issue(t, a, nodeID, start), issue(t, a, nodeID, start), issue(t, a, nodeID, start)
+	acts := first.SaveActs(pki.Files{})
+	for i := range acts + 1 {
+		for j := range acts + 1 {
+			f := pki.NodeFiles(t.TempDir())
+			if err := errors.Join(first.Save(f), second.SaveCut(f, i), third.SaveCut(f, j)); err != nil {
+				t.Fatal(i, j, err)
+			}
+			got, err := pki.LoadPair(f)
+			if err != nil || !got.Key.Equal(first.Key) && !got.Key.Equal(second.Key) && !got.Key.Equal(third.Key) {
+				t.Errorf("cut after %d acts, then after %d: %v", i, j, err)
+			}
+			if err := first.Save(f); err != nil {
+				t.Error(i, j, err)
+			}
+			if got, err := pki.LoadPair(f); err != nil || !got.Key.Equal(first.Key) {
+				t.Error(i, j, err)
+			}
+		}
+	}
+}
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,71 @@
+package chaos_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/test/chaos"
+	"github.com/droverhq/drover/test/engine"
+)
+
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// number is what the environment says, or what it is without that.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// round is how many seconds one campaign takes of a longer one: what it notes has to be
+// looked through, and a history of requests is the harder to check the longer it is.
+const round = 60
+
+// TestChaos runs campaigns one after the other on one cluster: CHAOS_SECONDS of them, from
+// CHAOS_SEED on. Each begins with the next seed, so that it can be run alone.
+func TestChaos(t *testing.T) {
+	seconds, seed := number(t, "CHAOS_SECONDS", 100), number(t, "CHAOS_SEED", 1)
+	c := chaos.New(t, os.Getenv("CHAOS_OFF"))
+	var all chaos.Report
+	for at := 0; at < seconds && !t.Failed(); at += round {
+		r := chaos.Run(t, c, chaos.Options{Seed: uint64(seed), Seconds: min(round, seconds-at)})
+		for why, n := range r.Reasons {
+			t.Logf("%4d × %s", n, why)
+		}
+		t.Log(r)
+		all.Add(r)
+		seed++
+	}
+	t.Logf("in all, to %s", all)
+}
+
+// The faults of a seed are the same each time, those of another are others.
+func TestPlan(t *testing.T) {
+	first := func(seed uint64) (list []string) {
+		for f := range chaos.Plan(seed) {
+			list = append(list, fmt.Sprint(f))
+			if f.N == 500 {
+				break
+			}
+		}
+		return list
+	}
+	if diff := cmp.Diff(first(7), first(7)); diff != "" {
+		t.Error(diff)
+	}
+	if slices.Equal(first(7), first(8)) {
+		t.Error("another seed has the same faults")
+	}
+}

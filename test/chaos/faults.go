@@ -1,0 +1,206 @@
+package chaos
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/lan"
+)
+
+// wreak has the faults of the plan happen, each in its time, and returns when all are over.
+func (k *Campaign) wreak(t testing.TB) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	until := time.Now().Add(time.Duration(k.opts.Seconds) * time.Second)
+	for f := range Plan(k.opts.Seed) {
+		if time.Now().Add(f.Gap).After(until) || t.Failed() {
+			return
+		}
+		time.Sleep(f.Gap)
+		alive := k.witnesses()
+		t.Logf("fault %s; %d writers", f, alive)
+		if alive == 0 {
+			k.report.Unseen++
+		}
+		k.report.Faults[f.Kind]++
+		all.Go(func() { k.befall(t, f) })
+	}
+}
+
+// befall has one fault happen.
+func (k *Campaign) befall(t testing.TB, f Fault) {
+	one := func() *cluster.Host { return k.Hosts[f.Of[0]] }
+	replica := func() *cluster.Control { return k.Controls[f.Of[0]] }
+	switch f.Kind {
+	case AgentKilled:
+		k.killed(t, f, one().Host)
+	case AgentPaused:
+		k.paused(t, f, one().Host)
+	case GuardKilled:
+		defer k.part("guard of " + one().Name)()
+		one().Guard.Kill9(t)
+		time.Sleep(f.For)
+		one().Guard.Up(t)
+	case ControlKilled:
+		k.killed(t, f, replica().Host)
+	case ControlPaused:
+		k.paused(t, f, replica().Host)
+	case ConsulKilled, ConsulPaused, QuorumLost:
+		var down []*consul.Server
+		for _, n := range f.Of {
+			down = append(down, k.Consul.Servers[n])
+		}
+		k.down(f, down...)
+	case LeaderKilled, LeaderPaused:
+		k.down(f, k.leader(f))
+	case LeaderCut:
+		k.apart(f, k.around(k.leader(f).On))
+	case HostCut:
+		k.apart(f, append(k.toControl(one().On), k.fromControl(one().On)...))
+	case HostMute:
+		k.apart(f, k.toControl(one().On))
+	case HostDeaf:
+		k.apart(f, k.fromControl(one().On))
+	case HostAlone:
+		k.apart(f, k.around(one().On))
+	case PeersCut, PeersDeaf:
+		a, b := one().On, k.Hosts[f.Of[1]].On
+		cuts := []cut{{a, b}}
+		if f.Kind == PeersCut {
+			cuts = append(cuts, cut{b, a})
+		}
+		k.apart(f, cuts)
+	case ControlCut, ControlDeaf:
+		var cuts []cut
+		for _, s := range k.Consul.Servers {
+			cuts = append(cuts, cut{s.On, replica().On})
+			if f.Kind == ControlCut {
+				cuts = append(cuts, cut{replica().On, s.On})
+			}
+		}
+		k.apart(f, cuts)
+	case HostLost:
+		k.lose(t, f, one())
+	default:
+		t.Errorf("nobody knows how %s happens", f.Kind)
+	}
+}
+
+// part takes what a fault happens to, for as long as it lasts: an earlier one may take
+// longer to end than was planned.
+func (k *Campaign) part(name string) (done func()) {
+	k.mu.Lock()
+	lock := k.parts[name]
+	if lock == nil {
+		lock = &sync.Mutex{}
+		k.parts[name] = lock
+	}
+	k.mu.Unlock()
+	lock.Lock()
+	return lock.Unlock
+}
+
+func (k *Campaign) killed(t testing.TB, f Fault, h *host.Host) {
+	defer k.part(h.Dir)()
+	h.Kill9(t)
+	time.Sleep(f.For)
+	h.Up(t)
+}
+
+func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
+	defer k.part(h.Dir)()
+	h.Pause(t)
+	time.Sleep(f.For)
+	h.Resume(t)
+}
+
+// down has Consul servers gone for a while.
+func (k *Campaign) down(f Fault, servers ...*consul.Server) {
+	defer k.part("consul")()
+	kill := f.Kind == ConsulKilled || f.Kind == LeaderKilled
+	for _, s := range servers {
+		if kill {
+			s.Kill()
+		} else {
+			s.Pause()
+		}
+	}
+	time.Sleep(f.For)
+	for _, s := range servers {
+		if kill {
+			s.Start()
+		} else {
+			s.Resume()
+		}
+	}
+}
+
+// leader is the Consul server that leads; one of the seed's choice when none does.
+func (k *Campaign) leader(f Fault) *consul.Server {
+	for _, s := range k.Consul.Servers {
+		at := s.Leads()
+		for _, l := range k.Consul.Servers {
+			if l.IP == at {
+				return l
+			}
+		}
+	}
+	return k.Consul.Servers[rand.New(rand.NewPCG(k.opts.Seed, uint64(f.N))).IntN(len(k.Consul.Servers))]
+}
+
+// apart cuts the network for a while. A cut that another fault has made stays until both
+// are over.
+func (k *Campaign) apart(f Fault, cuts []cut) {
+	k.split(cuts)
+	time.Sleep(f.For)
+	k.join(cuts)
+}
+
+func (k *Campaign) split(cuts []cut) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range cuts {
+		if k.cuts[c]++; k.cuts[c] == 1 {
+			k.Net.PartitionOneWay(c.from, c.to)
+		}
+	}
+}
+
+func (k *Campaign) join(cuts []cut) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range cuts {
+		if k.cuts[c]--; k.cuts[c] == 0 {
+			k.Net.HealOneWay(c.from, c.to)
+		}
+	}
+}
+
+func (k *Campaign) toControl(m *lan.Machine) (cuts []cut) {
+	for _, r := range k.Controls {
+		cuts = append(cuts, cut{m, r.On})
+	}
+	return cuts
+}
+
+func (k *Campaign) fromControl(m *lan.Machine) (cuts []cut) {
+	for _, c := range k.toControl(m) {
+		cuts = append(cuts, cut{c.to, c.from})
+	}
+	return cuts
+}
+
+// around is all that goes to a machine and comes from it.
+func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
+	for _, other := range k.Net.Machines() {
+		if other != m {
+			cuts = append(cuts, cut{m, other}, cut{other, m})
+		}
+	}
+	return cuts
+}

@@ -1,0 +1,306 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+// stall is how long a write may take, and what is between two of one writer. Nothing that
+// happens to a cluster holds up a volume with failover manual.
+const stall = 20 * time.Second
+
+// look holds what one writer noted against what a writer of its kind must have seen. One
+// of a volume with failover auto may have been fenced.
+func (k *Campaign) look(t testing.TB, v *volume, w *writer) {
+	entries, err := witness.Logs(k.log(w))
+	if err != nil {
+		if out, rerr := os.ReadFile(k.log(w) + ".output"); rerr == nil && len(out) > 0 {
+			t.Errorf("writer of %s on %s: %s", v.name, w.on.Name, out)
+		}
+		return
+	}
+	for i, e := range entries {
+		if v.profile == auto {
+			break
+		}
+		if e.Err != "" {
+			t.Errorf("a write to %s on %s failed: %+v", v.name, w.on.Name, e)
+		}
+		if i > 0 && time.Duration(e.End-entries[i-1].End) > stall {
+			t.Errorf("writing to %s on %s stood still for %s", v.name, w.on.Name, time.Duration(e.End-entries[i-1].End))
+		}
+	}
+	k.report.mu.Lock()
+	defer k.report.mu.Unlock()
+	k.report.Writes += len(entries)
+}
+
+// watchGuards takes note of the fences until ctx ends.
+func (k *Campaign) watchGuards(ctx context.Context) {
+	seen := map[string]bool{}
+	for ; ctx.Err() == nil; rest(ctx, 300*time.Millisecond) {
+		for _, h := range k.Hosts {
+			st, err := h.Guard.Status(ctx)
+			if err != nil {
+				continue
+			}
+			for _, e := range st.Datasets {
+				if e.Fence == nil || seen[fmt.Sprint(h.Name, e.Dataset, e.Fence.At)] {
+					continue
+				}
+				seen[fmt.Sprint(h.Name, e.Dataset, e.Fence.At)] = true
+				k.report.count("fences by " + string(e.Fence.By))
+				k.report.Fence = max(k.report.Fence, e.Fence.Overrun)
+			}
+		}
+	}
+}
+
+// boottime is what the writers' clock showed at an instant.
+func (k *Campaign) boottime(at time.Time) int64 {
+	now, err := witness.Now()
+	if err != nil {
+		return 0
+	}
+	return now - int64(time.Since(at))
+}
+
+// judge waits until the cluster is whole, and holds what the volumes have, and what clients
+// were told, against what was noted.
+func (k *Campaign) judge(t testing.TB) {
+	t.Helper()
+	k.awaitWhole(t)
+	entries, err := witness.Logs(filepath.Join(k.dir, "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var heads, all []witness.Copy
+	losses := k.announced(t)
+	for _, v := range k.volumes {
+		now := k.now(t, v)
+		head := k.Head(t, k.host(now.Node), v.name)
+		heads, all = append(heads, head), append(all, head)
+		all = append(all, k.aside(t, v)...)
+		losses = append(losses, v.losses...)
+	}
+	// What was announced covers what a head lacks; and even that is kept aside.
+	for what, bad := range map[string][]string{
+		"heads": witness.Check(entries, heads, losses), "heads, and what is kept aside": witness.Check(entries, all, nil),
+	} {
+		for _, b := range bad {
+			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
+			switch {
+			case strings.Contains(b, "two epochs at once"):
+				k.report.Overlaps++
+			case strings.Contains(b, "are lost"):
+				k.report.Lost++
+			}
+		}
+	}
+	for _, bad := range k.leases.Check(patience) {
+		t.Error(bad)
+	}
+}
+
+// announced is what promotions that were asked for by nobody said is lost, of those that
+// came about. An operator was told himself.
+func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
+	t.Helper()
+	c := k.Controls[0].Client(t)
+	defer c.Close()
+	ops, err := c.Operations(t.Context(), api.Page{})
+	if err != nil || ops.Next != "" {
+		t.Fatalf("operations: %v, and more from %q", err, ops.Next)
+	}
+	for _, op := range ops.Items {
+		of := slices.ContainsFunc(k.volumes, func(v *volume) bool { return v.id == op.DatasetID })
+		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.Away != 0 {
+			k.report.count("failovers")
+			losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: k.boottime(op.Loss.Taken)})
+		}
+	}
+	return losses
+}
+
+// host is the one of a name.
+func (k *Campaign) host(name string) *cluster.Host {
+	for _, h := range k.Hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// now is what control says of a volume.
+func (k *Campaign) now(t testing.TB, v *volume) api.Volume {
+	t.Helper()
+	var now api.Volume
+	k.Controls[0].JSON(t, &now, "volume", "inspect", v.name)
+	return now
+}
+
+// awaitWhole waits until every part is back and everything that was begun has ended.
+func (k *Campaign) awaitWhole(t testing.TB) {
+	t.Helper()
+	k.Net.Heal()
+	k.Consul.AwaitLeader()
+	for _, control := range k.Controls {
+		c := control.Client(t)
+		defer c.Close()
+		cluster.Await(t, "the cluster is whole", func() error {
+			nodes, err := c.NodeList(t.Context(), "")
+			if err != nil {
+				return err
+			}
+			for _, n := range nodes {
+				if !n.Live {
+					return fmt.Errorf("node %s is away", n.Name)
+				}
+			}
+			ops, err := c.Operations(t.Context(), api.Page{})
+			for _, op := range ops.Items {
+				if !op.State.Final() {
+					err = errors.Join(err, fmt.Errorf("operation %s is %s: %+v", op.ID, op.State, op))
+				}
+			}
+			return err
+		})
+	}
+}
+
+// aside reads the heads of a volume that were overtaken, once they are kept.
+func (k *Campaign) aside(t testing.TB, v *volume) []witness.Copy {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			k.explain(t, v)
+		}
+	}()
+	var now api.Volume
+	cluster.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
+		now = k.now(t, v)
+		for _, c := range now.Kept {
+			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {
+				return fmt.Errorf("%s has a head of epoch %d", c.NodeName, c.Epoch)
+			}
+		}
+		return nil
+	})
+	copies := v.aside
+	for _, c := range now.Kept {
+		if c.Kind == dataset.CopySuperseded {
+			copies = append(copies, k.superseded(t, v, c)...)
+		}
+	}
+	return copies
+}
+
+// explain prints what the hosts have to say of a volume.
+func (k *Campaign) explain(t testing.TB, v *volume) {
+	for _, h := range k.Hosts {
+		r := h.Exec(t, "doctor")
+		for line := range strings.Lines(r.Out + h.Log()) {
+			if strings.Contains(line, v.id.String()) || strings.Contains(line, v.name) {
+				t.Logf("%s: %s", h.Name, line)
+			}
+		}
+	}
+}
+
+// letGo has a person look at the heads of a volume that were overtaken, and let go of them:
+// until then their nodes do not get the volume again.
+func (k *Campaign) letGo(ctx context.Context, t testing.TB, v *volume) {
+	control := k.Controls[0]
+	c := control.Client(t)
+	defer c.Close()
+	now, err := c.Volume(ctx, v.name)
+	if err != nil {
+		return
+	}
+	for _, kept := range now.Kept {
+		if kept.Kind != dataset.CopySuperseded || kept.Snapshot == uuid.Nil {
+			continue
+		}
+		copies := k.superseded(t, v, kept)
+		v.mu.Lock()
+		v.aside = append(v.aside, copies...)
+		v.mu.Unlock()
+		r := api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: v.name, Node: kept.NodeName}
+		if _, err := k.ask(ctx, t, control, r); err != nil {
+			k.report.why(err)
+			continue
+		}
+		k.report.count("overtaken heads discarded")
+	}
+}
+
+// superseded reads one head that was overtaken; nothing when it is not there any more.
+func (k *Campaign) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies []witness.Copy) {
+	t.Helper()
+	h := k.host(c.NodeName)
+	pool := filepath.Join(h.Host.Dir, "disk", "pool")
+	found, err := filepath.Glob(h.File(filepath.Join(pool, "*", v.id.String(), c.Snapshot.String()+".img")))
+	if err != nil {
+		t.Error(err)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	err = h.On.Do(func() error {
+		at := filepath.Join(h.Host.Dir, "aside-"+c.Snapshot.String())
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return err
+		}
+		image := filepath.Join(h.Host.Dir, "disk", filepath.Base(at))
+		if err := reflinked(found[0], image); err != nil {
+			return err
+		}
+		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
+		if err != nil {
+			return err
+		}
+		defer dev.Close()
+		if err := mount.Mount(at, mount.Spec{Source: dev.Path, FSType: "ext4"}); err != nil {
+			return err
+		}
+		c, err := witness.ReadFile(v.id.String(), v.name+" kept aside on "+h.Name, filepath.Join(at, cluster.Tokens))
+		copies = append(copies, c)
+		return errors.Join(err, mount.Unmount(at), os.Remove(at), os.Remove(image))
+	})
+	if err != nil {
+		t.Errorf("head of %s on %s that was overtaken: %v", v.name, h.Name, err)
+	}
+	return copies
+}
+
+// reflinked makes a copy of an image that shares its blocks: mounted, it would change.
+func reflinked(from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())), dst.Close())
+}

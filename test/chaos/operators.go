@@ -1,0 +1,245 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+// operator is a person at the control hosts who changes volumes.
+type operator struct {
+	k      *Campaign
+	random *rand.Rand
+}
+
+func (o *operator) run(ctx context.Context, t testing.TB) {
+	for ctx.Err() == nil {
+		v := o.k.volumes[o.random.IntN(len(o.k.volumes))]
+		o.k.letGo(ctx, t, v)
+		r := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: v.name, Node: o.k.Hosts[o.random.IntN(len(o.k.Hosts))].Name}
+		what, at, pause := o.random.IntN(4), o.random.IntN(len(o.k.Controls)), draw(o.random, 200*time.Millisecond, 2*time.Second)
+		if what > 1 {
+			r = api.Request{ID: r.ID, Kind: dataset.OpSnapshot, Volume: v.name}
+		}
+		if what == 2 && v.profile == rolled {
+			r.Kind, r.Snapshot = dataset.OpRestore, o.snapshot(ctx, t, v)
+		}
+		began := time.Now()
+		op, err := o.k.ask(ctx, t, o.k.Controls[at], r)
+		o.k.report.ended(t, string(r.Kind)+" of "+v.name, time.Since(began))
+		switch {
+		case err == nil && op.State == dataset.OpDone:
+			o.k.report.count(string(r.Kind) + "s done")
+		case err == nil:
+			o.k.report.count(string(r.Kind) + "s failed")
+			if op.Problem != nil {
+				o.k.report.why(errors.New(op.Problem.Message))
+			}
+		case errors.Is(err, errUnanswered):
+			o.k.report.count(string(r.Kind) + "s without answer")
+		default:
+			o.k.report.count(string(r.Kind) + "s refused")
+			o.k.report.why(err)
+		}
+		rest(ctx, pause)
+	}
+}
+
+// snapshot is one of a volume; none when none is known.
+func (o *operator) snapshot(ctx context.Context, t testing.TB, v *volume) string {
+	c := o.k.Controls[0].Client(t)
+	defer c.Close()
+	list, err := c.Snapshots(ctx, v.name, api.Page{})
+	if err != nil || len(list.Items) == 0 {
+		return "none"
+	}
+	return list.Items[0].ID.String()
+}
+
+var errUnanswered = errors.New("control has not answered")
+
+// patience is how long an operator waits for what he asked for.
+const patience = 60 * time.Second
+
+// ask has something done, and waits until it is or is not. It is asked again, as the same
+// request, as long as control does not answer.
+func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Control, r api.Request) (op dataset.Operation, err error) {
+	c := control.Client(t)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var out api.Outcome
+	for {
+		if out, err = c.Submit(ctx, r); !unheard(err) {
+			break
+		}
+		if rest(ctx, 200*time.Millisecond); ctx.Err() != nil {
+			return op, fmt.Errorf("%w: %w", errUnanswered, err)
+		}
+	}
+	if err != nil || out.Operation == nil {
+		return dataset.Operation{State: dataset.OpDone}, err
+	}
+	for op = *out.Operation; !op.State.Final(); {
+		now, err := c.Operation(ctx, op.ID.String(), 2*time.Second)
+		if err == nil {
+			op = now
+		} else if !unheard(err) {
+			return op, err
+		}
+		if ctx.Err() != nil {
+			return op, fmt.Errorf("%w: %w", errUnanswered, ctx.Err())
+		}
+		if err != nil {
+			rest(ctx, 200*time.Millisecond)
+		}
+	}
+	return op, nil
+}
+
+// unheard reports whether an error leaves open what happened.
+func unheard(err error) bool {
+	kind := dataset.KindOf(err)
+	return err != nil && (kind == nil || kind == dataset.ErrUnavailable)
+}
+
+// lose has a host go off with all that runs on it. A person sees that, and has its volumes
+// go on elsewhere as far as there are copies; then it comes back.
+func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
+	defer k.part(h.Host.Dir)()
+	k.mu.Lock()
+	k.lost[h] = true
+	k.mu.Unlock()
+	h.Kill9(t)
+	for _, v := range k.volumes {
+		k.stopWriters(t, v, h)
+	}
+	began := time.Now()
+	for i, v := range k.volumes {
+		if v.profile == safe {
+			k.goOn(t, v, h, k.Controls[(f.N+i)%len(k.Controls)], began.Add(f.For+10*time.Second))
+		}
+	}
+	time.Sleep(time.Until(began.Add(f.For)))
+	h.Up(t)
+	for _, v := range k.volumes {
+		k.unbar(t, v, h)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lost[h] = false
+}
+
+// stopWriters kills what writes to a volume on a host. What the guard has frozen writes no
+// more, and ends once it is thawed.
+func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
+	v.mu.Lock()
+	var here []*writer
+	for w := range v.writers {
+		if w.on == h {
+			here = append(here, w)
+		}
+	}
+	v.mu.Unlock()
+	for _, w := range here {
+		err := w.proc.Signal(unix.SIGKILL)
+		if err == nil && v.profile != auto {
+			err = w.proc.Ended(time.Minute)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// goOn has a volume whose home is lost go on from a copy, by a person's word.
+func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
+	c := control.Client(t)
+	defer c.Close()
+	r := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: v.name, Force: true, Fenced: lost.Name}
+	for ; time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
+		now, err := c.Volume(t.Context(), v.name)
+		if err != nil {
+			continue
+		}
+		if now.Node != lost.Name {
+			return
+		}
+		if r.Node = target(now, lost); r.Node == "" {
+			continue // what a replica has is heard with a heartbeat
+		}
+		v.mu.Lock()
+		v.barred[lost] = true
+		v.mu.Unlock()
+		k.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence, Node: lost.Name})(history.Answer{Done: true})
+		out, err := c.Submit(t.Context(), r)
+		if err != nil || out.Operation == nil {
+			k.report.why(err)
+			if !unheard(err) {
+				r.ID = uuid.New()
+			}
+			continue
+		}
+		k.report.count("forced moves begun")
+		if l := out.Operation.Loss; l != nil {
+			v.mu.Lock()
+			v.losses = append(v.losses, witness.Loss{Dataset: v.id.String(), Epoch: out.Operation.Epoch, After: k.boottime(l.Taken)})
+			v.mu.Unlock()
+		}
+		return
+	}
+}
+
+// target is a node with a copy that a volume can go on from.
+func target(v api.Volume, lost *cluster.Host) string {
+	for _, c := range v.Kept {
+		if c.NodeName != lost.Name && c.Kind != dataset.CopySuperseded && c.Whole() {
+			return c.NodeName
+		}
+	}
+	return ""
+}
+
+// unbar waits until a host that was lost knows what became of a volume.
+func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
+	v.mu.Lock()
+	barred := v.barred[h]
+	v.mu.Unlock()
+	if !barred {
+		return
+	}
+	plug := h.Plug(t)
+	cluster.Await(t, h.Name+" hears what became of "+v.name, func() error {
+		now, err := k.Controls[0].Client(t).Volume(t.Context(), v.name)
+		if err != nil {
+			return err
+		}
+		if now.Move != uuid.Nil {
+			return errors.New("a move is under way")
+		}
+		a, err := plug.Get(v.name)
+		if err != nil {
+			return err
+		}
+		epoch, _ := epochOf(h, v.id)
+		if home := now.Node == h.Name; !home && a.Volume.Status["node"] == h.Name || home && epoch < now.Epoch {
+			return fmt.Errorf("home is %s of epoch %d, and it says %v of epoch %d", now.Node, now.Epoch, a.Volume.Status["node"], epoch)
+		}
+		return nil
+	})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.barred, h)
+}

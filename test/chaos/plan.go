@@ -1,0 +1,160 @@
+package chaos
+
+import (
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is a kind of fault.
+type Kind string
+
+// The kinds of faults, and what is chosen with them.
+const (
+	AgentKilled   Kind = "agent-killed"   // a host
+	AgentPaused   Kind = "agent-paused"   // a host: SIGSTOP, for longer than its session mostly
+	GuardKilled   Kind = "guard-killed"   // a host: for no longer than it takes to be started anew
+	ControlKilled Kind = "control-killed" // a replica
+	ControlPaused Kind = "control-paused" // a replica
+	ConsulKilled  Kind = "consul-killed"  // a server
+	ConsulPaused  Kind = "consul-paused"  // a server
+	LeaderKilled  Kind = "leader-killed"  // nobody: whoever leads Consul then
+	LeaderPaused  Kind = "leader-paused"  // likewise
+	LeaderCut     Kind = "leader-cut"     // likewise, from everybody
+	QuorumLost    Kind = "quorum-lost"    // two servers, paused
+	HostCut       Kind = "host-cut"       // a host, from all control
+	HostMute      Kind = "host-mute"      // a host: control does not hear it
+	HostDeaf      Kind = "host-deaf"      // a host: it does not hear control
+	HostAlone     Kind = "host-alone"     // a host, from everybody
+	PeersCut      Kind = "peers-cut"      // two hosts from each other
+	PeersDeaf     Kind = "peers-deaf"     // two hosts: the second does not hear the first
+	ControlCut    Kind = "control-cut"    // a replica, from Consul
+	ControlDeaf   Kind = "control-deaf"   // a replica: it does not hear Consul
+	HostLost      Kind = "host-lost"      // a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
+)
+
+// Fault is one thing that goes wrong, and ends.
+type Fault struct {
+	N    int
+	Kind Kind
+	Of   []int         // which hosts, replicas or servers, from 0
+	Gap  time.Duration // after the one before has begun
+	For  time.Duration
+}
+
+// String is how a fault is printed: what there is to replay.
+func (f Fault) String() string {
+	of := make([]string, len(f.Of))
+	for i, n := range f.Of {
+		of[i] = fmt.Sprint(n + 1)
+	}
+	return fmt.Sprintf("%3d +%-5s %s %s for %s", f.N, f.Gap, f.Kind, strings.Join(of, " "), f.For)
+}
+
+// part is what kinds of faults happen to.
+type part struct {
+	name string
+	of   int // how many there are
+}
+
+var (
+	hosts   = part{"host", 3}
+	guards  = part{"guard", 3}
+	control = part{"control", 2}
+	servers = part{"consul", 3}
+)
+
+// sort is what there is to know of a kind: how often it comes, to how many of which part,
+// and how long it lasts at most.
+type sort struct {
+	kind   Kind
+	weight int
+	part   part
+	n      int
+	most   time.Duration
+}
+
+// sorts are all kinds. Those that stop everything are short, so that much happens between.
+func sorts() []sort {
+	return []sort{
+		{AgentKilled, 6, hosts, 1, 4 * time.Second},
+		{AgentPaused, 5, hosts, 1, 9 * time.Second},
+		{GuardKilled, 3, guards, 1, 500 * time.Millisecond},
+		{ControlKilled, 3, control, 1, 5 * time.Second},
+		{ControlPaused, 3, control, 1, 5 * time.Second},
+		{ConsulKilled, 2, servers, 1, 5 * time.Second},
+		{ConsulPaused, 2, servers, 1, 5 * time.Second},
+		{LeaderKilled, 2, servers, 0, 5 * time.Second},
+		{LeaderPaused, 2, servers, 0, 4 * time.Second},
+		{LeaderCut, 2, servers, 0, 4 * time.Second},
+		{QuorumLost, 2, servers, 2, 4 * time.Second},
+		{HostCut, 4, hosts, 1, 9 * time.Second},
+		{HostMute, 3, hosts, 1, 9 * time.Second},
+		{HostDeaf, 3, hosts, 1, 9 * time.Second},
+		{HostAlone, 3, hosts, 1, 9 * time.Second},
+		{PeersCut, 2, hosts, 2, 5 * time.Second},
+		{PeersDeaf, 2, hosts, 2, 5 * time.Second},
+		{ControlCut, 2, control, 1, 5 * time.Second},
+		{ControlDeaf, 2, control, 1, 5 * time.Second},
+		{HostLost, 5, hosts, 1, 8 * time.Second},
+	}
+}
+
+// Plan is the faults of a seed, without end: a function of it and of nothing else. A part
+// that has a fault gets no other before that is to be over, and one fault follows the
+// other within 4 s, so that they overlap.
+func Plan(seed uint64) iter.Seq[Fault] {
+	return func(yield func(Fault) bool) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		busy := map[string]time.Duration{} // until when
+		now := time.Duration(0)
+		for n := 1; ; n++ {
+			f := Fault{N: n, Gap: draw(random, 500*time.Millisecond, 4*time.Second)}
+			now += f.Gap
+			for !choose(random, &f, now, busy) {
+				f.Gap += 500 * time.Millisecond
+				now += 500 * time.Millisecond
+			}
+			if !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+// draw is a time, to the tenth of a second.
+func draw(random *rand.Rand, least, most time.Duration) time.Duration {
+	const grain = 100 * time.Millisecond
+	return least + time.Duration(random.Int64N(int64((most-least)/grain)+1))*grain
+}
+
+// choose decides what happens, and reports whether it can now.
+func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time.Duration) bool {
+	all, sum := sorts(), 0
+	for _, s := range all {
+		sum += s.weight
+	}
+	at := random.IntN(sum)
+	i := slices.IndexFunc(all, func(s sort) bool { at -= s.weight; return at < 0 })
+	s := all[i]
+	f.Kind, f.For, f.Of = s.kind, draw(random, 300*time.Millisecond, s.most), random.Perm(s.part.of)[:s.n]
+	var takes []string
+	for _, n := range f.Of {
+		takes = append(takes, fmt.Sprint(s.part.name, n))
+	}
+	if s.part == servers { // of which there is no telling who leads then
+		takes = []string{s.part.name}
+	}
+	for _, t := range takes {
+		if busy[t] > now {
+			return false
+		}
+	}
+	for _, t := range takes {
+		busy[t] = now + f.For + 500*time.Millisecond
+	}
+	return true
+}

@@ -1,0 +1,79 @@
+package chaos_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const (
+	takeovers = "^TestTakeoversDoNotOverlap$/^seed_SEED$"
+	overlap   = `\w+ writes at epoch \d and \w+ at epoch \d`
+)
+
+// TestProtections: what protects from two writers, and from what is lost between two
+// decisions, is there for something. Switched off, each is missed on every one of its
+// seeds; there all is well with it. These seeds are of simulations: the real code of one
+// part, with the others, the network and clocks played by the test, so that a seed is the
+// same schedule each time and a second is enough for hundreds of them.
+func TestProtections(t *testing.T) {
+	programs := map[string]string{}
+	for _, p := range []struct {
+		off, in, test string
+		seeds         []int
+		red           string
+	}{
+		// A report of an epoch that is over changes nothing any more.
+		{"epoch", "control", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
+		// A decision is made anew when anything changed that it read, and not only what it writes.
+		{"read-set", "control", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
+		// What is held until a deadline is fenced then, whether or not its agent lives.
+		{"guard", "control", takeovers, []int{5, 7, 8}, overlap},
+		// A home is gone on without when it was silent for as long as it may still write.
+		{"margin", "control", takeovers, []int{3, 5, 11}, overlap},
+		// A node opens no epoch before what it promised has passed.
+		{"promise", "control", takeovers, []int{4, 9, 10}, overlap},
+	} {
+		if programs[p.in] == "" {
+			programs[p.in] = build(t, p.in)
+		}
+		for _, seed := range p.seeds {
+			t.Run(fmt.Sprint("without ", p.off, ", seed ", seed), func(t *testing.T) {
+				args := []string{"-test.run", strings.ReplaceAll(p.test, "SEED", fmt.Sprint(seed)), "-rapid.seed", fmt.Sprint(seed)}
+				if out, err := play(programs[p.in], p.in, "", args); err != nil {
+					t.Errorf("red with it too: %v\n%s", err, out)
+				}
+				if out, err := play(programs[p.in], p.in, p.off, args); err == nil || !regexp.MustCompile(p.red).MatchString(out) {
+					t.Errorf("it is not missed: %v\n%s", err, out)
+				}
+			})
+		}
+	}
+}
+
+// build makes the tests of a package, with what can be switched off.
+func build(t *testing.T, in string) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), filepath.Base(in)+".test")
+	if out, err := exec.Command("go", "test", "-tags", "steps", "-c", "-o", program, "../../"+in).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
+// play runs one simulation, without a protection.
+func play(program, in, off string, args []string) (string, error) {
+	cmd := exec.Command(program, append(args, "-test.v", "-rapid.checks=300", "-rapid.shrinktime=0s", "-rapid.nofailfile")...)
+	cmd.Dir = filepath.Join("..", "..", in)
+	cmd.Env = append(os.Environ(), "DROVER_OFF="+off)
+	out, err := cmd.CombinedOutput()
+	if err == nil && !strings.Contains(string(out), "--- PASS") {
+		err = errors.New("nothing was played")
+	}
+	return string(out), err
+}

@@ -1,0 +1,101 @@
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/test/cluster"
+)
+
+// Report is what a campaign comes to.
+type Report struct {
+	Seed       uint64
+	Faults     map[Kind]int
+	Operations map[string]int // by outcome
+	Reasons    map[string]int // of refusals, without names and numbers
+	Writes     int            // that were flushed
+	Overlaps   int            // writes under an epoch that ended after a newer one had begun
+	Lost       int            // volumes that lack what was flushed
+	Unended    int            // requests that took longer than Docker waits
+	Unseen     int            // faults that no writer was alive at
+	Fence      time.Duration  // the longest, from the deadline
+}
+
+type tally struct {
+	mu sync.Mutex
+	Report
+}
+
+func (r *tally) count(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Operations[what]++
+}
+
+// why notes a reason for which something was refused.
+func (r *tally) why(err error) {
+	if err == nil {
+		return
+	}
+	words := strings.Fields(err.Error())
+	for i, w := range words {
+		if strings.ContainsAny(w, "0123456789") || strings.Contains(w, "host-") {
+			words[i] = "…"
+		}
+	}
+	if len(words) > 24 {
+		words = words[:24]
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Reasons[strings.Join(words, " ")]++
+}
+
+// ended fails the test when a request has taken longer than Docker waits.
+func (r *tally) ended(t testing.TB, what string, took time.Duration) {
+	if took <= cluster.Limit {
+		return
+	}
+	t.Errorf("%s took %s", what, took)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Unended++
+}
+
+// Add adds another campaign; the seed becomes its.
+func (r *Report) Add(other Report) {
+	if r.Faults == nil {
+		r.Faults, r.Operations = map[Kind]int{}, map[string]int{}
+	}
+	r.Seed = other.Seed
+	for k, n := range other.Faults {
+		r.Faults[k] += n
+	}
+	for k, n := range other.Operations {
+		r.Operations[k] += n
+	}
+	r.Writes, r.Overlaps, r.Lost = r.Writes+other.Writes, r.Overlaps+other.Overlaps, r.Lost+other.Lost
+	r.Unended, r.Unseen, r.Fence = r.Unended+other.Unended, r.Unseen+other.Unseen, max(r.Fence, other.Fence)
+}
+
+// String is the last line of a campaign.
+func (r Report) String() string {
+	faults, n := list(r.Faults)
+	operations, _ := list(r.Operations)
+	return fmt.Sprintf("seed %d: %d faults (%s); %s; %d writes; overlaps %d, lost %d, unended %d, unseen %d, longest fence %s",
+		r.Seed, n, faults, operations, r.Writes, r.Overlaps, r.Lost, r.Unended, r.Unseen, r.Fence)
+}
+
+func list[K ~string](m map[K]int) (text string, sum int) {
+	var parts []string
+	for k, n := range m {
+		parts = append(parts, fmt.Sprintf("%s %d", k, n))
+		sum += n
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", "), sum
+}

@@ -1,0 +1,75 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/test/cluster"
+)
+
+// sweep removes all volumes, and fails the test when anything of them is left: data,
+// mounts, loop devices, processes.
+func (k *Campaign) sweep(t testing.TB) {
+	t.Helper()
+	control := k.Controls[1]
+	var all []api.Volume
+	control.JSON(t, &all, "volume", "ls")
+	for _, v := range all {
+		for _, c := range v.Kept {
+			if c.Kind == dataset.CopySuperseded {
+				control.Must(t, "volume", "superseded", "discard", v.Volume, c.NodeName)
+			}
+		}
+		control.Must(t, "volume", "rm", v.Volume, "--force")
+	}
+	for _, h := range k.Hosts {
+		cluster.Await(t, "nothing is left on "+h.Name, func() error { return left(h) })
+		h.Clean(t, cluster.WeakGuard)
+	}
+}
+
+// left says what there is on a host of volumes.
+func left(h *cluster.Host) (err error) {
+	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
+		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))
+		err = errors.Join(err, gerr)
+		if len(found) > 0 {
+			err = errors.Join(err, fmt.Errorf("left: %v", found))
+		}
+	}
+	merr := h.On.Do(func() error {
+		table, err := mount.Table()
+		for _, m := range table.Under(filepath.Join(h.Root, "mnt")) {
+			err = errors.Join(err, fmt.Errorf("mounted: %s", m.Mountpoint))
+		}
+		return err
+	})
+	devices, lerr := loopdev.List()
+	for _, d := range devices {
+		if dir, derr := filepath.Rel(filepath.Join(h.Host.Dir, "disk"), d.Backing); derr == nil && filepath.IsLocal(dir) {
+			lerr = errors.Join(lerr, fmt.Errorf("loop device: %s of %s", d.Path, d.Backing))
+		}
+	}
+	for _, pid := range h.On.Processes() {
+		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() {
+			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the guard, nor its hand", pid))
+		}
+	}
+	return errors.Join(err, merr, lerr)
+}
+
+// parent is the process that started another; 0: there is none any more.
+func parent(pid int) (ppid int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(b), "PPid:")
+	_, _ = fmt.Sscan(rest, &ppid)
+	return ppid
+}

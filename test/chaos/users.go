@@ -1,0 +1,297 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
+)
+
+// volume is one that containers use.
+type volume struct {
+	name    string
+	profile string
+	id      uuid.UUID
+
+	mu      sync.Mutex
+	writers map[*writer]bool // that run
+	uses    map[string]use   // by their mount IDs, until their end is asked for
+	barred  map[*cluster.Host]bool
+	losses  []witness.Loss // that were announced
+	aside   []witness.Copy // heads that were overtaken, and let go of since
+}
+
+// use is one that was granted.
+type use struct {
+	on    *cluster.Host
+	epoch uint64
+}
+
+// writer is a container: a program that writes to a volume of a host through one file.
+type writer struct {
+	on     *cluster.Host
+	id     string // its mount ID
+	name   string
+	opened time.Time
+	proc   *child.Process
+}
+
+// A volume of these profiles has two users, each on any host; one of profile staying is
+// used on one host alone, without end, so that there is somebody whom each fault finds at
+// work. There is one for each host. One of profile rolled is the operators' alone, who
+// restore it.
+const (
+	plain, safe, auto, staying, rolled = "plain", "safe", "auto", "staying", "rolled"
+
+	usersOf = 2
+)
+
+func (k *Campaign) makeVolumes(t testing.TB) {
+	t.Helper()
+	for i, profile := range []string{plain, safe, auto, plain, safe, auto, auto, staying, staying, staying, rolled} {
+		v := &volume{
+			name: fmt.Sprintf("%s-%d-%d", profile, k.opts.Seed, i+1), profile: profile,
+			writers: map[*writer]bool{}, uses: map[string]use{}, barred: map[*cluster.Host]bool{},
+		}
+		h := k.Hosts[i%len(k.Hosts)]
+		if err := h.Plug(t).Create(v.name+"@"+profile, nil); err != nil {
+			t.Fatal(err)
+		}
+		v.id = h.Inspect(t, v.name).ID
+		k.volumes = append(k.volumes, v)
+	}
+}
+
+// startUsers starts whoever uses volumes, and operators. What it returns ends them, and
+// waits until they have stopped their containers.
+func (k *Campaign) startUsers(t testing.TB) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	for i, v := range k.volumes {
+		for n := range usersOf {
+			if v.profile == rolled {
+				continue
+			}
+			u := &user{k: k, v: v, only: -1, random: rand.New(rand.NewPCG(k.opts.Seed, uint64(100+10*i+n)))}
+			if v.profile == staying {
+				if u.only = i % len(k.Hosts); n > 0 {
+					continue
+				}
+			}
+			for _, h := range k.Hosts {
+				u.plugs = append(u.plugs, h.Plug(t))
+			}
+			all.Go(func() { u.run(ctx, t) })
+		}
+	}
+	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
+	all.Go(func() { o.run(ctx, t) })
+	all.Go(func() { k.watchGuards(ctx) })
+	stop = func() { cancel(); all.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+// witnesses is how many writers run.
+func (k *Campaign) witnesses() (n int) {
+	for _, v := range k.volumes {
+		v.mu.Lock()
+		n += len(v.writers)
+		v.mu.Unlock()
+	}
+	return n
+}
+
+// user starts containers with a volume, now on this host and now on that, as long as it
+// likes. It decides the same each time, whatever comes of it.
+type user struct {
+	k      *Campaign
+	v      *volume
+	plugs  []*host.Plug // of the hosts
+	only   int          // the host that it stays on; -1: it goes to and fro
+	random *rand.Rand
+}
+
+func (u *user) run(ctx context.Context, t testing.TB) {
+	for ctx.Err() == nil {
+		at := u.random.IntN(len(u.k.Hosts))
+		stays, pause := draw(u.random, 500*time.Millisecond, 6*time.Second), draw(u.random, 0, 1500*time.Millisecond)
+		if u.only >= 0 {
+			at, stays = u.only, time.Hour
+		}
+		id := host.NewID()
+		path, epoch, begun := u.mount(t, at, id)
+		if path != "" {
+			u.contain(ctx, t, at, id, path, epoch, stays)
+		}
+		if begun {
+			u.unmount(t, at, id)
+		}
+		rest(ctx, pause)
+	}
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// mount mounts the volume on a host for an ID and returns where, and under which epoch.
+// Begun: it may be mounted, whether or not that was heard.
+func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64, begun bool) {
+	h := u.k.Hosts[at]
+	if !u.k.mayStart(h, u.v) {
+		return "", 0, false
+	}
+	began := time.Now()
+	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Mount, Node: h.Name, ID: id})
+	path, err := u.plugs[at].Mount(u.v.name, id)
+	u.k.report.ended(t, "mount of "+u.v.name+" on "+h.Name, time.Since(began))
+	switch {
+	case errors.Is(err, host.ErrBroken):
+		u.k.report.count("mounts without answer")
+		return "", 0, true
+	case err != nil:
+		end(history.Answer{Refused: true})
+		u.k.report.count("mounts refused")
+		u.k.report.why(err)
+		return "", 0, false
+	}
+	if epoch, err = epochOf(h, u.v.id); err != nil {
+		t.Errorf("mounted %s on %s: %v", u.v.name, h.Name, err)
+		return "", 0, true
+	}
+	u.v.overtakes(u.k, h, epoch, began)
+	end(history.Answer{At: epoch})
+	u.v.mu.Lock()
+	u.v.uses[id] = use{h, epoch}
+	u.v.mu.Unlock()
+	u.k.report.count("mounts done")
+	return path, epoch, true
+}
+
+// overtakes takes note that uses on other hosts ended with their epoch: they were fenced
+// before a volume with failover auto went on here. Whether they were, the writers tell.
+func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, was := range v.uses {
+		if v.profile != auto || was.on == h || was.epoch >= epoch {
+			continue
+		}
+		delete(v.uses, id)
+		k.report.count("uses overtaken")
+		k.leases.Happened(history.Request{Key: v.id.String(), What: history.Fence, Node: was.on.Name}, began, history.Answer{Done: true})
+	}
+}
+
+// epochOf is the epoch of the record beside a dataset on a host.
+func epochOf(h *cluster.Host, id uuid.UUID) (epoch uint64, err error) {
+	var raw []byte
+	for range 100 { // it is renamed once it is at home
+		for _, state := range []string{"datasets", "copies"} {
+			raw, err = os.ReadFile(h.File(filepath.Join(h.Dir, "disk", "pool", state, id.String(), "record.json")))
+			if err == nil {
+				var d dataset.Dataset
+				err = json.Unmarshal(raw, &d)
+				return d.Epoch, err
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return 0, err
+}
+
+// contain runs a writer in what is mounted, for a while.
+func (u *user) contain(ctx context.Context, t testing.TB, at int, id, path string, epoch uint64, stays time.Duration) {
+	w := &writer{on: u.k.Hosts[at], id: id, name: "w" + id[:12], opened: time.Now()}
+	if !u.k.start(t, u.v, w, path, epoch) {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-w.proc.Done(): // its host was lost
+	case <-time.After(stays):
+	}
+	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
+		t.Error(err)
+	}
+	u.v.mu.Lock()
+	delete(u.v.writers, w)
+	u.v.mu.Unlock()
+	u.k.look(t, u.v, w)
+}
+
+// start starts a writer unless its host was lost meanwhile.
+func (k *Campaign) start(t testing.TB, v *volume, w *writer, path string, epoch uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lost[w.on] {
+		return false
+	}
+	proc, err := child.Start(child.Spec{Log: k.log(w) + ".output", Args: w.on.On.Command(
+		k.writer, "-file", filepath.Join(path, cluster.Tokens), "-log", k.log(w), "-writer", w.name, "-every", "20ms",
+		"-dataset", v.id.String(), "-node", w.on.Name, "-epoch", fmt.Sprint(epoch))})
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	w.proc = proc
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.writers[w] = true
+	return true
+}
+
+func (k *Campaign) log(w *writer) string { return filepath.Join(k.dir, w.name+".log") }
+
+// mayStart reports whether containers with a volume may be started on a host: it was not
+// lost, or knows again what became of the volume.
+func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !k.lost[h] && !v.barred[h]
+}
+
+// unmount ends a use: asked until it is answered, as an engine does.
+func (u *user) unmount(t testing.TB, at int, id string) {
+	h := u.k.Hosts[at]
+	u.v.mu.Lock()
+	delete(u.v.uses, id)
+	u.v.mu.Unlock()
+	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Unmount, Node: h.Name, ID: id})
+	began := time.Now()
+	for {
+		err := u.plugs[at].Unmount(u.v.name, id)
+		if err == nil {
+			break
+		}
+		if time.Since(began) > cluster.Limit {
+			t.Errorf("unmount of %s on %s: %v", u.v.name, h.Name, err)
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	end(history.Answer{Done: true})
+	u.k.report.count("unmounts done")
+}

@@ -1,0 +1,102 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+// failoverTime is how long after the loss of a host its volumes with failover auto are open
+// elsewhere, at most.
+const failoverTime = 45 * time.Second
+
+// testA6: a host is lost with its engine and agent, and its containers write on, cut off from
+// everything, until its guard stops them. What fails over by itself comes up on the other
+// engine; what does not is refused with the command that would do. The host comes back, and
+// keeps what it had aside.
+func testA6(t *testing.T, w *world) {
+	const auto, manual = "fallen@auto", "waits@safe"
+	a, b := w.Hosts[0], w.Hosts[1]
+	once(t, b, manual, "echo kept > /data/file")
+	first := w.StartWriter(t, b, auto)
+	for _, v := range []string{auto, manual} {
+		cluster.Await(t, v+" has replicas", func() error { return replicated(t, a, v) })
+	}
+
+	since := clock.Boottime()
+	w.Net.Isolate(b.On)
+	b.Engine.Kill9(t)
+	b.KillAgent(t)
+	next := w.StartWriter(t, a, auto)
+	took := clock.Boottime() - since
+	t.Logf("%s writes %v after %s was lost", a.Name, took.Round(time.Millisecond), b.Name)
+	if took > failoverTime {
+		t.Errorf("that is more than %v", failoverTime)
+	}
+	r := a.Engine.Docker(t, "run", "--rm", "--volume", manual+":/data", "--volume-driver", "drover", cluster.Image, "true")
+	if r.Exit == 0 || !strings.Contains(r.Stderr, "volume waits is on node host-b, which is away since") || !strings.Contains(r.Stderr, "drover volume move waits ") || !strings.Contains(r.Stderr, " --force --fenced host-b, without what was written since ") {
+		t.Errorf("%+v", r)
+	}
+	lost(t, w, "fallen")
+
+	w.Net.Heal()
+	b.StartAgent(t)
+	b.Engine.Up(t)
+	cluster.Await(t, "what was overtaken is kept aside", func() error {
+		for _, k := range a.Inspect(t, auto).Kept {
+			if k.Kind == dataset.CopySuperseded && k.NodeName == b.Name && k.Snapshot != uuid.Nil {
+				return nil
+			}
+		}
+		return errors.New("there is no such copy")
+	})
+	next.AwaitProgress(t)
+	if got := once(t, a, manual, "cat /data/file"); got != "kept" {
+		t.Errorf("what waited for its host has %q", got)
+	}
+	first.Stop(t)
+	next.Stop(t)
+	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name)
+	w.moved = append(w.moved, w.Head(t, a, auto))
+}
+
+// replicated fails until every copy of a volume that its profile wants is whole.
+func replicated(t *testing.T, h *cluster.Host, volume string) error {
+	v := h.Inspect(t, volume)
+	n := 0
+	for _, k := range v.Kept {
+		if k.Kind == dataset.CopyReplica && k.Whole() {
+			n++
+		}
+	}
+	if n < v.Profile.Replicas.Count {
+		return fmt.Errorf("%d of %d", n, v.Profile.Replicas.Count)
+	}
+	return nil
+}
+
+// lost takes in what a failover announced that it would lose.
+func lost(t *testing.T, w *world, volume string) {
+	t.Helper()
+	var ops []dataset.Operation
+	w.Controls[0].JSON(t, &ops, "operation", "ls")
+	n := len(w.losses)
+	for _, op := range ops {
+		if op.Loss != nil && op.State == dataset.OpDone && op.Volume == volume {
+			after := int64(clock.Boottime()) - int64(time.Since(op.Loss.Taken))
+			w.losses = append(w.losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: after})
+		}
+	}
+	if len(w.losses) != n+1 {
+		t.Errorf("announced losses of volume %s: %+v", volume, ops)
+	}
+}

@@ -1,0 +1,333 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
+)
+
+const boundedProfiles = `default: bronze
+profiles:
+  bronze: {on_delete: purge}
+  auto: {size: 512MiB, replicas: {count: 1, every: 2s}, failover: auto, fence: guard, max_loss: 1h, on_delete: purge}
+`
+
+// sessionTime is how long control takes a silent host for alive, at least.
+const sessionTime = 10 * time.Second
+
+// holder is a cluster with a container on the first host that writes, through a file that it
+// opened once, to a volume with failover auto; the others have no engine.
+type holder struct {
+	*cluster.Cluster
+
+	a, b *cluster.Host
+	id   uuid.UUID
+	wr   *cluster.Writer
+}
+
+// TestI1Holder: what keeps a holder from control, or ends a part of it, has its volume
+// fenced in time, or not at all while all who could take over promise not to. As long as
+// nobody took over it goes on then, the same container through the same file; once
+// somebody did, it ends. No two hosts ever write at once, and what was written is where it
+// is said to be.
+func TestI1Holder(t *testing.T) {
+	c := cluster.New(t, cluster.Options{Engines: 1, Profiles: boundedProfiles})
+	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
+	cluster.Await(t, "a volume is made", func() error {
+		if r := h.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
+			return errors.New(r.Err) // control has not heard of the guards yet
+		}
+		return nil
+	})
+	h.id = h.a.Inspect(t, "db").ID
+	h.wr = c.StartWriter(t, h.a, "db@auto")
+	h.replicated(t)
+	h.killedAtSteps(t)
+	for _, s := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"cut off", h.cutOff},
+		{"agent killed", h.agentKilled},
+		{"guard killed", h.guardKilled},
+		{"quorum lost", h.quorumLost},
+	} {
+		if !t.Run(s.name, func(t *testing.T) {
+			s.test(t)
+			h.wr.AwaitProgress(t)
+			for _, e := range h.wr.Entries(t) {
+				if e.Err != "" {
+					t.Errorf("a write failed: %+v", e)
+				}
+			}
+		}) {
+			return
+		}
+	}
+	h.overtaken(t)
+}
+
+// replicated waits until another host has a whole replica.
+func (h *holder) replicated(t *testing.T) {
+	t.Helper()
+	cluster.Await(t, "a replica is there", func() error {
+		for _, k := range h.a.Inspect(t, "db").Kept {
+			if k.Kind == dataset.CopyReplica && k.Whole() {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+}
+
+// entry is what the holder's guard says of the volume.
+func (h *holder) entry(t *testing.T) (e guard.Entry, there bool) {
+	t.Helper()
+	st, err := h.a.Guard.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range st.Datasets {
+		if e.Dataset == h.id {
+			return e, true
+		}
+	}
+	return e, false
+}
+
+// fenced waits until it is, and fails when that is later than a fence may be that counts
+// from the last renewal before a moment.
+func (h *holder) fenced(t *testing.T, since time.Duration) {
+	t.Helper()
+	var e guard.Entry
+	cluster.Await(t, "the volume is fenced", func() error {
+		if e, _ = h.entry(t); e.State != guard.StateFenced {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	t.Logf("fenced by %s %v after the last that was heard, %v after the deadline", e.Fence.By, e.Fence.At-since, e.Fence.Overrun)
+	if e.Fence.At > since+sessionTime*9/10 {
+		t.Errorf("that is too late: %+v", e.Fence)
+	}
+	if page := h.metrics(t); page != "" && (!strings.Contains(page, `drover_guard_fenced{volume="db"} 1`) || !strings.Contains(page, `drover_guard_deadline_seconds{volume="db"} -`)) {
+		t.Errorf("the metrics do not say so:\n%s", page)
+	}
+	for _, w := range h.wr.Entries(t) {
+		if w.Err == "" && w.End > int64(e.Fence.At) {
+			t.Errorf("written after the fence at %d: %+v", e.Fence.At, w)
+		}
+	}
+}
+
+// goesOn waits until it is armed again, and its writer writes.
+func (h *holder) goesOn(t *testing.T) {
+	t.Helper()
+	cluster.Await(t, "the volume is thawed", func() error {
+		if e, _ := h.entry(t); e.State != guard.StateArmed {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	h.wr.AwaitProgress(t)
+	if page := h.metrics(t); !strings.Contains(page, "drover_guard_up 1") || !strings.Contains(page, `drover_guard_fenced{volume="db"} 0`) {
+		t.Errorf("the metrics do not say so:\n%s", page)
+	}
+	if v := h.a.Inspect(t, "db"); v.Epoch != 1 || v.Status == nil || len(v.Status.Mounts) != 1 {
+		t.Errorf("it is at epoch %d, %+v", v.Epoch, v.Status)
+	}
+}
+
+// metrics are those of the holder's agent that are of the guard; none while it is dead.
+func (h *holder) metrics(t *testing.T) (page string) {
+	t.Helper()
+	var d net.Dialer
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, "unix", strings.TrimPrefix(h.a.API(), "unix://"))
+	}}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Get("http://drover/metrics")
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "drover_guard") {
+			page += line
+		}
+	}
+	return page
+}
+
+func (h *holder) cutOff(t *testing.T) {
+	since := clock.Boottime()
+	h.Net.Isolate(h.a.On)
+	h.fenced(t, since)
+	h.Net.Heal()
+	h.goesOn(t)
+}
+
+func (h *holder) agentKilled(t *testing.T) {
+	since := clock.Boottime()
+	h.a.KillAgent(t)
+	h.fenced(t, since)
+	h.a.StartAgent(t)
+	h.goesOn(t)
+	h.a.KillAgent(t) // in time started anew, it is not fenced at all
+	h.a.StartAgent(t)
+	before, _ := h.entry(t)
+	cluster.Await(t, "the volume is held on", func() error {
+		if e, _ := h.entry(t); e.State != guard.StateArmed || e.Deadline <= before.Deadline {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
+func (h *holder) guardKilled(t *testing.T) {
+	since := clock.Boottime()
+	h.Net.Isolate(h.a.On)
+	h.a.Guard.Kill9(t)
+	h.a.Guard.Up(t)
+	h.fenced(t, since)
+	h.a.Guard.Kill9(t) // what is fenced stays so
+	h.a.Guard.Up(t)
+	if e, _ := h.entry(t); e.State != guard.StateFenced || e.Breaches > 0 {
+		t.Errorf("another guard found %+v", e)
+	}
+	h.Net.Heal()
+	h.goesOn(t)
+}
+
+// quorumLost: nobody decides anything for long, a minute in the long form, and nothing is
+// frozen: the host with the replica is reached.
+func (h *holder) quorumLost(t *testing.T) {
+	lost := 2 * sessionTime
+	if long.Enabled() {
+		lost = 6 * sessionTime
+	}
+	before, _ := h.entry(t)
+	for _, s := range h.Consul.Servers[:2] {
+		s.Kill()
+	}
+	for since := clock.Boottime(); clock.Boottime() < since+lost; {
+		h.wr.AwaitProgress(t)
+		if e, _ := h.entry(t); e.State != guard.StateArmed {
+			t.Fatalf("%v after the quorum was lost: %+v", clock.Boottime()-since, e)
+		}
+	}
+	for _, s := range h.Consul.Servers[:2] {
+		s.Start()
+	}
+	h.Consul.AwaitLeader()
+	h.goesOn(t)
+	if e, _ := h.entry(t); before.Fence == nil || e.Fence == nil || e.Fence.At != before.Fence.At {
+		t.Errorf("it was fenced: %+v, and before %+v", e.Fence, before.Fence)
+	}
+}
+
+// overtaken: another host takes over; the first ends its container, once it hears of that.
+func (h *holder) overtaken(t *testing.T) {
+	since := clock.Boottime()
+	h.Net.Isolate(h.a.On)
+	h.fenced(t, since)
+	at := clock.Boottime()
+	next := h.StartWriter(t, h.b, "db@auto")
+	t.Logf("host-b writes %v after host-a was cut off (%v after it was asked to)", clock.Boottime()-since, clock.Boottime()-at)
+	h.Net.Heal()
+	cluster.Await(t, "what was overtaken is kept aside", func() error {
+		for _, k := range h.b.Inspect(t, "db").Kept {
+			if k.Kind == dataset.CopySuperseded && k.Snapshot != uuid.Nil {
+				return nil
+			}
+		}
+		return errors.New("there is no such copy")
+	})
+	cluster.Await(t, "the guard has forgotten it", func() error {
+		if e, there := h.entry(t); there {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	next.AwaitProgress(t)
+	if points := mounts(t, h.a); len(points) > 0 {
+		t.Errorf("host-a has mounted %v", points)
+	}
+	next.Stop(t)
+	var ops []dataset.Operation
+	h.Controls[0].JSON(t, &ops, "operation", "ls")
+	var losses []witness.Loss
+	for _, op := range ops {
+		if op.Loss != nil && op.State == dataset.OpDone {
+			after := int64(clock.Boottime()) - int64(time.Since(op.Loss.Taken))
+			losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: after})
+		}
+	}
+	if len(losses) != 1 {
+		t.Errorf("announced losses: %+v", losses)
+	}
+	h.Check(t, []witness.Copy{h.Head(t, h.b, "db@auto")}, losses...)
+}
+
+// killedAtSteps: an agent that dies between any two acts of a mount finds, started anew,
+// nothing mounted of it that was not acknowledged, and its guard has forgotten it.
+func (h *holder) killedAtSteps(t *testing.T) {
+	last := h.Hosts[2]
+	cluster.Await(t, "a volume is made", func() error {
+		if r := last.Exec(t, "volume", "create", "steps@auto"); r.Exit != 0 {
+			return errors.New(r.Err)
+		}
+		return nil
+	})
+	id := last.Inspect(t, "steps").ID
+	for _, step := range []string{"mount.registered", "mount.begin", "mount.unchecked", "mount.checked", "mount.mounted", "mount.recorded"} {
+		last.KillAgent(t)
+		last.StartAgent(t, "DROVER_STEP="+step, "DROVER_STEP_DO=kill")
+		use := host.NewID()
+		if _, err := last.Plug(t).Mount("steps@auto", use); err == nil {
+			t.Errorf("%s: the mount was answered", step)
+		}
+		last.Ended(t, time.Minute)
+		last.StartAgent(t)
+		if step == "mount.recorded" {
+			cluster.Await(t, step+": it goes on", func() error { _, err := last.Plug(t).Mount("steps@auto", use); return err })
+			for range 2 {
+				if err := last.Plug(t).Unmount("steps@auto", use); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		cluster.Await(t, step+": nothing is left of it", func() error {
+			st, err := last.Guard.Status(t.Context())
+			for _, e := range st.Datasets {
+				if e.Dataset == id {
+					err = errors.Join(err, fmt.Errorf("the guard has %+v", e))
+				}
+			}
+			if points := mounts(t, last); len(points) > 0 {
+				err = errors.Join(err, errors.New(strings.Join(points, " ")))
+			}
+			return err
+		})
+	}
+}

@@ -1,0 +1,159 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestStoreGoesBack: Consul is put back to a snapshot from before volumes were made, moved
+// and removed. Nothing is decided on it until it was recovered; containers write on all the
+// while, what is home starts and stops; and then nothing is lost, and every volume has one
+// home.
+func TestStoreGoesBack(t *testing.T) {
+	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: profiles})
+	a, b, last := c.Hosts[0], c.Hosts[1], c.Hosts[2]
+	wr := c.StartWriter(t, a, "writes@gold")
+	write := func(h *cluster.Host, name, text string) {
+		t.Helper()
+		mounted(t, h, name, func(at string) {
+			if err := os.WriteFile(h.File(filepath.Join(at, "file")), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	control := c.Controls[0]
+	for _, spec := range []string{"moved@gold", "gone@brief", "trashed@gold", "snapped@gold"} {
+		a.Drover(t, "volume", "create", spec)
+	}
+	write(a, "moved@gold", "before")
+	saved := c.Consul.Snapshot()
+
+	control.Must(t, "volume", "move", "moved", b.Name)
+	write(b, "moved@gold", "since")
+	b.Drover(t, "volume", "create", "made@gold")
+	write(b, "made@gold", "since")
+	a.Drover(t, "volume", "rm", "gone")
+	a.Drover(t, "volume", "rm", "trashed")
+	a.Drover(t, "snapshot", "create", "snapped", "--name", "late")
+	cluster.Await(t, "what is removed is gone", func() error {
+		if out := control.Must(t, "operation", "ls"); strings.Contains(out, "running") || strings.Contains(out, "pending") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	before := b.Inspect(t, "moved")
+	c.Consul.Restore(saved)
+
+	for _, h := range c.Hosts {
+		cluster.Await(t, h.Name+" sees it", func() error {
+			r := h.Exec(t, "volume", "create", "made@gold")
+			if r.Exit == 0 || !strings.Contains(r.Err, "not to be believed") || !strings.Contains(r.Err, "drover store recover") {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+	}
+	for _, args := range [][]string{{"volume", "rm", "snapped"}, {"volume", "move", "snapped", b.Name}, {"snapshot", "create", "snapped"}} {
+		if r := control.Exec(t, args...); r.Exit == 0 || !strings.Contains(r.Err, "not to be believed") {
+			t.Errorf("drover %v: %+v", args, r)
+		}
+	}
+	// What is home is there as ever, and nothing of it anywhere else.
+	alone := func() {
+		t.Helper()
+		wr.AwaitProgress(t)
+		mounted(t, b, "moved@gold", func(at string) {
+			if got, err := os.ReadFile(b.File(filepath.Join(at, "file"))); err != nil || string(got) != "since" {
+				t.Errorf("moved has %q, %v", got, err)
+			}
+		})
+		mounted(t, b, "made@gold", func(string) {})
+		if got, err := b.Plug(t).Get("made@gold"); err != nil || got.Volume == nil {
+			t.Errorf("what was made since is not there: %v", err)
+		}
+	}
+	elsewhere := func() {
+		t.Helper()
+		if _, err := a.Plug(t).Mount("moved@gold", host.NewID()); err == nil {
+			t.Error("a volume that went elsewhere is mounted where it was")
+		}
+	}
+	alone()
+	elsewhere()
+	last.KillAgent(t)
+	b.KillAgent(t)
+	b.StartAgent(t)
+	for _, r := range c.Controls {
+		r.Kill9(t)
+		r.Up(t)
+	}
+	alone()
+	elsewhere()
+
+	// A node that is not heard is named. What others know is brought back; it is to be heard
+	// before it counts on the store again.
+	cluster.Await(t, "host-c is silent", func() error {
+		var r api.Recovery
+		control.JSON(t, &r, "store", "recover")
+		if len(r.Silent) != 1 || r.Silent[0] != last.Name || r.Done {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	if r := control.Exec(t, "store", "recover"); r.Exit != 1 || !strings.Contains(r.Out, last.Name) || !strings.Contains(r.Err, "--confirm") {
+		t.Errorf("without a terminal: %+v", r)
+	}
+	out := control.Must(t, "store", "recover", "--confirm")
+	for _, want := range []string{"moved", "made", "gone", "trashed", "snapped", "NOT heard"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("recover does not say %q: %s", want, out)
+		}
+	}
+	cluster.Await(t, "all is decided again", func() error {
+		r := a.Exec(t, "volume", "create", "after@gold")
+		if r.Exit != 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	last.StartAgent(t)
+	alone()
+	if now := b.Inspect(t, "moved"); now.Node != b.Name || now.Epoch <= before.Epoch || now.ID != before.ID {
+		t.Errorf("moved is at epoch %d on %s, was at %d", now.Epoch, now.Node, before.Epoch)
+	}
+	if out := control.Must(t, "volume", "ls", "-q"); strings.Contains(out, "gone") || strings.Contains(out, "trashed") {
+		t.Errorf("what was removed is back: %s", out)
+	}
+	if out := control.Must(t, "trash", "ls"); !strings.Contains(out, "trashed") {
+		t.Errorf("the trash lacks what was in it: %s", out)
+	}
+	if out := control.Must(t, "snapshot", "ls", "snapped"); !strings.Contains(out, "late") {
+		t.Errorf("the snapshot is not on record: %s", out)
+	}
+	control.Must(t, "volume", "move", "moved", last.Name)
+	mounted(t, last, "moved@gold", func(at string) {
+		if got, err := os.ReadFile(last.File(filepath.Join(at, "file"))); err != nil || string(got) != "since" {
+			t.Errorf("moved on, it has %q, %v", got, err)
+		}
+	})
+	wr.AwaitProgress(t)
+	wr.Stop(t)
+	c.Check(t, []witness.Copy{c.Head(t, wr.Host, wr.Volume)})
+	for _, h := range c.Hosts {
+		cluster.Await(t, h.Name+" is at ease", func() error {
+			if r := h.Exec(t, "doctor"); r.Exit != 0 {
+				return errors.New(r.Out)
+			}
+			return nil
+		})
+	}
+}

@@ -1,0 +1,299 @@
+package volumes
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/droverhq/drover/test/engine"
+)
+
+// database: a real one on gold, cloned while it runs by its dataset's UUID.
+func database(t *testing.T, w World) {
+	redis := engine.Redis()
+	serve := func(name, volume string) {
+		t.Helper()
+		w.docker(t, "run", "--detach", "--name", name, "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image)
+		redis.Await(t, w.Engine, name)
+	}
+	serve("first", "demo@gold")
+	st := w.inspect(t, "demo@gold")
+	if s := st.Status; st.Driver != w.Host.Driver || s.Profile != "gold" || s.Node != w.Name || s.Size != 1<<30 || len(s.Mounts) != 1 || !strings.Contains(st.Mountpoint, s.Dataset) {
+		t.Errorf("%+v", st)
+	}
+	if v := w.record(t, "demo"); v.ID.String() != st.Status.Dataset || v.Node != w.Name || v.Epoch == 0 {
+		t.Errorf("on record: %+v", v)
+	}
+	redis.Query(t, w.Engine, "first", "SET order 7")
+	redis.Query(t, w.Engine, "first", "SAVE")
+	serve("second", "demo-snap@snapshot-"+st.Status.Dataset[:8])
+	if got := redis.Query(t, w.Engine, "second", "GET order"); got != "7" {
+		t.Errorf("the clone has %q", got)
+	}
+	redis.Query(t, w.Engine, "second", "SET order 8")
+	if got := redis.Query(t, w.Engine, "first", "GET order"); got != "7" {
+		t.Errorf("what the clone wrote is in the original: %q", got)
+	}
+	w.docker(t, "rm", "-f", "first", "second")
+	w.docker(t, "volume", "rm", "demo@gold", "demo-snap@snapshot-"+st.Status.Dataset[:8])
+}
+
+const project = `name: suite
+services:
+  app: {image: drover-redis, network_mode: none, volumes: ["data:/data"]}
+volumes:
+  data: {name: "composed@gold", driver: DRIVER}
+`
+
+// compose: down and up keep the data; with -v it goes to the trash.
+func compose(t *testing.T, w World) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(strings.ReplaceAll(project, "DRIVER", w.Host.Driver)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	do := func(args ...string) string {
+		t.Helper()
+		r := w.Engine.Compose(t, dir, args...)
+		if r.Exit != 0 {
+			t.Fatal(r)
+		}
+		return r.Stdout
+	}
+	redis := engine.Redis()
+	do("up", "-d")
+	redis.Await(t, w.Engine, "suite-app-1")
+	redis.Query(t, w.Engine, "suite-app-1", "SET order 7")
+	redis.Query(t, w.Engine, "suite-app-1", "SAVE")
+	id := w.record(t, "composed").ID
+	do("down")
+	do("up", "-d")
+	redis.Await(t, w.Engine, "suite-app-1")
+	if got := redis.Query(t, w.Engine, "suite-app-1", "GET order"); got != "7" || w.record(t, "composed").ID != id {
+		t.Errorf("after down and up: %q", got)
+	}
+	do("down", "-v")
+	w.Admin.Must(t, "trash", "purge", id.String(), "--yes")
+}
+
+// snapshots: taken, cloned, put back, and refused while in use; newer ones stay.
+func snapshots(t *testing.T, w World) {
+	w.once(t, "snapped@gold", "echo first > /data/file")
+	w.Admin.Must(t, "snapshot", "create", "snapped", "--name", "one", "-m", "from the suite")
+	w.once(t, "snapped@gold", "echo second > /data/file")
+	w.Admin.Must(t, "snapshot", "create", "snapped", "--name", "two")
+	ids := strings.Fields(w.Admin.Must(t, "snapshot", "ls", "snapped", "-q"))
+	if len(ids) != 2 {
+		t.Fatalf("snapshots: %v", ids)
+	}
+	w.create(t, "snapped-copy@snapshot-"+ids[0][:8])
+	if got := w.once(t, "snapped-copy", "cat /data/file"); got != "first" {
+		t.Errorf("the clone has %q", got)
+	}
+	w.Admin.Must(t, "clone", "snapped", "snapped-clone")
+	if got := w.once(t, "snapped-clone", "cat /data/file"); got != "second" {
+		t.Errorf("the clone of now has %q", got)
+	}
+	w.run(t, "holder", "snapped@gold")
+	holder := w.inspect(t, "snapped@gold").Status.Mounts[0].ID[:12]
+	if r := w.Admin.Exec(t, "snapshot", "restore", "snapped", "one"); r.Exit != 1 || !strings.Contains(lastLine(r.Err), "cannot restore volume snapped: it is mounted by "+holder+" on node "+w.Name) {
+		t.Errorf("restored while in use: %+v", r)
+	}
+	w.docker(t, "rm", "-f", "holder")
+	w.Admin.Must(t, "snapshot", "restore", "snapped", "one")
+	if got := w.once(t, "snapped@gold", "cat /data/file"); got != "first" {
+		t.Errorf("after the restore: %q", got)
+	}
+	if out := w.Admin.Must(t, "snapshot", "ls", "snapped"); !strings.Contains(out, "two") {
+		t.Errorf("a newer snapshot went with the restore: %s", out)
+	}
+	w.Admin.Must(t, "volume", "resize", "snapped", "2GiB")
+	for _, n := range []string{"snapped", "snapped-copy", "snapped-clone"} {
+		w.Admin.Must(t, "volume", "rm", n)
+	}
+}
+
+// wrong words get one line that says what would do, from whoever is asked.
+func wrong(t *testing.T, w World) {
+	for _, h := range w.Askers {
+		for want, args := range map[string][]string{
+			`no such volume: "nosuch"`:   {"volume", "inspect", "nosuch"},
+			`unknown profile "golden"`:   {"volume", "create", "x1@golden"},
+			"no such node":               {"node", "inspect", "nosuch"},
+			`unknown option "sise"`:      {"volume", "create", "x1", "-o", "sise=1GiB"},
+			"no snapshot or dataset has": {"volume", "create", "x1@snapshot-00000000"},
+		} {
+			if r := h.Exec(t, args...); r.Exit == 0 || !strings.Contains(lastLine(r.Err), want) {
+				t.Errorf("drover %v: exit %d, %q, want %q", args, r.Exit, r.Err, want)
+			}
+		}
+	}
+	w.refused(t, `silver); did you mean gold?`, "volume", "create", "-d", w.Host.Driver, "x1@golden")
+	w.refused(t, `unknown option "sise"`, "volume", "create", "-d", w.Host.Driver, "-o", "sise=1GiB", "x1")
+	w.refused(t, `unknown profile "golden"`, "run", "--rm", "-v", "x1@golden:/data", "--volume-driver", w.Host.Driver, image, "true")
+}
+
+// atOnce: creates of one name at once are one dataset, and all succeed.
+func atOnce(t *testing.T, w World) {
+	var all sync.WaitGroup
+	plug := w.Host.Plug(t)
+	for range 20 {
+		all.Go(func() {
+			if err := plug.Create("many@gold", nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 4 {
+		all.Go(func() {
+			if r := w.Engine.Docker(t, "volume", "create", "-d", w.Host.Driver, "many@gold"); r.Exit != 0 {
+				t.Error(r)
+			}
+		})
+	}
+	all.Wait()
+	if n := slices.DeleteFunc(w.volumes(t), func(v string) bool { return v != "many" }); len(n) != 1 {
+		t.Errorf("volumes: %v", n)
+	}
+	w.docker(t, "volume", "rm", "many@gold")
+}
+
+// InUse is one case alone: a volume in use is not removed, whoever asks.
+func InUse(t *testing.T, w World) {
+	w.run(t, "user", "busy@gold")
+	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
+	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
+	w.refused(t, "volume is in use", "volume", "rm", "-f", "busy@gold")
+	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node " + w.Name + " (stop its containers first; docker ps -a --filter volume=busy@gold shows them)"
+	if err := w.Host.Plug(t).Remove("busy@gold"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Remove: %v, want %s", err, want)
+	}
+	for _, h := range []string{"", "--force"} {
+		args := slices.DeleteFunc([]string{"volume", "rm", "busy", h}, func(a string) bool { return a == "" })
+		if r := w.Admin.Exec(t, args...); r.Exit != 1 || lastLine(r.Err) != "drover: "+want {
+			t.Errorf("drover %v: exit %d, %q, want %s", args, r.Exit, r.Err, want)
+		}
+	}
+	w.docker(t, "exec", "user", "sh", "-c", "echo still > /data/here")
+	w.docker(t, "stop", "user")
+	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
+	w.docker(t, "rm", "user")
+	w.docker(t, "volume", "rm", "busy@gold")
+}
+
+// protected: prune leaves it alone, and rm refuses it.
+func protected(t *testing.T, w World) {
+	w.create(t, "dear", "-o", "protect=true")
+	w.docker(t, "volume", "prune", "-f")
+	const want = "volume dear is protected (drover volume unprotect dear)"
+	w.refused(t, want, "volume", "rm", "dear")
+	if err := w.Host.Plug(t).Remove("dear"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Remove: %v", err)
+	}
+	w.Admin.Must(t, "volume", "unprotect", "dear")
+	w.docker(t, "volume", "rm", "dear")
+}
+
+// again: a volume that is there is found when it is as asked, and refused when it is not.
+// The engine sends the options of an existing name to nobody, so the plugin is asked.
+func again(t *testing.T, w World) {
+	plug := w.Host.Plug(t)
+	for range 2 {
+		if err := plug.Create("twice@gold", map[string]string{"size": "900MiB", "label.team": "a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := w.inspect(t, "twice@gold").Status.Dataset
+	for _, c := range []struct {
+		name string
+		opts map[string]string
+		want string
+	}{
+		{"twice", nil, ""},
+		{"twice@gold", nil, ""},
+		{"twice", map[string]string{"profile": "gold", "size": "921600KiB"}, ""},
+		{"twice@gold", map[string]string{"size": "800MiB"}, `volume "twice" exists with size 900MiB, not 800MiB (drover volume resize twice 800MiB)`},
+		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (say twice, or drover volume set-profile twice silver)`},
+		{"twice@gold", map[string]string{"fs": "ext4"}, `volume "twice" exists with filesystem xfs, not filesystem ext4`},
+		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels`},
+		{"twice@gold", map[string]string{"readonly": "true"}, `volume "twice" exists writable, not readonly`},
+		{"twice@gold", map[string]string{"protect": "true"}, `volume "twice" exists unprotected (drover volume protect twice)`},
+		{"twice", map[string]string{"owner": "1:2"}, `volume "twice" exists with another owner than 1:2`},
+		{"twice", map[string]string{"mode": "0711"}, `volume "twice" exists with another mode than 0711`},
+		{"twice@snapshot-" + first[:8], nil, `volume "twice" exists and is not a clone of ` + first[:8]},
+	} {
+		err := plug.Create(c.name, c.opts)
+		if got := fmt.Sprint(err); (err == nil) != (c.want == "") || err != nil && !strings.HasSuffix(got, c.want) {
+			t.Errorf("Create %s %v: %q, want %q", c.name, c.opts, got, c.want)
+		}
+	}
+	if now := w.inspect(t, "twice@gold").Status.Dataset; now != first {
+		t.Errorf("dataset %s became %s", first, now)
+	}
+	w.Admin.Must(t, "volume", "rm", "twice")
+}
+
+// Spellings is one case alone: the bare name and the one with the profile are one volume, which the engine
+// lists as it was used; one that contradicts it is refused, and leaves it alone.
+func Spellings(t *testing.T, w World) {
+	w.create(t, "till@gold")
+	const want = `create till@silver: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
+	w.refused(t, want, "volume", "create", "-d", w.Host.Driver, "till@silver")
+	w.refused(t, want, "run", "--rm", "-v", "till@silver:/data", "--volume-driver", w.Host.Driver, image, "true")
+	listed := func() string { return w.docker(t, "volume", "ls", "-q", "-f", "name=till") }
+	if got := listed(); got != "till@gold" {
+		t.Errorf("after both refusals: %s", got)
+	}
+	w.once(t, "till@gold", "echo one > /data/file")
+	if got := w.once(t, "till", "cat /data/file"); got != "one" {
+		t.Errorf("till has %q, want what till@gold has", got)
+	}
+	w.docker(t, "volume", "rm", "till")
+	if got := w.record(t, "till").Volume; got != "till" || listed() != "till@gold" {
+		t.Errorf("one of two spellings was removed: %s, listed %q", got, listed())
+	}
+	w.docker(t, "volume", "rm", "till@gold")
+}
+
+// trash: in it, back, and gone; a name that is used again gets a new dataset; and what
+// is purged on delete goes at once.
+func trash(t *testing.T, w World) {
+	w.once(t, "junk@gold", "echo first > /data/file")
+	v := w.record(t, "junk")
+	w.docker(t, "volume", "rm", "junk@gold")
+	w.Admin.Must(t, "trash", "restore", v.ID.String())
+	if got := w.once(t, "junk", "cat /data/file"); got != "first" {
+		t.Errorf("back from the trash: %q", got)
+	}
+	w.Admin.Must(t, "volume", "rm", "junk")
+	w.create(t, "junk@brief")
+	if now := w.record(t, "junk"); now.ID == v.ID || now.Profile.Name != "brief" {
+		t.Errorf("a new junk is %+v", now)
+	}
+	w.docker(t, "volume", "rm", "junk@brief")
+	w.Admin.Must(t, "trash", "purge", v.ID.String(), "--yes")
+	if out := w.Admin.Must(t, "trash", "ls", "-q"); strings.Contains(out, v.ID.String()) {
+		t.Errorf("purged, it is in the trash: %s", out)
+	}
+}
+
+// carried: what is exported and imported has the same files.
+func carried(t *testing.T, w World) {
+	w.once(t, "out@gold", "echo carried > /data/file && chown 5:6 /data/file")
+	r := w.Host.Exec(t, "volume", "export", "out")
+	if r.Exit != 0 {
+		t.Fatalf("%s", r.Err)
+	}
+	if r := w.Host.ExecIn(t, []byte(r.Out), "volume", "import", "in@silver", "--from", "-"); r.Exit != 0 {
+		t.Fatalf("%s", r.Err)
+	}
+	if got := w.once(t, "in", "cat /data/file; stat -c %u:%g /data/file"); got != "carried\n5:6" {
+		t.Errorf("imported: %q", got)
+	}
+	for _, n := range []string{"out", "in"} {
+		w.Admin.Must(t, "volume", "rm", n)
+	}
+}
