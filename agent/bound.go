@@ -26,9 +26,12 @@ type tenure struct {
 	session uuid.UUID     // that was renewed last; nil: none was
 	sent    time.Duration // when that renewal was
 	ttl     time.Duration // for how long it counts in control
-	// read is the session during which this node read what it is the home of. Within one
-	// session nobody takes over what was its own then: that needs the session to be over.
-	read uuid.UUID
+	// row counts the unbroken rows of renewals of one session, of which each was answered
+	// while the one before still counted. read is the row during which this node read what
+	// it is the home of: within it nobody takes over what was its own then, as that needs
+	// the session to be over. A session alone does not tell: a store that was put back has
+	// it again, and what was read while it was over comes late.
+	row, read uint64
 	// doubted says that control's store is not to be believed: what is held goes on, and
 	// nothing begins.
 	doubted bool
@@ -38,21 +41,22 @@ type tenure struct {
 // what was read does not either: a store that was put back brings sessions back that were
 // over, and who has lost the store may answer still.
 func (t *tenure) renewed(session uuid.UUID, sent, ttl, now time.Duration) {
-	if now > t.sent+heldFor(t.ttl) {
-		t.read = uuid.Nil
-	}
 	if session == t.session {
 		sent = max(sent, t.sent)
+	}
+	if session != t.session || now > t.sent+heldFor(t.ttl) {
+		t.row++
 	}
 	t.session, t.sent, t.ttl = session, sent, ttl
 }
 
-// readUnder takes in that what this node is the home of was read, and that this began after
-// a renewal of that session was answered.
-func (t *tenure) readUnder(session uuid.UUID) { t.read = session }
+// readDuring takes in that what this node is the home of was read, and in which row of
+// renewals that began.
+func (t *tenure) readDuring(row uint64) { t.read = row }
 
-// unread reports whether a session is there during which nothing was read yet.
-func (t *tenure) unread() bool { return t.session != uuid.Nil && t.read != t.session }
+// unread reports whether a session is there, and nothing was read yet in the row of its
+// renewals.
+func (t *tenure) unread() bool { return t.session != uuid.Nil && t.read != t.row }
 
 // until is the moment until which the session lets this node write; 0: it does not.
 func (t *tenure) until() time.Duration {

@@ -16,7 +16,7 @@ var nodeP, nodeQ, first, second = uuid.New(), uuid.New(), uuid.New(), uuid.New()
 // Until when a dataset may be written to, for what was sent and answered.
 func TestExtend(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
-	read := func(sent int) tenure { return tenure{session: first, sent: at(sent), ttl: boundTTL, read: first} }
+	read := func(sent int) tenure { return tenure{session: first, sent: at(sent), ttl: boundTTL, row: 1, read: 1} }
 	doubted := read(990)
 	doubted.doubted = true
 	for name, c := range map[string]struct {
@@ -27,8 +27,8 @@ func TestExtend(t *testing.T) {
 		want   int
 	}{
 		"nothing is known":                    {want: 0},
-		"renewed, and nothing read":           {t: tenure{session: first, sent: at(990), ttl: boundTTL}, want: 0},
-		"read during another session":         {t: tenure{session: second, sent: at(990), ttl: boundTTL, read: first}, want: 0},
+		"renewed, and nothing read":           {t: tenure{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
+		"read during another session":         {t: tenure{session: second, sent: at(990), ttl: boundTTL, row: 2, read: 1}, want: 0},
 		"renewed and read":                    {t: read(990), want: 1050},
 		"as the session says, and no more":    {t: read(990), h: hold{deadline: at(1020)}, loud: true, want: 1050},
 		"an earlier word is not taken back":   {t: read(900), h: hold{deadline: at(1020)}, loud: true, want: 1020},
@@ -36,7 +36,7 @@ func TestExtend(t *testing.T) {
 		"nobody could, but it has lapsed":     {t: read(900), h: hold{deadline: at(960)}, want: 960},
 		"all promised":                        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055), nodeQ, at(1040))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1040},
 		"all promised, and it has lapsed":     {t: read(900), h: hold{deadline: at(1000), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1000},
-		"all promised, during no session":     {t: tenure{session: second, sent: at(950), ttl: boundTTL, read: first}, h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1055},
+		"all promised, during no session":     {t: tenure{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1}, h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1055},
 		"one did not":                         {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1010},
 		"one that was given something":        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}, copies: []uuid.UUID{nodeP}, want: 1010},
 		"promises that end before":            {t: read(950), h: hold{deadline: at(1030), vows: vows(nodeP, at(1020))}, copies: []uuid.UUID{nodeP}, want: 1030},
@@ -65,14 +65,14 @@ func TestExtend(t *testing.T) {
 	for name, c := range map[string]struct {
 		t    tenure
 		want bool
-	}{"beyond what control vouches for": {read(900), false}, "as far as control vouches": {read(950), true}, "read during another session": {tenure{session: second, sent: at(990), ttl: boundTTL, read: first}, false}} {
+	}{"beyond what control vouches for": {read(900), false}, "as far as control vouches": {read(950), true}, "read during another session": {tenure{session: second, sent: at(990), ttl: boundTTL, row: 2, read: 1}, false}} {
 		if h.enrol(&c.t, nodeP, at(1000)) != c.want || (len(h.enrolled) == 1) != c.want {
 			t.Errorf("enrolled while it is held %s: %t", name, !c.want)
 		}
 		h.enrolled = nil
 	}
 	for deadline, want := range map[int]bool{970: true, 971: false} {
-		gone := tenure{session: second, sent: at(900), ttl: boundTTL, read: first}
+		gone := tenure{session: second, sent: at(900), ttl: boundTTL, row: 2, read: 1}
 		if h = (hold{deadline: at(deadline)}); h.enrol(&gone, nodeP, at(1000)) != want {
 			t.Errorf("enrolled when it was held until %d: %t", deadline, !want)
 		}
@@ -86,6 +86,12 @@ func TestExtend(t *testing.T) {
 	}
 	if tn.renewed(first, at(1099), boundTTL, at(1101)); !tn.unread() || tn.until() != 0 {
 		t.Error("what was read counts though the renewals after it had lapsed")
+	}
+	if tn.readDuring(1); !tn.unread() {
+		t.Error("what was asked before the renewals lapsed counts when it comes after")
+	}
+	if tn.readDuring(tn.row); tn.until() != at(1159) {
+		t.Error("what was read after that does not count")
 	}
 }
 
@@ -116,47 +122,58 @@ type boundModel struct {
 	seen      []uuid.UUID // copies as the holder read them last
 	overtaken bool        // the holder read that somebody did
 	saved     uuid.UUID   // session that a backup of the store has
-	restored  bool        // that was put back: it does not know who took over, and is halted
+	boots     int
+	restored  bool // that was put back: it does not know who took over, and is halted
 }
 
 func (m *boundModel) send(f func()) { m.messages = append(m.messages, f) }
 
+// answer sends something to the holder, which asked in one of its boots, and after the next
+// one waits for it no more.
+func (m *boundModel) answer(boot int, f func()) {
+	m.send(func() {
+		if m.boots == boot {
+			f()
+		}
+	})
+}
+
 func (m *boundModel) renew() {
-	sent := m.now
+	sent, boot := m.now, m.boots
 	m.send(func() {
 		if m.session == uuid.Nil {
 			return
 		}
 		session := m.session
 		m.arrived = m.now
-		m.send(func() { m.tenure.renewed(session, sent, boundTTL, m.now) })
+		m.answer(boot, func() { m.tenure.renewed(session, sent, boundTTL, m.now) })
 	})
 }
 
 func (m *boundModel) read() {
-	under := m.tenure.session
+	row, boot := m.tenure.row, m.boots
 	m.send(func() {
 		took, copies, restored := m.took, slices.Clone(m.copies), m.restored
-		m.send(func() {
+		m.answer(boot, func() {
 			if m.tenure.doubted = m.tenure.doubted || restored; restored {
 				return
 			}
 			m.seen, m.overtaken = copies, m.overtaken || took
 			if !took {
-				m.tenure.readUnder(under)
+				m.tenure.readDuring(row)
 			}
 		})
 	})
 }
 
 func (m *boundModel) ask(peer uuid.UUID) {
-	sent := m.now
+	sent, boot := m.now, m.boots
 	m.send(func() {
 		if m.took {
 			return
 		}
 		m.sworn[peer] = m.now + boundTTL
-		m.send(func() { m.hold.vow(peer, m.hold.epoch, sent+heldFor(boundTTL)) })
+		m.answer(boot, func() { m.hold.vow(peer, m.hold.epoch, sent+heldFor(boundTTL)) })
 	})
 }
 
@@ -176,7 +193,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 		m.fence = rapid.SampledFrom([]time.Duration{0, boundTTL * 2 / 10, boundTTL * 3 / 10, boundTTL * 6 / 10, boundTTL * 13 / 10}).Draw(t, "fence")
 		m.hold.fence = m.fence
 		m.saved = m.session
-		m.arrived, m.tenure = m.now, tenure{session: m.session, sent: m.now, ttl: boundTTL, read: m.session}
+		m.arrived, m.tenure = m.now, tenure{session: m.session, sent: m.now, ttl: boundTTL, row: 1, read: 1}
 		if rapid.Bool().Draw(t, "late") { // it was cut off, overtaken, and the store put back
 			m.hold.extend(&m.tenure, nil, false, m.now)
 			m.now += 2 * boundTTL
@@ -229,6 +246,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 			"reboot": func(*rapid.T) {
 				if m.took {
 					m.tenure, m.hold.deadline, m.hold.vows, m.overtaken = tenure{}, 0, nil, false
+					m.boots++
 				}
 			},
 			"renew":  func(*rapid.T) { m.renew() },

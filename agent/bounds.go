@@ -159,14 +159,14 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 		return idleBounds
 	}
 	a.bounds.mu.Lock()
-	session, unread, ttl := a.bounds.tenure.session, a.bounds.tenure.unread(), a.bounds.tenure.ttl
+	row, unread, ttl := a.bounds.tenure.row, a.bounds.tenure.unread(), a.bounds.tenure.ttl
 	silent, alone := a.bounds.silent, a.bounds.alone()
 	a.bounds.mu.Unlock()
 	if ttl == 0 {
 		return idleBounds
 	}
 	if unread && !silent {
-		a.jobs.start("leases", func(ctx context.Context, _ *job) error { a.readHolds(ctx, session); return nil })
+		a.jobs.start("leases", func(ctx context.Context, _ *job) error { a.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if alone && !a.askAll(ctx, list, ttl/10) {
@@ -176,8 +176,8 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 	return wait
 }
 
-// readHolds reads what this node is the home of, for what it holds during a session.
-func (a *Agent) readHolds(ctx context.Context, session uuid.UUID) {
+// readHolds reads what this node is the home of, for what it holds during a row of renewals.
+func (a *Agent) readHolds(ctx context.Context, row uint64) {
 	s, err := a.join(ctx)
 	if err == nil {
 		err = errors.Join(a.mistrust(), a.lookNodes(ctx))
@@ -191,7 +191,7 @@ func (a *Agent) readHolds(ctx context.Context, session uuid.UUID) {
 		}
 		return
 	}
-	a.bounds.change(func() { a.bounds.tenure.readUnder(session) })
+	a.bounds.change(func() { a.bounds.tenure.readDuring(row) })
 }
 
 // askAll asks all nodes that could take over what is in use here to promise not to, each
