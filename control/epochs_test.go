@@ -239,7 +239,10 @@ func (c *epochs) force(t *rapid.T) {
 			continue
 		}
 		out, err := c.Submit(c.ctx, forced("db", target.name, h.name))
-		if k := dataset.KindOf(err); k != nil && k != dataset.ErrNotFound && k != dataset.ErrConflict { // another has a later copy
+		switch k := dataset.KindOf(err); {
+		case k == nil, k == dataset.ErrNotFound, k == dataset.ErrConflict: // another has a later copy
+		case k == dataset.ErrInvalid && c.volume("db").Home != h.id: // it went elsewhere meanwhile
+		default:
 			t.Fatal(err)
 		}
 		if err == nil && out.Operation != nil {
