@@ -21,13 +21,15 @@ type cache struct {
 	copies    map[uuid.UUID]api.Kept // whose home is another node
 	names     map[string]uuid.UUID   // live volumes
 	spellings map[string]*spellingRecord
-	dirty     map[uuid.UUID]bool // records to be copied to disk
+	dirty     map[uuid.UUID]bool   // records to be copied to disk
+	moment    uint64               // how many records were taken in
+	since     map[uuid.UUID]uint64 // at which moment each was
 }
 
 func newCache() *cache {
 	return &cache{
 		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, names: map[string]uuid.UUID{},
-		spellings: map[string]*spellingRecord{}, dirty: map[uuid.UUID]bool{},
+		spellings: map[string]*spellingRecord{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 	}
 }
 
@@ -40,6 +42,8 @@ func (c *cache) load(d api.Indexed) {
 
 func (c *cache) putLocked(d api.Indexed) {
 	c.datasets[d.ID] = &d
+	c.moment++
+	c.since[d.ID] = c.moment
 	if d.State == dataset.StateReady {
 		c.names[d.Volume] = d.ID
 	}
@@ -70,13 +74,50 @@ func (c *cache) apply(d dataset.Dataset, index uint64) bool {
 func (c *cache) remove(id uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.removeLocked(id)
+}
+
+func (c *cache) removeLocked(id uuid.UUID) {
 	d := c.datasets[id]
 	if d == nil {
 		return
 	}
 	delete(c.datasets, id)
+	delete(c.since, id)
 	c.unnameLocked(d)
 	c.dirty[id] = true
+}
+
+// now is the moment before whatever is taken in next.
+func (c *cache) now() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.moment
+}
+
+// removeOf removes a record of which an answer that was asked for at a moment says that it
+// is none of this node's, unless it was taken in since: the answer may be older.
+func (c *cache) removeOf(id uuid.UUID, asked uint64) (removed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since[id] > asked {
+		return false
+	}
+	c.removeLocked(id)
+	return true
+}
+
+// leave takes in a copy in place of the record, unless that is of an epoch as late: what
+// is said of the copy is from before it came here.
+func (c *cache) leave(k api.Kept) (left bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.Epoch {
+		return false
+	}
+	c.copies[k.Dataset] = k
+	c.removeLocked(k.Dataset)
+	return true
 }
 
 // unnameLocked takes its name off a dataset, for another that has it too: of a

@@ -36,8 +36,10 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 	if err := a.state.put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
 		return err
 	}
-	a.cache.setCopy(k.Dataset, &k)
-	a.cache.remove(k.Dataset)
+	if !a.cache.leave(k) { // it came here while that was written
+		d, _ := a.cache.dataset(k.Dataset)
+		return a.state.put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.cache.index(k.Dataset)}})
+	}
 	a.leases.forget(k.Dataset)
 	a.copySoon(k.Dataset)
 	a.copiesFresh.soon()
@@ -139,8 +141,13 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (kee
 	if e.State == backends.EntryCopy && !e.Promoted {
 		if i := indexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // what was cut short before that
+		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
+			keep, _ = best(e) // its head had nothing else
 		}
 		return keep, nil
+	}
+	if _, comes := a.pull(k.Dataset); comes && e.State == backends.EntryCopy {
+		return keep, nil // a move made it, and may be on record: it is looked at again when that is known
 	}
 	steps.At("leave.begin")
 	if k.Kind != dataset.CopySuperseded {
@@ -178,7 +185,7 @@ func lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Sna
 // tellSuperseded tells control which snapshot of this node's has what the volume has not:
 // the next sync says that it is kept.
 func (a *Agent) tellSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
-	k.Kind, k.Snapshot, k.Taken, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Epoch
+	k.Kind, k.Snapshot, k.Taken, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, max(k.Epoch, s.Epoch)
 	return a.tellCopy(ctx, api.Copied{Copy: k.Copy})
 }
 

@@ -23,12 +23,16 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 		if !joined {
 			s, err = a.join(a.ctx)
 		} else {
-			s, err = a.Control.Sync(a.ctx, a.node, s.Rev, syncWait)
+			rev, was := s.Rev, known{asked: a.cache.now()}
+			s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait)
 			switch {
 			case err == nil && s.Full: // control does not remember that far
 				s, err = a.join(a.ctx)
 			case err == nil:
-				err = a.take(a.ctx, s, known{})
+				err = a.take(a.ctx, s, was)
+			}
+			if errors.Is(err, errOvertaken) {
+				s.Rev, err = rev, nil
 			}
 		}
 		if err == nil {
@@ -49,9 +53,14 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 
 // known is what an agent knew before it asked control.
 type known struct {
-	datasets map[uuid.UUID]seen
+	asked    uint64             // the moment of the cache, for an answer that is not full
+	datasets map[uuid.UUID]seen // and these for one that is
 	clock    uint64
 }
+
+// errOvertaken says that an answer may be older than what this node did meanwhile: it is
+// to be asked for again.
+var errOvertaken = errors.New("what control said may be overtaken")
 
 func (a *Agent) knows() known {
 	k := known{datasets: a.cache.seen()}
@@ -61,7 +70,8 @@ func (a *Agent) knows() known {
 	return k
 }
 
-// take takes in one answer; was is, for a full one, what was known before it was asked for.
+// take takes in one answer; was is what was known before it was asked for. errOvertaken: it
+// is to be asked for again.
 func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
@@ -78,7 +88,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			return err
 		}
 	}
-	if err := a.takeCopies(ctx, s, strange); err != nil {
+	if err := a.takeCopies(ctx, s, strange, was.asked); err != nil {
 		return err
 	}
 	var changed []api.Indexed
@@ -132,8 +142,8 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 }
 
 // takeCopies takes in what this node keeps of datasets whose home is elsewhere, and
-// what it neither has nor keeps any more.
-func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool) error {
+// what it neither has nor keeps any more, unless it came here since that was asked for.
+func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked uint64) error {
 	if strange {
 		return nil // it takes what is alive here for somebody else's
 	}
@@ -142,14 +152,18 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool) error 
 			return err
 		}
 	}
-	gone := s.Removed
 	for _, d := range s.Datasets {
 		if err := a.forgetCopy(ctx, d.ID); err != nil {
 			return err
 		}
 	}
-	for _, id := range gone {
-		a.cache.remove(id)
+	if s.Full {
+		return nil // forgetOthers has seen to it
+	}
+	for _, id := range s.Removed {
+		if !a.cache.removeOf(id, asked) {
+			return errOvertaken
+		}
 		a.leases.forget(id)
 		if err := a.forgetCopy(ctx, id); err != nil {
 			return err
@@ -258,26 +272,6 @@ func (a *Agent) mistrust() error {
 	return dataset.Errorf(dataset.ErrConflict, "nothing is destroyed while control's store is not to be believed: %s (%s)", why, a.mendStore())
 }
 
-// accept takes a store for right that was rebuilt from this node's pools.
-func (a *Agent) accept(ctx context.Context) error {
-	s, err := a.Control.Sync(ctx, a.node, 0, 0)
-	if err != nil {
-		return err
-	}
-	// On disk too, or the next start would find the store older than it was.
-	a.cache.forgetIndexes()
-	if err := a.flush(ctx); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.cluster = uuid.Nil
-	a.mu.Unlock()
-	if err := a.take(ctx, s, known{}); err != nil || !a.recovered {
-		return err
-	}
-	return a.resolveMounts(ctx) // of what was not known until now
-}
-
 // forgetOthers drops what a full answer does not name, and returns it. Of what was made or
 // changed here since the answer was asked for, which may be older, control is asked again.
 func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone map[uuid.UUID]bool, err error) {
@@ -294,6 +288,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 		}
 	}
 	gone = map[uuid.UUID]bool{}
+	asked := a.cache.now()
 	for id, now := range a.cache.seen() {
 		if named[id] {
 			continue
@@ -306,9 +301,10 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 				return gone, err
 			}
 		}
-		gone[id] = true
-		a.cache.remove(id)
-		a.leases.forget(id)
+		if a.cache.removeOf(id, asked) { // otherwise it came here just now
+			gone[id] = true
+			a.leases.forget(id)
+		}
 	}
 	return gone, err
 }

@@ -264,7 +264,7 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 }
 
 // mountedAs returns the dataset that a mount ID is on record for. That need not be the
-// one with the name: a rebuild can have renamed it since.
+// one with the name: a rebuild can have renamed it since, or nothing else be known of it.
 func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	d, named := a.cache.volume(name)
 	if named {
@@ -278,6 +278,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 			if renamed, known := a.cache.either(other); known {
 				return renamed, true
 			}
+			return dataset.Dataset{ID: other, Volume: name}, true
 		}
 	}
 	return d, named

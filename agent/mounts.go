@@ -66,7 +66,7 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 // that a mount without control needs, and then in memory.
 func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := a.cache.copied(d.ID); !left { // whose home is elsewhere is mounted by no start
+	if _, left := a.cache.copied(d.ID); !left && d.Home == a.node { // whose home is elsewhere is mounted by no start
 		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.cache.index(d.ID)}
 	}
 	maps.Copy(values, more)

@@ -161,7 +161,9 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 		return nil // control is away, or it is begun again
 	}
 	if _, kept := a.cache.copied(id); kept {
-		return a.dropPull(ctx, id) // control says what becomes of it
+		err := a.dropPull(ctx, id) // control says what becomes of it
+		a.copySoon(id)
+		return err
 	}
 	unlock, err := a.locks.lock(ctx, id, "removal of what a move brought in vain")
 	if err != nil {

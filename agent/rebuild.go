@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -94,4 +96,24 @@ func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
 		return copied.Epoch > record.Epoch
 	}
 	return index != 0 && index >= record.Written
+}
+
+// accept takes a store for right that was rebuilt from this node's pools.
+func (a *Agent) accept(ctx context.Context) error {
+	s, err := a.Control.Sync(ctx, a.node, 0, 0)
+	if err != nil {
+		return err
+	}
+	// On disk too, or the next start would find the store older than it was.
+	a.cache.forgetIndexes()
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.cluster = uuid.Nil
+	a.mu.Unlock()
+	if err := a.take(ctx, s, known{}); err != nil || !a.recovered {
+		return err
+	}
+	return a.resolveMounts(ctx) // of what was not known until now
 }

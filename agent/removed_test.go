@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What control said of a volume before it came here does not take it away again: that is
+// asked for anew.
+func TestRemovedBeforeItCame(t *testing.T) {
+	r := newRig(t)
+	asked := known{asked: r.cache.now()}
+	d := r.volume("db")
+	stale := api.Sync{Cluster: r.cluster, Removed: []uuid.UUID{d.ID}}
+	if err := r.take(t.Context(), stale, asked); err != errOvertaken {
+		t.Errorf("it is believed: %v", err)
+	}
+	if _, known := r.cache.dataset(d.ID); !known {
+		t.Fatal("it is forgotten")
+	}
+	if err := r.take(t.Context(), stale, known{asked: r.cache.now()}); err != nil {
+		t.Error(err)
+	}
+	if _, known := r.cache.dataset(d.ID); known {
+		t.Error("what control says since is not believed")
+	}
+}
+
+// What control said of a copy before it became the home does not make it a copy again.
+func TestCopyOfBeforeItCame(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	before := d
+	d.Epoch = 3
+	r.cache.apply(d, 0)
+	for epoch, left := range map[uint64]bool{2: false, 3: false, 4: true} {
+		before.Epoch = epoch
+		if got := r.cache.leave(api.Kept{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
+			t.Errorf("home at epoch 3, a copy of epoch %d: it is left: %t", epoch, got)
+		}
+		r.cache.setCopy(d.ID, nil)
+		r.cache.apply(d, 0)
+	}
+}
+
+// The end of a use is heard of a volume that nothing is known of any more, after a
+// restart too, and what was known of it on disk stays as it was.
+func TestUnmountOfAForgottenVolume(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mountAs("db@bronze", "one")
+	r.mountAs("db", "other")
+	r.link.away()
+	r.cache.remove(d.ID)
+	if err := r.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	for id, spelling := range map[string]string{"one": "db@bronze", "other": "db"} {
+		if err := r.Unmount(t.Context(), spelling, id); err != nil {
+			t.Error(err)
+		}
+	}
+	if uses := r.record(d.ID).IDs; len(uses) > 0 {
+		t.Errorf("it is used by %v", uses)
+	}
+	if mounted, err := isMountPoint(r.mountPath(d.ID)); mounted || err != nil {
+		t.Errorf("it is mounted: %t, %v", mounted, err)
+	}
+	if there, err := r.state.get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {
+		t.Errorf("a record of it was made up: %t, %v", there, err)
+	}
+	r.link.back()
+}

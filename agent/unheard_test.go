@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A node that became the home and died before it heard so, and that was overtaken before it
+// was back, keeps the head that it had as any other: whether it looks at its copies before
+// it hears, as one that starts while control is away does, or has no head any more.
+func TestOvertakenBeforeItHeard(t *testing.T) {
+	for name, meanwhile := range map[string]func(*host, dataset.Dataset){
+		"and looks at its copy first": func(h *host, d dataset.Dataset) {
+			reached := h.cfg.Control
+			h.cfg.Control = away{reached}
+			h.up()
+			if err := h.settleCopy(h.f.Context(), d.ID); err != nil {
+				h.f.Error(err)
+			}
+			if e, err := h.thePool().Stat(h.f.Context(), d.ID); err != nil || !e.Promoted {
+				h.f.Errorf("what a move made, which may be on record, is gone: %+v, %v", e, err)
+			}
+			h.down()
+			h.cfg.Control = reached
+		},
+		"and has no head": func(h *host, d dataset.Dataset) {
+			pool := h.thePool()
+			e, err := pool.Stat(h.f.Context(), d.ID)
+			if err != nil {
+				h.f.Fatal(err)
+			}
+			s, _ := best(e)
+			if err := pool.(fusedCopies).Copier.Demote(h.f.Context(), d.ID, s.ID); err != nil {
+				h.f.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlock(t, "loop", "loop")
+			f.may = "wants replicas on more nodes"
+			d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+			f.a.writes("db", "token", "all of it")
+			await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
+			gone := f.b.dies("commit", 1)
+			f.begins("db", f.b)
+			<-gone
+			f.b.down()
+			await(t, func() bool { return f.record("db").Home == f.b.Node() })
+			f.a.settled(d.ID)
+			out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+				t.Fatalf("%+v", op.Problem)
+			}
+			f.b.fuse.mend()
+			meanwhile(f.b, d)
+			f.b.up()
+			var kept uuid.UUID
+			await(t, func() bool {
+				v := f.record("db")
+				i := slices.IndexFunc(v.Kept, func(c api.KeptCopy) bool { return c.Node == f.b.Node() })
+				if i >= 0 && v.Kept[i].Kind == dataset.CopySuperseded {
+					kept = v.Kept[i].Snapshot
+				}
+				return kept != uuid.Nil
+			})
+			if held := f.b.holds(d, kept, "token"); held != "all of it" {
+				t.Errorf("what was overtaken holds %q", held)
+			}
+		})
+	}
+}
