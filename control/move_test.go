@@ -134,6 +134,31 @@ func TestMove(t *testing.T) {
 	}
 }
 
+// A move that takes long says so when its home has given the volume up already, as it was
+// planned: what the home gave up stays on record.
+func TestMoveThatTakesLong(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	op := *e.submit(moveTo("db", "beta")).Operation
+	b.recalls(op)
+	m := gaveUp(op)
+	if err := a.yields(op, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Record(e.ctx, b.id, b.report(op)); err != nil {
+		t.Fatal(err)
+	}
+	if rec := e.operationNow(op.ID); rec.State != dataset.OpRunning || rec.Manifest == nil || *rec.Manifest != *m {
+		t.Errorf("on record as %+v", rec)
+	}
+	op.Manifest = m
+	if got := *b.commit(op).Dataset; got.Home != b.id || got.Epoch != 2 {
+		t.Errorf("%+v", got)
+	}
+	e.check()
+}
+
 // A lease that was not given up stays at its epoch; one that was comes back at the
 // next, since its home has sworn off the old one.
 func TestMoveThatEndsEarly(t *testing.T) {
