@@ -103,10 +103,10 @@ func (h *hold) vow(node uuid.UUID, epoch uint64, until time.Duration) {
 	h.vows[node] = max(h.vows[node], until)
 }
 
-// promisers are the nodes that could open a later epoch: those with a copy on record and
-// those that were given something.
-func (h *hold) promisers(copies []uuid.UUID) []uuid.UUID {
-	all := append(slices.Collect(maps.Keys(h.enrolled)), copies...)
+// promisers are the nodes that could open a later epoch: those with a copy on record that
+// may be gone on from, and those that were given something.
+func (h *hold) promisers(followers []uuid.UUID) []uuid.UUID {
+	all := append(slices.Collect(maps.Keys(h.enrolled)), followers...)
 	slices.SortFunc(all, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
 	return slices.Compact(all)
 }
@@ -123,7 +123,7 @@ func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 // held, and never begin it: once it has lapsed one of them may have opened a later epoch,
 // and another one after that. Where nobody could take over nobody has to promise. A store
 // that is not to be believed may say that a dataset is this node's which is not any more.
-func (h *hold) extend(t *tenure, copies []uuid.UUID, silent bool, now time.Duration) time.Duration {
+func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
 	held := h.deadline > now
 	ofVows, ofSession := h.overrun(t)
 	if held || !t.doubted {
@@ -133,7 +133,7 @@ func (h *hold) extend(t *tenure, copies []uuid.UUID, silent bool, now time.Durat
 		return h.deadline
 	}
 	bound := now + heldFor(t.ttl)
-	for _, node := range h.promisers(copies) {
+	for _, node := range h.promisers(followers) {
 		bound = min(bound, h.vows[node]-ofVows)
 	}
 	h.deadline = max(h.deadline, bound)
@@ -156,10 +156,10 @@ func (h *hold) enrol(t *tenure, node uuid.UUID, now time.Duration) bool {
 }
 
 // gone returns the nodes that were given something, none of them after a moment, and of
-// which a record that was read since says nothing: they cannot go on from it any more.
+// which a record that was read since does not say that they may go on from it.
 func (h *hold) gone(d dataset.Dataset, read time.Duration) (nodes []uuid.UUID) {
 	for node, e := range h.enrolled {
-		if e.noted && e.asked < read && d.Move == uuid.Nil && !slices.Contains(d.Copies, node) {
+		if e.noted && e.asked < read && d.Move == uuid.Nil && !slices.Contains(d.Followers(), node) {
 			nodes = append(nodes, node)
 		}
 	}

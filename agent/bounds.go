@@ -117,7 +117,7 @@ func (a *Agent) until(d dataset.Dataset) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tenure.doubted = doubted
-	return b.hold(d).extend(&b.tenure, d.Copies, b.alone(), now)
+	return b.hold(d).extend(&b.tenure, d.Followers(), b.alone(), now)
 }
 
 // boundedHere are the datasets whose home is here and whose lease is bounded in time.
@@ -205,7 +205,7 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 		if _, armed := a.bounds.armed[d.ID]; !armed || h.deadline <= now {
 			continue
 		}
-		for _, node := range h.promisers(d.Copies) {
+		for _, node := range h.promisers(d.Followers()) {
 			epochs[node] = append(epochs[node], promise.Epoch{Dataset: d.ID, Epoch: d.Epoch})
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // slowStore is a disk that keeps writes of who has copies until it is let go.
@@ -42,4 +45,34 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 		defer r.bounds.mu.Unlock()
 		return len(r.bounds.holds) == 0
 	})
+}
+
+// Who has a copy that was superseded is not asked for a promise while control is silent, and
+// what it was given is forgotten: nobody goes on from that.
+func TestSpentCopiesAreNotAsked(t *testing.T) {
+	for _, spent := range []bool{false, true} {
+		b := newBounds(t.Context())
+		a := &Agent{bounds: b, Config: Config{Clock: clock.NewFake(time.Now())}}
+		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
+		if spent {
+			d.Spent = d.Copies
+		}
+		now := a.Clock.Steady()
+		h := &hold{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
+		b.armed[d.ID], b.holds[d.ID] = d.Epoch, h
+		b.silent, b.tenure.ttl = true, 10*boundTTL
+		gone := h.gone(d, now+1)
+		if (len(gone) == 1) != spent {
+			t.Errorf("spent %t: forgotten are %v", spent, gone)
+		}
+		for _, node := range gone {
+			delete(h.enrolled, node)
+		}
+		if a.askAll(t.Context(), []dataset.Dataset{d}, time.Second) != spent {
+			t.Errorf("spent %t: who has it is asked", spent)
+		}
+		if got := a.until(d) - now; got > boundTTL != spent {
+			t.Errorf("spent %t: held for %v", spent, got)
+		}
+	}
 }

@@ -73,8 +73,38 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Epoch, now.Checked
 	s.seen.copied(rec)
-	t.touch(d.ID, rec.Node)
-	return t.put(copyKey(rec.Node, rec.Dataset), rec)
+	return t.keep(&d, rec)
+}
+
+// keep puts a copy on record that a node is to have, or what became of it; and in the
+// dataset's whether it can be gone on from, which its home goes by.
+func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
+	if err := t.keepIn(d, c); err != nil {
+		return err
+	}
+	return t.putDataset(*d)
+}
+
+// keepIn does so in a record that the caller writes.
+func (t *tx) keepIn(d *dataset.Dataset, c dataset.Copy) error {
+	if !slices.Contains(d.Copies, c.Node) {
+		d.Copies = append(slices.Clone(d.Copies), c.Node)
+	}
+	d.Spent = without(d.Spent, c.Node)
+	if c.Spent() {
+		d.Spent = append(d.Spent, c.Node)
+	}
+	t.touch(d.ID, c.Node)
+	return t.put(copyKey(c.Node, d.ID), c)
+}
+
+// uncopy takes a node out of those with a copy of a dataset.
+func uncopy(d *dataset.Dataset, node uuid.UUID) {
+	d.Copies, d.Spent = without(d.Copies, node), without(d.Spent, node)
+}
+
+func without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
 
 // copyNow is a copy on record as its node said last. What it said of an earlier copy, or
@@ -98,7 +128,7 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 	if err != nil || !there {
 		return err
 	}
-	d.Copies = slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return n == node })
+	uncopy(&d, node)
 	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
 		t.forget(d)
 		return nil

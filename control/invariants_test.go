@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,6 +29,7 @@ func (e *env) check() state {
 	}
 	st := state{map[uuid.UUID]dataset.Dataset{}, map[uuid.UUID]dataset.Snapshot{}, map[uuid.UUID]dataset.Operation{}, map[uuid.UUID]dataset.Lease{}}
 	got, want := map[string]any{}, map[string]any{}
+	spent := map[uuid.UUID]map[uuid.UUID]bool{}
 	for _, en := range entries {
 		family, _, _ := strings.Cut(en.Key, "/")
 		switch family {
@@ -63,6 +65,10 @@ func (e *env) check() state {
 		case "copies":
 			c := read[dataset.Copy](e, en.Key, en.Value)
 			got[en.Key] = copyKey(c.Node, c.Dataset)
+			if spent[c.Dataset] == nil {
+				spent[c.Dataset] = map[uuid.UUID]bool{}
+			}
+			spent[c.Dataset][c.Node] = c.Spent()
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
 		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":
@@ -74,6 +80,11 @@ func (e *env) check() state {
 		e.Fatalf("the indexes are not those of the objects (- should be, + is):\n%s", diff)
 	}
 	for _, d := range st.datasets {
+		for _, n := range append(slices.Clone(d.Copies), d.Spent...) {
+			if slices.Contains(d.Followers(), n) == spent[d.ID][n] {
+				e.Fatalf("dataset %s says that of its copies %v those on %v are spent", d.ID, d.Copies, d.Spent)
+			}
+		}
 		if op := st.operations[d.Move]; d.Move != uuid.Nil && (op.State.Final() || op.DatasetID != d.ID || op.Epoch != d.Epoch) {
 			e.Fatalf("dataset %s names move %+v, which is none of its epoch that goes on", d.ID, op)
 		}

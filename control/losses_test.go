@@ -67,13 +67,28 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 
 // A promotion that is refused has forgotten nothing.
 func TestPromotionRefusedForgetsNothing(t *testing.T) {
+	for what, befalls := range map[string]func(e *env, a *agent, d dataset.Dataset) error{
+		"condemned": func(e *env, a *agent, d dataset.Dataset) error {
+			_, err := e.update(e.ctx, func(t *tx) error { return t.condemnCopy(a.id, d.ID) })
+			return err
+		},
+		"overtaken": func(e *env, a *agent, d dataset.Dataset) error {
+			c := dataset.Copy{Dataset: d.ID, Node: a.id, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
+			return e.Copied(e.ctx, a.id, api.Copied{Incarnation: a.incarnation, Copy: c})
+		},
+	} {
+		t.Run(what, func(t *testing.T) { promotionRefused(t, befalls) })
+	}
+}
+
+func promotionRefused(t *testing.T, befalls func(*env, *agent, dataset.Dataset) error) {
 	e := newEnv(t)
 	a, b := e.agent("alpha"), e.agent("beta")
 	a.create("db@gold")
 	d := e.moved("db", a, b, "beta")
 	b.snapshot("db", "mine")
 	op := *e.submit(forced("db", "alpha", "beta")).Operation
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.condemnCopy(a.id, d.ID) }); err != nil {
+	if err := befalls(e, a, d); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, a.commits(op), dataset.ErrConflict, "not to be kept")

@@ -68,22 +68,19 @@ func (s *Service) mendOne(t *tx, j judged) error {
 		return nil
 	}
 	d := j.is
-	if d.Copies = nil; there {
-		d.Copies = slices.DeleteFunc(slices.Clone(was.Copies), func(n uuid.UUID) bool { return n == d.Home })
-	}
+	d.Copies, d.Spent = was.Copies, was.Spent
+	uncopy(&d, d.Home)
 	t.del(copyKey(d.Home, j.id))
-	for node, k := range j.keep {
-		if !slices.Contains(d.Copies, node) {
-			d.Copies = append(d.Copies, node)
-		}
-		if err := t.put(copyKey(node, j.id), k); err != nil {
+	for _, k := range j.keep {
+		if err := t.keepIn(&d, k); err != nil {
 			return err
 		}
-		t.touch(j.id, node)
 	}
-	slices.SortFunc(d.Copies, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
+	for _, nodes := range [][]uuid.UUID{d.Copies, d.Spent} {
+		slices.SortFunc(nodes, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
+	}
 	if j.action == "copies" {
-		was.Copies = d.Copies
+		was.Copies, was.Spent = d.Copies, d.Spent
 		return t.putDataset(was)
 	}
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil

@@ -250,11 +250,10 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
 		next.Size, next.Profile.Filesystem.Type = op.Dataset.Size, op.Dataset.Profile.Filesystem.Type
 	}
-	next.Copies = slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return n == rec.Node || n == d.Home })
-	next.Copies = append(next.Copies, d.Home)
+	uncopy(&next, rec.Node)
 	t.del(homeKey(d.Home, d.ID))
 	t.del(copyKey(rec.Node, d.ID))
-	if err := t.put(copyKey(d.Home, d.ID), left); err != nil {
+	if err := t.keepIn(&next, left); err != nil {
 		return err
 	}
 	if err := t.put(homeKey(next.Home, d.ID), claim{d.ID}); err != nil {

@@ -141,8 +141,8 @@ func (t *tx) stillKept(rec, op dataset.Operation) error {
 	switch {
 	case err != nil:
 		return err
-	case !there || kept.Kind == dataset.CopyGoing:
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept any more", rec.Volume)
+	case !there || !kept.Whole(): // nobody asks who has one that is spent for its promise
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says what there is)", rec.Volume)
 	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.Fenced != rec.Loss.Fenced:
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
 	}

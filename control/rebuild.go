@@ -97,7 +97,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			}
 		}
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		d.Move, d.Copies = uuid.Nil, old.Copies // what is on record: those beside the data may be long over
+		d.Move, d.Copies, d.Spent = uuid.Nil, old.Copies, old.Spent // what is on record: those beside the data may be long over
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}

@@ -123,18 +123,6 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	return short, nil
 }
 
-// keep puts a copy on record that a node is to have.
-func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
-	if !slices.Contains(d.Copies, c.Node) {
-		d.Copies = append(slices.Clone(d.Copies), c.Node)
-	}
-	t.touch(d.ID, c.Node)
-	if err := t.put(copyKey(c.Node, d.ID), c); err != nil {
-		return err
-	}
-	return t.putDataset(*d)
-}
-
 // replicaPools returns one pool of each node that could keep a copy of a dataset and has
 // none, those with the most room first, and why the others cannot.
 func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why []string, err error) {

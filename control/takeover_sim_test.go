@@ -3,12 +3,14 @@ package control
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	promises "github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/steps"
@@ -27,14 +29,15 @@ type taker struct {
 	heard      time.Duration // what control heard of it last
 	deadline   time.Duration
 	vows       map[*taker]time.Duration
+	ask        []uuid.UUID        // who may go on from a copy, as it read the record last
 	op         *dataset.Operation // that it is to promote
 }
 
 // takeovers is a flock whose volume db goes to whom the home is lost to.
 type takeovers struct {
 	*lost
-	r   *rand.Rand
-	all []*taker
+	r, r2 *rand.Rand
+	all   []*taker
 }
 
 // One host at a time writes to a volume that fails over by itself: however sessions end,
@@ -45,7 +48,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			uuid.SetRand(rand.NewChaCha8([32]byte{byte(seed)})) // by their order some choices are made
 			defer uuid.SetRand(nil)
-			w := &takeovers{lost: newLost(t, 1), r: rand.New(rand.NewPCG(seed, 3))}
+			w := &takeovers{lost: newLost(t, 1), r: rand.New(rand.NewPCG(seed, 3)), r2: rand.New(rand.NewPCG(seed, 4))}
 			for i, a := range []*agent{w.a, w.b, w.c} {
 				n := &taker{agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
 				n.keeper = promises.NewKeeper(w.now)
@@ -55,7 +58,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 			for i := range 7 { // so that three are not too many to be lost at once
 				w.others = append(w.others, w.agent(fmt.Sprint("other", i)))
 			}
-			w.all[0].epoch = w.d.Epoch
+			w.all[0].epoch, w.all[0].ask = w.d.Epoch, w.volume("db").Followers()
 			w.feed(w.all[0])
 			for range 250 {
 				w.passes(w.Limits.Session/20, w.others...)
@@ -133,6 +136,18 @@ func (w *takeovers) befall() {
 	case 4, 5, 6:
 		n.cut, n.alone = false, false
 	}
+	if n = w.all[w.r2.IntN(len(w.all))]; w.r2.IntN(60) == 0 && !n.cut && n.session && n.epoch == 0 {
+		w.overtaken(n)
+	}
+}
+
+// overtaken has a node find that what its copy has is not in the volume.
+func (w *takeovers) overtaken(n *taker) {
+	d := w.volume("db")
+	c := dataset.Copy{Dataset: d.ID, Node: n.id, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: w.clock.Now()}
+	if err := w.Copied(w.ctx, n.id, api.Copied{Incarnation: n.incarnation, Copy: c}); err != nil && dataset.KindOf(err) != dataset.ErrStale {
+		w.Fatalf("%v", err)
+	}
 }
 
 // ends has the session of a node's agent end.
@@ -159,15 +174,14 @@ func (w *takeovers) renews(n *taker) {
 	case !n.session:
 		n.session, n.sent = true, w.now()
 		n.keeper.Ready()
-		epoch := uint64(0)
-		for _, d := range n.sync(0).Datasets {
-			epoch = d.Epoch
-		}
-		if epoch != n.epoch {
+		if epoch := w.reads(n); epoch != n.epoch {
 			n.epoch, n.deadline, n.vows = epoch, 0, map[*taker]time.Duration{}
 		}
 	default:
 		n.sent = w.now()
+		if w.r2.IntN(5) == 0 {
+			w.reads(n)
+		}
 	}
 	n.guarded()
 	if d := w.volume("db"); d.Home == w.a.id && n.id != w.a.id {
@@ -175,8 +189,16 @@ func (w *takeovers) renews(n *taker) {
 	}
 }
 
+// reads has a node read what it is the home of, and who may go on from that.
+func (w *takeovers) reads(n *taker) (epoch uint64) {
+	for _, d := range n.sync(0).Datasets {
+		epoch, n.ask = d.Epoch, d.Followers()
+	}
+	return epoch
+}
+
 // feed has a host's guard know until when it may write: as its session says or, while
-// control is silent, as all others have promised.
+// control is silent, as all have promised who may go on from a copy.
 func (w *takeovers) feed(n *taker) {
 	if n.epoch == 0 {
 		return
@@ -190,7 +212,7 @@ func (w *takeovers) feed(n *taker) {
 	}
 	bound := w.now() + span*6/10
 	for _, peer := range w.all {
-		if peer == n {
+		if peer == n || !slices.Contains(n.ask, peer.id) {
 			continue
 		}
 		if !n.alone && !peer.alone {
@@ -224,6 +246,6 @@ func (w *takeovers) promotes(n *taker) {
 	if err != nil {
 		return
 	}
-	n.epoch, n.deadline, n.vows = out.Dataset.Epoch, 0, map[*taker]time.Duration{}
+	n.epoch, n.deadline, n.vows, n.ask = out.Dataset.Epoch, 0, map[*taker]time.Duration{}, out.Dataset.Followers()
 	w.feed(n)
 }

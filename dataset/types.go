@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,6 +26,7 @@ type Dataset struct {
 	Pool      uuid.UUID         `json:"pool"`
 	Epoch     uint64            `json:"epoch"`            // only grows
 	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
+	Spent     []uuid.UUID       `json:"spent,omitempty"`  // of these, those whose copy nobody goes on from any more
 	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
 	Losses    []Loss            `json:"losses,omitempty"` // that a copy on record may not have heard of, the oldest first
 	Origin    *Origin           `json:"origin,omitempty"`
@@ -35,6 +37,18 @@ type Dataset struct {
 	// Written is set beside the data alone: the index of the store's transaction that
 	// wrote what stands there, as far as the agent knew it.
 	Written uint64 `json:"written,omitempty" hidden:"true"`
+}
+
+// Followers are the nodes with a copy on record from which somebody may go on: one of which
+// it is not said that its copy is spent is among them. Who holds the dataset needs the
+// promise of these alone while control is silent, and of those that it gave something
+// itself, since a copy that is spent on a record once read stays so, whatever control
+// decides unheard: a promotion rests on the kind of its copy from its plan to its commit,
+// nothing makes that better, and a new copy of the same node begins empty and is filled by
+// the home alone, which has that node on disk before. Only a person's word goes past it:
+// drover store recover, without having heard the home.
+func (d Dataset) Followers() []uuid.UUID {
+	return slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return slices.Contains(d.Spent, n) })
 }
 
 // State is where a dataset is in its life.
@@ -151,6 +165,14 @@ type Copy struct {
 // Whole reports whether a volume can go on from the copy.
 func (c Copy) Whole() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
+}
+
+// Spent reports whether nobody goes on from the copy any more, whatever becomes of it: it
+// was superseded. That is for good: such a copy goes, and with it its record, and one that
+// the node is to have after that is a new one, which begins empty. A copy that goes for
+// another reason may be found to be wanted still, by a store that was put back.
+func (c Copy) Spent() bool {
+	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.Was == CopySuperseded
 }
 
 // CopyKind says why there is a copy, and so what becomes of it.
