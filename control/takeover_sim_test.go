@@ -13,11 +13,11 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/steps"
 )
 
-// taker stands for a host: what it holds lasts as long as it can justify, and its guard
-// fences it then (agent/bound.go). What it promises is the agent's own code.
+// taker stands for a host: what it holds lasts as long as it can justify (agent/bound.go),
+// and its guard fences it then. What it promises is the agent's own code, and the guard the
+// real one.
 type taker struct {
 	*agent
 	name       string
@@ -31,6 +31,7 @@ type taker struct {
 	vows       map[*taker]time.Duration
 	ask        []uuid.UUID        // who may go on from a copy, as it read the record last
 	op         *dataset.Operation // that it is to promote
+	sentry     *sentry
 }
 
 // takeovers is a flock whose volume db goes to whom the home is lost to.
@@ -53,6 +54,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 				n := &taker{agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
 				n.keeper = promises.NewKeeper(w.now)
 				n.keeper.Ready()
+				n.sentry = w.sentry(n, t.TempDir())
 				w.all = append(w.all, n)
 			}
 			for i := range 7 { // so that three are not too many to be lost at once
@@ -75,15 +77,10 @@ func (w *takeovers) now() time.Duration { return w.clock.Steady() }
 
 func (w *takeovers) oneIn(n int) bool { return w.r.IntN(n) == 0 }
 
-// writes reports whether something can write to the volume on a host.
-func (w *takeovers) writes(n *taker) bool {
-	return n.epoch > 0 && (w.now() <= n.deadline+w.Limits.Session*3/10 || steps.Off("guard"))
-}
-
 func (w *takeovers) wrong() {
 	var who *taker
 	for _, n := range w.all {
-		if !w.writes(n) {
+		if !n.sentry.open() {
 			continue
 		}
 		if who != nil {
@@ -201,8 +198,10 @@ func (w *takeovers) reads(n *taker) (epoch uint64) {
 // control is silent, as all have promised who may go on from a copy.
 func (w *takeovers) feed(n *taker) {
 	if n.epoch == 0 {
+		n.sentry.gives()
 		return
 	}
+	defer n.sentry.feeds()
 	held, span := n.deadline > w.now(), w.Limits.Session
 	if n.session {
 		n.deadline = max(n.deadline, n.sent+span*6/10)

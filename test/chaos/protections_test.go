@@ -18,9 +18,9 @@ const (
 
 // TestProtections: what protects from two writers, and from what is lost between two
 // decisions, is there for something. Switched off, each is missed on every one of its
-// seeds; there all is well with it. These seeds are of simulations: the real code of one
-// part, with the others, the network and clocks played by the test, so that a seed is the
-// same schedule each time and a second is enough for hundreds of them.
+// seeds; there all is well with it. These seeds are of simulations: the real code of
+// control, of promises and of the guard, with agents, the network and clocks played by the
+// test, so that a seed is the same schedule each time and a second is enough for hundreds.
 func TestProtections(t *testing.T) {
 	programs := map[string]string{}
 	for _, p := range []struct {
@@ -32,7 +32,8 @@ func TestProtections(t *testing.T) {
 		{"epoch", "control", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
 		// A decision is made anew when anything changed that it read, and not only what it writes.
 		{"read-set", "control", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
-		// What is held until a deadline is fenced then, whether or not its agent lives.
+		// What is held until a deadline is fenced then, by the guard's own code, whether or not
+		// its agent lives.
 		{"guard", "control", takeovers, []int{5, 7, 8}, overlap},
 		// A home is gone on without when it was silent for as long as it may still write.
 		{"margin", "control", takeovers, []int{3, 5, 11}, overlap},
