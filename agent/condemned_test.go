@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -45,4 +46,18 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 		r.clock.Advance(purgeEvery)
 		return len(r.inPool("datasets")) == 0
 	})
+}
+
+// A volume that was condemned, and is none that is any more since a backup of the store was
+// put back and recovered, stays.
+func TestCondemnedNoMore(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	if _, err := r.carryOut(t.Context(), &job{}, op); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("a purge of a volume that is there: %v", err)
+	}
+	if _, err := r.pool().Stat(t.Context(), d.ID); err != nil {
+		t.Errorf("what it was of: %v", err)
+	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/uuid"
@@ -16,7 +17,7 @@ func TestRemovedBeforeItCame(t *testing.T) {
 	asked := known{asked: r.cache.now()}
 	d := r.volume("db")
 	stale := api.Sync{Cluster: r.cluster, Removed: []uuid.UUID{d.ID}}
-	if err := r.take(t.Context(), stale, asked); err != errOvertaken {
+	if err := r.take(t.Context(), stale, asked); !errors.Is(err, errOvertaken) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if _, known := r.cache.dataset(d.ID); !known {

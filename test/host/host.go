@@ -333,6 +333,9 @@ func (h *Host) Ended(t testing.TB, within time.Duration) {
 	}
 }
 
+// Running reports whether drover has not ended.
+func (h *Host) Running() bool { return h.proc.Running() }
+
 // PID is that of the process.
 func (h *Host) PID() int { return h.proc.PID() }
 
