@@ -222,6 +222,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadLeases(ctx),
 		a.loadPulls(ctx),
 		a.loadEnrolled(ctx),
+		a.loadStanding(ctx),
 	)
 }
 
@@ -240,10 +241,12 @@ func (a *Agent) Start(ctx context.Context) error {
 	if there, err := filepath.EvalSymlinks(a.mountRoot()); err != nil || there != a.mountRoot() {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.mountRoot()))
 	}
+	st := a.meetGuard(ctx)
+	a.bounds.wg.Go(a.keepBounds) // whatever takes its time from here on
 	if err := a.pools.open(ctx); err != nil {
 		return err
 	}
-	a.meetGuard(ctx)
+	a.takeGuard(st)
 	if !a.recovered { // otherwise what is mounted is only known after
 		if err := a.resolveMounts(ctx); err != nil {
 			return err
@@ -261,7 +264,6 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.bounds.wg.Go(a.keepBounds)
 	a.bounds.wg.Go(a.renews)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()

@@ -66,8 +66,11 @@ func (b *bounds) heard(session uuid.UUID, sent, ttl, now time.Duration) {
 func (b *bounds) unheard() { b.change(func() { b.silent = true }) }
 
 // alone reports whether control's word is not enough, or not enough yet: it did not answer
-// the last renewal, or not what this node is the home of. The lock is held.
-func (b *bounds) alone() bool { return b.silent || b.tenure.unread() }
+// the last renewal, or none of this process, or not what this node is the home of. The lock
+// is held.
+func (b *bounds) alone() bool {
+	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
+}
 
 // hold returns how a dataset is held; the lock is held.
 func (b *bounds) hold(d dataset.Dataset) *hold {

@@ -18,16 +18,19 @@ import (
 
 // meetGuard asks the guard what it has, before anything is done about what is mounted,
 // where that may be bounded in time.
-func (a *Agent) meetGuard(ctx context.Context) {
+func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 	if a.Guard == nil || !slices.ContainsFunc(append(a.cache.ids(), a.cache.copyIDs()...), a.isBounded) {
-		return
+		return st
 	}
-	if st, err := a.Guard.Status(ctx); err == nil {
+	st, err := a.Guard.Status(ctx)
+	if err == nil {
 		a.mu.Lock()
 		a.guarded = true // so that the first that control hears says it
 		a.mu.Unlock()
-		a.takeGuard(st)
+		a.inherit(st)
+		a.armAll(st)
 	}
+	return st
 }
 
 func (a *Agent) isBounded(id uuid.UUID) bool {
@@ -37,14 +40,19 @@ func (a *Agent) isBounded(id uuid.UUID) bool {
 
 // takeGuard takes in what the guard has. What is mounted no more it is to forget.
 func (a *Agent) takeGuard(st guard.Status) {
+	a.armAll(st)
 	for _, e := range st.Datasets {
-		if e.State == guard.StateRebooted {
-			continue // nothing of it is mounted since
-		}
-		a.bounds.arm(e.Dataset, e.Epoch)
-		a.bounds.fenceTakes(e.Dataset, e.Bound)
-		if e.State != guard.StateArmed {
+		if e.State != guard.StateArmed && e.State != guard.StateRebooted {
 			a.mendSoon(e.Dataset)
+		}
+	}
+}
+
+func (a *Agent) armAll(st guard.Status) {
+	for _, e := range st.Datasets {
+		if e.State != guard.StateRebooted { // nothing of that is mounted since
+			a.bounds.arm(e.Dataset, e.Epoch)
+			a.bounds.fenceTakes(e.Dataset, e.Bound)
 		}
 	}
 }

@@ -178,6 +178,9 @@ func (a *Agent) freed(id uuid.UUID) {
 type nodes struct {
 	mu   sync.Mutex
 	seen map[uuid.UUID]dataset.Node
+
+	saving sync.Mutex // held while saved, which the disk has, is compared and written
+	saved  standingRecord
 }
 
 // name is what people call a node; its UUID where that was never heard.
@@ -215,9 +218,9 @@ func (a *Agent) lookNodes(ctx context.Context) error {
 		seen[n.ID] = n.Node
 	}
 	a.nodes.mu.Lock()
-	defer a.nodes.mu.Unlock()
 	a.nodes.seen = seen
-	return nil
+	a.nodes.mu.Unlock()
+	return a.saveStanding(ctx)
 }
 
 // peer returns a node as control has it now. ErrNotFound.

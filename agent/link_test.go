@@ -37,6 +37,7 @@ type link struct {
 	refuse           bool
 	deaf             bool          // what it knows of a node it does not say
 	renewed          time.Duration // when the last renewal came by
+	late             chan struct{} // closed when it lets an agent register
 	mute             bool          // of snapshots it says nothing, however long one waits
 }
 
@@ -138,6 +139,12 @@ func through[T any](ctx context.Context, l *link, f func(context.Context) (T, er
 }
 
 func (l *link) Register(ctx context.Context, r api.Registration) error {
+	l.mu.Lock()
+	late := l.late
+	l.mu.Unlock()
+	if late != nil {
+		<-late
+	}
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) { return nil, l.Service.Register(ctx, r) })
 	return err
 }

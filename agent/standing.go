@@ -152,6 +152,9 @@ func (a *Agent) renewOnce(first int, most time.Duration) (last renewal) {
 func (a *Agent) Standing() (renewed, ttl time.Duration) {
 	a.bounds.mu.Lock()
 	defer a.bounds.mu.Unlock()
+	if a.bounds.tenure.session == uuid.Nil {
+		return 0, 0
+	}
 	return a.bounds.tenure.sent, a.bounds.tenure.ttl
 }
 

@@ -20,6 +20,7 @@ import (
 //	incarnations           incarnations
 //	engine                 engineRecord
 //	recovery               the last recovery of control's store that was taken in
+//	standing               standingRecord
 //	clock                  the highest clock of control's store, some seconds late
 //	mounts/<dataset>       mountRecord
 //	spellings/<name>       spellingRecord
