@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/lan"
 )
 
@@ -58,12 +59,21 @@ type Campaign struct {
 	writer  string // their program
 	volumes []*volume
 	leases  *history.Recorder
+	names   *cluster.Traffic
 	report  tally
 
 	mu    sync.Mutex
 	parts map[string]*sync.Mutex // who has a fault
 	cuts  map[cut]int
 	lost  map[*cluster.Host]bool // no container is started on these
+
+	// Of a store that was put back: see putBack.
+	noneLost  sync.RWMutex
+	quiet     sync.RWMutex // no fault begins
+	recovered int
+	over      []func()
+	ended     ended
+	raised    []witness.Raised
 }
 
 type cut struct{ from, to *lan.Machine }
@@ -78,15 +88,16 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	}
 	k := &Campaign{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
-		parts: map[string]*sync.Mutex{}, cuts: map[cut]int{}, lost: map[*cluster.Host]bool{},
+		parts: map[string]*sync.Mutex{}, cuts: map[cut]int{}, lost: map[*cluster.Host]bool{}, ended: ended{},
 		report: tally{Report: Report{Seed: opts.Seed, Faults: map[Kind]int{}, Operations: map[string]int{}, Reasons: map[string]int{}}},
 	}
+	defer k.units(t)()
 	k.makeVolumes(t)
+	k.names = c.StartTraffic(t, cluster.Load{Prefix: fmt.Sprint("n", opts.Seed, "-"), Seed: opts.Seed, Pause: 300 * time.Millisecond, Fresh: 30})
 	stop := k.startUsers(t)
-	names := c.StartTraffic(t, cluster.Load{Prefix: fmt.Sprint("n", opts.Seed, "-"), Seed: opts.Seed, Pause: 300 * time.Millisecond, Fresh: 30})
 	k.wreak(t)
 	stop()
-	all, done := names.Check(t)
+	all, done := k.names.Check(t)
 	k.report.Operations["names asked"] += all
 	k.report.Operations["names done"] += done
 	k.judge(t)

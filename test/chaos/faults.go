@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -14,6 +15,13 @@ import (
 
 // wreak has the faults of the plan happen, each in its time, and returns when all are over.
 func (k *Campaign) wreak(t testing.TB) {
+	n := 0
+	defer func() {
+		// Those on one host alone start at once and do not stop: what nobody sees shows nothing.
+		if k.report.Unseen > 1+n/10 {
+			t.Errorf("%d of %d faults found nobody at work", k.report.Unseen, n)
+		}
+	}()
 	var all sync.WaitGroup
 	defer all.Wait()
 	until := time.Now().Add(time.Duration(k.opts.Seconds) * time.Second)
@@ -22,11 +30,13 @@ func (k *Campaign) wreak(t testing.TB) {
 			return
 		}
 		time.Sleep(f.Gap)
+		k.awaitNoise()
 		alive := k.witnesses()
 		t.Logf("fault %s; %d writers", f, alive)
 		if alive == 0 {
 			k.report.Unseen++
 		}
+		n++
 		k.report.Faults[f.Kind]++
 		all.Go(func() { k.befall(t, f) })
 	}
@@ -59,6 +69,7 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 	case LeaderKilled, LeaderPaused:
 		k.down(f, k.leader(f))
 	case LeaderCut:
+		defer k.part("consul")()
 		k.apart(f, k.around(k.leader(f).On))
 	case HostCut:
 		k.apart(f, append(k.toControl(one().On), k.fromControl(one().On)...))
@@ -86,6 +97,8 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 		k.apart(f, cuts)
 	case HostLost:
 		k.lose(t, f, one())
+	case StorePutBack:
+		k.putBack(t, f)
 	default:
 		t.Errorf("nobody knows how %s happens", f.Kind)
 	}
@@ -203,4 +216,24 @@ func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
 		}
 	}
 	return cuts
+}
+
+// units start the agents anew that have ended, as their units do, until what is returned is
+// called: a guard kills one that has a file of a volume open which it has to fence.
+func (k *Campaign) units(t testing.TB) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for _, h := range k.Hosts {
+		all.Go(func() {
+			for ; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
+				done := k.part(h.Host.Dir)
+				if !h.Running() {
+					k.report.count("agents killed by their guards")
+					h.Up(t)
+				}
+				done()
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
 }

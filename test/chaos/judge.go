@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +101,7 @@ func (k *Campaign) judge(t testing.TB) {
 	}
 	// What was announced covers what a head lacks; and even that is kept aside.
 	for what, bad := range map[string][]string{
-		"heads": witness.Check(entries, heads, losses), "heads, and what is kept aside": witness.Check(entries, all, nil),
+		"heads": witness.Check(entries, heads, losses, k.raised...), "heads, and what is kept aside": witness.Check(entries, all, nil, k.raised...),
 	} {
 		for _, b := range bad {
 			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
@@ -129,12 +128,9 @@ func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 	if err != nil || ops.Next != "" {
 		t.Fatalf("operations: %v, and more from %q", err, ops.Next)
 	}
-	for _, op := range ops.Items {
-		of := slices.ContainsFunc(k.volumes, func(v *volume) bool { return v.id == op.DatasetID })
-		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.Away != 0 {
-			k.report.count("failovers")
-			losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: k.boottime(op.Loss.Taken)})
-		}
+	for _, op := range k.announcedBy(ops.Items) {
+		k.report.count("failovers")
+		losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: k.boottime(op.Loss.Taken)})
 	}
 	return losses
 }
@@ -166,6 +162,9 @@ func (k *Campaign) awaitWhole(t testing.TB) {
 		c := control.Client(t)
 		defer c.Close()
 		cluster.Await(t, "the cluster is whole", func() error {
+			if err := k.recover(t.Context(), t); err != nil {
+				return err
+			}
 			nodes, err := c.NodeList(t.Context(), "")
 			if err != nil {
 				return err

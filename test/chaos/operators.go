@@ -118,6 +118,8 @@ func unheard(err error) bool {
 // lose has a host go off with all that runs on it. A person sees that, and has its volumes
 // go on elsewhere as far as there are copies; then it comes back.
 func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
+	k.noneLost.RLock()
+	defer k.noneLost.RUnlock()
 	defer k.part(h.Host.Dir)()
 	k.mu.Lock()
 	k.lost[h] = true
@@ -220,9 +222,10 @@ func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
 	if !barred {
 		return
 	}
-	plug := h.Plug(t)
+	plug, c := h.Plug(t), k.Controls[0].Client(t)
+	defer c.Close()
 	cluster.Await(t, h.Name+" hears what became of "+v.name, func() error {
-		now, err := k.Controls[0].Client(t).Volume(t.Context(), v.name)
+		now, err := c.Volume(t.Context(), v.name)
 		if err != nil {
 			return err
 		}

@@ -34,6 +34,7 @@ const (
 	ControlCut    Kind = "control-cut"    // a replica, from Consul
 	ControlDeaf   Kind = "control-deaf"   // a replica: it does not hear Consul
 	HostLost      Kind = "host-lost"      // a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
+	StorePutBack  Kind = "store-put-back" // nobody: Consul, to what it was as long before; an operator recovers it
 )
 
 // Fault is one thing that goes wrong, and ends.
@@ -103,6 +104,13 @@ func sorts() []sort {
 	}
 }
 
+// The store is put back in every putBackEvery-th campaign, once, some seconds after
+// putBackAfter: until it is up to date again little else is decided.
+const (
+	putBackEvery = 4
+	putBackAfter = 15 * time.Second
+)
+
 // Plan is the faults of a seed, without end: a function of it and of nothing else. A part
 // that has a fault gets no other before that is to be over, and one fault follows the
 // other within 4 s, so that they overlap.
@@ -110,7 +118,7 @@ func Plan(seed uint64) iter.Seq[Fault] {
 	return func(yield func(Fault) bool) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		busy := map[string]time.Duration{} // until when
-		now := time.Duration(0)
+		now, putBack := time.Duration(0), seed%putBackEvery == 1
 		for n := 1; ; n++ {
 			f := Fault{N: n, Gap: draw(random, 500*time.Millisecond, 4*time.Second)}
 			now += f.Gap
@@ -120,6 +128,12 @@ func Plan(seed uint64) iter.Seq[Fault] {
 			}
 			if !yield(f) {
 				return
+			}
+			if putBack && now > putBackAfter {
+				putBack = false
+				if !yield(Fault{Kind: StorePutBack, For: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
+					return
+				}
 			}
 		}
 	}

@@ -103,6 +103,7 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
 	all.Go(func() { k.watchGuards(ctx) })
+	all.Go(func() { k.keepStore(ctx, t) })
 	stop = func() { cancel(); all.Wait() }
 	t.Cleanup(stop)
 	return stop
@@ -231,7 +232,11 @@ func (u *user) contain(ctx context.Context, t testing.TB, at int, id, path strin
 	case <-w.proc.Done(): // its host was lost
 	case <-time.After(stays):
 	}
-	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
+	within := time.Minute
+	if u.v.profile == auto {
+		within = cluster.Limit // it is fenced for as long as the store is not to be believed
+	}
+	if err := w.proc.End(unix.SIGKILL, within); err != nil {
 		t.Error(err)
 	}
 	u.v.mu.Lock()

@@ -86,6 +86,11 @@ func (tr *Traffic) Await(t testing.TB, n int64) {
 	})
 }
 
+// PutBack is that of the history of names.
+func (tr *Traffic) PutBack(from, to, at time.Time) (over func()) {
+	return tr.names.PutBack(from, to, at)
+}
+
 func (tr *Traffic) end() {
 	tr.stop()
 	tr.all.Wait()

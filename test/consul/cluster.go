@@ -264,24 +264,40 @@ func (s *Server) Leads() string {
 // Snapshot is the state of now.
 func (c *Cluster) Snapshot() []byte {
 	c.tb.Helper()
-	r, _, err := c.Client().Snapshot().Save(nil)
-	if err != nil {
-		c.tb.Fatal("snapshot:", err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		c.tb.Fatal("snapshot:", err)
-	}
+	var b []byte
+	c.patiently("snapshot", func(client *api.Client) error {
+		r, _, err := client.Snapshot().Save(nil)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		b, err = io.ReadAll(r)
+		return err
+	})
 	return b
+}
+
+// patiently asks the first server until it does something: one that was just started knows
+// no leader yet.
+func (c *Cluster) patiently(what string, ask func(*api.Client) error) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := ask(c.Client())
+		if err == nil {
+			return
+		}
+		if pause(ctx, 50*time.Millisecond); ctx.Err() != nil {
+			c.tb.Fatalf("%s: not within %s: %v", what, patience, err)
+		}
+	}
 }
 
 // Restore puts the cluster back to a snapshot.
 func (c *Cluster) Restore(snapshot []byte) {
 	c.tb.Helper()
-	if err := c.Client().Snapshot().Restore(nil, bytes.NewReader(snapshot)); err != nil {
-		c.tb.Fatal("restore:", err)
-	}
+	c.patiently("restore", func(client *api.Client) error { return client.Snapshot().Restore(nil, bytes.NewReader(snapshot)) })
 }
 
 // RaftIndex is the newest index in the log of a server: a cluster in which

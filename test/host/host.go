@@ -286,7 +286,9 @@ func (h *Host) answers(ctx context.Context, t testing.TB) bool {
 	if h.opts.Process == "agent" {
 		return strings.Count(h.Log(), `"msg":"drover serves"`) == h.starts
 	}
-	_, err := h.Client(t).Version(ctx)
+	c := h.Client(t)
+	defer c.Close()
+	_, err := c.Version(ctx)
 	return err == nil
 }
 

@@ -43,7 +43,7 @@ func (h *Host) Plug(t testing.TB) *Plug {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", p.socket)
 		},
-		MaxIdleConnsPerHost: 64,
+		MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, // a long test has many of these
 	}
 	p.client = &http.Client{Transport: transport, Timeout: 2 * time.Minute}
 	t.Cleanup(transport.CloseIdleConnections)

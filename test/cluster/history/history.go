@@ -36,6 +36,9 @@ const (
 	Mount   What = "mount"   // At: the epoch, on Node for ID
 	Unmount What = "unmount" // Done
 	Fence   What = "fence"   // Done: what Node had mounted is void, in a person's or the guard's word
+
+	save    What = "save"     // of all keys: what PutBack says
+	putBack What = "put back" // likewise
 )
 
 // Answer is what a client was told. The zero value is no answer: the request had its
@@ -53,8 +56,9 @@ type Recorder struct {
 	model porcupine.Model
 	start time.Time
 
-	mu  sync.Mutex
-	all []*porcupine.Operation
+	mu    sync.Mutex
+	all   []*porcupine.Operation
+	backs []*porcupine.Operation // two for each time that all of it was put back
 }
 
 // Names is a history of volumes' names.
@@ -91,6 +95,32 @@ func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 	r.all = append(r.all, op)
 }
 
+// PutBack notes that since an instant whoever answers may know what it knew at a time
+// between two others, and not what it said since. Names come out of that as they were then
+// or as they are, epochs of leases may be one higher. What it returns says that this is
+// over, until it is called again.
+func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
+	saved := &porcupine.Operation{Input: Request{What: save}, Call: int64(from.Sub(r.start)), Return: int64(to.Sub(r.start))}
+	back := &porcupine.Operation{Input: Request{What: putBack}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
+	saved.Output, back.Output = Answer{}, Answer{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.backs = append(r.backs, saved, back)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		back.Return = int64(time.Since(r.start))
+	}
+}
+
+// void reports whether a name was asked for while what was put back may have answered. The
+// lock is held.
+func (r *Recorder) void(op *porcupine.Operation) bool {
+	return slices.ContainsFunc(r.backs, func(b *porcupine.Operation) bool {
+		return b.Input.(Request).What == putBack && op.Return > b.Call && op.Call < b.Return
+	})
+}
+
 // Check returns what is wrong: one text for each key whose answers no correct server
 // could have given, or of which that could not be told within a time, with its requests.
 // Clients may go on meanwhile; what they ask then is not looked at.
@@ -100,13 +130,20 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 	r.mu.Lock()
 	for _, op := range r.all {
 		q, a := op.Input.(Request), op.Output.(Answer)
+		known := *op
+		if name := q.What == Create || q.What == Get || q.What == Remove; name && r.void(op) {
+			a, known.Output, known.Return = Answer{}, Answer{}, math.MaxInt64
+		}
 		if a.Refused || q.What == Get && a == (Answer{}) {
 			continue // changed nothing, and tells nothing
 		}
 		if _, seen := byKey[q.Key]; !seen {
 			keys = append(keys, q.Key)
+			for _, b := range r.backs {
+				byKey[q.Key] = append(byKey[q.Key], *b)
+			}
 		}
-		byKey[q.Key] = append(byKey[q.Key], *op)
+		byKey[q.Key] = append(byKey[q.Key], known)
 	}
 	r.mu.Unlock()
 	for _, key := range keys {

@@ -45,6 +45,9 @@ func mount(from, to int64, node, id string, epoch uint64) step {
 func unmount(from, to int64, node, id string) step {
 	return step{from, to, Request{What: Unmount, Node: node, ID: id}, Answer{Done: to > 0}}
 }
+func keep(from, to int64) step { return step{from, to, Request{What: save}, Answer{}} }
+func back(from, to int64) step { return step{from, to, Request{What: putBack}, Answer{}} }
+
 func fence(from, to int64, node string) step {
 	return step{from, to, Request{What: Fence, Node: node}, Answer{Done: true}}
 }
@@ -78,6 +81,11 @@ func TestNames(t *testing.T) {
 		"made, and which is seen later":          {[]step{made, get(3, 4, "a"), create(5, 6, "a")}, true},
 		"made, and not there":                    {[]step{made, get(3, 4, "")}, false},
 		"made twice, and one dataset":            {[]step{create(1, 9, "a"), made, get(11, 12, "a")}, true},
+		"put back to before it was removed":      {[]step{create(1, 2, "a"), keep(3, 4), remove(5, 6), back(7, 8), get(9, 10, "a"), remove(11, 12)}, true},
+		"put back to before it was made":         {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "")}, true},
+		"put back, and there as it was":          {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "a")}, true},
+		"put back, and what was there is gone":   {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "")}, false},
+		"put back, and another is there":         {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "b")}, false},
 		"what was refused does nothing":          {[]step{refused, get(4, 5, "")}, true},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, record(Names(), tt.steps...), tt.ok) })
@@ -103,6 +111,9 @@ func TestLeases(t *testing.T) {
 		"an unmount without answer":               {[]step{mount(1, 2, "a", "x", 1), unmount(3, 0, "a", "x"), mount(5, 6, "b", "y", 2)}, true},
 		"fenced":                                  {[]step{mount(1, 2, "a", "x", 1), fence(3, 4, "a"), mount(5, 6, "b", "y", 2)}, true},
 		"fenced too late":                         {[]step{mount(1, 2, "a", "x", 1), mount(5, 6, "b", "y", 2), fence(7, 8, "a")}, false},
+		"the epoch grows with what was put back":  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "a", "y", 5), mount(7, 8, "a", "z", 6)}, true},
+		"it does so once":                         {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "a", "y", 6), mount(7, 8, "a", "z", 7)}, false},
+		"put back, another node":                  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "b", "y", 6)}, false},
 		"another was fenced":                      {[]step{mount(1, 2, "a", "x", 1), fence(3, 4, "b"), mount(5, 6, "b", "y", 2)}, false},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, record(Leases(), tt.steps...), tt.ok) })
@@ -174,6 +185,32 @@ func TestCheckGivesUp(t *testing.T) {
 	record(r, get(100, 101, "dataset0"))
 	if bad := r.Check(time.Millisecond); len(bad) != 1 || !strings.Contains(bad[0], "could not be told") {
 		t.Errorf("%.200q", bad)
+	}
+}
+
+// What is answered of names while what was put back may answer says nothing; before and
+// after it does.
+func TestPutBack(t *testing.T) {
+	for name, told := range map[string]func(r *Recorder, ask func()){
+		"while it may answer": func(r *Recorder, ask func()) {
+			now := time.Now()
+			over := r.PutBack(now, now, now)
+			ask()
+			over()
+		},
+		"after": func(r *Recorder, ask func()) {
+			now := time.Now()
+			r.PutBack(now, now, now)()
+			ask()
+		},
+	} {
+		r := Names()
+		r.Begin(Request{Key: "k", What: Create})(Answer{Is: "one"})
+		told(r, func() { r.Begin(Request{Key: "k", What: Get})(Answer{Absent: true}) })
+		r.Begin(Request{Key: "k", What: Get})(Answer{Is: "one"})
+		if bad := r.Check(patience); (len(bad) == 0) != (name == "while it may answer") {
+			t.Errorf("%s: %q", name, bad)
+		}
 	}
 }
 

@@ -12,7 +12,10 @@ import (
 type name struct {
 	now  string
 	dead string // sorted, with commas
+	then saved  // what it is put back to
 }
+
+type saved struct{ now, dead string }
 
 const unseen = "?"
 
@@ -30,22 +33,33 @@ func names() porcupine.NondeterministicModel {
 				return s.get(a)
 			case Remove:
 				return s.remove(a)
+			case save:
+				s.then = saved{s.now, s.dead}
+				return []any{s}
+			case putBack:
+				return []any{s, name{s.then.now, s.then.dead, s.then}}
 			}
 			return nil
 		},
 	}
 }
 
+// is is the name with another dataset.
+func (s name) is(dataset string) name {
+	s.now = dataset
+	return s
+}
+
 func (s name) create(a Answer) []any {
 	switch {
 	case a == Answer{} && s.now == "":
-		return []any{s, name{unseen, s.dead}}
+		return []any{s, s.is(unseen)}
 	case a.Done && s.now == "":
-		return []any{name{unseen, s.dead}}
+		return []any{s.is(unseen)}
 	case a == Answer{} || a.Done || a.Is != "" && s.now == a.Is:
 		return []any{s}
 	case a.Is != "" && (s.now == "" || s.now == unseen) && !s.had(a.Is):
-		return []any{name{a.Is, s.dead}}
+		return []any{s.is(a.Is)}
 	}
 	return nil
 }
@@ -55,7 +69,7 @@ func (s name) get(a Answer) []any {
 	case a.Absent && s.now == "", a.Is != "" && s.now == a.Is:
 		return []any{s}
 	case a.Is != "" && s.now == unseen && !s.had(a.Is):
-		return []any{name{a.Is, s.dead}}
+		return []any{s.is(a.Is)}
 	}
 	return nil
 }
@@ -75,12 +89,12 @@ func (s name) remove(a Answer) []any {
 func (s name) had(dataset string) bool { return slices.Contains(strings.Split(s.dead, ","), dataset) }
 
 func (s name) bury() name {
-	if s.now == unseen {
-		return name{dead: s.dead}
+	if s.now != unseen {
+		dead := append(strings.Split(s.dead, ","), s.now)
+		slices.Sort(dead)
+		s.dead = strings.Trim(strings.Join(dead, ","), ",")
 	}
-	dead := append(strings.Split(s.dead, ","), s.now)
-	slices.Sort(dead)
-	return name{dead: strings.Trim(strings.Join(dead, ","), ",")}
+	return s.is("")
 }
 
 // lease is who has a dataset: the node that last mounted it, and its mount IDs.
@@ -88,6 +102,7 @@ type lease struct {
 	node  string
 	epoch uint64
 	loose bool   // the epoch is this or a newer one
+	rose  uint64 // by how much it may have grown under its users, as what was put back was mended
 	ids   string // sorted, with commas
 }
 
@@ -110,6 +125,11 @@ func leases() porcupine.NondeterministicModel {
 				free := s
 				free.ids = ""
 				return s.maybe(free, a)
+			case save:
+				return []any{s}
+			case putBack:
+				s.rose++
+				return []any{s}
 			}
 			return nil
 		},
@@ -128,6 +148,12 @@ func (s lease) mount(q Request, a Answer) []any {
 	stays, moves := s.node == q.Node, s.ids == ""
 	if a.At > 0 {
 		taken := lease{node: q.Node, epoch: a.At}.with(s.ids, q.ID)
+		if stays && a.At > s.epoch && a.At <= s.epoch+s.rose {
+			taken.rose = s.rose - (a.At - s.epoch)
+			return []any{taken}
+		} else if stays && a.At == s.epoch {
+			taken.rose = s.rose
+		}
 		same := stays && (a.At == s.epoch || s.loose && a.At > s.epoch)
 		if same || moves && a.At > s.epoch {
 			return []any{taken}

@@ -13,13 +13,21 @@ type Loss struct {
 	After   int64  // CLOCK_BOOTTIME: when the promoted copy's last snapshot was begun
 }
 
+// Raised is an epoch that took the place of the one before on the same node, whoever wrote:
+// as a store is recovered that went back.
+type Raised struct {
+	Dataset string
+	Epoch   uint64
+	Node    string
+}
+
 // Check returns what is wrong, the worst first; nothing when all is well. Per dataset:
 //   - a write under an epoch ended after the first under a newer one had begun;
 //   - what was fsynced is in no copy, and no announced loss covers it;
 //   - a copy holds a token that no writer wrote.
 //
 // Writes that failed, and those of which no end was noted, may be there or not.
-func Check(entries []Entry, copies []Copy, losses []Loss) []string {
+func Check(entries []Entry, copies []Copy, losses []Loss, raised ...Raised) []string {
 	byDataset := map[string][]Entry{}
 	for _, e := range entries {
 		byDataset[e.Dataset] = append(byDataset[e.Dataset], e)
@@ -34,7 +42,7 @@ func Check(entries []Entry, copies []Copy, losses []Loss) []string {
 		list := byDataset[id]
 		of := slices.DeleteFunc(slices.Clone(copies), func(c Copy) bool { return c.Dataset != id })
 		announced := slices.DeleteFunc(slices.Clone(losses), func(l Loss) bool { return l.Dataset != id })
-		overlaps = append(overlaps, overlapping(id, list)...)
+		overlaps = append(overlaps, overlapping(id, list, raised)...)
 		lost = append(lost, missing(id, list, of, announced)...)
 		foreign = append(foreign, unwritten(id, list, of)...)
 	}
@@ -53,7 +61,7 @@ func sorted[V any](m map[string]V) []string {
 // overlapping compares each epoch with all newer ones: a write under it ends before the
 // first under any of those begins. One that failed may end later: that is what a fence
 // does to it.
-func overlapping(id string, entries []Entry) []string {
+func overlapping(id string, entries []Entry, raised []Raised) []string {
 	first, last := map[uint64]Entry{}, map[uint64]Entry{}
 	var epochs []uint64
 	for _, e := range entries {
@@ -68,11 +76,19 @@ func overlapping(id string, entries []Entry) []string {
 		}
 	}
 	slices.Sort(epochs)
+	same := func(old, newer Entry) bool {
+		for e := old.Epoch + 1; e <= newer.Epoch; e++ {
+			if !slices.Contains(raised, Raised{id, e, old.Node}) {
+				return false
+			}
+		}
+		return old.Node == newer.Node
+	}
 	var bad []string
 	for i, old := range epochs {
 		l, ok := last[old]
 		for _, newer := range epochs[i+1:] {
-			if f := first[newer]; ok && l.End > f.Begin {
+			if f := first[newer]; ok && l.End > f.Begin && !same(l, f) {
 				bad = append(bad, fmt.Sprintf("dataset %s: two epochs at once: %q on %s ended %d ns after %q on %s had begun",
 					id, l.Token, l.Node, l.End-f.Begin, f.Token, f.Node))
 			}

@@ -110,6 +110,28 @@ func truth(t *rapid.T) (entries []witness.Entry) {
 	return rapid.Permutation(entries).Draw(t, "order")
 }
 
+// An epoch that took the place of the one before under its writers is no other one, on
+// that node and for that dataset alone.
+func TestCheckRaised(t *testing.T) {
+	before, late := wrote("a", 1, 1, 10, 20), wrote("a", 1, 2, 50, 60)
+	after := wrote("b", 2, 1, 30, 40)
+	after.Node = before.Node
+	for _, tt := range []struct {
+		raised witness.Raised
+		well   bool
+	}{
+		{witness.Raised{Dataset: "d", Epoch: 2, Node: "host-a"}, true},
+		{witness.Raised{Dataset: "d", Epoch: 2, Node: "host-b"}, false},
+		{witness.Raised{Dataset: "d", Epoch: 3, Node: "host-a"}, false},
+		{witness.Raised{Dataset: "e", Epoch: 2, Node: "host-a"}, false},
+	} {
+		bad := witness.Check([]witness.Entry{before, late, after}, []witness.Copy{copyOf("head", before, late, after)}, nil, tt.raised)
+		if (len(bad) == 0) != tt.well {
+			t.Errorf("%+v: %q", tt.raised, bad)
+		}
+	}
+}
+
 // A run without faults is well however its tokens lie on the copies; with one token gone
 // it is not, unless just that was announced; nor with one write that ended too late.
 func TestCheckOfTruth(t *testing.T) {

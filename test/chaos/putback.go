@@ -1,0 +1,198 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	consul "github.com/hashicorp/consul/api"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+// noticed is how long it takes at most until somebody sees that the store went back: a
+// session's time several times over. One in which nothing had changed nobody needs to.
+const noticed = 15 * time.Second
+
+// stillFaulty is for how long faults begin after a store was put back. Then they wait until it
+// is up to date again: while it is not, little is decided, and what is bounded in time is
+// fenced.
+const stillFaulty = 4 * time.Second
+
+// putBack has Consul put back to what it was a while before, under all that runs, and an
+// operator bring it up to date again, once the faults that have begun are over. No host is lost meanwhile: what that one alone knows
+// would be waited for. What was acknowledged since the backup, and no agent holds, is lost
+// then, which the histories of names and leases are told; what promotions announced that
+// ended in that time is remembered here.
+func (k *Campaign) putBack(t testing.TB, f Fault) {
+	k.noneLost.Lock()
+	defer k.noneLost.Unlock()
+	defer k.part("consul")()
+	k.Consul.AwaitLeader()
+	from := time.Now()
+	backup := k.Consul.Snapshot()
+	to := time.Now()
+	time.Sleep(f.For)
+	k.standStill(t, k.Controls, func() {
+		k.remember(t)
+		at := time.Now()
+		k.mu.Lock()
+		k.over = append(k.over, k.leases.PutBack(from, to, at), k.names.PutBack(from, to, at))
+		k.mu.Unlock()
+		k.Consul.Restore(backup)
+	})
+	rest(t.Context(), stillFaulty)
+	k.quiet.Lock() // an operator who has nobody at hand does not recover a store
+	defer k.quiet.Unlock()
+	before := k.recoveries()
+	for start := time.Now(); k.recoveries() == before && time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
+		if err := k.recover(t.Context(), t); err != nil {
+			t.Logf("recovery: %v", err)
+		}
+	}
+	cluster.Await(t, "the store is up to date", func() error { return k.recover(t.Context(), t) })
+	if k.recoveries() == before {
+		k.report.count("stores put back, and as they were")
+		k.isOver()
+	}
+}
+
+// awaitNoise waits while no fault is to begin.
+func (k *Campaign) awaitNoise() {
+	k.quiet.RLock()
+	defer k.quiet.RUnlock()
+}
+
+// standStill does something while these replicas stand still.
+func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func()) {
+	if len(replicas) == 0 {
+		do()
+		return
+	}
+	r := replicas[0]
+	defer k.part(r.Host.Dir)()
+	r.Pause(t)
+	defer r.Resume(t)
+	k.standStill(t, replicas[1:], do)
+}
+
+// remember keeps the operations on record that ended, before the store forgets them.
+func (k *Campaign) remember(t testing.TB) {
+	list, _, err := k.Consul.Client().KV().List("drover/data/operations/", &consul.QueryOptions{RequireConsistent: true})
+	if err != nil {
+		t.Error(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range list {
+		var op dataset.Operation
+		if err := json.Unmarshal(e.Value, &op); err != nil {
+			t.Errorf("%s: %v", e.Key, err)
+		}
+		k.ended[op.ID] = op
+	}
+}
+
+func (k *Campaign) recoveries() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.recovered
+}
+
+// isOver tells the histories that no answer is of a store that was put back any more.
+func (k *Campaign) isOver() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, over := range k.over {
+		over()
+	}
+}
+
+// keepStore is the operator who has the store brought up to date when somebody does not
+// believe it, once it was put back: an agent that stood still may see it late.
+func (k *Campaign) keepStore(ctx context.Context, t testing.TB) {
+	for ; ctx.Err() == nil; rest(ctx, time.Second) {
+		k.mu.Lock()
+		back := len(k.over) > 0
+		k.mu.Unlock()
+		if back {
+			_ = k.recover(ctx, t)
+		}
+	}
+}
+
+// recover brings the store up to date as far as that is needed; the error says why it could
+// not be yet: a node is not heard of, for one.
+func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
+	defer k.part("recovery")()
+	for _, r := range k.Controls {
+		if again, err := k.recoverAt(ctx, t, r); err != nil {
+			rest(ctx, 300*time.Millisecond)
+			return err
+		} else if again {
+			return errors.New("it was brought up to date just now")
+		}
+	}
+	return nil
+}
+
+// recoverAt does so through one replica, and reports whether there was something to do.
+func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Control) (halted bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := r.Client(t)
+	defer c.Close()
+	found, err := c.Recover(ctx, api.Recover{})
+	if err != nil || found.Halted == "" {
+		return false, err
+	}
+	if len(found.Silent) > 0 {
+		return true, fmt.Errorf("%v are not heard", found.Silent)
+	}
+	k.mu.Lock()
+	for _, d := range found.Different {
+		t.Logf("recovery: %+v", d)
+		var state, node string
+		var epoch uint64
+		if n, _ := fmt.Sscanf(d.Agents, "%s epoch %d on %s", &state, &epoch, &node); n == 3 {
+			k.raised = append(k.raised, witness.Raised{Dataset: d.Dataset.String(), Epoch: epoch + 1, Node: node})
+		}
+	}
+	k.mu.Unlock()
+	if _, err := c.Recover(ctx, api.Recover{Confirm: found.Digest}); err != nil {
+		return true, err
+	}
+	k.report.count("recoveries")
+	k.mu.Lock()
+	k.recovered++
+	k.mu.Unlock()
+	k.isOver()
+	return true, nil
+}
+
+// announcedBy are the operations that told what is lost, those too that the store forgot.
+func (k *Campaign) announcedBy(now []dataset.Operation) (all []dataset.Operation) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, op := range now {
+		k.ended[op.ID] = op
+	}
+	for _, op := range k.ended {
+		of := slices.ContainsFunc(k.volumes, func(v *volume) bool { return v.id == op.DatasetID })
+		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.Away != 0 {
+			all = append(all, op)
+		}
+	}
+	return all
+}
+
+// ended are operations by their UUIDs.
+type ended map[uuid.UUID]dataset.Operation
