@@ -90,6 +90,52 @@ func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entrie
 	return entries, clock, nil
 }
 
+// clockReads has those share one reading of the lanes who ask for the clock at once: an
+// agent that has to look at everything is seldom alone.
+type clockReads struct {
+	mu   sync.Mutex
+	next *clockRead // that has not begun yet; nil: nobody waits for one
+	last *clockRead // that was asked for
+}
+
+type clockRead struct {
+	done  chan struct{}
+	clock uint64
+	err   error
+}
+
+// clock reads the clock, as readLanes does, once for all who asked before that began: what
+// was read earlier does not show that the store was put back since.
+func (s *Service) clock(ctx context.Context) (uint64, error) {
+	c := &s.clockReads
+	c.mu.Lock()
+	r, first, before := c.next, c.next == nil, c.last
+	if first {
+		r = &clockRead{done: make(chan struct{})}
+		c.next, c.last = r, r
+	}
+	c.mu.Unlock()
+	if !first {
+		select {
+		case <-r.done:
+			return r.clock, r.err
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	if before != nil {
+		<-before.done
+	}
+	c.mu.Lock()
+	c.next = nil
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime) // others wait for it
+	defer cancel()
+	_, r.clock, r.err = s.readLanes(ctx, nil)
+	close(r.done)
+	return r.clock, r.err
+}
+
 // wentBack puts on record that the store is older than one that this service has seen.
 // Again: nothing.
 func (s *Service) wentBack(ctx context.Context, saw uint64) error {

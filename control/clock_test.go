@@ -1,8 +1,12 @@
 package control
 
 import (
+	"context"
+	"errors"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/uuid"
 
@@ -155,4 +159,58 @@ func TestClockGrows(t *testing.T) {
 	if x.halted() {
 		t.Error("a lane that was dropped is taken for a store that went back")
 	}
+}
+
+// lanesOnly is a store of which the lanes are read, when it is let.
+type lanesOnly struct {
+	store.Store
+	reads   int
+	let     chan struct{}
+	entries []store.Entry
+}
+
+func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, error) {
+	l.reads++
+	entries := l.entries
+	<-l.let
+	return entries, nil
+}
+
+// Who asks for the clock while it is read shares the next reading, and none that began
+// before: the store may be put back at any moment.
+func TestTheClockIsReadOnceForMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: revPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
+		s := &Service{store: st}
+		var all sync.WaitGroup
+		ask := func(want uint64) {
+			all.Go(func() {
+				if got, err := s.clock(t.Context()); got != want || err != nil {
+					t.Errorf("%d, %v, want %d", got, err, want)
+				}
+			})
+		}
+		ask(7)
+		synctest.Wait()
+		st.entries = []store.Entry{{Key: revPrefix + "a/0", Value: []byte(`{"count":8}`)}}
+		for range 100 {
+			ask(8)
+		}
+		synctest.Wait()
+		left, leave := context.WithCancel(t.Context())
+		all.Go(func() {
+			if _, err := s.clock(left); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		st.let <- struct{}{}
+		st.let <- struct{}{}
+		all.Wait()
+		if st.reads != 2 {
+			t.Errorf("read %d times", st.reads)
+		}
+	})
 }

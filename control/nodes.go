@@ -214,25 +214,62 @@ func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-cha
 func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
 
 func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	if n.full && s.Shared {
+		return s.syncTrusted(ctx, node, n)
+	}
+	return s.syncRead(ctx, node, n)
+}
+
+// syncTrusted reads everything with what tells an agent whether it is to be believed. The
+// store may be put back, or recovered, at any moment: so the clock is read after it, and
+// what a recovery says is the same before and after. ErrUnavailable when it is not.
+func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	before, _, err := s.trust(ctx, node)
+	if err != nil {
+		return out, err
+	}
+	if out, err = s.syncRead(ctx, node, n); err != nil {
+		return out, err
+	}
+	if out.Clock, err = s.clock(ctx); err != nil {
+		return out, err
+	}
+	after, halted, err := s.trust(ctx, node)
+	if err == nil && after != before {
+		err = dataset.Errorf(dataset.ErrUnavailable, "sync of node %s: the store was recovered meanwhile (ask again)", node)
+	}
+	if after != (api.Recovering{}) {
+		out.Recovery = &after
+	}
+	out.Halted = halted
+	return out, err
+}
+
+// trust reads what a node is to know of the last recovery, and why nothing is decided.
+func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
+	t := newTx(ctx, s.store)
+	if err := t.foresee([]string{recoveryKey, haltedKey}); err != nil {
+		return last, "", err
+	}
+	if r, err := t.recovering(node); err != nil {
+		return last, "", err
+	} else if r != nil {
+		last = *r
+	}
+	var h halt
+	there, err := t.get(haltedKey, &h)
+	if there {
+		halted = h.err().Error()
+	}
+	return last, halted, err
+}
+
+func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
 	out = api.Sync{Rev: n.rev, Full: n.full}
 	t := newTx(ctx, s.store)
 	ids := n.datasets
 	if s.Shared {
 		out.Clock, _ = s.highest.get()
-	}
-	if n.full && s.Shared {
-		if _, out.Clock, err = s.readLanes(ctx, nil); err != nil {
-			return out, err
-		}
-		if out.Recovery, err = t.recovering(node); err != nil {
-			return out, err
-		}
-		var h halt
-		if there, err := t.get(haltedKey, &h); err != nil {
-			return out, err
-		} else if there {
-			out.Halted = h.err().Error()
-		}
 	}
 	if n.full {
 		claims, err := listAll[claim](t, homePrefix(node))

@@ -51,19 +51,20 @@ type Deps struct {
 // safe for concurrent use.
 type Service struct {
 	Deps
-	store     store.Store
-	started   time.Time
-	steady    time.Duration // when it was started
-	ran       ran
-	feed      *feed
-	events    *events
-	counts    counts
-	seen      seen
-	recalled  recalled
-	out       *outbox // what others are told of; nil: there are none
-	highest   highest // clock of the store
-	gathering gathering
-	revoked   revoked
+	store      store.Store
+	started    time.Time
+	steady     time.Duration // when it was started
+	ran        ran
+	feed       *feed
+	events     *events
+	counts     counts
+	seen       seen
+	recalled   recalled
+	out        *outbox // what others are told of; nil: there are none
+	highest    highest // clock of the store
+	clockReads clockReads
+	gathering  gathering
+	revoked    revoked
 
 	standing standing
 	sessions sessions // of agents

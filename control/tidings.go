@@ -27,7 +27,7 @@ const (
 	// many lanes, which take turns: who reads may be late by so many of all of them.
 	toldMost     = 16
 	toldBytes    = 4 << 10
-	toldTogether = 128
+	toldTogether = 512
 )
 
 // tiding is what one transaction changed, for the agents and people that wait.
