@@ -48,6 +48,7 @@ restarted; a started guard goes on where the one before it was.`,
 	fl.DurationVar(&f.step, "step", time.Second, "`TIME` that each rung of the ladder has: at most a tenth of what control takes a silent host for alive")
 	fl.BoolVar(&f.hand, "hand", false, "be the guard's hand, which the guard itself starts")
 	cobra.CheckErr(fl.MarkHidden("hand"))
+	cmd.AddCommand(newGuardLsCmd(a), newGuardReleaseCmd(a))
 	return cmd
 }
 

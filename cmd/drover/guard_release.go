@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// fencer is what is asked of this host's guard: guard.Client.
+type fencer interface {
+	Status(ctx context.Context) (guard.Status, error)
+	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
+	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
+}
+
+// guardRunFlag names the folder of the guard's socket.
+func guardRunFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("run", "/run/drover", "`DIR` of the guard's socket")
+}
+
+func newGuardLsCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List what this host's guard watches over",
+		Args:  args(0), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	run := guardRunFlag(cmd)
+	o := outputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		g, err := guard.NewClient(guard.SocketPath(*run))
+		if err != nil {
+			return err
+		}
+		defer g.Close()
+		st, err := g.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return list(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() }, func(all []guard.Entry) *show.Table {
+			t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
+			for _, e := range all {
+				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State), deadlineLine(e, clock.Boottime()))
+			}
+			return t
+		})
+	}
+	return cmd
+}
+
+func deadlineLine(e guard.Entry, now time.Duration) string {
+	if e.State == guard.StateRebooted {
+		return ""
+	}
+	if left := (e.Deadline - now).Round(time.Second); left >= 0 {
+		return "in " + left.String()
+	}
+	return (now - e.Deadline).Round(time.Second).String() + " ago"
+}
+
+func newGuardReleaseCmd(a *app) *cobra.Command {
+	var confirmed bool
+	cmd := &cobra.Command{
+		Use:   "release VOLUME",
+		Short: "End what uses a fenced volume here, and unmount it",
+		Long: `End what uses a fenced volume on this host, and unmount it: for a host that
+control lets in no more, after drover node rm --force, or that is never to hear
+of it again. Otherwise the agent does what is right by itself, once it hears of
+control.
+
+Whatever has the volume open is killed before it could write again; then it is
+unmounted and the guard forgets it. What is in it stays where it lies, in its
+pool on this host. VOLUME is its name or the UUID of its dataset.`,
+		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill what uses the volume on this host")
+	run := guardRunFlag(cmd)
+	o := outputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !confirmed {
+			return dataset.Errorf(dataset.ErrInvalid, "release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
+		}
+		g, err := guard.NewClient(guard.SocketPath(*run))
+		if err != nil {
+			return err
+		}
+		defer g.Close()
+		e, err := release(cmd.Context(), g, mount.Unmount, args[0])
+		if err != nil {
+			return err
+		}
+		if o.json() {
+			return show.JSON(a.out, e)
+		}
+		return a.say("volume %s is unmounted, and its users are ended; what is in it stays in its pool", e.Volume)
+	}
+	return cmd
+}
+
+// release gives up what a guard has fenced, so that it can be unmounted: who could write to
+// it is killed before it is thawed. Again: what was left.
+func release(ctx context.Context, g fencer, unmount func(path string) error, ref string) (e guard.Entry, err error) {
+	st, err := g.Status(ctx)
+	if err != nil {
+		return e, err
+	}
+	var have []string
+	var found []guard.Entry
+	for _, e := range st.Datasets {
+		have = append(have, e.Volume)
+		if e.Volume == ref || e.Dataset.String() == strings.ToLower(ref) {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return e, dataset.Errorf(dataset.ErrNotFound, "release of volume %q: the guard of this host does not have it (have: %s)", dataset.Clip(ref), dataset.Have(have))
+	case 1:
+		e = found[0]
+	default:
+		return e, dataset.Errorf(dataset.ErrAmbiguous, "release of volume %q: the guard has several of that name (say the UUID of the dataset: drover guard ls)", ref)
+	}
+	if !slices.Contains([]guard.State{guard.StateFencing, guard.StateFenced, guard.StateSuperseded}, e.State) {
+		return e, dataset.Errorf(dataset.ErrConflict, "release of volume %s: it is %s, and not fenced (stop its containers)", e.Volume, e.State)
+	}
+	if e, err = g.Supersede(ctx, e.Dataset, e.Epoch); err != nil {
+		return e, err
+	}
+	for _, path := range e.Paths {
+		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
+			return e, fmt.Errorf("release of volume %s: unmount of %s: %w (ask again)", e.Volume, path, err)
+		}
+	}
+	return e, g.Release(ctx, e.Dataset, e.Epoch)
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// fenceFake is a guard that notes what it is asked for.
+type fenceFake struct {
+	list []guard.Entry
+	did  []string
+	fail error
+}
+
+func (f *fenceFake) Status(context.Context) (guard.Status, error) {
+	return guard.Status{Datasets: f.list}, nil
+}
+
+func (f *fenceFake) Supersede(_ context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error) {
+	f.did = append(f.did, "supersede")
+	for i, e := range f.list {
+		if e.Dataset == id && e.Epoch == epoch {
+			f.list[i].State = guard.StateSuperseded
+			return f.list[i], f.fail
+		}
+	}
+	return guard.Entry{}, dataset.ErrNotFound
+}
+
+func (f *fenceFake) Release(context.Context, uuid.UUID, uint64) error {
+	f.did = append(f.did, "release")
+	return nil
+}
+
+func (f *fenceFake) unmount(path string) error {
+	f.did = append(f.did, "unmount "+path)
+	if path == "/gone" {
+		return mount.ErrNotMounted
+	}
+	return nil
+}
+
+// What is fenced is let go of in this order: who could write is killed, it is unmounted, the
+// guard forgets it; what is not fenced, or does not end, is left as it is.
+func TestGuardRelease(t *testing.T) {
+	entry := func(state guard.State) guard.Entry {
+		e := guard.Entry{Volume: "db", Epoch: 4, State: state}
+		e.Dataset, e.Paths = uuid.New(), []string{"/mnt/db", "/gone"}
+		return e
+	}
+	one, two := entry(guard.StateFenced), entry(guard.StateFenced)
+	all := []string{"supersede", "unmount /mnt/db", "unmount /gone", "release"}
+	for name, c := range map[string]struct {
+		list []guard.Entry
+		ref  string
+		fail error
+		want []string
+		err  error
+	}{
+		"fenced":             {[]guard.Entry{one}, "db", nil, all, nil},
+		"on its way":         {[]guard.Entry{entry(guard.StateFencing)}, "db", nil, all, nil},
+		"by its UUID":        {[]guard.Entry{one, two}, strings.ToUpper(two.Dataset.String()), nil, all, nil},
+		"asked for again":    {[]guard.Entry{entry(guard.StateSuperseded)}, "db", nil, all, nil},
+		"two of that name":   {[]guard.Entry{one, two}, "db", nil, nil, dataset.ErrAmbiguous},
+		"not fenced":         {[]guard.Entry{entry(guard.StateArmed)}, "db", nil, nil, dataset.ErrConflict},
+		"not there":          {[]guard.Entry{one}, "web", nil, nil, dataset.ErrNotFound},
+		"who does not end":   {[]guard.Entry{one}, "db", dataset.ErrInUse, []string{"supersede"}, dataset.ErrInUse},
+		"of an earlier boot": {[]guard.Entry{entry(guard.StateRebooted)}, "db", nil, nil, dataset.ErrConflict},
+	} {
+		f := &fenceFake{list: slices.Clone(c.list), fail: c.fail}
+		_, err := release(t.Context(), f, f.unmount, c.ref)
+		if !errors.Is(err, c.err) || !slices.Equal(f.did, c.want) {
+			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
+		}
+	}
+	con := newConsole(&fake{})
+	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "--confirmed: what uses it on this host is killed") {
+		t.Errorf("without a word: exit %d, %s", code, con.err.String())
+	}
+}
