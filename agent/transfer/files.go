@@ -88,8 +88,9 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
 	var out dataset.Manifest
 	corrupt := 0
+	var once complaint
 	err := c.patiently(ctx, func() (bool, error) {
-		got, began, err := c.pullFiles(ctx, f)
+		got, began, err := c.pullFiles(ctx, f, &once)
 		if err == nil {
 			out = dataset.Manifest{Snapshot: f.Snapshot, Bytes: got.Bytes, Sum: got.Sum}
 			return false, nil
@@ -99,6 +100,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 		}
 		if isKind(err, dataset.ErrCorrupt) && !isPeer(err) {
 			if corrupt++; corrupt < maxRestarts {
+				once.of(c, f.Dataset, f.Peer, err)
 				err = errCut{err}
 			}
 		}
@@ -111,7 +113,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 }
 
 // pullFiles tries once, and tells whether anything may have been put into the directory.
-func (c *Client) pullFiles(ctx context.Context, f Files) (got backends.Stream, began bool, err error) {
+func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got backends.Stream, began bool, err error) {
 	if err := vacant(f.Into); err != nil {
 		return got, false, err
 	}
@@ -129,6 +131,9 @@ func (c *Client) pullFiles(ctx context.Context, f Files) (got backends.Stream, b
 	}
 	err = tree.ReadTar(ctx, io.TeeReader(in, io.MultiWriter(all, told)), f.Into, tree.WithSync())
 	got = all.stream()
+	if errors.Is(in.err, errFrame) {
+		once.of(c, f.Dataset, f.Peer, in.err)
+	}
 	if err == nil {
 		err = f.verify(in, got)
 	} else if in.err != nil && !errors.Is(in.err, io.EOF) && !errors.As(in.err, new(*peerError)) {

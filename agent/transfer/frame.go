@@ -165,7 +165,8 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 }
 
 // frameReader reads the bytes that frames carry: io.EOF after the end frame. A stream that
-// ends without one is io.ErrUnexpectedEOF, one whose sender failed *peerError.
+// ends without one is io.ErrUnexpectedEOF, and errFrame as well where it was not the way
+// that broke: the peer has ended its answer there. One whose sender failed is *peerError.
 type frameReader struct {
 	r      io.Reader
 	next   uint32
@@ -209,12 +210,30 @@ func bad(format string, args ...any) error {
 }
 
 func (f *frameReader) fill(b []byte) error {
-	n, err := io.ReadFull(f.r, b)
+	in := &ending{r: f.r}
+	n, err := io.ReadFull(in, b)
 	f.read += int64(n)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	switch {
+	case err == nil:
+		return nil
+	case in.ended:
+		return fmt.Errorf("%w: the answer ended within frame %d, or before it: %w", errFrame, f.next, io.ErrUnexpectedEOF)
+	case errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// ending notes that what it reads has come to its end, which a connection that broke has not.
+type ending struct {
+	r     io.Reader
+	ended bool
+}
+
+func (e *ending) Read(b []byte) (int, error) {
+	n, err := e.r.Read(b)
+	e.ended = err == io.EOF //nolint:errorlint // as http has it; one that wraps it broke
+	return n, err
 }
 
 // frame reads one frame, and leaves what it carries.

@@ -67,7 +67,7 @@ type pulling struct {
 	out    *Brought
 	before int64 // bytes of the steps that are done
 	total  int64
-	logged bool
+	once   complaint
 }
 
 // maxPlans bounds how often a plan is made anew, since what it rests on has gone.
@@ -75,7 +75,7 @@ const maxPlans = 5
 
 func (r *pulling) all(ctx context.Context) error {
 	for try := 1; ; try++ {
-		err := r.once(ctx)
+		err := r.try(ctx)
 		if !errors.Is(err, errReplan) || try == maxPlans {
 			return err
 		}
@@ -85,7 +85,7 @@ func (r *pulling) all(ctx context.Context) error {
 // errReplan is a base or a snapshot that the source has no more.
 var errReplan = errors.New("what was planned is there no more")
 
-func (r *pulling) once(ctx context.Context) error {
+func (r *pulling) try(ctx context.Context) error {
 	have, err := r.have(ctx)
 	if err != nil {
 		return err
@@ -230,13 +230,17 @@ func (r *pulling) cause(in *frameReader, err error) error {
 	return err
 }
 
-// complain logs, once, what a peer does that it should not.
-func (r *pulling) complain(err error) {
-	if r.logged || r.Log == nil {
+func (r *pulling) complain(err error) { r.once.of(r.Client, r.Dataset.ID, r.Peer, err) }
+
+// complaint logs, once, what a peer does that it should not.
+type complaint struct{ made bool }
+
+func (o *complaint) of(c *Client, id uuid.UUID, peer string, err error) {
+	if o.made || c.Log == nil {
 		return
 	}
-	r.logged = true
-	r.Log.WithError(err).WithField("dataset", r.Dataset.ID).WithField("peer", r.Peer).Warn("a peer was cut off")
+	o.made = true
+	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("a peer was cut off")
 }
 
 // errCut is a failure of the way there: it is worth another try.

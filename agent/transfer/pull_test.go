@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -173,7 +174,7 @@ func TestBadPeers(t *testing.T) {
 		f(&frameWriter{w: plain{&buf}})
 		return buf.Bytes()
 	}
-	cutOff := []string{"text", "oversized", "out of order", "no stream"} // and not a way that broke, or a peer that says so
+	cutOff := []string{"nothing", "truncated", "text", "oversized", "out of order", "no stream"} // and not a way that broke, or a peer that says so
 	for name, body := range map[string][]byte{
 		"nothing":      nil,
 		"truncated":    frames(func(f *frameWriter) { _ = f.frame(frameData, 9, []byte("123456789")) })[:frameHeader+3],
@@ -187,7 +188,7 @@ func TestBadPeers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b.log.Reset()
 			fake := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if strings.HasSuffix(r.URL.Path, "/stream") {
+				if strings.HasSuffix(r.URL.Path, "/stream") || strings.HasSuffix(r.URL.Path, "/files") {
 					_, _ = w.Write(body)
 					return
 				}
@@ -203,6 +204,14 @@ func TestBadPeers(t *testing.T) {
 			}
 			if got := b.snapshots(d.ID); len(got) != 0 {
 				t.Errorf("it has %v", got)
+			}
+			b.log.Reset()
+			into, err := os.Open(t.TempDir())
+			must(t, err)
+			defer into.Close()
+			_, err = b.client.PullFiles(t.Context(), Files{Peer: fake.URL, Dataset: d.ID, Into: into})
+			if n := warnings(b.log); err == nil || n != map[bool]int{true: 1}[name == "only an end" || slices.Contains(cutOff, name)] {
+				t.Errorf("files: %d lines are logged, %v", n, err)
 			}
 			b.wire.next.(*http.Transport).CloseIdleConnections()
 		})
