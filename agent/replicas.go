@@ -228,10 +228,6 @@ func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid
 	return nil
 }
 
-// toldEvery is how often control is told of a replica for its store; what it sees of it
-// comes with the heartbeats.
-const toldEvery = 10 * time.Minute
-
 // fresh takes in how far a replica is, and tells of it.
 func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
 	a.copiesFresh.mu.Lock()
@@ -240,7 +236,7 @@ func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
 	was := r.told
 	a.copiesFresh.mu.Unlock()
 	a.changed(c.Dataset)
-	if was.Snapshot != uuid.Nil && was.Epoch == c.Epoch && c.Taken.Sub(was.Taken) < toldEvery {
+	if !c.Tells(was) {
 		return nil
 	}
 	if err := a.tellCopy(ctx, api.Copied{Copy: c}); err != nil {

@@ -11,11 +11,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copyEvery is how often the store hears of a copy that is kept fresh: what its node
-// says with its heartbeats is kept here, and a store that was told each time would have
-// nothing else to do.
-const copyEvery = 10 * time.Minute
-
 // Copied takes in what a node's copy of a dataset is now; the store hears of the first
 // snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a
 // copy that the node is not to have, or for one that is destroyed though nobody wanted that.
@@ -47,11 +42,11 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
-		fresh := rec.Snapshot != uuid.Nil && rec.Epoch == c.Copy.Epoch && c.Copy.Taken.Sub(rec.Taken) < copyEvery
+		tells := c.Copy.Tells(rec)
 		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
 		s.seen.copied(rec)
-		if fresh {
+		if !tells {
 			return nil
 		}
 		return t.put(key, rec)

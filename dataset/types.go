@@ -175,6 +175,17 @@ func (c Copy) Spent() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.Was == CopySuperseded
 }
 
+// copyEvery is how often the store hears of a copy that is kept fresh: what its node says
+// with its heartbeats control keeps, and a store that was told each time would have nothing
+// else to do.
+const copyEvery = 10 * time.Minute
+
+// Tells reports whether the store is to hear of a copy of which it heard as it was: of the
+// first snapshot that is whole, of a new epoch, and now and then.
+func (c Copy) Tells(was Copy) bool {
+	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken) >= copyEvery
+}
+
 // CopyKind says why there is a copy, and so what becomes of it.
 type CopyKind string
 
