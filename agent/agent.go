@@ -93,7 +93,8 @@ type Agent struct {
 	previous    []uuid.UUID   // incarnations that this one comes after, until control has let it in
 	apart       []api.Service // each control replica alone
 	started     time.Time
-	recovered   bool // the agent's own state was lost before this start
+	began       time.Duration // the same by the steady clock
+	recovered   bool          // the agent's own state was lost before this start
 
 	pools  *pools
 	cache  *cache
@@ -117,7 +118,7 @@ type Agent struct {
 	recovery    uuid.UUID // the last one that was taken in
 	strange     string    // why control's store is not to be believed; empty: it is
 	generation  uint64
-	verifyAt    time.Time // when uses whose end may have been missed are looked at next; zero: there are none
+	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]bool // clones that exports read
 	news        map[uuid.UUID]bool // datasets that control is to hear of
@@ -153,7 +154,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
+		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
 	}
 	a.apart = replicas(cfg.Control)
@@ -253,7 +254,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 	}
 	a.mu.Lock()
-	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
+	a.verifyAt = a.Clock.Steady() + unverifiedGrace
 	a.mu.Unlock()
 	s, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {

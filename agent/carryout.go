@@ -140,7 +140,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	}
 	steps.At("snapshot.begin")
 	// It was asked for earlier, when this node may have been down.
-	if op.Snapshot.Created, err = a.keptAt(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	thaw, err := a.freeze(d)
@@ -208,7 +208,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	}
 	steps.At("restore.begin")
 	jb.step("restoring")
-	if op.Snapshot.Created, err = a.keptAt(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
 	if err := pool.Restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved); err != nil {
@@ -222,14 +222,15 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	return out, err
 }
 
-// keptAt is when a snapshot was taken that an earlier try may have taken already; if not,
-// now, by this node's clock: those of an epoch are told apart by it.
-func (a *Agent) keptAt(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (time.Time, error) {
+// timed returns a snapshot with when it was taken, which an earlier try may have done
+// already; if not, now, by this node's clock: those of an epoch are told apart by it.
+func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := indexOf(e, s.ID); err == nil && i >= 0 {
-		return e.Snapshots[i].Created, nil
+		s.Created, s.Order = e.Snapshots[i].Created, e.Snapshots[i].Order
+		return s, nil
 	}
-	return a.Clock.Now(), err
+	return s.TakenAfter(e.Snapshots, a.Clock.Now()), err
 }
 
 // doResize gives a dataset another size, mounted or not.

@@ -137,7 +137,7 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (kee
 	if err != nil {
 		return keep, err
 	}
-	superseded := a.supersededSnapshot(k)
+	superseded := a.supersededSnapshot(k).TakenAfter(e.Snapshots, a.Clock.Now())
 	if e.State == backends.EntryCopy && !e.Promoted {
 		if i := indexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // what was cut short before that
@@ -185,14 +185,14 @@ func lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Sna
 // tellSuperseded tells control which snapshot of this node's has what the volume has not:
 // the next sync says that it is kept.
 func (a *Agent) tellSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
-	k.Kind, k.Snapshot, k.Taken, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, max(k.Epoch, s.Epoch)
+	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order, max(k.Epoch, s.Epoch)
 	return a.tellCopy(ctx, api.Copied{Copy: k.Copy})
 }
 
 // supersededSnapshot is the record of a head that was overtaken: one an epoch.
 func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
 	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", a.node, k.Epoch))
-	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch, Created: a.Clock.Now().UTC().Round(0)}
+	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
 	if k.Record != nil {
 		s.Volume, s.Size, s.Profile = k.Record.Volume, k.Record.Size, k.Record.Profile
 	}

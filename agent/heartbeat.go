@@ -41,7 +41,7 @@ func (a *Agent) heartbeats(begun func()) {
 	a.tell(a.ctx, all, a.takeNews())
 	a.tellFacts(a.ctx)
 	begun()
-	purgeAt := a.Clock.Now().Add(purgeEvery)
+	purgeAt := a.Clock.Steady() + purgeEvery
 	round := a.Clock.After(0)
 	for {
 		select {
@@ -50,9 +50,9 @@ func (a *Agent) heartbeats(begun func()) {
 		case <-round:
 			round = a.Clock.After(a.Limits.Heartbeat)
 			back := a.rounds(a.ctx)
-			if now := a.Clock.Now(); back || !now.Before(purgeAt) {
+			if now := a.Clock.Steady(); back || now >= purgeAt {
 				a.purgeCondemned()
-				purgeAt = now.Add(purgeEvery)
+				purgeAt = now + purgeEvery
 			}
 			all.tryAgain()
 			a.tell(a.ctx, all, append(a.mountedIDs(), all.told()...))
@@ -206,7 +206,7 @@ func (a *Agent) unmountForgotten() {
 	a.mounts.mu.Lock()
 	var ids []uuid.UUID
 	for id, since := range a.mounts.idle {
-		if a.Clock.Now().Sub(since) >= forgottenAfter {
+		if a.Clock.Steady()-since >= forgottenAfter {
 			ids = append(ids, id)
 		}
 	}

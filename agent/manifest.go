@@ -15,10 +15,13 @@ import (
 // Where the files go one by one, and the pool does not snapshot without copying, they
 // are read as they lie: nothing writes to them any more.
 func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord) (m dataset.Manifest, err error) {
-	s := a.transferSnapshot(d, finalID(y.Move), y.Move)
+	s, err := a.timed(ctx, pool, a.transferSnapshot(d, finalID(y.Move), y.Move))
+	if err != nil {
+		return m, err
+	}
 	if y.Files && !pool.Info().Capabilities.InstantSnapshot {
 		m, err = a.manifestOfFiles(ctx, d.ID, uuid.Nil)
-		m.Taken = s.Created
+		m.Taken, m.Order = s.Created, s.Order
 		return m, err
 	}
 	if err := pool.Snapshot(ctx, s, nil); err != nil {
@@ -35,7 +38,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	s = e.Snapshots[i] // that of an earlier try
 	if y.Files {
 		m, err = a.manifestOfFiles(ctx, d.ID, s.ID)
-		m.Snapshot, m.Taken = s.ID, s.Created
+		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
 	base, err := nearest(ctx, pool, e, s, y.To)

@@ -46,6 +46,50 @@ func TestGoesOnFromTheNewest(t *testing.T) {
 	}
 }
 
+// A home whose clock was set back goes on telling which of its snapshots is the newest: what
+// it gives other nodes as well, and the one of a later try.
+func TestC4ClockSetBackAtHome(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	take := func(name string) {
+		t.Helper()
+		plan, err := r.plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
+		if err == nil {
+			_, err = r.carryOut(t.Context(), &job{}, *plan.Operation)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantNewest := func(name string) dataset.Snapshot {
+		t.Helper()
+		e, err := r.pool().Stat(t.Context(), d.ID)
+		s, found := best(e)
+		if err != nil || !found || s.Name != name {
+			t.Fatalf("the newest is %q, not %q: %v", s.Name, name, err)
+		}
+		return s
+	}
+	take("before")
+	r.clock.Set(r.clock.Now().Add(-time.Hour))
+	take("after")
+	if s := wantNewest("after"); !s.Created.Equal(r.clock.Now()) {
+		t.Errorf("the clock says %s, and the snapshot was taken at %s", r.clock.Now(), s.Created)
+	}
+	given, err := sending{r.Agent}.Freshen(t.Context(), d.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := wantNewest(""); s.ID != given.ID {
+		t.Errorf("the newest is %s, and another node was given %s", s.ID, given.ID)
+	}
+	r.clock.Set(r.clock.Now().Add(2 * time.Hour))
+	take("right-again")
+	if s := wantNewest("right-again"); !s.Order.IsZero() {
+		t.Errorf("the clock tells the order, and it is %+v", s)
+	}
+}
+
 // Snapshots have the time of their home's clock, those that a restore makes too, and the
 // one of the first try when they are made again after a crash.
 func TestSnapshotsByTheHomesClock(t *testing.T) {

@@ -349,9 +349,9 @@ func (a *Agent) idle(id uuid.UUID) {
 	a.mounts.mu.Lock()
 	defer a.mounts.mu.Unlock()
 	if a.mounts.idle == nil {
-		a.mounts.idle = map[uuid.UUID]time.Time{}
+		a.mounts.idle = map[uuid.UUID]time.Duration{}
 	}
-	a.mounts.idle[id] = a.Clock.Now()
+	a.mounts.idle[id] = a.Clock.Steady()
 }
 
 func (a *Agent) unidle(id uuid.UUID) {

@@ -20,7 +20,7 @@ import (
 type mounts struct {
 	mu      sync.Mutex
 	records map[uuid.UUID]*mountRecord
-	idle    map[uuid.UUID]time.Time // mounted without an ID, since when
+	idle    map[uuid.UUID]time.Duration // mounted without an ID, since when by the steady clock
 }
 
 func (a *Agent) loadMounts(ctx context.Context) error {
@@ -38,7 +38,7 @@ func (a *Agent) loadMounts(ctx context.Context) error {
 			r.IDs[use] = c
 		}
 		if r.Boot == a.boot && len(r.IDs) > 0 {
-			a.verifyAt = a.started.Add(unverifiedGrace)
+			a.verifyAt = a.Clock.Steady() + unverifiedGrace
 		}
 		a.mounts.records[id] = &r
 		return nil

@@ -104,14 +104,14 @@ func (m *moving) recall(ctx context.Context) error {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.recalled")
-	until := a.Clock.Now().Add(a.Limits.Lease)
+	until := a.Clock.Steady() + a.Limits.Lease
 	for now.Manifest == nil {
-		left := until.Sub(a.Clock.Now())
+		left := until - a.Clock.Steady()
 		if left <= 0 {
 			if err := m.stillGivingUp(ctx, now); err != nil {
 				return err
 			}
-			until, left = a.Clock.Now().Add(a.Limits.Lease), a.Limits.Lease
+			until, left = a.Clock.Steady()+a.Limits.Lease, a.Limits.Lease
 		}
 		now, err = patient(ctx, a, func() (dataset.Operation, error) {
 			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
@@ -228,7 +228,7 @@ func (m *moving) atBest(ctx context.Context) error {
 		return dataset.Errorf(dataset.ErrCorrupt, "move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume, m.a.NodeName, m.op.Loss.Snapshot)
 	}
 	loss := *m.op.Loss
-	loss.Snapshot, loss.Epoch, loss.Taken, loss.Later = s.ID, s.Epoch, s.Created, nil
+	loss.Snapshot, loss.Epoch, loss.Taken, loss.Order, loss.Later = s.ID, s.Epoch, s.Created, s.Order, nil
 	for _, o := range e.Snapshots {
 		if o.Kind == dataset.SnapshotRestore && o.At().Compare(s.At()) > 0 {
 			loss.Later = append(loss.Later, o.ID)

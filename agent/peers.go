@@ -204,7 +204,7 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 			}
 		}
 	}
-	s := a.transferSnapshot(d, uuid.New(), peer)
+	s := a.transferSnapshot(d, uuid.New(), peer).TakenAfter(e.Snapshots, a.Clock.Now())
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))

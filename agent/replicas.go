@@ -203,7 +203,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 		return err
 	}
 	c := k.Copy
-	c.Epoch, c.Snapshot, c.Taken, c.Checked, c.Current = s.Epoch, s.ID, s.Created, checked, s.Current
+	c.Epoch, c.Snapshot, c.Taken, c.Order, c.Checked, c.Current = s.Epoch, s.ID, s.Created, s.Order, checked, s.Current
 	return a.fresh(ctx, c)
 }
 
@@ -269,7 +269,7 @@ func (a *Agent) recollect(ctx context.Context, pool backends.Pool, k api.Kept) e
 	}
 	c := k.Copy
 	if c.Snapshot != s.ID {
-		c.Epoch, c.Snapshot, c.Taken, c.Current = s.Epoch, s.ID, s.Created, s.Created
+		c.Epoch, c.Snapshot, c.Taken, c.Order, c.Current = s.Epoch, s.ID, s.Created, s.Order, s.Created
 	}
 	return a.fresh(ctx, c)
 }

@@ -101,7 +101,7 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 	r.Epoch = d.Epoch
 	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.currentGeneration(), Since: a.started, inherited: true}
 	a.mu.Lock()
-	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
+	a.verifyAt = a.Clock.Steady() + unverifiedGrace
 	a.mu.Unlock()
 	return a.save(ctx, d, r, nil)
 }
@@ -156,9 +156,9 @@ const (
 // container has it (live-restore keeps such containers running). Which ID belongs
 // to which container cannot be told, so they go together when nobody is left.
 func (a *Agent) verifyUses(ctx context.Context) {
-	now := a.Clock.Now()
+	now := a.Clock.Steady()
 	a.mu.Lock()
-	gen, due := a.generation, !a.verifyAt.IsZero() && !now.Before(a.verifyAt)
+	gen, due := a.generation, a.verifyAt != 0 && now >= a.verifyAt
 	a.mu.Unlock()
 	if !due {
 		return
@@ -169,9 +169,9 @@ func (a *Agent) verifyUses(ctx context.Context) {
 			open = append(open, id)
 		}
 	}
-	var next time.Time
+	var next time.Duration
 	if len(open) > 0 {
-		next = now.Add(verifyEvery)
+		next = now + verifyEvery
 	}
 	a.mu.Lock()
 	if a.generation == gen {
@@ -229,7 +229,7 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, gen uint6
 		return err
 	}
 	defer unlock()
-	old := a.Clock.Now().Sub(a.started) >= inheritedGrace
+	old := a.Clock.Steady()-a.began >= inheritedGrace
 	r := a.record(d.ID)
 	n := len(r.IDs)
 	for id, c := range r.IDs {

@@ -215,6 +215,7 @@ func TestUsesOfAnOlderEngine(t *testing.T) {
 	r.mount(other, "three")
 	end := container(t, r.mountPath(d.ID))
 	r.Activated(ctx)
+	r.clock.Set(r.clock.Now().Add(time.Hour)) // no time to start containers in
 	r.after(unverifiedGrace - time.Second)
 	r.want(d, "one", "two")
 	r.want(other, "three")
@@ -245,6 +246,7 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 		r.mount(v, "id-of-"+v.Volume)
 	}
 	r.restart()
+	r.clock.Set(r.clock.Now().Add(time.Hour))
 	// The engine is told of its own use, as docker cp does.
 	r.mount(again, "id-of-again")
 	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {

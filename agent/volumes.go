@@ -372,7 +372,7 @@ func (a *Agent) Activated(ctx context.Context) {
 	a.mu.Lock()
 	a.generation++
 	gen := a.generation
-	a.verifyAt = a.Clock.Now().Add(unverifiedGrace)
+	a.verifyAt = a.Clock.Steady() + unverifiedGrace
 	a.mu.Unlock()
 	if err := a.state.put(ctx, map[string]any{"engine": engineRecord{Generation: gen}}); err != nil {
 		a.Log.WithError(err).Error("the engine's new generation was not put on disk")

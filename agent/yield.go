@@ -197,7 +197,7 @@ func finalID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final
 func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
-		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Created: a.Clock.Now().UTC().Round(0), Request: request,
+		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
 	}
 }
 

@@ -43,7 +43,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return nil
 		}
 		tells := c.Copy.Tells(rec)
-		rec.Snapshot, rec.Taken, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Epoch
+		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
 		s.seen.copied(rec)
 		if !tells {
@@ -66,7 +66,7 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s is to be destroyed", d.ID, rec.Node)
 	}
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
-	rec.Snapshot, rec.Taken, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Epoch, now.Checked
+	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch, now.Checked
 	s.seen.copied(rec)
 	return t.keep(&d, rec)
 }
@@ -109,7 +109,7 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 		return c, false, err
 	}
 	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch && last.At().Compare(c.At()) >= 0 {
-		c.Snapshot, c.Taken, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Epoch, last.Checked, last.Current
+		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order, last.Epoch, last.Checked, last.Current
 	}
 	return c, true, nil
 }

@@ -51,7 +51,7 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	}
 	next := d
 	next.Home, next.Pool, next.Epoch, next.Move = node.ID, c.Pool, d.Epoch+1, uuid.Nil
-	loss := &dataset.Loss{Snapshot: c.Snapshot, Epoch: c.Epoch, Taken: c.Taken, Fenced: d.Home, Why: because, Away: t.index(awayKey(d.Home))}
+	loss := &dataset.Loss{Snapshot: c.Snapshot, Epoch: c.Epoch, Taken: c.Taken, Order: c.Order, Fenced: d.Home, Why: because, Away: t.index(awayKey(d.Home))}
 	return &dataset.Operation{Node: node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: loss}, nil, nil
 }
 
@@ -103,7 +103,7 @@ func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best
 			not = append(not, reason)
 			continue
 		}
-		later := cmp.Or(cmp.Compare(c.Epoch, best.Epoch), c.Taken.Compare(best.Taken), c.Current.Compare(best.Current))
+		later := cmp.Or(c.At().Compare(best.At()), c.Current.Compare(best.Current))
 		if on.ID == uuid.Nil || later > 0 || later == 0 && id == target.ID {
 			best, on = c, n
 		}
@@ -163,6 +163,8 @@ func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.No
 	switch age := last.Sub(c.Current); {
 	case last.IsZero() || c.Current.IsZero():
 		return "it is not known how old the copy on node " + on.Name + " is, as control was not there or was started since", nil
+	case age < -s.Limits.Session: // more than a heartbeat
+		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set back", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name, age.Round(time.Second), d.Profile.Name, most), nil
 	}

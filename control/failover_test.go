@@ -253,7 +253,9 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	l.passes(l.Limits.Session, l.b, l.c)
 	_, err := l.asks(l.Service, "beta")
 	refused(t, err, dataset.ErrOffline, "nothing takes over by itself: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
-
+	l.c.has(l.d, someday.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
+	_, err = l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set back")
 	l.c.has(l.d, someday.Add(-10*time.Second), late) // as new, and nothing was written since
 	op, err := l.asks(l.Service, "beta")
 	if err != nil || op.Node != l.c.id {

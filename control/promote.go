@@ -86,7 +86,7 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 		return err
 	}
 	op.Dataset.Pool = kept.Pool
-	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
 	return nil
 }
 

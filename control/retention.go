@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -18,7 +19,9 @@ func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []
 		return nil
 	}
 	newest := slices.Clone(snaps)
-	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { return older(b, a) })
+	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not by time alone: clocks of two homes differ
+		return cmp.Or(b.At().Compare(a.At()), older(b, a))
+	})
 	kept := map[uuid.UUID]bool{}
 	for i := range min(max(keep.Last, 0), len(newest)) {
 		kept[newest[i].ID] = true

@@ -73,6 +73,27 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// The newest is the one of the last epoch, and within one the last that was taken, whatever
+// the clocks of their homes said.
+func TestC4RetentionWithClocksThatAreOff(t *testing.T) {
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	snaps := at(noon, noon.Add(-time.Hour), noon.Add(-30*time.Minute))
+	snaps[0].Epoch, snaps[1].Epoch, snaps[2].Epoch = 1, 2, 1
+	snaps[2].Order = noon.Add(1) // the clock was set back before
+	for n, want := range [][]int{nil, {0, 2}, {0}, nil} {
+		gone := expired(snaps, dataset.Keep{Last: n}, time.UTC)
+		var got []int
+		for i, s := range snaps {
+			if slices.ContainsFunc(gone, func(g dataset.Snapshot) bool { return g.ID == s.ID }) {
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("of the last %d gone are %v, not %v", n, got, want)
+		}
+	}
+}
+
 // A snapshot is kept if, and only if, some rule keeps it: it is the newest of
 // its period, and fewer than n later periods have one. What is kept once stays
 // kept as long as nothing new comes.

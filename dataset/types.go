@@ -90,7 +90,10 @@ type Snapshot struct {
 	Profile Profile      `json:"profile"`        // of the dataset when it was taken
 	Epoch   uint64       `json:"epoch"`
 	Created time.Time    `json:"created"`
-	Request uuid.UUID    `json:"request"`
+	// Order is there when the clock was set back since an earlier snapshot of this epoch: it
+	// is later than that, and stands in place of Created wherever it counts which was first.
+	Order   time.Time `json:"order,omitzero"`
+	Request uuid.UUID `json:"request"`
 }
 
 // SnapshotKind says who wanted a snapshot, and so what removes it.
@@ -134,11 +137,12 @@ const (
 // Manifest is what the home of a dataset gave up: what the next one must have before
 // it opens the next epoch.
 type Manifest struct {
-	Snapshot uuid.UUID `json:"snapshot"`      // taken when nothing wrote any more
-	Base     uuid.UUID `json:"base,omitzero"` // that the stream is a difference to; nil: it is whole
-	Bytes    int64     `json:"bytes"`         // of the stream
-	Sum      string    `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
-	Taken    time.Time `json:"taken"`         // by the home's clock
+	Snapshot uuid.UUID `json:"snapshot"`       // taken when nothing wrote any more
+	Base     uuid.UUID `json:"base,omitzero"`  // that the stream is a difference to; nil: it is whole
+	Bytes    int64     `json:"bytes"`          // of the stream
+	Sum      string    `json:"sum"`            // SHA-256 of the stream, in hexadecimal digits
+	Taken    time.Time `json:"taken"`          // by the home's clock
+	Order    time.Time `json:"order,omitzero"` // of the snapshot
 }
 
 // GivingUp is what stands among a move's holders while its home, which nobody can mount the
@@ -156,6 +160,7 @@ type Copy struct {
 	Epoch    uint64    `json:"epoch"`                       // in which its newest snapshot was taken
 	Snapshot uuid.UUID `json:"snapshot,omitzero"`           // the newest one that is whole and verified
 	Taken    time.Time `json:"taken,omitzero"`              // when that was, by its home's clock
+	Order    time.Time `json:"order,omitzero"`              // of that snapshot
 	Checked  time.Time `json:"checked,omitzero"`            // when its node last saw that it has all, by that node's clock
 	Current  time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
 	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
@@ -183,7 +188,7 @@ const copyEvery = 10 * time.Minute
 // Tells reports whether the store is to hear of a copy of which it heard as it was: of the
 // first snapshot that is whole, of a new epoch, and now and then.
 func (c Copy) Tells(was Copy) bool {
-	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken) >= copyEvery
+	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery // or the clock was set back
 }
 
 // CopyKind says why there is a copy, and so what becomes of it.
@@ -202,6 +207,7 @@ type Loss struct {
 	Snapshot uuid.UUID   `json:"snapshot,omitzero"` // that it goes on from
 	Epoch    uint64      `json:"epoch"`             // in which that was taken
 	Taken    time.Time   `json:"taken,omitzero"`    // by the clock of that epoch's home: what was written since is not in it
+	Order    time.Time   `json:"order,omitzero"`    // of the snapshot
 	Later    []uuid.UUID `json:"later,omitempty"`   // snapshots that are later, and there nevertheless
 	Over     uint64      `json:"over,omitempty"`    // the epoch that ended with it
 	Fenced   uuid.UUID   `json:"fenced"`            // the last home

@@ -85,7 +85,7 @@ func (g *Guard) connection(ctx context.Context, c *net.UnixConn) {
 
 // exchange answers one request; after an error the connection is of no use.
 func (g *Guard) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent hand.Process) error {
-	soon := func() time.Time { return clock.System{}.Now().Add(messageTime) }
+	soon := func() time.Time { return clock.Deadline(messageTime) }
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 	// The deadline is the kernel's, so the clock is the system's. It must not
 	// outlast the body: it would end the context of the call.
 	conn := http.NewResponseController(w)
-	_ = conn.SetReadDeadline(clock.System{}.Now().Add(readTimeout))
+	_ = conn.SetReadDeadline(clock.Deadline(readTimeout))
 	defer func() { _ = conn.SetReadDeadline(time.Time{}) }()
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {

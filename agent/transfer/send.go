@@ -33,7 +33,7 @@ func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.
 }
 
 func manifest(s dataset.Snapshot, sent backends.Stream) dataset.Manifest {
-	return dataset.Manifest{Snapshot: s.ID, Base: sent.Base, Bytes: sent.Bytes, Sum: sent.Sum, Taken: s.Created}
+	return dataset.Manifest{Snapshot: s.ID, Base: sent.Base, Bytes: sent.Bytes, Sum: sent.Sum, Taken: s.Created, Order: s.Order}
 }
 
 func (s *Server) stream(w http.ResponseWriter, r *request) error {
@@ -73,7 +73,7 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, clock: s.Clock, idle: s.idle()}
+	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
 	quiet := s.watch(ctx, r, frames, cancel)
 	sent, err := write(ctx, frames)
@@ -143,7 +143,6 @@ type bounded struct {
 	w       io.Writer
 	control *http.ResponseController
 	limit   *Limiter
-	clock   clock.Clock
 	idle    time.Duration
 	err     error // of the other side
 }
@@ -155,7 +154,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 		if err := b.limit.wait(b.ctx, len(part)); err != nil {
 			return done, err
 		}
-		if err := b.control.SetWriteDeadline(b.clock.Now().Add(b.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := b.control.SetWriteDeadline(clock.Deadline(b.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return done, b.fail(err)
 		}
 		n, err := b.w.Write(part)

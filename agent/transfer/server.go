@@ -233,7 +233,8 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if snap.Created.After(current) {
+	// One that was taken just now; an older one of a later time tells of a clock that was set back.
+	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}
 	return reply(w, Fresh{snap, current})

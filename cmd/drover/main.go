@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // version is set by the linker: -X main.version.
@@ -29,7 +30,7 @@ var version = "dev"
 func main() {
 	a := &app{
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
-		getenv: os.Getenv, now: time.Now, newID: uuid.New, sleep: sleep, signals: signals,
+		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
 		docker: dockerPath,
 	}
 	a.dial = a.client

@@ -92,5 +92,5 @@ func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context))
 func (g *guard) hurry(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	// What cannot have a deadline is no connection.
-	_ = http.NewResponseController(w).SetReadDeadline(clock.System{}.Now().Add(g.patience))
+	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
 }

@@ -68,7 +68,7 @@ func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint6
 		if err != nil {
 			return err
 		}
-		_ = conn.SetWriteDeadline(clock.System{}.Now().Add(eventPatience))
+		_ = conn.SetWriteDeadline(clock.Deadline(eventPatience))
 		if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", e.ID, data); err != nil {
 			return err
 		}

@@ -198,7 +198,7 @@ func (h *Hand) send(r request) (*link, chan answer, uint64, error) {
 	r.Seq = h.seq
 	l, c := h.link, make(chan answer, 1)
 	l.waiting[r.Seq] = c
-	err := l.conn.SetWriteDeadline(clock.System{}.Now().Add(sendTime))
+	err := l.conn.SetWriteDeadline(clock.Deadline(sendTime))
 	if err == nil {
 		err = frame.Write(l.conn, r, maxMessage)
 	}

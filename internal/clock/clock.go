@@ -5,6 +5,8 @@ package clock
 import (
 	"sync"
 	"time"
+
+	"github.com/droverhq/drover/internal/steps"
 )
 
 // Clock tells the time and wakes. Safe for concurrent use.
@@ -21,8 +23,13 @@ type Clock interface {
 // System is the clock of this machine.
 type System struct{}
 
-// Now is time.Now in UTC.
-func (System) Now() time.Time { return time.Now().UTC() }
+// Deadline is the moment in d, for the deadlines of connections: they are the kernel's, and
+// come in time whoever sets the clock.
+func Deadline(d time.Duration) time.Time { return time.Now().Add(d) }
+
+// Now is time.Now in UTC. What passed between two of them is what the clock of the day
+// says, which somebody may set: what has to last goes by Steady.
+func (System) Now() time.Time { return steps.Set(time.Now().UTC()) }
 
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }

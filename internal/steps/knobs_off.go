@@ -9,3 +9,6 @@ func Session() time.Duration { return 0 }
 
 // Off is false: every protection is on.
 func Off(string) bool { return false }
+
+// Set changes nothing: the clock is as the host has it.
+func Set(now time.Time) time.Time { return now }

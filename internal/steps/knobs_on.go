@@ -3,6 +3,8 @@
 package steps
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -27,4 +29,25 @@ func Session() time.Duration {
 // missed then.
 func Off(protection string) bool {
 	return slices.Contains(strings.Split(os.Getenv("DROVER_OFF"), ","), protection)
+}
+
+// Set is what a clock shows that somebody has set to another time. It panics when a file
+// says no time.
+func Set(now time.Time) time.Time {
+	file := os.Getenv("DROVER_CLOCK")
+	if file == "" {
+		return now
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return now
+	}
+	var off time.Duration
+	if err == nil {
+		off, err = time.ParseDuration(string(text))
+	}
+	if err != nil {
+		panic("DROVER_CLOCK: " + err.Error())
+	}
+	return now.Add(off)
 }

@@ -7,6 +7,7 @@
 // process itself; "hold:FILE" makes FILE and waits until it is gone. DROVER_SESSION=1s
 // has ten times as much happen in a test as the default of 10 s, and
 // DROVER_OFF=NAME[,NAME…] switches protections off (test/chaos has their names).
+// DROVER_CLOCK=FILE has a clock that is as far off as FILE says, such as -1h30m; none: right.
 package steps
 
 // Names lists every step of one host, in the order in which the operations come to

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 func openInside(t *testing.T) *Store {
@@ -280,5 +281,22 @@ func TestPanicIsAnError(t *testing.T) {
 	err := s.guard(func() error { panic("assertion failed: page 3") })
 	if err == nil || errors.Is(err, store.ErrConflict) {
 		t.Error(err)
+	}
+}
+
+// A session ends when its time has passed, and not by somebody who sets the clock.
+func TestC4SessionsOutliveAClockThatIsSet(t *testing.T) {
+	c := clock.NewFake(time.Now())
+	s := newSessions(c)
+	id := s.add(10 * time.Second)
+	for _, set := range []time.Duration{time.Hour, -2 * time.Hour} {
+		c.Set(c.Now().Add(set))
+		if dead, wait := s.due(); !s.alive(id, false) || len(dead) > 0 || wait != 10*time.Second {
+			t.Errorf("set by %s: dead are %v, the next in %s", set, dead, wait)
+		}
+	}
+	c.Advance(10 * time.Second)
+	if s.alive(id, true) {
+		t.Error("it outlives its time")
 	}
 }

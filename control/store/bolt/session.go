@@ -27,7 +27,7 @@ type sessions struct {
 
 type session struct {
 	ttl time.Duration
-	end time.Time
+	end time.Duration // by the steady clock
 }
 
 // retryEnd is how soon the deletion of a dead session's keys is tried again.
@@ -40,7 +40,7 @@ func newSessions(c clock.Clock) *sessions {
 func (s *sessions) add(ttl time.Duration) string {
 	id := uuid.NewString()
 	s.mu.Lock()
-	s.live[id] = &session{ttl, s.clock.Now().Add(ttl)}
+	s.live[id] = &session{ttl, s.clock.Steady() + ttl}
 	s.mu.Unlock()
 	s.look()
 	return id
@@ -59,12 +59,12 @@ func (s *sessions) look() {
 func (s *sessions) alive(id string, renew bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	live, now := s.live[id], s.clock.Now()
-	if live == nil || !now.Before(live.end) {
+	live, now := s.live[id], s.clock.Steady()
+	if live == nil || now >= live.end {
 		return false
 	}
 	if renew {
-		live.end = now.Add(live.ttl)
+		live.end = now + live.ttl
 	}
 	return true
 }
@@ -91,9 +91,9 @@ func (s *sessions) buried(id string) {
 func (s *sessions) due() (dead []string, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.clock.Now()
+	now := s.clock.Steady()
 	for id, live := range s.live {
-		if left := live.end.Sub(now); left <= 0 {
+		if left := live.end - now; left <= 0 {
 			delete(s.live, id)
 			s.ending[id] = true
 		} else if wait == 0 || left < wait {

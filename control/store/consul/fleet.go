@@ -134,13 +134,13 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		req.Body.Close()
 	}
-	began := f.clock.Now()
+	began := f.clock.Steady()
 	for n, wait := 0, minRetry; ; n, wait = n+1, min(2*wait, maxRetry) {
 		res, err := f.round(req, body)
 		if err == nil {
 			return res, nil
 		}
-		took := f.clock.Now().Sub(began)
+		took := f.clock.Steady()-began
 		cut := f.repeats(req) && broken(err) && req.Context().Err() == nil && took < silentTime
 		if cut && n == 0 {
 			continue // with another connection
@@ -162,7 +162,7 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 	var failed error
 	for i := range f.hosts {
 		n := (start + i) % len(f.hosts)
-		began := f.clock.Now()
+		began := f.clock.Steady()
 		res, err := f.send(req, f.hosts[n], body)
 		if err == nil {
 			f.first.CompareAndSwap(int32(start), int32(n))
@@ -176,7 +176,7 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 		}
 		// One that said nothing for long is not the one to begin with the next time,
 		// whoever gave up: the caller may be one that never waits longer.
-		silent := over && f.clock.Now().Sub(began) >= silentTime
+		silent := over && f.clock.Steady()-began >= silentTime
 		again := !over && !final(err) && (f.repeats(req) || unapplied(err))
 		if silent || !again && !over && !final(err) {
 			f.first.CompareAndSwap(int32(start), int32((n+1)%len(f.hosts)))
