@@ -157,6 +157,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, beat: make(chan struct{}, 1),
 	}
+	a.locks.clock = cfg.Clock
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})

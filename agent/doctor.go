@@ -55,12 +55,13 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkDamaged(r)
 	a.checkRoot(ctx, r)
 	for _, p := range a.pools.all() {
-		a.checkPool(ctx, r, p, known, err == nil)
+		a.checkPoolInTime(ctx, r, p, known, err == nil)
 	}
 	a.checkUnmade(r)
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
 	a.checkMounts(r)
+	a.checkHung(r)
 	r.first()
 	return r.list, nil
 }

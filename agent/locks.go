@@ -1,16 +1,22 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
-// locks is a lock for each dataset. The zero value is ready.
+// locks is a lock for each dataset. The zero value is ready, and knows no time.
 type locks struct {
+	clock clock.Clock
+
 	mu   sync.Mutex
 	held map[uuid.UUID]*keyLock
 }
@@ -19,6 +25,8 @@ type keyLock struct {
 	ch     chan struct{} // holds one token while the lock is free
 	refs   int
 	holder string // what the holder does, under locks.mu
+	taken  bool
+	since  time.Duration // when it was taken, by the steady clock
 }
 
 // lock takes the lock of id to do what, and returns what gives it back. It errs
@@ -46,21 +54,49 @@ func (l *locks) lock(ctx context.Context, id uuid.UUID, what string) (unlock fun
 	}
 	select {
 	case <-k.ch:
-		l.name(k, what)
-		return func() { k.ch <- struct{}{}; release() }, nil
+		l.take(k, what)
+		return func() { l.give(k); k.ch <- struct{}{}; release() }, nil
 	case <-ctx.Done():
-		holder := l.name(k, "")
+		l.mu.Lock()
+		holder := k.holder
+		l.mu.Unlock()
 		release()
 		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again", what, holder)
 	}
 }
 
-// name says what the holder of k does, when what is not empty, and returns it.
-func (l *locks) name(k *keyLock, what string) string {
+// take notes that k was taken to do what.
+func (l *locks) take(k *keyLock, what string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if what != "" {
-		k.holder = what
+	k.holder, k.taken = what, true
+	if l.clock != nil {
+		k.since = l.clock.Steady()
 	}
-	return k.holder
+}
+
+// give notes that k is free.
+func (l *locks) give(k *keyLock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.taken = false
+}
+
+// held is what somebody does with a lock, and for how long.
+type held struct {
+	what string
+	held time.Duration
+}
+
+// longer returns the locks that were taken so long ago, the first one first.
+func (l *locks) longer(than, now time.Duration) (list []held) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range l.held {
+		if k.taken && now-k.since >= than {
+			list = append(list, held{k.holder, now - k.since})
+		}
+	}
+	slices.SortFunc(list, func(x, y held) int { return cmp.Compare(y.held, x.held) })
+	return list
 }

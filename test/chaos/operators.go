@@ -236,7 +236,7 @@ func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
 		if err != nil {
 			return err
 		}
-		epoch, _ := epochOf(h, v.id)
+		epoch, _ := h.Epoch(v.id)
 		if home := now.Node == h.Name; !home && a.Volume.Status["node"] == h.Name || home && epoch < now.Epoch {
 			return fmt.Errorf("home is %s of epoch %d, and it says %v of epoch %d", now.Node, now.Epoch, a.Volume.Status["node"], epoch)
 		}

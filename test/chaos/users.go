@@ -2,11 +2,9 @@ package chaos
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -15,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
@@ -176,7 +173,7 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 		u.k.report.why(err)
 		return "", 0, false
 	}
-	if epoch, err = epochOf(h, u.v.id); err != nil {
+	if epoch, err = h.Epoch(u.v.id); err != nil {
 		t.Errorf("mounted %s on %s: %v", u.v.name, h.Name, err)
 		return "", 0, true
 	}
@@ -202,23 +199,6 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 		k.report.count("uses overtaken")
 		k.leases.Happened(history.Request{Key: v.id.String(), What: history.Fence, Node: was.on.Name}, began, history.Answer{Done: true})
 	}
-}
-
-// epochOf is the epoch of the record beside a dataset on a host.
-func epochOf(h *cluster.Host, id uuid.UUID) (epoch uint64, err error) {
-	var raw []byte
-	for range 100 { // it is renamed once it is at home
-		for _, state := range []string{"datasets", "copies"} {
-			raw, err = os.ReadFile(h.File(filepath.Join(h.Dir, "disk", "pool", state, id.String(), "record.json")))
-			if err == nil {
-				var d dataset.Dataset
-				err = json.Unmarshal(raw, &d)
-				return d.Epoch, err
-			}
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return 0, err
 }
 
 // contain runs a writer in what is mounted, for a while.

@@ -42,6 +42,7 @@ type Options struct {
 	Size     int64         // of each host's filesystem; 0: 2 GiB
 	Env      []string      // of control, agents and guards, more than this process has
 	Step     time.Duration // of the guards: as long as a rung of their ladder takes; 0: a second
+	Clock    time.Duration // by how much all clocks are off in the beginning; see SetClock
 }
 
 // Cluster is a running one. Its parts can be stopped and started side by side, each by
@@ -112,7 +113,13 @@ func (c *Cluster) ca() string { return filepath.Join(c.dir, "ca") }
 
 func (c *Cluster) makeAuthority(t testing.TB) {
 	t.Helper()
-	if out, err := exec.Command(host.Binary(t), "ca", "init", "--dir", c.ca()).CombinedOutput(); err != nil {
+	cmd := exec.Command(host.Binary(t), "ca", "init", "--dir", c.ca())
+	clock := filepath.Join(c.dir, "clock")
+	if err := os.WriteFile(clock, []byte(c.opts.Clock.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "DROVER_CLOCK="+clock)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("drover ca init: %v: %s", err, out)
 	}
 }
@@ -138,6 +145,7 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 		Config: fmt.Sprintf("store: {consul: {addresses: %s}}\nca: %s\nlisten: {address: \"%s:%d\"}\n",
 			quoted(c.Consul.Addresses()), c.ca(), on.IP, controlPort),
 	})
+	h.SetClock(t, c.opts.Clock)
 	h.Up(t)
 	return &Control{Host: h, On: on}
 }
@@ -160,6 +168,7 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 		Flags:  []string{"--join", "@" + c.token(t, name)},
 		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP, peerPort),
 	})}
+	h.SetClock(t, c.opts.Clock)
 	h.Guard = c.newGuard(t, h)
 	t.Cleanup(func() { h.Guard.stop(t) })
 	h.Up(t)

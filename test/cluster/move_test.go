@@ -68,7 +68,7 @@ func testA5(t *testing.T, w *world) {
 
 	waits := make(chan engine.Result, 1)
 	go func() { waits <- b.Engine.Docker(t, start...) }()
-	cluster.Await(t, b.Name+" wants it", func() error { return wanted(t, w, "busy") })
+	cluster.Await(t, b.Name+" wants it", func() error { return wanted(t, w.Cluster, "busy") })
 	wr.Stop(t)
 	if r := <-waits; r.Exit != 0 {
 		t.Errorf("stopped on %s while %s waits: %v", a.Name, b.Name, r)
@@ -80,7 +80,7 @@ func testA5(t *testing.T, w *world) {
 }
 
 // wanted fails until another node has asked for a volume's lease.
-func wanted(t *testing.T, w *world, name string) error {
+func wanted(t *testing.T, w *cluster.Cluster, name string) error {
 	v, err := w.Controls[0].Client(t).Volume(t.Context(), name)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/engine"
@@ -176,4 +179,21 @@ func (c *Cluster) Check(t testing.TB, copies []witness.Copy, losses ...witness.L
 	if bad := witness.Check(entries, copies, losses); len(bad) > 0 {
 		t.Errorf("%d entries:\n%s", len(entries), strings.Join(bad, "\n"))
 	}
+}
+
+// Epoch is that of the record beside a dataset on the host, whatever the host hears.
+func (h *Host) Epoch(id uuid.UUID) (epoch uint64, err error) {
+	var raw []byte
+	for range 100 { // it is renamed once it is at home
+		for _, state := range []string{"datasets", "copies"} {
+			raw, err = os.ReadFile(h.File(filepath.Join(h.Dir, "disk", "pool", state, id.String(), "record.json")))
+			if err == nil {
+				var d dataset.Dataset
+				err = json.Unmarshal(raw, &d)
+				return d.Epoch, err
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return 0, err
 }

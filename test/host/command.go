@@ -38,7 +38,7 @@ func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errOut
-	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
+	cmd.Env = append(os.Environ(), "DROVER_API="+h.API(), "DROVER_CLOCK="+h.clock())
 	err := cmd.Run()
 	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)

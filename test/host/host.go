@@ -311,7 +311,7 @@ func (h *Host) command(t testing.TB) []string {
 // start starts drover and does not wait.
 func (h *Host) start(t testing.TB, env []string) error {
 	spec := child.Spec{
-		Args: h.command(t), Log: h.logFile(), Env: append(slices.Clone(h.Env), env...),
+		Args: h.command(t), Log: h.logFile(), Env: slices.Concat([]string{"DROVER_CLOCK=" + h.clock()}, h.Env, env),
 	}
 	if h.held != nil {
 		// The process is told its own PID: sd_listen_fds(3).

@@ -140,7 +140,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			return res, nil
 		}
-		took := f.clock.Steady()-began
+		took := f.clock.Steady() - began
 		cut := f.repeats(req) && broken(err) && req.Context().Err() == nil && took < silentTime
 		if cut && n == 0 {
 			continue // with another connection

@@ -1,0 +1,193 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+)
+
+const clockProfiles = `default: plain
+profiles:
+  plain: {size: 320MiB, on_delete: purge}
+  auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1m, on_delete: purge}
+  daily: {size: 320MiB, snapshots: {schedule: "* * * * *", keep: {last: 1}}, on_delete: purge}
+`
+
+const clockSession = 2 * time.Second // and all times of leases go by it
+
+// clocks is a cluster that was set up two hours before by the clocks of all.
+type clocks struct {
+	*cluster.Cluster
+
+	a, b, c *cluster.Host
+	wr      *cluster.Writer // of volume db, on a
+}
+
+// TestC4: the clock of a host is set an hour ahead and an hour back while it runs. Its
+// leases stay and end as ever, the newest of its snapshots is the one that was taken last,
+// and retention keeps that; only a certificate that is younger than the clock keeps it
+// from the others, which one line says.
+func TestC4(t *testing.T) {
+	t.Parallel()
+	w := &clocks{Cluster: cluster.New(t, cluster.Options{
+		Consul: 1, Engines: -1, Profiles: clockProfiles, Clock: -2 * time.Hour, Step: clockSession / 10,
+		Env: []string{"DROVER_SESSION=" + clockSession.String()},
+	})}
+	w.a, w.b, w.c = w.Hosts[0], w.Hosts[1], w.Hosts[2]
+	cluster.Await(t, "a volume is made", func() error {
+		if r := w.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
+			return errors.New(r.Err) // control has not heard of the guards yet
+		}
+		return nil
+	})
+	w.a.Must(t, "volume", "create", "dated@daily")
+	if err := w.c.Plug(t).Create("other", nil); err != nil {
+		t.Fatal(err)
+	}
+	w.wr = w.StartWriter(t, w.a, "db@auto")
+	for _, r := range w.Controls {
+		r.SetClock(t, 0)
+	}
+	for _, h := range w.Hosts {
+		h.SetClock(t, 0)
+	}
+	for _, s := range []struct {
+		name string
+		test func(*testing.T)
+	}{{"leases", w.heldAllTheWhile}, {"retention", w.retention}, {"failover", w.failover}, {"certificates", w.certificates}} {
+		if !t.Run(s.name, s.test) {
+			return
+		}
+	}
+}
+
+// heldAllTheWhile sets clocks while a writer writes, for longer each than a lease lasts that is not kept up.
+func (w *clocks) heldAllTheWhile(t *testing.T) {
+	for _, off := range []time.Duration{0, -time.Hour, time.Hour} {
+		w.a.SetClock(t, off)
+		w.c.SetClock(t, -off)
+		for since := clock.Boottime(); clock.Boottime() < since+clockSession*3/2; {
+			w.wr.AwaitProgress(t)
+			st, err := w.a.Guard.Status(t.Context())
+			if err != nil || len(st.Datasets) != 1 || st.Datasets[0].State != guard.StateArmed || st.Datasets[0].Fence != nil {
+				t.Fatalf("host-a's clock is %s off: %+v, %v", off, st, err)
+			}
+		}
+		w.Controls[0].Must(t, "snapshot", "create", "db", "--name", fmt.Sprintf("at%.0f", off.Hours()+3))
+		mounted(t, w.c, "other", func(string) {})
+	}
+	for _, e := range w.wr.Entries(t) {
+		if e.Err != "" {
+			t.Errorf("a write failed: %+v", e)
+		}
+	}
+	w.c.SetClock(t, 0)
+}
+
+// retention has scheduled snapshots taken on a host that is an hour behind the one where
+// the volume was before: what was taken last is kept.
+func (w *clocks) retention(t *testing.T) {
+	w.c.SetClock(t, -time.Hour)
+	minute := 0
+	next := func() { // the moment of the schedule, by the clocks of control
+		minute++
+		for _, r := range w.Controls {
+			r.SetClock(t, time.Duration(minute)*time.Minute)
+		}
+	}
+	taken := func(epochs ...uint64) {
+		t.Helper()
+		cluster.Await(t, fmt.Sprintf("snapshots of epochs %v are there", epochs), func() error {
+			var list []dataset.Snapshot
+			w.b.JSON(t, &list, "snapshot", "ls", "dated")
+			var have []uint64
+			for _, s := range list {
+				have = append(have, s.Epoch)
+			}
+			if slices.Sort(have); !slices.Equal(have, epochs) {
+				return fmt.Errorf("they are of %v", have)
+			}
+			return nil
+		})
+	}
+	next()
+	taken(1)
+	w.Controls[0].Must(t, "volume", "move", "dated", w.c.Name)
+	now := w.c.Inspect(t, "dated").Epoch
+	next()
+	taken(now)
+	w.c.SetClock(t, 0)
+}
+
+// failover: the clock of a home is an hour behind of what it was when its snapshots were
+// taken. What takes over goes on from what was brought over last.
+func (w *clocks) failover(t *testing.T) {
+	w.a.SetClock(t, -time.Hour)
+	w.Controls[0].Must(t, "snapshot", "create", "db", "--name", "behind")
+	w.wr.AwaitProgress(t)
+	since := time.Now().Add(-time.Hour)
+	cluster.Await(t, "a replica has what was written since", func() error {
+		for _, k := range w.b.Inspect(t, "db").Kept {
+			if ahead := k.Current.Sub(since); k.Kind == dataset.CopyReplica && k.Whole() && ahead > 0 && ahead < time.Hour {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", w.b.Inspect(t, "db").Kept)
+	})
+	w.Net.Isolate(w.a.On)
+	w.a.KillAgent(t)
+	next := w.StartWriter(t, w.b, "db@auto")
+	var ops []dataset.Operation
+	w.Controls[0].JSON(t, &ops, "operation", "ls")
+	var losses []witness.Loss
+	for _, op := range ops {
+		if op.Loss != nil && op.State == dataset.OpDone {
+			if op.Loss.Taken.Before(since) || op.Loss.Taken.After(time.Now()) {
+				t.Errorf("it went on from %+v", op.Loss)
+			}
+			after := int64(clock.Boottime()) - int64(time.Since(op.Loss.Taken.Add(time.Hour)))
+			losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: after})
+		}
+	}
+	next.Stop(t)
+	w.Check(t, []witness.Copy{w.Head(t, w.b, "db@auto")}, losses...)
+	out := w.b.Must(t, "snapshot", "ls", "db")
+	for _, name := range []string{"at2", "at3", "at4", "behind"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("snapshot %s is gone:\n%s", name, out)
+		}
+	}
+	w.Net.Heal()
+	w.a.StartAgent(t)
+}
+
+// certificates: a control replica that was started anew has a new certificate, which a host
+// an hour behind does not believe yet.
+func (w *clocks) certificates(t *testing.T) {
+	w.c.SetClock(t, -time.Hour)
+	for _, r := range w.Controls {
+		r.Kill9(t)
+		r.Up(t)
+	}
+	r := w.c.Exec(t, "volume", "create", "late")
+	if r.Exit != 1 || strings.Count(r.Err, "\n") != 1 || !strings.Contains(r.Err, "this host's clock says ") || !strings.Contains(r.Err, ", the certificate of control control") || !strings.Contains(r.Err, ": set the clock, or, when it is right, get a new certificate") {
+		t.Errorf("%+v", r)
+	}
+	mounted(t, w.c, "other", func(string) {}) // what is home is no matter of certificates
+	w.c.SetClock(t, 0)
+	cluster.Await(t, "the clock is right, and all goes on", func() error {
+		if r := w.c.Exec(t, "volume", "create", "late"); r.Exit != 0 {
+			return errors.New(r.Err)
+		}
+		return nil
+	})
+}

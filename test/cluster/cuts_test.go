@@ -1,0 +1,184 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/lan"
+)
+
+// cuts is a cluster of two hosts, whose volume db is moved back and forth, with networks that
+// are cut at a step of the one or the other.
+type cuts struct {
+	*cluster.Cluster
+
+	id uuid.UUID
+
+	mu      sync.Mutex
+	entries []witness.Entry
+}
+
+// The steps of a move, as its target and the home that is left come to them, and where the
+// lease is handed over: from the recall to the transaction that opens the next epoch.
+var (
+	targetSteps = []string{"move.begin", "move.copied", "move.recalled", "move.yielded", "move.pulled", "move.promoted", "move.recorded"}
+	sourceSteps = []string{"yield.begin", "yield.given-up", "yield.snapshot", "yield.manifest", "yield.told", "leave.begin", "leave.demoted"}
+)
+
+// severed is who is cut from whom: what the first of two says the second does not hear.
+type severed struct {
+	name string
+	ways [][2]string
+}
+
+// severings are all cuts between two of the three, both ways and each way alone.
+func severings() (all []severed) {
+	for _, p := range [][2]string{{"target", "source"}, {"target", "control"}, {"source", "control"}} {
+		x, y := p[0], p[1]
+		all = append(all, severed{x + " from " + y, [][2]string{{x, y}, {y, x}}},
+			severed{x + " unheard by " + y, [][2]string{{x, y}}}, severed{y + " unheard by " + x, [][2]string{{y, x}}})
+	}
+	return all
+}
+
+// TestC2Cuts: at each step of a move and of the hand-over of its lease the network is cut
+// between any two of target, home and control, both ways and each way alone, while containers
+// start on both hosts. Never do two of them write at once; the move ends, one host has the
+// volume, and all that was written is there. In the short form each step has one kind of cut
+// and each kind a step, in the long one all have all.
+func TestC2Cuts(t *testing.T) {
+	t.Parallel()
+	c := &cuts{Cluster: cluster.New(t, cluster.Options{
+		Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Step: 100 * time.Millisecond, Env: []string{"DROVER_SESSION=1s"},
+		Profiles: "default: plain\nprofiles:\n  plain: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always}\n",
+	})}
+	if err := c.Hosts[0].Plug(t).Create("db", nil); err != nil {
+		t.Fatal(err)
+	}
+	c.id = c.Hosts[0].Inspect(t, "db").ID
+	steps := slices.Concat(targetSteps, sourceSteps)
+	for n, step := range steps {
+		for k, cut := range severings() {
+			if !long.Enabled() && k != n%len(severings()) {
+				continue
+			}
+			if !t.Run(step+", "+cut.name, func(t *testing.T) { c.cutAt(t, step, cut) }) {
+				return // what comes after rests on it
+			}
+		}
+	}
+	head := c.Head(t, c.Hosts[0], "db")
+	for _, bad := range witness.Check(c.entries, []witness.Copy{head}, nil) {
+		t.Error(bad)
+	}
+	if len(head.Tokens) != len(c.entries) || len(c.entries) < 2*len(steps) {
+		t.Errorf("%d writes, and %d are there", len(c.entries), len(head.Tokens))
+	}
+}
+
+// cutAt moves the volume to the other host and cuts the network at a step.
+func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
+	source, target := c.Hosts[0], c.Hosts[1]
+	if c.home(t) != source.Name {
+		source, target = target, source
+	}
+	c.write(t, source)
+	at, hold := target, filepath.Join(t.TempDir(), "hold")
+	if slices.Contains(sourceSteps, step) {
+		at = source
+	}
+	at.KillAgent(t)
+	at.StartAgent(t, "DROVER_STEP="+step, "DROVER_STEP_DO=hold:"+hold)
+	client := c.Controls[0].Client(t)
+	defer client.Close()
+	var out api.Outcome
+	cluster.Await(t, "the move is taken in", func() (err error) {
+		out, err = client.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: target.Name})
+		return err
+	})
+	cluster.Await(t, "step "+step, func() error { _, err := os.Stat(hold); return err })
+
+	machines := map[string]*lan.Machine{"target": target.On, "source": source.On, "control": c.Controls[0].On}
+	for _, w := range cut.ways {
+		c.Net.PartitionOneWay(machines[w[0]], machines[w[1]])
+	}
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	var users sync.WaitGroup
+	for _, h := range c.Hosts {
+		users.Go(func() { c.write(t, h) })
+	}
+	time.Sleep(time.Second) // as long as a session: what a cut does shows in nothing else
+	c.Net.Heal()
+	users.Wait()
+	cluster.Await(t, "the move ends", func() error {
+		op, err := client.Operation(t.Context(), out.Operation.ID.String(), 0)
+		if err == nil && !op.State.Final() {
+			err = fmt.Errorf("it is %s at %q", op.State, op.Progress.Step)
+		}
+		return err
+	})
+}
+
+// home is the node whose volume it is.
+func (c *cuts) home(t *testing.T) string {
+	t.Helper()
+	v, err := c.Controls[0].Client(t).Volume(t.Context(), "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Node
+}
+
+// write starts a container on a host, so to say, that writes a few lines; it may be refused.
+func (c *cuts) write(t *testing.T, h *cluster.Host) {
+	plug, id := h.Plug(t), host.NewID()
+	at, err := plug.Mount("db", id)
+	if err != nil {
+		t.Logf("on %s: %v", h.Name, err)
+		return
+	}
+	epoch, err := h.Epoch(c.id)
+	if err != nil {
+		t.Error(err)
+	}
+	for seq := range 3 {
+		e := witness.Entry{Token: witness.Token{Writer: id[:12], Epoch: epoch, Seq: seq + 1}, Dataset: c.id.String(), Node: h.Name}
+		e.Begin, _ = witness.Now()
+		if err := appendLine(h.File(filepath.Join(at, cluster.Tokens)), e.Token.String()); err != nil {
+			t.Errorf("on %s: %v", h.Name, err)
+			e.Err = err.Error()
+		}
+		e.End, _ = witness.Now()
+		c.mu.Lock()
+		c.entries = append(c.entries, e)
+		c.mu.Unlock()
+	}
+	if err := plug.Unmount("db", id); err != nil {
+		t.Errorf("on %s: %v", h.Name, err)
+	}
+}
+
+func appendLine(file, line string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
+}

@@ -1,0 +1,123 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+const hungProfiles = `default: plain
+profiles:
+  plain: {pool: default, size: 320MiB, on_delete: purge}
+  cold: {pool: cold, size: 320MiB, on_delete: purge}
+  odd: {pool: default, size: 64MiB, filesystem: {type: ext4}, on_delete: purge}
+`
+
+// A pool whose disk takes no writes, and a command that waits for it in the kernel, where
+// nothing can end them: what asks for them ends in time, all other volumes are served, and
+// doctor names both. Once the disk goes on, so do they.
+func TestC6(t *testing.T) {
+	root, cold := filepath.Join(scratch.Mount(t, "xfs", 2<<30), "root"), scratch.Mount(t, "xfs", 1<<30)
+	tools, gate := t.TempDir(), filepath.Join(t.TempDir(), "gate")
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nif [ -e %s ]; then exec touch %s/file; fi\nexec %s \"$@\"\n", gate, cold, mkfs)
+	if err := os.WriteFile(filepath.Join(tools, "mkfs.ext4"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, host.Options{
+		Root: root, Profiles: hungProfiles, Env: []string{"PATH=" + tools + ":" + os.Getenv("PATH")},
+		Config: fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}, {name: cold, backend: loop, path: %s/pool}]\n", root, cold),
+	})
+	w.make(t, "warm", "plain", "warm")
+	w.make(t, "old", "cold", "old")
+	w.ok(t, os.WriteFile(gate, nil, 0o600))
+	thaw := freeze(t, cold)
+
+	specs := map[string]string{"stuck": "cold", "tool": "odd"}
+	answers := map[string]chan error{}
+	for name, profile := range specs {
+		answers[name] = make(chan error, 1)
+		go func() { answers[name] <- w.plug.Create(name, map[string]string{"profile": profile}) }()
+	}
+	await(t, "doctor names both", func() error {
+		out := w.h.Exec(t, "doctor").Out
+		if list, _ := w.h.Client(t).Doctor(t.Context()); !hung(list, "create of volume stuck", "drover's threads wait") || !hung(list, "create of volume tool", "touch (process ") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	began := time.Now()
+	w.make(t, "other", "plain", "other")
+	w.holds(t, "warm", "warm")
+	w.snapshot(t, "warm", "meanwhile")
+	w.ok(t, w.submit(t, api.Request{Kind: "resize", Volume: "warm", Size: "480MiB"}))
+	w.listed(t)
+	if all, err := w.plug.List(); err != nil || len(all) < 3 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if _, err := w.plug.Get("old"); err != nil {
+		t.Error(err)
+	}
+	t.Logf("other volumes were served in %s", time.Since(began))
+	if long.Enabled() {
+		for name, answer := range answers {
+			if err := <-answer; err == nil || !strings.Contains(err.Error(), "create of volume "+name+" goes on as operation ") {
+				t.Errorf("%s: %v", name, err)
+			}
+			answer <- nil
+		}
+	}
+	w.ok(t, os.Remove(gate))
+	thaw()
+	for name, answer := range answers {
+		<-answer
+		await(t, name+" is made", func() error { return w.plug.Create(name, map[string]string{"profile": specs[name]}) })
+		w.write(t, name, name)
+	}
+	w.kept(t)
+	w.h.Clean(t)
+}
+
+// hung reports whether a finding says that something is stuck, and on what.
+func hung(list []api.Finding, subject, on string) bool {
+	for _, f := range list {
+		if f.Subject == subject && f.Level == "warning" && strings.Contains(f.Text, on) {
+			return true
+		}
+	}
+	return false
+}
+
+// freeze lets nobody write to a filesystem, until it is thawed or the test ends.
+func freeze(t *testing.T, at string) (thaw func()) {
+	t.Helper()
+	dir, err := os.Open(at)
+	if err == nil {
+		err = fsctl.Freeze(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	thaw = sync.OnceFunc(func() {
+		if err := errors.Join(fsctl.Thaw(dir), dir.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(thaw)
+	return thaw
+}
