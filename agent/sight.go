@@ -51,7 +51,11 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 		if c.Checked.After(upTo) {
 			upTo = c.Checked
 		}
-		all = append(all, SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)})
+		r := SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)}
+		if f := k.Record.Profile.Failover; f.Auto {
+			r.MaxLoss = time.Duration(f.MaxLoss)
+		}
+		all = append(all, r)
 	}
 	return all
 }
@@ -71,4 +75,6 @@ func (a *Agent) SeenSuperseded() (volumes []string) {
 type SeenReplica struct {
 	Volume string
 	Age    time.Duration
+	// MaxLoss is how old it may be to take over by itself; 0: it never does.
+	MaxLoss time.Duration
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,16 @@ func (t *tx) halted() error {
 		return err
 	}
 	return h.err()
+}
+
+// Halted says why nothing is decided, as the store is not to be believed; "" while it is.
+func (s *Service) Halted(ctx context.Context) (why string, err error) {
+	var h halt
+	there, err := newTx(ctx, s.store).peek(haltedKey, &h)
+	if err != nil || !there {
+		return "", err
+	}
+	return h.err().Error(), nil
 }
 
 func (h halt) err() error {

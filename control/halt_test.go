@@ -1,6 +1,7 @@
 package control
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
@@ -30,6 +31,9 @@ func TestAllReplicasHalt(t *testing.T) {
 		refused(t, err, dataset.ErrConflict, "not to be believed")
 		_, err = s.Recall(t.Context(), other.id, other.report(move)) // its home would let nobody mount it any more
 		refused(t, err, dataset.ErrConflict, "not to be believed")
+		if why, err := s.Halted(t.Context()); err != nil || !strings.Contains(why, "lacks something") {
+			t.Errorf("%q, %v", why, err)
+		}
 		if v, err := s.Volume(t.Context(), "db"); err != nil || v.ID != d.ID {
 			t.Errorf("what is there is not shown: %v", err)
 		}
@@ -56,6 +60,9 @@ func TestAllReplicasHalt(t *testing.T) {
 		if _, err := s.Commit(t.Context(), n.id, n.report(planned)); err != nil {
 			t.Error(err)
 		}
+	}
+	if why, err := later.Halted(t.Context()); err != nil || why != "" {
+		t.Errorf("%q, %v", why, err)
 	}
 	if list, err := x.st.List(t.Context(), haltedKey, "", 0); err != nil || len(list) != 0 {
 		t.Errorf("%d, %v", len(list), err)

@@ -22,6 +22,7 @@ type collector struct {
 	store []figure
 
 	pool, poolOnline, mounted, uses, used, size, age, halted *prometheus.Desc
+	maxLoss, storeHalted                                     *prometheus.Desc
 	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
 }
 
@@ -40,6 +41,11 @@ type keeper interface {
 // decider knows whether volumes fail over by themselves.
 type decider interface {
 	Failover(context.Context) (api.FailoverState, error)
+}
+
+// doubter knows whether the store is believed.
+type doubter interface {
+	Halted(context.Context) (why string, err error)
 }
 
 // guarded knows what the guard of a node says.
@@ -94,8 +100,11 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
 		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
 		age:        d("replica_age_seconds", "By how much the replica of a volume on this node is behind its home, at most.", "volume"),
+		maxLoss:    d("replica_max_loss_seconds", "How far the replica of a volume with failover auto may be behind its home to take over by itself.", "volume"),
 		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.", "volume"),
 		halted:     d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
+
+		storeHalted: d("store_halted", "1 while the store is not to be believed, and nothing is decided."),
 
 		guardUp:     d("guard_up", "1 while the guard answers."),
 		guardAhead:  d("guard_deadline_seconds", "How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.", "volume"),
@@ -110,7 +119,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age, c.superseded, c.halted, c.guardUp, c.guardAhead, c.guardFenced} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age, c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
 		ch <- d
 	}
 	for _, f := range c.store {
@@ -151,9 +160,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(c.halted, flag(st.Halted != ""))
 		}
 	}
+	if dec, decides := c.seen.(doubter); decides {
+		if why, err := dec.Halted(ctx); err != nil {
+			ch <- prometheus.NewInvalidMetric(c.storeHalted, err)
+		} else {
+			gauge(c.storeHalted, flag(why != ""))
+		}
+	}
 	if k, keeps := c.seen.(keeper); keeps { // control has none of its own
 		for _, r := range k.SeenReplicas() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
+			if r.MaxLoss > 0 {
+				gauge(c.maxLoss, r.MaxLoss.Seconds(), r.Volume)
+			}
 		}
 		for _, volume := range k.SeenSuperseded() {
 			gauge(c.superseded, 1, volume)

@@ -5,7 +5,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -30,5 +33,41 @@ func TestFailoverHaltedHasAFigure(t *testing.T) {
 		if got := w.Body.String(); want != "" && !strings.Contains(got, want+"\n") || want == "" && strings.Contains(got, "drover_failover_halted") {
 			t.Errorf("want %q in %s", want, got)
 		}
+	}
+}
+
+// doubting is a control whose store is not to be believed, or is; keeping an agent with replicas.
+type doubting struct {
+	seer
+	why string
+}
+
+func (d doubting) Halted(context.Context) (string, error) { return d.why, nil }
+
+var _ doubter = (*control.Service)(nil)
+
+type keeping struct{ seer }
+
+func (keeping) SeenSuperseded() []string { return nil }
+func (keeping) SeenReplicas() []agent.SeenReplica {
+	return []agent.SeenReplica{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "web", Age: time.Minute}}
+}
+
+// A store that is not believed has a figure where control is, and how old a replica may be
+// where one is that takes over by itself.
+func TestFiguresOfFailover(t *testing.T) {
+	figures := func(seen seer) string {
+		w := httptest.NewRecorder()
+		newMetrics(seen, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return w.Body.String()
+	}
+	for why, want := range map[string]string{"it went back": "\ndrover_store_halted 1\n", "": "\ndrover_store_halted 0\n"} {
+		if got := figures(doubting{deciding{}, why}); !strings.Contains(got, want) {
+			t.Errorf("%q: want %q in %s", why, want, got)
+		}
+	}
+	got := figures(keeping{deciding{}})
+	if !strings.Contains(got, `drover_replica_max_loss_seconds{volume="db"} 30`) || strings.Contains(got, `max_loss_seconds{volume="web"}`) || strings.Contains(got, "store_halted") {
+		t.Error(got)
 	}
 }
