@@ -57,26 +57,33 @@ func contents(b *strings.Builder, cmd *cobra.Command, indent string) {
 		if !c.IsAvailableCommand() {
 			continue
 		}
-		if c.HasSubCommands() {
+		if acts(c) {
+			b.WriteString(indent + "- [" + c.CommandPath() + "](#" + strings.ReplaceAll(c.CommandPath(), " ", "-") + "): " + c.Short + "\n")
+		} else {
 			b.WriteString("- " + c.Name() + ": " + c.Short + "\n")
-			contents(b, c, indent+"  ")
-			continue
 		}
-		b.WriteString(indent + "- [" + c.CommandPath() + "](#" + strings.ReplaceAll(c.CommandPath(), " ", "-") + "): " + c.Short + "\n")
+		if c.HasSubCommands() {
+			contents(b, c, indent+"  ")
+		}
 	}
+}
+
+// acts reports whether a command does something itself, and not its subcommands alone.
+func acts(c *cobra.Command) bool {
+	return !c.HasSubCommands() || c.LocalNonPersistentFlags().HasAvailableFlags()
 }
 
 // leaves are the commands that do something, hidden ones not.
 func leaves(cmd *cobra.Command) []*cobra.Command {
 	var out []*cobra.Command
 	for _, c := range cmd.Commands() {
-		switch {
-		case !c.IsAvailableCommand():
-		case c.HasSubCommands():
-			out = append(out, leaves(c)...)
-		default:
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		if acts(c) {
 			out = append(out, c)
 		}
+		out = append(out, leaves(c)...)
 	}
 	return out
 }

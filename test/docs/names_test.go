@@ -51,7 +51,7 @@ func (m manual) check(words []string) error {
 	}
 	name := words[0]
 	for _, word := range words[1:min(3, len(words))] { // the longest: volume superseded ls
-		if m.flags[name] == nil {
+		if m.flags[name] == nil || m.flags[name+" "+word] != nil { // drover guard runs, and has commands
 			name += " " + word
 		}
 	}
