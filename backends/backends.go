@@ -299,7 +299,7 @@ type Copier interface {
 	// Receive reads a snapshot into a copy, which is made when it is absent. The
 	// snapshot appears, with its record, when all of its stream was verified and
 	// is durable; of one that is whole nothing is read. Until then what has come
-	// is kept: through a crash or a power cut all but the last 8 MiB, otherwise
+	// is kept: through a crash or a power cut all but the last 64 MiB, otherwise
 	// all. So after an error call it again with the rest of the stream from what
 	// Received says, or from 0, which begins anew. It begins anew as well with
 	// another snapshot of the dataset. DeleteSnapshot removes what has come.

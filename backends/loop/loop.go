@@ -74,7 +74,8 @@ const Name = "loop"
 type Backend struct {
 	runner run.Runner
 	step   func(string) // between two acts: for tests
-	every  int64        // bytes between two checkpoints
+	every  int64        // bytes between two checkpoints, at least
+	lag    int64        // and at most, where the first is not on the disk yet
 }
 
 var _ backends.Kind = (*Backend)(nil)
@@ -82,7 +83,7 @@ var _ backends.Kind = (*Backend)(nil)
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
 func New(runner run.Runner) *Backend {
-	return &Backend{runner: runner, step: steps.At, every: checkpointEvery}
+	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag}
 }
 
 // Name implements backends.Kind.

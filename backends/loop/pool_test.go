@@ -28,7 +28,7 @@ type fixture struct {
 func newBackend() (*Backend, *run.Recorder) {
 	rec := &run.Recorder{Next: &run.System{}}
 	b := New(rec)
-	b.every = testEvery
+	b.every, b.lag = testEvery, testEvery // as many on every disk
 	return b, rec
 }
 

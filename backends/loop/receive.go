@@ -110,9 +110,13 @@ type receiving struct {
 	measured int64        // where in the stream that was
 }
 
-// checkpointEvery is how many bytes of a stream come between two checkpoints: at most that
-// much is on its way to the disk, and as much again was not yet begun, when the power goes.
-const checkpointEvery = 4 << 20
+// checkpointEvery is how many bytes of a stream come between two checkpoints, at least, and
+// checkpointLag at most: so much is on its way to a busy disk, and as much again was not yet
+// begun, when the power goes.
+const (
+	checkpointEvery = 4 << 20
+	checkpointLag   = 32 << 20
+)
 
 func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	p := r.pool
@@ -183,9 +187,14 @@ func (r *receiving) apply(ctx context.Context) error {
 	}
 }
 
-// checkpoint puts on record, while the stream goes on, what has come. One at a time: a
-// disk that is slower than the link slows the link down.
+// checkpoint puts on record, while the stream goes on, what has come. One at a time, and
+// the next takes all that came meanwhile: a flush may take long and bring much. Only a disk
+// that is slower than the link all the time slows the link down.
 func (r *receiving) checkpoint() error {
+	underWay := r.flushing != nil && len(r.flushing) == 0
+	if underWay && r.done.Offset-r.safe < r.pool.backend.lag {
+		return nil
+	}
 	if err := r.wait(); err != nil {
 		return err
 	}

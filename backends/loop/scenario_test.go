@@ -238,7 +238,7 @@ func obey(raw string) {
 	}
 	n := 0
 	b := New(&run.System{})
-	b.every = testEvery
+	b.every, b.lag = testEvery, testEvery
 	b.step = func(string) {
 		if n == o.Step {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)

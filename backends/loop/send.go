@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -57,8 +58,9 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	}
 	m := meter{total: sum(ranges).Bytes, report: progress}
 	buf := make([]byte, maxPayload)
+	early := prefetch{image: image, ranges: ranges}
 	for _, r := range ranges {
-		if err := sendRange(ctx, e, image, r, buf, &m); err != nil {
+		if err := sendRange(ctx, e, image, r, buf, &m, &early); err != nil {
 			return out, err
 		}
 	}
@@ -72,7 +74,7 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	return out, nil
 }
 
-func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter) error {
+func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter, early *prefetch) error {
 	if r.Zero {
 		return e.zeros(r.Offset, r.Length)
 	}
@@ -80,6 +82,7 @@ func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range,
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		early.until(m.done + prefetched)
 		part := buf[:min(int64(len(buf)), end-off)]
 		if _, err := image.ReadAt(part, off); err != nil {
 			return fmt.Errorf("read %s: %w", image.Name(), err)
@@ -91,6 +94,38 @@ func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range,
 		m.add(int64(len(part)))
 	}
 	return nil
+}
+
+// prefetched is how many bytes more than what is sent the kernel is asked to read, and
+// prefetchPart how many at once: more it cuts off where the pool lies on a loop device.
+const (
+	prefetched   = 8 << 20
+	prefetchPart = 256 << 10
+)
+
+// prefetch has the kernel read what is sent next. Otherwise ranges that lie here and there
+// are read one after the other, each waited for: slower than many a link takes them.
+type prefetch struct {
+	image  *os.File
+	ranges []reflink.Range
+	within int64 // of the first range, that was asked for
+	asked  int64
+}
+
+// until asks for what is among the first so many bytes of all ranges with data.
+func (p *prefetch) until(bytes int64) {
+	for p.asked < bytes && len(p.ranges) > 0 {
+		r := p.ranges[0]
+		n := min(r.Length-p.within, prefetchPart)
+		if r.Zero || n == 0 {
+			p.ranges, p.within = p.ranges[1:], 0
+			continue
+		}
+		// It is a hint: where it is of no use, reading waits as it would have.
+		_ = unix.Fadvise(int(p.image.Fd()), r.Offset+p.within, n, unix.FADV_WILLNEED)
+		p.within += n
+		p.asked += n
+	}
 }
 
 // openSnapshot opens a snapshot's image; ErrNotFound.

@@ -243,3 +243,18 @@ func TestDifferenceIsSmall(t *testing.T) {
 		}
 	}
 }
+
+// A flush that takes long holds up what comes only when that has become much.
+func TestCheckpointGoesOnMeanwhile(t *testing.T) {
+	r := &receiving{pool: &Pool{backend: &Backend{step: func(string) {}, every: 4, lag: 10}}, flushing: make(chan error, 1)}
+	r.done.Offset = 9
+	if err := r.checkpoint(); err != nil || r.safe != 0 {
+		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
+	}
+	r.done.Offset = 10
+	late := errors.New("the disk broke")
+	go func() { r.flushing <- late }()
+	if err := r.checkpoint(); !errors.Is(err, late) {
+		t.Errorf("it did not wait: %v", err)
+	}
+}
