@@ -85,7 +85,8 @@ func (f *frameWriter) Write(b []byte) (int, error) {
 }
 
 func (f *frameWriter) data(b []byte) error {
-	if f.now == nil || !f.pace.pack() {
+	empty := f.now != nil && mostlyZeros(b)
+	if f.now == nil || !empty && !f.pace.pack() {
 		return f.frame(frameData, len(b), b)
 	}
 	start := f.now()
@@ -99,7 +100,9 @@ func (f *frameWriter) data(b []byte) error {
 		}
 	}
 	f.buf = f.packer.EncodeAll(b, f.buf[:0])
-	f.pace.packed(len(b), len(f.buf), f.now()-start)
+	if !empty {
+		f.pace.packed(len(b), len(f.buf), f.now()-start)
+	}
 	if len(f.buf) >= len(b) {
 		return f.frame(frameData, len(b), b)
 	}

@@ -196,34 +196,39 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	if d.From > 0 {
 		q.Set("from", strconv.FormatInt(d.From, 10))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	body, err := r.open(ctx, http.MethodGet, address(r.Peer, d.Dataset.ID, q, "snapshots", d.Snapshot.ID.String(), "stream"))
 	if err != nil {
 		return backends.Stream{}, err
 	}
-	defer body.Close()
 	in := &frameReader{r: &limited{ctx: ctx, r: body, limit: r.Limit}}
 	defer in.close()
-	got, err := r.into.Receive(ctx, d, in, func(done, _ int64) {
+	pipe := readAhead(in)
+	got, err := r.into.Receive(ctx, d, pipe, func(done, _ int64) {
 		if r.Progress != nil {
 			r.Progress(min(r.before+done, r.total), r.total)
 		}
 	})
+	cancel() // what was read ahead of a failure of the pool is of no use
+	_ = body.Close()
+	pipe.close()
 	r.out.Wire += in.read
-	return got, r.cause(in, err)
+	return got, r.cause(pipe.err, err)
 }
 
 // cause sorts what a transfer has failed with: what the peer says of itself is what it is,
 // what came of the way is a cut, and the rest the pool's.
-func (r *pulling) cause(in *frameReader, err error) error {
+func (r *pulling) cause(read, err error) error {
 	var theirs *peerError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &theirs):
 		return theirs
-	case in.err != nil && !errors.Is(in.err, io.EOF):
-		if errors.Is(in.err, errFrame) {
-			r.complain(in.err)
+	case read != nil && !errors.Is(read, io.EOF):
+		if errors.Is(read, errFrame) {
+			r.complain(read)
 		}
 		return errCut{err}
 	}

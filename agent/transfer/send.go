@@ -64,7 +64,11 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	}
 	defer s.use(r.dataset, snapshot, base)()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
-		return sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
+		sent, err := sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
+		if err == nil {
+			s.noteSent(r, snapshot, sent)
+		}
+		return sent, err
 	})
 }
 
@@ -76,7 +80,11 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
 	quiet := s.watch(ctx, r, frames, cancel)
-	sent, err := write(ctx, frames)
+	pipe := writeBehind(frames)
+	sent, err := write(ctx, pipe)
+	if pErr := pipe.close(); err == nil {
+		err = pErr
+	}
 	if r.Context().Err() == nil && ctx.Err() != nil {
 		sent, err = nil, context.Cause(ctx)
 	}

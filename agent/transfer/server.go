@@ -47,6 +47,13 @@ type Server struct {
 
 	mu   sync.Mutex
 	busy map[dataset.Source]int
+	sent map[uuid.UUID]sent
+}
+
+// sent is what was sent last of a dataset.
+type sent struct {
+	peer, snapshot uuid.UUID
+	stream         backends.Stream
 }
 
 // DefaultIdle is how long one side waits for the other.
@@ -74,6 +81,25 @@ func (s *Server) InUse(ds, snapshot uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.busy[dataset.Source{Dataset: ds, Snapshot: snapshot}] > 0
+}
+
+// Sent returns the manifest of a snapshot of a dataset as it was sent to a node, if that was
+// the last of the dataset that anybody was sent since this server began.
+func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manifest, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.sent[snapshot.Dataset]
+	return manifest(snapshot, last.stream), last.snapshot == snapshot.ID && last.peer == peer
+}
+
+// noteSent notes what a node was sent.
+func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sent == nil {
+		s.sent = map[uuid.UUID]sent{}
+	}
+	s.sent[r.dataset] = sent{r.peer, snapshot, stream}
 }
 
 // use notes that snapshots are in use until the function that it returns is called.
