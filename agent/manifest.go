@@ -24,6 +24,11 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 		m.Taken, m.Order = s.Created, s.Order
 		return m, err
 	}
+	if !y.Files {
+		if m, all, err := a.sentAll(ctx, pool, d, y.To); all || err != nil {
+			return m, err
+		}
+	}
 	if err := pool.Snapshot(ctx, s, nil); err != nil {
 		return m, err
 	}
@@ -48,6 +53,23 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	m, err = transfer.Sum(ctx, pool, s, base)
 	m.Taken = m.Taken.UTC()
 	return m, err
+}
+
+// sentAll returns the manifest of the snapshot that the target was sent last, if nothing was
+// written since: it is the last one then. Another would have to be shared, compared, summed
+// up, sent and shared there, for nothing.
+func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset, to uuid.UUID) (m dataset.Manifest, all bool, err error) {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return m, false, err
+	}
+	last, current := currentFor(ctx, pool, d, e, to)
+	if !current {
+		return m, false, nil
+	}
+	m, all = a.sender.Sent(to, last)
+	m.Taken = m.Taken.UTC()
+	return m, all, nil
 }
 
 func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID) (m dataset.Manifest, err error) {

@@ -59,6 +59,39 @@ func TestMoveIdle(t *testing.T) {
 	}
 }
 
+// The snapshot that was copied while a volume might have been in use is the last one, when
+// nothing was written since; otherwise there is another.
+func TestMoveTakesNoSnapshotTwice(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.a.writes("db", "token", "first")
+	for i, written := range []bool{false, true} {
+		from, to := []*host{f.a, f.b}[i], []*host{f.b, f.a}[i]
+		taken, want := 0, "first"
+		from.fuse.set(-1, false, func(act string) {
+			if act == "snapshot" {
+				taken++
+			}
+		})
+		to.fuse.set(-1, false, func(act string) {
+			if act == "recall" && written {
+				from.writes("db", "token", "second")
+			}
+		})
+		f.moves("db", to)
+		if written {
+			want = "second"
+		}
+		if got := to.reads("db", "token"); got != want {
+			t.Errorf("it holds %q", got)
+		}
+		from.settled(f.record("db").ID)
+		if n := map[bool]int{false: 1, true: 2}[written]; taken != n {
+			t.Errorf("written to meanwhile %v: %d snapshots were taken, want %d", written, taken, n)
+		}
+	}
+}
+
 // A home that takes longer to sum up what it gives up than a move waits for what is in use
 // says so, and the move waits.
 func TestMoveWaitsForTheSum(t *testing.T) {
@@ -75,6 +108,11 @@ func TestMoveWaitsForTheSum(t *testing.T) {
 	f.a.fuse.set(-1, false, func(act string) {
 		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
 			<-release
+		}
+	})
+	f.b.fuse.set(-1, false, func(act string) {
+		if act == "recall" { // so that there is something to sum up
+			f.a.writes("db", "token", "new")
 		}
 	})
 	op := f.begins("db", f.b)

@@ -143,17 +143,13 @@ func (m *moving) copyRest(ctx context.Context) error {
 	if m.op.Files {
 		return m.copyFiles(ctx, given)
 	}
-	if given.Base != uuid.Nil {
-		if copier, can := m.pool.(backends.Copier); can {
-			have, err := copier.Received(ctx, m.op.DatasetID, given.Base)
-			if err != nil {
-				return err
-			}
-			if !have.Whole {
-				if _, err := m.pull(ctx, given.Base, nil); err != nil {
-					return err
-				}
-			}
+	lacks, err := m.lacksBase(ctx, given)
+	if err != nil {
+		return err
+	}
+	if lacks {
+		if _, err := m.pull(ctx, given.Base, nil); err != nil {
+			return err
 		}
 	}
 	if _, err := m.pull(ctx, given.Snapshot, given); err != nil {
@@ -161,6 +157,22 @@ func (m *moving) copyRest(ctx context.Context) error {
 	}
 	steps.At("move.pulled")
 	return nil
+}
+
+// lacksBase tells whether the snapshot is to be brought that the last one, which is not here
+// either, is a difference to.
+func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
+	copier, can := m.pool.(backends.Copier)
+	if !can || given.Base == uuid.Nil {
+		return false, nil
+	}
+	for _, id := range []uuid.UUID{given.Snapshot, given.Base} {
+		have, err := copier.Received(ctx, m.op.DatasetID, id)
+		if err != nil || have.Whole {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // copyFiles makes the dataset anew and fills it file by file.

@@ -170,8 +170,10 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, err
 	}
 	if y, given := a.leases.yielded(ds); given && d.Epoch <= y.Epoch {
-		if i := indexOf(e, finalID(y.Move)); i >= 0 && y.Manifest != nil {
-			return e.Snapshots[i], nil
+		if y.Manifest != nil {
+			if i := indexOf(e, y.Manifest.Snapshot); i >= 0 {
+				return e.Snapshots[i], nil
+			}
 		}
 		return out, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
 	}
@@ -196,13 +198,8 @@ func indexOf(e backends.Entry, id uuid.UUID) int {
 
 func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry) (dataset.Snapshot, error) {
 	peer := asker(ctx)
-	if last, given := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer && s.Request == peer }); given {
-		if sender, ok := pool.(backends.Sender); ok {
-			c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: last.ID}, dataset.Source{Dataset: d.ID})
-			if err == nil && c.Ranges == 0 {
-				return last, nil
-			}
-		}
+	if last, current := currentFor(ctx, pool, d, e, peer); current {
+		return last, nil
 	}
 	s := a.transferSnapshot(d, uuid.New(), peer).TakenAfter(e.Snapshots, a.Clock.Now())
 	err := pool.Snapshot(ctx, s, nil)
@@ -210,6 +207,18 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
 	}
 	return s, err
+}
+
+// currentFor returns the newest snapshot that was taken for a node, and whether it has all
+// that the head has.
+func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
+	last, given := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer && s.Request == peer })
+	sender, ok := pool.(backends.Sender)
+	if !given || !ok {
+		return last, false
+	}
+	c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: last.ID}, dataset.Source{Dataset: d.ID})
+	return last, err == nil && c.Ranges == 0
 }
 
 // newest returns the latest snapshot of an entry that is wanted.
@@ -310,6 +319,9 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	}
 	if y, given := a.leases.yielded(d.ID); given {
 		needed[finalID(y.Move)] = true
+		if y.Manifest != nil {
+			needed[y.Manifest.Snapshot] = true
+		}
 	}
 	for _, s := range e.Snapshots {
 		if isTransfer(s) && !needed[s.ID] && !a.sender.InUse(d.ID, s.ID) {
