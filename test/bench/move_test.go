@@ -22,9 +22,10 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 )
 
-// BenchmarkMove: a volume of which one part in a hundred was written anew, in blocks of
-// 64 KiB here and there, goes to the node that it came from, against a bare TCP copy of as
-// many bytes; and what a writer sees whose volume goes to a node with a fresh replica.
+// BenchmarkMove: a volume of which one part in a hundred, or in ten, was written anew, in
+// blocks of 64 KiB here and there, goes to the node that it came from, against a bare TCP
+// copy of as many bytes; and back, where nothing is to be brought, which is what a move costs
+// besides its bytes; and what a writer sees whose volume goes to a node with a fresh replica.
 func BenchmarkMove(b *testing.B) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {
@@ -35,8 +36,9 @@ func BenchmarkMove(b *testing.B) {
 			})
 			m.first()
 			header(os.Stdout, "bare TCP", "move")
-			m.compare("unshaped", "", goal{})
-			m.compare("1 Gbit/s", "1gbit", atLeast(0.9))
+			m.compare("unshaped", "", 100, goal{})
+			m.compare("1 Gbit/s", "1gbit", 100, atLeast(0.9))
+			m.compare("1 Gbit/s", "1gbit", 10, atLeast(0.9))
 			m.gaps()
 			quiet(b)
 		})
@@ -118,11 +120,9 @@ func (m *mover) write(root string, blocks, stride int64) (err error) {
 	return nil
 }
 
-// rewrite writes a hundredth anew, and returns how many bytes that is. A smaller volume
-// with a larger part has as much to send.
-func (m *mover) rewrite() int64 {
+// rewrite writes one part of so many anew, and returns how many bytes that is.
+func (m *mover) rewrite(part int64) int64 {
 	m.b.Helper()
-	part := int64(knob(m.b, "BENCH_MOVE_PART", 100))
 	blocks := m.size / movedBlock / part
 	m.within(m.Hosts[m.at], movedVolume, func(root string) error { return m.write(root, blocks, part) })
 	return blocks * movedBlock
@@ -147,8 +147,9 @@ func (m *mover) move() dataset.Operation {
 	return op
 }
 
-// compare moves the volume at a rate of the link, in turns with a bare copy.
-func (m *mover) compare(what, rate string, g goal) {
+// compare moves the volume, one part of so many of it written anew, at a rate of the link,
+// in turns with a bare copy, and moves it back.
+func (m *mover) compare(what, rate string, part int64, g goal) {
 	m.b.Helper()
 	if rate != "" {
 		for _, h := range m.Hosts {
@@ -157,17 +158,21 @@ func (m *mover) compare(what, rate string, g goal) {
 		}
 	}
 	var changed int64
-	var bare, moved, sent []float64
+	var bare, moved, empty, stream, sent []float64
 	for range max(3, pairs(m.b)/6) {
-		changed = m.rewrite()
+		changed = m.rewrite(part)
 		from, to := m.Hosts[m.at], m.Hosts[1-m.at]
 		bare = append(bare, timed(func() { m.copy(from, to, changed) }))
 		before := m.transmitted(from)
 		moved = append(moved, timed(func() { m.move() }))
 		sent = append(sent, float64(m.transmitted(from)-before)/float64(changed))
+		empty = append(empty, timed(func() { m.move() }))
+		stream = append(stream, moved[len(moved)-1]-empty[len(empty)-1])
 	}
 	title := fmt.Sprintf("move, %s, %d of %d MiB anew, %s", m.fs, changed>>20, m.size>>20, what)
 	row{what: title, a: median(bare).mid, b: median(moved).mid, unit: "ms", ratio: median(ratios(moved, bare)), goal: g}.print(os.Stdout)
+	row{what: "without what a move of nothing takes", a: median(bare).mid, b: median(stream).mid, unit: "ms", ratio: median(ratios(stream, bare)), goal: g}.print(os.Stdout)
+	single("a move of nothing", empty, "ms", goal{})
 	single("bytes that the host sent / bytes changed", sent, "", atMost(1.05))
 }
 
