@@ -55,12 +55,13 @@ func severings() (all []severed) {
 	return all
 }
 
-// TestC2Cuts: at each step of a move and of the hand-over of its lease the network is cut
+// TestCuts: at each step of a move and of the hand-over of its lease the network is cut
 // between any two of target, home and control, both ways and each way alone, while containers
 // start on both hosts. Never do two of them write at once; the move ends, one host has the
 // volume, and all that was written is there. In the short form each step has one kind of cut
-// and each kind a step, in the long one all have all.
-func TestC2Cuts(t *testing.T) {
+// and each kind a step, in the long one all have all. Then the same cluster has what else can
+// go wrong between its parts.
+func TestCuts(t *testing.T) {
 	t.Parallel()
 	c := &cuts{Cluster: cluster.New(t, cluster.Options{
 		Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Step: 100 * time.Millisecond, Env: []string{"DROVER_SESSION=1s"},
@@ -76,9 +77,17 @@ func TestC2Cuts(t *testing.T) {
 			if !long.Enabled() && k != n%len(severings()) {
 				continue
 			}
-			if !t.Run(step+", "+cut.name, func(t *testing.T) { c.cutAt(t, step, cut) }) {
+			if !t.Run("C2 "+step+", "+cut.name, func(t *testing.T) { c.cutAt(t, step, cut) }) {
 				return // what comes after rests on it
 			}
+		}
+	}
+	for _, s := range []struct {
+		name string
+		test func(*testing.T)
+	}{{"C3 Consul restarted", c.consulRestarted}, {"C5 transfer cut", c.transferCut}, {"C5 target full", c.targetFull}, {"C8 strangers", c.strangers}} {
+		if !t.Run(s.name, s.test) {
+			return
 		}
 	}
 	head := c.Head(t, c.Hosts[0], "db")
