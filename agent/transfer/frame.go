@@ -235,7 +235,7 @@ type ending struct {
 
 func (e *ending) Read(b []byte) (int, error) {
 	n, err := e.r.Read(b)
-	e.ended = err == io.EOF //nolint:errorlint // as http has it; one that wraps it broke
+	e.ended = err == io.EOF // as http has it: one that wraps it broke
 	return n, err
 }
 
