@@ -124,15 +124,26 @@ func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 	t.Helper()
 	c := k.Controls[0].Client(t)
 	defer c.Close()
-	ops, err := c.Operations(t.Context(), api.Page{})
-	if err != nil || ops.Next != "" {
-		t.Fatalf("operations: %v, and more from %q", err, ops.Next)
+	ops, err := operations(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, op := range k.announcedBy(ops.Items) {
+	for _, op := range k.announcedBy(ops) {
 		k.report.count("failovers")
 		losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: k.boottime(op.Loss.Taken)})
 	}
 	return losses
+}
+
+// operations are all that are on record: a long run has more than a page of them.
+func operations(ctx context.Context, c *api.Client) (list []dataset.Operation, err error) {
+	for page := (api.Page{}); ; {
+		ops, err := c.Operations(ctx, page)
+		if list = append(list, ops.Items...); err != nil || ops.Next == "" {
+			return list, err
+		}
+		page.After = ops.Next
+	}
 }
 
 // host is the one of a name.
@@ -174,8 +185,8 @@ func (k *Campaign) awaitWhole(t testing.TB) {
 					return fmt.Errorf("node %s is away", n.Name)
 				}
 			}
-			ops, err := c.Operations(t.Context(), api.Page{})
-			for _, op := range ops.Items {
+			ops, err := operations(t.Context(), c)
+			for _, op := range ops {
 				if !op.State.Final() {
 					err = errors.Join(err, fmt.Errorf("operation %s is %s: %+v", op.ID, op.State, op))
 				}
