@@ -18,8 +18,9 @@ import (
 type cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed
-	copies    map[uuid.UUID]api.Kept // whose home is another node
-	names     map[string]uuid.UUID   // live volumes
+	copies    map[uuid.UUID]api.Kept  // whose home is another node
+	shows     map[uuid.UUID]uuid.UUID // what some of those are shown as: of which copy it is
+	names     map[string]uuid.UUID    // live volumes
 	spellings map[string]*spellingRecord
 	dirty     map[uuid.UUID]bool   // records to be copied to disk
 	moment    uint64               // how many records were taken in
@@ -28,7 +29,7 @@ type cache struct {
 
 func newCache() *cache {
 	return &cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, names: map[string]uuid.UUID{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, shows: map[uuid.UUID]uuid.UUID{}, names: map[string]uuid.UUID{},
 		spellings: map[string]*spellingRecord{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 	}
 }
@@ -115,7 +116,7 @@ func (c *cache) leave(k api.Kept) (left bool) {
 	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.Epoch {
 		return false
 	}
-	c.copies[k.Dataset] = k
+	c.setCopyLocked(k.Dataset, &k)
 	c.removeLocked(k.Dataset)
 	return true
 }
@@ -166,10 +167,27 @@ func (c *cache) copied(id uuid.UUID) (api.Kept, bool) {
 func (c *cache) setCopy(id uuid.UUID, k *api.Kept) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.setCopyLocked(id, k)
+}
+
+func (c *cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
+	delete(c.shows, shownAs(c.copies[id]))
 	delete(c.copies, id)
-	if k != nil {
-		c.copies[id] = *k
+	if k == nil {
+		return
 	}
+	c.copies[id] = *k
+	if isShown(*k) {
+		c.shows[shownAs(*k)] = id
+	}
+}
+
+// shown returns the copy that a dataset shows, of those that are to be shown.
+func (c *cache) shown(id uuid.UUID) (api.Kept, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	of, is := c.shows[id]
+	return c.copies[of], is
 }
 
 // copyIDs returns the datasets of which this node keeps a copy.

@@ -48,13 +48,17 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 
 // forgetCopy takes in that this node keeps no copy of a dataset any more.
 func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
-	if _, kept := a.cache.copied(id); !kept {
+	k, kept := a.cache.copied(id)
+	if !kept {
 		return nil
 	}
 	if err := a.state.put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.cache.setCopy(id, nil)
+	if isShown(k) {
+		a.idle(shownAs(k)) // it is taken off
+	}
 	return nil
 }
 
@@ -87,12 +91,18 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 	if !kept || a.mistrust() != nil {
 		return nil
 	}
+	return a.tellShown(ctx, k, a.settleKept(ctx, k))
+}
+
+// settleKept does so. Its lock is held.
+func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
+	id := k.Dataset
 	d, _ := a.cache.either(id)
 	if err := a.supersede(ctx, d); err != nil {
 		return err
 	}
 	if err := a.unused(d, "let go of"); err != nil {
-		if errors.Is(err, dataset.ErrInUse) {
+		if errors.Is(err, dataset.ErrInUse) && !isShown(k) {
 			return nil // doctor says so
 		}
 		return err
@@ -121,7 +131,8 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 	case condemned:
 		return a.destroyCopy(ctx, pool, k)
 	}
-	return errors.Join(err, a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	err = errors.Join(err, a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	return errors.Join(err, a.settleShown(ctx, pool, k))
 }
 
 // behead takes the head from what was a home. What a snapshot does not have is kept as
@@ -201,6 +212,9 @@ func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
 
 // destroyCopy destroys a copy and tells control.
 func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if err := a.settleShown(ctx, pool, k); err != nil {
+		return err
+	}
 	steps.At("let-go.begin")
 	if err := pool.Delete(ctx, k.Dataset); err != nil {
 		return err

@@ -210,7 +210,7 @@ func (a *Agent) checkMounts(r *report) {
 	}
 	for _, m := range table.Under(a.mountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if err == nil && len(a.record(id).IDs) == 0 {
+		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
 			r.add(levelInfo, "mount "+m.Mountpoint, "", "nobody uses it; it is taken off soon")
 		}
 	}

@@ -197,6 +197,10 @@ func (p fusedPool) Create(ctx context.Context, d dataset.Dataset) (size dataset.
 	return size, p.h.fuse.act("create", func() error { size, err = p.Pool.Create(ctx, d); return err })
 }
 
+func (p fusedPool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (size dataset.Size, err error) {
+	return size, p.h.fuse.act("clone", func() error { size, err = p.Pool.Clone(ctx, d, src, progress); return err })
+}
+
 func (p fusedPool) Commit(ctx context.Context, id uuid.UUID) error {
 	return p.h.fuse.act("commit in the pool", func() error { return p.Pool.Commit(ctx, id) })
 }

@@ -50,6 +50,9 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		if err != nil || m.Mountpoint != a.mountPath(id) {
 			continue
 		}
+		if _, is := a.cache.shown(id); is {
+			continue
+		}
 		fenced, err := a.fenced(id)
 		if err == nil && !fenced {
 			err = thaw(m.Mountpoint)
@@ -120,12 +123,13 @@ func thaw(path string) error {
 	return nil
 }
 
-// making reports whether work in flight makes, or reads, an incoming dataset.
+// making reports whether work in flight makes, or reads, an incoming dataset, or a person
+// looks at it.
 func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	scratch := a.scratch[id]
 	a.mu.Unlock()
-	if scratch {
+	if _, shown := a.cache.shown(id); shown || scratch {
 		return true
 	}
 	for _, op := range a.jobs.running() {

@@ -37,6 +37,8 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		case c.Gone:
 			s.seen.forgetCopy(node, c.Copy.Dataset)
 			return t.dropCopy(node, c.Copy.Dataset)
+		case c.Looked:
+			return t.looked(rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
 			return s.overtaken(t, rec, c.Copy)
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:

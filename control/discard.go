@@ -11,38 +11,63 @@ import (
 // or that of the node that is named. ErrNotFound when there is none, ErrAmbiguous when
 // there are several.
 func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.anyDataset(req.Volume)
+	d, c, err := t.overtakenCopy(req)
 	if err != nil {
 		return nil, nil, err
+	}
+	if c.Shown {
+		name, err := t.nodeName(c.Node)
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrInUse, "volume %s: the head that node %s keeps is mounted there for somebody to look at (drover volume superseded mount %s %s --off, then discard it)", d.Volume, name, refTo(d), name)
+		}
+		return nil, nil, err
+	}
+	op := on(d)
+	op.From = c.Node
+	return op, nil, nil
+}
+
+// overtakenCopy returns the one head that was overtaken which a request is about. ErrNotFound,
+// ErrAmbiguous.
+func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
+	if d, err = t.anyDataset(req.Volume); err != nil {
+		return d, c, err
 	}
 	var only uuid.UUID
 	if req.Node != "" {
 		n, err := t.nodeNamed(req.Node)
 		if err != nil {
-			return nil, nil, err
+			return d, c, err
 		}
 		only = n.ID
 	}
-	var found []uuid.UUID
+	found := 0
 	for _, node := range d.Copies {
-		var c dataset.Copy
-		there, err := t.get(copyKey(node, d.ID), &c)
+		var k dataset.Copy
+		there, err := t.get(copyKey(node, d.ID), &k)
 		if err != nil {
-			return nil, nil, err
+			return d, c, err
 		}
-		if there && c.Kind == dataset.CopySuperseded && (only == uuid.Nil || only == node) {
-			found = append(found, node)
+		if there && k.Kind == dataset.CopySuperseded && (only == uuid.Nil || only == node) {
+			c = k
+			found++
 		}
 	}
-	switch len(found) {
+	switch found {
 	case 0:
-		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)", d.Volume)
+		return d, c, dataset.Errorf(dataset.ErrNotFound, "volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)", d.Volume)
 	case 1:
-		op := on(d)
-		op.From = found[0]
-		return op, nil, nil
+		return d, c, nil
 	}
-	return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
+	return d, c, dataset.Errorf(dataset.ErrAmbiguous, "volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
+}
+
+// refTo is what a person calls a dataset by: a name in the trash can be another's by now.
+func refTo(d dataset.Dataset) string {
+	if d.State == dataset.StateReady {
+		return d.Volume
+	}
+	return d.ID.String()
 }
 
 // noneOvertaken fails with ErrConflict when a node keeps a head of a dataset that was

@@ -73,9 +73,10 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	if err := t.may(op); err != nil {
 		return nil, nil, err
 	}
-	switch op.Kind {
-	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard:
+	if alone(op.Kind) {
 		return op, nil, s.settle(t, op)
+	}
+	switch op.Kind {
 	case dataset.OpMove:
 		if err := s.beginMove(t, op); err != nil {
 			return nil, nil, err
@@ -113,6 +114,8 @@ func (s *Service) settle(t *tx, op *dataset.Operation) error {
 		settle = s.settleUndelete
 	case dataset.OpDiscard:
 		settle = s.settleDiscard
+	case dataset.OpShow, dataset.OpHide:
+		settle = s.settleShow
 	}
 	if err := settle(t, *op); err != nil {
 		return err

@@ -32,7 +32,11 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 
 // alone reports whether a kind of operation changes nothing on disk.
 func alone(k dataset.OpKind) bool {
-	return k == dataset.OpUpdate || k == dataset.OpUndelete || k == dataset.OpDiscard
+	switch k {
+	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard, dataset.OpShow, dataset.OpHide:
+		return true
+	}
+	return false
 }
 
 // plan is the decision: pure, but for what it reads through t, the clock and
@@ -92,6 +96,8 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planMove(t, req)
 	case dataset.OpDiscard:
 		return s.planDiscard(t, req)
+	case dataset.OpShow, dataset.OpHide:
+		return s.planShow(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }

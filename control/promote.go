@@ -34,14 +34,18 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	return s.homeAway(t, d, target, home, since, "")
 }
 
+// isAway says of a node that is away since when, where that is known.
+func isAway(since time.Time) string {
+	if since.IsZero() {
+		return "is away"
+	}
+	return "is away since " + since.UTC().Format(time.RFC3339)
+}
+
 // homeAway is the refusal of a volume whose home is not heard of, with the command that
 // goes on without it where there is something to go on from. why is for what reason that is
 // not done by itself, where it might be.
 func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time, why string) error {
-	away := "is away"
-	if !since.IsZero() {
-		away += " since " + since.UTC().Format(time.RFC3339)
-	}
 	best, found, err := s.freshest(t, d)
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 		}
 		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force --fenced %s, without what was written since %s", d.Volume, best.Name, home, c.Taken.UTC().Format(time.RFC3339))
 	}
-	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home, away, why, mend)
+	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home, isAway(since), why, mend)
 }
 
 // planPromotion makes the copy on a node the volume, without its home.

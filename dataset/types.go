@@ -165,6 +165,11 @@ type Copy struct {
 	Current  time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
 	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
 	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
+	// Shown says that its node is to have it mounted, read-only: of a superseded one, which
+	// a person wants to look at. Path is where it is there; empty: nowhere, and Problem why.
+	Shown   bool   `json:"shown,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Problem string `json:"problem,omitempty"` // why it is not as Shown says; it is tried again
 }
 
 // Whole reports whether a volume can go on from the copy.
@@ -300,7 +305,7 @@ type Operation struct {
 	Options     map[string]string `json:"options,omitempty"`
 	Path        string            `json:"path,omitempty"`     // what an import reads
 	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
-	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard: whose copy goes
+	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about
 	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
 	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
 	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
@@ -330,6 +335,8 @@ const (
 	OpPurge          OpKind = "purge"    // the data goes
 	OpMove           OpKind = "move"     // the home becomes another
 	OpDiscard        OpKind = "discard"  // a copy goes whose head was overtaken
+	OpShow           OpKind = "show"     // it is mounted on its node, read-only, for a person to look at
+	OpHide           OpKind = "hide"     // and no more
 )
 
 // OpState is where an operation is.

@@ -143,6 +143,18 @@ var scenarios = map[string]func(c *console){
 		done.op.Kind, done.op.Node = dataset.OpMove, idOther
 		works(c.fake, done, running("copying", 1<<30, 4<<30))
 	},
+	"shows": func(c *console) {
+		k, n := looks(c, dataset.OpShow), 0
+		c.fake.hook = func(method string) {
+			if n++; method == "Volume" && n > 3 { // its node takes its time
+				k.Path = "/var/lib/drover/mnt/" + idBare.String()
+			}
+		}
+	},
+	"shown":     func(c *console) { looks(c, dataset.OpShow).Path = "/var/lib/drover/mnt/" + idBare.String() },
+	"shows-not": func(c *console) { looks(c, dataset.OpShow).Problem = "pool default is full" },
+	"silence":   func(c *console) { looks(c, dataset.OpShow) },
+	"hides":     func(c *console) { looks(c, dataset.OpHide) },
 	"forced": func(c *console) {
 		c.fake.volumes[0] = movingVolume()
 		done := ended(dataset.OpDone, nil)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -18,9 +19,10 @@ func newVolumeSupersededCmd(a *app) *cobra.Command {
 		Short: "Look at heads that were overtaken, and let go of them",
 		Long: `Look at heads that were overtaken, and let go of them. When a volume goes on at
 another node without its home (volume move --force --fenced), what that had is
-kept there aside: it is never merged, and never dropped by itself.`,
+kept there aside: it is never merged, and never dropped by itself. mount shows
+what it has, discard lets go of it.`,
 	},
-		newVolumeSupersededLsCmd(a), newVolumeSupersededDiscardCmd(a),
+		newVolumeSupersededLsCmd(a), newVolumeSupersededMountCmd(a), newVolumeSupersededDiscardCmd(a),
 	)
 }
 
@@ -33,34 +35,38 @@ type overtaken struct {
 func newVolumeSupersededLsCmd(a *app) *cobra.Command {
 	return newLsCmd(a, listing[overtaken]{
 		short: "List the heads that were overtaken",
-		fetch: func(ctx context.Context, c remote) (out []overtaken, err error) {
+		fetch: func(ctx context.Context, c remote) ([]overtaken, error) {
 			live, err := all(ctx, c.Volumes)
 			if err != nil {
 				return nil, err
 			}
 			trashed, err := all(ctx, c.Trash)
-			for _, v := range append(live, trashed...) {
-				for _, k := range v.Kept {
-					if k.Kind == dataset.CopySuperseded {
-						out = append(out, overtaken{KeptCopy: k, Volume: v.Volume})
-					}
-				}
-			}
-			return out, err
+			return overtakenOf(append(live, trashed...)), err
 		},
 		id:    func(o overtaken) string { return o.Dataset.String() },
 		table: a.overtakenTable,
 	})
 }
 
+func overtakenOf(volumes []api.Volume) (out []overtaken) {
+	for _, v := range volumes {
+		for _, k := range v.Kept {
+			if k.Kind == dataset.CopySuperseded {
+				out = append(out, overtaken{KeptCopy: k, Volume: v.Volume})
+			}
+		}
+	}
+	return out
+}
+
 func (a *app) overtakenTable(list []overtaken) *show.Table {
-	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE")
+	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE", "MOUNTED AT")
 	for _, o := range list {
 		kept, snapshot := "not yet: it is in use, or its node is away", ""
 		if o.Snapshot != uuid.Nil {
 			kept, snapshot = show.Ago(a.now(), o.Taken), o.Snapshot.String()
 		}
-		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept)
+		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept, cmp.Or(o.Path, o.Problem))
 	}
 	return t
 }

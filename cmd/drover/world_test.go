@@ -73,6 +73,17 @@ func movingVolume() api.Volume {
 	return v
 }
 
+// looks has a head that was overtaken asked to be mounted, or no more, and returns the copy.
+func looks(c *console, kind dataset.OpKind) *api.KeptCopy {
+	c.fake.volumes[0] = movingVolume()
+	done := ended(dataset.OpDone, nil)
+	done.op.Kind, done.op.From = kind, idGone
+	c.fake.outcome = api.Outcome{Operation: &done.op}
+	k := &c.fake.volumes[0].Kept[1]
+	k.Shown = kind == dataset.OpShow
+	return k
+}
+
 func testVolume() api.Volume {
 	v := dbVolume()
 	v.ID, v.Volume, v.Spelling, v.Protected, v.Labels, v.Snapshots = idTest, "db-test", "db-test@snapshot-5100", false, nil, 0

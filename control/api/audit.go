@@ -87,6 +87,8 @@ func (c *Change) asks(req Request) {
 		c.Detail = "snapshot " + dataset.Clip(req.Snapshot)
 	case req.Force:
 		c.Detail = "force"
+	case req.Node != "":
+		c.Detail = "node " + dataset.Clip(req.Node)
 	}
 }
 

@@ -241,8 +241,9 @@ type Yield struct {
 // Copied is what an agent says of a copy of its own.
 type Copied struct {
 	Incarnation uuid.UUID    `json:"incarnation"`
-	Copy        dataset.Copy `json:"copy"`           // the snapshot that it has now
-	Gone        bool         `json:"gone,omitempty"` // it is destroyed, as it was to be
+	Copy        dataset.Copy `json:"copy"`             // the snapshot that it has now
+	Gone        bool         `json:"gone,omitempty"`   // it is destroyed, as it was to be
+	Looked      bool         `json:"looked,omitempty"` // it is about where Copy is mounted, or why not, and nothing else
 }
 
 // Pool is a pool as people see it.

@@ -3,12 +3,15 @@ package cluster_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/cluster"
@@ -63,10 +66,50 @@ func testA6(t *testing.T, w *world) {
 	if got := once(t, a, manual, "cat /data/file"); got != "kept" {
 		t.Errorf("what waited for its host has %q", got)
 	}
+	aside := lookedAt(t, w, b, first)
 	first.Stop(t)
 	next.Stop(t)
 	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name)
-	w.moved = append(w.moved, w.Head(t, a, auto))
+	head := w.Head(t, a, auto)
+	more := 0
+	for token := range aside.Tokens {
+		if !head.Tokens[token] {
+			more++
+		}
+	}
+	if more == 0 {
+		t.Error("what was overtaken has nothing that the volume has not")
+	}
+	w.moved = append(w.moved, head)
+}
+
+// lookedAt is what a person sees of the head of volume fallen that a host kept: all that was
+// written and acknowledged there, whatever the volume went on without. Nothing is changed by
+// that, and nothing left of it.
+func lookedAt(t *testing.T, w *world, h *cluster.Host, wrote *cluster.Writer) (c witness.Copy) {
+	t.Helper()
+	control, look := w.Controls[0], []string{"volume", "superseded", "mount", "fallen", h.Name}
+	var shown, off api.KeptCopy
+	control.JSON(t, &shown, look...)
+	c, err := witness.ReadFile(shown.Dataset.String(), "fallen kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range wrote.Entries(t) {
+		if n++; e.Err == "" && !c.Tokens[e.Token] {
+			t.Errorf("%+v is not in what was kept aside at %s", e, shown.Path)
+		}
+	}
+	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), n)
+	if r := control.Exec(t, "volume", "superseded", "discard", "fallen", h.Name); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
+		t.Errorf("discarded while somebody looks: %+v", r)
+	}
+	control.JSON(t, &off, append(look, "--off")...)
+	if _, err := os.Stat(h.File(shown.Path)); !errors.Is(err, os.ErrNotExist) || off.Path != "" {
+		t.Errorf("%s is left: %v, %+v", shown.Path, err, off)
+	}
+	return c
 }
 
 // replicated fails until every copy of a volume that its profile wants is whole.

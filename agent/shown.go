@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// A head that was overtaken is looked at through a clone that stays incoming, as no record
+// has it, mounted read-only: what is kept is not touched by that, not by the recovery of its
+// filesystem's log either. Its UUID is made of what it shows, so that each start finds it.
+
+// shownAs is the dataset that a copy is shown as.
+func shownAs(k api.Kept) uuid.UUID {
+	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
+}
+
+// isShown reports whether a copy is to be mounted for somebody to look at.
+func isShown(k api.Kept) bool {
+	return k.Shown && k.Kind == dataset.CopySuperseded && k.Record != nil
+}
+
+// settleShown mounts a head that was overtaken, or takes that away, as is wanted. Again:
+// nothing. The copy's lock is held.
+func (a *Agent) settleShown(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	switch {
+	case isShown(k):
+		return a.show(ctx, pool, k)
+	case k.Kind == dataset.CopySuperseded, k.Was == dataset.CopySuperseded:
+		return a.hide(ctx, pool, k)
+	}
+	return nil
+}
+
+// tellShown tells control where a copy is mounted, if it is, and why it is not as it is to
+// be; nothing when control knows that.
+func (a *Agent) tellShown(ctx context.Context, k api.Kept, why error) error {
+	if k.Kind != dataset.CopySuperseded || !k.Shown && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
+		return why
+	}
+	path := a.mountPath(shownAs(k))
+	mounted, err := isMountPoint(path)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	now := k.Copy
+	now.Path, now.Problem = "", ""
+	if mounted {
+		now.Path = path
+	}
+	if why != nil {
+		now.Problem = dataset.OneLine(why)
+	}
+	if now == k.Copy {
+		return why
+	}
+	return errors.Join(why, a.tellCopy(ctx, api.Copied{Copy: now, Looked: true}))
+}
+
+// show mounts it. A pool that keeps no copies has the head as it lies, and nothing that
+// could be told from it: that is what is mounted then.
+func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	d := *k.Record
+	d.ID, d.Size, d.ReadOnly = shownAs(k), 0, true
+	path := a.mountPath(d.ID)
+	if mounted, err := isMountPoint(path); err != nil || mounted {
+		return err
+	}
+	what := "look at what node " + a.NodeName + " keeps of volume " + d.Volume
+	if _, copies := pool.(backends.Copier); copies && k.Snapshot == uuid.Nil {
+		return dataset.Errorf(dataset.ErrPending, "%s: it is not kept as a snapshot yet", what)
+	} else if !copies {
+		d.ID = k.Dataset
+	} else if _, err := pool.Clone(ctx, d, dataset.Source{Dataset: k.Dataset, Snapshot: k.Snapshot}, nil); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	steps.At("show.cloned")
+	if err := a.mountpoint(path); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := a.mountDataset(ctx, pool, d, path); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	steps.At("show.mounted")
+	a.log(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for somebody to look at")
+	return nil
+}
+
+// hide takes away what show made.
+func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	id := shownAs(k)
+	path := a.mountPath(id)
+	err := mount.Unmount(path)
+	switch {
+	case errors.Is(err, mount.ErrBusy):
+		return dataset.Errorf(dataset.ErrInUse, "what node %s keeps of dataset %s stays mounted: something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again", a.NodeName, k.Dataset, path, path)
+	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	steps.At("hide.unmounted")
+	if err := a.removeMountpoint(path); err != nil {
+		return err
+	}
+	return pool.Delete(ctx, id)
+}
+
+// checkShown says of a mount that no container has whether a person asked for it.
+func (a *Agent) checkShown(r *report, id uuid.UUID, path string) bool {
+	k, is := a.cache.shown(id)
+	if is {
+		r.add(levelInfo, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
+	}
+	return is
+}
