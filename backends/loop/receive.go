@@ -106,6 +106,7 @@ type receiving struct {
 	safe     int64      // all before is on record, or about to be
 	flushing chan error // of a checkpoint that is on its way
 
+	checked  int64        // until here there was room
 	free     dataset.Size // in the pool, when it was measured
 	measured int64        // where in the stream that was
 }
@@ -129,7 +130,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	if r.done, err = r.in.here(); err != nil {
 		return out, err
 	}
-	r.safe = r.done.Offset
+	r.safe, r.checked = r.done.Offset, r.done.Offset
 	if err := r.measure(); err != nil {
 		return out, err
 	}
@@ -191,14 +192,17 @@ func (r *receiving) apply(ctx context.Context) error {
 // the next takes all that came meanwhile: a flush may take long and bring much. Only a disk
 // that is slower than the link all the time slows the link down.
 func (r *receiving) checkpoint() error {
+	if r.done.Offset-r.checked >= r.pool.backend.every {
+		if err := r.room(); err != nil {
+			return err
+		}
+		r.checked = r.done.Offset
+	}
 	underWay := r.flushing != nil && len(r.flushing) == 0
 	if underWay && r.done.Offset-r.safe < r.pool.backend.lag {
 		return nil
 	}
 	if err := r.wait(); err != nil {
-		return err
-	}
-	if err := r.room(); err != nil {
 		return err
 	}
 	r.safe = r.done.Offset

@@ -244,12 +244,25 @@ func TestDifferenceIsSmall(t *testing.T) {
 	}
 }
 
-// A flush that takes long holds up what comes only when that has become much.
+// A flush that takes long holds up what comes only when that has become much. There has to
+// be room for it all the same.
 func TestCheckpointGoesOnMeanwhile(t *testing.T) {
-	r := &receiving{pool: &Pool{backend: &Backend{step: func(string) {}, every: 4, lag: 10}}, flushing: make(chan error, 1)}
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	r := &receiving{dir: folder{File: dir}, pool: &Pool{layout: xfsLayout{}, backend: &Backend{step: func(string) {}, every: 4, lag: 10}}, checked: 9, flushing: make(chan error, 1)}
 	r.done.Offset = 9
 	if err := r.checkpoint(); err != nil || r.safe != 0 {
 		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
+	}
+	if r.measured != 0 {
+		t.Error("it looked for room too early")
+	}
+	r.checked = 5
+	if err := r.checkpoint(); err != nil || r.measured != 9 || r.checked != 9 {
+		t.Errorf("whether there is room for what comes meanwhile was looked for at byte %d: %v", r.measured, err)
 	}
 	r.done.Offset = 10
 	late := errors.New("the disk broke")
