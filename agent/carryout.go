@@ -309,14 +309,14 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 	if err != nil {
 		return out, err
 	}
-	if d.State == dataset.StateReady {
-		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is not condemned any more", d.Volume)
-	}
 	if err := a.unused(d, "purge"); err != nil {
 		return out, err
 	}
 	if err := a.mistrust(); err != nil {
 		return out, err
+	}
+	if d.State == dataset.StateReady {
+		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is not condemned any more", d.Volume)
 	}
 	steps.At("purge.begin")
 	jb.step("destroying")
