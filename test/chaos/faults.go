@@ -223,12 +223,14 @@ func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
 func (k *Campaign) units(t testing.TB) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
+	killed := func() { k.report.count("agents killed by their guards") }
 	for _, h := range k.Hosts {
+		h.Killed = killed
 		all.Go(func() {
 			for ; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
 				done := k.part(h.Host.Dir)
 				if !h.Running() {
-					k.report.count("agents killed by their guards")
+					killed()
 					h.Up(t)
 				}
 				done()

@@ -80,6 +80,9 @@ type Host struct {
 	Driver string
 	Image  string // of the filesystem that Root lies on; empty: none
 	Env    []string
+	// Killed is called when it is killed while it starts, which is then done anew, as its
+	// unit would; nil: the test fails.
+	Killed func()
 
 	opts Options
 	proc *child.Process
@@ -272,6 +275,11 @@ func (h *Host) Up(t testing.TB, env ...string) {
 		}
 		select {
 		case <-h.proc.Done():
+			if h.Killed != nil && h.proc.Err() != nil {
+				h.Killed()
+				h.Up(t, env...)
+				return
+			}
 			t.Fatalf("drover ended: %v\n%s", h.proc.Err(), h.LogTail(30))
 		case <-ctx.Done():
 			t.Fatalf("drover did not answer within %s\n%s", upTime, h.LogTail(30))

@@ -1,0 +1,111 @@
+package dataset
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Operation is one piece of work on record.
+type Operation struct {
+	ID        uuid.UUID `json:"id"`
+	Kind      OpKind    `json:"kind"`
+	State     OpState   `json:"state"`
+	Node      uuid.UUID `json:"node"`            // whose agent does it
+	Asked     string    `json:"asked,omitempty"` // digest of the request: another one cannot have its ID
+	Volume    string    `json:"volume,omitempty"`
+	DatasetID uuid.UUID `json:"dataset_id"`
+	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned
+	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be; of a delete that is done, as it left it
+	Snapshot  *Snapshot `json:"snapshot,omitempty"`
+	Source    *Source   `json:"source,omitempty"` // what a clone is made of
+	// Options is what was asked for: of a create as with -o, of a resize the
+	// profile when it is for that.
+	Options     map[string]string `json:"options,omitempty"`
+	Path        string            `json:"path,omitempty"`     // what an import reads
+	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
+	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about
+	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
+	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
+	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
+	Loss        *Loss             `json:"loss,omitempty"`     // of a move that goes without the home: what that loses
+	Problem     *Problem          `json:"problem,omitempty"`
+	Progress    Progress          `json:"progress"`
+	Incarnation uuid.UUID         `json:"incarnation,omitzero"`
+	Created     time.Time         `json:"created"`
+	Ended       time.Time         `json:"ended,omitzero"`
+}
+
+// OpKind says what an operation does.
+type OpKind string
+
+// The kinds of operations.
+const (
+	OpCreate         OpKind = "create"
+	OpClone          OpKind = "clone"
+	OpImport         OpKind = "import"
+	OpSnapshot       OpKind = "snapshot"
+	OpSnapshotDelete OpKind = "snapshot-delete"
+	OpRestore        OpKind = "restore"
+	OpResize         OpKind = "resize"
+	OpUpdate         OpKind = "update"   // profile, labels, protection: records only
+	OpDelete         OpKind = "delete"   // the name goes, the data to trash
+	OpUndelete       OpKind = "undelete" // and comes back
+	OpPurge          OpKind = "purge"    // the data goes
+	OpMove           OpKind = "move"     // the home becomes another
+	OpDiscard        OpKind = "discard"  // a copy goes whose head was overtaken
+	OpShow           OpKind = "show"     // it is mounted on its node, read-only, for a person to look at
+	OpHide           OpKind = "hide"     // and no more
+)
+
+// OpState is where an operation is.
+type OpState string
+
+// The states of an operation. Done, failed and cancelled are final.
+const (
+	OpPending   OpState = "pending"
+	OpRunning   OpState = "running"
+	OpDone      OpState = "done"
+	OpFailed    OpState = "failed"
+	OpCancelled OpState = "cancelled"
+)
+
+// Final reports whether the state is one that never changes again.
+func (s OpState) Final() bool { return s == OpDone || s == OpFailed || s == OpCancelled }
+
+// Source names the bytes that a clone starts with: a snapshot of a dataset, or
+// with a nil Snapshot the dataset as it is now.
+type Source struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Snapshot uuid.UUID `json:"snapshot,omitzero"`
+}
+
+// Problem is an error on record: its kind's code and its line.
+type Problem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// ProblemOf puts err on record, in one line that is cut off where it is too long, as
+// what is too large for the store would never be there; nil for a nil error.
+func ProblemOf(err error) *Problem {
+	if err == nil {
+		return nil
+	}
+	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
+}
+
+// Err makes the problem an error again, of the same kind and text.
+func (p *Problem) Err() error {
+	if p == nil {
+		return nil
+	}
+	return Errorf(KindByCode(p.Code), "%s", p.Message)
+}
+
+// Progress is how far an operation is.
+type Progress struct {
+	Step  string `json:"step,omitempty"`
+	Done  int64  `json:"done,omitempty"`  // bytes
+	Total int64  `json:"total,omitempty"` // bytes; 0: not known
+}
