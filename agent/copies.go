@@ -97,6 +97,9 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 // settleKept does so. Its lock is held.
 func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	id := k.Dataset
+	if p, comes := a.pull(id); comes && p.Files {
+		return nil // what lies here is made anew, file by file
+	}
 	d, _ := a.cache.either(id)
 	if err := a.supersede(ctx, d); err != nil {
 		return err

@@ -80,7 +80,7 @@ func settle(d *dataset.Dataset, pool backends.Pool) {
 		d.Size = pool.Info().DefaultSize
 	}
 	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
-		d.Profile.Filesystem.Type = f.Filesystem(d.Size)
+		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true
 	}
 }
 

@@ -35,6 +35,11 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
+	if op.Files { // which begins by removing what lies here: a head that it left may hold more
+		if err := a.settleCopy(ctx, op.DatasetID); err != nil {
+			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+	}
 	if err := a.overtaken(ctx, pool, op); err != nil {
 		return out, err
 	}
@@ -83,6 +88,13 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 		superseded = keep.ID != uuid.Nil
+	}
+	if op.Files && !superseded { // control may not have said so yet
+		e, err := pool.Stat(ctx, op.DatasetID)
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+		_, superseded = newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
 	}
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)

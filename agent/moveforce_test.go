@@ -88,9 +88,9 @@ func TestForcedMove(t *testing.T) {
 // Between pools of unlike kinds the files go one by one: with owners, modes, links and
 // holes as they were. There and back.
 func TestMoveFiles(t *testing.T) {
-	for _, to := range []string{"loop", "dir"} {
-		t.Run("dir to "+to, func(t *testing.T) {
-			f := newFlock(t, "dir", to)
+	for _, pools := range [][2]string{{"dir", "loop"}, {"dir", "dir"}, {"loop", "dir"}} {
+		t.Run(pools[0]+" to "+pools[1], func(t *testing.T) {
+			f := newFlock(t, pools[0], pools[1])
 			d := f.a.volume("db", nil)
 			path := f.a.mounts("db", "writer")
 			file := filepath.Join(path, "file")
@@ -122,10 +122,8 @@ func TestMoveFiles(t *testing.T) {
 			if _, err := f.a.use(t.Context(), d, "db", "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}
-			if to == "dir" {
-				f.moves("db", f.a)
-				check(f.a)
-			}
+			f.moves("db", f.a)
+			check(f.a)
 		})
 	}
 }
@@ -177,39 +175,49 @@ func TestPeersMayHave(t *testing.T) {
 // A head that is not what was given up, whatever wrote to it, is kept and not dropped,
 // and its copy does not go by itself.
 func TestI3LeftHeadDiffers(t *testing.T) {
-	f := newFlock(t, "loop", "loop")
-	d := f.a.volume("db", map[string]string{"size": "320MiB"})
-	f.a.writes("db", "token", "given up")
-	gone := f.a.dies("yield", 1)
-	op := f.begins("db", f.b)
-	<-gone
-	f.a.down()
-	root, err := openRoot(t.Context(), f.a.thePool(), d.ID, backends.AttachOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.Openat(int(root.Fd()), "strange", unix.O_CREAT|unix.O_WRONLY, 0o600)
-	if err == nil {
-		err = errors.Join(unix.Fsync(fd), unix.Close(fd))
-	}
-	if err := errors.Join(err, root.Close()); err != nil {
-		t.Fatal(err)
-	}
-	f.a.fuse.mend()
-	f.a.up()
-	if op = f.ended(op); op.State != dataset.OpDone {
-		t.Fatalf("%+v", op.Problem)
-	}
-	f.a.settled(d.ID)
-	await(t, func() bool {
-		v := f.record("db")
-		return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded && v.Kept[0].Until.IsZero()
-	})
-	e, err := f.a.thePool().Stat(t.Context(), d.ID)
-	if _, kept := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
-		t.Errorf("%+v, %v", e.Snapshots, err)
-	}
-	if got := f.b.reads("db", "token"); got != "given up" {
-		t.Errorf("it goes on with %q", got)
+	for _, to := range []string{"loop", "dir"} {
+		t.Run("to "+to, func(t *testing.T) {
+			f := newFlock(t, "loop", to)
+			d := f.a.volume("db", nil)
+			f.a.writes("db", "token", "given up")
+			gone := f.a.dies("yield", 1)
+			op := f.begins("db", f.b)
+			<-gone
+			f.a.down()
+			root, err := openRoot(t.Context(), f.a.thePool(), d.ID, backends.AttachOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.Openat(int(root.Fd()), "strange", unix.O_CREAT|unix.O_WRONLY, 0o600)
+			if err == nil {
+				err = errors.Join(unix.Fsync(fd), unix.Close(fd))
+			}
+			if err := errors.Join(err, root.Close()); err != nil {
+				t.Fatal(err)
+			}
+			f.a.fuse.mend()
+			f.a.up()
+			if op = f.ended(op); op.State != dataset.OpDone {
+				t.Fatalf("%+v", op.Problem)
+			}
+			if to == "dir" { // where a way back would begin by removing it
+				op = f.ended(f.begins("db", f.a))
+				if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
+					t.Errorf("the way back: %s: %+v", op.State, op.Problem)
+				}
+			}
+			f.a.settled(d.ID)
+			await(t, func() bool {
+				v := f.record("db")
+				return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded && v.Kept[0].Until.IsZero()
+			})
+			e, err := f.a.thePool().Stat(t.Context(), d.ID)
+			if _, kept := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
+				t.Errorf("%+v, %v", e.Snapshots, err)
+			}
+			if got := f.b.reads("db", "token"); got != "given up" {
+				t.Errorf("it goes on with %q", got)
+			}
+		})
 	}
 }

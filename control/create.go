@@ -199,6 +199,7 @@ func onto(old, p dataset.Profile) (dataset.Profile, error) {
 		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (make a volume with profile %s and drover volume import into it)",
 			p.Name, want, filesystem(old), p.Name)
 	}
+	p.Filesystem.Chosen = p.Filesystem.Type == "" && old.Filesystem.Chosen
 	p.Filesystem.Type, p.Owner = old.Filesystem.Type, old.Clone().Owner
 	return p, nil
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -76,7 +77,13 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if wanted.Pool != "" && wanted.Pool != from.Name {
 		wanted.Pool = "" // it got another name since, by an adoption
 	}
+	for i, c := range cands {
+		cands[i].anew = likeness(from, c.Pool) < likeKind
+	}
 	pool, err := choose(cands, wanted, "move of volume "+d.Volume+" to node "+target.Name)
+	if dataset.KindOf(err) == dataset.ErrUnsupported {
+		return fmt.Errorf("%w (make a pool there that can: drover pool create NAME --backend %s; or choose another node)", err, from.Backend)
+	}
 	if err != nil {
 		return err
 	}
@@ -87,7 +94,10 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.status.Free.Human(), st.Used.Human())
 	}
 	op.Dataset.Pool = pool.ID
-	if op.Files = likeness(from, pool.Pool) < likeKind; op.Files {
+	if op.Files = pool.anew; op.Files {
+		if fs := &op.Dataset.Profile.Filesystem; fs.Chosen {
+			fs.Type, fs.Chosen = "", false // the pool there chooses anew
+		}
 		return s.withoutSnapshots(t, d, from, pool.Pool, target)
 	}
 	return nil
@@ -248,7 +258,8 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
 	next.Request, next.Move = op.ID, uuid.Nil
 	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
-		next.Size, next.Profile.Filesystem.Type = op.Dataset.Size, op.Dataset.Profile.Filesystem.Type
+		made := op.Dataset.Profile.Filesystem
+		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type, made.Chosen
 	}
 	uncopy(&next, rec.Node)
 	t.del(homeKey(d.Home, d.ID))

@@ -225,6 +225,7 @@ func TestMoveRefused(t *testing.T) {
 	a.create("db@gold")
 	a.create("plain")
 	a.snapshot("plain", "one")
+	a.create("asked", "fs=xfs")
 	if _, err := e.update(e.ctx, func(t *tx) error {
 		var n dataset.Node
 		if _, err := t.get(nodeKey(b.id), &n); err != nil {
@@ -245,6 +246,7 @@ func TestMoveRefused(t *testing.T) {
 		{moveTo("db", "beta"), dataset.ErrOffline, []string{"beta", "cordoned"}},
 		{moveTo("db", "gamma"), dataset.ErrUnsupported, []string{"gamma", "plain", "enforce a size"}},
 		{moveTo("plain", "gamma"), dataset.ErrUnsupported, []string{"snapshots", "gamma", "dir"}},
+		{moveTo("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain: it has no filesystem xfs", "drover pool create NAME --backend loop", "another node"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true}, dataset.ErrInvalid, []string{"--fenced"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Fenced: "alpha"}, dataset.ErrInvalid, []string{"--force"}},
 		{forced("db", "gamma", "beta"), dataset.ErrInvalid, []string{"alpha that has it, not beta"}},

@@ -16,6 +16,7 @@ type candidate struct {
 	cordoned bool
 	silent   bool                // nothing is heard of its node
 	guarded  bool                // its node's guard answers
+	anew     bool                // what comes is made anew there, file by file
 	status   *dataset.PoolStatus // nil: not heard of, and taken for good
 }
 
@@ -34,10 +35,12 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it cannot take snapshots without copying"
 	case p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem:
 		return "it cannot freeze one volume alone"
-	case p.Filesystem.Type != "" && !slices.Contains(can.Filesystems, p.Filesystem.Type):
+	case p.Filesystem.Type != "" && !(c.anew && p.Filesystem.Chosen) && !slices.Contains(can.Filesystems, p.Filesystem.Type):
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	case c.anew && p.Replicas.Count > 0 && !can.Delta:
+		return "it cannot tell replicas what changed"
 	case p.Failover.Auto && !c.guarded:
 		return "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"
 	}

@@ -12,6 +12,8 @@ import (
 func TestMisfits(t *testing.T) {
 	loop := candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
 	dir := candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
+	anew := dir
+	anew.anew = true
 	for _, c := range []struct {
 		on      candidate
 		profile dataset.Profile
@@ -28,6 +30,10 @@ func TestMisfits(t *testing.T) {
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze one volume alone"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
+		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, "it has no filesystem xfs inside volumes"},
+		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, ""},
+		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
+		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot tell replicas what changed"},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
 	} {

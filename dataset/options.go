@@ -170,7 +170,7 @@ func (o Options) Apply(p Profile) Profile {
 		p.Pool = o.Pool
 	}
 	if o.FS != "" {
-		p.Filesystem.Type = o.FS
+		p.Filesystem.Type, p.Filesystem.Chosen = o.FS, false
 	}
 	if o.Owner == nil && o.Mode == nil {
 		return p

@@ -134,6 +134,8 @@ func (f Follow) String() string {
 type Filesystem struct {
 	Type  string   `json:"type,omitempty"`  // ext4 or xfs; empty: the backend's own choice
 	Mount []string `json:"mount,omitempty"` // options, such as noatime
+	// Chosen says, of a dataset's, that Type is what its pool chose: no promise to anybody.
+	Chosen bool `json:"chosen,omitempty"`
 }
 
 // Snapshots is what a profile promises about points in time.
