@@ -103,6 +103,12 @@ func (c *Client) Release(ctx context.Context, id uuid.UUID, epoch uint64) error 
 	return err
 }
 
+// Dismiss is Guard.Dismiss: after the unmount of what was superseded, by a person.
+func (c *Client) Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error {
+	_, err := c.ask(ctx, request{Op: opDismiss, Dataset: id, Epoch: epoch})
+	return err
+}
+
 // Status is Guard.Status: what is fenced, since when, and by what.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	a, err := c.ask(ctx, request{Op: opStatus})

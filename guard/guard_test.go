@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -131,7 +132,7 @@ func TestDeadlinesProperty(t *testing.T) {
 		if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
 			rt.Fatal(err)
 		}
-		if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
+		if err := b.Dismiss(t.Context(), r.Dataset, 3); err != nil {
 			rt.Fatal(err)
 		}
 	})
@@ -194,6 +195,9 @@ func TestWatchdog(t *testing.T) {
 		fed := b.dog.feeds()
 		b.clock.advance(2*time.Second, false)
 		await(t, "it is fed", func() bool { return b.dog.feeds() > fed }, func() string { return "" })
+	}
+	if err := b.Dismiss(t.Context(), r.Dataset, 3); !errors.Is(err, dataset.ErrConflict) || b.dog.closed {
+		t.Errorf("what is armed was dismissed by who is not its agent: %v", err)
 	}
 	if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
 		t.Fatal(err)

@@ -169,7 +169,21 @@ func left(o hand.Outcome) string {
 // time any more. What is not registered is no error. ErrInUse for one that is fenced: Thaw
 // or Supersede it; ErrStale for another epoch.
 func (g *Guard) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
+	return g.release(ctx, id, epoch, false)
+}
+
+// Dismiss is Release for who is not the dataset's agent, which may have it open again
+// meanwhile: ErrConflict for one that is anything but superseded.
+func (g *Guard) Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error {
+	return g.release(ctx, id, epoch, true)
+}
+
+func (g *Guard) release(ctx context.Context, id uuid.UUID, epoch uint64, superseded bool) error {
 	g.mu.Lock()
+	if e := g.table[id]; superseded && e != nil && e.State != StateSuperseded {
+		g.mu.Unlock()
+		return dataset.Errorf(dataset.ErrConflict, "volume %s is %s, and not superseded: its agent has it again", e.Volume, e.State)
+	}
 	flushed, err := g.drop(id, epoch)
 	g.mu.Unlock()
 	if err != nil || flushed == nil {

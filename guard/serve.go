@@ -130,6 +130,8 @@ func (g *Guard) answer(ctx context.Context, q request) (a reply) {
 			e, err = g.Supersede(ctx, q.Dataset, q.Epoch)
 		case opRelease:
 			err = g.Release(ctx, q.Dataset, q.Epoch)
+		case opDismiss:
+			err = g.Dismiss(ctx, q.Dataset, q.Epoch)
 		case opStatus:
 			s := g.Status()
 			a.Status = &s

@@ -23,6 +23,7 @@ const (
 	opThaw      = "thaw"
 	opSupersede = "supersede"
 	opRelease   = "release"
+	opDismiss   = "dismiss"
 	opStatus    = "status"
 )
 

@@ -23,7 +23,7 @@ import (
 type fencer interface {
 	Status(ctx context.Context) (guard.Status, error)
 	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
-	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
 }
 
 // guardRunFlag names the folder of the guard's socket.
@@ -139,9 +139,26 @@ func release(ctx context.Context, g fencer, unmount func(path string) error, ref
 		return e, err
 	}
 	for _, path := range e.Paths {
+		if err := stillLetGo(ctx, g, e); err != nil {
+			return e, err
+		}
 		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
 			return e, fmt.Errorf("release of volume %s: unmount of %s: %w (ask again)", e.Volume, path, err)
 		}
 	}
-	return e, g.Release(ctx, e.Dataset, e.Epoch)
+	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
+}
+
+// stillLetGo fails with ErrConflict once an agent has what was let go open again.
+func stillLetGo(ctx context.Context, g fencer, e guard.Entry) error {
+	st, err := g.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, now := range st.Datasets {
+		if now.Dataset == e.Dataset && now.State != guard.StateSuperseded {
+			return dataset.Errorf(dataset.ErrConflict, "release of volume %s: it is %s again: its agent has it (stop its containers)", e.Volume, now.State)
+		}
+	}
+	return nil
 }

@@ -19,6 +19,7 @@ type fenceFake struct {
 	list []guard.Entry
 	did  []string
 	fail error
+	back bool // its agent opens it once it was let go
 }
 
 func (f *fenceFake) Status(context.Context) (guard.Status, error) {
@@ -30,14 +31,18 @@ func (f *fenceFake) Supersede(_ context.Context, id uuid.UUID, epoch uint64) (gu
 	for i, e := range f.list {
 		if e.Dataset == id && e.Epoch == epoch {
 			f.list[i].State = guard.StateSuperseded
-			return f.list[i], f.fail
+			e = f.list[i]
+			if f.back {
+				f.list[i].State = guard.StateArmed
+			}
+			return e, f.fail
 		}
 	}
 	return guard.Entry{}, dataset.ErrNotFound
 }
 
-func (f *fenceFake) Release(context.Context, uuid.UUID, uint64) error {
-	f.did = append(f.did, "release")
+func (f *fenceFake) Dismiss(context.Context, uuid.UUID, uint64) error {
+	f.did = append(f.did, "dismiss")
 	return nil
 }
 
@@ -58,7 +63,7 @@ func TestGuardRelease(t *testing.T) {
 		return e
 	}
 	one, two := entry(guard.StateFenced), entry(guard.StateFenced)
-	all := []string{"supersede", "unmount /mnt/db", "unmount /gone", "release"}
+	all := []string{"supersede", "unmount /mnt/db", "unmount /gone", "dismiss"}
 	for name, c := range map[string]struct {
 		list []guard.Entry
 		ref  string
@@ -81,6 +86,10 @@ func TestGuardRelease(t *testing.T) {
 		if !errors.Is(err, c.err) || !slices.Equal(f.did, c.want) {
 			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
 		}
+	}
+	f := &fenceFake{list: []guard.Entry{one}, back: true}
+	if _, err := release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
+		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
 	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "--confirmed: what uses it on this host is killed") {
