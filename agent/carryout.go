@@ -315,8 +315,9 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 	if err := a.mistrust(); err != nil {
 		return out, err
 	}
-	if d.State == dataset.StateReady {
-		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is not condemned any more", d.Volume)
+	// A recovery may have brought it back since the purge was planned, or while this waited.
+	if now, ok := a.cache.dataset(d.ID); ok && now.State != dataset.StatePurging {
+		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more", d.Volume, now.State)
 	}
 	steps.At("purge.begin")
 	jb.step("destroying")

@@ -54,8 +54,12 @@ func TestCondemnedNoMore(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-	if _, err := r.carryOut(t.Context(), &job{}, op); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("a purge of a volume that is there: %v", err)
+	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
+		d.State = state
+		r.cache.apply(d, r.cache.index(d.ID)+1)
+		if _, err := r.carryOut(t.Context(), &job{}, op); !errors.Is(err, dataset.ErrStale) {
+			t.Errorf("a purge of a volume that is %s: %v", state, err)
+		}
 	}
 	if _, err := r.pool().Stat(t.Context(), d.ID); err != nil {
 		t.Errorf("what it was of: %v", err)
