@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"testing"
@@ -88,6 +89,68 @@ func TestMoveTakesNoSnapshotTwice(t *testing.T) {
 		from.settled(f.record("db").ID)
 		if n := map[bool]int{false: 1, true: 2}[written]; taken != n {
 			t.Errorf("written to meanwhile %v: %d snapshots were taken, want %d", written, taken, n)
+		}
+	}
+}
+
+// What is left behind can be gone on from at the epoch that was given up, though nothing was
+// written since an earlier one: after moves to and fro, and after one that ended early.
+func TestLeftIdleIsGoneOnFrom(t *testing.T) {
+	for name, before := range map[string]func(*flock){
+		"moved to and fro": func(f *flock) {
+			f.moves("db", f.b)
+			f.a.settled(f.record("db").ID)
+			f.moves("db", f.a)
+			f.b.settled(f.record("db").ID)
+		},
+		"given up in vain": func(f *flock) {
+			begun := make(chan dataset.Operation, 1)
+			f.b.fuse.set(-1, false, func(act string) {
+				if act != "promote" {
+					return
+				}
+				op := <-begun
+				if _, err := f.svc.CancelOperation(context.Background(), op.ID.String()); err != nil {
+					f.Error(err)
+				}
+			})
+			op := f.begins("db", f.b)
+			begun <- op
+			if op = f.ended(op); op.State != dataset.OpCancelled {
+				f.Fatalf("%s: %+v", op.State, op.Problem)
+			}
+			await(f.T, func() bool { return f.a.opener(op.DatasetID) && !f.b.isPulling(op.DatasetID) })
+			f.b.fuse.set(-1, false, nil)
+		},
+	} {
+		for _, profile := range []string{"plain", "safe"} {
+			t.Run(name+", "+profile, func(t *testing.T) {
+				f := newFlock(t, "loop", "loop")
+				f.may = "wants replicas on more nodes" // once its home was overtaken
+				d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": profile})
+				f.a.writes("db", "token", "all of it")
+				before(f)
+				epoch := f.record("db").Epoch
+				f.moves("db", f.b)
+				f.a.settled(d.ID)
+				if epoch < 2 {
+					t.Errorf("it was left at epoch %d already", epoch)
+				}
+				if profile == "safe" { // it is as fresh as any, though nothing is written
+					await(t, func() bool { v := f.record("db"); return len(v.Kept) == 1 && !v.Kept[0].Current.IsZero() })
+				}
+				f.b.down()
+				out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+					t.Fatalf("%s: %+v", op.State, op.Problem)
+				}
+				if got := f.a.reads("db", "token"); got != "all of it" {
+					t.Errorf("it goes on with %q", got)
+				}
+			})
 		}
 	}
 }

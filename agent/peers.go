@@ -210,11 +210,11 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 }
 
 // currentFor returns the newest snapshot that was taken for a node, and whether it has all
-// that the head has.
+// that the head has. One of an earlier epoch counts as less: a copy is on record by its epoch.
 func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
 	last, given := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer && s.Request == peer })
 	sender, ok := pool.(backends.Sender)
-	if !given || !ok {
+	if !given || !ok || last.Epoch != d.Epoch {
 		return last, false
 	}
 	c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: last.ID}, dataset.Source{Dataset: d.ID})
