@@ -47,7 +47,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		tells := c.Copy.Tells(rec)
 		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
-		s.seen.copied(rec)
+		s.seen.copied(rec, s.Clock.Steady())
 		if !tells {
 			return nil
 		}
@@ -69,7 +69,7 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	}
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch, now.Checked
-	s.seen.copied(rec)
+	s.seen.copied(rec, s.Clock.Steady())
 	return t.keep(&d, rec)
 }
 

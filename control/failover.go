@@ -163,8 +163,8 @@ func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.No
 	switch age := last.Sub(c.Current); {
 	case last.IsZero() || c.Current.IsZero():
 		return "it is not known how old the copy on node " + on.Name + " is, as control was not there or was started since", nil
-	case age < -s.Limits.Session: // more than a heartbeat
-		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set back", nil
+	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than a heartbeat is under way
+		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name, age.Round(time.Second), d.Profile.Name, most), nil
 	}

@@ -144,7 +144,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if err := s.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err
 	}
-	warnings, moved, err := s.seen.take(n, h)
+	warnings, moved, err := s.seen.take(n, h, s.Clock.Steady())
 	if err != nil {
 		return err
 	}

@@ -17,25 +17,38 @@ import (
 type seen struct {
 	mu       sync.Mutex
 	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // node, dataset
-	copies   map[uuid.UUID]map[uuid.UUID]dataset.Copy          // likewise
+	copies   map[uuid.UUID]map[uuid.UUID]heardCopy             // likewise
 	pools    map[uuid.UUID]dataset.PoolStatus
 	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
 	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
 	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
 	guards   map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks   map[uuid.UUID]time.Time                      // the nodes' own, when they were heard last
+	clocks   map[uuid.UUID]heardClock                     // the nodes' own, when they were heard last
+}
+
+// heardCopy is a copy, and when its node first said that it has all until then, by the
+// service's steady clock.
+type heardCopy struct {
+	dataset.Copy
+	at time.Duration
+}
+
+// heardClock is what a clock said, and when, by the service's steady one.
+type heardClock struct {
+	time.Time
+	at time.Duration
 }
 
 func newSeen() seen {
 	return seen{
 		datasets: map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
-		copies:   map[uuid.UUID]map[uuid.UUID]dataset.Copy{},
+		copies:   map[uuid.UUID]map[uuid.UUID]heardCopy{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		unmade:   map[uuid.UUID][]api.Pool{},
 		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
 		guards:   map[uuid.UUID]bool{},
-		clocks:   map[uuid.UUID]time.Time{},
+		clocks:   map[uuid.UUID]heardClock{},
 	}
 }
 
@@ -49,11 +62,11 @@ func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of
 	}
 }
 
-// take takes in a heartbeat of a node. It returns what is to be told of its
-// pools, and the operations that got further. When that is more than is remembered of
-// one node all of that is forgotten, as some of it may be long over: ErrConflict, and
-// the node tells what it has. ErrInvalid when that is too much.
-func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, moved []uuid.UUID, err error) {
+// take takes in a heartbeat of a node, at a moment of the steady clock. It returns what is
+// to be told of its pools, and the operations that got further. When that is more than is
+// remembered of one node all of that is forgotten, as some of it may be long over:
+// ErrConflict, and the node tells what it has. ErrInvalid when that is too much.
+func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := "node " + node.Name
@@ -78,7 +91,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	}
 	keep(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
 	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
-	keep(s.copies, node.ID, h.Copies, func(c dataset.Copy) uuid.UUID { return c.Dataset })
+	s.keepCopies(node.ID, h.Copies, now)
 	s.unmade[node.ID] = nil
 	for _, p := range h.Unmade {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
@@ -87,7 +100,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat) (warnings []api.Event, m
 	s.distrust[node.ID] = h.Distrust
 	s.guards[node.ID] = h.Guard
 	if !h.Clock.IsZero() { // an older agent does not say it
-		s.clocks[node.ID] = h.Clock
+		s.clocks[node.ID] = heardClock{h.Clock, now}
 	}
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
@@ -119,7 +132,23 @@ func (s *seen) guarded(node uuid.UUID) bool {
 func (s *seen) clock(node uuid.UUID) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.clocks[node]
+	return s.clocks[node].Time
+}
+
+// ahead is by how much a copy is newer than its home's clock was when that was told, going
+// by what it said when the home was heard last; 0: that is not known. A home that only
+// control does not hear goes on, and the copy with it.
+func (s *seen) ahead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clock, heard := s.clocks[home]
+	if !heard {
+		return 0
+	}
+	if last := s.copies[c.Node][c.Dataset]; last.Current.Equal(c.Current) {
+		now = last.at
+	}
+	return c.Current.Sub(clock.Time) - max(now-clock.at, 0)
 }
 
 // heard reports whether a node told something of itself since this service started.
@@ -213,18 +242,30 @@ func (s *seen) forgetFrom(node, id uuid.UUID) {
 	delete(s.datasets[node], id)
 }
 
-// copied takes in what a node says of a copy.
-func (s *seen) copied(c dataset.Copy) {
+// copied takes in what a node says of a copy, at a moment of the steady clock.
+func (s *seen) copied(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	keep(s.copies, c.Node, []dataset.Copy{c}, func(c dataset.Copy) uuid.UUID { return c.Dataset })
+	s.keepCopies(c.Node, []dataset.Copy{c}, now)
+}
+
+func (s *seen) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
+	heard := make([]heardCopy, 0, len(list))
+	for _, c := range list {
+		at := now
+		if was, known := s.copies[node][c.Dataset]; known && was.Current.Equal(c.Current) {
+			at = was.at
+		}
+		heard = append(heard, heardCopy{c, at})
+	}
+	keep(s.copies, node, heard, func(c heardCopy) uuid.UUID { return c.Dataset })
 }
 
 func (s *seen) copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.copies[node][id]
-	return c, ok
+	return c.Copy, ok
 }
 
 func (s *seen) forgetCopy(node, id uuid.UUID) {
