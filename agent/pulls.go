@@ -161,7 +161,11 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 		return nil // control is away, or it is begun again
 	}
 	if _, kept := a.cache.copied(id); kept {
-		err := a.dropPull(ctx, id) // control says what becomes of it
+		v, err := a.Control.Volume(ctx, id.String())
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == a.node || a.isPulling(id) {
+			return nil // it may be the home and not have heard so: what a move made is its head
+		}
+		err = a.dropPull(ctx, id) // control says what becomes of it
 		a.copySoon(id)
 		return err
 	}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -76,4 +78,59 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// answering is a control that has not let this node in yet, but says what it is asked.
+type answering struct {
+	away
+	volumes bool
+}
+
+func (c answering) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
+	return c.away.Service.Operation(ctx, ref, wait)
+}
+
+func (c answering) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	if !c.volumes {
+		return c.away.Volume(ctx, ref)
+	}
+	return c.away.Service.Volume(ctx, ref)
+}
+
+// A node that became the home and died before it heard so keeps its head until it does,
+// whatever control says first.
+func TestHomeBeforeItHeard(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.a.writes("db", "token", "all of it")
+	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
+	gone := f.b.dies("commit", 1)
+	f.begins("db", f.b)
+	<-gone
+	f.b.down()
+	await(t, func() bool { return f.record("db").Home == f.b.Node() })
+	f.b.fuse.mend()
+	reached := f.b.cfg.Control
+	for _, volumes := range []bool{false, true} {
+		f.b.cfg.Control = answering{away{reached}, volumes}
+		f.b.up()
+		f.b.resolvePulls(t.Context())
+		if err := f.b.settleCopy(t.Context(), d.ID); err != nil {
+			t.Error(err)
+		}
+		if e, err := f.b.thePool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {
+			t.Errorf("volumes are told of: %t: the head is gone: %+v, %v", volumes, e, err)
+		}
+		if _, known := f.b.pull(d.ID); !known {
+			t.Errorf("volumes are told of: %t: what a move brought is forgotten", volumes)
+		}
+		f.b.down()
+	}
+	f.b.cfg.Control = reached
+	f.b.up()
+	await(t, func() bool { return f.b.opener(d.ID) })
+	if got := f.b.reads("db", "token"); got != "all of it" {
+		t.Errorf("it holds %q", got)
+	}
+	f.a.settled(d.ID)
 }
