@@ -3,16 +3,29 @@ package control
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func (s *Service) planDelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planDelete decides to delete a volume: its home does it, which nobody uses it on then. One
+// whose home is away is deleted by a person's word alone, by control; node is who plans.
+func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
 	op := on(d)
+	if req.Fenced != "" {
+		op.From = d.Home
+		return op, nil, s.deletableWithout(t, d, req)
+	}
+	if node != d.Home {
+		if err := s.deletable(t, d); err != nil {
+			return nil, nil, err
+		}
+	}
 	if req.Force { // only then is a protection that comes meanwhile overridden
 		next := d
 		next.Protected = false
@@ -20,6 +33,90 @@ func (s *Service) planDelete(t *tx, req api.Request) (*dataset.Operation, *datas
 		return op, nil, nil
 	}
 	return op, nil, protected(d)
+}
+
+// withoutHome reports whether an operation is a delete that control does by itself, since the
+// home is away.
+func withoutHome(op dataset.Operation) bool {
+	return op.Kind == dataset.OpDelete && op.From != uuid.Nil
+}
+
+// deletable refuses to have a volume deleted by a home that is away: it may be used there.
+func (s *Service) deletable(t *tx, d dataset.Dataset) error {
+	if !s.Shared {
+		return nil
+	}
+	since, there, err := t.living(d.Home)
+	if err != nil || there {
+		return err
+	}
+	home, err := t.nodeName(d.Home)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrOffline, "delete of volume %s: it is on node %s, which %s (wait for it, or when it surely writes no more: drover volume rm %s --force --fenced %s)", d.Volume, home, isAway(since), d.Volume, home)
+}
+
+// deletableWithout refuses to delete a volume without its home, unless that is the node of
+// which a person says that it writes no more, and away.
+func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) error {
+	what := "delete of volume " + d.Volume
+	switch {
+	case !req.Force:
+		return dataset.Errorf(dataset.ErrInvalid, "%s: --fenced NODE goes with --force: it says that the node which has it writes no more", what)
+	case !s.Shared:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
+	}
+	home, err := t.vouched(d, req.Fenced, what)
+	if err != nil {
+		return err
+	}
+	_, there, err := t.living(home.ID)
+	if err == nil && there {
+		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what, home.Name)
+	}
+	return err
+}
+
+// settleDelete deletes a volume whose home is away. Nobody has looked at what that has of it,
+// so it goes to the trash, where the profile would have it destroyed too. It stays at home
+// there, at its epoch: the home finds it in the trash when it is back, and opens it for nobody.
+func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	home, err := t.nodeName(d.Home)
+	if err != nil {
+		return err
+	}
+	if err := s.endDeletes(t, d); err != nil {
+		return err
+	}
+	if err := t.unname(&d, op.ID); err != nil {
+		return err
+	}
+	return s.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
+}
+
+// endDeletes ends what the home of a dataset was to delete: should the volume be brought back
+// from the trash before the home is back, it would go again.
+func (s *Service) endDeletes(t *tx, d dataset.Dataset) error {
+	work, err := t.work(d.Home)
+	if err != nil {
+		return err
+	}
+	for _, o := range work {
+		if o.Kind != dataset.OpDelete || o.DatasetID != d.ID {
+			continue
+		}
+		o.State, o.Ended = dataset.OpCancelled, s.Clock.Now()
+		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "a delete without the home took its place"}
+		if err := s.end(t, o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func protected(d dataset.Dataset) error {
@@ -48,6 +145,17 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 			return err
 		}
 	}
+	if err := t.unname(&d, op.ID); err != nil {
+		return err
+	}
+	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
+		return s.condemn(t, &d, "volume.delete", "destroyed")
+	}
+	return s.throw(t, &d, "in the trash")
+}
+
+// unname takes a volume's name away, by an operation.
+func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
 	var c claim
 	if ok, err := t.get(nameKey(d.Volume), &c); err != nil {
 		return err
@@ -55,10 +163,13 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 		return torn("%s does not point at %s, which has that name", nameKey(d.Volume), datasetKey(d.ID))
 	}
 	t.del(nameKey(d.Volume))
-	d.Request, d.Protected = op.ID, false
-	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
-		return s.condemn(t, &d, "volume.delete", "destroyed")
-	}
+	d.Request, d.Protected = op, false
+	return nil
+}
+
+// throw puts a dataset in the trash for as long as its profile says; until someone purges it
+// where that says nothing.
+func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
@@ -67,8 +178,8 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := s.putInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
-	t.event("volume.delete", d, "in the trash")
-	return t.putDataset(d)
+	t.event("volume.delete", *d, detail)
+	return t.putDataset(*d)
 }
 
 // condemn marks a dataset as on its way out: its home's agent destroys it, and

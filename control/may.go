@@ -38,8 +38,8 @@ func (t *tx) may(op *dataset.Operation) error {
 	case p.Kind != pki.Node:
 	case op.Loss != nil && op.Loss.Away != 0: // nobody's word, but what control itself sees
 		return nil
-	case op.Loss != nil:
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not move volume %s without its home, which a person must vouch for: ask with an operator's certificate, or on a control host", p, op.Volume)
+	case op.Loss != nil, withoutHome(*op):
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not %s volume %s without its home, which a person must vouch for: ask with an operator's certificate, or on a control host", p, op.Kind, op.Volume)
 	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:

@@ -73,7 +73,7 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	if err := t.may(op); err != nil {
 		return nil, nil, err
 	}
-	if alone(op.Kind) {
+	if alone(op.Kind) || withoutHome(*op) {
 		return op, nil, s.settle(t, op)
 	}
 	switch op.Kind {
@@ -110,6 +110,8 @@ func asked(rec dataset.Operation, req api.Request) error {
 func (s *Service) settle(t *tx, op *dataset.Operation) error {
 	settle := s.settleUpdate
 	switch op.Kind {
+	case dataset.OpDelete:
+		settle = s.settleDelete
 	case dataset.OpUndelete:
 		settle = s.settleUndelete
 	case dataset.OpDiscard:

@@ -23,6 +23,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpMove {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")
 	}
+	if req.Kind == dataset.OpDelete && req.Fenced != "" {
+		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
+	}
 	err = s.view(ctx, func(t *tx) error {
 		p, err = s.plan(t, node, req)
 		return err
@@ -87,7 +90,7 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 	case dataset.OpUpdate:
 		return s.planUpdate(t, req)
 	case dataset.OpDelete:
-		return s.planDelete(t, req)
+		return s.planDelete(t, node, req)
 	case dataset.OpUndelete:
 		return s.planUndelete(t, req)
 	case dataset.OpPurge:

@@ -68,16 +68,9 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 
 // planPromotion makes the copy on a node the volume, without its home.
 func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string, op *dataset.Operation) error {
-	home, err := t.nodeNamed(fenced)
+	home, err := t.vouched(d, fenced, "move of volume "+d.Volume)
 	if err != nil {
 		return err
-	}
-	if home.ID != d.Home {
-		name, err := t.nodeName(d.Home)
-		if err != nil {
-			return err
-		}
-		return dataset.Errorf(dataset.ErrInvalid, "move of volume %s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", d.Volume, name, home.Name, name)
 	}
 	kept, there, err := s.copyNow(t, target.ID, d.ID)
 	if err != nil {
@@ -92,6 +85,19 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	op.Dataset.Pool = kept.Pool
 	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
 	return nil
+}
+
+// vouched is the node of which a person says that it writes no more. ErrInvalid when it is
+// not the home of a dataset.
+func (t *tx) vouched(d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
+	if home, err = t.nodeNamed(fenced); err != nil || home.ID == d.Home {
+		return home, err
+	}
+	name, err := t.nodeName(d.Home)
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrInvalid, "%s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", what, name, home.Name, name)
+	}
+	return home, err
 }
 
 // noFresher refuses to go on from a copy while a node that is alive has a later one: that

@@ -132,6 +132,11 @@ var scenarios = map[string]func(c *console){
 		done.op.Dataset.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		works(c.fake, done)
 	},
+	"without-its-home": func(c *console) {
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		done.op.From = v.Home
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
 	"tight-lipped": func(c *console) { // as one before this was on record
 		done := ended(dataset.OpDone, nil)
 		done.op.Dataset = nil

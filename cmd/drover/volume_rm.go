@@ -22,36 +22,43 @@ func newVolumeRmCmd(a *app) *cobra.Command {
 		Long: `Delete volumes. Their names are free at once; what becomes of the data is said,
 and their profiles decide it: by default it stays in the trash for a time
 (drover trash). A volume in use is not deleted. Of several, those that can be
-are deleted, and -o json prints a list.`,
+are deleted, and -o json prints a list.
+
+A volume whose home is away may be in use there, and is not deleted. With
+--force and --fenced NODE it goes to the trash without its home, for a node that
+is lost, where its profile would have it destroyed too. --fenced is your word
+that the node writes to the volume no more: that it is off, or cut off for good.
+A node that comes back after that finds the volume in the trash.`,
+		Example: `  drover volume rm db
+  drover volume rm db --force --fenced host-a`,
 		Args:              args(1),
 		ValidArgsFunction: completeEach(a, volumeWords),
 	}
 	o := workFlags(cmd, false)
-	var force bool
-	cmd.Flags().BoolVar(&force, "force", false, "delete what is protected too")
+	req := api.Request{Kind: dataset.OpDelete}
+	cmd.Flags().BoolVar(&req.Force, "force", false, "delete what is protected too")
+	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "with --force: the home `NODE`, which is away and writes to the volume no more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {
-			return a.change(cmd, o, deletion(args[0], force), describeDeleted)
+			req.Volume = args[0]
+			return a.change(cmd, o, req, describeDeleted)
 		}
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
-		return a.deleteAll(cmd.Context(), c, o, args, force)
+		return a.deleteAll(cmd.Context(), c, o, args, req)
 	}
 	return cmd
 }
 
-func deletion(volume string, force bool) api.Request {
-	return api.Request{Kind: dataset.OpDelete, Volume: volume, Force: force}
-}
-
 // deleteAll goes on past what cannot be deleted, but not past an interrupt.
-func (a *app) deleteAll(ctx context.Context, c remote, o *output, names []string, force bool) error {
+func (a *app) deleteAll(ctx context.Context, c remote, o *output, names []string, req api.Request) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, name := range names {
-		out, err := a.submit(ctx, c, o, deletion(name, force))
+		req.Volume = name
+		out, err := a.submit(ctx, c, o, req)
 		if errors.Is(err, dataset.ErrCancelled) {
 			return err
 		}
@@ -81,6 +88,9 @@ func (a *app) deleteAll(ctx context.Context, c remote, o *output, names []string
 func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	d := made(out)
 	line := "deleted volume " + d.Volume
+	if op := out.Operation; op != nil && op.From != uuid.Nil { // without its home
+		return d.ID, fmt.Sprintf("%s; its data stays where it lies, in the trash (drover trash restore %s)", line, d.ID.String()[:show.ShortLength])
+	}
 	switch d.Profile.OnDelete.Mode {
 	case dataset.DeletePurge:
 		line += "; its data is destroyed"

@@ -39,6 +39,7 @@ func TestChanges(t *testing.T) {
 		{"POST", "/v1/volumes" + opID, `{"volume":"db@gold","options":{"size":"20GiB"}}`, Request{Kind: dataset.OpCreate, Volume: "db@gold", Options: options}},
 		{"DELETE", "/v1/volumes/db" + opID, "", Request{Kind: dataset.OpDelete, Volume: "db"}},
 		{"DELETE", "/v1/volumes/db" + opID + "&force=true", "", Request{Kind: dataset.OpDelete, Volume: "db", Force: true}},
+		{"DELETE", "/v1/volumes/db" + opID + "&force=true&fenced=host-a", "", Request{Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "host-a"}},
 		{"POST", "/v1/volumes/db/resize" + opID, `{"size":"30GiB"}`, Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}},
 		{"POST", "/v1/volumes/db/set-profile" + opID, `{"profile":"silver"}`, Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}},
 		{"POST", "/v1/volumes/db/protect" + opID, `{"protect":true}`, Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &yes}},

@@ -36,7 +36,7 @@ type Request struct {
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
 	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
 	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID; empty: away
-	Fenced    string            `json:"fenced,omitempty"`    // move with force: the home, which a person says writes no more
+	Fenced    string            `json:"fenced,omitempty"`    // move and delete with force: the home, which a person says writes no more
 	Failover  bool              `json:"failover,omitempty"`  // move: only if its home is lost and the profile lets a copy take over
 }
 

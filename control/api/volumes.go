@@ -32,6 +32,11 @@ type ForceParam struct {
 	Force bool `query:"force" doc:"also what is protected"`
 }
 
+// FencedParam takes a person's word.
+type FencedParam struct {
+	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the home, which is away, and of which who asks says that it writes no more: the data goes to the trash there"`
+}
+
 // CreateVolume asks for a volume.
 type CreateVolume struct {
 	Volume  string            `json:"volume" doc:"the spec: NAME, NAME@PROFILE or NAME@snapshot-PREFIX" example:"db@gold"`
@@ -83,9 +88,10 @@ func (h handlers) volumes() {
 			OperationParam
 			VolumeParam
 			ForceParam
+			FencedParam
 		}) (*answer[Outcome], error) {
 			req := in.request(dataset.OpDelete)
-			req.Volume, req.Force = in.Volume, in.Force
+			req.Volume, req.Force, req.Fenced = in.Volume, in.Force, in.Fenced
 			return h.submit(ctx, req)
 		})
 }
