@@ -137,6 +137,9 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) error {
 			return err
 		}
 	}
+	if err := s.clearCondemned(ctx, node); err != nil {
+		return err
+	}
 	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), nodeCopies(node))
 	if err != nil {
 		return err
@@ -144,6 +147,45 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) error {
 	for _, c := range copies {
 		if _, err := s.update(ctx, func(t *tx) error { return t.dropCopy(node, c.Dataset) }); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// clearCondemned forgets what a node that was removed was to destroy: nobody will say that it
+// has.
+func (s *Service) clearCondemned(ctx context.Context, node uuid.UUID) error {
+	entries, err := newTx(ctx, s.store).list(homePrefix(node), "", 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var c claim
+		if err := decode(e.Key, e.Value, &c); err != nil {
+			return err
+		}
+		gone := false
+		for more := true; more; {
+			_, err := s.update(ctx, func(t *tx) error {
+				more, gone = false, false
+				var d dataset.Dataset
+				there, err := t.get(datasetKey(c.ID), &d)
+				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging {
+					return err
+				}
+				if more, err = t.delSnapshots(d); err != nil || more {
+					return err
+				}
+				gone = true
+				return t.unhome(d)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if gone {
+			s.seen.forget(c.ID)
+			s.counts.forget(c.ID)
 		}
 	}
 	return nil

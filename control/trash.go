@@ -159,6 +159,12 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 	if d.State != dataset.StatePurging {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
 	}
+	d.Request = op.ID
+	return t.unhome(d)
+}
+
+// unhome takes a condemned dataset from its home, and forgets it if no other node has a copy.
+func (t *tx) unhome(d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
 	t.del(homeKey(d.Home, d.ID))
 	if len(d.Copies) == 0 {
@@ -166,7 +172,7 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 		return nil
 	}
 	t.del(leaseKey(d.ID))
-	d.Home, d.Request = uuid.Nil, op.ID
+	d.Home = uuid.Nil
 	return t.put(datasetKey(d.ID), d)
 }
 
@@ -199,23 +205,28 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 			if err != nil || gone || d.State != dataset.StatePurging {
 				return err
 			}
-			entries, err := t.list(snapshotPrefix(d.ID), "", snapshotsAtOnce)
-			if err != nil {
-				return err
-			}
-			for _, e := range entries {
-				var snap dataset.Snapshot
-				if err := decode(e.Key, e.Value, &snap); err != nil {
-					return err
-				}
-				t.delSnapshot(snap)
-			}
-			more = len(entries) == snapshotsAtOnce
-			return nil
+			more, err = t.delSnapshots(d)
+			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// delSnapshots removes the records of as many snapshots of a dataset as one transaction can.
+func (t *tx) delSnapshots(d dataset.Dataset) (more bool, err error) {
+	entries, err := t.list(snapshotPrefix(d.ID), "", snapshotsAtOnce)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		var snap dataset.Snapshot
+		if err := decode(e.Key, e.Value, &snap); err != nil {
+			return false, err
+		}
+		t.delSnapshot(snap)
+	}
+	return len(entries) == snapshotsAtOnce, nil
 }
