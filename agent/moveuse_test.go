@@ -89,7 +89,7 @@ func TestI1GivenUpIsGivenUp(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "old")
-	gone := f.b.dies("receive", 2) // the first is while it is in use
+	gone := f.b.dies("promote", 1)
 	op := f.begins("db", f.b)
 	<-gone
 	await(t, func() bool { y, given := f.a.leases.yielded(d.ID); return given && y.Told })
