@@ -40,11 +40,22 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 		return out, err
 	}
 	if out.Dataset != nil && !out.Lost {
-		a.cache.apply(*out.Dataset, out.Index)
+		a.takeIn(out)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
 	a.changed(op.DatasetID)
 	return out, nil
+}
+
+// takeIn takes in what an answer says of a dataset that this node is the home of. It reports
+// false for one that has gone elsewhere since: who asks again, as the first answer was lost,
+// is told how it is now.
+func (a *Agent) takeIn(out api.Committed) bool {
+	if out.Dataset.Home != a.node {
+		return false
+	}
+	a.cache.apply(*out.Dataset, out.Index)
+	return true
 }
 
 // under runs do as an operation that can be seen, cancelled and, when it takes
@@ -283,7 +294,9 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 		return out, err
 	}
 	steps.At("delete.recorded")
-	a.cache.apply(*out.Dataset, out.Index)
+	if !a.takeIn(out) {
+		return out, nil
+	}
 	if err := a.unlearn(ctx, d); err != nil {
 		a.log(d).WithError(err).Warn("how the engine spelled it was left over")
 	}

@@ -62,7 +62,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
-	a.cache.apply(*out.Dataset, out.Index)
+	a.takeIn(out)
 	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
 		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
 	}

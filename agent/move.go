@@ -211,7 +211,10 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	a.cache.apply(*out.Dataset, out.Index)
+	if !a.takeIn(out) {
+		// What was made here is one more head that was overtaken: see letGoPull.
+		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: it came here, and went on to another node before control's answer did (ask again)", op.Volume)
+	}
 	// It is the home whoever still waits: what is left is to be done here alone.
 	ctx = context.WithoutCancel(ctx)
 	return out, a.settleHome(ctx, *out.Dataset, rec)

@@ -26,6 +26,9 @@ func (a *Agent) noteLater(d api.Indexed) {
 // noteDone renews the record beside a dataset for an operation that is on record
 // as done: it stays done when that fails, and noteAll tries again.
 func (a *Agent) noteDone(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
+	if d.Home != a.node {
+		return // beside a copy lies what it is a copy of
+	}
 	if err := a.note(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		a.log(d).WithError(err).Warn("the record beside the data was not written")
 	}

@@ -80,6 +80,41 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 	}
 }
 
+// A node that became the home, was cut off before it heard so, and was overtaken meanwhile,
+// asks again what was not answered: that it went on elsewhere is no reason to take it for
+// its own, nor the store for one that was put back.
+func TestOvertakenWhileCutOff(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes"
+	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.a.writes("db", "token", "all of it")
+	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
+	gone := f.b.dies("commit", 1)
+	f.begins("db", f.b)
+	<-gone
+	await(t, func() bool { return f.record("db").Home == f.b.Node() })
+	f.a.settled(d.ID)
+	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.b.fuse.mend()
+	await(t, func() bool {
+		return slices.ContainsFunc(f.record("db").Kept, func(c api.KeptCopy) bool {
+			return c.Node == f.b.Node() && c.Kind == dataset.CopySuperseded && c.Snapshot != uuid.Nil
+		})
+	})
+	if known, ok := f.b.cache.dataset(d.ID); ok {
+		t.Errorf("it is known as its own: %+v", known)
+	}
+	if err := f.b.mistrust(); err != nil {
+		t.Error(err)
+	}
+}
+
 // answering is a control that has not let this node in yet, but says what it is asked.
 type answering struct {
 	away
