@@ -111,7 +111,10 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	}
 	defer unlock()
 	began := a.Clock.Steady()
-	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.moved})
+	got, err := a.puller.Pull(ctx, transfer.Pull{
+		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.moved,
+		Bases: op.Manifest == nil, // and not while nobody can write
+	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
 			return 0, m.unheard(err)

@@ -212,7 +212,9 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 // currentFor returns the newest snapshot that was taken for a node, and whether it has all
 // that the head has. One of an earlier epoch counts as less: a copy is on record by its epoch.
 func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
-	last, given := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer && s.Request == peer })
+	last, given := newest(e, func(s dataset.Snapshot) bool {
+		return s.Kind == dataset.SnapshotTransfer && s.Request == peer && s.Epoch == d.Epoch // one of before came here for the next difference
+	})
 	sender, ok := pool.(backends.Sender)
 	if !given || !ok || last.Epoch != d.Epoch {
 		return last, false
@@ -281,8 +283,8 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 const givenKept = 2
 
 // prune removes the snapshots for other nodes that none needs any more: but for the
-// newest, those that are named, those that copies on record have, and the newest ones
-// for each node that has a copy or is to have one. The dataset's lock is held.
+// newest, those that are named, those that copies on record have or rest on, and the newest
+// ones for each node that has a copy or is to have one. The dataset's lock is held.
 func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but ...uuid.UUID) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -302,6 +304,12 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	}
 	for _, k := range v.Kept {
 		needed[k.Snapshot] = true
+		if s, rests := restsOn(e, k.Copy); rests {
+			needed[s.ID] = true
+		}
+	}
+	for _, id := range a.basesOf(d.ID, v.Move) {
+		needed[id] = true
 	}
 	last, _ := newest(e, isTransfer)
 	needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0

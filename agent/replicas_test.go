@@ -25,6 +25,16 @@ func (f *flock) upTo(volume string) (taken, checked time.Time) {
 	return v.Kept[0].Taken, v.Kept[0].Checked
 }
 
+// upToOn does so of the replica on one of several hosts.
+func (f *flock) upToOn(h *host, volume string) (taken time.Time) {
+	for _, k := range f.record(volume).Kept {
+		if k.Node == h.Node() && k.Kind == dataset.CopyReplica {
+			taken = k.Taken
+		}
+	}
+	return taken
+}
+
 // A replica follows what is written, catches up after its node was away, costs its home no
 // snapshot while nothing is written, and is what a volume goes on from without its home.
 func TestReplica(t *testing.T) {
@@ -153,14 +163,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	c := f.host("host-c", "loop")
 	c.up()
 	d := f.a.volume("db@safer", map[string]string{"size": "320MiB"})
-	upTo := func(h *host) (taken time.Time) {
-		for _, k := range f.record("db").Kept {
-			if k.Node == h.Node() && k.Kind == dataset.CopyReplica {
-				taken = k.Taken
-			}
-		}
-		return taken
-	}
+	upTo := func(h *host) time.Time { return f.upToOn(h, "db") }
 	write := func(text string, to ...*host) {
 		t.Helper()
 		f.a.writes("db", "token", text)

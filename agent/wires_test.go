@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,8 +16,9 @@ type wires struct {
 	mu      sync.Mutex
 	servers map[string]*httptest.Server
 	cut     bool
-	stalled chan struct{} // streams wait until it is closed; nil: they do not
-	waiting int           // streams that do
+	stalled chan struct{}   // streams wait until it is closed; nil: they do not
+	waiting int             // streams that do
+	brought map[*host]int64 // bytes of the streams that came to each
 }
 
 // stall has streams begin no more until what it returns is called.
@@ -119,5 +121,33 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.URL.Scheme, r.URL.Host = u.Scheme, u.Host
 	r.Header.Set("Node", w.from.agent().Node().String())
-	return s.Client().Transport.RoundTrip(r)
+	resp, err := s.Client().Transport.RoundTrip(r)
+	if err == nil && strings.HasSuffix(r.URL.Path, "/stream") {
+		resp.Body = &counted{resp.Body, w}
+	}
+	return resp, err
+}
+
+// counted counts what comes to a host.
+type counted struct {
+	io.ReadCloser
+	to wire
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.to.mu.Lock()
+	defer c.to.mu.Unlock()
+	if c.to.brought == nil {
+		c.to.brought = map[*host]int64{}
+	}
+	c.to.brought[c.to.from] += int64(n)
+	return n, err
+}
+
+// broughtTo returns how many bytes of streams came to a host.
+func (w *wires) broughtTo(h *host) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.brought[h]
 }

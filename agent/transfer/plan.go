@@ -36,12 +36,12 @@ func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
 }
 
 // travels says whether a snapshot belongs to the dataset wherever its home is. Those that
-// were taken for another copy do not, but for the one that is asked for, nor does what was
+// were taken for another copy do not, but for those that are asked for, nor does what was
 // overtaken on one node.
-func travels(s dataset.Snapshot, want uuid.UUID) bool {
+func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 	switch s.Kind {
 	case dataset.SnapshotTransfer:
-		return s.ID == want
+		return slices.Contains(want, s.ID)
 	case dataset.SnapshotSuperseded:
 		return false
 	}
@@ -52,7 +52,7 @@ func travels(s dataset.Snapshot, want uuid.UUID) bool {
 // that both have by then each is best sent as a difference to: the one before, the one
 // after, or its parent, which after a restore is an older one. Cost says how many bytes
 // that takes; base nil: none.
-func planned(all []dataset.Snapshot, have []uuid.UUID, want uuid.UUID, cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
+func planned(all []dataset.Snapshot, have, want []uuid.UUID, cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)
 	both := map[uuid.UUID]bool{}
 	for _, s := range all {

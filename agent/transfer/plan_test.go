@@ -68,7 +68,7 @@ func TestPlans(t *testing.T) {
 		stranger := uuid.New()
 		shuffled := slices.Clone(all)
 		slices.Reverse(shuffled)
-		plan, err := planned(shuffled, append(have, stranger), id(c.want), distance(all))
+		plan, err := planned(shuffled, append(have, stranger), []uuid.UUID{id(c.want)}, distance(all))
 		if err != nil || !slices.Equal(plan.Gone, []uuid.UUID{stranger}) {
 			t.Errorf("%s: gone %v, %v", name, plan.Gone, err)
 		}
@@ -90,7 +90,7 @@ func TestPlanAfterRestore(t *testing.T) {
 	all := history(5)
 	all[4].Parent = all[1].ID // 1 was restored
 	all[3].Kind = dataset.SnapshotRestore
-	plan, err := planned(all, nil, uuid.Nil, func(base, s uuid.UUID) (int64, error) {
+	plan, err := planned(all, nil, nil, func(base, s uuid.UUID) (int64, error) {
 		if s == all[4].ID && base == all[1].ID {
 			return 1, nil
 		}
@@ -107,8 +107,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := history(rapid.IntRange(0, 12).Draw(t, "snapshots"))
 		kinds := []dataset.SnapshotKind{dataset.SnapshotManual, dataset.SnapshotTransfer, dataset.SnapshotSuperseded, dataset.SnapshotRestore}
-		var have []uuid.UUID
-		var want uuid.UUID
+		var have, want []uuid.UUID
 		for i := range all {
 			all[i].Kind = rapid.SampledFrom(kinds).Draw(t, "kind")
 			all[i].Epoch = rapid.Uint64Range(1, 3).Draw(t, "epoch")
@@ -118,7 +117,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 			if rapid.Bool().Draw(t, "have") {
 				have = append(have, all[i].ID)
 			} else if all[i].Kind == dataset.SnapshotTransfer {
-				want = all[i].ID
+				want = append(want, all[i].ID)
 			}
 		}
 		plan, err := planned(all, have, want, distance(all))

@@ -26,6 +26,9 @@ type Pull struct {
 	// Manifest is what Want must be, as the home that gave the dataset up says; nil:
 	// whatever it is.
 	Manifest *dataset.Manifest
+	// Bases has that brought too which other copies rest on, as far as it can be: Into is to
+	// be their home.
+	Bases bool
 	// Progress, when not nil, is told now and then how many bytes of the streams are here
 	// of how many, about. From one goroutine.
 	Progress backends.Progress
@@ -67,6 +70,7 @@ type pulling struct {
 	out    *Brought
 	before int64 // bytes of the steps that are done
 	total  int64
+	bases  []uuid.UUID // that were brought for other copies
 	once   complaint
 }
 
@@ -92,7 +96,8 @@ func (r *pulling) try(ctx context.Context) error {
 	}
 	var plan Plan
 	err = r.patiently(ctx, func() (bool, error) {
-		plan, err = r.Plan(ctx, r.Peer, r.Dataset.ID, have, r.Want)
+		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.Bases)
+		plan = l.Plan
 		return false, err
 	})
 	if err != nil {
@@ -106,12 +111,46 @@ func (r *pulling) try(ctx context.Context) error {
 		if r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot {
 			step.Base = r.Manifest.Base
 		}
+		isBase := step.Snapshot.Kind == dataset.SnapshotTransfer && step.Snapshot.ID != r.Want
+		if isBase {
+			r.bases = append(r.bases, step.Snapshot.ID)
+		}
 		if err := r.bring(ctx, step); err != nil {
-			return fmt.Errorf("snapshot %s: %w", step.Snapshot.ID, err)
+			err = fmt.Errorf("snapshot %s: %w", step.Snapshot.ID, err)
+			if !r.spares(ctx, isBase, err) {
+				return err
+			}
+			if err := r.dropBases(ctx, err); err != nil {
+				return err
+			}
+			return r.try(ctx)
 		}
 		r.before += step.Bytes
 	}
 	return r.wanted(ctx)
+}
+
+// spares reports whether what failed can do without what other copies rest on: that itself,
+// or what it left no room for. A peer that is away is so for all of it.
+func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
+	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
+		return false
+	}
+	return isBase || errors.Is(err, dataset.ErrNoSpace)
+}
+
+// dropBases goes on without what other copies rest on: these begin anew.
+func (r *pulling) dropBases(ctx context.Context, why error) error {
+	if r.Log != nil {
+		r.Log.WithError(why).WithField("dataset", r.Dataset.ID).Warn("what other copies rest on does not come along: their next refresh sends all of it")
+	}
+	for _, id := range r.bases {
+		if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, id); err != nil {
+			return err
+		}
+	}
+	r.Bases, r.bases = false, nil
+	return nil
 }
 
 // have lists the snapshots of the copy.

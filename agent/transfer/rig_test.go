@@ -44,6 +44,7 @@ type node struct {
 	wire   *wire
 	log    *logtest.Hook
 	denied error
+	bases  []uuid.UUID // that other copies rest on
 }
 
 // quiet wants that no goroutine is left when all nodes of a test are gone.
@@ -107,6 +108,9 @@ func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (datase
 	s := newSnapshot(*e.Record, dataset.SnapshotTransfer)
 	return s, n.pool.Snapshot(ctx, s, nil)
 }
+
+// Bases implements Source.
+func (n *node) Bases(context.Context, uuid.UUID) []uuid.UUID { return n.bases }
 
 // Tree implements Source.
 func (n *node) Tree(ctx context.Context, ds, _ uuid.UUID) (*os.File, func() error, error) {

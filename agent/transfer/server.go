@@ -26,6 +26,10 @@ type Source interface {
 	// its record, the pool's own. One that has nothing new may be the last one. The newest
 	// that the peer has is kept for it.
 	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (dataset.Snapshot, error)
+	// Bases returns the transfer snapshots that the next differences to other copies of a
+	// dataset rest on, at most one a copy, for a peer that is to be its home; and keeps them
+	// for that time. None, where that is not known.
+	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
 	// Tree opens the root of a snapshot, or with the nil one of the dataset as it lies, which
 	// must be at rest. The function lets go of it, after the root was closed.
 	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
@@ -202,7 +206,11 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	if !ok {
 		return dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
 	}
-	out.Plan, err = planned(e.Snapshots, have, want, func(base, snapshot uuid.UUID) (int64, error) {
+	also := []uuid.UUID{want}
+	if r.URL.Query().Has("bases") { // one of before this asks for none
+		also = append(also, s.Source.Bases(r.Context(), r.dataset)...)
+	}
+	out.Plan, err = planned(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
 		older := dataset.Source{}
 		if base != uuid.Nil {
 			older = dataset.Source{Dataset: r.dataset, Snapshot: base}

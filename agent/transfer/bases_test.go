@@ -1,0 +1,97 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// picky is a pool that sends and takes in only what it likes.
+type picky struct {
+	backends.Copier
+	backends.Pool
+	refuse func(snapshot uuid.UUID) error
+}
+
+func (p picky) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+	if err := p.refuse(src.Snapshot); err != nil {
+		return backends.Stream{}, err
+	}
+	return p.Copier.Send(ctx, src, base, from, w, progress)
+}
+
+func (p picky) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+	if err := p.refuse(d.Snapshot.ID); err != nil {
+		return backends.Stream{}, err
+	}
+	return p.Copier.Receive(ctx, d, r, progress)
+}
+
+// What other copies rest on comes along where it is asked for. Nothing fails for it.
+func TestBasesComeAlong(t *testing.T) {
+	quiet(t)
+	a := newNode(t, "xfs", disk)
+	whole := a.pool
+	d := a.create(small)
+	a.write(d.ID, "one", treetest.Bytes(1, 2<<20))
+	base := a.take(d, dataset.SnapshotTransfer)
+	a.take(d, dataset.SnapshotTransfer) // on which nobody rests
+	a.write(d.ID, "two", treetest.Bytes(2, 1<<20))
+	want := a.take(d, dataset.SnapshotTransfer)
+	a.bases = []uuid.UUID{base.ID}
+	of := func(s dataset.Snapshot, err error) func(*node, uuid.UUID) error {
+		return func(_ *node, id uuid.UUID) error {
+			if id != s.ID {
+				return nil
+			}
+			return err
+		}
+	}
+	noSpace := dataset.Errorf(dataset.ErrNoSpace, "full")
+	for name, c := range map[string]struct {
+		asked        bool
+		sends, takes func(*node, uuid.UUID) error
+		comes        bool
+		fails        error
+	}{
+		"asked for":               {asked: true, comes: true},
+		"not asked for":           {},
+		"its home cannot send it": {asked: true, sends: of(base, dataset.Errorf(dataset.ErrCorrupt, "bad block"))},
+		"its home has it no more": {asked: true, sends: of(base, dataset.Errorf(dataset.ErrNotFound, "gone"))},
+		"there is no room for it": {asked: true, takes: of(base, noSpace)},
+		"there is no room for all": {asked: true, takes: func(b *node, id uuid.UUID) error {
+			if id == want.ID && b.snapshots(d.ID)[base.ID] {
+				return noSpace
+			}
+			return nil
+		}},
+		"there is no room without it":    {asked: true, takes: of(want, noSpace), fails: dataset.ErrNoSpace},
+		"its home cannot send the other": {asked: true, comes: true, sends: of(want, dataset.Errorf(dataset.ErrCorrupt, "bad block")), fails: dataset.ErrCorrupt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newNode(t, "xfs", disk)
+			pick := func(pool backends.Pool, refuse func(*node, uuid.UUID) error) backends.Pool {
+				if refuse == nil {
+					return pool
+				}
+				return picky{pool.(backends.Copier), pool, func(id uuid.UUID) error { return refuse(b, id) }}
+			}
+			a.pool = pick(whole, c.sends)
+			_, err := b.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: pick(b.pool, c.takes), Want: want.ID, Bases: c.asked})
+			if !errors.Is(err, c.fails) {
+				t.Errorf("ended with %v", err)
+			}
+			got := b.snapshots(d.ID)
+			if got[want.ID] != (c.fails == nil) || got[base.ID] != c.comes || len(got) > 2 {
+				t.Errorf("it has %v", got)
+			}
+		})
+	}
+}
