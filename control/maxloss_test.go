@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
