@@ -27,6 +27,9 @@ const (
 	beatEvery   = 10 * time.Second
 	settleTime  = 50 * time.Millisecond
 	syncPatient = 25 * time.Second
+	// A node is away once nothing was renewed for so long: one answer that comes late on a
+	// machine that is full is not that.
+	session = 10 * time.Second
 )
 
 // Fleet is some agents that follow control until the test ends.
@@ -54,11 +57,11 @@ type Agent struct {
 }
 
 // Asked is how many requests agents have made.
-type Asked struct{ Changes, Heartbeats, Syncs, Renewals int64 }
+type Asked struct{ Changes, Heartbeats, Syncs, Renewals, Late int64 } // Late: renewals that were not answered
 
 // Since is how many after an earlier time.
 func (n Asked) Since(earlier Asked) Asked {
-	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs, n.Renewals - earlier.Renewals}
+	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs, n.Renewals - earlier.Renewals, n.Late - earlier.Late}
 }
 
 // asks counts a request.
@@ -122,7 +125,7 @@ func (f *Fleet) Asked() (n Asked) {
 	for _, a := range f.Agents {
 		a.mu.Lock()
 		n.Changes, n.Heartbeats = n.Changes+a.asked.Changes, n.Heartbeats+a.asked.Heartbeats
-		n.Syncs, n.Renewals = n.Syncs+a.asked.Syncs, n.Renewals+a.asked.Renewals
+		n.Syncs, n.Renewals, n.Late = n.Syncs+a.asked.Syncs, n.Renewals+a.asked.Renewals, n.Late+a.asked.Late
 		a.mu.Unlock()
 	}
 	return n
@@ -183,13 +186,20 @@ func (a *Agent) follow(ctx context.Context, rev uint64) {
 }
 
 func (a *Agent) renew(ctx context.Context) {
+	last := time.Now()
 	for n := 0; ctx.Err() == nil; {
 		rctx, cancel := context.WithTimeout(ctx, renewEvery)
 		a.asks(func(n *Asked) *int64 { return &n.Renewals })
 		_, err := a.apart[n%len(a.apart)].Renew(rctx, a.Node, a.Incarnation)
 		cancel()
-		if err != nil {
+		switch {
+		case err == nil:
+			last = time.Now()
+		case time.Since(last) > session:
 			a.failed(ctx, err)
+			fallthrough
+		default:
+			a.asks(func(n *Asked) *int64 { return &n.Late })
 			n++
 		}
 		pause(ctx, renewEvery)

@@ -121,8 +121,8 @@ func (c counted) since(earlier counted, volumes int) counted {
 func (c counted) String() string {
 	of := func(n int64) float64 { return float64(n) / float64(c.volumes) }
 	a := c.asked
-	return fmt.Sprintf("a volume: %.2f writes to the store, %.2f reads, %.2f wakes, %.0f allocations of control; requests of agents: %.2f to make it, %.2f heartbeats, %.2f syncs, %.2f renewals",
-		c.writes, c.reads, c.wakes, c.mallocs, of(a.Changes), of(a.Heartbeats), of(a.Syncs), of(a.Renewals))
+	return fmt.Sprintf("a volume: %.2f writes to the store, %.2f reads, %.2f wakes, %.0f allocations of control; requests of agents: %.2f to make it, %.2f heartbeats, %.2f syncs, %.2f renewals; renewals without an answer: %d",
+		c.writes, c.reads, c.wakes, c.mallocs, of(a.Changes), of(a.Heartbeats), of(a.Syncs), of(a.Renewals), a.Late)
 }
 
 // check fails for more of what a volume costs than it costs now. Of the reads one is the
