@@ -127,7 +127,8 @@ type boundModel struct {
 	overtaken bool        // the holder read that somebody did
 	saved     uuid.UUID   // session that a backup of the store has
 	boots     int
-	restored  bool // that was put back: it does not know who took over, and is halted
+	move      uuid.UUID // node to which it is brought that is not on record: nobody else is given anything
+	restored  bool      // that was put back: it does not know who took over, and is halted
 }
 
 func (m *boundModel) send(f func()) { m.messages = append(m.messages, f) }
@@ -157,7 +158,7 @@ func (m *boundModel) renew() {
 func (m *boundModel) read() {
 	row, boot, sent := m.tenure.row, m.boots, m.now
 	m.send(func() {
-		took, restored, d := m.took, m.restored, dataset.Dataset{Copies: slices.Clone(m.copies), Spent: slices.Collect(maps.Keys(m.spent))}
+		took, restored, d := m.took, m.restored, dataset.Dataset{Copies: slices.Clone(m.copies), Spent: slices.Collect(maps.Keys(m.spent)), Move: m.move}
 		m.answer(boot, func() {
 			if m.tenure.doubted = m.tenure.doubted || restored; restored {
 				return
@@ -264,10 +265,15 @@ func TestI1BoundsEndInTime(t *testing.T) {
 					m.boots++
 				}
 			},
-			"renew":     func(*rapid.T) { m.renew() },
-			"read":      func(*rapid.T) { m.read() },
-			"ask":       func(t *rapid.T) { m.ask(peer(t)) },
-			"record":    func(t *rapid.T) { m.copies = append(m.copies, peer(t)) },
+			"renew": func(*rapid.T) { m.renew() },
+			"read":  func(*rapid.T) { m.read() },
+			"ask":   func(t *rapid.T) { m.ask(peer(t)) },
+			"record": func(t *rapid.T) {
+				p := peer(t)
+				if m.copies = append(m.copies, p); m.move == p {
+					m.move = uuid.Nil
+				}
+			},
 			"supersede": func(t *rapid.T) { m.spent[peer(t)] = true },
 			"keep anew": func(t *rapid.T) { // it was discarded
 				if p := peer(t); m.spent[p] {
@@ -276,7 +282,13 @@ func TestI1BoundsEndInTime(t *testing.T) {
 				}
 			},
 			"pull": func(t *rapid.T) {
-				if p := peer(t); m.hold.enrol(&m.tenure, p, m.now) {
+				p := peer(t)
+				if onRecord := slices.Contains(m.copies, p); !onRecord && m.move != uuid.Nil && m.move != p {
+					return
+				} else if !onRecord {
+					m.move = p
+				}
+				if m.hold.enrol(&m.tenure, p, m.now) {
 					m.hold.enrolled[p] = enrolment{true, m.now}
 					m.has[p] = true
 				}
