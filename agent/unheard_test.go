@@ -12,6 +12,34 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// homeUnheard is a flock in which a volume's move to b is on record, and b has reached nobody
+// since it told that it is done.
+func homeUnheard(t *testing.T) (*flock, dataset.Dataset) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes"
+	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.a.writes("db", "token", "all of it")
+	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
+	gone := f.b.dies("commit", 1)
+	f.begins("db", f.b)
+	<-gone
+	await(t, func() bool { return f.record("db").Home == f.b.Node() })
+	return f, d
+}
+
+// overtakes has a person send a volume on without b.
+func (f *flock) overtakes(d dataset.Dataset) {
+	f.Helper()
+	f.a.settled(d.ID)
+	out, err := f.svc.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.Volume, Node: "host-a", Force: true, Fenced: "host-b"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		f.Fatalf("%+v", op.Problem)
+	}
+}
+
 // A node that became the home and died before it heard so, and that was overtaken before it
 // was back, keeps the head that it had as any other: whether it looks at its copies before
 // it hears, as one that starts while control is away does, or has no head any more.
@@ -43,24 +71,9 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFlock(t, "loop", "loop")
-			f.may = "wants replicas on more nodes"
-			d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
-			f.a.writes("db", "token", "all of it")
-			await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
-			gone := f.b.dies("commit", 1)
-			f.begins("db", f.b)
-			<-gone
+			f, d := homeUnheard(t)
 			f.b.down()
-			await(t, func() bool { return f.record("db").Home == f.b.Node() })
-			f.a.settled(d.ID)
-			out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if op := f.ended(*out.Operation); op.State != dataset.OpDone {
-				t.Fatalf("%+v", op.Problem)
-			}
+			f.overtakes(d)
 			f.b.fuse.mend()
 			meanwhile(f.b, d)
 			f.b.up()
@@ -84,23 +97,8 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 // asks again what was not answered: that it went on elsewhere is no reason to take it for
 // its own, nor the store for one that was put back.
 func TestOvertakenWhileCutOff(t *testing.T) {
-	f := newFlock(t, "loop", "loop")
-	f.may = "wants replicas on more nodes"
-	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
-	f.a.writes("db", "token", "all of it")
-	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
-	gone := f.b.dies("commit", 1)
-	f.begins("db", f.b)
-	<-gone
-	await(t, func() bool { return f.record("db").Home == f.b.Node() })
-	f.a.settled(d.ID)
-	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
-		t.Fatalf("%+v", op.Problem)
-	}
+	f, d := homeUnheard(t)
+	f.overtakes(d)
 	f.b.fuse.mend()
 	await(t, func() bool {
 		return slices.ContainsFunc(f.record("db").Kept, func(c api.KeptCopy) bool {
@@ -135,15 +133,8 @@ func (c answering) Volume(ctx context.Context, ref string) (api.Volume, error) {
 // A node that became the home and died before it heard so keeps its head until it does,
 // whatever control says first.
 func TestHomeBeforeItHeard(t *testing.T) {
-	f := newFlock(t, "loop", "loop")
-	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
-	f.a.writes("db", "token", "all of it")
-	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
-	gone := f.b.dies("commit", 1)
-	f.begins("db", f.b)
-	<-gone
+	f, d := homeUnheard(t)
 	f.b.down()
-	await(t, func() bool { return f.record("db").Home == f.b.Node() })
 	f.b.fuse.mend()
 	reached := f.b.cfg.Control
 	for _, volumes := range []bool{false, true} {
