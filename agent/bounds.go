@@ -235,7 +235,7 @@ func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epo
 		return 0
 	}
 	sent := a.Clock.Steady()
-	answer, err := promise.Ask(ctx, a.PeerHTTP, address, promise.Request{Incarnation: a.incarnation, Epochs: wanted})
+	answer, err := promise.Ask(ctx, a.PeerHTTP, address, node, promise.Request{Incarnation: a.incarnation, Epochs: wanted})
 	log := a.Log.WithField("node", a.nodes.name(node))
 	if err != nil {
 		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that is open here")

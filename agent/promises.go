@@ -50,7 +50,9 @@ func (a *Agent) promises(w http.ResponseWriter, r *http.Request) (out promise.An
 		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: want %d at most", len(req.Epochs), promise.MaxEpochs)
 	}
 	_, span := a.Standing()
-	return a.keeper.Grant(peer, req, span, func(e promise.Epoch) string { return a.notHome(peer, e) }), nil
+	out = a.keeper.Grant(peer, req, span, func(e promise.Epoch) string { return a.notHome(peer, e) })
+	out.Node = a.node
+	return out, nil
 }
 
 // notHome says why a node is not the home of a dataset at an epoch, as far as is known here;

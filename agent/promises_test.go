@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // newBounded starts a flock whose agents count as alive for so long.
@@ -27,7 +31,7 @@ func newBounded(t *testing.T, session time.Duration) *flock {
 // asks asks a host for its promise about epochs.
 func (h *host) asks(other *host, epochs ...promise.Epoch) promise.Answer {
 	h.f.Helper()
-	out, err := promise.Ask(h.f.Context(), h.cfg.PeerHTTP, other.Address, promise.Request{Incarnation: h.incarnation, Epochs: epochs})
+	out, err := promise.Ask(h.f.Context(), h.cfg.PeerHTTP, other.Address, other.Node(), promise.Request{Incarnation: h.incarnation, Epochs: epochs})
 	if err != nil {
 		h.f.Fatal(err)
 	}
@@ -57,7 +61,7 @@ func TestPromises(t *testing.T) {
 	if got := f.b.asks(f.a, now); len(got.Refused) != 1 || !strings.Contains(got.Refused[0].Why, "node host-a has it") {
 		t.Errorf("the home's own promise: %+v", got)
 	}
-	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
+	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, f.b.Node(), promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Errorf("too many at once: %v", err)
 	}
 
@@ -73,7 +77,49 @@ func TestPromises(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	f.wires.setCut(true)
-	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
+	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, f.b.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
 		t.Error(err)
 	}
+}
+
+// grants is a node that promises whatever it is asked.
+type grants struct{ node uuid.UUID }
+
+func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
+	var req promise.Request
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		return nil, err
+	}
+	w := httptest.NewRecorder()
+	err := json.NewEncoder(w).Encode(promise.Answer{Node: g.node, Granted: req.Epochs, For: dataset.Duration(boundTTL)})
+	return w.Result(), err
+}
+
+// What another node says at the address that a node had is not that node's word.
+func TestI1PromiseOfAnother(t *testing.T) {
+	for _, who := range []uuid.UUID{nodeP, nodeQ} {
+		a, d := aloneWith(t, nodeP)
+		a.PeerHTTP = grants{who}
+		was := a.until(d)
+		all := a.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
+		if own := who == nodeP; all != own || a.until(d) > was != own {
+			t.Errorf("asked of %v, %v has answered: all %t, held until %v, before until %v", nodeP, who, all, a.until(d), was)
+		}
+	}
+}
+
+// aloneWith is an agent that control does not answer, and what it has open, of which other
+// nodes have copies.
+func aloneWith(t *testing.T, copies ...uuid.UUID) (*Agent, dataset.Dataset) {
+	t.Helper()
+	a := &Agent{bounds: newBounds(t.Context()), Config: Config{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
+	b := a.bounds
+	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: a.Clock.Steady() + boundTTL/10}
+	b.silent, b.tenure.ttl = true, boundTTL
+	a.nodes.seen = map[uuid.UUID]dataset.Node{}
+	for _, node := range copies {
+		a.nodes.seen[node] = dataset.Node{ID: node, Name: "host-b", Address: "host-b:9471"}
+	}
+	return a, d
 }

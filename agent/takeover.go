@@ -83,7 +83,7 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if _, err := promise.Ask(ctx, a.PeerHTTP, home.Address, promise.Request{Incarnation: a.incarnation}); errors.Is(err, dataset.ErrOffline) {
+	if _, err := promise.Ask(ctx, a.PeerHTTP, home.Address, home.ID, promise.Request{Incarnation: a.incarnation}); errors.Is(err, dataset.ErrOffline) {
 		return dataset.Errorf(dataset.ErrPending, "node %s, which has it, does not answer, and control takes it for alive", home.Name)
 	}
 	return nil

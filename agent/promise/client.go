@@ -3,21 +3,26 @@ package promise
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 8 << 20
 
-// Ask asks the agent at an address, HOST:PORT, with the node's certificate. It fails with
-// ErrOffline when there is no answer: then nothing is promised, though the node may keep
-// to a promise that it made. Again: the promise begins anew. Safe for concurrent use.
-func Ask(ctx context.Context, rt http.RoundTripper, address string, r Request) (out Answer, err error) {
+// Ask asks a node's agent at an address, HOST:PORT, with this node's certificate. It fails
+// with ErrOffline when there is no answer, or another node's, as an address may be somebody
+// else's by now: then nothing is promised, though the node may keep to a promise that it
+// made. Again: the promise begins anew. Safe for concurrent use.
+func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UUID, r Request) (out Answer, err error) {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return out, err
@@ -36,6 +41,12 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, r Request) (
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
 	}
+	if resp.TLS != nil { // who answered is known, whatever the answer says
+		err = isOf(resp.TLS, node)
+	}
+	if err != nil {
+		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
+	}
 	if resp.StatusCode == http.StatusOK {
 		err = json.Unmarshal(raw, &out)
 	} else {
@@ -48,5 +59,20 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, r Request) (
 	if err != nil {
 		return Answer{}, fmt.Errorf("promise of the node at %s: %w", address, err)
 	}
+	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // a version before this one says none
+		return Answer{}, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: node %s answers there, not node %s", address, out.Node, node)
+	}
 	return out, nil
+}
+
+// isOf fails unless a connection, which was verified, is to a node.
+func isOf(cs *tls.ConnectionState, node uuid.UUID) error {
+	if len(cs.PeerCertificates) == 0 {
+		return pki.ErrNoCertificate
+	}
+	id, err := pki.IdentityOf(cs.PeerCertificates[0])
+	if err == nil && (id.Kind != pki.Node || id.Node != node) {
+		err = fmt.Errorf("%s answers there, not node %s", id, node)
+	}
+	return err
 }

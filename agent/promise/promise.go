@@ -33,6 +33,8 @@ type Request struct {
 
 // Answer is what a node says to a Request: each epoch of that stands in one of both.
 type Answer struct {
+	// Node is who answers: a promise is that node's alone, whatever address it was asked at.
+	Node    uuid.UUID `json:"node,omitzero"`
 	Granted []Epoch   `json:"granted,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
 	// For is how long the promise holds, by the promiser's clock, from when the request
