@@ -53,17 +53,39 @@ func (a *Agent) tellShown(ctx context.Context, k api.Kept, why error) error {
 		return errors.Join(why, err)
 	}
 	now := k.Copy
-	now.Path, now.Problem = "", ""
+	now.Path = ""
 	if mounted {
 		now.Path = path
 	}
-	if why != nil {
-		now.Problem = dataset.OneLine(why)
-	}
+	now.Problem = a.shownProblem(k, why)
 	if now == k.Copy {
 		return why
 	}
 	return errors.Join(why, a.tellCopy(ctx, api.Copied{Copy: now, Looked: true}))
+}
+
+// failure is why something did not come about, as it was told first.
+type failure struct {
+	kind *dataset.Kind
+	text string
+}
+
+// shownProblem is why a copy is not as it is to be, for the record. What differs each time
+// that it is tried, as the name of a device does, is told once: each time would be a write to
+// the store. The log has it.
+func (a *Agent) shownProblem(k api.Kept, why error) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if why == nil {
+		delete(a.showFailed, k.Dataset)
+		return ""
+	}
+	was, kind := a.showFailed[k.Dataset], dataset.KindOf(why)
+	if k.Problem == "" || was.kind != kind { // it is wanted anew, or it is something else
+		was = failure{kind, dataset.OneLine(why)}
+		a.showFailed[k.Dataset] = was
+	}
+	return was.text
 }
 
 // show mounts it. A pool that keeps no copies has the head as it lies, and nothing that

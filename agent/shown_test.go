@@ -302,3 +302,30 @@ func TestShownCutShort(t *testing.T) {
 		}
 	}
 }
+
+// What stands in the way of a look is on record once for each kind of failure, also where the
+// words differ each time that it is tried.
+func TestShownFailsInOtherWords(t *testing.T) {
+	f, d := newOvertaken(t)
+	f.shows(true)
+	f.looksAt()
+	f.b.down() // and nobody else tells of it
+	k, _ := f.b.cache.copied(d.ID)
+	for _, step := range []struct{ why, told error }{
+		{errors.New("loop7: busy"), errors.New("loop7: busy")},
+		{errors.New("loop8: busy"), errors.New("loop7: busy")},
+		{dataset.Errorf(dataset.ErrNoSpace, "loop9: full"), errors.New("loop9: full")},
+		{dataset.Errorf(dataset.ErrNoSpace, "loop10: full"), errors.New("loop9: full")},
+		{nil, errors.New("")},
+		{dataset.Errorf(dataset.ErrNoSpace, "loop11: full"), errors.New("loop11: full")},
+	} {
+		k.Copy = f.kept().Copy // as the agent has it by then
+		k.Shown = true
+		if err := f.b.tellShown(t.Context(), k, step.why); !errors.Is(err, step.why) {
+			t.Fatal(err)
+		}
+		if told := f.kept().Problem; told != step.told.Error() {
+			t.Errorf("%v: it is on record that %q", step.why, told)
+		}
+	}
+}
