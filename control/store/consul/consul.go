@@ -88,9 +88,11 @@ type Store struct {
 	calls   *fleet
 	waits   *fleet // for blocking queries
 	repeats *fleet // of calls, for what can be sent again
+	alive   *fleet // for renewals
 	client  *api.Client
 	slow    *api.Client // of waits
 	again   *api.Client // of repeats
+	renewal *api.Client // of alive
 
 	ctx     context.Context // ends with the store
 	end     context.CancelFunc
@@ -171,6 +173,10 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 	if s.again, err = s.repeats.client(); err != nil {
 		return nil, err
 	}
+	s.alive = s.repeats.apart(renewConns)
+	if s.renewal, err = s.alive.client(); err != nil {
+		return nil, err
+	}
 	s.feed.init()
 	return s, nil
 }
@@ -185,6 +191,7 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.calls.close()
 	s.waits.close()
+	s.alive.close()
 	return nil
 }
 

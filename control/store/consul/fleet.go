@@ -19,10 +19,14 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// maxConns is how many connections there are to one address at most. Consul
-// takes 200 from one client address (http_max_conns_per_client); the rest is for
-// others on this host.
-const maxConns = 96
+// How many connections there are to one address at most. Consul takes 200 from one
+// client address (http_max_conns_per_client); the rest is for others on this host.
+// Renewals have theirs alone: a node that is not renewed in time is taken for lost,
+// whatever everybody else waits for.
+const (
+	maxConns   = 64
+	renewConns = 32
+)
 
 // fleet sends requests to the first of some addresses that answers, with the
 // token of now. It is the transport of the API's client.
@@ -82,14 +86,21 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 	return f, nil
 }
 
+// apart returns the same fleet with so many connections of its own.
+func (f *fleet) apart(conns int) *fleet {
+	out := *f
+	out.base = f.base.Clone()
+	out.base.MaxConnsPerHost, out.base.MaxIdleConnsPerHost = conns, conns
+	return &out
+}
+
 // patient returns the same fleet for requests whose answer may take its time, and
 // that end with their caller.
 func (f *fleet) patient(answer time.Duration) *fleet {
-	base := f.base.Clone()
-	base.ResponseHeaderTimeout = answer
-	out := *f
-	out.base, out.sent, out.brief = base, new(atomic.Uint64), true
-	return &out
+	out := f.apart(maxConns)
+	out.base.ResponseHeaderTimeout = answer
+	out.sent, out.brief = new(atomic.Uint64), true
+	return out
 }
 
 // repeating returns the same fleet for requests that can be sent again although

@@ -156,8 +156,38 @@ func TestCallersInAHurry(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := conns.Load(); n > 96+20 { // a connection that was given up while it was made is replaced
+	if n := conns.Load(); n > consul.MaxConns+20 { // a connection that was given up while it was made is replaced
 		t.Errorf("400 callers, 20 at once, took %d connections", n)
+	}
+}
+
+// However many transactions hang, and more wait for a connection behind them, a session is
+// renewed.
+func TestRenewalsHaveRightOfWay(t *testing.T) {
+	arrived, gone := make(chan struct{}, 2*consul.MaxConns), make(chan struct{})
+	const session = "6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"
+	s, _ := odd(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/session/renew/") {
+			fmt.Fprint(w, `[{"ID":"`+session+`"}]`)
+			return
+		}
+		arrived <- struct{}{}
+		<-gone
+	})
+	ctx, end := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	t.Cleanup(func() { end(); close(gone); wg.Wait() })
+	for range 2 * consul.MaxConns {
+		wg.Go(func() { _, _ = s.Txn(ctx, nil, []store.Write{{Key: "a"}}) })
+	}
+	for range consul.MaxConns {
+		<-arrived
+	}
+	if err := s.Renew(t.Context(), session); err != nil {
+		t.Error(err)
+	}
+	if n := len(arrived); n > 0 {
+		t.Errorf("%d transactions more than there are connections for were sent", n)
 	}
 }
 

@@ -80,7 +80,7 @@ func (s *Store) Renew(ctx context.Context, id string) error {
 	}
 	ctx, done := s.call(ctx)
 	defer done()
-	entry, _, err := s.again.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
+	entry, _, err := s.renewal.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
 	if status := (*statusError)(nil); errors.As(err, &status) && status.code == http.StatusNotFound && strings.Contains(status.body, "Session id") {
 		return noSession(id)
 	}

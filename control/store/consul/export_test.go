@@ -1,0 +1,4 @@
+package consul
+
+// MaxConns is maxConns, for tests.
+const MaxConns = maxConns
