@@ -41,10 +41,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		if err := s.conclude(t, op, &out); err != nil {
 			return err
 		}
-		if out.Dataset != nil {
-			out.Index = t.index(datasetKey(out.Dataset.ID))
-		}
-		return nil
+		return t.answer(&out)
 	})
 	if err != nil {
 		return api.Committed{}, err
@@ -63,6 +60,21 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		}
 	}
 	return out, nil
+}
+
+// answer has the agent told what is written in the end, copies that were decided on too: it
+// takes nothing else for what is on record at that index.
+func (t *tx) answer(out *api.Committed) error {
+	if out.Dataset == nil {
+		return nil
+	}
+	key := datasetKey(out.Dataset.ID)
+	var now dataset.Dataset
+	there, err := t.get(key, &now)
+	if there {
+		out.Dataset, out.Index = &now, t.index(key)
+	}
+	return err
 }
 
 // foreseeReport reads at once what the report of an operation is decided by. Of a create,

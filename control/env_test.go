@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -219,7 +220,28 @@ func (a *agent) commit(op dataset.Operation) api.Committed {
 	if err != nil {
 		a.Fatalf("commit %s %s: %v", op.Kind, op.Volume, err)
 	}
+	a.agrees(out)
 	return out
+}
+
+// agrees checks that an answer has what is on record at its index: the agent takes nothing
+// else for that any more.
+func (a *agent) agrees(out api.Committed) {
+	a.Helper()
+	if out.Dataset == nil {
+		return
+	}
+	st := a.store
+	if a.spy != nil {
+		st = a.spy.Store // what is read for this does not count
+	}
+	e, err := st.Get(a.ctx, datasetKey(out.Dataset.ID))
+	if err != nil || e.Index != out.Index {
+		return
+	}
+	if said, err := json.Marshal(out.Dataset); err != nil || string(said) != string(e.Value) {
+		a.Errorf("at index %d the answer has\n%s, %v, and the record\n%s", out.Index, said, err, e.Value)
+	}
 }
 
 // do plans and commits.
