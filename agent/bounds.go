@@ -172,7 +172,9 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 		a.jobs.start("leases", func(ctx context.Context, _ *job) error { a.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
-	if alone && !a.askAll(ctx, list, ttl/10) {
+	if !alone {
+		a.keepAddresses(list, ttl)
+	} else if !a.askAll(ctx, list, ttl/10) {
 		wait = ttl / 10
 	}
 	a.feedGuard(ctx, list)
@@ -197,12 +199,13 @@ func (a *Agent) readHolds(ctx context.Context, row uint64) {
 	a.bounds.change(func() { a.bounds.tenure.readDuring(row) })
 }
 
-// askAll asks all nodes that could take over what is in use here to promise not to, each
-// once for all datasets, and reports whether all did.
-func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
+// promisers are the nodes that could take over what is in use here, with what each would
+// have to promise.
+func (a *Agent) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
 	epochs := map[uuid.UUID][]promise.Epoch{}
 	now := a.Clock.Steady()
 	a.bounds.mu.Lock()
+	defer a.bounds.mu.Unlock()
 	for _, d := range list {
 		h := a.bounds.hold(d)
 		if _, armed := a.bounds.armed[d.ID]; !armed || h.deadline <= now {
@@ -212,7 +215,13 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 			epochs[node] = append(epochs[node], promise.Epoch{Dataset: d.ID, Epoch: d.Epoch})
 		}
 	}
-	a.bounds.mu.Unlock()
+	return epochs
+}
+
+// askAll asks all nodes that could take over what is in use here to promise not to, each
+// once for all datasets, and reports whether all did.
+func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
+	epochs := a.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -232,6 +241,9 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
 	address := a.nodes.address(node)
 	if address == "" || a.PeerHTTP == nil {
+		if address == "" && a.nodes.misses(node) {
+			a.Log.WithField("node", a.nodes.name(node)).Error("control is silent, and it is not known here where another node answers, which could take over what is open here: it is fenced unless control is back in time")
+		}
 		return 0
 	}
 	sent := a.Clock.Steady()

@@ -52,7 +52,7 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
 		b := newBounds(t.Context())
-		a := &Agent{bounds: b, Config: Config{Clock: clock.NewFake(time.Now())}}
+		a := &Agent{bounds: b, Config: Config{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
 		if spent {
 			d.Spent = d.Copies

@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"context"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
@@ -100,4 +105,92 @@ func (l *link) set(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f()
+}
+
+// A node that joins later, and is given a copy by a home that has none itself, is asked for
+// its promise where it is, once control is silent.
+func TestPromisesOfWhoJoinsLater(t *testing.T) {
+	g := newGuarded(t)
+	d := g.replicated("db")
+	g.a.mounts("db@auto", "user")
+	c := g.host("host-c", "loop")
+	lc := newLink(c.cfg.Control)
+	c.cfg.Control, c.cfg.Guard = lc, newWarden(t, boundSession/10)
+	c.up()
+	if _, err := g.svc.Cordon(t.Context(), g.b.Node(), api.Cordoned{Cordoned: true, Draining: true}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { now, _ := g.a.cache.dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
+	if !g.a.finds(c) {
+		t.Fatal("nobody looks where it is")
+	}
+	for _, l := range []*link{g.la, g.lb, lc} {
+		l.away()
+	}
+	if !g.outlasts(d.ID) {
+		t.Error("fenced, though all who have a copy can be asked")
+	}
+	for _, l := range []*link{g.la, g.lb, lc} {
+		l.back()
+	}
+	await(t, func() bool { return !g.a.alone() })
+	g.a.unmounts("db@auto", "user")
+}
+
+// finds waits until a host knows where another one is.
+func (h *host) finds(other *host) bool {
+	until := clock.Boottime() + 4*boundSession
+	for h.nodes.address(other.Node()) == "" && clock.Boottime() < until {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return h.nodes.address(other.Node()) != ""
+}
+
+// What is known of where the others are is looked at again while control answers: soon where
+// one is missing, and now and then, the more seldom the more there are.
+func TestAddressesAreKept(t *testing.T) {
+	for name, c := range map[string]struct {
+		copies []uuid.UUID
+		others int
+		lost   bool
+		after  time.Duration
+		want   bool
+	}{
+		"all are known":            {[]uuid.UUID{nodeP}, 0, false, time.Minute - 1, false},
+		"for a minute":             {[]uuid.UUID{nodeP}, 0, false, time.Minute, true},
+		"nobody has a copy":        {nil, 0, false, time.Hour, false},
+		"one is missing":           {[]uuid.UUID{nodeP}, 0, true, boundTTL / 5, true},
+		"it was just asked of":     {[]uuid.UUID{nodeP}, 0, true, boundTTL/5 - 1, false},
+		"for a minute of so many":  {[]uuid.UUID{nodeP}, 999, false, time.Minute, false},
+		"for longer, of that many": {[]uuid.UUID{nodeP}, 999, false, 1000 * time.Second, true},
+	} {
+		a, d := aloneWith(t, c.copies...)
+		asked := make(chan struct{}, 1)
+		a.Control = counting{asked: asked}
+		var wg sync.WaitGroup
+		a.jobs = newJobs(t.Context(), &wg)
+		for range c.others {
+			a.nodes.seen[uuid.New()] = dataset.Node{}
+		}
+		if c.lost {
+			delete(a.nodes.seen, nodeP)
+		}
+		a.bounds.holds[d.ID].deadline = a.Clock.Steady() + time.Hour
+		a.nodes.looked = a.Clock.Steady() - c.after
+		a.keepAddresses([]dataset.Dataset{d}, boundTTL/5)
+		wg.Wait()
+		if got := len(asked) > 0; got != c.want {
+			t.Errorf("%s: control is asked: %t", name, got)
+		}
+	}
+}
+
+type counting struct {
+	api.Service
+	asked chan struct{}
+}
+
+func (c counting) NodeList(context.Context, string) ([]api.Node, error) {
+	c.asked <- struct{}{}
+	return nil, errAway
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -176,8 +177,10 @@ func (a *Agent) freed(id uuid.UUID) {
 
 // nodes are the nodes of the flock as they were last seen.
 type nodes struct {
-	mu   sync.Mutex
-	seen map[uuid.UUID]dataset.Node
+	mu     sync.Mutex
+	seen   map[uuid.UUID]dataset.Node
+	looked time.Duration      // when control was asked for them last
+	missed map[uuid.UUID]bool // whose address was wanted since, and is not known
 
 	saving sync.Mutex // held while saved, which the disk has, is compared and written
 	saved  standingRecord
@@ -207,6 +210,47 @@ func (n *nodes) knows(id uuid.UUID) bool {
 	return known || id == uuid.Nil
 }
 
+// misses takes in that the address of a node is wanted and not known, and reports whether
+// that is new.
+func (n *nodes) misses(id uuid.UUID) (first bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	first = !n.missed[id]
+	if n.missed == nil {
+		n.missed = map[uuid.UUID]bool{}
+	}
+	n.missed[id] = true
+	return first
+}
+
+// lookAgain is for how long at least what is known of the other nodes is taken for so.
+const lookAgain = time.Minute
+
+// keepAddresses has control asked, while it answers, where the nodes are whose promises
+// would be needed: at once of one that is not known, and now and then of all, as they move.
+// All agents together so ask about once a second in a large flock.
+func (a *Agent) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
+	promisers, now, n := a.promisers(list), a.Clock.Steady(), &a.nodes
+	n.mu.Lock()
+	age := now - n.looked
+	due := len(promisers) > 0 && age >= max(lookAgain, time.Duration(len(n.seen))*time.Second)
+	for node := range promisers {
+		due = due || n.seen[node].Address == "" && age >= ttl
+	}
+	if due {
+		n.looked = now
+	}
+	n.mu.Unlock()
+	if due {
+		a.jobs.start("nodes", func(ctx context.Context, _ *job) error {
+			if err := a.lookNodes(ctx); err != nil && ctx.Err() == nil {
+				a.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
+			}
+			return nil
+		})
+	}
+}
+
 // lookNodes asks control which nodes there are.
 func (a *Agent) lookNodes(ctx context.Context) error {
 	list, err := a.Control.NodeList(ctx, "")
@@ -218,7 +262,7 @@ func (a *Agent) lookNodes(ctx context.Context) error {
 		seen[n.ID] = n.Node
 	}
 	a.nodes.mu.Lock()
-	a.nodes.seen = seen
+	a.nodes.seen, a.nodes.missed = seen, nil
 	a.nodes.mu.Unlock()
 	return a.saveStanding(ctx)
 }
