@@ -43,13 +43,16 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	if err != nil {
 		return nil, nil, err
 	}
+	next := d
+	if next.Profile = s.withOwnCommand(d.Profile, d.Profile); why == "" && next.Profile.Failover.Fence.Unknown() {
+		why = "profiles.yaml has no fence command for profile " + d.Profile.Name + ", and the one that was found beside its data is not run"
+	}
 	if why == "" {
 		why, err = t.massLoss()
 	}
 	if err != nil || why != "" {
 		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
 	}
-	next := d
 	next.Home, next.Pool, next.Epoch, next.Move = node.ID, c.Pool, d.Epoch+1, uuid.Nil
 	loss := &dataset.Loss{Snapshot: c.Snapshot, Epoch: c.Epoch, Taken: c.Taken, Order: c.Order, Fenced: d.Home, Why: because, Away: t.index(awayKey(d.Home))}
 	return &dataset.Operation{Node: node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: loss}, nil, nil

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,4 +211,150 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if got := x.count(); got != before {
 		t.Errorf("%d transactions for a heartbeat that says what is on record", got-before)
 	}
+}
+
+// cutsOff has the profile auto cut the last home off by a command.
+func cutsOff(p *profileSet, args ...string) {
+	auto := p.byName["auto"]
+	auto.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec, Exec: args, Timeout: dataset.DefaultFenceTimeout}
+	p.byName["auto"] = auto
+}
+
+// hostile is a profile with a command in it that is no one's but the node's that tells of it.
+func hostile(p dataset.Profile) dataset.Profile {
+	p = p.Clone()
+	p.Replicas.Count = 1
+	p.Failover = dataset.Failover{Auto: true, MaxLoss: dataset.Duration(10_000 * time.Hour)}
+	p.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec, Exec: []string{"/bin/sh", "-c", "evil"}, Timeout: dataset.DefaultFenceTimeout}
+	return p
+}
+
+// A fence command runs as root on another node than the one that reports: none goes on
+// record that is not control's own, or on record.
+func TestFenceCommandsOfReports(t *testing.T) {
+	m := newMuster(t, "alpha", "beta")
+	takesOver(m.names, 1)
+	cutsOff(m.names, "/sbin/off", "-f")
+	a := m.nodes["alpha"]
+	a.guarded()
+	m.nodes["beta"].guarded()
+	a.create("db@auto")
+	snap := a.snapshot("db", "")
+	for name, req := range map[string]api.Request{
+		"create":                  create("new@silver"),
+		"create of that profile":  create("new@auto"),
+		"clone":                   create("copy", "from=db"),
+		"snapshot":                {Kind: dataset.OpSnapshot, Volume: "db"},
+		"restore":                 {Kind: dataset.OpRestore, Volume: "db", Snapshot: snap.ID.String()},
+		"resize":                  {Kind: dataset.OpResize, Volume: "db", Size: "30GiB"},
+		"resize for a profile":    {Kind: dataset.OpResize, Volume: "db", Size: "30GiB", Options: map[string]string{"profile": "auto"}},
+		"resize for no profile's": {Kind: dataset.OpResize, Volume: "db", Size: "30GiB", Options: map[string]string{"profile": "gone"}},
+	} {
+		op := a.plan(req)
+		op.Options = req.Options
+		if op.Dataset != nil {
+			op.Dataset.Profile = hostile(op.Dataset.Profile)
+		}
+		if op.Snapshot != nil {
+			op.Snapshot.Profile = hostile(op.Snapshot.Profile)
+		}
+		if name == "resize for no profile's" {
+			op.Dataset.Profile.Name = "gone"
+		}
+		before := m.dump()
+		refused(t, a.Record(a.ctx, a.id, a.report(op)), dataset.ErrForbidden, op.ID.String(), "fence command")
+		refused(t, a.commits(op), dataset.ErrForbidden, op.ID.String(), "fence command")
+		if diff := cmp.Diff(before, m.dump()); diff != "" {
+			t.Error(name, diff)
+		}
+	}
+	// What was control's own when it was planned, recorded or made goes on record.
+	clone, again := a.plan(create("copy", "from=db")), a.plan(create("late@auto"))
+	if err := a.Record(a.ctx, a.id, a.report(again)); err != nil {
+		t.Error(err)
+	}
+	cutsOff(m.names, "/sbin/other")
+	a.commit(clone)
+	a.commit(again)
+	for _, name := range []string{"copy", "late"} {
+		if got := m.volume(name).Profile.Failover.Fence.Exec; len(got) != 2 || got[0] != "/sbin/off" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+// What lies beside the data may be a node's own as well: a rebuild, and a recovery, put the
+// command on record that profiles.yaml has, or none, and then nothing takes over by itself.
+func TestFenceCommandsOfWhatIsFound(t *testing.T) {
+	m := newMuster(t, "alpha", "beta")
+	takesOver(m.names, 1)
+	cutsOff(m.names, "/sbin/off")
+	a := m.nodes["alpha"]
+	a.guarded()
+	m.nodes["beta"].guarded()
+	m.saved = m.save()
+	a.create("db@auto")
+	a.snapshot("db", "")
+	m.note()
+	h := m.holds["alpha"]
+	is := func(how, volume string, want ...string) {
+		t.Helper()
+		v := m.volume(volume)
+		list, err := m.Snapshots(a.ctx, volume, api.Page{})
+		if err != nil || len(list.Items) != 1 {
+			t.Fatal(how, list, err)
+		}
+		for _, p := range []dataset.Profile{v.Profile, list.Items[0].Profile} {
+			if f := p.Failover.Fence; !p.Failover.Auto || f.Kind != dataset.FenceExec || !slices.Equal(f.Exec, want) {
+				t.Errorf("%s: %s has the fence %+v, want %q", how, volume, f, want)
+			}
+		}
+	}
+	found := func(name, profile string) api.Found {
+		f := h.Found[0]
+		f.Dataset.ID, f.Dataset.Volume = uuid.New(), name
+		f.Dataset.Profile = hostile(f.Dataset.Profile)
+		f.Dataset.Profile.Name = profile
+		s := f.Snapshots[0]
+		s.ID, s.Dataset, s.Name, s.Profile = uuid.New(), f.Dataset.ID, "", f.Dataset.Profile
+		f.Snapshots = []dataset.Snapshot{s}
+		return f
+	}
+	a.rebuild(found("known", "auto"), found("unknown", "gone"))
+	is("rebuild", "known", "/sbin/off")
+	is("rebuild", "unknown")
+
+	h.Found = []api.Found{found("known", "auto"), found("unknown", "gone")}
+	m.putBack(m.saved)
+	if err := m.list[0].wentBack(a.ctx, seenIndex); err != nil {
+		t.Fatal(err)
+	}
+	m.holds["alpha"] = h
+	m.mend("alpha", "beta")
+	is("recovery", "known", "/sbin/off")
+	is("recovery", "unknown")
+}
+
+// A volume whose fence command is not known does not go on by itself until it is.
+func TestFailoverWithoutItsCommand(t *testing.T) {
+	l := newLost(t, 1)
+	if _, err := l.update(l.ctx, func(x *tx) error {
+		d, err := x.dataset(l.d.ID)
+		d.Profile.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec}
+		return errors.Join(err, x.put(datasetKey(d.ID), d))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.x.dies(l.a)
+	_, err := l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrPending)
+	l.passes(l.Limits.Session, l.b, l.c)
+	_, err = l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "profiles.yaml has no fence command for profile auto", "--force --fenced alpha")
+	cutsOff(l.x.names, "/sbin/off")
+	op, err := l.asks(l.Service, "beta")
+	if err != nil || op == nil || !slices.Equal(op.Dataset.Profile.Failover.Fence.Exec, []string{"/sbin/off"}) {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	l.b.commit(*op)
 }

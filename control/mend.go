@@ -83,6 +83,7 @@ func (s *Service) mendOne(t *tx, j judged) error {
 		was.Copies, was.Spent = d.Copies, d.Spent
 		return t.putDataset(was)
 	}
+	d.Profile = s.withOwnCommand(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
 	if err := s.reclaim(t, &d, &r); err != nil {

@@ -96,6 +96,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				return err
 			}
 		}
+		d.Profile = s.withOwnCommand(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		d.Move, d.Copies, d.Spent = uuid.Nil, old.Copies, old.Spent // what is on record: those beside the data may be long over
 		if err := s.reclaim(t, &d, &r); err != nil {
@@ -199,7 +200,7 @@ func (s *Service) rebuildSnapshots(ctx context.Context, f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := s.update(ctx, func(t *tx) error { return t.reenter(f.Dataset.ID, some) }); err != nil {
+		if _, err := s.update(ctx, func(t *tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
 			return err
 		}
 	}
@@ -207,7 +208,7 @@ func (s *Service) rebuildSnapshots(ctx context.Context, f api.Found) error {
 }
 
 // reenter puts snapshots of a dataset on record that are not.
-func (t *tx) reenter(ds uuid.UUID, snaps []dataset.Snapshot) error {
+func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	d, err := t.dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
 		return err
@@ -229,7 +230,7 @@ func (t *tx) reenter(ds uuid.UUID, snaps []dataset.Snapshot) error {
 		} else if kind != nil {
 			return t.freeSnapname(d, snap.Name)
 		}
-		snap.Dataset, news = ds, true
+		snap.Dataset, snap.Profile, news = ds, s.withOwnCommand(snap.Profile, d.Profile), true
 		if err := t.putSnapshot(snap); err != nil {
 			return err
 		}

@@ -67,6 +67,9 @@ func (f Fence) String() string {
 	return string(f.Kind)
 }
 
+// Unknown reports whether the command of a FenceExec is not known.
+func (f Fence) Unknown() bool { return f.Kind == FenceExec && len(f.Exec) == 0 }
+
 // FenceKind is a choice of Fence.
 type FenceKind string
 
