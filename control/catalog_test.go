@@ -74,7 +74,7 @@ func TestMembersAreShown(t *testing.T) {
 		}
 		return r
 	}
-	a, _ := node("a"), node("b")
+	a, b := node("a"), node("b")
 	if err := s.Register(t.Context(), registration(uuid.New(), "boot")); err != nil { // which says no address
 		t.Fatal(err)
 	}
@@ -111,6 +111,7 @@ func TestMembersAreShown(t *testing.T) {
 	}
 	x.clock.Advance(21 * time.Second)
 	x.awaitEnd(liveNodeKey(a.Node.ID))
+	x.awaitEnd(liveNodeKey(b.Node.ID))
 	x.stand(s)
 	if err := s.lookForAway(t.Context()); err != nil {
 		t.Fatal(err)
