@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -73,37 +77,88 @@ func (n *narrow) Write(b []byte) (int, error) {
 // Who makes what is sent does so while the link takes nothing, but no more than a few
 // pieces; once the link has failed it is told.
 func TestPipeGoesOnMeanwhile(t *testing.T) {
-	quiet(t)
-	r, w := io.Pipe()
-	out := writeBehind(w)
-	if n, err := out.Write(make([]byte, pipePieces*pipePiece)); n != pipePieces*pipePiece || err != nil {
-		t.Fatal(n, err)
-	}
-	broken := errors.New("broken")
-	must(t, r.CloseWithError(broken))
-	n, err := out.Write(make([]byte, 2*pipePieces*pipePiece))
-	if !errors.Is(err, broken) || n > pipePieces*pipePiece {
-		t.Errorf("%d bytes more are taken of a link that is broken: %v", n, err)
-	}
-	if err := out.close(); !errors.Is(err, broken) {
-		t.Errorf("in the end: %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		out := writeBehind(w)
+		var done atomic.Int64
+		told := make(chan error)
+		go func() {
+			var err error
+			for err == nil && done.Load() < 4*pipePieces*pipePiece {
+				var n int
+				n, err = out.Write(make([]byte, pipePiece))
+				done.Add(int64(n))
+			}
+			told <- err
+		}()
+		synctest.Wait() // each goes as far as it can while nobody takes anything
+		if n := done.Load(); n != pipePieces*pipePiece {
+			t.Errorf("%d bytes are made of what nobody takes, and %d pieces have %d", n, pipePieces, pipePieces*pipePiece)
+		}
+		broken := errors.New("broken")
+		must(t, r.CloseWithError(broken))
+		if err := <-told; !errors.Is(err, broken) {
+			t.Errorf("of a link that is broken: %v", err)
+		}
+		if n := done.Load(); n > 2*pipePieces*pipePiece {
+			t.Errorf("%d bytes are taken of a link that is broken", n)
+		}
+		if err := out.close(); !errors.Is(err, broken) {
+			t.Errorf("in the end: %v", err)
+		}
+	})
+}
+
+// What comes is read while nobody takes it, but no more than a few pieces. Who stops in the
+// middle is told of nothing, and by then nobody reads any more.
+func TestPipeReadsAhead(t *testing.T) {
+	for _, came := range []int64{pipePieces * pipePiece, pipePiece} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			from := &slowEnd{Reader: r}
+			in := readAhead(from)
+			var sent atomic.Int64
+			var sender sync.WaitGroup
+			sender.Go(func() {
+				for range 2 * came / pipePiece {
+					n, err := w.Write(make([]byte, pipePiece))
+					sent.Add(int64(n))
+					if err != nil || came < pipePieces*pipePiece {
+						return
+					}
+				}
+			})
+			synctest.Wait() // each goes as far as it can while nobody takes anything
+			if n := sent.Load(); n != came {
+				t.Errorf("%d bytes are read ahead of %d, where %d pieces have %d", n, 2*came, pipePieces, pipePieces*pipePiece)
+			}
+			must(t, r.Close())
+			in.close()
+			if from.within.Load() != 0 {
+				t.Error("it is closed, and reads on")
+			}
+			if in.err != nil {
+				t.Errorf("nobody read, and is told %v", in.err)
+			}
+			sender.Wait()
+		})
 	}
 }
 
-// What comes is read while nobody takes it, but no more than a few pieces, and who stops
-// in the middle leaves nothing behind.
-func TestPipeReadsAhead(t *testing.T) {
-	quiet(t)
-	r, w := io.Pipe()
-	in := readAhead(r)
-	if n, err := w.Write(make([]byte, pipePieces*pipePiece)); n != pipePieces*pipePiece || err != nil {
-		t.Fatal(n, err)
+// slowEnd takes a while until it returns what its reader failed with.
+type slowEnd struct {
+	io.Reader
+	within atomic.Int64 // calls of Read
+}
+
+func (s *slowEnd) Read(b []byte) (int, error) {
+	s.within.Add(1)
+	defer s.within.Add(-1)
+	n, err := s.Reader.Read(b)
+	if err != nil {
+		time.Sleep(time.Second)
 	}
-	must(t, r.Close())
-	in.close()
-	if in.err != nil {
-		t.Errorf("nobody read, and is told %v", in.err)
-	}
+	return n, err
 }
 
 // Zeros are packed on any link, and nothing else on a fast one.
