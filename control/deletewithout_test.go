@@ -29,6 +29,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	}
 	denied(del("db", "alpha", true), dataset.ErrConflict, "alpha", "alive", "leave --fenced out")
 	waits := *e.submit(del("db", "", false)).Operation // which alpha does not hear of any more
+	others := []uuid.UUID{e.submit(del("late", "", false)).Operation.ID, e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation.ID}
 
 	x.dies(a)
 	x.clock.Advance(time.Second)
@@ -60,6 +61,11 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	if op := e.operationNow(waits.ID); op.State != dataset.OpCancelled {
 		t.Errorf("the delete that waits for the home is %s", op.State)
 	}
+	for _, id := range others {
+		if op := e.operationNow(id); op.State != dataset.OpPending {
+			t.Errorf("%s of volume %s, which waits for the home too, is %s", op.Kind, op.Volume, op.State)
+		}
+	}
 	if other := b.create("db"); other.ID == d.ID || other.Home != b.id {
 		t.Errorf("the name is not free: %+v", other)
 	}
@@ -70,7 +76,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	a.incarnation = uuid.New()
 	a.register("alpha")
 	s := a.sync(0)
-	if len(s.Operations) != 0 || len(s.Datasets) != 3 {
+	if len(s.Operations) != len(others) || len(s.Datasets) != 3 {
 		t.Errorf("the home that is back hears %+v, %+v", s.Operations, s.Datasets)
 	}
 	for _, found := range s.Datasets {
@@ -82,6 +88,18 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 		t.Errorf("the delete that waited: %v", err)
 	}
 	if v := e.volume("back"); v.ID != d.ID || v.State != dataset.StateReady {
+		t.Errorf("%+v", v)
+	}
+	e.check()
+}
+
+// On one host there is no home but this one: nobody can be vouched for.
+func TestDeleteWithoutAnother(t *testing.T) {
+	e := newEnv(t)
+	e.agent("alpha").create("db")
+	_, err := e.Submit(e.ctx, api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "alpha"})
+	refused(t, err, dataset.ErrUnsupported, "delete of volume db: there is no other node", "leave --fenced out")
+	if v := e.volume("db"); v.State != dataset.StateReady {
 		t.Errorf("%+v", v)
 	}
 	e.check()

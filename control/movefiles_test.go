@@ -43,3 +43,42 @@ func TestMoveToAnotherKind(t *testing.T) {
 		e.check()
 	}
 }
+
+// A filesystem that somebody asked for goes along where the files go one by one, and only a
+// move of files changes what a volume is made of: what else a target reports is not put on
+// record.
+func TestMoveKeepsWhatWasAsked(t *testing.T) {
+	e := newEnv(t)
+	a, b, c := e.agent("alpha"), e.agent("beta"), &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
+	other := loopCan
+	other.Delta = false
+	c.pools = []dataset.Pool{{ID: uuid.New(), Name: "other", Backend: "other", Capabilities: other, Path: "/c"}}
+	c.register("gamma")
+	asked := a.create("db", "fs=xfs").Profile.Filesystem
+	if asked.Type != "xfs" || asked.Chosen {
+		t.Fatalf("%+v", asked)
+	}
+	for _, to := range []struct {
+		name     string
+		from, to *agent
+		files    bool
+	}{{"beta", a, b, false}, {"gamma", b, c, true}} {
+		op := *e.submit(moveTo("db", to.name)).Operation
+		if op.Files != to.files || !reflect.DeepEqual(op.Dataset.Profile.Filesystem, asked) {
+			t.Errorf("to %s: files %t, %+v", to.name, op.Files, op.Dataset.Profile.Filesystem)
+		}
+		to.to.recalls(op)
+		if err := to.from.yields(op, gaveUp(op)); err != nil {
+			t.Fatal(err)
+		}
+		size := op.Dataset.Size
+		op.Manifest = gaveUp(op)
+		if !to.files {
+			op.Dataset.Size, op.Dataset.Profile.Filesystem = 9*dataset.GiB, dataset.Filesystem{Type: "ext4", Chosen: true}
+		}
+		if got := *to.to.commit(op).Dataset; !reflect.DeepEqual(got.Profile.Filesystem, asked) || got.Size != size {
+			t.Errorf("on record at %s with %s, %+v", to.name, got.Size, got.Profile.Filesystem)
+		}
+		e.check()
+	}
+}

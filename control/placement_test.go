@@ -12,8 +12,9 @@ import (
 func TestMisfits(t *testing.T) {
 	loop := candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
 	dir := candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
-	anew := dir
-	anew.anew = true
+	anew, there, guarded := dir, loop, loop
+	anew.anew, there.anew, guarded.guarded = true, true, true
+	auto := dataset.Profile{Failover: dataset.Failover{Auto: true}}
 	for _, c := range []struct {
 		on      candidate
 		profile dataset.Profile
@@ -34,6 +35,10 @@ func TestMisfits(t *testing.T) {
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, ""},
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
 		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot tell replicas what changed"},
+		{there, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""},
+		{dir, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""}, // which is refused with a reason of its own
+		{loop, auto, "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"},
+		{guarded, auto, ""},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
 	} {
