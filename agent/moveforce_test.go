@@ -196,11 +196,20 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.a.fuse.mend()
+			untold := f.a.dies("copied", 1) // its head is kept, and control has not heard so
+			f.a.fuse.late = false
 			f.a.up()
 			if op = f.ended(op); op.State != dataset.OpDone {
 				t.Fatalf("%+v", op.Problem)
 			}
+			<-untold
 			if to == "dir" { // where a way back would begin by removing it
+				if err := f.a.overtaken(t.Context(), f.a.thePool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
+					t.Fatalf("the way back before control has heard: %v", err)
+				}
+			}
+			f.a.fuse.mend()
+			if to == "dir" {
 				op = f.ended(f.begins("db", f.a))
 				if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
 					t.Errorf("the way back: %s: %+v", op.State, op.Problem)

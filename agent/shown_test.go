@@ -247,8 +247,14 @@ func TestShownAsItLies(t *testing.T) {
 	if err := os.Remove(filepath.Join(path, "token")); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a removal: %v", err)
 	}
+	if e, err := f.a.thePool().Stat(t.Context(), shownAs(k)); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("a copy of it was made: %+v, %v", e, err)
+	}
 	if err := f.a.hide(t.Context(), f.a.thePool(), k); err != nil {
 		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", path, err)
 	}
 	if got := f.a.reads("db", "token"); got != "lost" {
 		t.Errorf("it holds %q", got)

@@ -57,12 +57,8 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 		return out, err
 	}
 	m := meter{total: sum(ranges).Bytes, report: progress}
-	buf := make([]byte, maxPayload)
-	early := prefetch{image: image, ranges: ranges}
-	for _, r := range ranges {
-		if err := sendRange(ctx, e, image, r, buf, &m, &early); err != nil {
-			return out, err
-		}
+	if err := sendRanges(ctx, e, image, ranges, &m, prefetch{ranges: ranges, ask: willNeed(image)}); err != nil {
+		return out, err
 	}
 	if err := e.end(); err != nil {
 		return out, err
@@ -72,6 +68,16 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
 	}
 	return out, nil
+}
+
+func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflink.Range, m *meter, early prefetch) error {
+	buf := make([]byte, maxPayload)
+	for _, r := range ranges {
+		if err := sendRange(ctx, e, image, r, buf, m, &early); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter, early *prefetch) error {
@@ -106,10 +112,16 @@ const (
 // prefetch has the kernel read what is sent next. Otherwise ranges that lie here and there
 // are read one after the other, each waited for: slower than many a link takes them.
 type prefetch struct {
-	image  *os.File
 	ranges []reflink.Range
+	ask    func(offset, length int64)
 	within int64 // of the first range, that was asked for
 	asked  int64
+}
+
+// willNeed asks the kernel for a part of a file. It is a hint: where it is of no use, reading
+// waits as it would have.
+func willNeed(f *os.File) func(offset, length int64) {
+	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
 // until asks for what is among the first so many bytes of all ranges with data.
@@ -121,8 +133,7 @@ func (p *prefetch) until(bytes int64) {
 			p.ranges, p.within = p.ranges[1:], 0
 			continue
 		}
-		// It is a hint: where it is of no use, reading waits as it would have.
-		_ = unix.Fadvise(int(p.image.Fd()), r.Offset+p.within, n, unix.FADV_WILLNEED)
+		p.ask(r.Offset+p.within, n)
 		p.within += n
 		p.asked += n
 	}
