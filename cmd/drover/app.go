@@ -42,6 +42,9 @@ type app struct {
 	dial    func(endpoint string) (remote, error)
 	// docker returns the folder of a Docker volume; see engine.Path.
 	docker func(ctx context.Context, volume string, live bool) (string, error)
+	// fencer is this host's guard, whose socket lies in a folder; boottime its clock.
+	fencer   func(run string) (fencer, error)
+	boottime func() time.Duration
 
 	endpoint string    // --api
 	files    pki.Files // --cert, --key, --ca

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -24,6 +24,17 @@ type fencer interface {
 	Status(ctx context.Context) (guard.Status, error)
 	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
 	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Close() error
+}
+
+// dialGuard returns the guard whose socket lies in a folder. A client waits for one that is
+// being restarted; a person is told at once that there is none: ErrUnavailable.
+func dialGuard(run string) (fencer, error) {
+	path := guard.SocketPath(run)
+	if _, err := os.Lstat(path); err != nil {
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "the guard of this host is not there: %w (see whether drover guard runs; --run says where its socket is)", err)
+	}
+	return guard.NewClient(path)
 }
 
 // guardRunFlag names the folder of the guard's socket.
@@ -40,7 +51,7 @@ func newGuardLsCmd(a *app) *cobra.Command {
 	run := guardRunFlag(cmd)
 	o := outputFlags(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		g, err := guard.NewClient(guard.SocketPath(*run))
+		g, err := a.fencer(*run)
 		if err != nil {
 			return err
 		}
@@ -52,7 +63,7 @@ func newGuardLsCmd(a *app) *cobra.Command {
 		return list(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() }, func(all []guard.Entry) *show.Table {
 			t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
 			for _, e := range all {
-				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State), deadlineLine(e, clock.Boottime()))
+				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State), deadlineLine(e, a.boottime()))
 			}
 			return t
 		})
@@ -92,7 +103,7 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid, "release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
 		}
-		g, err := guard.NewClient(guard.SocketPath(*run))
+		g, err := a.fencer(*run)
 		if err != nil {
 			return err
 		}

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -24,6 +27,22 @@ type fenceFake struct {
 
 func (f *fenceFake) Status(context.Context) (guard.Status, error) {
 	return guard.Status{Datasets: f.list}, nil
+}
+
+func (f *fenceFake) Close() error { return nil }
+
+// guarded is one dataset in each state, an hour after the boot.
+func guarded() (list []guard.Entry) {
+	states := []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, guard.StateSuperseded, guard.StateRebooted}
+	for i, state := range states {
+		e := guard.Entry{Volume: "db-" + string(state), Epoch: uint64(i + 1), State: state, Deadline: time.Hour + 5800*time.Millisecond}
+		if i > 0 {
+			e.Deadline = time.Hour - time.Duration(i)*90*time.Second
+		}
+		e.Dataset = uuid.NewSHA1(idDB, []byte(state))
+		list = append(list, e)
+	}
+	return list
 }
 
 func (f *fenceFake) Supersede(_ context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error) {
@@ -94,5 +113,25 @@ func TestGuardRelease(t *testing.T) {
 	con := newConsole(&fake{})
 	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "--confirmed: what uses it on this host is killed") {
 		t.Errorf("without a word: exit %d, %s", code, con.err.String())
+	}
+}
+
+// Without a guard that is said at once, in one line; an agent's client would wait for one
+// that is being restarted.
+func TestNoGuard(t *testing.T) {
+	run := t.TempDir()
+	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--confirmed", "--run", run}} {
+		synctest.Test(t, func(t *testing.T) {
+			c, began := newConsole(&fake{}), time.Now()
+			c.fencer = dialGuard
+			code := c.run(t, args...)
+			said := c.err.String()
+			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "see whether drover guard runs") || c.out.Len() > 0 {
+				t.Errorf("%v: exit %d, %q, %q", args, code, said, c.out.String())
+			}
+			if took := time.Since(began); took != 0 { // on this clock only waiting takes time
+				t.Errorf("%v: it waits %v", args, took)
+			}
+		})
 	}
 }

@@ -31,7 +31,7 @@ func main() {
 	a := &app{
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
-		docker: dockerPath,
+		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime,
 	}
 	a.dial = a.client
 	os.Exit(execute(context.Background(), a, os.Args[1:]))

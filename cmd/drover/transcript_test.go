@@ -28,10 +28,11 @@ type console struct {
 	env      map[string]string
 	out, err bytes.Buffer
 	slept    int
+	guard    fenceFake
 }
 
 func newConsole(f *fake) *console {
-	c := &console{fake: f, env: map[string]string{}}
+	c := &console{fake: f, env: map[string]string{}, guard: fenceFake{list: guarded()}}
 	c.app = &app{
 		version: "1.2.3", in: strings.NewReader(""), out: &c.out, errOut: &c.err,
 		getenv: func(k string) string { return c.env[k] },
@@ -43,6 +44,7 @@ func newConsole(f *fake) *console {
 		},
 		signals: context.WithCancel,
 		dial:    func(string) (remote, error) { return f, nil },
+		fencer:  func(string) (fencer, error) { return &c.guard, nil }, boottime: func() time.Duration { return time.Hour },
 		docker: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)
@@ -208,8 +210,10 @@ var scenarios = map[string]func(c *console){
 			},
 		}
 	},
-	"remote": func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
-	"tar":    func(c *console) { c.in = strings.NewReader(strings.Repeat("x", 1000)) },
+	"unguarded": func(c *console) { c.fencer = dialGuard },
+	"idle":      func(c *console) { c.guard.list = nil },
+	"remote":    func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
+	"tar":       func(c *console) { c.in = strings.NewReader(strings.Repeat("x", 1000)) },
 }
 
 // TestTranscripts runs the commands of testdata/*.txt and compares all that they
