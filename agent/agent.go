@@ -58,6 +58,9 @@ type Config struct {
 	// TransferRate is how many bytes a second are sent to peers and received from them, all
 	// together; 0: no limit.
 	TransferRate dataset.Size
+	// FencePrograms are the programs that fence commands may run; nil: any that belongs to
+	// root.
+	FencePrograms []string
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -139,7 +140,7 @@ func (m *moving) fence(ctx context.Context) error {
 	m.jb.step("cutting its last home off")
 	home, err := a.peer(ctx, op.Loss.Fenced)
 	if err == nil {
-		err = safeProgram(f.Exec)
+		err = safeProgram(f.Exec, a.FencePrograms)
 	}
 	if err == nil {
 		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.runner(), home.Name, home.ID)
@@ -151,11 +152,15 @@ func (m *moving) fence(ctx context.Context) error {
 	return nil
 }
 
-// safeProgram fails with ErrForbidden unless a program is root's alone to change: a profile
-// names it, and this runs it as root.
-func safeProgram(args []string) error {
+// safeProgram fails with ErrForbidden unless a program is root's alone to change, and one of
+// those that this host allows, where it names any: a profile names it, and this runs it as
+// root.
+func safeProgram(args, allowed []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
+	}
+	if allowed != nil && !slices.Contains(allowed, args[0]) {
+		return dataset.Errorf(dataset.ErrForbidden, "program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it may run here as root)", args[0])
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(args[0], &st); err != nil {

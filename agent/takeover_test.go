@@ -149,7 +149,13 @@ func TestFenceCommand(t *testing.T) {
 	f.b.Runner = c
 	d := f.auto("db@cut", "kept")
 	f.a.switchedOff()
+	f.b.FencePrograms = []string{"/bin/false"}
 	_, err := f.b.Mount(t.Context(), "db", "one")
+	if err == nil || !strings.Contains(err.Error(), "program /bin/true: fence_programs in drover.yaml") || len(c.Calls()) != 0 {
+		t.Errorf("%v, %+v", err, c.Calls())
+	}
+	f.b.FencePrograms = []string{"/bin/true"}
+	_, err = f.b.Mount(t.Context(), "db", "one")
 	if err == nil || !strings.Contains(err.Error(), "not certain to be cut off") || !strings.Contains(err.Error(), "no such outlet") {
 		t.Errorf("%v", err)
 	}
@@ -172,8 +178,16 @@ func TestSafeProgram(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := safeProgram([]string{file}); err != nil {
+	if err := safeProgram([]string{file}, nil); err != nil {
 		t.Error(err)
+	}
+	if err := safeProgram([]string{file, "-f"}, []string{"/bin/off", file}); err != nil {
+		t.Error(err)
+	}
+	for _, allowed := range [][]string{{}, {"/bin/off"}} {
+		if err := safeProgram([]string{file, "/bin/off"}, allowed); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "fence_programs") {
+			t.Errorf("%q: %v", allowed, err)
+		}
 	}
 	for what, change := range map[string]func() error{
 		"for a group to write": func() error { return os.Chmod(file, 0o775) },
@@ -183,14 +197,14 @@ func TestSafeProgram(t *testing.T) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
-		if err := safeProgram([]string{file}); dataset.KindOf(err) != dataset.ErrForbidden {
+		if err := safeProgram([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, nil, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := safeProgram([]string{file + "x"}); dataset.KindOf(err) != dataset.ErrNotFound {
+	if err := safeProgram([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Error(err)
 	}
 }

@@ -23,6 +23,9 @@ type Config struct {
 	// TransferRate is how many bytes a second moves and replicas of an agent's host take
 	// of its network, sent and received together; 0: no limit.
 	TransferRate dataset.Size
+	// FencePrograms are the programs that an agent's host runs, as root, where a profile has
+	// one for its fence; nil: any that belongs to root.
+	FencePrograms []string
 }
 
 // Listen says where a process answers on the network.
@@ -69,7 +72,7 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -81,6 +84,8 @@ func Parse(file string, src []byte) (Config, error) {
 	c.Publish, err = publish(keys["publish_facts"])
 	bad.Add(err)
 	c.TransferRate, err = transfers(keys["transfers"])
+	bad.Add(err)
+	c.FencePrograms, err = programs(keys["fence_programs"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

@@ -74,6 +74,27 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 	return rate, nil
 }
 
+// maxPrograms bounds what a host's fences are.
+const maxPrograms = 64
+
+// programs reads which programs a host runs for the fences of profiles; nil when nothing is
+// said of it.
+func programs(n strictyaml.Node) ([]string, error) {
+	items, err := n.Items()
+	if err != nil || n.Absent() {
+		return nil, err
+	}
+	if len(items) > maxPrograms {
+		return nil, n.Errorf("%d programs are too many (%d at most)", len(items), maxPrograms)
+	}
+	var bad strictyaml.Mistakes
+	out := make([]string, len(items))
+	for i, item := range items {
+		bad.Add(path(item, &out[i]))
+	}
+	return out, bad.Err()
+}
+
 // control reads where the control replicas are; nil when nothing is said of it.
 func control(n strictyaml.Node) ([]string, error) {
 	if n.Absent() {

@@ -113,12 +113,17 @@ func TestWherePublished(t *testing.T) {
 	alone.Replicas, alone.Listen = nil, nil
 	slow, slower := replica, alone
 	slow.TransferRate, slower.TransferRate, slower.Publish = 1<<20, 1<<20, nil
+	fences, lone := slow, slower
+	fences.TransferRate, fences.FencePrograms = 0, []string{}
+	lone.TransferRate, lone.FencePrograms = 0, []string{}
 	for err, want := range map[error]string{
+		fences.CheckControl():  "transfers and fence_programs are an agent's",
+		lone.CheckServe():      "control, transfers and fence_programs are for",
 		replica.CheckControl(): "facts cannot be published to swarm here: this is control, which has no part in a Swarm",
 		node.CheckAgent():      "facts cannot be published to consul here: a cluster's control does that (say it to drover control)",
 		alone.CheckServe():     "facts cannot be published to consul here",
-		slow.CheckControl():    "pools, labels and transfers are an agent's",
-		slower.CheckServe():    "transfers are for the hosts of a cluster",
+		slow.CheckControl():    "pools, labels, transfers and fence_programs are an agent's",
+		slower.CheckServe():    "transfers and fence_programs are for the hosts of a cluster",
 	} {
 		if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

@@ -39,11 +39,13 @@ type Options struct {
 	Version      string
 	Pools        []agent.PoolConfig
 	Labels       map[string]string
-	TransferRate dataset.Size    // bytes a second between hosts; 0: no limit
-	Consul       *consul.Options // where the store is; nil: in a file of Root
-	Profiles     func() control.Profiles
-	Backends     *backends.Registry
-	Log          *logrus.Logger
+	TransferRate dataset.Size // bytes a second between hosts; 0: no limit
+	// FencePrograms are the programs that the agent runs for fences; nil: any of root's.
+	FencePrograms []string
+	Consul        *consul.Options // where the store is; nil: in a file of Root
+	Profiles      func() control.Profiles
+	Backends      *backends.Registry
+	Log           *logrus.Logger
 
 	CA       string         // of Control: the folder of the cluster's authority
 	Listen   *config.Listen // of Control and Agent: what others on the network ask
@@ -174,7 +176,8 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools, TransferRate: p.TransferRate,
-		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
+		FencePrograms: p.FencePrograms,
+		Control:       asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Limits: p.Times,
 	}
 	if credentials != nil {
