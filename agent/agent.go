@@ -97,7 +97,8 @@ type Agent struct {
 	apart       []api.Service // each control replica alone
 	started     time.Time
 	began       time.Duration // the same by the steady clock
-	recovered   bool          // the agent's own state was lost before this start
+	recovered   bool          // the agent's own state was lost, and control was not asked what is mounted before this start
+	reunion     reunion
 
 	pools  *pools
 	cache  *cache
@@ -266,7 +267,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
-	if a.recovered {
+	if a.recovered && err != nil { // what a snapshot left frozen does not wait for control
 		if err := a.resolveMounts(ctx); err != nil {
 			return err
 		}
@@ -301,6 +302,9 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 		return s, err
 	}
 	if err := a.take(ctx, s, known); err != nil {
+		return s, err
+	}
+	if err := a.reunite(ctx); err != nil {
 		return s, err
 	}
 	a.forgetFacts()

@@ -19,7 +19,7 @@ import (
 // meetGuard asks the guard what it has, before anything is done about what is mounted,
 // where that may be bounded in time.
 func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
-	if a.Guard == nil || !slices.ContainsFunc(append(a.cache.ids(), a.cache.copyIDs()...), a.isBounded) {
+	if a.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.cache.ids(), a.cache.copyIDs()...), a.isBounded) {
 		return st
 	}
 	st, err := a.Guard.Status(ctx)
@@ -63,11 +63,16 @@ func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there b
 	if err != nil {
 		return e, false, err
 	}
+	e, there = entryOf(st, id)
+	return e, there, nil
+}
+
+func entryOf(st guard.Status, id uuid.UUID) (e guard.Entry, there bool) {
 	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool { return e.Dataset == id && e.State != guard.StateRebooted })
 	if i < 0 {
-		return e, false, nil
+		return e, false
 	}
-	return st.Datasets[i], true, nil
+	return st.Datasets[i], true
 }
 
 func isFenced(e guard.Entry) bool {
@@ -75,14 +80,28 @@ func isFenced(e guard.Entry) bool {
 }
 
 // fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
-// The error is why that is not known of one that is bounded in time.
+// The error is why that is not known of one that may be.
 func (a *Agent) fenced(id uuid.UUID) (bool, error) {
-	_, armed := a.bounds.armedAt(id)
-	if a.Guard == nil || !armed && !a.isBounded(id) {
+	return a.isFencedBy(id, func() (guard.Status, error) { return a.Guard.Status(a.ctx) })
+}
+
+// isFencedBy reports so by what the guard says when it is asked, which it is about what may
+// be fenced alone.
+func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+	if !a.mayBeFenced(id) {
 		return false, nil
 	}
-	e, there, err := a.entry(a.ctx, id)
-	return there && isFenced(e), err
+	st, err := asked()
+	e, there := entryOf(st, id)
+	return err == nil && there && isFenced(e), err
+}
+
+// mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
+// here, as when the agent's state was lost, it may.
+func (a *Agent) mayBeFenced(id uuid.UUID) bool {
+	d, known := a.cache.either(id)
+	_, armed := a.bounds.armedAt(id)
+	return a.Guard != nil && (armed || !known || bounded(d))
 }
 
 // registration is what the guard is to know of a dataset that is open until a moment.

@@ -19,11 +19,18 @@ import (
 // an empty store for the one it had.
 const identityName = "node.json"
 
+// recoveredKey is there until control has said what is mounted here, once the agent's own
+// state was lost.
+const recoveredKey = "recovered"
+
 // identify learns who this node is, or makes it up, once.
 func (a *Agent) identify(ctx context.Context) error {
 	var id nodeIdentity
 	known, err := a.state.get(ctx, "identity", &id)
 	if err != nil {
+		return err
+	}
+	if a.recovered, err = a.state.get(ctx, recoveredKey, &struct{}{}); err != nil {
 		return err
 	}
 	if !known {
@@ -36,7 +43,11 @@ func (a *Agent) identify(ctx context.Context) error {
 		} else if id.Node = a.Identity; id.Node == uuid.Nil {
 			id.Node = uuid.New()
 		}
-		if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
+		first := map[string]any{"identity": id}
+		if a.recovered {
+			first[recoveredKey] = struct{}{}
+		}
+		if err := a.state.put(ctx, first); err != nil {
 			return err
 		}
 	}

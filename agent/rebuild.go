@@ -112,8 +112,8 @@ func (a *Agent) accept(ctx context.Context) error {
 	a.mu.Lock()
 	a.cluster = uuid.Nil
 	a.mu.Unlock()
-	if err := a.take(ctx, s, known{}); err != nil || !a.recovered {
+	if err := a.take(ctx, s, known{}); err != nil {
 		return err
 	}
-	return a.resolveMounts(ctx) // of what was not known until now
+	return a.reunite(ctx) // with what was not known until now
 }

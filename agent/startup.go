@@ -5,11 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -45,6 +47,7 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 			_ = again(ctx, nil)
 		}
 	}
+	asked := sync.OnceValues(func() (guard.Status, error) { return a.Guard.Status(ctx) })
 	for _, m := range table.Under(a.mountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err != nil || m.Mountpoint != a.mountPath(id) {
@@ -53,15 +56,12 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 		if _, is := a.cache.shown(id); is {
 			continue
 		}
-		fenced, err := a.fenced(id)
+		fenced, err := a.isFencedBy(id, asked)
 		if err == nil && !fenced {
 			err = thaw(m.Mountpoint)
 		}
 		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
-		}
-		if fenced || err != nil && a.isBounded(id) {
-			continue // once it is thawed it is looked at again
 		}
 		if len(a.record(id).IDs) > 0 {
 			continue
@@ -76,12 +76,43 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 			}
 			continue
 		}
+		if fenced || err != nil && a.mayBeFenced(id) {
+			continue // once it is thawed it is looked at again
+		}
 		if err := a.unmountIdle(ctx, d); err != nil {
 			a.log(d).WithError(err).Warn("left-over mount was not taken off")
 			a.idle(id)
 		}
 	}
 	return nil
+}
+
+// reunion is whether it was found out who uses what, after the agent's state was lost.
+type reunion struct {
+	mu   sync.Mutex
+	done bool
+}
+
+// reunite looks again at what is mounted once control has said what it is, where the agent's
+// own state was lost: at this start, or when control is back. Again: nothing.
+func (a *Agent) reunite(ctx context.Context) error {
+	if !a.recovered {
+		return nil
+	}
+	a.reunion.mu.Lock()
+	defer a.reunion.mu.Unlock()
+	if a.reunion.done {
+		return nil
+	}
+	if err := a.resolveMounts(ctx); err != nil {
+		return err
+	}
+	if a.mistrust() != nil {
+		return nil // it does not say all; see accept
+	}
+	err := a.state.put(ctx, map[string]any{recoveredKey: nil})
+	a.reunion.done = err == nil
+	return err
 }
 
 // unknownUse stands for the mount IDs that were lost with the agent's state.
@@ -101,6 +132,9 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 	}
 	defer unlock()
 	r := a.record(d.ID)
+	if len(r.IDs) > 0 {
+		return nil // it was mounted just now
+	}
 	r.Epoch = d.Epoch
 	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.currentGeneration(), Since: a.started, inherited: true}
 	a.mu.Lock()

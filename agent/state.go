@@ -17,6 +17,7 @@ import (
 // state is what the agent keeps on its own disk. Keys:
 //
 //	identity               nodeIdentity
+//	recovered              the state was lost, and control has not yet said what is mounted
 //	incarnations           incarnations
 //	engine                 engineRecord
 //	recovery               the last recovery of control's store that was taken in
