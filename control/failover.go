@@ -154,24 +154,43 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 // tooOld says why a copy is too old to take over by itself; "" when it is not. Its age is
 // by the clock of the home alone.
 func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
-	var gone away
-	if _, err := t.get(awayKey(d.Home), &gone); err != nil {
+	last, late, err := s.lastHeard(t, d.Home)
+	if err != nil {
 		return "", err
-	}
-	last := gone.Clock
-	if at := s.seen.clock(d.Home); at.After(last) {
-		last = at
 	}
 	most := time.Duration(d.Profile.Failover.MaxLoss)
 	switch age := last.Sub(c.Current); {
 	case last.IsZero() || c.Current.IsZero():
 		return "it is not known how old the copy on node " + on.Name + " is, as control was not there or was started since", nil
+	case late:
+		return "it is not known how old the copy on node " + on.Name + " is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
 	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than a heartbeat is under way
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name, age.Round(time.Second), d.Profile.Name, most), nil
 	}
 	return "", nil
+}
+
+// clockTime is how long ago a node that goes away may have told its clock last: after a
+// heartbeat that was missed, which are as far apart as a session takes, its session goes on
+// for twice its time at most, and the background work then looks.
+func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limits.House }
+
+// lastHeard is what the clock of a node that is away said last, and whether that was too long
+// before it went away: its agent said then that it lives, and not until when it wrote.
+func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, err error) {
+	var gone away
+	if _, err := t.get(awayKey(node), &gone); err != nil {
+		return last, false, err
+	}
+	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
+	own := s.seen.clock(node) // which who put it on record may not have heard
+	if !own.After(last) {
+		return last, late, nil
+	}
+	since, seen := s.absent.since(awayKey(node))
+	return own.Time, late && (!seen || since-own.at > s.clockTime()), nil
 }
 
 // stillLost fails when the last home of what a promotion takes over is back: whoever vouched

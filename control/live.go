@@ -31,6 +31,7 @@ type away struct {
 	Since time.Time        `json:"since"`
 	Ran   dataset.Duration `json:"ran,omitempty"`  // of the services on the store, then
 	Clock time.Time        `json:"clock,omitzero"` // the node's own, when it was last heard; zero: not known
+	Old   dataset.Duration `json:"old,omitempty"`  // how long that was ago, then
 }
 
 func liveNodeKey(id uuid.UUID) string { return liveNodesPrefix + id.String() }
@@ -236,7 +237,11 @@ func (s *Service) goesAway(t *tx, id uuid.UUID) error {
 		return err
 	}
 	t.events = append(t.events, api.Event{Type: "node.away", Node: n.Name})
-	return t.put(awayKey(id), away{s.Clock.Now(), dataset.Duration(ran), s.seen.clock(id)})
+	gone := away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
+	if c := s.seen.clock(id); !c.IsZero() {
+		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.at)
+	}
+	return t.put(awayKey(id), gone)
 }
 
 // absent is for how long this service has seen each record that a node is away, by its own
@@ -262,6 +267,14 @@ func (a *absent) see(key string, index uint64, now time.Duration) time.Duration 
 		a.seen[key] = absence{index, now}
 	}
 	return now - a.seen[key].since
+}
+
+// since is when a record was seen first, as it is now; false: it was not.
+func (a *absent) since(key string) (time.Duration, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first, seen := a.seen[key]
+	return first.since, seen
 }
 
 // keep forgets all other records: one that comes back with the index that it had, as from

@@ -87,3 +87,58 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 		})
 	}
 }
+
+// A home whose agent said that it lives, and no more what its clock says, may have written
+// until it was lost: how old a copy is, is not known then, however new it is by that clock.
+func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
+	const unknown = "it is not known how old the copy on node gamma is, as its home had not told its clock for more than 1m0s when it was lost"
+	for _, c := range []struct {
+		name   string
+		silent time.Duration // that it renews without a word to the service that finds it lost
+		heard  time.Duration // of that, that another service hears it
+		other  bool          // which is asked
+		want   string        // empty: the copy takes over
+	}{
+		{"no longer than it takes", time.Minute, 0, false, ""},
+		{"longer", time.Minute + 10*time.Second, 0, false, unknown},
+		{"for an hour", time.Hour, 0, false, unknown},
+		{"and heard to the end by who is asked", time.Hour, time.Hour, true, "the copy on node gamma is 30m0s old"},
+		{"and heard to the end by who is not asked", time.Hour, time.Hour, false, unknown},
+		{"and heard for half of it by who is asked", time.Hour, time.Hour / 2, true, unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLost(t, 2)
+			first, second := l.x.list[0], l.x.list[1]
+			l.a.guarded()
+			half := c.silent / 2
+			l.passes(half, l.a, l.b, l.c)
+			l.c.has(l.d, l.clock.Now(), l.clock.Now())
+			had, _ := first.seen.copy(l.c.id, l.d.ID)
+			l.passes(c.heard-half, l.a, l.b, l.c)
+			for node, h := range map[*agent]api.Heartbeat{l.a: {}, l.b: {}, l.c: {Copies: []dataset.Copy{had}}} {
+				h.Incarnation, h.Guard, h.Clock = node.incarnation, true, l.clock.Now()
+				if err := second.Heartbeat(l.ctx, node.id, h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.passes(min(half, c.silent-c.heard), l.a, l.b, l.c)
+			l.x.dies(l.a)
+			for _, s := range l.x.list {
+				if err := s.lookForAway(l.ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.passes(l.Limits.Session, l.b, l.c)
+			s := first
+			if c.other {
+				s = second
+			}
+			op, err := l.asks(s, "beta")
+			if c.want != "" {
+				refused(t, err, dataset.ErrOffline, c.want, "--force --fenced alpha")
+			} else if err != nil || op == nil || op.Node != l.c.id {
+				t.Errorf("%+v, %v", op, err)
+			}
+		})
+	}
+}

@@ -129,10 +129,10 @@ func (s *seen) guarded(node uuid.UUID) bool {
 }
 
 // clock is what a node's own clock said when the node was heard last; zero: not heard.
-func (s *seen) clock(node uuid.UUID) time.Time {
+func (s *seen) clock(node uuid.UUID) heardClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.clocks[node].Time
+	return s.clocks[node]
 }
 
 // ahead is by how much a copy is newer than its home's clock was when that was told, going
