@@ -31,6 +31,11 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return out, err
 		}
 	}
+	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil { // what it rests on may have changed meanwhile
+		if err := s.lookForLoss(ctx); err != nil {
+			return out, err
+		}
+	}
 	var last *tx
 	began := s.Clock.Steady()
 	index, err := s.update(ctx, func(t *tx) error {

@@ -73,6 +73,12 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 	var said string
 	_, err := s.update(ctx, func(t *tx) error {
 		said = ""
+		// First: who finds more nodes lost after this, and says so, has this decided anew.
+		var was halted
+		there, err := t.get(failoverKey, &was)
+		if err != nil {
+			return err
+		}
 		nodes, err := listAll[dataset.Node](t, nodesPrefix)
 		if err != nil {
 			return err
@@ -102,11 +108,6 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			if known && !vouched {
 				ran[n.ID] = time.Duration(gone.Ran)
 			}
-		}
-		var was halted
-		there, err := t.get(failoverKey, &was)
-		if err != nil {
-			return err
 		}
 		now := vanished(all, ran, was.Nodes)
 		if slices.Equal(now, was.Nodes) {

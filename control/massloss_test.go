@@ -2,7 +2,9 @@ package control
 
 import (
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,16 +52,16 @@ func TestMassLoss(t *testing.T) {
 	for i, a := range others {
 		l.passes(massTime/3, append([]*agent{l.b, l.c}, others[i:]...)...)
 		l.x.dies(a)
-		if err := l.lookForAway(l.ctx); err != nil {
-			t.Fatal(err)
+		if i == 0 { // the last one finds who puts the promotion on record
+			if err := l.lookForAway(l.ctx); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	l.b.guarded()
 	// delta and epsilon, or alpha and delta, are two of five.
-	if err := l.lookForMassLoss(l.ctx); err == nil {
-		_, err = l.Commit(l.ctx, l.b.id, l.b.report(op))
-		refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE --confirmed")
-	}
+	_, err := l.Commit(l.ctx, l.b.id, l.b.report(op))
+	refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE --confirmed")
 	if len(loud) != 1 || !strings.Contains(loud[0], "3 nodes vanished") {
 		t.Errorf("%q", loud)
 	}
@@ -69,7 +71,7 @@ func TestMassLoss(t *testing.T) {
 	if _, err := l.CancelOperation(l.ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	_, err := l.asks(l.Service, "beta")
+	_, err = l.asks(l.Service, "beta")
 	refused(t, err, dataset.ErrOffline, "alpha", "3 nodes vanished")
 
 	fence := func(a *agent, confirmed bool) error {
@@ -93,6 +95,66 @@ func TestMassLoss(t *testing.T) {
 	}
 	if op, err := l.asks(l.Service, "beta"); err != nil || op == nil {
 		t.Errorf("%+v, %v", op, err)
+	}
+}
+
+// Another service finds more nodes lost, and halts failover, while one looks: that goes on
+// from neither half of it.
+func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
+	for _, at := range []string{"the halt is read", "the nodes are read", "it is written"} {
+		t.Run(at, func(t *testing.T) {
+			e := newEnv(t)
+			e.Shared = true
+			var nodes []dataset.Node
+			for range 5 {
+				nodes = append(nodes, dataset.Node{ID: uuid.New(), Registered: e.clock.Now()})
+			}
+			goes := func(halts bool, list ...dataset.Node) {
+				if _, err := e.update(e.ctx, func(x *tx) (err error) {
+					h := halted{Since: e.clock.Now()}
+					for _, n := range list {
+						err = errors.Join(err, x.put(nodeKey(n.ID), n), x.put(awayKey(n.ID), away{Since: e.clock.Now()}))
+					}
+					for _, n := range nodes[:3] {
+						h.Nodes = append(h.Nodes, n.ID)
+					}
+					if halts {
+						slices.SortFunc(h.Nodes, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+						err = errors.Join(err, x.put(failoverKey, h))
+					}
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			goes(false, nodes[0])
+			for _, n := range nodes[1:] {
+				if _, err := e.update(e.ctx, func(x *tx) error { return x.put(nodeKey(n.ID), n) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			meanwhile := sync.OnceFunc(func() { goes(true, nodes[1:3]...) })
+			switch at {
+			case "the halt is read":
+				e.spy.onGet = func(key string) {
+					if key == failoverKey {
+						meanwhile()
+					}
+				}
+			case "the nodes are read":
+				e.spy.onList = func(string) { meanwhile() }
+			default:
+				goes(true, nodes[0]) // over, as one alone is away: it is to be taken off
+				e.spy.first(meanwhile)
+			}
+			if err := e.lookForMassLoss(e.ctx); err != nil {
+				t.Fatal(err)
+			}
+			meanwhile()
+			if st, err := e.Failover(e.ctx); err != nil || st.Halted == "" {
+				t.Errorf("three of five are away, and failover goes on: %+v, %v", st, err)
+			}
+		})
 	}
 }
 
