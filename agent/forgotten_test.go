@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
 
@@ -63,4 +67,64 @@ func TestI1FencedAndForgotten(t *testing.T) {
 	if err := errors.Join(g.a.save(t.Context(), d, r, nil), g.a.unmountIdle(t.Context(), d)); err != nil {
 		t.Error(err)
 	}
+}
+
+// slowGuard is one whose fence with some policies takes an hour.
+type slowGuard struct {
+	fusedGuard
+	mu   sync.Mutex
+	slow []guard.Policy
+}
+
+func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.Entry, error) {
+	policy := r.Policy
+	if policy == guard.PolicyWatchdog { // for which there is no device here
+		r.Policy = guard.PolicyKill
+	}
+	e, err := s.fusedGuard.Register(ctx, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.slow, policy) {
+		e.Bound = time.Hour
+	}
+	return e, err
+}
+
+// What is mounted stays with the guard, though its fence takes too long by now: it is fenced
+// by another policy, or held for less long.
+func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
+	g := newGuarded(t)
+	d := g.replicated("db")
+	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}}
+	g.a.cfg.Guard = slow
+	g.a.again()
+	g.a.mounts("db@auto", "user")
+	changed := d
+	changed.Profile.Failover.Fence.Kind = dataset.FenceWatchdog
+	for _, policies := range [][]guard.Policy{{guard.PolicyWatchdog}, {guard.PolicyWatchdog, guard.PolicyKill}} {
+		slow.mu.Lock()
+		slow.slow = policies
+		slow.mu.Unlock()
+		unlock, err := g.a.locks.lock(t.Context(), d.ID, "test")
+		if err == nil {
+			err = g.a.arm(t.Context(), changed, g.a.thePool())
+			unlock()
+		}
+		if err != nil {
+			t.Errorf("slow are %v: %v", policies, err)
+		}
+		if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
+			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
+		}
+		g.a.bounds.mu.Lock()
+		fence := g.a.bounds.holds[d.ID].fence
+		g.a.bounds.mu.Unlock()
+		if long := fence == time.Hour; long != (len(policies) > 1) {
+			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)
+		}
+	}
+	slow.mu.Lock()
+	slow.slow = nil
+	slow.mu.Unlock()
+	g.a.unmounts("db@auto", "user")
 }

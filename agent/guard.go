@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -80,4 +81,51 @@ func (a *Agent) checkGuard(ctx context.Context, r *report) {
 			r.add(levelError, "volume "+e.Volume, "", "is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
 		}
 	}
+}
+
+// entry returns what the guard has of a dataset on this boot.
+func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
+	st, err := a.Guard.Status(ctx)
+	if err != nil {
+		return e, false, err
+	}
+	e, there = entryOf(st, id)
+	return e, there, nil
+}
+
+func entryOf(st guard.Status, id uuid.UUID) (e guard.Entry, there bool) {
+	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool { return e.Dataset == id && e.State != guard.StateRebooted })
+	if i < 0 {
+		return e, false
+	}
+	return st.Datasets[i], true
+}
+
+func isFenced(e guard.Entry) bool {
+	return e.State == guard.StateFencing || e.State == guard.StateFenced
+}
+
+// fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
+// The error is why that is not known of one that may be.
+func (a *Agent) fenced(id uuid.UUID) (bool, error) {
+	return a.isFencedBy(id, func() (guard.Status, error) { return a.Guard.Status(a.ctx) })
+}
+
+// isFencedBy reports so by what the guard says when it is asked, which it is about what may
+// be fenced alone.
+func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+	if !a.mayBeFenced(id) {
+		return false, nil
+	}
+	st, err := asked()
+	e, there := entryOf(st, id)
+	return err == nil && there && isFenced(e), err
+}
+
+// mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
+// here, as when the agent's state was lost, it may.
+func (a *Agent) mayBeFenced(id uuid.UUID) bool {
+	d, known := a.cache.either(id)
+	_, armed := a.bounds.armedAt(id)
+	return a.Guard != nil && (armed || !known || bounded(d))
 }

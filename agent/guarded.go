@@ -57,53 +57,6 @@ func (a *Agent) armAll(st guard.Status) {
 	}
 }
 
-// entry returns what the guard has of a dataset on this boot.
-func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
-	st, err := a.Guard.Status(ctx)
-	if err != nil {
-		return e, false, err
-	}
-	e, there = entryOf(st, id)
-	return e, there, nil
-}
-
-func entryOf(st guard.Status, id uuid.UUID) (e guard.Entry, there bool) {
-	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool { return e.Dataset == id && e.State != guard.StateRebooted })
-	if i < 0 {
-		return e, false
-	}
-	return st.Datasets[i], true
-}
-
-func isFenced(e guard.Entry) bool {
-	return e.State == guard.StateFencing || e.State == guard.StateFenced
-}
-
-// fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
-// The error is why that is not known of one that may be.
-func (a *Agent) fenced(id uuid.UUID) (bool, error) {
-	return a.isFencedBy(id, func() (guard.Status, error) { return a.Guard.Status(a.ctx) })
-}
-
-// isFencedBy reports so by what the guard says when it is asked, which it is about what may
-// be fenced alone.
-func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
-	if !a.mayBeFenced(id) {
-		return false, nil
-	}
-	st, err := asked()
-	e, there := entryOf(st, id)
-	return err == nil && there && isFenced(e), err
-}
-
-// mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
-// here, as when the agent's state was lost, it may.
-func (a *Agent) mayBeFenced(id uuid.UUID) bool {
-	d, known := a.cache.either(id)
-	_, armed := a.bounds.armedAt(id)
-	return a.Guard != nil && (armed || !known || bounded(d))
-}
-
 // registration is what the guard is to know of a dataset that is open until a moment.
 func (a *Agent) registration(d dataset.Dataset, pool backends.Pool, until time.Duration) guard.Registration {
 	policy := guard.PolicyKill
@@ -129,22 +82,43 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset, pool backends.Pool) 
 	if err != nil {
 		return err
 	}
+	mounted, err := isMountPoint(a.mountPath(d.ID))
+	if err != nil {
+		return err
+	}
 	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost
-	e, err := a.Guard.Register(ctx, a.registration(d, pool, until))
+	e, err := a.enter(ctx, d, a.registration(d, pool, until), mounted)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = a.vouch(ctx, d, until); err == nil {
-			e, err = a.Guard.Register(ctx, a.registration(d, pool, until))
+			e, err = a.enter(ctx, d, a.registration(d, pool, until), mounted)
 		}
 	}
 	if err != nil {
 		return a.noGuard(err)
 	}
 	if most := a.bounds.fenceTakes(d.ID, e.Bound); e.Bound > most {
-		a.release(d.ID)
-		return dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
+		err := dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
+		if !mounted {
+			a.release(d.ID)
+			return err
+		}
+		a.log(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
 	}
 	steps.At("mount.registered")
 	return nil
+}
+
+// enter registers a dataset. One that is mounted is never without a guard: where its policy
+// is none for this host, as after its profile was changed, its writers are killed instead.
+func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (guard.Entry, error) {
+	e, err := a.Guard.Register(ctx, r)
+	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > a.bounds.fenceTakes(d.ID, e.Bound)
+	if !mounted || !none || r.Policy == guard.PolicyKill {
+		return e, err
+	}
+	a.log(d).WithError(err).WithField("bound", e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its writers would be killed instead", r.Policy)
+	r.Policy = guard.PolicyKill
+	return a.Guard.Register(ctx, r)
 }
 
 // vouch lets a dataset go on that was fenced: what holds it now says that the epoch is still
