@@ -284,11 +284,15 @@ const givenKept = 2
 
 // prune removes the snapshots for other nodes that none needs any more: but for the
 // newest, those that are named, those that copies on record have or rest on, and the newest
-// ones for each node that has a copy or is to have one. The dataset's lock is held.
+// ones for each node that has a copy or is to have one; none where no head is that has
+// what they have. The dataset's lock is held.
 func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but ...uuid.UUID) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
 		return err
+	}
+	if e.State == backends.EntryCopy && !e.Promoted {
+		return nil // the home on record, and without a head: what lies here may be the last of it
 	}
 	isTransfer := func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer }
 	if _, any := newest(e, isTransfer); !any {

@@ -14,20 +14,20 @@ import (
 // account is all that the store and agents say of one dataset, when the store went back.
 type account struct {
 	id     uuid.UUID
-	stored *dataset.Dataset // nil: it is not on record
-	index  uint64           // of that
-	claims []holding        // of nodes that say that they are its home
-	told   []dataset.Dataset
+	stored *dataset.Dataset           // nil: it is not on record
+	index  uint64                     // of that
+	claims []holding                  // of nodes that say that they are its home
+	told   []holding                  // of nodes that have a copy, by which they know of its home
 	copies map[uuid.UUID]dataset.Copy // by the nodes that keep them
 	given  map[uuid.UUID]api.Given    // epochs that nodes have given up
 	strays map[uuid.UUID]bool         // nodes where it lies, that do not say that they are its home
 }
 
-// holding is what a node says of a dataset of its own.
+// holding is what a node says of a dataset.
 type holding struct {
 	api.Found
 	node uuid.UUID
-	lies bool // its pool was looked into, and it is there
+	lies bool // its pool was looked into, and it is there; of a dataset of its own
 }
 
 // roll is who told what it holds, and who was vouched for.
@@ -35,6 +35,7 @@ type roll struct {
 	heard  map[uuid.UUID]bool
 	fenced map[uuid.UUID]bool
 	pools  map[uuid.UUID]bool // that were looked into
+	silent bool               // there is a node of which neither is so: it may have anything
 }
 
 // verdict is what an account comes to.
@@ -84,6 +85,8 @@ func (a *account) judge(r roll) verdict {
 		v.action = "changed"
 	case a.destroyed(r):
 		v.action = "forgotten"
+	case v.from == nil && a.headless(v.is, r):
+		v.action, v.note = "missing", "its home looked, and does not have it; a node that is not heard may: it stays on record"
 	case !a.sameCopies(v.keep):
 		v.action = "copies"
 	}
@@ -96,7 +99,8 @@ func (a *account) says(d dataset.Dataset) bool {
 }
 
 // latest is the record of the highest epoch that anybody knows of; of that the one which
-// was written last.
+// was written last. What a node that writes no more claims itself is over; what others
+// know of it is not: its epoch was open there, and they gave theirs up for it.
 func (a *account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -112,10 +116,8 @@ func (a *account) latest(r roll) (best dataset.Dataset) {
 			take(c.Dataset, c.Index)
 		}
 	}
-	for _, d := range a.told {
-		if !r.fenced[d.Home] {
-			take(d, 0)
-		}
+	for _, h := range a.told {
+		take(h.Dataset, 0)
 	}
 	return best
 }
@@ -135,12 +137,21 @@ func (a *account) disputed(is dataset.Dataset, r roll) string {
 }
 
 // destroyed reports whether what the store has on record is nowhere any more: its home
-// looked, and nobody has a copy, or could have one.
+// looked, and nobody has a copy, or could have one: no node is there that was not asked,
+// since it may have gone to any of them.
 func (a *account) destroyed(r roll) bool {
-	if !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 || len(a.claims) > 0 {
+	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 || len(a.claims) > 0 {
 		return false
 	}
 	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.heard[n] })
+}
+
+// headless reports whether the home that the store has on record looked, and does not have
+// the dataset: neither by its own word (what it claims), nor by that of a copy of which it
+// has not heard yet that it became the dataset.
+func (a *account) headless(is dataset.Dataset, r roll) bool {
+	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
+	return r.pools[is.Pool] && !slices.ContainsFunc(a.told, behind)
 }
 
 // kept are the copies that nodes said they have; a home that was overtaken has one that

@@ -51,7 +51,7 @@ func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err er
 			k.Copy.Node = node
 			a.copies[node] = k.Copy
 			if k.Record != nil {
-				a.told = append(a.told, *k.Record)
+				a.told = append(a.told, holding{Found: api.Found{Pool: k.Pool, Dataset: *k.Record}, node: node})
 			}
 		}
 		for _, g := range h.Given {

@@ -18,29 +18,71 @@ func (c *comparison) mend(ctx context.Context) error {
 		}
 	}
 	for _, j := range c.all {
-		if _, err := c.s.update(ctx, func(t *tx) error { return c.s.mendOne(t, j) }); err != nil {
+		if _, err := c.update(ctx, func(t *tx) error { return c.mendOne(t, j) }); err != nil {
 			return err
 		}
 		if j.action == "forgotten" {
 			j.spare, j.lacks = nil, nil
-			if err := c.s.forgetAllSnapshots(ctx, j.id); err != nil {
+			if err := c.forgetAllSnapshots(ctx, j.id); err != nil {
 				return err
 			}
 		}
-		if err := c.s.mendSnapshots(ctx, j); err != nil {
+		if err := c.mendSnapshots(ctx, j); err != nil {
 			return err
 		}
 	}
-	if err := c.s.endAll(ctx); err != nil {
+	if err := c.endAll(ctx); err != nil {
 		return err
 	}
-	_, err := c.s.update(ctx, c.lift)
+	_, err := c.update(ctx, c.lift)
 	return err
+}
+
+// update makes one step of the recovery, as long as it is the one that is under way: one
+// that stood still while another was confirmed, and the halt was over, changes nothing.
+func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
+	return c.s.update(ctx, func(t *tx) error {
+		var rec recovery
+		if _, err := t.get(recoveryKey, &rec); err != nil {
+			return err
+		}
+		halted, err := t.get(haltedKey, &halt{})
+		if err != nil {
+			return err
+		}
+		if rec.ID != c.id || rec.Done || !halted {
+			return dataset.Errorf(dataset.ErrConflict, "recover: another one was begun meanwhile, or is done: look again (drover store recover)")
+		}
+		return decide(t)
+	})
+}
+
+// noneLives fails with ErrConflict when a node is alive of which a person says that it
+// writes no more: what it has would be given to others.
+func (c *comparison) noneLives(t *tx) error {
+	for node := range c.roll.fenced {
+		_, there, err := t.living(node)
+		if err != nil || !there {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		name, err := t.nodeName(node)
+		if err != nil {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrConflict, "recover: node %s, said to write no more, is alive (stop drover and its containers there, or switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Limits.Session, name)
+	}
+	return nil
 }
 
 // mendOne writes the record of one dataset as it is to be, unless the store has another
 // than it was judged by.
-func (s *Service) mendOne(t *tx, j judged) error {
+func (c *comparison) mendOne(t *tx, j judged) error {
+	if err := c.noneLives(t); err != nil {
+		return err
+	}
 	var was dataset.Dataset
 	there, err := t.get(datasetKey(j.id), &was)
 	if err != nil {
@@ -52,7 +94,8 @@ func (s *Service) mendOne(t *tx, j judged) error {
 	if j.action == "snapshots" {
 		return nil
 	}
-	if there && j.action != "copies" {
+	stays := j.action == "copies" || j.action == "missing"
+	if there && !stays {
 		if err := t.disclaim(was); err != nil {
 			return err
 		}
@@ -79,14 +122,14 @@ func (s *Service) mendOne(t *tx, j judged) error {
 	for _, nodes := range [][]uuid.UUID{d.Copies, d.Spent} {
 		slices.SortFunc(nodes, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
 	}
-	if j.action == "copies" {
+	if stays {
 		was.Copies, was.Spent = d.Copies, d.Spent
 		return t.putDataset(was)
 	}
-	d.Profile = s.withOwnCommand(d.Profile, was.Profile)
+	d.Profile = c.s.withOwnCommand(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
-	if err := s.reclaim(t, &d, &r); err != nil {
+	if err := c.s.reclaim(t, &d, &r); err != nil {
 		return err
 	}
 	t.event("store.recover", d, r.Action)
@@ -94,16 +137,16 @@ func (s *Service) mendOne(t *tx, j judged) error {
 }
 
 // mendSnapshots puts those on record that the home has, and takes those off that it has not.
-func (s *Service) mendSnapshots(ctx context.Context, j judged) error {
+func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 	if len(j.lacks) > 0 {
-		if err := s.rebuildSnapshots(ctx, api.Found{Dataset: j.is, Snapshots: j.lacks}); err != nil {
+		if err := c.s.rebuildSnapshots(ctx, c.update, api.Found{Dataset: j.is, Snapshots: j.lacks}); err != nil {
 			return err
 		}
 	}
 	for rest := j.spare; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := s.update(ctx, func(t *tx) error {
+		if _, err := c.update(ctx, func(t *tx) error {
 			for _, snap := range some {
 				if there, err := t.get(snapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
 					return err
@@ -121,18 +164,18 @@ func (s *Service) mendSnapshots(ctx context.Context, j judged) error {
 
 // forgetAllSnapshots removes the records of a dataset's snapshots, which is not on record
 // itself any more.
-func (s *Service) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
-	left, err := listAll[dataset.Snapshot](newTx(ctx, s.store), snapshotPrefix(id))
+func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
+	left, err := listAll[dataset.Snapshot](newTx(ctx, c.s.store), snapshotPrefix(id))
 	if err != nil {
 		return err
 	}
-	return s.mendSnapshots(ctx, judged{account: &account{id: id}, spare: left})
+	return c.mendSnapshots(ctx, judged{account: &account{id: id}, spare: left})
 }
 
 // endAll ends what is on record as under way: it may have been done since, and what was
 // written after that is not to be written over.
-func (s *Service) endAll(ctx context.Context) error {
-	ops, err := listAll[dataset.Operation](newTx(ctx, s.store), operationsPrefix)
+func (c *comparison) endAll(ctx context.Context) error {
+	ops, err := listAll[dataset.Operation](newTx(ctx, c.s.store), operationsPrefix)
 	if err != nil {
 		return err
 	}
@@ -140,13 +183,13 @@ func (s *Service) endAll(ctx context.Context) error {
 		if op.State.Final() || op.Kind == dataset.OpPurge { // which finds nothing, or what is condemned still
 			continue
 		}
-		if _, err := s.update(ctx, func(t *tx) error {
+		if _, err := c.update(ctx, func(t *tx) error {
 			var now dataset.Operation
 			if there, err := t.get(operationKey(op.ID), &now); err != nil || !there || now.State.Final() {
 				return err
 			}
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict, "the store went back while operation %s was under way: look whether it was carried out", now.ID))
-			return s.finish(t, now)
+			return c.s.finish(t, now)
 		}); err != nil {
 			return err
 		}
@@ -164,8 +207,8 @@ func (c *comparison) lift(t *tx) error {
 	if _, err := t.get(recoveryKey, &rec); err != nil {
 		return err
 	}
-	if rec.ID != c.id || rec.Done {
-		return dataset.Errorf(dataset.ErrConflict, "recover: another one was begun meanwhile")
+	if err := c.noneLives(t); err != nil {
+		return err
 	}
 	var h halt
 	if _, err := t.get(haltedKey, &h); err != nil {

@@ -108,7 +108,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 	if err != nil || elsewhere {
 		return r, err
 	}
-	return r, s.rebuildSnapshots(ctx, f)
+	return r, s.rebuildSnapshots(ctx, s.update, f)
 }
 
 // lost reports whether nothing is heard of a node: by its session where services share
@@ -194,13 +194,13 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	return t.put(nameKey(d.Volume), claim{d.ID})
 }
 
-// rebuildSnapshots brings back snapshot records, some in each transaction: there
-// can be more than fit in one.
-func (s *Service) rebuildSnapshots(ctx context.Context, f api.Found) error {
+// rebuildSnapshots brings back snapshot records, some in each transaction (of update's):
+// there can be more than fit in one.
+func (s *Service) rebuildSnapshots(ctx context.Context, update func(context.Context, func(*tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := s.update(ctx, func(t *tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
+		if _, err := update(ctx, func(t *tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
 			return err
 		}
 	}

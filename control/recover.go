@@ -218,6 +218,9 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 		}
 		c.roll.fenced[n.ID] = true
 	}
+	if err := c.noneLives(t); err != nil {
+		return nil, err
+	}
 	if err := c.callRoll(t); err != nil {
 		return nil, err
 	}
@@ -242,6 +245,7 @@ func (c *comparison) callRoll(t *tx) error {
 			c.out.Heard = append(c.out.Heard, n.Name)
 		} else {
 			c.out.Silent = append(c.out.Silent, n.Name)
+			c.roll.silent = c.roll.silent || !c.roll.fenced[n.ID]
 		}
 	}
 	slices.Sort(c.out.Heard)
@@ -336,7 +340,7 @@ func (j *judged) words(t *tx) (api.Differs, error) {
 			return d, err
 		}
 	}
-	if j.action != "forgotten" {
+	if j.action != "forgotten" && j.action != "missing" {
 		if d.Agents, err = at(j.is); err != nil {
 			return d, err
 		}

@@ -280,7 +280,7 @@ func TestRecoverDisputed(t *testing.T) {
 			d.Home, d.Pool = m.nodes["beta"].id, m.nodes["beta"].pools[0].ID
 			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: seenIndex})
 			m.holds["beta"] = h
-		}, []string{"alpha", "beta"}, "beta", "alpha", 1, 2},
+		}, []string{"beta", "alpha"}, "beta", "alpha", 1, 2},
 		"given up to who is silent": {func(m *muster, d dataset.Dataset) {
 			h := m.holds["alpha"]
 			h.Given = []api.Given{{Dataset: d.ID, Epoch: d.Epoch, To: m.nodes["beta"].id}}
@@ -303,6 +303,7 @@ func TestRecoverDisputed(t *testing.T) {
 			if after := m.save(); len(after) != len(before) || !m.halted() {
 				t.Error("something was written")
 			}
+			m.dies(m.nodes[c.fenced]) // once it has told, if it did
 			word := api.Recover{Fenced: []string{c.fenced}}
 			if r, err = m.recover(word, c.heard...); err == nil {
 				word.Confirm = r.Digest

@@ -22,7 +22,8 @@ answer; once that is confirmed it writes what agents know to be newer, and ends
 the halt that keeps anything from being decided. Cut short, it is run again.
 
 What two nodes claim at once takes a person's word: --fenced NODE says that a
-node writes no more; what it claims is kept as a superseded copy.`,
+node, which is not alive, writes no more. What it claims is over; a volume that
+others know to be on it goes on from a copy: drover volume move --force --fenced.`,
 		Example:           "  drover store recover\n  drover store recover --confirm --fenced host-c",
 		Args:              args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,

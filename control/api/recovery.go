@@ -29,8 +29,9 @@ type Differs struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Volume  string    `json:"volume"`
 	// Action is what mends it: restored, trashed, moved, changed, forgotten, copies,
-	// snapshots; or disputed, when that takes a person's word.
-	Action string `json:"action" enum:"restored,trashed,moved,changed,forgotten,copies,snapshots,disputed"`
+	// snapshots; missing, when its home does not have it; or disputed, when that takes a
+	// person's word.
+	Action string `json:"action" enum:"restored,trashed,moved,changed,forgotten,missing,copies,snapshots,disputed"`
 	Store  string `json:"store,omitempty"`  // what the store says; empty: nothing
 	Agents string `json:"agents,omitempty"` // what agents say; empty: nothing
 	Note   string `json:"note,omitempty"`
