@@ -22,6 +22,7 @@ type Raised struct {
 }
 
 // Check returns what is wrong, the worst first; nothing when all is well. Per dataset:
+//   - two nodes wrote under one epoch, which has one home;
 //   - a write under an epoch ended after the first under a newer one had begun;
 //   - what was fsynced is in no copy, and no announced loss covers it;
 //   - a copy holds a token that no writer wrote.
@@ -37,16 +38,17 @@ func Check(entries []Entry, copies []Copy, losses []Loss, raised ...Raised) []st
 			byDataset[c.Dataset] = nil
 		}
 	}
-	var overlaps, lost, foreign []string
+	var shared, overlaps, lost, foreign []string
 	for _, id := range sorted(byDataset) {
 		list := byDataset[id]
 		of := slices.DeleteFunc(slices.Clone(copies), func(c Copy) bool { return c.Dataset != id })
 		announced := slices.DeleteFunc(slices.Clone(losses), func(l Loss) bool { return l.Dataset != id })
+		shared = append(shared, sharing(id, list)...)
 		overlaps = append(overlaps, overlapping(id, list, raised)...)
 		lost = append(lost, missing(id, list, of, announced)...)
 		foreign = append(foreign, unwritten(id, list, of)...)
 	}
-	return append(append(overlaps, lost...), foreign...)
+	return slices.Concat(shared, overlaps, lost, foreign)
 }
 
 func sorted[V any](m map[string]V) []string {
@@ -56,6 +58,23 @@ func sorted[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// sharing finds epochs under which several nodes had their file open, whether or not what
+// they wrote failed, and whether or not at once.
+func sharing(id string, entries []Entry) (bad []string) {
+	by, told := map[uint64]Entry{}, map[uint64]bool{}
+	for _, e := range entries {
+		first, known := by[e.Epoch]
+		switch {
+		case !known:
+			by[e.Epoch] = e
+		case e.Node != first.Node && !told[e.Epoch]:
+			told[e.Epoch] = true
+			bad = append(bad, fmt.Sprintf("dataset %s: two nodes in one epoch: %q on %s and %q on %s", id, first.Token, first.Node, e.Token, e.Node))
+		}
+	}
+	return bad
 }
 
 // overlapping compares each epoch with all newer ones: a write under it ends before the

@@ -44,6 +44,10 @@ func TestCheck(t *testing.T) {
 		"all is there":              {entries: []witness.Entry{b1, a1, a2}, copies: []witness.Copy{head}},
 		"some is aside":             {entries: []witness.Entry{a1, a2, b1}, copies: []witness.Copy{copyOf("head", a1, b1), aside}},
 		"the epochs overlap by one": {[]witness.Entry{a1, a2, b1, late}, []witness.Copy{head, copyOf("superseded", late)}, nil, []string{`two epochs at once: "a 1 3" on host-a ended 1 ns after "b 2 1" on host-b had begun`}},
+		"two nodes write under one epoch": {
+			[]witness.Entry{a1, a2, wrote("c", 1, 1, 50, 60)}, []witness.Copy{copyOf("head", a1, a2, wrote("c", 1, 1, 0, 0))}, nil,
+			[]string{`two nodes in one epoch: "a 1 1" on host-a and "c 1 1" on host-c`},
+		},
 		"one ends as the next begins": {
 			entries: []witness.Entry{a1, wrote("a", 1, 2, 30, 50), b1}, copies: []witness.Copy{head},
 		},
@@ -100,6 +104,7 @@ func truth(t *rapid.T) (entries []witness.Entry) {
 			at := start
 			for seq := range rapid.IntRange(1, 5).Draw(t, "writes") {
 				e := wrote(fmt.Sprint("w", epoch, w), uint64(epoch+1), seq+1, at, at+rapid.Int64Range(0, 9).Draw(t, "took"))
+				e.Node = fmt.Sprint("host", epoch)
 				entries = append(entries, e)
 				at = e.End + rapid.Int64Range(0, 9).Draw(t, "pause")
 				end = max(end, e.End)
@@ -159,10 +164,16 @@ func TestCheckOfTruth(t *testing.T) {
 			t.Fatalf("a loss of what came later covers it: %q", bad)
 		}
 		copies[0].Tokens[e.Token] = true
-		newer := false
+		newer, alone := false, true
 		for _, other := range entries {
 			newer = newer || other.Epoch > e.Epoch
+			alone = alone && (other.Token == e.Token || other.Epoch != e.Epoch)
 		}
+		entries[i].Node = "elsewhere"
+		if bad := witness.Check(entries, copies, nil); (len(bad) == 0) != alone {
+			t.Fatalf("written elsewhere, alone in its epoch %t: %q", alone, bad)
+		}
+		entries[i].Node = e.Node
 		entries[i].End = 1 << 40
 		if bad := witness.Check(entries, copies, nil); (len(bad) > 0) != newer {
 			t.Fatalf("ends too late, a newer epoch there %t: %q", newer, bad)
