@@ -19,7 +19,8 @@ import (
 )
 
 // noticed is how long it takes at most until somebody sees that the store went back: a
-// session's time several times over. One in which nothing had changed nobody needs to.
+// session's time several times over. One in which nothing had been decided since nobody needs
+// to.
 const noticed = 15 * time.Second
 
 // stillFaulty is for how long faults begin after a store was put back. Then they wait until it
@@ -41,28 +42,71 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 	backup := k.Consul.Snapshot()
 	to := time.Now()
 	time.Sleep(f.For)
+	var before int
+	var lost []string
 	k.standStill(t, k.Controls, func() {
 		k.remember(t)
+		was := k.decided(t)
+		before = k.recoveries()
 		at := time.Now()
 		k.mu.Lock()
 		k.over = append(k.over, k.leases.PutBack(from, to, at), k.names.PutBack(from, to, at))
 		k.mu.Unlock()
 		k.Consul.Restore(backup)
+		lost = differs(was, k.decided(t))
 	})
 	rest(t.Context(), stillFaulty)
 	k.quiet.Lock() // an operator who has nobody at hand does not recover a store
 	defer k.quiet.Unlock()
-	before := k.recoveries()
 	for start := time.Now(); k.recoveries() == before && time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
 		if err := k.recover(t.Context(), t); err != nil {
 			t.Logf("recovery: %v", err)
 		}
 	}
 	cluster.Await(t, "the store is up to date", func() error { return k.recover(t.Context(), t) })
-	if k.recoveries() == before {
+	switch {
+	case k.recoveries() > before:
+	case len(lost) > 0:
+		t.Errorf("the store went back by %d records, and nobody saw it: %.1000q", len(lost), lost)
+	default:
 		k.report.count("stores put back, and as they were")
 		k.isOver()
 	}
+}
+
+// decided are the records in Consul of what was decided, and how often that was, by their
+// keys. No replica runs meanwhile, so all that changes is by another hand.
+func (k *Campaign) decided(t testing.TB) map[string]string {
+	out := map[string]string{}
+	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {
+		list, _, err := k.Consul.Client().KV().List("drover/data/"+kind+"/", &consul.QueryOptions{RequireConsistent: true})
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range list {
+			out[e.Key] = string(e.Value)
+		}
+	}
+	if len(out) == 0 {
+		t.Error("nothing is in the store")
+	}
+	return out
+}
+
+// differs are the keys under which two sets of records do not have the same.
+func differs(was, is map[string]string) (keys []string) {
+	for key, v := range was {
+		if now, there := is[key]; !there || now != v {
+			keys = append(keys, key)
+		}
+	}
+	for key := range is {
+		if _, there := was[key]; !there {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // awaitNoise waits while no fault is to begin.
@@ -163,7 +207,7 @@ func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Contr
 		var state, node string
 		var epoch uint64
 		n, _ := fmt.Sscanf(d.Agents, "%s epoch %d on %s", &state, &epoch, &node)
-		if n == 3 && !slices.Contains([]string{"copies", "snapshots", "forgotten"}, d.Action) {
+		if n == 3 && !slices.Contains([]string{"copies", "snapshots", "forgotten", "missing"}, d.Action) {
 			raised = append(raised, witness.Raised{Dataset: d.Dataset.String(), Epoch: epoch + 1, Node: node})
 		}
 	}
