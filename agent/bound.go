@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -16,7 +17,7 @@ import (
 
 // heldFor is how long a word of control counts here, of the time that it counts there: a
 // fence that begins then is complete before that is over.
-func heldFor(ttl time.Duration) time.Duration { return ttl * 6 / 10 }
+func heldFor(ttl time.Duration) time.Duration { return promise.HeldFor(ttl) }
 
 // fencedFor is what a fence takes until it is complete: three rungs of the guard's ladder.
 func fencedFor(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
@@ -118,25 +119,21 @@ func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
-// extend returns until when this node may write: as the session lets it or, while control
-// is silent, as all who could take over have promised. Their promises carry on what is
-// held, and never begin it: once it has lapsed one of them may have opened a later epoch,
-// and another one after that. Where nobody could take over nobody has to promise. A store
-// that is not to be believed may say that a dataset is this node's which is not any more.
+// extend returns until when this node may write, as promise.Extend. A store that is not to be
+// believed may say that a dataset is this node's which is not any more: it begins nothing.
 func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
-	held := h.deadline > now
 	ofVows, ofSession := h.overrun(t)
-	if held || !t.doubted {
-		h.deadline = max(h.deadline, t.until()-ofSession)
+	session := t.until() - ofSession
+	if t.doubted && h.deadline <= now {
+		session = 0
 	}
-	if !held || !silent {
-		return h.deadline
+	var promised []time.Duration
+	if silent {
+		for _, node := range h.promisers(followers) {
+			promised = append(promised, h.vows[node]-ofVows)
+		}
 	}
-	bound := now + heldFor(t.ttl)
-	for _, node := range h.promisers(followers) {
-		bound = min(bound, h.vows[node]-ofVows)
-	}
-	h.deadline = max(h.deadline, bound)
+	h.deadline = promise.Extend(h.deadline, session, now, t.ttl, silent, promised)
 	return h.deadline
 }
 

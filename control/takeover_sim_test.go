@@ -202,16 +202,14 @@ func (w *takeovers) feed(n *taker) {
 		return
 	}
 	defer n.sentry.feeds()
-	held, span := n.deadline > w.now(), w.Limits.Session
+	session, span := time.Duration(0), w.Limits.Session
 	if n.session {
-		n.deadline = max(n.deadline, n.sent+span*6/10)
+		session = n.sent + promises.HeldFor(span)
 	}
-	if !held || w.now()-n.sent < span/5 {
-		return
-	}
-	bound := w.now() + span*6/10
+	silent := w.now()-n.sent >= span/5
+	var promised []time.Duration
 	for _, peer := range w.all {
-		if peer == n || !slices.Contains(n.ask, peer.id) {
+		if peer == n || !slices.Contains(n.ask, peer.id) || !silent || n.deadline <= w.now() {
 			continue
 		}
 		if !n.alone && !peer.alone {
@@ -226,9 +224,9 @@ func (w *takeovers) feed(n *taker) {
 				n.vows[peer] = a.Bound(w.now())
 			}
 		}
-		bound = min(bound, n.vows[peer])
+		promised = append(promised, n.vows[peer])
 	}
-	n.deadline = max(n.deadline, bound)
+	n.deadline = promises.Extend(n.deadline, session, w.now(), span, silent, promised)
 }
 
 // promotes goes on with a promotion.

@@ -45,7 +45,29 @@ type Answer struct {
 // Bound is until when a holder may go on by an answer to what it sent at a moment of its
 // own CLOCK_BOOTTIME.
 func (a Answer) Bound(sent time.Duration) time.Duration {
-	return sent + time.Duration(a.For)*6/10
+	return sent + HeldFor(time.Duration(a.For))
+}
+
+// HeldFor is how long a word of control, or a promise, counts with who has it, of the time
+// that it counts with who gave it: a fence that begins then is complete before that is over.
+func HeldFor(span time.Duration) time.Duration { return span * 6 / 10 }
+
+// Extend returns until when a holder may write that may until a moment: as its session lets
+// it or, while control is silent, as all who could take over have promised, each until a
+// moment of its own. Their promises carry on what is held, and never begin it: once it has
+// lapsed one of them may have opened a later epoch, and another one after that. Where nobody
+// could take over nobody has to promise.
+func Extend(until, session, now, span time.Duration, silent bool, promised []time.Duration) time.Duration {
+	held := until > now
+	until = max(until, session)
+	if !held || !silent {
+		return until
+	}
+	bound := now + HeldFor(span)
+	for _, p := range promised {
+		bound = min(bound, p)
+	}
+	return max(until, bound)
 }
 
 // Refusal says why there is no promise.
