@@ -39,8 +39,9 @@ type layout interface {
 	// replace makes item what by is, in one step that leaves it the one or the other.
 	// by is worthless then.
 	replace(dir folder, item, by string) error
-	// seal gives an item that is whole and flushed the name of a snapshot.
-	seal(dir folder, item, to string) error
+	// seal gives an item that is whole and flushed the name of a snapshot. It tells whether
+	// that is durable already.
+	seal(dir folder, item, to string) (durable bool, err error)
 	// remove destroys an item. One that is absent is fine.
 	remove(dir folder, item string) error
 	// settle waits until what direct I/O wrote to a file is part of the file, so that a
@@ -115,7 +116,9 @@ func (l xfsLayout) replace(dir folder, item, by string) error {
 	return dir.rename(l.image(by), l.image(item))
 }
 
-func (l xfsLayout) seal(dir folder, item, to string) error { return l.rename(dir, item, to) }
+func (l xfsLayout) seal(dir folder, item, to string) (durable bool, err error) {
+	return false, l.rename(dir, item, to)
+}
 
 func (l xfsLayout) remove(dir folder, item string) error {
 	return absentIsFine(dir.remove(l.image(item)))

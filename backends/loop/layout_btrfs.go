@@ -76,11 +76,11 @@ func (*btrfsLayout) replace(dir folder, item, by string) error {
 }
 
 // seal leaves a snapshot that can't be written to, as any other.
-func (l *btrfsLayout) seal(dir folder, item, to string) error {
-	if _, err := l.clone(dir, to, dir, item, true); err != nil {
-		return err
+func (l *btrfsLayout) seal(dir folder, item, to string) (durable bool, err error) {
+	if durable, err = l.clone(dir, to, dir, item, true); err != nil {
+		return false, err
 	}
-	return l.remove(dir, item)
+	return durable, l.remove(dir, item)
 }
 
 func (*btrfsLayout) remove(dir folder, item string) error {
