@@ -97,7 +97,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		t.Helper()
 		round++
 		f.a.writes("db", "token", fmt.Sprint(round))
-		s, err := sending{f.a.Agent}.Freshen(asB, d.ID, nil)
+		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

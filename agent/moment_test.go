@@ -76,7 +76,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 	if s := wantNewest("after"); !s.Created.Equal(r.clock.Now()) {
 		t.Errorf("the clock says %s, and the snapshot was taken at %s", r.clock.Now(), s.Created)
 	}
-	given, err := sending{r.Agent}.Freshen(t.Context(), d.ID, nil)
+	given, _, err := sending{r.Agent}.Freshen(t.Context(), d.ID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

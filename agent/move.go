@@ -23,6 +23,7 @@ type moving struct {
 	op   *dataset.Operation
 	pool backends.Pool
 	home dataset.Node
+	gone []uuid.UUID // that are here, and which the home has no more
 }
 
 // doMove makes this node the home of a dataset that another node has. It is begun again
@@ -64,10 +65,13 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := m.copyInUse(ctx); err != nil {
 		return out, err
 	}
-	if err := m.recall(ctx); err != nil {
+	if err := m.tidyMeanwhile(ctx, m.recall); err != nil {
 		return out, err
 	}
 	if err := m.copyRest(ctx); err != nil {
+		return out, err
+	}
+	if err := m.tidy(ctx); err != nil {
 		return out, err
 	}
 	return m.promote(ctx)

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"net/http"
+	"path"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // A volume that nobody uses moves, and back: with what was written, with its snapshots,
@@ -202,5 +205,44 @@ func TestTransferRate(t *testing.T) {
 	f.a.up()
 	if f.a.sender.Limit == nil || f.a.sender.Limit != f.a.puller.Limit {
 		t.Errorf("sends by %p, receives by %p", f.a.sender.Limit, f.a.puller.Limit)
+	}
+}
+
+// asks counts what a host asks others for, by the last part of the path.
+type asks struct {
+	http.RoundTripper
+	asked map[string]int // by one request after the other
+}
+
+func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.asked[path.Base(r.URL.Path)]++
+	return a.RoundTripper.RoundTrip(r)
+}
+
+// What nobody uses is copied once, however much it is; of what is in use the second round
+// brings what was written during the first.
+func TestMoveOfIdleIsOneRound(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.a.cfg.Limits.Lease = time.Minute
+	f.a.volume("db", map[string]string{"size": "320MiB"})
+	for i, used := range []bool{false, true} {
+		from, to := []*host{f.a, f.b}[i], []*host{f.b, f.a}[i]
+		count := asks{to.cfg.PeerHTTP, map[string]int{}}
+		to.cfg.PeerHTTP = count
+		to.again()
+		from.writes("db", "much", string(treetest.Bytes(uint64(i), littleEnough+1<<20)))
+		if used {
+			from.mounts("db", "user")
+			to.fuse.set(-1, false, func(act string) {
+				if act == "recall" {
+					from.unmounts("db", "user")
+				}
+			})
+		}
+		f.moves("db", to)
+		from.settled(f.record("db").ID)
+		if n, want := count.asked["freshen"], i+1; n != want {
+			t.Errorf("used %v: its home is asked for %d snapshots, want %d", used, n, want)
+		}
 	}
 }

@@ -21,6 +21,9 @@ const (
 	// in use, littleEnough is how much of it is left for when it is not.
 	roundsInUse  = 6
 	littleEnough = 32 << 20
+	// soonEnough is how long a round may take that nothing follows where nobody used the
+	// dataset as it began: somebody may have since.
+	soonEnough = 30 * time.Second
 	// worthMeasuring is how many bytes say something about how fast they come.
 	worthMeasuring = 8 << 20
 )
@@ -42,6 +45,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	before := int64(-1)
 	for range roundsInUse {
 		m.jb.step("copying, in use")
+		began := m.a.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
 			return nil // what its home has no room to keep apart goes when nobody writes to it
@@ -55,7 +59,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 			return err
 		}
 		steps.At("move.copied")
-		if bytes <= littleEnough || before >= 0 && 2*bytes > before {
+		if bytes <= littleEnough || before >= 0 && 2*bytes > before || snapshot.Idle && m.a.Clock.Steady()-began < soonEnough {
 			return nil
 		}
 		before = bytes
@@ -64,7 +68,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 }
 
 // fresh has the home take a snapshot to copy from.
-func (m *moving) fresh(ctx context.Context) (s dataset.Snapshot, err error) {
+func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.from()
 	if err != nil {
 		return s, err
@@ -74,9 +78,7 @@ func (m *moving) fresh(ctx context.Context) (s dataset.Snapshot, err error) {
 		return s, err
 	}
 	for left := freshTries; ; left-- {
-		var fresh transfer.Fresh
-		fresh, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID, have)
-		s = fresh.Snapshot
+		s, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID, have)
 		away := errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrPending)
 		switch {
 		case err == nil:
@@ -125,7 +127,31 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		bytes += s.Bytes
 	}
 	m.measure(got.Wire, a.Clock.Steady()-began)
-	return bytes, dropGone(ctx, m.pool, op.DatasetID, got.Gone)
+	m.gone = got.Gone
+	return bytes, nil
+}
+
+// tidy removes what the home has no more, as the last pull has heard.
+func (m *moving) tidy(ctx context.Context) error {
+	if len(m.gone) == 0 {
+		return nil
+	}
+	unlock, err := m.a.locks.lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = dropGone(ctx, m.pool, m.op.DatasetID, m.gone)
+	m.gone = nil
+	return err
+}
+
+// tidyMeanwhile does so while something else is done, which waits for others.
+func (m *moving) tidyMeanwhile(ctx context.Context, do func(context.Context) error) error {
+	tidied := make(chan error, 1)
+	go func() { tidied <- m.tidy(ctx) }()
+	err := do(ctx)
+	return errors.Join(err, <-tidied)
 }
 
 // measure remembers how fast it came, for what is expected of the next move.

@@ -149,47 +149,48 @@ func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []
 
 // Freshen takes a snapshot for the node that asks. One that it was given, and since which
 // nothing was written, is given again; what was given up has its last one. The newest that
-// the node says it has stays: what control knows of that may be older.
-func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, err error) {
+// the node says it has stays: what control knows of that may be older. Idle is false where
+// it is being given up, as its uses are of no interest any more.
+func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool, err error) {
 	a := s.a
 	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	defer unlock()
 	d, known := a.cache.dataset(ds)
 	if !known || d.State == dataset.StatePurging {
-		return out, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
+		return out, false, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}
 	pool, err := a.pools.online(ctx, d.Pool)
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	e, err := pool.Stat(ctx, ds)
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	if y, given := a.leases.yielded(ds); given && d.Epoch <= y.Epoch {
 		if y.Manifest != nil {
 			if i := indexOf(e, y.Manifest.Snapshot); i >= 0 {
-				return e.Snapshots[i], nil
+				return e.Snapshots[i], false, nil
 			}
 		}
-		return out, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
+		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
 	}
 	if err := tight(ctx, pool, d); err != nil {
-		return out, err
+		return out, false, err
 	}
 	thaw, err := a.freeze(d)
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	out, err = a.freshSnapshot(ctx, pool, d, e)
 	if err := errors.Join(err, thaw()); err != nil {
-		return out, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
+		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	base, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	return out, a.prune(ctx, pool, d, out.ID, base.ID)
+	return out, len(a.record(ds).uses(0)) == 0, a.prune(ctx, pool, d, out.ID, base.ID)
 }
 
 func indexOf(e backends.Entry, id uuid.UUID) int {

@@ -133,7 +133,7 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 		if i == 4 {
 			have = given[3:4]
 		}
-		s, err := sending{f.a.Agent}.Freshen(ctx, d.ID, have)
+		s, _, err := sending{f.a.Agent}.Freshen(ctx, d.ID, have)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,18 +8,20 @@ import (
 // A transfer is a pipe: while a pool reads and sums up, or sums up and writes, the link is
 // busy with what came before or comes next. Each side holds so many pieces for that, of so
 // many bytes at most: a little more than a frame of a pool's stream has, since of one that is
-// cut nothing is kept.
+// cut nothing is kept. Who receives holds more: an eighth of a second of a link of 1 Gbit/s,
+// in which a pool clones what the stream is a difference to, or waits for its disk.
 const (
-	pipePieces = 4
-	pipePiece  = 1<<20 + 4<<10
+	pipePieces  = 4
+	aheadPieces = 16
+	pipePiece   = 1<<20 + 4<<10
 )
 
 // pieces go round between who fills and who empties them.
 type pieces struct{ full, free chan []byte }
 
-func newPieces() pieces {
-	p := pieces{make(chan []byte, pipePieces), make(chan []byte, pipePieces)}
-	for range pipePieces {
+func newPieces(n int) pieces {
+	p := pieces{make(chan []byte, n), make(chan []byte, n)}
+	for range n {
 		p.free <- nil // made when they are needed: most transfers are small
 	}
 	return p
@@ -46,7 +48,7 @@ type ahead struct {
 
 // readAhead reads from r until that fails or close is called.
 func readAhead(r io.Reader) *ahead {
-	a := &ahead{pieces: newPieces(), stop: make(chan struct{})}
+	a := &ahead{pieces: newPieces(aheadPieces), stop: make(chan struct{})}
 	a.owner.Go(func() {
 		defer close(a.full)
 		for {
@@ -104,7 +106,7 @@ type behind struct {
 
 // writeBehind writes to w, in pieces, until that fails or close is called.
 func writeBehind(w io.Writer) *behind {
-	b := &behind{pieces: newPieces(), failed: make(chan struct{})}
+	b := &behind{pieces: newPieces(pipePieces), failed: make(chan struct{})}
 	b.owner.Go(func() {
 		for p := range b.full {
 			if b.err == nil {

@@ -21,7 +21,7 @@ import (
 func TestPipes(t *testing.T) {
 	quiet(t)
 	rapid.Check(t, func(t *rapid.T) {
-		data := treetest.Bytes(rapid.Uint64Range(0, 9).Draw(t, "seed"), rapid.IntRange(0, (pipePieces+3)*pipePiece).Draw(t, "bytes"))
+		data := treetest.Bytes(rapid.Uint64Range(0, 9).Draw(t, "seed"), rapid.IntRange(0, (aheadPieces+3)*pipePiece).Draw(t, "bytes"))
 		broken := errors.New("broken")
 		fails := rapid.Bool().Draw(t, "fails")
 
@@ -112,7 +112,7 @@ func TestPipeGoesOnMeanwhile(t *testing.T) {
 // What comes is read while nobody takes it, but no more than a few pieces. Who stops in the
 // middle is told of nothing, and by then nobody reads any more.
 func TestPipeReadsAhead(t *testing.T) {
-	for _, came := range []int64{pipePieces * pipePiece, pipePiece} {
+	for _, came := range []int64{aheadPieces * pipePiece, pipePiece} {
 		synctest.Test(t, func(t *testing.T) {
 			r, w := io.Pipe()
 			from := &slowEnd{Reader: r}
@@ -123,14 +123,14 @@ func TestPipeReadsAhead(t *testing.T) {
 				for range 2 * came / pipePiece {
 					n, err := w.Write(make([]byte, pipePiece))
 					sent.Add(int64(n))
-					if err != nil || came < pipePieces*pipePiece {
+					if err != nil || came < aheadPieces*pipePiece {
 						return
 					}
 				}
 			})
 			synctest.Wait() // each goes as far as it can while nobody takes anything
 			if n := sent.Load(); n != came {
-				t.Errorf("%d bytes are read ahead of %d, where %d pieces have %d", n, 2*came, pipePieces, pipePieces*pipePiece)
+				t.Errorf("%d bytes are read ahead of %d, where %d pieces have %d", n, 2*came, aheadPieces, aheadPieces*pipePiece)
 			}
 			must(t, r.Close())
 			in.close()

@@ -100,13 +100,13 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 func (n *node) Pool(context.Context, uuid.UUID) (backends.Pool, error) { return n.pool, nil }
 
 // Freshen implements Source.
-func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (dataset.Snapshot, error) {
+func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (dataset.Snapshot, bool, error) {
 	e, err := n.pool.Stat(ctx, ds)
 	if err != nil {
-		return dataset.Snapshot{}, err
+		return dataset.Snapshot{}, false, err
 	}
 	s := newSnapshot(*e.Record, dataset.SnapshotTransfer)
-	return s, n.pool.Snapshot(ctx, s, nil)
+	return s, true, n.pool.Snapshot(ctx, s, nil)
 }
 
 // Bases implements Source.

@@ -23,9 +23,9 @@ type Source interface {
 	// dataset.ErrNotFound.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
 	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns
-	// its record, the pool's own. One that has nothing new may be the last one. The newest
-	// that the peer has is kept for it.
-	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (dataset.Snapshot, error)
+	// its record, the pool's own, and whether nobody used the dataset then. One that has
+	// nothing new may be the last one. The newest that the peer has is kept for it.
+	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
 	// Bases returns the transfer snapshots that the next differences to other copies of a
 	// dataset rest on, at most one a copy, for a peer that is to be its home; and keeps them
 	// for that time. None, where that is not known.
@@ -255,6 +255,8 @@ type Fresh struct {
 	// Current is that time, by the home's clock: later than when the snapshot was taken,
 	// where nothing was written since. Zero: not known.
 	Current time.Time `json:"current,omitzero"`
+	// Idle is true when nobody used the dataset then: there is little after it.
+	Idle bool `json:"idle,omitempty"`
 }
 
 func (s *Server) freshen(w http.ResponseWriter, r *request) error {
@@ -263,7 +265,7 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	current := s.Clock.Now()
-	snap, err := s.Source.Freshen(r.Context(), r.dataset, have)
+	snap, idle, err := s.Source.Freshen(r.Context(), r.dataset, have)
 	if err != nil {
 		return err
 	}
@@ -271,7 +273,7 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}
-	return reply(w, Fresh{snap, current})
+	return reply(w, Fresh{snap, current, idle})
 }
 
 // reply answers with v. Nothing can be said any more when that fails.
