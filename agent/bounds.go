@@ -24,6 +24,10 @@ type bounds struct {
 	moved  chan struct{}        // closed when any of the tenure changes
 	wake   chan struct{}
 
+	// enrolling is held while who was given something changes on disk, so that this comes in
+	// the order in which it was decided; taken before mu.
+	enrolling sync.Mutex
+
 	// ctx is of renewing and feeding, which go on while an agent that stops waits for its
 	// work: what is fenced by then nobody could mend.
 	ctx context.Context

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,36 +34,51 @@ func (a *Agent) loadEnrolled(ctx context.Context) error {
 // enrol puts on disk, before a node is given anything of a dataset, that it could go on
 // from that. ErrUnavailable while this node holds the dataset by what others have promised.
 func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
+	if noted, err := a.mayEnrol(id, node, true); noted || err != nil {
+		return err
+	}
+	a.bounds.enrolling.Lock()
+	defer a.bounds.enrolling.Unlock()
+	if noted, err := a.mayEnrol(id, node, false); noted || err != nil {
+		return err
+	}
+	err := a.state.put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
+	a.bounds.mu.Lock()
+	defer a.bounds.mu.Unlock()
+	h := a.bounds.holds[id]
+	switch {
+	case h == nil: // it has left
+	case err != nil:
+		delete(h.enrolled, node) // it is given nothing
+	default:
+		h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
+	}
+	return err
+}
+
+// mayEnrol puts a node among those that were given something of a dataset, as yet in memory,
+// and reports whether nothing more is to be done. With noted, only one that is on disk.
+func (a *Agent) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := a.cache.dataset(id)
 	if !home || !bounded(d) || a.Guard == nil {
-		return nil
-	}
-	a.bounds.mu.Lock()
-	h := a.bounds.hold(d)
-	may := h.enrol(&a.bounds.tenure, node, a.Clock.Steady())
-	noted := h.enrolled[node].noted
-	a.bounds.mu.Unlock()
-	switch {
-	case noted:
-		return nil
-	case !may:
-		return dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, a.NodeName)
-	}
-	if err := a.state.put(ctx, map[string]any{enrolledKey(id, node): struct{}{}}); err != nil {
-		return err
+		return true, nil
 	}
 	a.bounds.mu.Lock()
 	defer a.bounds.mu.Unlock()
-	if e, still := h.enrolled[node]; still {
-		e.noted = true
-		h.enrolled[node] = e
+	h := a.bounds.hold(d)
+	if done = h.enrolled[node].noted; noted && !done {
+		return false, nil
 	}
-	return nil
+	if !h.enrol(&a.bounds.tenure, node, a.Clock.Steady()) {
+		return false, dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, a.NodeName)
+	}
+	return done, nil
 }
 
 // unenrol forgets the nodes that were given something of datasets and have no copy on
 // record: they would have to promise, and know nothing of it.
 func (a *Agent) unenrol(ctx context.Context) error {
+	var errs []error
 	for _, d := range a.boundedHere() {
 		now := a.Clock.Steady()
 		a.bounds.mu.Lock()
@@ -72,22 +88,31 @@ func (a *Agent) unenrol(ctx context.Context) error {
 			continue
 		}
 		v, err := a.Control.Volume(ctx, d.ID.String())
-		if err != nil || v.Home != a.node {
-			return err
+		if err == nil && v.Home == a.node {
+			err = a.dropGone(ctx, v.Dataset, now)
 		}
-		drop := map[string]any{}
-		a.bounds.mu.Lock()
-		h := a.bounds.hold(d)
-		for _, node := range h.gone(v.Dataset, now) {
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // one in the trash may come back
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dropGone forgets who could not go on from what it was given, by a record that was read
+// since a moment.
+func (a *Agent) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
+	a.bounds.enrolling.Lock()
+	defer a.bounds.enrolling.Unlock()
+	drop := map[string]any{}
+	a.bounds.mu.Lock()
+	if h := a.bounds.holds[d.ID]; h != nil {
+		for _, node := range h.gone(d, read) {
 			delete(h.enrolled, node)
 			drop[enrolledKey(d.ID, node)] = nil
 		}
-		a.bounds.mu.Unlock()
-		if err := a.state.put(ctx, drop); err != nil {
-			return err
-		}
 	}
-	return nil
+	a.bounds.mu.Unlock()
+	return a.state.put(ctx, drop)
 }
 
 // forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
@@ -120,6 +145,8 @@ func (a *Agent) forgetHolds() {
 // dropEnrolled forgets who was given something of datasets that have left; of one that is
 // back by now, it puts that on disk again.
 func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
+	a.bounds.enrolling.Lock()
+	defer a.bounds.enrolling.Unlock()
 	drop, again := map[string]any{}, map[string]any{}
 	each := func(f func(id, node uuid.UUID)) {
 		for _, id := range left {

@@ -2,25 +2,31 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// slowStore is a disk that keeps writes of who has copies until it is let go.
+// slowStore is a disk that takes its time to forget who has copies, until it is let go.
 type slowStore struct {
 	store.Store
 	asked, on chan struct{}
 }
 
 func (s slowStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
-	if len(writes) > 0 && strings.HasPrefix(writes[0].Key, "enrolled/") {
+	if len(writes) > 0 && strings.HasPrefix(writes[0].Key, "enrolled/") && writes[0].Delete {
 		s.asked <- struct{}{}
 		<-s.on
 	}
@@ -76,3 +82,107 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 		}
 	}
 }
+
+// failStore is a disk that does not take who has copies, as often as it is told.
+type failStore struct {
+	store.Store
+	fails *atomic.Int32
+}
+
+func (s failStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	if len(writes) > 0 && strings.HasPrefix(writes[0].Key, "enrolled/") && s.fails.Add(-1) >= 0 {
+		return 0, errAway
+	}
+	return s.Store.Txn(ctx, checks, writes)
+}
+
+// silentGuard does not answer.
+type silentGuard struct{ Guard }
+
+func (silentGuard) Status(context.Context) (guard.Status, error) { return guard.Status{}, errAway }
+
+// kept has a rig keep a volume whose lease is bounded in time, of which control says nothing.
+func (r *rig) kept() dataset.Dataset {
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: r.Node(), Epoch: 3, State: dataset.StateReady}
+	d.Profile.Failover.Auto = true
+	r.cache.apply(d, 1)
+	return d
+}
+
+func (r *rig) enrolled(d dataset.Dataset) []uuid.UUID {
+	r.bounds.mu.Lock()
+	defer r.bounds.mu.Unlock()
+	return slices.Collect(maps.Keys(r.bounds.hold(d).enrolled))
+}
+
+// A node of which the disk did not take that it is given something is given nothing, and is
+// asked for no promise.
+func TestEnrolledInVain(t *testing.T) {
+	s := failStore{fails: &atomic.Int32{}}
+	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	d := r.kept()
+	s.fails.Store(1)
+	if err := r.enrol(t.Context(), d.ID, nodeP); err == nil || len(r.enrolled(d)) > 0 {
+		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
+	}
+	if err := r.enrol(t.Context(), d.ID, nodeP); err != nil || len(r.enrolled(d)) != 1 {
+		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
+	}
+}
+
+// A node that is given something anew while it is forgotten that it was before is on disk in
+// the end, if it is in memory.
+func TestEnrolledWhileForgotten(t *testing.T) {
+	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
+	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	d := r.kept()
+	r.bounds.mu.Lock()
+	r.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true}}
+	r.bounds.mu.Unlock()
+	dropped, done := make(chan error, 1), make(chan error, 1)
+	go func() { dropped <- r.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
+	<-s.asked
+	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
+	select { // it waits, or is on disk before what it comes after
+	case err := <-done:
+		done <- err
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(s.on)
+	if err := errors.Join(<-dropped, <-done); err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.State.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
+	if err != nil || len(list) != 1 || len(r.enrolled(d)) != 1 {
+		t.Errorf("on disk: %v, %v; in memory: %v", list, err, r.enrolled(d))
+	}
+}
+
+// One volume of which control says nothing, as of those in the trash, does not keep what is
+// known of the others from being looked at.
+func TestUnenrolGoesOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
+		a := &Agent{bounds: newBounds(t.Context()), cache: newCache(), Config: Config{Clock: clock.NewFake(time.Now()), Guard: silentGuard{}}}
+		asked := 0
+		a.Control = telling{volume: func() error { asked++; return c.err }}
+		for range 3 {
+			d := dataset.Dataset{ID: uuid.New()}
+			d.Profile.Failover.Auto = true
+			a.cache.apply(d, 1)
+			a.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
+		}
+		if err := a.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {
+			t.Errorf("%s: %v; asked about %d", name, err, asked)
+		}
+	}
+}
+
+type telling struct {
+	api.Service
+	volume func() error
+}
+
+func (t telling) Volume(context.Context, string) (api.Volume, error) { return api.Volume{}, t.volume() }
