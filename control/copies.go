@@ -218,8 +218,7 @@ func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
 	return op.Node, err
 }
 
-// homeLost reports whether nothing is heard of the home of a dataset: then any copy may be
-// the last good one.
+// homeLost reports whether nothing is heard of the home of a dataset.
 func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
@@ -228,8 +227,17 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
+// mayBeLast reports whether any copy of a dataset may be the last good one: nothing is heard
+// of its home, or that says why it cannot open it.
+func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
+	if st := s.seen.dataset(d.ID, d.Home); st != nil && st.Problem != "" {
+		return true, nil
+	}
+	return s.homeLost(t, d)
+}
+
 // expireCopy lets go of a copy unless it is another one by now, or may be the last
-// good one: the home is to be alive, where a later epoch is open.
+// good one: the home is to be alive and well, where a later epoch is open.
 func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.get(copyKey(was.Node, was.Dataset), &c)
@@ -240,7 +248,7 @@ func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	if err != nil || d.Home == c.Node || d.Epoch <= c.Epoch {
 		return err
 	}
-	if lost, err := s.homeLost(t, d); err != nil || lost {
+	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return err
 	}
 	if target, err := t.moveTo(d); err != nil || target == c.Node {

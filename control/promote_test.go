@@ -137,12 +137,22 @@ func TestNoStalerCopy(t *testing.T) {
 	}
 }
 
-// What a move left is not let go of while nothing is heard of the home.
+// opens says as the home of a dataset why it cannot open that; "": it can.
+func (a *agent) opens(d dataset.Dataset, problem string) {
+	a.Helper()
+	h := api.Heartbeat{Incarnation: a.incarnation, Datasets: []dataset.DatasetStatus{{ID: d.ID, Problem: problem}}}
+	if err := a.Heartbeat(a.ctx, a.id, h); err != nil {
+		a.Fatalf("%v", err)
+	}
+}
+
+// What a move left is not let go of while nothing is heard of the home, or that says why it
+// cannot open the volume.
 func TestLastCopyStays(t *testing.T) {
 	x := newShared(t, 1)
 	e := x.env(x.list[0])
 	a, b := e.agent("alpha"), e.agent("beta")
-	a.create("db@gold")
+	d := a.create("db@gold")
 	e.moved("db", a, b, "beta")
 	x.dies(b)
 	x.clock.Advance(2 * leftFor)
@@ -154,6 +164,14 @@ func TestLastCopyStays(t *testing.T) {
 	}
 	b.incarnation = a.id
 	b.register("beta")
+	b.opens(d, "it is not in the pool")
+	if err := e.expireCopies(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyLeft {
+		t.Errorf("its home cannot open it: %+v", s.Copies)
+	}
+	b.opens(d, "")
 	if err := e.expireCopies(e.ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 		return s.addReplicas(t, d, left, want-len(good))
 	}
 	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.At().Compare(x.At()) })
-	if lost, err := s.homeLost(t, d); err != nil || lost {
+	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return nil, err
 	}
 	surplus := good[want:]

@@ -59,6 +59,42 @@ func (e *env) edit(a *agent, change func(*dataset.Node)) {
 	}
 }
 
+// A replica too many stays while the home says that it cannot open the volume.
+func TestReplicasTooManyStay(t *testing.T) {
+	e := newEnv(t)
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	e.replicated(1)
+	d := a.create("db@safe")
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		d, err := t.dataset(d.ID)
+		for _, n := range []*agent{b, c} {
+			k := dataset.Copy{Dataset: d.ID, Node: n.id, Pool: n.pools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: someday}
+			err = errors.Join(err, t.keep(&d, k))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []struct {
+		problem string
+		going   int
+	}{{"it is not in the pool", 0}, {"", 1}} {
+		a.opens(d, l.problem)
+		if err := e.replicate(e.ctx, e.volume("db").Dataset); err != nil {
+			t.Fatal(err)
+		}
+		going := 0
+		for _, kind := range e.copies(d.ID, map[string]*agent{"beta": b, "gamma": c}) {
+			if kind == dataset.CopyGoing {
+				going++
+			}
+		}
+		if going != l.going {
+			t.Errorf("%q: %d are going", l.problem, going)
+		}
+	}
+}
+
 func TestReplicas(t *testing.T) {
 	e := newEnv(t)
 	a, b, c, x := e.agent("alpha"), e.agent("beta"), e.agent("gamma"), e.agent("delta")
