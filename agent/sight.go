@@ -38,13 +38,14 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// SeenReplicas returns the replicas that this node keeps, as they are now.
+// SeenReplicas returns the replicas that this node keeps, as they are now, but of what is in
+// the trash, which is not written to.
 func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
 	for _, id := range a.cache.copyIDs() {
 		k, _ := a.cache.copied(id)
 		c, known := a.replicaOf(id)
-		if !known || k.Record == nil {
+		if !known || k.Record == nil || k.Record.State != dataset.StateReady {
 			continue
 		}
 		upTo := c.Taken

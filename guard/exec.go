@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,12 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 		timeout = DefaultExecTimeout
 	}
 	args := append(append([]string{}, f.Args[1:]...), name, node.String())
-	if _, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout}); err != nil {
+	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
+	var failed *run.Error
+	if errors.As(err, &failed) { // its arguments may hold what is not for everybody who reads this
+		err = &run.Error{Cmd: failed.Cmd, ExitCode: failed.ExitCode, Stderr: failed.Stderr, Err: failed.Err}
+	}
+	if err != nil {
 		return fmt.Errorf("fence node %s: %w", name, err)
 	}
 	return nil

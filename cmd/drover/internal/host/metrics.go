@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -132,8 +133,10 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	all := gauges{}
+	defer all.tell(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+		all.add(d, v, d == c.guardAhead || d == c.maxLoss || d == c.size, labels)
 	}
 	for _, f := range c.store {
 		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.read())
@@ -204,6 +207,33 @@ func (c *collector) volume(gauge func(*prometheus.Desc, float64, ...string), v a
 	gauge(c.used, float64(v.Status.Used), v.Volume, v.Node)
 	if v.Size > 0 {
 		gauge(c.size, float64(v.Size), v.Volume, v.Node)
+	}
+}
+
+// gauges are figures, one for each name: a volume that is in the trash may be here still
+// beside the one that has its name by now, and of both the worse counts.
+type gauges map[string]gauge
+
+type gauge struct {
+	desc   *prometheus.Desc
+	value  float64
+	labels []string
+}
+
+func (g gauges) add(d *prometheus.Desc, v float64, lowIsWorse bool, labels []string) {
+	key := strings.Join(append([]string{d.String()}, labels...), "\x00")
+	switch was, twice := g[key]; {
+	case twice && lowIsWorse:
+		v = min(v, was.value)
+	case twice:
+		v = max(v, was.value)
+	}
+	g[key] = gauge{d, v, labels}
+}
+
+func (g gauges) tell(ch chan<- prometheus.Metric) {
+	for _, f := range g {
+		ch <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, f.value, f.labels...)
 	}
 }
 

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -10,6 +11,8 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 )
 
 // deciding is a control that shows no pools and no volumes.
@@ -69,5 +72,45 @@ func TestFiguresOfFailover(t *testing.T) {
 	got := figures(keeping{deciding{}})
 	if !strings.Contains(got, `drover_replica_max_loss_seconds{volume="db"} 30`) || strings.Contains(got, `max_loss_seconds{volume="web"}`) || strings.Contains(got, "store_halted") {
 		t.Error(got)
+	}
+}
+
+// twice is an agent that has two datasets of one name: one is in the trash.
+type twice struct{ deciding }
+
+func (twice) Seen(context.Context) (list []api.Volume) {
+	for _, used := range []dataset.Size{5, 9} {
+		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{Mounted: true, Used: used}})
+	}
+	return list
+}
+
+func (twice) SeenSuperseded() []string { return []string{"db", "db"} }
+
+func (twice) SeenReplicas() []agent.SeenReplica {
+	return []agent.SeenReplica{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "db", Age: 2 * time.Minute, MaxLoss: 40 * time.Second}}
+}
+
+func (twice) SeenGuard(context.Context) (st guard.Status, err error) {
+	for _, ahead := range []time.Duration{4 * time.Second, 5 * time.Second} {
+		st.Datasets = append(st.Datasets, guard.Entry{Volume: "db", Deadline: ahead, State: guard.StateArmed})
+	}
+	return st, nil
+}
+
+// Two datasets of one name are one figure, the worse one, and no reason to show none at all.
+func TestFiguresOfOneName(t *testing.T) {
+	w := httptest.NewRecorder()
+	newMetrics(twice{}, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d: %s", w.Code, w.Body)
+	}
+	for _, want := range []string{
+		`drover_replica_age_seconds{volume="db"} 120`, `drover_replica_max_loss_seconds{volume="db"} 30`, `drover_copy_superseded{volume="db"} 1`,
+		`drover_guard_deadline_seconds{volume="db"} 4`, `drover_volume_used_bytes{node="host-a",volume="db"} 9`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("%s is missing in %s", want, w.Body)
+		}
 	}
 }
