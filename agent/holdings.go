@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,24 +17,30 @@ import (
 // recoveryKey holds the last recovery of control's store that this node has taken in.
 const recoveryKey = "recovery"
 
-// holdAgain is how often a replica is told what this node holds that does not answer.
-const holdAgain = 5
+// holdAgain is how often a replica is told what this node holds that does not answer, or
+// that all others tell at once: for as long as it waits.
+const holdAgain = 30
 
 // holdSoon tells every replica what this node holds, as one of them was asked for that;
-// as a job of its own, once more when one is under way.
+// as a job of its own, once more when one is under way. None waits for another, which may be
+// away.
 func (a *Agent) holdSoon(recovery uuid.UUID) {
-	a.jobs.startAgain("hold", func(ctx context.Context, _ *job) error {
+	a.jobs.startAgain("hold/"+recovery.String(), func(ctx context.Context, _ *job) error {
 		h, err := a.holdings(ctx)
 		if err != nil {
 			a.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")
 			return nil
 		}
 		h.Recovery = recovery
+		var all sync.WaitGroup
 		for _, to := range a.apart {
-			if err := a.tellHoldings(ctx, to, h); err != nil && ctx.Err() == nil {
-				a.Log.WithError(err).Warn("a control replica was not told what this node holds; it may not be the one that asks")
-			}
+			all.Go(func() {
+				if err := a.tellHoldings(ctx, to, h); err != nil && ctx.Err() == nil {
+					a.Log.WithError(err).Warn("a control replica was not told what this node holds; it may not be the one that asks")
+				}
+			})
 		}
+		all.Wait()
 		return nil
 	})
 }

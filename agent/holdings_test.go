@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -92,5 +95,43 @@ func TestHoldings(t *testing.T) {
 	}
 	if len(want) != 0 {
 		t.Errorf("not found: %v", want)
+	}
+}
+
+// crowded is a control replica that takes what a node holds only when it was asked so often.
+type crowded struct {
+	api.Service
+	most  int64
+	asked atomic.Int64
+	took  chan uuid.UUID
+}
+
+func (c *crowded) Hold(_ context.Context, _ uuid.UUID, h api.Holdings) error {
+	if c.asked.Add(1) < c.most {
+		return dataset.Errorf(dataset.ErrUnavailable, "16 holdings are under way, which is the most at once (try again when one has ended)")
+	}
+	c.took <- h.Recovery
+	return nil
+}
+
+// A replica is told what this node holds when it takes that at last, whatever others do
+// that are away, and for a second recovery as well.
+func TestHoldingsAreToldPatiently(t *testing.T) {
+	r := newRig(t)
+	took := make(chan uuid.UUID, 1)
+	busy := &crowded{most: holdAgain - 5, took: took}
+	r.apart = []api.Service{&crowded{most: math.MaxInt64}, busy}
+	for range 2 {
+		want := uuid.New()
+		r.holdSoon(want)
+		await(t, func() bool {
+			if len(took) == 0 && busy.asked.Load() < busy.most { // the first time
+				r.clock.Advance(r.Limits.Retry)
+			}
+			return len(took) > 0
+		})
+		if got := <-took; got != want {
+			t.Errorf("it was told for recovery %s, not %s", got, want)
+		}
 	}
 }

@@ -79,9 +79,27 @@ func record(who, what string, v any) error {
 	return err
 }
 
-// checkFound does so for what a rebuild is to bring back.
-func checkFound(node string, found []api.Found) error {
-	who := "rebuild of node " + node
+// checkHoldings does so for what a node holds, for a recovery.
+func checkHoldings(node string, h api.Holdings) error {
+	who := "holdings of node " + node
+	err := cmp.Or(
+		within(who, len(h.Pools), maxPools, "pools"),
+		within(who, len(h.Copies), maxSeen, "copies"),
+		within(who, len(h.Given), maxSeen, "epochs given up"),
+	)
+	if err != nil {
+		return err
+	}
+	for _, c := range h.Copies {
+		if err := record(who, "copy of dataset "+c.Dataset.String(), c); err != nil {
+			return err
+		}
+	}
+	return checkFound(who, h.Found)
+}
+
+// checkFound does so for what lies in pools.
+func checkFound(who string, found []api.Found) error {
 	err := within(who, len(found), maxFound, "datasets")
 	for _, f := range found {
 		if err = cmp.Or(err, within(who, len(f.Snapshots), maxFound, "snapshots of dataset "+f.Dataset.ID.String())); err != nil {

@@ -186,6 +186,39 @@ func TestRebuildsAreBounded(t *testing.T) {
 	}
 }
 
+// Nor is what is kept in memory of what a node holds, for a recovery, without an end; it is
+// forgotten when that is done.
+func TestHoldingsAreBounded(t *testing.T) {
+	m := newMuster(t, "alpha")
+	a := m.nodes["alpha"]
+	m.saved = m.save()
+	a.create("db")
+	m.back()
+	for want, change := range map[string]func(h *api.Holdings){
+		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Found = make([]api.Found, maxFound+1) },
+		"257 pools (256 at most)":          func(h *api.Holdings) { h.Pools = make([]uuid.UUID, 257) },
+		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.Kept, maxSeen+1) },
+		"200001 epochs given up":           func(h *api.Holdings) { h.Given = make([]api.Given, maxSeen+1) },
+		"copy of dataset " + a.id.String(): func(h *api.Holdings) {
+			h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: a.id, Kind: dataset.CopyKind(strings.Repeat("x", maxRecord))}}}
+		},
+		"dataset " + a.pools[0].ID.String() + " ": func(h *api.Holdings) {
+			h.Found = []api.Found{{Dataset: dataset.Dataset{ID: a.pools[0].ID, Spelling: strings.Repeat("x", maxRecord)}}}
+		},
+	} {
+		h := m.holds["alpha"]
+		change(&h)
+		refused(t, m.Hold(t.Context(), a.id, h), dataset.ErrInvalid, "holdings of node", want)
+	}
+	m.mend("alpha")
+	if _, told, _ := m.Service.gathering.now(); len(told) != 0 || m.Service.gathering.told != nil {
+		t.Errorf("%d nodes' holdings are kept after the recovery", len(told))
+	}
+	if v := m.volume("db"); v.Home != a.id {
+		t.Errorf("%+v", v)
+	}
+}
+
 // A node that believes the store again says so to whom it can: also when the service that
 // took note of the contrary is no more, and the one that hears it never heard of that.
 func TestTrustIsReadFromTheRecord(t *testing.T) {

@@ -35,6 +35,9 @@ func (c *comparison) mend(ctx context.Context) error {
 		return err
 	}
 	_, err := c.update(ctx, c.lift)
+	if err == nil {
+		c.s.gathering.end(c.id)
+	}
 	return err
 }
 

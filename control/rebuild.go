@@ -19,7 +19,7 @@ import (
 // taken away: the dataset comes back under name-UUID8. Again: nothing more.
 // ErrInvalid for a pool that is not the node's, and for more than can be.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
-	if err := checkFound(node.String(), found); err != nil {
+	if err := checkFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
 	found, err := s.knownFirst(ctx, found)

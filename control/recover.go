@@ -61,6 +61,15 @@ func (g *gathering) put(node uuid.UUID, h api.Holdings) {
 	}
 }
 
+// end forgets what was told for a recovery, which is over.
+func (g *gathering) end(id uuid.UUID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.of == id {
+		g.of, g.told = uuid.Nil, nil
+	}
+}
+
 // now returns what was told so far, and what is rung with the next.
 func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
@@ -74,7 +83,11 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 
 // Hold takes in what a node holds, for a recovery that this service was asked for. Again:
 // it takes the place of what was said. ErrStale for an agent that is not the node's newest.
+// ErrInvalid for more than can be.
 func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
+	if err := checkHoldings(node.String(), h); err != nil {
+		return err
+	}
 	if _, err := newTx(ctx, s.store).fresh(node, h.Incarnation); err != nil {
 		return err
 	}

@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,33 +75,29 @@ func TestStrangersBodies(t *testing.T) {
 func TestRequestsAtOnce(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
-	path := "/v1/nodes/" + nodeA.Node.String()
-	for _, c := range []struct {
-		most         int
-		method, path string
-		want         string
-	}{
-		{heartbeatsOnce, "POST", path + "/heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
-		{rebuildsOnce, "POST", path + "/rebuild", "has 1 rebuilds under way"},
-		{requestsOnce, "GET", path + "/sync?wait=1m", "has 256 requests under way"},
-	} {
+	path := "/v1/nodes/" + nodeA.Node.String() + "/"
+	all := []fewAtOnce{{requestsOnce, "sync?wait=1m", "has 256 requests under way"}}
+	for _, c := range append(all, largeReports()...) {
 		in, out := make(chan struct{}), make(chan struct{})
 		fk.mu.Lock()
 		fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
 		fk.mu.Unlock()
 		var all sync.WaitGroup
-		body := map[bool]string{true: "[]", false: "{}"}[strings.HasSuffix(c.path, "rebuild")]
+		method, body := "POST", map[bool]string{true: "[]", false: "{}"}[c.what == "rebuild"]
+		if strings.HasPrefix(c.what, "sync") {
+			method, body = "GET", ""
+		}
 		a := believing(f.pair(nodeA))
 		for range c.most {
 			all.Go(func() {
-				if err := f.ask(a, c.method, c.path, "", body); err != nil {
+				if err := f.ask(a, method, path+c.what, "", body); err != nil {
 					t.Error(err)
 				}
 			})
 			<-in
 		}
-		if err := f.ask(a, c.method, c.path, "", body); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", c.path, err)
+		if err := f.ask(a, method, path+c.what, "", body); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.what, err)
 		}
 		fk.mu.Lock()
 		fk.block = nil
@@ -108,21 +107,70 @@ func TestRequestsAtOnce(t *testing.T) {
 		}
 		close(out)
 		all.Wait()
-		if err := f.ask(a, c.method, c.path, "", body); err != nil {
+		if err := f.ask(a, method, path+c.what, "", body); err != nil {
 			t.Error("once they ended:", err)
 		}
 	}
 }
 
-// What an agent says of one thing is bounded; the answer says by how much.
+// fewAtOnce is an endpoint of agents of which one member has so many requests under way.
+type fewAtOnce struct {
+	most       int
+	what, want string
+}
+
+// largeReports are those that take more than one thing, and so few at once.
+func largeReports() []fewAtOnce {
+	return []fewAtOnce{
+		{heartbeatsOnce, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
+		{rebuildsOnce, "rebuild", "has 1 rebuilds under way"},
+		{holdingsOnce, "hold", "has 1 holdings under way"},
+	}
+}
+
+// What an agent says of one thing is bounded, whatever it is; the answer says by how much.
+// What takes more is read a few at once, which TestRequestsAtOnce has by the same list.
 func TestReportsAreBounded(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake()})
-	long := `{"x":"` + strings.Repeat("a", maxReport) + `"}`
-	for _, what := range []string{"register", "renew", "plan", "commit", "record", "recall", "yield", "copied", "facts", "certificate"} {
-		err := f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/"+what, "", long)
-		if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "262144") && !strings.Contains(err.Error(), "32768") {
-			t.Errorf("%s: %v", what, err)
+	text, err := register(http.NewServeMux(), Deps{}).json()
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Tags        []string
+			RequestBody any
 		}
+	}
+	if err = errors.Join(err, json.Unmarshal(text, &doc)); err != nil {
+		t.Fatal(err)
+	}
+	long := `{"x":"` + strings.Repeat("a", maxReport) + `"}`
+	bounded, large := 0, map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			if !slices.Contains(op.Tags, "agents") || op.RequestBody == nil || path == "/v1/join" { // of who is no node yet
+				continue
+			}
+			what, ours := strings.CutPrefix(path, "/v1/nodes/{node}/")
+			if !ours {
+				t.Fatal(path, "is for agents, and of no node: how it is bounded is not looked at here")
+			}
+			err := f.ask(believing(f.pair(nodeA)), strings.ToUpper(method), "/v1/nodes/"+nodeA.Node.String()+"/"+what, "", long)
+			if !errors.Is(err, dataset.ErrInvalid) {
+				t.Errorf("%s: %v", path, err)
+			} else if strings.Contains(err.Error(), "262144") || strings.Contains(err.Error(), "32768") {
+				bounded++
+			} else {
+				large[what] = true
+			}
+		}
+	}
+	for _, c := range largeReports() {
+		if !large[c.what] {
+			t.Errorf("%s takes no more than other reports: it is not to be among the large ones", c.what)
+		}
+		delete(large, c.what)
+	}
+	if len(large) > 0 || bounded < 10 {
+		t.Errorf("%d endpoints are bounded, and these take more, any number at once: %v", bounded, slices.Collect(maps.Keys(large)))
 	}
 }
 

@@ -63,6 +63,13 @@ type Given struct {
 	To      uuid.UUID `json:"to"`
 }
 
+// All agents tell what they hold at once, when they hear of a recovery, and again while
+// others are under way.
+const (
+	holdingsOnce = 1  // of one node, which are read into memory
+	holdingsAll  = 16 // of all nodes
+)
+
 func (h handlers) recovery() {
 	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
 		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
@@ -74,6 +81,7 @@ func (h handlers) recovery() {
 		})
 	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuild
+	hold.Middlewares = append(hold.Middlewares, atOnce("holdings", holdingsOnce, holdingsAll))
 	add(h, hold, func(ctx context.Context, in *struct {
 		NodeParam
 		Body Holdings
