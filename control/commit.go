@@ -38,6 +38,9 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	var last *tx
 	began := s.Clock.Steady()
+	if op.Kind == dataset.OpMove {
+		steps.At("commit.begin")
+	}
 	index, err := s.update(ctx, func(t *tx) error {
 		out, last = api.Committed{}, t
 		if err := s.foreseeReport(t, op); err != nil {
@@ -60,6 +63,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		s.counts.forget(op.DatasetID)
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
+		steps.At("commit.recorded")
 		if err := s.forgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil { // the next round tries again
 			s.Failed("forget snapshots that are lost", err)
 		}

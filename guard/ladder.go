@@ -105,11 +105,13 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 // round climbs the ladder once and returns the rung that made sure, -1 for none.
 func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) int {
 	for i, r := range ladder {
+		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
 		o := r.do(ctx, at.Target, g.Step)
 		if ctx.Err() != nil {
 			return -1
 		}
+		steps.At("guard.fenced")
 		g.outcome(e, r.act, began, o)
 		if o.Done {
 			return i

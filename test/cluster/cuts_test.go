@@ -32,6 +32,13 @@ type cuts struct {
 	entries []witness.Entry
 }
 
+const cutProfiles = `default: plain
+profiles:
+  plain: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always}
+  safe: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, replicas: {count: 1, every: 1s}}
+  auto: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true]}, max_loss: 1h}
+`
+
 // The steps of a move, as its target and the home that is left come to them, and where the
 // lease is handed over: from the recall to the transaction that opens the next epoch.
 var (
@@ -59,25 +66,25 @@ func severings() (all []severed) {
 // between any two of target, home and control, both ways and each way alone, while containers
 // start on both hosts. Never do two of them write at once; the move ends, one host has the
 // volume, and all that was written is there. In the short form each step has one kind of cut
-// and each kind a step, in the long one all have all. Then the same cluster has what else can
-// go wrong between its parts.
+// and each kind a step, in the long one all have all. Then the same cluster has promotions cut
+// short, and what else can go wrong between its parts.
 func TestCuts(t *testing.T) {
 	t.Parallel()
 	c := &cuts{Cluster: cluster.New(t, cluster.Options{
 		Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Step: 100 * time.Millisecond, Env: []string{"DROVER_SESSION=1s"},
-		Profiles: "default: plain\nprofiles:\n  plain: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always}\n",
+		Profiles: cutProfiles,
 	})}
 	if err := c.Hosts[0].Plug(t).Create("db", nil); err != nil {
 		t.Fatal(err)
 	}
 	c.id = c.Hosts[0].Inspect(t, "db").ID
-	steps := slices.Concat(targetSteps, sourceSteps)
+	steps, ran := slices.Concat(targetSteps, sourceSteps), 0
 	for n, step := range steps {
 		for k, cut := range severings() {
 			if !long.Enabled() && k != n%len(severings()) {
 				continue
 			}
-			if !t.Run("C2 "+step+", "+cut.name, func(t *testing.T) { c.cutAt(t, step, cut) }) {
+			if !t.Run("C2 "+step+", "+cut.name, func(t *testing.T) { ran++; c.cutAt(t, step, cut) }) {
 				return // what comes after rests on it
 			}
 		}
@@ -85,16 +92,29 @@ func TestCuts(t *testing.T) {
 	for _, s := range []struct {
 		name string
 		test func(*testing.T)
-	}{{"C3 Consul restarted", c.consulRestarted}, {"C5 transfer cut", c.transferCut}, {"C5 target full", c.targetFull}, {"C8 strangers", c.strangers}} {
+	}{{"C2 promotions", c.promotions}, {"guard release", c.released}, {"C3 Consul restarted", c.consulRestarted}, {"C5 transfer cut", c.transferCut}, {"C5 target full", c.targetFull}, {"C8 strangers", c.strangers}} {
 		if !t.Run(s.name, s.test) {
 			return
 		}
 	}
-	head := c.Head(t, c.Hosts[0], "db")
+	c.judge(t)
+	if len(c.entries) < 2*ran {
+		t.Errorf("%d writes in %d steps", len(c.entries), ran)
+	}
+}
+
+// judge holds what the volume has against what was written.
+func (c *cuts) judge(t *testing.T) {
+	t.Helper()
+	at := c.Hosts[0]
+	if c.home(t) != at.Name {
+		at = c.Hosts[1]
+	}
+	head := c.Head(t, at, "db")
 	for _, bad := range witness.Check(c.entries, []witness.Copy{head}, nil) {
 		t.Error(bad)
 	}
-	if len(head.Tokens) != len(c.entries) || len(c.entries) < 2*len(steps) {
+	if len(head.Tokens) != len(c.entries) {
 		t.Errorf("%d writes, and %d are there", len(c.entries), len(head.Tokens))
 	}
 }
@@ -142,6 +162,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 		}
 		return err
 	})
+	c.judge(t)
 }
 
 // home is the node whose volume it is.
@@ -156,31 +177,41 @@ func (c *cuts) home(t *testing.T) string {
 
 // write starts a container on a host, so to say, that writes a few lines; it may be refused.
 func (c *cuts) write(t *testing.T, h *cluster.Host) {
-	plug, id := h.Plug(t), host.NewID()
-	at, err := plug.Mount("db", id)
+	entries, err := wrote(t, h, "db", c.id)
 	if err != nil {
 		t.Logf("on %s: %v", h.Name, err)
-		return
 	}
-	epoch, err := h.Epoch(c.id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries = append(c.entries, entries...)
+}
+
+// wrote is what a container noted that wrote a few lines to a volume on a host; the error is
+// why it did not start.
+func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries []witness.Entry, err error) {
+	plug, id := h.Plug(t), host.NewID()
+	at, err := plug.Mount(volume, id)
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := h.Epoch(ds)
 	if err != nil {
 		t.Error(err)
 	}
 	for seq := range 3 {
-		e := witness.Entry{Token: witness.Token{Writer: id[:12], Epoch: epoch, Seq: seq + 1}, Dataset: c.id.String(), Node: h.Name}
+		e := witness.Entry{Token: witness.Token{Writer: id[:12], Epoch: epoch, Seq: seq + 1}, Dataset: ds.String(), Node: h.Name}
 		e.Begin, _ = witness.Now()
 		if err := appendLine(h.File(filepath.Join(at, cluster.Tokens)), e.Token.String()); err != nil {
 			t.Errorf("on %s: %v", h.Name, err)
 			e.Err = err.Error()
 		}
 		e.End, _ = witness.Now()
-		c.mu.Lock()
-		c.entries = append(c.entries, e)
-		c.mu.Unlock()
+		entries = append(entries, e)
 	}
-	if err := plug.Unmount("db", id); err != nil {
+	if err := plug.Unmount(volume, id); err != nil {
 		t.Errorf("on %s: %v", h.Name, err)
 	}
+	return entries, nil
 }
 
 func appendLine(file, line string) error {

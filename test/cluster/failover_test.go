@@ -66,7 +66,7 @@ func testA6(t *testing.T, w *world) {
 	if got := once(t, a, manual, "cat /data/file"); got != "kept" {
 		t.Errorf("what waited for its host has %q", got)
 	}
-	aside := lookedAt(t, w, b, first)
+	aside := lookedAt(t, w.Controls[0], b, "fallen", first.Entries(t))
 	first.Stop(t)
 	next.Stop(t)
 	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name)
@@ -83,26 +83,25 @@ func testA6(t *testing.T, w *world) {
 	w.moved = append(w.moved, head)
 }
 
-// lookedAt is what a person sees of the head of volume fallen that a host kept: all that was
+// lookedAt is what a person sees of the head of a volume that a host kept: all that was
 // written and acknowledged there, whatever the volume went on without. Nothing is changed by
 // that, and nothing left of it.
-func lookedAt(t *testing.T, w *world, h *cluster.Host, wrote *cluster.Writer) (c witness.Copy) {
+func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume string, wrote []witness.Entry) (c witness.Copy) {
 	t.Helper()
-	control, look := w.Controls[0], []string{"volume", "superseded", "mount", "fallen", h.Name}
+	look := []string{"volume", "superseded", "mount", volume, h.Name}
 	var shown, off api.KeptCopy
 	control.JSON(t, &shown, look...)
-	c, err := witness.ReadFile(shown.Dataset.String(), "fallen kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
+	c, err := witness.ReadFile(shown.Dataset.String(), volume+" kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	for _, e := range wrote.Entries(t) {
-		if n++; e.Err == "" && !c.Tokens[e.Token] {
+	for _, e := range wrote {
+		if e.Err == "" && !c.Tokens[e.Token] {
 			t.Errorf("%+v is not in what was kept aside at %s", e, shown.Path)
 		}
 	}
-	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), n)
-	if r := control.Exec(t, "volume", "superseded", "discard", "fallen", h.Name); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
+	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), len(wrote))
+	if r := control.Exec(t, "volume", "superseded", "discard", volume, h.Name); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
 		t.Errorf("discarded while somebody looks: %+v", r)
 	}
 	control.JSON(t, &off, append(look, "--off")...)

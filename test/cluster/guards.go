@@ -47,11 +47,11 @@ func (c *Cluster) newGuard(t testing.TB, h *Host) *Guard {
 	return g
 }
 
-// Up starts it, and returns when it answers.
-func (g *Guard) Up(t testing.TB) {
+// Up starts it, with more in its environment, and returns when it answers.
+func (g *Guard) Up(t testing.TB, env ...string) {
 	t.Helper()
 	var err error
-	if g.proc, err = child.Start(child.Spec{Args: g.args, Log: g.log, Env: g.env}); err != nil {
+	if g.proc, err = child.Start(child.Spec{Args: g.args, Log: g.log, Env: append(g.env[:len(g.env):len(g.env)], env...)}); err != nil {
 		t.Fatal(err)
 	}
 	Await(t, "the guard answers", func() error {
@@ -71,6 +71,14 @@ func (g *Guard) Up(t testing.TB) {
 func (g *Guard) Kill9(t testing.TB) {
 	t.Helper()
 	if err := g.proc.End(unix.SIGKILL, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ended waits until it has ended by itself.
+func (g *Guard) Ended(t testing.TB, within time.Duration) {
+	t.Helper()
+	if err := g.proc.Ended(within); err != nil {
 		t.Fatal(err)
 	}
 }
