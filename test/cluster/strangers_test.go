@@ -89,8 +89,9 @@ func (c *cuts) wantBig(t *testing.T, h *cluster.Host, name, sum string) {
 	})
 }
 
-// transferCut: over a slow link, and with a cut in the middle, a move brings all that there is,
-// and until then the home is the home (C5).
+// transferCut: over a slow link, with a cut in the middle during which the home's agent dies, so
+// that no connection outlives it, a move brings all that there is, and until then the home is the
+// home (C5).
 func (c *cuts) transferCut(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	sum := c.big(t, "slow")
@@ -120,13 +121,19 @@ func (c *cuts) transferCut(t *testing.T) {
 	if op := operation(); op.State.Final() {
 		t.Errorf("it ended before: %s, %+v", op.State, op.Problem)
 	}
+	a.KillAgent(t)
+	a.StartAgent(t)
 	c.Net.Heal()
+	var end dataset.Operation
 	cluster.Await(t, "the move ends", func() error {
-		if op := operation(); op.State != dataset.OpDone {
-			return fmt.Errorf("%s, %+v, %+v", op.State, op.Progress, op.Problem)
+		if end = operation(); !end.State.Final() {
+			return fmt.Errorf("%s, %+v", end.State, end.Progress)
 		}
 		return nil
 	})
+	if end.State != dataset.OpDone {
+		t.Fatalf("%s: %+v", end.State, end.Problem)
+	}
 	c.wantBig(t, b, "slow", sum)
 }
 
