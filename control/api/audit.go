@@ -80,16 +80,24 @@ func (c *Change) asks(req Request) {
 	if req.Volume != "" {
 		c.Target = dataset.Clip(req.Volume)
 	}
-	switch {
-	case req.Path != "":
-		c.Detail = "path " + dataset.Clip(req.Path)
-	case req.Snapshot != "":
-		c.Detail = "snapshot " + dataset.Clip(req.Snapshot)
-	case req.Force:
-		c.Detail = "force"
-	case req.Node != "":
-		c.Detail = "node " + dataset.Clip(req.Node)
+	c.says("path ", req.Path)
+	c.says("snapshot ", req.Snapshot)
+	c.says("node ", req.Node)
+	if req.Force {
+		c.says("", "force")
 	}
+	c.says("fenced ", req.Fenced) // the node for whose end who asks vouches
+}
+
+// says adds to what was asked for; nothing where that is empty.
+func (c *Change) says(what, value string) {
+	if value == "" {
+		return
+	}
+	if c.Detail != "" {
+		c.Detail += ", "
+	}
+	c.Detail += what + dataset.Clip(value)
 }
 
 // reports notes what an agent says of an operation.

@@ -52,6 +52,27 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// Who vouched for which node's end, and where a volume went for that, is in the log.
+func TestAuditOfWords(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake(), Members: newFake()})
+	admin := believing(f.pair(operator(pki.Admin)))
+	for _, c := range []struct{ method, path, body, want string }{
+		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b"}`, "node host-b"},
+		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b","force":true,"fenced":"host-a"}`, "node host-b, force, fenced host-a"},
+		{"DELETE", "/v1/volumes/db?force=true&fenced=host-a", "", "force, fenced host-a"},
+		{"POST", "/v1/store/recover", `{"fenced":["host-a"]}`, "fenced host-a"},
+		{"POST", "/v1/store/recover", `{"confirm":"0123","fenced":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
+		{"POST", "/v1/store/recover", `{"confirm":"0123"}`, "confirmed 0123"},
+	} {
+		if err := f.ask(admin, c.method, c.path, "", c.body); err != nil {
+			t.Errorf("%s %s: %v", c.method, c.path, err)
+		}
+		if got := f.took(); len(got) != 1 || got[0].Outcome != Done || got[0].Detail != c.want {
+			t.Errorf("%s %s %s: %+v, want the detail %q", c.method, c.path, c.body, got, c.want)
+		}
+	}
+}
+
 // What an agent in the same process changes is in the log as well.
 func TestAudited(t *testing.T) {
 	fk := newFake()

@@ -74,8 +74,10 @@ func (h handlers) recovery() {
 	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
 		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
 		func(ctx context.Context, in *struct{ Body Recover }) (*answer[Recovery], error) {
-			if in.Body.Confirm != "" {
-				changeOf(ctx).Detail = "confirmed"
+			c := changeOf(ctx)
+			c.says("confirmed ", in.Body.Confirm)
+			for _, node := range in.Body.Fenced {
+				c.says("fenced ", node)
 			}
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
