@@ -3,13 +3,18 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -25,6 +30,19 @@ func TestReplicaAfterMove(t *testing.T) {
 			f.moves("db", d)
 			f.moves("db", c)
 			b.up()
+		},
+		"to a replica, its home is dead": func(f *flock, b, c, _ *host) {
+			f.may = "wants replicas on more nodes"
+			v := f.record("db")
+			begun, stop := time.Now(), f.a.keepsWriting("db")
+			await(f.T, func() bool { return b.shares(c, v.ID, begun) })
+			stop()
+			f.a.down()
+			freshest, _ := b.replicaOf(v.ID)
+			if other, _ := c.replicaOf(v.ID); other.At().Compare(freshest.At()) > 0 {
+				freshest = other
+			}
+			f.submits(api.Request{Kind: dataset.OpMove, Volume: "db", Node: freshest.Node.String(), Force: true, Fenced: "host-a"})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -47,10 +65,7 @@ func TestReplicaAfterMove(t *testing.T) {
 				t.Fatalf("%d bytes came to a replica of %d", before[f.b], whole)
 			}
 			move(f, f.b, c, d)
-			home := d
-			if f.record("db").Home == c.Node() {
-				home = c
-			}
+			home := f.hosts[slices.IndexFunc(f.hosts, func(h *host) bool { return h.Node() == f.record("db").Home })]
 			await(t, func() bool { // each replica is seen to be one of this home's, before anything is written
 				return !slices.ContainsFunc(f.record("db").Kept, func(k api.KeptCopy) bool {
 					return k.Kind == dataset.CopyReplica && k.Epoch != f.record("db").Epoch
@@ -74,9 +89,145 @@ func TestReplicaAfterMove(t *testing.T) {
 			// Once all rest on what is newer, that is all the home keeps.
 			await(t, func() bool {
 				e, err := home.thePool().Stat(t.Context(), v.ID)
-				return err == nil && len(e.Snapshots) <= givenKept*len(f.record("db").Copies)
+				return err == nil && len(e.Snapshots) <= givenKept*(len(f.record("db").Copies)+1) // one more for all
 			})
 		})
+	}
+}
+
+// keepsWriting writes a little to a volume again and again, until it is told to stop.
+func (h *host) keepsWriting(volume string) (stop func()) {
+	h.f.Helper()
+	path, end := h.mounts(volume, "little"), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-end:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			if err := os.WriteFile(filepath.Join(path, "little"), fmt.Append(nil, n), 0o600); err != nil {
+				h.f.Error(err)
+			}
+		}
+	})
+	return func() { close(end); wg.Wait(); h.unmounts(volume, "little") }
+}
+
+// shares reports whether two hosts have a snapshot in common that is later than a time.
+func (h *host) shares(with *host, id uuid.UUID, after time.Time) bool {
+	mine, err := h.thePool().Stat(h.f.Context(), id)
+	theirs, other := with.thePool().Stat(h.f.Context(), id)
+	return err == nil && other == nil && slices.ContainsFunc(mine.Snapshots, func(s dataset.Snapshot) bool {
+		return s.Created.After(after) && indexOf(theirs, s.ID) >= 0
+	})
+}
+
+// A snapshot is taken for all replicas where there are several, seldom, and never for a move.
+func TestTakenFor(t *testing.T) {
+	x, y := uuid.New(), uuid.New()
+	now := time.Now()
+	d := dataset.Dataset{Copies: []uuid.UUID{x, y}, Epoch: 3}
+	d.Profile.Replicas.Every = dataset.Duration(time.Minute)
+	with := func(change func(*dataset.Dataset)) dataset.Dataset {
+		out := d
+		change(&out)
+		return out
+	}
+	took := func(age time.Duration, epoch uint64) backends.Entry {
+		return backends.Entry{Snapshots: []dataset.Snapshot{{Kind: dataset.SnapshotTransfer, Epoch: epoch, Created: now.Add(-age)}}}
+	}
+	for name, c := range map[string]struct {
+		d     dataset.Dataset
+		e     backends.Entry
+		node  uuid.UUID
+		alone bool
+	}{
+		"none was":               {d: d, node: x},
+		"one was lately":         {d: d, e: took(time.Minute, 3), node: x, alone: true},
+		"one was long ago":       {d: d, e: took(4*time.Minute, 3), node: x},
+		"the clock was set back": {d: d, e: took(-time.Hour, 3), node: x},
+		"by an earlier home":     {d: d, e: took(time.Minute, 2), node: x},
+		"for no replica":         {d: d, node: uuid.New(), alone: true},
+		"the only one":           {d: with(func(d *dataset.Dataset) { d.Spent = []uuid.UUID{y} }), node: x, alone: true},
+		"it moves":               {d: with(func(d *dataset.Dataset) { d.Move = uuid.New() }), node: x, alone: true},
+	} {
+		want := uuid.Nil
+		if c.alone {
+			want = c.node
+		}
+		if got := takenFor(c.d, c.e, c.node, now); got != want {
+			t.Errorf("%s: it is taken for %s", name, got)
+		}
+	}
+}
+
+// What all replicas have the home keeps until all have the next one.
+func TestHomeKeepsWhatReplicasShare(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes"
+	c := f.host("host-c", "loop")
+	c.up()
+	d := f.a.volume("db@safer", map[string]string{"size": "320MiB"})
+	await(t, func() bool { return !f.upToOn(f.b, "db").IsZero() && !f.upToOn(c, "db").IsZero() })
+	f.b.down()
+	c.down()
+	pool := f.a.thePool()
+	took := func(of uuid.UUID) dataset.Snapshot {
+		t.Helper()
+		e, err := pool.Stat(t.Context(), d.ID)
+		s := f.a.transferSnapshot(d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
+		if err := errors.Join(err, pool.Snapshot(t.Context(), s, nil)); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	has := func(h *host, s dataset.Snapshot) {
+		t.Helper()
+		for _, k := range f.record("db").Kept {
+			if k.Node != h.Node() {
+				continue
+			}
+			k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
+			if err := h.tellCopy(t.Context(), api.Copied{Copy: k.Copy}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	keeps := func(s dataset.Snapshot) bool {
+		t.Helper()
+		if err := f.a.prune(t.Context(), pool, d); err != nil {
+			t.Fatal(err)
+		}
+		e, err := pool.Stat(t.Context(), d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return indexOf(e, s.ID) >= 0
+	}
+	first := took(uuid.Nil)
+	has(f.b, took(f.b.Node()))
+	has(c, took(c.Node()))
+	second := took(uuid.Nil)
+	has(c, second)
+	if took(c.Node()); !keeps(first) || !keeps(second) {
+		t.Error("one replica has the second, and the other only the first: it does not keep both")
+	}
+	has(f.b, took(f.b.Node()))
+	if keeps(first) || !keeps(second) {
+		t.Error("all have the second: it does not keep that alone")
+	}
+	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, first.ID); len(got) > 0 {
+		t.Errorf("with what is gone comes %v", got)
+	}
+	want := took(c.Node())
+	third := took(uuid.Nil)
+	if took(f.b.Node()); !keeps(third) {
+		t.Error("nobody has the third yet: it does not keep it")
+	}
+	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
+		t.Errorf("with one of before the third comes %v", got)
 	}
 }
 

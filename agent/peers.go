@@ -147,10 +147,10 @@ func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []
 	return have, nil
 }
 
-// Freshen takes a snapshot for the node that asks. One that it was given, and since which
-// nothing was written, is given again; what was given up has its last one. The newest that
-// the node says it has stays: what control knows of that may be older. Idle is false where
-// it is being given up, as its uses are of no interest any more.
+// Freshen takes a snapshot for the node that asks. One that it was given, or another replica
+// was, and since which nothing was written, is given again; what was given up has its last
+// one. The newest that the node says it has stays: what control knows of that may be older.
+// Idle is false where it is being given up, as its uses are of no interest any more.
 func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool, err error) {
 	a := s.a
 	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
@@ -198,11 +198,11 @@ func indexOf(e backends.Entry, id uuid.UUID) int {
 }
 
 func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry) (dataset.Snapshot, error) {
-	peer := asker(ctx)
+	peer, now := asker(ctx), a.Clock.Now()
 	if last, current := currentFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := a.transferSnapshot(d, uuid.New(), peer).TakenAfter(e.Snapshots, a.Clock.Now())
+	s := a.transferSnapshot(d, uuid.New(), takenFor(d, e, peer, now)).TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
@@ -210,11 +210,12 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 	return s, err
 }
 
-// currentFor returns the newest snapshot that was taken for a node, and whether it has all
-// that the head has. One of an earlier epoch counts as less: a copy is on record by its epoch.
+// currentFor returns the newest snapshot that was taken for a node, for a refresh also that of
+// another, and whether it has all that the head has. One of an earlier epoch counts as less: a
+// copy is on record by its epoch.
 func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
 	last, given := newest(e, func(s dataset.Snapshot) bool {
-		return s.Kind == dataset.SnapshotTransfer && s.Request == peer && s.Epoch == d.Epoch // one of before came here for the next difference
+		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || refreshes(d, peer)) && s.Epoch == d.Epoch // one of before came here for the next difference
 	})
 	sender, ok := pool.(backends.Sender)
 	if !given || !ok || last.Epoch != d.Epoch {
@@ -284,9 +285,10 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 const givenKept = 2
 
 // prune removes the snapshots for other nodes that none needs any more: but for the
-// newest, those that are named, those that copies on record have or rest on, and the newest
-// ones for each node that has a copy or is to have one; none where no head is that has
-// what they have. The dataset's lock is held.
+// prune removes the snapshots for other nodes that none needs any more: but for the
+// newest, those that are named, those that copies on record have or rest on, or have in
+// common, and the newest ones for each node that has a copy or is to have one; none where no
+// head is that has what they have. The dataset's lock is held.
 func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but ...uuid.UUID) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -312,12 +314,17 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 		if s, rests := restsOn(e, k.Copy); rests {
 			needed[s.ID] = true
 		}
+		if s, shared := sharedBefore(e, k.At()); shared && k.Whole() {
+			needed[s.ID] = true
+		}
 	}
 	for _, id := range a.basesOf(d.ID, v.Move) {
 		needed[id] = true
 	}
-	last, _ := newest(e, isTransfer)
-	needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
+	for _, kind := range []func(dataset.Snapshot) bool{isTransfer, isShared} {
+		last, _ := newest(e, kind)
+		needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
+	}
 	peers := append(slices.Clone(v.Copies), asker(ctx))
 	if m, known := a.moverOf(d.ID); known {
 		peers = append(peers, m)
@@ -325,7 +332,7 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	for _, peer := range peers {
 		given := map[uuid.UUID]bool{}
 		for range givenKept {
-			if s, more := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && s.Request == peer && !given[s.ID] }); more {
+			if s, more := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && !isShared(s) && s.Request == peer && !given[s.ID] }); more {
 				given[s.ID], needed[s.ID] = true, true
 			}
 		}

@@ -195,7 +195,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if now, kept := a.cache.copied(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
 		return nil
 	}
-	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Progress: jb.moved})
+	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.moved})
 	if err != nil {
 		return err
 	}

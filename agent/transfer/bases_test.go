@@ -34,8 +34,18 @@ func (p picky) Receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	return p.Copier.Receive(ctx, d, r, progress)
 }
 
-// What other copies rest on comes along where it is asked for. Nothing fails for it.
+// What other copies rest on, and what all replicas have, comes along where it is asked for.
+// Nothing fails for it.
 func TestBasesComeAlong(t *testing.T) {
+	for name, ask := range map[string]func(*Pull){
+		"bases":  func(p *Pull) { p.Bases = true },
+		"shared": func(p *Pull) { p.Shared = true },
+	} {
+		t.Run(name, func(t *testing.T) { basesComeAlong(t, ask) })
+	}
+}
+
+func basesComeAlong(t *testing.T, ask func(*Pull)) {
 	quiet(t)
 	a := newNode(t, "xfs", disk)
 	whole := a.pool
@@ -84,7 +94,11 @@ func TestBasesComeAlong(t *testing.T) {
 				return picky{pool.(backends.Copier), pool, func(id uuid.UUID) error { return refuse(b, id) }}
 			}
 			a.pool = pick(whole, c.sends)
-			_, err := b.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: pick(b.pool, c.takes), Want: want.ID, Bases: c.asked})
+			p := Pull{Peer: a.http.URL, Dataset: d, Into: pick(b.pool, c.takes), Want: want.ID}
+			if c.asked {
+				ask(&p)
+			}
+			_, err := b.client.Pull(t.Context(), p)
 			if !errors.Is(err, c.fails) {
 				t.Errorf("ended with %v", err)
 			}

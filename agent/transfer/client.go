@@ -58,24 +58,24 @@ const maxReply = 64 << 20
 // Snapshots returns the snapshots of a dataset at a peer, HTTPS address and port, oldest
 // first.
 func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]dataset.Snapshot, error) {
-	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil, false)
+	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil)
 	return out.Snapshots, err
 }
 
 // Plan says what a copy that has some snapshots lacks of a dataset at a peer, and how many
 // bytes that takes. Want is a transfer snapshot that is wanted as well, or nil.
 func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
-	out, err := c.listing(ctx, peer, ds, have, want, false)
+	out, err := c.listing(ctx, peer, ds, have, want)
 	return out.Plan, err
 }
 
-func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID, bases bool) (out listing, err error) {
+func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID, also ...string) (out listing, err error) {
 	q := having(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())
 	}
-	if bases {
-		q.Set("bases", "true")
+	for _, what := range also {
+		q.Set(what, "true")
 	}
 	err = c.ask(ctx, http.MethodGet, address(peer, ds, q), &out)
 	if err != nil {

@@ -29,6 +29,8 @@ type Pull struct {
 	// Bases has that brought too which other copies rest on, as far as it can be: Into is to
 	// be their home.
 	Bases bool
+	// Shared has that brought too which all replicas are to have, as far as it can be.
+	Shared bool
 	// Progress, when not nil, is told now and then how many bytes of the streams are here
 	// of how many, about. From one goroutine.
 	Progress backends.Progress
@@ -96,7 +98,7 @@ func (r *pulling) try(ctx context.Context) error {
 	}
 	var plan Plan
 	err = r.patiently(ctx, func() (bool, error) {
-		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.Bases)
+		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.also()...)
 		plan = l.Plan
 		return false, err
 	})
@@ -130,6 +132,17 @@ func (r *pulling) try(ctx context.Context) error {
 	return r.wanted(ctx)
 }
 
+// also names what is brought besides.
+func (r *pulling) also() (what []string) {
+	if r.Bases {
+		what = append(what, "bases")
+	}
+	if r.Shared {
+		what = append(what, "shared")
+	}
+	return what
+}
+
 // spares reports whether what failed can do without what other copies rest on: that itself,
 // or what it left no room for. A peer that is away is so for all of it.
 func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
@@ -142,14 +155,14 @@ func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 // dropBases goes on without what other copies rest on: these begin anew.
 func (r *pulling) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
-		r.Log.WithError(why).WithField("dataset", r.Dataset.ID).Warn("what other copies rest on does not come along: their next refresh sends all of it")
+		r.Log.WithError(why).WithField("dataset", r.Dataset.ID).Warn("what other copies rest on does not come along: once this is their home, their next refresh sends all of it")
 	}
 	for _, id := range r.bases {
 		if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, id); err != nil {
 			return err
 		}
 	}
-	r.Bases, r.bases = false, nil
+	r.Bases, r.Shared, r.bases = false, false, nil
 	return nil
 }
 

@@ -44,7 +44,7 @@ type node struct {
 	wire   *wire
 	log    *logtest.Hook
 	denied error
-	bases  []uuid.UUID // that other copies rest on
+	bases  []uuid.UUID // that come along
 }
 
 // quiet wants that no goroutine is left when all nodes of a test are gone.
@@ -111,6 +111,9 @@ func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (datase
 
 // Bases implements Source.
 func (n *node) Bases(context.Context, uuid.UUID) []uuid.UUID { return n.bases }
+
+// Shared implements Source.
+func (n *node) Shared(context.Context, uuid.UUID, uuid.UUID) []uuid.UUID { return n.bases }
 
 // Tree implements Source.
 func (n *node) Tree(ctx context.Context, ds, _ uuid.UUID) (*os.File, func() error, error) {

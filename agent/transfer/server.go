@@ -30,6 +30,9 @@ type Source interface {
 	// dataset rest on, at most one a copy, for a peer that is to be its home; and keeps them
 	// for that time. None, where that is not known.
 	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
+	// Shared returns the transfer snapshots that a replica brings along with one that it
+	// wants, and keeps, because all replicas do: what they have in common without this home.
+	Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
 	// Tree opens the root of a snapshot, or with the nil one of the dataset as it lies, which
 	// must be at rest. The function lets go of it, after the root was closed.
 	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
@@ -209,6 +212,9 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	also := []uuid.UUID{want}
 	if r.URL.Query().Has("bases") { // one of before this asks for none
 		also = append(also, s.Source.Bases(r.Context(), r.dataset)...)
+	}
+	if r.URL.Query().Has("shared") {
+		also = append(also, s.Source.Shared(r.Context(), r.dataset, want)...)
 	}
 	out.Plan, err = planned(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
 		older := dataset.Source{}
