@@ -329,10 +329,11 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	if m, known := a.moverOf(d.ID); known {
 		peers = append(peers, m)
 	}
+	forOne := func(s dataset.Snapshot) bool { return isTransfer(s) && !isShared(s) }
 	for _, peer := range peers {
 		given := map[uuid.UUID]bool{}
 		for range givenKept {
-			if s, more := newest(e, func(s dataset.Snapshot) bool { return isTransfer(s) && !isShared(s) && s.Request == peer && !given[s.ID] }); more {
+			if s, more := newest(e, func(s dataset.Snapshot) bool { return forOne(s) && s.Request == peer && !given[s.ID] }); more {
 				given[s.ID], needed[s.ID] = true, true
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,6 +144,23 @@ func (c counted) check(t testing.TB) {
 			t.Errorf("a volume costs %.2f %s, want %.2f at most", x.value, x.what, x.max)
 		}
 	}
+}
+
+// waited is how long goroutines of this process, all agents that is, waited for a processor: a
+// renewal that is late by as much is so for that, and not for control.
+func waited() string {
+	s := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
+	metrics.Read(s)
+	h, all, sum := s[0].Value.Float64Histogram(), uint64(0), uint64(0)
+	for _, n := range h.Counts {
+		all += n
+	}
+	for i, n := range h.Counts {
+		if sum += n; sum*100 >= all*99 {
+			return fmt.Sprintf("the agents' goroutines waited for a processor up to %.3f s, 99 of 100 times", h.Buckets[i+1])
+		}
+	}
+	return ""
 }
 
 // load is how many processes want to run on this machine, whoever's.

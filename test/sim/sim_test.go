@@ -87,7 +87,7 @@ func TestD3(t *testing.T) {
 			took, did := time.Since(begin), b.counted(t, f).since(before, agents*each)
 			t.Logf("%d agents × %d volumes on %d servers: %s; %s", agents, each, servers, took.Round(time.Millisecond), load(t))
 			t.Log(b.usage(t).since(used, took))
-			t.Log(did)
+			t.Logf("%s; %s", did, waited())
 			did.check(t)
 			full := creates(t, f, "after")
 			t.Logf("a single create: %s empty, %s full (%.2f)", empty, full, float64(full)/float64(empty))

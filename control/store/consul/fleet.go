@@ -24,8 +24,8 @@ import (
 // Renewals have theirs alone: a node that is not renewed in time is taken for lost,
 // whatever everybody else waits for.
 const (
-	maxConns   = 64
-	renewConns = 32
+	maxConns   = 48
+	renewConns = 48
 )
 
 // fleet sends requests to the first of some addresses that answers, with the
