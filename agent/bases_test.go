@@ -38,8 +38,13 @@ func TestReplicaAfterMove(t *testing.T) {
 			await(f.T, func() bool { return b.shares(c, v.ID, begun) })
 			stop()
 			f.a.down()
-			freshest, _ := b.replicaOf(v.ID)
-			if other, _ := c.replicaOf(v.ID); other.At().Compare(freshest.At()) > 0 {
+			var freshest, other dataset.Copy
+			await(f.T, func() bool { // until control has heard how far each came
+				freshest, _ = b.replicaOf(v.ID)
+				other, _ = c.replicaOf(v.ID)
+				return f.upToOn(b, "db").Equal(freshest.Taken) && f.upToOn(c, "db").Equal(other.Taken)
+			})
+			if other.At().Compare(freshest.At()) > 0 {
 				freshest = other
 			}
 			f.submits(api.Request{Kind: dataset.OpMove, Volume: "db", Node: freshest.Node.String(), Force: true, Fenced: "host-a"})
