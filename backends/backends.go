@@ -94,6 +94,12 @@ type Pool interface {
 	// walk. A pool that is absent or was exchanged is not an error: Online is
 	// false and Reason says why.
 	Status(ctx context.Context) dataset.PoolStatus
+	// Generation returns the counter that lies in the pool itself: what Raise has set
+	// last, 0 before. A disk that was put back to an older state has an older one.
+	Generation() (uint64, error)
+	// Raise sets it. Durable when it returns, and atomic with all else that says which
+	// pool this is. Again: the same.
+	Raise(generation uint64) error
 
 	// Create makes an empty dataset of d.ID as incoming, with d as its record:
 	// of d.Size bytes when that is not 0 (ErrUnsupported where sizes cannot be

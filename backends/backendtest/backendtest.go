@@ -38,6 +38,7 @@ func cases() []testcase {
 		{"PoolIsMadeOnce", poolIsMadeOnce},
 		{"PoolRefusesWhatHoldsSomething", poolRefusesWhatHoldsSomething},
 		{"PoolThatIsAwayIsOffline", poolThatIsAwayIsOffline},
+		{"GenerationIsRaised", generationIsRaised},
 		{"CapabilitiesMatchInterfaces", capabilitiesMatchInterfaces},
 		{"SizeIsEnforcedOrRefused", sizeIsEnforcedOrRefused},
 		{"FilesystemsAreMadeOrRefused", filesystemsAreMadeOrRefused},

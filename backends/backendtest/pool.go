@@ -121,6 +121,7 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 	_, used := f.pool.Used(f.ctx, d.ID)
 	_, reaped := f.pool.Reap(f.ctx, func(uuid.UUID) bool { return true })
 	_, attached := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
+	_, numbered := f.pool.Generation()
 	return map[string]error{
 		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped, "attach": attached,
 		"commit":          f.pool.Commit(f.ctx, d.ID),
@@ -129,6 +130,8 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 		"delete snapshot": f.pool.DeleteSnapshot(f.ctx, d.ID, s.ID),
 		"restore":         f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil),
 		"write record":    f.pool.WriteRecord(f.ctx, d, true),
+		"generation":      numbered,
+		"raise":           f.pool.Raise(1),
 	}
 }
 
@@ -177,6 +180,35 @@ func poolThatIsAwayIsOffline(f *fixture) {
 	}
 	f.holds(d.ID, "file", "content")
 	f.hasSnapshots(d.ID, s)
+}
+
+// generationIsRaised wants the counter in the pool, whoever opens that, and all else as it was.
+func generationIsRaised(f *fixture) {
+	want := func(n uint64) {
+		f.Helper()
+		for range 2 {
+			if got, err := f.pool.Generation(); got != n || err != nil {
+				f.Errorf("generation %d, %v; want %d", got, err, n)
+			}
+			f.open()
+		}
+	}
+	id, d := f.pool.ID(), f.create()
+	want(0)
+	for _, n := range []uint64{1, 7, 1 << 40} {
+		f.twice(func() error { return f.pool.Raise(n) })
+		want(n)
+	}
+	f.cfg.Make = true // what is there already stays as it is
+	f.open()
+	want(1 << 40)
+	if f.pool.ID() != id {
+		f.Errorf("the pool is %s, was %s", f.pool.ID(), id)
+	}
+	f.inState(d, backends.EntryReady)
+	for _, e := range f.entries(uuid.Nil) {
+		f.Errorf("it left %+v", e)
+	}
 }
 
 // declared returns which optional interfaces a pool has.

@@ -135,6 +135,12 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	return st
 }
 
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
+
 // room fails with ErrNoSpace while nothing new should begin in the pool.
 func (p *Pool) room() error {
 	st := p.shelf.Status()

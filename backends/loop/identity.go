@@ -31,6 +31,8 @@ type identity struct {
 	ID      uuid.UUID `json:"id"`
 	Name    string    `json:"name"` // when it was made
 	Layout  string    `json:"layout"`
+	// Generation is a counter: see backends.Pool.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 const format = 1
@@ -163,12 +165,22 @@ func writeIdentity(path string, id identity) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	root, err := openFolder(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return errors.Join(replaceIdentity(root, id), syncDir(filepath.Dir(path)))
+}
+
+// replaceIdentity writes the identity of a pool, durably, in place of the one that is there.
+func replaceIdentity(root folder, id identity) error {
 	raw, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(path, identityFile+".tmp")
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	const tmp = identityFile + tmpSuffix
+	f, err := root.openFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -176,10 +188,10 @@ func writeIdentity(path string, id identity) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(path, identityFile)); err != nil {
+	if err := root.rename(tmp, identityFile); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(path), syncDir(filepath.Dir(path)))
+	return root.Sync()
 }
 
 func syncDir(path string) error {

@@ -45,6 +45,7 @@ type Pool struct {
 	seen     atomic.Pointer[stamp] // of the identity that was recognised last
 	claims   claims.Claims
 	format   sync.Mutex // held while a template is made
+	raising  sync.Mutex // held while the identity is written anew
 }
 
 var (
@@ -108,6 +109,37 @@ func (p *Pool) recognise(root folder) error {
 	}
 	p.seen.Store(&now)
 	return nil
+}
+
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) {
+	root, err := p.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	var id identity
+	if err := readRecord(root, identityFile, &id); err != nil {
+		return 0, p.offline("%w", err)
+	}
+	return id.Generation, nil
+}
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error {
+	p.raising.Lock()
+	defer p.raising.Unlock()
+	root, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var id identity
+	if err := readRecord(root, identityFile, &id); err != nil {
+		return p.offline("%w", err)
+	}
+	id.Generation = generation
+	return noSpace(replaceIdentity(root, id))
 }
 
 func (p *Pool) offline(format string, args ...any) error {

@@ -114,10 +114,12 @@ func (s *Shelf) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*
 	defer root.Close()
 	count := 0
 	var errs []error
+	s.marker.Lock()
 	if _, err := root.Lstat(Temp + markerName); err == nil {
 		count++
 		errs = append(errs, root.Remove(Temp+markerName))
 	}
+	s.marker.Unlock()
 	for _, area := range areas() {
 		names, err := ReadNames(root, area)
 		errs = append(errs, err)

@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -54,6 +55,8 @@ type marker struct {
 	Backend string    `json:"backend"`
 	ID      uuid.UUID `json:"id"`
 	Name    string    `json:"name"` // when it was made
+	// Generation is a counter: see backends.Pool.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 const format = 1
@@ -63,6 +66,7 @@ type Shelf struct {
 	mark   marker
 	path   string
 	claims claims.Claims
+	marker sync.Mutex // held while it is written anew
 }
 
 // Open opens the pool at cfg.Path, or makes it, as backends.Kind says; the
@@ -72,7 +76,7 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
 	}
-	s := &Shelf{mark: marker{format, backend, cfg.ID, cfg.Name}, path: cfg.Path}
+	s := &Shelf{mark: marker{Format: format, Backend: backend, ID: cfg.ID, Name: cfg.Name}, path: cfg.Path}
 	if cfg.Make {
 		if err := s.make(); err != nil {
 			return nil, fmt.Errorf("make a pool at %s: %w", cfg.Path, err)
@@ -95,6 +99,28 @@ func (s *Shelf) ID() uuid.UUID { return s.mark.ID }
 
 // Path returns where the pool lies.
 func (s *Shelf) Path() string { return s.path }
+
+// Generation returns the counter in the pool's marker.
+func (s *Shelf) Generation() (uint64, error) {
+	root, m, err := s.read()
+	if err != nil {
+		return 0, err
+	}
+	return m.Generation, root.Close()
+}
+
+// Raise sets that counter, durably.
+func (s *Shelf) Raise(generation uint64) error {
+	s.marker.Lock()
+	defer s.marker.Unlock()
+	root, m, err := s.read()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	m.Generation = generation
+	return WriteJSON(root, markerName, m, true)
+}
 
 // make turns an absent or empty directory into a pool; one that is the pool
 // already, or was left half made, is fine.
