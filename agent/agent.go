@@ -348,7 +348,11 @@ func (a *Agent) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.letIn(ctx)
+	if err := a.letIn(ctx); err != nil {
+		return err
+	}
+	_, err = a.compareGenerations(ctx)
+	return err
 }
 
 // Close stops the work: operations on record go on at the next start, mounts

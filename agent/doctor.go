@@ -134,6 +134,10 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		r.add(levelError, name, "", "is offline: %s", st.Reason)
 		return
 	}
+	if why := p.held(); why != "" {
+		r.add(levelError, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
+		return
+	}
 	switch {
 	case st.Reason != "":
 		r.add(levelError, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)

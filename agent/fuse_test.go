@@ -141,6 +141,13 @@ func (c fusedControl) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait
 	return s, err
 }
 
+func (c fusedControl) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
+	if c.h.fuse.blown() {
+		return api.Generations{}, unavailable(errDead)
+	}
+	return c.Service.Generations(ctx, node, g)
+}
+
 func (c fusedControl) Heartbeat(ctx context.Context, node uuid.UUID, b api.Heartbeat) error {
 	if c.h.fuse.blown() {
 		return unavailable(errDead)

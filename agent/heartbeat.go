@@ -121,6 +121,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
 	}
+	a.raisePools()
 	a.unmountForgotten()
 	a.verifyUses(ctx)
 	a.yields()

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
@@ -18,7 +17,7 @@ import (
 // answers.
 func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) {
 	for _, p := range a.pools.all() {
-		if p.backend == nil {
+		if p.serves() != nil {
 			continue
 		}
 		log := a.Log.WithField("pool", p.Name)
@@ -94,17 +93,5 @@ func (p *pools) doubtAll(ctx context.Context, pool uuid.UUID) error {
 }
 
 func (p *pools) doubt(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
-	p.mu.RLock()
-	op := *p.byID[pool]
-	p.mu.RUnlock()
-	op.rec.Found, op.rec.Doubtful = all, ids
-	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: op.rec}); err != nil {
-		return fmt.Errorf("pool %s: %w", op.Name, err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	next := *p.byID[pool]
-	next.rec = op.rec
-	p.byID[pool] = &next
-	return nil
+	return p.keep(ctx, pool, func(rec *poolRecord) { rec.Found, rec.Doubtful = all, ids })
 }

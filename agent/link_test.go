@@ -38,6 +38,7 @@ type link struct {
 	deaf             bool          // what it knows of a node it does not say
 	renewed          time.Duration // when the last renewal came by
 	late             chan struct{} // closed when it lets an agent register
+	old              bool          // it leads to a control of an older version
 	mute             bool          // of snapshots it says nothing, however long one waits
 }
 
@@ -66,6 +67,12 @@ func (l *link) loses(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lose = n
+}
+
+func (l *link) setOld(old bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.old = old
 }
 
 func (l *link) silent() {
@@ -147,6 +154,16 @@ func (l *link) Register(ctx context.Context, r api.Registration) error {
 	}
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) { return nil, l.Service.Register(ctx, r) })
 	return err
+}
+
+func (l *link) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
+	l.mu.Lock()
+	old := l.old
+	l.mu.Unlock()
+	if old {
+		return api.Generations{}, dataset.Errorf(dataset.ErrInvalid, "no such endpoint: POST /v1/nodes/%s/generations", node)
+	}
+	return through(ctx, l, func(ctx context.Context) (api.Generations, error) { return l.Service.Generations(ctx, node, g) })
 }
 
 func (l *link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {

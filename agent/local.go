@@ -117,8 +117,11 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		return dataset.Pool{}, nil, err
 	}
 	op, _ := a.pools.byName(name)
-	if op.backend == nil {
-		return op.Pool, nil, offline(name, op.why)
+	if err := op.serves(); err != nil {
+		if op.held() != "" {
+			err = fmt.Errorf("%w; then drover store rebuild brings its volumes back", err)
+		}
+		return op.Pool, nil, err
 	}
 	found, err := a.inPool(ctx, op)
 	if err != nil {
@@ -167,6 +170,9 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if _, err := p.backend.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
 			continue
 		} else if err != nil {
+			return err
+		}
+		if err := p.serves(); err != nil {
 			return err
 		}
 		unlock, err := a.locks.lock(ctx, id, "gc of dataset "+id.String())

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,6 +34,8 @@ type pools struct {
 	byID  map[uuid.UUID]*openPool
 	holds holds
 
+	recording sync.Mutex // held while what is on record of one is changed
+
 	unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
 }
 
@@ -42,6 +45,11 @@ type openPool struct {
 	backend backends.Pool // nil while offline
 	why     string        // it is offline
 	unheld  string        // why another drover is not kept from it; empty: it is
+
+	on         string        // the node's name
+	generation uint64        // that the pool says it is of; see held
+	due, used  bool          // it is to be raised; it was changed since
+	raised     time.Duration // when that was last, by the steady clock
 }
 
 func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
@@ -87,7 +95,7 @@ func (p *pools) open(ctx context.Context) error {
 }
 
 func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolRecord) error {
-	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image, Found: known.Found, Doubtful: known.Doubtful}
+	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image, Found: known.Found, Doubtful: known.Doubtful, Generation: known.Generation}
 	if c.Image > 0 {
 		rec.Mount = p.imageMount(c.Name)
 	}
@@ -115,7 +123,7 @@ func (p *pools) imageMount(name string) string {
 
 // add opens a known pool; one that cannot be opened is offline.
 func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
-	op := &openPool{rec: rec, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
+	op := &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
 	if err := p.attach(ctx, op); err != nil {
 		op.why = reason(name, err)
 		p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "error": err}).Error("pool is offline")
@@ -136,11 +144,17 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 		return err
 	}
 	unheld, err := p.holds.take(ctx, b)
+	if err == nil {
+		op.generation, err = b.Generation()
+	}
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
 	p.warnUnheld(op.Name, unheld)
-	op.backend, op.why, op.unheld = b, "", unheld
+	op.backend, op.why, op.unheld, op.due = b, "", unheld, true
+	if why := op.held(); why != "" {
+		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)
+	}
 	op.Capabilities, op.Note = b.Info().Capabilities, b.Info().Note
 	return nil
 }
@@ -165,14 +179,15 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	}
 	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
 	unheld, err := p.holds.take(ctx, b)
-	if err := errors.Join(p.single(rec.ID, name), err); err != nil {
+	generation, gerr := b.Generation()
+	if err := errors.Join(p.single(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(ofPool(name, err), b.Close())
 	}
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	p.warnUnheld(name, unheld)
-	op := &openPool{rec: rec, backend: b, unheld: unheld, Pool: dataset.Pool{
+	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
 		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
 	}}
@@ -216,16 +231,16 @@ func within(path, dir string) bool {
 
 func hasDotDot(rel string) bool { return len(rel) >= 3 && rel[:3] == "../" }
 
-// get returns an open pool; ErrOffline says why it is not.
+// get returns an open pool that is not held; ErrOffline says why it is not.
 func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	op := p.byID[id]
-	switch {
-	case op == nil:
+	if op == nil {
 		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
-	case op.backend == nil:
-		return nil, offline(op.Name, op.why)
+	}
+	if err := op.serves(); err != nil {
+		return nil, err
 	}
 	return op.backend, nil
 }
@@ -240,6 +255,16 @@ func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 		return nil, offline(p.name(id), st.Reason)
 	}
 	return b, nil
+}
+
+// free fails with ErrOffline while a pool is held.
+func (p *pools) free(id uuid.UUID) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if op := p.byID[id]; op != nil {
+		return op.free()
+	}
+	return nil
 }
 
 func (p *pools) name(id uuid.UUID) string {
@@ -299,6 +324,9 @@ func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
 		if op.backend != nil {
 			st = op.backend.Status(ctx)
 			st.ID = op.ID
+			if op = p.look(op); st.Online && op.held() != "" {
+				st.Online, st.Held, st.Reason = false, true, op.held()
+			}
 		}
 		st.Reason = dataset.Cut(st.Reason) // control takes no longer ones
 		out = append(out, st)

@@ -199,6 +199,9 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
+	if was, known := a.replicaOf(id); !known || was.Snapshot != s.ID {
+		a.pools.touched(k.Pool, false)
+	}
 	if err := dropGone(ctx, pool, id, got.Gone); err != nil {
 		return err
 	}

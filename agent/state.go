@@ -80,6 +80,8 @@ type poolRecord struct {
 	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.
 	Found    bool        `json:"found,omitempty"`
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
+	// Generation is the highest that this node has heard of; see openPool.held.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 // get reads key into v and reports whether it is there.

@@ -32,7 +32,7 @@ func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found b
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || found && c.At().Compare(newest.At()) <= 0 {
+		if !there || !c.Whole() || s.useless(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}
 		var n dataset.Node

@@ -144,6 +144,8 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 		err = dataset.Errorf(dataset.ErrPending, "volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
 	case !s.seen.guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
+	default:
+		why = s.useless(c.Pool)
 	}
 	if why != "" {
 		why = "node " + n.Name + " " + why

@@ -32,6 +32,8 @@ const (
 	factsPrefix      = "facts/"
 	leasesPrefix     = "leases/"
 	homesPrefix      = "home/"
+
+	generationsPrefix = "generations/"
 )
 
 // clusterKey holds the identity of the store: made once, with the first node.
@@ -139,6 +141,8 @@ func belongs(key string, v any) error {
 		want = factsKey(v.Node)
 	case *dataset.Pool:
 		want = poolKey(v.ID)
+	case *generation:
+		want = generationKey(v.Pool)
 	case *dataset.Operation:
 		want = operationKey(v.ID)
 	case *ended:

@@ -37,6 +37,7 @@ func TestDecode(t *testing.T) {
 		{leaseKey(id), dataset.Lease{Dataset: other}, &dataset.Lease{}, "value of"},
 		{nodeKey(id), dataset.Node{ID: other}, &dataset.Node{}, "value of"},
 		{poolKey(id), dataset.Pool{ID: other}, &dataset.Pool{}, "value of"},
+		{generationKey(id), generation{Pool: other, Highest: 1}, &generation{}, "value of"},
 		{operationKey(id), dataset.Operation{ID: other}, &dataset.Operation{}, "value of"},
 		{operationKey(id), dataset.Operation{ID: id}, &dataset.Operation{}, ""},
 		{trashKey(id), dataset.Trash{At: someday}, &dataset.Trash{}, ""},

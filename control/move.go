@@ -58,6 +58,9 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if err != nil {
 		return err
 	}
+	if why := s.held(from.ID); why != "" {
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s", d.Volume, from.Name, why)
+	}
 	cands, err := s.candidates(t, target.ID)
 	if err != nil {
 		return err

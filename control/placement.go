@@ -54,6 +54,8 @@ func (c candidate) away() string {
 		return "its node is cordoned"
 	case c.silent:
 		return "its node is away"
+	case c.status != nil && c.status.Held:
+		return "it is held: " + c.status.Reason
 	case c.status != nil && !c.status.Online:
 		return "it is offline: " + c.status.Reason
 	}

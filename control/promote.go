@@ -79,6 +79,9 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	if !there || !kept.Whole() {
 		return s.noCopy(t, d, target)
 	}
+	if why := s.useless(kept.Pool); why != "" {
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
+	}
 	if err := s.noFresher(t, d, target, kept); err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 		if err != nil {
 			return err
 		}
-		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 {
+		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 || s.held(c.Pool) != "" {
 			continue
 		}
 		if s.Shared {

@@ -216,6 +216,7 @@ func (t *tx) dropNode(id uuid.UUID) error {
 			return err
 		} else if there && p.Node == id {
 			t.del(poolKey(pool))
+			t.del(generationKey(pool))
 		}
 	}
 	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id), fencedKey(id), leftKey(id)} {

@@ -298,6 +298,8 @@ func usedPercent(p dataset.PoolStatus) float64 {
 func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {
+	case is.Held && !was.Held:
+		ev.Type, ev.Detail = "pool.held", is.Reason
 	case !is.Online && (was.Online || !known):
 		ev.Type, ev.Detail = "pool.offline", is.Reason
 	case known && !was.Online && is.Online:

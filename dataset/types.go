@@ -256,6 +256,7 @@ type Pool struct {
 type PoolStatus struct {
 	ID      uuid.UUID `json:"id"`
 	Online  bool      `json:"online"`
+	Held    bool      `json:"held,omitempty"`   // it is of an older generation than it was: nothing is done in it, and it is not online
 	Reason  string    `json:"reason,omitempty"` // why not online, or what to mind
 	Size    Size      `json:"size"`
 	Free    Size      `json:"free"`

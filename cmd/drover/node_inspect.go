@@ -35,7 +35,11 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 		var lines []string
 		for _, p := range pools {
 			if p.Node == n.ID {
-				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, poolState(p)))
+				state := poolState(p)
+				if state == poolHeld {
+					state += ": " + p.Status.Reason
+				}
+				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))
 			}
 		}
 		return nodeForm(n, lines, a.now()).Write(a.out)

@@ -7,6 +7,6 @@ func newPoolCmd(a *app) *cobra.Command {
 		Use:   "pool",
 		Short: "Look at the places where datasets are kept, and make more",
 	},
-		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a),
+		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
 	)
 }

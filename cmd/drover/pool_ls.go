@@ -15,6 +15,7 @@ import (
 const (
 	poolOnline  = "online"
 	poolOffline = "offline"
+	poolHeld    = "held"
 	poolUnknown = "unknown"
 )
 
@@ -35,10 +36,13 @@ func (a *app) poolTable(pools []api.Pool) *show.Table {
 			size, free = p.Status.Size.Human(), freeLine(*p.Status)
 		}
 		t.Row(p.Name, p.NodeName, p.Backend, poolState(p), size, free, p.Path)
+		if poolState(p) == poolHeld {
+			t.Below(6, p.Status.Reason)
+		}
 	}
 	colors := a.palette()
 	t.Paint(3, func(s string) string {
-		if s == poolOnline {
+		if s == poolOnline || s == "" {
 			return s
 		}
 		return colors.Red(s)
@@ -52,6 +56,8 @@ func poolState(p api.Pool) string {
 		return poolUnknown
 	case p.Status.Online:
 		return poolOnline
+	case p.Status.Held:
+		return poolHeld
 	}
 	return poolOffline
 }

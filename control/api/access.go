@@ -46,10 +46,10 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
+	case "create-pool", "adopt-pool", "accept-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
-	case "plan", "heartbeat", "sync", "facts", "renew", "hold":
+	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
 		return rule{node: itself, quiet: true}, true
 	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "certify":
 		return rule{node: itself}, true

@@ -35,6 +35,11 @@ func (c *Client) AdoptPool(ctx context.Context, path string) (dataset.Pool, []Re
 	return a.Pool, a.Rebuilt, err
 }
 
+// AcceptPool has a pool of the server's host that is held serve as it is.
+func (c *Client) AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error) {
+	return ask[dataset.Pool](ctx, c, call{method: http.MethodPost, path: "/v1/pools/accept", body: p})
+}
+
 // RebuildStore brings back the names from the pools of the server's host.
 func (c *Client) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error) {
 	k := call{method: http.MethodPost, path: "/v1/store/rebuild"}

@@ -21,6 +21,11 @@ func (c *Client) Renew(ctx context.Context, id, incarnation uuid.UUID) (Standing
 	return ask[Standing](ctx, c, node(id, "/renew", Renewal{incarnation}))
 }
 
+// Generations says of which generation the node's pools are.
+func (c *Client) Generations(ctx context.Context, id uuid.UUID, g Generations) (Generations, error) {
+	return ask[Generations](ctx, c, node(id, "/generations", g))
+}
+
 // Plan asks for the decision on a request.
 func (c *Client) Plan(ctx context.Context, id uuid.UUID, req Request) (Plan, error) {
 	return ask[Plan](ctx, c, node(id, "/plan", req))

@@ -242,6 +242,14 @@ func (f *fake) CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error) 
 	return f.pool, f.ask(ctx, "CreatePool", p)
 }
 
+func (f *fake) AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error) {
+	return f.pool, f.ask(ctx, "AcceptPool", p)
+}
+
+func (f *fake) Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error) {
+	return Generations{Pools: g.Pools}, f.ask(ctx, "Generations", node, g)
+}
+
 func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error) {
 	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path)
 }

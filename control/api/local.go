@@ -15,6 +15,12 @@ type AdoptPool struct {
 	Path string `json:"path" doc:"where the pool lies"`
 }
 
+// AcceptPool asks for a pool that is held to serve as it is.
+type AcceptPool struct {
+	Pool      string `json:"pool" doc:"its name"`
+	Confirmed bool   `json:"confirmed" doc:"what it has not any more is lost, on the word of who asks"`
+}
+
 // Adopted is a pool and what was found in it.
 type Adopted struct {
 	Pool    dataset.Pool `json:"pool"`
@@ -39,6 +45,11 @@ func (h handlers) pools() {
 				rebuilt = []Rebuilt{}
 			}
 			return reply(Adopted{Pool: pool, Rebuilt: rebuilt}, err)
+		})
+	add(h, post("/v1/pools/accept", "accept-pool", "pools", "Have a pool of this host that is held serve as it is", "It was put back to an older state: what was written to it since is lost."),
+		func(ctx context.Context, in *struct{ Body AcceptPool }) (*answer[dataset.Pool], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
+			return reply(h.Local.AcceptPool(ctx, in.Body))
 		})
 }
 
@@ -86,6 +97,10 @@ func (a absent) CreatePool(context.Context, NewPool) (dataset.Pool, error) {
 
 func (a absent) AdoptPool(context.Context, string) (dataset.Pool, []Rebuilt, error) {
 	return dataset.Pool{}, nil, a.err()
+}
+
+func (a absent) AcceptPool(context.Context, AcceptPool) (dataset.Pool, error) {
+	return dataset.Pool{}, a.err()
 }
 
 func (a absent) Export(context.Context, string, string, io.Writer) (LeftOut, error) {

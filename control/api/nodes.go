@@ -143,6 +143,13 @@ func (h handlers) feeds() {
 		}) (*answer[dataset.Facts], error) {
 			return reply(h.Service.Facts(ctx, in.Node, in.Body))
 		})
+	add(h, agents("generations", "generations", "Say of which generation the node's pools are"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Generations
+		}) (*answer[Generations], error) {
+			return reply(h.Service.Generations(ctx, in.Node, in.Body))
+		})
 	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
 	rebuild.MaxBodyBytes = maxRebuild
 	rebuild.Middlewares = append(rebuild.Middlewares, atOnce("rebuilds", rebuildsOnce, rebuildsAll))

@@ -69,6 +69,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	report := Report{Incarnation: node1, Operation: f.op}
 	page := Page{After: "a b/c&d", Limit: 7}
 	beat := Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
+	numbered := Generations{Incarnation: node1, Pools: []Generation{{f.pool.ID, 1<<63 + 1}}}
 	yield := Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
 	held := Holdings{Incarnation: node1, Recovery: uuid.Max, Clock: 1 << 60, Pools: []uuid.UUID{f.pool.ID}, Found: []Found{}, Copies: []Kept{}, Given: []Given{{node1, 2, uuid.Max}}}
 	again := Recover{Confirm: "0123", Fenced: []string{"a"}}
@@ -118,6 +119,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Sync", []any{node1, uint64(1<<63 + 5), 30 * time.Second}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 1<<63+5, 30*time.Second) }},
 		{"Sync", []any{node1, uint64(0), time.Duration(0)}, f.sync, func(ctx context.Context, c *Client) (any, error) { return c.Sync(ctx, node1, 0, 0) }},
 		{"Renew", []any{node1, uuid.Max}, Standing{TTL: dataset.Duration(10 * time.Second)}, func(ctx context.Context, c *Client) (any, error) { return c.Renew(ctx, node1, uuid.Max) }},
+		{"Generations", []any{node1, numbered}, Generations{Pools: numbered.Pools}, func(ctx context.Context, c *Client) (any, error) { return c.Generations(ctx, node1, numbered) }},
 		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
 		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Recall(ctx, node1, report) }},
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
@@ -138,6 +140,9 @@ func TestEveryMethodArrives(t *testing.T) {
 			return c.CreatePool(ctx, NewPool{"fast", "loop", "/p", "20GiB"})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
+		{"AcceptPool", []any{AcceptPool{"fast", true}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
+			return c.AcceptPool(ctx, AcceptPool{"fast", true})
+		}},
 		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.RebuildStore(ctx, true) }},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)

@@ -59,6 +59,9 @@ type Nodes interface {
 	Register(ctx context.Context, r Registration) error
 	// Renew says that the node's agent is alive, and returns for how long it then is.
 	Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error)
+	// Generations says of which generation the node's pools are, and returns the highest
+	// known of each.
+	Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error)
 	// Plan decides on a request that the node itself will carry out; nothing is
 	// written.
 	Plan(ctx context.Context, node uuid.UUID, req Request) (Plan, error)
@@ -97,6 +100,8 @@ type Local interface {
 	Collect(ctx context.Context, id uuid.UUID) error
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
+	// AcceptPool has a pool that is held serve as it is.
+	AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error)
 	// RebuildStore fails with ErrOffline while a pool is, unless it is to be
 	// skipped.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)

@@ -253,6 +253,19 @@ type Pool struct {
 	Status   *dataset.PoolStatus `json:"status,omitempty"`
 }
 
+// Generations says of which generation pools are; what it answers, of which they were at most.
+type Generations struct {
+	Incarnation uuid.UUID    `json:"incarnation,omitzero"`
+	Pools       []Generation `json:"pools"`
+}
+
+// Generation is a pool's: a counter that lies in the pool itself and that its node raises,
+// so that a disk which was put back to an older state can be told.
+type Generation struct {
+	Pool       uuid.UUID `json:"pool"`
+	Generation uint64    `json:"generation"`
+}
+
 // NewPool asks an agent for a pool.
 type NewPool struct {
 	Name    string `json:"name"`

@@ -23,7 +23,7 @@ type collector struct {
 	store []figure
 
 	pool, poolOnline, mounted, uses, used, size, age, halted *prometheus.Desc
-	maxLoss, storeHalted                                     *prometheus.Desc
+	maxLoss, storeHalted, poolHeld                           *prometheus.Desc
 	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
 }
 
@@ -96,6 +96,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 		seen: seen, store: st,
 		pool:       d("pool_bytes", "Bytes of a pool.", "pool", "node", "state"),
 		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
+		poolHeld:   d("pool_held", "1 while a pool is held, as its disk was put back to an older state.", "pool", "node"),
 		mounted:    d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
 		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
 		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
@@ -120,7 +121,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.mounted, c.uses, c.used, c.size, c.age, c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.poolHeld, c.mounted, c.uses, c.used, c.size, c.age, c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
 		ch <- d
 	}
 	for _, f := range c.store {
@@ -150,6 +151,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		gauge(c.poolOnline, flag(p.Status.Online), p.Name, p.NodeName)
+		gauge(c.poolHeld, flag(p.Status.Held), p.Name, p.NodeName)
 		gauge(c.pool, float64(p.Status.Free), p.Name, p.NodeName, "free")
 		gauge(c.pool, float64(p.Status.Size), p.Name, p.NodeName, "size")
 	}

@@ -39,6 +39,26 @@ func TestFailoverHaltedHasAFigure(t *testing.T) {
 	}
 }
 
+// holding is a node with a pool that is held, and one that serves.
+type holding struct{ seer }
+
+func (holding) Pools(context.Context) ([]api.Pool, error) {
+	pool := func(name string, st dataset.PoolStatus) api.Pool {
+		return api.Pool{Pool: dataset.Pool{Name: name}, NodeName: "host-a", Status: &st}
+	}
+	return []api.Pool{pool("back", dataset.PoolStatus{Held: true}), pool("good", dataset.PoolStatus{Online: true})}, nil
+}
+
+func TestHeldPoolHasAFigure(t *testing.T) {
+	w := httptest.NewRecorder()
+	newMetrics(holding{deciding{}}, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`drover_pool_held{node="host-a",pool="back"} 1`, `drover_pool_held{node="host-a",pool="good"} 0`, `drover_pool_online{node="host-a",pool="back"} 0`} {
+		if got := w.Body.String(); !strings.Contains(got, want+"\n") {
+			t.Errorf("want %q in %s", want, got)
+		}
+	}
+}
+
 // doubting is a control whose store is not to be believed, or is; keeping an agent with replicas.
 type doubting struct {
 	seer

@@ -1,0 +1,141 @@
+package control
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// says says of which generation a node's pool is, and returns of which it was at most; 0:
+// that is not kept.
+func (a *agent) says(pool uuid.UUID, generation uint64) uint64 {
+	a.Helper()
+	out, err := a.Generations(a.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{{Pool: pool, Generation: generation}}})
+	if err != nil {
+		a.Fatalf("generations: %v", err)
+	}
+	if len(out.Pools) == 0 {
+		return 0
+	}
+	return out.Pools[0].Generation
+}
+
+// What is on record of a pool's generation only grows, also by a report that comes late; it
+// is the node's own to say, by its newest agent; saying it again writes nothing. It goes on
+// with the pool to the node that adopts that, and goes with the node.
+func TestGenerationsOnlyGrow(t *testing.T) {
+	e, _ := newCluster(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	pool := a.pools[0].ID
+	for _, c := range []struct{ says, want uint64 }{{1, 1}, {5, 5}, {3, 5}, {5, 5}, {6, 6}, {5, 6}} {
+		if got := a.says(pool, c.says); got != c.want {
+			t.Errorf("said %d: got %d, want %d", c.says, got, c.want)
+		}
+	}
+	e.spy.counted()
+	a.says(pool, 6)
+	if _, txns, _ := e.spy.counted(); txns != 0 {
+		t.Errorf("saying it again took %d transactions", txns)
+	}
+	e.restart()
+	if got := a.says(pool, 2); got != 6 {
+		t.Errorf("after a restart of control: %d", got)
+	}
+	if got := b.says(pool, 9); got != 0 {
+		t.Errorf("another node's pool: %d", got)
+	}
+	if got := a.says(uuid.New(), 9); got != 0 {
+		t.Errorf("a pool that nobody has: %d", got)
+	}
+	older := a.incarnation
+	a.incarnation = uuid.New()
+	a.register("alpha")
+	_, err := e.Generations(e.ctx, a.id, api.Generations{Incarnation: older, Pools: []api.Generation{{Pool: pool, Generation: 9}}})
+	refused(t, err, dataset.ErrStale, "alpha")
+	_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: make([]api.Generation, maxPools+1)})
+	refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
+
+	b.pools = append(b.pools, a.pools[0])
+	b.register("beta")
+	if got := b.says(pool, 4); got != 6 {
+		t.Errorf("adopted: %d", got)
+	}
+	if got := a.says(pool, 9); got != 0 {
+		t.Errorf("of a pool that was adopted: %d", got)
+	}
+	if _, err := e.update(e.ctx, func(t *tx) error { return t.dropNode(b.id) }); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := newTx(e.ctx, e.spy).get(generationKey(pool), &generation{}); there || err != nil {
+		t.Errorf("of a node that is gone: %t, %v", there, err)
+	}
+}
+
+// sees says how a pool of the node is.
+func (a *agent) sees(st dataset.PoolStatus) {
+	a.Helper()
+	if err := a.Heartbeat(a.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Guard: true, Clock: a.clock.Now(), Pools: []dataset.PoolStatus{st}}); err != nil {
+		a.Fatalf("heartbeat: %v", err)
+	}
+}
+
+// Nothing new is put into a pool that is held, nor moved from it, and an event says so once.
+func TestNothingIsPutIntoAHeldPool(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("mine@gold")
+	held := dataset.PoolStatus{ID: a.pools[0].ID, Held: true, Reason: "its generation is 5 and was 7"}
+	for range 2 {
+		a.sees(held)
+	}
+	a.planned(create("db@gold"), dataset.ErrOffline, "pool fast: it is held: its generation is 5 and was 7")
+	e.agent("beta")
+	_, err := e.Submit(e.ctx, moveTo("mine", "beta"))
+	refused(t, err, dataset.ErrOffline, "pool fast, in which it lies, is held: its generation is 5 and was 7")
+	told := 0
+	if err := e.Events(e.ctx, 0, false, func(ev api.Event) error {
+		if ev.Type == "pool.held" && ev.Detail == held.Reason && ev.Node == "alpha" {
+			told++
+		}
+		return nil
+	}); err != nil || told != 1 {
+		t.Errorf("told %d times, %v", told, err)
+	}
+	a.sees(dataset.PoolStatus{ID: held.ID, Online: true})
+	a.create("db@gold")
+}
+
+// No copy in a pool that is held is gone on from, neither by itself nor by word, and no
+// other is kept from it for what stands on record of such a one: the next freshest is.
+func TestNothingGoesOnFromAHeldPool(t *testing.T) {
+	l := newLost(t, 1)
+	why := "its generation is 5 and was 7"
+	l.b.sees(dataset.PoolStatus{ID: l.b.pools[0].ID, Held: true, Reason: why})
+	op := l.begins()
+	if op.Node != l.c.id {
+		t.Errorf("it goes on from the copy of %s, not of gamma (%s)", op.Node, l.c.id)
+	}
+
+	l = newLost(t, 1)
+	l.x.dies(l.a)
+	l.passes(l.Limits.Session, l.b, l.c)
+	for _, x := range []*agent{l.b, l.c} {
+		x.sees(dataset.PoolStatus{ID: x.pools[0].ID, Held: true, Reason: why})
+	}
+	_, err := l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrPending)
+	l.passes(l.Limits.Session+time.Second, l.b, l.c)
+	_, err = l.asks(l.Service, "beta")
+	refused(t, err, dataset.ErrOffline, "node beta has its copy in a pool that is held: "+why, "node gamma", "no other node has a whole copy")
+
+	_, err = l.Submit(l.ctx, forced("db", "beta", "alpha"))
+	refused(t, err, dataset.ErrOffline, "move of volume db: node beta has its copy in a pool that is held: "+why)
+	l.c.sees(dataset.PoolStatus{ID: l.c.pools[0].ID, Online: true})
+	if out := l.submit(forced("db", "gamma", "alpha")); out.Operation.Node != l.c.id {
+		t.Errorf("%+v", out.Operation)
+	}
+}
