@@ -61,6 +61,8 @@ type Config struct {
 	// FencePrograms are the programs that fence commands may run; nil: any that belongs to
 	// root.
 	FencePrograms []string
+	// ListAll has the engine's list show the volumes of all nodes.
+	ListAll bool
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }

@@ -258,6 +258,9 @@ func (away) Sync(context.Context, uuid.UUID, uint64, time.Duration) (api.Sync, e
 	return api.Sync{}, errAway
 }
 func (away) Volume(context.Context, string) (api.Volume, error) { return api.Volume{}, errAway }
+func (away) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
+	return api.List[api.Volume]{}, errAway
+}
 func (away) Operation(context.Context, string, time.Duration) (dataset.Operation, error) {
 	return dataset.Operation{}, errAway
 }

@@ -146,17 +146,6 @@ func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[stri
 	return out, nil
 }
 
-// List answers with every volume of this node in the spellings that its engine
-// uses.
-func (a *Agent) List(context.Context) ([]plugin.Volume, error) {
-	list := a.cache.list(a.node)
-	out := make([]plugin.Volume, len(list))
-	for i, l := range list {
-		out[i] = plugin.Volume{Name: l.spelling, Mountpoint: a.mountPath(l.dataset)}
-	}
-	return out, nil
-}
-
 // Path answers with where a volume is mounted, or will be.
 func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 	d, err := a.find(ctx, spelling)

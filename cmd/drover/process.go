@@ -131,7 +131,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 	o = host.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms,
+		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll,
 		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}),
 		Log:      log,
 		Ready:    func() { notify(log) },

@@ -26,6 +26,8 @@ type Config struct {
 	// FencePrograms are the programs that an agent's host runs, as root, where a profile has
 	// one for its fence; nil: any that belongs to root.
 	FencePrograms []string
+	// ListAll has the engine of an agent's host list the volumes of all hosts.
+	ListAll bool
 }
 
 // Listen says where a process answers on the network.
@@ -72,7 +74,7 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs", "list"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -86,6 +88,8 @@ func Parse(file string, src []byte) (Config, error) {
 	c.TransferRate, err = transfers(keys["transfers"])
 	bad.Add(err)
 	c.FencePrograms, err = programs(keys["fence_programs"])
+	bad.Add(err)
+	c.ListAll, err = listAll(keys["list"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

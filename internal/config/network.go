@@ -95,6 +95,25 @@ func programs(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
+// What an engine's list shows.
+const (
+	listNode    = "node" // as where nothing is said
+	listCluster = "cluster"
+)
+
+// listAll reads whether an engine's list shows the volumes of all hosts.
+func listAll(n strictyaml.Node) (bool, error) {
+	s, err := n.String()
+	switch {
+	case err != nil || n.Absent() || s == listNode:
+		return false, err
+	case s == listCluster:
+		return true, nil
+	}
+	have := []string{listNode, listCluster}
+	return false, n.Errorf("unknown %.80q (have: %s)%s", s, dataset.Have(have), dataset.Guess(s, have))
+}
+
 // control reads where the control replicas are; nil when nothing is said of it.
 func control(n strictyaml.Node) ([]string, error) {
 	if n.Absent() {

@@ -116,14 +116,18 @@ func TestWherePublished(t *testing.T) {
 	fences, lone := slow, slower
 	fences.TransferRate, fences.FencePrograms = 0, []string{}
 	lone.TransferRate, lone.FencePrograms = 0, []string{}
+	lists, listing := slower, replica
+	lists.TransferRate, lists.ListAll, listing.ListAll = 0, true, true
 	for err, want := range map[error]string{
-		fences.CheckControl():  "transfers and fence_programs are an agent's",
-		lone.CheckServe():      "control, transfers and fence_programs are for",
+		fences.CheckControl():  "transfers, fence_programs and list are an agent's",
+		lone.CheckServe():      "control, transfers, fence_programs and list are for",
 		replica.CheckControl(): "facts cannot be published to swarm here: this is control, which has no part in a Swarm",
 		node.CheckAgent():      "facts cannot be published to consul here: a cluster's control does that (say it to drover control)",
 		alone.CheckServe():     "facts cannot be published to consul here",
-		slow.CheckControl():    "pools, labels, transfers and fence_programs are an agent's",
-		slower.CheckServe():    "transfers and fence_programs are for the hosts of a cluster",
+		slow.CheckControl():    "pools, labels, transfers, fence_programs and list are an agent's",
+		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
+		lists.CheckServe():     "list are for the hosts of a cluster",
+		listing.CheckControl(): "list are an agent's",
 	} {
 		if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

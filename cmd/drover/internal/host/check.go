@@ -20,8 +20,8 @@ var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 // nothing.
 func (o Options) CheckServe() error {
 	switch {
-	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0, o.TransferRate > 0, o.FencePrograms != nil:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: ca, listen, control, transfers and fence_programs are for the hosts of a cluster, and drover serve is one host by itself (leave them out, or run drover control and drover agent)")
+	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: ca, listen, control, transfers, fence_programs and list are for the hosts of a cluster, and drover serve is one host by itself (leave them out, or run drover control and drover agent)")
 	}
 	return o.checkHost()
 }
@@ -37,8 +37,8 @@ func (o Options) CheckControl() error {
 		return missing("listen", "agents ask control over the network", "listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
 	case len(o.Replicas) > 0:
 		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: control says where an agent finds control, and this is control (leave it out)")
-	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools, labels, transfers and fence_programs are an agent's, and this is control (give drover agent a file of its own with --config)")
+	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools, labels, transfers, fence_programs and list are an agent's, and this is control (give drover agent a file of its own with --config)")
 	}
 	if err := o.checkPublish(config.PublishConsul, "this is control, which has no part in a Swarm (say it to drover agent)"); err != nil {
 		return err

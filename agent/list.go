@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// List answers with every volume that is home here or of which a copy is, and with those
+// that the engine has used, in the spellings that it uses: from this node's disk, whatever
+// else answers. With ListAll all others of the cluster come with them, as they were first
+// created; while control does not say which there are, they are left out.
+func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
+	list := a.cache.list(a.node)
+	if a.ListAll {
+		others, err := a.others(ctx, list)
+		if err != nil {
+			a.Log.WithError(err).Warn("docker volume ls lacks the volumes of other nodes")
+		}
+		list = append(list, others...)
+	}
+	out := make([]plugin.Volume, len(list))
+	for i, l := range list {
+		out[i] = plugin.Volume{Name: l.spelling, Mountpoint: a.mountPath(l.dataset)}
+	}
+	return out, nil
+}
+
+// listTime is what control has to say which volumes there are: an engine waits a minute for
+// the list.
+const listTime = 20 * time.Second
+
+// others returns the volumes that are not among those of this node.
+func (a *Agent) others(ctx context.Context, own []listed) (others []listed, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTime, dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
+	defer cancel()
+	names := map[string]bool{}
+	for _, l := range own {
+		if sp, err := dataset.ParseSpec(l.spelling); err == nil {
+			names[sp.Name] = true
+		}
+	}
+	for page := (api.Page{}); ; {
+		list, err := a.Control.Volumes(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list.Items {
+			if !names[v.Volume] {
+				others = append(others, listed{v.Spelling, v.ID})
+			}
+		}
+		if page.After = list.Next; page.After == "" {
+			return others, nil
+		}
+	}
+}

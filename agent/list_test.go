@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h *host) lists() (names []string) {
+	h.f.Helper()
+	list, err := h.List(h.f.Context())
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	for _, v := range list {
+		if v.Mountpoint == "" {
+			h.f.Errorf("%s has no mountpoint", v.Name)
+		}
+		names = append(names, v.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// A node lists what is its own and what its engine has used; where drover.yaml says so all
+// others as well, each once and in the spelling that is used here; and what is its own alone
+// while control is away.
+func TestListOfTheCluster(t *testing.T) {
+	f := newFlock(t, "dir", "dir")
+	f.a.volume("far@plain", nil)
+	f.a.volume("used@plain", nil)
+	f.a.volume("gone", nil)
+	f.b.volume("near@never", nil)
+	if err := f.b.Create(t.Context(), "used", nil); err != nil {
+		t.Fatal(err)
+	}
+	own := []string{"near@never", "used"}
+	if got := f.b.lists(); !slices.Equal(got, own) {
+		t.Errorf("it lists %v", got)
+	}
+	f.b.cfg.ListAll = true
+	f.b.again()
+	if got := f.b.lists(); !slices.Equal(got, []string{"far@plain", "gone", "near@never", "used"}) {
+		t.Errorf("of the cluster it lists %v", got)
+	}
+	if err := f.a.Remove(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.b.lists(); slices.Contains(got, "gone") {
+		t.Errorf("it lists %v", got)
+	}
+	if v, err := f.b.Get(t.Context(), "far@plain"); err != nil || v.Name != "far@plain" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	f.b.cfg.Control = away{f.link}
+	f.b.again()
+	if got := f.b.lists(); !slices.Equal(got, own) {
+		t.Errorf("with control away it lists %v", got)
+	}
+}
+
+// pages has volumes on two pages.
+type pages struct{ api.Service }
+
+func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], err error) {
+	name, next := "a", "a"
+	if p.After == "a" {
+		name, next = "b", ""
+	}
+	d := dataset.Dataset{ID: uuid.New(), Volume: name, Spelling: name + "@gold"}
+	return api.List[api.Volume]{Items: []api.Volume{{Dataset: d}}, Next: next}, nil
+}
+
+// There may be more than one answer of control holds.
+func TestListOfManyPages(t *testing.T) {
+	a := &Agent{Config: Config{Control: pages{}, ListAll: true}, cache: newCache()}
+	list, err := a.List(t.Context())
+	if err != nil || len(list) != 2 || list[0].Name != "a@gold" || list[1].Name != "b@gold" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
