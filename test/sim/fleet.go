@@ -51,7 +51,7 @@ type Agent struct {
 
 	mu    sync.Mutex
 	asked Asked
-	wrong error // the first thing that went wrong in the background
+	wrong map[string]error // what went wrong in the background first, by what the agent did
 	news  []dataset.DatasetStatus
 	told  []bool // each replica: it was told something
 }
@@ -131,19 +131,28 @@ func (f *Fleet) Asked() (n Asked) {
 	return n
 }
 
-// Wrong is what went wrong in the background; nil when nothing did.
-func (f *Fleet) Wrong() error {
-	var errs []error
+// What agents do in the background.
+const (
+	Renewing = "renewals"
+	Beating  = "heartbeats"
+	Syncing  = "syncs"
+)
+
+// Wrong is what went wrong in the background, by what agents did: of each agent the first.
+func (f *Fleet) Wrong() map[string][]error {
+	all := map[string][]error{}
 	for _, a := range f.Agents {
 		a.mu.Lock()
-		errs = append(errs, a.wrong)
+		for doing, err := range a.wrong {
+			all[doing] = append(all[doing], err)
+		}
 		a.mu.Unlock()
 	}
-	return errors.Join(errs...)
+	return all
 }
 
 func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) {
-	a := &Agent{Node: uuid.New(), Incarnation: uuid.New(), Pool: uuid.New(), Name: name, beats: make(chan struct{}, 1)}
+	a := &Agent{Node: uuid.New(), Incarnation: uuid.New(), Pool: uuid.New(), Name: name, beats: make(chan struct{}, 1), wrong: map[string]error{}}
 	pair, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: a.Node, Name: name}, time.Now())
 	if err != nil {
 		return nil, err
@@ -178,7 +187,7 @@ func (a *Agent) follow(ctx context.Context, rev uint64) {
 		a.asks(func(n *Asked) *int64 { return &n.Syncs })
 		s, err := a.Client.Sync(ctx, a.Node, rev, syncPatient)
 		if err != nil {
-			a.failed(ctx, err)
+			a.failed(ctx, Syncing, err)
 			continue
 		}
 		rev = s.Rev
@@ -196,7 +205,7 @@ func (a *Agent) renew(ctx context.Context) {
 		case err == nil:
 			last = time.Now()
 		case time.Since(last) > session:
-			a.failed(ctx, err)
+			a.failed(ctx, Renewing, err)
 			fallthrough
 		default:
 			a.asks(func(n *Asked) *int64 { return &n.Late })
@@ -236,7 +245,7 @@ func (a *Agent) tell(ctx context.Context) {
 				Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},
 			})
 			a.told[i] = err == nil
-			a.failed(ctx, err)
+			a.failed(ctx, Beating, err)
 		})
 	}
 	all.Wait()
@@ -260,14 +269,14 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (a *Agent) failed(ctx context.Context, err error) {
+func (a *Agent) failed(ctx context.Context, doing string, err error) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.wrong == nil {
-		a.wrong = fmt.Errorf("%s: %w", a.Name, err)
+	if a.wrong[doing] == nil {
+		a.wrong[doing] = fmt.Errorf("%s: %w", a.Name, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -69,6 +70,9 @@ func (b *bed) writes(t testing.TB) int {
 	return n
 }
 
+// lateShare: one agent in so many may miss its renewals for a session, beside three servers.
+const lateShare = 10
+
 // D3: every agent makes, leases and mounts its volumes at the same time. A single
 // create costs afterwards what it cost before; a cluster in which nothing changes
 // writes nothing.
@@ -92,12 +96,15 @@ func TestD3(t *testing.T) {
 			full := creates(t, f, "after")
 			t.Logf("a single create: %s empty, %s full (%.2f)", empty, full, float64(full)/float64(empty))
 			b.steady(t)
-			// Three servers beside all agents on one small machine say what they cost: that
-			// everybody is answered in time there is not what is asked of them.
-			if err := f.Wrong(); err != nil && servers == 1 {
-				t.Errorf("in the background: %.2000v", err)
-			} else if err != nil {
-				t.Logf("in the background: %.2000v", err)
+			wrong := f.Wrong()
+			// Three servers beside all agents on one small machine say what they cost: that each
+			// renewal is answered in time there, at a storm's height, is not what is asked of them.
+			if late := wrong[sim.Renewing]; servers > 1 && len(late) > 0 && len(late)*lateShare <= agents {
+				t.Logf("%d of %d agents were not renewed for a session: %.2000v", len(late), agents, errors.Join(late...))
+				delete(wrong, sim.Renewing)
+			}
+			for doing, errs := range wrong {
+				t.Errorf("in the background, %s of %d of %d agents: %.2000v", doing, len(errs), agents, errors.Join(errs...))
 			}
 		})
 	}
