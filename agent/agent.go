@@ -133,6 +133,7 @@ type Agent struct {
 	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
 	movers      map[uuid.UUID]mover
 	bases       map[uuid.UUID]movedBases
+	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
 	showFailed  map[uuid.UUID]failure // as control was told
 	rate        int64                 // bytes a second of the last move that came here; 0: none did
 
@@ -163,7 +164,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
-		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, showFailed: map[uuid.UUID]failure{}, beat: make(chan struct{}, 1),
+		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
 	a.apart = replicas(cfg.Control)

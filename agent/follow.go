@@ -112,11 +112,8 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			a.yieldSoon(d.ID)
 		}
 	}
-	// Before there is work on the same datasets: the backend does not look at
-	// what is in use.
 	if s.Full && !strange {
-		a.resolvePulls(ctx)
-		a.resolveIncoming(ctx, lost)
+		a.resolve(ctx, lost)
 	}
 	for _, d := range changed {
 		a.converge(d)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/google/uuid"
@@ -9,44 +10,76 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// resolveIncoming finishes what a crash left in the pools: a dataset that is on
-// record takes its place, one that never was is not acknowledged and goes. lost
-// are those that this agent had seen on record: they stay, and so do those of
-// which it cannot know. What a pool does not let go is left to the next start, and
-// named by doctor. It is called only while control's store is to be believed, and
-// answers.
-func (a *Agent) resolveIncoming(ctx context.Context, lost map[uuid.UUID]bool) {
+// resolve finishes what a crash left. At a start that is before there is work on the same
+// datasets, since a backend does not look at what is in use; later it is work beside the
+// other, for each pool, since the disk of one may hang. lost are those that this agent had
+// seen on record: they stay, and so do those of which it cannot know. It is called only
+// while control's store is to be believed, and answers.
+func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
+	a.mu.Lock()
+	maps.Copy(a.lost, lost)
+	a.mu.Unlock()
+	select {
+	case <-a.isIn:
+	default:
+		a.resolvePulls(ctx)
+		for _, p := range a.pools.all() {
+			a.resolveIncoming(ctx, p)
+		}
+		return
+	}
+	a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil })
 	for _, p := range a.pools.all() {
-		if p.serves() != nil {
-			continue
-		}
-		log := a.Log.WithField("pool", p.Name)
-		if err := a.settleDoubts(ctx, p); err != nil {
-			log.WithError(err).Error("what a crash left was not cleaned up")
-			continue
-		}
-		var promote []uuid.UUID
-		n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
-			if _, onRecord := a.cache.dataset(id); onRecord {
-				if !a.making(id) {
-					promote = append(promote, id)
-				}
-				return false
+		a.jobs.startAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *job) error {
+			if now, there := a.pools.byName(p.Name); there {
+				a.resolveIncoming(ctx, now)
 			}
-			return !a.making(id) && !lost[id] && !a.pools.doubts(p.ID, id)
+			return nil
 		})
-		if err != nil {
-			log.WithError(err).Error("not all that a crash left was cleaned up")
-		}
-		for _, id := range promote {
-			if err := p.backend.Commit(ctx, id); err != nil {
-				log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
+	}
+}
+
+// resolveIncoming finishes what a crash left in a pool: a dataset that is on record takes its
+// place, one that never was is not acknowledged and goes. What a pool does not let go is left
+// to the next start, and named by doctor.
+func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
+	if p.serves() != nil {
+		return
+	}
+	log := a.Log.WithField("pool", p.Name)
+	if err := a.settleDoubts(ctx, p); err != nil {
+		log.WithError(err).Error("what a crash left was not cleaned up")
+		return
+	}
+	var promote []uuid.UUID
+	n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
+		making := a.making(id) // asked first: what was just made is on record
+		if _, onRecord := a.cache.dataset(id); onRecord {
+			if !making {
+				promote = append(promote, id)
 			}
+			return false
 		}
-		if n > 0 {
-			log.WithField("count", n).Info("cleaned up what a crash left")
+		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id)
+	})
+	if err != nil {
+		log.WithError(err).Error("not all that a crash left was cleaned up")
+	}
+	for _, id := range promote {
+		if err := p.backend.Commit(ctx, id); err != nil {
+			log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
 		}
 	}
+	if n > 0 {
+		log.WithField("count", n).Info("cleaned up what a crash left")
+	}
+}
+
+// wasLost reports whether a dataset was on record, as this agent has seen, and is not.
+func (a *Agent) wasLost(id uuid.UUID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lost[id]
 }
 
 // settleDoubts puts on disk what is incoming and doubtful in a pool. A dataset goes

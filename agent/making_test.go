@@ -34,6 +34,10 @@ func TestI3WhatIsBeingMadeIsNotReaped(t *testing.T) {
 		if _, err := r.join(t.Context()); err != nil {
 			t.Error(err)
 		}
+		cleaned := func(context.Context, *job) error { return nil }
+		if _, err := r.jobs.do(t.Context(), "incoming/"+r.pool().ID().String(), "", cleaned); err != nil {
+			t.Error(err)
+		}
 		joined = true
 	}
 	d := r.volume("db")
