@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/btrfs"
 )
 
 // Extent is a range of a file that has blocks. Offset, Physical and Length are bytes.
@@ -85,8 +87,44 @@ func Count(f *os.File) (int, error) {
 
 // Extents writes f's dirty pages out and returns its extents in order of Offset. The
 // last one may end behind the end of the file. While others write to f, the map is of
-// no certain moment.
+// no certain moment. On btrfs it is read from the file's tree, in which those that follow
+// each other on the disk too may be apart; Shared and Last are not told there.
 func Extents(f *os.File) ([]Extent, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return nil, fmt.Errorf("extents of %s: %w", f.Name(), err)
+	}
+	if fs.Type == unix.BTRFS_SUPER_MAGIC {
+		return treeExtents(f)
+	}
+	return mapped(f)
+}
+
+// treeExtents is Extents on btrfs. To look at any part of the map writes all of the file out,
+// and waits until that is part of the file (btrfs_fiemap of fs/btrfs/fiemap.c).
+func treeExtents(f *os.File) ([]Extent, error) {
+	if err := fiemap(f, &fiemapHeader{length: 1, flags: fiemapFlagSync}); err != nil {
+		return nil, err
+	}
+	items, err := btrfs.FileExtents(f)
+	if err != nil {
+		return nil, err
+	}
+	flags := map[btrfs.ExtentKind]ExtentFlags{btrfs.Prealloc: Unwritten, btrfs.Inline: Inline, btrfs.Encoded: Encoded}
+	out := make([]Extent, 0, len(items))
+	for _, e := range items {
+		if e.Kind == btrfs.Inline {
+			e.Length = (e.Length + block - 1) / block * block // as if it had blocks
+		}
+		if e.Kind != btrfs.Hole {
+			out = append(out, Extent{Offset: e.Offset, Physical: e.Physical, Length: e.Length, Flags: flags[e.Kind]})
+		}
+	}
+	return out, nil
+}
+
+// mapped is Extents by FIEMAP.
+func mapped(f *os.File) ([]Extent, error) {
 	var all []Extent
 	req := new(fiemapRequest)
 	next := uint64(0)
