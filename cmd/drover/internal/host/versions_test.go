@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/droverhq/drover/dataset"
 	testconsul "github.com/droverhq/drover/test/consul"
 )
@@ -23,6 +25,23 @@ func (l *lab) ends(what func(context.Context, Options) error, o Options) error {
 	return err
 }
 
+// awaitStanding waits until so many replicas can be seen by others: of two that begin at once
+// either may find that it cannot work beside the other.
+func awaitStanding(t *testing.T, c *testconsul.Cluster, want int) {
+	t.Helper()
+	var keys []string
+	for begun, index := time.Now(), uint64(0); time.Since(begun) < time.Minute; {
+		now, meta, err := c.Client().KV().Keys("drover/data/live/control/", "", &api.QueryOptions{WaitIndex: index, WaitTime: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keys, index = now, meta.LastIndex; len(keys) == want {
+			return
+		}
+	}
+	t.Fatalf("%q stand, want %d", keys, want)
+}
+
 // Replicas and agents of neighbouring versions work together; others do not start, and say
 // beside whom and what to upgrade.
 func TestVersionsSideBySide(t *testing.T) {
@@ -31,6 +50,7 @@ func TestVersionsSideBySide(t *testing.T) {
 	at := func(o Options, version string) Options { o.Version = version; return o }
 	one := at(l.control("c1", c.Addresses()), "v1.4.2")
 	first := l.start(Control, one)
+	awaitStanding(t, c, 1)
 	for version, want := range map[string]string{
 		"v1.2.0": "replica c2 cannot work beside others: control replica c1 (" + one.Listen.Advertise + ") is drover v1.4.2 and control is v1.2.0: only versions side by side work together",
 		"v1.6.0": "is drover v1.4.2 and control is v1.6.0: only versions side by side work together (upgrade control replica c1",
@@ -40,6 +60,7 @@ func TestVersionsSideBySide(t *testing.T) {
 		}
 	}
 	l.start(Control, at(l.control("c2", c.Addresses()), "v1.3.0"))
+	awaitStanding(t, c, 2)
 	if err := l.ends(Control, at(l.control("c3", c.Addresses()), "v1.5.0")); err == nil || !strings.Contains(err.Error(), "control replica c2 (") {
 		t.Errorf("beside two: %v", err)
 	}
@@ -61,6 +82,7 @@ func TestVersionsAreFoundOutLater(t *testing.T) {
 	one, two := l.control("c1", c.Addresses()), l.control("c2", c.Addresses())
 	one.Version, two.Version = "v1.4.0", "v1.2.0"
 	l.start(Control, one)
+	awaitStanding(t, c, 1)
 	c.Servers[0].Pause()
 	second := l.start(Control, two)
 	c.Servers[0].Resume()
