@@ -29,6 +29,19 @@ func (r *rig) at(generation uint64) {
 	})
 }
 
+// raised makes a volume with something in it, keeps the pool as it is then, and starts anew:
+// what it returns puts the pool back, to an older generation than is known, with the agent down.
+func (r *rig) raised() (d dataset.Dataset, putBack func()) {
+	r.t.Helper()
+	r.at(1)
+	d = r.volume("db")
+	r.writes(d, "old")
+	putBack = r.saved()
+	r.restart()
+	r.at(2)
+	return d, putBack
+}
+
 // saved is the pool as it is now; what it returns puts it back, with the agent down.
 func (r *rig) saved() (putBack func()) {
 	r.t.Helper()
@@ -110,14 +123,8 @@ func (r *rig) holds(d dataset.Dataset) {
 // A pool whose disk was put back to an older state is held, however often the agent starts,
 // and stays as it is; a person accepts it, and it serves with what it has, for good.
 func TestPoolThatWasPutBackIsHeld(t *testing.T) {
-	r := newRig(t)
-	ctx := t.Context()
-	r.at(1)
-	d := r.volume("db")
-	r.writes(d, "old")
-	putBack := r.saved()
-	r.restart()
-	r.at(2)
+	r, ctx := newRig(t), t.Context()
+	d, putBack := r.raised()
 	r.writes(d, "new")
 	cfg := r.Config
 	r.close()
@@ -367,14 +374,8 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 // A pool that is adopted in an older state than it is known to have been in is held before
 // anything of it is on record, and comes back whole once that is accepted.
 func TestAdoptedPoolThatWasPutBack(t *testing.T) {
-	r := newRig(t)
-	ctx := t.Context()
-	r.at(1)
-	d := r.volume("db")
-	r.writes(d, "old")
-	putBack := r.saved()
-	r.restart()
-	r.at(2)
+	r, ctx := newRig(t), t.Context()
+	d, putBack := r.raised()
 	cfg := r.Config
 	r.close()
 	putBack()
