@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 running() {
 	local pid
 	pid=$(cat "$demo/$1.pid" 2>/dev/null) || return 1
-	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$demo" || return 1
+	tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$demo" || return 1
 	echo "$pid"
 }
 
