@@ -62,7 +62,7 @@ serving() {
 		"$bindir/drover" | "$bindir/drover (deleted)") ;;
 		*) continue ;;
 		esac
-		case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true) in
+		case $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true) in
 		*--root* | *--run* | *--driver*) ;;
 		*' serve '* | *' guard '* | *'drover agent '* | *'drover control '*) echo "$pid" ;;
 		esac
