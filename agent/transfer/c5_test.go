@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,7 +142,10 @@ func TestC5SlowPeers(t *testing.T) {
 	where := address(front.URL, d.ID, nil, "snapshots", s.ID.String(), "stream")
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, where, nil)
 	must(t, err)
-	resp, err := b.wire.next.(*http.Transport).RoundTrip(withNode(req, b.id))
+	// The connection of before has a window by now that may hold all of it.
+	idle := &http.Transport{DialContext: (&net.Dialer{ControlContext: smallWindow}).DialContext}
+	defer idle.CloseIdleConnections()
+	resp, err := idle.RoundTrip(withNode(req, b.id))
 	must(t, err)
 	defer resp.Body.Close()
 	slow.Wait() // it takes nothing of 20 MiB, more than the sockets hold
@@ -150,6 +155,16 @@ func TestC5SlowPeers(t *testing.T) {
 	if got := len(a.log.AllEntries()); got != 1 {
 		t.Errorf("%d lines are logged", got)
 	}
+}
+
+// smallWindow makes a socket take little that nobody reads: set before it connects, it is
+// not adjusted by the kernel (tcp(7)).
+func smallWindow(_ context.Context, _, _ string, c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10)
+	})
+	return errors.Join(err, set)
 }
 
 func withNode(r *http.Request, id uuid.UUID) *http.Request {
