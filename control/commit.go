@@ -128,7 +128,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) erro
 		}
 	}
 	if op.Problem == nil {
-		if err := s.ownCommand(t, recorded, op); err != nil {
+		if err := s.ownProfiles(t, recorded, op); err != nil {
 			return err
 		}
 		if err := s.apply(t, op, out); err != nil {

@@ -129,7 +129,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		was.Copies, was.Spent = d.Copies, d.Spent
 		return t.putDataset(was)
 	}
-	d.Profile = c.s.withOwnCommand(d.Profile, was.Profile)
+	d.Profile = c.s.withOwn(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
 	if err := c.s.reclaim(t, &d, &r); err != nil {

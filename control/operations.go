@@ -156,7 +156,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		if over, err := t.over(op); err != nil || over {
 			return err
 		}
-		if err := s.ownCommand(t, rec, op); err != nil {
+		if err := s.ownProfiles(t, rec, op); err != nil {
 			return err
 		}
 		if known { // with what others have said of it since, as what the home of a move gave up

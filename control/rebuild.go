@@ -96,7 +96,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				return err
 			}
 		}
-		d.Profile = s.withOwnCommand(d.Profile, old.Profile)
+		d.Profile = s.withOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		d.Move, d.Copies, d.Spent = uuid.Nil, old.Copies, old.Spent // what is on record: those beside the data may be long over
 		if err := s.reclaim(t, &d, &r); err != nil {
@@ -230,7 +230,7 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 		} else if kind != nil {
 			return t.freeSnapname(d, snap.Name)
 		}
-		snap.Dataset, snap.Profile, news = ds, s.withOwnCommand(snap.Profile, d.Profile), true
+		snap.Dataset, snap.Profile, news = ds, s.withOwn(snap.Profile, d.Profile), true
 		if err := t.putSnapshot(snap); err != nil {
 			return err
 		}
