@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -59,10 +62,54 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
 	var failed *run.Error
 	if errors.As(err, &failed) { // its arguments may hold what is not for everybody who reads this
-		err = &run.Error{Cmd: failed.Cmd, ExitCode: failed.ExitCode, Stderr: failed.Stderr, Err: failed.Err}
+		err = &run.Error{Cmd: failed.Cmd, ExitCode: failed.ExitCode, Stderr: without(failed.Stderr, f.Args[1:]), Err: failed.Err}
 	}
 	if err != nil {
 		return fmt.Errorf("fence node %s: %w", name, err)
 	}
 	return nil
+}
+
+// without returns what a program said, with … in place of its arguments and of what is in
+// them: the words of a script, the value of an option, a password before an @. Of what is
+// shorter than four bytes only whole words are left out, which an argument itself is.
+func without(said string, args []string) string {
+	hidden := make([]bool, len(said)) // all is looked for in what was said, as one may overlap another
+	for _, arg := range args {
+		_, value, _ := strings.Cut(arg, "=")
+		whole := []string{arg, value}
+		for _, part := range append(whole, strings.FieldsFunc(arg, func(r rune) bool { return strings.ContainsRune(" \t\r\n\"'`=:@,;", r) })...) {
+			if len(part) < 4 && !slices.Contains(whole, part) {
+				continue
+			}
+			hide(hidden, said, part)
+		}
+	}
+	var out strings.Builder
+	for i := range len(said) {
+		if !hidden[i] {
+			out.WriteByte(said[i])
+		} else if i == 0 || !hidden[i-1] {
+			out.WriteString("…")
+		}
+	}
+	return out.String()
+}
+
+// hide marks where part is in what was said.
+func hide(hidden []bool, said, part string) {
+	for at := 0; part != "" && at+len(part) <= len(said); at++ {
+		end := at + len(part)
+		if said[at:end] != part || len(part) < 4 && (at > 0 && inWord(said[at-1]) || end < len(said) && inWord(said[end])) {
+			continue
+		}
+		for i := at; i < end; i++ {
+			hidden[i] = true
+		}
+	}
+}
+
+// inWord reports whether a byte is of a letter or a digit.
+func inWord(b byte) bool {
+	return b >= utf8.RuneSelf || unicode.IsLetter(rune(b)) || unicode.IsDigit(rune(b))
 }

@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -319,6 +320,34 @@ func TestExecFence(t *testing.T) {
 	}
 	if err := f.Fence(t.Context(), &r, "-rf", node); !isKind(err, "invalid") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A program that says its own arguments when it fails has them left out, in whatever part of
+// them it says, and the rest stays.
+func TestExecFenceHidesItsArguments(t *testing.T) {
+	node := uuid.New()
+	for said, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no such outlet as off":                   {[]string{"outlet", "--user=off", "7"}, "no such … as …"},
+		"usage: fence --password=hush 7, not 17":  {[]string{"--password=hush", "7"}, "usage: fence … …, not 17"},
+		"bad password hush; hush hush":            {[]string{"--password=hush"}, "bad password …; … …"},
+		"401 for https://root:pw12@bmc (pw12)":    {[]string{"https://root:pw12@bmc"}, "401 for … (…)"},
+		"sh: -x: 'curl' '-u' 'root:hush' c: gone": {[]string{"-c", "curl -u root:hush \"$1\""}, "sh: -x: '…' '-u' '…:…' c: gone"},
+		"abcdefgh":     {[]string{"abcdef", "cdefgh"}, "…"}, // which overlap
+		"aaaaaaa":      {[]string{"aaaa", "", "--x="}, "…"}, // with itself as well
+		"eins\nhush\n": {[]string{"eins\nhush"}, "…"},       // over two lines
+		"geheimniß ß":  {[]string{"geheimniß", "ß"}, "… …"}, // of more bytes than letters
+	} {
+		r := run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+			return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: 1, Stderr: said, Err: errors.New("exit status 1")}
+		})
+		err := guard.ExecFence{Args: append([]string{"/sbin/fence"}, test.args...)}.Fence(t.Context(), r, "c", node)
+		if want := `fence node c: run "/sbin/fence": exit status 1: ` + test.want; err == nil || err.Error() != want {
+			t.Errorf("%q with %q: %v, want %s", said, test.args, err, want)
+		}
 	}
 }
 
