@@ -221,8 +221,8 @@ func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e ba
 	if !given || !ok || last.Epoch != d.Epoch {
 		return last, false
 	}
-	c, err := sender.Changed(ctx, dataset.Source{Dataset: d.ID, Snapshot: last.ID}, dataset.Source{Dataset: d.ID})
-	return last, err == nil && c.Ranges == 0
+	same, err := sender.Same(ctx, d.ID, last.ID, uuid.Nil)
+	return last, err == nil && same
 }
 
 // newest returns the latest snapshot of an entry that is wanted.

@@ -267,6 +267,9 @@ type Sender interface {
 	// Changed returns the bytes by which two points in time of a dataset
 	// differ; a nil Snapshot is the head, an older one without a Dataset nothing.
 	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
+	// Same tells whether Changed would find nothing between two points in time of a
+	// dataset, snapshots or with the nil one the head: sooner, where they differ.
+	Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error)
 }
 
 // Stream is what one snapshot is as a stream.

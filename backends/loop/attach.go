@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -29,7 +28,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 		if err != nil {
 			return err
 		}
-		dev, err := attach(ctx, filepath.Join(dir.Name(), p.layout.image(head)), p.direct)
+		dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 		if err != nil {
 			return err
 		}
@@ -53,11 +52,11 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 }
 
 // attach attaches the image at path, or holds the device that it has already.
-func attach(ctx context.Context, path string, direct bool) (*loopdev.Device, error) {
+func attach(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
 	defer cancel()
 	for {
-		dev, err := loopdev.Attach(ctx, path, loopdev.Options{DirectIO: direct, BlockSize: sector})
+		dev, err := loopdev.Attach(ctx, path, opts)
 		var other *loopdev.AttachedError
 		if !errors.As(err, &other) {
 			return dev, err

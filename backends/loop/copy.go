@@ -19,7 +19,7 @@ func (p *Pool) begun(dir folder) (bool, error) {
 	return len(c.items)+len(c.records)+len(c.foreign) > 0, err
 }
 
-// Promote implements backends.Copier: one shared image, one flush.
+// Promote implements backends.Copier: one more name, or one shared image, and one flush.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	err := p.withinAny(ds, func(dir folder, place string) error {
 		if place != copies {
@@ -51,7 +51,11 @@ func (p *Pool) promote(dir folder, item string) error {
 	if err := p.layout.remove(dir, next); err != nil {
 		return err
 	}
-	if _, err := p.layout.clone(dir, next, dir, item, false); err != nil {
+	shared, err := p.share(dir, next, item)
+	if err == nil && !shared {
+		_, err = p.layout.clone(dir, next, dir, item, false)
+	}
+	if err != nil {
 		return err
 	}
 	p.step("promote.cloned")

@@ -73,7 +73,7 @@ func (img *poolImage) peek(ctx context.Context) error {
 	if mounted, err := img.mounted(); err != nil || mounted {
 		return err
 	}
-	dev, err := attach(ctx, img.file, true)
+	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (img *poolImage) attach(ctx context.Context) error {
 	if err != nil || mounted {
 		return err
 	}
-	dev, err := attach(ctx, img.file, true)
+	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type layout interface {
 	// not at all. os.ErrExist when it is there. It tells whether the item, and all that
 	// was done to the pool before, is durable already.
 	clone(dir folder, item string, srcDir folder, src string, readOnly bool) (durable bool, err error)
+	// costly tells whether a clone costs what its extents do.
+	costly() bool
 	// rename gives an item a name that none has.
 	rename(dir folder, item, to string) error
 	// replace makes item what by is, in one step that leaves it the one or the other.
@@ -107,6 +109,8 @@ func (l xfsLayout) clone(dir folder, item string, srcDir folder, src string, _ b
 	}
 	return false, dir.rename(tmp, l.image(item))
 }
+
+func (xfsLayout) costly() bool { return true }
 
 func (l xfsLayout) rename(dir folder, item, to string) error {
 	return dir.rename(l.image(item), l.image(to))

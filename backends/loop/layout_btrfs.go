@@ -68,6 +68,8 @@ func (*btrfsLayout) clone(dir folder, item string, srcDir folder, src string, re
 	return err == nil, err
 }
 
+func (*btrfsLayout) costly() bool { return false }
+
 func (*btrfsLayout) rename(dir folder, item, to string) error { return dir.rename(item, to) }
 
 // replace exchanges the two, so that there is no moment without the item.

@@ -3,7 +3,8 @@
 // share blocks.
 //
 // The pool lies on a filesystem that can share blocks between files. On XFS the images
-// are plain files and a snapshot is a FICLONE. On btrfs each image is a NOCOW file in a
+// are plain files and a snapshot is a FICLONE; of a head that nobody has open it may be a
+// second name of the same file (share.go), until the head is written to. On btrfs each image is a NOCOW file in a
 // subvolume of its own and a snapshot is one of the subvolume: the same time however
 // fragmented it is, but slower writes. Where the host has neither, the pool is an XFS in
 // one preallocated image file.
@@ -29,7 +30,8 @@
 //
 // # Copies
 //
-// What has come of a snapshot is written to part.img, a clone of its base. Each 4 MiB of
+// What has come of a snapshot is written to part.img, over a clone of its base: on XFS, where
+// that costs what its extents do, it is made while the stream comes (beneath.go). Each 4 MiB of
 // the stream the image is flushed, and then the place in the stream, with the state of
 // its checksum, recorded: what part.json says is on the disk, is. What comes after it is
 // written once more when the stream goes on, the same bytes to the same places.
@@ -76,6 +78,7 @@ type Backend struct {
 	step   func(string) // between two acts: for tests
 	every  int64        // bytes between two checkpoints, at least
 	lag    int64        // and at most, where the first is not on the disk yet
+	part   int64        // of a base that is shared at once
 }
 
 var _ backends.Kind = (*Backend)(nil)
@@ -83,7 +86,7 @@ var _ backends.Kind = (*Backend)(nil)
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
 func New(runner run.Runner) *Backend {
-	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag}
+	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart}
 }
 
 // Name implements backends.Kind.

@@ -18,7 +18,9 @@ const partFile = part + recordSuffix
 type partial struct {
 	Snapshot uuid.UUID    `json:"snapshot"`
 	Header   streamHeader `json:"header"`
-	Mark     mark         `json:"mark"` // all that comes before is in the image, on the disk
+	// All that comes before is in the image, on the disk; of the base, which was all there
+	// where a version of before wrote "mark", no more.
+	Mark mark `json:"through"`
 }
 
 func readPartial(dir folder) (have partial, err error) {
@@ -102,7 +104,8 @@ func expected(h streamHeader, d backends.Delivery) error {
 	return nil
 }
 
-// startPartial makes the image that a stream is written to: a clone of its base, or empty.
+// startPartial makes the image that a stream is written to: empty, or a clone of its base
+// where that costs little. Otherwise the base's blocks get there while the stream comes.
 func (p *Pool) startPartial(dir folder, h streamHeader) error {
 	base := h.Base.String()
 	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
@@ -114,7 +117,7 @@ func (p *Pool) startPartial(dir folder, h streamHeader) error {
 	if err := p.dropPartial(dir); err != nil {
 		return err
 	}
-	if h.Base == uuid.Nil {
+	if h.Base == uuid.Nil || p.layout.costly() {
 		image, err := p.layout.create(dir, part)
 		if err != nil {
 			return err

@@ -46,6 +46,7 @@ type Pool struct {
 	claims   claims.Claims
 	format   sync.Mutex // held while a template is made
 	raising  sync.Mutex // held while the identity is written anew
+	lately   lately
 }
 
 var (

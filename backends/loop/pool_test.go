@@ -28,12 +28,15 @@ type fixture struct {
 func newBackend() (*Backend, *run.Recorder) {
 	rec := &run.Recorder{Next: &run.System{}}
 	b := New(rec)
-	b.every, b.lag = testEvery, testEvery // as many on every disk
+	b.every, b.lag, b.part = testEvery, testEvery, testPart // as many on every disk
 	return b, rec
 }
 
 // testEvery makes several checkpoints of a stream that is small.
 const testEvery = 512 << 10
+
+// testPart has a base come in many parts.
+const testPart = 1 << 20
 
 func newFixture(t *testing.T, fstype string) *fixture {
 	t.Helper()

@@ -99,6 +99,7 @@ type receiving struct {
 	pool     *Pool
 	dir      folder
 	image    *os.File
+	beneath  *beneath // nil: all of the base is in the image
 	in       *decoder
 	snapshot dataset.Snapshot
 	progress backends.Progress
@@ -141,10 +142,17 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 		return out, err
 	}
 	r.safe, r.checked = r.done.Offset, r.done.Offset
+	if r.beneath, err = r.layBeneath(ctx); err != nil {
+		return out, err
+	}
+	defer r.beneath.close()
 	if err := r.measure(); err != nil {
 		return out, err
 	}
 	err = r.apply(ctx)
+	if err == nil {
+		err = r.beneath.all()
+	}
 	if fErr := r.wait(); err == nil {
 		err = fErr
 	}
@@ -163,6 +171,27 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	return r.finish()
 }
 
+// layBeneath begins to share what the base has into the image.
+func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
+	p, base := r.pool, r.in.header.Base
+	if base == uuid.Nil || !p.layout.costly() {
+		return nil, nil
+	}
+	from, err := p.openSnapshot(r.dir, base)
+	if err != nil {
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	b, err := layBeneath(ctx, r.image, from, r.done.At, p.backend.part, fs.Bsize)
+	if err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	return b, nil
+}
+
 // apply writes what comes to the image.
 func (r *receiving) apply(ctx context.Context) error {
 	for {
@@ -174,6 +203,9 @@ func (r *receiving) apply(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		if err := r.beneath.upTo(c.offset + c.length); err != nil {
 			return err
 		}
 		if c.data != nil {

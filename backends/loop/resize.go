@@ -147,6 +147,9 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 		}
 	}
 	if inPlace {
+		if err := p.own(ctx, dir); err != nil {
+			return err
+		}
 		if err := p.growIdle(ctx, dir, head, size); err != nil {
 			return err
 		}

@@ -43,6 +43,17 @@ const larger = testSize + 64*dataset.MiB
 
 func scenarios() []scenario {
 	return slices.Concat(copyScenarios(), []scenario{
+		{"write after a snapshot for another node", func(ctx context.Context, p *Pool, c cast) error {
+			c.Keep.Kind = dataset.SnapshotTransfer
+			if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
+				return err
+			}
+			att, err := p.Attach(ctx, c.Dataset.ID, backends.AttachOptions{})
+			if err != nil {
+				return err
+			}
+			return att.Release()
+		}, false, checkWritten},
 		{"create", func(ctx context.Context, p *Pool, c cast) error {
 			_, err := p.Create(ctx, c.Other)
 			return err
@@ -238,7 +249,7 @@ func obey(raw string) {
 	}
 	n := 0
 	b := New(&run.System{})
-	b.every, b.lag = testEvery, testEvery
+	b.every, b.lag, b.part = testEvery, testEvery, testPart
 	b.step = func(string) {
 		if n == o.Step {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -42,10 +42,11 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	if err != nil {
 		return out, err
 	}
-	ranges, err := p.ranges(dir, base, image)
+	ranges, err := p.ranges(dir, base, src.Snapshot, image)
 	if err != nil {
 		return out, err
 	}
+	p.lately.forget()
 	fs, _, err := superblock(image)
 	if err != nil {
 		return out, err
@@ -148,8 +149,8 @@ func (p *Pool) openSnapshot(dir folder, id uuid.UUID) (*os.File, error) {
 	return f, err
 }
 
-// ranges returns in what image differs from a base, or all that it holds.
-func (p *Pool) ranges(dir folder, base uuid.UUID, image *os.File) ([]reflink.Range, error) {
+// ranges returns in what a snapshot's image differs from that of a base, or all that it holds.
+func (p *Pool) ranges(dir folder, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
 	if base == uuid.Nil {
 		return reflink.Data(image)
 	}
@@ -158,6 +159,9 @@ func (p *Pool) ranges(dir folder, base uuid.UUID, image *os.File) ([]reflink.Ran
 		return nil, err
 	}
 	defer old.Close()
+	if p.layout.costly() {
+		return p.lately.changed(base, snapshot, old, image)
+	}
 	return reflink.Changed(old, image)
 }
 
@@ -185,6 +189,28 @@ func (m *meter) add(n int64) {
 	}
 }
 
+// Same implements backends.Sender.
+func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
+	err = p.withinAny(ds, func(dir folder, _ string) error {
+		one, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
+		if err != nil {
+			return err
+		}
+		defer one.Close()
+		other, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		same, err = reflink.Same(one, other)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+	}
+	return same, nil
+}
+
 // Changed implements backends.Sender.
 func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
 	var c backends.Change
@@ -205,12 +231,14 @@ func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends
 }
 
 func (p *Pool) since(dir folder, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
-	switch older.Dataset {
-	case uuid.Nil:
-		return reflink.Data(image)
-	case newer.Dataset:
-	default:
+	whole := older.Dataset == uuid.Nil
+	switch {
+	case !whole && older.Dataset != newer.Dataset:
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+	case newer.Snapshot != uuid.Nil && (whole || older.Snapshot != uuid.Nil):
+		return p.ranges(dir, older.Snapshot, newer.Snapshot, image)
+	case whole:
+		return reflink.Data(image)
 	}
 	old, err := p.openPoint(dir, older)
 	if err != nil {

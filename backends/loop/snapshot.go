@@ -45,7 +45,7 @@ func (p *Pool) keep(dir folder, s dataset.Snapshot) error {
 		return err
 	}
 	p.step("snapshot.recorded")
-	durable, err := p.layout.clone(dir, s.ID.String(), dir, head, true)
+	durable, err := p.keepHead(dir, s)
 	if err != nil {
 		return errors.Join(err, dir.remove(snapshotRecord(s.ID)))
 	}
@@ -54,6 +54,16 @@ func (p *Pool) keep(dir folder, s dataset.Snapshot) error {
 		return nil
 	}
 	return p.layout.flush(dir)
+}
+
+// keepHead makes a snapshot of the head, with its record there.
+func (p *Pool) keepHead(dir folder, s dataset.Snapshot) (durable bool, err error) {
+	if shares(s.Kind) {
+		if done, err := p.share(dir, s.ID.String(), head); err != nil || done {
+			return false, err
+		}
+	}
+	return p.layout.clone(dir, s.ID.String(), dir, head, true)
 }
 
 // DeleteSnapshot implements backends.Pool: one flush, or a power cut could bring back
@@ -103,9 +113,9 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	return nil
 }
 
-// restoredBy names, on a head's image, the snapshot that keeps what it replaced: so a
+// restoredAttr names, on a head's image, the snapshot that keeps what it replaced: so a
 // restore that is asked for again, after its success, does not undo what was written.
-const restoredBy = "user.drover.restored"
+const restoredAttr = "user.drover.restored"
 
 func (p *Pool) restore(dir folder, snapshot uuid.UUID, keep dataset.Snapshot) error {
 	if done, err := p.restored(dir, keep.ID); err != nil {
@@ -122,7 +132,7 @@ func (p *Pool) restore(dir folder, snapshot uuid.UUID, keep dataset.Snapshot) er
 		if err := p.same(dir, snapshot.String(), next); err != nil {
 			return err
 		}
-		return unix.Fsetxattr(int(image.Fd()), restoredBy, []byte(keep.ID.String()), 0)
+		return setRestoredBy(image, keep.ID)
 	})
 }
 
@@ -165,15 +175,29 @@ func (p *Pool) restored(dir folder, keep uuid.UUID) (bool, error) {
 		return false, err
 	}
 	defer image.Close()
+	by, err := restoredBy(image)
+	return by == keep && keep != uuid.Nil, err
+}
+
+// restoredBy returns what snapshot keeps what a restore replaced that made a head; the nil
+// one where none did.
+func restoredBy(image *os.File) (keep uuid.UUID, err error) {
 	buf := make([]byte, 64)
-	n, err := unix.Fgetxattr(int(image.Fd()), restoredBy, buf)
+	n, err := unix.Fgetxattr(int(image.Fd()), restoredAttr, buf)
 	if errors.Is(err, unix.ENODATA) {
-		return false, nil
+		return keep, nil
+	}
+	if err == nil {
+		keep, err = uuid.ParseBytes(buf[:n])
 	}
 	if err != nil {
-		return false, fmt.Errorf("read which restore made the head: %w", err)
+		return keep, fmt.Errorf("read which restore made the head: %w", err)
 	}
-	return string(buf[:n]) == keep.String(), nil
+	return keep, nil
+}
+
+func setRestoredBy(image *os.File, keep uuid.UUID) error {
+	return unix.Fsetxattr(int(image.Fd()), restoredAttr, []byte(keep.String()), 0)
 }
 
 // same fails with ErrCorrupt when a clone differs from its source.
@@ -197,14 +221,5 @@ func (p *Pool) equal(dir folder, a, b string) (bool, error) {
 		return false, err
 	}
 	defer fb.Close()
-	sa, err := fa.Stat()
-	if err != nil {
-		return false, err
-	}
-	sb, err := fb.Stat()
-	if err != nil {
-		return false, err
-	}
-	diff, err := reflink.Changed(fa, fb)
-	return sa.Size() == sb.Size() && len(diff) == 0, err
+	return reflink.Same(fa, fb)
 }

@@ -185,7 +185,7 @@ func prepareRoot(dir *os.File, t template) error {
 // onDetached mounts the filesystem in the image at path where nobody sees it, and
 // writes it out after f.
 func onDetached(ctx context.Context, path, fs string, f func(dir *os.File, dev *loopdev.Device) error) error {
-	dev, err := attach(ctx, path, false)
+	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}

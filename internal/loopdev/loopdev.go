@@ -30,6 +30,9 @@ func (e *AttachedError) Error() string {
 // Is makes errors.Is(err, ErrAttached) hold.
 func (e *AttachedError) Is(target error) bool { return target == ErrAttached }
 
+// ErrShared means that the file has another name, by which it is to stay what it is.
+var ErrShared = errors.New("file has more than one name")
+
 // Options say how a file is attached.
 type Options struct {
 	ReadOnly bool
@@ -39,6 +42,9 @@ type Options struct {
 	// BlockSize is the logical block size in bytes: 512 to the page size, a power
 	// of two; 0 leaves it to the kernel. The file's size should be a multiple.
 	BlockSize uint32
+	// Sole refuses a file that has more than one name: ErrShared. It is looked at once the
+	// device has the file, so who gives it another one, and looks for a device then, sees one.
+	Sole bool
 }
 
 // Device is an attached file. It exists while the Device is open or something (a
@@ -50,6 +56,8 @@ type Device struct {
 	DirectIO bool
 	// BlockSize is the logical block size in bytes.
 	BlockSize uint32
+	// Inode is its file's number.
+	Inode uint64
 
 	dev  *os.File
 	file *os.File
@@ -84,12 +92,15 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 			_ = f.Close()
 		}
 	}()
-	if err := claim(ctx, f); err != nil {
+	if err := Claim(ctx, f); err != nil {
 		return nil, err
 	}
 	for range attempts {
 		dev, err := attachFree(f, opts)
 		if err == nil {
+			if err := sole(f, opts); err != nil {
+				return nil, errors.Join(err, dev.Close())
+			}
 			keep = true
 			return finish(dev, f, opts)
 		}
@@ -101,6 +112,20 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 		}
 	}
 	return nil, fmt.Errorf("attach %s: lost %d races for a free loop device: %w", file, attempts, unix.EBUSY)
+}
+
+func sole(f *os.File, opts Options) error {
+	if !opts.Sole {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("attach %s: %w", f.Name(), err)
+	}
+	if st.Nlink > 1 {
+		return fmt.Errorf("attach %s: %w", f.Name(), ErrShared)
+	}
+	return nil
 }
 
 func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, error) {
@@ -131,10 +156,12 @@ func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, err
 	return f, nil
 }
 
-// claim makes f's file ours to attach. The lock belongs to the open file, which the
+// Claim keeps everyone else from attaching f's file, and claiming it, until f is closed. It
+// waits for another that has it for a moment. ErrAttached when it has a device.
+// The lock belongs to the open file, which the
 // loop device keeps: so it holds for as long as the device does, also when this
 // process is gone, and keeps a second attach out without looking at all devices.
-func claim(ctx context.Context, f *os.File) error {
+func Claim(ctx context.Context, f *os.File) error {
 	for {
 		lockErr := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if lockErr == nil && openElsewhere(f) == no {
@@ -213,7 +240,7 @@ func finish(dev, file *os.File, opts Options) (*Device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("status of %s: %w", d.Path, err), d.Close())
 	}
-	d.DirectIO = st.Flags&unix.LO_FLAGS_DIRECT_IO != 0
+	d.DirectIO, d.Inode = st.Flags&unix.LO_FLAGS_DIRECT_IO != 0, st.Inode
 	size, err := unix.IoctlGetInt(int(dev.Fd()), unix.BLKSSZGET)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("block size of %s: %w", d.Path, err), d.Close())

@@ -19,9 +19,9 @@ type Range struct {
 // since one was cloned from the other, or have a common ancestor. Both must lie on one
 // filesystem. What the extent map can't tell (compressed, inline) counts as changed.
 func Changed(old, now *os.File) ([]Range, error) {
-	fi, err := now.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	one, fi, err := oneFile(old, now)
+	if err != nil || one {
+		return nil, err
 	}
 	a, err := Extents(old)
 	if err != nil {
@@ -31,7 +31,53 @@ func Changed(old, now *os.File) ([]Range, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
 	}
-	return diff(a, b, fi.Size()), nil
+	return diff(a, b, 0, fi.Size()), nil
+}
+
+// Same tells whether two files have the same size and, as Changed has it, nothing that
+// differs. Where much does, the first of it is found soon: the maps are read in parts.
+func Same(old, now *os.File) (bool, error) {
+	one, fi, err := oneFile(old, now)
+	if err != nil || one {
+		return one, err
+	}
+	was, err := old.Stat()
+	if err != nil {
+		return false, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	if was.Size() != fi.Size() {
+		return false, nil
+	}
+	for off := int64(0); off < fi.Size(); {
+		b, end, err := extentsFrom(now, off, fi.Size())
+		if err != nil {
+			return false, fmt.Errorf("compare with %s: %w", old.Name(), err)
+		}
+		for off < end {
+			a, to, err := extentsFrom(old, off, end)
+			if err != nil {
+				return false, fmt.Errorf("compare with %s: %w", old.Name(), err)
+			}
+			if len(diff(a, b, off, to)) > 0 {
+				return false, nil
+			}
+			off = to
+		}
+	}
+	return true, nil
+}
+
+// oneFile tells whether both are one file under two names, and what now is.
+func oneFile(old, now *os.File) (bool, os.FileInfo, error) {
+	a, err := old.Stat()
+	if err != nil {
+		return false, nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	b, err := now.Stat()
+	if err != nil {
+		return false, nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
+	}
+	return os.SameFile(a, b), b, nil
 }
 
 // Data returns the parts of f that may hold something else than zeros, in order, as
@@ -45,7 +91,7 @@ func Data(f *os.File) ([]Range, error) {
 	if err != nil {
 		return nil, err
 	}
-	return diff(nil, ext, fi.Size()), nil
+	return diff(nil, ext, 0, fi.Size()), nil
 }
 
 // piece is a part of a file whose bytes one extent, or a hole, tells.
@@ -57,7 +103,7 @@ type piece struct {
 }
 
 // at returns the piece of the file that begins at off, given its extents from the one
-// that ends behind off on.
+// that ends behind off on; size is where the file is looked at no further.
 func at(ext []Extent, off, size int64) piece {
 	if len(ext) == 0 {
 		return piece{end: size, zero: true}
@@ -78,12 +124,12 @@ func at(ext []Extent, off, size int64) piece {
 	return p
 }
 
-// diff walks two extent lists side by side. size is that of the new file.
-func diff(old, now []Extent, size int64) []Range {
+// diff walks two extent lists side by side, of what lies from off up to to.
+func diff(old, now []Extent, off, to int64) []Range {
 	var out []Range
-	for off := int64(0); off < size; {
+	for off < to {
 		old, now = skip(old, off), skip(now, off)
-		a, b := at(old, off, size), at(now, off, size)
+		a, b := at(old, off, to), at(now, off, to)
 		end := min(a.end, b.end)
 		if !a.equal(b) {
 			out = add(out, Range{Offset: off, Length: end - off, Zero: b.zero})

@@ -51,7 +51,7 @@ func TestDiffAgainstBlockModel(t *testing.T) {
 		if size > 0 {
 			size -= rapid.Int64Range(0, block-1).Draw(t, "cut")
 		}
-		got := diff(extents(old), extents(now), size)
+		got := diff(extents(old), extents(now), 0, size)
 
 		var want []Range
 		for i, b := range now {

@@ -90,14 +90,23 @@ func Count(f *os.File) (int, error) {
 // no certain moment. On btrfs it is read from the file's tree, in which those that follow
 // each other on the disk too may be apart; Shared and Last are not told there.
 func Extents(f *os.File) ([]Extent, error) {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
-		return nil, fmt.Errorf("extents of %s: %w", f.Name(), err)
+	tree, err := hasTree(f)
+	if err != nil {
+		return nil, err
 	}
-	if fs.Type == unix.BTRFS_SUPER_MAGIC {
+	if tree {
 		return treeExtents(f)
 	}
 	return mapped(f)
+}
+
+// hasTree tells whether f lies on btrfs.
+func hasTree(f *os.File) (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return false, fmt.Errorf("extents of %s: %w", f.Name(), err)
+	}
+	return fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
 // treeExtents is Extents on btrfs. To look at any part of the map writes all of the file out,
@@ -127,24 +136,47 @@ func treeExtents(f *os.File) ([]Extent, error) {
 func mapped(f *os.File) ([]Extent, error) {
 	var all []Extent
 	req := new(fiemapRequest)
-	next := uint64(0)
-	for {
-		req.header = fiemapHeader{
-			start: next, length: fiemapAll - next, flags: fiemapFlagSync, extentCount: fiemapBatch,
+	for next := uint64(0); ; {
+		got, last, err := req.read(f, next, fiemapAll)
+		all = append(all, got...)
+		if err != nil || last {
+			return all, err
 		}
-		if err := fiemap(f, &req.header); err != nil {
-			return nil, err
-		}
-		got := req.extents[:req.header.mapped]
-		for _, e := range got {
-			all = append(all, Extent{
-				Offset: int64(e.logical), Physical: e.physical, Length: int64(e.length), Flags: ExtentFlags(e.flags),
-			})
-		}
-		if len(got) == 0 || all[len(all)-1].Flags&Last != 0 {
-			return all, nil
-		}
-		last := got[len(got)-1]
-		next = last.logical + last.length
+		next = uint64(got[len(got)-1].Offset + got[len(got)-1].Length)
 	}
+}
+
+// extentsFrom returns those of f's extents from off on that one look at its map gives, or all
+// where that is not in parts, and up to where these are all that there are, at most to.
+func extentsFrom(f *os.File, off, to int64) (ext []Extent, end int64, err error) {
+	tree, err := hasTree(f)
+	if err != nil {
+		return nil, 0, err
+	}
+	if tree {
+		ext, err = treeExtents(f)
+		return ext, to, err
+	}
+	ext, last, err := new(fiemapRequest).read(f, uint64(off), uint64(to))
+	if err != nil || last {
+		return ext, to, err
+	}
+	end = ext[len(ext)-1].Offset + ext[len(ext)-1].Length
+	return ext, min(end, to), nil
+}
+
+// read returns a batch of the extents from one place to another, and whether it is the last.
+func (r *fiemapRequest) read(f *os.File, from, to uint64) (out []Extent, last bool, err error) {
+	r.header = fiemapHeader{start: from, length: to - from, flags: fiemapFlagSync, extentCount: fiemapBatch}
+	if err := fiemap(f, &r.header); err != nil {
+		return nil, true, err
+	}
+	got := r.extents[:r.header.mapped]
+	out = make([]Extent, 0, len(got))
+	for _, e := range got {
+		out = append(out, Extent{
+			Offset: int64(e.logical), Physical: e.physical, Length: int64(e.length), Flags: ExtentFlags(e.flags),
+		})
+	}
+	return out, len(got) < fiemapBatch || out[len(out)-1].Flags&Last != 0, nil
 }

@@ -3,6 +3,7 @@ package reflink_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -196,6 +197,13 @@ func TestChangedTurnsOneIntoTheNext(t *testing.T) {
 			if !bytes.Equal(apply(t, old, now, ranges), content(t, now)) {
 				t.Fatalf("round %d: not the same after %v", round, ranges)
 			}
+			sizes := len(content(t, old)) == len(content(t, now))
+			if same, err := reflink.Same(old, now); err != nil || same != (sizes && len(ranges) == 0) {
+				t.Fatalf("round %d: the same %v, %v, after %v", round, same, err, ranges)
+			}
+			if same, err := reflink.Same(now, head); err != nil || !same {
+				t.Fatalf("round %d: a clone is not the same, %v", round, err)
+			}
 			for _, r := range ranges {
 				for off := r.Offset; off < r.Offset+r.Length; off += block {
 					if !touched[off/block] {
@@ -241,6 +249,44 @@ func mutate(t *testing.T, rng *rand.Rand, f *os.File, touched map[int64]bool) {
 	for b := off / block; b <= end/block; b++ {
 		touched[b] = true
 	}
+}
+
+// One block that differs is found wherever it lies in a map of many parts, and no other.
+func TestSameInManyBatches(t *testing.T) {
+	onPools(t, func(t *testing.T, dir string) {
+		old := create(t, filepath.Join(dir, "old"), nil)
+		const n = 2500
+		for i := range n {
+			if _, err := old.WriteAt(make([]byte, block), int64(i)*2*block); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, at := range []int64{0, 1024, 1025, 2047 * 2, 2048 * 2, n*2 - 2} {
+			now := clone(t, filepath.Join(dir, fmt.Sprint(i)), old)
+			if same, err := reflink.Same(old, now); err != nil || !same {
+				t.Fatalf("the same: %v, %v", same, err)
+			}
+			if _, err := now.WriteAt([]byte("x"), at*block); err != nil {
+				t.Fatal(err)
+			}
+			for _, files := range [][2]*os.File{{old, now}, {now, old}} {
+				if same, err := reflink.Same(files[0], files[1]); err != nil || same {
+					t.Errorf("block %d was written: the same %v, %v", at, same, err)
+				}
+			}
+		}
+		if err := os.Link(old.Name(), filepath.Join(dir, "link")); err != nil {
+			t.Fatal(err)
+		}
+		link, err := os.Open(filepath.Join(dir, "link"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer link.Close()
+		if same, err := reflink.Same(old, link); err != nil || !same {
+			t.Errorf("by two names: the same %v, %v", same, err)
+		}
+	})
 }
 
 func TestChangedOfEqualFiles(t *testing.T) {

@@ -1,0 +1,109 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// The base of a difference gets into the image part by part, whatever the size of blocks,
+// images and parts; from any byte on; and no further than the image is to go.
+func TestBeneath(t *testing.T) {
+	dir, err := openFolder(scratch.Mount(t, "xfs", scratch.XFS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, block := range []int64{4 << 10, 16 << 10} {
+		for _, size := range []int64{4096, 1 << 20, 1<<20 + 4096} {
+			for _, to := range []int64{size, size + 1<<20, size / 8192 * 4096} {
+				for _, from := range []int64{0, 4096, 100_000, size} {
+					if from > to {
+						continue
+					}
+					t.Run(fmt.Sprintf("%d/%d of %d from %d", block, to, size, from), func(t *testing.T) {
+						laid(t, dir, size, to, from, block)
+					})
+				}
+			}
+		}
+	}
+}
+
+// laid lays a base of a size beneath an image of another one, which has its own bytes before
+// one, and looks what it has then.
+func laid(t *testing.T, dir folder, size, to, from, block int64) {
+	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
+	want := make([]byte, to)
+	copy(want, treetest.Bytes(1, int(size)))
+	have := bytes.Clone(want[:min(to, (from+block-1)/block*block)]) // of the block all was there
+	copy(have, treetest.Bytes(2, int(from)))
+	copy(want, have)
+	if _, err := image.WriteAt(have, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Truncate(to); err != nil {
+		t.Fatal(err)
+	}
+	b, err := layBeneath(t.Context(), image, base, from, 128<<10, block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = b.upTo(to / 2)
+	if half := to / 2; err == nil && from < half {
+		_, err = image.WriteAt(want[:half], 0) // what is behind that is shared never again
+	}
+	err = errors.Join(err, b.all())
+	b.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(io.NewSectionReader(image, 0, to+1)); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image has other bytes, %v", err)
+	}
+}
+
+func named(t *testing.T, dir folder, name string, data []byte) *os.File {
+	t.Helper()
+	f, err := dir.openFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Who waits for what comes no more is told why.
+func TestBeneathEnds(t *testing.T) {
+	f := newFixture(t, "xfs")
+	dir, err := openFolder(f.disk)
+	f.must(err)
+	defer dir.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b, err := layBeneath(ctx, named(t, dir, "image", make([]byte, 1<<20)), named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
+	f.must(err)
+	defer b.close()
+	if err := b.all(); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What comes soon waits for a base of many extents, all of it.
+func TestReceiveWaitsForItsBase(t *testing.T) {
+	f := newFixture(t, "xfs")
+	f.backend.part = 4096 // as slow as an image of very many
+	c := f.stage(xfs)
+	f.must(receiveAll(t.Context(), f.Pool, c))
+	f.isCopy(c, true)
+}

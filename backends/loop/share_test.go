@@ -1,0 +1,190 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A snapshot for another node, and a head that a move makes, cost nothing on XFS however
+// fragmented the image, until the head is written to: then each has an image of its own.
+func TestSharedUntilItIsWritten(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", "one")
+	sent, mine := newTransfer(d), newSnapshot(d)
+	f.must(errors.Join(f.Snapshot(t.Context(), sent, nil), f.Snapshot(t.Context(), mine, nil)))
+	f.names(d, map[string]uint64{head: 2, sent.ID.String(): 2, mine.ID.String(): 1})
+	f.put(d.ID, "a", "two")
+	f.names(d, map[string]uint64{head: 1, sent.ID.String(): 1})
+	f.hasSnapshot(sent, "one", true)
+
+	_, unmount := f.mounted(d.ID)
+	inUse := newTransfer(d)
+	f.must(f.Snapshot(t.Context(), inUse, nil))
+	f.names(d, map[string]uint64{head: 1, inUse.ID.String(): 1})
+	unmount()
+
+	last := newTransfer(d)
+	f.must(errors.Join(f.Snapshot(t.Context(), last, nil), f.Demote(t.Context(), d.ID, last.ID)))
+	f.must(f.Promote(t.Context(), d.ID, sent.ID))
+	f.names(d, map[string]uint64{head: 2, sent.ID.String(): 2, last.ID.String(): 1})
+	f.must(f.Commit(t.Context(), d.ID))
+	f.must(f.Resize(t.Context(), d.ID, larger, nil))
+	f.names(d, map[string]uint64{head: 1, sent.ID.String(): 1})
+	f.hasSnapshot(sent, "one", true)
+	f.hasSnapshot(last, "two", true)
+	f.isWhole(d.ID, "one", true)
+	f.settled()
+}
+
+// names checks how many names the images of items have.
+func (f *fixture) names(d dataset.Dataset, want map[string]uint64) {
+	f.Helper()
+	for item, n := range want {
+		if got := f.image(d, item).names; got != n {
+			f.Errorf("%s has %d names, not %d", item, got, n)
+		}
+	}
+}
+
+type inode struct{ number, names uint64 }
+
+func (f *fixture) image(d dataset.Dataset, item string) inode {
+	f.Helper()
+	root, err := f.Pool.open()
+	f.must(err)
+	defer root.Close()
+	dir, _, err := f.findAny(root, d.ID)
+	f.must(err)
+	defer dir.Close()
+	st, err := dir.lstat(f.layout.image(item))
+	f.must(err)
+	return inode{st.Ino, st.Nlink}
+}
+
+// What two do at once, of whom one attaches the head and the other gives its image a second
+// name: whoever is the second sees the other.
+func TestSharedAtOnce(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", "none")
+	for round := range 40 {
+		s := newTransfer(d)
+		before := f.get(d.ID, "a")
+		var both sync.WaitGroup
+		attached := make([]backends.Attachment, 2)
+		for i := range attached {
+			both.Go(func() {
+				var err error
+				if attached[i], err = f.Attach(t.Context(), d.ID, backends.AttachOptions{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Go(func() {
+			if err := f.Snapshot(t.Context(), s, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		if t.Failed() {
+			return
+		}
+		if got := f.image(d, head); got.names != 1 {
+			t.Fatalf("round %d: the head has %d names", round, got.names)
+		}
+		f.must(errors.Join(attached[0].Release(), attached[1].Release()))
+		f.put(d.ID, "a", fmt.Sprint(round))
+		f.hasSnapshot(s, before, true)
+		if got := f.get(d.ID, "a"); got != fmt.Sprint(round) {
+			t.Fatalf("round %d: the head has %q", round, got)
+		}
+		f.must(f.DeleteSnapshot(t.Context(), d.ID, s.ID))
+	}
+	f.settled()
+}
+
+// A head that is its own only after its device was looked for is attached anew.
+func TestHeadThatWasReplacedMeanwhile(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", "one")
+	s := newTransfer(d)
+	f.must(f.Snapshot(t.Context(), s, nil))
+	var once sync.Once
+	f.backend.step = func(step string) {
+		if step == "loop.attach.owned" {
+			once.Do(func() { f.must(f.Snapshot(t.Context(), newTransfer(d), nil)) })
+		}
+	}
+	f.put(d.ID, "a", "two")
+	f.hasSnapshot(s, "one", true)
+	f.names(d, map[string]uint64{head: 1})
+}
+
+func newTransfer(d dataset.Dataset) dataset.Snapshot {
+	s := newSnapshot(d)
+	s.Kind = dataset.SnapshotTransfer
+	return s
+}
+
+// What two snapshots differ in is compared once for a plan and its stream; and again for one
+// that was made anew by the same name.
+func TestComparedOnce(t *testing.T) {
+	f := newFixture(t, "xfs")
+	c := f.stage(xfs)
+	last := newTransfer(c.Dataset)
+	for range 3 {
+		f.must(f.Snapshot(t.Context(), last, nil))
+		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
+		f.must(err)
+		if f.lately.of.snapshot != last.ID || len(f.lately.ranges) != planned.Ranges {
+			t.Errorf("%d ranges of %s are known, not %d", len(f.lately.ranges), f.lately.of.snapshot, planned.Ranges)
+		}
+		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
+		if f.must(err); f.lately.ranges != nil {
+			t.Error("what was sent is remembered")
+		}
+		again, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
+		if f.must(err); again != sent {
+			t.Errorf("sent %+v, and then %+v", sent, again)
+		}
+		changed, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
+		if f.must(err); changed != planned {
+			t.Errorf("planned %+v, and then %+v", planned, changed)
+		}
+		f.lately.ranges = nil // as if it were so
+		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil || known.Bytes >= sent.Bytes {
+			t.Errorf("it was compared again: %+v, %v", known, err)
+		}
+		_, err = f.Changed(t.Context(), at(c.Snapshot), at(last))
+		f.must(errors.Join(err, f.DeleteSnapshot(t.Context(), c.Dataset.ID, last.ID)))
+		f.put(c.Dataset.ID, "more", string(make([]byte, 1<<20)))
+	}
+}
+
+// checkWritten checks that what is written to the head after a snapshot was taken is there,
+// and not in the snapshot.
+func checkWritten(f *fixture, c cast, done bool) {
+	f.Helper()
+	c.Keep.Kind = dataset.SnapshotTransfer
+	f.hasSnapshot(c.Keep, "two", done)
+	e, err := f.Stat(f.Context(), c.Dataset.ID)
+	f.must(err)
+	if !slices.ContainsFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == c.Keep.ID }) {
+		return
+	}
+	f.put(c.Dataset.ID, "a", "three")
+	f.hasSnapshot(c.Keep, "two", true)
+	f.isWhole(c.Dataset.ID, "three", true)
+}
