@@ -259,7 +259,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	a.takeGuard(st)
 	if !a.recovered { // otherwise what is mounted is only known after
-		if err := a.resolveMounts(ctx); err != nil {
+		if _, err := a.resolveMounts(ctx); err != nil {
 			return err
 		}
 	}
@@ -271,7 +271,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	if a.recovered && err != nil { // what a snapshot left frozen does not wait for control
-		if err := a.resolveMounts(ctx); err != nil {
+		if _, err := a.resolveMounts(ctx); err != nil {
 			return err
 		}
 	}

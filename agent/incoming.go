@@ -10,33 +10,33 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// resolve finishes what a crash left. At a start that is before there is work on the same
-// datasets, since a backend does not look at what is in use; later it is work beside the
-// other, for each pool, since the disk of one may hang. lost are those that this agent had
-// seen on record: they stay, and so do those of which it cannot know. It is called only
-// while control's store is to be believed, and answers.
+// resolve finishes what a crash left, as work beside the other, for each pool, since the disk
+// of one may hang. A start waits for it for a while: a backend does not look at what is in use,
+// so it is best done before there is work on the same datasets. lost are those that this
+// agent had seen on record: they stay, and so do those of which it cannot know. It is called
+// only while control's store is to be believed, and answers.
 func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	a.mu.Lock()
 	maps.Copy(a.lost, lost)
 	a.mu.Unlock()
-	select {
-	case <-a.isIn:
-	default:
-		a.resolvePulls(ctx)
-		for _, p := range a.pools.all() {
-			a.resolveIncoming(ctx, p)
+	waitFor := func(all ...*job) {
+		select {
+		case <-a.isIn:
+		default:
+			a.waitFor(ctx, startPatience, ends(all))
 		}
-		return
 	}
-	a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil })
+	waitFor(a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil }))
+	var all []*job
 	for _, p := range a.pools.all() {
-		a.jobs.startAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *job) error {
+		all = append(all, a.jobs.startAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *job) error {
 			if now, there := a.pools.byName(p.Name); there {
 				a.resolveIncoming(ctx, now)
 			}
 			return nil
-		})
+		}))
 	}
+	waitFor(all...)
 }
 
 // resolveIncoming finishes what a crash left in a pool: a dataset that is on record takes its

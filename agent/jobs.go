@@ -162,28 +162,32 @@ func (a *Agent) slow(ctx context.Context, d time.Duration, fn func(context.Conte
 	return func() { cancel(); <-done }
 }
 
-// start runs fn as the job of that key unless one runs already; nobody waits.
-func (j *jobs) start(key string, fn func(ctx context.Context, jb *job) error) {
-	j.begin(key, fn, false)
+// start runs fn as the job of that key unless one runs already, and returns it; nobody has to
+// wait.
+func (j *jobs) start(key string, fn func(ctx context.Context, jb *job) error) *job {
+	return j.begin(key, fn, false)
 }
 
 // startAgain is start, and has one that runs already run once more: what it looked at
 // may have changed since.
-func (j *jobs) startAgain(key string, fn func(ctx context.Context, jb *job) error) {
-	j.begin(key, fn, true)
+func (j *jobs) startAgain(key string, fn func(ctx context.Context, jb *job) error) *job {
+	return j.begin(key, fn, true)
 }
 
-func (j *jobs) begin(key string, fn func(ctx context.Context, jb *job) error, again bool) {
+func (j *jobs) begin(key string, fn func(ctx context.Context, jb *job) error, again bool) *job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if jb, runs := j.all[key]; runs || j.ctx.Err() != nil {
-		if runs {
-			jb.again = jb.again || again
-		}
-		return
+	if jb, runs := j.all[key]; runs {
+		jb.again = jb.again || again
+		return jb
 	}
 	jb := &job{key: key, done: make(chan struct{})}
+	if jb.err = j.ctx.Err(); jb.err != nil {
+		close(jb.done)
+		return jb
+	}
 	j.all[key] = jb
 	j.wg.Add(1)
 	go j.run(jb, fn)
+	return jb
 }

@@ -111,7 +111,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	a.pools.add(ctx, name, rec)
+	a.pools.openAll(ctx, a.pools.known(name, rec))
 	defer a.tellSoon()
 	if err := a.register(ctx); err != nil {
 		return dataset.Pool{}, nil, err

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,9 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 	for _, o := range list {
 		if o.Node != p.a.node || o.ID == uuid.Nil {
 			continue
+		}
+		if err := p.answers(ctx, o.Path); err != nil { // and what it is nobody else knows
+			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
 		}
 		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default, Found: true}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
@@ -76,8 +80,12 @@ func (p *pools) outside(path string) error {
 func (p *pools) enlist(op *openPool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.byID[op.ID] == nil {
+	if was := p.byID[op.ID]; was == nil {
 		p.order = append(p.order, op.ID)
+	} else if was.rec.Path != op.rec.Path { // otherwise what was begun is of the same place
+		if err := was.opening.drop(); err != nil {
+			p.a.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
+		}
 	}
 	p.byID[op.ID] = op
 	slices.SortFunc(p.order, func(x, y uuid.UUID) int { return p.compare(p.byID[x], p.byID[y]) })

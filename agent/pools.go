@@ -44,6 +44,7 @@ type openPool struct {
 	rec     poolRecord
 	backend backends.Pool // nil while offline
 	why     string        // it is offline
+	opening *opening      // while it is being opened
 	unheld  string        // why another drover is not kept from it; empty: it is
 
 	on         string        // the node's name
@@ -76,16 +77,33 @@ func (p *pools) open(ctx context.Context) error {
 			return err
 		}
 	}
+	var opened []*openPool
+	var unknown []PoolConfig
 	configured := map[string]bool{}
 	for _, c := range p.a.Pools {
 		configured[c.Name] = true
-		if err := p.openConfigured(ctx, c, known[c.Name]); err != nil {
-			return err
+		rec, known := p.configured(c), known[c.Name]
+		if known.ID == uuid.Nil {
+			unknown = append(unknown, c)
+			continue
 		}
+		if known.Backend != rec.Backend {
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
+		}
+		rec.ID, rec.Found, rec.Doubtful, rec.Generation = known.ID, known.Found, known.Doubtful, known.Generation
+		opened = append(opened, p.known(c.Name, rec))
 	}
 	for _, name := range names {
 		if !configured[name] {
-			p.add(ctx, name, known[name])
+			opened = append(opened, p.known(name, known[name]))
+		}
+	}
+	p.openAll(ctx, opened...)
+	for _, c := range unknown {
+		if err := p.answers(ctx, c.Path); err != nil {
+			p.missing(c, err)
+		} else if _, err := p.make(ctx, c.Name, p.configured(c)); err != nil {
+			p.missing(c, err)
 		}
 	}
 	if len(p.order) == 0 && len(p.unmade) == 0 {
@@ -94,22 +112,13 @@ func (p *pools) open(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (p *pools) openConfigured(ctx context.Context, c PoolConfig, known poolRecord) error {
-	rec := poolRecord{ID: known.ID, Backend: c.Backend, Path: c.Path, Image: c.Image, Found: known.Found, Doubtful: known.Doubtful, Generation: known.Generation}
+// configured is the record of a pool of drover.yaml that is not known yet.
+func (p *pools) configured(c PoolConfig) poolRecord {
+	rec := poolRecord{Backend: c.Backend, Path: c.Path, Image: c.Image}
 	if c.Image > 0 {
 		rec.Mount = p.imageMount(c.Name)
 	}
-	if known.ID != uuid.Nil {
-		if known.Backend != rec.Backend {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
-		}
-		p.add(ctx, c.Name, rec)
-		return nil
-	}
-	if _, err := p.make(ctx, c.Name, rec); err != nil {
-		p.missing(c, err)
-	}
-	return nil
+	return rec
 }
 
 // imageMount is where a pool's image is mounted, in the words of the kernel.
@@ -121,14 +130,23 @@ func (p *pools) imageMount(name string) string {
 	return filepath.Join(dir, name)
 }
 
-// add opens a known pool; one that cannot be opened is offline.
-func (p *pools) add(ctx context.Context, name string, rec poolRecord) {
-	op := &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
-	if err := p.attach(ctx, op); err != nil {
-		op.why = reason(name, err)
-		p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "error": err}).Error("pool is offline")
+// known is a pool that was seen before, and is not open yet.
+func (p *pools) known(name string, rec poolRecord) *openPool {
+	return &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
+}
+
+// openAll opens known pools; those that cannot be opened are offline.
+func (p *pools) openAll(ctx context.Context, list ...*openPool) {
+	for _, op := range list {
+		p.begin(op)
+		p.enlist(op)
 	}
-	p.enlist(op)
+	p.settle(ctx, startPatience, list)
+	for _, op := range list {
+		if now, there := p.byName(op.Name); there && now.backend == nil {
+			p.a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "error": now.why}).Error("pool is offline")
+		}
+	}
 }
 
 func (p *pools) attach(ctx context.Context, op *openPool) error {
@@ -297,26 +315,6 @@ func (p *pools) all() []*openPool {
 	return out
 }
 
-// retry opens again what is offline; it reports whether one came back.
-func (p *pools) retry(ctx context.Context) (back bool) {
-	for _, op := range p.all() {
-		if op.backend != nil {
-			continue
-		}
-		again := *op
-		if err := p.attach(ctx, &again); err != nil {
-			continue
-		}
-		p.mu.Lock()
-		again.rec = p.byID[op.ID].rec
-		p.byID[op.ID] = &again
-		p.mu.Unlock()
-		back = true
-		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
-	}
-	return back
-}
-
 func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
 	var out []dataset.PoolStatus
 	for _, op := range p.all() {
@@ -340,6 +338,9 @@ func (p *pools) close() error {
 		if op.backend != nil {
 			errs = append(errs, op.backend.Close())
 		}
+		p.mu.Lock()
+		errs = append(errs, op.opening.drop())
+		p.mu.Unlock()
 	}
 	return errors.Join(append(errs, p.holds.release())...)
 }

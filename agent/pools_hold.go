@@ -20,6 +20,7 @@ import (
 type holds struct {
 	mu    sync.Mutex
 	taken map[string]io.Closer
+	over  bool // it was released, for good
 }
 
 // take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
@@ -35,6 +36,9 @@ func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, er
 	name := fmt.Sprintf("drover-pool-%s-%x-%x", pool.ID(), st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.over { // its disk had not answered for so long
+		return "", dataset.Errorf(dataset.ErrOffline, "drover is stopping")
+	}
 	if h.taken[name] != nil {
 		return "", nil
 	}
@@ -59,7 +63,7 @@ func (h *holds) release() error {
 	for _, c := range h.taken {
 		errs = append(errs, c.Close())
 	}
-	h.taken = nil
+	h.taken, h.over = nil, true
 	return errors.Join(errs...)
 }
 

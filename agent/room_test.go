@@ -153,10 +153,12 @@ func TestFullPoolAdvice(t *testing.T) {
 			if c.other {
 				r.cache.load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
 			}
-			op.backend, op.rec.Path, op.rec.Image = p, "/disk/pool", 0
-			if c.image {
-				op.rec.Image = size
-			}
+			r.pools.change(op.ID, func(op *openPool) {
+				op.backend, op.rec.Path, op.rec.Image = p, "/disk/pool", 0
+				if c.image {
+					op.rec.Image = size
+				}
+			})
 			if f := r.finding("pool default"); f.Level != levelError || f.Mend != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}

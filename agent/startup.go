@@ -19,12 +19,14 @@ import (
 // resolveMounts brings the mount records and the mounts together after a start:
 // IDs of another boot are void; a mount without an ID is taken off; a dataset
 // with IDs is mounted again if it is not; a filesystem that a snapshot left
-// frozen is thawed.
-func (a *Agent) resolveMounts(ctx context.Context) error {
+// frozen is thawed. What a disk that hangs keeps from its end goes on beside other work: then
+// not all is done.
+func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
-		return err
+		return false, err
 	}
+	var work []*job
 	for _, id := range a.mountedIDs() {
 		d, ok := a.cache.either(id)
 		if !ok {
@@ -35,16 +37,14 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 			continue
 		}
 		a.log(d).Warn("dataset in use is not mounted: mounting it again")
-		again := func(ctx context.Context, _ *job) error {
+		again := a.jobs.start("mount/"+id.String(), func(ctx context.Context, _ *job) error {
 			if err := a.ensureMounted(ctx, d); err != nil {
 				a.log(d).WithError(err).Error("dataset in use was not mounted")
 			}
 			return nil
-		}
-		if bounded(d) { // control is asked first, which this does not wait for
-			a.jobs.start("mount/"+id.String(), again)
-		} else {
-			_ = again(ctx, nil)
+		})
+		if !bounded(d) { // otherwise control is asked first, which this does not wait for
+			work = append(work, again)
 		}
 	}
 	asked := sync.OnceValues(func() (guard.Status, error) { return a.Guard.Status(ctx) })
@@ -57,32 +57,49 @@ func (a *Agent) resolveMounts(ctx context.Context) error {
 			continue
 		}
 		fenced, err := a.isFencedBy(id, asked)
-		if err == nil && !fenced {
-			err = thaw(m.Mountpoint)
-		}
 		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
-		if len(a.record(id).IDs) > 0 {
-			continue
+		work = append(work, a.jobs.start("mounted/"+id.String(), func(ctx context.Context, _ *job) error {
+			return a.resolveMount(ctx, id, fenced, err != nil)
+		}))
+	}
+	all = a.waitFor(ctx, startPatience, ends(work))
+	for _, jb := range work {
+		select {
+		case <-jb.done:
+			err = errors.Join(err, jb.err)
+		default:
 		}
-		d, ok := a.cache.either(id)
-		if !ok {
-			d = dataset.Dataset{ID: id, Volume: id.String()}
+	}
+	return all, err
+}
+
+// resolveMount does so for what is mounted. fenced: the guard has fenced it; unsure: it does
+// not say.
+func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure bool) error {
+	if !fenced && !unsure {
+		if err := thaw(a.mountPath(id)); err != nil {
+			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
+			unsure = true
 		}
-		if a.recovered {
-			if err := a.assumeUse(ctx, d, ok); err != nil {
-				return err
-			}
-			continue
-		}
-		if fenced || err != nil && a.mayBeFenced(id) {
-			continue // once it is thawed it is looked at again
-		}
-		if err := a.unmountIdle(ctx, d); err != nil {
-			a.log(d).WithError(err).Warn("left-over mount was not taken off")
-			a.idle(id)
-		}
+	}
+	if len(a.record(id).IDs) > 0 {
+		return nil
+	}
+	d, ok := a.cache.either(id)
+	if !ok {
+		d = dataset.Dataset{ID: id, Volume: id.String()}
+	}
+	if a.recovered {
+		return a.assumeUse(ctx, d, ok)
+	}
+	if fenced || unsure && a.mayBeFenced(id) {
+		return nil // once it is thawed it is looked at again
+	}
+	if err := a.unmountIdle(ctx, d); err != nil {
+		a.log(d).WithError(err).Warn("left-over mount was not taken off")
+		a.idle(id)
 	}
 	return nil
 }
@@ -104,13 +121,14 @@ func (a *Agent) reunite(ctx context.Context) error {
 	if a.reunion.done {
 		return nil
 	}
-	if err := a.resolveMounts(ctx); err != nil {
+	all, err := a.resolveMounts(ctx)
+	if err != nil {
 		return err
 	}
-	if a.mistrust() != nil {
+	if !all || a.mistrust() != nil {
 		return nil // it does not say all; see accept
 	}
-	err := a.state.put(ctx, map[string]any{recoveredKey: nil})
+	err = a.state.put(ctx, map[string]any{recoveredKey: nil})
 	a.reunion.done = err == nil
 	return err
 }

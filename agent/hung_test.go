@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/dataset"
+)
+
+// hung is backend dir, where the disk of the pool other answers no call of one kind while it
+// hangs, whatever becomes of who asks.
+type hung struct {
+	dir.Backend
+	mu    sync.Mutex
+	call  string
+	gate  chan struct{}
+	waits int // calls that did
+}
+
+func (h *hung) hangs(call string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.call, h.gate = call, make(chan struct{})
+}
+
+func (h *hung) goesOn() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.call != "" {
+		close(h.gate)
+	}
+	h.call = ""
+}
+
+func (h *hung) wait(pool, call string) {
+	h.mu.Lock()
+	gate, is := h.gate, h.call == call && pool == "other"
+	if is {
+		h.waits++
+	}
+	h.mu.Unlock()
+	if is {
+		<-gate
+	}
+}
+
+func (h *hung) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	h.wait(cfg.Name, "open")
+	p, err := h.Backend.Open(context.WithoutCancel(ctx), cfg)
+	return hungPool{p, h, cfg.Name}, err
+}
+
+type hungPool struct {
+	backends.Pool
+	h    *hung
+	name string
+}
+
+func (p hungPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	p.h.wait(p.name, "reap")
+	return p.Pool.Reap(ctx, drop)
+}
+
+func (p hungPool) Attach(ctx context.Context, id uuid.UUID, o backends.AttachOptions) (backends.Attachment, error) {
+	p.h.wait(p.name, "attach")
+	return p.Pool.Attach(ctx, id, o)
+}
+
+// hungRig has two pools, default and other, with a volume in each.
+func hungRig(t *testing.T) (r *rig, h *hung, here, there dataset.Dataset) {
+	t.Helper()
+	h = &hung{}
+	r = newRig(t, func(c *Config) {
+		c.Backends = backends.NewRegistry(h)
+		c.Pools = append(c.Pools, PoolConfig{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
+	})
+	t.Cleanup(h.goesOn)
+	here = r.volume("here")
+	if err := r.Create(t.Context(), "there", map[string]string{"pool": "other"}); err != nil {
+		t.Fatal(err)
+	}
+	there, _ = r.cache.volume("there")
+	return r, h, here, there
+}
+
+// restartsLate is restart, for as long as a start waits for its disks.
+func (r *rig) restartsLate() {
+	r.t.Helper()
+	cfg := r.Config
+	r.close()
+	a, err := New(r.t.Context(), cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.Agent = a
+	started := make(chan error, 1)
+	go func() { started <- a.Start(r.t.Context()) }()
+	await(r.t, func() bool {
+		select {
+		case err = <-started:
+			return true
+		default:
+			r.clock.Advance(startPatience / 10)
+			return false
+		}
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) other() *openPool {
+	r.t.Helper()
+	p, known := r.pools.byName("other")
+	if !known {
+		r.t.Fatal("pool other is not known")
+	}
+	return p
+}
+
+// The disk of one pool hangs when drover starts, at whatever is asked of it first: the start
+// ends, what lies in the other pools is served, and what lies in that one is there, as it was,
+// when the disk goes on.
+func TestStartWhileAPoolHangs(t *testing.T) {
+	for call, before := range map[string]func(r *rig, there dataset.Dataset){
+		"open": func(r *rig, there dataset.Dataset) { // acknowledged, and not in its place after a power cut
+			areas := filepath.Join(r.root, "other")
+			if err := os.Rename(filepath.Join(areas, "datasets", there.ID.String()), filepath.Join(areas, "incoming", there.ID.String())); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		"reap": func(r *rig, _ dataset.Dataset) { // a create that was cut short
+			p := r.other()
+			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: p.ID}
+			if _, err := p.backend.Create(r.t.Context(), d); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		"attach": func(r *rig, there dataset.Dataset) { // in use, and not mounted
+			r.mount(there, "kept")
+			if err := unix.Unmount(r.mountPath(there.ID), 0); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(call, func(t *testing.T) {
+			r, h, here, there := hungRig(t)
+			before(r, there)
+			h.hangs(call)
+			r.restartsLate()
+
+			r.mount(here, "id")
+			r.want(here, "id")
+			r.volume("new")
+			if _, err := r.Get(t.Context(), "there"); err != nil {
+				t.Error(err)
+			}
+			if call == "open" {
+				r.isHung(there)
+				gone, cancel := context.WithCancel(t.Context())
+				cancel()
+				if r.pools.retry(gone) || h.waits != 1 { // who is asked already is not asked once more
+					t.Errorf("it is open, or was asked %d times", h.waits)
+				}
+			}
+			h.goesOn()
+			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().backend != nil })
+			r.mount(there, "id")
+			if r.record(there.ID).IDs["id"].Count != 1 {
+				t.Errorf("%+v", r.record(there.ID))
+			}
+			await(t, func() bool {
+				left, err := os.ReadDir(filepath.Join(r.root, "other", "incoming"))
+				return err == nil && (len(left) == 0 || call == "open")
+			})
+		})
+	}
+}
+
+// isHung looks at what is said of a pool that hangs, and of what lies in it.
+func (r *rig) isHung(there dataset.Dataset) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	const want = "does not answer, since "
+	for _, st := range r.pools.status(ctx) {
+		if st.ID == there.Pool && (st.Online || !strings.HasPrefix(st.Reason, want)) {
+			r.t.Errorf("%+v", st)
+		}
+	}
+	if f := r.finding("pool other"); f.Level != levelError || !strings.Contains(f.Text, want) {
+		r.t.Errorf("%+v", f)
+	}
+	_, err := r.Mount(ctx, "there", "id")
+	for what, err := range map[string]error{
+		"mount":  err,
+		"create": r.Create(ctx, "late", map[string]string{"pool": "other"}),
+	} {
+		if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {
+			r.t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) {
+		r.t.Errorf("a rebuild that does not see what lies there: %v", err)
+	}
+	if h, err := r.holdings(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != 3 {
+		r.t.Errorf("%+v, %v", h, err) // what is known of that one counts
+	}
+}
+
+// An agent that stops while a pool hangs lets go of it when it answers: another one has it.
+func TestStopWhileAPoolHangs(t *testing.T) {
+	r, h, _, there := hungRig(t)
+	h.hangs("open")
+	r.restartsLate()
+	late, cfg := r.other().opening, r.Config
+	r.close()
+	h.goesOn()
+	<-late.done
+	r.start(cfg)
+	if p := r.other(); p.backend == nil {
+		t.Fatal(p.why)
+	}
+	r.mount(there, "id")
+	r.want(there, "id")
+}

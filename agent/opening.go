@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// A disk that hangs lets whoever asks it wait for ever, where nothing ends it. So pools are
+// opened beside other work: one that does not answer in time is offline, as one whose disk is
+// absent, and is taken in when it answers.
+
+const (
+	// startPatience is what a start waits for its pools, and then for what a crash left in
+	// them: all of them together.
+	startPatience = 20 * time.Second
+	// againPatience is what a round waits for those that were offline.
+	againPatience = 2 * time.Second
+)
+
+// opening is a pool that is being opened, for as long as its disk takes.
+type opening struct {
+	since time.Time
+	done  chan struct{}
+
+	is   openPool // what comes of it; read once done is closed
+	err  error    // likewise
+	over bool     // nobody takes it in any more; under pools.mu
+}
+
+// begin opens a pool beside other work. Nobody else knows op yet.
+func (p *pools) begin(op *openPool) {
+	o := &opening{since: p.a.Clock.Now(), done: make(chan struct{}), is: *op}
+	op.opening, op.why = o, "it is being opened"
+	go func() {
+		o.err = p.attach(p.a.ctx, &o.is)
+		p.mu.Lock()
+		over := o.over
+		close(o.done)
+		p.mu.Unlock()
+		if over {
+			_ = o.close()
+		}
+	}()
+}
+
+// drop has nobody take in a pool that is being opened. Its pools.mu is held.
+func (o *opening) drop() error {
+	if o == nil {
+		return nil
+	}
+	o.over = true
+	select {
+	case <-o.done:
+		return o.close()
+	default:
+		return nil // it closes itself
+	}
+}
+
+// close closes what was opened, and is not taken in.
+func (o *opening) close() error {
+	if o.err != nil {
+		return nil
+	}
+	return o.is.backend.Close()
+}
+
+// settle takes in what came of opening pools, for which it waits for so long, and returns
+// those that are open now.
+func (p *pools) settle(ctx context.Context, patience time.Duration, list []*openPool) (back []*openPool) {
+	done := make([]<-chan struct{}, 0, len(list))
+	for _, op := range list {
+		done = append(done, op.opening.done)
+	}
+	p.a.waitFor(ctx, patience, done)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, op := range list {
+		now, o := p.byID[op.ID], op.opening
+		if now == nil || now.opening != o {
+			continue // it was moved meanwhile
+		}
+		next := *now
+		select {
+		case <-o.done:
+			next.opening, next.why = nil, ""
+			if o.err != nil {
+				next.why = reason(op.Name, o.err)
+				break
+			}
+			next = o.is
+			next.rec = now.rec // which may have changed
+			back = append(back, &next)
+		default:
+			next.why = fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is taken in when it answers)", o.since.UTC().Format(time.RFC3339))
+		}
+		p.byID[op.ID] = &next
+	}
+	return back
+}
+
+// retry opens again what is offline; it reports whether one came back. One that does not
+// answer is waited for once.
+func (p *pools) retry(ctx context.Context) bool {
+	var asked []*openPool
+	patience := time.Duration(0)
+	p.mu.Lock()
+	for _, id := range p.order {
+		op := p.byID[id]
+		if op.backend != nil {
+			continue
+		}
+		if op.opening == nil {
+			again := *op
+			p.begin(&again)
+			again.why = op.why // until it is known better
+			p.byID[id], op, patience = &again, &again, againPatience
+		}
+		asked = append(asked, op)
+	}
+	p.mu.Unlock()
+	back := p.settle(ctx, patience, asked)
+	for _, op := range back {
+		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
+	}
+	return len(back) > 0
+}
+
+// answers fails with ErrOffline when the place of a pool that is to be made does not answer:
+// that would not end.
+func (p *pools) answers(ctx context.Context, path string) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for there := false; !there && path != "/"; path = filepath.Dir(path) {
+			_, err := os.Stat(path)
+			there = err == nil
+		}
+	}()
+	if p.a.waitFor(ctx, startPatience, []<-chan struct{}{done}) {
+		return nil
+	}
+	return errors.Join(ctx.Err(), dataset.Errorf(dataset.ErrOffline, "it does not answer within %s: what it lies on hangs (look at its disk: dmesg)", startPatience))
+}
+
+// waitFor waits for work on pools to be done, for so long altogether, and reports whether all
+// is. What it lies on may hang.
+func (a *Agent) waitFor(ctx context.Context, patience time.Duration, all []<-chan struct{}) bool {
+	late := a.Clock.After(patience)
+	for _, done := range all {
+		select {
+		case <-done:
+			continue
+		default:
+		}
+		select {
+		case <-done:
+		case <-late:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// ends is what waitFor takes of jobs.
+func ends(all []*job) (list []<-chan struct{}) {
+	for _, jb := range all {
+		list = append(list, jb.done)
+	}
+	return list
+}
