@@ -2,10 +2,14 @@ package loop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/reflink"
 )
@@ -116,4 +120,57 @@ func (b *beneath) close() {
 	b.stop()
 	b.owner.Wait()
 	_ = b.base.Close()
+}
+
+// complete has the image hold what the stream left out. Where that is all, which is so of a
+// move right after another one, what came is its base, under another name.
+func (r *receiving) complete(ctx context.Context) error {
+	if !r.grounded() {
+		return nil
+	}
+	base := r.in.header.Base.String()
+	size, err := r.pool.imageSize(r.dir, base)
+	if err != nil {
+		return err
+	}
+	if r.asBase = r.done.At == 0 && size == r.in.header.Size; !r.asBase {
+		return errors.Join(r.ground(ctx), r.beneath.all())
+	}
+	image, err := r.dir.open(r.pool.layout.image(base))
+	if err == nil {
+		err = r.image.Close()
+		r.image = image
+	}
+	return err
+}
+
+// grounded tells whether the base gets into the image while the stream comes.
+func (r *receiving) grounded() bool {
+	return r.in.header.Base != uuid.Nil && r.pool.layout.costly()
+}
+
+// ground begins to share what the base has into the image, once there is something else in it.
+func (r *receiving) ground(ctx context.Context) (err error) {
+	if r.beneath == nil && r.grounded() {
+		r.beneath, err = r.layBeneath(ctx)
+	}
+	return err
+}
+
+// layBeneath begins to share what the base has into the image.
+func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
+	p, base := r.pool, r.in.header.Base
+	from, err := p.openSnapshot(r.dir, base)
+	if err != nil {
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	b, err := layBeneath(ctx, r.image, from, r.done.At, p.backend.part, fs.Bsize)
+	if err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	return b, nil
 }

@@ -99,7 +99,8 @@ type receiving struct {
 	pool     *Pool
 	dir      folder
 	image    *os.File
-	beneath  *beneath // nil: all of the base is in the image
+	beneath  *beneath // nil: all of the base is in the image, or none yet
+	asBase   bool     // nothing differs from the base, which is the image then
 	in       *decoder
 	snapshot dataset.Snapshot
 	progress backends.Progress
@@ -135,23 +136,20 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	if r.image, err = r.dir.openFile(p.layout.image(part), os.O_RDWR); err != nil {
 		return out, err
 	}
-	defer r.image.Close()
+	defer func() { _ = r.image.Close() }()
 	defer func() { _ = r.wait() }()
 	p.step("receive.started")
 	if r.done, err = r.in.here(); err != nil {
 		return out, err
 	}
 	r.safe, r.checked = r.done.Offset, r.done.Offset
-	if r.beneath, err = r.layBeneath(ctx); err != nil {
-		return out, err
-	}
-	defer r.beneath.close()
+	defer func() { r.beneath.close() }()
 	if err := r.measure(); err != nil {
 		return out, err
 	}
 	err = r.apply(ctx)
 	if err == nil {
-		err = r.beneath.all()
+		err = r.complete(ctx)
 	}
 	if fErr := r.wait(); err == nil {
 		err = fErr
@@ -171,27 +169,6 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	return r.finish()
 }
 
-// layBeneath begins to share what the base has into the image.
-func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
-	p, base := r.pool, r.in.header.Base
-	if base == uuid.Nil || !p.layout.costly() {
-		return nil, nil
-	}
-	from, err := p.openSnapshot(r.dir, base)
-	if err != nil {
-		return nil, err
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
-		return nil, errors.Join(err, from.Close())
-	}
-	b, err := layBeneath(ctx, r.image, from, r.done.At, p.backend.part, fs.Bsize)
-	if err != nil {
-		return nil, errors.Join(err, from.Close())
-	}
-	return b, nil
-}
-
 // apply writes what comes to the image.
 func (r *receiving) apply(ctx context.Context) error {
 	for {
@@ -203,6 +180,9 @@ func (r *receiving) apply(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		if err := r.ground(ctx); err != nil {
 			return err
 		}
 		if err := r.beneath.upTo(c.offset + c.length); err != nil {
@@ -321,6 +301,22 @@ func (r *receiving) matches() error {
 	return err
 }
 
+// seal gives what came the name of its snapshot.
+func (r *receiving) seal() (durable bool, err error) {
+	p, id, base := r.pool, r.snapshot.ID.String(), r.in.header.Base.String()
+	if !r.asBase {
+		return p.layout.seal(r.dir, part, id)
+	}
+	shared, err := p.share(r.dir, id, base)
+	if err == nil && !shared {
+		_, err = p.layout.clone(r.dir, id, r.dir, base, true)
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, p.layout.remove(r.dir, part)
+}
+
 // finish makes a snapshot of what was verified.
 func (r *receiving) finish() (backends.Stream, error) {
 	p, h := r.pool, r.in.header
@@ -333,7 +329,7 @@ func (r *receiving) finish() (backends.Stream, error) {
 		return out, err
 	}
 	p.step("receive.noted")
-	durable, err := p.layout.seal(r.dir, part, r.snapshot.ID.String())
+	durable, err := r.seal()
 	if err != nil {
 		return out, err
 	}

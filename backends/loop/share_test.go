@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -136,6 +137,31 @@ func newTransfer(d dataset.Dataset) dataset.Snapshot {
 	s := newSnapshot(d)
 	s.Kind = dataset.SnapshotTransfer
 	return s
+}
+
+// A snapshot that came and is what its base is, is the same file on XFS.
+func TestNothingNewCame(t *testing.T) {
+	f := newFixture(t, "xfs")
+	c := f.stage(xfs)
+	again := newTransfer(c.Dataset)
+	f.must(errors.Join(f.Snapshot(t.Context(), c.Keep, nil), f.Snapshot(t.Context(), again, nil)))
+	f.must(receiveAll(t.Context(), f.Pool, c))
+	stream, err := readdressed(t.Context(), f.Pool, again, c.Keep.ID, c.Other.ID)
+	f.must(err)
+	d := backends.Delivery{Dataset: c.Other, Snapshot: again, Base: c.Keep.ID}
+	d.Snapshot.Dataset = c.Other.ID
+	_, err = f.Receive(t.Context(), d, bytes.NewReader(stream), nil)
+	f.must(err)
+	f.isCopy(c, true)
+	f.sameBytes(again, d.Snapshot)
+	f.names(c.Other, map[string]uint64{again.ID.String(): 2, c.Keep.ID.String(): 2, c.Snapshot.ID.String(): 1})
+	f.must(f.Promote(t.Context(), c.Other.ID, again.ID))
+	f.must(f.Commit(t.Context(), c.Other.ID))
+	f.names(c.Other, map[string]uint64{head: 3})
+	f.isWhole(c.Other.ID, "two", true)
+	f.names(c.Other, map[string]uint64{head: 1, again.ID.String(): 2})
+	f.sameBytes(again, d.Snapshot)
+	f.settled()
 }
 
 // What two snapshots differ in is compared once for a plan and its stream; and again for one

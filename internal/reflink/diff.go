@@ -1,8 +1,10 @@
 package reflink
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 )
 
 // Range is a part of a file, in bytes. Zero means that it reads as zeros.
@@ -23,12 +25,14 @@ func Changed(old, now *os.File) ([]Range, error) {
 	if err != nil || one {
 		return nil, err
 	}
-	a, err := Extents(old)
-	if err != nil {
-		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
-	}
+	// At once: of an image in 100,000 pieces a map takes more than a tenth of a second.
+	var a []Extent
+	var aErr error
+	var other sync.WaitGroup
+	other.Go(func() { a, aErr = Extents(old) })
 	b, err := Extents(now)
-	if err != nil {
+	other.Wait()
+	if err = errors.Join(aErr, err); err != nil {
 		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
 	}
 	return diff(a, b, 0, fi.Size()), nil
