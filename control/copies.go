@@ -227,10 +227,16 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether any copy of a dataset may be the last good one: nothing is heard
-// of its home, or that says why it cannot open it.
+// mayBeLast reports whether any copy of a dataset may be the last good one: its home says
+// why it cannot open it, or that its pool is held or offline; or has not said lately, to this
+// service, how both are. What was told once may be so no more, and who does not know lets go
+// of nothing.
 func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
-	if st := s.seen.dataset(d.ID, d.Home); st != nil && st.Problem != "" {
+	st, pool := s.seen.dataset(d.ID, d.Home), s.seen.pool(d.Pool)
+	switch {
+	case st != nil && st.Problem != "", pool != nil && !pool.Online:
+		return true, nil
+	case s.Shared && (st == nil || pool == nil || s.seen.silence(d.Home, s.Clock.Steady()) > s.clockTime()):
 		return true, nil
 	}
 	return s.homeLost(t, d)

@@ -146,40 +146,6 @@ func (a *agent) opens(d dataset.Dataset, problem string) {
 	}
 }
 
-// What a move left is not let go of while nothing is heard of the home, or that says why it
-// cannot open the volume.
-func TestLastCopyStays(t *testing.T) {
-	x := newShared(t, 1)
-	e := x.env(x.list[0])
-	a, b := e.agent("alpha"), e.agent("beta")
-	d := a.create("db@gold")
-	e.moved("db", a, b, "beta")
-	x.dies(b)
-	x.clock.Advance(2 * leftFor)
-	if err := e.expireCopies(e.ctx); err != nil {
-		t.Fatal(err)
-	}
-	if s := a.sync(0); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyLeft {
-		t.Fatalf("%+v", s.Copies)
-	}
-	b.incarnation = a.id
-	b.register("beta")
-	b.opens(d, "it is not in the pool")
-	if err := e.expireCopies(e.ctx); err != nil {
-		t.Fatal(err)
-	}
-	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyLeft {
-		t.Errorf("its home cannot open it: %+v", s.Copies)
-	}
-	b.opens(d, "")
-	if err := e.expireCopies(e.ctx); err != nil {
-		t.Fatal(err)
-	}
-	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyGoing {
-		t.Errorf("%+v", s.Copies)
-	}
-}
-
 // A pool of a node that is alive is nobody else's to register; nor are its volumes had by
 // saying that they were found.
 func TestPoolsOfTheLiving(t *testing.T) {

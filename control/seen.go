@@ -24,6 +24,7 @@ type seen struct {
 	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
 	guards   map[uuid.UUID]bool                           // nodes whose guard answers
 	clocks   map[uuid.UUID]heardClock                     // the nodes' own, when they were heard last
+	last     map[uuid.UUID]time.Duration                  // when nodes were heard last, by the service's steady clock
 }
 
 // heardCopy is a copy, and when its node first said that it has all until then, by the
@@ -49,6 +50,7 @@ func newSeen() seen {
 		distrust: map[uuid.UUID]string{},
 		guards:   map[uuid.UUID]bool{},
 		clocks:   map[uuid.UUID]heardClock{},
+		last:     map[uuid.UUID]time.Duration{},
 	}
 }
 
@@ -98,7 +100,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warn
 		s.unmade[node.ID] = append(s.unmade[node.ID], p)
 	}
 	s.distrust[node.ID] = h.Distrust
-	s.guards[node.ID] = h.Guard
+	s.guards[node.ID], s.last[node.ID] = h.Guard, now
 	if !h.Clock.IsZero() { // an older agent does not say it
 		s.clocks[node.ID] = heardClock{h.Clock, now}
 	}
@@ -157,6 +159,13 @@ func (s *seen) heard(node uuid.UUID) bool {
 	defer s.mu.Unlock()
 	_, heard := s.distrust[node]
 	return heard
+}
+
+// silence is for how long nothing was heard of a node that was heard before.
+func (s *seen) silence(node uuid.UUID, now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now - s.last[node]
 }
 
 // halted fails with ErrConflict while a node that was heard does not believe the store.

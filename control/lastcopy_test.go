@@ -1,0 +1,118 @@
+package control
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a move left, and a replica too many, stay while nothing is heard of the home, or not
+// how it is now, or it says that it cannot open the volume, or that its pool is held or
+// offline; and go once it is well. Its session goes on meanwhile, through another replica.
+func TestLastCopyStays(t *testing.T) {
+	const held = "its generation is 5 and was 7"
+	for what, tell := range map[string]func(l *lastCopy){
+		"unheard":                    func(*lastCopy) {},
+		"heard, and not of it":       func(l *lastCopy) { l.pool(true, "") },
+		"heard, and not of its pool": func(l *lastCopy) { l.home.opens(l.d, "") },
+		"it cannot be opened":        func(l *lastCopy) { l.pool(true, ""); l.home.opens(l.d, "it is not in the pool") },
+		"its pool is offline":        func(l *lastCopy) { l.home.opens(l.d, ""); l.pool(false, "gone") },
+		"its pool is held":           func(l *lastCopy) { l.home.opens(l.d, ""); l.pool(false, held) },
+		"the home is away":           func(l *lastCopy) { l.isWell(); l.goes() },
+		"the home is not heard any more": func(l *lastCopy) {
+			l.isWell()
+			l.passes(l.keeper.clockTime() + 1)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := newLastCopy(t)
+			tell(l)
+			if left, replica := l.letsGo(); left != dataset.CopyLeft || replica != dataset.CopyReplica {
+				t.Errorf("what was left is %s, the replica %s", left, replica)
+			}
+			l.comes()
+			l.isWell()
+			if left, replica := l.letsGo(); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+				t.Errorf("the home is well, and what was left is %s, the replica %s", left, replica)
+			}
+		})
+	}
+}
+
+// lastCopy is a volume that moved to a home, a day ago; one service was told of all that, and
+// another one, which keeps house, of nothing.
+type lastCopy struct {
+	*shared
+	keeper              *env
+	left, home, replica *agent
+	d                   dataset.Dataset
+}
+
+func newLastCopy(t *testing.T) *lastCopy {
+	x := newShared(t, 2)
+	e := x.env(x.list[0])
+	l := &lastCopy{shared: x, keeper: x.env(x.list[1]), left: e.agent("alpha"), home: e.agent("beta"), replica: e.agent("gamma")}
+	l.left.create("db@silver")
+	l.d = e.moved("db", l.left, l.home, "beta")
+	if _, err := e.update(e.ctx, func(t *tx) error {
+		d, err := t.dataset(l.d.ID)
+		c := dataset.Copy{Dataset: d.ID, Node: l.replica.id, Pool: l.replica.pools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
+		return errors.Join(err, t.keep(&d, c))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.passes(2 * leftFor)
+	return l
+}
+
+// comes has the home begin anew, by that service.
+func (l *lastCopy) comes() {
+	l.Helper()
+	l.goes()
+	l.home.env = l.left.env
+	l.home.incarnation = uuid.New()
+	l.home.register("beta")
+	l.home.sessions.drop(l.home.id)
+	l.home.env = l.keeper
+}
+
+// passes lets time pass, and has the home come again, whose session that was too long for.
+func (l *lastCopy) passes(d time.Duration) {
+	l.Helper()
+	l.goes()
+	l.clock.Advance(d)
+	l.comes()
+}
+
+// goes has the session of the home end, which the service has that does not keep house.
+func (l *lastCopy) goes() {
+	l.Helper()
+	l.home.env = l.left.env
+	l.dies(l.home)
+	l.home.env = l.keeper
+}
+
+func (l *lastCopy) pool(online bool, why string) {
+	l.Helper()
+	l.home.sees(dataset.PoolStatus{ID: l.d.Pool, Online: online, Held: !online && why != "gone", Reason: why})
+}
+
+func (l *lastCopy) isWell() {
+	l.Helper()
+	l.pool(true, "")
+	l.home.opens(l.d, "")
+}
+
+// letsGo has the keeper let go of what is wanted no more, and returns what became of it.
+func (l *lastCopy) letsGo() (left, replica dataset.CopyKind) {
+	l.Helper()
+	e := l.keeper
+	if err := errors.Join(e.expireCopies(e.ctx), e.replicate(e.ctx, e.volume("db").Dataset)); err != nil {
+		l.Fatal(err)
+	}
+	return l.left.sync(0).Copies[0].Kind, l.replica.sync(0).Copies[0].Kind
+}
