@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -33,12 +34,12 @@ func TestWithin(t *testing.T) {
 // fussy is backend dir, whose pools the test takes away and fills up.
 type fussy struct {
 	dir.Backend
-	offline bool
+	offline atomic.Bool
 	refuse  error // what begins anew in it
 }
 
 func (f *fussy) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
-	if f.offline {
+	if f.offline.Load() {
 		return nil, dataset.Errorf(dataset.ErrOffline, "its disk is gone")
 	}
 	p, err := f.Backend.Open(ctx, cfg)
@@ -82,7 +83,7 @@ func TestPoolComesBack(t *testing.T) {
 	ctx := t.Context()
 	db := r.volume("db")
 	id := r.pool().ID()
-	f.offline = true
+	f.offline.Store(true)
 	r.restart()
 	p, ok := r.pools.byName("default")
 	if !ok || p.backend != nil || p.ID != id {
@@ -102,7 +103,7 @@ func TestPoolComesBack(t *testing.T) {
 	if list, err := r.RebuildStore(ctx, true); err != nil || len(list) != 0 {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
-	f.offline = false
+	f.offline.Store(false)
 	if !r.pools.retry(ctx) || r.pools.retry(ctx) {
 		t.Error("it did not come back, once")
 	}
@@ -286,7 +287,8 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 // With no pool but one that cannot be made, none is made by default: that would take
 // half of a disk that nobody named.
 func TestNoDefaultBesideAPoolThatCannotBeMade(t *testing.T) {
-	f := &fussy{offline: true}
+	f := &fussy{}
+	f.offline.Store(true)
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
 	if got := r.pools.all(); len(got) != 0 {
 		t.Errorf("pools %+v", got)

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -65,4 +67,24 @@ func TestStatusAtOnceAfterAStart(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
 		t.Error(err)
 	}
+}
+
+// That a volume which nobody uses cannot be opened is told until it can.
+func TestStatusOnceThePoolIsBack(t *testing.T) {
+	f := &fussy{}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
+	r.volume("db")
+	told := func(what string) {
+		t.Helper()
+		await(t, func() bool {
+			r.clock.Advance(r.Limits.Heartbeat)
+			v, err := r.Control.Volume(t.Context(), "db")
+			return err == nil && v.Status != nil && (v.Status.Problem == "") == (what == "") && strings.Contains(v.Status.Problem, what)
+		})
+	}
+	f.offline.Store(true)
+	r.restart()
+	told("its disk is gone")
+	f.offline.Store(false)
+	told("")
 }

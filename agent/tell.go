@@ -43,7 +43,7 @@ func (l tellers) tryAgain() {
 	}
 }
 
-// told are the datasets of which any was told that they are in use.
+// told are the datasets of which any was told that they are in use, or not well.
 func (l tellers) told() (ids []uuid.UUID) {
 	seen := map[uuid.UUID]bool{}
 	for _, t := range l {
@@ -158,7 +158,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 	}
 	for _, st := range h.Datasets {
 		t.told[st.ID] = st
-		if !st.Mounted {
+		if !st.Mounted && st.Problem == "" { // which may be over by itself, as when a pool is back
 			delete(t.told, st.ID)
 		}
 	}
