@@ -137,7 +137,8 @@ type Agent struct {
 	showFailed  map[uuid.UUID]failure // as control was told
 	rate        int64                 // bytes a second of the last move that came here; 0: none did
 
-	guarded bool // the guard answered when it was looked at last
+	guarded bool         // the guard answered when it was looked at last
+	asked   map[int]bool // control replicas of apart that said of which generation pools were
 
 	joined func()        // tells that control has taken this agent in, and is called again each time
 	isIn   chan struct{} // closed then
@@ -164,7 +165,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
-		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, beat: make(chan struct{}, 1),
+		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
 	a.apart = replicas(cfg.Control)
@@ -301,6 +302,13 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 	if err := a.register(ctx); err != nil {
 		return s, err
 	}
+	select {
+	case <-a.isIn:
+	default: // before anything is done in them
+		if _, _, err := a.askGenerations(ctx); err != nil {
+			return s, err
+		}
+	}
 	if s, err = a.Control.Sync(ctx, a.node, 0, 0); err != nil {
 		return s, err
 	}
@@ -354,8 +362,7 @@ func (a *Agent) register(ctx context.Context) error {
 	if err := a.letIn(ctx); err != nil {
 		return err
 	}
-	_, err = a.compareGenerations(ctx)
-	return err
+	return a.storeGenerations(ctx)
 }
 
 // Close stops the work: operations on record go on at the next start, mounts

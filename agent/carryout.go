@@ -41,7 +41,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 	}
 	if out.Dataset != nil && !out.Lost {
 		a.takeIn(out)
-		a.pools.touched(out.Dataset.Pool, op.Kind == dataset.OpMove)
+		a.pools.changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
 	a.changed(op.DatasetID)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,11 +26,17 @@ import (
 // was put back does not catch up: at a start, when a home comes to the pool, and each
 // raiseEvery while something in it is in use or was changed. A disk that is put back to its
 // state since the last of these cannot be told from one that was not; nor one that is put
-// back together with what knows better, as with the store of a host that works alone or,
-// while control is away, with this node's root.
+// back together with all that knows better.
+//
+// What knows is this node's own record, the store, and the memory of every control replica.
+// A volume that stays in use for days is no change that the store is to be written for: so
+// that hears of the generation at each registration, of the raise at a start and when a home
+// came, and of the first one after something on record changed or a volume that lay idle was
+// mounted. All others are told to the replicas alone, to each, and again to one that was
+// started anew. One that is away is asked when it is back, and a pool is held then.
 
-// raiseEvery is how often a pool that is in use is raised: some flushes of its disk, and one
-// write to the store.
+// raiseEvery is how often a pool that is in use is raised: some flushes of its disk. For so
+// long a raise waits for replicas that were not asked since the start.
 const raiseEvery = 10 * time.Minute
 
 // held says why nothing is done in a pool; empty: it is not held.
@@ -96,10 +104,15 @@ func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord))
 	return nil
 }
 
-// touched says that something in a pool is another than it was; home: that a home came to
-// it, and so it is to be raised soon.
-func (p *pools) touched(id uuid.UUID, home bool) {
-	p.change(id, func(op *openPool) { op.used, op.due = true, op.due || home })
+// touched says that something in a pool is in use, or another than it was.
+func (p *pools) touched(id uuid.UUID) {
+	p.change(id, func(op *openPool) { op.used = true })
+}
+
+// changed is touched by what the store is written for anyway, or seldom; home: a home came
+// to the pool, and so it is to be raised soon.
+func (p *pools) changed(id uuid.UUID, home bool) {
+	p.change(id, func(op *openPool) { op.used, op.changed, op.due = true, true, op.due || home })
 }
 
 // look reads the generation of a pool again, whose disk may have been put back while nothing
@@ -134,36 +147,99 @@ func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
 		return ofPool(op.Name, err)
 	}
 	p.change(op.ID, func(op *openPool) {
-		op.generation, op.raised, op.due, op.used = max(op.generation, to), p.a.Clock.Steady(), false, false
+		op.unstored = op.unstored || op.due || op.changed
+		op.generation, op.raised, op.due, op.used, op.changed = max(op.generation, to), p.a.Clock.Steady(), false, false, false
 	})
 	return p.wasOf(ctx, op.ID, to)
 }
 
-// compareGenerations tells control of which generation this node's pools are, and takes in
-// of which they were. It reports whether control keeps them, which one of an older version
-// does not.
-func (a *Agent) compareGenerations(ctx context.Context) (kept bool, err error) {
-	told := api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{}}
-	for _, op := range a.pools.all() {
+// generations are those of the pools that are not offline.
+func (p *pools) generations() map[uuid.UUID]uint64 {
+	out := map[uuid.UUID]uint64{}
+	for _, op := range p.all() {
 		if op.backend != nil {
-			told.Pools = append(told.Pools, api.Generation{Pool: op.ID, Generation: op.generation})
+			out[op.ID] = op.generation
 		}
 	}
-	was, err := a.Control.Generations(ctx, a.node, told)
+	return out
+}
+
+// errNotKept says that a control replica is of a version that keeps no generations.
+var errNotKept = errors.New("control keeps no generations")
+
+// tellGenerations tells control of which generation this node's pools are, and takes in of
+// which they were; in passing: the store need not have it. errNotKept.
+func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64, passing bool) error {
+	told := api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{}, Passing: passing}
+	for id, generation := range is {
+		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
+	}
+	was, err := to.Generations(ctx, a.node, told)
+	if passing && errors.Is(err, dataset.ErrInvalid) { // an older one writes all that it is told
+		told.Passing = false
+		was, err = to.Generations(ctx, a.node, told)
+	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return false, nil
+		return errNotKept
 	}
 	for _, g := range was.Pools {
 		err = errors.Join(err, a.pools.wasOf(ctx, g.Pool, g.Generation))
 	}
-	return err == nil, err
+	return err
+}
+
+// storeGenerations has control put on record of which generation this node's pools are.
+func (a *Agent) storeGenerations(ctx context.Context) error {
+	is := a.pools.generations()
+	err := a.tellGenerations(ctx, a.Control, is, false)
+	if errors.Is(err, errNotKept) {
+		return nil
+	}
+	for id, generation := range is {
+		if err == nil {
+			a.pools.change(id, func(op *openPool) { op.unstored = op.unstored && op.generation != generation })
+		}
+	}
+	return err
+}
+
+// askGenerations asks every control replica of which generation this node's pools were. It
+// reports whether any keeps them, and whether each was asked since this agent started: what
+// one that is away knows it then has from this agent.
+func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	is, errs := a.pools.generations(), make([]error, len(a.apart))
+	var wg sync.WaitGroup
+	for i, to := range a.apart {
+		wg.Go(func() { errs[i] = a.tellGenerations(ctx, to, is, true) })
+	}
+	wg.Wait()
+	old := 0
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			kept = true
+		case errors.Is(err, errNotKept):
+			old++
+		default:
+			continue
+		}
+		a.asked[i] = true
+	}
+	if !kept && old == 0 {
+		err = errors.Join(errs...)
+	}
+	return kept, len(a.asked) == len(a.apart), err
 }
 
 // raisePools raises the pools that are due, as a job of its own: a disk may hang.
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
 		if d, known := a.cache.dataset(id); known {
-			a.pools.touched(d.Pool, false)
+			a.pools.touched(d.Pool)
 		}
 	}
 	a.jobs.start("generations", func(ctx context.Context, _ *job) error { return a.raiseDue(ctx) })
@@ -179,20 +255,31 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 		return list
 	}
 	if len(due()) == 0 {
-		return nil
+		return a.storeRaised(ctx)
 	}
-	kept, err := a.compareGenerations(ctx)
+	kept, all, err := a.askGenerations(ctx)
 	if err != nil || !kept {
 		return err // it is tried again; that control is away follow says
 	}
 	for _, op := range due() { // none of which is held
+		if !all && a.Clock.Steady()-op.raised < raiseEvery {
+			continue
+		}
 		if err := a.pools.raise(ctx, op, op.generation+1); err != nil {
 			a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
 			a.pools.change(op.ID, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
 		}
 	}
-	_, err = a.compareGenerations(ctx)
-	return err
+	a.tellSoon()
+	return a.storeRaised(ctx)
+}
+
+// storeRaised has what the store is to hear of put on record.
+func (a *Agent) storeRaised(ctx context.Context) error {
+	if !slices.ContainsFunc(a.pools.all(), func(op *openPool) bool { return op.unstored }) {
+		return nil
+	}
+	return a.storeGenerations(ctx)
 }
 
 // AcceptPool has a pool that is held serve with what it has, on a person's word. Not held:
@@ -214,7 +301,12 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: what was written to it since it was as it is now is lost when it is accepted (say --confirmed)", op.Name)
 	}
+	if _, _, err := a.askGenerations(ctx); err != nil {
+		a.Log.WithError(err).Warn("pool is accepted with control away: it is held again if that knows of a later generation than this node")
+	}
+	op, _ = a.pools.byName(in.Pool) // it is to be above all that anybody knows
 	a.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.held())
+	a.pools.changed(op.ID, true)
 	if err := a.pools.raise(ctx, op, op.rec.Generation+1); err != nil {
 		return dataset.Pool{}, err
 	}
@@ -224,6 +316,5 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	a.purgeCondemned()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // it is accepted, and control is to know that whoever still waits
-	_, err = a.compareGenerations(ctx)
-	return op.Pool, err
+	return op.Pool, a.storeGenerations(ctx)
 }

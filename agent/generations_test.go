@@ -24,8 +24,7 @@ func (r *rig) at(generation uint64) {
 		r.clock.Advance(settleTime) // a heartbeat may wait for it
 		op, _ := r.pools.byName("default")
 		g, err := op.backend.Generation()
-		was, gerr := r.link.Generations(r.t.Context(), r.node, api.Generations{Incarnation: r.incarnation, Pools: []api.Generation{{Pool: op.ID}}})
-		return err == nil && gerr == nil && g == generation && op.generation == g && was.Pools[0].Generation == g
+		return err == nil && g == generation && op.generation == g && r.link.highestSaid() == g
 	})
 }
 
@@ -348,7 +347,7 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 	look(3, "in use")
 	r.clock.Advance(raiseEvery)
 	look(4, "still in use")
-	r.pools.touched(d.Pool, true)
+	r.pools.changed(d.Pool, true)
 	look(5, "a home came")
 	b.stubborn.Store(true)
 	r.clock.Advance(raiseEvery)

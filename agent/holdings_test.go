@@ -119,8 +119,9 @@ func (c *crowded) Hold(_ context.Context, _ uuid.UUID, h api.Holdings) error {
 func TestHoldingsAreToldPatiently(t *testing.T) {
 	r := newRig(t)
 	took := make(chan uuid.UUID, 1)
-	busy := &crowded{most: holdAgain - 5, took: took}
-	r.apart = []api.Service{&crowded{most: math.MaxInt64}, busy}
+	busy := &crowded{Service: r.link, most: holdAgain - 5, took: took}
+	r.replicas = []api.Service{&crowded{Service: r.link, most: math.MaxInt64}, busy}
+	r.restart()
 	for range 2 {
 		want := uuid.New()
 		r.holdSoon(want)

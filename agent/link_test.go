@@ -40,6 +40,7 @@ type link struct {
 	late             chan struct{} // closed when it lets an agent register
 	old              bool          // it leads to a control of an older version
 	mute             bool          // of snapshots it says nothing, however long one waits
+	said             uint64        // the highest generation of a pool that was told, and answered
 }
 
 func newLink(s api.Service) *link { return &link{Service: s, cut: make(chan struct{})} }
@@ -163,7 +164,27 @@ func (l *link) Generations(ctx context.Context, node uuid.UUID, g api.Generation
 	if old {
 		return api.Generations{}, dataset.Errorf(dataset.ErrInvalid, "no such endpoint: POST /v1/nodes/%s/generations", node)
 	}
-	return through(ctx, l, func(ctx context.Context) (api.Generations, error) { return l.Service.Generations(ctx, node, g) })
+	out, err := through(ctx, l, func(ctx context.Context) (api.Generations, error) { return l.Service.Generations(ctx, node, g) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range g.Pools {
+		if err == nil {
+			l.said = max(l.said, p.Generation)
+		}
+	}
+	return out, err
+}
+
+func (l *link) forgetSaid() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.said = 0
+}
+
+func (l *link) highestSaid() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.said
 }
 
 func (l *link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {

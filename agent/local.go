@@ -103,7 +103,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
 		}
 		// It has moved. Its place in the order and its name stay.
-		name, rec.Default = p.Name, p.rec.Default
+		name, rec.Default, rec.Generation = p.Name, p.rec.Default, p.rec.Generation
 		if rec.Image > 0 {
 			rec.Mount = a.pools.imageMount(name)
 		}
@@ -114,6 +114,9 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	a.pools.openAll(ctx, a.pools.known(name, rec))
 	defer a.tellSoon()
 	if err := a.register(ctx); err != nil {
+		return dataset.Pool{}, nil, err
+	}
+	if _, _, err := a.askGenerations(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	op, _ := a.pools.byName(name)

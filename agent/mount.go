@@ -75,6 +75,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		a.mendSoon(d.ID)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
+	first := len(r.IDs) == 0
 	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now(), As: spelling})
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
@@ -87,6 +88,9 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	a.unidle(d.ID)
+	if first {
+		a.pools.changed(d.Pool, false)
+	}
 	steps.At("mount.recorded")
 	a.changed(d.ID)
 	return path, nil

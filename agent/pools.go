@@ -47,10 +47,13 @@ type openPool struct {
 	opening *opening      // while it is being opened
 	unheld  string        // why another drover is not kept from it; empty: it is
 
-	on         string        // the node's name
-	generation uint64        // that the pool says it is of; see held
-	due, used  bool          // it is to be raised; it was changed since
-	raised     time.Duration // when that was last, by the steady clock
+	on         string // the node's name
+	generation uint64 // that the pool says it is of; see held
+	due        bool   // it is to be raised soon
+	used       bool   // since it was raised; changed: the store is to hear of the next time
+	changed    bool
+	unstored   bool          // it was raised, and the store has not heard of that
+	raised     time.Duration // when that was last, or it was opened, by the steady clock
 }
 
 func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
@@ -169,7 +172,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 		return errors.Join(err, b.Close())
 	}
 	p.warnUnheld(op.Name, unheld)
-	op.backend, op.why, op.unheld, op.due = b, "", unheld, true
+	op.backend, op.why, op.unheld, op.due, op.raised = b, "", unheld, true, p.a.Clock.Steady()
 	if why := op.held(); why != "" {
 		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}
@@ -205,7 +208,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, errors.Join(err, b.Close())
 	}
 	p.warnUnheld(name, unheld)
-	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, Pool: dataset.Pool{
+	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.a.Clock.Steady(), Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
 		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
 	}}

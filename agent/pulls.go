@@ -145,7 +145,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
 	}
 	steps.At("move.committed")
-	a.pools.touched(p.Pool, true)
+	a.pools.changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
 	a.pruneSoon(d.ID)
 	return errors.Join(a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))

@@ -200,7 +200,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 		return err
 	}
 	if was, known := a.replicaOf(id); !known || was.Snapshot != s.ID {
-		a.pools.touched(k.Pool, false)
+		a.pools.touched(k.Pool)
 	}
 	if err := dropGone(ctx, pool, id, got.Gone); err != nil {
 		return err

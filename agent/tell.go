@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -22,6 +23,8 @@ import (
 type teller struct {
 	to   api.Service
 	told map[uuid.UUID]dataset.DatasetStatus
+	// generations are those of the pools, as it was told.
+	generations map[uuid.UUID]uint64
 	// whole says that it knows of everything; one that was started anew does not.
 	whole  bool
 	failed bool // something that it was to be told
@@ -152,6 +155,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 		// It was started anew, or misses what is told meanwhile.
 		t.whole = false
 		clear(t.told)
+		t.generations = nil
 		t.away = len(a.apart) > 1 && !errors.Is(err, dataset.ErrConflict)
 		t.failed = true
 		return
@@ -161,5 +165,12 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 		if !st.Mounted && st.Problem == "" { // which may be over by itself, as when a pool is back
 			delete(t.told, st.ID)
 		}
+	}
+	is := a.pools.generations()
+	if maps.Equal(t.generations, is) {
+		return
+	}
+	if err := a.tellGenerations(ctx, t.to, is, true); err == nil || errors.Is(err, errNotKept) {
+		t.generations = is
 	}
 }

@@ -3,9 +3,11 @@ package agent
 import (
 	"bufio"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,11 +31,14 @@ import (
 // a clock that the test moves.
 type rig struct {
 	*Agent
-	t     *testing.T
-	root  string
-	clock *clock.Fake
-	link  *link
-	ends  []func() // of the control services
+	t        *testing.T
+	root     string
+	clock    *clock.Fake
+	link     *link
+	anew     func()        // starts control behind the link anew
+	stored   *bolt.Store   // control's
+	replicas []api.Service // control replicas that the agent tells apart; nil: link alone
+	ends     []func()      // of the control services
 }
 
 // newRig starts one; what is to be otherwise is changed before.
@@ -76,28 +81,49 @@ func (r *rig) control(file string) *link {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	svc := control.New(control.Deps{
-		Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
-		Failed: func(what string, err error) { r.t.Error(what, err) },
-	})
-	loopback := api.NewLoopback(api.Handler(api.Deps{Service: svc}))
 	r.ends = append(r.ends, func() {
-		loopback.Close()
-		svc.Close()
 		if err := st.Close(); err != nil {
 			r.t.Error(err)
 		}
 	})
-	return newLink(loopback)
+	r.stored = st
+	l, anew := r.serve()
+	r.anew = anew
+	return l
+}
+
+// serve is a control service on the store that was made last; anew has another take its
+// place, which has only what is in the store.
+func (r *rig) serve() (l *link, anew func()) {
+	r.t.Helper()
+	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var now atomic.Pointer[http.Handler]
+	end, st := func() {}, r.stored
+	anew = func() {
+		svc := control.New(control.Deps{
+			Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
+			Failed: func(what string, err error) { r.t.Error(what, err) },
+		})
+		h := api.Handler(api.Deps{Service: svc})
+		now.Store(&h)
+		end()
+		end = svc.Close
+	}
+	anew()
+	loopback := api.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*now.Load()).ServeHTTP(w, r) }))
+	r.ends = append([]func(){func() { loopback.Close(); end() }}, r.ends...)
+	return newLink(loopback), anew
 }
 
 func (r *rig) start(cfg Config) {
 	r.t.Helper()
 	a, err := New(r.t.Context(), cfg)
+	if err == nil && r.replicas != nil {
+		a.apart = r.replicas
+	}
 	if err == nil {
 		err = a.Start(r.t.Context())
 	}

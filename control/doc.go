@@ -13,7 +13,8 @@
 //	leases/<uuid>                 dataset.Lease
 //	copies/<node>/<dataset>       dataset.Copy: what a node that is not the home keeps
 //	nodes/<id>, pools/<id>        dataset.Node, dataset.Pool
-//	generations/<pool>            the highest generation that a pool was ever of
+//	generations/<pool>            the highest generation that a pool was ever of, but for
+//	                              what every service heard since and has in memory
 //	facts/<id>                    dataset.Facts of a node, as of the last change that counts
 //	operations/<id>               dataset.Operation
 //	home/<node>/<dataset>         index: datasets whose home a node is

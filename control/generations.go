@@ -2,6 +2,8 @@ package control
 
 import (
 	"context"
+	"maps"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -10,19 +12,68 @@ import (
 )
 
 // generation is the value of a pool's key under generations/: the highest that its node
-// ever said. A key of its own, so that no decision about the pool is in its way.
+// ever said, but for what was said in passing. A key of its own, so that no decision about
+// the pool is in its way.
 type generation struct {
 	Pool    uuid.UUID `json:"pool"`
 	Highest uint64    `json:"highest"`
+}
+
+// generations are the highest that nodes said of pools to this service, in passing too: a
+// pool in use is raised again and again, which the store is not written for.
+type generations struct {
+	mu   sync.Mutex
+	of   map[uuid.UUID]saidOf // by pool
+	most int                  // with more, those of nodes that are gone are looked for
+}
+
+type saidOf struct {
+	node    uuid.UUID
+	highest uint64
+}
+
+// fewGenerations are kept without a look at who is gone.
+const fewGenerations = 1000
+
+func (g *generations) get(pool uuid.UUID) (saidOf, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	said, ok := g.of[pool]
+	return said, ok
+}
+
+func (g *generations) put(node uuid.UUID, list []api.Generation) (many bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.of == nil {
+		g.of, g.most = map[uuid.UUID]saidOf{}, fewGenerations
+	}
+	for _, p := range list {
+		said := saidOf{node, p.Generation}
+		if was := g.of[p.Pool]; was.node == node {
+			said.highest = max(said.highest, was.highest)
+		}
+		g.of[p.Pool] = said
+	}
+	return len(g.of) > g.most
+}
+
+// keep forgets what nodes said that are not on record any more.
+func (g *generations) keep(nodes map[uuid.UUID]bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	maps.DeleteFunc(g.of, func(_ uuid.UUID, said saidOf) bool { return !nodes[said.node] })
+	g.most = max(fewGenerations, 2*len(g.of))
 }
 
 func generationKey(pool uuid.UUID) string { return generationsPrefix + pool.String() }
 
 // Generations takes in of which generation pools of a node are, and returns the highest
 // known of each: a pool that is of an older one was put back to an older state, and its
-// agent holds it. What is on record only grows, so that a report which comes late, or again,
-// does nothing. Pools that are not on record as the node's are left out. ErrStale for an
-// agent that is not the node's newest, ErrInvalid for one that says too much.
+// agent holds it, and that is put on record even when it was said in passing. What is known
+// only grows, so that a report which comes late, or again, does nothing. Pools that are not
+// on record as the node's are left out. ErrStale for an agent that is not the node's newest,
+// ErrInvalid for one that says too much.
 func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations, err error) {
 	if err := within("generations of node "+node.String(), len(g.Pools), maxPools, "pools"); err != nil {
 		return out, err
@@ -40,7 +91,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 			return err
 		}
 		for _, p := range g.Pools {
-			highest, known, err := t.raise(node, p)
+			highest, known, err := s.raise(t, node, p, g.Passing)
 			if err != nil {
 				return err
 			}
@@ -50,12 +101,43 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 		}
 		return nil
 	})
-	return out, err
+	if err != nil || !s.generations.put(node, out.Pools) {
+		return out, err
+	}
+	return out, s.forgetGenerations(ctx)
 }
 
-// raise puts on record that a pool is of a generation, and returns the highest there was.
-// known is false for a pool that is not the node's.
-func (t *tx) raise(node uuid.UUID, p api.Generation) (highest uint64, known bool, err error) {
+// forgetGenerations forgets what nodes said of pools that were removed since.
+func (s *Service) forgetGenerations(ctx context.Context) error {
+	list, err := listAll[dataset.Node](newTx(ctx, s.store), nodesPrefix)
+	if err != nil {
+		return err
+	}
+	nodes := map[uuid.UUID]bool{}
+	for _, n := range list {
+		nodes[n.ID] = true
+	}
+	s.generations.keep(nodes)
+	return nil
+}
+
+// heardOf is the highest that this service heard of a pool, on whatever node that was: what
+// one said that was removed counts no more, as in the store.
+func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
+	said, heard := s.generations.get(pool)
+	if !heard || said.node == node {
+		return said.highest, nil
+	}
+	there, err := t.peek(nodeKey(said.node), &dataset.Node{})
+	if err != nil || !there {
+		return 0, err
+	}
+	return said.highest, nil
+}
+
+// raise takes in that a pool is of a generation, and returns the highest that is known. known
+// is false for a pool that is not the node's.
+func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool, err error) {
 	var on dataset.Pool
 	if there, err := t.get(poolKey(p.Pool), &on); err != nil || !there || on.Node != node {
 		return 0, false, err
@@ -64,10 +146,16 @@ func (t *tx) raise(node uuid.UUID, p api.Generation) (highest uint64, known bool
 	if _, err := t.get(generationKey(p.Pool), &g); err != nil {
 		return 0, false, err
 	}
-	if p.Generation <= g.Highest {
-		return g.Highest, true, nil
+	heard, err := s.heardOf(t, node, p.Pool)
+	if err != nil {
+		return 0, false, err
 	}
-	return p.Generation, true, t.put(generationKey(p.Pool), generation{p.Pool, p.Generation})
+	was := max(heard, g.Highest)
+	highest = max(was, p.Generation)
+	if highest == g.Highest || passing && p.Generation >= was {
+		return highest, true, nil
+	}
+	return highest, true, t.put(generationKey(p.Pool), generation{p.Pool, highest})
 }
 
 // useless says why nothing can go on from what lies in a pool, as its node says; "" when it

@@ -10,11 +10,21 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// mentions is says, in passing.
+func (a *agent) mentions(pool uuid.UUID, generation uint64) uint64 {
+	a.Helper()
+	return a.says(pool, generation, func(g *api.Generations) { g.Passing = true })
+}
+
 // says says of which generation a node's pool is, and returns of which it was at most; 0:
 // that is not kept.
-func (a *agent) says(pool uuid.UUID, generation uint64) uint64 {
+func (a *agent) says(pool uuid.UUID, generation uint64, change ...func(*api.Generations)) uint64 {
 	a.Helper()
-	out, err := a.Generations(a.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{{Pool: pool, Generation: generation}}})
+	g := api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{{Pool: pool, Generation: generation}}}
+	for _, c := range change {
+		c(&g)
+	}
+	out, err := a.Generations(a.ctx, a.id, g)
 	if err != nil {
 		a.Fatalf("generations: %v", err)
 	}
@@ -72,6 +82,83 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	}
 	if there, err := newTx(e.ctx, e.spy).get(generationKey(pool), &generation{}); there || err != nil {
 		t.Errorf("of a node that is gone: %t, %v", there, err)
+	}
+}
+
+// What is said in passing is in the memory of the service that heard it, and nowhere else:
+// it answers with the higher one of that and the store's. A lower one that follows is of a
+// pool that was put back, and then the store has what was known.
+func TestGenerationsInPassing(t *testing.T) {
+	e, _ := newCluster(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	pool := a.pools[0].ID
+	stored := func() uint64 {
+		t.Helper()
+		var g generation
+		if _, err := newTx(e.ctx, e.spy.Store).get(generationKey(pool), &g); err != nil {
+			t.Fatal(err)
+		}
+		return g.Highest
+	}
+	a.says(pool, 3)
+	e.spy.counted()
+	for g := uint64(3); g < 100; g++ {
+		if got := a.mentions(pool, g); got != g {
+			t.Fatalf("said %d in passing: got %d", g, got)
+		}
+	}
+	if _, txns, _ := e.spy.counted(); txns != 0 || stored() != 3 {
+		t.Errorf("%d transactions, the store has %d", txns, stored())
+	}
+	if got := b.mentions(pool, 200); got != 0 {
+		t.Errorf("another node's pool: %d", got)
+	}
+	if got := a.mentions(pool, 98); got != 99 || stored() != 99 {
+		t.Errorf("put back: %d, and the store has %d", got, stored())
+	}
+	a.mentions(pool, 101)
+	e.restart()
+	if got := a.mentions(pool, 5); got != 99 {
+		t.Errorf("after a restart of control: %d", got)
+	}
+	a.mentions(pool, 102)
+	b.pools = append(b.pools, a.pools[0])
+	b.register("beta")
+	if got := b.mentions(pool, 100); got != 102 {
+		t.Errorf("adopted: %d", got)
+	}
+}
+
+// What a node said that was removed counts no more, as in the store, and is forgotten once
+// there is much.
+func TestGenerationsOfNodesThatAreGone(t *testing.T) {
+	e, _ := newCluster(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	pool := a.pools[0].ID
+	a.mentions(pool, 7)
+	if _, err := e.update(e.ctx, func(t *tx) error { return t.dropNode(a.id) }); err != nil {
+		t.Fatal(err)
+	}
+	b.pools = append(b.pools, a.pools[0])
+	b.register("beta")
+	if got := b.mentions(pool, 4); got != 4 {
+		t.Errorf("of a node that is gone: %d", got)
+	}
+	b.mentions(pool, 9)
+	c := e.agent("gamma")
+	for range 3 * fewGenerations / maxPools { // as of nodes that came and went
+		list := make([]api.Generation, maxPools)
+		for i := range list {
+			list[i].Pool = uuid.New()
+		}
+		e.generations.put(uuid.New(), list)
+	}
+	c.mentions(c.pools[0].ID, 2)
+	if got := len(e.generations.of); got != 2 {
+		t.Errorf("%d are remembered", got)
+	}
+	if got := b.mentions(pool, 8); got != 9 {
+		t.Errorf("of a node that is there: %d", got)
 	}
 }
 

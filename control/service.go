@@ -66,10 +66,11 @@ type Service struct {
 	gathering  gathering
 	revoked    revoked
 
-	standing standing
-	sessions sessions // of agents
-	absent   absent
-	lossLook lossLook
+	generations generations // of pools
+	standing    standing
+	sessions    sessions // of agents
+	absent      absent
+	lossLook    lossLook
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service is to stop

@@ -157,47 +157,6 @@ func (x *shared) awaitEnd(key string) {
 	}
 }
 
-// Registering again is one session, and a steady cluster writes nothing.
-func TestSteadyClusterWritesNothing(t *testing.T) {
-	x := newShared(t, 2)
-	nodes := []api.Registration{registration(uuid.New(), "b"), registration(uuid.New(), "b")}
-	for i, r := range nodes {
-		for range 2 {
-			if err := x.list[i].Register(t.Context(), r); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	houses := []*house{x.list[0].newHouse(), x.list[1].newHouse()}
-	minute := func(n int) {
-		for range n {
-			for i, s := range x.list {
-				x.stand(s)
-				if mine, err := s.takeHouse(t.Context()); err != nil {
-					t.Fatal(err)
-				} else if mine {
-					s.round(context.WithValue(t.Context(), housing{}, true), houses[i], x.clock.Now())
-				}
-				for _, r := range nodes {
-					if _, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); err != nil {
-						t.Fatal(err)
-					}
-					if err := s.Heartbeat(t.Context(), r.Node.ID, api.Heartbeat{Incarnation: r.Node.Incarnation}); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			x.clock.Advance(5 * time.Second)
-		}
-	}
-	minute(3)
-	before := x.count()
-	minute(240) // 20 minutes, in which the time that services have run is not marked anew
-	if n := x.count() - before; n != 0 {
-		t.Errorf("%d transactions", n)
-	}
-}
-
 // One service at a time does the background work. When it is no more another does,
 // and what it still was about to write is refused.
 func TestHouseIsKeptOnce(t *testing.T) {

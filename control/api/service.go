@@ -60,7 +60,7 @@ type Nodes interface {
 	// Renew says that the node's agent is alive, and returns for how long it then is.
 	Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error)
 	// Generations says of which generation the node's pools are, and returns the highest
-	// known of each.
+	// known of each, to the store or this service.
 	Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error)
 	// Plan decides on a request that the node itself will carry out; nothing is
 	// written.

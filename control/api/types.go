@@ -257,6 +257,8 @@ type Pool struct {
 type Generations struct {
 	Incarnation uuid.UUID    `json:"incarnation,omitzero"`
 	Pools       []Generation `json:"pools"`
+	// Passing says that memory is enough: no store need have it.
+	Passing bool `json:"passing,omitempty" doc:"kept in memory, and not put on record"`
 }
 
 // Generation is a pool's: a counter that lies in the pool itself and that its node raises,
