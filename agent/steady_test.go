@@ -3,7 +3,10 @@ package agent
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -251,4 +254,29 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 	p.isHeld(false, "accepted")
 	p.restart()
 	p.isHeld(false, "started anew")
+}
+
+// A pool that is adopted anew on its node is held by what that knows itself, when nobody else
+// does.
+func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
+	p := newPair(t)
+	d := p.volume("db")
+	p.uses(d)
+	putBack := p.saved()
+	p.clock.Advance(raiseEvery)
+	p.heard(4)
+	p.ends(d)
+	cfg, moved := p.Config, filepath.Join(p.root, "moved")
+	p.close()
+	putBack()
+	if err := os.Rename(filepath.Join(p.root, "pool"), moved); err != nil {
+		t.Fatal(err)
+	}
+	p.anew()
+	p.otherAnew()
+	p.start(cfg)
+	if _, _, err := p.AdoptPool(t.Context(), moved); !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("adopt: %v", err)
+	}
+	p.isHeld(true, "adopted")
 }
