@@ -125,7 +125,7 @@ func TestI1DeadlinePassesWhileItIsMounted(t *testing.T) {
 }
 
 // What is mounted and unknown to the guard, whose table was lost, is known to it again; cut
-// off from all who could vouch for it, it is fenced.
+// off from all who could vouch for it, it is fenced: though its pool is held, or offline.
 func TestI1GuardForgot(t *testing.T) {
 	g := newGuarded(t)
 	d := g.replicated("db")
@@ -141,10 +141,17 @@ func TestI1GuardForgot(t *testing.T) {
 		g.wa.up()
 	}
 	known := func() bool { e, there := g.wa.entry(d.ID); return there && e.State == guard.StateArmed }
+	op := g.a.pools.all()[0]
+	if err := g.a.pools.wasOf(t.Context(), op.ID, 1<<40); err != nil {
+		t.Fatal(err)
+	}
 	g.a.down()
 	forget()
 	g.a.up()
 	await(t, known)
+	if g.a.pools.free(op.ID) == nil {
+		t.Error("its pool is not held")
+	}
 	g.la.away()
 	g.wires.setCut(true)
 	g.wa.fences(d.ID)
@@ -153,9 +160,18 @@ func TestI1GuardForgot(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget()
+	if err := os.Rename(op.Path, op.Path+".away"); err != nil {
+		t.Fatal(err)
+	}
 	g.a.up()
-	if e := g.wa.fences(d.ID); e.Fence == nil || e.Filesystem.Root == "" {
+	if e := g.wa.fences(d.ID); e.Fence == nil || e.Filesystem.Root == "" || !e.Own {
 		t.Errorf("%+v", e)
+	}
+	if _, err := g.a.pools.get(op.ID); err == nil || g.a.pools.free(op.ID) != nil {
+		t.Errorf("its pool is not offline: %v", err)
+	}
+	if err := os.Rename(op.Path+".away", op.Path); err != nil {
+		t.Fatal(err)
 	}
 	g.la.back()
 	g.wires.setCut(false)

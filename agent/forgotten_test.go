@@ -107,7 +107,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		slow.mu.Unlock()
 		unlock, err := g.a.locks.lock(t.Context(), d.ID, "test")
 		if err == nil {
-			err = g.a.arm(t.Context(), changed, g.a.thePool())
+			err = g.a.arm(t.Context(), changed)
 			unlock()
 		}
 		if err != nil {

@@ -10,9 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -58,20 +58,38 @@ func (a *Agent) armAll(st guard.Status) {
 }
 
 // registration is what the guard is to know of a dataset that is open until a moment.
-func (a *Agent) registration(d dataset.Dataset, pool backends.Pool, until time.Duration) guard.Registration {
+func (a *Agent) registration(d dataset.Dataset, until time.Duration) (guard.Registration, error) {
 	policy := guard.PolicyKill
 	if d.Profile.Failover.Fence.Kind == dataset.FenceWatchdog {
 		policy = guard.PolicyWatchdog
 	}
+	own, err := a.ownFilesystem(d)
 	return guard.Registration{
 		Dataset: d.ID, Volume: d.Volume, Epoch: d.Epoch, Paths: []string{a.mountPath(d.ID)},
-		Own: pool.Info().Capabilities.OwnFilesystem, Policy: policy, Deadline: until,
+		Own: own, Policy: policy, Deadline: until,
+	}, err
+}
+
+// ownFilesystem reports whether a dataset has a filesystem of its own. What is mounted shows
+// that while its pool is not open.
+func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
+	for _, op := range a.pools.all() {
+		if op.ID == d.Pool && op.backend != nil {
+			return op.Capabilities.OwnFilesystem, nil
+		}
 	}
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	e := table.At(a.mountPath(d.ID))
+	return e != nil && e.Root == "/", nil
 }
 
 // arm has the guard know of a dataset before it is mounted, or goes on: nothing for one
-// that is not bounded in time. Its lock is held.
-func (a *Agent) arm(ctx context.Context, d dataset.Dataset, pool backends.Pool) error {
+// that is not bounded in time. Its pool may be held, or offline: what is mounted of it goes
+// on, and is fenced. Its lock is held.
+func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if !bounded(d) {
 		return nil
 	}
@@ -86,11 +104,15 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset, pool backends.Pool) 
 	if err != nil {
 		return err
 	}
+	r, err := a.registration(d, until)
+	if err != nil {
+		return err
+	}
 	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost
-	e, err := a.enter(ctx, d, a.registration(d, pool, until), mounted)
+	e, err := a.enter(ctx, d, r, mounted)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = a.vouch(ctx, d, until); err == nil {
-			e, err = a.enter(ctx, d, a.registration(d, pool, until), mounted)
+			e, err = a.enter(ctx, d, r, mounted)
 		}
 	}
 	if err != nil {
@@ -284,11 +306,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		a.release(id)
 		return nil
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
-	if err == nil {
-		err = a.arm(ctx, d, pool)
-	}
-	if err == nil {
+	if err = a.arm(ctx, d); err == nil {
 		_, err = a.Guard.Check(ctx, id, d.Epoch)
 	}
 	if err == nil && len(a.record(id).IDs) == 0 {
@@ -301,17 +319,17 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 // fenceLate has the guard fence what is mounted here, and unknown to it, unless control
 // confirms it. The dataset's lock is held.
 func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
-	pool, err := a.pools.online(ctx, d.Pool)
-	if err != nil {
-		return err
-	}
-	err = a.arm(ctx, d, pool)
+	err := a.arm(ctx, d)
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
 	}
 	a.log(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
+	r, err := a.registration(d, a.Clock.Steady())
+	if err != nil {
+		return err
+	}
 	a.bounds.arm(d.ID, d.Epoch)
-	_, err = a.Guard.Register(ctx, a.registration(d, pool, a.Clock.Steady()))
+	_, err = a.Guard.Register(ctx, r)
 	if errors.Is(err, dataset.ErrStale) { // the guard says that it is
 		return nil
 	}

@@ -133,7 +133,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	a.idle(d.ID)
-	if err := a.arm(ctx, d, pool); err != nil {
+	if err := a.arm(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	steps.At("mount.begin")
