@@ -133,6 +133,7 @@ type Agent struct {
 	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
 	movers      map[uuid.UUID]mover
 	bases       map[uuid.UUID]movedBases
+	handed      handed
 	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
 	showFailed  map[uuid.UUID]failure // as control was told
 	rate        int64                 // bytes a second of the last move that came here; 0: none did

@@ -178,62 +178,87 @@ func TestHomeKeepsWhatReplicasShare(t *testing.T) {
 	await(t, func() bool { return !f.upToOn(f.b, "db").IsZero() && !f.upToOn(c, "db").IsZero() })
 	f.b.down()
 	c.down()
-	pool := f.a.thePool()
-	took := func(of uuid.UUID) dataset.Snapshot {
-		t.Helper()
-		e, err := pool.Stat(t.Context(), d.ID)
-		s := f.a.transferSnapshot(d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
-		if err := errors.Join(err, pool.Snapshot(t.Context(), s, nil)); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	has := func(h *host, s dataset.Snapshot) {
-		t.Helper()
-		for _, k := range f.record("db").Kept {
-			if k.Node != h.Node() {
-				continue
-			}
-			k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
-			if err := h.tellCopy(t.Context(), api.Copied{Copy: k.Copy}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	keeps := func(s dataset.Snapshot) bool {
-		t.Helper()
-		if err := f.a.prune(t.Context(), pool, d); err != nil {
-			t.Fatal(err)
-		}
-		e, err := pool.Stat(t.Context(), d.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return indexOf(e, s.ID) >= 0
-	}
-	first := took(uuid.Nil)
-	has(f.b, took(f.b.Node()))
-	has(c, took(c.Node()))
-	second := took(uuid.Nil)
-	has(c, second)
-	if took(c.Node()); !keeps(first) || !keeps(second) {
+	h := shelf{f.a, d}
+	first := h.took(uuid.Nil)
+	h.has(f.b, h.took(f.b.Node()))
+	h.has(c, h.took(c.Node()))
+	second := h.took(uuid.Nil)
+	h.has(c, second)
+	if h.took(c.Node()); !h.keeps(first) || !h.keeps(second) {
 		t.Error("one replica has the second, and the other only the first: it does not keep both")
 	}
-	has(f.b, took(f.b.Node()))
-	if keeps(first) || !keeps(second) {
+	h.has(f.b, h.took(f.b.Node()))
+	if h.keeps(first) || !h.keeps(second) {
 		t.Error("all have the second: it does not keep that alone")
 	}
 	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, first.ID); len(got) > 0 {
 		t.Errorf("with what is gone comes %v", got)
 	}
-	want := took(c.Node())
-	third := took(uuid.Nil)
-	if took(f.b.Node()); !keeps(third) {
+	want := h.took(c.Node())
+	third := h.took(uuid.Nil)
+	if h.took(f.b.Node()); !h.keeps(third) {
 		t.Error("nobody has the third yet: it does not keep it")
 	}
 	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
 		t.Errorf("with one of before the third comes %v", got)
 	}
+}
+
+// shelf is what a home keeps of a volume for other nodes.
+type shelf struct {
+	*host
+	d dataset.Dataset
+}
+
+// took takes a snapshot for a node, which is given it, or for all.
+func (h shelf) took(of uuid.UUID) dataset.Snapshot {
+	h.f.Helper()
+	e, err := h.thePool().Stat(h.f.Context(), h.d.ID)
+	s := h.transferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
+	if err := errors.Join(err, h.thePool().Snapshot(h.f.Context(), s, nil)); err != nil {
+		h.f.Fatal(err)
+	}
+	if of != uuid.Nil {
+		h.handed.note(h.f.record(h.d.Volume).Dataset, of, uuid.Nil, s.ID, h.Clock.Steady())
+	}
+	return s
+}
+
+// has tells control that a copy has a snapshot.
+func (h shelf) has(on *host, s dataset.Snapshot) {
+	h.f.Helper()
+	for _, k := range h.f.record(h.d.Volume).Kept {
+		if k.Node != on.Node() {
+			continue
+		}
+		k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
+		if err := on.tellCopy(h.f.Context(), api.Copied{Copy: k.Copy}); err != nil {
+			h.f.Fatal(err)
+		}
+	}
+}
+
+// gives gives a node what it asks for, which has some snapshots.
+func (h shelf) gives(to *host, have ...uuid.UUID) dataset.Snapshot {
+	h.f.Helper()
+	s, _, err := sending{h.Agent}.Freshen(context.WithValue(h.f.Context(), askerKey{}, to.Node()), h.d.ID, have)
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	return s
+}
+
+// keeps reports whether a snapshot is there still, once what nobody needs is not.
+func (h shelf) keeps(s dataset.Snapshot) bool {
+	h.f.Helper()
+	if err := h.prune(h.f.Context(), h.thePool(), h.d); err != nil {
+		h.f.Fatal(err)
+	}
+	e, err := h.thePool().Stat(h.f.Context(), h.d.ID)
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	return indexOf(e, s.ID) >= 0
 }
 
 // A home keeps what a copy rests on that has a newer snapshot than any that came here with a
@@ -306,5 +331,9 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	goOn()
-	await(t, func() bool { given(); return !keeps(resting) }) // once nothing of it is being sent
+	await(t, func() bool { // once nothing of it is being sent, and the other keeps it no longer
+		f.a.handed.forget(d.ID)
+		given()
+		return !keeps(resting)
+	})
 }

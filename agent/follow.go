@@ -162,6 +162,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 			return errOvertaken
 		}
 		a.leases.forget(id)
+		a.handed.forget(id)
 		if err := a.forgetCopy(ctx, id); err != nil {
 			return err
 		}
@@ -301,6 +302,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 		if a.cache.removeOf(id, asked) { // otherwise it came here just now
 			gone[id] = true
 			a.leases.forget(id)
+			a.handed.forget(id)
 		}
 	}
 	return gone, err

@@ -46,7 +46,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
-	base, err := nearest(ctx, pool, e, s, y.To)
+	base, err := nearest(ctx, pool, e, s, a.hasGot(ctx, y.To, d.ID, e))
 	if err != nil {
 		return m, err
 	}
@@ -82,16 +82,16 @@ func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID) (m 
 }
 
 // nearest chooses what the last snapshot is sent as a difference to, of those that the
-// target has or gets before it: the newest that was taken for it, the newest of people
-// and schedules, and the one that the head went on from.
-func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, to uuid.UUID) (base uuid.UUID, err error) {
+// target has or gets before it: the newest that it was given, the newest of people and
+// schedules, and the one that the head went on from.
+func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot) (base uuid.UUID, err error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool sends no snapshots")
 	}
 	best := int64(-1)
 	for _, fits := range []func(dataset.Snapshot) bool{
-		func(o dataset.Snapshot) bool { return o.Kind == dataset.SnapshotTransfer && o.Request == to },
+		func(o dataset.Snapshot) bool { return indexOf(backends.Entry{Snapshots: has}, o.ID) >= 0 },
 		func(o dataset.Snapshot) bool { return !ours(o) },
 		func(o dataset.Snapshot) bool { return o.ID == s.Parent },
 	} {

@@ -189,8 +189,9 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err := errors.Join(err, thaw()); err != nil {
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
-	base, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	return out, len(a.record(ds).uses(0)) == 0, a.prune(ctx, pool, d, out.ID, base.ID)
+	had, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
+	a.handed.note(d, asker(ctx), had.ID, out.ID, a.Clock.Steady())
+	return out, len(a.record(ds).uses(0)) == 0, a.prune(ctx, pool, d)
 }
 
 func indexOf(e backends.Entry, id uuid.UUID) int {
@@ -278,111 +279,4 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 		return nil, nil, errors.Join(err, release())
 	}
 	return root, release, nil
-}
-
-// givenKept is how many of the snapshots that a node was given are kept for it: the last
-// one may not be there yet, and is a difference to the one before.
-const givenKept = 2
-
-// prune removes the snapshots for other nodes that none needs any more: but for the
-// prune removes the snapshots for other nodes that none needs any more: but for the
-// newest, those that are named, those that copies on record have or rest on, or have in
-// common, and the newest ones for each node that has a copy or is to have one; none where no
-// head is that has what they have. The dataset's lock is held.
-func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset, but ...uuid.UUID) error {
-	e, err := pool.Stat(ctx, d.ID)
-	if err != nil {
-		return err
-	}
-	if e.State == backends.EntryCopy && !e.Promoted {
-		return nil // the home on record, and without a head: what lies here may be the last of it
-	}
-	isTransfer := func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer }
-	if _, any := newest(e, isTransfer); !any {
-		return nil
-	}
-	v, err := a.Control.Volume(ctx, d.ID.String())
-	if err != nil {
-		return nil // another time
-	}
-	needed := map[uuid.UUID]bool{}
-	for _, id := range but {
-		needed[id] = true
-	}
-	for _, k := range v.Kept {
-		needed[k.Snapshot] = true
-		if s, rests := restsOn(e, k.Copy); rests {
-			needed[s.ID] = true
-		}
-		if s, shared := sharedBefore(e, k.At()); shared && k.Whole() {
-			needed[s.ID] = true
-		}
-	}
-	for _, id := range a.basesOf(d.ID, v.Move) {
-		needed[id] = true
-	}
-	for _, kind := range []func(dataset.Snapshot) bool{isTransfer, isShared} {
-		last, _ := newest(e, kind)
-		needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
-	}
-	peers := append(slices.Clone(v.Copies), asker(ctx))
-	if m, known := a.moverOf(d.ID); known {
-		peers = append(peers, m)
-	}
-	forOne := func(s dataset.Snapshot) bool { return isTransfer(s) && !isShared(s) }
-	for _, peer := range peers {
-		given := map[uuid.UUID]bool{}
-		for range givenKept {
-			if s, more := newest(e, func(s dataset.Snapshot) bool { return forOne(s) && s.Request == peer && !given[s.ID] }); more {
-				given[s.ID], needed[s.ID] = true, true
-			}
-		}
-	}
-	if y, given := a.leases.yielded(d.ID); given {
-		needed[finalID(y.Move)] = true
-		if y.Manifest != nil {
-			needed[y.Manifest.Snapshot] = true
-		}
-	}
-	for _, s := range e.Snapshots {
-		if isTransfer(s) && !needed[s.ID] && !a.sender.InUse(d.ID, s.ID) {
-			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (a *Agent) moverOf(ds uuid.UUID) (uuid.UUID, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m, known := a.movers[ds]
-	return m.node, known
-}
-
-// pruneSoon removes what no other node needs any more of a dataset, as a job.
-func (a *Agent) pruneSoon(id uuid.UUID) {
-	if a.PeerHTTP == nil {
-		return
-	}
-	a.jobs.startAgain("prune/"+id.String(), func(ctx context.Context, _ *job) error {
-		unlock, err := a.locks.lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
-		if err != nil {
-			return nil
-		}
-		defer unlock()
-		d, home := a.cache.dataset(id)
-		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
-			return nil
-		}
-		pool, err := a.pools.online(ctx, d.Pool)
-		if err == nil {
-			err = a.prune(ctx, pool, d)
-		}
-		if err != nil && ctx.Err() == nil {
-			a.log(d).WithError(err).Warn("snapshots for other nodes were not removed")
-		}
-		return nil
-	})
 }
