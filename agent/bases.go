@@ -39,7 +39,8 @@ func restsOn(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 // Of several replicas each is refreshed when it is due, from a snapshot of its own: without
 // the home they would have nothing in common, and all but the one that goes on would begin
 // anew. So now and then a snapshot is taken for all of them, which each brings along with its
-// next refresh, and which the home keeps, and so each of them, until the next one has come.
+// next refresh, and which the home keeps, and so each of them, until the next one has come, or
+// one is left alone.
 // What is written over before and after it travels twice: that is why not each is one.
 
 // sharedEvery is how many times as long as a replica is not refreshed there is no new
@@ -51,6 +52,9 @@ func isShared(s dataset.Snapshot) bool {
 	return s.Kind == dataset.SnapshotTransfer && s.Request == uuid.Nil
 }
 
+// several reports whether a dataset has replicas that are to have something in common.
+func several(d dataset.Dataset) bool { return len(d.Followers()) > 1 }
+
 // refreshes reports whether a node asks for a snapshot to refresh its replica with, and not
 // to move the dataset.
 func refreshes(d dataset.Dataset, node uuid.UUID) bool {
@@ -59,7 +63,7 @@ func refreshes(d dataset.Dataset, node uuid.UUID) bool {
 
 // takenFor returns whom a snapshot is taken for that a node asks for; nil: all replicas.
 func takenFor(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
-	if !refreshes(d, node) || len(d.Followers()) < 2 {
+	if !refreshes(d, node) || !several(d) {
 		return node
 	}
 	last, shared := newest(e, func(s dataset.Snapshot) bool { return isShared(s) && s.Epoch == d.Epoch })

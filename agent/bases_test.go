@@ -204,6 +204,30 @@ func TestHomeKeepsWhatReplicasShare(t *testing.T) {
 	}
 }
 
+// What all replicas have is of no use any more when one is left alone: neither that nor the
+// home keeps it.
+func TestNothingIsSharedWithOne(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	f.may = "wants replicas on more nodes"
+	c := f.host("host-c", "loop")
+	c.up()
+	d := f.a.volume("db@safer", map[string]string{"size": "320MiB"})
+	began := time.Now()
+	stop := f.a.keepsWriting("db")
+	defer stop()
+	await(t, func() bool { return f.b.shares(c, d.ID, began) })
+	c.down()
+	if _, err := f.svc.RemoveNode(t.Context(), "host-c", true); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*host{f.a, f.b} {
+		await(t, func() bool {
+			e, err := h.thePool().Stat(t.Context(), d.ID)
+			return err == nil && !slices.ContainsFunc(e.Snapshots, isShared)
+		})
+	}
+}
+
 // shelf is what a home keeps of a volume for other nodes.
 type shelf struct {
 	*host

@@ -160,13 +160,14 @@ func neededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 		if s, rests := restsOn(e, k.Copy); rests {
 			needed[s.ID] = true
 		}
-		if s, shared := sharedBefore(e, k.At()); shared && k.Whole() {
+		if s, shared := sharedBefore(e, k.At()); shared && k.Whole() && several(v.Dataset) {
 			needed[s.ID] = true
 		}
 	}
-	for _, kind := range []func(dataset.Snapshot) bool{isTransfer, isShared} {
-		last, _ := newest(e, kind)
-		needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
+	last, _ := newest(e, isTransfer)
+	needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
+	if last, shared := newest(e, isShared); shared && several(v.Dataset) {
+		needed[last.ID] = true
 	}
 	return needed
 }

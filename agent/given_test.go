@@ -200,15 +200,14 @@ func TestI3HomeBegunAnewKeepsWhatMoves(t *testing.T) {
 		want    int
 	}{
 		"taken for the target":              {request: uuid.New(), move: uuid.New()},
-		"for a target of before":            {request: uuid.New(), want: 2},
+		"for a target of before":            {request: uuid.New(), want: 1},
 		"for all":                           {move: uuid.New(), want: 1},
 		"for all, and it is what goes last": {move: uuid.New(), base: true},
 	} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: c.request, Epoch: 1, Created: r.Clock.Now()}
-		next, last := s, s // next: the newest for all stays in any case
-		next.ID, next.Created = uuid.New(), s.Created.Add(time.Second)
+		last := s
 		last.ID, last.Request, last.Created = finalID(c.move), c.move, s.Created.Add(time.Minute)
-		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, next, last}}
+		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, last}}
 		r.Control = on{control, c.move}
 		y := yieldRecord{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}
 		if c.base {
