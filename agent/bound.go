@@ -22,6 +22,9 @@ func heldFor(ttl time.Duration) time.Duration { return promise.HeldFor(ttl) }
 // fencedFor is what a fence takes until it is complete: three rungs of the guard's ladder.
 func fencedFor(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
 
+// fenceMost is what a fence may take.
+func fenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
+
 // tenure is what this node knows of its session with control. The zero value knows nothing.
 type tenure struct {
 	session uuid.UUID     // that was renewed last; nil: none was

@@ -93,15 +93,24 @@ func (b *bounds) arm(id uuid.UUID, epoch uint64) {
 	b.armed[id] = epoch
 }
 
-// fenceTakes takes in how long a fence of a dataset takes at most, and returns how long it
-// may.
-func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration) (most time.Duration) {
+// fenceTakes takes in how long a fence of a dataset takes at most. By as much as that is
+// slower than was known, what was justified ends earlier.
+func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h := b.holds[id]; h != nil {
+		was, _ := h.overrun(&b.tenure)
 		h.fence = bound
+		is, _ := h.overrun(&b.tenure)
+		h.deadline -= max(is-was, 0)
 	}
-	return fencedFor(b.tenure.ttl) + b.tenure.ttl
+}
+
+// span is the time of a session; 0: not known yet.
+func (b *bounds) span() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tenure.ttl
 }
 
 func (b *bounds) disarm(id uuid.UUID) {

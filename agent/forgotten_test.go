@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // An agent that has lost its state and starts while control is away thaws nothing that the
@@ -69,11 +70,12 @@ func TestI1FencedAndForgotten(t *testing.T) {
 	}
 }
 
-// slowGuard is one whose fence with some policies takes an hour.
+// slowGuard is one whose fence with some policies takes long.
 type slowGuard struct {
 	fusedGuard
 	mu   sync.Mutex
 	slow []guard.Policy
+	by   time.Duration
 }
 
 func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.Entry, error) {
@@ -85,7 +87,7 @@ func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.E
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slices.Contains(s.slow, policy) {
-		e.Bound = time.Hour
+		e.Bound = s.by
 	}
 	return e, err
 }
@@ -95,7 +97,7 @@ func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.E
 func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 	g := newGuarded(t)
 	d := g.replicated("db")
-	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}}
+	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, by: time.Hour}
 	g.a.cfg.Guard = slow
 	g.a.again()
 	g.a.mounts("db@auto", "user")
@@ -127,4 +129,30 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 	slow.slow = nil
 	slow.mu.Unlock()
 	g.a.unmounts("db@auto", "user")
+}
+
+// What is open, and the guard did not know, is held for as much less long as its fence is too
+// slow, from its first deadline on.
+func TestI1SlowFenceFromTheFirst(t *testing.T) {
+	const over = boundSession / 5
+	g := newGuarded(t)
+	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, slow: []guard.Policy{guard.PolicyKill}, by: fenceMost(boundSession) + over}
+	g.a.cfg.Guard = slow
+	g.a.again()
+	g.replicated("other") // so that it is read what the node is the home of
+	d := g.a.volume("db", map[string]string{"size": "320MiB"})
+	g.a.mounts("db", "user")
+	d.Profile.Failover.Auto = true
+	await(t, func() bool { return g.a.until(d) > clock.Boottime()+boundSession/2 })
+	renewed, _ := g.a.Standing()
+	if err := g.a.arm(t.Context(), d); err != nil {
+		t.Error(err)
+	}
+	e, there := g.wa.entry(d.ID)
+	held := heldFor(boundSession) - over
+	if least, most := renewed+held, g.la.lastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
+		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
+	}
+	g.a.release(d.ID)
+	g.a.unmounts("db", "user")
 }

@@ -108,23 +108,33 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost
+	span := a.bounds.span()
+	if mounted { // until it is known how slow a fence is, which would be too late otherwise
+		r.Deadline = min(until, a.Clock.Steady()+span/10)
+	}
 	e, err := a.enter(ctx, d, r, mounted)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = a.vouch(ctx, d, until); err == nil {
 			e, err = a.enter(ctx, d, r, mounted)
 		}
 	}
+	if err == nil {
+		a.bounds.fenceTakes(d.ID, e.Bound)
+	}
+	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost. From here on it is fed
 	if err != nil {
 		return a.noGuard(err)
 	}
-	if most := a.bounds.fenceTakes(d.ID, e.Bound); e.Bound > most {
+	if most := fenceMost(span); e.Bound > most {
 		err := dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
 		if !mounted {
 			a.release(d.ID)
 			return err
 		}
 		a.log(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
+	}
+	if mounted {
+		a.feedGuard(ctx, []dataset.Dataset{d})
 	}
 	steps.At("mount.registered")
 	return nil
@@ -134,7 +144,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 // is none for this host, as after its profile was changed, its writers are killed instead.
 func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (guard.Entry, error) {
 	e, err := a.Guard.Register(ctx, r)
-	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > a.bounds.fenceTakes(d.ID, e.Bound)
+	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > fenceMost(a.bounds.span())
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}

@@ -77,7 +77,7 @@ func (a *Agent) inherit(st guard.Status) {
 		}
 		a.bounds.mu.Lock()
 		h := a.bounds.hold(d)
-		h.deadline = max(h.deadline, e.Deadline)
+		h.deadline, h.fence = max(h.deadline, e.Deadline), e.Bound
 		a.bounds.mu.Unlock()
 	}
 }
