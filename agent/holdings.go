@@ -47,7 +47,11 @@ func (a *Agent) holdSoon(recovery uuid.UUID) {
 
 func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range holdAgain {
-		if err = to.Hold(ctx, a.node, h); !errors.Is(err, dataset.ErrUnavailable) {
+		err = to.Hold(ctx, a.node, h)
+		if errors.Is(err, dataset.ErrConflict) { // another one was asked
+			return nil
+		}
+		if !errors.Is(err, dataset.ErrUnavailable) {
 			return err
 		}
 		select {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -113,6 +114,26 @@ func (c *crowded) Hold(_ context.Context, _ uuid.UUID, h api.Holdings) error {
 	c.took <- h.Recovery
 	return nil
 }
+
+// A replica that was not asked for a recovery refuses that once, which is nothing to tell of.
+func TestHoldingsAreNotForAll(t *testing.T) {
+	r := newRig(t)
+	for refusal, want := range map[error]error{
+		dataset.Errorf(dataset.ErrConflict, "it was not asked"): nil,
+		dataset.Errorf(dataset.ErrStale, "another agent"):       dataset.ErrStale,
+	} {
+		if err := r.tellHoldings(t.Context(), &refusing{Service: r.link, err: refusal}, api.Holdings{}); !errors.Is(err, want) {
+			t.Errorf("%v: %v", refusal, err)
+		}
+	}
+}
+
+type refusing struct {
+	api.Service
+	err error
+}
+
+func (r *refusing) Hold(context.Context, uuid.UUID, api.Holdings) error { return r.err }
 
 // A replica is told what this node holds when it takes that at last, whatever others do
 // that are away, and for a second recovery as well.

@@ -217,6 +217,37 @@ func TestHoldingsAreBounded(t *testing.T) {
 	}
 }
 
+// What nodes hold is taken in once a recovery was asked for, and kept until that is done, or was
+// not confirmed for long.
+func TestHoldingsAreForgotten(t *testing.T) {
+	m := newMuster(t, "alpha")
+	m.saved = m.save()
+	m.nodes["alpha"].create("db")
+	m.back()
+	refused(t, m.Service.Gathers(), dataset.ErrConflict, "not asked for a recovery")
+	r, err := m.recover(api.Recover{}, "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.env.clock.Advance(gatheredFor - 1)
+	m.stand(m.Service)
+	if err := m.Service.Gathers(); err != nil || len(m.Service.gathering.told) != 1 {
+		t.Errorf("forgotten early: %v", err)
+	}
+	m.env.clock.Advance(1)
+	m.stand(m.Service)
+	refused(t, m.Service.Gathers(), dataset.ErrConflict, "it is over")
+	_, err = m.recover(api.Recover{Confirm: r.Digest})
+	refused(t, err, dataset.ErrConflict, "look again")
+	m.nodes["alpha"].incarnation = uuid.New() // its session was over
+	m.nodes["alpha"].register("alpha")
+	h := m.holds["alpha"]
+	h.Incarnation = m.nodes["alpha"].incarnation
+	m.holds["alpha"] = h
+	m.mend("alpha")
+	refused(t, m.Service.Gathers(), dataset.ErrConflict, "it is over")
+}
+
 // A node that believes the store again says so to whom it can: also when the service that
 // took note of the contrary is no more, and the one that hears it never heard of that.
 func TestTrustIsReadFromTheRecord(t *testing.T) {

@@ -36,16 +36,29 @@ type recovery struct {
 
 // gathering is what nodes told for a recovery.
 type gathering struct {
-	mu   sync.Mutex
-	of   uuid.UUID
-	told map[uuid.UUID]api.Holdings
-	news chan struct{}
+	mu    sync.Mutex
+	of    uuid.UUID
+	began time.Duration // by the service's steady clock
+	told  map[uuid.UUID]api.Holdings
+	news  chan struct{}
 }
 
-func (g *gathering) begin(id uuid.UUID) {
+// gatheredFor is how long a person has to confirm what differs. It is kept in memory.
+const gatheredFor = time.Hour
+
+func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.of, g.told, g.news = id, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
+	g.of, g.began, g.told, g.news = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
+}
+
+// expire forgets what was told for a recovery that was looked at, and not confirmed in time.
+func (g *gathering) expire(now time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now-g.began >= gatheredFor {
+		g.of, g.told = uuid.Nil, nil
+	}
 }
 
 func (g *gathering) put(node uuid.UUID, h api.Holdings) {
@@ -92,6 +105,16 @@ func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) erro
 		return err
 	}
 	s.gathering.put(node, h)
+	return nil
+}
+
+// Gathers fails with ErrConflict unless this service takes in what nodes hold.
+func (s *Service) Gathers() error {
+	s.gathering.mu.Lock()
+	defer s.gathering.mu.Unlock()
+	if s.gathering.told == nil {
+		return dataset.Errorf(dataset.ErrConflict, "this control replica was not asked for a recovery of the store, or it is over: it takes nobody's holdings")
+	}
 	return nil
 }
 
@@ -150,7 +173,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 // gather asks all agents what they hold, and waits for those that are alive.
 func (s *Service) gather(ctx context.Context) error {
 	id := uuid.New()
-	s.gathering.begin(id)
+	s.gathering.begin(id, s.Clock.Steady())
 	if _, err := s.update(ctx, func(t *tx) error {
 		if _, err := t.get(recoveryKey, &recovery{}); err != nil {
 			return err

@@ -128,6 +128,7 @@ const endTime = 2 * time.Second
 // stand renews the session, or opens one: not beside services of other versions than work
 // together with this one's. Of two that begin at once each sees the other.
 func (s *Service) stand(ctx context.Context) error {
+	s.gathering.expire(s.Clock.Steady())
 	if session := s.standing.get(); session != "" {
 		err := s.store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {

@@ -77,14 +77,29 @@ func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context))
 		}
 		leave, err := now.enter(p.Identity, what, most, ofAll)
 		if err != nil {
-			changeOf(hc.Context()).failed(err)
-			_, w := humago.Unwrap(hc)
-			ProblemOf(err).write(w)
+			refuse(hc, err)
 			return
 		}
 		defer leave()
 		next(hc)
 	}
+}
+
+// only refuses requests to an endpoint, before their bodies are read, unless they may be.
+func only(may func() error) func(huma.Context, func(huma.Context)) {
+	return func(hc huma.Context, next func(huma.Context)) {
+		if err := may(); err != nil {
+			refuse(hc, err)
+			return
+		}
+		next(hc)
+	}
+}
+
+func refuse(hc huma.Context, err error) {
+	changeOf(hc.Context()).failed(err)
+	_, w := humago.Unwrap(hc)
+	ProblemOf(err).write(w)
 }
 
 // hurry bounds what is left of a request from who is not known: its body need never come,

@@ -128,6 +128,20 @@ func largeReports() []fewAtOnce {
 	}
 }
 
+// What a node holds is not read while nobody asks for it.
+func TestHoldingsAreRefusedUnread(t *testing.T) {
+	var refusal error
+	f := newFlock(t, Deps{Service: newFake(), Gathers: func() error { return refusal }})
+	a, path := believing(f.pair(nodeA)), "/v1/nodes/"+nodeA.Node.String()+"/hold"
+	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Error("read:", err)
+	}
+	refusal = dataset.Errorf(dataset.ErrConflict, "nobody asks")
+	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "nobody asks") {
+		t.Error("unread:", err)
+	}
+}
+
 // What an agent says of one thing is bounded, whatever it is; the answer says by how much.
 // What takes more is read a few at once, which TestRequestsAtOnce has by the same list.
 func TestReportsAreBounded(t *testing.T) {

@@ -22,6 +22,7 @@ type Deps struct {
 	Local   Local        // nil where no agent runs: its endpoints fail with ErrUnsupported
 	Backup  Backup       // nil where the store cannot be copied: likewise
 	Members Members      // nil where there is no cluster: likewise
+	Gathers func() error // fails unless what nodes hold is taken in, before that is read; nil: it is
 	Metrics http.Handler // nil: no /metrics
 	Version string       // of the program, for the Server header; empty: not said
 	// Peer says who asks over TLS; nil: nobody may. Who asks over a unix socket, or in

@@ -83,6 +83,9 @@ func (h handlers) recovery() {
 		})
 	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuild
+	if h.Gathers != nil {
+		hold.Middlewares = append(hold.Middlewares, only(h.Gathers))
+	}
 	hold.Middlewares = append(hold.Middlewares, atOnce("holdings", holdingsOnce, holdingsAll))
 	add(h, hold, func(ctx context.Context, in *struct {
 		NodeParam

@@ -54,7 +54,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	}
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := api.Handler(api.Deps{
-		Service: svc, Members: svc, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
+		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
 		Peer: credentials.Peer,
 	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
