@@ -303,6 +303,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		round++
 		f.a.writes("db", "token", fmt.Sprint(round))
 		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, nil)
+		err = errors.Join(err, f.a.prune(t.Context(), f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
 		}

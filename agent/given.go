@@ -172,12 +172,22 @@ func neededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 	return needed
 }
 
-// pruneSoon removes what no other node needs any more of a dataset, as a job.
+// tidyAfter is how long what is of no use any more is kept, so that whoever waits for the
+// volume does not wait for that too: on btrfs the next commit frees the blocks, and XFS looks
+// up what a file shares with others only between two that are freed.
+const tidyAfter = time.Second
+
+// pruneSoon removes what no other node needs any more of a dataset, as a job, after a while.
 func (a *Agent) pruneSoon(id uuid.UUID) {
 	if a.PeerHTTP == nil {
 		return
 	}
 	a.jobs.startAgain("prune/"+id.String(), func(ctx context.Context, _ *job) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.Clock.After(tidyAfter):
+		}
 		unlock, err := a.locks.lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
 		if err != nil {
 			return nil

@@ -23,8 +23,7 @@ type moving struct {
 	op   *dataset.Operation
 	pool backends.Pool
 	home dataset.Node
-	// Of what is here and the home has no more: what goes before this is the home, and after.
-	gone, later []uuid.UUID
+	gone []uuid.UUID // that are here, and which the home has no more
 }
 
 // doMove makes this node the home of a dataset that another node has. It is begun again
@@ -75,11 +74,7 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := m.tidy(ctx); err != nil {
 		return out, err
 	}
-	out, err = m.promote(ctx)
-	if err == nil {
-		a.tidyLater(op.DatasetID, m.later)
-	}
-	return out, err
+	return m.promote(ctx)
 }
 
 // overtaken refuses a move to where something is kept that the volume has not, which would

@@ -133,7 +133,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 }
 
 // tidy removes what the home has no more, as the last pull has heard, of what users see.
-// What was taken for other nodes can wait.
+// What was taken for other nodes goes once this is the home: see prune.
 func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
@@ -149,51 +149,10 @@ func (m *moving) tidy(ctx context.Context) error {
 	}
 	now := slices.DeleteFunc(m.gone, func(id uuid.UUID) bool {
 		i := indexOf(e, id)
-		later := i >= 0 && e.Snapshots[i].Kind == dataset.SnapshotTransfer
-		if later {
-			m.later = append(m.later, id)
-		}
-		return later
+		return i >= 0 && isTransfer(e.Snapshots[i])
 	})
 	m.gone = nil
 	return dropGone(ctx, m.pool, m.op.DatasetID, now)
-}
-
-// tidyAfter is how long what a move has left is kept, so that whoever waits for the volume
-// does not wait for that too: on btrfs the next commit frees the blocks.
-const tidyAfter = time.Second
-
-// tidyLater removes snapshots for other nodes that the home of before had no more. What is
-// missed by a crash, the next move from here hears of.
-func (a *Agent) tidyLater(id uuid.UUID, gone []uuid.UUID) {
-	if len(gone) == 0 {
-		return
-	}
-	a.jobs.start("tidy/"+id.String(), func(ctx context.Context, _ *job) error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.Clock.After(tidyAfter):
-		}
-		unlock, err := a.locks.lock(ctx, id, "removal of what a move has left of dataset "+id.String())
-		if err != nil {
-			return nil
-		}
-		defer unlock()
-		d, home := a.cache.dataset(id)
-		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
-			return nil
-		}
-		gone = slices.DeleteFunc(gone, func(s uuid.UUID) bool { return a.sender.InUse(id, s) })
-		pool, err := a.pools.online(ctx, d.Pool)
-		if err == nil {
-			err = dropGone(ctx, pool, id, gone)
-		}
-		if err != nil && ctx.Err() == nil {
-			a.log(d).WithError(err).Warn("snapshots for other nodes were not removed")
-		}
-		return nil
-	})
 }
 
 // tidyMeanwhile does so while something else is done, which waits for others.

@@ -41,15 +41,19 @@ func TestWhatIsGoneGoes(t *testing.T) {
 	if kinds, _ := has(f.a); slices.Contains(kinds, dataset.SnapshotManual) {
 		t.Errorf("what was removed is there: %v", kinds)
 	}
-	f.a.writes("db", "token", "third")
-	f.moves("db", f.b)
-	f.a.settled(d.ID)
-	f.moves("db", f.a)
+	for range 3 {
+		f.a.writes("db", "token", "third")
+		f.moves("db", f.b)
+		f.a.settled(d.ID)
+		f.b.writes("db", "token", "fourth")
+		f.moves("db", f.a)
+		f.b.settled(d.ID)
+	}
 	await(t, func() bool {
 		_, ids := has(f.a)
 		return !slices.ContainsFunc(before, func(id uuid.UUID) bool { return slices.Contains(ids, id) })
 	})
-	if got := f.a.reads("db", "token"); got != "third" {
+	if got := f.a.reads("db", "token"); got != "fourth" {
 		t.Errorf("it holds %q", got)
 	}
 }

@@ -191,7 +191,8 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	}
 	had, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
 	a.handed.note(d, asker(ctx), had.ID, out.ID, a.Clock.Steady())
-	return out, len(a.record(ds).uses(0)) == 0, a.prune(ctx, pool, d)
+	a.pruneSoon(ds)
+	return out, len(a.record(ds).uses(0)) == 0, nil
 }
 
 func indexOf(e backends.Entry, id uuid.UUID) int {
