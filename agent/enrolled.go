@@ -143,37 +143,53 @@ func (a *Agent) forgetHolds() {
 }
 
 // dropEnrolled forgets who was given something of datasets that have left; of one that is
-// back by now, it puts that on disk again.
+// back by then it puts that on disk again. Who is given something anew meanwhile waits, and
+// is not forgotten when this is cut short.
 func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	a.bounds.enrolling.Lock()
 	defer a.bounds.enrolling.Unlock()
-	drop, again := map[string]any{}, map[string]any{}
-	each := func(f func(id, node uuid.UUID)) {
+	each := func(f func(h *hold, id, node uuid.UUID)) {
+		a.bounds.mu.Lock()
+		defer a.bounds.mu.Unlock()
 		for _, id := range left {
 			if h := a.bounds.holds[id]; h != nil {
 				for node := range h.enrolled {
-					f(id, node)
+					f(h, id, node)
 				}
 			}
 		}
 	}
-	a.bounds.mu.Lock()
-	each(func(id, node uuid.UUID) { drop[enrolledKey(id, node)] = nil })
-	a.bounds.mu.Unlock()
+	drop, again := map[string]any{}, map[string]any{}
+	each(func(h *hold, id, node uuid.UUID) {
+		if _, back := a.cache.dataset(id); !back {
+			h.enrolled[node] = enrolment{false, h.enrolled[node].asked}
+			drop[enrolledKey(id, node)] = nil
+		}
+	})
 	if err := a.state.put(ctx, drop); err != nil {
 		return err
 	}
-	a.bounds.mu.Lock()
-	each(func(id, node uuid.UUID) {
+	each(func(h *hold, id, node uuid.UUID) {
+		key := enrolledKey(id, node)
+		if _, dropped := drop[key]; !dropped {
+			return
+		}
 		if _, back := a.cache.dataset(id); back {
-			again[enrolledKey(id, node)] = struct{}{}
+			again[key] = struct{}{}
 		} else {
-			delete(a.bounds.holds[id].enrolled, node)
+			delete(h.enrolled, node)
 		}
 	})
-	a.bounds.mu.Unlock()
 	if len(again) == 0 {
 		return nil
 	}
-	return a.state.put(ctx, again)
+	if err := a.state.put(ctx, again); err != nil {
+		return err
+	}
+	each(func(h *hold, id, node uuid.UUID) {
+		if _, noted := again[enrolledKey(id, node)]; noted {
+			h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
+		}
+	})
+	return nil
 }

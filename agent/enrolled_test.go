@@ -158,6 +158,51 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	}
 }
 
+// A node that is given something of a volume that is back, while it is forgotten that it was
+// before, is on disk before that, and stays there if the forgetting is cut short.
+func TestEnrolledOnceItIsBack(t *testing.T) {
+	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
+	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	d := r.kept()
+	if err := errors.Join(r.enrol(t.Context(), d.ID, nodeP), r.enrol(t.Context(), d.ID, nodeQ)); err != nil {
+		t.Fatal(err)
+	}
+	dropped, done := make(chan error, 1), make(chan error, 1)
+	drops := func() { dropped <- r.dropEnrolled(t.Context(), []uuid.UUID{d.ID}) }
+	go drops()
+	select {
+	case err := <-dropped:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-s.asked:
+		close(s.on)
+		t.Fatal("it is back already, and is dropped on disk")
+	}
+	r.cache.remove(d.ID)
+	go drops()
+	<-s.asked
+	d.Epoch++
+	r.cache.apply(d, 2)
+	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
+	select {
+	case err := <-done:
+		t.Errorf("it is given something, and on disk perhaps no more: %v", err)
+		done <- err
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(s.on)
+	if err := errors.Join(<-dropped, <-done); err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.State.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
+	r.bounds.mu.Lock()
+	defer r.bounds.mu.Unlock()
+	if is := r.bounds.hold(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].noted || !is[nodeQ].noted {
+		t.Errorf("on disk: %v, %v; in memory: %v", list, err, is)
+	}
+}
+
 // One volume of which control says nothing, as of those in the trash, does not keep what is
 // known of the others from being looked at.
 func TestUnenrolGoesOn(t *testing.T) {
