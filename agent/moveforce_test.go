@@ -122,6 +122,13 @@ func TestMoveFiles(t *testing.T) {
 			if _, err := f.a.use(t.Context(), d, "db", "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}
+			f.a.fuse.set(-1, false, func(act string) { // what comes is no head that it has left
+				if k, kept := f.a.cache.copied(d.ID); kept && act == "commit" {
+					if err := f.a.settleKept(t.Context(), k); err != nil {
+						t.Error(err)
+					}
+				}
+			})
 			f.moves("db", f.a)
 			check(f.a)
 		})
