@@ -243,7 +243,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 		h.f.Fatal(err)
 	}
 	if of != uuid.Nil {
-		h.handed.note(h.f.record(h.d.Volume).Dataset, of, uuid.Nil, s.ID, h.Clock.Steady())
+		h.handed.note(h.f.record(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
 	}
 	return s
 }
@@ -302,7 +302,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		t.Helper()
 		round++
 		f.a.writes("db", "token", fmt.Sprint(round))
-		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, nil)
+		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, []uuid.UUID{k.Snapshot})
 		err = errors.Join(err, f.a.prune(t.Context(), f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)

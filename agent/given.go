@@ -14,7 +14,7 @@ import (
 )
 
 // givenKept is how many of the snapshots that a node was given are kept for it: the last
-// one may not be there yet, and is a difference to the one before.
+// one may not be there yet, and is a difference to the one before, of which a part may be.
 const givenKept = 2
 
 // handed is what other nodes were given of the datasets of this one, since this agent began:
@@ -26,13 +26,22 @@ type handed struct {
 
 type given struct {
 	had   uuid.UUID     // the newest that the node had when it asked last; nil: none
-	last  []uuid.UUID   // at most givenKept, the newest at the end
+	last  []uuid.UUID   // at most givenKept since then, the newest at the end
 	asked time.Duration // when that was, by the steady clock
 	moves bool          // it had no copy on record then
 }
 
-// note takes in what a node had of a dataset as it asked, and what it was given.
-func (h *handed) note(d dataset.Dataset, node, had, snapshot uuid.UUID, now time.Duration) {
+// note takes in what a node had of an entry's snapshots as it asked, and what it was given. Of
+// those that it was given since what it had, it is the first of which a part may have come.
+func (h *handed) note(d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration) {
+	var last []uuid.UUID
+	before, _ := h.to(node, d.ID, e)
+	for _, s := range before {
+		if s.ID != snapshot.ID && (had.ID == uuid.Nil || s.At().Compare(had.At()) > 0) {
+			last = append(last, s.ID)
+		}
+	}
+	last = append(last[:min(len(last), givenKept-1)], snapshot.ID)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.of == nil {
@@ -41,14 +50,7 @@ func (h *handed) note(d dataset.Dataset, node, had, snapshot uuid.UUID, now time
 	if h.of[d.ID] == nil {
 		h.of[d.ID] = map[uuid.UUID]given{}
 	}
-	var last []uuid.UUID
-	for _, id := range h.of[d.ID][node].last {
-		if id != snapshot {
-			last = append(last, id)
-		}
-	}
-	last = append(last, snapshot)
-	h.of[d.ID][node] = given{had, last[max(0, len(last)-givenKept):], now, !slices.Contains(d.Copies, node)}
+	h.of[d.ID][node] = given{had.ID, last, now, !slices.Contains(d.Copies, node)}
 }
 
 // forget takes in that a dataset is not this node's any more.
@@ -87,16 +89,19 @@ func (h *handed) to(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapsho
 			all = append(all, s)
 		}
 	}
-	if len(all) > 0 {
-		return all, true
-	}
-	for _, s := range e.Snapshots {
-		if isTransfer(s) && !isShared(s) && s.Request == node {
-			all = append(all, s)
+	certain = len(all) > 0
+	if !certain {
+		for _, s := range e.Snapshots {
+			if isTransfer(s) && !isShared(s) && s.Request == node {
+				all = append(all, s)
+			}
 		}
 	}
 	slices.SortFunc(all, func(x, y dataset.Snapshot) int { return x.At().Compare(y.At()) })
-	return all[max(0, len(all)-givenKept):], false
+	if !certain {
+		all = all[max(0, len(all)-givenKept):]
+	}
+	return all, certain
 }
 
 // prune removes the snapshots for other nodes that none needs any more: but for the

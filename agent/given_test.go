@@ -144,6 +144,39 @@ func TestHomeKeepsWhatItGave(t *testing.T) {
 	}
 }
 
+// Who asks again before what it was given has come, again and again, may have a part of the
+// first: its home keeps that, also where it was begun anew meanwhile, until the node has it.
+func TestHomeKeepsWhatIsBegun(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	h := shelf{f.a, f.a.volume("db", map[string]string{"size": "320MiB"})}
+	next := func(have ...uuid.UUID) dataset.Snapshot {
+		t.Helper()
+		f.a.writes("db", "token", uuid.NewString())
+		return h.gives(f.b, have...)
+	}
+	first := next()
+	second := next()
+	for range givenKept {
+		next()
+	}
+	if !h.keeps(first) || h.keeps(second) {
+		t.Error("of the first a part may have come, and of the second nothing has")
+	}
+	f.a.again()
+	h = shelf{f.a, h.d}
+	third := next()
+	if !h.keeps(first) {
+		t.Error("begun anew it does not keep the first any more")
+	}
+	last := next(first.ID)
+	if !h.keeps(first) || !h.keeps(third) {
+		t.Error("the first is what the next one is a difference to, of which a part may have come")
+	}
+	if next(last.ID); h.keeps(first) || h.keeps(third) || !h.keeps(last) {
+		t.Error("it has the last, and the first ones stay")
+	}
+}
+
 // What a node without a copy on record was given is known as long as what a move brought in
 // vain is kept; of one that had a copy, until it has none.
 func TestHandedIsForgotten(t *testing.T) {
@@ -151,7 +184,7 @@ func TestHandedIsForgotten(t *testing.T) {
 	copied, moved := uuid.New(), uuid.New()
 	d := dataset.Dataset{ID: uuid.New(), Copies: []uuid.UUID{copied}}
 	for _, node := range []uuid.UUID{copied, moved} {
-		h.note(d, node, uuid.Nil, uuid.New(), time.Hour)
+		h.note(d, backends.Entry{}, node, dataset.Snapshot{}, dataset.Snapshot{}, time.Hour)
 	}
 	for _, c := range []struct {
 		copies []uuid.UUID
@@ -167,7 +200,7 @@ func TestHandedIsForgotten(t *testing.T) {
 			t.Errorf("copies %v, after %s: others %v, known of %d", c.copies, c.now, got, len(h.of[d.ID]))
 		}
 	}
-	h.note(d, copied, uuid.Nil, uuid.New(), 0)
+	h.note(d, backends.Entry{}, copied, dataset.Snapshot{}, dataset.Snapshot{}, 0)
 	h.forget(d.ID)
 	if len(h.of) > 0 {
 		t.Error("it is known still when the dataset has left")

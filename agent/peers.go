@@ -190,7 +190,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	had, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	a.handed.note(d, asker(ctx), had.ID, out.ID, a.Clock.Steady())
+	a.handed.note(d, e, asker(ctx), had, out, a.Clock.Steady())
 	a.pruneSoon(ds)
 	return out, len(a.record(ds).uses(0)) == 0, nil
 }

@@ -109,3 +109,36 @@ func basesComeAlong(t *testing.T, ask func(*Pull)) {
 		})
 	}
 }
+
+// What came in part of an earlier snapshot is brought to its end first, and the wanted one as a
+// difference to it: who is begun anew while much comes, and asks for what is newer, does not
+// begin anew with the bytes. Of one that its home has no more nothing is asked.
+func TestBegunIsEnded(t *testing.T) {
+	for name, gone := range map[string]bool{"there still": false, "gone": true} {
+		t.Run(name, func(t *testing.T) {
+			quiet(t)
+			a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+			d := a.create(small)
+			const whole, came = 5 << 20, 4 << 20
+			a.write(d.ID, "one", treetest.Bytes(1, whole))
+			begun := a.take(d, dataset.SnapshotTransfer)
+			b.client.Tries = 1
+			b.wire.set(func(body io.ReadCloser) io.ReadCloser { return &cutter{body, came} })
+			if _, err := b.pull(a, d, begun.ID); !errors.Is(err, dataset.ErrOffline) {
+				t.Fatalf("cut: %v", err)
+			}
+			b.wire.set(nil)
+			a.write(d.ID, "two", []byte("two"))
+			want := a.take(d, dataset.SnapshotTransfer)
+			if gone {
+				must(t, a.pool.DeleteSnapshot(t.Context(), d.ID, begun.ID))
+			}
+			got, err := b.pull(a, d, want.ID)
+			if err != nil || gone != (got.Wire > whole) || b.snapshots(d.ID)[begun.ID] == gone {
+				t.Errorf("%d bytes of %d came, of which %d were there: %v", got.Wire, whole, came, err)
+			}
+			b.promote(d, want.ID)
+			b.holds(d.ID, "two", []byte("two"))
+		})
+	}
+}

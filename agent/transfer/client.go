@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -58,25 +59,23 @@ const maxReply = 64 << 20
 // Snapshots returns the snapshots of a dataset at a peer, HTTPS address and port, oldest
 // first.
 func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]dataset.Snapshot, error) {
-	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil)
+	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil, nil)
 	return out.Snapshots, err
 }
 
 // Plan says what a copy that has some snapshots lacks of a dataset at a peer, and how many
 // bytes that takes. Want is a transfer snapshot that is wanted as well, or nil.
 func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
-	out, err := c.listing(ctx, peer, ds, have, want)
+	out, err := c.listing(ctx, peer, ds, have, want, nil)
 	return out.Plan, err
 }
 
-func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID, also ...string) (out listing, err error) {
+func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID, also url.Values) (out listing, err error) {
 	q := having(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())
 	}
-	for _, what := range also {
-		q.Set(what, "true")
-	}
+	maps.Copy(q, also)
 	err = c.ask(ctx, http.MethodGet, address(peer, ds, q), &out)
 	if err != nil {
 		err = fmt.Errorf("snapshots of dataset %s at %s: %w", ds, peer, final(err))

@@ -92,13 +92,13 @@ func (r *pulling) all(ctx context.Context) error {
 var errReplan = errors.New("what was planned is there no more")
 
 func (r *pulling) try(ctx context.Context) error {
-	have, err := r.have(ctx)
+	have, begun, err := r.have(ctx)
 	if err != nil {
 		return err
 	}
 	var plan Plan
 	err = r.patiently(ctx, func() (bool, error) {
-		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.also()...)
+		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.also(begun))
 		plan = l.Plan
 		return false, err
 	})
@@ -113,7 +113,7 @@ func (r *pulling) try(ctx context.Context) error {
 		if r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot {
 			step.Base = r.Manifest.Base
 		}
-		isBase := step.Snapshot.Kind == dataset.SnapshotTransfer && step.Snapshot.ID != r.Want
+		isBase := step.Snapshot.Kind == dataset.SnapshotTransfer && step.Snapshot.ID != r.Want && step.Snapshot.ID != begun
 		if isBase {
 			r.bases = append(r.bases, step.Snapshot.ID)
 		}
@@ -132,15 +132,19 @@ func (r *pulling) try(ctx context.Context) error {
 	return r.wanted(ctx)
 }
 
-// also names what is brought besides.
-func (r *pulling) also() (what []string) {
+// also says what is brought besides.
+func (r *pulling) also(begun uuid.UUID) url.Values {
+	q := url.Values{}
 	if r.Bases {
-		what = append(what, "bases")
+		q.Set("bases", "true")
 	}
 	if r.Shared {
-		what = append(what, "shared")
+		q.Set("shared", "true")
 	}
-	return what
+	if begun != uuid.Nil && r.Manifest == nil { // not while nobody can write
+		q.Set("begun", begun.String())
+	}
+	return q
 }
 
 // spares reports whether what failed can do without what other copies rest on: that itself,
@@ -166,16 +170,20 @@ func (r *pulling) dropBases(ctx context.Context, why error) error {
 	return nil
 }
 
-// have lists the snapshots of the copy.
-func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, err error) {
+// have lists the snapshots of the copy, and the one of which a part has come: what is left of
+// it and what changed since is mostly less than another one, of which nothing has.
+func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		return nil, err
+		return nil, begun, err
 	}
 	for _, s := range e.Snapshots {
 		ids = append(ids, s.ID)
 	}
-	return ids, nil
+	if e.Partial != nil && e.Partial.Bytes > 0 {
+		begun = e.Partial.Snapshot
+	}
+	return ids, begun, nil
 }
 
 // wanted checks that the snapshot that was asked for is here, and what the manifest says.

@@ -216,6 +216,13 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	if r.URL.Query().Has("shared") {
 		also = append(also, s.Source.Shared(r.Context(), r.dataset, want)...)
 	}
+	if text := r.URL.Query().Get("begun"); text != "" {
+		begun, err := parseID("snapshot", text)
+		if err != nil {
+			return err
+		}
+		also = append(also, begun)
+	}
 	out.Plan, err = planned(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
 		older := dataset.Source{}
 		if base != uuid.Nil {
