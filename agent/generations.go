@@ -92,9 +92,7 @@ func (p *pools) change(id uuid.UUID, f func(op *openPool)) {
 func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord)) error {
 	p.recording.Lock()
 	defer p.recording.Unlock()
-	p.mu.RLock()
-	op := p.byID[id]
-	p.mu.RUnlock()
+	op := p.one(id)
 	rec := op.rec
 	f(&rec)
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
@@ -115,26 +113,37 @@ func (p *pools) changed(id uuid.UUID, home bool) {
 	p.change(id, func(op *openPool) { op.used, op.changed, op.due = true, true, op.due || home })
 }
 
-// look reads the generation of a pool again, whose disk may have been put back while nothing
-// was mounted from it, and returns what is known of it now.
-func (p *pools) look(op *openPool) *openPool {
-	if g, err := op.backend.Generation(); err == nil && g != op.generation { // otherwise its status says so
-		p.change(op.ID, func(now *openPool) {
-			if now.generation == op.generation { // otherwise it was raised meanwhile
-				now.generation = g
-			}
-		})
+// look reads the generation of a pool again, whose disk may have been put back since, and
+// returns what is known of it now. It is one small read, and nobody waits for it but who asks.
+func (p *pools) look(id uuid.UUID) (*openPool, error) {
+	op := p.one(id)
+	if op.backend == nil {
+		return op, nil
 	}
+	g, err := op.backend.Generation()
+	if err != nil {
+		return op, ofPool(op.Name, err)
+	}
+	if g == op.generation {
+		return op, nil
+	}
+	p.change(id, func(now *openPool) {
+		if now.generation == op.generation { // otherwise it was raised meanwhile
+			now.generation = g
+		}
+	})
+	return p.one(id), nil
+}
+
+func (p *pools) one(id uuid.UUID) *openPool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return p.byID[op.ID]
+	return p.byID[id]
 }
 
 // wasOf takes in of which generation a pool was at most.
 func (p *pools) wasOf(ctx context.Context, id uuid.UUID, generation uint64) error {
-	p.mu.RLock()
-	op := p.byID[id]
-	p.mu.RUnlock()
+	op := p.one(id)
 	if op == nil || op.rec.Generation >= generation {
 		return nil
 	}
@@ -265,13 +274,22 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 		if !all && a.Clock.Steady()-op.raised < raiseEvery {
 			continue
 		}
-		if err := a.pools.raise(ctx, op, op.generation+1); err != nil {
+		if err := a.raiseOne(ctx, op.ID); err != nil {
 			a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
 			a.pools.change(op.ID, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
 		}
 	}
 	a.tellSoon()
 	return a.storeRaised(ctx)
+}
+
+// raiseOne raises a pool, unless its disk was put back since its generation was read last.
+func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) error {
+	op, err := a.pools.look(id)
+	if err != nil || op.serves() != nil {
+		return err
+	}
+	return a.pools.raise(ctx, op, op.generation+1)
 }
 
 // storeRaised has what the store is to hear of put on record.

@@ -266,7 +266,8 @@ func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
 	return op.backend, nil
 }
 
-// online is get for a pool that must also be in its place now.
+// online is get for a pool that must also be in its place now, and not have been put back
+// since a heartbeat looked.
 func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	b, err := p.get(id)
 	if err != nil {
@@ -275,7 +276,11 @@ func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	if st := b.Status(ctx); !st.Online {
 		return nil, offline(p.name(id), st.Reason)
 	}
-	return b, nil
+	op, err := p.look(id)
+	if err == nil {
+		err = op.serves()
+	}
+	return b, err
 }
 
 // free fails with ErrOffline while a pool is held.
@@ -325,7 +330,10 @@ func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
 		if op.backend != nil {
 			st = op.backend.Status(ctx)
 			st.ID = op.ID
-			if op = p.look(op); st.Online && op.held() != "" {
+			if now, err := p.look(op.ID); err == nil { // otherwise its status says so
+				op = now
+			}
+			if st.Online && op.held() != "" {
 				st.Online, st.Held, st.Reason = false, true, op.held()
 			}
 		}
