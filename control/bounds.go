@@ -16,6 +16,7 @@ const (
 	maxMounts  = 10_000    // mount IDs of a dataset
 	maxMountID = 256       // bytes of one
 	maxFound   = 100_000   // datasets in a rebuild, and snapshots of each
+	maxRaised  = 1 << 53   // generation of a pool, which can always be raised further
 	maxRecord  = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
 )
 

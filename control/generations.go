@@ -73,10 +73,15 @@ func generationKey(pool uuid.UUID) string { return generationsPrefix + pool.Stri
 // agent holds it, and that is put on record even when it was said in passing. What is known
 // only grows, so that a report which comes late, or again, does nothing. Pools that are not
 // on record as the node's are left out. ErrStale for an agent that is not the node's newest,
-// ErrInvalid for one that says too much.
+// ErrInvalid for one that says too much, or of a generation that could not be raised further.
 func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations, err error) {
 	if err := within("generations of node "+node.String(), len(g.Pools), maxPools, "pools"); err != nil {
 		return out, err
+	}
+	for _, p := range g.Pools {
+		if p.Generation > maxRaised {
+			return out, dataset.Errorf(dataset.ErrInvalid, "pool %s: generation %d is none that a node can have raised it to (%d at most): its record is damaged", p.Pool, p.Generation, uint64(maxRaised))
+		}
 	}
 	_, err = s.update(ctx, func(t *tx) error {
 		out.Pools = make([]api.Generation, 0, len(g.Pools))

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -68,6 +69,13 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	refused(t, err, dataset.ErrStale, "alpha")
 	_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: make([]api.Generation, maxPools+1)})
 	refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
+	for _, passing := range []bool{false, true} { // what is above could never be accepted anywhere again
+		_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Passing: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
+		refused(t, err, dataset.ErrInvalid, pool.String(), "generation 18446744073709551615", "9007199254740992 at most")
+	}
+	if got := a.says(pool, 2); got != 6 {
+		t.Errorf("after what was refused: %d", got)
+	}
 
 	b.pools = append(b.pools, a.pools[0])
 	b.register("beta")
