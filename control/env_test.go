@@ -81,6 +81,9 @@ func (e *env) restart() {
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
 	e.house = e.newHouse()
+	if _, err := e.hasRun(context.Background()); err != nil { // as keepHouse begins
+		e.Fatalf("%v", err)
+	}
 	for _, a := range e.agents {
 		a.distrust("") // it is heard anew
 	}

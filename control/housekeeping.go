@@ -64,6 +64,8 @@ func (h *house) fail(what string, err error) {
 // that the store was put back from a backup.
 func (s *Service) keepHouse(ctx context.Context) {
 	h, told := s.newHouse(), false
+	// From here on its time counts; what fails is tried again with the first that needs it.
+	_, _ = s.hasRun(ctx)
 	for {
 		select {
 		case <-ctx.Done():

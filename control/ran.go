@@ -26,7 +26,8 @@ const (
 type ran struct {
 	mu     sync.Mutex
 	known  bool
-	before time.Duration // this service started
+	before time.Duration // at the moment since of the steady clock, when this service read it
+	since  time.Duration
 	unseen time.Duration // that the clock has passed over since the last mark, and does not count
 	stored bool          // a count is in the store
 	marked time.Duration // the last one
@@ -38,7 +39,9 @@ type mark struct {
 	Ran dataset.Duration `json:"ran"`
 }
 
-// hasRun returns for how long services have run on the store, at least.
+// hasRun returns for how long services have run on the store, at least. It goes on from
+// when the mark was read: a service may first do so long after it was started, and what it
+// ran until then is in the mark already, by whoever kept house.
 func (s *Service) hasRun(ctx context.Context) (time.Duration, error) {
 	s.ran.mu.Lock()
 	defer s.ran.mu.Unlock()
@@ -49,13 +52,14 @@ func (s *Service) hasRun(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		if there {
-			gap := max(s.started.Sub(m.At), 0)
+			gap := max(s.Clock.Now().Sub(m.At), 0)
 			s.ran.before = time.Duration(m.Ran) + min(gap, unseenMost)
 			s.ran.unseen = gap - min(gap, unseenMost)
 		}
+		s.ran.since = s.Clock.Steady()
 		s.ran.known, s.ran.stored, s.ran.marked = true, there, time.Duration(m.Ran)
 	}
-	return s.ran.before + s.Clock.Steady() - s.steady, nil
+	return s.ran.before + s.Clock.Steady() - s.ran.since, nil
 }
 
 // markRan puts the count in the store, seldom.

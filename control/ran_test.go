@@ -118,3 +118,41 @@ func TestCountOfTime(t *testing.T) {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
+
+// A replica that stood by for longer than anything is in the trash counts no time twice when
+// it takes over: what it ran is in the mark of the one that kept house meanwhile.
+func TestCountOfOneThatStoodBy(t *testing.T) {
+	x := newShared(t, 2)
+	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
+	stoodBy.ran.known = false // the store did not answer when it was started
+	kept.tick(0)
+	for range 10 * 24 {
+		kept.tick(time.Hour)
+	}
+	a := kept.agent("alpha")
+	a.create("db")
+	d := a.delete("db")
+	state := func() dataset.State {
+		t.Helper()
+		var now dataset.Dataset
+		if _, err := newTx(t.Context(), stoodBy.store).get(datasetKey(d.ID), &now); err != nil {
+			t.Fatal(err)
+		}
+		return now.State
+	}
+	if err := stoodBy.Heartbeat(t.Context(), a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+		t.Fatal(err)
+	}
+	stoodBy.rounds()
+	if got, err := stoodBy.hasRun(t.Context()); err != nil || got != 240*time.Hour {
+		t.Errorf("it counts %s of 240 hours, %v", got, err)
+	}
+	stoodBy.tick(72*time.Hour - time.Nanosecond)
+	if got := state(); got != dataset.StateTrashed {
+		t.Errorf("before its time the dataset is %q", got)
+	}
+	stoodBy.tick(time.Nanosecond)
+	if got := state(); got != dataset.StatePurging {
+		t.Errorf("after its time the dataset is %q", got)
+	}
+}

@@ -53,7 +53,6 @@ type Service struct {
 	Deps
 	store      store.Store
 	started    time.Time
-	steady     time.Duration // when it was started
 	ran        ran
 	feed       *feed
 	events     *events
@@ -101,7 +100,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	d.Limits = d.Limits.orDefault()
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
-		Deps: d, store: d.Store, started: now, steady: d.Clock.Steady(),
+		Deps: d, store: d.Store, started: now,
 		feed: newFeed(), events: newEvents(now), seen: newSeen(),
 		recalled: recalled{clock: d.Clock, of: map[string]recall{}},
 		stop:     stop, quit: ctx.Done(),
