@@ -229,6 +229,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.dies(m.nodes["alpha"]) // as its session would by itself, at some time of the next hour
 	m.env.clock.Advance(gatheredFor - 1)
 	m.stand(m.Service)
 	if err := m.Service.Gathers(); err != nil || len(m.Service.gathering.told) != 1 {
