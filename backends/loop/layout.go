@@ -100,7 +100,10 @@ func (l xfsLayout) clone(dir folder, item string, srcDir folder, src string, _ b
 		return false, fmt.Errorf("%s: %w", dir.path(l.image(item)), os.ErrExist)
 	}
 	tmp := tmpPrefix + l.image(item)
-	to, err := dir.openFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
+	if err := absentIsFine(dir.remove(tmp)); err != nil { // not written over: it may be another name of what is used
+		return false, err
+	}
+	to, err := dir.openFile(tmp, os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	if err != nil {
 		return false, err
 	}

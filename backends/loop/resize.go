@@ -147,7 +147,9 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 		}
 	}
 	if inPlace {
-		if err := p.own(ctx, dir); err != nil {
+		if err := p.own(ctx, dir); errors.Is(err, loopdev.ErrAttached) {
+			return dataset.Errorf(dataset.ErrInUse, "%w", err)
+		} else if err != nil {
 			return err
 		}
 		if err := p.growIdle(ctx, dir, head, size); err != nil {

@@ -3,7 +3,9 @@ package loop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -24,6 +26,10 @@ func (p *Pool) share(dir folder, item, src string) (done bool, err error) {
 	if !p.layout.costly() {
 		return false, nil
 	}
+	tmp := tmpPrefix + p.layout.image(item)
+	if err := absentIsFine(dir.remove(tmp)); err != nil {
+		return false, err
+	}
 	image, err := dir.open(p.layout.image(src))
 	if err != nil {
 		return false, err
@@ -37,19 +43,18 @@ func (p *Pool) share(dir folder, item, src string) (done bool, err error) {
 	}
 	// Under a name that is none's until it is seen that nobody has it open: who attaches it
 	// after looks how many names it has, once the device has it.
-	tmp := tmpPrefix + p.layout.image(item)
-	if err := absentIsFine(dir.remove(tmp)); err != nil {
-		return false, err
-	}
 	if err := dir.link(p.layout.image(src), tmp); err != nil {
 		return false, err
 	}
 	p.step("share.linked")
 	_, used, err := loopdev.Attached(image)
 	if err != nil || used {
-		return false, errors.Join(err, dir.remove(tmp))
+		return false, errors.Join(err, absentIsFine(dir.remove(tmp)))
 	}
-	return true, dir.rename(tmp, p.layout.image(item))
+	if err := dir.rename(tmp, p.layout.image(item)); err != nil {
+		return false, err
+	}
+	return true, absentIsFine(dir.remove(tmp)) // it stays where both are names of one file: rename(2)
 }
 
 // shares tells whether the image of a snapshot of some kind may be the head's own: where it is
@@ -58,25 +63,28 @@ func shares(kind dataset.SnapshotKind) bool {
 	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded || kind == dataset.SnapshotRestore
 }
 
-// own gives a head that nobody uses an image that no snapshot has, before it is written to.
-// One that is in use has that already.
+// own gives a head an image that no snapshot has, before it is written to. ErrAttached: a
+// device has it, and with it most often such an image.
 func (p *Pool) own(ctx context.Context, dir folder) error {
 	st, err := dir.lstat(p.layout.image(head))
 	if err != nil || st.Nlink == 1 {
 		return err
 	}
+	return p.renew(ctx, dir, st.Ino)
+}
+
+// renew gives a head whose image has a number another one, a clone of it. ErrAttached.
+func (p *Pool) renew(ctx context.Context, dir folder, inode uint64) error {
 	was, err := dir.open(p.layout.image(head))
 	if err != nil {
 		return err
 	}
 	defer was.Close()
 	// Nobody attaches it until it is closed, or makes it its own.
-	if err := loopdev.Claim(ctx, was); errors.Is(err, loopdev.ErrAttached) {
-		return nil
-	} else if err != nil {
+	if err := loopdev.Claim(ctx, was); err != nil {
 		return err
 	}
-	if now, err := p.isHead(dir, st.Ino); err != nil || !now {
+	if now, err := p.isHead(dir, inode); err != nil || !now {
 		return err // another has done it
 	}
 	return p.exchange(dir, head, func(image *os.File) error {
@@ -94,27 +102,94 @@ func (p *Pool) own(ctx context.Context, dir folder) error {
 
 // attachHead attaches the head, which is no snapshot's image then.
 func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options) (*loopdev.Device, error) {
-	for {
-		if err := p.own(ctx, dir); err != nil {
+	for try := 0; ; try++ {
+		err := p.own(ctx, dir)
+		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
+			if err = noSpace(err); errors.Is(err, dataset.ErrNoSpace) {
+				err = fmt.Errorf("pool %s has no room for an image of its own (remove snapshots or volumes there): %w", p.name, err)
+			}
 			return nil, err
 		}
 		p.step("attach.owned")
 		dev, err := attach(ctx, dir.path(p.layout.image(head)), opts)
-		if errors.Is(err, loopdev.ErrShared) && ctx.Err() == nil {
-			continue // a snapshot was taken just now
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, loopdev.ErrShared) {
 			return nil, err
 		}
-		is, err := p.isHead(dir, dev.Inode)
-		if err == nil && is {
-			return dev, nil
+		if err == nil {
+			// It may be another's device, or that of a head that was replaced meanwhile.
+			st, err := dir.lstat(p.layout.image(head))
+			if err == nil && st.Ino == dev.Inode && st.Nlink == 1 {
+				return dev, nil
+			}
+			if err := errors.Join(err, dev.Close()); err != nil {
+				return nil, err
+			}
 		}
-		// Another made the head its own meanwhile: what the device has is the snapshot alone.
-		if err := errors.Join(err, dev.Close(), ctx.Err()); err != nil {
-			return nil, err
+		// A snapshot is being taken, or a crash left another name of what is in use.
+		if try == busyTries/10 {
+			if err := p.dropSecondNames(dir); err != nil {
+				return nil, err
+			}
+		}
+		if try == busyTries {
+			return nil, dataset.Errorf(dataset.ErrInUse, "its image has a second name, and a device (see losetup -a) that does not go")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(busyPause):
 		}
 	}
+}
+
+// dropSecondNames removes what a snapshot that was cut short left of the head.
+func (p *Pool) dropSecondNames(dir folder) error {
+	st, err := dir.lstat(p.layout.image(head))
+	if err != nil {
+		return err
+	}
+	c, err := p.contents(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range c.tmp {
+		other, err := dir.lstat(name)
+		if err == nil && other.Ino == st.Ino {
+			err = dir.remove(name)
+		}
+		if err := absentIsFine(err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharesHead returns the number of a snapshot's image, if it is the head's too.
+func (p *Pool) sharesHead(dir folder, snapshot uuid.UUID) (inode uint64, shares bool, err error) {
+	st, err := dir.lstat(p.layout.image(head))
+	if err != nil || st.Nlink == 1 {
+		return 0, false, absentIsFine(err)
+	}
+	other, err := dir.lstat(p.layout.image(snapshot.String()))
+	return st.Ino, err == nil && other.Ino == st.Ino, absentIsFine(err)
+}
+
+// partFrom gives a head an image of its own when the snapshot that shared it has gone, and somebody
+// reads that still: the head would be written to under the reader.
+func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
+	image, err := dir.open(p.layout.image(head))
+	if err != nil {
+		return absentIsFine(err)
+	}
+	defer image.Close()
+	if !loopdev.OpenElsewhere(image) {
+		return nil
+	}
+	err = p.renew(ctx, dir, inode)
+	if errors.Is(err, loopdev.ErrAttached) {
+		return nil
+	}
+	return err
 }
 
 // isHead tells whether a file is the head's.

@@ -68,13 +68,22 @@ func (p *Pool) keepHead(dir folder, s dataset.Snapshot) (durable bool, err error
 
 // DeleteSnapshot implements backends.Pool: one flush, or a power cut could bring back
 // what the store has forgotten.
-func (p *Pool) DeleteSnapshot(_ context.Context, ds, snapshot uuid.UUID) error {
+func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error {
 	err := p.withinAny(ds, func(dir folder, place string) error {
 		if err := p.forget(dir, place, snapshot); err != nil {
 			return err
 		}
+		inode, shared, err := p.sharesHead(dir, snapshot)
+		if err != nil {
+			return err
+		}
 		if err := p.layout.remove(dir, snapshot.String()); err != nil {
 			return err
+		}
+		if shared {
+			if err := p.partFrom(ctx, dir, inode); err != nil {
+				return err
+			}
 		}
 		p.step("snapshot-delete.removed")
 		if err := absentIsFine(dir.remove(snapshotRecord(snapshot))); err != nil {

@@ -206,6 +206,10 @@ func openElsewhere(f *os.File) answer {
 	return no
 }
 
+// OpenElsewhere tells whether f's file may be open by another than f. It answers yes where the
+// kernel does not tell.
+func OpenElsewhere(f *os.File) bool { return openElsewhere(f) == maybe }
+
 func attachFree(f *os.File, opts Options) (*os.File, error) {
 	n, err := freeDevice()
 	if err != nil {

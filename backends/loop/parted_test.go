@@ -1,0 +1,146 @@
+package loop
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+)
+
+// folderOf opens a dataset's directory.
+func (f *fixture) folderOf(d dataset.Dataset) folder {
+	f.Helper()
+	root, err := f.Pool.open()
+	f.must(err)
+	defer root.Close()
+	dir, _, err := f.findAny(root, d.ID)
+	f.must(err)
+	f.Cleanup(func() { dir.Close() })
+	return dir
+}
+
+// shared makes a dataset with file a and a snapshot for another node, that is one file.
+func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
+	f.Helper()
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", "one")
+	s := newTransfer(d)
+	f.must(f.Snapshot(f.Context(), s, nil))
+	f.names(d, map[string]uint64{head: 2})
+	return d, s
+}
+
+// A device that somebody else holds for a moment, as udev does, is not taken while its file
+// has two names.
+func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, s := f.shared()
+	dir := f.folderOf(d)
+	theirs, err := attach(t.Context(), dir.path(f.layout.image(head)), loopdev.Options{BlockSize: sector})
+	f.must(err)
+	tries := 0
+	f.backend.step = func(step string) {
+		if step == "loop.attach.owned" {
+			if tries++; tries == 3 {
+				f.must(theirs.Close())
+			}
+		}
+	}
+	f.put(d.ID, "a", "two")
+	if tries < 4 {
+		t.Errorf("attached at the %d. try, while another had it", tries)
+	}
+	f.hasSnapshot(s, "one", true)
+	f.names(d, map[string]uint64{head: 1})
+}
+
+// What a crash left of a snapshot of a head, that was mounted meanwhile, is worthless: it keeps
+// nobody from the head, and is not written over.
+func TestSecondNameThatWasLeft(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	f.put(d.ID, "a", "one")
+	dir, s := f.folderOf(d), newTransfer(d)
+	root, unmount := f.mounted(d.ID)
+	left := tmpPrefix + f.layout.image(s.ID.String())
+	f.must(dir.link(f.layout.image(head), left))
+	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	f.must(err)
+	f.must(att.Release())
+	f.must(dir.link(f.layout.image(head), left))
+	f.must(f.Snapshot(t.Context(), s, nil))
+	mine := newSnapshot(d) // which is cloned at once
+	f.must(dir.link(f.layout.image(head), tmpPrefix+f.layout.image(mine.ID.String())))
+	f.must(f.Snapshot(t.Context(), mine, nil))
+	f.write(filepath.Join(root, "a"), "two")
+	unmount()
+	if got := f.get(d.ID, "a"); got != "two" {
+		t.Errorf("the head has %q", got)
+	}
+	f.hasSnapshot(s, "one", true)
+	f.hasSnapshot(mine, "one", true)
+	f.settled()
+}
+
+// A snapshot that is being sent stays what it is when it is deleted and its head written to.
+func TestDeletedWhileItIsRead(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, s := f.shared()
+	image, err := f.folderOf(d).open(f.layout.image(s.ID.String()))
+	f.must(err)
+	defer image.Close()
+	sum := func() []byte {
+		data := make([]byte, 64<<20)
+		_, err := image.ReadAt(data, 0)
+		f.must(err)
+		return data
+	}
+	before := sum()
+	f.must(f.DeleteSnapshot(t.Context(), d.ID, s.ID))
+	f.put(d.ID, "a", "two")
+	if !bytes.Equal(sum(), before) {
+		t.Error("what is read has changed")
+	}
+}
+
+// In a pool that is full a head that shares its image is not opened, and says why.
+func TestNoRoomForAnImage(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, s := f.shared()
+	fill(f)
+	_, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	f.isKind(err, dataset.ErrNoSpace)
+	if err == nil || !strings.Contains(err.Error(), "pool test has no room") {
+		t.Errorf("got %v", err)
+	}
+	f.names(d, map[string]uint64{head: 2, s.ID.String(): 2})
+}
+
+// fill leaves no block of the pool's filesystem free, and no inode.
+func fill(f *fixture) {
+	f.Helper()
+	bulk, err := os.Create(filepath.Join(f.disk, "bulk"))
+	f.must(err)
+	defer bulk.Close()
+	for n := int64(64 << 20); n >= 4096; {
+		fi, err := bulk.Stat()
+		f.must(err)
+		if unix.Fallocate(int(bulk.Fd()), 0, fi.Size(), n) != nil {
+			n /= 2
+		}
+	}
+	for n := 0; ; n++ {
+		if os.WriteFile(filepath.Join(f.disk, "small"+string(rune('a'+n%26))+string(rune('a'+n/26))), []byte("x"), 0o600) != nil {
+			return
+		}
+	}
+}
