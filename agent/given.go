@@ -182,16 +182,25 @@ func neededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 // up what a file shares with others only between two that are freed.
 const tidyAfter = time.Second
 
+// tidyAtLast is how long one waits for what is being sent of a dataset: its blocks are freed at
+// the price of what else is done in the pool, as many seconds as there are hundreds of thousands.
+const tidyAtLast = time.Minute
+
 // pruneSoon removes what no other node needs any more of a dataset, as a job, after a while.
 func (a *Agent) pruneSoon(id uuid.UUID) {
 	if a.PeerHTTP == nil {
 		return
 	}
 	a.jobs.startAgain("prune/"+id.String(), func(ctx context.Context, _ *job) error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.Clock.After(tidyAfter):
+		for waited := time.Duration(0); waited < tidyAtLast; waited += tidyAfter {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-a.Clock.After(tidyAfter):
+			}
+			if !a.sender.Busy(id) {
+				break
+			}
 		}
 		unlock, err := a.locks.lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
 		if err != nil {

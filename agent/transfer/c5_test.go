@@ -148,8 +148,11 @@ func TestC5SlowPeers(t *testing.T) {
 	resp, err := idle.RoundTrip(withNode(req, b.id))
 	must(t, err)
 	defer resp.Body.Close()
+	if !a.server.Busy(d.ID) {
+		t.Error("nothing is being sent")
+	}
 	slow.Wait() // it takes nothing of 20 MiB, more than the sockets hold
-	if a.server.InUse(d.ID, s.ID) {
+	if a.server.InUse(d.ID, s.ID) || a.server.Busy(d.ID) {
 		t.Error("it is in use still")
 	}
 	if got := len(a.log.AllEntries()); got != 1 {
@@ -161,9 +164,7 @@ func TestC5SlowPeers(t *testing.T) {
 // not adjusted by the kernel (tcp(7)).
 func smallWindow(_ context.Context, _, _ string, c syscall.RawConn) error {
 	var set error
-	err := c.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10)
-	})
+	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10) })
 	return errors.Join(err, set)
 }
 

@@ -90,6 +90,18 @@ func (s *Server) InUse(ds, snapshot uuid.UUID) bool {
 	return s.busy[dataset.Source{Dataset: ds, Snapshot: snapshot}] > 0
 }
 
+// Busy reports whether anything of a dataset is being sent.
+func (s *Server) Busy(ds uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.busy {
+		if key.Dataset == ds {
+			return true
+		}
+	}
+	return false
+}
+
 // Sent returns the manifest of a snapshot of a dataset as it was sent to a node, if that was
 // the last of the dataset that anybody was sent since this server began.
 func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manifest, bool) {
