@@ -38,6 +38,9 @@ func TestReplicaAfterMove(t *testing.T) {
 			await(f.T, func() bool { return b.shares(c, v.ID, begun) })
 			stop()
 			f.a.down()
+			for _, h := range []*host{b, c} { // what had come of a refresh until then is taken in still
+				h.refreshFails(v.ID)
+			}
 			var freshest, other dataset.Copy
 			await(f.T, func() bool { // until control has heard how far each came
 				freshest, _ = b.replicaOf(v.ID)
@@ -61,7 +64,7 @@ func TestReplicaAfterMove(t *testing.T) {
 			_, _ = rand.Read(bulk)
 			f.a.writes("db", "bulk", string(bulk))
 			written := time.Now()
-			await(t, func() bool { return f.upToOn(f.b, "db").After(written) && f.upToOn(c, "db").After(written) })
+			await(t, func() bool { return f.hasSince(f.b, "db", written) && f.hasSince(c, "db", written) })
 			d := f.host("host-d", "loop") // after the replicas were placed
 			d.up()
 
@@ -82,7 +85,7 @@ func TestReplicaAfterMove(t *testing.T) {
 				if h == home {
 					continue
 				}
-				await(t, func() bool { return f.upToOn(h, "db").After(written) })
+				await(t, func() bool { return f.hasSince(h, "db", written) })
 				if came := f.wires.broughtTo(h) - had; came > whole/4 {
 					t.Errorf("%s was sent %d bytes of %d after the move", h.NodeName, came, whole)
 				}
@@ -118,6 +121,21 @@ func (h *host) keepsWriting(volume string) (stop func()) {
 		}
 	})
 	return func() { close(end); wg.Wait(); h.unmounts(volume, "little") }
+}
+
+// refreshFails waits until a refresh of a replica has failed, as each one after it does when
+// its home is down.
+func (h *host) refreshFails(id uuid.UUID) {
+	h.f.Helper()
+	of := func() *replica { return h.copiesFresh.of[id] }
+	h.copiesFresh.mu.Lock()
+	of().failed = ""
+	h.copiesFresh.mu.Unlock()
+	await(h.f.T, func() bool {
+		h.copiesFresh.mu.Lock()
+		defer h.copiesFresh.mu.Unlock()
+		return of().failed != ""
+	})
 }
 
 // shares reports whether two hosts have a snapshot in common that is later than a time.

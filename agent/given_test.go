@@ -65,10 +65,10 @@ func TestMoveToWhatRestsOnAnothers(t *testing.T) {
 	bulk := make([]byte, whole)
 	_, _ = rand.Read(bulk)
 	f.a.writes("db", "bulk", string(bulk))
+	written := time.Now()
 	for _, h := range []*host{c, f.b} { // the second is given what the first was
 		h.up()
-		written := f.upToOn(h, "db")
-		await(t, func() bool { return f.upToOn(h, "db").After(written) })
+		await(t, func() bool { return f.hasSince(h, "db", written) })
 	}
 	r, _ := f.b.replicaOf(d.ID)
 	e, err := f.a.thePool().Stat(t.Context(), d.ID)

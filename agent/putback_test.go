@@ -74,7 +74,7 @@ func TestReplicaOfWhatWasPutBackKeepsTheNewer(t *testing.T) {
 	await(t, at(op.generation+1))
 	f.a.writes("db", "token", "new")
 	written := time.Now()
-	await(t, func() bool { return f.upToOn(f.b, "db").After(written) })
+	await(t, func() bool { return f.hasSince(f.b, "db", written) })
 	has, _ := f.b.replicaOf(d.ID)
 	if err := errors.Join(os.Rename(op.Path, op.Path+".newer"), os.Rename(kept, op.Path)); err != nil {
 		t.Fatal(err)
