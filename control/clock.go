@@ -140,6 +140,7 @@ func (s *Service) clock(ctx context.Context) (uint64, error) {
 // Again: nothing.
 func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	s.recalled.dropAll()
+	s.ran.forget()
 	ctx = context.WithValue(ctx, housing{}, nil) // whoever keeps the house now
 	_, err := s.update(ctx, func(t *tx) error {
 		t.silent = true // lanes may be what it was before

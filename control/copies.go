@@ -180,10 +180,6 @@ func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
 
 // expireCopies lets go of the copies that moves left behind, when their time is over.
 func (s *Service) expireCopies(ctx context.Context) error {
-	ran, err := s.hasRun(ctx)
-	if err != nil {
-		return err
-	}
 	for after := ""; ; {
 		entries, err := newTx(ctx, s.store).list(copiesPrefix, after, pageMost)
 		if err != nil {
@@ -195,7 +191,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if err := decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || ran-time.Duration(c.Ran) < leftFor {
+			if _, _, ran, _ := s.ran.last(s.Clock.Steady()); c.Kind != dataset.CopyLeft || ran-time.Duration(c.Ran) < leftFor {
 				continue
 			}
 			if _, err := s.update(ctx, func(t *tx) error { return s.expireCopy(t, c) }); err != nil {
@@ -248,6 +244,9 @@ func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.get(copyKey(was.Node, was.Dataset), &c)
 	if err != nil || !there || c != was {
+		return err
+	}
+	if ran, err := s.hasRun(t); err != nil || ran-time.Duration(c.Ran) < leftFor {
 		return err
 	}
 	d, err := t.dataset(c.Dataset)

@@ -50,13 +50,13 @@ func TestLeftCopyExpires(t *testing.T) {
 	a.create("db@gold")
 	d := e.moved("db", a, b, "beta")
 	e.rounds()
-	e.clock.Advance(leftFor - 1)
+	e.pass(leftFor - 1)
 	e.house.forget = e.clock.Now()
 	e.rounds()
 	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyLeft {
 		t.Errorf("gone early: %+v", s.Copies)
 	}
-	e.clock.Advance(1)
+	e.pass(1)
 	e.house.forget = e.clock.Now()
 	e.rounds()
 	s := a.sync(0)
@@ -150,7 +150,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	e.rounds()
 	kind := func() dataset.CopyKind { e.check(); return a.sync(0).Copies[0].Kind }
 	over := func() {
-		e.clock.Advance(2 * leftFor)
+		e.pass(2 * leftFor)
 		e.house.forget, e.house.full = e.clock.Now(), e.clock.Now()
 		e.rounds()
 	}

@@ -100,7 +100,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	a.commit(*e.submit(forced("db", "alpha", "beta")).Operation)
 	d := a.delete("db")
 	e.rounds()
-	e.clock.Advance(2 * e.trashTime())
+	e.pass(2 * e.trashTime())
 	e.house.full = e.clock.Now()
 	e.rounds()
 	if got := e.check().datasets[d.ID]; got.State != dataset.StateTrashed || b.sync(0).Copies[0].Kind != dataset.CopySuperseded {

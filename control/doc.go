@@ -31,7 +31,7 @@
 //	cluster/id                    the identity of this store
 //	cluster/halted                why nothing is decided: see halt
 //	cluster/recovery              the last time that agents were asked what they hold
-//	house/ran                     for how long services have run on it
+//	house/ran                     for how long services have run on it while anything waited for that
 //	rev/<replica>/<lane>          what a service changed last, for the others: see tidings
 //	rev/dropped                   how often lanes were written that are no more: see clockIn
 //

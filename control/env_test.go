@@ -81,7 +81,7 @@ func (e *env) restart() {
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
 	e.house = e.newHouse()
-	if _, err := e.hasRun(context.Background()); err != nil { // as keepHouse begins
+	if _, err := e.hasRun(newTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.agents {

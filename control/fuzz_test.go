@@ -119,7 +119,7 @@ func FuzzStoreValues(f *testing.F) {
 		}
 		e := on2(t, sc, newMemory(values))
 		e.rounds()
-		e.clock.Advance(e.trashTime() + operationKept)
+		e.pass(e.trashTime() + operationKept)
 		e.rounds()
 		for _, err := range e.failures {
 			judge(t, key, "background", err)

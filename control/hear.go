@@ -37,6 +37,7 @@ func (s *Service) hearOthers(ctx context.Context) {
 			if next < index { // the store went back
 				h.lanes = nil
 				s.recalled.dropAll()
+				s.ran.forget()
 			}
 			err = s.hearNow(ctx, &h)
 		}

@@ -65,7 +65,7 @@ func (h *house) fail(what string, err error) {
 func (s *Service) keepHouse(ctx context.Context) {
 	h, told := s.newHouse(), false
 	// From here on its time counts; what fails is tried again with the first that needs it.
-	_, _ = s.hasRun(ctx)
+	_, _ = s.hasRun(newTx(ctx, s.store))
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,15 +97,16 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		h.full, h.forget = time.Time{}, time.Time{}
 	}
 	h.now = now
-	if err := s.markRan(ctx); err != nil && ctx.Err() == nil {
+	changes := s.feed.since(uuid.Nil, h.rev)
+	everything := changes.full || !now.Before(h.full)
+	if err := s.markRan(ctx, changes.any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
 	if over := s.passedOver(h); over > 0 {
 		h.full = time.Time{}
 		h.over += over
+		everything = true
 	}
-	changes := s.feed.since(uuid.Nil, h.rev)
-	everything := changes.full || !now.Before(h.full)
 	if changes.any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
 		s.expireTrash(ctx, h)
 	}
@@ -208,11 +209,7 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 
 // expireTrash condemns what has been in the trash for its time.
 func (s *Service) expireTrash(ctx context.Context, h *house) {
-	ran, err := s.hasRun(ctx)
-	var entries []store.Entry
-	if err == nil {
-		entries, err = newTx(ctx, s.store).list(trashPrefix, "", 0)
-	}
+	entries, err := newTx(ctx, s.store).list(trashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -221,7 +218,7 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 	}
 	h.trashDue = time.Time{}
 	for _, e := range entries {
-		until, err := s.expireOne(ctx, e.Key, e.Value, h.now, ran)
+		until, err := s.expireOne(ctx, e.Key, e.Value, h.now)
 		if err != nil && ctx.Err() == nil {
 			h.fail("expire "+e.Key, err)
 			until = h.now // tried again with the next round
@@ -239,19 +236,28 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 // expireOne condemns a dataset if its time in the trash is over, and otherwise
 // returns when that will be by the clock; zero for never. One whose home does not
 // believe the store stays.
-func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time, ran time.Duration) (until time.Time, err error) {
+func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
 	var tr inTrash
 	if err := decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if left := tr.left(ran); left > 0 {
-		return now.Add(left), nil
+	if _, _, ran, _ := s.ran.last(s.Clock.Steady()); tr.left(ran) > 0 {
+		return now.Add(tr.left(ran)), nil
 	}
 	id, err := idIn(key, trashPrefix)
 	if err != nil {
 		return until, err
 	}
 	_, err = s.update(ctx, func(t *tx) error {
+		until = time.Time{}
+		ran, err := s.hasRun(t)
+		if err != nil {
+			return err
+		}
+		if left := tr.left(ran); left > 0 {
+			until = now.Add(left)
+			return nil
+		}
 		var d dataset.Dataset
 		there, err := t.get(datasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
@@ -289,16 +295,16 @@ const forgetAtOnce = 100
 
 // forgetOperations drops the operations that ended long ago.
 func (s *Service) forgetOperations(ctx context.Context) error {
-	ran, err := s.hasRun(ctx)
-	if err != nil {
-		return err
-	}
 	for after := ""; ; {
 		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
 		if err != nil {
 			return err
 		}
 		_, err = s.update(ctx, func(t *tx) error {
+			ran, err := s.hasRun(t)
+			if err != nil {
+				return err
+			}
 			for _, e := range entries {
 				after = e.Key
 				var op ended

@@ -232,7 +232,7 @@ func (s *Service) goesAway(t *tx, id uuid.UUID) error {
 	if on, err := t.get(nodeKey(id), &n); err != nil || !on {
 		return err
 	}
-	ran, err := s.hasRun(t.ctx)
+	ran, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}

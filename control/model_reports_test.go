@@ -50,7 +50,7 @@ func (m *machine) newAgent(t *rapid.T) {
 }
 
 func (m *machine) time(t *rapid.T) {
-	m.clock.Advance(time.Duration(rapid.IntRange(1, 40).Draw(t, "hours")) * time.Hour)
+	m.pass(time.Duration(rapid.IntRange(1, 40).Draw(t, "hours")) * time.Hour)
 	for _, d := range m.datasets {
 		if d.state == dataset.StateTrashed && !d.until.IsZero() && !d.until.After(m.clock.Now()) {
 			d.state = dataset.StatePurging
@@ -58,7 +58,7 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are no part of the model: only the trash is looked at.
 	m.house.now = m.clock.Now()
-	if err := m.markRan(m.ctx); err != nil {
+	if err := m.markRan(m.ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	m.expireTrash(m.ctx, m.house)

@@ -309,7 +309,7 @@ func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation) (c datas
 	if op.Loss != nil {
 		return c, nil
 	}
-	ran, err := s.hasRun(t.ctx)
+	ran, err := s.hasRun(t)
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
 	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
 	return c, err

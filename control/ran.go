@@ -3,12 +3,14 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -16,79 +18,143 @@ import (
 // seen to run, not by the clock: a host can boot with its clock years ahead, and
 // nothing in a clock says that it is right. Late does no harm.
 const (
-	// unseenMost is how much of the time between two services counts: as much as one
-	// can have run since its last mark.
+	// unseenMost is how much of the time since the last mark counts, which services may
+	// have run or not.
 	unseenMost = time.Hour
 	markEvery  = unseenMost / 2
 )
 
-// ran counts that time, in the store's life. mu guards it.
+// mark is the value of ranKey: for how long services had run on the store. The count goes on
+// from there, or stands: while nothing waits for it nobody has to write, and no service runs
+// ahead of another. Whoever puts a stamp on what is to wait, or acts by one, has the
+// transaction check the mark that it counts from. None is like one that stands at nothing.
+type mark struct {
+	At   time.Time        `json:"at"` // by the clock
+	Ran  dataset.Duration `json:"ran"`
+	Runs bool             `json:"runs,omitempty"`
+}
+
+// ran is the mark as this service has seen it last. mu guards it.
 type ran struct {
 	mu     sync.Mutex
 	known  bool
-	before time.Duration // at the moment since of the steady clock, when this service read it
-	since  time.Duration
-	unseen time.Duration // that the clock has passed over since the last mark, and does not count
-	stored bool          // a count is in the store
-	marked time.Duration // the last one
+	entry  store.Entry // Index 0: there is none
+	mark   mark
+	before time.Duration // from the mark to since, by the clock
+	since  time.Duration // by the steady clock
+	begun  bool
+	unseen time.Duration // that the clock had passed over when this service began, and does not count
 }
 
-// mark is the value of ranKey.
-type mark struct {
-	At  time.Time        `json:"at"` // by the clock
-	Ran dataset.Duration `json:"ran"`
-}
-
-// hasRun returns for how long services have run on the store, at least. It goes on from
-// when the mark was read: a service may first do so long after it was started, and what it
-// ran until then is in the mark already, by whoever kept house.
-func (s *Service) hasRun(ctx context.Context) (time.Duration, error) {
-	s.ran.mu.Lock()
-	defer s.ran.mu.Unlock()
-	if !s.ran.known {
-		var m mark
-		there, err := newTx(ctx, s.store).peek(ranKey, &m)
-		if err != nil {
-			return 0, err
-		}
-		if there {
-			gap := max(s.Clock.Now().Sub(m.At), 0)
-			s.ran.before = time.Duration(m.Ran) + min(gap, unseenMost)
-			s.ran.unseen = gap - min(gap, unseenMost)
-		}
-		s.ran.since = s.Clock.Steady()
-		s.ran.known, s.ran.stored, s.ran.marked = true, there, time.Duration(m.Ran)
+// see takes in a mark that was read.
+func (r *ran) see(e store.Entry, m mark, now time.Time, steady time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known && e.Index == r.entry.Index {
+		return
 	}
-	return s.ran.before + s.Clock.Steady() - s.ran.since, nil
+	r.known, r.entry, r.mark, r.since, r.before = true, e, m, steady, 0
+	if m.Runs {
+		r.before = max(now.Sub(m.At), 0)
+		if !r.begun {
+			r.unseen = max(r.before-unseenMost, 0)
+		}
+	}
+	r.begun = true
 }
 
-// markRan puts the count in the store, seldom.
-func (s *Service) markRan(ctx context.Context) error {
-	now, err := s.hasRun(ctx)
-	if err != nil {
-		return err
+// last returns the mark that was seen, and the count; false: none was.
+func (r *ran) last(steady time.Duration) (e store.Entry, m mark, count time.Duration, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	count = time.Duration(r.mark.Ran)
+	if r.mark.Runs {
+		count += min(r.before+steady-r.since, unseenMost)
 	}
-	s.ran.mu.Lock()
-	fresh := s.ran.stored && now-s.ran.marked < markEvery
-	s.ran.mu.Unlock()
-	if fresh {
+	return r.entry, r.mark, count, r.known
+}
+
+// forget has the mark read anew: the store went back, and may give an index a second time.
+func (r *ran) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known = false
+}
+
+// hasRun returns for how long services have run on the store, at least.
+func (s *Service) hasRun(t *tx) (time.Duration, error) {
+	if e, _, _, known := s.ran.last(s.Clock.Steady()); known {
+		t.suppose(e)
+	}
+	var m mark
+	if _, err := t.get(ranKey, &m); err != nil {
+		return 0, err
+	}
+	s.ran.see(t.read[ranKey], m, s.Clock.Now(), s.Clock.Steady())
+	_, _, count, _ := s.ran.last(s.Clock.Steady())
+	return count, nil
+}
+
+// markRan puts the count in the store, seldom, and has it stand while nothing waits for it.
+// What others put there may be seen late, by changed: what waits is kept for longer then.
+func (s *Service) markRan(ctx context.Context, changed bool) error {
+	fresh := func(m mark, count time.Duration) bool {
+		return m.Runs && count-time.Duration(m.Ran) < markEvery
+	}
+	if _, m, count, known := s.ran.last(s.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
 	}
-	_, err = s.update(ctx, func(t *tx) error {
-		var m mark
-		if _, err := t.get(ranKey, &m); err != nil {
+	var e store.Entry
+	var m mark
+	index, err := s.update(ctx, func(t *tx) error {
+		count, err := s.hasRun(t)
+		if err != nil {
 			return err
 		}
-		// Another service may have counted further.
-		return t.put(ranKey, mark{At: s.Clock.Now(), Ran: max(dataset.Duration(now), m.Ran)})
-	})
-	if err != nil {
+		_, was, _, _ := s.ran.last(s.Clock.Steady())
+		if fresh(was, count) { // another service put it there
+			return nil
+		}
+		m = mark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
+		if m.Runs, err = s.waits(t, count); err != nil || !m.Runs && !was.Runs {
+			return err
+		}
+		err = t.put(ranKey, m)
+		e = store.Entry{Key: ranKey, Value: t.writes[len(t.writes)-1].Value}
 		return err
+	})
+	if err == nil && index != 0 {
+		e.Index = index
+		s.ran.see(e, m, m.At, s.Clock.Steady())
 	}
-	s.ran.mu.Lock()
-	defer s.ran.mu.Unlock()
-	s.ran.stored, s.ran.marked = true, now
-	return nil
+	return err
+}
+
+// waits reports whether there is anything whose time goes by the count. What is damaged may
+// be.
+func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
+	for prefix, does := range map[string]func(store.Entry) bool{
+		operationsPrefix: func(store.Entry) bool { return true },
+		trashPrefix: func(e store.Entry) bool {
+			var tr inTrash
+			return decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
+		},
+		// What is lost later is not to be of the same moment by it, see vanished.
+		awayPrefix: func(e store.Entry) bool {
+			var gone away
+			return decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
+		},
+		copiesPrefix: func(e store.Entry) bool {
+			var c dataset.Copy
+			return decode(e.Key, e.Value, &c) != nil || c.Kind == dataset.CopyLeft
+		},
+	} {
+		entries, err := t.list(prefix, "", 0)
+		if err != nil || slices.ContainsFunc(entries, does) {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // inTrash is the value of a key of the trash: when that count began.
@@ -109,7 +175,7 @@ func (tr inTrash) left(ran time.Duration) time.Duration {
 
 // putInTrash writes the index of what is in the trash.
 func (s *Service) putInTrash(t *tx, id uuid.UUID, tr dataset.Trash) error {
-	now, err := s.hasRun(t.ctx)
+	now, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}
@@ -123,7 +189,7 @@ type ended struct {
 }
 
 func (s *Service) putEnded(t *tx, op dataset.Operation) error {
-	now, err := s.hasRun(t.ctx)
+	now, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,12 @@
 package control
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -102,6 +105,7 @@ func TestCountOfTime(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	a.create("db")
+	a.delete("db")
 	e.rounds()
 	e.spy.counted()
 	for range 6 * 60 {
@@ -114,7 +118,7 @@ func TestCountOfTime(t *testing.T) {
 		e.restart()
 		e.tick(time.Minute)
 	}
-	if got, err := e.hasRun(e.ctx); err != nil || got != 12*time.Hour {
+	if got, err := e.hasRun(newTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
@@ -125,34 +129,150 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 	x := newShared(t, 2)
 	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
 	stoodBy.ran.known = false // the store did not answer when it was started
-	kept.tick(0)
-	for range 10 * 24 {
-		kept.tick(time.Hour)
-	}
 	a := kept.agent("alpha")
+	kept.submit(create("slow")) // which has the count go on
+	kept.pass(240 * time.Hour)
 	a.create("db")
 	d := a.delete("db")
-	state := func() dataset.State {
-		t.Helper()
-		var now dataset.Dataset
-		if _, err := newTx(t.Context(), stoodBy.store).get(datasetKey(d.ID), &now); err != nil {
-			t.Fatal(err)
-		}
-		return now.State
-	}
 	if err := stoodBy.Heartbeat(t.Context(), a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
 		t.Fatal(err)
 	}
 	stoodBy.rounds()
-	if got, err := stoodBy.hasRun(t.Context()); err != nil || got != 240*time.Hour {
+	if got, err := stoodBy.hasRun(newTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
 	}
-	stoodBy.tick(72*time.Hour - time.Nanosecond)
-	if got := state(); got != dataset.StateTrashed {
-		t.Errorf("before its time the dataset is %q", got)
+	stoodBy.purgesAfter(d, 72*time.Hour)
+}
+
+// purgesAfter expects a dataset to be in the trash for a time, and not for longer.
+func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
+	e.Helper()
+	for _, step := range []struct {
+		time time.Duration
+		then dataset.State
+	}{{after - time.Nanosecond, dataset.StateTrashed}, {time.Nanosecond, dataset.StatePurging}} {
+		e.pass(step.time)
+		e.house.full = e.clock.Now()
+		e.rounds()
+		var now dataset.Dataset
+		if _, err := newTx(e.ctx, e.store).get(datasetKey(d.ID), &now); err != nil || now.State != step.then {
+			e.Fatalf("%s on, of %s, it is %s and not %s, %v", step.time, after, now.State, step.then, err)
+		}
 	}
-	stoodBy.tick(time.Nanosecond)
-	if got := state(); got != dataset.StatePurging {
-		t.Errorf("after its time the dataset is %q", got)
+}
+
+// While nothing waits the count stands, for all alike: what is deleted then, by whichever
+// replica, has its whole time before it, and a replica that has not heard since that the
+// count goes on puts no stamp of before.
+func TestCountStands(t *testing.T) {
+	x := newShared(t, 2)
+	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
+	a := kept.agent("alpha")
+	b := *a
+	b.env = stoodBy
+	if err := stoodBy.Heartbeat(t.Context(), a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+		t.Fatal(err)
+	}
+	a.create("db")
+	a.create("db2")
+	for range 4 * 24 {
+		kept.tick(time.Hour)
+	}
+	before := x.count()
+	for range 30 * 24 {
+		kept.tick(time.Hour)
+	}
+	if n := x.count() - before; n != 0 {
+		t.Errorf("%d transactions while nothing waits", n)
+	}
+	d := b.delete("db") // which the one that keeps house does not hear of
+	x.clock.Advance(houseFull)
+	kept.rounds()
+	if _, m, _, _ := kept.ran.last(x.clock.Steady()); !m.Runs {
+		t.Errorf("it stands though something waits: %+v", m)
+	}
+	kept.purgesAfter(d, 72*time.Hour)
+	kept.purgesAfter(b.delete("db2"), 72*time.Hour)
+}
+
+// A stamp is of the mark that is in the store when it is put there.
+func TestStampOfAnOlderMark(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	a.create("other")
+	e.tick(operationKept + forgetEvery)
+	e.tick(time.Hour)
+	if _, m, _, _ := e.ran.last(e.clock.Steady()); m.Runs {
+		t.Fatalf("it does not stand: %+v", m)
+	}
+	came := false
+	e.spy.first(func() {
+		came = true
+		a.delete("other")
+		e.pass(10 * time.Hour)
+	})
+	d := a.delete("db")
+	if !came {
+		t.Fatal("nothing came between: the test tests nothing")
+	}
+	e.purgesAfter(d, 72*time.Hour)
+}
+
+// What a store that was away for hours is told of first may be of a replica that was started
+// just then: nobody counts more of those hours than that one.
+func TestCountOverAnOutage(t *testing.T) {
+	x := newShared(t, 2)
+	kept, late := x.env(x.list[0]), x.env(x.list[1])
+	a := kept.agent("alpha")
+	b := *a
+	b.env = late
+	a.create("db")
+	kept.submit(create("slow")) // which has the count go on
+	kept.tick(time.Hour)
+	late.ran = ran{}
+	x.clock.Advance(10 * time.Hour)
+	d := b.delete("db")
+	kept.purgesAfter(d, 72*time.Hour)
+}
+
+// Whoever remembers a mark that is no more, and counts further by it, destroys nothing.
+func TestActOfAnOlderMark(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	moved := e.moved("db", a, b, "beta")
+	a.create("old")
+	d := a.delete("old")
+	e.rounds()
+	for _, act := range []func(context.Context) error{
+		func(ctx context.Context) error { e.expireTrash(ctx, e.house); return nil }, e.expireCopies, e.forgetOperations,
+	} {
+		e.ran.mark.Ran += dataset.Duration(1000 * time.Hour)
+		e.ran.entry.Index--
+		if err := act(e.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := e.check()
+	if got := st.datasets[d.ID].State; got != dataset.StateTrashed || len(st.operations) == 0 {
+		t.Errorf("%s, %d operations", got, len(st.operations))
+	}
+	if c := a.sync(0).Copies; len(c) != 1 || c[0].Dataset != moved.ID || c[0].Kind != dataset.CopyLeft {
+		t.Errorf("%+v", c)
+	}
+}
+
+// Nodes that are lost at different times are so by the count as well, which stands only when
+// the last one is long gone.
+func TestCountBetweenLosses(t *testing.T) {
+	e := newEnv(t)
+	mark := func() mark { _, m, _, _ := e.ran.last(e.clock.Steady()); return m }
+	if _, err := e.update(e.ctx, func(t *tx) error { return t.put(awayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
+		t.Fatal(err)
+	}
+	e.tick(time.Hour)
+	if m := mark(); m.Runs || time.Duration(m.Ran) <= massTime {
+		t.Errorf("%+v", m)
 	}
 }

@@ -177,7 +177,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	if got := e.copies(d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	e.clock.Advance(2 * leftFor)
+	e.pass(2 * leftFor)
 	e.rounds()
 	if got := e.copies(d.ID, agents); got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("a replica expires: %v", got)

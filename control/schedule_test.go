@@ -67,9 +67,22 @@ func TestNextTickGoesOn(t *testing.T) {
 }
 
 // tick moves the clock to the next full quarter and runs a round.
+// tick lets time pass of which only the last moment has a round.
 func (e *env) tick(d time.Duration) {
-	e.clock.Advance(d)
+	e.Helper()
+	e.pass(d)
 	e.rounds()
+}
+
+// pass lets time pass in which nothing is done but to count it, where the store answers.
+func (e *env) pass(d time.Duration) {
+	e.Helper()
+	for d > 0 {
+		_ = e.markRan(e.ctx, true)
+		step := min(d, markEvery)
+		e.clock.Advance(step)
+		d -= step
+	}
 }
 
 func (a *agent) scheduled() (kinds []dataset.OpKind) {

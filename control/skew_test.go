@@ -64,7 +64,7 @@ func TestWriteSkew(t *testing.T) {
 			a.create("db@gold")
 			d := a.delete("db")
 			a.rounds()
-			return func() { a.clock.Advance(a.trashTime()); a.rounds() }, func() error {
+			return func() { a.pass(a.trashTime()); a.rounds() }, func() error {
 				return a.submits(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
 			}
 		}, dataset.ErrNotFound, nil},
@@ -73,7 +73,7 @@ func TestWriteSkew(t *testing.T) {
 			a.create("db@gold")
 			d := a.delete("db")
 			a.rounds()
-			a.clock.Advance(a.trashTime())
+			a.pass(a.trashTime())
 			return func() { a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}) }, func() error {
 				a.rounds()
 				return nil
@@ -84,7 +84,7 @@ func TestWriteSkew(t *testing.T) {
 			a.create("db@gold")
 			d := a.delete("db")
 			a.rounds()
-			a.clock.Advance(a.trashTime())
+			a.pass(a.trashTime())
 			return func() {
 					a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
 					a.delete("db")

@@ -41,7 +41,7 @@ func newShared(t *testing.T, n int) *shared {
 			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.hasRun(t.Context()); err != nil { // as keepHouse begins
+		if _, err := s.hasRun(newTx(t.Context(), st)); err != nil { // as keepHouse begins
 			t.Fatal(err)
 		}
 		x.list = append(x.list, s)

@@ -19,21 +19,34 @@ import (
 // mounts, loop devices, processes.
 func (k *Campaign) sweep(t testing.TB) {
 	t.Helper()
+	cluster.Await(t, "no volume is left", func() error { return k.remove(t) })
+	for _, h := range k.Hosts {
+		cluster.Await(t, "nothing is left on "+h.Name, func() error { return left(h) })
+		h.Clean(t, cluster.WeakGuard)
+	}
+}
+
+// remove removes the volumes that there are. On a machine that is busy a node may be away for
+// a moment, and whoever removes its volumes is told to wait.
+func (k *Campaign) remove(t testing.TB) (err error) {
+	t.Helper()
 	control := k.Controls[1]
+	does := func(args ...string) {
+		if r := control.Exec(t, args...); r.Exit != 0 {
+			err = errors.Join(err, errors.New(r.Err))
+		}
+	}
 	var all []api.Volume
 	control.JSON(t, &all, "volume", "ls")
 	for _, v := range all {
 		for _, c := range v.Kept {
 			if c.Kind == dataset.CopySuperseded {
-				control.Must(t, "volume", "superseded", "discard", v.Volume, c.NodeName)
+				does("volume", "superseded", "discard", v.Volume, c.NodeName)
 			}
 		}
-		control.Must(t, "volume", "rm", v.Volume, "--force")
+		does("volume", "rm", v.Volume, "--force")
 	}
-	for _, h := range k.Hosts {
-		cluster.Await(t, "nothing is left on "+h.Name, func() error { return left(h) })
-		h.Clean(t, cluster.WeakGuard)
-	}
+	return err
 }
 
 // left says what there is on a host of volumes.
