@@ -65,7 +65,7 @@ func (op *openPool) serves() error {
 
 // isDue reports whether a pool is to be raised.
 func (op *openPool) isDue(now time.Duration) bool {
-	return op.serves() == nil && (op.due || op.used && now-op.raised >= raiseEvery)
+	return op.serves() == nil && !op.raising && (op.due || op.used && now-op.raised >= raiseEvery)
 }
 
 // change changes what is known of a pool, and says when it is held, or no more.
@@ -152,12 +152,17 @@ func (p *pools) wasOf(ctx context.Context, id uuid.UUID, generation uint64) erro
 
 // raise has a pool be of a later generation: in the pool first.
 func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
+	var was openPool // what comes while it is raised counts for the next time
+	p.change(op.ID, func(op *openPool) { was, op.due, op.used, op.changed = *op, false, false, false })
 	if err := op.backend.Raise(to); err != nil {
+		p.change(op.ID, func(op *openPool) {
+			op.due, op.used, op.changed = op.due || was.due, op.used || was.used, op.changed || was.changed
+		})
 		return ofPool(op.Name, err)
 	}
 	p.change(op.ID, func(op *openPool) {
-		op.unstored = op.unstored || op.due || op.changed
-		op.generation, op.raised, op.due, op.used, op.changed = max(op.generation, to), p.a.Clock.Steady(), false, false, false
+		op.unstored = op.unstored || was.due || was.changed
+		op.generation, op.raised = max(op.generation, to), p.a.Clock.Steady()
 	})
 	return p.wasOf(ctx, op.ID, to)
 }
@@ -244,7 +249,8 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 	return kept, len(a.asked) == len(a.apart), err
 }
 
-// raisePools raises the pools that are due, as a job of its own: a disk may hang.
+// raisePools raises the pools that are due, as a job of its own, and one a pool: the disk of
+// one may hang.
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
 		if d, known := a.cache.dataset(id); known {
@@ -270,26 +276,33 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 	if err != nil || !kept {
 		return err // it is tried again; that control is away follow says
 	}
+	var work []*job
 	for _, op := range due() { // none of which is held
 		if !all && a.Clock.Steady()-op.raised < raiseEvery {
 			continue
 		}
-		if err := a.raiseOne(ctx, op.ID); err != nil {
-			a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
-			a.pools.change(op.ID, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
-		}
+		a.pools.change(op.ID, func(op *openPool) { op.raising = true })
+		work = append(work, a.jobs.start("generation/"+op.ID.String(), func(ctx context.Context, _ *job) error {
+			a.raiseOne(ctx, op.ID)
+			return nil
+		}))
 	}
-	a.tellSoon()
+	a.waitFor(ctx, startPatience, ends(work)) // what comes later is stored then
 	return a.storeRaised(ctx)
 }
 
 // raiseOne raises a pool, unless its disk was put back since its generation was read last.
-func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) error {
+func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 	op, err := a.pools.look(id)
-	if err != nil || op.serves() != nil {
-		return err
+	if err == nil && op.serves() == nil {
+		err = a.pools.raise(ctx, op, op.generation+1)
 	}
-	return a.pools.raise(ctx, op, op.generation+1)
+	if err != nil {
+		a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
+		a.pools.change(id, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
+	}
+	a.pools.change(id, func(op *openPool) { op.raising = false })
+	a.tellSoon()
 }
 
 // storeRaised has what the store is to hear of put on record.

@@ -42,6 +42,12 @@ func (h *hung) goesOn() {
 	h.call = ""
 }
 
+func (h *hung) asked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waits
+}
+
 func (h *hung) wait(pool, call string) {
 	h.mu.Lock()
 	gate, is := h.gate, h.call == call && pool == "other"
@@ -69,6 +75,11 @@ type hungPool struct {
 func (p hungPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
 	p.h.wait(p.name, "reap")
 	return p.Pool.Reap(ctx, drop)
+}
+
+func (p hungPool) Raise(to uint64) error {
+	p.h.wait(p.name, "raise")
+	return p.Pool.Raise(to)
 }
 
 func (p hungPool) Attach(ctx context.Context, id uuid.UUID, o backends.AttachOptions) (backends.Attachment, error) {
@@ -169,7 +180,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				r.isHung(there)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
-				if r.pools.retry(gone) || h.waits != 1 { // who is asked already is not asked once more
+				if r.pools.retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
 					t.Errorf("it is open, or was asked %d times", h.waits)
 				}
 			}
@@ -214,6 +225,40 @@ func (r *rig) isHung(there dataset.Dataset) {
 	}
 	if h, err := r.holdings(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != 3 {
 		r.t.Errorf("%+v, %v", h, err) // what is known of that one counts
+	}
+}
+
+// The disk of one pool hangs while it is raised: the other is raised on, again and again, and
+// control told of it, and that one once its disk goes on, also for what came meanwhile.
+func TestRaiseWhileAPoolHangs(t *testing.T) {
+	r, h, here, there := hungRig(t)
+	rests := func(d dataset.Dataset) (generation uint64) {
+		t.Helper()
+		await(t, func() bool {
+			r.clock.Advance(startPatience)
+			op := r.pools.one(d.Pool)
+			generation = op.generation
+			return generation > 0 && !op.due && !op.used && !op.raising && !op.unstored
+		})
+		return generation
+	}
+	here0, there0 := rests(here), rests(there) // for its first home as well, or both in one
+	h.hangs("raise")
+	r.pools.changed(there.Pool, true)
+	await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return h.asked() == 1 })
+	for n := range uint64(3) {
+		r.pools.changed(here.Pool, true)
+		if g := rests(here); g != here0+n+1 {
+			t.Fatalf("the other one is of generation %d, and was of %d", g, here0+n)
+		}
+	}
+	if g, asked := r.pools.one(there.Pool).generation, h.asked(); g != there0 || asked != 1 {
+		t.Errorf("the one that hangs is of generation %d, and was asked %d times", g, asked)
+	}
+	r.pools.changed(there.Pool, true) // which counts for the next time
+	h.goesOn()
+	if g := rests(there); g != there0+2 {
+		t.Errorf("when it goes on it is of generation %d, and was of %d", g, there0)
 	}
 }
 

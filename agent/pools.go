@@ -52,6 +52,7 @@ type openPool struct {
 	due        bool   // it is to be raised soon
 	used       bool   // since it was raised; changed: the store is to hear of the next time
 	changed    bool
+	raising    bool          // it is being raised
 	unstored   bool          // it was raised, and the store has not heard of that
 	raised     time.Duration // when that was last, or it was opened, by the steady clock
 }
