@@ -69,7 +69,7 @@ func TestBroughtInVainOfDeleted(t *testing.T) {
 	if op := f.ended(f.begins("db", f.b)); op.State != dataset.OpFailed {
 		t.Fatalf("%s", op.State)
 	}
-	await(t, func() bool { return !f.b.isPulling(d.ID) })
+	await(t, func() bool { return f.a.opener(d.ID) && !f.b.isPulling(d.ID) }) // both heard that it is over
 	f.a.unmounts("db", "user")
 	if err := f.a.Remove(t.Context(), "db"); err != nil {
 		t.Fatal(err)
