@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/droverhq/drover/internal/clock"
@@ -59,13 +58,16 @@ type landed struct {
 // carry sends a request and returns the whole answer, or why the caller waits no
 // longer: at most for patience. One that has no connection yet by then is not sent.
 func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
 	if !f.begin() {
 		return nil, context.Canceled
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), f.most)
 	stop := context.AfterFunc(f.life, cancel)
-	var sent atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
+	var d departure
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: d.connected})
 	done := make(chan landed, 1)
 	f.quiet.asks()
 	go func() {
@@ -87,13 +89,41 @@ func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan
 		err = req.Context().Err()
 	case <-patience:
 	}
-	if !sent.Load() {
-		cancel()
-		if req.Context().Err() == nil {
-			err = &net.OpError{Op: "dial", Net: "tcp", Err: err}
-		}
+	if d.missed(cancel) && req.Context().Err() == nil {
+		err = &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	return nil, err
+}
+
+// departure settles whether a request left or its caller did, where both happen at once: a
+// transport sends what has got a connection, though its context has ended meanwhile, and
+// closes that connection under it.
+type departure struct {
+	mu         sync.Mutex
+	gone, left bool // the request; its caller
+}
+
+// connected is told of the connection that a request has got. Nothing is written to it yet,
+// and when nobody waits any more nothing will be: it is closed, as if it had been broken.
+func (d *departure) connected(got httptrace.GotConnInfo) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.left {
+		got.Conn.Close()
+		return
+	}
+	d.gone = true
+}
+
+// missed has the caller leave, and reports whether the request is not sent and never will be.
+func (d *departure) missed(cancel context.CancelFunc) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.gone {
+		d.left = true
+		cancel()
+	}
+	return d.left
 }
 
 // silent is a server that says nothing for as long as is waited for.

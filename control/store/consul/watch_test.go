@@ -12,17 +12,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/long"
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// quiet is a Consul whose servers write nothing by themselves while a test
-// counts.
+// quiet is a Consul that writes nothing by itself while a test counts: its server has put
+// on record what it knows of its own node, which it does up to seconds after it leads.
 func quiet(t *testing.T) *consultest.Cluster {
 	t.Helper()
-	return consultest.Start(t, consultest.Options{Config: map[string]any{"disable_coordinates": true}})
+	c := consultest.Start(t, consultest.Options{})
+	ask := (&api.QueryOptions{}).WithContext(t.Context())
+	for {
+		n, meta, err := c.Client().Catalog().Node(c.Servers[0].Name, ask)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n != nil && len(n.Node.TaggedAddresses) > 0 { // which the leader does not know
+			return c
+		}
+		ask.WaitIndex = meta.LastIndex
+	}
 }
 
 // counting is a way to Consul that knows how many blocking queries there were at
@@ -95,8 +108,8 @@ func TestWatchesCost(t *testing.T) {
 	}
 	// The queries are under way once a change has come through them.
 	other := open(t, c, "p")
-	index = put(t, other, "work/7/x", "2")
-	if _, err := s.Watch(t.Context(), "work/7/", index-1); err != nil {
+	changed := put(t, other, "work/7/x", "2")
+	if _, err := s.Watch(t.Context(), "work/7/", changed-1); err != nil {
 		t.Fatal(err)
 	}
 	if n := most(); n > 2 {
