@@ -21,6 +21,7 @@ type bounds struct {
 	silent bool // control did not answer the last renewal
 	holds  map[uuid.UUID]*hold
 	armed  map[uuid.UUID]uint64 // what the guard has, as far as that is known, at which epoch
+	unread string               // why what this node is the home of was not read, as it was said last
 	moved  chan struct{}        // closed when any of the tenure changes
 	wake   chan struct{}
 
@@ -59,6 +60,16 @@ func (b *bounds) change(f func()) {
 	b.moved = make(chan struct{})
 	b.mu.Unlock()
 	b.soon()
+}
+
+// isNews takes in why what this node is the home of was not read, "" when it was, and reports
+// whether that was another before: it is tried again several times in a session.
+func (b *bounds) isNews(why string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.unread
+	b.unread = why
+	return was != why
 }
 
 // heard takes in that control answered a renewal.
@@ -204,11 +215,12 @@ func (a *Agent) readHolds(ctx context.Context, row uint64) {
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && a.bounds.isNews(err.Error()) {
 			a.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover auto are not confirmed to be its own; it is tried again")
 		}
 		return
 	}
+	a.bounds.isNews("")
 	a.bounds.change(func() { a.bounds.tenure.readDuring(row) })
 }
 

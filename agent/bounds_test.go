@@ -8,10 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
@@ -356,7 +359,9 @@ func TestBoundedRestart(t *testing.T) {
 func TestI1HaltedStoreIsNotRead(t *testing.T) {
 	g := newGuarded(t)
 	d := g.replicated("db")
-	g.la.answers(func(s *api.Sync) { s.Halted = "node host-b says that it is older" })
+	log := logtest.NewLocal(g.a.cfg.Log.(*logrus.Logger))
+	var read atomic.Int32
+	g.la.answers(func(s *api.Sync) { s.Halted = "node host-b says that it is older"; read.Add(1) })
 	g.a.again()
 	if path, err := g.a.Mount(t.Context(), "db@auto", "user"); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("mounted at %s on the word of a store that went back: %v", path, err)
@@ -366,6 +371,12 @@ func TestI1HaltedStoreIsNotRead(t *testing.T) {
 	}
 	if got := g.b.asks(g.a, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}); len(got.Refused) != 1 {
 		t.Errorf("its own epoch is promised to another one: %+v", got)
+	}
+	again := read.Load() + 4
+	await(t, func() bool { return read.Load() >= again })
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "was not read") })
+	if len(said) != 1 {
+		t.Errorf("it is said %d times why it was not read", len(said))
 	}
 	g.la.answers(nil)
 	await(t, func() bool { _, err := g.a.Mount(t.Context(), "db@auto", "user"); return err == nil })

@@ -144,6 +144,10 @@ func (t *tx) release(op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
+		// In a store that went back the target may be the home by now, at this very epoch.
+		if err := t.halted(); err != nil {
+			return err
+		}
 		d.Epoch++
 		t.event("volume.lease", d, "given back to its home")
 	}
