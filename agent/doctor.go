@@ -129,7 +129,7 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		r.add(levelError, name, "", "is offline: %s", p.why)
 		return
 	}
-	st := p.backend.Status(ctx)
+	st, _ := a.pools.see(ctx, p.ID) // what is wrong stands in it
 	if !st.Online {
 		r.add(levelError, name, "", "is offline: %s", st.Reason)
 		return

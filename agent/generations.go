@@ -60,6 +60,9 @@ func (op *openPool) serves() error {
 	if op.backend == nil {
 		return offline(op.Name, op.why)
 	}
+	if op.hung != "" {
+		return offline(op.Name, op.hung)
+	}
 	return op.free()
 }
 
@@ -111,28 +114,6 @@ func (p *pools) touched(id uuid.UUID) {
 // to the pool, and so it is to be raised soon.
 func (p *pools) changed(id uuid.UUID, home bool) {
 	p.change(id, func(op *openPool) { op.used, op.changed, op.due = true, true, op.due || home })
-}
-
-// look reads the generation of a pool again, whose disk may have been put back since, and
-// returns what is known of it now. It is one small read, and nobody waits for it but who asks.
-func (p *pools) look(id uuid.UUID) (*openPool, error) {
-	op := p.one(id)
-	if op.backend == nil {
-		return op, nil
-	}
-	g, err := op.backend.Generation()
-	if err != nil {
-		return op, ofPool(op.Name, err)
-	}
-	if g == op.generation {
-		return op, nil
-	}
-	p.change(id, func(now *openPool) {
-		if now.generation == op.generation { // otherwise it was raised meanwhile
-			now.generation = g
-		}
-	})
-	return p.one(id), nil
 }
 
 func (p *pools) one(id uuid.UUID) *openPool {
@@ -293,8 +274,10 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 
 // raiseOne raises a pool, unless its disk was put back since its generation was read last.
 func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
-	op, err := a.pools.look(id)
-	if err == nil && op.serves() == nil {
+	_, err := a.pools.see(ctx, id)
+	if op := a.pools.one(id); op.serves() != nil {
+		err = nil // it stays due
+	} else if err == nil {
 		err = a.pools.raise(ctx, op, op.generation+1)
 	}
 	if err != nil {
@@ -325,7 +308,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
-	case op.backend == nil:
+	case op.backend == nil || op.hung != "":
 		return dataset.Pool{}, op.serves()
 	case op.held() == "":
 		return op.Pool, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -158,16 +159,22 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 		return st
 	}
-	if caps := pool.Info().Capabilities; mounted && caps.OwnFilesystem {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(path, &fs); err == nil {
-			st.Used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
-			return st
-		}
-	} else if !caps.OwnFilesystem {
+	if !pool.Info().Capabilities.OwnFilesystem {
 		return st // what it takes is found by a walk: not here
 	}
-	if st.Used, err = pool.Used(ctx, d.ID); err != nil {
+	var used dataset.Size
+	var uerr error
+	if err = a.pools.ask(ctx, d.Pool, func(b backends.Pool) {
+		var fs unix.Statfs_t
+		if mounted && unix.Statfs(path, &fs) == nil {
+			used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
+			return
+		}
+		used, uerr = b.Used(ctx, d.ID)
+	}); err == nil {
+		st.Used, err = used, uerr
+	}
+	if err != nil {
 		st.Problem = err.Error()
 	}
 	return st

@@ -24,7 +24,9 @@ type hung struct {
 	mu    sync.Mutex
 	call  string
 	gate  chan struct{}
-	waits int // calls that did
+	waits int  // calls that did
+	shut  bool // the pool was closed
+	own   bool // its datasets are filesystems of their own
 }
 
 func (h *hung) hangs(call string) {
@@ -72,9 +74,45 @@ type hungPool struct {
 	name string
 }
 
+func (h *hung) closed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shut
+}
+
+func (p hungPool) Close() error {
+	p.h.mu.Lock()
+	defer p.h.mu.Unlock()
+	p.h.shut = p.h.shut || p.name == "other"
+	return p.Pool.Close()
+}
+
 func (p hungPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
 	p.h.wait(p.name, "reap")
 	return p.Pool.Reap(ctx, drop)
+}
+
+func (p hungPool) Status(ctx context.Context) dataset.PoolStatus {
+	p.h.wait(p.name, "status")
+	return p.Pool.Status(ctx)
+}
+
+func (p hungPool) Generation() (uint64, error) {
+	p.h.wait(p.name, "generation")
+	return p.Pool.Generation()
+}
+
+func (p hungPool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	p.h.wait(p.name, "used")
+	return p.Pool.Used(ctx, id)
+}
+
+func (p hungPool) Info() backends.Info {
+	i := p.Pool.Info()
+	p.h.mu.Lock()
+	defer p.h.mu.Unlock()
+	i.Capabilities.OwnFilesystem = p.h.own && p.name == "other"
+	return i
 }
 
 func (p hungPool) Raise(to uint64) error {
@@ -177,7 +215,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				t.Error(err)
 			}
 			if call == "open" {
-				r.isHung(there)
+				r.isHung(there, 3)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
 				if r.pools.retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
@@ -199,7 +237,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 }
 
 // isHung looks at what is said of a pool that hangs, and of what lies in it.
-func (r *rig) isHung(there dataset.Dataset) {
+func (r *rig) isHung(there dataset.Dataset, found int) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	const want = "does not answer, since "
@@ -223,7 +261,7 @@ func (r *rig) isHung(there dataset.Dataset) {
 	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) {
 		r.t.Errorf("a rebuild that does not see what lies there: %v", err)
 	}
-	if h, err := r.holdings(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != 3 {
+	if h, err := r.holdings(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != found {
 		r.t.Errorf("%+v, %v", h, err) // what is known of that one counts
 	}
 }

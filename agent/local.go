@@ -99,7 +99,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		if p.ID != rec.ID {
 			continue
 		}
-		if p.backend != nil && p.backend.Status(ctx).Online {
+		if st, err := a.pools.see(ctx, p.ID); err == nil && st.Online {
 			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
 		}
 		// It has moved. Its place in the order and its name stay.

@@ -59,7 +59,7 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 func (a *Agent) noteAll() {
 	a.jobs.start("notes", func(ctx context.Context, _ *job) error {
 		for _, p := range a.pools.all() {
-			if p.backend == nil {
+			if p.backend == nil || p.hung != "" {
 				continue
 			}
 			entries, err := p.backend.List(ctx)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -98,29 +97,34 @@ func (p *pools) settle(ctx context.Context, patience time.Duration, list []*open
 			next.rec = now.rec // which may have changed
 			back = append(back, &next)
 		default:
-			next.why = fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is taken in when it answers)", o.since.UTC().Format(time.RFC3339))
+			next.why = noAnswer(o.since)
 		}
 		p.byID[op.ID] = &next
 	}
 	return back
 }
 
-// retry opens again what is offline; it reports whether one came back. One that does not
-// answer is waited for once.
-func (p *pools) retry(ctx context.Context) bool {
+// retry opens again what is offline; it reports whether one came back, or answers again. One
+// that does not answer is waited for once.
+func (p *pools) retry(ctx context.Context) (again bool) {
 	var asked []*openPool
 	patience := time.Duration(0)
 	p.mu.Lock()
 	for _, id := range p.order {
 		op := p.byID[id]
 		if op.backend != nil {
+			if op.back {
+				next := *op
+				next.back, again = false, true
+				p.byID[id] = &next
+			}
 			continue
 		}
 		if op.opening == nil {
-			again := *op
-			p.begin(&again)
-			again.why = op.why // until it is known better
-			p.byID[id], op, patience = &again, &again, againPatience
+			next := *op
+			p.begin(&next)
+			next.why = op.why // until it is known better
+			p.byID[id], op, patience = &next, &next, againPatience
 		}
 		asked = append(asked, op)
 	}
@@ -129,7 +133,7 @@ func (p *pools) retry(ctx context.Context) bool {
 	for _, op := range back {
 		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
 	}
-	return len(back) > 0
+	return again || len(back) > 0
 }
 
 // answers fails with ErrOffline when the place of a pool that is to be made does not answer:

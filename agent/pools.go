@@ -45,6 +45,9 @@ type openPool struct {
 	backend backends.Pool // nil while offline
 	why     string        // it is offline
 	opening *opening      // while it is being opened
+	asked   *question     // what it is asked now, while open
+	hung    string        // it is open, and does not answer that in time
+	back    bool          // it did again, and what it missed is to be done
 	unheld  string        // why another drover is not kept from it; empty: it is
 
 	on         string // the node's name
@@ -259,7 +262,7 @@ func (p *pools) get(id uuid.UUID) (backends.Pool, error) {
 	defer p.mu.RUnlock()
 	op := p.byID[id]
 	if op == nil {
-		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
+		return nil, notOurs(id)
 	}
 	if err := op.serves(); err != nil {
 		return nil, err
@@ -274,14 +277,20 @@ func (p *pools) online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	if err != nil {
 		return nil, err
 	}
-	if st := b.Status(ctx); !st.Online {
+	st, err := p.see(ctx, id)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case !st.Online:
 		return nil, offline(p.name(id), st.Reason)
+	case err != nil:
+		return nil, err
 	}
-	op, err := p.look(id)
-	if err == nil {
-		err = op.serves()
-	}
-	return b, err
+	return b, p.one(id).serves()
+}
+
+func notOurs(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 }
 
 // free fails with ErrOffline while a pool is held.
@@ -324,31 +333,11 @@ func (p *pools) all() []*openPool {
 	return out
 }
 
-func (p *pools) status(ctx context.Context) []dataset.PoolStatus {
-	var out []dataset.PoolStatus
-	for _, op := range p.all() {
-		st := dataset.PoolStatus{ID: op.ID, Reason: op.why}
-		if op.backend != nil {
-			st = op.backend.Status(ctx)
-			st.ID = op.ID
-			if now, err := p.look(op.ID); err == nil { // otherwise its status says so
-				op = now
-			}
-			if st.Online && op.held() != "" {
-				st.Online, st.Held, st.Reason = false, true, op.held()
-			}
-		}
-		st.Reason = dataset.Cut(st.Reason) // control takes no longer ones
-		out = append(out, st)
-	}
-	return out
-}
-
 func (p *pools) close() error {
 	var errs []error
 	for _, op := range p.all() {
 		if op.backend != nil {
-			errs = append(errs, op.backend.Close())
+			errs = append(errs, p.letGo(op.ID))
 		}
 		p.mu.Lock()
 		errs = append(errs, op.opening.drop())

@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// toldOf is what control has heard of a volume here, and of pool other.
+func (r *rig) toldOf(d dataset.Dataset) (mounted bool, other dataset.PoolStatus) {
+	r.t.Helper()
+	v, err := r.Control.Volume(r.t.Context(), d.ID.String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	list, err := r.Control.Pools(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, p := range list {
+		if p.Name == "other" && p.Status != nil {
+			other = *p.Status
+		}
+	}
+	return v.Status != nil && v.Status.Mounted, other
+}
+
+// The disk of a pool begins to hang while it is open: control hears that, and on of all else;
+// it is asked once, and taken in by itself when it answers.
+func TestAnOpenPoolHangs(t *testing.T) {
+	for _, call := range []string{"status", "generation", "used"} {
+		t.Run(call, func(t *testing.T) {
+			r, h, here, there := hungRig(t)
+			await(t, func() bool {
+				r.clock.Advance(r.Limits.Heartbeat)
+				_, other := r.toldOf(here)
+				return other.Online && !slices.ContainsFunc(r.pools.all(), func(op *openPool) bool { return op.isDue(r.clock.Steady()) || op.raising })
+			})
+			h.mu.Lock()
+			h.own = call == "used"
+			h.mu.Unlock()
+			h.hangs(call)
+			r.changed(there.ID)
+			await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+			why := noAnswer(r.other().asked.since)
+			await(t, func() bool {
+				r.clock.Advance(askPatience / askTurns)
+				_, other := r.toldOf(here)
+				return !other.Online && other.Reason == why
+			})
+			for range 3 { // heartbeats go on
+				for _, mounts := range []bool{true, false} {
+					if mounts {
+						r.mount(here, "id")
+					} else if err := r.Unmount(t.Context(), "here", "id"); err != nil {
+						t.Fatal(err)
+					}
+					await(t, func() bool {
+						r.clock.Advance(settleTime)
+						mounted, _ := r.toldOf(here)
+						return mounted == mounts
+					})
+				}
+			}
+			r.isHung(there, 2)
+			if n := h.asked(); n != 1 {
+				t.Errorf("it was asked %d times", n)
+			}
+			h.goesOn()
+			await(t, func() bool {
+				r.clock.Advance(settleTime)
+				_, other := r.toldOf(here)
+				return other.Online
+			})
+			r.mount(there, "id")
+			r.want(there, "id")
+		})
+	}
+}
+
+// An agent stops while an open pool hangs, which is closed when it answers.
+func TestStopWhileAnOpenPoolHangs(t *testing.T) {
+	r, h, _, there := hungRig(t)
+	h.hangs("status")
+	r.tellSoon()
+	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+	q, cfg := r.other().asked, r.Config
+	r.close()
+	select {
+	case <-q.done:
+		t.Error("it did not hang")
+	default:
+	}
+	h.goesOn()
+	<-q.done
+	await(t, func() bool { return h.closed() })
+	r.start(cfg)
+	r.mount(there, "id")
+	r.want(there, "id")
+}
