@@ -186,8 +186,12 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 	case rec.Used != nil:
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8], rec.Used.At.Format(time.RFC3339), rec.Used.Name, again)
 	}
+	called := in.Name
 	if rec.Name != "" {
 		in.Name = rec.Name
+	}
+	if rec.Node != uuid.Nil && rec.Node != in.Node && called != rec.Name {
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "the token is for node %s to come back, and this host is called %s: have one made for this host (drover node token) or, if it is to be that node from now on, say --node-name %s", rec.Name, called, rec.Name)
 	}
 	if rec.Node != uuid.Nil {
 		err = t.comesBack(rec, in)

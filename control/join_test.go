@@ -143,9 +143,11 @@ func TestComeBack(t *testing.T) {
 	e, _ := newCluster(t)
 	a, b := e.agent("alpha"), e.agent("beta")
 	d := a.create("db@gold")
-	in, req := asks(t, e.token("alpha"), "whatever")
-	in.Node = b.id
+	in, req := asks(t, e.token("alpha"), "gamma")
 	_, err := e.Join(e.ctx, in)
+	refused(t, err, dataset.ErrForbidden, "the token is for node alpha to come back, and this host is called gamma", "--node-name alpha")
+	in.Name, in.Node = "alpha", b.id
+	_, err = e.Join(e.ctx, in)
 	refused(t, err, dataset.ErrExists, "the token is for node alpha")
 	in.Node = uuid.Nil // the host has lost all it knew
 	out := e.joins(in)
