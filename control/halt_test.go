@@ -4,8 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -85,35 +83,5 @@ func TestTrustIsNotWritten(t *testing.T) {
 	}
 	if got := x.count() - before; got != 0 {
 		t.Errorf("%d transactions", got)
-	}
-}
-
-// In a store that is not to be believed no move is taken back whose home has given up: its
-// target may have got there, and would be at the epoch that the home was given.
-func TestMoveIsNotTakenBackInAHaltedStore(t *testing.T) {
-	e := newEnv(t)
-	a, b := e.agent("alpha"), e.agent("beta")
-	a.create("db@gold")
-	op := *e.submit(moveTo("db", "beta")).Operation
-	b.recalls(op)
-	if err := a.yields(op, gaveUp(op)); err != nil {
-		t.Fatal(err)
-	}
-	b.distrust("it is older")
-	failed := op
-	failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrStale, "it is here already"))
-	_, err := e.CancelOperation(e.ctx, op.ID.String())
-	for _, err := range []error{err, b.commits(failed)} {
-		refused(t, err, dataset.ErrConflict, "is older", "rebuild")
-	}
-	if d := e.volume("db").Dataset; d.Epoch != 1 || d.Move != op.ID {
-		t.Errorf("%+v", d)
-	}
-	b.distrust("")
-	if err := b.commits(failed); err != nil {
-		t.Fatal(err)
-	}
-	if d := e.volume("db").Dataset; d.Epoch != 2 || d.Home != a.id || d.Move != uuid.Nil {
-		t.Errorf("%+v", d)
 	}
 }

@@ -144,8 +144,9 @@ func (t *tx) release(op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
-		// In a store that went back the target may be the home by now, at this very epoch.
-		if err := t.halted(); err != nil {
+		// In a store that went back the target may be the home by now, at this very epoch:
+		// only a recovery, which has asked it, knows.
+		if err := t.halted(); err != nil && !t.mends {
 			return err
 		}
 		d.Epoch++

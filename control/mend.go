@@ -45,6 +45,7 @@ func (c *comparison) mend(ctx context.Context) error {
 // that stood still while another was confirmed, and the halt was over, changes nothing.
 func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
 	return c.s.update(ctx, func(t *tx) error {
+		t.mends = true
 		var rec recovery
 		if _, err := t.get(recoveryKey, &rec); err != nil {
 			return err

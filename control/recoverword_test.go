@@ -209,3 +209,41 @@ func TestRecoverOvertaken(t *testing.T) {
 }
 
 func sameEntry(x, y store.Entry) bool { return x.Key == y.Key && x.Index == y.Index }
+
+// In a store that went back no move is taken back whose home had given up: its target may
+// have got there, at the epoch that the home would be given. The recovery does so, which
+// knows.
+func TestRecoverOfAMoveThatWasOpen(t *testing.T) {
+	for name, arrived := range map[string]bool{"it got there": true, "it did not": false} {
+		t.Run(name, func(t *testing.T) {
+			m := newMuster(t, "alpha", "beta")
+			a, b := m.nodes["alpha"], m.nodes["beta"]
+			a.create("db@gold")
+			op := *m.submit(moveTo("db", "beta")).Operation
+			b.recalls(op)
+			if err := a.yields(op, gaveUp(op)); err != nil {
+				t.Fatal(err)
+			}
+			m.saved = m.save()
+			want, epoch := a.id, uint64(2)
+			if arrived {
+				done := op
+				done.Manifest = gaveUp(op)
+				b.commit(done)
+				want, epoch = b.id, 3
+			}
+			m.back()
+			failed := op
+			failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrStale, "it is here already"))
+			_, err := m.CancelOperation(t.Context(), op.ID.String())
+			for _, err := range []error{err, b.commits(failed)} {
+				refused(t, err, dataset.ErrConflict, "drover store recover")
+			}
+			m.mend("alpha", "beta")
+			m.check()
+			if d := m.volume("db").Dataset; d.Home != want || d.Epoch != epoch || d.Move != uuid.Nil {
+				t.Errorf("%+v", d)
+			}
+		})
+	}
+}

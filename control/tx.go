@@ -28,6 +28,7 @@ type tx struct {
 	first  bool                   // it may suppose what it checks, see suppose
 	looks  bool                   // nothing comes of it but by a further transaction
 	silent bool                   // nobody is told of it
+	mends  bool                   // it is of a recovery, which alone changes what a halted store says
 
 	touched []uuid.UUID // datasets that changed
 	nodes   []uuid.UUID // whose agents are to look
