@@ -123,6 +123,7 @@ type Agent struct {
 	clockOnDisk uint64
 	recovery    uuid.UUID // the last one that was taken in
 	strange     string    // why control's store is not to be believed; empty: it is
+	outside     string    // why control does not take this node in, or did not answer last; empty: it is in
 	generation  uint64
 	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	running     map[uuid.UUID]*running

@@ -44,13 +44,20 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	r := &report{mend: a.mendStore()}
 	a.mu.Lock()
 	r.strange = a.strange
+	outside := a.outside
 	a.mu.Unlock()
 	a.checkBackends(ctx, r)
-	known, err := a.recorded(ctx)
-	if err != nil {
+	known, halted, err := a.recorded(ctx)
+	switch {
+	case err != nil:
 		r.add(levelError, "control", "", "does not answer: %v (what is mounted goes on)", err)
-	} else {
+	case outside != "":
+		r.add(levelError, "control", "", "answers, and this node has no part in what it decides: %s (what is mounted goes on)", outside)
+	default:
 		r.add(levelOK, "control", "", "answers; %d datasets have their home here", len(known))
+	}
+	if halted != "" && r.strange == "" { // another node says so, or control itself
+		r.add(levelError, "store", r.mend, "%s", halted)
 	}
 	a.checkDamaged(r)
 	a.checkRoot(ctx, r)

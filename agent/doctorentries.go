@@ -19,7 +19,7 @@ type recordsNow func() map[uuid.UUID]dataset.Dataset
 // checkEntries compares what lies in a pool with what the store knows.
 func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
-		again, err := a.recorded(ctx)
+		again, _, err := a.recorded(ctx)
 		if err != nil {
 			return known
 		}

@@ -35,19 +35,37 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 				s.Rev, err = rev, nil
 			}
 		}
-		if err == nil {
-			joined = true
-			continue
-		}
 		if a.ctx.Err() != nil {
 			return
 		}
-		a.Log.WithError(err).Warn("control does not answer; what is here goes on")
-		joined = false
+		a.sayOutside(err)
+		if joined = err == nil; joined {
+			continue
+		}
 		select {
 		case <-a.ctx.Done():
 		case <-a.Clock.After(a.Limits.Retry):
 		}
+	}
+}
+
+// sayOutside keeps why this node has no part in what control decides, and logs it once; nil:
+// it has.
+func (a *Agent) sayOutside(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	a.mu.Lock()
+	said := a.outside == why
+	a.outside = why
+	a.mu.Unlock()
+	switch {
+	case said || err == nil:
+	case dataset.KindOf(err) == dataset.ErrUnavailable:
+		a.Log.WithError(err).Warn("control does not answer; what is here goes on, and it is asked again")
+	default:
+		a.Log.WithError(err).Warn("control does not take this node in; what is here goes on, and it is asked again")
 	}
 }
 

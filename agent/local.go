@@ -156,7 +156,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	if err := a.mistrust(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
-	known, err := a.recorded(ctx)
+	known, _, err := a.recorded(ctx)
 	if err != nil {
 		return err
 	}
@@ -196,15 +196,16 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// recorded returns all datasets of this node as control has them now.
-func (a *Agent) recorded(ctx context.Context) (map[uuid.UUID]dataset.Dataset, error) {
+// recorded returns all datasets of this node as control has them now, and why its store is
+// not to be believed.
+func (a *Agent) recorded(ctx context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error) {
 	s, err := a.Control.Sync(ctx, a.node, 0, 0)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	out := map[uuid.UUID]dataset.Dataset{}
 	for _, d := range s.Datasets {
 		out[d.ID] = d.Dataset
 	}
-	return out, nil
+	return out, s.Halted, nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
@@ -230,5 +232,56 @@ func TestDoctorOfAHalt(t *testing.T) {
 	})
 	if err != nil || !said {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// outside is a control that takes no node in any more, once it is shut, and whose store went
+// back then.
+type outside struct {
+	api.Service
+	shut  atomic.Bool
+	asked atomic.Int32
+}
+
+func (o *outside) Register(ctx context.Context, r api.Registration) error {
+	if !o.shut.Load() {
+		return o.Service.Register(ctx, r)
+	}
+	o.asked.Add(1)
+	return dataset.Errorf(dataset.ErrConflict, "pool default is node host-b's")
+}
+
+func (o *outside) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	s, err := o.Service.Sync(ctx, node, rev, min(wait, 10*time.Millisecond))
+	if o.shut.Load() {
+		s.Full, s.Halted = true, "the store went back"
+	}
+	return s, err
+}
+
+// Doctor of a node that control refuses does not call that well, nor a store that another node
+// does not believe; and why control refuses is logged once.
+func TestDoctorOutside(t *testing.T) {
+	f := &flock{T: t}
+	f.serve()
+	f.a = f.host("host-a", "dir")
+	o := &outside{Service: f.a.cfg.Control}
+	f.a.cfg.Control = o
+	log := logtest.NewLocal(f.a.cfg.Log.(*logrus.Logger))
+	t.Cleanup(f.close)
+	f.a.up()
+	o.shut.Store(true)
+	await(t, func() bool { return o.asked.Load() >= 3 })
+	list, err := f.a.Doctor(t.Context())
+	for subject, text := range map[string]string{"control": "pool default is node host-b's", "store": "the store went back"} {
+		if err != nil || !slices.ContainsFunc(list, func(l api.Finding) bool {
+			return l.Level == levelError && l.Subject == subject && strings.Contains(l.Text, text)
+		}) {
+			t.Errorf("nothing of %q: %+v, %v", text, list, err)
+		}
+	}
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "does not take this node in") })
+	if len(said) != 1 {
+		t.Errorf("logged %d times", len(said))
 	}
 }
