@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +35,12 @@ import (
 // came, and of the first one after something on record changed or a volume that lay idle was
 // mounted. All others are told to the replicas alone, to each, and again to one that was
 // started anew. One that is away is asked when it is back, and a pool is held then.
+//
+// A host that starts while control is away mounts what is its own by its own record: losing
+// control stops no container. When that was put back as well nobody is there to say so, and it
+// may write to a volume that has moved on since, at the epoch that it had: once control is back
+// the pool is held. So what costs no container waits for control: of a pool that nobody was
+// asked about since it was opened other nodes are given nothing (see given).
 
 // raiseEvery is how often a pool that is in use is raised: some flushes of its disk. For so
 // long a raise waits for replicas that were not asked since the start.
@@ -163,8 +170,8 @@ func (p *pools) generations() map[uuid.UUID]uint64 {
 var errNotKept = errors.New("control keeps no generations")
 
 // tellGenerations tells control of which generation this node's pools are, and takes in of
-// which they were; in passing: the store need not have it. errNotKept.
-func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64, passing bool) error {
+// which those were that it returns; in passing: the store need not have it. errNotKept.
+func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64, passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{}, Passing: passing}
 	for id, generation := range is {
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
@@ -175,18 +182,19 @@ func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid
 		was, err = to.Generations(ctx, a.node, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return errNotKept
+		return slices.Collect(maps.Keys(is)), errNotKept // it knows of no other
 	}
 	for _, g := range was.Pools {
+		of = append(of, g.Pool)
 		err = errors.Join(err, a.pools.wasOf(ctx, g.Pool, g.Generation))
 	}
-	return err
+	return of, err
 }
 
 // storeGenerations has control put on record of which generation this node's pools are.
 func (a *Agent) storeGenerations(ctx context.Context) error {
 	is := a.pools.generations()
-	err := a.tellGenerations(ctx, a.Control, is, false)
+	_, err := a.tellGenerations(ctx, a.Control, is, false)
 	if errors.Is(err, errNotKept) {
 		return nil
 	}
@@ -204,12 +212,19 @@ func (a *Agent) storeGenerations(ctx context.Context) error {
 func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
-	is, errs := a.pools.generations(), make([]error, len(a.apart))
+	is, of, errs := a.pools.generations(), make([][]uuid.UUID, len(a.apart)), make([]error, len(a.apart))
 	var wg sync.WaitGroup
 	for i, to := range a.apart {
-		wg.Go(func() { errs[i] = a.tellGenerations(ctx, to, is, true) })
+		wg.Go(func() { of[i], errs[i] = a.tellGenerations(ctx, to, is, true) })
 	}
 	wg.Wait()
+	for i, err := range errs {
+		for _, id := range of[i] {
+			if err == nil || errors.Is(err, errNotKept) {
+				a.pools.change(id, func(op *openPool) { op.heard = true })
+			}
+		}
+	}
 	old := 0
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -152,7 +152,7 @@ func (m *moving) tidy(ctx context.Context) error {
 		return i >= 0 && isTransfer(e.Snapshots[i])
 	})
 	m.gone = nil
-	return dropGone(ctx, m.pool, m.op.DatasetID, now)
+	return dropGone(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
 // tidyMeanwhile does so while something else is done, which waits for others.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,14 +127,30 @@ type sending struct{ a *Agent }
 func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := s.a.cache.dataset(ds)
 	if known {
-		return s.a.pools.online(ctx, d.Pool)
+		return s.a.given(ctx, d.Pool)
 	}
 	k, kept := s.a.cache.copied(ds)
 	if !kept {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, s.a.NodeName)
 	}
-	return s.a.pools.online(ctx, k.Pool)
+	return s.a.given(ctx, k.Pool)
 }
+
+// given returns a pool of which another node is given something. One that was put back has
+// less than that node may have, which drops what its home has not: so nothing is given before
+// control has said of which generation the pool was. Containers here do not wait for that.
+func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	heard := func() bool { op := a.pools.one(id); return op == nil || op.heard }
+	if !heard() {
+		if _, _, err := a.askGenerations(ctx); !heard() {
+			return nil, dataset.Errorf(dataset.ErrUnavailable, "pool %s gives nothing to other nodes before control has said whether its disk was put back: %w", a.pools.name(id), cmp.Or(err, errUnknownPool))
+		}
+	}
+	return a.pools.online(ctx, id)
+}
+
+// errUnknownPool says that control has a pool not on record as this node's.
+var errUnknownPool = errors.New("it does not know the pool")
 
 // snapshotsOf lists the snapshots that a pool has of a dataset: none of one that is absent.
 func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []uuid.UUID, err error) {
@@ -153,6 +170,9 @@ func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []
 // Idle is false where it is being given up, as its uses are of no interest any more.
 func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool, err error) {
 	a := s.a
+	if _, err := s.Pool(ctx, ds); err != nil { // which may take its time: not while it is locked
+		return out, false, err
+	}
 	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
 	if err != nil {
 		return out, false, err
@@ -244,7 +264,7 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.given(ctx, d.Pool)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -52,6 +52,7 @@ type openPool struct {
 
 	on         string // the node's name
 	generation uint64 // that the pool says it is of; see held
+	heard      bool   // control has said of which it was since drover opened it; see given
 	due        bool   // it is to be raised soon
 	used       bool   // since it was raised; changed: the store is to hear of the next time
 	changed    bool

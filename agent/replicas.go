@@ -202,8 +202,8 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if was, known := a.replicaOf(id); !known || was.Snapshot != s.ID {
 		a.pools.touched(k.Pool)
 	}
-	if err := dropGone(ctx, pool, id, got.Gone); err != nil {
-		return err
+	if err := dropGone(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
+		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
 	}
 	c := k.Copy
 	c.Epoch, c.Snapshot, c.Taken, c.Order, c.Checked, c.Current = s.Epoch, s.ID, s.Created, s.Order, checked, s.Current
@@ -211,14 +211,22 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 }
 
 // dropGone removes the snapshots of a copy that its source does not have any more. What was
-// overtaken here stays: a person discards it.
-func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID) error {
+// overtaken here stays: a person discards it. A home keeps the newest of what it gave to copies:
+// where one is gone that is later than the last that it gives, of one epoch, nothing goes, and
+// it is ErrConflict.
+func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {
 		return nil
 	}
 	e, err := pool.Stat(ctx, id)
 	if err != nil {
 		return err
+	}
+	later, lost := newest(e, func(s dataset.Snapshot) bool {
+		return isTransfer(s) && s.Epoch == last.Epoch && s.At().Compare(last.At()) > 0 && slices.Contains(gone, s.ID)
+	})
+	if lost {
+		return dataset.Errorf(dataset.ErrConflict, "snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an older state (drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)", later.ID)
 	}
 	for _, s := range e.Snapshots {
 		if !slices.Contains(gone, s.ID) || s.Kind == dataset.SnapshotSuperseded {

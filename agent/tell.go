@@ -170,7 +170,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 	if maps.Equal(t.generations, is) {
 		return
 	}
-	if err := a.tellGenerations(ctx, t.to, is, true); err == nil || errors.Is(err, errNotKept) {
+	if _, err := a.tellGenerations(ctx, t.to, is, true); err == nil || errors.Is(err, errNotKept) {
 		t.generations = is
 	}
 }
