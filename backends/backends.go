@@ -135,9 +135,13 @@ type Pool interface {
 	// When it returns, List shows the snapshot no more, even after a power cut.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 	// Restore makes the head of ds what its snapshot is. Snapshots, newer ones
-	// too, stay. What the head was is kept as snapshot keep, with that record.
+	// too, stay. What the head was is kept as snapshot keep, with that record: as it is
+	// when it is replaced. What an earlier try has left of keep, before it replaced the
+	// head, is renewed, as the head may have been written to since; and as others may
+	// have what List shows, it had better not show keep before that.
 	// At every step of it the head is one or the other, whole. Never called on
-	// an attached dataset (ErrInUse). Again: the same.
+	// an attached dataset (ErrInUse). Again, once it was done: nothing, whatever was
+	// written or restored since.
 	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 
 	// WriteRecord replaces the record beside a dataset. Atomic; durable only

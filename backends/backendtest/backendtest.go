@@ -59,6 +59,7 @@ func cases() []testcase {
 		{"CloneSizes", cloneSizes},
 		{"CancelledIsAllOrNothing", cancelledIsAllOrNothing},
 		{"RestoreKeepsWhatWas", restoreKeepsWhatWas},
+		{"RestoreKeepsWhatTheHeadIsThen", restoreKeepsWhatTheHeadIsThen},
 		{"RestoreInUseIsRefused", restoreInUseIsRefused},
 		{"GrowIdle", growIdle},
 		{"GrowMounted", growMounted},

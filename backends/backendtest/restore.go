@@ -54,6 +54,37 @@ func restoreKeepsWhatWas(f *fixture) {
 	f.holds(kept.ID, "third", "third")
 }
 
+// restoreKeepsWhatTheHeadIsThen has a restore go on that was cut short after it had kept the
+// head, which was used since: nothing of what was written may be lost. One that was done is
+// not done again, neither over what was written since nor over another one.
+func restoreKeepsWhatTheHeadIsThen(f *fixture) {
+	d := f.create()
+	f.write(d.ID, "file", "old")
+	s := f.take(d)
+	f.write(d.ID, "file", "before")
+	keep := f.snapshot(d)
+	keep.Kind = dataset.SnapshotRestore
+	f.ok(f.pool.Snapshot(f.ctx, keep, nil))
+	f.write(d.ID, "file", "acknowledged")
+	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
+	f.holds(d.ID, "file", "old")
+	f.hasSnapshots(d.ID, s, keep)
+	f.holds(f.clone(f.source(keep)).ID, "file", "acknowledged")
+
+	f.write(d.ID, "file", "later")
+	second := f.snapshot(d)
+	second.Kind = dataset.SnapshotRestore
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, second, nil))
+	f.write(d.ID, "file", "last")
+	for _, again := range []dataset.Snapshot{keep, second} {
+		f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, again, nil))
+		f.holds(d.ID, "file", "last")
+	}
+	f.hasSnapshots(d.ID, s, keep, second)
+	f.holds(f.clone(f.source(keep)).ID, "file", "acknowledged")
+	f.holds(f.clone(f.source(second)).ID, "file", "later")
+}
+
 func restoreInUseIsRefused(f *fixture) {
 	d := f.create()
 	f.write(d.ID, "file", "old")

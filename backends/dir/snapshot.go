@@ -146,10 +146,17 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
-	if _, err := readSnapshot(f, keep.ID); err == nil {
-		return shelf.SyncDir(f.Root) // done before: what the head was is kept
-	} else if !errors.Is(err, dataset.ErrNotFound) {
+	done, err := readSnapshot(f, keep.ID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+	case err != nil:
 		return err
+	case done.Tree != snapPrefix+keep.ID.String():
+		return shelf.SyncDir(f.Root) // done before: what the head was is kept
+	default: // a copy, which is no more what the head is once that was written to
+		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
+			return err
+		}
 	}
 	s, err := readSnapshot(f, id)
 	if err != nil {

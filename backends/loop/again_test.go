@@ -2,7 +2,10 @@ package loop
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -141,4 +144,47 @@ func (f *fixture) lacksSnapshot(s dataset.Snapshot) {
 	if slices.ContainsFunc(e.Snapshots, func(o dataset.Snapshot) bool { return o.ID == s.ID }) {
 		f.Errorf("snapshot %s is there", s.ID)
 	}
+}
+
+// A restore that was cut short anywhere goes on after the volume was used: what was written
+// meanwhile is kept or stays, and what is shown as kept stays what it is.
+func TestRestoreGoesOnAfterWrites(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		restore := scenario{do: func(ctx context.Context, p *Pool, c cast) error {
+			return p.Restore(ctx, c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
+		}}
+		steps := f.stepsOf(restore, f.stage(xfs))
+		swapped := 0
+		for step := range steps {
+			c := f.stage(xfs)
+			f.cutShort(restore, c, step)
+			done := f.get(c.Dataset.ID, "a") == "one"
+			f.hasSnapshot(c.Keep, "two", done)
+			if e, err := f.Stat(t.Context(), c.Dataset.ID); err != nil || len(e.Snapshots) > 1 && !done {
+				t.Errorf("step %d: %v is shown before it was kept (%v)", step, e.Snapshots, err)
+			}
+			f.put(c.Dataset.ID, "a", "acknowledged")
+			f.must(restore.do(t.Context(), f.Pool, c))
+			head, kept := "one", "acknowledged"
+			if done {
+				swapped++
+				head, kept = kept, "two"
+			}
+			if got := f.get(c.Dataset.ID, "a"); got != head {
+				t.Errorf("step %d: the head has %q instead of %q", step, got, head)
+			}
+			f.hasSnapshot(c.Keep, kept, true)
+			image, err := f.folderOf(c.Dataset).openFile(f.layout.image(c.Keep.ID.String()), os.O_RDWR)
+			if err == nil {
+				f.must(image.Close())
+			}
+			if !f.layout.costly() && !errors.Is(err, unix.EROFS) {
+				t.Errorf("step %d: what is kept can be written to (%v)", step, err)
+			}
+			f.settled()
+		}
+		if swapped == 0 || swapped == steps {
+			t.Errorf("%d of %d steps are behind the exchange", swapped, steps)
+		}
+	})
 }

@@ -87,6 +87,11 @@ func (p *Pool) kept(dir folder, but uuid.UUID) (bool, error) {
 		if id, err := uuid.Parse(item); err != nil || id == but {
 			continue
 		}
+		if waits, err := p.unfinished(dir, item); err != nil {
+			return false, err
+		} else if waits {
+			continue
+		}
 		if same, err := p.headIs(dir, item); err != nil || same {
 			return same, err
 		}

@@ -96,6 +96,11 @@ func (d folder) rename(from, to string) error {
 	})
 }
 
+// exchange gives each of two names what the other has.
+func (d folder) exchange(a, b string) error {
+	return d.fail("exchange", b, unix.Renameat2(d.fd(), a, d.fd(), b, unix.RENAME_EXCHANGE))
+}
+
 // remove removes a file.
 func (d folder) remove(name string) error {
 	return d.in(name, func(d folder, base string) error {

@@ -41,6 +41,11 @@ type layout interface {
 	// replace makes item what by is, in one step that leaves it the one or the other.
 	// by is worthless then.
 	replace(dir folder, item, by string) error
+	// swap gives each of two items the name of the other, in one step.
+	swap(dir folder, a, b string) error
+	// protect keeps an item from being written to that has become a snapshot, as far as others
+	// are.
+	protect(dir folder, item string) error
 	// seal gives an item that is whole and flushed the name of a snapshot. It tells whether
 	// that is durable already.
 	seal(dir folder, item, to string) (durable bool, err error)
@@ -122,6 +127,12 @@ func (l xfsLayout) rename(dir folder, item, to string) error {
 func (l xfsLayout) replace(dir folder, item, by string) error {
 	return dir.rename(l.image(by), l.image(item))
 }
+
+func (l xfsLayout) swap(dir folder, a, b string) error {
+	return dir.exchange(l.image(a), l.image(b))
+}
+
+func (xfsLayout) protect(folder, string) error { return nil }
 
 func (l xfsLayout) seal(dir folder, item, to string) (durable bool, err error) {
 	return false, l.rename(dir, item, to)

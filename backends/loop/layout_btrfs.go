@@ -6,8 +6,6 @@ import (
 	"path"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/reflink"
 )
@@ -73,8 +71,16 @@ func (*btrfsLayout) costly() bool { return false }
 func (*btrfsLayout) rename(dir folder, item, to string) error { return dir.rename(item, to) }
 
 // replace exchanges the two, so that there is no moment without the item.
-func (*btrfsLayout) replace(dir folder, item, by string) error {
-	return dir.fail("exchange", item, unix.Renameat2(dir.fd(), by, dir.fd(), item, unix.RENAME_EXCHANGE))
+func (*btrfsLayout) replace(dir folder, item, by string) error { return dir.exchange(by, item) }
+
+func (*btrfsLayout) swap(dir folder, a, b string) error { return dir.exchange(a, b) }
+
+func (*btrfsLayout) protect(dir folder, item string) error {
+	sub, err := dir.sub(item)
+	if err != nil {
+		return err
+	}
+	return errors.Join(btrfs.SetReadOnly(sub.File), sub.Close())
 }
 
 // seal leaves a snapshot that can't be written to, as any other.

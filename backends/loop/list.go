@@ -151,6 +151,11 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 		if err == nil && (s.ID != id || s.Dataset != e.ID) {
 			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
 		}
+		if s.Kind == dataset.SnapshotRestore {
+			if waits, err := p.unfinished(dir, item); err == nil && waits {
+				continue
+			}
+		}
 		if err != nil {
 			s = dataset.Snapshot{ID: id, Dataset: e.ID}
 			problems = append(problems, fmt.Sprintf("the record of snapshot %s can't be read: %v", id, err))

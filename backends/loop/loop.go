@@ -23,7 +23,8 @@
 //	record.json                   the dataset's record
 //	head.img      head/image      what is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
-//	<snapshot>.json               the snapshot's record
+//	<snapshot>.json               the snapshot's record; until a restore has ended what
+//	                              is to be its head bears the name of what it will keep
 //	part.img      part/image      in a copy: a snapshot of which not all has come
 //	part.json                     how much has
 //	next…, tmp-…                  worthless after a crash

@@ -121,19 +121,26 @@ func (r *reaper) files(dir folder, names ...string) error {
 	return nil
 }
 
-// items removes what is worthless: next, a part of a snapshot that can't go on, and
-// records whose snapshot was not taken, or is gone.
+// items removes what is worthless: next, a part of a snapshot that can't go on, what a
+// restore that was cut short would have made the head, and records whose snapshot was not taken, or is gone.
 func (r *reaper) items(dir folder, place string, c contents) error {
 	has := make(map[string]bool, len(c.items))
 	for _, item := range c.items {
 		has[item] = true
 	}
 	useless := map[string]bool{next: true}
+	for _, item := range c.items {
+		waits, err := r.pool.unfinished(dir, item)
+		if err != nil {
+			return err
+		}
+		useless[item] = useless[item] || waits
+	}
 	if have, err := readPartial(dir); err != nil || place != copies || has[have.Snapshot.String()] {
 		useless[part] = true
 	}
 	for item := range useless {
-		if !has[item] {
+		if !useless[item] || !has[item] {
 			continue
 		}
 		if err := r.pool.layout.remove(dir, item); err != nil {

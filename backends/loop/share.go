@@ -60,7 +60,7 @@ func (p *Pool) share(dir folder, item, src string) (done bool, err error) {
 // shares tells whether the image of a snapshot of some kind may be the head's own: where it is
 // mostly gone before the head is written to.
 func shares(kind dataset.SnapshotKind) bool {
-	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded || kind == dataset.SnapshotRestore
+	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded
 }
 
 // own gives a head an image that no snapshot has, before it is written to. ErrAttached: a
@@ -92,11 +92,11 @@ func (p *Pool) renew(ctx context.Context, dir folder, inode uint64) error {
 		if err := p.same(dir, head, next); err != nil {
 			return err
 		}
-		keep, err := restoredBy(was)
+		keep, err := tag(was, restoredAttr)
 		if err != nil || keep == uuid.Nil {
 			return err
 		}
-		return setRestoredBy(image, keep)
+		return setTag(image, restoredAttr, keep)
 	})
 }
 

@@ -27,6 +27,7 @@ const (
 	iocWaitSync    = 0x40089416 // 22, __u64
 	iocSnapMakeV2  = 0x50009417 // 23, struct btrfs_ioctl_vol_args_v2
 	iocStartSync   = 0x80089418 // 24
+	iocSetFlags    = 0x4008941A // 26, __u64
 
 	flagReadOnly = 1 << 1 // BTRFS_SUBVOL_RDONLY
 	rootInode    = 256    // BTRFS_FIRST_FREE_OBJECTID
@@ -98,6 +99,16 @@ func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot %s to %s/%s: %w", src.Name(), dir.Name(), name, err)
+	}
+	return nil
+}
+
+// SetReadOnly keeps all from writing to the subvolume whose root directory is dir. Again:
+// nothing. It is on the disk only after WaitSync.
+func SetReadOnly(dir *os.File) error {
+	flags := uint64(flagReadOnly)
+	if err := ioctl(dir, iocSetFlags, unsafe.Pointer(&flags)); err != nil {
+		return fmt.Errorf("make subvolume %s read-only: %w", dir.Name(), err)
 	}
 	return nil
 }

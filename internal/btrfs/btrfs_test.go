@@ -120,6 +120,15 @@ func TestSnapshot(t *testing.T) {
 	if err := btrfs.Delete(p.dir, "ro"); err != nil {
 		t.Errorf("delete a read-only one: %v", err)
 	}
+	rw := p.open("rw")
+	for range 2 {
+		if err := btrfs.SetReadOnly(rw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(p.path, "rw/g"), nil, 0o600); err == nil {
+		t.Error("wrote to what was made read-only")
+	}
 }
 
 func TestNested(t *testing.T) {
