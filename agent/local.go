@@ -153,18 +153,8 @@ func (a *Agent) freePoolName(path string) string {
 // Collect destroys one dataset that lies in a pool and that the store does not
 // know. ErrConflict while that is no wonder, as the store is not to be believed.
 func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
-	if err := a.mistrust(); err != nil {
-		return fmt.Errorf("dataset %s: %w", id, err)
-	}
-	known, _, err := a.recorded(ctx)
-	if err != nil {
+	if err := a.collectable(ctx, id); err != nil {
 		return err
-	}
-	if _, ok := known[id]; ok {
-		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
-	}
-	if a.copyOnRecord(id) {
-		return dataset.Errorf(dataset.ErrExists, "dataset %s is a copy of one whose home is another node, and on record (drover volume superseded discard, for one that was overtaken)", id)
 	}
 	for _, p := range a.pools.all() {
 		if p.backend == nil {
@@ -183,6 +173,10 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		defer unlock()
+		// Who had the lock may have been about to put it on record.
+		if err := a.collectable(ctx, id); err != nil {
+			return err
+		}
 		if err := a.unused(dataset.Dataset{ID: id, Volume: id.String()}, "destroy"); err != nil {
 			return err
 		}
@@ -194,6 +188,24 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+}
+
+// collectable fails unless a dataset is on nobody's record, and that can be believed.
+func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
+	if err := a.mistrust(); err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
+	known, _, err := a.recorded(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := known[id]; ok {
+		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
+	}
+	if a.copyOnRecord(id) {
+		return dataset.Errorf(dataset.ErrExists, "dataset %s is a copy of one whose home is another node, and on record (drover volume superseded discard, for one that was overtaken)", id)
+	}
+	return nil
 }
 
 // recorded returns all datasets of this node as control has them now, and why its store is
