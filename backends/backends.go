@@ -132,7 +132,9 @@ type Pool interface {
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
 	// DeleteSnapshot destroys one; one that is absent is fine. Clones of it
 	// live on when the capabilities say so, otherwise ErrInUse names them.
-	// When it returns, List shows the snapshot no more, even after a power cut.
+	// When it returns, List shows the snapshot no more, even after a power cut. Whoever
+	// reads it by then reads on what it was; ErrNoSpace where that takes room that the
+	// pool has not, and all is as it was.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 	// Restore makes the head of ds what its snapshot is. Snapshots, newer ones
 	// too, stay. What the head was is kept as snapshot keep, with that record: as it is

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,50 @@ func TestDeletedWhileItIsRead(t *testing.T) {
 	if !bytes.Equal(sum(), before) {
 		t.Error("what is read has changed")
 	}
+}
+
+// In a pool that is full nothing is removed of what is being read, and nobody can begin to read
+// what is being removed.
+func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, s := f.shared()
+	dir, name := f.folderOf(d), f.layout.image(s.ID.String())
+	image, err := dir.open(name)
+	f.must(err)
+	defer image.Close()
+	sum := func() [sha256.Size]byte {
+		data := make([]byte, 64<<20)
+		_, err := image.ReadAt(data, 0)
+		f.must(err)
+		return sha256.Sum256(data)
+	}
+	before := sum()
+	fill(f)
+	begun := 0
+	f.backend.step = func(step string) {
+		if step != "loop.snapshot-delete.unnamed" {
+			return
+		}
+		begun++
+		if other, err := dir.open(name); err == nil {
+			t.Error("it can be opened by its name while it is removed")
+			f.must(other.Close())
+		}
+	}
+	f.isKind(f.DeleteSnapshot(t.Context(), d.ID, s.ID), dataset.ErrNoSpace)
+	f.names(d, map[string]uint64{head: 2, s.ID.String(): 2})
+	f.must(os.Remove(filepath.Join(f.disk, "bulk")))
+	f.hasSnapshot(s, "one", true)
+	f.must(f.DeleteSnapshot(t.Context(), d.ID, s.ID))
+	f.put(d.ID, "a", "two")
+	if sum() != before {
+		t.Error("what is read has changed")
+	}
+	if begun != 2 {
+		t.Errorf("%d removals took the name away first, want 2", begun)
+	}
+	f.lacksSnapshot(s)
+	f.settled()
 }
 
 // In a pool that is full a head that shares its image is not opened, and says why.

@@ -174,12 +174,31 @@ func (p *Pool) sharesHead(dir folder, snapshot uuid.UUID) (inode uint64, shares 
 	return st.Ino, err == nil && other.Ino == st.Ino, absentIsFine(err)
 }
 
-// partFrom gives a head an image of its own when the snapshot that shared it has gone, and somebody
-// reads that still: the head would be written to under the reader.
+// removeShared removes the image of a snapshot that is the head's too. Who reads it has it open,
+// and the head is parted from it first, as it would be written to under the reader: so the image
+// loses its name, by which others could begin to read it, before, and its last one after. Where
+// that fails it has its name again, and nothing is removed.
+func (p *Pool) removeShared(ctx context.Context, dir folder, item string, inode uint64) error {
+	image := p.layout.image(item)
+	tmp := tmpPrefix + image
+	if err := absentIsFine(dir.remove(tmp)); err != nil { // rename(2) leaves two names of one file as they are
+		return err
+	}
+	if err := dir.rename(image, tmp); err != nil {
+		return err
+	}
+	p.step("snapshot-delete.unnamed")
+	if err := p.partFrom(ctx, dir, inode); err != nil {
+		return errors.Join(err, dir.rename(tmp, image))
+	}
+	return dir.remove(tmp)
+}
+
+// partFrom gives a head an image of its own when somebody reads the snapshot that shares it.
 func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
 	image, err := dir.open(p.layout.image(head))
 	if err != nil {
-		return absentIsFine(err)
+		return err
 	}
 	defer image.Close()
 	if !loopdev.OpenElsewhere(image) {
@@ -188,6 +207,9 @@ func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
 	err = p.renew(ctx, dir, inode)
 	if errors.Is(err, loopdev.ErrAttached) {
 		return nil
+	}
+	if err = noSpace(err); errors.Is(err, dataset.ErrNoSpace) {
+		err = fmt.Errorf("it is being read, and pool %s has no room for a head apart from it (remove it again once that has ended, or others first): %w", p.name, err)
 	}
 	return err
 }

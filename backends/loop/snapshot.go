@@ -88,13 +88,13 @@ func (p *Pool) dropSnapshot(ctx context.Context, dir folder, snapshot uuid.UUID)
 	if err != nil {
 		return err
 	}
-	if err := p.layout.remove(dir, snapshot.String()); err != nil {
-		return err
-	}
 	if shared {
-		if err := p.partFrom(ctx, dir, inode); err != nil {
-			return err
-		}
+		err = p.removeShared(ctx, dir, snapshot.String(), inode)
+	} else {
+		err = p.layout.remove(dir, snapshot.String())
+	}
+	if err != nil {
+		return err
 	}
 	p.step("snapshot-delete.removed")
 	return absentIsFine(dir.remove(snapshotRecord(snapshot)))
