@@ -304,9 +304,7 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 	if err := a.register(ctx); err != nil {
 		return s, err
 	}
-	select {
-	case <-a.isIn:
-	default: // before anything is done in them
+	if !a.pools.heard() { // before anything is done in them
 		if _, _, err := a.askGenerations(ctx); err != nil {
 			return s, err
 		}

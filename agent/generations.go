@@ -70,6 +70,9 @@ func (op *openPool) serves() error {
 	if op.hung != "" {
 		return offline(op.Name, op.hung)
 	}
+	if op.late {
+		return offline(op.Name, "it was opened just now, and control is asked whether its disk was put back (ask again)")
+	}
 	return op.free()
 }
 
@@ -164,6 +167,11 @@ func (p *pools) generations() map[uuid.UUID]uint64 {
 		}
 	}
 	return out
+}
+
+// heard reports whether control has said of each pool that is open of which generation it was.
+func (p *pools) heard() bool {
+	return !slices.ContainsFunc(p.all(), func(op *openPool) bool { return op.backend != nil && !op.heard })
 }
 
 // errNotKept says that a control replica is of a version that keeps no generations.

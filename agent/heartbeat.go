@@ -117,10 +117,10 @@ func (a *Agent) purgeCondemned() {
 // is back.
 func (a *Agent) rounds(ctx context.Context) (back bool) {
 	if back = a.pools.retry(ctx); back {
-		a.noteAll()
-		if err := a.register(ctx); err != nil {
+		if err := a.takeLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
+		a.noteAll()
 	}
 	a.raisePools()
 	a.unmountForgotten()

@@ -223,7 +223,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				}
 			}
 			h.goesOn()
-			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().backend != nil })
+			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().serves() == nil })
 			r.mount(there, "id")
 			if r.record(there.ID).IDs["id"].Count != 1 {
 				t.Errorf("%+v", r.record(there.ID))

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -98,4 +101,71 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r.start(cfg)
 	r.mount(there, "id")
 	r.want(there, "id")
+}
+
+// A pool was put back with the agent's record of it, and is opened while others are served: as
+// its disk answers late, or as it is adopted. Nothing in it is mounted before control was asked,
+// and with control away what is its own.
+func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
+	for _, how := range []string{"late", "adopted", "late, control away"} {
+		t.Run(how, func(t *testing.T) {
+			r, h, _, there := hungRig(t)
+			at := func(generation uint64) {
+				t.Helper()
+				await(t, func() bool {
+					r.clock.Advance(settleTime)
+					op := r.other()
+					return op.generation == generation && op.rec.Generation == generation && !op.unstored
+				})
+			}
+			at(1)
+			putBack := r.saved("other")
+			r.restart()
+			at(2)
+			rec, moved := r.other().rec, filepath.Join(r.root, "moved")
+			rec.Generation = 1
+			putBack()
+			if how == "adopted" {
+				if err := os.Rename(rec.Path, moved); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				h.hangs("open")
+			}
+			if err := r.state.put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
+				t.Fatal(err)
+			}
+			mounts := func() error {
+				_, err := r.Mount(t.Context(), "there", "id")
+				if err == nil {
+					err = r.Unmount(t.Context(), "there", "id")
+				}
+				return err
+			}
+			away := how == "late, control away"
+			if away {
+				r.link.away()
+			}
+			r.restartsLate()
+			r.link.setHears(func() {
+				if !away && mounts() == nil {
+					t.Error("mounted before control has said whether it was put back")
+				}
+			})
+			if how == "adopted" {
+				if _, _, err := r.AdoptPool(t.Context(), moved); !errors.Is(err, dataset.ErrOffline) {
+					t.Error(err)
+				}
+			}
+			h.goesOn()
+			if away {
+				await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return mounts() == nil })
+				r.link.back()
+			}
+			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.pools.free(there.Pool) != nil })
+			if err := mounts(); !errors.Is(err, dataset.ErrOffline) {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -41,6 +41,7 @@ type link struct {
 	old              bool          // it leads to a control of an older version
 	mute             bool          // of snapshots it says nothing, however long one waits
 	said             uint64        // the highest generation of a pool that was told, and answered
+	hears            func()        // before it answers of which generation pools were
 }
 
 func newLink(s api.Service) *link { return &link{Service: s, cut: make(chan struct{})} }
@@ -74,6 +75,12 @@ func (l *link) setOld(old bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.old = old
+}
+
+func (l *link) setHears(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hears = f
 }
 
 func (l *link) silent() {
@@ -159,8 +166,11 @@ func (l *link) Register(ctx context.Context, r api.Registration) error {
 
 func (l *link) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
 	l.mu.Lock()
-	old := l.old
+	old, hears := l.old, l.hears
 	l.mu.Unlock()
+	if hears != nil {
+		hears()
+	}
 	if old {
 		return api.Generations{}, dataset.Errorf(dataset.ErrInvalid, "no such endpoint: POST /v1/nodes/%s/generations", node)
 	}

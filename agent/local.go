@@ -111,12 +111,9 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	a.pools.openAll(ctx, a.pools.known(name, rec))
+	a.pools.openAll(ctx, true, a.pools.known(name, rec))
 	defer a.tellSoon()
-	if err := a.register(ctx); err != nil {
-		return dataset.Pool{}, nil, err
-	}
-	if _, _, err := a.askGenerations(ctx); err != nil {
+	if err := a.takeLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	op, _ := a.pools.byName(name)

@@ -71,8 +71,9 @@ func (o *opening) close() error {
 }
 
 // settle takes in what came of opening pools, for which it waits for so long, and returns
-// those that are open now.
-func (p *pools) settle(ctx context.Context, patience time.Duration, list []*openPool) (back []*openPool) {
+// those that are open now. Late ones serve once control was asked about them (see takeLate);
+// at a start nothing is served before that.
+func (p *pools) settle(ctx context.Context, patience time.Duration, late bool, list []*openPool) (back []*openPool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {
 		done = append(done, op.opening.done)
@@ -94,7 +95,7 @@ func (p *pools) settle(ctx context.Context, patience time.Duration, list []*open
 				break
 			}
 			next = o.is
-			next.rec = now.rec // which may have changed
+			next.rec, next.late = now.rec, late // what is on record may have changed
 			back = append(back, &next)
 		default:
 			next.why = noAnswer(o.since)
@@ -129,11 +130,29 @@ func (p *pools) retry(ctx context.Context) (again bool) {
 		asked = append(asked, op)
 	}
 	p.mu.Unlock()
-	back := p.settle(ctx, patience, asked)
+	back := p.settle(ctx, patience, true, asked)
 	for _, op := range back {
 		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
 	}
 	return again || len(back) > 0
+}
+
+// takeLate has control know the pools that were opened late, and asks of which generation they
+// were. They serve then, whatever came of that: control that is away stops no container.
+func (a *Agent) takeLate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*tellTime)
+	defer cancel()
+	a.mu.Lock()
+	clear(a.asked) // of these nobody was
+	a.mu.Unlock()
+	err := a.register(ctx)
+	if err == nil {
+		_, _, err = a.askGenerations(ctx)
+	}
+	for _, op := range a.pools.all() {
+		a.pools.change(op.ID, func(op *openPool) { op.late = false })
+	}
+	return err
 }
 
 // answers fails with ErrOffline when the place of a pool that is to be made does not answer:

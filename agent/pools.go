@@ -52,6 +52,7 @@ type openPool struct {
 
 	on         string // the node's name
 	generation uint64 // that the pool says it is of; see held
+	late       bool   // it was opened while others are served, and control is being asked of it
 	heard      bool   // control has said of which it was since drover opened it; see given
 	due        bool   // it is to be raised soon
 	used       bool   // since it was raised; changed: the store is to hear of the next time
@@ -106,7 +107,7 @@ func (p *pools) open(ctx context.Context) error {
 			opened = append(opened, p.known(name, known[name]))
 		}
 	}
-	p.openAll(ctx, opened...)
+	p.openAll(ctx, false, opened...)
 	for _, c := range unknown {
 		if err := p.answers(ctx, c.Path); err != nil {
 			p.missing(c, err)
@@ -143,13 +144,13 @@ func (p *pools) known(name string, rec poolRecord) *openPool {
 	return &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
 }
 
-// openAll opens known pools; those that cannot be opened are offline.
-func (p *pools) openAll(ctx context.Context, list ...*openPool) {
+// openAll opens known pools; those that cannot be opened are offline. For late see settle.
+func (p *pools) openAll(ctx context.Context, late bool, list ...*openPool) {
 	for _, op := range list {
 		p.begin(op)
 		p.enlist(op)
 	}
-	p.settle(ctx, startPatience, list)
+	p.settle(ctx, startPatience, late, list)
 	for _, op := range list {
 		if now, there := p.byName(op.Name); there && now.backend == nil {
 			p.a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "error": now.why}).Error("pool is offline")

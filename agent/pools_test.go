@@ -107,6 +107,9 @@ func TestPoolComesBack(t *testing.T) {
 	if !r.pools.retry(ctx) || r.pools.retry(ctx) {
 		t.Error("it did not come back, once")
 	}
+	if err := r.takeLate(ctx); err != nil {
+		t.Error(err)
+	}
 	r.mount(db, "id")
 	r.want(db, "id")
 	if err := r.Unmount(ctx, "db", "id"); err != nil {

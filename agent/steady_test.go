@@ -100,7 +100,7 @@ func (p *pair) highest() uint64 {
 // to that and starts it, after something else while it is down.
 func (p *pair) back() (putBack func(meanwhile func())) {
 	p.t.Helper()
-	rec, pool := p.pools.all()[0].rec, p.saved()
+	rec, pool := p.pools.all()[0].rec, p.saved("pool")
 	return func(meanwhile func()) {
 		p.t.Helper()
 		cfg := p.Config
@@ -262,7 +262,7 @@ func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
 	p := newPair(t)
 	d := p.volume("db")
 	p.uses(d)
-	putBack := p.saved()
+	putBack := p.saved("pool")
 	p.clock.Advance(raiseEvery)
 	p.heard(4)
 	p.ends(d)
