@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -64,4 +65,69 @@ func TestCondemnedNoMore(t *testing.T) {
 	if _, err := r.pool().Stat(t.Context(), d.ID); err != nil {
 		t.Errorf("what it was of: %v", err)
 	}
+}
+
+// A copy that was condemned while its node was away is asked about before it goes: when the
+// home has lost the volume meanwhile it is a replica again; with control away it stays; and
+// it goes once the home is well.
+func TestCondemnedCopyIsAskedAbout(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	d := f.a.volume("db@safe", map[string]string{"size": "320MiB"})
+	f.a.writes("db", "token", "one")
+	written := time.Now()
+	await(t, func() bool { return f.hasSince(f.b, "db", written) })
+	f.b.down()
+	updates := func(req api.Request) {
+		t.Helper()
+		req.ID, req.Kind, req.Volume = uuid.New(), dataset.OpUpdate, "db"
+		if _, err := f.svc.Submit(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	updates(api.Request{Profile: "plain"})
+	await(t, func() bool { return f.kept().Kind == dataset.CopyGoing })
+	e, err := f.a.thePool().Stat(t.Context(), d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(from, to string, well bool) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+		f.a.changed(d.ID)
+		await(t, func() bool { st := f.record("db").Status; return st != nil && (st.Problem == "") == well })
+	}
+	aside := e.Path + ".aside"
+	says(e.Path, aside, false)
+
+	way := newLink(f.b.cfg.Control)
+	f.b.cfg.Control = way
+	f.b.up()
+	await(t, func() bool { k, kept := f.b.cache.copied(d.ID); return kept && k.Kind == dataset.CopyReplica })
+	if kind := f.kept().Kind; kind != dataset.CopyReplica {
+		t.Errorf("on record it is %s", kind)
+	}
+	k, _ := f.b.cache.copied(d.ID)
+	k.Kind, k.Was = dataset.CopyGoing, dataset.CopyReplica
+	for _, away := range []bool{false, true} {
+		if away {
+			way.away()
+		}
+		f.b.cache.setCopy(d.ID, &k)
+		if err := f.b.settleCopy(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
+			t.Errorf("control away %v: %v", away, err)
+		}
+		if _, err := f.b.thePool().Stat(t.Context(), d.ID); err != nil {
+			t.Fatalf("control away %v: what was the last copy: %v", away, err)
+		}
+	}
+	way.back()
+	says(aside, e.Path, true)
+	on := true
+	updates(api.Request{Protect: &on})
+	await(t, func() bool {
+		_, err := f.b.thePool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
 }

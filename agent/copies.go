@@ -214,8 +214,17 @@ func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
 	return s
 }
 
-// destroyCopy destroys a copy and tells control.
+// destroyCopy destroys a copy and tells control, which says right before whether that is
+// wanted still: it may have been condemned long ago, and be the last good one by now.
 func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
+		err := a.Control.Copied(ctx, a.node, api.Copied{Incarnation: a.incarnation, Copy: k.Copy, Asks: true})
+		if errors.Is(err, dataset.ErrStale) {
+			return nil // it stays, or the next sync says what it is
+		} else if err != nil {
+			return err
+		}
+	}
 	if err := a.settleShown(ctx, pool, k); err != nil {
 		return err
 	}

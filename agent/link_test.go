@@ -209,6 +209,11 @@ func (l *link) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) e
 	return err
 }
 
+func (l *link) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+	_, err := through(ctx, l, func(ctx context.Context) (any, error) { return nil, l.Service.Copied(ctx, node, c) })
+	return err
+}
+
 func (l *link) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) { return nil, l.Service.Record(ctx, node, r) })
 	return err

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -13,12 +14,15 @@ import (
 
 // Copied takes in what a node's copy of a dataset is now; the store hears of the first
 // snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a
-// copy that the node is not to have, or for one that is destroyed though nobody wanted that.
+// copy that the node is not to have, or for one that is destroyed though nobody wanted that,
+// or is to be and stays.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset, c.Copy.Node, node)
 	}
+	var stays error
 	_, err := s.update(ctx, func(t *tx) error {
+		stays = nil
 		if _, err := t.fresh(node, c.Incarnation); err != nil {
 			return err
 		}
@@ -32,6 +36,9 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return nil
 		case !there:
 			return dataset.Errorf(dataset.ErrStale, "node %s is to have no copy of dataset %s", node, c.Copy.Dataset)
+		case c.Asks:
+			stays, err = s.mayGo(t, rec)
+			return err
 		case c.Gone && rec.Kind != dataset.CopyGoing:
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s", c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
@@ -53,7 +60,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		}
 		return t.put(key, rec)
 	})
-	return err
+	return cmp.Or(err, stays)
 }
 
 // overtaken puts on record that a copy has what its volume has not: its head was not what
@@ -71,6 +78,32 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch, now.Checked
 	s.seen.copied(rec, s.Clock.Steady())
 	return t.keep(&d, rec)
+}
+
+// mayGo decides, right before a node destroys a copy that was condemned, whether that is
+// still to be: the node may have been away, and the home is lost since. Then the copy is what
+// it was before, as the volume may have to go on from it. ErrStale when it stays.
+func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
+	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one", c.Dataset, c.Node)
+	if c.Kind != dataset.CopyGoing {
+		return stays, nil
+	}
+	if err := t.halted(); err != nil {
+		return nil, err
+	}
+	d, err := t.dataset(c.Dataset)
+	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging { // by a person's word
+		return nil, err
+	}
+	ill, known, err := s.illness(t, d)
+	if err == nil && ill {
+		c.Kind, c.Was = c.Was, ""
+		err = t.keep(&d, c)
+	}
+	if !ill && known {
+		stays = nil
+	}
+	return stays, err
 }
 
 // keep puts a copy on record that a node is to have, or what became of it; and in the
@@ -223,19 +256,24 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether any copy of a dataset may be the last good one: its home says
-// why it cannot open it, or that its pool is held or offline; or has not said lately, to this
-// service, how both are. What was told once may be so no more, and who does not know lets go
-// of nothing.
+// mayBeLast reports whether any copy of a dataset may be the last good one. Who does not know
+// lets go of nothing.
 func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
+	ill, known, err := s.illness(t, d)
+	return ill || !known, err
+}
+
+// illness reports whether the home of a dataset is lost, or says why it cannot open it, or
+// that its pool is held or offline; and whether it has said lately, to this service, how both
+// are: what was told once may be so no more.
+func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.seen.dataset(d.ID, d.Home), s.seen.pool(d.Pool)
-	switch {
-	case st != nil && st.Problem != "", pool != nil && !pool.Online:
-		return true, nil
-	case s.Shared && (st == nil || pool == nil || s.seen.silence(d.Home, s.Clock.Steady()) > s.clockTime()):
-		return true, nil
+	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
+		return true, true, nil
 	}
-	return s.homeLost(t, d)
+	known = !s.Shared || st != nil && pool != nil && s.seen.silence(d.Home, s.Clock.Steady()) <= s.clockTime()
+	ill, err = s.homeLost(t, d)
+	return ill, known, err
 }
 
 // expireCopy lets go of a copy unless it is another one by now, or may be the last

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -38,6 +39,57 @@ func TestLastCopyStays(t *testing.T) {
 			l.isWell()
 			if left, replica := l.letsGo(); left != dataset.CopyGoing || replica != dataset.CopyGoing {
 				t.Errorf("the home is well, and what was left is %s, the replica %s", left, replica)
+			}
+		})
+	}
+}
+
+// What is condemned while the home is well, and is still there when its node asks whether it
+// may go, is what it was when the home was lost meanwhile, or says that it has no volume; stays
+// while that is not known; and goes otherwise.
+func TestCondemnedIsDecidedAgain(t *testing.T) {
+	for what, c := range map[string]struct {
+		then   func(l *lastCopy)
+		answer *dataset.Kind
+		last   bool
+	}{
+		"the home is well":               {then: func(*lastCopy) {}},
+		"the home is away":               {then: func(l *lastCopy) { l.goes() }, answer: dataset.ErrStale, last: true},
+		"it cannot be opened":            {then: func(l *lastCopy) { l.home.opens(l.d, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
+		"its pool is held":               {then: func(l *lastCopy) { l.pool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
+		"the home is not heard any more": {then: func(l *lastCopy) { l.passes(l.keeper.clockTime() + 1) }, answer: dataset.ErrStale},
+		"the store is not believed":      {then: func(l *lastCopy) { l.left.distrust("it is older") }, answer: dataset.ErrConflict},
+		"a person destroyed the volume":  {then: func(l *lastCopy) { l.purges(); l.goes() }},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := newLastCopy(t)
+			l.isWell()
+			if left, replica := l.letsGo(); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+				t.Fatal(left, replica)
+			}
+			c.then(l)
+			for g, was := range map[*agent]dataset.CopyKind{l.left: dataset.CopyLeft, l.replica: dataset.CopyReplica} {
+				k := g.sync(0).Copies[0]
+				ask := func() error {
+					return l.keeper.Copied(t.Context(), g.id, api.Copied{Incarnation: g.incarnation, Copy: k.Copy, Asks: true})
+				}
+				if err := ask(); dataset.KindOf(err) != c.answer {
+					t.Errorf("what was %s: %v", was, err)
+				}
+				want := dataset.CopyGoing
+				if c.last {
+					want = was
+				}
+				if is := g.sync(0).Copies[0]; is.Kind != want || c.last && is.Was != "" {
+					t.Errorf("what was %s is %s, and not %s", was, is.Kind, want)
+				}
+				before := l.count()
+				if err := ask(); dataset.KindOf(err) != c.answer {
+					t.Errorf("what was %s, asked again: %v", was, err)
+				}
+				if l.count() != before {
+					t.Errorf("what was %s: asked again something is written", was)
+				}
 			}
 		})
 	}
@@ -94,6 +146,15 @@ func (l *lastCopy) goes() {
 	l.home.env = l.left.env
 	l.dies(l.home)
 	l.home.env = l.keeper
+}
+
+// purges has a person destroy the volume for good.
+func (l *lastCopy) purges() {
+	l.Helper()
+	l.home.delete("db")
+	if _, err := l.keeper.Submit(l.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.d.ID.String()}); err != nil {
+		l.Fatal(err)
+	}
 }
 
 func (l *lastCopy) pool(online bool, why string) {

@@ -242,6 +242,7 @@ type Yield struct {
 type Copied struct {
 	Incarnation uuid.UUID    `json:"incarnation"`
 	Copy        dataset.Copy `json:"copy"`             // the snapshot that it has now
+	Asks        bool         `json:"asks,omitempty"`   // it is to be destroyed now, unless that is wanted no more
 	Gone        bool         `json:"gone,omitempty"`   // it is destroyed, as it was to be
 	Looked      bool         `json:"looked,omitempty"` // it is about where Copy is mounted, or why not, and nothing else
 }
