@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -92,6 +93,84 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A node that is drained keeps its replica, and of two that are one too many it is the one that
+// stays, while the other is on a node that is away or not heard, in a pool that is offline, or
+// not whole: that does not make up for it. Nor is another made.
+func TestReplicaThatDoesNotMakeUp(t *testing.T) {
+	for what, c := range map[string]struct {
+		then   func(l *lastCopy)
+		leaves bool
+	}{
+		"it lives, and is whole": {func(l *lastCopy) { l.replica.heard(true) }, true},
+		"its node is away":       {func(l *lastCopy) { l.replica.heard(true); l.dies(l.replica) }, false},
+		"its node is not heard":  {func(*lastCopy) {}, false},
+		"its pool is offline":    {func(l *lastCopy) { l.replica.heard(false) }, false},
+		"it is not whole": {func(l *lastCopy) {
+			l.replica.heard(true)
+			l.edits(l.replica, func(c *dataset.Copy, _ *dataset.Node) { c.Snapshot, c.Taken = uuid.Nil, time.Time{} })
+		}, false},
+	} {
+		for _, draining := range []bool{true, false} {
+			t.Run(fmt.Sprint(what, ", drained ", draining), func(t *testing.T) {
+				l := newLastCopy(t)
+				l.isWell()
+				l.home.env.agent("delta") // which has room
+				l.enters(l.left, "alpha")
+				l.enters(l.replica, "gamma")
+				l.left.heard(true)
+				l.edits(l.left, func(c *dataset.Copy, n *dataset.Node) {
+					c.Kind, n.Draining, n.Cordoned = dataset.CopyReplica, draining, draining
+					if !draining {
+						c.Taken, c.Snapshot = someday.Add(-time.Hour), uuid.New()
+					}
+				})
+				c.then(l)
+				if err := l.keeper.replicate(t.Context(), l.keeper.volume("db").Dataset); err != nil {
+					t.Error(err)
+				}
+				v := l.keeper.volume("db")
+				if len(v.Kept) != 2 {
+					t.Errorf("%d copies", len(v.Kept))
+				}
+				goes := map[uuid.UUID]bool{l.left.id: c.leaves, l.replica.id: !c.leaves && !draining}
+				for _, k := range v.Kept {
+					if (k.Kind == dataset.CopyGoing) != goes[k.Node] {
+						t.Errorf("that on %s is %s", k.NodeName, k.Kind)
+					}
+				}
+			})
+		}
+	}
+}
+
+// heard has a node say how its pool is.
+func (a *agent) heard(online bool) { a.sees(dataset.PoolStatus{ID: a.pools[0].ID, Online: online}) }
+
+// enters has a node begin anew, and the keeper hear it from then on.
+func (l *lastCopy) enters(a *agent, name string) {
+	l.Helper()
+	a.incarnation = uuid.New()
+	a.register(name)
+	a.env = l.keeper
+}
+
+// edits changes the copy of a node, and has the profile want one replica.
+func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
+	l.Helper()
+	if _, err := l.keeper.update(l.Context(), func(t *tx) error {
+		d, err := t.dataset(l.d.ID)
+		var c dataset.Copy
+		var n dataset.Node
+		_, cerr := t.get(copyKey(a.id, l.d.ID), &c)
+		_, nerr := t.get(nodeKey(a.id), &n)
+		change(&c, &n)
+		d.Profile.Replicas.Count = 1
+		return errors.Join(err, cerr, nerr, t.keep(&d, c), t.put(nodeKey(a.id), n))
+	}); err != nil {
+		l.Fatal(err)
 	}
 }
 

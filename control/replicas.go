@@ -56,14 +56,17 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	if len(good) < want {
 		return s.addReplicas(t, d, left, want-len(good))
 	}
-	slices.SortStableFunc(good, func(x, y dataset.Copy) int { return y.At().Compare(x.At()) })
+	if len(good) == want && len(leaving) == 0 {
+		return nil, nil
+	}
 	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return nil, err
 	}
-	surplus := good[want:]
-	if !slices.ContainsFunc(good[:want], func(c dataset.Copy) bool { return c.Snapshot == uuid.Nil }) {
-		surplus = append(leaving, surplus...) // those that stay make up for them
+	good, fit, err := s.fitFirst(t, good)
+	if err != nil || fit < want {
+		return nil, err // those that stay would not make up for the others
 	}
+	surplus := append(leaving, good[want:]...)
 	target, err := t.moveTo(d)
 	if err != nil {
 		return nil, err
@@ -79,9 +82,37 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
+// fitFirst puts the copies first that a volume could go on from now, the freshest of them
+// before the others, and returns how many these are: those that are whole, in a pool that is
+// online, on a node that lives, as this service has heard lately.
+func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
+	var unfit []dataset.Copy
+	for _, c := range list {
+		pool, alive := s.seen.pool(c.Pool), true
+		if s.Shared {
+			if _, alive, err = t.living(c.Node); err != nil {
+				return nil, 0, err
+			}
+			alive = alive && pool != nil && s.seen.silence(c.Node, s.Clock.Steady()) <= s.clockTime()
+		}
+		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
+			sorted = append(sorted, c)
+		} else {
+			unfit = append(unfit, c)
+		}
+	}
+	for _, l := range [][]dataset.Copy{sorted, unfit} {
+		slices.SortStableFunc(l, func(x, y dataset.Copy) int { return y.At().Compare(x.At()) })
+	}
+	return append(sorted, unfit...), len(sorted), nil
+}
+
 // addReplicas makes replicas of copies that moves left, and then new ones on the nodes
 // with the most room.
 func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
+	if left, _, err = s.fitFirst(t, left); err != nil {
+		return nil, err
+	}
 	for _, c := range left[:min(n, len(left))] {
 		c.Kind = dataset.CopyReplica
 		if err := t.keep(&d, c); err != nil {
