@@ -75,7 +75,7 @@ func TestStoreIsCarried(t *testing.T) {
 	say(2, "it is no export of a store", "store", "import", config, "--root", other)
 	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other)
 	absent(other)
-	say(0, "imported 2 records of cluster 6ad6dd0e", "store", "import", file, "--root", other)
+	say(0, "among them 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
 	say(1, "the store is not empty", "store", "import", file, "--root", other)
 	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force")
 	say(0, "names/db", "store", "export", "-", "--root", other)

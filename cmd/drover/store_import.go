@@ -22,46 +22,49 @@ func newStoreImportCmd(a *app) *cobra.Command {
 one in the state's folder, which is made where there is none. The whole file is
 checked before anything is written, and the store has to be empty, unless
 --force says that the file replaces all that it holds. No drover may work on it.
+On a control host the file that names the store is another: say --config.
 
 The cluster keeps its identity, so its nodes know the store for theirs. Cut
 short, it goes on when it is run again; until then no drover starts on the store.`,
-		Example: `  drover store import /var/backups/drover.jsonl`,
-		Args:    args(1),
+		Example: `  drover store import /var/backups/drover.jsonl
+  drover store import /var/backups/drover.jsonl --config /etc/drover/control.yaml`,
+		Args: args(1),
 	}
 	f.ofStore(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "replace all that the store holds")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.signals(cmd.Context())
 		defer stop()
-		sum, err := a.importStore(ctx, f, args[0], force)
+		sum, where, err := a.importStore(ctx, f, args[0], force)
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: run it again, so that the store is whole")
 		}
 		if err != nil {
 			return err
 		}
-		return a.say("imported %s from %s", described(sum), args[0])
+		return a.say("imported %s from %s into %s", described(sum), args[0], where)
 	}
 	return cmd
 }
 
-func (a *app) importStore(ctx context.Context, f processFlags, file string, force bool) (sum dump.Summary, err error) {
+func (a *app) importStore(ctx context.Context, f processFlags, file string, force bool) (sum dump.Summary, where string, err error) {
 	in, err := os.Open(file)
 	if err != nil {
-		return sum, err
+		return sum, "", err
 	}
 	defer in.Close()
 	// Before a store is made for it.
 	if _, err := dump.Check(in); err != nil {
-		return sum, fmt.Errorf("%s: %w", file, err)
+		return sum, "", fmt.Errorf("%s: %w", file, err)
 	}
 	if _, err := in.Seek(0, 0); err != nil {
-		return sum, fmt.Errorf("%s: %w (it is read twice: a pipe will not do)", file, err)
+		return sum, "", fmt.Errorf("%s: %w (it is read twice: a pipe will not do)", file, err)
 	}
 	st, err := a.openStore(ctx, f, true)
 	if err != nil {
-		return sum, err
+		return sum, "", err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	return dump.Load(ctx, st, in, force)
+	sum, err = dump.Load(ctx, st, in, force)
+	return sum, st.Where, err
 }

@@ -157,7 +157,7 @@ func TestStoreMovesToConsulAndBack(t *testing.T) {
 		must(ask(t, h, "Remove", request{Name: store + "@gold"}))
 	}
 	file := func(name string) string { return filepath.Join(dir, name) }
-	move := func(name, config string, flags ...string) {
+	move := func(name, into, config string, flags ...string) {
 		t.Helper()
 		h.Stop(t)
 		// A host that was stopped counts as alive until its session ends: its containers may write.
@@ -174,19 +174,21 @@ func TestStoreMovesToConsulAndBack(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(h.Dir, "drover.yaml"), []byte(config), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h.Must(t, append(append([]string{"store", "import", file(name)}, own...), flags...)...)
+		if s := h.Must(t, append(append([]string{"store", "import", file(name)}, own...), flags...)...); !strings.Contains(s, into) {
+			t.Errorf("%s: %s, want %q", name, s, into)
+		}
 		h.Up(t)
 	}
 	before, err := os.ReadFile(filepath.Join(h.Dir, "drover.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	move("to-consul", fmt.Sprintf(onConsul, c.Addresses()[0], "lab", token))
+	move("to-consul", "into prefix lab of Consul at "+c.Addresses()[0], fmt.Sprintf(onConsul, c.Addresses()[0], "lab", token))
 	check("consul")
 	h.Must(t, "trash", "restore", "trashed")
 	must(ask(t, h, "Remove", request{Name: "old@gold"}))
 
-	move("and-back", string(before), "--force")
+	move("and-back", "into the file ", string(before), "--force")
 	check("bolt")
 	var all []api.Volume
 	h.JSON(t, &all, "volume", "ls")

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -19,7 +20,8 @@ import (
 type Unserved struct {
 	store.Store
 	store.Raiser
-	Kind string // bolt or consul
+	Kind  string // bolt or consul
+	Where string // it lies, in words: the file, or Consul and the prefix there
 
 	unlock []func() error
 }
@@ -79,6 +81,7 @@ func (u *Unserved) openConsul(ctx context.Context, o Options, fill bool) error {
 		}
 	}
 	u.Store, u.Raiser, u.Kind = st, st, "consul"
+	u.Where = fmt.Sprintf("prefix %s of Consul at %s", o.Consul.Prefix, strings.Join(o.Consul.Addresses, ", "))
 	return nil
 }
 
@@ -97,6 +100,6 @@ func (u *Unserved) openFile(ctx context.Context, o Options, fill bool) error {
 	if err != nil {
 		return err
 	}
-	u.Store, u.Raiser, u.Kind = st, st, "bolt"
+	u.Store, u.Raiser, u.Kind, u.Where = st, st, "bolt", "the file "+path
 	return nil
 }
