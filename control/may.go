@@ -39,7 +39,7 @@ func (t *tx) may(op *dataset.Operation) error {
 	case op.Loss != nil && op.Loss.Away != 0: // nobody's word, but what control itself sees
 		return nil
 	case op.Loss != nil, withoutHome(*op):
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not %s volume %s without its home, which a person must vouch for: ask with an operator's certificate, or on a control host", p, op.Kind, op.Volume)
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not %s volume %s without its home, which a person must vouch for: %s", p, op.Kind, op.Volume, api.AskControl)
 	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
@@ -51,14 +51,23 @@ func (t *tx) may(op *dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not ask for this %s of volume %s, which is node %s's to do: ask there, with an operator's certificate, or on a control host", p, op.Kind, op.Volume, home)
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not ask for this %s of volume %s, which is node %s's to do: ask there, or %s", p, described(op.Kind), op.Volume, home, api.AskControl)
+}
+
+// described names what was asked for, for an error.
+func described(k dataset.OpKind) string {
+	switch k {
+	case dataset.OpShow, dataset.OpHide, dataset.OpDiscard:
+		return string(k) + " of the overtaken head"
+	}
+	return string(k)
 }
 
 // mayCancel does so for the end of an operation.
 func (t *tx) mayCancel(op dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not cancel operation %s of volume %s, in which it has no part: ask with an operator's certificate, or on a control host", p, op.ID, op.Volume)
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume, api.AskControl)
 	}
 	return nil
 }

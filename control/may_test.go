@@ -35,7 +35,7 @@ func TestWhatANodeMay(t *testing.T) {
 		want string // empty: it may
 	}{
 		"a snapshot of its own":   {api.Request{Kind: dataset.OpSnapshot, Volume: "db"}, ""},
-		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.id.String() + ") may not ask for this snapshot of volume web, which is node beta's to do"},
+		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.id.String() + ") may not ask for this snapshot of volume web, which is node beta's to do: ask there, or ask with an operator's certificate, or as root of a control host with DROVER_API=unix:///run/drover/control.sock"},
 		"another's end":           {api.Request{Kind: dataset.OpDelete, Volume: "web"}, "may not ask for this delete of volume web"},
 		"another's profile":       {api.Request{Kind: dataset.OpUpdate, Volume: "web", Protect: yes()}, "may not ask for this update"},
 		"its own profile":         {api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: no()}, ""},

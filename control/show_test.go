@@ -40,7 +40,7 @@ func TestShow(t *testing.T) {
 	}
 	gamma := as(nodeNamed("gamma", e.agent("gamma").id))
 	_, err = e.Submit(gamma, look(dataset.OpShow, "db", "beta"))
-	refused(t, err, dataset.ErrForbidden, "may not ask for this show of volume db")
+	refused(t, err, dataset.ErrForbidden, "may not ask for this show of the overtaken head of volume db")
 	rev := b.sync(0).Rev
 	op := e.submit(look(dataset.OpShow, "db", "")).Operation
 	if op.From != b.id || op.Kind != dataset.OpShow || op.State != dataset.OpDone {

@@ -12,6 +12,11 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
+// AskControl says, in an error, how a person asks who is refused as a node's engine or agent.
+const AskControl = "ask with an operator's certificate, or as root of a control host with " + onControl
+
+const onControl = "DROVER_API=unix:///run/drover/control.sock"
+
 // rule says who may use an endpoint, beside those of this host, who may use all.
 type rule struct {
 	role     pki.Role // operators of this role, and of those that may more; empty: none
@@ -123,7 +128,7 @@ func (r rule) allows(p Principal, node, what string) error {
 	case p.Kind == pki.Node && r.node == anybody:
 		return nil
 	case p.Kind == pki.Node:
-		lacks = "that is not for agents (ask with an operator's certificate, or on a control host)"
+		lacks = "that is not for agents (" + AskControl + ")"
 	case p.Kind == "":
 		return pki.ErrNoCertificate
 	default:

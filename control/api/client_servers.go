@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -187,7 +189,7 @@ func (s *server) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
 	}
-	hint := "is `drover serve` running? set --api or DROVER_API"
+	hint := "is `drover serve`, or this host's agent, running? set --api or DROVER_API"
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "want root, or a member of the group drover"
@@ -195,8 +197,21 @@ func (s *server) failed(ctx context.Context, k call, err error) error {
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err) // it says what would do
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "is `drover control` running there, and of this cluster?"
+	case s.besideControl() != "":
+		hint = "on this host control alone answers: set --api or DROVER_API to " + s.besideControl()
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
+}
+
+// besideControl is the address of a control replica of this host, where there is one in the
+// folder of a socket that did not answer.
+func (s *server) besideControl() string {
+	path, local := strings.CutPrefix(s.endpoint, "unix://")
+	beside := filepath.Join(filepath.Dir(path), "control.sock")
+	if _, err := os.Stat(beside); !local || beside == path || err != nil {
+		return ""
+	}
+	return "unix://" + beside
 }
 
 // allAway is why none of several servers answered: what one that was reached says

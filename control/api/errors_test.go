@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -297,6 +298,11 @@ func TestNoAgentNoStore(t *testing.T) {
 			t.Error(i, err)
 		}
 	}
+	for way, err := range map[string]error{"ask on the host in question, with no DROVER_API and no --api": doctor, "as root of a control host with DROVER_API=unix:///run/drover/control.sock": token} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("%v; want %q", err, way)
+		}
+	}
 }
 
 func TestUnreachable(t *testing.T) {
@@ -307,10 +313,15 @@ func TestUnreachable(t *testing.T) {
 	}
 	defer c.Close()
 	_, err = c.Volume(soon(t), "db")
-	want := "cannot reach drover at unix://" + path + ": dial unix " + path +
-		": connect: no such file or directory (is `drover serve` running? set --api or DROVER_API)"
+	want := "cannot reach drover at unix://" + path + ": dial unix " + path + ": connect: no such file or directory (is `drover serve`, or this host's agent, running? set --api or DROVER_API)"
 	if dataset.KindOf(err) != dataset.ErrUnavailable || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	control := filepath.Join(filepath.Dir(path), "control.sock")
+	werr := os.WriteFile(control, nil, 0o600)
+	_, err = c.Volume(soon(t), "db")
+	if hint := "(on this host control alone answers: set --api or DROVER_API to unix://" + control + ")"; werr != nil || err == nil || !strings.HasSuffix(err.Error(), hint) {
+		t.Errorf("beside control: %v, %v", err, werr)
 	}
 }
 

@@ -83,7 +83,7 @@ var (
 )
 
 func (absent) err() error {
-	return dataset.Errorf(dataset.ErrUnsupported, "this drover has no part in any host (ask the one that runs on the host in question)")
+	return dataset.Errorf(dataset.ErrUnsupported, "this is control, which has no part in any host (ask on the host in question, with no DROVER_API and no --api)")
 }
 
 func (a absent) Doctor(context.Context) ([]Finding, error)             { return nil, a.err() }
@@ -116,7 +116,7 @@ func (absent) Backup(context.Context, io.Writer) error {
 }
 
 func (absent) alone() error {
-	return dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control replicas (drover control)")
+	return dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control replicas (as root of a control host with "+onControl+")")
 }
 
 func (a absent) MakeToken(context.Context, NewToken) (JoinToken, error) {
