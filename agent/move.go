@@ -129,6 +129,12 @@ func (m *moving) recall(ctx context.Context) error {
 			}
 			until, left = a.Clock.Steady()+a.Limits.Lease, a.Limits.Lease
 		}
+		if who := m.users(now); who != "" {
+			m.jb.step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
+			a.tellSoon()
+		} else {
+			m.jb.step("asking node " + m.home.Name + " for it")
+		}
 		now, err = patient(ctx, a, func() (dataset.Operation, error) {
 			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
 		})
@@ -163,21 +169,38 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 // refused says why the home did not give the dataset up.
 func (m *moving) refused(now dataset.Operation) error {
 	op, home := m.op, m.home.Name
-	var ids, other []string
-	for _, h := range now.Holders {
-		if strings.Contains(h, " ") {
-			other = append(other, h)
-		} else {
-			ids = append(ids, shortID(h))
-		}
+	if who := m.users(now); who != "" {
+		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: %s", op.Volume, who)
 	}
-	switch {
-	case len(ids) > 0:
-		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: it is mounted by %s on node %s (stop its containers there first)", op.Volume, strings.Join(ids, ", "), home)
-	case len(other) > 0:
+	other := slices.DeleteFunc(slices.Clone(now.Holders), func(h string) bool { return !strings.Contains(h, " ") })
+	if len(other) > 0 {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume, home, strings.Join(other, "; "))
 	}
 	return m.unheard(errors.New("it did not answer that it is wanted here"))
+}
+
+// users says for whom the home cannot give the dataset up, and how they are found there:
+// which spellings its engine has used, this node does not know. "": for nobody.
+func (m *moving) users(now dataset.Operation) string {
+	var ids []string
+	for _, h := range now.Holders {
+		if !strings.Contains(h, " ") {
+			ids = append(ids, shortID(h))
+		}
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	d := m.op.Dataset
+	spellings := []string{d.Volume, d.Spelling, d.Volume + "@" + d.Profile.Name}
+	slices.Sort(spellings)
+	ps := "docker ps -a"
+	for _, s := range slices.Compact(spellings) {
+		if s != "" {
+			ps += " --filter volume=" + s
+		}
+	}
+	return fmt.Sprintf("it is mounted by %s on node %s (stop its containers there first; %s shows them)", strings.Join(ids, ", "), m.home.Name, ps)
 }
 
 // unheard is the error when the home is away, with the way out that a person has.

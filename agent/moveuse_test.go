@@ -36,7 +36,7 @@ func TestI11MoveInUse(t *testing.T) {
 	f.a.unmounts("db", "job")
 	op = f.ended(op)
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code ||
-		!strings.Contains(op.Problem.Message, "mounted by job, web-12345678 on node host-a") {
+		!strings.Contains(op.Problem.Message, "it is mounted by job, web-12345678 on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") {
 		t.Errorf("%+v: %+v", op.State, op.Problem)
 	}
 	v := f.record("db")
@@ -71,6 +71,10 @@ func TestMoveGoesOnWithTheLastUnmount(t *testing.T) {
 		}
 	}
 	await(t, holds("one", "two"))
+	await(t, func() bool {
+		now, err := f.svc.Operation(t.Context(), op.ID.String(), 0)
+		return err == nil && strings.HasPrefix(now.Progress.Step, "waiting for up to 1m0s: it is mounted by one, two on node host-a (")
+	})
 	f.a.unmounts("db", "one")
 	await(t, holds("two"))
 	f.a.unmounts("db", "two")
