@@ -319,8 +319,8 @@ func (a *Agent) storeRaised(ctx context.Context) error {
 	return a.storeGenerations(ctx)
 }
 
-// AcceptPool has a pool that is held serve with what it has, on a person's word. Not held:
-// nothing to do. ErrInvalid without that word, or for a pool that is not here.
+// AcceptPool has a pool that is held serve with what it has, on a person's word. ErrConflict
+// for one that is not held, ErrInvalid without that word, or for a pool that is not here.
 func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
 	unlock, err := a.lockPools(ctx, "accepting of pool "+in.Pool)
 	if err != nil {
@@ -334,7 +334,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	case op.backend == nil || op.hung != "":
 		return dataset.Pool{}, op.serves()
 	case op.held() == "":
-		return op.Pool, nil
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict, "pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and on which node)", op.Name, a.NodeName)
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: what was written to it since it was as it is now is lost when it is accepted (say --confirmed)", op.Name)
 	}

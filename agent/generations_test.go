@@ -35,16 +35,16 @@ func (r *rig) raised() (d dataset.Dataset, putBack func()) {
 	r.at(1)
 	d = r.volume("db")
 	r.writes(d, "old")
-	putBack = r.saved("pool")
+	putBack = r.saved()
 	r.restart()
 	r.at(2)
 	return d, putBack
 }
 
-// saved is a pool as it is now; what it returns puts it back, with the agent down.
-func (r *rig) saved(folder string) (putBack func()) {
+// saved is the pool as it is now; what it returns puts it back, with the agent down.
+func (r *rig) saved() (putBack func()) {
 	r.t.Helper()
-	pool, kept := filepath.Join(r.root, folder), r.t.TempDir()
+	pool, kept := filepath.Join(r.root, "pool"), r.t.TempDir()
 	carry := func(to, from string) {
 		err := os.RemoveAll(to)
 		if err == nil {
@@ -151,12 +151,13 @@ func TestPoolThatWasPutBackIsHeld(t *testing.T) {
 		t.Errorf("another pool: %v", err)
 	}
 	r.holds(d)
-	for range 2 { // again: nothing
-		if p, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); err != nil || p.Name != "default" {
-			t.Fatalf("%+v, %v", p, err)
-		}
-		r.at(3)
+	if p, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); err != nil || p.Name != "default" {
+		t.Fatalf("%+v, %v", p, err)
 	}
+	if _, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool default is not held on node host-a") {
+		t.Errorf("again: %v", err)
+	}
+	r.at(3)
 	if got := r.reads(d); got != "old" {
 		t.Errorf("it has %q", got)
 	}
@@ -172,7 +173,7 @@ func TestHostThatWasPutBack(t *testing.T) {
 	r := newRig(t)
 	r.at(1)
 	d := r.volume("db")
-	putBack := r.saved("pool")
+	putBack := r.saved()
 	r.restart()
 	r.at(2)
 	older := func() {
@@ -221,10 +222,10 @@ func TestNewerDiskIsBack(t *testing.T) {
 	r := newRig(t)
 	r.at(1)
 	d := r.volume("db")
-	older := r.saved("pool")
+	older := r.saved()
 	r.restart()
 	r.at(2)
-	newer := r.saved("pool")
+	newer := r.saved()
 	older()
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Heartbeat)

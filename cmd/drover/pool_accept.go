@@ -38,7 +38,7 @@ first: drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
 		if o.json() {
 			return show.JSON(a.out, p)
 		}
-		return a.say("pool %s serves as it is", p.Name)
+		return a.say("pool %s serves as it is (drover pool ls says so within seconds)", p.Name)
 	}
 	return cmd
 }
