@@ -35,7 +35,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 		r.checkEntries(t.Context(), rep, p, entries, known)
 		var texts []string
 		for _, f := range rep.list {
-			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text)
+			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Mend)
 		}
 		return texts
 	}
@@ -68,7 +68,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 	if err := p.backend.Delete(t.Context(), d.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := findings(nil, known); len(got) != 1 {
+	if got := findings(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
 		t.Errorf("on record and not in the pool: %q", got)
 	}
 }

@@ -89,9 +89,20 @@ func (a *Agent) checkMissing(ctx context.Context, r *report, p *openPool, entrie
 		}
 		_, err := p.backend.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.add(levelError, "dataset "+id.String(), "", "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+			r.add(levelError, "dataset "+id.String(), a.gone(d), "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}
 	}
+}
+
+// gone says what to do about a dataset that does not lie where it is on record.
+func (a *Agent) gone(d dataset.Dataset) string {
+	switch {
+	case d.State == dataset.StateTrashed:
+		return "drover trash purge " + d.ID.String()
+	case len(d.Copies) > 0:
+		return "drover volume inspect " + d.Volume + " says what copies there are; without a better one: drover volume rm " + d.Volume
+	}
+	return "bring back the disk that has it, or let go of it: drover volume rm " + d.Volume
 }
 
 func exists(path string) bool {
