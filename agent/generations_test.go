@@ -35,16 +35,16 @@ func (r *rig) raised() (d dataset.Dataset, putBack func()) {
 	r.at(1)
 	d = r.volume("db")
 	r.writes(d, "old")
-	putBack = r.saved()
+	putBack = r.saved("pool")
 	r.restart()
 	r.at(2)
 	return d, putBack
 }
 
-// saved is the pool as it is now; what it returns puts it back, with the agent down.
-func (r *rig) saved() (putBack func()) {
+// saved is a pool as it is now; what it returns puts it back, with the agent down.
+func (r *rig) saved(folder string) (putBack func()) {
 	r.t.Helper()
-	pool, kept := filepath.Join(r.root, "pool"), r.t.TempDir()
+	pool, kept := filepath.Join(r.root, folder), r.t.TempDir()
 	carry := func(to, from string) {
 		err := os.RemoveAll(to)
 		if err == nil {
@@ -173,7 +173,7 @@ func TestHostThatWasPutBack(t *testing.T) {
 	r := newRig(t)
 	r.at(1)
 	d := r.volume("db")
-	putBack := r.saved()
+	putBack := r.saved("pool")
 	r.restart()
 	r.at(2)
 	older := func() {
@@ -222,10 +222,10 @@ func TestNewerDiskIsBack(t *testing.T) {
 	r := newRig(t)
 	r.at(1)
 	d := r.volume("db")
-	older := r.saved()
+	older := r.saved("pool")
 	r.restart()
 	r.at(2)
-	newer := r.saved()
+	newer := r.saved("pool")
 	older()
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Heartbeat)
