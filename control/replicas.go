@@ -66,7 +66,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	if err != nil || fit < want {
 		return nil, err // those that stay would not make up for the others
 	}
-	surplus := append(leaving, good[want:]...)
+	surplus := slices.Concat(leaving, good[want:])
 	target, err := t.moveTo(d)
 	if err != nil {
 		return nil, err
