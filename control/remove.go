@@ -20,10 +20,18 @@ const shownHomes = 5
 // that it kept are forgotten, and so is the node. While datasets have their home there it
 // fails with ErrInUse; with force only what its certificate is worth changes then, and the
 // node stays on record, removed and cordoned, until they have another home and it is
-// removed again. Again: goes on where it was. ErrInvalid for an unknown node, ErrAmbiguous.
-func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (n dataset.Node, err error) {
+// removed again. So it does while it keeps what nobody else has, which force forgets: the
+// answer and events say what. Again: goes on where it was. ErrInvalid for an unknown node,
+// ErrAmbiguous.
+func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
+	n := &out.Node
+	if !force {
+		if err := s.keepsNothing(ctx, ref); err != nil {
+			return out, err
+		}
+	}
 	_, err = s.update(ctx, func(t *tx) error {
-		if n, err = t.nodeNamed(ref); err != nil {
+		if *n, err = t.nodeNamed(ref); err != nil {
 			return err
 		}
 		homes, err := t.homes(n.ID)
@@ -31,27 +39,29 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (n dat
 			return err
 		}
 		if len(homes) > 0 && !force {
-			return homesLeft(n, homes)
+			return homesLeft(*n, homes)
 		}
-		return s.banish(t, &n)
+		return s.banish(t, n)
 	})
 	s.revoked.lookAgain()
 	if err != nil {
-		return n, err
+		return out, err
 	}
 	for more := true; more; {
-		if err := s.clearNode(ctx, n.ID); err != nil {
-			return n, err
+		forgotten, err := s.clearNode(ctx, n.ID)
+		out.Forgotten = append(out.Forgotten, forgotten...)
+		if err != nil {
+			return out, err
 		}
 		_, err = s.update(ctx, func(t *tx) (err error) {
-			more, err = t.dropCleared(n, force)
+			more, err = t.dropCleared(*n, force)
 			return err
 		})
 		if err != nil {
-			return n, err
+			return out, err
 		}
 	}
-	return n, nil
+	return out, nil
 }
 
 // dropCleared forgets a node that nothing hangs on any more. More: a volume went on
@@ -126,30 +136,42 @@ func homesLeft(n dataset.Node, homes []string) error {
 }
 
 // clearNode ends what a node that was removed had to do, and forgets what it kept for
-// others: it cannot come back.
-func (s *Service) clearNode(ctx context.Context, node uuid.UUID) error {
+// others: it cannot come back. It returns what of that nobody else has.
+func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
 	work, err := newTx(ctx, s.store).work(node)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, op := range work {
 		if _, err := s.update(ctx, func(t *tx) error { return s.abandon(t, op.ID, node) }); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := s.clearCondemned(ctx, node); err != nil {
-		return err
+		return nil, err
 	}
 	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), nodeCopies(node))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, c := range copies {
-		if _, err := s.update(ctx, func(t *tx) error { return t.dropCopy(node, c.Dataset) }); err != nil {
-			return err
+		var what only
+		if _, err := s.update(ctx, func(t *tx) (err error) {
+			if what, err = s.onlyOne(t, node, c.Dataset); err != nil {
+				return err
+			}
+			if what.is != "" {
+				t.event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
+			}
+			return t.dropCopy(node, c.Dataset)
+		}); err != nil {
+			return forgotten, err
+		}
+		if what.is != "" {
+			forgotten = append(forgotten, what.is)
 		}
 	}
-	return nil
+	return forgotten, nil
 }
 
 // clearCondemned forgets what a node that was removed was to destroy: nobody will say that it

@@ -290,8 +290,12 @@ func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (
 
 func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
 
-func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (dataset.Node, error) {
-	return dataset.Node{Name: ref}, f.called("RemoveNode", ref, force)
+func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (api.Removed, error) {
+	out := api.Removed{Node: dataset.Node{Name: ref}}
+	if force {
+		out.Forgotten = []string{"the head of db that node " + ref + " kept, which was overtaken"}
+	}
+	return out, f.called("RemoveNode", ref, force)
 }
 
 func (f *fake) Recover(_ context.Context, r api.Recover) (api.Recovery, error) {

@@ -13,15 +13,19 @@ func newNodeRmCmd(a *app) *cobra.Command {
 		Short: "Remove a node from the cluster for good",
 		Long: `Remove a node from the cluster for good: its certificate is worth nothing from
 then on, and it cannot come back as what it was. Refused while volumes have
-their home there; move them first (drover node drain).
+their home there; move them first (drover node drain). Refused, too, while it
+keeps what nobody else has: a head that was overtaken, or the last whole copy of
+a volume whose home is away or cannot open it.
 
 With --force the certificate is worth nothing although volumes have their home
 there, for a host that somebody else may have. The node stays on record until
 they have another home (drover volume move --force --fenced), and is removed by
-saying this again. Containers that run there are not stopped by it.`,
+saying this again. Containers that run there are not stopped by it. What it
+kept is forgotten: the command says what nobody else has, and it lies in its
+pools.`,
 		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while volumes have their home there")
+	cmd.Flags().BoolVar(&force, "force", false, "also while volumes have their home there, or it keeps what nobody else has")
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()
@@ -34,6 +38,11 @@ saying this again. Containers that run there are not stopped by it.`,
 		}
 		if o.json() {
 			return show.JSON(a.out, n)
+		}
+		for _, what := range n.Forgotten {
+			if err := a.say("forgotten: %s", what); err != nil {
+				return err
+			}
 		}
 		return a.say("node %s is removed: its certificate is worth nothing any more", n.Name)
 	}

@@ -93,8 +93,12 @@ func (f *fake) Trust(ctx context.Context) (Trust, error) {
 	return Trust{Roots: "r", Revoked: []Revoked{}}, f.ask(ctx, "Trust")
 }
 
-func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (dataset.Node, error) {
-	return dataset.Node{Name: ref}, f.ask(ctx, "RemoveNode", ref, force)
+func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (Removed, error) {
+	out := Removed{Node: dataset.Node{Name: ref}}
+	if force {
+		out.Forgotten = []string{"a head of db"}
+	}
+	return out, f.ask(ctx, "RemoveNode", ref, force)
 }
 
 func (f *fake) RevokeOperator(ctx context.Context, name string) error {

@@ -133,6 +133,6 @@ func (a absent) Certify(context.Context, uuid.UUID, Certification) (pki.Signed, 
 	return pki.Signed{}, a.alone()
 }
 
-func (a absent) RemoveNode(context.Context, string, bool) (dataset.Node, error) {
-	return dataset.Node{}, a.alone()
+func (a absent) RemoveNode(context.Context, string, bool) (Removed, error) {
+	return Removed{}, a.alone()
 }

@@ -24,9 +24,10 @@ type Members interface {
 	// Trust is what members believe at this time.
 	Trust(ctx context.Context) (Trust, error)
 	// RemoveNode lets a node, by name or a prefix of its UUID, go for good. ErrInUse
-	// while datasets have their home there; with force its certificate is worth
-	// nothing from then on, and it stays on record until they have another home.
-	RemoveNode(ctx context.Context, ref string, force bool) (dataset.Node, error)
+	// while datasets have their home there, or it keeps what nobody else has; with force
+	// its certificate is worth nothing from then on, what it keeps is forgotten, and it
+	// stays on record until they have another home.
+	RemoveNode(ctx context.Context, ref string, force bool) (Removed, error)
 	// RevokeOperator makes every certificate of that name worth nothing that was made
 	// so far, or within ten minutes, by which clocks may differ.
 	RevokeOperator(ctx context.Context, name string) error
@@ -108,11 +109,11 @@ func (h handlers) members() {
 		func(ctx context.Context, _ *struct{}) (*answer[Trust], error) {
 			return reply(h.Members.Trust(ctx))
 		})
-	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node", "Its certificate is worth nothing from then on. Refused while volumes have their home there."),
+	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node", "Its certificate is worth nothing from then on. Refused while volumes have their home there, or it keeps what nobody else has."),
 		func(ctx context.Context, in *struct {
 			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
-			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another"`
-		}) (*answer[dataset.Node], error) {
+			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another; and while it keeps what nobody else has, which is forgotten"`
+		}) (*answer[Removed], error) {
 			if in.Force {
 				changeOf(ctx).Detail = "force"
 			}
@@ -170,7 +171,7 @@ func (c *Client) Trust(ctx context.Context) (Trust, error) {
 }
 
 // RemoveNode lets a node go.
-func (c *Client) RemoveNode(ctx context.Context, ref string, force bool) (n dataset.Node, err error) {
+func (c *Client) RemoveNode(ctx context.Context, ref string, force bool) (n Removed, err error) {
 	path, err := refs("/v1/nodes/%s", ref)
 	if err != nil {
 		return n, err
@@ -179,7 +180,7 @@ func (c *Client) RemoveNode(ctx context.Context, ref string, force bool) (n data
 	if force {
 		k.query = query("force", "true")
 	}
-	return ask[dataset.Node](ctx, c, k)
+	return ask[Removed](ctx, c, k)
 }
 
 // RevokeOperator makes an operator's certificates worth nothing.

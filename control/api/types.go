@@ -247,6 +247,12 @@ type Copied struct {
 	Looked      bool         `json:"looked,omitempty"` // it is about where Copy is mounted, or why not, and nothing else
 }
 
+// Removed is a node that was let go of.
+type Removed struct {
+	dataset.Node
+	Forgotten []string `json:"forgotten,omitempty" doc:"what it kept and nobody else has, which is on record no more"`
+}
+
 // Pool is a pool as people see it.
 type Pool struct {
 	dataset.Pool

@@ -1,0 +1,92 @@
+package control
+
+import (
+	"context"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// only is a copy that has what nobody else has; none: is is empty.
+type only struct {
+	d    dataset.Dataset
+	is   string
+	then string // the command after which it is none any more
+}
+
+// onlyOne says whether a node's copy of a dataset has what nobody else has: a head that was
+// overtaken, or the last whole copy that is heard of a volume whose home is lost or ill.
+func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
+	var c dataset.Copy
+	there, err := t.get(copyKey(node, id), &c)
+	if err != nil || !there {
+		return o, err
+	}
+	d, err := t.dataset(id)
+	if err != nil || d.State == dataset.StatePurging {
+		return o, err
+	}
+	name, err := t.nodeName(node)
+	if err != nil {
+		return o, err
+	}
+	if c.Kind == dataset.CopySuperseded {
+		return only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken", "drover volume superseded discard " + refTo(d) + " " + name}, nil
+	}
+	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
+		return o, nil
+	}
+	if ill, _, err := s.illness(t, d); err != nil || !ill {
+		return o, err
+	}
+	var others []dataset.Copy
+	for _, n := range without(d.Copies, node) {
+		var other dataset.Copy
+		if _, err := t.get(copyKey(n, id), &other); err != nil {
+			return o, err
+		}
+		if other.Whole() {
+			others = append(others, other)
+		}
+	}
+	if _, fit, err := s.fitFirst(t, others); err != nil || fit > 0 {
+		return o, err
+	}
+	home, err := t.nodeName(d.Home)
+	return only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it", "drover volume move " + refTo(d) + " --force --fenced " + home}, err
+}
+
+// keepsNothing fails with ErrInUse while a node keeps what nobody else has, unless it was
+// removed already: what it has nobody gets from it any more.
+func (s *Service) keepsNothing(ctx context.Context, ref string) error {
+	t := newTx(ctx, s.store)
+	n, err := t.nodeNamed(ref)
+	if err != nil || !n.Removed.IsZero() {
+		return err
+	}
+	copies, err := listAll[dataset.Copy](t, nodeCopies(n.ID))
+	if err != nil {
+		return err
+	}
+	var what, then []string
+	for _, c := range copies {
+		o, err := s.onlyOne(newTx(ctx, s.store), n.ID, c.Dataset)
+		if err != nil {
+			return err
+		}
+		if o.is == "" {
+			continue
+		}
+		if len(what) == shownHomes {
+			what = append(what, "and more")
+			break
+		}
+		what, then = append(what, o.is), append(then, o.then)
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse, "node %s keeps what nobody else has: %s (%s; or say --force, and it is forgotten)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
+}

@@ -1,0 +1,103 @@
+package control
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A node that keeps what nobody else has is removed by force alone, which says what was
+// forgotten: a head that was overtaken, or the last whole copy that is heard of a volume whose
+// home is lost or cannot open it.
+func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
+	kind := func(k, was dataset.CopyKind) func(*dataset.Copy, *dataset.Node) {
+		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.Was = k, was }
+	}
+	const last = "the last whole copy of db, whose home beta is lost or cannot open it"
+	move := []string{last, "drover volume move db --force --fenced beta", "--force"}
+	for what, c := range map[string]struct {
+		then func(l *lastCopy)
+		says []string // none: it is not refused
+	}{
+		"the home is well":        {func(l *lastCopy) { l.dies(l.left) }, nil},
+		"another has it too":      {func(l *lastCopy) { l.goes() }, nil},
+		"that is away too":        {func(l *lastCopy) { l.goes(); l.dies(l.left) }, move},
+		"the home cannot open it": {func(l *lastCopy) { l.home.opens(l.d, "it is not in the pool"); l.dies(l.left) }, move},
+		"it is condemned, and the home lost": {func(l *lastCopy) {
+			l.edits(l.replica, kind(dataset.CopyGoing, dataset.CopyReplica))
+			l.goes()
+			l.dies(l.left)
+		}, move},
+		"it is not whole": {func(l *lastCopy) {
+			l.edits(l.replica, func(c *dataset.Copy, _ *dataset.Node) { c.Snapshot = uuid.Nil })
+			l.goes()
+			l.dies(l.left)
+		}, nil},
+		"it has a head that was overtaken":      {func(l *lastCopy) { l.edits(l.replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded discard db gamma"}},
+		"such a head, and it was discarded":     {func(l *lastCopy) { l.edits(l.replica, kind(dataset.CopyGoing, dataset.CopySuperseded)) }, nil},
+		"such a head, and the volume destroyed": {func(l *lastCopy) { l.edits(l.replica, kind(dataset.CopySuperseded, "")); l.purges() }, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := newLastCopy(t)
+			l.isWell()
+			for name, g := range map[string]*agent{"alpha": l.left, "gamma": l.replica} {
+				l.enters(g, name)
+				g.heard(true)
+			}
+			c.then(l)
+			if c.says != nil {
+				_, err := l.keeper.RemoveNode(t.Context(), "gamma", false)
+				refused(t, err, dataset.ErrInUse, append(c.says, "node gamma keeps what nobody else has")...)
+				if v := l.keeper.volume("db"); len(v.Kept) != 2 {
+					t.Errorf("a refusal had an effect: %d copies", len(v.Kept))
+				}
+			}
+			out, err := l.keeper.RemoveNode(t.Context(), "gamma", c.says != nil)
+			if err != nil || out.Name != "gamma" || (len(out.Forgotten) == 1) != (c.says != nil) || len(out.Forgotten) > 0 && !strings.Contains(out.Forgotten[0], c.says[0]) {
+				t.Errorf("%+v, %v", out, err)
+			}
+			var told []string
+			if err := l.keeper.Events(t.Context(), 0, false, func(ev api.Event) error {
+				if ev.Type == "volume.forget" {
+					told = append(told, ev.Volume+": "+ev.Detail)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if (len(told) == 1) != (c.says != nil) || len(told) > 0 && !strings.Contains(told[0], out.Forgotten[0]) {
+				t.Errorf("told: %q", told)
+			}
+		})
+	}
+}
+
+// What a node keeps that was removed, and was to stay on record for its homes, goes with it at
+// last: nobody gets it from there any more.
+func TestRemovedNodeIsForgotten(t *testing.T) {
+	l := newLastCopy(t)
+	l.goes()
+	if _, err := l.keeper.RemoveNode(t.Context(), "beta", true); err != nil {
+		t.Fatal(err)
+	}
+	l.enters(l.replica, "gamma")
+	op := *l.keeper.submit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
+	l.replica.commit(op)
+	kept := l.keeper.volume("db").Kept
+	if !slices.ContainsFunc(kept, func(k api.KeptCopy) bool { return k.Node == l.home.id && k.Kind == dataset.CopySuperseded }) {
+		t.Fatalf("%+v", kept)
+	}
+	out, err := l.keeper.RemoveNode(t.Context(), "beta", false)
+	if err != nil || len(out.Forgotten) != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if _, err := l.keeper.RemoveNode(t.Context(), "beta", false); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("it is still on record: %v", err)
+	}
+}
