@@ -18,7 +18,7 @@ func ours(s dataset.Snapshot) bool {
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {
 	_, kept := a.cache.copied(id)
 	_, comes := a.pull(id)
-	return kept || comes
+	return kept || comes || a.isBeside(id)
 }
 
 // checkCopy looks at what lies here of a dataset whose home is elsewhere.

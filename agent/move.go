@@ -36,7 +36,7 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.Files { // which begins by removing what lies here: a head that it left may hold more
+	if op.Files { // which removes what lies here: a head that it left may hold more
 		if err := a.settleCopy(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -59,7 +59,12 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.begin")
-	if err := a.setPull(ctx, op.DatasetID, pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Since: a.Clock.Now()}); err != nil {
+	if was, _ := a.pull(op.DatasetID); was.Move != op.ID {
+		if err := a.dropBeside(ctx, was); err != nil {
+			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
+		}
+	}
+	if err := a.setPull(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
 		return out, err
 	}
 	if err := m.copyInUse(ctx); err != nil {
@@ -221,7 +226,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	if err := m.atBest(ctx); err != nil {
 		return out, err
 	}
-	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Since: a.Clock.Now(), Snapshot: m.last()}
+	rec := m.recordOf(m.last())
 	if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
 		return out, err
 	}
@@ -291,10 +296,13 @@ func (m *moving) last() uuid.UUID {
 // makeHead gives what came a head, with the record that it is to have. Of a move file
 // by file the head is what was filled.
 func (m *moving) makeHead(ctx context.Context) error {
+	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
+		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
+			return m.a.takePlace(ctx, m.pool, *m.op.Dataset, beside)
+		}
 		return nil
 	}
-	copier, can := m.pool.(backends.Copier)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.a.pools.name(m.op.Dataset.Pool))
 	}
@@ -309,10 +317,14 @@ func (m *moving) makeHead(ctx context.Context) error {
 func (m *moving) dropHead(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if m.op.Files {
-		return m.pool.Delete(ctx, m.op.DatasetID)
-	}
 	copier, can := m.pool.(backends.Copier)
+	if m.op.Files {
+		rec := m.recordOf(uuid.Nil)
+		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
+			return m.a.dropBeside(ctx, rec)
+		}
+		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.dropBeside(ctx, rec))
+	}
 	if !can {
 		return nil
 	}

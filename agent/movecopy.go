@@ -213,7 +213,7 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 	return true, nil
 }
 
-// copyFiles makes the dataset anew and fills it file by file.
+// copyFiles makes the dataset anew and fills it file by file, beside a copy that lies here.
 func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
 	peer, err := m.from()
 	if err != nil {
@@ -225,24 +225,59 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		return err
 	}
 	defer unlock()
-	// What an earlier try has left, or a move from here: the home has all of it.
-	if err := m.pool.Delete(ctx, op.DatasetID); err != nil {
-		return err
-	}
 	op.Dataset.Size = op.Dataset.Profile.Size
 	settle(op.Dataset, m.pool)
-	if op.Dataset.Size, err = m.pool.Create(ctx, *op.Dataset); err != nil {
-		return fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
+	made, rec := *op.Dataset, m.recordOf(uuid.Nil)
+	if replaces, err := m.replaces(ctx); err != nil {
+		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	} else if replaces || rec.Beside != uuid.Nil {
+		made.ID = besideOf(op.DatasetID, op.ID)
 	}
-	root, err := openRoot(ctx, m.pool, op.DatasetID, backends.AttachOptions{})
-	if err != nil {
-		return errors.Join(err, m.dropHead(ctx))
+	files := transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Manifest: given, Progress: m.jb.moved}
+	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
+		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
+			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has come: make room for both (remove snapshots or volumes there)", err, a.pools.name(op.Dataset.Pool))
+		}
+		return err
 	}
-	if err := m.fill(ctx, root, transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Into: root, Manifest: given, Progress: m.jb.moved}); err != nil {
-		return errors.Join(fmt.Errorf("move of volume %s: %w", op.Volume, err), m.dropHead(ctx))
+	if made.ID != op.DatasetID {
+		rec.Beside = made.ID
+		if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
+			return err
+		}
 	}
 	steps.At("move.pulled")
 	return nil
+}
+
+// makeFiles makes a dataset and fills it; of what an earlier try has left, unless that was all,
+// its home has all. What fails is taken back.
+func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files, came bool) (size dataset.Size, err error) {
+	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
+		return m.pool.Create(ctx, d) // again: its size
+	}
+	m.a.mu.Lock()
+	m.a.scratch[d.ID] = true
+	m.a.mu.Unlock()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.a.discard(ctx, m.pool, d.ID))
+		}
+		m.a.mu.Lock()
+		delete(m.a.scratch, d.ID)
+		m.a.mu.Unlock()
+	}()
+	if err := m.pool.Delete(ctx, d.ID); err != nil {
+		return 0, err
+	}
+	if size, err = m.pool.Create(ctx, d); err != nil {
+		return 0, err
+	}
+	if files.Into, err = openRoot(ctx, m.pool, d.ID, backends.AttachOptions{}); err != nil {
+		return 0, err
+	}
+	return size, m.fill(ctx, files.Into, files)
 }
 
 func (m *moving) fill(ctx context.Context, root *os.File, f transfer.Files) error {

@@ -23,6 +23,7 @@ type pullRecord struct {
 	Files    bool      `json:"files,omitempty"`
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that the head is made of, once it is known
 	Since    time.Time `json:"since"`
+	Beside   uuid.UUID `json:"beside,omitzero"` // as which all of it has come, beside a copy: see besideOf
 }
 
 // keptInVain is how long what a move brought is kept that did not come to its end.
@@ -140,6 +141,10 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		if err := copier.Promote(ctx, d.ID, p.Snapshot); err != nil {
 			return fmt.Errorf("volume %s: its home is here, but it has no head yet: %w", d.Volume, err)
 		}
+	} else if can && p.Beside != uuid.Nil {
+		if err := a.takePlaceAtHome(ctx, pool, d, p.Beside); err != nil {
+			return fmt.Errorf("volume %s: its home is here, but what came is beside its copy yet: %w", d.Volume, err)
+		}
 	}
 	if err := pool.Commit(ctx, d.ID); err != nil {
 		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
@@ -148,7 +153,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 	a.pools.changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
 	a.pruneSoon(d.ID)
-	return errors.Join(a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))
+	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))
 }
 
 // letGoPull destroys what came in vain when its time is over, or the volume is deleted:
@@ -166,7 +171,7 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == a.node || a.isPulling(id) {
 			return nil // it may be the home and not have heard so: what a move made is its head
 		}
-		err = a.dropPull(ctx, id) // control says what becomes of it
+		err = errors.Join(a.dropBeside(ctx, p), a.dropPull(ctx, id)) // control says what becomes of it
 		a.copySoon(id)
 		return err
 	}
@@ -189,7 +194,7 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 	if err != nil {
 		return err
 	}
-	if err := pool.Delete(ctx, id); err != nil {
+	if err := errors.Join(pool.Delete(ctx, id), a.dropBeside(ctx, p)); err != nil {
 		return err
 	}
 	return a.dropPull(ctx, id)

@@ -176,12 +176,12 @@ func thaw(path string) error {
 }
 
 // making reports whether work in flight makes, or reads, an incoming dataset, or a person
-// looks at it.
+// looks at it, or a move goes on from it.
 func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	scratch := a.scratch[id]
 	a.mu.Unlock()
-	if _, shown := a.cache.shown(id); shown || scratch {
+	if _, shown := a.cache.shown(id); shown || scratch || a.isBeside(id) {
 		return true
 	}
 	for _, op := range a.jobs.running() {

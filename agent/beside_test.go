@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// cutFiles is a way to other nodes on which no files come while it is cut.
+type cutFiles struct {
+	http.RoundTripper
+	cut   atomic.Bool
+	asked atomic.Int32
+}
+
+func (c *cutFiles) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/files") && c.cut.Load() {
+		c.asked.Add(1)
+		return nil, errors.New("no route to host")
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// keeps reports whether a host has something of a dataset that is whole in its place: a copy with
+// a snapshot, or the files.
+func (h *host) keeps(id uuid.UUID) bool {
+	e, err := h.thePool().Stat(h.f.Context(), id)
+	return err == nil && (e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0)
+}
+
+// left waits until a host knows that it was left, and what moves made there is gone.
+func (h *host) left(id uuid.UUID) {
+	h.f.Helper()
+	await(h.f.T, func() bool {
+		_, given := h.leases.yielded(id)
+		_, kept := h.cache.copied(id)
+		_, comes := h.pull(id)
+		if comes && !h.isPulling(id) {
+			h.resolvePulls(h.f.Context())
+		}
+		return kept && !given && !comes && h.hasOnly(id)
+	})
+}
+
+// hasOnly reports whether a dataset is all that lies in a host's pool.
+func (h *host) hasOnly(id uuid.UUID) bool {
+	h.f.Helper()
+	list, err := h.thePool().List(h.f.Context())
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	for _, e := range list {
+		if e.ID != id {
+			return false
+		}
+	}
+	return len(list) == 1
+}
+
+// I3: what comes file by file comes beside the copy that it replaces. A move that does not come
+// to its end leaves the copy as it was, and nothing else.
+func TestI3FilesComeBesideTheCopy(t *testing.T) {
+	for _, pools := range [][2]string{{"loop", "dir"}, {"dir", "loop"}} {
+		t.Run("to "+pools[0], func(t *testing.T) {
+			f := newFlock(t, pools[0], pools[1])
+			d := f.a.volume("db", nil)
+			f.a.writes("db", "token", "one")
+			f.moves("db", f.b)
+			f.b.writes("db", "token", "two")
+			f.a.left(d.ID)
+			f.a.down()
+			way := &cutFiles{RoundTripper: f.a.cfg.PeerHTTP}
+			way.cut.Store(true)
+			full := &fussy{}
+			f.a.cfg.PeerHTTP = way
+			if pools[0] == "dir" {
+				f.a.cfg.Backends = backends.NewRegistry(fusedKind{full, f.a})
+			}
+			f.a.up()
+
+			op := f.begins("db", f.a)
+			await(t, func() bool { return way.asked.Load() > 0 })
+			if !f.a.keeps(d.ID) {
+				t.Error("the copy is gone before anything has come")
+			}
+			if _, err := f.svc.CancelOperation(t.Context(), op.ID.String()); err != nil {
+				t.Fatal(err)
+			}
+			f.ended(op)
+			f.a.left(d.ID)
+			if !f.a.keeps(d.ID) {
+				t.Error("a move that was cancelled took the copy away")
+			}
+
+			way.cut.Store(false)
+			if pools[0] == "dir" {
+				full.refuse = dataset.Errorf(dataset.ErrNoSpace, "it is full")
+				op = f.ended(f.begins("db", f.a))
+				full.refuse = nil
+				if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code || !strings.Contains(op.Problem.Message, "make room for both") {
+					t.Errorf("in a full pool: %s, %+v", op.State, op.Problem)
+				}
+				if !f.a.keeps(d.ID) {
+					t.Error("a pool without room for both has neither")
+				}
+			}
+			f.moves("db", f.a)
+			if got := f.a.reads("db", "token"); got != "two" {
+				t.Errorf("it came with %q", got)
+			}
+			await(t, func() bool { return f.a.hasOnly(d.ID) })
+			if pools[0] == "dir" {
+				return
+			}
+			// A crash left what came, and the volume was written to since: that stays.
+			beside := d
+			beside.ID, beside.Size = besideOf(d.ID, op.ID), 0
+			_, err := f.a.thePool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
+			f.a.writes("db", "token", "three")
+			if err = errors.Join(err, f.a.takePlaceAtHome(t.Context(), f.a.thePool(), d, beside.ID)); err != nil {
+				t.Error(err)
+			}
+			if got := f.a.reads("db", "token"); got != "three" {
+				t.Errorf("what came took the place of what was written: %q", got)
+			}
+			if err := f.a.thePool().Delete(t.Context(), beside.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// I3: the target of a move file by file dies at every act, before it and after. At each of them
+// it has what it was left with, or all that has come; and it all comes to its end.
+func TestI3FilesMoveCutShort(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "left")
+	f.moves("db", f.b)
+	f.a.left(d.ID)
+	home := f.b
+	ways := map[*host]*cutFiles{}
+	for _, h := range []*host{f.a, f.b} {
+		h.down()
+		ways[h] = &cutFiles{RoundTripper: h.cfg.PeerHTTP}
+		h.cfg.PeerHTTP = ways[h]
+		h.up()
+	}
+	for _, late := range []bool{false, true} {
+		for _, target := range []*host{f.a, f.b} {
+			for n := 0; ; n++ {
+				if home == target { // back, without a cut
+					home = f.other(target)
+					f.moves("db", home)
+					target.left(d.ID)
+				}
+				token := fmt.Sprint(target.NodeName, late, n)
+				home.writes("db", "token", token)
+				gone := target.fuse.set(n, late, func(act string) {
+					if p, _ := target.pull(d.ID); p.Beside == uuid.Nil && !target.keeps(d.ID) {
+						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
+					}
+				})
+				op := f.begins("db", target)
+				done := make(chan dataset.Operation, 1)
+				go func() { done <- f.ended(op) }()
+				cut := false
+				select {
+				case <-gone:
+					cut = true
+					p, _ := target.pull(d.ID)
+					ways[target].cut.Store(p.Beside != uuid.Nil) // what has come is not brought again
+					target.again()
+					op = <-done
+				case op = <-done:
+					target.fuse.mend()
+				}
+				ways[target].cut.Store(false)
+				if op.State == dataset.OpDone {
+					home = target
+				}
+				if got := home.reads("db", "token"); got != token || f.record("db").Home != home.Node() {
+					t.Fatalf("late %t, cut at act %d of %v: operation %s, %+v: %s holds %q", late, n, target.fuse.seen(), op.State, op.Problem, home.NodeName, got)
+				}
+				await(t, func() bool { return home.hasOnly(d.ID) })
+				if !cut {
+					t.Logf("late %t: %v", late, target.fuse.seen())
+					break
+				}
+			}
+		}
+	}
+}
