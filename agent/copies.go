@@ -41,7 +41,7 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 		return a.state.put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.cache.index(k.Dataset)}})
 	}
 	a.leases.forget(k.Dataset)
-	a.handed.forget(k.Dataset)
+	a.forgetGiven(k.Dataset)
 	a.copySoon(k.Dataset)
 	a.copiesFresh.soon()
 	return nil

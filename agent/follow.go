@@ -180,7 +180,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 			return errOvertaken
 		}
 		a.leases.forget(id)
-		a.handed.forget(id)
+		a.forgetGiven(id)
 		if err := a.forgetCopy(ctx, id); err != nil {
 			return err
 		}
@@ -320,7 +320,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 		if a.cache.removeOf(id, asked) { // otherwise it came here just now
 			gone[id] = true
 			a.leases.forget(id)
-			a.handed.forget(id)
+			a.forgetGiven(id)
 		}
 	}
 	return gone, err

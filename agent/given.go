@@ -60,6 +60,16 @@ func (h *handed) forget(ds uuid.UUID) {
 	delete(h.of, ds)
 }
 
+// forgetGiven forgets what other nodes were given of a dataset that is not this node's any more.
+func (a *Agent) forgetGiven(ds uuid.UUID) {
+	a.handed.forget(ds)
+	a.sender.Forget(ds)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.movers, ds)
+	delete(a.bases, ds)
+}
+
 // others returns the nodes without a copy on record that have something of a dataset all the
 // same: a move brought it, and another try goes on from there. It forgets the rest.
 func (h *handed) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {

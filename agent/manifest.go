@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/google/uuid"
 
@@ -14,13 +15,13 @@ import (
 // manifest takes the last snapshot of a dataset that was given up and says what it is.
 // Where the files go one by one, and the pool does not snapshot without copying, they
 // are read as they lie: nothing writes to them any more.
-func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord) (m dataset.Manifest, err error) {
+func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord, seen io.Writer) (m dataset.Manifest, err error) {
 	s, err := a.timed(ctx, pool, a.transferSnapshot(d, finalID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
 	if y.Files && !pool.Info().Capabilities.InstantSnapshot {
-		m, err = a.manifestOfFiles(ctx, d.ID, uuid.Nil)
+		m, err = a.manifestOfFiles(ctx, d.ID, uuid.Nil, seen)
 		m.Taken, m.Order = s.Created, s.Order
 		return m, err
 	}
@@ -42,7 +43,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	}
 	s = e.Snapshots[i] // that of an earlier try
 	if y.Files {
-		m, err = a.manifestOfFiles(ctx, d.ID, s.ID)
+		m, err = a.manifestOfFiles(ctx, d.ID, s.ID, seen)
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
@@ -50,7 +51,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	if err != nil {
 		return m, err
 	}
-	m, err = transfer.Sum(ctx, pool, s, base)
+	m, err = transfer.Sum(ctx, pool, s, base, seen)
 	m.Taken = m.Taken.UTC()
 	return m, err
 }
@@ -72,12 +73,12 @@ func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Datas
 	return m, all, nil
 }
 
-func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID) (m dataset.Manifest, err error) {
+func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest, err error) {
 	root, release, err := sending{a}.Tree(ctx, ds, snapshot)
 	if err != nil {
 		return m, err
 	}
-	m, err = transfer.SumFiles(ctx, root)
+	m, err = transfer.SumFiles(ctx, root, seen)
 	return m, errors.Join(err, root.Close(), release())
 }
 

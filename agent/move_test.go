@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -191,6 +192,54 @@ func TestMoveWaitsForTheSum(t *testing.T) {
 	goOn()
 	if op = f.ended(op); op.State != dataset.OpDone || len(op.Holders) > 0 {
 		t.Errorf("%s, %v: %+v", op.State, op.Holders, op.Problem)
+	}
+}
+
+// A home that hangs while it gives a volume up says so in the end, and the move ends. Once it
+// goes on the volume is its own again; when it has moved the home keeps nothing of that.
+func TestMoveEndsWhereItsHomeHangs(t *testing.T) {
+	f := newFlock(t, "loop", "loop")
+	for _, h := range []*host{f.a, f.b} {
+		h.cfg.Limits.Lease = 400 * time.Millisecond
+		h.again()
+	}
+	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.a.writes("db", "token", "old")
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	f.a.fuse.set(-1, false, func(act string) {
+		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
+			<-release
+		}
+	})
+	f.b.fuse.set(-1, false, func(act string) {
+		if act == "recall" {
+			f.a.writes("db", "token", "new")
+		}
+	})
+	op := f.ended(f.begins("db", f.b))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "pool default lies on may hang") {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	goOn()
+	f.b.fuse.set(-1, false, nil)
+	await(t, func() bool { _, given := f.a.leases.yielded(d.ID); return !given })
+	if got := f.a.reads("db", "token"); got != "new" {
+		t.Errorf("it goes on with %q", got)
+	}
+	op = f.ended(f.begins("db", f.b))
+	if op.State != dataset.OpDone {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	f.a.settled(d.ID)
+	if _, sent := f.a.sender.Sent(f.b.Node(), dataset.Snapshot{ID: op.Manifest.Snapshot, Dataset: d.ID}); sent {
+		t.Error("it still knows what it sent")
+	}
+	f.a.mu.Lock()
+	defer f.a.mu.Unlock()
+	if len(f.a.movers) > 0 || len(f.a.bases) > 0 {
+		t.Errorf("it still knows of moves: %v, %v", f.a.movers, f.a.bases)
 	}
 }
 

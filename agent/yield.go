@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -127,8 +129,9 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		a.log(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
 	}
 	if y.Manifest == nil {
-		stop := a.slow(ctx, a.Limits.Lease/4, func(ctx context.Context) { a.tellGivingUp(ctx, id, y) })
-		y, err = a.final(ctx, pool, d, y)
+		var seen summed
+		stop := a.slow(ctx, a.Limits.Lease/4, func(ctx context.Context) { a.tellGivingUp(ctx, d, y, &seen) })
+		y, err = a.final(ctx, pool, d, y, &seen)
 		stop()
 		if err != nil {
 			// Nobody but this node knows yet: it goes on here.
@@ -176,8 +179,8 @@ func (a *Agent) holdersOf(d dataset.Dataset) ([]string, error) {
 
 // final takes the last snapshot of a dataset that was given up, and puts on disk what
 // the next home must have.
-func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord) (yieldRecord, error) {
-	m, err := a.manifest(ctx, pool, d, y)
+func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord, seen io.Writer) (yieldRecord, error) {
+	m, err := a.manifest(ctx, pool, d, y, seen)
 	if err != nil {
 		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
 	}
@@ -210,14 +213,44 @@ func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y yieldRecord, ho
 	return err
 }
 
+// summed counts how much was read of what is given up.
+type summed struct{ bytes atomic.Int64 }
+
+func (s *summed) Write(b []byte) (int, error) {
+	s.bytes.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// stuckAfter is how many times as long as a move waits for what is in use nothing may come of
+// what is given up, before that is taken for a disk that hangs: 5 minutes. The last snapshot
+// may have to write out what the host holds in memory, and be of many extents.
+const stuckAfter = 10
+
 // tellGivingUp tells control that what is given up is being summed up, which may take long:
-// so that the move waits.
-func (a *Agent) tellGivingUp(ctx context.Context, id uuid.UUID, y yieldRecord) {
-	_, err := patient(ctx, a, func() (struct{}, error) {
-		return struct{}{}, a.tellHolders(ctx, id, y, []string{dataset.GivingUp})
-	})
-	if err != nil && ctx.Err() == nil {
-		a.Log.WithError(err).WithField("dataset", id).Warn("the move was not told that this node is about to give it up")
+// so that the move waits. When nothing comes of it any more it says so, and the move ends.
+func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldRecord, seen *summed) {
+	was, at, said := seen.bytes.Load(), a.Clock.Steady(), ""
+	for ctx.Err() == nil {
+		if is := seen.bytes.Load(); is != was {
+			was, at = is, a.Clock.Steady()
+		}
+		say := dataset.GivingUp
+		if a.Clock.Steady()-at >= stuckAfter*a.Limits.Lease {
+			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang (look at its disk: dmesg; the volume is mounted there again once that has ended)", a.pools.name(d.Pool))
+		}
+		if say != said {
+			_, err := patient(ctx, a, func() (struct{}, error) {
+				return struct{}{}, a.tellHolders(ctx, d.ID, y, []string{say})
+			})
+			if err != nil && ctx.Err() == nil {
+				a.log(d).WithError(err).Warn("the move was not told how far this node is with giving it up")
+			}
+			said = say
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.Clock.After(a.Limits.Lease / 4):
+		}
 	}
 }
 

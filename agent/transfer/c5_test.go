@@ -42,10 +42,10 @@ func TestC5CutsAndFlips(t *testing.T) {
 	a.write(d.ID, "data", data)
 	second := a.take(d, dataset.SnapshotManual)
 	wants := map[uuid.UUID]dataset.Manifest{}
-	m, err := Sum(t.Context(), a.pool, first, uuid.Nil)
+	m, err := Sum(t.Context(), a.pool, first, uuid.Nil, io.Discard)
 	must(t, err)
 	wants[first.ID] = m
-	m, err = Sum(t.Context(), a.pool, second, first.ID)
+	m, err = Sum(t.Context(), a.pool, second, first.ID, io.Discard)
 	must(t, err)
 	wants[second.ID] = m
 	rapid.Check(t, func(rt *rapid.T) {
@@ -95,7 +95,7 @@ func TestCutsCostLittle(t *testing.T) {
 	d := a.create(small)
 	a.write(d.ID, "data", treetest.Bytes(1, 24<<20))
 	s := a.take(d, dataset.SnapshotManual)
-	m, err := Sum(t.Context(), a.pool, s, uuid.Nil)
+	m, err := Sum(t.Context(), a.pool, s, uuid.Nil, io.Discard)
 	must(t, err)
 	b.wire.set(func(body io.ReadCloser) io.ReadCloser { return &cutter{body, 3 << 20} })
 	brought, err := b.pull(a, d, uuid.Nil)

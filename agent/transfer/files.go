@@ -31,10 +31,10 @@ type Files struct {
 	Progress backends.Progress // nil, or told bytes; the total is that of the manifest, or 0
 }
 
-// SumFiles returns the manifest of a tree: it reads all of it and sends nothing. The same
-// tree has the same one each time, while nobody changes it.
-func SumFiles(ctx context.Context, root *os.File) (dataset.Manifest, error) {
-	sent, err := writeFiles(ctx, root, io.Discard)
+// SumFiles returns the manifest of a tree: it reads all of it, which seen gets, and sends
+// nothing. The same tree has the same one each time, while nobody changes it.
+func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manifest, error) {
+	sent, err := writeFiles(ctx, root, seen)
 	return dataset.Manifest{Bytes: sent.Bytes, Sum: sent.Sum}, err
 }
 

@@ -31,7 +31,7 @@ func TestFilesBetweenUnlikePools(t *testing.T) {
 			a.mounted(d.ID, func(at string) { treetest.Plant(t, at) })
 			to := b.create(size[kinds[1]])
 			a.open(d.ID, func(here *os.File) {
-				m, err := SumFiles(t.Context(), here)
+				m, err := SumFiles(t.Context(), here, io.Discard)
 				must(t, err)
 				b.open(to.ID, func(there *os.File) {
 					var told int64
@@ -68,7 +68,7 @@ func TestC5FilesCutsAndFlips(t *testing.T) {
 	a.write(d.ID, "one", treetest.Bytes(1, 3<<20))
 	a.write(d.ID, "two", treetest.Bytes(2, 100_000))
 	a.open(d.ID, func(here *os.File) {
-		m, err := SumFiles(t.Context(), here)
+		m, err := SumFiles(t.Context(), here, io.Discard)
 		must(t, err)
 		rapid.Check(t, func(rt *rapid.T) {
 			flips := rapid.SliceOfN(rapid.Bool(), 0, 4).Draw(rt, "flips")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -65,7 +66,7 @@ func TestMoveThereAndBack(t *testing.T) {
 
 			a.write(d.ID, "last", []byte("last"))
 			final := a.take(d, dataset.SnapshotTransfer)
-			m, err := Sum(t.Context(), a.pool, final, ahead.ID)
+			m, err := Sum(t.Context(), a.pool, final, ahead.ID, io.Discard)
 			must(t, err)
 			must(t, a.pool.DeleteSnapshot(t.Context(), d.ID, other.ID))
 			for _, wrong := range []dataset.Manifest{{Snapshot: final.ID, Base: ahead.ID, Bytes: m.Bytes, Sum: strings.Repeat("0", 64)}, {Snapshot: final.ID, Base: user.ID, Bytes: m.Bytes, Sum: m.Sum}} {

@@ -19,13 +19,13 @@ import (
 )
 
 // Sum returns the manifest of a snapshot that a pool sends as a difference to base, or
-// whole with the nil one: it reads all of the stream and sends nothing.
-func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID) (dataset.Manifest, error) {
+// whole with the nil one: it reads all of the stream, which seen gets, and sends nothing.
+func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID, seen io.Writer) (dataset.Manifest, error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return dataset.Manifest{}, dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots", s.Dataset)
 	}
-	sent, err := sender.Send(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}, base, 0, io.Discard, nil)
+	sent, err := sender.Send(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}, base, 0, seen, nil)
 	if err != nil {
 		return dataset.Manifest{}, err
 	}

@@ -121,6 +121,13 @@ func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream
 	s.sent[r.dataset] = sent{r.peer, snapshot, stream}
 }
 
+// Forget forgets what was sent of a dataset, which is not this node's any more.
+func (s *Server) Forget(ds uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sent, ds)
+}
+
 // use notes that snapshots are in use until the function that it returns is called.
 func (s *Server) use(ds uuid.UUID, snapshots ...uuid.UUID) (release func()) {
 	add := func(n int) {
