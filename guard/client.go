@@ -35,6 +35,7 @@ const (
 // concurrent use; requests do not wait for each other. Close it.
 type Client struct {
 	path, boot string
+	agent      bool
 
 	mu     sync.Mutex
 	idle   []net.Conn
@@ -49,6 +50,16 @@ func NewClient(path string) (*Client, error) {
 		return nil, err
 	}
 	return &Client{path: path, boot: boot}, nil
+}
+
+// NewAgentClient is NewClient for this host's agent, which the guard never stops: it alone can
+// say that a fence is over. It is killed where it holds what is fenced, and started anew.
+func NewAgentClient(path string) (*Client, error) {
+	c, err := NewClient(path)
+	if err == nil {
+		c.agent = true
+	}
+	return c, err
 }
 
 // Close closes the connections. What is registered stays so.
@@ -141,7 +152,7 @@ func (c *Client) empty() error {
 func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	q.Version, q.Boot = Version, c.boot
+	q.Version, q.Boot, q.Agent = Version, c.boot, c.agent
 	var a reply
 	var err error
 	for range 2 {

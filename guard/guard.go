@@ -72,6 +72,7 @@ type Guard struct {
 
 	mu      sync.Mutex
 	table   map[uuid.UUID]*entry
+	agent   hand.Process // of this host, that asked last; PID 0: none yet
 	missing []string
 	dog     dog
 	kick    chan struct{}

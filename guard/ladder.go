@@ -107,7 +107,7 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	for i, r := range ladder {
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
-		o := r.do(ctx, at.Target, g.Step)
+		o := r.do(ctx, g.asked(at.Target), g.Step)
 		if ctx.Err() != nil {
 			return -1
 		}
@@ -121,6 +121,24 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 		g.reboot(e)
 	}
 	return -1
+}
+
+// meet takes in which process is this host's agent.
+func (g *Guard) meet(agent hand.Process) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.agent = agent
+}
+
+// asked is a target with the agent of now in place of the one that registered it: that may
+// have been started anew, and registers nothing that is fenced.
+func (g *Guard) asked(t hand.Target) hand.Target {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.agent.PID != 0 {
+		t.Agent = g.agent
+	}
+	return t
 }
 
 // outcome puts on record what came of a rung.
@@ -148,7 +166,7 @@ func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) 
 // could not.
 func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	began := g.Clock.Boottime()
-	o := r.do(ctx, at.Target, g.Step)
+	o := r.do(ctx, g.asked(at.Target), g.Step)
 	if ctx.Err() != nil || o.Done && !o.Anew {
 		return true
 	}

@@ -99,6 +99,9 @@ func (g *Guard) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent
 	if err := frame.Read(r, &q, maxRequest); err != nil {
 		return err
 	}
+	if q.Agent {
+		g.meet(agent)
+	}
 	if q.Registration != nil {
 		q.Registration.agent = agent
 	}

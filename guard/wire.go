@@ -32,6 +32,7 @@ type request struct {
 	Version      int           `json:"v"`
 	Boot         string        `json:"boot"`
 	Op           string        `json:"op"`
+	Agent        bool          `json:"agent,omitempty"` // this host's asks, and not a person
 	Registration *Registration `json:"registration,omitempty"`
 	Feeds        []Feed        `json:"feeds,omitempty"`
 	Dataset      uuid.UUID     `json:"dataset,omitzero"`

@@ -186,7 +186,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 		p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
 		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
 		// Alone there is no other host that could take over.
-		g, err := guard.NewClient(guard.SocketPath(p.Run))
+		g, err := guard.NewAgentClient(guard.SocketPath(p.Run))
 		if err != nil {
 			return nil, err
 		}

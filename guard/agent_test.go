@@ -1,0 +1,110 @@
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/guard/hand"
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// watched are hands that say for which agent they are to stop holders, and find new ones each
+// time.
+type watched struct {
+	Hands
+	agents chan hand.Process
+}
+
+func (w watched) Stop(ctx context.Context, t hand.Target, _ time.Duration) hand.Outcome {
+	select {
+	case w.agents <- t.Agent:
+	case <-ctx.Done():
+	}
+	return hand.Outcome{Done: true, Anew: true}
+}
+
+func (watched) Save(context.Context, uuid.UUID, json.RawMessage) error { return nil }
+
+func (watched) Load(context.Context) (map[uuid.UUID]json.RawMessage, error) { return nil, nil }
+
+// An agent that was started anew registers nothing that is fenced, and is known all the same:
+// taken for a holder it would be stopped, and could never say that the fence is over.
+func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
+	w := watched{agents: make(chan hand.Process)}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	ctx, end := context.WithCancel(t.Context())
+	g, err := New(ctx, Options{Run: t.TempDir(), Hand: w, Step: time.Millisecond, Recheck: time.Millisecond, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.wg.Wait()
+	defer end()
+	first, second := hand.Process{PID: 1 << 30, Start: 1}, hand.Process{PID: 1 << 30, Start: 2}
+	r := Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{t.TempDir()}, Policy: PolicyFreeze, Deadline: g.Clock.Boottime() + MaxAhead/2, agent: first}
+	if _, err := g.Register(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	g.mu.Lock()
+	g.ctx = ctx
+	g.trip(g.table[r.Dataset])
+	g.mu.Unlock()
+	if got := <-w.agents; got != first {
+		t.Errorf("stopped for %+v", got)
+	}
+	g.meet(second)
+	<-w.agents // may be of before
+	if got := <-w.agents; got != second {
+		t.Errorf("looked after for %+v", got)
+	}
+}
+
+// Who asks as this host's agent is taken for it; a person who asks is not.
+func TestAgentMeetsTheGuard(t *testing.T) {
+	dir := t.TempDir()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	ctx, end := context.WithCancel(t.Context())
+	g, err := New(ctx, Options{Run: dir, Hand: watched{}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := socket.Listen(ctx, filepath.Join(dir, "sock"), "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- g.Run(ctx, l) }()
+	defer func() {
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range []struct {
+		make func(string) (*Client, error)
+		pid  int
+	}{{NewClient, 0}, {NewAgentClient, os.Getpid()}, {NewClient, os.Getpid()}} {
+		client, err := c.make(filepath.Join(dir, "sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Status(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := g.asked(hand.Target{}).Agent.PID; got != c.pid {
+			t.Errorf("the agent is %d, not %d", got, c.pid)
+		}
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
