@@ -65,6 +65,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 		a.checkPoolInTime(ctx, r, p, known, err == nil)
 	}
 	a.checkUnmade(r)
+	a.checkReplicas(r)
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
 	a.checkMounts(r)

@@ -173,3 +173,32 @@ func TestDoctorOnALostStore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A replica on record that is nowhere, and one that does not come along, are said.
+func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
+	r := newRig(t)
+	p, _ := r.pools.byName("default")
+	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
+	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
+		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
+		r.cache.setCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+	}
+	r.copiesFresh.mu.Lock()
+	r.copiesFresh.of[behind] = &replica{failed: "no way to its home"}
+	r.copiesFresh.mu.Unlock()
+	rep := &report{}
+	r.checkReplicas(rep)
+	said := map[string]api.Finding{}
+	for _, f := range rep.list {
+		said[f.Subject] = f
+	}
+	if f := said["volume v"+ghost.String()]; f.Level != levelError || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Mend, "drover node drain host-a") {
+		t.Errorf("in a pool that is not here: %+v", f)
+	}
+	if f := said["volume v"+behind.String()]; f.Level != levelWarning || !strings.Contains(f.Text, "no way to its home") {
+		t.Errorf("not refreshed: %+v", f)
+	}
+	if len(said) != 2 {
+		t.Errorf("%+v", rep.list)
+	}
+}

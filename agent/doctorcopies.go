@@ -41,6 +41,22 @@ func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
 	}
 }
 
+// checkReplicas names the replicas that this node is to keep and does not.
+func (a *Agent) checkReplicas(r *report) {
+	for _, id := range a.cache.copyIDs() {
+		k, kept := a.cache.copied(id)
+		if !kept || k.Kind != dataset.CopyReplica || k.Record == nil {
+			continue
+		}
+		subject := "volume " + k.Record.Volume
+		if a.pools.one(k.Pool) == nil {
+			r.add(levelError, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
+		} else if why := a.copiesFresh.failure(id); why != "" {
+			r.add(levelWarning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
+		}
+	}
+}
+
 func volumeName(e backends.Entry) string {
 	if e.Record == nil {
 		return e.ID.String()

@@ -132,6 +132,16 @@ func (a *Agent) startRefresh(id uuid.UUID) {
 	})
 }
 
+// failure is why the last refresh of a replica did not come to its end; "": it did.
+func (r *freshness) failure(id uuid.UUID) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if of := r.of[id]; of != nil {
+		return of.failed
+	}
+	return ""
+}
+
 // stopRefresh ends the refresh of a replica that runs. What has come of it stays.
 func (a *Agent) stopRefresh(id uuid.UUID) {
 	a.copiesFresh.mu.Lock()

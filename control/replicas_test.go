@@ -303,3 +303,29 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 	}
 	e.check()
 }
+
+// Of a replica that never came the volume says why, as far as its node told.
+func TestReplicaThatNeverCame(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	e.replicated(1)
+	d := a.create("db@safe")
+	e.rounds()
+	says := func(want string) {
+		t.Helper()
+		v, err := e.Volume(e.ctx, "db")
+		if err != nil || len(v.Kept) != 1 || v.Kept[0].Problem != want {
+			t.Errorf("%+v, %v; want %q", v.Kept, err, want)
+		}
+	}
+	says("")
+	pool := b.pools[0].ID
+	b.tells(func(f *dataset.Facts) { f.Pools = f.Pools[1:] })
+	says("its node does not have pool " + pool.String() + " (drover doctor, on that node)")
+	if err := e.Heartbeat(e.ctx, b.id, api.Heartbeat{Incarnation: b.incarnation, Pools: []dataset.PoolStatus{{ID: pool, Reason: "its disk is absent"}}}); err != nil {
+		t.Fatal(err)
+	}
+	says("its pool is offline: its disk is absent")
+	b.hasCopy(d, someday)
+	says("")
+}

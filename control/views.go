@@ -183,9 +183,34 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 		if c.NodeName, err = memo(&p.nodes, node, p.t.nodeName); err != nil {
 			return all, err
 		}
+		if c.Kind == dataset.CopyReplica && c.Snapshot == uuid.Nil {
+			if c.Problem, err = p.nothingYet(c.Copy); err != nil {
+				return all, err
+			}
+		}
 		all = append(all, c)
 	}
 	return all, nil
+}
+
+// nothingYet says why nothing has come of a replica, as far as its node told; "" where it
+// may be on its way.
+func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
+	st := p.s.seen.pool(c.Pool)
+	switch {
+	case st != nil && st.Online:
+		return "", nil
+	case st != nil && st.Held:
+		return "its pool is held: " + st.Reason, nil
+	case st != nil:
+		return "its pool is offline: " + st.Reason, nil
+	}
+	var f dataset.Facts
+	told, err := p.t.get(factsKey(c.Node), &f)
+	if _, has := f.Pool(c.Pool); err != nil || !told || has {
+		return "", err
+	}
+	return "its node does not have pool " + c.Pool.String() + " (drover doctor, on that node)", nil
 }
 
 func memo[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, error)) (V, error) {

@@ -97,11 +97,16 @@ func (a *app) copyLines(v api.Volume) []string {
 	var lines []string
 	for _, k := range v.Kept {
 		line := k.NodeName + ": " + string(k.Kind)
-		if k.Snapshot != uuid.Nil {
+		switch {
+		case k.Snapshot != uuid.Nil:
 			line += ", of " + show.Ago(a.now(), k.Taken)
+		case k.Kind == dataset.CopyReplica && k.Problem != "":
+			line += ", nothing yet, because " + k.Problem
+		case k.Kind == dataset.CopyReplica:
+			line += ", nothing yet"
 		}
 		if k.Checked.After(k.Taken) {
-			line += ", which was all " + show.Ago(a.now(), k.Checked)
+			line += ", and nothing was written from then until " + show.Ago(a.now(), k.Checked)
 		}
 		if !k.Until.IsZero() {
 			line += ", until " + show.When(a.now(), k.Until)
