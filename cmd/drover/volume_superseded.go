@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -73,14 +74,20 @@ func (a *app) overtakenTable(list []overtaken) *show.Table {
 
 func newVolumeSupersededDiscardCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "discard NAME [NODE]",
-		Short:             "Destroy a head that was overtaken",
-		Long:              `Destroy a head that was overtaken. It is gone for good.`,
+		Use:   "discard NAME [NODE]",
+		Short: "Destroy a head that was overtaken",
+		Long: `Destroy a head that was overtaken, on your word with --confirmed. It is gone
+for good: look at what it has first, with drover volume superseded mount.`,
 		Args:              args(1),
 		ValidArgsFunction: complete(a, volumeWords, nodeWords),
 	}
 	o := workFlags(cmd, false)
+	var confirmed bool
+	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "what it has is wanted by nobody any more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !confirmed {
+			return dataset.Errorf(dataset.ErrInvalid, "discard of the head of volume %s that was overtaken: say --confirmed once you know that nobody wants what it has, which is gone for good then (drover volume superseded mount %s shows it)", args[0], strings.Join(args, " "))
+		}
 		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
 		if len(args) > 1 {
 			req.Node = args[1]

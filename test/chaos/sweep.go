@@ -41,7 +41,7 @@ func (k *Campaign) remove(t testing.TB) (err error) {
 	for _, v := range all {
 		for _, c := range v.Kept {
 			if c.Kind == dataset.CopySuperseded {
-				does("volume", "superseded", "discard", v.Volume, c.NodeName)
+				does("volume", "superseded", "discard", v.Volume, c.NodeName, "--confirmed")
 			}
 		}
 		does("volume", "rm", v.Volume, "--force")

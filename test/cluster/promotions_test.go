@@ -346,7 +346,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	bad := witness.Check(p.entries, copies, p.losses)
 	if at == p.target {
 		p.asides = append(p.asides, lookedAt(t, p.Controls[0], p.home, p.name, before))
-		p.Controls[0].Must(t, "volume", "superseded", "discard", p.name, p.home.Name)
+		p.Controls[0].Must(t, "volume", "superseded", "discard", p.name, p.home.Name, "--confirmed")
 	}
 	bad = append(bad, witness.Check(p.entries, append(copies, p.asides...), nil)...)
 	if len(bad) > 0 {
