@@ -21,10 +21,6 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		already := ""
-		if n.Cordoned == !off {
-			already = " already"
-		}
 		set, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: !off})
 		if err != nil {
 			return err
@@ -32,10 +28,14 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 		switch {
 		case o.json():
 			return show.JSON(a.out, set)
+		case off && n.Cordoned:
+			return a.say("node %s is not cordoned any more", set.Name)
 		case off:
-			return a.say("node %s is not cordoned%s", set.Name, already)
+			return a.say("node %s was not cordoned: there was nothing to do", set.Name)
+		case n.Cordoned:
+			return a.say("node %s is cordoned already", set.Name)
 		}
-		return a.say("node %s is cordoned%s", set.Name, already)
+		return a.say("node %s is cordoned", set.Name)
 	}
 	return cmd
 }

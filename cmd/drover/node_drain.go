@@ -51,6 +51,9 @@ its volumes go on from the freshest copies that others have.`,
 		if fenced {
 			d.fenced = n.Name
 		}
+		if err := d.tell("node %s is cordoned: nothing new is put on it (drover node cordon --off %s ends that)", n.Name, n.Name); err != nil {
+			return err
+		}
 		return d.run(ctx)
 	}
 	return cmd

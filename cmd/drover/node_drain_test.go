@@ -33,7 +33,8 @@ func TestDrain(t *testing.T) {
 	if status := c.run(t, "node", "drain", f.nodes[0].Name); status != 1 {
 		t.Errorf("status %d", status)
 	}
-	want := `volume gone stays: no such volume
+	want := `node host-a is cordoned: nothing new is put on it (drover node cordon --off host-a ends that)
+volume gone stays: no such volume
 volume a lives on node host-z
 volume b lives on node host-z
 volume busy stays: volume busy is in use on node host-a by c1
