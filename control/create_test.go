@@ -153,6 +153,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	}{
 		{create("db@silver"), []string{`"db"`, "gold", "silver"}},
 		{create("db", "profile=silver"), []string{"gold", "silver"}},
+		{create("db@glod"), []string{`exists with profile gold: unknown profile "glod"`, "have: "}},
 		{create("db", "size=10GiB"), []string{"10GB", "10GiB"}},
 		{create("db", "fs=ext4"), []string{"xfs", "ext4"}},
 		{create("db", "pool=plain"), []string{"fast", "plain"}},

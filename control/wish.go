@@ -72,6 +72,9 @@ func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
 	case w.kind == dataset.OpImport:
 		return differs("already: an import makes a new one (choose another name, or drover volume rm %s)", d.Volume)
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
+		if _, err := s.Deps.Profiles().Get(w.spec.Profile); err != nil {
+			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
+		}
 		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name, w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
 	case o.Size != 0 && o.Size != d.Size && o.Size != p.Size: // the backend may have rounded it up
 		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Said(p.Size), o.Size, d.Volume, o.Size)
