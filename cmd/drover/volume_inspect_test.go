@@ -1,0 +1,35 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What other nodes have of a volume reads plainly: up to when, and of nothing, why.
+func TestCopyLines(t *testing.T) {
+	a := newConsole(theWorld()).app
+	now := a.now()
+	kept := func(c dataset.Copy) api.KeptCopy {
+		c.Kind = dataset.CopyReplica
+		return api.KeptCopy{Copy: c, NodeName: "host-b"}
+	}
+	got := a.copyLines(api.Volume{Kept: []api.KeptCopy{
+		kept(dataset.Copy{}),
+		kept(dataset.Copy{Problem: "its pool is offline: absent"}),
+		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), Checked: now.Add(-5 * time.Second)}),
+	}})
+	want := []string{
+		"host-b: replica, nothing yet",
+		"host-b: replica, nothing yet, because its pool is offline: absent",
+		"host-b: replica, of 15 seconds ago, and nothing was written from then until 5 seconds ago",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
