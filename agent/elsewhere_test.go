@@ -74,9 +74,7 @@ func TestCreateElsewhereIsPickedUpAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		asked := make(chan error, 1)
 		go func() { asked <- a.Create(ctx, "db", opts) }()
-		for len(a.jobs.running()) == 0 {
-			yield(t)
-		}
+		a.awaitRunning(asked)
 		cancel()
 		err := <-asked
 		if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "waits for node "+b.node.String()[:8]) || !strings.Contains(err.Error(), "operation watch") {
@@ -104,10 +102,7 @@ func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 	b.close()
 	asked := make(chan error, 1)
 	go func() { asked <- a.Create(t.Context(), "db", map[string]string{"pool": "other"}) }()
-	for len(a.jobs.running()) == 0 {
-		yield(t)
-	}
-	op := a.jobs.running()[0]
+	op := a.awaitRunning(asked)
 	if _, err := a.Control.CancelOperation(t.Context(), op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +114,22 @@ func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	b.start(cfg)
+}
+
+// awaitRunning returns the operation of a request, once its agent is at it.
+func (r *rig) awaitRunning(asked chan error) dataset.Operation {
+	r.t.Helper()
+	for {
+		if running := r.jobs.running(); len(running) > 0 {
+			return running[0]
+		}
+		select {
+		case err := <-asked:
+			r.t.Fatalf("it has ended, before it was seen: %v", err)
+		default:
+			yield(r.t)
+		}
+	}
 }
 
 // yield lets others run.

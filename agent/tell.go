@@ -124,6 +124,9 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 		}
 		seen = append(seen, a.datasetStatus(ctx, d))
 	}
+	if ctx.Err() != nil {
+		return // what was not answered in time to a stop is not offline
+	}
 	if len(a.apart) == 1 {
 		a.tellOne(ctx, all[0], h, seen)
 		return
