@@ -44,6 +44,7 @@ func (a *Agent) heartbeats(begun func()) {
 	begun()
 	purgeAt := a.Clock.Steady() + purgeEvery
 	round := a.Clock.After(0)
+	var looks rota
 	for {
 		select {
 		case <-a.ctx.Done():
@@ -56,7 +57,7 @@ func (a *Agent) heartbeats(begun func()) {
 				purgeAt = now + purgeEvery
 			}
 			all.tryAgain()
-			a.tell(a.ctx, all, append(a.mountedIDs(), all.told()...))
+			a.tell(a.ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.cache.ids)))
 			a.tellFacts(a.ctx)
 			if err := errors.Join(a.flush(a.ctx), a.keepClock(a.ctx)); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
@@ -159,18 +160,22 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 		return st
 	}
-	if !pool.Info().Capabilities.OwnFilesystem {
-		return st // what it takes is found by a walk: not here
+	walks := !pool.Info().Capabilities.OwnFilesystem // for what it takes: not here
+	if walks && mounted {
+		return st
 	}
 	var used dataset.Size
 	var uerr error
 	if err = a.pools.ask(ctx, d.Pool, func(b backends.Pool) {
 		var fs unix.Statfs_t
-		if mounted && unix.Statfs(path, &fs) == nil {
+		switch {
+		case walks:
+			_, uerr = b.Stat(ctx, d.ID)
+		case mounted && unix.Statfs(path, &fs) == nil:
 			used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
-			return
+		default:
+			used, uerr = b.Used(ctx, d.ID)
 		}
-		used, uerr = b.Used(ctx, d.ID)
 	}); err == nil {
 		st.Used, err = used, uerr
 	}

@@ -46,6 +46,27 @@ func (l tellers) tryAgain() {
 	}
 }
 
+// lookRounds is in how many rounds each dataset is looked at once that nobody uses: in an hour,
+// by default. Control goes by what was told of it when it lets go of copies.
+const lookRounds = 360
+
+// rota has datasets looked at in turn.
+type rota struct {
+	rest []uuid.UUID
+	each int
+}
+
+func (r *rota) next(all func() []uuid.UUID) []uuid.UUID {
+	if len(r.rest) == 0 {
+		r.rest = all()
+		r.each = (len(r.rest) + lookRounds - 1) / lookRounds
+	}
+	n := min(r.each, len(r.rest))
+	now := r.rest[:n]
+	r.rest = r.rest[n:]
+	return now
+}
+
 // told are the datasets of which any was told that they are in use, or not well.
 func (l tellers) told() (ids []uuid.UUID) {
 	seen := map[uuid.UUID]bool{}
