@@ -187,6 +187,7 @@ func TestI3FilesMoveCutShort(t *testing.T) {
 				if op.State == dataset.OpDone {
 					home = target
 				}
+				home.knows(d.ID)
 				if got := home.reads("db", "token"); got != token || f.record("db").Home != home.Node() {
 					t.Fatalf("late %t, cut at act %d of %v: operation %s, %+v: %s holds %q", late, n, target.fuse.seen(), op.State, op.Problem, home.NodeName, got)
 				}
@@ -198,4 +199,15 @@ func TestI3FilesMoveCutShort(t *testing.T) {
 			}
 		}
 	}
+}
+
+// knows waits until a host has heard that it is the home of a dataset: a mount before that is
+// told to ask again.
+func (h *host) knows(id uuid.UUID) {
+	h.f.Helper()
+	await(h.f.T, func() bool {
+		d, known := h.cache.dataset(id)
+		_, left := h.cache.copied(id)
+		return known && !left && d.Home == h.node
+	})
 }
