@@ -77,3 +77,28 @@ func inodeOf(t *testing.T, path string) string {
 	}
 	return fmt.Sprint(fi.Sys().(*syscall.Stat_t).Ino)
 }
+
+// A snapshot that is deleted between a look at its folder and at its record is none; one that
+// has lost its record is damage.
+func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(ext4)
+		f.create(d)
+		goes, damaged := f.takeSnapshot(d), f.takeSnapshot(d)
+		root, err := f.open()
+		f.must(err)
+		defer root.Close()
+		dir, _, err := f.findAny(root, d.ID)
+		f.must(err)
+		defer dir.Close()
+		before, err := f.contents(dir)
+		f.must(err)
+		f.must(f.DeleteSnapshot(f.Context(), d.ID, goes.ID))
+		f.must(dir.remove(snapshotRecord(damaged.ID)))
+		e := backends.Entry{ID: d.ID, State: backends.EntryReady}
+		f.read(&e, dir, before)
+		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID || !strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
+			f.Errorf("%+v", e)
+		}
+	})
+}

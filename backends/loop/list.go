@@ -156,6 +156,9 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 				continue
 			}
 		}
+		if errors.Is(err, os.ErrNotExist) && p.went(dir, item) {
+			continue
+		}
 		if err != nil {
 			s = dataset.Snapshot{ID: id, Dataset: e.ID}
 			problems = append(problems, fmt.Sprintf("the record of snapshot %s can't be read: %v", id, err))
@@ -167,6 +170,13 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 		problems = append(problems, "it holds what no pool has: "+strings.Join(c.foreign, ", "))
 	}
 	e.Problem = strings.Join(problems, "; ")
+}
+
+// went reports whether an item that was there is gone: nobody who looks holds a lock, and a
+// snapshot that is deleted loses its record last.
+func (p *Pool) went(dir folder, item string) bool {
+	now, err := p.contents(dir)
+	return err == nil && !slices.Contains(now.items, item)
 }
 
 // Stat implements backends.Pool.
