@@ -159,18 +159,19 @@ func TestLeftIdleIsGoneOnFrom(t *testing.T) {
 	}
 }
 
-// A home that takes longer to sum up what it gives up than a move waits for what is in use
-// says so, and the move waits.
-func TestMoveWaitsForTheSum(t *testing.T) {
-	f := newFlock(t, "loop", "loop")
+// lastSnapshotHangs is a flock that waits 400 ms for what is in use, with a volume whose home
+// takes no last snapshot of what it gives up before it goes on.
+func lastSnapshotHangs(t *testing.T) (f *flock, d dataset.Dataset, goOn func()) {
+	t.Helper()
+	f = newFlock(t, "loop", "loop")
 	for _, h := range []*host{f.a, f.b} {
 		h.cfg.Limits.Lease = 400 * time.Millisecond
 		h.again()
 	}
-	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	d = f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "old")
 	release := make(chan struct{})
-	goOn := sync.OnceFunc(func() { close(release) })
+	goOn = sync.OnceFunc(func() { close(release) })
 	t.Cleanup(goOn)
 	f.a.fuse.set(-1, false, func(act string) {
 		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
@@ -182,6 +183,13 @@ func TestMoveWaitsForTheSum(t *testing.T) {
 			f.a.writes("db", "token", "new")
 		}
 	})
+	return f, d, goOn
+}
+
+// A home that takes longer to sum up what it gives up than a move waits for what is in use
+// says so, and the move waits.
+func TestMoveWaitsForTheSum(t *testing.T) {
+	f, _, goOn := lastSnapshotHangs(t)
 	op := f.begins("db", f.b)
 	await(t, func() bool { return slices.Equal(f.operation(op.ID).Holders, []string{dataset.GivingUp}) })
 	until := time.Now().Add(3 * f.b.Limits.Lease)
@@ -198,26 +206,7 @@ func TestMoveWaitsForTheSum(t *testing.T) {
 // A home that hangs while it gives a volume up says so in the end, and the move ends. Once it
 // goes on the volume is its own again; when it has moved the home keeps nothing of that.
 func TestMoveEndsWhereItsHomeHangs(t *testing.T) {
-	f := newFlock(t, "loop", "loop")
-	for _, h := range []*host{f.a, f.b} {
-		h.cfg.Limits.Lease = 400 * time.Millisecond
-		h.again()
-	}
-	d := f.a.volume("db", map[string]string{"size": "320MiB"})
-	f.a.writes("db", "token", "old")
-	release := make(chan struct{})
-	goOn := sync.OnceFunc(func() { close(release) })
-	t.Cleanup(goOn)
-	f.a.fuse.set(-1, false, func(act string) {
-		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
-			<-release
-		}
-	})
-	f.b.fuse.set(-1, false, func(act string) {
-		if act == "recall" {
-			f.a.writes("db", "token", "new")
-		}
-	})
+	f, d, goOn := lastSnapshotHangs(t)
 	op := f.ended(f.begins("db", f.b))
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "pool default lies on may hang") {
 		t.Fatalf("%s: %+v", op.State, op.Problem)

@@ -224,7 +224,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if err := decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if _, _, ran, _ := s.ran.last(s.Clock.Steady()); c.Kind != dataset.CopyLeft || ran-time.Duration(c.Ran) < leftFor {
+			if c.Kind != dataset.CopyLeft || s.counted()-time.Duration(c.Ran) < leftFor {
 				continue
 			}
 			if _, err := s.update(ctx, func(t *tx) error { return s.expireCopy(t, c) }); err != nil {

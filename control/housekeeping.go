@@ -241,8 +241,8 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 	if err := decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if _, _, ran, _ := s.ran.last(s.Clock.Steady()); tr.left(ran) > 0 {
-		return now.Add(tr.left(ran)), nil
+	if left := tr.left(s.counted()); left > 0 {
+		return now.Add(left), nil
 	}
 	id, err := idIn(key, trashPrefix)
 	if err != nil {

@@ -91,8 +91,13 @@ func (s *Service) hasRun(t *tx) (time.Duration, error) {
 		return 0, err
 	}
 	s.ran.see(t.read[ranKey], m, s.Clock.Now(), s.Clock.Steady())
+	return s.counted(), nil
+}
+
+// counted is the count by the mark that was seen last, for a look that a transaction decides on.
+func (s *Service) counted() time.Duration {
 	_, _, count, _ := s.ran.last(s.Clock.Steady())
-	return count, nil
+	return count
 }
 
 // markRan puts the count in the store, seldom, and has it stand while nothing waits for it.

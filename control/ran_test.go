@@ -161,6 +161,13 @@ func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
 	}
 }
 
+// through is the same agent, that speaks to another service.
+func (a *agent) through(e *env) *agent {
+	b := *a
+	b.env = e
+	return &b
+}
+
 // While nothing waits the count stands, for all alike: what is deleted then, by whichever
 // replica, has its whole time before it, and a replica that has not heard since that the
 // count goes on puts no stamp of before.
@@ -168,8 +175,7 @@ func TestCountStands(t *testing.T) {
 	x := newShared(t, 2)
 	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
 	a := kept.agent("alpha")
-	b := *a
-	b.env = stoodBy
+	b := a.through(stoodBy)
 	if err := stoodBy.Heartbeat(t.Context(), a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
 		t.Fatal(err)
 	}
@@ -225,8 +231,7 @@ func TestCountOverAnOutage(t *testing.T) {
 	x := newShared(t, 2)
 	kept, late := x.env(x.list[0]), x.env(x.list[1])
 	a := kept.agent("alpha")
-	b := *a
-	b.env = late
+	b := a.through(late)
 	a.create("db")
 	kept.submit(create("slow")) // which has the count go on
 	kept.tick(time.Hour)

@@ -60,13 +60,7 @@ type inode struct{ number, names uint64 }
 
 func (f *fixture) image(d dataset.Dataset, item string) inode {
 	f.Helper()
-	root, err := f.Pool.open()
-	f.must(err)
-	defer root.Close()
-	dir, _, err := f.findAny(root, d.ID)
-	f.must(err)
-	defer dir.Close()
-	st, err := dir.lstat(f.layout.image(item))
+	st, err := f.folderOf(d).lstat(f.layout.image(item))
 	f.must(err)
 	return inode{st.Ino, st.Nlink}
 }
