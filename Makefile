@@ -22,6 +22,14 @@ test: ## install what is missing and run all tests (root; about twenty minutes)
 test-long: ## the same with everything that takes long: race detector, more rounds, fuzzing
 	scripts/test.sh long
 
+lab: ## tests that take another kernel, in a machine under QEMU; LAB_ONLY, LAB_RUN choose (CONTRIBUTING.md)
+	scripts/deps.sh test
+	DROVER_TEST_LONG=1 go test -count=1 -timeout 30m -v -run '^TestLab$$' ./test/lab
+
+lab-short: ## those of them that make test runs
+	scripts/deps.sh test
+	go test -count=1 -timeout 15m -v -run '^TestLab$$' ./test/lab
+
 chaos: ## faults on a whole cluster: CHAOS_SECONDS, CHAOS_SEED (root; docs/design.md says more)
 	scripts/deps.sh test
 	go test -count=1 -timeout 4h -v -run '^TestChaos$$' ./test/chaos
@@ -54,4 +62,4 @@ demo-clean: ## remove whatever the demo left
 clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
 	rm -rf bin
 
-.PHONY: help build images test test-long chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean
+.PHONY: help build images test test-long lab lab-short chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean

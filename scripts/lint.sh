@@ -11,8 +11,8 @@ lint_go() {
 	local lint
 	lint=$(scripts/tools.sh golangci-lint)
 	"$lint" run ./...
-	# Once more for the code that only tests of crashes are built with.
-	"$lint" run --build-tags steps ./...
+	# Once more for the code that only tests of crashes, and those in the kernel lab, are built with.
+	"$lint" run --build-tags steps,lab ./...
 }
 
 tidy() {

@@ -14,7 +14,7 @@ cd "$top"
 # prepare makes the images and the tools side by side: the one waits for the disk, the other for the CPU.
 prepare() {
 	local image tools status=0
-	{ scripts/image.sh >/dev/null && scripts/images.sh; } &
+	{ scripts/image.sh >/dev/null && scripts/images.sh && scripts/lab.sh >/dev/null; } &
 	image=$!
 	scripts/tools.sh docker-compose consul >/dev/null &
 	tools=$!

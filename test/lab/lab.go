@@ -1,0 +1,225 @@
+// Package lab runs tests in a machine of their own: a Debian kernel under QEMU, with what
+// the kernels of development machines may lack (device mapper, project quotas, an NFS
+// server, cgroup v2). It takes no KVM, and is slow: what it shows is that things work,
+// and hardly how fast.
+//
+// What it boots, scripts/lab.sh makes. The table in table.go says which tests run there;
+// package inside is what they find there.
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+// bootsWithin is far more than a boot takes on a machine with nothing else to do.
+const bootsWithin = 3 * time.Minute
+
+// Disk is an empty disk of the machine, which its tests find by name.
+type Disk struct {
+	Name string
+	Size int64
+}
+
+// Options are what the machine has.
+type Options struct {
+	Dir   string // shared with it, as inside.Share
+	Disks []Disk
+}
+
+// VM is a machine that runs.
+type VM struct {
+	proc    *child.Process
+	port    net.Conn
+	events  *json.Decoder
+	console string
+	disks   []Disk
+}
+
+// Boot starts a machine, and ends it with the test. No signal to the test, however hard,
+// leaves it running.
+func Boot(t testing.TB, o Options) *VM {
+	t.Helper()
+	files := made(t)
+	dir := t.TempDir()
+	guest := filepath.Join(dir, "guest")
+	build(t, "build", "-trimpath", "-ldflags=-s -w", "-o", guest, "./test/lab/guest")
+	b, err := initramfs(guest, filepath.Join(files, "modules"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "initramfs"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := &VM{console: filepath.Join(dir, "console"), disks: o.Disks}
+	args := machine(files, dir, vm.console)
+	args = append(args, shared(o.Dir, inside.Share, "")...)
+	args = append(args, shared(top(t), inside.Source, ",readonly=on")...)
+	for i, d := range o.Disks {
+		image := filepath.Join(dir, d.Name+".disk")
+		if err := os.WriteFile(image, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(image, d.Size); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, disk(image, serial(i), ",discard=unmap,detect-zeroes=unmap")...)
+	}
+	vm.start(t, args, filepath.Join(dir, "qemu.log"))
+	return vm
+}
+
+// made returns the folder with what is booted.
+func made(t testing.TB) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(top(t), "scripts", "lab.sh"))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("scripts/lab.sh: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// build calls go in the repository's root; what it makes needs nothing of this machine.
+func build(t testing.TB, args ...string) {
+	t.Helper()
+	cmd := exec.Command("go", args...)
+	cmd.Dir, cmd.Env = top(t), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func top(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func serial(i int) string { return fmt.Sprint("lab", i) }
+
+// machine is a PC without anything that a test does not use.
+func machine(files, dir, console string) []string {
+	return append([]string{
+		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-machine", "pc,accel=tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", "3G",
+		"-kernel", filepath.Join(files, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
+		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off random.trust_cpu=on",
+		"-serial", "file:" + console,
+		"-device", "virtio-rng-pci",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,fd=3",
+		"-device", "virtserialport,chardev=port,name=" + inside.Port,
+	}, disk(filepath.Join(files, "root.img"), "root", ",snapshot=on")...)
+}
+
+// disk is one that forgets nothing while the machine runs, and need not outlive it.
+func disk(image, serial, more string) []string {
+	return []string{
+		"-drive", "if=none,format=raw,cache=unsafe,aio=threads,id=" + serial + ",file=" + image + more,
+		"-device", "virtio-blk-pci,drive=" + serial + ",serial=" + serial,
+	}
+}
+
+// shared is a folder that the guest mounts at a path.
+func shared(dir, path, more string) []string {
+	tag := filepath.Base(path)
+	return []string{"-virtfs", "local,security_model=none,multidevs=remap,mount_tag=" + tag + ",path=" + dir + more}
+}
+
+// start starts QEMU, with one end of a socket for the port, and waits for the guest.
+func (vm *VM) start(t testing.TB, args []string, log string) {
+	t.Helper()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(ends[0]), "port"), os.NewFile(uintptr(ends[1]), "port")
+	defer ours.Close()
+	defer theirs.Close()
+	if vm.port, err = net.FileConn(ours); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { vm.port.Close() })
+	vm.events = json.NewDecoder(vm.port)
+	// What is written to the root while it runs goes to a file there without a name.
+	vm.proc, err = child.Start(child.Spec{Args: args, Log: log, Keep: []*os.File{theirs}, Env: []string{"TMPDIR=" + os.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := vm.proc.End(unix.SIGKILL, time.Minute); err != nil {
+			t.Error(err)
+		}
+	})
+	theirs.Close() // so that the port ends with QEMU
+	began := time.Now()
+	if e, err := vm.next(began.Add(bootsWithin)); err != nil || !e.Ready {
+		said, _ := os.ReadFile(log)
+		t.Fatalf("the lab's machine did not come up: %v\n%s\nits console:\n%s", err, said, vm.Console(40))
+	}
+	t.Logf("the machine was up after %s", time.Since(began).Round(100*time.Millisecond))
+}
+
+func (vm *VM) next(deadline time.Time) (e inside.Event, err error) {
+	if err := vm.port.SetReadDeadline(deadline); err != nil {
+		return e, err
+	}
+	return e, vm.events.Decode(&e)
+}
+
+// Run runs a command in the machine and returns its exit status; each line of what it
+// says goes to line. One that does not end in time is killed: the error says so, and
+// after any error the machine is of no use any more.
+func (vm *VM) Run(ctx context.Context, c inside.Command, line func(string)) (int, error) {
+	for i, d := range vm.disks {
+		c.Disks = append(c.Disks, d.Name+"="+serial(i))
+	}
+	if err := json.NewEncoder(vm.port).Encode(c); err != nil {
+		return -1, err
+	}
+	stop := context.AfterFunc(ctx, func() { vm.port.SetReadDeadline(time.Now()) })
+	defer stop()
+	// The guest itself ends what hangs: more than this takes a guest that hangs.
+	deadline := time.Now().Add(time.Duration(c.Seconds)*time.Second + time.Minute)
+	for ctx.Err() == nil {
+		e, err := vm.next(deadline)
+		switch {
+		case err != nil:
+			return -1, fmt.Errorf("the lab's machine is gone or hangs: %w", err)
+		case e.Ended && e.Reason != "":
+			return -1, fmt.Errorf("%s: %s", strings.Join(c.Args, " "), e.Reason)
+		case e.Ended:
+			return e.Exit, nil
+		default:
+			line(e.Line)
+		}
+	}
+	return -1, ctx.Err()
+}
+
+// Console is the end of what the kernel wrote to its console.
+func (vm *VM) Console(lines int) string {
+	b, err := os.ReadFile(vm.console)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(strings.ReplaceAll(string(b), "\r", "")), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,42 @@
+package lab
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const gib = 1 << 30
+
+// Entry is a package of which tests run in the machine: one line in the table. They are
+// built with the tag lab, for the files that only the lab can run (//go:build lab).
+type Entry struct {
+	Package string        // below the root: "backends/lvm"
+	Run     string        // as -test.run; empty: all of them
+	Skip    string        // as -test.skip
+	Modules []string      // of the kernel, loaded before
+	Disks   []Disk        // empty; inside.Disk(t, name) gives their devices. Entries that name the same share it
+	Within  time.Duration // the tests are killed then; 0: three minutes. The machine is slow
+	Long    bool          // only in the long form, `make lab`
+}
+
+// Table is what runs in the lab, in this order, in one boot.
+func Table() []Entry {
+	return []Entry{
+		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
+		{Package: "backends/dir", Run: "^TestSuite$/^(host|xfs)$"},
+		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 5 * time.Minute, Long: true},
+	}
+}
+
+func (e Entry) within() time.Duration {
+	if e.Within == 0 {
+		return 3 * time.Minute
+	}
+	return e.Within
+}
+
+// binary is the name of its test program.
+func (e Entry) binary() string {
+	return strings.ReplaceAll(filepath.ToSlash(e.Package), "/", "-") + ".test"
+}
