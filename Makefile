@@ -24,7 +24,7 @@ test-long: ## the same with everything that takes long: race detector, more roun
 
 lab: ## tests that take another kernel, in a machine under QEMU; LAB_ONLY, LAB_RUN choose (CONTRIBUTING.md)
 	scripts/deps.sh test
-	DROVER_TEST_LONG=1 go test -count=1 -timeout 30m -v -run '^TestLab$$' ./test/lab
+	LAB_LONG=1 go test -count=1 -timeout 30m -v -run '^TestLab$$' ./test/lab
 
 lab-short: ## those of them that make test runs
 	scripts/deps.sh test

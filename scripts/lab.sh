@@ -30,7 +30,7 @@ kernel() {
 	chroot "$1" apt-get update -qq
 	name=$(chroot "$1" apt-cache depends --important "linux-image-$(dpkg --print-architecture)" |
 		awk '$1 == "Depends:" && !found { print $2; found = 1 }')
-	chroot "$1" sh -c 'cd /tmp && exec apt-get download "$1"' sh "$name"
+	chroot "$1" env --chdir=/tmp apt-get download "$name"
 	mkdir "$2/kernel"
 	dpkg-deb -x "$1/tmp/$name"_*.deb "$2/kernel"
 	mkdir -p "$1/usr/lib/modules"
@@ -57,7 +57,8 @@ build() {
 	# Sparse: it takes what is in it. What a run writes goes elsewhere (test/lab).
 	truncate -s 24G "$work/lab/root.img"
 	mkfs.ext4 -q -L lab -N 400000 -E lazy_itable_init=0,nodiscard -d "$work/root" "$work/lab/root.img"
-	rm -rf "$cache"/images/lab-*/
+	# Not at once: another tree may use the same cache, and boot what it has made.
+	find "$cache/images" -maxdepth 1 -name 'lab-*' -mtime +0 -exec rm -rf {} +
 	mv "$work/lab" "$lab"
 }
 

@@ -36,8 +36,9 @@ type Disk struct {
 
 // Options are what the machine has.
 type Options struct {
-	Dir   string // shared with it, as inside.Share
-	Disks []Disk
+	Dir     string // shared with it, as inside.Share
+	Disks   []Disk
+	Systemd bool // is its init, and it can be reset; or else nothing runs but what the test runs
 }
 
 // VM is a machine that runs.
@@ -46,6 +47,7 @@ type VM struct {
 	port    net.Conn
 	events  *json.Decoder
 	console string
+	log     string
 	disks   []Disk
 }
 
@@ -65,7 +67,11 @@ func Boot(t testing.TB, o Options) *VM {
 		t.Fatal(err)
 	}
 	vm := &VM{console: filepath.Join(dir, "console"), disks: o.Disks}
-	args := machine(files, dir, vm.console)
+	line, reset := "", "-no-reboot"
+	if o.Systemd {
+		line, reset = " "+inside.Systemd, "-no-shutdown"
+	}
+	args := append(machine(files, dir, vm.console, line), reset)
 	args = append(args, shared(o.Dir, inside.Share, "")...)
 	args = append(args, shared(top(t), inside.Source, ",readonly=on")...)
 	for i, d := range o.Disks {
@@ -116,12 +122,12 @@ func top(t testing.TB) string {
 func serial(i int) string { return fmt.Sprint("lab", i) }
 
 // machine is a PC without anything that a test does not use.
-func machine(files, dir, console string) []string {
+func machine(files, dir, console, line string) []string {
 	return append([]string{
-		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "pc,accel=tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", "3G",
 		"-kernel", filepath.Join(files, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
-		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off random.trust_cpu=on",
+		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off random.trust_cpu=on" + line,
 		"-serial", "file:" + console,
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,fd=3",
@@ -169,12 +175,35 @@ func (vm *VM) start(t testing.TB, args []string, log string) {
 		}
 	})
 	theirs.Close() // so that the port ends with QEMU
+	vm.log = log
+	vm.up(t)
+}
+
+// up waits until the guest serves.
+func (vm *VM) up(t testing.TB) {
+	t.Helper()
 	began := time.Now()
-	if e, err := vm.next(began.Add(bootsWithin)); err != nil || !e.Ready {
-		said, _ := os.ReadFile(log)
-		t.Fatalf("the lab's machine did not come up: %v\n%s\nits console:\n%s", err, said, vm.Console(40))
+	for {
+		e, err := vm.next(began.Add(bootsWithin))
+		if err != nil {
+			said, _ := os.ReadFile(vm.log)
+			t.Fatalf("the lab's machine did not come up: %v\n%s\nits console:\n%s", err, said, vm.Console(40))
+		}
+		if e.Ready {
+			t.Logf("the machine was up after %s", time.Since(began).Round(100*time.Millisecond))
+			return
+		}
 	}
-	t.Logf("the machine was up after %s", time.Since(began).Round(100*time.Millisecond))
+}
+
+// Reset is the button: nothing is stopped, flushed or unmounted before the next boot.
+func (vm *VM) Reset(t testing.TB) {
+	t.Helper()
+	c := inside.Command{Args: []string{"sh", "-c", "echo b >/proc/sysrq-trigger"}, Seconds: 60}
+	if err := json.NewEncoder(vm.port).Encode(c); err != nil {
+		t.Fatal(err)
+	}
+	vm.up(t)
 }
 
 func (vm *VM) next(deadline time.Time) (e inside.Event, err error) {

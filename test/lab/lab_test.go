@@ -13,8 +13,9 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// TestLab runs the table in one boot, and has a subtest for each test in there. LAB_ONLY
-// takes the entries of one package, long or not; LAB_RUN takes other tests than the entry says.
+// TestLab runs the table in one boot, and has a subtest for each test in there. LAB_LONG
+// takes the long entries too, as `make lab` does; LAB_ONLY takes those of one package, long
+// or not; LAB_RUN takes other tests than the entry says.
 func TestLab(t *testing.T) {
 	entries := chosen(os.Getenv("LAB_ONLY"), os.Getenv("LAB_RUN"))
 	if len(entries) == 0 {
@@ -34,16 +35,20 @@ func TestLab(t *testing.T) {
 		}
 	}
 	vm := Boot(t, Options{Dir: dir, Disks: disks})
+	t.Run("machine", vm.tellsHowCommandsEnd)
 	for _, e := range entries {
 		t.Run(e.Package, func(t *testing.T) { vm.entry(t, e) })
 	}
 }
 
+// all reports whether the long entries run as well.
+func all() bool { return os.Getenv("LAB_LONG") != "" || long.Enabled() }
+
 func chosen(only, run string) []Entry {
 	var entries []Entry
 	for _, e := range Table() {
 		switch {
-		case only != "" && e.Package != only, only == "" && e.Long && !long.Enabled():
+		case only != "" && e.Package != only, only == "" && e.Long && !all():
 			continue
 		}
 		if run != "" {
@@ -52,6 +57,32 @@ func chosen(only, run string) []Entry {
 		entries = append(entries, e)
 	}
 	return entries
+}
+
+// TestSystemd is for itself, because it takes another boot.
+func TestSystemd(t *testing.T) { installed(t) }
+
+// tellsHowCommandsEnd is what all else hangs on.
+func (vm *VM) tellsHowCommandsEnd(t *testing.T) {
+	var said []string
+	keep := func(s string) { said = append(said, s) }
+	exit, err := vm.Run(t.Context(), inside.Command{Args: []string{"sh", "-c", "echo one; echo two >&2; exit 7"}, Seconds: 60}, keep)
+	if exit != 7 || err != nil || !slices.Equal(said, []string{"one", "two"}) {
+		t.Errorf("it said %q and ended with %d, %v", said, exit, err)
+	}
+	if _, err := vm.Run(t.Context(), inside.Command{Args: []string{"no-such-program"}, Seconds: 60}, keep); err == nil {
+		t.Error("a program that is not there is no error")
+	}
+	_, err = vm.Run(t.Context(), inside.Command{Args: []string{"sh", "-c", "trap '' QUIT; while :; do sleep 600; done"}, Seconds: 1}, keep)
+	if err == nil || !strings.Contains(err.Error(), "killed after 1 s") {
+		t.Errorf("what hangs ended with %v", err)
+	}
+	if console := vm.Console(100); !strings.Contains(console, "Blocked State") {
+		t.Errorf("the console does not say what was blocked:\n%s", console)
+	}
+	if exit, err := vm.Run(t.Context(), inside.Command{Args: []string{"pgrep", "sleep"}, Seconds: 60}, keep); exit != 1 || err != nil {
+		t.Errorf("what hung is still there: pgrep ended with %d, %v", exit, err)
+	}
 }
 
 // entry runs the tests of an entry, and tells how each ended as a subtest.

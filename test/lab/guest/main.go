@@ -25,7 +25,7 @@ func main() {
 	if len(os.Args) > 1 {
 		stage = os.Args[1]
 	}
-	stages := map[string]func() error{"initramfs": fromInitramfs, "root": fromRoot, "serve": serve}
+	stages := map[string]func() error{"initramfs": fromInitramfs, "root": fromRoot, "serve": serve, "witness": witness}
 	err := stages[stage]()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "lab: %s: %v\n", stage, err)
@@ -111,6 +111,9 @@ func disk(serial string) (string, error) {
 func fromRoot() error {
 	if err := prepare(); err != nil {
 		return err
+	}
+	if line, err := os.ReadFile("/proc/cmdline"); err != nil || strings.Contains(string(line), inside.Systemd) {
+		return errors.Join(err, toSystemd())
 	}
 	server := exec.Command(self, "serve")
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr

@@ -18,6 +18,12 @@ const (
 // Port is the name of the virtio port through which the two talk, a JSON value a line.
 const Port = "lab"
 
+// Systemd on the kernel's command line has the root's own init follow.
+const Systemd = "lab.init=systemd"
+
+// Guest is where the guest's program is then, for containers too.
+const Guest = "/usr/local/sbin/lab-guest"
+
 // Command is what the host asks the guest to run.
 type Command struct {
 	Args    []string
