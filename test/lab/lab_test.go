@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/lab/inside"
 )
@@ -58,9 +60,6 @@ func chosen(only, run string) []Entry {
 	}
 	return entries
 }
-
-// TestSystemd is for itself, because it takes another boot.
-func TestSystemd(t *testing.T) { installed(t) }
 
 // tellsHowCommandsEnd is what all else hangs on.
 func (vm *VM) tellsHowCommandsEnd(t *testing.T) {
@@ -124,7 +123,9 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	r.all.show(t)
 	switch {
 	case err != nil:
-		vm.proc.Signal(9)
+		if err := vm.proc.End(unix.SIGKILL, time.Minute); err != nil {
+			t.Error(err)
+		}
 		t.Errorf("%v\n%s\nits console:\n%s", err, tail(r.all.said, 40), vm.Console(60))
 	case len(r.all.sub) == 0:
 		t.Errorf("no test ran: exit %d\n%s", exit, tail(r.all.said, 40))

@@ -8,12 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// installed is B6 with the units that make install installs: a host with systemd, Docker and
+// TestSystemd is B6 with the units that make install installs: a host with systemd, Docker and
 // a container that always restarts loses its power.
-func installed(t *testing.T) {
+func TestSystemd(t *testing.T) {
+	if !all() {
+		long.Only(t)
+	}
 	dir := t.TempDir()
 	for _, args := range [][]string{{"make", "build"}, {"scripts/install.sh"}} {
 		cmd := exec.Command(args[0], args[1:]...)
