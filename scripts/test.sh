@@ -42,7 +42,7 @@ product_tests() {
 short() {
 	phase "build" 120 make build
 	phase "tests of packages" 300 unit_tests
-	phase "tests of the product" 1080 product_tests
+	phase "tests of the product" 1140 product_tests
 }
 
 long() {
@@ -61,6 +61,6 @@ esac
 need_root "testing mounts and engines"
 trap show_phases EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
-phase "images and tools" 450 prepare
+phase "images and tools" 540 prepare
 "$form"
 say "all tests passed"
