@@ -31,7 +31,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -75,7 +74,7 @@ func (b Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, er
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{name: cfg.Name, shelf: s, attached: map[uuid.UUID]int{}}
+	p := &Pool{name: cfg.Name, shelf: s}
 	if p.note, p.shares, err = describe(s.Path()); err != nil {
 		return nil, err
 	}
@@ -107,9 +106,7 @@ type Pool struct {
 	shelf  *shelf.Shelf
 	note   string
 	shares bool // files share blocks
-
-	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+	uses   shelf.Uses
 }
 
 // ID implements backends.Pool.
@@ -158,7 +155,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error { return p.unused(id, folder) })
+	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.None(id, folder) })
 }
 
 // WriteRecord implements backends.Pool.
@@ -172,7 +169,9 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 }
 
 // List implements backends.Pool.
-func (p *Pool) List(context.Context) ([]backends.Entry, error) { return p.shelf.List(describeFolder) }
+func (p *Pool) List(context.Context) ([]backends.Entry, error) {
+	return p.shelf.List(shelf.DescribeTrees)
+}
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
@@ -181,7 +180,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, describeFolder), nil
+	return p.shelf.Describe(f, shelf.DescribeTrees), nil
 }
 
 // Reap implements backends.Pool.

@@ -33,20 +33,21 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return err
 		}
-		return p.copyTree(ctx, from, name, f, firstHead, progress)
+		return p.copyTree(ctx, from, name, f, shelf.FirstHead, progress)
 	})
 }
 
 // source returns the tree that src names. A head must not be in use.
 func (p *Pool) source(f *shelf.Folder, src dataset.Source) (string, error) {
 	if src.Snapshot != uuid.Nil {
-		s, err := readSnapshot(f, src.Snapshot)
+		s, err := f.Kept(src.Snapshot)
 		return s.Tree, err
 	}
 	if err := p.idle(f, "copied"); err != nil {
 		return "", err
 	}
-	return head(f)
+	h, err := f.Head()
+	return h.Tree, err
 }
 
 // make makes a dataset whose tree fill puts into its folder. What fails is
@@ -92,10 +93,10 @@ func refuse(d dataset.Dataset) error {
 
 // makeRoot makes the empty tree of a new dataset, durable but for its name.
 func makeRoot(f *shelf.Folder, owner *dataset.Owner) error {
-	if err := f.Mkdir(firstHead, 0o700); err != nil {
+	if err := f.Mkdir(shelf.FirstHead, 0o700); err != nil {
 		return err
 	}
-	dir, err := f.Open(firstHead)
+	dir, err := f.Open(shelf.FirstHead)
 	if err != nil {
 		return err
 	}
@@ -182,11 +183,11 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 		return 0, err
 	}
 	defer f.Close()
-	name, err := head(f)
+	head, err := f.Head()
 	if err != nil {
 		return 0, err
 	}
-	dir, err := f.Open(name)
+	dir, err := f.Open(head.Tree)
 	if err != nil {
 		return 0, err
 	}

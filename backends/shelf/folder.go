@@ -1,6 +1,7 @@
 package shelf
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func (s *Shelf) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 		if err := f.Close(); err != nil {
 			return nil, false, err
 		}
-		if err := root.RemoveAll(filepath.Join(incomingArea, id.String())); err != nil {
+		if err := s.destroy(context.Background(), root, incomingArea, id.String()); err != nil {
 			return nil, false, fmt.Errorf("remove what an earlier try left: %w", err)
 		}
 	case !errors.Is(err, dataset.ErrNotFound):
@@ -169,7 +170,7 @@ func (s *Shelf) Discard(id uuid.UUID) error {
 		return err
 	}
 	defer root.Close()
-	return root.RemoveAll(filepath.Join(incomingArea, id.String()))
+	return s.destroy(context.Background(), root, incomingArea, id.String())
 }
 
 // Commit moves an incoming dataset to the ready ones. A ready one is fine, one

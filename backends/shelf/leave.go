@@ -87,12 +87,7 @@ func (s *Shelf) hide(root *os.Root, area string, id uuid.UUID) (string, error) {
 
 // remove removes a folder that is out of sight.
 func (s *Shelf) remove(ctx context.Context, root *os.Root, gone string) error {
-	dir, err := root.Open(deletingArea)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	err = tree.Remove(ctx, dir, gone)
+	err := s.destroy(ctx, root, deletingArea, gone)
 	if err != nil && ctx.Err() != nil {
 		return nil
 	}
@@ -100,6 +95,19 @@ func (s *Shelf) remove(ctx context.Context, root *os.Root, gone string) error {
 		return fmt.Errorf("dataset %s is gone, but not all of its bytes: %w", gone, err)
 	}
 	return nil
+}
+
+// destroy removes a name in an area with all below it; one that is absent is fine.
+func (s *Shelf) destroy(ctx context.Context, root *os.Root, area, name string) error {
+	dir, err := root.Open(area)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if s.Destroy != nil {
+		return s.Destroy(ctx, dir, name)
+	}
+	return tree.Remove(ctx, dir, name)
 }
 
 // Reap removes what is being deleted, the incoming datasets for which drop says

@@ -17,6 +17,7 @@
 package shelf
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,6 +64,10 @@ const format = 1
 
 // Shelf is an open pool. Safe for concurrent use, as backends.Pool says.
 type Shelf struct {
+	// Destroy removes a name in a directory with all below it; nil: as a tree of files.
+	// It is set before the shelf is used.
+	Destroy func(ctx context.Context, dir *os.File, name string) error
+
 	mark   marker
 	path   string
 	claims claims.Claims

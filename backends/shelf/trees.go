@@ -1,0 +1,190 @@
+package shelf
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// FirstHead is the tree of a head until a restore.
+const FirstHead = "head"
+
+const (
+	headPrefix  = "head-"
+	snapPrefix  = "snapshot-"
+	currentName = "current.json"
+	recordEnd   = ".json"
+)
+
+// Head says which tree of a folder is the head, for backends that keep heads and
+// snapshots as trees. The zero value stands for a folder without that file: FirstHead.
+type Head struct {
+	Tree string       `json:"tree"`
+	Size dataset.Size `json:"size,omitempty"` // 0: no limit
+}
+
+// Kept is a snapshot on record, with where its tree is.
+type Kept struct {
+	dataset.Snapshot
+	Tree  string       `json:"tree"`
+	Limit dataset.Size `json:"limit,omitempty"` // the size of the head that it was; 0: none
+}
+
+// Head returns the tree of the head. dataset.ErrCorrupt: that is not on record.
+func (f *Folder) Head() (Head, error) {
+	var h Head
+	err := ReadJSON(f.Root, currentName, &h)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Head{Tree: FirstHead}, nil
+	}
+	if err != nil || !isTree(h.Tree) || h.Size < 0 {
+		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which tree is the head", f.ID, currentName)
+	}
+	return h, nil
+}
+
+// SetHead makes a tree the head, durably.
+func (f *Folder) SetHead(h Head) error { return WriteJSON(f.Root, currentName, h, true) }
+
+// TreeOf is the tree that a snapshot is taken into.
+func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
+
+// RestoredTree is the tree that becomes the head by a restore, named after the snapshot
+// that keeps what the head was.
+func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
+
+// isTree says whether a name is that of a tree, and so no path to elsewhere.
+func isTree(name string) bool {
+	for _, prefix := range []string{headPrefix, snapPrefix} {
+		if id, ok := strings.CutPrefix(name, prefix); ok {
+			_, err := uuid.Parse(id)
+			return err == nil
+		}
+	}
+	return name == FirstHead
+}
+
+func snapshotRecord(id uuid.UUID) string { return snapPrefix + id.String() + recordEnd }
+
+// Kept reads a whole snapshot: dataset.ErrNotFound when there is none, which the one of
+// a restore that was not finished is not.
+func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
+	var s Kept
+	err := ReadJSON(f.Root, snapshotRecord(id), &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
+	}
+	if err != nil || s.ID != id || !isTree(s.Tree) {
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the record of snapshot %s cannot be read", f.ID, id)
+	}
+	now, err := f.Head()
+	if err != nil {
+		return s, err
+	}
+	if s.Tree == now.Tree {
+		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+	}
+	if _, err := f.Lstat(s.Tree); err != nil {
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the bytes of snapshot %s are gone: %w", f.ID, id, err)
+	}
+	return s, nil
+}
+
+// WriteKept puts a snapshot on record, durably.
+func (f *Folder) WriteKept(s Kept) error { return WriteJSON(f.Root, snapshotRecord(s.ID), s, true) }
+
+// Forget takes a snapshot off the record, durably.
+func (f *Folder) Forget(id uuid.UUID) error {
+	if err := f.Remove(snapshotRecord(id)); err != nil {
+		return err
+	}
+	return SyncDir(f.Root)
+}
+
+// DescribeTrees adds to an entry its snapshots, and what is wrong with them.
+func DescribeTrees(f *Folder, e *backends.Entry) {
+	names, err := ReadNames(f.Root, ".")
+	if err != nil {
+		AddProblem(e, err)
+		return
+	}
+	now, err := f.Head()
+	if err == nil {
+		_, err = f.Lstat(now.Tree)
+	}
+	if err != nil {
+		AddProblem(e, err)
+	}
+	for _, name := range names {
+		id, ok := snapshotOf(name)
+		if !ok {
+			continue
+		}
+		s, err := f.Kept(id)
+		switch {
+		case err == nil:
+			e.Snapshots = append(e.Snapshots, s.Snapshot)
+		case !errors.Is(err, dataset.ErrNotFound):
+			AddProblem(e, err)
+		}
+	}
+}
+
+// snapshotOf returns the snapshot whose record has that name.
+func snapshotOf(name string) (uuid.UUID, bool) {
+	text, ok := strings.CutSuffix(strings.TrimPrefix(name, snapPrefix), recordEnd)
+	id, err := uuid.Parse(text)
+	return id, ok && err == nil && name == snapshotRecord(id)
+}
+
+// Leftovers returns what a crash left in a folder: temporary files, the record of a
+// restore that was not finished, and trees that are neither the head nor a snapshot's.
+// Where a record cannot be read it names no tree: it may be its.
+func (f *Folder) Leftovers() ([]string, error) {
+	names, err := ReadNames(f.Root, ".")
+	if err != nil {
+		return nil, err
+	}
+	now, err := f.Head()
+	if err != nil {
+		return nil, nil // List says so
+	}
+	used, sure := map[string]bool{now.Tree: true}, true
+	var doomed []string
+	for _, name := range names {
+		id, ok := snapshotOf(name)
+		if !ok {
+			continue
+		}
+		s, err := f.Kept(id)
+		switch {
+		case err == nil:
+			used[s.Tree] = true
+		case errors.Is(err, dataset.ErrNotFound):
+			doomed = append(doomed, name)
+		default:
+			sure = false
+		}
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, Temp) || (sure && isTree(name) && !used[name]) {
+			doomed = append(doomed, name)
+		}
+	}
+	return doomed, nil
+}
+
+// Strangers returns the names in a folder that stand for nothing that Drover puts there.
+func (f *Folder) Strangers() ([]string, error) {
+	names, err := ReadNames(f.Root, ".")
+	return slices.DeleteFunc(names, func(name string) bool {
+		_, record := snapshotOf(name)
+		return record || isTree(name) || name == recordName || name == currentName || strings.HasPrefix(name, Temp)
+	}), err
+}

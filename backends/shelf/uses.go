@@ -1,0 +1,118 @@
+package shelf
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// Uses counts attachments, for backends whose datasets are mounted by binding a tree.
+// The zero value is ready.
+type Uses struct {
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // that were not released
+}
+
+// Bind attaches a tree of a folder; see backends.Pool.
+func (u *Uses) Bind(s *Shelf, f *Folder, tree string, readOnly bool) backends.Attachment {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.attached == nil {
+		u.attached = map[uuid.UUID]int{}
+	}
+	id := f.ID
+	u.attached[id]++
+	var once sync.Once
+	return backends.Attachment{
+		Mount: backends.Mount{
+			Source: filepath.Join(s.PathOf(f), tree),
+			FSType: "bind",
+			// A device node in a volume is nobody's way to a disk of the host.
+			Flags: backends.MountFlags{ReadOnly: readOnly, NoDev: true},
+		},
+		Release: func() error {
+			once.Do(func() { u.release(id) })
+			return nil
+		},
+	}
+}
+
+func (u *Uses) release(id uuid.UUID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.attached[id]--; u.attached[id] == 0 {
+		delete(u.attached, id)
+	}
+}
+
+// None fails with dataset.ErrInUse while a dataset is attached, or something of its
+// folder is mounted in this mount namespace.
+func (u *Uses) None(id uuid.UUID, folder string) error {
+	u.mu.Lock()
+	n := u.attached[id]
+	u.mu.Unlock()
+	if n > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	}
+	at, err := mountedAt(folder)
+	if err != nil {
+		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+	}
+	if at != "" {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
+	}
+	return nil
+}
+
+// mountedAt returns where a directory, or something below it, is mounted, or
+// where something is mounted below it; "" when neither is. Bind mounts are told
+// by the path in their filesystem that the mount table has for them, as seen
+// from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
+func mountedAt(folder string) (string, error) {
+	dir, err := os.Open(folder)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return "", err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return "", err
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	if below := table.Under(path); len(below) > 0 {
+		return below[0].Mountpoint, nil
+	}
+	for _, own := range table {
+		if uint64(own.ID) != st.Mnt_id {
+			continue
+		}
+		inside, err := filepath.Rel(own.Mountpoint, path)
+		if err != nil {
+			return "", err
+		}
+		inside = filepath.Join(own.Root, inside)
+		for _, m := range table.Of(own.Major, own.Minor) {
+			if m.Root == inside || strings.HasPrefix(m.Root, inside+"/") {
+				return m.Mountpoint, nil
+			}
+		}
+		return "", nil
+	}
+	return "", fmt.Errorf("the mount of %s is not in the mount table", path)
+}
