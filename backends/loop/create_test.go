@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -219,48 +218,6 @@ func TestMountsWithOptions(t *testing.T) {
 		f.must(errors.Join(err, att.Release()))
 		f.must(mount.Unmount(target))
 	})
-}
-
-// Whoever asks while a commit runs shares the next one.
-func TestCommitsAreShared(t *testing.T) {
-	var c commits
-	var mu sync.Mutex
-	count := 0
-	begun, go1 := make(chan struct{}), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_ = c.wait(func() error { close(begun); <-go1; return nil })
-	})
-	<-begun
-	failed := errors.New("commit failed")
-	var joined sync.WaitGroup
-	for range 20 {
-		joined.Add(1)
-		wg.Go(func() {
-			joined.Done()
-			err := c.wait(func() error {
-				mu.Lock()
-				defer mu.Unlock()
-				count++
-				return failed
-			})
-			if !errors.Is(err, failed) {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-	joined.Wait()
-	close(go1)
-	wg.Wait()
-	if count < 1 || count > 20 {
-		t.Errorf("%d commits", count)
-	}
-	for range 2 {
-		_ = c.wait(func() error { count = 0; return nil })
-	}
-	if count != 0 {
-		t.Error("the next one did not run")
-	}
 }
 
 // What is written over shared blocks takes its own size in the pool and not more.

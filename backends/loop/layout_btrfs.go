@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path"
-	"sync"
 
 	"github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/reflink"
@@ -12,7 +11,7 @@ import (
 
 // btrfsLayout keeps each item as a NOCOW image in a subvolume of its own.
 type btrfsLayout struct {
-	commits commits
+	commits btrfs.Commits
 }
 
 const btrfsImage = "image"
@@ -103,51 +102,7 @@ func (*btrfsLayout) settle(f *os.File) error {
 }
 
 func (l *btrfsLayout) flush(dir folder) error {
-	return l.commits.wait(func() error { return commit(dir.File) })
-}
-
-// commit writes the running transaction. Unlike btrfs's sync it does not write out the
-// dirty pages of all else that lies on the filesystem.
-func commit(f *os.File) error {
-	id, err := btrfs.StartSync(f)
-	if err != nil {
-		return err
-	}
-	return btrfs.WaitSync(f, id)
+	return l.commits.Wait(func() error { return btrfs.Commit(dir.File) })
 }
 
 func (*btrfsLayout) item(name string) (string, bool) { return name, isItem(name) }
-
-// commits lets everyone who asks while a commit runs share the one after it.
-type commits struct {
-	mu      sync.Mutex
-	waiting *round
-	running sync.Mutex
-}
-
-type round struct {
-	done chan struct{}
-	err  error
-}
-
-// wait returns once a commit has run that began after the call.
-func (c *commits) wait(commit func() error) error {
-	c.mu.Lock()
-	if r := c.waiting; r != nil {
-		c.mu.Unlock()
-		<-r.done
-		return r.err
-	}
-	r := &round{done: make(chan struct{})}
-	c.waiting = r
-	c.mu.Unlock()
-
-	c.running.Lock()
-	c.mu.Lock()
-	c.waiting = nil
-	c.mu.Unlock()
-	r.err = commit()
-	c.running.Unlock()
-	close(r.done)
-	return r.err
-}

@@ -105,10 +105,11 @@ func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 
 // SetReadOnly keeps all from writing to the subvolume whose root directory is dir. Again:
 // nothing. It is on the disk only after WaitSync.
-func SetReadOnly(dir *os.File) error {
-	flags := uint64(flagReadOnly)
+func SetReadOnly(dir *os.File) error { return setFlags(dir, flagReadOnly) }
+
+func setFlags(dir *os.File, flags uint64) error {
 	if err := ioctl(dir, iocSetFlags, unsafe.Pointer(&flags)); err != nil {
-		return fmt.Errorf("make subvolume %s read-only: %w", dir.Name(), err)
+		return fmt.Errorf("set flags %#x of subvolume %s: %w", flags, dir.Name(), err)
 	}
 	return nil
 }
