@@ -160,7 +160,8 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 		return st
 	}
-	walks := !pool.Info().Capabilities.OwnFilesystem // for what it takes: not here
+	caps := pool.Info().Capabilities
+	walks := !caps.OwnFilesystem && !caps.KnowsUsed // for what it takes: not here
 	if walks && mounted {
 		return st
 	}
@@ -171,7 +172,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		switch {
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
-		case mounted && unix.Statfs(path, &fs) == nil:
+		case mounted && caps.OwnFilesystem && unix.Statfs(path, &fs) == nil:
 			used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
 		default:
 			used, uerr = b.Used(ctx, d.ID)

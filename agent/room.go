@@ -138,7 +138,10 @@ func (p *pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 
 func (p *pools) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
 	pool, err := p.get(d.Pool)
-	if err != nil || !pool.Info().Capabilities.OwnFilesystem {
+	if err != nil {
+		return 0, false
+	}
+	if can := pool.Info().Capabilities; !can.OwnFilesystem && !can.KnowsUsed {
 		return 0, false
 	}
 	used, err = pool.Used(ctx, d.ID)

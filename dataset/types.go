@@ -283,8 +283,10 @@ type Capabilities struct {
 	OnlineGrow       bool     `json:"online_grow"`            // a dataset grows while it is mounted
 	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
 	Shrink           bool     `json:"shrink"`
-	OwnFilesystem    bool     `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
-	Delta            bool     `json:"delta"`          // sends what changed between two snapshots, and keeps copies
+	CountsWritten    bool     `json:"counts_written,omitempty"` // a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
+	OwnFilesystem    bool     `json:"own_filesystem"`           // a filesystem for each dataset: true df, freeze
+	KnowsUsed        bool     `json:"knows_used,omitempty"`     // what a dataset takes is known without a walk, as it is with a filesystem of its own
+	Delta            bool     `json:"delta"`                    // sends what changed between two snapshots, and keeps copies
 	Filesystems      []string `json:"filesystems,omitempty"`
 }
 

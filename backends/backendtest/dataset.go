@@ -21,8 +21,8 @@ func lifeOfADataset(f *fixture) {
 		sizes = append(sizes, size)
 		return err
 	})
-	if sizes[0] != sizes[1] || (sizes[0] != 0) != f.can.EnforcesSize {
-		f.Errorf("create returned the sizes %v, with EnforcesSize %v", sizes, f.can.EnforcesSize)
+	if want := f.pool.Info().DefaultSize; sizes[0] != want || sizes[1] != want {
+		f.Errorf("create without a size returned %v, and %s is declared", sizes, want)
 	}
 	f.inState(d, backends.EntryIncoming)
 	f.write(d.ID, "early", "written before the commit")

@@ -227,6 +227,8 @@ func capabilitiesMatchInterfaces(f *fixture) {
 		"OfflineGrow of what it has not":                  slices.ContainsFunc(f.can.OfflineGrow, func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
 		"OnlineGrow of none":                              f.can.OnlineGrow && f.can.OwnFilesystem && len(f.can.OfflineGrow) >= len(f.can.Filesystems),
 		"Shrink without EnforcesSize":                     f.can.Shrink && !f.can.EnforcesSize,
+		"CountsWritten without EnforcesSize":              f.can.CountsWritten && !f.can.EnforcesSize,
+		"a default size without EnforcesSize":             f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
 		"Delta without Copier, or the other way":          f.can.Delta != copier,
 		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,
 		"OwnFilesystem without Filesystems":               f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),

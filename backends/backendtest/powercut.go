@@ -17,8 +17,9 @@ import (
 // PowerCut takes the power away from a pool of kind, on a filesystem of fstype,
 // right after each call that promises to be durable when it returns: the image
 // of the disk is copied as it is then, the copy mounted, and the pool on it
-// opened. What the kernel still held back is lost. It needs root.
-func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
+// opened. What the kernel still held back is lost. Prepare is called with each disk before
+// there is a pool. It needs root.
+func PowerCut(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
 	for _, c := range []struct {
 		name string
 		run  func(f *fixture, cut func() *fixture)
@@ -41,6 +42,9 @@ func PowerCut(t *testing.T, kind backends.Kind, fstype string) {
 			f := newFixture(t, func(t *testing.T) (backends.Kind, backends.Config) {
 				image = scratch.Image(t, fstype, 3<<30)
 				disk = scratch.MountImage(t, fstype, image)
+				for _, ready := range prepare {
+					ready(t, disk)
+				}
 				return kind, backends.Config{Name: "test", Path: filepath.Join(disk, "pool")}
 			})
 			mine := image // another pool has another
@@ -234,12 +238,18 @@ func cutResize(f *fixture, cut func() *fixture) {
 		return
 	}
 	d := f.sized(small)
-	f.write(d.ID, "file", "content")
+	w := f.mount(d.ID)
+	f.ok(os.WriteFile(w.in("file"), []byte("content"), 0o600))
+	f.ok(unix.Syncfs(int(w.root.Fd())))
+	w.unmount()
 	f.resize(d, large, nil)
 	after := cut()
 	after.holds(d.ID, "file", "content")
 	m := after.mount(d.ID)
 	if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
 		f.Errorf("after a power cut df in %s shows %d", large, total)
+	}
+	if written := f.fill(m); !f.can.OwnFilesystem && written < int64(small) {
+		f.Errorf("after a power cut %d bytes fit into %s", written, large)
 	}
 }

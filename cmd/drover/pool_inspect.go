@@ -99,6 +99,9 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 			cannot = append(cannot, e.what)
 		}
 	}
+	if c.CountsWritten {
+		cannot = append(cannot, "leave out of a volume's size what only a snapshot has")
+	}
 	if offline != "" {
 		cannot = append(cannot, offline)
 	}

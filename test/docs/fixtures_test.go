@@ -19,6 +19,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"none":          func(*testing.T, *world) {},
 		"mysql-up":      setupMySQLUp,
 		"disk":          setupDisk,
+		"btrfs":         setupBtrfs,
 		"stopped":       setupStopped,
 		"local-data":    setupLocalData,
 		"profiles":      setupProfiles,
@@ -59,6 +60,11 @@ func setupDisk(t *testing.T, w *world) {
 		"mkdir /mnt/disk",
 		"echo '"+image+" /mnt/disk xfs loop 0 0' >> /etc/fstab",
 		"mount /mnt/disk")
+}
+
+// setupBtrfs mounts a new disk with btrfs at /mnt/btrfs.
+func setupBtrfs(t *testing.T, w *world) {
+	w.must(t, "mkdir /mnt/btrfs", "mount -o loop "+scratch.Image(t, "btrfs", 4<<30)+" /mnt/btrfs")
 }
 
 // setupMySQLUp waits for the database of the first command of README.md.

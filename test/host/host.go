@@ -46,7 +46,7 @@ type Options struct {
 	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
 	// test, which gives the default pool; "ext4": likewise, so that the default pool
 	// is a preallocated image of half its size; "dir": ext4 with one pool of backend
-	// dir; "image": a plain folder, for the image to take half of the
+	// dir; "subvolumes": btrfs with full quotas and one pool of backend btrfs; "image": a plain folder, for the image to take half of the
 	// machine's free space. Empty: xfs.
 	Pool string
 	// Root is a folder that the test has made for it; then Pool says nothing.
@@ -164,19 +164,18 @@ func (h *Host) lay(t testing.TB) {
 	}
 	h.Root = filepath.Join(h.Dir, "root")
 	switch fs := h.opts.Pool; fs {
-	case "", "xfs", "btrfs", "ext4", "dir":
-		if fs == "" {
-			fs = "xfs"
-		}
-		if fs == "dir" {
-			fs = "ext4"
-		}
+	case "", "xfs", "btrfs", "ext4", "dir", "subvolumes":
+		fs = cmp.Or(map[string]string{"": "xfs", "dir": "ext4", "subvolumes": "btrfs"}[fs], fs)
 		h.Image = scratch.Image(t, fs, size)
 		if h.opts.On != nil {
 			h.mountOn(t, fs)
 			return
 		}
 		h.Root = filepath.Join(scratch.MountImage(t, fs, h.Image), "root")
+		if h.opts.Pool == "subvolumes" {
+			scratch.Quota(t, filepath.Dir(h.Root), "full")
+			h.opts.Config += "pools: [{name: default, backend: btrfs, path: " + h.Root + "/pool}]\n"
+		}
 		if h.opts.Pool == "dir" && h.opts.Config == "" {
 			h.opts.Config = "pools: [{name: default, backend: dir, path: " + h.Root + "/pool}]\n"
 		}

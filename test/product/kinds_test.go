@@ -1,6 +1,8 @@
 package product
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
@@ -10,19 +12,27 @@ import (
 
 // TestOtherPools tells what matters most on the other kinds of pools: the image of
 // a dataset in a subvolume, the preallocated image that a host without reflinks
-// gets, and plain folders.
+// gets, plain folders, and subvolumes.
 func TestOtherPools(t *testing.T) {
 	// What the scenarios ask for, without the size that folders cannot enforce.
 	const plain = `default: bronze
 profiles: {bronze: {}, silver: {}, gold: {}}
 `
+	// And without a filesystem inside volumes.
+	const sized = `default: bronze
+profiles: {bronze: {size: 256MiB}, silver: {size: 256MiB}, gold: {size: 512MiB}}
+`
 	for _, o := range []host.Options{
 		{Pool: "btrfs", Profiles: threeProfiles},
 		{Pool: "ext4", Profiles: threeProfiles},
 		{Pool: "dir", Profiles: plain},
+		{Pool: "subvolumes", Profiles: sized},
 	} {
 		t.Run(o.Pool, func(t *testing.T) {
 			w := begin(t, o, engine.Options{})
+			if o.Pool == "subvolumes" {
+				t.Run("sizes and snapshots", func(t *testing.T) { testSubvolumes(t, w) })
+			}
 			t.Run("B1", func(t *testing.T) { testB1(t, w) })
 			t.Run("B3", func(t *testing.T) { testB3(t, w) })
 			t.Run("B6", func(t *testing.T) { testB6(t, w) })
@@ -31,5 +41,43 @@ profiles: {bronze: {}, silver: {}, gold: {}}
 			t.Run("B17", func(t *testing.T) { testB17(t, w) })
 			t.Run("B17 spellings", func(t *testing.T) { volumes.Spellings(t, w.suite()) })
 		})
+	}
+}
+
+// testSubvolumes: a volume is full at its size, for its container and for nobody else;
+// snapshots never count; it is snapshotted and cloned while it is written to, restored, and
+// made larger and smaller.
+func testSubvolumes(t *testing.T, w *world) {
+	w.run(t, "tight", "tight@bronze")
+	w.run(t, "beside", "beside@bronze")
+	w.docker(t, "exec", "tight", "sh", "-c", "echo one > /data/file; dd if=/dev/urandom of=/data/half bs=1M count=160 conv=fsync")
+	w.drover(t, "snapshot", "create", "tight", "--name", "first")
+	w.docker(t, "exec", "tight", "sh", "-c", "echo two > /data/file; rm /data/half; sync; dd if=/dev/urandom of=/data/half bs=1M count=160 conv=fsync")
+	const full = "dd if=/dev/zero of=/data/fill bs=1M 2>/tmp/said; grep -o 'quota exceeded' /tmp/said; sync; cat /data/* | wc -c"
+	said := strings.Fields(strings.ReplaceAll(strings.ToLower(w.docker(t, "exec", "tight", "sh", "-c", full)), "quota exceeded", "quota-exceeded"))
+	if len(said) != 2 || said[0] != "quota-exceeded" {
+		t.Fatalf("a full volume says %q", said)
+	}
+	const size = 256 << 20
+	if n, err := strconv.Atoi(said[1]); err != nil || n < size*97/100 || n > size*103/100 {
+		t.Errorf("%s bytes are in a volume of %d", said[1], size)
+	}
+	w.docker(t, "exec", "beside", "dd", "if=/dev/zero", "of=/data/fill", "bs=1M", "count=200", "conv=fsync")
+	w.drover(t, "volume", "set-profile", "tight", "gold")
+	w.docker(t, "exec", "tight", "dd", "if=/dev/zero", "of=/data/more", "bs=1M", "count=200", "conv=fsync")
+	w.drover(t, "clone", "tight", "copy")
+	w.docker(t, "exec", "tight", "sh", "-c", "rm /data/fill /data/more; sync")
+	if got := w.once(t, "copy@gold", "cat /data/file; ls /data | wc -w"); got != "two\n4" {
+		t.Errorf("the clone has %q", got)
+	}
+	w.docker(t, "rm", "-f", "tight")
+	w.drover(t, "snapshot", "restore", "tight", "first")
+	if got := w.once(t, "tight@gold", "cat /data/file; ls /data"); got != "one\nfile\nhalf" {
+		t.Errorf("restored, it has %q", got)
+	}
+	w.docker(t, "rm", "-f", "beside")
+	w.docker(t, "volume", "rm", "tight@bronze", "beside@bronze")
+	for _, name := range w.volumes(t) {
+		w.drover(t, "volume", "rm", name, "--force")
 	}
 }

@@ -1,0 +1,294 @@
+// Package btrfs keeps datasets on a btrfs that is there already: the head of each and each
+// snapshot is a subvolume, and a mounted dataset a bind mount of its head. Snapshots and
+// clones share blocks and are taken while the dataset is written to.
+//
+// A pool is a directory, laid out by package shelf; the trees of a dataset's folder, which
+// are subvolumes here, are as shelf says them for heads and snapshots. current.json has the
+// size of the head as well: what the quota's limit should be.
+//
+// # Sizes
+//
+// A size is a limit of the filesystem's quotas, if they are on. Which mode they are in is
+// found when the pool is opened, and never changed: they are the whole filesystem's, which
+// Drover did not make. A limit is set at each clone and restore, as a subvolume begins with
+// that of what it is a snapshot of, and again when the pool is opened, as they are lost when
+// somebody switches quotas off and on.
+//
+// # Durability
+//
+// A subvolume that was made is on the disk after a commit of the filesystem, which comes
+// before the record that says that it is there. A limit that a power cut took back is set
+// when the pool is opened.
+//
+// # Subvolumes of containers
+//
+// Whoever may write to a volume can make subvolumes in it (ioctl(2), no privilege needed).
+// A snapshot would leave them out: it is refused, and says so. They go with the tree in
+// which they are.
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Name is the backend's name in drover.yaml and profiles.yaml.
+const Name = "btrfs"
+
+// Backend is the kind of storage; New makes one.
+type Backend struct {
+	step func(string) // between two acts: for tests
+}
+
+var (
+	_ backends.Kind    = (*Backend)(nil)
+	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Resizer = (*sizedPool)(nil)
+)
+
+// New returns the backend.
+func New() *Backend { return &Backend{step: steps.At} }
+
+// Name implements backends.Kind.
+func (*Backend) Name() string { return Name }
+
+// Available implements backends.Kind: root, and a kernel that has btrfs.
+func (*Backend) Available(context.Context) error {
+	// Unlike a look at /proc/filesystems this loads the module.
+	fd, err := unix.Fsopen(Name, unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs makes subvolumes and sets limits: run drover as root (CAP_SYS_ADMIN)")
+	}
+	if err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs: the kernel has no btrfs (modprobe btrfs): %w", err)
+	}
+	unix.Close(fd)
+	return nil
+}
+
+// Open implements backends.Kind.
+func (b *Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, error) {
+	if cfg.Image != 0 {
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
+	}
+	if cfg.Make {
+		if err := belowBtrfs(cfg.Path); err != nil {
+			return nil, err
+		}
+	}
+	s, err := shelf.Open(cfg, Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := onBtrfs(s.Path()); err != nil {
+		return nil, err
+	}
+	p := &Pool{name: cfg.Name, shelf: s, step: b.step}
+	s.Destroy = p.destroy
+	if err := p.within(func(dir *os.File) (err error) {
+		p.quota, _, err = subvol.Quotas(dir)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if p.quota == subvol.QuotaNone {
+		return p, nil
+	}
+	return &sizedPool{p}, p.limitAll()
+}
+
+// belowBtrfs refuses a path where no pool can be made. What else is wrong with it the shelf
+// says.
+func belowBtrfs(path string) error {
+	if !filepath.IsAbs(path) {
+		return nil
+	}
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		path = filepath.Dir(path)
+		info, err = os.Stat(path)
+	}
+	if err != nil || !info.IsDir() {
+		return nil
+	}
+	return onBtrfs(path)
+}
+
+func onBtrfs(path string) error {
+	kind, err := fsctl.KindOf(path)
+	if err == nil && kind != Name {
+		err = dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend btrfs wants a directory on a mounted btrfs (mkfs.btrfs makes one of a device; or use a pool of backend loop)", path, kind)
+	}
+	return err
+}
+
+// Pool is an open pool without quotas.
+type Pool struct {
+	name    string
+	shelf   *shelf.Shelf
+	quota   subvol.Quota // when it was opened
+	uses    shelf.Uses
+	commits subvol.Commits
+	step    func(string)
+}
+
+// sizedPool is an open pool whose datasets can have a size.
+type sizedPool struct{ *Pool }
+
+// ID implements backends.Pool.
+func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
+
+// Info implements backends.Pool.
+func (p *Pool) Info() backends.Info {
+	sized := p.quota != subvol.QuotaNone
+	return backends.Info{
+		Capabilities: dataset.Capabilities{
+			EnforcesSize: sized, OnlineGrow: sized, Shrink: sized, CountsWritten: p.quota == subvol.QuotaSimple,
+			KnowsUsed: p.quota == subvol.QuotaFull, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
+		},
+		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes(),
+		Path: p.shelf.Path(),
+	}
+}
+
+// sizes says how sizes are kept, or what would have them kept.
+func (p *Pool) sizes() string {
+	switch p.quota {
+	case subvol.QuotaFull:
+		return "sizes by full quotas, a full volume gets EDQUOT"
+	case subvol.QuotaSimple:
+		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume for as long as a snapshot has it, and not what a clone shares"
+	default:
+		return fmt.Sprintf("no size limits, as the filesystem's quotas are off (btrfs quota enable %s, then restart drover)", p.shelf.Path())
+	}
+}
+
+// Status implements backends.Pool.
+func (p *Pool) Status(context.Context) dataset.PoolStatus {
+	st := p.shelf.Status()
+	if !st.Online {
+		return st
+	}
+	err := backends.Room(p.name, st.Free, st.Size)
+	if err == nil {
+		err = p.within(p.quotasHold)
+	}
+	if err != nil {
+		st.Reason = err.Error()
+	}
+	return st
+}
+
+// quotasHold fails when sizes are not what they were when the pool was opened.
+func (p *Pool) quotasHold(dir *os.File) error {
+	now, settled, err := subvol.Quotas(dir)
+	switch {
+	case err != nil:
+		return err
+	case now != p.quota && now == subvol.QuotaNone:
+		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
+	case now != p.quota:
+		return fmt.Errorf("quotas were %s and are %s now: restart drover", p.quota, now)
+	case !settled:
+		return fmt.Errorf("quotas are being counted anew, or have to be: sizes may not hold until then (btrfs quota rescan -w %s)", p.shelf.Path())
+	}
+	return nil
+}
+
+// within calls do with the pool's directory.
+func (p *Pool) within(do func(dir *os.File) error) error {
+	root, err := p.shelf.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(dir)
+}
+
+// commit makes all that was done in the pool durable.
+func (p *Pool) commit(dir *os.File) error {
+	return p.commits.Wait(func() error { return subvol.Commit(dir) })
+}
+
+// room fails with ErrNoSpace while nothing new should begin in the pool.
+func (p *Pool) room() error {
+	st := p.shelf.Status()
+	if !st.Online {
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	}
+	return backends.Room(p.name, st.Free, st.Size)
+}
+
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
+
+// Close implements backends.Pool; there is nothing to let go of.
+func (*Pool) Close() error { return nil }
+
+// Commit implements backends.Pool.
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
+
+// WriteRecord implements backends.Pool.
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	f, err := p.shelf.Find(d.ID)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.WriteRecord(d, sync)
+}
+
+// List implements backends.Pool.
+func (p *Pool) List(context.Context) ([]backends.Entry, error) { return p.shelf.List(p.describe) }
+
+// Stat implements backends.Pool.
+func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer f.Close()
+	return p.shelf.Describe(f, p.describe), nil
+}
+
+// Attach implements backends.Pool: the head is there already.
+func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	if len(opts.Mount) > 0 {
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs has no mount options for one volume (asked for %s)", dataset.Have(opts.Mount))
+	}
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	defer f.Close()
+	head, err := f.Head()
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	tree, err := open(f, head.Tree)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	return p.uses.Bind(p.shelf, f, head.Tree, opts.ReadOnly), tree.Close()
+}

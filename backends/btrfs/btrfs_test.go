@@ -1,0 +1,266 @@
+package btrfs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// subvolume makes one in a directory.
+func (f *fixture) subvolume(dir, name string) string {
+	f.Helper()
+	d, err := os.Open(dir)
+	f.must(err)
+	defer d.Close()
+	f.must(subvol.Create(d, name))
+	path := filepath.Join(dir, name)
+	f.must(os.WriteFile(filepath.Join(path, "precious"), []byte("precious"), 0o600))
+	return path
+}
+
+func (f *fixture) fails(err error, kind *dataset.Kind, says string) {
+	f.Helper()
+	if !errors.Is(err, kind) || !strings.Contains(err.Error(), says) {
+		f.Errorf("got %v, want %s with %q", err, kind.Code, says)
+	}
+}
+
+// What a container's own subvolumes would make of a snapshot is said, and they go with the
+// dataset.
+func TestSubvolumesOfContainers(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	inner := f.subvolume(f.head(c.Dataset.ID), "inner")
+	f.subvolume(inner, "deeper")
+	f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrUnsupported, "holds 1 subvolumes")
+	e, err := f.Stat(t.Context(), c.Dataset.ID)
+	f.must(err)
+	if !strings.Contains(e.Problem, "no size bounds them") {
+		t.Errorf("problem %q", e.Problem)
+	}
+	_, err = f.Clone(t.Context(), c.Other, dataset.Source{Dataset: c.Dataset.ID}, nil)
+	f.fails(err, dataset.ErrUnsupported, "a snapshot would leave them out")
+	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)) // it leaves nothing out
+	if got := f.read(c.Dataset.ID); got != "old" {
+		t.Errorf("restored %q", got)
+	}
+	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}, nil), dataset.ErrUnsupported, "holds 1 subvolumes")
+	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
+	f.subvolume(f.subvolume(f.head(c.Dataset.ID), "inner"), "deeper")
+	f.must(f.Delete(t.Context(), c.Dataset.ID))
+	f.settled()
+	root, err := os.Open(f.disk)
+	f.must(err)
+	defer root.Close()
+	if left, err := subvol.Nested(root); err != nil || len(left) > 0 {
+		t.Errorf("%d subvolumes are left, %v", len(left), err)
+	}
+}
+
+// A kept head is as unchangeable as any snapshot.
+func TestKeptHeadIsReadOnly(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	old := f.head(c.Dataset.ID)
+	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
+	for _, path := range []string{old, filepath.Join(f.folder(c.Dataset.ID), "snapshot-"+c.Snapshot.ID.String())} {
+		if err := os.WriteFile(filepath.Join(path, "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// What Drover did not make is listed and kept, subvolumes too.
+func TestForeignSubvolumesStay(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	foreign := []string{
+		f.subvolume(f.path(), "mine"), f.subvolume(filepath.Join(f.path(), "datasets"), "mine"),
+		f.subvolume(filepath.Join(f.path(), "incoming"), "mine"), f.subvolume(filepath.Join(f.path(), "deleting"), "mine"),
+		f.subvolume(f.folder(c.Dataset.ID), "mine"), f.subvolume(f.disk, "beside"),
+	}
+	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return true })
+	f.must(err)
+	f.fails(f.Delete(t.Context(), c.Dataset.ID), dataset.ErrCorrupt, "its folder holds mine, which drover did not put there")
+	e, err := f.Stat(t.Context(), c.Dataset.ID)
+	f.must(err)
+	if !strings.Contains(e.Problem, "mine") {
+		t.Errorf("problem %q", e.Problem)
+	}
+	for _, path := range foreign {
+		if b, err := os.ReadFile(filepath.Join(path, "precious")); err != nil || string(b) != "precious" {
+			t.Errorf("%s: %q, %v", path, b, err)
+		}
+	}
+	if got := f.read(c.Dataset.ID); got != "new" {
+		t.Errorf("the head holds %q", got)
+	}
+}
+
+// A tree that is no subvolume was made by somebody who copied files: it has no limit, and
+// no snapshot could be taken of it.
+func TestPlainDirectoriesAreNoHeads(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	head := f.head(c.Dataset.ID)
+	for what, place := range map[string]func() error{
+		"a directory": func() error { return os.Mkdir(head, 0o700) },
+		"a file":      func() error { return os.WriteFile(head, nil, 0o600) },
+		"a symlink":   func() error { return os.Symlink(head+"-aside", head) },
+		"nothing":     func() error { return nil },
+	} {
+		f.must(os.Rename(head, head+"-aside"))
+		f.must(place())
+		_, err := f.Attach(t.Context(), c.Dataset.ID, backends.AttachOptions{})
+		f.fails(err, dataset.ErrCorrupt, "")
+		f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrCorrupt, "")
+		e, err := f.Stat(t.Context(), c.Dataset.ID)
+		f.must(err)
+		if e.Problem == "" {
+			t.Errorf("%s in the head's place is no problem", what)
+		}
+		_, err = f.Reap(t.Context(), func(uuid.UUID) bool { return true })
+		f.must(err)
+		f.must(os.RemoveAll(head))
+		f.must(os.Rename(head+"-aside", head))
+	}
+	if got := f.read(c.Dataset.ID); got != "new" {
+		t.Errorf("the head holds %q", got)
+	}
+}
+
+// Sizes are what quotas are, which are somebody else's to switch.
+func TestQuotasThatAreSwitched(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	reason := func(want string) {
+		t.Helper()
+		if st := f.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, want) || (want == "" && st.Reason != "") {
+			t.Errorf("status %+v, want reason %q", st, want)
+		}
+	}
+	reason("")
+	scratch.Run(t, "btrfs", "quota", "disable", f.disk)
+	reason("quotas were switched off: no size holds (btrfs quota enable " + f.path())
+	_, err := f.Create(t.Context(), c.Other)
+	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable")
+	f.reopen()
+	reason("")
+	if info := f.Info(); info.Capabilities.EnforcesSize || !strings.Contains(info.Note, "btrfs quota enable "+f.path()) {
+		t.Errorf("%+v", info)
+	}
+	_, err = f.Create(t.Context(), c.Other)
+	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable "+f.path())
+	if mode, _, err := quotas(f.disk); err != nil || mode != subvol.QuotaNone {
+		t.Errorf("quotas were made %s, %v", mode, err)
+	}
+	unlimited := dataset.Dataset{ID: uuid.New()}
+	if size, err := f.Clone(t.Context(), unlimited, dataset.Source{Dataset: c.Dataset.ID}, nil); size != 0 || err != nil {
+		t.Errorf("a clone without quotas has %s, %v", size, err)
+	}
+	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
+
+	scratch.Quota(t, f.disk, "full")
+	reason("quotas were none and are full now: restart drover")
+	f.reopen() // limits are lost with the quotas, and sizes are not
+	reason("")
+	f.wantLimit(c.Dataset.ID, little)
+	f.wantLimit(unlimited.ID, 0)
+}
+
+func quotas(path string) (subvol.Quota, bool, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return "", false, err
+	}
+	defer dir.Close()
+	return subvol.Quotas(dir)
+}
+
+// A clone without a size of one that has one takes that; one of an unlimited dataset has
+// none, whatever limit its source's subvolume happened to have.
+func TestLimitsAreSetOrCleared(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	same := dataset.Dataset{ID: uuid.New()}
+	_, err := f.Clone(t.Context(), same, dataset.Source{Dataset: c.Dataset.ID, Snapshot: c.Snapshot.ID}, nil)
+	f.must(err)
+	f.wantLimit(same.ID, little)
+	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, 0, nil))
+	f.wantLimit(c.Dataset.ID, 0)
+	scratch.Run(t, "btrfs", "qgroup", "limit", "20M", f.head(c.Dataset.ID)) // by hand
+	e, err := f.Stat(t.Context(), c.Dataset.ID)
+	f.must(err)
+	if !strings.Contains(e.Problem, "the limit of its subvolume is 20MiB and its size 0B") {
+		t.Errorf("problem %q", e.Problem)
+	}
+	free := dataset.Dataset{ID: uuid.New()}
+	_, err = f.Clone(t.Context(), free, dataset.Source{Dataset: c.Dataset.ID}, nil)
+	f.must(err)
+	f.wantLimit(free.ID, 0)
+	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
+	f.wantLimit(c.Dataset.ID, 0) // as the dataset has none now
+}
+
+func TestSizesThatCannotBe(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	for size, says := range map[dataset.Size]string{
+		dataset.MiB: "1MiB is too small for a subvolume (at least 16MiB)", dataset.TiB: "1TiB is more than the whole of pool test",
+	} {
+		c.Other.Size = size
+		_, err := f.Create(t.Context(), c.Other)
+		f.fails(err, dataset.ErrUnsupported, says)
+		f.fails(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, size, nil), dataset.ErrUnsupported, says)
+	}
+	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, more, nil))
+	f.must(os.WriteFile(filepath.Join(f.head(c.Dataset.ID), "big"), make([]byte, 80*dataset.MiB), 0o600))
+	f.must(f.Snapshot(t.Context(), c.Keep, nil))
+	f.fails(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, little, nil), dataset.ErrUnsupported, "delete some of it first")
+	f.must(os.Remove(filepath.Join(f.head(c.Dataset.ID), "big")))
+	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, little, nil))
+	late := dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
+	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, late, nil), dataset.ErrUnsupported, "make the volume larger first")
+	f.settled()
+}
+
+func TestOpen(t *testing.T) {
+	f := newFixture(t)
+	open := func(cfg backends.Config) error {
+		_, err := New().Open(t.Context(), cfg)
+		return err
+	}
+	elsewhere := t.TempDir()
+	for _, path := range []string{elsewhere, filepath.Join(elsewhere, "absent")} {
+		f.fails(open(backends.Config{Path: path, Make: true}), dataset.ErrUnsupported, "backend btrfs wants a directory on a mounted btrfs")
+	}
+	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+	f.fails(open(backends.Config{Path: elsewhere}), dataset.ErrOffline, "")
+	f.fails(open(backends.Config{Path: f.path(), Image: dataset.GiB}), dataset.ErrUnsupported, "not in an image")
+	f.fails(open(backends.Config{Path: "/nowhere/at/all", Make: true}), dataset.ErrInvalid, "")
+	scratch.Run(t, "cp", "-a", f.path(), filepath.Join(elsewhere, "copied"))
+	f.fails(open(backends.Config{Path: filepath.Join(elsewhere, "copied")}), dataset.ErrUnsupported, "backend btrfs wants")
+	f.must(New().Available(t.Context()))
+}
+
+// A pool without a free block opens, and what is in it can be removed.
+func TestOpenWhenFull(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	scratch.Fill(t, f.disk)
+	f.reopen()
+	f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrNoSpace, "nearly full")
+	f.must(f.Delete(t.Context(), c.Dataset.ID))
+}

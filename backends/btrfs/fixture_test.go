@@ -1,0 +1,163 @@
+package btrfs
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// fixture is a pool on a disk of its own with full quotas.
+type fixture struct {
+	*testing.T
+	backends.Pool
+	backend *Backend
+	disk    string
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	disk := scratch.Mount(t, "btrfs", 1<<30)
+	scratch.Quota(t, disk, "full")
+	return fixtureAt(t, disk)
+}
+
+func fixtureAt(t *testing.T, disk string) *fixture {
+	t.Helper()
+	f := &fixture{T: t, backend: New(), disk: disk}
+	f.reopen()
+	return f
+}
+
+func (f *fixture) path() string { return filepath.Join(f.disk, "pool") }
+
+func (f *fixture) reopen() {
+	f.Helper()
+	cfg := backends.Config{Name: "test", Path: f.path()}
+	if _, err := os.Stat(filepath.Join(f.path(), "pool.json")); err != nil {
+		cfg.Make = true
+	}
+	pool, err := f.backend.Open(f.Context(), cfg)
+	f.must(err)
+	f.Pool = pool
+}
+
+func (f *fixture) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// folder is where a dataset lies.
+func (f *fixture) folder(id uuid.UUID) string {
+	f.Helper()
+	e, err := f.Stat(f.Context(), id)
+	f.must(err)
+	return e.Path
+}
+
+// head is where a dataset is mounted from.
+func (f *fixture) head(id uuid.UUID) string {
+	f.Helper()
+	a, err := f.Attach(f.Context(), id, backends.AttachOptions{})
+	f.must(err)
+	f.must(a.Release())
+	return a.Mount.Source
+}
+
+// write puts content into a dataset's file, and onto the disk.
+func (f *fixture) write(id uuid.UUID, content string) {
+	f.Helper()
+	file, err := os.Create(filepath.Join(f.head(id), "file"))
+	f.must(err)
+	_, err = file.WriteString(content)
+	f.must(err)
+	f.must(file.Sync())
+	f.must(file.Close())
+}
+
+func (f *fixture) read(id uuid.UUID) string {
+	f.Helper()
+	b, err := os.ReadFile(filepath.Join(f.head(id), "file"))
+	if err != nil && !os.IsNotExist(err) {
+		f.Fatal(err)
+	}
+	return string(b)
+}
+
+// holds wants a clone of a snapshot to have that content; "absent" wants no snapshot.
+func (f *fixture) holds(ds, snapshot uuid.UUID, want string) {
+	f.Helper()
+	c := dataset.Dataset{ID: uuid.New()}
+	_, err := f.Clone(f.Context(), c, dataset.Source{Dataset: ds, Snapshot: snapshot}, nil)
+	got := "absent"
+	if dataset.KindOf(err) != dataset.ErrNotFound {
+		f.must(err)
+		got = f.read(c.ID)
+		f.must(f.Delete(f.Context(), c.ID))
+	}
+	if got != want {
+		f.Errorf("snapshot %s holds %q, want %q", snapshot, got, want)
+	}
+}
+
+// limit returns what the kernel holds a dataset's head to.
+func (f *fixture) limit(id uuid.UUID) dataset.Size {
+	f.Helper()
+	dir, err := os.Open(f.head(id))
+	f.must(err)
+	defer dir.Close()
+	c, err := subvol.Count(dir)
+	f.must(err)
+	return dataset.Size(c.Limit)
+}
+
+func (f *fixture) wantLimit(id uuid.UUID, want dataset.Size) {
+	f.Helper()
+	if got := f.limit(id); got != want {
+		f.Errorf("the limit is %s, want %s", got, want)
+	}
+}
+
+// settled reaps, and wants every subvolume to be a head or a snapshot then.
+func (f *fixture) settled() {
+	f.Helper()
+	_, err := f.Reap(f.Context(), func(uuid.UUID) bool { return true })
+	f.must(err)
+	n, err := f.Reap(f.Context(), func(uuid.UUID) bool { return true })
+	f.must(err)
+	if n != 0 {
+		f.Errorf("reaped %d things more", n)
+	}
+	list, err := f.List(f.Context())
+	f.must(err)
+	want := 0
+	for _, e := range list {
+		if e.Problem != "" || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
+			f.Errorf("the list has %+v", e)
+		}
+		want += 1 + len(e.Snapshots)
+	}
+	found, err := filepath.Glob(filepath.Join(f.path(), "*", "*", "*"))
+	f.must(err)
+	for _, path := range found {
+		if strings.HasPrefix(filepath.Base(path), shelf.Temp) {
+			f.Errorf("left: %s", path)
+		}
+		if info, err := os.Lstat(path); err == nil && info.IsDir() {
+			want--
+		}
+	}
+	if want != 0 {
+		f.Errorf("%d more subvolumes are on record than there are: %q", want, found)
+	}
+}

@@ -1,0 +1,185 @@
+package btrfs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+)
+
+// minSize leaves room for what btrfs reserves for its own trees while it writes.
+const minSize = 16 * dataset.MiB
+
+// Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
+func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
+	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
+		dir, err := f.Open(".")
+		if err != nil {
+			return 0, err
+		}
+		defer dir.Close()
+		if err := noSpace(subvol.Create(dir, shelf.FirstHead)); err != nil {
+			return 0, err
+		}
+		return d.Size, own(f, d.Profile.Owner)
+	})
+}
+
+// own gives the root of a new head its owner and mode.
+func own(f *shelf.Folder, owner *dataset.Owner) error {
+	root, err := f.Open(shelf.FirstHead)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	mode := uint32(0o755)
+	if owner != nil {
+		if err := root.Chown(int(owner.UID), int(owner.GID)); err != nil {
+			return err
+		}
+		if owner.Mode != nil {
+			mode = *owner.Mode
+		}
+	}
+	return unix.Fchmod(int(root.Fd()), mode)
+}
+
+// Clone implements backends.Pool. The root keeps the owner and mode of the source's.
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
+		from, err := p.shelf.Find(src.Dataset)
+		if err != nil {
+			return 0, err
+		}
+		defer from.Close()
+		name, size, err := source(from, src)
+		if err != nil {
+			return 0, err
+		}
+		if size, err = p.cloneSize(ctx, from, name, size, d.Size); err != nil {
+			return 0, err
+		}
+		return size, p.copyTree(ctx, from, name, f, shelf.FirstHead, false)
+	})
+}
+
+// source returns the tree that src names, and its size.
+func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
+	if src.Snapshot != uuid.Nil {
+		s, err := f.Kept(src.Snapshot)
+		return s.Tree, s.Limit, err
+	}
+	h, err := f.Head()
+	return h.Tree, h.Size, err
+}
+
+// cloneSize returns the size of a clone of a tree, of which size that is and want is asked.
+func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size, want dataset.Size) (dataset.Size, error) {
+	switch {
+	case p.quota == subvol.QuotaNone:
+		return 0, nil // what was limited once is not here
+	case want == 0:
+		return size, nil
+	case want < size:
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, want)
+	case size == 0:
+		used, err := p.used(ctx, from, name)
+		if err == nil && used > want {
+			err = over("what is to be cloned", used, want)
+		}
+		return want, err
+	}
+	return want, nil
+}
+
+// make makes a dataset whose head fill puts into its folder, and returns its size. What
+// fails is taken back.
+func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
+	if err := p.refuse(d); err != nil {
+		return 0, err
+	}
+	f, whole, err := p.shelf.Make(d.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if whole {
+		h, err := f.Head()
+		if err != nil {
+			return 0, err
+		}
+		return h.Size, p.shelf.Finish(f, d)
+	}
+	p.step("btrfs.make.folder")
+	var size dataset.Size
+	if err = p.room(); err == nil {
+		size, err = fill(f)
+	}
+	if err == nil {
+		p.step("btrfs.make.filled")
+		err = p.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size})
+	}
+	if err != nil {
+		if dErr := p.shelf.Discard(d.ID); dErr != nil {
+			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+		}
+		return 0, err
+	}
+	p.step("btrfs.make.settled")
+	return size, p.shelf.Finish(f, d)
+}
+
+// settle gives a new tree its limit, puts it on record as the head with its size and makes
+// all of it durable.
+func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
+	dir, err := open(f, h.Tree)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := limit(dir, h.Size); err != nil {
+		return err
+	}
+	if h.Size != 0 {
+		if err := f.SetHead(h); err != nil {
+			return err
+		}
+	}
+	return p.commit(dir)
+}
+
+// refuse refuses what a subvolume cannot keep.
+func (p *Pool) refuse(d dataset.Dataset) error {
+	fs := d.Profile.Filesystem
+	switch {
+	case fs.Type != "":
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
+	case len(fs.Mount) > 0:
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs has no mount options for one volume (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+	case d.Size == 0:
+		return nil
+	case p.quota == subvol.QuotaNone:
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs quota enable %s, then restart drover)", p.name, d.Size, p.shelf.Path())
+	}
+	return p.fits(d.Size)
+}
+
+// fits refuses a size that no dataset here can have.
+func (p *Pool) fits(size dataset.Size) error {
+	st := p.shelf.Status()
+	switch {
+	case !st.Online:
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	case size < minSize:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
+	case size > st.Size:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name, st.Size.Human())
+	}
+	return nil
+}

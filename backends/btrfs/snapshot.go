@@ -1,0 +1,155 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+)
+
+// Snapshot implements backends.Pool.
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(s.Dataset)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Kept(s.ID); err == nil {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	} else if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	if s.Kind != dataset.SnapshotTransfer {
+		if err := p.room(); err != nil {
+			return err
+		}
+	}
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	name := shelf.TreeOf(s.ID)
+	if err := p.copyTree(ctx, f, h.Tree, f, name, true); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+	}
+	p.step("btrfs.snapshot.made")
+	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name, Limit: h.Size})
+}
+
+// DeleteSnapshot implements backends.Pool. Its record goes first.
+func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
+	f, err := p.shelf.Find(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, err := f.Kept(id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Forget(id); err != nil {
+		return err
+	}
+	p.step("btrfs.snapshot-delete.forgotten")
+	return p.destroyIn(ctx, f, s.Tree)
+}
+
+// Restore implements backends.Pool: a writable snapshot of the snapshot becomes the head by
+// one rename, which makes the old head a snapshot. The size stays what it is.
+func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(ds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kept, err := f.Kept(keep.ID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+	case err != nil:
+		return err
+	case kept.Tree != shelf.TreeOf(keep.ID):
+		return p.restored(f, kept.Tree) // done before: what the head was is kept
+	default: // a snapshot, which is no more what the head is once that was written to
+		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
+			return err
+		}
+	}
+	s, err := f.Kept(id)
+	if err != nil {
+		return err
+	}
+	if err := p.uses.None(ds, p.shelf.PathOf(f)); err != nil {
+		return err
+	}
+	old, err := f.Head()
+	if err != nil {
+		return err
+	}
+	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
+	if old.Tree == fresh.Tree {
+		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
+	}
+	if err := p.refill(ctx, f, s, fresh); err != nil {
+		return fmt.Errorf("restore snapshot %s: %w", id, err)
+	}
+	p.step("btrfs.restore.made")
+	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}); err != nil {
+		return err
+	}
+	p.step("btrfs.restore.recorded")
+	if err := f.SetHead(fresh); err != nil {
+		return err
+	}
+	p.step("btrfs.restore.replaced")
+	return p.restored(f, old.Tree)
+}
+
+// refill makes the tree of a new head what a snapshot is, durably.
+func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
+	if fresh.Size != 0 && p.quota == subvol.QuotaFull {
+		used, err := p.used(ctx, f, s.Tree)
+		if err == nil && used > fresh.Size {
+			err = fmt.Errorf("%w: make the volume larger first", over("it", used, fresh.Size))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := p.copyTree(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
+		return err
+	}
+	dir, err := open(f, fresh.Tree)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if p.quota == subvol.QuotaNone {
+		return nil // its size holds when quotas are on again
+	}
+	return limit(dir, fresh.Size)
+}
+
+// restored makes what was the head as unchangeable as any snapshot.
+func (p *Pool) restored(f *shelf.Folder, old string) error {
+	dir, err := open(f, old)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := subvol.SetReadOnly(dir); err != nil {
+		return err
+	}
+	return shelf.SyncDir(f.Root)
+}

@@ -1,0 +1,33 @@
+package btrfs_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// disk returns a btrfs of a size with quotas of a mode.
+func disk(t *testing.T, quota string, size int64) string {
+	t.Helper()
+	at := scratch.Mount(t, "btrfs", size)
+	if quota != "none" {
+		scratch.Quota(t, at, quota)
+	}
+	return at
+}
+
+func TestSuite(t *testing.T) {
+	for _, quota := range []string{"full", "simple", "none"} {
+		backendtest.Run(t, quota, func(t *testing.T) (backends.Kind, backends.Config) {
+			return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(t, quota, 5<<30), "pool")}
+		})
+	}
+}
+
+func TestPowerCut(t *testing.T) {
+	backendtest.PowerCut(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
+}
