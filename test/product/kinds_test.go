@@ -1,6 +1,7 @@
 package product
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,6 +53,12 @@ func testSubvolumes(t *testing.T, w *world) {
 	w.run(t, "beside", "beside@bronze")
 	w.docker(t, "exec", "tight", "sh", "-c", "echo one > /data/file; dd if=/dev/urandom of=/data/half bs=1M count=160 conv=fsync")
 	w.drover(t, "snapshot", "create", "tight", "--name", "first")
+	await(t, "what it takes is told", func() error {
+		if used := w.inspect(t, "tight@bronze").Status.Used; used < 160<<20 || used > 165<<20 {
+			return fmt.Errorf("it is %d", used)
+		}
+		return nil
+	})
 	w.docker(t, "exec", "tight", "sh", "-c", "echo two > /data/file; rm /data/half; sync; dd if=/dev/urandom of=/data/half bs=1M count=160 conv=fsync")
 	const full = "dd if=/dev/zero of=/data/fill bs=1M 2>/tmp/said; grep -o 'quota exceeded' /tmp/said; sync; cat /data/* | wc -c"
 	said := strings.Fields(strings.ReplaceAll(strings.ToLower(w.docker(t, "exec", "tight", "sh", "-c", full)), "quota exceeded", "quota-exceeded"))
