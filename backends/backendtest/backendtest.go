@@ -19,11 +19,12 @@ import (
 // (sparse is enough). It cleans up with t.Cleanup.
 type Factory func(t *testing.T) (backends.Kind, backends.Config)
 
-// Run runs the suite as subtests of t, under name. It needs root.
-func Run(t *testing.T, name string, factory Factory) {
+// Run runs the suite as subtests of t, under name. It needs root. Without are the operations
+// of treetest that the filesystem at hand cannot do, whatever the backend does.
+func Run(t *testing.T, name string, factory Factory, without ...string) {
 	t.Run(name, func(t *testing.T) {
 		for _, c := range cases() {
-			t.Run(c.name, func(t *testing.T) { c.run(newFixture(t, factory)) })
+			t.Run(c.name, func(t *testing.T) { c.run(newFixture(t, factory, without...)) })
 		}
 	})
 }

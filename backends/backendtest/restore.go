@@ -11,7 +11,7 @@ import (
 func restoreKeepsWhatWas(f *fixture) {
 	d := f.create()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path)
+	treetest.Plant(f.T, m.path, f.without...)
 	m.unmount()
 	s := f.take(d)
 	plain := f.plain()

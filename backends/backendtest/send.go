@@ -34,7 +34,7 @@ func (f *fixture) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
 	d, plain := f.create(), f.plain()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path)
+	treetest.Plant(f.T, m.path, f.without...)
 	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
 	m.unmount()
 	return d, f.take(d), plain

@@ -22,8 +22,8 @@ func (f *fixture) source(s dataset.Snapshot) dataset.Source {
 func snapshotIsImmutable(f *fixture) {
 	plain, d := f.plain(), f.create()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, plain.Name())
-	treetest.Plant(f.T, m.path)
+	treetest.Plant(f.T, plain.Name(), f.without...)
+	treetest.Plant(f.T, m.path, f.without...)
 	m.unmount()
 	s := f.snapshot(d)
 	var told int64

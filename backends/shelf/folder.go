@@ -173,6 +173,23 @@ func (s *Shelf) Discard(id uuid.UUID) error {
 	return s.destroy(context.Background(), root, incomingArea, id.String())
 }
 
+// Glance opens the folder of a dataset, ready or incoming and whole or not, for a look by
+// who is at work on another dataset: it waits for nobody. dataset.ErrNotFound: there is none.
+func (s *Shelf) Glance(id uuid.UUID) (*os.Root, error) {
+	root, err := s.Enter()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, area := range areas()[:2] {
+		sub, err := openSub(root, filepath.Join(area, id.String()))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return sub, err
+		}
+	}
+	return nil, s.notFound(id)
+}
+
 // Commit moves an incoming dataset to the ready ones. A ready one is fine, one
 // that is absent or not whole dataset.ErrNotFound. Not durable by itself.
 func (s *Shelf) Commit(id uuid.UUID) error {

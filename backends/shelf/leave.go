@@ -87,7 +87,10 @@ func (s *Shelf) hide(root *os.Root, area string, id uuid.UUID) (string, error) {
 
 // remove removes a folder that is out of sight.
 func (s *Shelf) remove(ctx context.Context, root *os.Root, gone string) error {
-	err := s.destroy(ctx, root, deletingArea, gone)
+	err := s.outside(ctx, gone)
+	if err == nil {
+		err = s.destroy(ctx, root, deletingArea, gone)
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil
 	}
@@ -108,6 +111,23 @@ func (s *Shelf) destroy(ctx context.Context, root *os.Root, area, name string) e
 		return s.Destroy(ctx, dir, name)
 	}
 	return tree.Remove(ctx, dir, name)
+}
+
+// outside removes what a folder that is out of sight has elsewhere, unless a dataset of
+// that ID was made again since, whose it is now.
+func (s *Shelf) outside(ctx context.Context, gone string) error {
+	id, ok := parseName(deletingArea, gone)
+	if s.Outside == nil || !ok {
+		return nil
+	}
+	again, err := s.Glance(id)
+	if err == nil {
+		return again.Close()
+	}
+	if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	return s.Outside(ctx, id)
 }
 
 // Reap removes what is being deleted, the incoming datasets for which drop says

@@ -67,6 +67,9 @@ type Shelf struct {
 	// Destroy removes a name in a directory with all below it; nil: as a tree of files.
 	// It is set before the shelf is used.
 	Destroy func(ctx context.Context, dir *os.File, name string) error
+	// Outside removes what a deleted dataset has outside of its folder, before that goes.
+	// It is set before the shelf is used, or not at all.
+	Outside func(ctx context.Context, id uuid.UUID) error
 
 	mark   marker
 	path   string

@@ -127,6 +127,18 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	return holders
 }
 
+// From returns where that source, or one that lies below it, was mounted: for filesystems
+// whose sources are no devices.
+func (f *Foreign) From(source string) []Holder {
+	var holders []Holder
+	for _, m := range f.mounts {
+		if within(m.Source, source) {
+			holders = append(holders, m.holder)
+		}
+	}
+	return holders
+}
+
 // Elsewhere reads what is mounted in other mount namespaces. It sees the processes of
 // this PID namespace; a namespace that only a file or descriptor keeps alive has no
 // process and is not seen. It reads all of /proc: not for a hot path.
