@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/cmd/drover/internal/host"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/store/consul"
@@ -133,7 +134,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll,
-		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New()),
+		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner)),
 		Log:      log,
 		Ready:    func() { notify(log) },
 	}

@@ -1,0 +1,310 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+)
+
+// afterwards is how long what failed is cleaned up after; Reap does the rest.
+const afterwards = 20 * time.Second
+
+// Create implements backends.Pool.
+func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	size := d.Size
+	if size == 0 {
+		size = defaultSize
+	}
+	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
+		if size < minSize {
+			return 0, nil, dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)
+		}
+		return size, func(fs string) error {
+			if err := p.tool.zfs(ctx, append(append([]string{"create"}, headOptions(size)...), fs)...); err != nil {
+				return err
+			}
+			return p.own(ctx, d, fs, size)
+		}, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+	}
+	return have, nil
+}
+
+// headOptions are those that each head is made with, in the step that makes it.
+func headOptions(size dataset.Size) []string {
+	return []string{"-o", "mountpoint=legacy", "-o", "canmount=noauto", "-o", "refquota=" + bytesText(size)}
+}
+
+func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size), 10) }
+
+// Clone implements backends.Pool. The root keeps the owner and mode of the source's.
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) { return p.copyOf(ctx, d, src) })
+	if err != nil {
+		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
+	}
+	return have, nil
+}
+
+// copyOf plans a clone: of which size it is, and what makes it. What it reads is checked
+// before anything is made.
+func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size, func(fs string) error, error) {
+	from, err := p.shelf.Find(src.Dataset)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer from.Close()
+	origin, size := "", dataset.Size(0)
+	if src.Snapshot != uuid.Nil {
+		s, err := readSnapshot(from, src.Snapshot)
+		if err != nil {
+			return 0, nil, err
+		}
+		origin, size = p.snapshotName(src.Dataset, s.FS, src.Snapshot), s.Refquota
+	} else {
+		head, err := p.headOf(ctx, from)
+		if err != nil {
+			return 0, nil, err
+		}
+		origin, size = head.name+"@"+clonePrefix+d.ID.String(), head.refquota
+	}
+	switch {
+	case d.Size != 0 && d.Size < size:
+		return 0, nil, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, d.Size)
+	case d.Size != 0:
+		size = d.Size
+	}
+	return size, func(fs string) error { return p.clone(ctx, src, origin, fs, size) }, nil
+}
+
+// clone makes fs of a snapshot. That of a head is taken first; while the folder of the
+// source is open Reap does not take it for one that a crash left.
+func (p *Pool) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
+	from, err := p.shelf.Find(src.Dataset)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if src.Snapshot == uuid.Nil {
+		if err := p.takeAnew(ctx, origin); err != nil {
+			return err
+		}
+	}
+	err = p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), origin, fs)...)
+	if err != nil && src.Snapshot == uuid.Nil {
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer cancel()
+		_ = p.tool.zfs(after, "destroy", origin) // what is left of it Reap destroys
+	}
+	return err
+}
+
+// takeAnew takes a snapshot that nobody has acknowledged. One of that name was left by a
+// try that was cut short: of another moment, after which more was written.
+func (p *Pool) takeAnew(ctx context.Context, name string) error {
+	err := p.tool.zfs(ctx, "snapshot", name)
+	if !errors.Is(err, errTaken) {
+		return err
+	}
+	if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
+		return err
+	}
+	return p.tool.zfs(ctx, "snapshot", name)
+}
+
+// plan says of which size a dataset will be and returns what makes its head.
+type plan func() (dataset.Size, func(fs string) error, error)
+
+// make makes a dataset: its folder, its filesystem, its head, its record. What fails is
+// taken back.
+func (p *Pool) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
+	if err := refuse(d); err != nil {
+		return 0, err
+	}
+	size, whole, err := p.again(ctx, d)
+	if whole || err != nil {
+		return size, err
+	}
+	size, fill, err := plan()
+	if err != nil {
+		return 0, err
+	}
+	if err := p.room(ctx); err != nil {
+		return 0, err
+	}
+	if err := p.vacate(ctx, d.ID); err != nil {
+		return 0, err
+	}
+	f, _, err := p.shelf.Make(d.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err = p.tool.zfs(ctx, "create", "-o", "canmount=off", p.root(d.ID)); err == nil {
+		err = fill(p.root(d.ID) + "/" + firstHead)
+	}
+	if err != nil {
+		return 0, noSpace(p.undo(ctx, d.ID, err))
+	}
+	return size, p.shelf.Finish(f, d)
+}
+
+// again is make of a dataset that is whole.
+func (p *Pool) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
+	f, err := p.shelf.Find(d.ID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	head, err := p.headOf(ctx, f)
+	if err != nil {
+		return 0, false, err
+	}
+	return head.refquota, true, p.shelf.Finish(f, d)
+}
+
+// vacate finishes what an earlier try, or the deletion of a dataset of that ID, left. What
+// is there still is somebody else's.
+func (p *Pool) vacate(ctx context.Context, id uuid.UUID) error {
+	if err := p.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
+		return err
+	}
+	switch _, err := p.tool.one(ctx, p.root(id)); {
+	case err == nil:
+		return dataset.Errorf(dataset.ErrExists, "%s is there, and no record of a dataset is: drover leaves it alone", p.root(id))
+	case !errors.Is(err, errAbsent):
+		return err
+	}
+	return nil
+}
+
+// undo takes back what could not be made; its folder goes last.
+func (p *Pool) undo(ctx context.Context, id uuid.UUID, cause error) error {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	err := p.bury(after, id)
+	if err == nil {
+		err = p.shelf.Discard(id)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (and what was made of it stays: %v)", cause, err)
+	}
+	return cause
+}
+
+// noSpace gives a failure its kind.
+func noSpace(err error) error {
+	if errors.Is(err, errSpace) {
+		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
+	}
+	return err
+}
+
+// refuse refuses what ZFS cannot keep.
+func refuse(d dataset.Dataset) error {
+	fs := d.Profile.Filesystem
+	switch {
+	case fs.Type != "":
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
+	case len(fs.Mount) > 0:
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has no mount options (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+	}
+	return nil
+}
+
+// own gives the root of a new head its owner and mode. ZFS makes it root's, 0755.
+func (p *Pool) own(ctx context.Context, d dataset.Dataset, fs string, size dataset.Size) error {
+	var owner dataset.Owner
+	if d.Profile.Owner != nil {
+		owner = *d.Profile.Owner
+	}
+	mode := uint32(0o755)
+	if owner.Mode != nil {
+		mode = *owner.Mode
+	}
+	if owner.UID == 0 && owner.GID == 0 && mode == 0o755 {
+		return nil
+	}
+	root, err := p.open(ctx, d.ID, fs)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(give(root, owner, mode), root.Close())
+	if err != nil {
+		return err
+	}
+	// A change of properties waits until the transaction group is on the disk, with all
+	// that was done before.
+	return p.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
+}
+
+func give(root *os.File, owner dataset.Owner, mode uint32) error {
+	if err := root.Chown(int(owner.UID), int(owner.GID)); err != nil {
+		return err
+	}
+	return unix.Fchmod(int(root.Fd()), mode)
+}
+
+// Used implements backends.Pool. ZFS counts what is on the disk: it is brought there first.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	head, err := p.settled(ctx, f)
+	return head.referenced, err
+}
+
+// settled is headOf with all that was written until now: setting a property, to what it
+// is, waits for the transaction group.
+func (p *Pool) settled(ctx context.Context, f *shelf.Folder) (object, error) {
+	if err := p.tool.zfs(ctx, "set", poolProperty+"="+p.ID().String(), p.top()); err != nil {
+		return object{}, err
+	}
+	return p.headOf(ctx, f)
+}
+
+// Resize implements backends.Resizer: ZFS refuses a size below what a dataset holds.
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, err := p.settled(ctx, f)
+	if err != nil {
+		return fmt.Errorf("resize dataset %s: %w", id, err)
+	}
+	if least := max(minSize, head.referenced); size < least {
+		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it holds %s, and %s is the least", id, size, head.referenced.Human(), least.Human())
+	}
+	if err := p.tool.zfs(ctx, "set", "refquota="+bytesText(size), head.name); err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, noSpace(err))
+	}
+	return nil
+}
+
+// Grow implements backends.Resizer: there is nothing to do.
+func (p *Pool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

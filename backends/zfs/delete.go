@@ -1,0 +1,319 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Delete implements backends.Pool.
+func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
+	return p.shelf.Delete(ctx, id, func(string) error { return p.unused(id) })
+}
+
+// bury destroys what a dataset has in ZFS, or hides what clones of others depend on. Its
+// folder is out of sight by then.
+func (p *Pool) bury(ctx context.Context, id uuid.UUID) error {
+	if p.home.fuse {
+		if err := p.unstage(id); err != nil {
+			return err
+		}
+	}
+	root := p.root(id)
+	all, err := p.tool.below(ctx, root)
+	if errors.Is(err, errAbsent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	gone, err := p.clear(ctx, all, func(object) bool { return false })
+	if err != nil {
+		return err
+	}
+	if len(gone) < len(all) {
+		if err := p.tool.patiently(ctx, "rename", root, p.ghosts()+"/"+uuid.NewString()); err != nil {
+			return err
+		}
+	}
+	return p.unpin(ctx, root, gone)
+}
+
+// clear destroys those of some objects, which are all of a tree, that Drover made and that
+// nothing needs: not keep, no clone, no child. It returns them.
+func (p *Pool) clear(ctx context.Context, all []object, keep func(object) bool) (gone []object, err error) {
+	left := slices.Clone(all)
+	stays := map[string]bool{}
+	for progress := true; progress; {
+		progress = false
+		for i := len(left) - 1; i >= 0; i-- {
+			o := left[i]
+			if stays[o.name] || !p.made(o) || keep(o) || needed(o, left) {
+				continue
+			}
+			err := p.tool.patiently(ctx, "destroy", o.name)
+			switch {
+			case err == nil, errors.Is(err, errAbsent):
+				left, gone, progress = slices.Delete(left, i, i+1), append(gone, o), true
+			case errors.Is(err, errHeld), errors.Is(err, errBusy):
+				stays[o.name] = true
+			default:
+				return gone, err
+			}
+		}
+	}
+	return gone, nil
+}
+
+// needed tells whether one of others is a clone of an object, or lies below it.
+func needed(o object, others []object) bool {
+	return slices.ContainsFunc(others, func(other object) bool {
+		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") || strings.HasPrefix(other.name, o.name+"@")
+	})
+}
+
+// made tells by its name whether Drover made what lies below the pool's filesystem.
+func (p *Pool) made(o object) bool {
+	fs, snapshot := o.snapshotOf()
+	rel, ok := strings.CutPrefix(fs, p.ghosts()+"/")
+	if !ok {
+		rel, ok = strings.CutPrefix(fs, p.top()+"/")
+	}
+	id, head, below := strings.Cut(rel, "/")
+	ok = ok && isID(id) && (!below || isHead(head))
+	if snapshot != "" {
+		return ok && o.kind == kindSnapshot && below && isSnapshot(snapshot)
+	}
+	return ok && o.kind == kindFilesystem
+}
+
+// release destroys a snapshot that has no record any more, and its filesystem if that is
+// neither a head nor has anything else. What has dependants stays.
+func (p *Pool) release(ctx context.Context, name string) error {
+	fs, _, _ := strings.Cut(name, "@")
+	id, head, err := p.dataset(fs)
+	if err != nil {
+		return err
+	}
+	now, err := p.currentOf(id)
+	if err != nil {
+		return err
+	}
+	o, err := p.tool.one(ctx, fs)
+	if errors.Is(err, errAbsent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = p.tool.zfs(ctx, "destroy", name)
+	if err == nil && now != head {
+		if err = p.tool.zfs(ctx, "destroy", fs); err == nil {
+			return p.unpin(ctx, "", []object{o})
+		}
+	}
+	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
+		return nil
+	}
+	return err
+}
+
+// dataset returns the dataset and the head that a filesystem's name has.
+func (p *Pool) dataset(fs string) (id uuid.UUID, head string, err error) {
+	rel, ok := strings.CutPrefix(fs, p.top()+"/")
+	text, head, below := strings.Cut(rel, "/")
+	if !ok || !below || !isID(text) || !isHead(head) {
+		return id, "", fmt.Errorf("%s is no head of a dataset of this pool", fs)
+	}
+	id, err = uuid.Parse(text)
+	return id, head, err
+}
+
+// currentOf is headName for who may be at work on another dataset, and so must not wait.
+func (p *Pool) currentOf(id uuid.UUID) (string, error) {
+	root, err := p.shelf.Glance(id)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	return headName(root, id)
+}
+
+// unpin looks after the snapshots that objects which are gone were clones of, other than
+// those below within: where no record names one any more, it goes now.
+func (p *Pool) unpin(ctx context.Context, within string, gone []object) error {
+	var errs []error
+	for _, o := range gone {
+		origin := o.origin
+		if origin == "" || within != "" && strings.HasPrefix(origin, within+"/") {
+			continue
+		}
+		if rel, ok := strings.CutPrefix(origin, p.ghosts()+"/"); ok {
+			id, _, _ := strings.Cut(rel, "/")
+			_, err := p.exorcise(ctx, p.ghosts()+"/"+id)
+			errs = append(errs, err)
+			continue
+		}
+		if err := p.forgotten(origin); err != nil {
+			continue // it has a record, or is not ours
+		}
+		errs = append(errs, p.release(ctx, origin))
+	}
+	return errors.Join(errs...)
+}
+
+// forgotten fails unless a snapshot is one that Drover made and that no record names.
+func (p *Pool) forgotten(name string) error {
+	of, snap, _ := strings.Cut(name, "@")
+	id, _, err := p.dataset(of)
+	if err != nil || !isSnapshot(snap) {
+		return fmt.Errorf("%s is not drover's", name)
+	}
+	text, ofClone := strings.CutPrefix(snap, clonePrefix)
+	if ofClone {
+		return nil // nobody keeps a record of those
+	}
+	root, err := p.shelf.Glance(id)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	_, err = root.Lstat(recordPrefix + strings.TrimPrefix(text, snapPrefix) + recordEnd)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%s has its record (%v)", name, err)
+}
+
+// exorcise destroys what nothing needs of a ghost.
+func (p *Pool) exorcise(ctx context.Context, ghost string) (whole bool, err error) {
+	all, err := p.tool.below(ctx, ghost)
+	if errors.Is(err, errAbsent) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	gone, err := p.clear(ctx, all, func(object) bool { return false })
+	if err != nil {
+		return false, err
+	}
+	return len(gone) == len(all), p.unpin(ctx, ghost, gone)
+}
+
+// Reap implements backends.Pool.
+func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	root, err := p.shelf.Enter() // that another pool lies there is told before zfs is asked
+	if err != nil {
+		return 0, err
+	}
+	_ = root.Close()
+	all, err := p.tool.below(ctx, p.top())
+	if err != nil {
+		return 0, err
+	}
+	trees := p.trees(all)
+	n, err := p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) { return p.tidy(ctx, f, trees[f.ID.String()]) })
+	for name := range trees {
+		ghost, ok := strings.CutPrefix(name, "deleted/")
+		if !ok || !isID(ghost) || ctx.Err() != nil {
+			continue
+		}
+		whole, eErr := p.exorcise(ctx, p.ghosts()+"/"+ghost)
+		if whole {
+			n++
+		}
+		err = errors.Join(err, eErr)
+	}
+	return n, err
+}
+
+// trees are the objects of a pool by dataset, those of ghosts by "deleted/" and their name.
+func (p *Pool) trees(all []object) map[string][]object {
+	trees := map[string][]object{}
+	for _, o := range all {
+		fs, _ := o.snapshotOf()
+		rel, ok := strings.CutPrefix(fs, p.top()+"/")
+		if !ok || rel == "deleted" {
+			continue
+		}
+		name, below, _ := strings.Cut(rel, "/")
+		if name == "deleted" {
+			ghost, _, _ := strings.Cut(below, "/")
+			name += "/" + ghost
+		}
+		trees[name] = append(trees[name], o)
+	}
+	return trees
+}
+
+// tidy destroys what a crash left of a dataset: files, the record of a restore that was
+// not finished, and what no record names. Where a record cannot be read, nothing of ZFS
+// is destroyed: it may be its. The objects were listed before; what came since is new, and
+// nothing of this name has come twice.
+func (p *Pool) tidy(ctx context.Context, f *shelf.Folder, all []object) (int, error) {
+	if f.State != backends.EntryReady {
+		return 0, nil // it may be made again
+	}
+	now, err := headName(f.Root, f.ID)
+	if err != nil {
+		return 0, nil // List says so
+	}
+	names, err := shelf.ReadNames(f.Root, ".")
+	if err != nil {
+		return 0, err
+	}
+	used, recorded, sure := map[string]bool{now: true}, map[string]bool{}, true
+	var doomed []string
+	for _, name := range names {
+		id, ok := recordID(name)
+		if strings.HasPrefix(name, shelf.Temp) {
+			doomed = append(doomed, name)
+		}
+		if !ok {
+			continue
+		}
+		s, err := readSnapshot(f, id)
+		switch {
+		case err == nil:
+			used[s.FS], recorded[p.snapshotName(f.ID, s.FS, id)] = true, true
+		case errors.Is(err, dataset.ErrNotFound):
+			doomed = append(doomed, name)
+		default:
+			sure = false
+		}
+	}
+	for _, name := range doomed {
+		if err := f.Remove(name); err != nil {
+			return 0, err
+		}
+	}
+	if !sure || len(all) == 0 {
+		return len(doomed), nil
+	}
+	root := p.root(f.ID)
+	gone, err := p.clear(ctx, all, func(o object) bool {
+		fs, snapshot := o.snapshotOf()
+		return o.name == root || recorded[o.name] || snapshot == "" && used[strings.TrimPrefix(fs, root+"/")]
+	})
+	if err != nil {
+		return len(doomed), err
+	}
+	return len(doomed) + len(gone), p.unpin(ctx, root, gone)
+}
+
+// recordID returns the snapshot whose record has that name.
+func recordID(name string) (uuid.UUID, bool) {
+	text, ok := strings.CutSuffix(strings.TrimPrefix(name, recordPrefix), recordEnd)
+	id, err := uuid.Parse(text)
+	return id, ok && err == nil && name == recordOf(id)
+}

@@ -1,0 +1,151 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+)
+
+// List implements backends.Pool: the folders, each with what ZFS has of it, and what is in
+// ZFS without a folder.
+func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
+	root, err := p.shelf.Enter() // that another pool lies there is told before zfs is asked
+	if err != nil {
+		return nil, err
+	}
+	_ = root.Close()
+	all, err := p.tool.below(ctx, p.top())
+	if err != nil {
+		return nil, err
+	}
+	if err := p.measure(ctx); err != nil {
+		return nil, err
+	}
+	trees := p.trees(all)
+	entries, err := p.shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, trees[f.ID.String()]) })
+	if err != nil {
+		return nil, err
+	}
+	return append(entries, p.strangers(ctx, trees, entries)...), nil
+}
+
+// Stat implements backends.Pool.
+func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer f.Close()
+	return p.shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil) }), nil
+}
+
+// describe adds a dataset's snapshots to its entry, and what is wrong with them. What all
+// lacks is looked for again: it may have come since that was listed.
+func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
+	head, err := headName(f.Root, f.ID)
+	if err != nil {
+		shelf.AddProblem(e, err)
+	}
+	names, err := shelf.ReadNames(f.Root, ".")
+	if err != nil {
+		shelf.AddProblem(e, err)
+		return
+	}
+	want := map[string]string{}
+	if head != "" {
+		want[p.root(f.ID)+"/"+head] = "its filesystem"
+	}
+	for _, name := range names {
+		id, ok := recordID(name)
+		if !ok {
+			continue
+		}
+		s, err := readSnapshot(f, id)
+		switch {
+		case err == nil:
+			e.Snapshots = append(e.Snapshots, s.Snapshot)
+			want[p.snapshotName(f.ID, s.FS, id)] = "snapshot " + id.String()
+		case !errors.Is(err, dataset.ErrNotFound):
+			shelf.AddProblem(e, err)
+		}
+	}
+	if len(missing(want, all)) == 0 {
+		return
+	}
+	all, err = p.tool.below(ctx, p.root(f.ID))
+	if err != nil && !errors.Is(err, errAbsent) {
+		shelf.AddProblem(e, err)
+		return
+	}
+	for _, name := range missing(want, all) {
+		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is gone: zfs has no %s", want[name], name))
+	}
+}
+
+// missing returns the names of want that all lacks, in order.
+func missing(want map[string]string, all []object) (names []string) {
+	for name := range want {
+		if !slices.ContainsFunc(all, func(o object) bool { return o.name == name && (o.kind == kindFilesystem || o.kind == kindSnapshot) }) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// strangers returns what lies below the pool's filesystem and belongs to no entry.
+func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries []backends.Entry) []backends.Entry {
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.ID.String()] = true
+	}
+	var found []backends.Entry
+	add := func(name, problem string) {
+		found = append(found, backends.Entry{State: backends.EntryForeign, Path: name, Problem: problem})
+	}
+	for _, name := range slices.Sorted(maps.Keys(trees)) {
+		tree := trees[name]
+		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
+			for _, o := range tree {
+				if !p.made(o) {
+					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: zfs destroy it when it is of no use")
+				}
+			}
+			continue
+		}
+		if known[name] {
+			continue
+		}
+		if !isID(name) {
+			add(p.top()+"/"+name, "drover put nothing of that name there")
+			continue
+		}
+		if p.vanished(ctx, name) {
+			continue
+		}
+		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset, and no record of one lies in %s", p.shelf.Path()))
+	}
+	return found
+}
+
+// vanished tells whether a dataset whose folder is gone has gone since, or has come.
+func (p *Pool) vanished(ctx context.Context, name string) bool {
+	_, err := p.tool.one(ctx, p.top()+"/"+name)
+	if errors.Is(err, errAbsent) {
+		return true
+	}
+	folder, err := p.shelf.Glance(uuid.MustParse(name))
+	if err == nil {
+		_ = folder.Close()
+	}
+	return err == nil
+}

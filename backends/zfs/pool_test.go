@@ -1,0 +1,218 @@
+package zfs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// TestForeignInZFS puts things of others beside and below what is Drover's.
+func TestForeignInZFS(t *testing.T) {
+	b := newBench(t)
+	d, other := b.create(), b.create()
+	b.write(other.ID, "content")
+	top := b.home + "/drover-" + b.cfg.ID.String()
+	lost := uuid.New()
+	foreign := []string{
+		b.home + "/beside", top + "/mine", top + "/" + lost.String(), top + "/" + d.ID.String() + "/below",
+		top + "/deleted/among", top + "/" + other.ID.String() + "/head@theirs", top + "/" + d.ID.String() + "/head@own",
+	}
+	for _, name := range foreign {
+		if strings.Contains(name, "@") {
+			lines(t, "snapshot", name)
+		} else {
+			lines(t, "create", "-o", "mountpoint=none", name)
+		}
+	}
+	b.reap()
+	if _, err := b.pool.Create(t.Context(), dataset.Dataset{ID: lost}); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("create where a filesystem is without its record: %v", err)
+	}
+	b.ok(b.pool.Delete(t.Context(), lost))
+	b.ok(b.pool.Delete(t.Context(), d.ID))
+	b.reap()
+	b.holds(other.ID, "content")
+	names := lines(t, "get", "-Hp", "-r", "-o", "name", "type", b.home)
+	for _, name := range foreign {
+		if base := filepath.Base(name); !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, base) }) {
+			t.Errorf("%s is gone", name)
+		}
+	}
+	for _, kept := range []string{"/below", "/head@own"} { // of the deleted dataset
+		if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, top+"/deleted/") && strings.HasSuffix(n, kept) }) {
+			t.Errorf("the deleted dataset's %s is gone: %q", kept, names)
+		}
+	}
+	entries, err := b.pool.List(t.Context())
+	b.ok(err)
+	var told []string
+	for _, e := range entries {
+		if e.State == backends.EntryForeign {
+			told = append(told, strings.TrimPrefix(e.Path, top+"/"))
+		}
+	}
+	for _, want := range []string{"mine", lost.String(), "deleted/among"} {
+		if !slices.Contains(told, want) {
+			t.Errorf("%s is not listed: %q", want, told)
+		}
+	}
+}
+
+// TestUnknownIsNotAbsent: a zfs that fails for another reason has not said that something
+// is not there.
+func TestUnknownIsNotAbsent(t *testing.T) {
+	b := newBench(t)
+	d := b.create()
+	b.write(d.ID, "content")
+	fail := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		if c.Args[0] == "get" && strings.Contains(c.Args[len(c.Args)-1], d.ID.String()) {
+			return run.Result{}, &run.Error{Cmd: "zfs", ExitCode: 1, Stderr: "internal error: out of memory", Err: errors.New("exit status 1")}
+		}
+		return (&run.System{}).Run(ctx, c)
+	})
+	b.cfg.Make = false
+	pool, err := zfs.New(fail).Open(t.Context(), b.cfg)
+	b.ok(err)
+	if _, err := pool.Attach(t.Context(), d.ID, backends.AttachOptions{}); err == nil || errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("attach: %v", err)
+	}
+	e, err := pool.Stat(t.Context(), d.ID)
+	if err != nil || strings.Contains(e.Problem, "gone") || e.Problem == "" {
+		t.Errorf("stat: %+v, %v", e, err)
+	}
+	if err := pool.Delete(t.Context(), d.ID); err == nil {
+		t.Error("deleted")
+	}
+	b.reap()
+	b.has(false, d.ID.String())
+}
+
+// TestSizeIsWhatDfShows: the capability OwnFilesystem, which has this, is not declared.
+func TestSizeIsWhatDfShows(t *testing.T) {
+	b := newBench(t)
+	d := b.create()
+	df := func() int64 {
+		root := b.root(d.ID)
+		defer root.Close()
+		dir, err := root.Open(".")
+		b.ok(err)
+		defer dir.Close()
+		var st unix.Statfs_t
+		b.ok(unix.Fstatfs(int(dir.Fd()), &st))
+		return int64(st.Blocks) * st.Bsize
+	}
+	for _, size := range []dataset.Size{64 * dataset.MiB, 96 * dataset.MiB, 32 * dataset.MiB} {
+		b.ok(b.pool.(backends.Resizer).Resize(t.Context(), d.ID, size, nil))
+		if got := df(); got < int64(size)*99/100 || got > int64(size)*101/100 {
+			t.Errorf("df shows %d of %s", got, size)
+		}
+	}
+	root := b.root(d.ID)
+	b.ok(root.WriteFile("file", make([]byte, 0), 0o600))
+	b.ok(root.WriteFile("big", []byte(strings.Repeat(fmt.Sprint(uuid.New()), 600_000)), 0o600))
+	b.ok(root.Close())
+	if err := b.pool.(backends.Resizer).Resize(t.Context(), d.ID, 8*dataset.MiB, nil); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("made smaller than what it holds: %v", err)
+	}
+	if got := df(); got < 31<<20 {
+		t.Errorf("after the refusal df shows %d", got)
+	}
+}
+
+// TestWrongPlaces: refused before anything was made there.
+func TestWrongPlaces(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "pool")
+	_, err := zfs.New(&run.System{}).Open(t.Context(), backends.Config{Name: "test", Path: plain, Make: true})
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "zfs create") {
+		t.Errorf("on another filesystem: %v", err)
+	}
+	if _, err := os.Lstat(plain); err == nil {
+		t.Error("something was made")
+	}
+}
+
+// TestRestoreCutBeforeTheExchange: what it would have kept is the head still, and no
+// snapshot.
+func TestRestoreCutBeforeTheExchange(t *testing.T) {
+	for _, then := range []string{"again", "reaped"} {
+		t.Run(then, func(t *testing.T) { restoreCut(t, then) })
+	}
+}
+
+func restoreCut(t *testing.T, then string) {
+	b := newBench(t)
+	d := b.create()
+	b.write(d.ID, "old")
+	s := b.snapshot(d.ID)
+	b.write(d.ID, "new")
+	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b.ok(os.Remove(filepath.Join(b.cfg.Path, "datasets", d.ID.String(), "current.json")))
+	e, err := b.pool.Stat(t.Context(), d.ID)
+	b.ok(err)
+	if len(e.Snapshots) != 1 || e.Problem != "" {
+		t.Errorf("it has %+v", e)
+	}
+	b.write(d.ID, "later")
+	if then == "reaped" {
+		b.reap()
+		b.has(false, keep.ID.String())
+	} else {
+		b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+		b.holds(d.ID, "old")
+		c := dataset.Dataset{ID: uuid.New()}
+		_, err := b.pool.Clone(t.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: keep.ID}, nil)
+		b.ok(err)
+		d = c
+	}
+	b.holds(d.ID, "later")
+}
+
+// TestMountedInAnotherNamespace: who has it is named, and nothing is deleted.
+func TestMountedInAnotherNamespace(t *testing.T) {
+	b := newBench(t)
+	d := b.create()
+	b.write(d.ID, "content")
+	a, err := b.pool.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	b.ok(err)
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec",
+		`mount --bind "$0" "$1"; echo ready; read -r line`, a.Mount.Source, t.TempDir())
+	b.ok(a.Release())
+	in, err := holder.StdinPipe()
+	b.ok(err)
+	out, err := holder.StdoutPipe()
+	b.ok(err)
+	b.ok(holder.Start())
+	_, err = out.Read(make([]byte, 8))
+	b.ok(err)
+	err = b.pool.Delete(t.Context(), d.ID)
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d (sh)", holder.Process.Pid)) {
+		t.Errorf("deleted: %v", err)
+	}
+	b.ok(errors.Join(in.Close(), ignoreExit(holder.Wait())))
+	b.holds(d.ID, "content")
+	b.ok(b.pool.Delete(t.Context(), d.ID))
+}
+
+// ignoreExit: its read ends without a line.
+func ignoreExit(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,253 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	firstHead   = "head"
+	headPrefix  = "head-"
+	snapPrefix  = "drover-"
+	clonePrefix = "drover-clone-"
+
+	currentName  = "current.json"
+	recordPrefix = "snapshot-"
+	recordEnd    = ".json"
+)
+
+// current says which filesystem is the head.
+type current struct {
+	FS string `json:"fs"`
+}
+
+// headName returns the name of the head, below the dataset's filesystem.
+func headName(folder *os.Root, id uuid.UUID) (string, error) {
+	var c current
+	err := shelf.ReadJSON(folder, currentName, &c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return firstHead, nil
+	}
+	if err != nil || !isHead(c.FS) {
+		return "", dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which filesystem is the head", id, currentName)
+	}
+	return c.FS, nil
+}
+
+// isHead tells whether Drover gives heads such a name.
+func isHead(name string) bool {
+	text, ok := strings.CutPrefix(name, headPrefix)
+	return name == firstHead || ok && isID(text)
+}
+
+func isID(text string) bool {
+	id, err := uuid.Parse(text)
+	return err == nil && id.String() == text
+}
+
+// isSnapshot tells whether Drover gives snapshots such a name.
+func isSnapshot(name string) bool {
+	text, ok := strings.CutPrefix(name, clonePrefix)
+	if !ok {
+		text, ok = strings.CutPrefix(name, snapPrefix)
+	}
+	return ok && isID(text)
+}
+
+// headOf returns the head's filesystem.
+func (p *Pool) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
+	name, err := headName(f.Root, f.ID)
+	if err != nil {
+		return object{}, err
+	}
+	o, err := p.tool.one(ctx, p.root(f.ID)+"/"+name)
+	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
+		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID, p.root(f.ID), name)
+	}
+	return o, err
+}
+
+func (p *Pool) snapshotName(ds uuid.UUID, fs string, id uuid.UUID) string {
+	return p.root(ds) + "/" + fs + "@" + snapPrefix + id.String()
+}
+
+// snapshot is a snapshot on record, with which filesystem it is of.
+type snapshot struct {
+	dataset.Snapshot
+	FS       string       `json:"fs"`
+	Refquota dataset.Size `json:"refquota"`       // when it was taken
+	Kept     bool         `json:"kept,omitempty"` // it is what a restore replaces: see readSnapshot
+}
+
+func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordEnd }
+
+// readSnapshot reads the record of a snapshot: dataset.ErrNotFound when there is none. One
+// that a restore keeps is of a filesystem that is the head no more: while it is, the
+// restore was not finished.
+func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
+	var s snapshot
+	err := shelf.ReadJSON(f.Root, recordOf(id), &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
+	}
+	if err != nil || s.ID != id || !isHead(s.FS) {
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the record of snapshot %s cannot be read", f.ID, id)
+	}
+	if !s.Kept {
+		return s, nil
+	}
+	head, err := headName(f.Root, f.ID)
+	if err == nil && head == s.FS {
+		err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+	}
+	return s, err
+}
+
+// Snapshot implements backends.Pool.
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(s.Dataset)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := p.take(ctx, f, s); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, noSpace(err))
+	}
+	return nil
+}
+
+func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
+	if _, err := readSnapshot(f, s.ID); err == nil {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	} else if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+		if err := p.room(ctx); err != nil {
+			return err
+		}
+	}
+	head, err := headName(f.Root, f.ID)
+	if err != nil {
+		return err
+	}
+	return p.record(ctx, f, s, head, false)
+}
+
+// record takes a snapshot of a filesystem, then writes its record.
+func (p *Pool) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, kept bool) error {
+	o, err := p.tool.one(ctx, p.root(f.ID)+"/"+fs)
+	if err != nil {
+		return err
+	}
+	if err := p.takeAnew(ctx, p.snapshotName(f.ID, fs, s.ID)); err != nil {
+		return err
+	}
+	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept}, true)
+}
+
+// DeleteSnapshot implements backends.Pool. Its record goes first; while it has clones its
+// blocks stay, and go with the last of those.
+func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
+	f, err := p.shelf.Find(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, err := readSnapshot(f, id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Remove(recordOf(id)); err != nil {
+		return err
+	}
+	if err := shelf.SyncDir(f.Root); err != nil {
+		return err
+	}
+	if err := p.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
+	}
+	return nil
+}
+
+// Restore implements backends.Pool. The head's filesystem stays what it is, with a snapshot
+// that keeps it; a clone of the snapshot becomes the head, by one exchange of current.json.
+func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(ds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	done, err := readSnapshot(f, keep.ID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+	case err != nil:
+		return err
+	case done.Kept:
+		return shelf.SyncDir(f.Root) // done before: what the head was is kept
+	default: // of a moment before: the head may have been written to since
+		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
+			return err
+		}
+	}
+	s, err := readSnapshot(f, id)
+	if err != nil {
+		return err
+	}
+	head, err := p.headOf(ctx, f)
+	if err != nil {
+		return err
+	}
+	old, fresh := strings.TrimPrefix(head.name, p.root(ds)+"/"), headPrefix+keep.ID.String()
+	if old == fresh {
+		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
+	}
+	if err := p.unused(ds); err != nil {
+		return err
+	}
+	if err := p.swap(ctx, f, s, keep, old, fresh, head.refquota); err != nil {
+		return fmt.Errorf("restore snapshot %s: %w", id, noSpace(err))
+	}
+	return nil
+}
+
+// swap makes fresh the head, of the size that the head has.
+func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string, size dataset.Size) error {
+	from, to := p.snapshotName(f.ID, s.FS, s.ID), p.root(f.ID)+"/"+fresh
+	o, err := p.tool.one(ctx, from)
+	switch {
+	case errors.Is(err, errAbsent):
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone", from)
+	case err != nil:
+		return err
+	case o.referenced > size:
+		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first", o.referenced.Human(), size.Human())
+	}
+	// What an earlier try left was no head yet: nobody has written to it.
+	if err := p.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
+		return err
+	}
+	if err := p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
+		return err
+	}
+	if err := p.record(ctx, f, keep, old, true); err != nil {
+		return err
+	}
+	return shelf.WriteJSON(f.Root, currentName, current{fresh}, true)
+}

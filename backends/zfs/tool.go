@@ -1,0 +1,200 @@
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// What zfs(8) says no for; test with errors.Is. Everything else is a failure of which
+// nothing is known: never taken for an absent filesystem.
+var (
+	errAbsent = errors.New("zfs has it not")
+	errTaken  = errors.New("it is there already")
+	errHeld   = errors.New("others depend on it")
+	errBusy   = errors.New("it is busy")
+	errLacks  = errors.New("this zfs has no such property")
+	errSpace  = errors.New("zfs has no room for it")
+)
+
+// answers are what the programs write on stderr in the C locale, those of OpenZFS and of
+// zfs-fuse.
+func answers() map[string]error {
+	return map[string]error{
+		"dataset does not exist":         errAbsent,
+		"snapshot does not exist":        errAbsent,
+		"could not find any snapshots":   errAbsent,
+		"already exists":                 errTaken,
+		"has dependent clones":           errHeld,
+		"has children":                   errHeld,
+		"is busy":                        errBusy,
+		"already mounted":                errBusy, // by one that zfs-fuse has not seen go
+		"invalid property":               errLacks,
+		"must be one of":                 errLacks,
+		"out of space":                   errSpace,
+		"size is less than current used": errSpace,
+		"No space left":                  errSpace,
+		"quota exceeded":                 errSpace,
+	}
+}
+
+// limit bounds one command. Those of zfs wait for a transaction group, which on a slow
+// disk takes seconds; on a pool that is suspended they wait for ever.
+const limit = 50 * time.Second
+
+// Another process may have the mount table copied for a moment (see mount.Unmount), and a
+// server in user space learns of an unmount a little later.
+const (
+	busyTries = 20
+	busyPause = 100 * time.Millisecond
+)
+
+// tool runs zfs(8): only what OpenZFS and the zfs-fuse of pool version 23 both have, so
+// that there is nothing to probe for.
+type tool struct{ runner run.Runner }
+
+// zfs runs one command.
+func (t tool) zfs(ctx context.Context, args ...string) error {
+	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: limit})
+	return classify(err)
+}
+
+func classify(err error) error {
+	var failed *run.Error
+	if !errors.As(err, &failed) || failed.ExitCode < 0 {
+		return err
+	}
+	for text, kind := range answers() {
+		if strings.Contains(failed.Stderr, text) {
+			return fmt.Errorf("%w: %w", kind, err)
+		}
+	}
+	return err
+}
+
+// patiently runs a command again while its dataset is busy.
+func (t tool) patiently(ctx context.Context, args ...string) error {
+	err := t.zfs(ctx, args...)
+	for range busyTries {
+		if !errors.Is(err, errBusy) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(busyPause):
+		}
+		err = t.zfs(ctx, args...)
+	}
+	return err
+}
+
+// object is a filesystem or snapshot.
+type object struct {
+	name       string
+	kind       string // filesystem, snapshot, or what is none of ours
+	origin     string // the snapshot that it is a clone of
+	refquota   dataset.Size
+	referenced dataset.Size
+}
+
+const (
+	kindFilesystem = "filesystem"
+	kindSnapshot   = "snapshot"
+)
+
+// snapshotOf returns the filesystem and the name of a snapshot.
+func (o object) snapshotOf() (fs, name string) {
+	fs, name, _ = strings.Cut(o.name, "@")
+	return fs, name
+}
+
+// one returns what has a name; errAbsent: nothing.
+func (t tool) one(ctx context.Context, name string) (object, error) {
+	found, err := t.get(ctx, name)
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("zfs told of %d things when asked for %s", len(found), name)
+	}
+	if err != nil {
+		return object{}, err
+	}
+	return found[0], nil
+}
+
+// below returns a filesystem, all below it and all their snapshots, in zfs's order: what
+// is made later in time comes later among the snapshots of one.
+func (t tool) below(ctx context.Context, name string) ([]object, error) {
+	return t.get(ctx, "-r", name)
+}
+
+func (t tool) get(ctx context.Context, what ...string) ([]object, error) {
+	args := append([]string{"get", "-Hp"}, what[:len(what)-1]...)
+	args = append(args, "-o", "name,property,value", "type,origin,refquota,referenced", what[len(what)-1])
+	var out bytes.Buffer
+	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: limit, Stdout: &out})
+	if err != nil {
+		return nil, classify(err)
+	}
+	return parse(out.String())
+}
+
+// parse reads lines of name, property and value.
+func parse(text string) ([]object, error) {
+	var found []object
+	at := map[string]int{}
+	for line := range strings.Lines(text) {
+		field := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		if len(field) != 3 {
+			return nil, fmt.Errorf("zfs wrote %q: want a name, a property and a value", line)
+		}
+		i, known := at[field[0]]
+		if !known {
+			i = len(found)
+			at[field[0]] = i
+			found = append(found, object{name: field[0]})
+		}
+		if err := found[i].set(field[1], field[2]); err != nil {
+			return nil, fmt.Errorf("zfs wrote %q: %w", line, err)
+		}
+	}
+	return found, nil
+}
+
+func (o *object) set(property, value string) error {
+	if value == "-" || value == "none" {
+		return nil // has none of that
+	}
+	var err error
+	switch property {
+	case "type":
+		o.kind = value
+	case "origin":
+		o.origin = value
+	case "refquota":
+		o.refquota, err = bytesOf(value)
+	case "referenced":
+		o.referenced, err = bytesOf(value)
+	}
+	return err
+}
+
+func bytesOf(text string) (dataset.Size, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err == nil && n < 0 {
+		err = errors.New("a size below 0")
+	}
+	return dataset.Size(n), err
+}
+
+// value returns one property of a filesystem, "-" where it has none.
+func (t tool) value(ctx context.Context, property, name string) (string, error) {
+	res, err := t.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-o", "value", property, name}, Timeout: limit})
+	return strings.TrimSuffix(string(res.Stdout), "\n"), classify(err)
+}

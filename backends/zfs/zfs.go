@@ -1,0 +1,319 @@
+// Package zfs is the backend for people who have a zpool: a dataset is a ZFS filesystem
+// of its own, its size a refquota, a snapshot and a clone what ZFS calls so.
+//
+// A pool is a directory on a mounted ZFS filesystem, or all of that. In the directory lie
+// the records (package shelf), below the filesystem the bytes:
+//
+//	HOME                                     the filesystem that the directory lies on
+//	HOME/drover-<pool>                       all that is the pool's; never mounted
+//	HOME/drover-<pool>/<dataset>             one dataset; never mounted
+//	HOME/drover-<pool>/<dataset>/head        what containers see, until a restore
+//	HOME/drover-<pool>/<dataset>/head-<uuid> what a restore made, named after the snapshot that it kept
+//	…/head@drover-<snapshot>                 a snapshot
+//	…/head@drover-clone-<dataset>            what a clone of a head began as
+//	HOME/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
+//
+// A folder of the shelf has, beside the record:
+//
+//	current.json             which filesystem is the head; absent: "head"
+//	snapshot-<uuid>.json     a snapshot's record, and of which filesystem it is; written last
+//
+// Records and bytes are in one zpool: they are imported together on another host. Records
+// are files rather than user properties because these hold 8 KiB (1 KiB in old pools),
+// stand in argument vectors, and cannot be exchanged in one step with another.
+//
+// # Crashes
+//
+// A folder is made before its filesystems and goes after them, a snapshot's record is
+// written after the snapshot and goes before it. So what a crash leaves is a filesystem or
+// a snapshot of Drover's that no record names; Reap destroys those, by name, one by one,
+// never with -r, -R or -f. What Drover did not name is never touched.
+//
+// # Ghosts
+//
+// ZFS keeps a snapshot as long as it has clones. One that is deleted loses its record at
+// once and goes with its last clone; a dataset with such snapshots is renamed to deleted/
+// in one step and goes likewise. Nothing is ever promoted, so that a snapshot stays the
+// snapshot of the filesystem that it was taken of.
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Name is the backend's name in drover.yaml and profiles.yaml.
+const Name = "zfs"
+
+const (
+	program = "zfs"
+
+	// defaultSize is that of a dataset for which nobody said one.
+	defaultSize = 10 * dataset.GiB
+	minSize     = 1 * dataset.MiB
+
+	// ZFS allows 255 characters; the longest name of ours below the home has these.
+	maxHome = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
+
+	poolProperty = "drover:pool"
+)
+
+// Backend is the kind of storage that this package is. It is safe for concurrent use.
+type Backend struct{ runner run.Runner }
+
+var (
+	_ backends.Kind    = (*Backend)(nil)
+	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Resizer = (*Pool)(nil)
+)
+
+// New returns the backend; all its commands go through runner.
+func New(runner run.Runner) *Backend { return &Backend{runner} }
+
+// Name implements backends.Kind.
+func (b *Backend) Name() string { return Name }
+
+// Available implements backends.Kind: zfs(8) is there, and what it talks to. It starts
+// nothing: agents ask often.
+func (b *Backend) Available(context.Context) error {
+	if _, err := run.LookPath(program); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend zfs needs zfs(8) and its kernel module (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms)")
+	}
+	for _, end := range []string{"/dev/zfs", fuseSocket} {
+		if _, err := os.Stat(end); err == nil {
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "backend zfs: the kernel has no ZFS (no /dev/zfs): modprobe zfs")
+}
+
+// Open implements backends.Kind.
+func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	switch {
+	case cfg.Image != 0:
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend zfs keeps datasets in a zpool, not in an image: leave the size out")
+	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+	}
+	if cfg.Make {
+		if err := suits(cfg.Path); err != nil {
+			return nil, err
+		}
+	}
+	s, err := shelf.Open(cfg, Name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{name: cfg.Name, shelf: s, tool: tool{b.runner}, attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{}}
+	s.Outside = p.bury
+	if p.home, err = homeOf(cfg.Path); err != nil {
+		return nil, err
+	}
+	if err := p.found(ctx, cfg.Make); err != nil {
+		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
+	}
+	return p, nil
+}
+
+// suits fails unless a pool can lie at path; shelf says what else is wrong with it.
+func suits(path string) error {
+	for _, dir := range []string{path, filepath.Dir(path)} {
+		info, err := os.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !info.IsDir() {
+			return err
+		}
+		_, err = homeOf(dir)
+		return err
+	}
+	return nil
+}
+
+// home is the filesystem that a pool's directory lies on.
+type home struct {
+	name string
+	fuse bool // served by zfs-fuse
+}
+
+// homeOf returns what path lies on: dataset.ErrUnsupported when that is no ZFS filesystem.
+func homeOf(path string) (home, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
+		return home{}, fmt.Errorf("look at %s: %w", path, err)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return home{}, err
+	}
+	mounts := table.Of(int(st.Dev_major), int(st.Dev_minor))
+	switch {
+	case len(mounts) == 0 || !isZFS(mounts[0]):
+		what := "an unknown filesystem"
+		if len(mounts) > 0 {
+			what = mounts[0].FSType
+		}
+		return home{}, dataset.Errorf(dataset.ErrUnsupported,
+			"%s lies on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s POOL/NAME)", path, what, path)
+	case len(mounts[0].Source) > maxHome:
+		return home{}, dataset.Errorf(dataset.ErrUnsupported, "%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source, maxHome)
+	}
+	return home{mounts[0].Source, mounts[0].FSType == fuseType}, nil
+}
+
+// Pool is an open pool.
+type Pool struct {
+	name  string
+	shelf *shelf.Shelf
+	tool  tool
+	home  home
+	total atomic.Int64 // bytes of the home, used and free, when last looked at
+
+	staging  sync.Mutex // held while one of zfs-fuse is mounted or unmounted
+	staged   map[uuid.UUID]bool
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // attachments that were not released
+}
+
+// found finds the pool's filesystem, or makes it for a pool that is being made.
+func (p *Pool) found(ctx context.Context, fresh bool) error {
+	at := p.top()
+	id, err := p.tool.value(ctx, poolProperty, at)
+	if errors.Is(err, errAbsent) {
+		entries, lErr := p.shelf.List(func(*shelf.Folder, *backends.Entry) {})
+		if lErr != nil {
+			return lErr
+		}
+		if !fresh || len(entries) > 0 {
+			return dataset.Errorf(dataset.ErrOffline, "its records are here, and its filesystem %s is not: were they copied without it, or was it renamed?", at)
+		}
+		id = p.ID().String()
+		err = p.tool.zfs(ctx, "create", "-o", "mountpoint=legacy", "-o", "canmount=off",
+			"-o", "com.sun:auto-snapshot=false", "-o", poolProperty+"="+id, at)
+		for _, property := range []string{"acltype=posixacl", "xattr=sa"} { // POSIX ACLs, kept well
+			if err == nil {
+				err = p.tool.zfs(ctx, "set", property, at)
+			}
+			if errors.Is(err, errLacks) {
+				err = nil // zfs-fuse
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if id != p.ID().String() {
+		return dataset.Errorf(dataset.ErrExists, "%s is there, and drover did not make it (its property %s is %q)", at, poolProperty, id)
+	}
+	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
+		return err
+	}
+	return p.measure(ctx)
+}
+
+// top is the pool's filesystem.
+func (p *Pool) top() string { return p.home.name + "/drover-" + p.ID().String() }
+
+// ghosts is where deleted datasets wait for their clones to go.
+func (p *Pool) ghosts() string { return p.top() + "/deleted" }
+
+// root is a dataset's filesystem, below which its heads are.
+func (p *Pool) root(id uuid.UUID) string { return p.top() + "/" + id.String() }
+
+// measure looks how large the home is: statfs(2) tells what is free, and of what is used
+// only what no other filesystem of the zpool has.
+func (p *Pool) measure(ctx context.Context) error {
+	var total int64
+	for _, property := range []string{"used", "available"} {
+		text, err := p.tool.value(ctx, property, p.home.name)
+		if err != nil {
+			return err
+		}
+		n, err := bytesOf(text)
+		if err != nil {
+			return fmt.Errorf("%s of %s: %w", property, p.home.name, err)
+		}
+		total += int64(n)
+	}
+	p.total.Store(total)
+	return nil
+}
+
+// ID implements backends.Pool.
+func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
+
+// Info implements backends.Pool. OwnFilesystem is not declared, although df is true: ZFS
+// cannot be frozen, and only zfs(8) tells what a dataset takes.
+func (p *Pool) Info() backends.Info {
+	note := "ZFS filesystems below " + p.top() + ": snapshots and clones by zfs"
+	if p.home.fuse {
+		note += "; through zfs-fuse, which is for tests"
+	}
+	return backends.Info{
+		Capabilities: dataset.Capabilities{
+			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
+			OnlineGrow: true, Shrink: true,
+		},
+		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize,
+	}
+}
+
+// Status implements backends.Pool. Its size is that of when the pool was last opened or
+// listed.
+func (p *Pool) Status(context.Context) dataset.PoolStatus {
+	st := p.shelf.Status()
+	if st.Online {
+		st.Size = max(dataset.Size(p.total.Load()), st.Free)
+		if err := backends.Room(p.name, st.Free, st.Size); err != nil {
+			st.Reason = err.Error()
+		}
+	}
+	return st
+}
+
+// room fails with ErrNoSpace while nothing new should begin in the pool.
+func (p *Pool) room(ctx context.Context) error {
+	st := p.Status(ctx)
+	if !st.Online {
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	}
+	return backends.Room(p.name, st.Free, st.Size)
+}
+
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
+
+// Close implements backends.Pool.
+func (p *Pool) Close() error { return p.unstageAll() }
+
+// Commit implements backends.Pool.
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
+
+// WriteRecord implements backends.Pool.
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	f, err := p.shelf.Find(d.ID)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.WriteRecord(d, sync)
+}
