@@ -268,7 +268,7 @@ func (p *Pool) Info() backends.Info {
 	return backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: true, Shrink: true,
+			OnlineGrow: true, Shrink: true, KnowsUsed: true,
 		},
 		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize,
 	}
