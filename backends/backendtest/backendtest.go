@@ -9,22 +9,44 @@
 package backendtest
 
 import (
-	"testing"
+	"context"
 
 	"github.com/droverhq/drover/backends"
 )
 
+// T is what the suite wants of a test: of *testing.T, or of what runs it as a command, as
+// package testing is not for programs that are shipped.
+type T interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	FailNow()
+	Cleanup(func())
+	TempDir() string
+	Context() context.Context
+}
+
+// Runner is a T that has subtests, which are of its own type R.
+type Runner[R any] interface {
+	T
+	Run(name string, test func(R)) bool
+}
+
 // Factory returns a backend and where a new pool of it can be made: a path that
 // is absent or empty, of its own for each call, with at least 4 GiB below it
 // (sparse is enough). It cleans up with t.Cleanup.
-type Factory func(t *testing.T) (backends.Kind, backends.Config)
+type Factory[R any] func(t R) (backends.Kind, backends.Config)
 
 // Run runs the suite as subtests of t, under name. It needs root. Without are the operations
 // of treetest that the filesystem at hand cannot do, whatever the backend does.
-func Run(t *testing.T, name string, factory Factory, without ...string) {
-	t.Run(name, func(t *testing.T) {
+func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
+	t.Run(name, func(t R) {
 		for _, c := range cases() {
-			t.Run(c.name, func(t *testing.T) { c.run(newFixture(t, factory, without...)) })
+			t.Run(c.name, func(t R) {
+				c.run(newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) }, without...))
+			})
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
@@ -91,18 +90,14 @@ func (f *fixture) inState(d dataset.Dataset, state backends.EntryState) {
 	if len(listed) != 1 {
 		f.Fatalf("the list has %d entries, want 1: %+v", len(listed), listed)
 	}
-	if diff := cmp.Diff(one, listed[0]); diff != "" {
-		f.Errorf("Stat and List differ: %s", diff)
-	}
+	f.same("Stat and List", one, listed[0])
 	if one.State != state || one.Problem != "" || one.Record == nil {
 		f.Fatalf("the entry is %+v, want %s with its record", one, state)
 	}
 	// The size is the backend's to choose, until the caller writes the record again.
 	got := *one.Record
 	got.Size = d.Size
-	if diff := cmp.Diff(d, got); diff != "" {
-		f.Errorf("the record differs: %s", diff)
-	}
+	f.same("the record", got, d)
 	if !filepath.IsAbs(one.Path) {
 		f.Errorf("path %q is not absolute", one.Path)
 	}

@@ -4,22 +4,24 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"testing"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/scratch"
 )
 
-// PowerCut takes the power away from a pool of kind, on a filesystem of fstype,
-// right after each call that promises to be durable when it returns: the image
-// of the disk is copied as it is then, the copy mounted, and the pool on it
-// opened. What the kernel still held back is lost. Prepare is called with each disk before
-// there is a pool. It needs root.
-func PowerCut(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
+// Disk is one whose power can be cut, mounted somewhere.
+type Disk struct {
+	Path string
+	Copy func() string // copies what is on it, without what the kernel holds back, and returns where that is mounted
+}
+
+// PowerCut takes the power away from a pool of kind right after each call that promises to be
+// durable when it returns: the disk is copied as it is then and the pool on the copy opened.
+// What the kernel still held back is lost. It needs root; see package powercut.
+func PowerCut[R Runner[R]](t R, kind backends.Kind, name string, newDisk func(R) Disk) {
 	for _, c := range []struct {
 		name string
 		run  func(f *fixture, cut func() *fixture)
@@ -37,34 +39,24 @@ func PowerCut(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t
 		{"Demote", cutDemote},
 		{"Supersede", cutSupersede},
 	} {
-		t.Run("PowerCut/"+fstype+"/"+c.name, func(t *testing.T) {
-			var image, disk string
-			f := newFixture(t, func(t *testing.T) (backends.Kind, backends.Config) {
-				image = scratch.Image(t, fstype, 3<<30)
-				disk = scratch.MountImage(t, fstype, image)
-				for _, ready := range prepare {
-					ready(t, disk)
-				}
-				return kind, backends.Config{Name: "test", Path: filepath.Join(disk, "pool")}
+		t.Run("PowerCut/"+name+"/"+c.name, func(t R) {
+			var disk Disk
+			f := newFixture(t, func() (backends.Kind, backends.Config) {
+				disk = newDisk(t)
+				return kind, backends.Config{Name: "test", Path: filepath.Join(disk.Path, "pool")}
 			})
-			mine := image // another pool has another
-			c.run(f, func() *fixture { return f.cut(fstype, mine) })
+			mine := disk // another pool has another
+			c.run(f, func() *fixture { return f.cut(mine) })
 		})
 	}
 }
 
 // cut copies the disk and returns the pool on the copy.
-func (f *fixture) cut(fstype, image string) *fixture {
+func (f *fixture) cut(disk Disk) *fixture {
 	f.Helper()
-	copied := filepath.Join(f.TempDir(), "image")
-	scratch.Run(f.T, "cp", "--sparse=always", image, copied)
-	var options []string
-	if fstype == "xfs" {
-		options = append(options, "nouuid") // the original is mounted
-	}
 	after := *f
 	after.pool = nil
-	after.cfg.Path = filepath.Join(scratch.MountImage(f.T, fstype, copied, options...), "pool")
+	after.cfg.Path = filepath.Join(disk.Copy(), "pool")
 	after.cfg.Make = false
 	after.open()
 	return &after

@@ -6,6 +6,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -29,5 +30,5 @@ func TestSuite(t *testing.T) {
 }
 
 func TestPowerCut(t *testing.T) {
-	backendtest.PowerCut(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
+	powercut.Run(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
 }

@@ -8,12 +8,13 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
 // on returns a factory of pools below a directory that is made for each test.
-func on(parent func(t *testing.T) string) backendtest.Factory {
+func on(parent func(t *testing.T) string) backendtest.Factory[*testing.T] {
 	return func(t *testing.T) (backends.Kind, backends.Config) {
 		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(parent(t), "pool")}
 	}
@@ -45,6 +46,6 @@ func tmpfsOf(t *testing.T, size string) string {
 
 func TestPowerCut(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
-		backendtest.PowerCut(t, dir.Backend{}, fs)
+		powercut.Run(t, dir.Backend{}, fs)
 	}
 }

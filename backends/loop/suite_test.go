@@ -6,6 +6,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -35,6 +36,6 @@ func TestSuiteInImage(t *testing.T) {
 
 func TestPowerCut(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
-		backendtest.PowerCut(t, loop.New(&run.System{}), fstype)
+		powercut.Run(t, loop.New(&run.System{}), fstype)
 	}
 }

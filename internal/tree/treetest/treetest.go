@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +54,10 @@ const (
 )
 
 // Plant runs all operations on a directory, but those of some names.
-func Plant(t testing.TB, root string, without ...string) {
+func Plant(t interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}, root string, without ...string) {
 	t.Helper()
 	for _, op := range Operations(without...) {
 		if err := op.Do(root); err != nil {

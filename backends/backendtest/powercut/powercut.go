@@ -1,0 +1,32 @@
+// Package powercut runs the cases of backendtest that cut the power, on images of disks.
+package powercut
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// Run runs them on filesystems of fstype. Prepare is called with each disk before there is
+// a pool. It needs root.
+func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
+	backendtest.PowerCut(t, kind, fstype, func(t *testing.T) backendtest.Disk {
+		image := scratch.Image(t, fstype, 3<<30)
+		disk := scratch.MountImage(t, fstype, image)
+		for _, ready := range prepare {
+			ready(t, disk)
+		}
+		return backendtest.Disk{Path: disk, Copy: func() string {
+			copied := filepath.Join(t.TempDir(), "image")
+			scratch.Run(t, "cp", "--sparse=always", image, copied)
+			var options []string
+			if fstype == "xfs" {
+				options = append(options, "nouuid") // the original is mounted
+			}
+			return scratch.MountImage(t, fstype, copied, options...)
+		}}
+	})
+}
