@@ -10,6 +10,8 @@ package backendtest
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/droverhq/drover/backends"
 )
@@ -43,12 +45,64 @@ type Factory[R any] func(t R) (backends.Kind, backends.Config)
 // of treetest that the filesystem at hand cannot do, whatever the backend does.
 func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
 	t.Run(name, func(t R) {
-		for _, c := range cases() {
-			t.Run(c.name, func(t R) {
-				c.run(newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) }, without...))
+		for _, c := range Cases() {
+			t.Run(c.Name, func(t R) {
+				c.Run(t, func() (backends.Kind, backends.Config) { return factory(t) }, without...)
 			})
 		}
 	})
+}
+
+// Case is one of the suite.
+type Case struct {
+	Name   string
+	Proves []string // capabilities, as they are called in JSON: see proofs
+
+	run func(*fixture)
+}
+
+// Run runs it on new pools. A pool that behaves otherwise than it declares fails it: one that
+// does what it does not declare, too.
+func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), without ...string) {
+	c.run(newFixture(t, newPool, without...))
+}
+
+// Cases returns the whole suite.
+func Cases() []Case {
+	var list []Case
+	proofs := proofs()
+	for _, c := range cases() {
+		var proves []string
+		for _, capability := range slices.Sorted(maps.Keys(proofs)) {
+			if slices.Contains(proofs[capability], c.name) {
+				proves = append(proves, capability)
+			}
+		}
+		list = append(list, Case{c.name, proves, c.run})
+	}
+	return list
+}
+
+// proofs says by which cases each capability is proven, or that it is absent.
+func proofs() map[string][]string {
+	copies := []string{
+		"CapabilitiesMatchInterfaces", "StreamsAreAlwaysTheSame", "CopyBecomesHome", "CopyIsBroughtUpToDate", "CutStreamGoesOn",
+		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
+	}
+	return map[string][]string{
+		"enforces_size":     {"SizeIsEnforcedOrRefused", "CloneSizes", "NoSizeIsALimitToo"},
+		"instant_snapshot":  {"SnapshotWhileWritten", "CloneWhileWritten"},
+		"constant_snapshot": {"ConstantSnapshots"},
+		"clone_independent": {"ClonesAndDeletedSources"},
+		"online_grow":       {"GrowMounted"},
+		"offline_grow":      {"GrowMounted"},
+		"shrink":            {"GrowIdle", "ShrinkIsRefusedBelowWhatIsThere"},
+		"counts_written":    {"WhatASizeCounts"},
+		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused"},
+		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
+		"delta":             copies,
+		"filesystems":       {"FilesystemsAreMadeOrRefused"},
+	}
 }
 
 type testcase struct {
@@ -78,6 +132,7 @@ func cases() []testcase {
 		{"SnapshotIsImmutable", snapshotIsImmutable},
 		{"SnapshotWhileWritten", snapshotWhileWritten},
 		{"CloneWhileWritten", cloneWhileWritten},
+		{"ConstantSnapshots", constantSnapshots},
 		{"ClonesAreIndependent", clonesAreIndependent},
 		{"ClonesAndDeletedSources", clonesAndDeletedSources},
 		{"CloneSizes", cloneSizes},

@@ -1,0 +1,117 @@
+package backendtest
+
+import (
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// measured is what a dataset holds whose calls are timed, and how many of each are.
+const (
+	measured = 64 * dataset.MiB
+	rounds   = 5
+)
+
+// Time is the median of a few calls.
+type Time struct {
+	What    string       `json:"what"`
+	Seconds float64      `json:"seconds"`
+	Bytes   dataset.Size `json:"bytes,omitempty"` // that it moves
+}
+
+// Measure times what a pool does, on a dataset of 64 MiB. It fails t where a call fails.
+func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
+	f := newFixture(t, newPool)
+	took := map[string][]time.Duration{}
+	for range rounds {
+		d := f.record()
+		timed := func(what string, call func() error) {
+			f.Helper()
+			began := time.Now()
+			f.ok(call())
+			took[what] = append(took[what], time.Since(began))
+		}
+		timed("create", func() error { size, err := f.pool.Create(f.ctx, d); d.Size = size; return err })
+		f.ok(f.pool.Commit(f.ctx, d.ID))
+		f.write(d.ID, "file", string(treetest.Bytes(3, int(measured))))
+		s := f.snapshot(d)
+		timed("snapshot", func() error { return f.pool.Snapshot(f.ctx, s, nil) })
+		c := f.record()
+		timed("clone", func() error { _, err := f.pool.Clone(f.ctx, c, f.source(s), nil); return err })
+		f.write(d.ID, "file", "less")
+		timed("restore", func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil) })
+		if f.can.Delta {
+			timed("send", func() error {
+				_, err := f.copier().Send(f.ctx, f.source(s), uuid.Nil, 0, io.Discard, nil)
+				return err
+			})
+		}
+		f.ok(f.pool.Delete(f.ctx, c.ID))
+		timed("delete", func() error { return f.pool.Delete(f.ctx, d.ID) })
+		f.reap(0)
+	}
+	var list []Time
+	for _, what := range []string{"create", "clone", "snapshot", "restore", "delete", "send"} {
+		if len(took[what]) == 0 {
+			continue
+		}
+		slices.Sort(took[what])
+		one := Time{What: what, Seconds: took[what][rounds/2].Seconds()}
+		if what == "send" {
+			one.Bytes = measured
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+// constantSnapshots overwrites every other block of a file after a snapshot: where the time
+// of a snapshot grows with the pieces that a dataset is in, it is many times longer then.
+// That is a claim about time, which nothing but a clock can prove; the bound is wide.
+func constantSnapshots(f *fixture) {
+	if !f.can.ConstantSnapshot {
+		return
+	}
+	const block, blocks = 4 << 10, 32 << 10
+	d := f.create()
+	m := f.mount(d.ID)
+	file, err := os.Create(m.in("file"))
+	f.ok(err)
+	defer file.Close()
+	_, err = file.Write(treetest.Bytes(1, block*blocks))
+	f.ok(err)
+	f.ok(unix.Syncfs(int(m.root.Fd())))
+	whole := f.median(d)
+	for at := int64(0); at < blocks; at += 2 {
+		_, err = file.WriteAt(treetest.Bytes(uint64(at), block), at*block)
+		f.ok(err)
+	}
+	f.ok(unix.Syncfs(int(m.root.Fd())))
+	f.take(d)
+	if pieces := f.median(d); pieces > 4*whole+50*time.Millisecond {
+		f.Errorf("a snapshot takes %s of a file in one piece, %s of one in %d", whole, pieces, blocks)
+	}
+	f.ok(file.Close())
+	m.unmount()
+}
+
+// median is that of the times of a few snapshots.
+func (f *fixture) median(d dataset.Dataset) time.Duration {
+	f.Helper()
+	var took []time.Duration
+	for range rounds {
+		began := time.Now()
+		f.take(d)
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[rounds/2]
+}
