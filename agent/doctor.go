@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -124,7 +125,11 @@ func (a *Agent) checkDamaged(r *report) {
 func (a *Agent) checkBackends(ctx context.Context, r *report) {
 	for _, k := range a.Backends.Kinds() {
 		if err := k.Available(ctx); err != nil {
-			r.add(levelWarning, "backend "+k.Name(), "", "cannot work on this host: %v", err)
+			level := levelInfo // nobody is without it
+			if slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }) {
+				level = levelWarning
+			}
+			r.add(level, "backend "+k.Name(), "", "cannot work on this host: %v", err)
 		} else {
 			r.add(levelOK, "backend "+k.Name(), "", "works on this host")
 		}

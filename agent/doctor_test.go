@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"os"
@@ -200,5 +201,31 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	}
 	if len(said) != 2 {
 		t.Errorf("%+v", rep.list)
+	}
+}
+
+// missingKind is a backend that this host cannot run.
+type missingKind struct {
+	backends.Kind
+	name string
+}
+
+func (k missingKind) Name() string { return k.name }
+
+func (k missingKind) Available(context.Context) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "backend %s: no tools", k.name)
+}
+
+// A host without the tools of a backend that no pool is of has nothing to mend.
+func TestDoctorOnABackendThatIsMissing(t *testing.T) {
+	r := newRig(t)
+	p, _ := r.pools.byName("default")
+	for name, level := range map[string]string{p.Backend: levelWarning, "other": levelInfo} {
+		r.Backends = backends.NewRegistry(missingKind{name: name})
+		rep := &report{}
+		r.checkBackends(t.Context(), rep)
+		if len(rep.list) != 1 || rep.list[0].Level != level || !strings.Contains(rep.list[0].Text, "no tools") {
+			t.Errorf("%s: %+v", name, rep.list)
+		}
 	}
 }
