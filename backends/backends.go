@@ -49,6 +49,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -154,8 +155,8 @@ type Pool interface {
 	// Stat returns the entry of one dataset with its snapshots; ErrNotFound.
 	Stat(ctx context.Context, id uuid.UUID) (Entry, error)
 	// Used returns the bytes that a dataset's head takes in the pool (blocks
-	// shared with others count), without a fork or a walk where the capabilities
-	// have OwnFilesystem.
+	// shared with others count), as of Info.UsedLag ago at most, without a walk where the
+	// capabilities have OwnFilesystem or KnowsUsed, and of a mounted one without a fork.
 	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
 	// Reap finishes the deletion of everything deleting and of the incoming
 	// datasets for which drop returns true, and removes temporary files. It
@@ -176,6 +177,7 @@ type Info struct {
 	Note         string // "XFS with reflinks: snapshots by FICLONE"
 	Path         string // where the datasets lie
 	DefaultSize  dataset.Size
+	UsedLag      time.Duration // what Used tells was true this long ago at most; 0: it is true now
 }
 
 // AttachOptions say how a dataset will be mounted.

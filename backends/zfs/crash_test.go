@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/google/uuid"
 )
@@ -25,6 +26,9 @@ type bench struct {
 	left int  // commands that change something until the crash; -1: no crash
 	late bool // the crash comes behind the next command, and not before it
 	done []string
+
+	clock clock.Clock
+	asked int // commands that change nothing
 }
 
 var errCrash = errors.New("the power is gone")
@@ -32,14 +36,14 @@ var errCrash = errors.New("the power is gone")
 // newBench makes a pool of which all commands run, until crashAfter.
 func newBench(t *testing.T) *bench {
 	home, mnt := zpool(t, 1<<30)
-	b := &bench{T: t, home: home, left: -1, cfg: backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true}}
+	b := &bench{T: t, home: home, left: -1, clock: clock.System{}, cfg: backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true}}
 	b.open()
 	return b
 }
 
 func (b *bench) open() {
 	b.Helper()
-	pool, err := zfs.New(run.Func(b.run)).Open(b.Context(), b.cfg)
+	pool, err := zfs.New(run.Func(b.run), b.clock).Open(b.Context(), b.cfg)
 	b.ok(err)
 	b.pool, b.cfg.ID = pool, pool.ID()
 	b.Cleanup(func() { _ = pool.Close() })
@@ -59,6 +63,8 @@ func (b *bench) run(ctx context.Context, c run.Command) (run.Result, error) {
 		}
 		b.left--
 		b.done = append(b.done, strings.Join(c.Args, " "))
+	} else {
+		b.asked++
 	}
 	return (&run.System{}).Run(ctx, c)
 }

@@ -260,17 +260,6 @@ func give(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// Used implements backends.Pool. ZFS counts what is on the disk: it is brought there first.
-func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	head, err := p.settled(ctx, f)
-	return head.referenced, err
-}
-
 // settled is headOf with all that was written until now: setting a property, to what it
 // is, waits for the transaction group.
 func (p *Pool) settled(ctx context.Context, f *shelf.Folder) (object, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -85,7 +86,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 		return (&run.System{}).Run(ctx, c)
 	})
 	b.cfg.Make = false
-	pool, err := zfs.New(fail).Open(t.Context(), b.cfg)
+	pool, err := zfs.New(fail, clock.System{}).Open(t.Context(), b.cfg)
 	b.ok(err)
 	if _, err := pool.Attach(t.Context(), d.ID, backends.AttachOptions{}); err == nil || errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("attach: %v", err)
@@ -136,7 +137,7 @@ func TestSizeIsWhatDfShows(t *testing.T) {
 // TestWrongPlaces: refused before anything was made there.
 func TestWrongPlaces(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "pool")
-	_, err := zfs.New(&run.System{}).Open(t.Context(), backends.Config{Name: "test", Path: plain, Make: true})
+	_, err := zfs.New(&run.System{}, clock.System{}).Open(t.Context(), backends.Config{Name: "test", Path: plain, Make: true})
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "zfs create") {
 		t.Errorf("on another filesystem: %v", err)
 	}

@@ -134,6 +134,12 @@ func (t tool) below(ctx context.Context, name string) ([]object, error) {
 	return t.get(ctx, "-r", name)
 }
 
+// heads returns what is two levels below a filesystem, and above: all heads of a pool, and
+// no snapshot of one.
+func (t tool) heads(ctx context.Context, top string) ([]object, error) {
+	return t.get(ctx, "-d", "2", top)
+}
+
 func (t tool) get(ctx context.Context, what ...string) ([]object, error) {
 	args := append([]string{"get", "-Hp"}, what[:len(what)-1]...)
 	args = append(args, "-o", "name,property,value", "type,origin,refquota,referenced", what[len(what)-1])

@@ -53,6 +53,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -74,7 +75,10 @@ const (
 )
 
 // Backend is the kind of storage that this package is. It is safe for concurrent use.
-type Backend struct{ runner run.Runner }
+type Backend struct {
+	runner run.Runner
+	clock  clock.Clock
+}
 
 var (
 	_ backends.Kind    = (*Backend)(nil)
@@ -83,7 +87,7 @@ var (
 )
 
 // New returns the backend; all its commands go through runner.
-func New(runner run.Runner) *Backend { return &Backend{runner} }
+func New(runner run.Runner, clock clock.Clock) *Backend { return &Backend{runner, clock} }
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
@@ -119,7 +123,10 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{name: cfg.Name, shelf: s, tool: tool{b.runner}, attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{}}
+	p := &Pool{
+		name: cfg.Name, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
+		attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{},
+	}
 	s.Outside = p.bury
 	if p.home, err = homeOf(cfg.Path); err != nil {
 		return nil, err
@@ -184,6 +191,7 @@ type Pool struct {
 	tool  tool
 	home  home
 	total atomic.Int64 // bytes of the home, used and free, when last looked at
+	listing
 
 	staging  sync.Mutex // held while one of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
@@ -259,10 +267,11 @@ func (p *Pool) measure(ctx context.Context) error {
 func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool. OwnFilesystem is not declared, although df is true: ZFS
-// cannot be frozen, and only zfs(8) tells what a dataset takes.
+// cannot be frozen.
 func (p *Pool) Info() backends.Info {
-	note := "ZFS filesystems below " + p.top() + ": snapshots and clones by zfs"
+	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs", usedLag
 	if p.home.fuse {
+		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
 	return backends.Info{
@@ -270,7 +279,7 @@ func (p *Pool) Info() backends.Info {
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 			OnlineGrow: true, Shrink: true, KnowsUsed: true,
 		},
-		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize,
+		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -134,7 +135,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll,
-		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner)),
+		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner, clock.System{})),
 		Log:      log,
 		Ready:    func() { notify(log) },
 	}

@@ -1,0 +1,98 @@
+package zfs
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+const (
+	// listedFor is how long one listing of what all filesystems of a pool take is good.
+	listedFor = 5 * time.Second
+
+	// usedLag is longer than ZFS takes to count what was written: that is when its
+	// transaction group is on the disk, of 5 s at most, and of 30 s with zfs-fuse.
+	usedLag     = listedFor + 10*time.Second
+	usedLagFuse = usedLag + 30*time.Second
+)
+
+// listing is what the filesystems of a pool took when zfs(8) was last asked.
+type listing struct {
+	clock clock.Clock
+
+	mu    sync.Mutex // held while it is asked: who comes meanwhile has the same question
+	until time.Duration
+	of    map[string]dataset.Size
+}
+
+// Used implements backends.Pool. Agents ask it of each mounted dataset every few seconds:
+// those cost a statfs(2), all others together one listing.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	name, err := headName(f.Root, f.ID)
+	if err != nil {
+		return 0, err
+	}
+	fs := p.root(id) + "/" + name
+	if used, ok, err := usedOfMounted(fs); ok || err != nil {
+		return used, err
+	}
+	if used, ok, err := p.listed(ctx, fs); ok || err != nil {
+		return used, err
+	}
+	head, err := p.headOf(ctx, f) // made since then, or gone
+	return head.referenced, err
+}
+
+// usedOfMounted asks a filesystem that is mounted somewhere in this mount namespace: what is
+// not free of its blocks is what it refers to, whatever its refquota.
+func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
+	table, err := mount.Table()
+	if err != nil {
+		return 0, false, err
+	}
+	for _, m := range table {
+		if m.Source != fs || !isZFS(m) {
+			continue
+		}
+		var st unix.Statfs_t
+		var at unix.Statx_t
+		if unix.Statfs(m.Mountpoint, &st) != nil || unix.Statx(unix.AT_FDCWD, m.Mountpoint, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &at) != nil {
+			continue
+		}
+		if int(at.Dev_major) == m.Major && int(at.Dev_minor) == m.Minor { // it was not unmounted since, nor hidden
+			return dataset.Size(st.Blocks-st.Bfree) * dataset.Size(st.Frsize), true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// listed returns what a filesystem took lately; false: it was not there.
+func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error) {
+	l := &p.listing
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := l.clock.Steady(); l.of == nil || now >= l.until {
+		all, err := p.tool.heads(ctx, p.top())
+		if err != nil {
+			return 0, false, err
+		}
+		l.of, l.until = map[string]dataset.Size{}, now+listedFor
+		for _, o := range all {
+			l.of[o.name] = o.referenced
+		}
+	}
+	used, ok := l.of[fs]
+	return used, ok, nil
+}

@@ -1,0 +1,49 @@
+package zfs_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// TestUsedIsCheap counts commands: none for a dataset that is mounted, and one in some
+// seconds for all others.
+func TestUsedIsCheap(t *testing.T) {
+	b := newBench(t)
+	var idle []uuid.UUID
+	for range 3 {
+		idle = append(idle, b.create().ID)
+	}
+	mounted := b.create()
+	b.write(mounted.ID, "content")
+	now := clock.NewFake(time.Unix(0, 0))
+	b.clock = now
+	b.open() // a pool that has not seen them
+	a, err := b.pool.Attach(t.Context(), mounted.ID, backends.AttachOptions{})
+	b.ok(err)
+	b.ok(a.Release())
+	used := func(what string, commands int, ids ...uuid.UUID) {
+		t.Helper()
+		b.asked, b.done = 0, nil
+		for _, id := range ids {
+			if n, err := b.pool.Used(t.Context(), id); err != nil || n <= 0 || n > dataset.MiB {
+				t.Errorf("%s: %d bytes, %v", what, n, err)
+			}
+		}
+		if b.asked != commands || len(b.done) > 0 {
+			t.Errorf("%s took %d commands that ask, want %d, and %q", what, b.asked, commands, b.done)
+		}
+	}
+	used("a mounted one", 0, mounted.ID, mounted.ID)
+	used("three idle ones", 1, idle...)
+	now.Advance(3 * time.Second)
+	used("again", 0, idle...)
+	now.Advance(3 * time.Second)
+	used("later", 1, idle...)
+	used("one that was made since", 1, b.create().ID)
+}
