@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -24,7 +25,9 @@ func whatASizeCounts(f *fixture) {
 	d := f.sized(small)
 	m := f.mount(d.ID)
 	f.ok(f.half(m))
+	m = f.letGo(m)
 	s := f.take(d)
+	m = f.mountAgain(d.ID, m)
 	f.ok(os.Remove(m.in("half")))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
 	err := f.half(m)
@@ -47,15 +50,37 @@ func whatASizeCounts(f *fixture) {
 	before("a restored head", d)
 }
 
+// letGo unmounts a dataset where it could not be copied otherwise: nil then.
+func (f *fixture) letGo(m *mounted) *mounted {
+	f.Helper()
+	if f.can.InstantSnapshot {
+		return m
+	}
+	m.unmount()
+	return nil
+}
+
+// mountAgain mounts what letGo has unmounted.
+func (f *fixture) mountAgain(id uuid.UUID, m *mounted) *mounted {
+	f.Helper()
+	if m == nil {
+		m = f.mount(id)
+	}
+	return m
+}
+
 // half writes a file of that size into a dataset.
 func (f *fixture) half(m *mounted) error {
 	file, err := os.Create(m.in("half"))
 	f.ok(err)
 	defer file.Close()
-	for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
-		_, err = file.Write(buf)
-	}
-	return errors.Join(err, file.Sync())
+	f.asContainer(func() {
+		for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
+			_, err = file.Write(buf)
+		}
+		err = errors.Join(err, file.Sync())
+	})
+	return err
 }
 
 // noSize makes a dataset without a size where none is needed: it holds what the pool does, and
@@ -72,6 +97,7 @@ func noSize(f *fixture) {
 		m.unmount()
 		return
 	}
+	m = f.letGo(m)
 	c := f.record()
 	c.Size = small / 2
 	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil)
@@ -85,7 +111,9 @@ func noSize(f *fixture) {
 		}
 		return err
 	})
+	m = f.mountAgain(d.ID, m)
 	f.resize(d, small, m)
+	m.unmount()
 	for _, id := range []dataset.Dataset{d, c} {
 		m := f.mount(id.ID)
 		if written := f.fill(m); written > int64(small-half)*103/100 {

@@ -73,7 +73,13 @@ func (f *fixture) space(m *mounted) (total, free int64) {
 }
 
 // fill writes a file until no more fits, and returns how many bytes did.
-func (f *fixture) fill(m *mounted) int64 {
+func (f *fixture) fill(m *mounted) (written int64) {
+	f.Helper()
+	f.asContainer(func() { written = f.fillUp(m) })
+	return written
+}
+
+func (f *fixture) fillUp(m *mounted) int64 {
 	f.Helper()
 	file, err := os.Create(m.in("fill"))
 	f.ok(err)

@@ -1,13 +1,13 @@
 // Package dir is the simplest backend: a dataset is a directory of whatever
 // filesystem the pool lies on, and a mounted dataset a bind mount of it. It can
-// neither enforce a size nor take a snapshot without copying; both stand in its
-// capabilities.
+// take no snapshot without copying, and enforce a size only by project quotas; both
+// stand in its capabilities.
 //
 // A folder of a dataset (package shelf) holds:
 //
 //	head                     the tree that containers see, until a restore
 //	head-<uuid>              the tree that a restore made, named after the snapshot that it kept
-//	current.json             which tree is the head; absent: "head"
+//	current.json             which tree is the head, its size and project; absent: "head"
 //	snapshot-<uuid>          the tree of a snapshot
 //	snapshot-<uuid>.json     its record and the name of its tree, written last
 //
@@ -18,6 +18,18 @@
 // replaced. That one rename makes the new tree the head and the old one a
 // snapshot. A record that names the current head is therefore a restore that
 // was not finished, and no snapshot.
+//
+// # Sizes
+//
+// Where the filesystem holds projects to their limits (mount -o prjquota), the tree of each
+// head is in a project of its own, that of a restore in another one than that of the head
+// before, and a size is the limit of that project. It is put on the tree's root while that is
+// empty, and everything that is made below inherits it: nothing is ever opened for that.
+// Snapshots are in none, or in that which they had as a head, which bounds nothing any more.
+//
+// A project is of this pool's own range, and has nobody's files and limits when it is taken.
+// A limit that is another than the size on record is set when the pool is opened; it is
+// lifted before a tree is removed.
 //
 // # Copies
 //
@@ -40,14 +52,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/steps"
 )
 
 // Backend is the kind of storage; its zero value is ready.
-type Backend struct{}
+type Backend struct {
+	step func(string) // between two acts: for tests
+}
 
 var (
-	_ backends.Kind = Backend{}
-	_ backends.Pool = (*Pool)(nil)
+	_ backends.Kind    = Backend{}
+	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Resizer = (*sizedPool)(nil)
 )
 
 // Name returns "dir".
@@ -74,20 +90,32 @@ func (b Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, er
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{name: cfg.Name, shelf: s}
-	if p.note, p.shares, err = describe(s.Path()); err != nil {
+	p := &Pool{name: cfg.Name, shelf: s, step: b.step}
+	if p.step == nil {
+		p.step = steps.At
+	}
+	s.Destroy = p.destroy
+	if p.fs, err = fsctl.KindOf(s.Path()); err != nil {
 		return nil, err
 	}
-	return p, nil
+	if err := p.within(func(dir *os.File) (err error) {
+		p.mend, err = lacks(dir, p.fs)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if p.how, p.shares, err = describe(s.Path()); err != nil {
+		return nil, err
+	}
+	if err := p.holdAll(); err != nil || p.mend != "" {
+		return p, err
+	}
+	return &sizedPool{p}, nil
 }
 
-// describe says what lies below a pool, and whether files share blocks there.
-func describe(path string) (note string, shares bool, err error) {
-	fs, err := fsctl.KindOf(path)
-	if err != nil {
-		return "", false, err
-	}
-	how := "copy every byte"
+// describe says how files are copied in a pool, and whether they share blocks then.
+func describe(path string) (how string, shares bool, err error) {
+	how = "copy every byte"
 	switch shares, err = reflink.Supported(path); {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		// A full pool has to open, or nothing in it could be removed.
@@ -97,17 +125,25 @@ func describe(path string) (note string, shares bool, err error) {
 	case shares:
 		how = "visit every file, but share blocks"
 	}
-	return fmt.Sprintf("directories on %s: no size limits; snapshots and clones %s, and need the volume not to be in use", fs, how), shares, nil
+	return how, shares, nil
 }
 
-// Pool is an open pool.
+// Pool is an open pool without sizes.
 type Pool struct {
 	name   string
 	shelf  *shelf.Shelf
-	note   string
-	shares bool // files share blocks
+	fs     fsctl.Kind
+	mend   string // what would have sizes held; "": they are
+	unheld int    // datasets with a size that does not hold
+	how    string // a copy is made
+	shares bool   // files share blocks
 	uses   shelf.Uses
+	take   taking
+	step   func(string)
 }
+
+// sizedPool is an open pool whose datasets can have a size.
+type sizedPool struct{ *Pool }
 
 // ID implements backends.Pool.
 func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
@@ -115,9 +151,12 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	return backends.Info{
-		Capabilities: dataset.Capabilities{CloneIndependent: true},
-		Note:         p.note,
-		Path:         p.shelf.Path(),
+		Capabilities: dataset.Capabilities{
+			EnforcesSize: p.mend == "", KnowsUsed: p.mend == "", OnlineGrow: p.mend == "", Shrink: p.mend == "",
+			CloneIndependent: true,
+		},
+		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use", p.fs, p.sizes(), p.how),
+		Path: p.shelf.Path(),
 	}
 }
 
@@ -125,7 +164,11 @@ func (p *Pool) Info() backends.Info {
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	st := p.shelf.Status()
 	if st.Online {
-		if err := backends.Room(p.name, st.Free, st.Size); err != nil {
+		err := backends.Room(p.name, st.Free, st.Size)
+		if err == nil && p.mend == "" {
+			err = p.within(p.stillHolds)
+		}
+		if err != nil {
 			st.Reason = err.Error()
 		}
 	}
@@ -170,7 +213,7 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 
 // List implements backends.Pool.
 func (p *Pool) List(context.Context) ([]backends.Entry, error) {
-	return p.shelf.List(shelf.DescribeTrees)
+	return p.shelf.List(p.describe)
 }
 
 // Stat implements backends.Pool.
@@ -180,10 +223,10 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, shelf.DescribeTrees), nil
+	return p.shelf.Describe(f, p.describe), nil
 }
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) { return tidy(ctx, f) })
+	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) { return p.tidy(ctx, f) })
 }

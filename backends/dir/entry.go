@@ -7,10 +7,10 @@ import (
 )
 
 // tidy removes what a crash left in a folder.
-func tidy(ctx context.Context, f *shelf.Folder) (int, error) {
+func (p *Pool) tidy(ctx context.Context, f *shelf.Folder) (int, error) {
 	doomed, err := f.Leftovers()
 	if err != nil {
 		return 0, err
 	}
-	return len(doomed), removeAll(ctx, f, doomed...)
+	return len(doomed), p.removeAll(ctx, f, doomed...)
 }

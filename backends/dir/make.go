@@ -3,7 +3,7 @@ package dir
 import (
 	"context"
 	"fmt"
-
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,113 +12,178 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Create implements backends.Pool. The size that it returns is 0: no limit.
+// minSize leaves room for the root directory and a file.
+const minSize = dataset.MiB
+
+// Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
-	return 0, p.make(d, func(f *shelf.Folder) error { return makeRoot(f, d.Profile.Owner) })
+	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
+		return p.makeRoot(f, d.Size, d.Profile.Owner)
+	})
 }
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the
 // source's.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
-	return 0, p.make(d, func(f *shelf.Folder) error {
+	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
 		from, err := p.shelf.Find(src.Dataset)
 		if err != nil {
-			return err
+			return shelf.Head{}, err
 		}
 		defer from.Close()
-		name, err := p.source(from, src)
+		name, size, err := p.source(from, src)
 		if err != nil {
-			return err
+			return shelf.Head{}, err
 		}
-		return p.copyTree(ctx, from, name, f, shelf.FirstHead, progress)
+		if size, err = p.cloneSize(size, d.Size); err != nil {
+			return shelf.Head{}, err
+		}
+		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
 	})
 }
 
-// source returns the tree that src names. A head must not be in use.
-func (p *Pool) source(f *shelf.Folder, src dataset.Source) (string, error) {
+// source returns the tree that src names, and its size. A head must not be in use.
+func (p *Pool) source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	if src.Snapshot != uuid.Nil {
 		s, err := f.Kept(src.Snapshot)
-		return s.Tree, err
+		return s.Tree, s.Limit, err
 	}
 	if err := p.idle(f, "copied"); err != nil {
-		return "", err
+		return "", 0, err
 	}
 	h, err := f.Head()
-	return h.Tree, err
+	return h.Tree, h.Size, err
 }
 
-// make makes a dataset whose tree fill puts into its folder. What fails is
-// taken back.
-func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) error) error {
-	if err := refuse(d); err != nil {
-		return err
+// cloneSize returns the size of a clone of a tree, of which size that is and want is asked.
+func (p *Pool) cloneSize(size, want dataset.Size) (dataset.Size, error) {
+	switch {
+	case p.mend != "":
+		return 0, nil // what was limited once is not here
+	case want == 0:
+		return size, nil
+	case want < size:
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, want)
+	}
+	return want, nil
+}
+
+// make makes a dataset whose head fill puts into its folder, and returns its size. What
+// fails is taken back.
+func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, error)) (dataset.Size, error) {
+	if err := p.refuse(d); err != nil {
+		return 0, err
 	}
 	f, whole, err := p.shelf.Make(d.ID)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	if whole {
-		return p.shelf.Finish(f, d)
+		h, err := f.Head()
+		if err != nil {
+			return 0, err
+		}
+		return h.Size, p.shelf.Finish(f, d)
 	}
-	err = p.room()
-	if err == nil {
-		err = fill(f)
+	p.step("dir.make.folder")
+	h := shelf.Head{}
+	if err = p.room(); err == nil {
+		h, err = fill(f)
+	}
+	if err == nil && p.mend == "" {
+		p.step("dir.make.filled")
+		err = f.WriteHead(h, false) // durable with the record, in the same folder
 	}
 	if err != nil {
 		if dErr := p.shelf.Discard(d.ID); dErr != nil {
-			return fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
 		}
-		return err
+		return 0, err
 	}
-	return p.shelf.Finish(f, d)
+	p.step("dir.make.headed")
+	return h.Size, p.shelf.Finish(f, d)
 }
 
 // refuse refuses what a directory cannot keep.
-func refuse(d dataset.Dataset) error {
+func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
-	case d.Size != 0:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir cannot enforce a size (asked for %s): leave it out, or use a pool of backend loop", d.Size)
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir has no mount options (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+	case d.Size == 0:
+		return nil
+	case p.mend != "":
+		return dataset.Errorf(dataset.ErrUnsupported, "this pool of backend dir cannot enforce a size (asked for %s): leave it out, use a pool of backend loop, or %s", d.Size, p.mend)
 	}
-	return nil
+	return p.fits(d.Size)
 }
 
 // makeRoot makes the empty tree of a new dataset, durable but for its name.
-func makeRoot(f *shelf.Folder, owner *dataset.Owner) error {
-	if err := f.Mkdir(shelf.FirstHead, 0o700); err != nil {
-		return err
+func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
+	h := shelf.Head{Tree: shelf.FirstHead, Size: size}
+	if err := f.Mkdir(h.Tree, 0o700); err != nil {
+		return h, err
 	}
-	dir, err := f.Open(shelf.FirstHead)
+	dir, err := openTree(f, h.Tree)
 	if err != nil {
-		return err
+		return h, err
 	}
 	defer dir.Close()
 	mode := uint32(0o755)
 	if owner != nil {
 		if err := dir.Chown(int(owner.UID), int(owner.GID)); err != nil {
-			return err
+			return h, err
 		}
 		if owner.Mode != nil {
 			mode = *owner.Mode
 		}
 	}
 	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
-		return err
+		return h, err
 	}
-	return dir.Sync()
+	if p.mend == "" {
+		if h.Project, err = p.enter(dir); err != nil {
+			return h, err
+		}
+		p.step("dir.make.entered")
+		if err := fsctl.LimitProject(dir, h.Project, uint64(size)); err != nil {
+			return h, err
+		}
+	}
+	return h, dir.Sync()
+}
+
+// copyHead copies a tree to what will be a head of that size, in a project of its own.
+func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head, progress backends.Progress) (shelf.Head, error) {
+	if p.mend != "" {
+		return h, p.copyTree(ctx, from, name, to, h.Tree, copying{}, progress)
+	}
+	err := p.copyTree(ctx, from, name, to, h.Tree, copying{
+		within: h.Size,
+		begin:  func(dir *os.File) (err error) { h.Project, err = p.enter(dir); return err },
+		// Only now, as a copy may take a block more than what it is of.
+		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
+	}, progress)
+	return h, err
+}
+
+// copying says what else belongs to a copy.
+type copying struct {
+	within dataset.Size             // what is copied must fit into; 0: whatever there is
+	begin  func(dir *os.File) error // before there is anything in it
+	end    func(dir *os.File) error
 }
 
 // copyTree copies a tree of one folder into a new one of another, durably; what
 // an earlier try left in its place is removed.
-func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string, progress backends.Progress) (err error) {
+func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string, c copying, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
 	if err != nil {
 		return err
@@ -128,11 +193,14 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	if err != nil {
 		return err
 	}
+	if used := dataset.Size(size.Bytes); c.within != 0 && used > c.within {
+		return over("what is to be copied", used, c.within)
+	}
 	if free, err := p.shelf.Free(); err != nil || (!p.shares && dataset.Size(size.Bytes) > free) {
 		return orElse(err, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left", dataset.Size(size.Bytes).Human(), free.Human()))
 	}
 	temp := shelf.Temp + as
-	if err := removeAll(ctx, to, temp, as); err != nil {
+	if err := p.removeAll(ctx, to, temp, as); err != nil {
 		return err
 	}
 	if err := to.Mkdir(temp, 0o700); err != nil {
@@ -142,14 +210,20 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			_ = removeAll(after, to, temp) // what is left of it Reap removes
+			_ = p.removeAll(after, to, temp) // what is left of it Reap removes
 		}
 	}()
-	dst, err := to.Open(temp)
+	dst, err := openTree(to, temp)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
+	if c.begin != nil {
+		if err := c.begin(dst); err != nil {
+			return err
+		}
+		p.step("dir.copy.entered")
+	}
 	told := func(done int64) {
 		if progress != nil {
 			progress(done, size.Bytes)
@@ -158,42 +232,32 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	if err := tree.Copy(ctx, src, dst, told, tree.WithSync()); err != nil {
 		return err
 	}
+	p.step("dir.copy.copied")
+	if c.end != nil {
+		if err := c.end(dst); err != nil {
+			return err
+		}
+		p.step("dir.copy.limited")
+	}
 	return to.Rename(temp, as)
 }
 
 // removeAll removes trees of a folder; those that are absent are fine.
-func removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
+func (p *Pool) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
 	dir, err := f.Open(".")
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	for _, name := range names {
+		if p.mend == "" {
+			lift(dir, name)
+		}
 		if err := tree.Remove(ctx, dir, name); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// Used implements backends.Pool. It walks the tree.
-func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	head, err := f.Head()
-	if err != nil {
-		return 0, err
-	}
-	dir, err := f.Open(head.Tree)
-	if err != nil {
-		return 0, err
-	}
-	defer dir.Close()
-	size, err := tree.Usage(ctx, dir)
-	return dataset.Size(size.Bytes), err
 }
 
 func orElse(err, other error) error {

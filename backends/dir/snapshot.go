@@ -36,10 +36,11 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	name := shelf.TreeOf(s.ID)
-	if err := p.copyTree(ctx, f, from.Tree, f, name, progress); err != nil {
+	if err := p.copyTree(ctx, f, from.Tree, f, name, copying{}, progress); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
-	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name})
+	p.step("dir.snapshot.copied")
+	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name, Limit: from.Size})
 }
 
 // DeleteSnapshot implements backends.Pool. Its record goes first.
@@ -62,10 +63,11 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	if err := f.Forget(id); err != nil {
 		return err
 	}
-	return removeAll(ctx, f, s.Tree)
+	p.step("dir.snapshot-delete.forgotten")
+	return p.removeAll(ctx, f, s.Tree)
 }
 
-// Restore implements backends.Pool; the package comment says how.
+// Restore implements backends.Pool; the package comment says how. The size stays what it is.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -95,15 +97,17 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	fresh := shelf.RestoredTree(keep.ID)
-	if old.Tree == fresh {
+	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
+	if old.Tree == fresh.Tree {
 		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
 	}
-	if err := p.copyTree(ctx, f, s.Tree, f, fresh, progress); err != nil {
+	if fresh, err = p.copyHead(ctx, f, s.Tree, f, fresh, progress); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
-	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree}); err != nil {
+	p.step("dir.restore.copied")
+	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}); err != nil {
 		return err
 	}
-	return f.SetHead(shelf.Head{Tree: fresh})
+	p.step("dir.restore.recorded")
+	return f.SetHead(fresh)
 }

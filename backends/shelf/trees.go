@@ -27,6 +27,9 @@ const (
 type Head struct {
 	Tree string       `json:"tree"`
 	Size dataset.Size `json:"size,omitempty"` // 0: no limit
+	// Project is that of the filesystem's quotas which the tree is in, for backends that
+	// keep sizes so; 0: none.
+	Project uint32 `json:"project,omitempty"`
 }
 
 // Kept is a snapshot on record, with where its tree is.
@@ -50,7 +53,10 @@ func (f *Folder) Head() (Head, error) {
 }
 
 // SetHead makes a tree the head, durably.
-func (f *Folder) SetHead(h Head) error { return WriteJSON(f.Root, currentName, h, true) }
+func (f *Folder) SetHead(h Head) error { return f.WriteHead(h, true) }
+
+// WriteHead is SetHead; see WriteJSON for sync.
+func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, currentName, h, sync) }
 
 // TreeOf is the tree that a snapshot is taken into.
 func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }

@@ -8,9 +8,6 @@ import (
 
 const gib = 1 << 30
 
-// large are the cases of backendtest that write thousands of files, which takes minutes in here.
-const large = "^TestSuite$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas)$"
-
 // Entry is a package of which tests run in the machine: one line in the table. They are
 // built with the tag lab, for the files that only the lab can run (//go:build lab).
 type Entry struct {
@@ -27,7 +24,8 @@ type Entry struct {
 func Table() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
-		{Package: "backends/dir", Run: "^TestSuite$/^xfs$", Skip: large},
+		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
+		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 	}
 }

@@ -1,0 +1,279 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// Projects of Drover are from firstProject on; each pool begins at a place of its own there.
+// Other programs count up from a small number.
+const (
+	firstProject = 0x40000000
+	lastProject  = math.MaxInt32
+	begins       = 1 << 14 // places
+	apart        = 1 << 16
+)
+
+// rounded is more than what a filesystem rounds a limit up by: to whole blocks.
+const rounded = 128 << 10
+
+// lacks says what would have sizes held below a directory on such a filesystem, "" where they are.
+func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
+	held, err := fsctl.HoldsProjects(dir)
+	if err != nil {
+		return "", err
+	}
+	if held {
+		id, inherited, err := fsctl.Project(dir)
+		if err == nil && inherited {
+			return fmt.Sprintf("the pool is inside of project %d, and there is none within another: use a directory that is in none", id), nil
+		}
+		return "", err
+	}
+	switch kind {
+	case fsctl.XFS:
+		return "mount its filesystem with -o prjquota, anew as a remount cannot, then restart drover", nil
+	case fsctl.Ext:
+		return "unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota, then restart drover", nil
+	}
+	return "use XFS or ext4, mounted with -o prjquota", nil
+}
+
+// stillHolds fails when sizes are held no more.
+func (p *Pool) stillHolds(dir *os.File) error {
+	mend, err := lacks(dir, p.fs)
+	if err == nil && mend != "" {
+		err = fmt.Errorf("project quotas were switched off: no size holds (%s)", mend)
+	}
+	return err
+}
+
+// sizes says how sizes are kept, or what would have them kept.
+func (p *Pool) sizes() string {
+	switch {
+	case p.mend != "" && p.unheld > 0:
+		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold (%s)", p.unheld, p.mend)
+	case p.mend != "":
+		return "no size limits (" + p.mend + ")"
+	}
+	full := "EDQUOT, but not what has CAP_SYS_RESOURCE (docker run --privileged)"
+	if p.fs == fsctl.XFS {
+		full = "ENOSPC"
+	}
+	return "sizes by project quotas, df in a volume shows its size, a full one gets " + full
+}
+
+// taking hands out projects one at a time.
+type taking struct {
+	mu   sync.Mutex
+	next uint32
+}
+
+// enter puts an empty directory into a project of its own.
+func (p *Pool) enter(dir *os.File) (uint32, error) {
+	p.take.mu.Lock()
+	defer p.take.mu.Unlock()
+	named := namedProjects()
+	for range apart {
+		id := p.take.next
+		if p.take.next++; p.take.next > lastProject {
+			p.take.next = firstProject
+		}
+		q, err := fsctl.ProjectQuota(dir, id)
+		if err != nil {
+			return 0, err
+		}
+		if !q.Free() || named[id] {
+			continue
+		}
+		if err := fsctl.SetProject(dir, id); err != nil {
+			return 0, err
+		}
+		// Whoever took the same meanwhile, for another pool, finds two in it, and so do we.
+		q, err = fsctl.ProjectQuota(dir, id)
+		if err != nil || q.Files <= 1 {
+			return id, err
+		}
+	}
+	return 0, fmt.Errorf("%d projects in a row are taken on the filesystem of %s", apart, dir.Name())
+}
+
+// namedProjects returns the projects to which this host's administrator has given a name or
+// a directory (projid(5), projects(5)).
+func namedProjects() map[uint32]bool {
+	named := map[uint32]bool{}
+	for _, file := range []string{"/etc/projid", "/etc/projects"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // most hosts have none
+		}
+		for line := range strings.Lines(string(text)) {
+			for part := range strings.SplitSeq(strings.TrimSpace(line), ":") {
+				if id, err := strconv.ParseUint(part, 10, 32); err == nil {
+					named[uint32(id)] = true
+				}
+			}
+		}
+	}
+	return named
+}
+
+// ours returns the project of a directory if it is one that enter has given.
+func ours(dir *os.File) uint32 {
+	id, inherited, err := fsctl.Project(dir)
+	if err != nil || !inherited || id < firstProject || id > lastProject {
+		return 0
+	}
+	return id
+}
+
+// holdAll gives each head's project the limit that its size is, where it has another, and
+// looks which projects are taken. What cannot be given now the list says.
+func (p *Pool) holdAll() error {
+	id := p.shelf.ID()
+	p.take.next = firstProject + apart*((uint32(id[0])<<8|uint32(id[1]))%begins)
+	_, err := p.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
+		h, err := f.Head()
+		if err != nil {
+			return
+		}
+		if p.mend != "" {
+			if h.Size != 0 {
+				p.unheld++
+			}
+			return
+		}
+		if h.Project >= p.take.next && h.Project < lastProject {
+			p.take.next = h.Project + 1
+		}
+		dir, err := openTree(f, h.Tree)
+		if err != nil {
+			return
+		}
+		defer dir.Close()
+		if h.Project != 0 && ours(dir) == h.Project && p.misses(dir, h) != nil {
+			_ = fsctl.LimitProject(dir, h.Project, uint64(h.Size))
+		}
+	})
+	return err
+}
+
+// describe adds to an entry its snapshots, and what is wrong with them or its size.
+func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
+	shelf.DescribeTrees(f, e)
+	if p.mend != "" {
+		return
+	}
+	h, err := f.Head()
+	if err != nil {
+		return // said already
+	}
+	dir, err := openTree(f, h.Tree)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	if err := p.misses(dir, h); err != nil {
+		shelf.AddProblem(e, err)
+	}
+}
+
+// misses fails when a head is not held to its size.
+func (p *Pool) misses(dir *os.File, h shelf.Head) error {
+	if h.Project == 0 {
+		if h.Size == 0 {
+			return nil
+		}
+		return fmt.Errorf("its size of %s does not hold, as its head is in no project: restore a snapshot of it", h.Size)
+	}
+	if ours(dir) != h.Project {
+		return fmt.Errorf("its head is not in project %d any more: no size holds", h.Project)
+	}
+	q, err := fsctl.ProjectQuota(dir, h.Project)
+	switch {
+	case errors.Is(err, fsctl.ErrNoQuota):
+		return nil // they are off since: the status says so
+	case err != nil:
+		return err
+	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+rounded || (q.Limit != 0 && h.Size == 0):
+		return fmt.Errorf("the limit of its project %d is %d bytes and its size %s, with 0 for none: restart drover", h.Project, q.Limit, h.Size)
+	}
+	return nil
+}
+
+// openTree opens the directory of a tree.
+func openTree(f *shelf.Folder, name string) (*os.File, error) {
+	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+// lift lifts the limit of a tree that is about to go, so that its project is free then.
+func lift(dir *os.File, name string) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if id := ours(f); id != 0 {
+		_ = fsctl.LimitProject(f, id, 0) // a project with a limit is not taken again, that is all
+	}
+}
+
+// destroy removes the folder of a dataset.
+func (p *Pool) destroy(ctx context.Context, area *os.File, name string) error {
+	if err := p.liftAll(area, name); err != nil {
+		return err
+	}
+	return tree.Remove(ctx, area, name)
+}
+
+func (p *Pool) liftAll(area *os.File, name string) error {
+	if p.mend != "" {
+		return nil
+	}
+	fd, err := unix.Openat(int(area.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	folder := os.NewFile(uintptr(fd), name)
+	defer folder.Close()
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, tree := range names {
+		lift(folder, tree)
+	}
+	return nil
+}
+
+// within calls do with the pool's directory.
+func (p *Pool) within(do func(dir *os.File) error) error {
+	root, err := p.shelf.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(dir)
+}

@@ -1,0 +1,299 @@
+//go:build lab
+
+package dir_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+// holding mounts a disk that holds projects to their limits.
+func holding(t *testing.T, fs string) string {
+	t.Helper()
+	make := []string{"mkfs.xfs", "-q", "-K", "-f"}
+	if fs == "ext4" {
+		make = []string{"mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"}
+	}
+	return mounting(t, fs, "prjquota", make...)
+}
+
+func mounting(t *testing.T, fs, options string, make ...string) string {
+	t.Helper()
+	disk := inside.Disk(t, "quota")
+	if out, err := exec.Command(make[0], append(make[1:], disk)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", make[0], err, out)
+	}
+	path := t.TempDir()
+	if err := unix.Mount(disk, path, fs, 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// below returns a factory of pools on one disk.
+func below(disk string) backendtest.Factory[*testing.T] {
+	return on(func(t *testing.T) string {
+		path := filepath.Join(disk, uuid.NewString())
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.RemoveAll(path); err != nil {
+				t.Error(err)
+			}
+		})
+		return path
+	})
+}
+
+func TestProjectSuite(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) { backendtest.Run(t, "dir", below(holding(t, fs))) })
+	}
+}
+
+// C1 with the steps of projects and limits.
+func TestProjectC1StoppedAtEveryStep(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) { stoppedAtEveryStep(t, holding(t, fs)) })
+	}
+}
+
+// A volume of 256 MiB is full at 256 MiB ± 3 % with the error that the pool declares, df in it
+// says so, neither its neighbour nor its snapshots count, and it grows under who writes to it.
+func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
+	for fs, full := range map[string]error{"xfs": unix.ENOSPC, "ext4": unix.EDQUOT} {
+		t.Run(fs, func(t *testing.T) {
+			const size = 256 * dataset.MiB
+			b := openBench(t, holding(t, fs))
+			if !strings.Contains(b.pool.Info().Note, "gets "+map[error]string{unix.ENOSPC: "ENOSPC", unix.EDQUOT: "EDQUOT"}[full]) {
+				t.Errorf("the note is %q", b.pool.Info().Note)
+			}
+			other := b.made(dataset.Dataset{ID: uuid.New(), Size: size})
+			b.d = b.made(dataset.Dataset{ID: uuid.New(), Size: size})
+			at := b.mounted()
+			var st unix.Statfs_t
+			b.ok(unix.Statfs(at, &st))
+			if total := dataset.Size(st.Blocks) * dataset.Size(st.Bsize); total != size {
+				t.Errorf("df shows %s", total)
+			}
+			_, err := fill(at, "half", size/2)
+			b.ok(err)
+			b.ok(mount.Unmount(at))
+			s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+			b.ok(b.pool.Snapshot(t.Context(), s, nil))
+			at = b.mounted()
+			b.ok(os.Remove(filepath.Join(at, "half")))
+			written, err := fill(at, "fill", dataset.GiB)
+			if !errors.Is(err, full) || written < size*97/100 || written > size*103/100 {
+				t.Errorf("full at %s: %v", written.Human(), err)
+			}
+			used, err := b.pool.Used(t.Context(), b.d.ID)
+			b.ok(err)
+			if used < size*97/100 || used > size*103/100 {
+				t.Errorf("%s are used", used.Human())
+			}
+			beside := *b
+			beside.d = other
+			if _, err := fill(beside.head(), "fill", size/2); err != nil {
+				t.Errorf("the volume beside it: %v", err)
+			}
+			err = b.pool.(backends.Resizer).Resize(t.Context(), b.d.ID, size/2, nil)
+			if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "delete some of it first") {
+				t.Errorf("made smaller than what is there: %v", err)
+			}
+			b.growsUnderAWriter(at, size)
+			b.ok(mount.Unmount(at))
+			b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, s.ID))
+		})
+	}
+}
+
+// growsUnderAWriter has somebody write to a full volume until that is larger.
+func (b *bench) growsUnderAWriter(at string, size dataset.Size) {
+	b.Helper()
+	refused, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := fill(at, "more", 16*dataset.MiB)
+		close(refused)
+		for err != nil { // as a database that tries again
+			time.Sleep(time.Millisecond)
+			_, err = fill(at, "more", 16*dataset.MiB)
+		}
+		done <- err
+	}()
+	<-refused
+	b.ok(b.pool.(backends.Resizer).Resize(b.Context(), b.d.ID, size+64*dataset.MiB, nil))
+	select {
+	case err := <-done:
+		b.ok(err)
+	case <-time.After(time.Minute):
+		b.Fatal("who writes gets no more room")
+	}
+}
+
+// fill writes a file as a container does, and returns how many bytes of it there are room for.
+func fill(at, name string, most dataset.Size) (written dataset.Size, err error) {
+	type answer struct {
+		written dataset.Size
+		err     error
+	}
+	got := make(chan answer)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends, without that capability
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var caps [2]unix.CapUserData
+		err := unix.Capget(&header, &caps[0])
+		caps[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+		if err == nil {
+			err = unix.Capset(&header, &caps[0])
+		}
+		file, oErr := os.Create(filepath.Join(at, name))
+		if err = errors.Join(err, oErr); err != nil {
+			got <- answer{0, err}
+			return
+		}
+		defer file.Close()
+		buf, n := make([]byte, 64<<10), dataset.Size(0)
+		for err == nil && n < most {
+			var more int
+			more, err = file.Write(buf)
+			n += dataset.Size(more)
+		}
+		got <- answer{n, errors.Join(err, file.Sync())}
+	}()
+	a := <-got
+	return a.written, a.err
+}
+
+// openBench opens a pool below a directory.
+func openBench(t *testing.T, parent string) *bench {
+	b := &bench{T: t, path: filepath.Join(parent, "pool")}
+	b.again()
+	return b
+}
+
+func (b *bench) again() {
+	b.Helper()
+	pool, err := dir.Backend{}.Open(b.Context(), backends.Config{Name: "test", Path: b.path, Make: true})
+	b.ok(err)
+	b.pool = pool
+}
+
+func (b *bench) made(d dataset.Dataset) dataset.Dataset {
+	b.Helper()
+	size, err := b.pool.Create(b.Context(), d)
+	b.ok(err)
+	b.ok(b.pool.Commit(b.Context(), d.ID))
+	d.Size = size
+	return d
+}
+
+// mounted binds the head elsewhere, as the agent does.
+func (b *bench) mounted() string {
+	b.Helper()
+	at := b.TempDir()
+	src, err := os.Open(b.head())
+	b.ok(err)
+	defer src.Close()
+	b.ok(mount.Bind(src, at, mount.BindFlags{NoDev: true}))
+	b.Cleanup(func() { _ = unix.Unmount(at, 0) })
+	return at
+}
+
+// A project that somebody else uses, limits or has named is not taken, and keeps what it has.
+func TestProjectOfOthersIsNotTaken(t *testing.T) {
+	disk := holding(t, "xfs")
+	b := openBench(t, disk)
+	b.d = b.made(dataset.Dataset{ID: uuid.New(), Size: 32 * dataset.MiB})
+	first := b.project()
+	root, err := os.Open(disk)
+	b.ok(err)
+	defer root.Close()
+	b.ok(fsctl.LimitProject(root, first+1, 7<<20))
+	b.ok(os.Mkdir(filepath.Join(disk, "theirs"), 0o700))
+	theirs, err := os.Open(filepath.Join(disk, "theirs"))
+	b.ok(err)
+	defer theirs.Close()
+	b.ok(fsctl.SetProject(theirs, first+2))
+	b.again()
+	b.d = b.made(dataset.Dataset{ID: uuid.New(), Size: 32 * dataset.MiB})
+	if got := b.project(); got != first+3 {
+		t.Errorf("project %d was taken, want %d", got, first+3)
+	}
+	if q, err := fsctl.ProjectQuota(root, first+1); err != nil || q.Limit != 7<<20 {
+		t.Errorf("their limit is %+v, %v", q, err)
+	}
+	if q, err := fsctl.ProjectQuota(root, first+2); err != nil || q.Limit != 0 || q.Files != 1 {
+		t.Errorf("their project has %+v, %v", q, err)
+	}
+}
+
+func (b *bench) project() uint32 {
+	b.Helper()
+	head, err := os.Open(b.head())
+	b.ok(err)
+	defer head.Close()
+	id, _, err := fsctl.Project(head)
+	b.ok(err)
+	return id
+}
+
+// A pool on a filesystem without limits works as one without sizes, and says how it would have
+// them; a volume from before gets them by its clone.
+func TestProjectQuotasComeLater(t *testing.T) {
+	at := mounting(t, "ext4", "", "mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1")
+	b := openBench(t, at)
+	if can := b.pool.Info().Capabilities; can.EnforcesSize || can.KnowsUsed || can.OnlineGrow || can.Shrink {
+		t.Errorf("it declares %+v", can)
+	}
+	if note := b.pool.Info().Note; !strings.Contains(note, "prjquota") || !strings.Contains(note, "tune2fs") {
+		t.Errorf("the note is %q", note)
+	}
+	_, err := b.pool.Create(t.Context(), dataset.Dataset{ID: uuid.New(), Size: dataset.GiB})
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "prjquota") {
+		t.Errorf("a size: %v", err)
+	}
+	b.d = b.made(dataset.Dataset{ID: uuid.New()})
+	b.write("before")
+	b.ok(unix.Unmount(at, 0)) // a remount would switch nothing on
+	b.ok(unix.Mount(os.Getenv(inside.Variable("quota")), at, "ext4", 0, "prjquota"))
+	b.again()
+	resize := func(b *bench) error {
+		return b.pool.(backends.Resizer).Resize(t.Context(), b.d.ID, little, nil)
+	}
+	if err := resize(b); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "clone it") {
+		t.Errorf("a size for what was there before: %v", err)
+	}
+	c := dataset.Dataset{ID: uuid.New()}
+	_, err = b.pool.Clone(t.Context(), c, dataset.Source{Dataset: b.d.ID}, nil)
+	b.ok(err)
+	b.d = c
+	b.ok(resize(b))
+	b.holds("before")
+	if _, err := fill(b.head(), "fill", 2*little); !errors.Is(err, unix.EDQUOT) {
+		t.Errorf("more than fits: %v", err)
+	}
+}

@@ -1,0 +1,114 @@
+package dir
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// fits refuses a size that no dataset here can have.
+func (p *Pool) fits(size dataset.Size) error {
+	st := p.shelf.Status()
+	switch {
+	case !st.Online:
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	case size < minSize:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", size, minSize)
+	case size > st.Size:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name, st.Size.Human())
+	}
+	return nil
+}
+
+func over(what string, used, size dataset.Size) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "%s takes %s, which is more than %s", what, used.Human(), size)
+}
+
+// Used implements backends.Pool: the quota knows; where there is none it walks the tree.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h, err := f.Head()
+	if err != nil {
+		return 0, err
+	}
+	dir, err := openTree(f, h.Tree)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	if p.mend == "" && h.Project != 0 && ours(dir) == h.Project {
+		q, err := fsctl.ProjectQuota(dir, h.Project)
+		return dataset.Size(q.Used), err
+	}
+	size, err := tree.Usage(ctx, dir)
+	return dataset.Size(size.Bytes), err
+}
+
+// Resize implements backends.Resizer: larger or smaller, but not below what is there. 0 takes
+// the limit away.
+func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := f.Head()
+	if err == nil {
+		err = p.resize(f, h, size)
+	}
+	if err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+	}
+	return nil
+}
+
+func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error {
+	dir, err := openTree(f, h.Tree)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if h.Project == 0 || ours(dir) != h.Project {
+		return dataset.Errorf(dataset.ErrUnsupported, "its files are in no project of its own, as it was made before its filesystem had project quotas: clone it, or restore a snapshot of it, for one that can have a size")
+	}
+	if size != 0 {
+		if err := p.fits(size); err != nil {
+			return err
+		}
+	}
+	if size != 0 && (h.Size == 0 || size < h.Size) {
+		q, err := fsctl.ProjectQuota(dir, h.Project)
+		if err != nil {
+			return err
+		}
+		if used := dataset.Size(q.Used); used > size {
+			return fmt.Errorf("%w (delete some of it first)", over("it", used, size))
+		}
+	}
+	h.Size = size
+	if err := f.SetHead(h); err != nil {
+		return err
+	}
+	p.step("dir.resize.recorded")
+	return fsctl.LimitProject(dir, h.Project, uint64(size)) // one that a crash takes back is set when the pool is opened
+}
+
+// Grow implements backends.Resizer: there is nothing to do.
+func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
