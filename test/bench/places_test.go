@@ -24,23 +24,14 @@ type place struct {
 // that the pool lies on; and the one of the host that this in turn lies on.
 func places(b *testing.B, h *host.Host) []place {
 	b.Helper()
-	p := dial(h.Socket())
-	b.Cleanup(p.close)
-	use := request{Name: "volume", ID: "bench"}
-	p.must(b, "POST", "/VolumeDriver.Create", use)
-	p.must(b, "POST", "/VolumeDriver.Mount", use)
-	b.Cleanup(func() { p.must(b, "POST", "/VolumeDriver.Unmount", use) })
-	v, err := h.Client(b).Volume(b.Context(), use.Name)
-	if err != nil {
-		b.Fatal(err)
-	}
+	path, size := mounted(b, h)
 	pool := filepath.Join(top(h), "plain")
 	if err := os.Mkdir(pool, 0o755); err != nil {
 		b.Fatal(err)
 	}
 	return []place{
-		{"volume", filepath.Join(h.Root, "mnt", v.ID.String()), use.Name},
-		{"beside", byHand(b, h, int64(v.Size)), ""},
+		{"volume", path, benched},
+		{"beside", byHand(b, h, size), ""},
 		{"pool", pool, ""},
 		{"host", b.TempDir(), ""},
 	}
