@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -42,6 +43,24 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 	}
 	if r.strange == "" {
 		a.checkMissing(ctx, r, p, entries, known, now)
+	}
+}
+
+// checkCorners names what a drover backend verify has made in a pool.
+func checkCorners(r *report, p *openPool) {
+	list, err := corner.Find(p.backend.Info().Path)
+	if err != nil {
+		return // a pool that is no folder has none
+	}
+	for _, l := range list {
+		switch {
+		case l.Foreign != "": // it is listed as such
+		case l.Busy:
+			r.add(levelInfo, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
+		default:
+			r.add(levelWarning, "pool "+p.Name, "drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
+				"a drover backend verify that was killed has left %s", l.Path)
+		}
 	}
 }
 

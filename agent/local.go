@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -22,11 +24,17 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	rec, err := a.pools.asked(p)
-	if err != nil {
-		return dataset.Pool{}, err
+	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", p.Name, p.Path)
 	}
-	rec.ID = uuid.New()
+	rec := poolRecord{ID: uuid.New(), Backend: p.Backend, Path: p.Path}
+	if p.Image != "" {
+		size, err := dataset.ParseSize(p.Image)
+		if err != nil {
+			return dataset.Pool{}, err
+		}
+		rec.Image, rec.Mount = size, a.pools.imageMount(p.Name)
+	}
 	unlock, err := a.lockPools(ctx, "making of pool "+p.Name)
 	if err != nil {
 		return dataset.Pool{}, err
@@ -64,14 +72,9 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
-	found := poolRecord{Path: path, Found: true}
-	switch {
-	case st.Mode().IsRegular():
-		found.Image = dataset.Size(st.Size())
-	case !st.IsDir():
-		if st, err = os.Stat(path); err == nil && st.Mode().Type() == os.ModeDevice {
-			found.Path, found.Devices = "", []string{path}
-		}
+	rec := poolRecord{Path: path, Found: true}
+	if st.Mode().IsRegular() {
+		rec.Image, rec.Mount = dataset.Size(st.Size()), a.pools.imageMount(name)
 	}
 	var tried []string
 	for _, kind := range a.Backends.Kinds() {
@@ -79,19 +82,12 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 			tried = append(tried, err.Error())
 			continue
 		}
-		rec := found
-		rec.Backend = kind.Name()
-		a.pools.place(name, &rec)
-		var b backends.Pool
-		err := a.pools.formable(ctx, name, rec, kind)
-		if err == nil {
-			b, err = kind.Open(ctx, rec.config(name))
-		}
+		b, err := kind.Open(ctx, backends.Config{Name: name, Path: path, Image: rec.Image, Mount: rec.Mount})
 		if err != nil {
 			tried = append(tried, fmt.Sprintf("backend %s: %v", kind.Name(), err))
 			continue
 		}
-		rec.ID = b.ID()
+		rec.ID, rec.Backend = b.ID(), kind.Name()
 		if err := b.Close(); err != nil {
 			return dataset.Pool{}, nil, err
 		}
@@ -110,10 +106,9 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		}
 		// It has moved. Its place in the order and its name stay.
 		name, rec.Default, rec.Generation = p.Name, p.rec.Default, p.rec.Generation
-		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
-			rec.Path = ""
+		if rec.Image > 0 {
+			rec.Mount = a.pools.imageMount(name)
 		}
-		a.pools.place(name, &rec)
 	}
 	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
@@ -157,6 +152,9 @@ func (a *Agent) freePoolName(path string) string {
 // Collect destroys one dataset that lies in a pool and that the store does not
 // know. ErrConflict while that is no wonder, as the store is not to be believed.
 func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
+	if found, err := a.collectCorner(ctx, id); found {
+		return err
+	}
 	if err := a.collectable(ctx, id); err != nil {
 		return err
 	}
@@ -192,6 +190,26 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+}
+
+// collectCorner removes what a drover backend verify has left, if that is what has the UUID.
+func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, err error) {
+	for _, p := range a.pools.all() {
+		if p.backend == nil {
+			continue
+		}
+		list, err := corner.Find(p.backend.Info().Path)
+		i := slices.IndexFunc(list, func(l corner.Left) bool { return l.ID == id })
+		if err != nil || i < 0 {
+			continue
+		}
+		if err := p.serves(); err != nil {
+			return true, err
+		}
+		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).Warn("removed what a verify has left, as asked")
+		return true, corner.Remove(ctx, a.Backends, list[i])
+	}
+	return false, nil
 }
 
 // collectable fails unless a dataset is on nobody's record, and that can be believed.

@@ -79,21 +79,8 @@ type Config struct {
 	Name  string
 	Path  string       // absolute, clean; no symlink is followed in its last element
 	Image dataset.Size // > 0: Path is a preallocated image file of that size to make or use, mounted by Open at Mount
-	Mount string       // where the image, or what else a pool has to mount by itself, is mounted
-	// Devices are block devices, absolute paths, that with Make the pool's storage is made
-	// of: such as hold nothing, others are refused. Without Make they are where to look
-	// first: what a device is called changes with a boot, so a pool is known by what it
-	// wrote on its devices.
-	Devices []string
-	Make    bool
-}
-
-// Former is a Kind that makes pools of block devices.
-type Former interface {
-	Kind
-	// PathOf is the Path of such a pool, where the operator gives none, from its name and
-	// Mount.
-	PathOf(name, mount string) string
+	Mount string       // where the image is mounted
+	Make  bool
 }
 
 // Pool is one open pool. The core contract is small; what only some backends
@@ -274,6 +261,12 @@ type Resizer interface {
 type Formatter interface {
 	// Filesystem is what a new dataset of a size gets whose profile names none.
 	Filesystem(size dataset.Size) string
+}
+
+// Razer is a pool that has more than lies at its path.
+type Razer interface {
+	// Raze removes what else there is, of a pool without datasets whose path goes next.
+	Raze(ctx context.Context) error
 }
 
 // Sender is a pool that writes a snapshot as a stream, whole or as what changed

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -56,7 +57,7 @@ func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := name == markerName || name == Temp+markerName || name == "lost+found" || slices.Contains(areas(), name)
+		ours := corner.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" || slices.Contains(areas(), name)
 		if !ours {
 			entries = append(entries, s.foreign(name, "drover put nothing of that name there"))
 		}

@@ -84,6 +84,7 @@ var (
 	_ backends.Kind    = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
+	_ backends.Razer   = (*Pool)(nil)
 )
 
 // New returns the backend; all its commands go through runner.
@@ -233,6 +234,16 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		return err
 	}
 	return p.measure(ctx)
+}
+
+// Raze implements backends.Razer.
+func (p *Pool) Raze(ctx context.Context) error {
+	for _, name := range []string{p.ghosts(), p.top()} {
+		if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
+			return err
+		}
+	}
+	return nil
 }
 
 // top is the pool's filesystem.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/term"
 
+	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -42,6 +43,8 @@ type app struct {
 	dial    func(endpoint string) (remote, error)
 	// docker returns the folder of a Docker volume; see engine.Path.
 	docker func(ctx context.Context, volume string, live bool) (string, error)
+	// prove runs the suite of backends in a corner of a pool of this host.
+	prove func(ctx context.Context, p api.Pool) (*verify.Report, error)
 	// fencer is this host's guard, whose socket lies in a folder; boottime its clock.
 	fencer   func(run string) (fencer, error)
 	boottime func() time.Duration
@@ -75,12 +78,6 @@ func (a *app) hostPath(path string) (string, error) {
 		return "", dataset.Errorf(dataset.ErrInvalid, "path %q is relative, and the server at %s may be on another host: say an absolute path there", path, a.address())
 	}
 	return filepath.Abs(path)
-}
-
-// onHost does that to a path in its place.
-func (a *app) onHost(path *string) (err error) {
-	*path, err = a.hostPath(*path)
-	return err
 }
 
 func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }

@@ -33,7 +33,7 @@ func main() {
 		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
 		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime,
 	}
-	a.dial = a.client
+	a.dial, a.prove = a.client, a.verify
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
 }
 

@@ -130,12 +130,11 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 			return o, fmt.Errorf("name of this host: %w (say --node-name)", err)
 		}
 	}
-	runner := run.System{}
 	o = host.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll,
-		Backends: backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner, clock.System{})),
+		Backends: kinds(),
 		Log:      log,
 		Ready:    func() { notify(log) },
 	}
@@ -149,7 +148,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {
-		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices})
+		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image})
 	}
 	if c := cfg.Consul; c != nil {
 		o.Consul = &consul.Options{
@@ -158,6 +157,12 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		}
 	}
 	return o, nil
+}
+
+// kinds are the backends of this program, the preferred ones first.
+func kinds() *backends.Registry {
+	runner := run.System{}
+	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner, clock.System{}))
 }
 
 // newLog logs text on a terminal and JSON otherwise.

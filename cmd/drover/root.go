@@ -27,7 +27,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		DisableAutoGenTag: true,
 	},
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a), newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
-		newPoolCmd(a), newNodeCmd(a), newStoreCmd(a), newCACmd(a), newOperationCmd(a), newEventsCmd(a),
+		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), newCACmd(a), newOperationCmd(a), newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {

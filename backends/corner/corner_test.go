@@ -1,0 +1,144 @@
+package corner_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pool opens a pool of a kind, with a dataset in it, at path.
+func pool(t *testing.T, kind backends.Kind, path string) (backends.Pool, dataset.Dataset) {
+	t.Helper()
+	p, err := kind.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "test", Path: path, Make: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, p.Close()) })
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Pool: p.ID(), Request: uuid.New()}
+	_, err = p.Create(t.Context(), d)
+	must(t, err)
+	must(t, p.Commit(t.Context(), d.ID))
+	return p, d
+}
+
+// One that is left is found, and removed with the datasets of its pools; what lies beside it
+// stays.
+func TestLeftIsRemoved(t *testing.T) {
+	for _, kind := range []backends.Kind{dir.Backend{}, btrfs.New(), loop.New(&run.System{})} {
+		t.Run(kind.Name(), func(t *testing.T) {
+			path := filepath.Join(scratch.Mount(t, "btrfs", 2<<30), "pool")
+			p, d := pool(t, kind, path)
+			c, err := corner.Make(path, p.ID(), kind.Name())
+			must(t, err)
+			must(t, os.MkdirAll(filepath.Join(c.Path, "001/p1"), 0o700))
+			q, e := pool(t, kind, filepath.Join(c.Path, "001/p1/pool"))
+			must(t, q.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: e.ID, Created: d.Created}, nil))
+			must(t, os.WriteFile(filepath.Join(c.Path, "001/p1/pool/pool.json.tmp"), nil, 0o600))
+			kinds := backends.NewRegistry(kind)
+
+			list, err := corner.Find(path)
+			if err != nil || len(list) != 1 || !list[0].Busy || list[0].ID != c.ID {
+				t.Fatalf("while it is used: %+v, %v", list, err)
+			}
+			if err := corner.Remove(t.Context(), kinds, list[0]); !errors.Is(err, dataset.ErrInUse) {
+				t.Errorf("while it is used: %v", err)
+			}
+			must(t, c.Close())
+			list, err = corner.Find(path)
+			if err != nil || len(list) != 1 || list[0].Busy || list[0].Foreign != "" || list[0].Backend != kind.Name() {
+				t.Fatalf("left: %+v, %v", list, err)
+			}
+			entries, err := p.List(t.Context())
+			if err != nil || len(entries) != 1 || entries[0].ID != d.ID {
+				t.Errorf("the pool lists %+v, %v", entries, err)
+			}
+			for range 2 {
+				must(t, corner.Remove(t.Context(), kinds, list[0]))
+			}
+			if list, err = corner.Find(path); err != nil || len(list) > 0 {
+				t.Errorf("removed: %+v, %v", list, err)
+			}
+			if _, err := p.Stat(t.Context(), d.ID); err != nil {
+				t.Errorf("what lies beside it: %v", err)
+			}
+		})
+	}
+}
+
+// What has no more than a corner's name is listed as foreign and never touched.
+func TestOthersAreLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	p, _ := pool(t, dir.Backend{}, path)
+	kinds := backends.NewRegistry(dir.Backend{})
+	name := func() string { return filepath.Join(path, "drover-verify-"+uuid.NewString()) }
+	file, link, unmarked, marked := name(), name(), name(), name()
+	precious := filepath.Join(t.TempDir(), "precious")
+	must(t, os.Mkdir(precious, 0o700))
+	must(t, os.WriteFile(filepath.Join(precious, "corner.json"), nil, 0o600))
+	must(t, os.WriteFile(file, []byte("x"), 0o600))
+	must(t, os.Symlink(precious, link))
+	for dir, inside := range map[string]string{unmarked: "notes.txt", marked: "corner.json"} {
+		must(t, os.Mkdir(dir, 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, inside), []byte(`{"id": "`+uuid.NewString()+`"}`), 0o600))
+	}
+	must(t, os.Mkdir(filepath.Join(path, "drover-verify-notes"), 0o700))
+	list, err := corner.Find(path)
+	if err != nil || len(list) != 4 {
+		t.Fatalf("found %+v, %v", list, err)
+	}
+	for _, l := range list {
+		if err := corner.Remove(t.Context(), kinds, l); l.Foreign == "" || !errors.Is(err, dataset.ErrCorrupt) {
+			t.Errorf("of %s it says %q, and removing gives %v", l.Path, l.Foreign, err)
+		}
+	}
+	entries, err := p.List(t.Context())
+	must(t, err)
+	foreign := 0
+	for _, e := range entries {
+		if _, err := os.Lstat(e.Path); e.State == backends.EntryForeign && strings.Contains(e.Path, "drover-verify-") && err == nil {
+			foreign++
+		}
+	}
+	if _, err := os.Stat(filepath.Join(precious, "corner.json")); foreign != 5 || err != nil {
+		t.Errorf("%d are foreign, want 5: %+v; %v", foreign, entries, err)
+	}
+}
+
+// A folder that is no pool, or another one, gets no corner.
+func TestOnlyInItsPool(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	p, _ := pool(t, dir.Backend{}, path)
+	for what, make := range map[string]func() (*corner.Corner, error){
+		"another pool":    func() (*corner.Corner, error) { return corner.Make(path, uuid.New(), "dir") },
+		"another backend": func() (*corner.Corner, error) { return corner.Make(path, p.ID(), "loop") },
+		"no pool":         func() (*corner.Corner, error) { return corner.Make(filepath.Dir(path), p.ID(), "dir") },
+		"nothing":         func() (*corner.Corner, error) { return corner.Make(path+"-x", p.ID(), "dir") },
+	} {
+		if _, err := make(); !errors.Is(err, dataset.ErrOffline) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if left, err := corner.Find(path); err != nil || len(left) > 0 {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+}

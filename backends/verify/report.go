@@ -1,0 +1,152 @@
+package verify
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Report is what was found out about a pool.
+type Report struct {
+	Pool         string             `json:"pool"`
+	ID           uuid.UUID          `json:"id"`
+	Node         string             `json:"node"`
+	Backend      string             `json:"backend"`
+	Path         string             `json:"path"`
+	Note         string             `json:"note,omitempty"`
+	Capabilities []Verdict          `json:"capabilities"`
+	Rest         Verdict            `json:"rest"` // of what every pool promises
+	Cases        []Result           `json:"cases"`
+	Times        []backendtest.Time `json:"times"`
+	Skipped      []string           `json:"skipped"` // what was not tried, and why
+	Seconds      float64            `json:"seconds"`
+	OK           bool               `json:"ok"` // all that is claimed was proven
+}
+
+// Verdict is about one capability.
+type Verdict struct {
+	Name     string   `json:"name"`
+	Claimed  string   `json:"claimed"` // yes, no, or which
+	Proven   Proof    `json:"proven"`  //
+	Cases    int      `json:"cases"`   // that were tried
+	Failures []string `json:"failures,omitempty"`
+}
+
+// Proof is whether a pool does what it says.
+type Proof string
+
+// The proofs.
+const (
+	Proven   Proof = "yes"
+	Absent   Proof = "absent" // it says that it does not, and does not
+	Unproven Proof = "no"     // it does otherwise than it says
+	Untried  Proof = "untried"
+)
+
+// Hear takes an event in.
+func (r *Report) Hear(e Event) {
+	switch {
+	case e.Lacks != nil:
+		r.Skipped = append(r.Skipped, "what the filesystem below cannot do: "+strings.Join(e.Lacks, ", "))
+	case e.Result != nil:
+		r.Cases = append(r.Cases, *e.Result)
+	case e.Times != nil:
+		r.Times = e.Times
+	}
+}
+
+// Judge says of each capability what the cases have shown. Claimed is what the pool says of
+// itself, in the corner what pools there do: where these differ nothing else counts.
+func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
+	says, err := fields(claimed)
+	if err != nil {
+		return err
+	}
+	there, err := fields(corner)
+	if err != nil {
+		return err
+	}
+	r.Skipped = append(r.Skipped, "cuts of the power, which need a disk of their own, and a full pool")
+	r.OK, r.Capabilities, r.Rest = true, nil, Verdict{Name: "the rest of the contract", Claimed: "yes"}
+	for _, name := range names() {
+		v := Verdict{Name: name, Claimed: says[name]}
+		r.judge(&v, func(c Result) bool { return slices.Contains(c.Proves, name) })
+		if says[name] != there[name] {
+			v.Proven, v.Failures = Unproven, append(v.Failures, fmt.Sprintf("a new pool beside it says %q", there[name]))
+		}
+		r.OK = r.OK && (v.Proven == Proven || v.Proven == Absent)
+		r.Capabilities = append(r.Capabilities, v)
+	}
+	r.judge(&r.Rest, func(c Result) bool { return len(c.Proves) == 0 })
+	r.OK = r.OK && r.Rest.Proven == Proven
+	return nil
+}
+
+func (r *Report) judge(v *Verdict, about func(Result) bool) {
+	for _, c := range r.Cases {
+		if !about(c) {
+			continue
+		}
+		v.Cases++
+		for _, f := range c.Failures {
+			v.Failures = append(v.Failures, c.Name+": "+f)
+		}
+	}
+	switch {
+	case len(v.Failures) > 0:
+		v.Proven = Unproven
+	case v.Cases == 0:
+		v.Proven = Untried
+	case v.Claimed == no:
+		v.Proven = Absent
+	default:
+		v.Proven = Proven
+	}
+}
+
+const no = "no"
+
+// names are the capabilities, in the order of the type.
+func names() []string {
+	var list []string
+	for _, c := range backendtest.Cases() {
+		list = append(list, c.Proves...)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// fields says what each capability of a pool is, by its name in JSON.
+func fields(c dataset.Capabilities) (map[string]string, error) {
+	raw, err := json.Marshal(c)
+	var values map[string]any
+	if err == nil {
+		err = json.Unmarshal(raw, &values)
+	}
+	if err != nil {
+		return nil, err
+	}
+	text := map[string]string{}
+	for _, name := range names() {
+		text[name] = no
+		switch v := values[name].(type) {
+		case bool:
+			if v {
+				text[name] = "yes"
+			}
+		case []any:
+			var words []string
+			for _, w := range v {
+				words = append(words, fmt.Sprint(w))
+			}
+			text[name] = strings.Join(words, ", ")
+		}
+	}
+	return text, nil
+}

@@ -1,0 +1,111 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+
+	"github.com/droverhq/drover/backends/backendtest"
+)
+
+// try is one case under way, in a folder of its own: what package testing is elsewhere.
+type try struct {
+	ctx context.Context
+	dir string
+
+	mu       sync.Mutex
+	failures []string
+	cleanups []func()
+	folders  int
+}
+
+var _ backendtest.T = (*try)(nil)
+
+// most is how many failures of a case are told, and how long one may be.
+const (
+	most    = 10
+	longest = 1 << 10
+)
+
+func (t *try) Helper()                   {}
+func (t *try) Context() context.Context  { return t.ctx }
+func (t *try) FailNow()                  { runtime.Goexit() }
+func (t *try) Error(args ...any)         { t.fail(fmt.Sprintln(args...)) }
+func (t *try) Errorf(f string, a ...any) { t.fail(fmt.Sprintf(f, a...)) }
+
+func (t *try) Fatal(args ...any) {
+	t.Error(args...)
+	t.FailNow()
+}
+
+func (t *try) Fatalf(format string, args ...any) {
+	t.Errorf(format, args...)
+	t.FailNow()
+}
+
+func (t *try) fail(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if text = strings.TrimSpace(text); len(text) > longest {
+		text = text[:longest] + "…"
+	}
+	if len(t.failures) < most {
+		t.failures = append(t.failures, text)
+	}
+}
+
+func (t *try) Cleanup(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cleanups = append(t.cleanups, f)
+}
+
+// TempDir makes a folder; the case's own goes with all in it.
+func (t *try) TempDir() string { return t.folder("t") }
+
+func (t *try) folder(prefix string) string {
+	t.mu.Lock()
+	t.folders++
+	path := filepath.Join(t.dir, fmt.Sprint(prefix, t.folders))
+	t.mu.Unlock()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// run runs a case, then what it wants done at its end, the last first.
+func (t *try) run(f func()) {
+	t.guarded(f)
+	for {
+		t.mu.Lock()
+		n := len(t.cleanups) - 1
+		if n < 0 {
+			t.mu.Unlock()
+			return
+		}
+		last := t.cleanups[n]
+		t.cleanups = t.cleanups[:n]
+		t.mu.Unlock()
+		t.guarded(last)
+	}
+}
+
+// guarded runs f, which may end its goroutine or panic, and waits for it.
+func (t *try) guarded(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				t.fail(fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+			}
+		}()
+		f()
+	})
+	wg.Wait()
+}

@@ -1,0 +1,146 @@
+// Package verify runs the conformance suite of backends on somebody's own pool: in a corner
+// of it, in pools that are made beside its datasets. What is claimed there and what is proven
+// stand beside each other in a Report.
+package verify
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// Result is how a case ended.
+type Result struct {
+	Name     string   `json:"name"`
+	Proves   []string `json:"proves,omitempty"`
+	Seconds  float64  `json:"seconds"`
+	Failures []string `json:"failures,omitempty"`
+}
+
+// Event is one thing that happens while the suite runs. One of its fields is set.
+type Event struct {
+	Info    *Claims            `json:"info,omitempty"`    // the first: what the pools of the corner declare
+	Lacks   []string           `json:"lacks,omitempty"`   // operations that the filesystem below cannot do, and that are left out
+	Begins  string             `json:"begins,omitempty"`  // a case
+	Result  *Result            `json:"result,omitempty"`  // of that
+	Times   []backendtest.Time `json:"times,omitempty"`   // the last, when nothing failed there
+	Problem string             `json:"problem,omitempty"` // why nothing more comes
+}
+
+// Claims is what a pool says of itself.
+type Claims struct {
+	Capabilities dataset.Capabilities `json:"capabilities"`
+	Note         string               `json:"note"`
+}
+
+// Count is how many cases there are.
+func Count() int { return len(backendtest.Cases()) + 1 }
+
+// measuring is the case that times what the pool does.
+const measuring = "Times"
+
+// Suite runs all cases with pools of kind in the folder at path, and tells of each. What a case
+// leaves there is removed before the next. An error is not about the pool.
+func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
+	s := &suite{kind: kind, path: path, tell: tell}
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	for _, c := range backendtest.Cases() {
+		err := s.one(ctx, Result{Name: c.Name, Proves: c.Proves}, func(t *try) { c.Run(t, s.pools(t), s.lacks...) })
+		if err != nil {
+			return err
+		}
+	}
+	var times []backendtest.Time
+	if err := s.one(ctx, Result{Name: measuring}, func(t *try) { times = backendtest.Measure(t, s.pools(t)) }); err != nil || len(times) == 0 {
+		return err
+	}
+	return tell(Event{Times: times})
+}
+
+type suite struct {
+	kind  backends.Kind
+	path  string
+	tell  func(Event) error
+	lacks []string
+	count int
+}
+
+// pools returns where new pools of a case lie.
+func (s *suite) pools(t *try) func() (backends.Kind, backends.Config) {
+	return func() (backends.Kind, backends.Config) {
+		return s.kind, backends.Config{Name: "verify", Path: filepath.Join(t.folder("p"), "pool")}
+	}
+}
+
+// begin learns what a pool declares here, and what the filesystem cannot do.
+func (s *suite) begin(ctx context.Context) error {
+	var claims Claims
+	t, err := s.in(ctx, func(t *try) {
+		_, cfg := s.pools(t)()
+		cfg.ID, cfg.Make = uuid.New(), true
+		pool, err := s.kind.Open(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims = Claims{pool.Info().Capabilities, pool.Info().Note}
+		if err := pool.Close(); err != nil {
+			t.Fatal(err)
+		}
+		plain := t.TempDir()
+		for _, op := range treetest.Operations() {
+			if err := op.Do(plain); err != nil {
+				s.lacks = append(s.lacks, op.Name)
+			}
+		}
+	})
+	if err == nil && len(t.failures) > 0 {
+		err = fmt.Errorf("make a pool in a corner: %s", t.failures[0])
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.tell(Event{Info: &claims}); err != nil || len(s.lacks) == 0 {
+		return err
+	}
+	return s.tell(Event{Lacks: s.lacks})
+}
+
+// one runs a case.
+func (s *suite) one(ctx context.Context, r Result, run func(*try)) error {
+	if err := s.tell(Event{Begins: r.Name}); err != nil {
+		return err
+	}
+	began := time.Now() //nolint:forbidigo // how long the disk takes is what is told
+	t, err := s.in(ctx, run)
+	if err != nil {
+		return err
+	}
+	r.Seconds, r.Failures = time.Since(began).Seconds(), t.failures //nolint:forbidigo // see above
+	return s.tell(Event{Result: &r})
+}
+
+// in runs something in a folder of its own, which goes after.
+func (s *suite) in(ctx context.Context, run func(*try)) (*try, error) {
+	s.count++
+	t := &try{ctx: ctx, dir: filepath.Join(s.path, fmt.Sprintf("%03d", s.count))}
+	if err := os.Mkdir(t.dir, 0o700); err != nil {
+		return nil, err
+	}
+	t.run(func() { run(t) })
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return t, corner.Clear(ctx, []backends.Kind{s.kind}, t.dir)
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/backends"
+	corners "github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/corner"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// What the suite takes at most, beside what a pool keeps free: without sizes no volume is
+// filled.
+const (
+	roomSized   = 4 * dataset.GiB
+	roomUnsized = 1 * dataset.GiB
+)
+
+func newBackendVerifyCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify POOL",
+		Short: "Prove on a pool what its backend claims, and time it",
+		Long: `Run the suite that every backend passes on a pool: on its own filesystem, in a
+corner beside its datasets, which are neither read nor changed. It says of each
+capability whether the pool claims it and whether that was proven, and how long
+calls take there. Run it as root on the node that has the pool, where it takes
+a minute or more, and up to 4 GiB for that time. Volumes are served meanwhile,
+from a busier disk.
+
+The corner is removed at the end, and when it is interrupted. What a kill leaves
+is named by drover doctor, and removed by the next verify of that pool. It fails
+when something claimed is not proven.`,
+		Example: `  drover backend verify default
+  drover backend verify default -o json`,
+		Args:              args(1),
+		ValidArgsFunction: complete(a, poolWords),
+	}
+	o := outputFlags(cmd, false)
+	var inside string
+	cmd.Flags().StringVar(&inside, "inside", "", "be the process that does it in the corner at `PATH`, with a backend in place of the pool")
+	cobra.CheckErr(cmd.Flags().MarkHidden("inside"))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if inside != "" {
+			kind, err := kinds().Kind(args[0])
+			if err != nil {
+				return err
+			}
+			return corner.Inside(cmd.Context(), kind, inside, a.out)
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		pools, err := c.Pools(cmd.Context())
+		if err != nil {
+			return err
+		}
+		p, err := pick(pools, "pool", args[0],
+			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+		if err != nil {
+			return err
+		}
+		r, err := a.prove(cmd.Context(), p)
+		if err != nil {
+			return err
+		}
+		return a.verified(o, r)
+	}
+	return cmd
+}
+
+// verify runs the suite in a corner of a pool, which is gone when it returns.
+func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err error) {
+	ctx, stop := a.signals(ctx)
+	defer stop()
+	path, err := a.verifiable(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.tidy(ctx, p, path); err != nil {
+		return nil, err
+	}
+	at, err := corners.Make(path, p.ID, p.Backend)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		rErr := at.Remove(context.WithoutCancel(ctx), kinds())
+		if rErr != nil {
+			rErr = fmt.Errorf("%w (drover doctor --gc %s removes what is left)", rErr, at.ID)
+		}
+		err = errors.Join(err, rErr, at.Close())
+	}()
+	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
+	began, n, claims := a.now(), 0, verify.Claims{}
+	err = corner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, func(e verify.Event) error {
+		if e.Info != nil {
+			claims = *e.Info
+		}
+		if e.Begins != "" {
+			n++
+			a.step(fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
+		}
+		r.Hear(e)
+		return nil
+	})
+	a.step("")
+	if err == nil && len(r.Cases) < verify.Count() {
+		err = fmt.Errorf("the suite ended after %d of %d cases: nothing was proven", len(r.Cases), verify.Count())
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.Seconds = a.now().Sub(began).Seconds()
+	return r, r.Judge(p.Capabilities, claims.Capabilities)
+}
+
+// verifiable returns where a pool lies on this host, if the suite can run there now.
+func (a *app) verifiable(p api.Pool) (string, error) {
+	need := roomSized
+	if !p.Capabilities.EnforcesSize {
+		need = roomUnsized
+	}
+	switch st := p.Status; {
+	case os.Geteuid() != 0:
+		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
+	case st == nil || !st.Online:
+		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name, poolState(p))
+	case st.Free < need+backends.Reserve(st.Size):
+		return "", dataset.Errorf(dataset.ErrNoSpace, "pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make room, or verify a pool that is like it",
+			p.Name, st.Free.Human(), need.Human(), backends.Reserve(st.Size).Human())
+	}
+	return mountedAt(p)
+}
+
+// mountedAt returns the folder of a pool: where its image is mounted, if it has one.
+func mountedAt(p api.Pool) (string, error) {
+	info, err := os.Stat(p.Path)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
+	}
+	if info.IsDir() {
+		return p.Path, nil
+	}
+	loops, err := loopdev.List()
+	if err != nil {
+		return "", err
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	for _, l := range loops {
+		if m := table.From(l.Path); l.Backing == p.Path && m != nil {
+			return m.Mountpoint, nil
+		}
+	}
+	return "", dataset.Errorf(dataset.ErrOffline, "the image of pool %s, %s, is not mounted here (run this on node %s, in drover's own mount namespace)", p.Name, p.Path, p.NodeName)
+}
+
+// tidy removes what earlier runs have left, and refuses to run beside another.
+func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
+	list, err := corners.Find(path)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
+	}
+	for _, l := range list {
+		switch {
+		case l.Foreign != "":
+			continue
+		case l.Busy:
+			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it", p.Name)
+		}
+		if err := corners.Remove(ctx, kinds(), l); err != nil {
+			return fmt.Errorf("remove what an earlier run has left: %w", err)
+		}
+		a.step("")
+		if _, err := fmt.Fprintln(a.errOut, "removed what an earlier run had left: "+l.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step says what is being done: on a terminal in one line, which goes with an empty text.
+func (a *app) step(text string) {
+	switch one := sized(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != ""; {
+	case one:
+		_, _ = fmt.Fprint(a.errOut, "\r\x1b[K"+text)
+	case text != "":
+		_, _ = fmt.Fprintln(a.errOut, text)
+	}
+}
+
+// verified prints a report; it fails where that says that something is not proven.
+func (a *app) verified(o *output, r *verify.Report) error {
+	print := func() error { return a.reportTable(r) }
+	if o.json() {
+		print = func() error { return show.JSON(a.out, r) }
+	}
+	if err := print(); err != nil {
+		return err
+	}
+	if r.OK {
+		return nil
+	}
+	var wrong []string
+	for _, v := range append(slices.Clone(r.Capabilities), r.Rest) {
+		if v.Proven == verify.Unproven || v.Proven == verify.Untried {
+			wrong = append(wrong, v.Name)
+		}
+	}
+	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
+}
+
+func (a *app) reportTable(r *verify.Report) error {
+	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
+	for _, v := range append(slices.Clone(r.Capabilities), r.Rest) {
+		t.Row(v.Name, v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
+		for _, f := range v.Failures {
+			t.Below(3, f)
+		}
+	}
+	p := a.palette()
+	t.Paint(2, func(s string) string {
+		switch verify.Proof(s) {
+		case verify.Proven:
+			return p.Green(s)
+		case verify.Unproven, verify.Untried:
+			return p.Red(s)
+		}
+		return s
+	})
+	if err := t.Write(a.out); err != nil {
+		return err
+	}
+	times := show.NewTable("CALL", "MEDIAN")
+	for _, one := range r.Times {
+		took := time.Duration(one.Seconds * float64(time.Second))
+		text := took.Round(10 * time.Microsecond).String()
+		if one.Bytes > 0 && one.Seconds > 0 {
+			text = dataset.Size(float64(one.Bytes)/one.Seconds).Human() + "/s"
+		}
+		times.Row(one.What, text)
+	}
+	if err := a.say(""); err != nil {
+		return err
+	}
+	if err := times.Write(a.out); err != nil {
+		return err
+	}
+	if err := a.say(""); err != nil {
+		return err
+	}
+	for _, s := range r.Skipped {
+		if err := a.say("not tried: %s", s); err != nil {
+			return err
+		}
+	}
+	return a.say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it", len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
+}

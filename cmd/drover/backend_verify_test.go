@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// proven is what is found out about the pools of the world: default keeps its promises, and
+// plain makes no snapshot that it says.
+func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
+	r := &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: p.Path, Note: p.Note, Seconds: 61.4}
+	all := verify.Result{Name: "All"}
+	for _, c := range backendtest.Cases() {
+		all.Proves = append(all.Proves, c.Proves...)
+	}
+	for _, c := range []verify.Result{all, {Name: "GenerationIsRaised"}} {
+		r.Hear(verify.Event{Result: &c})
+	}
+	r.Hear(verify.Event{Times: []backendtest.Time{{What: "create", Seconds: 0.00782}, {What: "send", Seconds: 0.25, Bytes: 64 << 20}}})
+	can := p.Capabilities
+	if p.Name == "plain" {
+		can.Shrink = false
+		r.Cases[1].Failures = []string{"generation 0, want 1", "generation 1, want 7"}
+		r.Hear(verify.Event{Lacks: []string{"acls"}})
+	}
+	return r, r.Judge(p.Capabilities, can)
+}
+
+// A pool that is not here, not online or nearly full is refused before anything is made.
+func TestVerifyIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	good := api.Pool{
+		Pool:   dataset.Pool{ID: uuid.New(), Name: "fast", Backend: "dir", Path: path},
+		Status: &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, NodeName: "host-b",
+	}
+	image := filepath.Join(t.TempDir(), "pool.img")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		change func(*api.Pool)
+		kind   *dataset.Kind
+		says   string
+	}{
+		"full": {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Online: true, Size: dataset.GiB, Free: dataset.GiB} }, dataset.ErrNoSpace, "the suite wants 1GiB beside the 51.2MiB"},
+		"full, of size": {func(p *api.Pool) {
+			p.Capabilities.EnforcesSize, p.Status = true, &dataset.PoolStatus{Online: true, Size: 4 * dataset.GiB, Free: 4 * dataset.GiB}
+		}, dataset.ErrNoSpace, "wants 4GiB"},
+		"offline":   {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Reason: "its disk is gone"} }, dataset.ErrOffline, "when it is online"},
+		"elsewhere": {func(p *api.Pool) { p.Path += "-x" }, dataset.ErrOffline, "run this on that node"},
+		"unmounted": {func(p *api.Pool) { p.Path = image }, dataset.ErrOffline, "in drover's own mount namespace"},
+		"another":   {func(*api.Pool) {}, dataset.ErrOffline, "run this on the node that has it, as root"},
+	} {
+		p := good
+		c.change(&p)
+		con := newConsole(theWorld())
+		if _, err := con.verify(t.Context(), p); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if names, err := os.ReadDir(path); err != nil || len(names) > 0 {
+			t.Errorf("%s: it made %v, %v", what, names, err)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package faults
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestVerify proves what a pool claims, by the real command, on a pool that is served: nothing
+// of it is left, however it ends.
+func TestVerify(t *testing.T) { verifies(t, "dir", "RootIsEmptyAndOwned") }
+
+// TestVerifyOthers does on pools with devices and subvolumes, which take a minute each.
+func TestVerifyOthers(t *testing.T) {
+	long.Only(t)
+	for _, pool := range []string{"xfs", "ext4", "subvolumes"} {
+		t.Run(pool, func(t *testing.T) { verifies(t, pool, "GrowMounted") })
+	}
+}
+
+func verifies(t *testing.T, pool, at string) {
+	h := host.Start(t, host.Options{Pool: pool, Size: 16 << 30})
+	h.Must(t, "volume", "create", "mine")
+	volumes := h.Must(t, "volume", "ls", "-q")
+
+	p := until(t, h, at) // Ctrl-C
+	p.signal(t, syscall.SIGINT)
+	if exit, said := p.end(t); exit != 1 || !strings.Contains(said, "interrupted") {
+		t.Errorf("interrupted, it ends with %d: %s", exit, said)
+	}
+	nothingLeft(t, h)
+
+	p = until(t, h, at)
+	if r := h.Exec(t, "backend", "verify", "default"); r.Exit != 1 || !strings.Contains(r.Err, "is being verified already") {
+		t.Errorf("a second one: exit %d: %s", r.Exit, r.Err)
+	}
+	if f := corners(t, h); len(f) != 1 || f[0].Level != "info" {
+		t.Errorf("meanwhile doctor says %+v", f)
+	}
+	p.signal(t, syscall.SIGKILL)
+	p.end(t)
+	f := left(t, h)
+	if !strings.Contains(f.Mend, "drover backend verify default") {
+		t.Errorf("the mend is %q", f.Mend)
+	}
+	words := strings.Fields(f.Mend)
+	h.Must(t, "doctor", "--gc", words[len(words)-1])
+	nothingLeft(t, h)
+
+	p = until(t, h, at)
+	p.signal(t, syscall.SIGKILL)
+	p.end(t)
+	left(t, h)
+	if r := h.Exec(t, "volume", "ls", "-q"); strings.TrimSpace(r.Out) != volumes {
+		t.Errorf("volumes are %q, were %q", r.Out, volumes)
+	}
+	var r verify.Report
+	h.JSON(t, &r, "backend", "verify", "default") // takes away what was left
+	if !r.OK || len(r.Capabilities) == 0 || len(r.Cases) != verify.Count() || len(r.Times) == 0 {
+		t.Errorf("it found %+v", r)
+	}
+	nothingLeft(t, h)
+	h.Must(t, "volume", "rm", "mine")
+	h.Clean(t, "backend ")
+}
+
+// verifying is a command under way.
+type verifying struct {
+	cmd  *exec.Cmd
+	said chan string
+}
+
+// until starts a verify and waits until it is at a case.
+func until(t *testing.T, h *host.Host, at string) *verifying {
+	t.Helper()
+	cmd := exec.Command(host.Binary(t), "--api", h.API(), "backend", "verify", "default")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &verifying{cmd, make(chan string, 1)}
+	reached := make(chan bool, 1)
+	go func() {
+		var all []string
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			all = append(all, lines.Text())
+			if strings.HasSuffix(lines.Text(), ": "+at) {
+				reached <- true
+			}
+		}
+		reached <- false
+		p.said <- strings.Join(all, "\n")
+	}()
+	select {
+	case ok := <-reached:
+		if !ok {
+			t.Fatalf("it never came to %s: %s", at, <-p.said)
+		}
+	case <-time.After(5 * time.Minute):
+		t.Fatalf("it did not come to %s", at)
+	}
+	return p
+}
+
+func (p *verifying) signal(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *verifying) end(t *testing.T) (exit int, said string) {
+	t.Helper()
+	said = <-p.said
+	_ = p.cmd.Wait()
+	return p.cmd.ProcessState.ExitCode(), said
+}
+
+// corners is what doctor says of verifies.
+func corners(t *testing.T, h *host.Host) []api.Finding {
+	t.Helper()
+	var findings []api.Finding
+	h.JSON(t, &findings, "doctor")
+	return slices.DeleteFunc(findings, func(f api.Finding) bool { return !strings.Contains(f.Text, "drover backend verify") })
+}
+
+// left wants that doctor names one that was left, once its process is gone.
+func left(t *testing.T, h *host.Host) api.Finding {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		f := corners(t, h)
+		if len(f) == 1 && f[0].Level == "warning" {
+			return f[0]
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("doctor says %+v", f)
+		}
+	}
+}
+
+// nothingLeft looks for folders, mounts and loop devices of a verify.
+func nothingLeft(t *testing.T, h *host.Host) {
+	t.Helper()
+	if f := corners(t, h); len(f) > 0 {
+		t.Errorf("doctor says %+v", f)
+	}
+	found, err := filepath.Glob(filepath.Join(h.Root, "pool*", "drover-verify-*"))
+	more, mErr := filepath.Glob(filepath.Join(h.Root, "pools", "*", "drover-verify-*"))
+	if found = append(found, more...); err != nil || mErr != nil || len(found) > 0 {
+		t.Errorf("left: %q, %v, %v", found, err, mErr)
+	}
+	loops, err := loopdev.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range loops {
+		if strings.Contains(l.Backing, "drover-verify-") {
+			t.Errorf("left: %s of %s", l.Path, l.Backing)
+		}
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), "drover-verify-") {
+		t.Errorf("left mounted: %v", err)
+	}
+}
