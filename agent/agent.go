@@ -63,6 +63,7 @@ type Config struct {
 	FencePrograms []string
 	// ListAll has the engine's list show the volumes of all nodes.
 	ListAll bool
+	Cgroups Cgroups // that limit volumes
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }
@@ -111,6 +112,7 @@ type Agent struct {
 	leases *leases
 	keeper *promise.Keeper // of what this node promised to others
 	bounds *bounds
+	limits *limits
 	nodes  nodes
 	sender *transfer.Server // to other nodes
 	puller *transfer.Client // from them
@@ -178,6 +180,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.jobs = newJobs(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.pools = newPools(a)
+	a.limits = newLimits(cfg.Cgroups)
 	a.facts = newHostFacts(cfg.Host)
 	if a.PeerID == nil {
 		a.PeerID = certified
@@ -261,10 +264,12 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.takeGuard(st)
-	if !a.recovered { // otherwise what is mounted is only known after
-		if _, err := a.resolveMounts(ctx); err != nil {
-			return err
-		}
+	err = a.loadLimits(ctx)         // before anything gets a device number that was another's
+	if err == nil && !a.recovered { // otherwise what is mounted is only known after
+		_, err = a.resolveMounts(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	a.mu.Lock()
 	a.verifyAt = a.Clock.Steady() + unverifiedGrace
@@ -279,6 +284,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 	}
 	a.bounds.wg.Go(a.renews)
+	a.wg.Go(a.keepLimits)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()
 	if a.Guard != nil {

@@ -56,6 +56,7 @@ func (a *Agent) takeIn(out api.Committed) bool {
 		return false
 	}
 	a.cache.apply(*out.Dataset, out.Index)
+	a.limits.heed(*out.Dataset)
 	return true
 }
 

@@ -84,6 +84,15 @@ func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
 		return none, err
 	}
 	freezing := d.Profile.Quiesce == dataset.QuiesceFreeze
+	back, err := a.raise(d, liftSnapshot)
+	if err != nil {
+		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	defer func() {
+		if err != nil || !freezing {
+			back()
+		}
+	}()
 	written, err := a.writeOutSoon(path)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
@@ -105,7 +114,10 @@ func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
 		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
 	}
 	steps.At("snapshot.frozen")
-	return func() error { return errors.Join(fsctl.Thaw(root), root.Close()) }, nil
+	return func() error {
+		back() // before anybody writes again
+		return errors.Join(fsctl.Thaw(root), root.Close())
+	}, nil
 }
 
 // writeOutTime bounds what a snapshot waits for: its caller has a minute.

@@ -88,6 +88,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	a.unidle(d.ID)
+	a.limits.usedNow(d.ID, a.Clock.Steady())
 	if first {
 		a.pools.changed(d.Pool, false)
 	}
@@ -145,6 +146,9 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
 		a.release(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
+	if err := a.limit(ctx, d); err != nil {
+		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLocked(d))
 	}
 	a.log(d).WithField("path", path).Info("mounted")
 	return nil
@@ -336,7 +340,15 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.idle(d.ID)
 		return err
 	}
-	err := mount.Unmount(path)
+	back, err := a.raise(d, liftUnmount)
+	if err != nil {
+		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
+	}
+	if err = mount.Unmount(path); err == nil || errors.Is(err, mount.ErrNotMounted) {
+		a.unlimited(d.ID)
+	} else {
+		back()
+	}
 	switch {
 	case errors.Is(err, mount.ErrBusy):
 		a.idle(d.ID)

@@ -18,6 +18,7 @@ import (
 // one that runs may have looked before this change came. An agent that stops
 // waits for it: its pools may go to somebody who has the records alone.
 func (a *Agent) noteLater(d api.Indexed) {
+	a.limits.heed(d.Dataset)
 	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
 		return a.noteNow(ctx, d.ID)
 	})

@@ -182,7 +182,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if why := op.held(); why != "" {
 		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}
-	op.Capabilities, op.Note = b.Info().Capabilities, b.Info().Note
+	op.Capabilities, op.Note = p.a.can(b), b.Info().Note
 	return nil
 }
 
@@ -216,7 +216,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	p.warnUnheld(name, unheld)
 	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.a.Clock.Steady(), Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
-		Capabilities: b.Info().Capabilities, Note: b.Info().Note,
+		Capabilities: p.a.can(b), Note: b.Info().Note,
 	}}
 	p.enlist(op)
 	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)

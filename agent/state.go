@@ -31,6 +31,7 @@ import (
 //	pulls/<dataset>        pullRecord
 //	enrolled/<dataset>/<node>  a node that was given something of a dataset
 //	pools/<name>           poolRecord
+//	limits/<dataset>       limitRecord
 type state struct{ store store.Store }
 
 type nodeIdentity struct {

@@ -39,6 +39,12 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	case p.QoS.Limited() && !can.OwnDevice:
+		return "it has no block device for each volume, whose speed could be limited"
+	case p.QoS.Limited() && can.Limits == "":
+		return "its node cannot limit the speed of volumes (drover doctor there says why)"
+	case p.QoS.Strict && can.Limits != dataset.LimitsStrict:
+		return "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict"
 	case c.anew && p.Replicas.Count > 0 && !can.Delta:
 		return "it cannot tell replicas what changed"
 	case p.Failover.Auto && !c.guarded:

@@ -14,6 +14,12 @@ func TestMisfits(t *testing.T) {
 	dir := candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
 	anew, there, guarded := dir, loop, loop
 	anew.anew, there.anew, guarded.guarded = true, true, true
+	limited := func(l dataset.Limits) candidate {
+		c := loop
+		c.Capabilities.OwnDevice, c.Capabilities.Limits = true, l
+		return c
+	}
+	slow, strict := dataset.QoS{WriteBPS: 5 * dataset.MiB}, dataset.QoS{WriteBPS: 5 * dataset.MiB, Strict: true}
 	auto := dataset.Profile{Failover: dataset.Failover{Auto: true}}
 	for _, c := range []struct {
 		on      candidate
@@ -40,6 +46,13 @@ func TestMisfits(t *testing.T) {
 		{loop, auto, "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"},
 		{guarded, auto, ""},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
+		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, whose speed could be limited"},
+		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, whose speed could be limited"}, // of an agent from before
+		{limited(""), dataset.Profile{QoS: slow}, "its node cannot limit the speed of volumes (drover doctor there says why)"},
+		{limited(""), dataset.Profile{}, ""},
+		{limited(dataset.LimitsContainer), dataset.Profile{QoS: slow}, ""},
+		{limited(dataset.LimitsContainer), dataset.Profile{QoS: strict}, "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict"},
+		{limited(dataset.LimitsStrict), dataset.Profile{QoS: strict}, ""},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
 	} {
 		if got := misfit(c.on, c.profile); got != c.want {

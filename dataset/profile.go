@@ -23,6 +23,7 @@ type Profile struct {
 	Replicas    Replicas   `json:"replicas,omitzero"`
 	Failover    Failover   `json:"failover,omitzero"`
 	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
+	QoS         QoS        `json:"qos,omitzero"`
 }
 
 // Replicas says how many nodes beside the home keep a copy, and how old that may get.

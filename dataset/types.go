@@ -286,6 +286,8 @@ type Capabilities struct {
 	CountsWritten    bool     `json:"counts_written,omitempty"` // a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
 	OwnFilesystem    bool     `json:"own_filesystem"`           // a filesystem for each dataset: true df, freeze
 	KnowsUsed        bool     `json:"knows_used,omitempty"`     // what a dataset takes is known without a walk, as it is with a filesystem of its own
+	OwnDevice        bool     `json:"own_device,omitempty"`     // a block device for each dataset, whose speed can be limited
+	Limits           Limits   `json:"limits,omitempty"`         // what its node can hold those to: never a backend's to say
 	Delta            bool     `json:"delta"`                    // sends what changed between two snapshots, and keeps copies
 	Filesystems      []string `json:"filesystems,omitempty"`
 }

@@ -56,7 +56,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		"    owner: {uid: x, gid: y}",
 		"  silver:",
 		"    on_delete: {trash: 3d}",
-		"    qos: {}",
+		"    access: many",
 		"",
 	}, "\n")
 	_, err := profiles.Parse("p.yaml", []byte(src))

@@ -22,7 +22,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, quiesce, replicas, size, snapshots)"
+		haveKeys  = "(have: backend, description, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -81,7 +81,16 @@ func documents() []document {
 		{name: "unlike any key", src: one("compression: on"), mistakes: []string{`p.yaml:4:5: profiles.a.compression: unknown key "compression" ` + haveKeys + ` in "compression: on"`}},
 		{name: "key without a value", src: one("size:"), mistakes: []string{`p.yaml:4:5: profiles.a.size: ` + noValue + ` in "size:"`}},
 		{name: "null", src: one("snapshots: ~"), mistakes: []string{`p.yaml:4:5: profiles.a.snapshots: ` + noValue + ` in "snapshots: ~"`}},
-		{name: "qos", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:5: profiles.a.qos: ` + notBuilt + ` in "qos: {read_iops: 5}"`}},
+		{name: "qos", src: one("qos: {read_iops: 5000, write_iops: 2000, read_bps: 200MiB, write_bps: 100MB, strict: true}")},
+		{name: "qos that limits nothing", src: one("qos: {}"), mistakes: []string{`p.yaml:4:10: profiles.a.qos: want a limit, such as {write_iops: 2000, write_bps: 100MiB} in "qos: {}"`}},
+		{name: "qos that is strict about nothing", src: one("qos: {strict: true}"), mistakes: []string{`p.yaml:4:10: profiles.a.qos: want a limit, such as {write_iops: 2000, write_bps: 100MiB} in "qos: {strict: true}"`}},
+		{name: "qos of few operations", src: one("qos: {read_iops: 5}"), mistakes: []string{`p.yaml:4:22: profiles.a.qos.read_iops: 5 operations a second are too few: want 10 or more (leave it out for no limit) in "qos: {read_iops: 5}"`}},
+		{name: "qos of no operations", src: one("qos: {write_iops: 0}"), mistakes: []string{`p.yaml:4:23: profiles.a.qos.write_iops: 0 operations a second are too few: want 10 or more (leave it out for no limit) in "qos: {write_iops: 0}"`}},
+		{name: "qos of few bytes", src: one("qos: {write_bps: 4KiB}"), mistakes: []string{`p.yaml:4:22: profiles.a.qos.write_bps: 4KiB a second are too few: want 128KiB or more (leave it out for no limit) in "qos: {write_bps: 4KiB}"`}, loaderOnly: "it does not compare values"},
+		{name: "qos of bare bytes", src: one("qos: {write_bps: 5000000}"), mistakes: []string{`p.yaml:4:22: profiles.a.qos.write_bps: bad size "5000000": a bare number can be read two ways (say 5000000GiB for gibibytes or 5000000B for bytes) in "qos: {write_bps: 5000000}"`}},
+		{name: "qos of another kind", src: one("qos: {iops: 500, strict: 1}"), mistakes: []string{`p.yaml:4:11: profiles.a.qos.iops: unknown key "iops" (have: read_bps, read_iops, strict, write_bps, write_iops) in "qos: {iops: 500, strict: 1}"`}},
+		{name: "qos is a size", src: one("qos: 5MiB"), mistakes: []string{`p.yaml:4:10: profiles.a.qos: want keys with values, not a text in "qos: 5MiB"`}},
+		{name: "qos that is hardly strict", src: one("qos: {read_iops: 50, strict: maybe}"), mistakes: []string{`p.yaml:4:34: profiles.a.qos.strict: want true or false, not a text in "qos: {read_iops: 50, strict: maybe}"`}},
 		{name: "replicas without a time", src: one("replicas: {count: 1}"), mistakes: []string{`p.yaml:4:15: profiles.a.replicas: want how many and how fresh, such as {count: 1, every: 30s} in "replicas: {count: 1}"`}},
 		{name: "no replicas", src: one("replicas: {count: 0, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: no replica at all: leave replicas out in "replicas: {count: 0, every: 30s}"`}},
 		{name: "replicas all the time", src: one("replicas: {count: 1, every: 1ms}"), mistakes: []string{`p.yaml:4:33: profiles.a.replicas.every: too often: want 1s or more in "replicas: {count: 1, every: 1ms}"`}, loaderOnly: "it does not compare times"},

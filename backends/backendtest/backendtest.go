@@ -100,6 +100,8 @@ func proofs() map[string][]string {
 		"counts_written":    {"WhatASizeCounts"},
 		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused"},
 		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
+		"own_device":        {"DeviceIsOwn"},
+		"limits":            {"CapabilitiesMatchInterfaces"}, // a node's, and no pool's
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
 	}
@@ -125,6 +127,7 @@ func cases() []testcase {
 		{"KeepsEverything", keepsEverything},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},
 		{"AttachTwice", attachTwice},
+		{"DeviceIsOwn", deviceIsOwn},
 		{"ReadOnlyMount", readOnlyMount},
 		{"UsedGrows", usedGrows},
 		{"UsedIsKnownOrFoundByAWalk", usedIsKnown},

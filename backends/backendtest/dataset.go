@@ -1,6 +1,8 @@
 package backendtest
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,6 +204,26 @@ func attachTwice(f *fixture) {
 	f.ok(err)
 	f.ok(third.Release())
 	f.ok(os.WriteFile(m.in("file"), nil, 0o600))
+}
+
+// deviceIsOwn wants each dataset on a block device that nothing else is on, where that is
+// declared: a limit of its speed is one of the device.
+func deviceIsOwn(f *fixture) {
+	seen := map[string]bool{}
+	own := true
+	for range 2 {
+		m := f.mount(f.create().ID)
+		defer m.unmount()
+		var st unix.Stat_t
+		f.ok(unix.Fstat(int(m.root.Fd()), &st))
+		number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+		_, err := os.Stat("/sys/dev/block/" + number)
+		own = own && err == nil && !seen[number]
+		seen[number] = true
+	}
+	if own != f.can.OwnDevice {
+		f.Errorf("devices %v: own %t, declared %t", slices.Sorted(maps.Keys(seen)), own, f.can.OwnDevice)
+	}
 }
 
 func readOnlyMount(f *fixture) {

@@ -233,6 +233,8 @@ func capabilitiesMatchInterfaces(f *fixture) {
 		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,
 		"OwnFilesystem without Filesystems":               f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
 		"EnforcesSize without a default size":             f.can.EnforcesSize && f.can.OwnFilesystem && f.pool.Info().DefaultSize == 0,
+		"Limits, which are its node's to say":             f.can.Limits != "",
+		"OwnDevice without OwnFilesystem":                 f.can.OwnDevice && !f.can.OwnFilesystem,
 		"Staller without InstantSnapshot":                 staller && !f.can.InstantSnapshot,
 		"Info that changes":                               !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
 		"several lines in the note":                       strings.Contains(f.pool.Info().Note, "\n"),

@@ -220,7 +220,7 @@ func (p *Pool) describe() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, Delta: true, Filesystems: have,
+			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have,
 		},
 		Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}

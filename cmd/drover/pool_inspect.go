@@ -72,6 +72,18 @@ func poolForm(p api.Pool) *show.Form {
 	return f
 }
 
+// speed says which limits of speed a pool's volumes are held to.
+func speed(c dataset.Capabilities) string {
+	const limit = "limit a volume's speed"
+	switch {
+	case c.Limits == dataset.LimitsContainer:
+		return limit + " (v1: per container, from about a second after its start)"
+	case c.OwnDevice && c.Limits == "":
+		return limit + " (its node cannot: drover doctor there)"
+	}
+	return limit
+}
+
 // abilities says in words what a pool's capabilities are.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
 	const grow = "make a volume larger while it is in use"
@@ -91,6 +103,7 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		{c.OnlineGrow, online},
 		{c.Shrink, "make a volume smaller"},
 		{c.OwnFilesystem, "give each volume a filesystem of its own"},
+		{c.Limits != "", speed(c)},
 		{c.Delta, "send what changed between two snapshots"},
 	} {
 		if e.can {

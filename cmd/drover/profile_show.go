@@ -49,6 +49,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Follow", p.Follow.String())
 	f.Add("Replicas", replicaLine(p.Replicas))
 	f.Add("Failover", p.Failover.String())
+	f.Add("Speed", p.QoS.String())
 	return f
 }
 

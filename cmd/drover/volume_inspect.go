@@ -58,6 +58,7 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 	f.Add("Copies", a.copyLines(v)...)
 	f.Add("Size", sizeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
+	f.Add("Speed", p.QoS.String())
 	f.Add("Mounted by", a.mountLines(v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))

@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// Cgroups are the control groups that limit how fast volumes are.
+type Cgroups struct {
+	Hierarchy iolimit.Hierarchy // zero: this host's
+	// Parents are, with version 2, the groups below which the engine puts containers; none:
+	// where engines do by themselves.
+	Parents []string
+}
+
+// limits is how fast the volumes that are mounted may be. A rule holds for a control group
+// and a device number, and stays when both the volume and its device are gone: so what is
+// set is on disk before (limits/<dataset>), and goes before the device does.
+type limits struct {
+	hierarchy iolimit.Hierarchy
+	why       error    // there is none
+	parents   []string // of version 2: the groups below which engines put containers
+
+	wake chan struct{}
+	mu   sync.Mutex
+	of   map[uuid.UUID]*limited
+	used time.Duration // when a volume was mounted last for someone, by the steady clock
+}
+
+// limited is one mounted dataset with a limit, or whose limit is lifted.
+type limited struct {
+	id   uuid.UUID
+	mu   sync.Mutex // held while its rules change
+	rec  limitRecord
+	lift time.Duration // until when its rules are lifted, by the steady clock; 0: they are not
+	over bool          // it is limited no more, and in no map
+}
+
+// limitRecord is what control groups were told of a device. It is void on another boot.
+type limitRecord struct {
+	Boot   string         `json:"boot"`
+	Device iolimit.Device `json:"device"`
+	Limits iolimit.Limits `json:"limits"`
+	Groups []string       `json:"groups"`
+	Lifted time.Time      `json:"lifted,omitzero"` // since when they are told nothing, for a flush of this agent's own
+}
+
+func limitsOf(q dataset.QoS) iolimit.Limits {
+	return iolimit.Limits{ReadBPS: int64(q.ReadBPS), WriteBPS: int64(q.WriteBPS), ReadIOPS: q.ReadIOPS, WriteIOPS: q.WriteIOPS}
+}
+
+// newLimits finds what this host can hold volumes to.
+func newLimits(cfg Cgroups) *limits {
+	l := &limits{hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1), of: map[uuid.UUID]*limited{}}
+	if l.hierarchy.Dir == "" {
+		table, err := mount.Table()
+		if err == nil {
+			l.hierarchy, err = iolimit.Detect(table)
+		}
+		l.why = err
+	}
+	if len(l.parents) == 0 {
+		l.parents = []string{"/system.slice", "/docker"}
+	}
+	return l
+}
+
+// kind is what a pool on this host can promise that gives each volume a device.
+func (l *limits) kind() dataset.Limits {
+	switch {
+	case l.why != nil:
+		return ""
+	case l.hierarchy.Version == iolimit.V1:
+		return dataset.LimitsContainer
+	}
+	return dataset.LimitsStrict
+}
+
+// can is what a pool can do on this host.
+func (a *Agent) can(b backends.Pool) dataset.Capabilities {
+	c := b.Info().Capabilities
+	if c.OwnDevice {
+		c.Limits = a.limits.kind()
+	}
+	return c
+}
+
+// base returns the groups that a rule is set on whoever uses the volume: of version 1 the
+// root group, whose are the kernel's own writes; of version 2 those below which all
+// containers are.
+func (l *limits) base() ([]string, error) {
+	if l.hierarchy.Version == iolimit.V1 {
+		return []string{iolimit.Root}, nil
+	}
+	var groups []string
+	var errs []error
+	for _, p := range l.parents {
+		err := l.hierarchy.Enable(p)
+		if err == nil {
+			groups = append(groups, p)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if len(groups) == 0 {
+		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported, "none of the control groups %s is there to be limited (name those of your engine's containers: cgroup_parents in drover.yaml)", dataset.Have(l.parents)))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return groups, nil
+}
+
+func (l *limits) get(id uuid.UUID) *limited {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.of[id]
+}
+
+func (l *limits) all() []*limited {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.of))
+}
+
+// soon has the keeper look.
+func (l *limits) soon() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// limit holds a dataset that was just mounted to the limits of its profile, before anybody
+// is told of the mount. Its lock is held. Again: the same.
+func (a *Agent) limit(ctx context.Context, d dataset.Dataset) error {
+	e := a.limits.get(d.ID)
+	if !d.Profile.QoS.Limited() {
+		if e != nil {
+			return a.unlimit(ctx, e)
+		}
+		return nil
+	}
+	switch kind := a.limits.kind(); {
+	case kind == "":
+		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", a.limits.why)
+	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
+		return dataset.Errorf(dataset.ErrUnsupported, "its profile is strict about its speed, and this host has control groups of version 1: %s (boot it with version 2, or drover volume set-profile)", heldV1)
+	}
+	dev, own, err := iolimit.DeviceOf(a.mountPath(d.ID))
+	if err != nil {
+		return err
+	}
+	if !own {
+		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited: it has no block device of its own")
+	}
+	groups, err := a.limits.base()
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		e = &limited{id: d.ID}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rec.Device == dev {
+		groups = union(groups, e.rec.Groups)
+	}
+	rec := limitRecord{Boot: a.boot, Device: dev, Limits: limitsOf(d.Profile.QoS), Groups: groups, Lifted: e.rec.Lifted}
+	if err := a.rule(ctx, e, rec); err != nil {
+		return err
+	}
+	a.limits.mu.Lock()
+	a.limits.of[d.ID] = e
+	a.limits.mu.Unlock()
+	a.limits.soon()
+	return nil
+}
+
+// heldV1 is what version 1 can do.
+const heldV1 = "v1: per container, from about a second after its start"
+
+// rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
+// is held.
+func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
+	if err := a.state.put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
+		return err
+	}
+	e.rec = rec
+	if e.lift != 0 {
+		return nil
+	}
+	return a.limits.set(rec)
+}
+
+// set has each group of a record hold it. One that is gone holds nothing.
+func (l *limits) set(rec limitRecord) error {
+	var errs []error
+	for _, g := range rec.Groups {
+		if err := l.hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clear takes away what the groups of a record were told.
+func (l *limits) clear(rec limitRecord) error {
+	var errs []error
+	for _, g := range rec.Groups {
+		errs = append(errs, l.hierarchy.Clear(g, rec.Device))
+	}
+	return errors.Join(errs...)
+}
+
+// unlimit takes the limits of a dataset away for good.
+func (a *Agent) unlimit(ctx context.Context, e *limited) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.over {
+		return nil
+	}
+	if e.lift == 0 {
+		if err := a.limits.clear(e.rec); err != nil {
+			return err
+		}
+	}
+	e.over = true
+	a.limits.mu.Lock()
+	delete(a.limits.of, e.id)
+	a.limits.mu.Unlock()
+	return a.state.put(ctx, map[string]any{"limits/" + e.id.String(): nil})
+}
+
+// union returns the elements of both, in order, each once.
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}

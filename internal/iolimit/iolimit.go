@@ -1,0 +1,178 @@
+// Package iolimit limits how fast control groups may read and write a block device: the
+// throttling of block I/O in version 1 (blkio.throttle.*, the kernel's blkio-controller.rst)
+// and version 2 (io.max, cgroup-v2.rst). It knows files and numbers, and neither containers
+// nor volumes.
+//
+// What the versions cannot do alike:
+//
+//   - A rule of version 1 binds the processes of that very group alone, not those of groups
+//     below it; that on the root group binds those in it and what the kernel writes by
+//     itself, whoever dirtied it.
+//   - A rule of version 2 binds all below its group, and what the kernel writes for them. The
+//     root group has none, and a group only while its parents hand the controller down.
+//
+// A rule belongs to a device number, and stays when another device gets that number.
+package iolimit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNone is that nothing on this host limits block devices.
+var ErrNone = errors.New("no control group hierarchy of this host limits block devices")
+
+// Version is that of the hierarchy which has the controller.
+type Version int
+
+// The versions.
+const (
+	V1 Version = 1
+	V2 Version = 2
+)
+
+// Hierarchy is where the groups are that limit block devices.
+type Hierarchy struct {
+	Version Version
+	Dir     string // of the root group
+}
+
+// Root is the name of the root group. A group's name is its path below that.
+const Root = "/"
+
+// Device is the number of a block device.
+type Device struct {
+	Major uint32 `json:"major"`
+	Minor uint32 `json:"minor"`
+}
+
+func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
+
+// DeviceOf returns the device that the filesystem at path lies on; false for one without a
+// block device of its own.
+func DeviceOf(path string) (Device, bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return Device{}, false, fmt.Errorf("device of %s: %w", path, err)
+	}
+	d := Device{unix.Major(st.Dev), unix.Minor(st.Dev)}
+	return d, d.Major != 0, nil
+}
+
+// Limits are how fast a group may be on a device; 0: no limit.
+type Limits struct {
+	ReadBPS   int64 `json:"read_bps,omitempty"`
+	WriteBPS  int64 `json:"write_bps,omitempty"`
+	ReadIOPS  int64 `json:"read_iops,omitempty"`
+	WriteIOPS int64 `json:"write_iops,omitempty"`
+}
+
+// Get returns the limits of a group on a device. A group that is gone has none.
+func (h Hierarchy) Get(group string, d Device) (Limits, error) {
+	var l Limits
+	var err error
+	if h.Version == V1 {
+		l, err = getV1(h.path(group), d)
+	} else {
+		l, err = getV2(h.path(group), d)
+	}
+	if err != nil && !gone(err) {
+		return l, fmt.Errorf("limits of group %s on device %s: %w", group, d, err)
+	}
+	return l, nil
+}
+
+// Set makes the limits of a group on a device these; nothing else of the group changes. What
+// is not limited is so after it, too. A group that is gone is fs.ErrNotExist.
+func (h Hierarchy) Set(group string, d Device, l Limits) error {
+	var err error
+	if h.Version == V1 {
+		err = setV1(h.path(group), d, l)
+	} else {
+		err = setV2(h.path(group), d, l)
+	}
+	if err != nil {
+		return fmt.Errorf("limit group %s on device %s: %w", group, d, err)
+	}
+	return nil
+}
+
+// Clear takes all limits of a group on a device away. A group or a device that is gone is
+// fine: its rules went with it.
+func (h Hierarchy) Clear(group string, d Device) error {
+	if err := h.Set(group, d, Limits{}); err != nil && !gone(err) {
+		return err
+	}
+	return nil
+}
+
+// gone tells the errors of a group or a device that is not there any more.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
+}
+
+// Has tells whether a group is there and can be limited.
+func (h Hierarchy) Has(group string) bool {
+	_, err := os.Stat(filepath.Join(h.path(group), h.file()))
+	return err == nil
+}
+
+func (h Hierarchy) file() string {
+	if h.Version == V1 {
+		return v1Files()[0].name
+	}
+	return maxFile
+}
+
+func (h Hierarchy) path(group string) string { return filepath.Join(h.Dir, group) }
+
+// GroupOf returns the group of a process; false when it has ended, or is where this process
+// cannot see.
+func (h Hierarchy) GroupOf(pid int) (string, bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", false
+	}
+	return h.groupIn(string(b))
+}
+
+// groupIn reads a file as proc_pid_cgroup(5) has it.
+func (h Hierarchy) groupIn(file string) (string, bool) {
+	for line := range strings.Lines(file) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		ours := f[0] == "0" && f[1] == ""
+		if h.Version == V1 {
+			ours = slices.Contains(strings.Split(f[1], ","), v1Controller)
+		}
+		// A path that climbs out is of another cgroup namespace (cgroup_namespaces(7)).
+		if ours && strings.HasPrefix(f[2], "/") && !strings.HasPrefix(f[2], "/..") {
+			return f[2], true
+		}
+	}
+	return "", false
+}
+
+// Below tells whether a group is another, or lies in it.
+func Below(group, other string) bool {
+	return group == other || other == Root || strings.HasPrefix(group, other+"/")
+}
+
+// write writes one rule; the kernel takes one at a time.
+func write(file, rule string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(rule)
+	return errors.Join(err, f.Close())
+}

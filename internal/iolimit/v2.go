@@ -1,0 +1,91 @@
+package iolimit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxFile      = "io.max"
+	v2Controller = "io"
+	noLimit      = "max"
+)
+
+func v2Keys(l *Limits) map[string]*int64 {
+	return map[string]*int64{"rbps": &l.ReadBPS, "wbps": &l.WriteBPS, "riops": &l.ReadIOPS, "wiops": &l.WriteIOPS}
+}
+
+func setV2(dir string, d Device, l Limits) error {
+	rule := d.String()
+	keys := v2Keys(&l)
+	for _, key := range []string{"rbps", "wbps", "riops", "wiops"} {
+		value := noLimit
+		if n := *keys[key]; n > 0 {
+			value = strconv.FormatInt(n, 10)
+		}
+		rule += " " + key + "=" + value
+	}
+	return write(filepath.Join(dir, maxFile), rule)
+}
+
+func getV2(dir string, d Device) (l Limits, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, maxFile))
+	if err != nil {
+		return l, err
+	}
+	keys := v2Keys(&l)
+	for line := range strings.Lines(string(b)) {
+		w := strings.Fields(line)
+		if len(w) < 2 || w[0] != d.String() {
+			continue
+		}
+		for _, pair := range w[1:] {
+			key, value, _ := strings.Cut(pair, "=")
+			into := keys[key]
+			if into == nil || value == noLimit {
+				continue
+			}
+			if *into, err = strconv.ParseInt(value, 10, 64); err != nil {
+				return l, fmt.Errorf("%s: %w", maxFile, err)
+			}
+		}
+	}
+	return l, nil
+}
+
+// Enable has a group of version 2 be there with the controller handed down to it, as it has
+// to be before it can be limited. A slice is systemd's to make: one that is absent is
+// fs.ErrNotExist.
+func (h Hierarchy) Enable(group string) error {
+	if h.Version != V2 || h.Has(group) {
+		return nil
+	}
+	at := h.Dir
+	for part := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
+		control := filepath.Join(at, "cgroup.subtree_control")
+		b, err := os.ReadFile(control)
+		if err == nil && !slices.Contains(strings.Fields(string(b)), v2Controller) {
+			err = write(control, "+"+v2Controller)
+		}
+		if err != nil {
+			return fmt.Errorf("hand the controller io down to control group %s: %w", group, err)
+		}
+		at = filepath.Join(at, part)
+		if strings.HasSuffix(part, ".slice") {
+			continue
+		}
+		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make control group %s: %w", group, err)
+		}
+	}
+	if !h.Has(group) {
+		return fmt.Errorf("control group %s: %w", group, fs.ErrNotExist)
+	}
+	return nil
+}

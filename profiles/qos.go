@@ -1,0 +1,61 @@
+package profiles
+
+import (
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// With less than these a volume is so slow that who uses it takes it for broken.
+const (
+	leastIOPS = 10
+	leastBPS  = 128 * dataset.KiB
+)
+
+// mostIOPS is what the kernel can count (an unsigned number of 32 bits, of which the largest
+// is "no limit"), rounded.
+const mostIOPS = 4_000_000_000
+
+// qos reads {read_iops: 5000, write_bps: 100MiB, strict: true}.
+func qos(n strictyaml.Node, q *dataset.QoS) error {
+	keys, err := n.Keys([]string{"read_iops", "write_iops", "read_bps", "write_bps", "strict"}, nil)
+	if err != nil {
+		return err
+	}
+	var bad strictyaml.Mistakes
+	bad.Add(iops(keys["read_iops"], &q.ReadIOPS))
+	bad.Add(iops(keys["write_iops"], &q.WriteIOPS))
+	bad.Add(bps(keys["read_bps"], &q.ReadBPS))
+	bad.Add(bps(keys["write_bps"], &q.WriteBPS))
+	if v, ok := keys["strict"]; ok {
+		q.Strict, err = v.Bool()
+		bad.Add(err)
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	if !q.Limited() {
+		return n.Errorf("want a limit, such as {write_iops: 2000, write_bps: 100MiB}")
+	}
+	return nil
+}
+
+func iops(n strictyaml.Node, into *int64) (err error) {
+	if n.Absent() {
+		return nil
+	}
+	if *into, err = n.Int(mostIOPS); err == nil && *into < leastIOPS {
+		return n.Errorf("%d operations a second are too few: want %d or more (leave it out for no limit)", *into, leastIOPS)
+	}
+	return err
+}
+
+func bps(n strictyaml.Node, into *dataset.Size) error {
+	if n.Absent() {
+		return nil
+	}
+	err := size(n, into)
+	if err == nil && *into < leastBPS {
+		return n.Errorf("%s a second are too few: want %s or more (leave it out for no limit)", *into, leastBPS)
+	}
+	return err
+}
