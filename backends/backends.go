@@ -81,6 +81,7 @@ type Config struct {
 	Image dataset.Size // > 0: Path is a preallocated image file of that size to make or use, mounted by Open at Mount
 	Mount string       // where the image is mounted
 	Make  bool
+	Keys  Keys // of encrypted datasets; nil: none can be opened
 }
 
 // Pool is one open pool. The core contract is small; what only some backends
@@ -108,13 +109,14 @@ type Pool interface {
 	// its root empty and owned as d.Profile.Owner says. It returns the size that the
 	// dataset has. Durable when it returns. Again, after success or a crash:
 	// the same dataset, made anew if it was not whole, and with the newest record
-	// while it is incoming. ErrNoSpace already when
+	// while it is incoming. With d.Encryption nobody can read it without the data key
+	// (ErrUnsupported where the capabilities have not Encryption). ErrNoSpace already when
 	// the pool is nearly full (Room); so for Clone and Snapshot.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or
 	// with a nil src.Snapshot the head as it is at one moment, mounted or not.
 	// d.Size 0 takes the source's; a larger one grows the clone, a smaller one
-	// is ErrUnsupported. Progress may be nil.
+	// is ErrUnsupported. A clone has its source's data key, or ErrInvalid. Progress may be nil.
 	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
 	// Commit makes an incoming dataset, or a copy that was promoted, ready. Again:
 	// nothing. ErrNotFound when there is none. Its own durability may come later: an incoming dataset is

@@ -24,6 +24,7 @@ type Profile struct {
 	Failover    Failover   `json:"failover,omitzero"`
 	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
 	QoS         QoS        `json:"qos,omitzero"`
+	Encryption  KeySource  `json:"encryption,omitzero"`
 }
 
 // Replicas says how many nodes beside the home keep a copy, and how old that may get.
@@ -212,6 +213,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 func (p Profile) Clone() Profile {
 	p.Filesystem.Mount = slices.Clone(p.Filesystem.Mount)
 	p.Failover.Fence.Exec = slices.Clone(p.Failover.Fence.Exec)
+	p.Encryption.Exec = slices.Clone(p.Encryption.Exec)
 	if p.Owner != nil {
 		o := *p.Owner
 		if o.Mode != nil {

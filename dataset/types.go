@@ -34,6 +34,8 @@ type Dataset struct {
 	Trash     *Trash            `json:"trash,omitempty"`
 	Latest    uuid.UUID         `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
 	Request   uuid.UUID         `json:"request"`         // operation that last wrote this, so that a retry knows its own
+	// Encryption is the data key, wrapped; nil: the dataset is not encrypted.
+	Encryption *Encryption `json:"encryption,omitempty"`
 	// Written is set beside the data alone: the index of the store's transaction that
 	// wrote what stands there, as far as the agent knew it.
 	Written uint64 `json:"written,omitempty" hidden:"true"`
@@ -290,6 +292,7 @@ type Capabilities struct {
 	Limits           Limits   `json:"limits,omitempty"`         // what its node can hold those to: never a backend's to say
 	Delta            bool     `json:"delta"`                    // sends what changed between two snapshots, and keeps copies
 	Filesystems      []string `json:"filesystems,omitempty"`
+	Encryption       bool     `json:"encryption,omitempty"` // keeps a dataset so that without its key nothing of it can be read
 }
 
 // Mount is one use of a mounted dataset, as Docker names it.

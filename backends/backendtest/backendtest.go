@@ -104,6 +104,7 @@ func proofs() map[string][]string {
 		"limits":            {"CapabilitiesMatchInterfaces"}, // a node's, and no pool's
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
+		"encryption":        {"EncryptedIsUnreadable"},
 	}
 }
 
@@ -156,6 +157,7 @@ func cases() []testcase {
 		{"WhatACopyIsNot", whatACopyIsNot},
 		{"HomeBecomesCopy", homeBecomesCopy},
 		{"SupersededHeadIsKept", supersededHeadIsKept},
+		{"EncryptedIsUnreadable", encryptedIsUnreadable},
 		{"RecordsAreKept", recordsAreKept},
 		{"DamagedRecordIsListed", damagedRecordIsListed},
 		{"ForeignThingsAreListedAndKept", foreignThingsAreListedAndKept},

@@ -182,13 +182,15 @@ func (f *fixture) fails(err error, kinds ...*dataset.Kind) {
 // record returns the record of a new dataset of the pool.
 func (f *fixture) record() dataset.Dataset {
 	id := uuid.New()
-	return dataset.Dataset{
+	d := dataset.Dataset{
 		ID: id, Volume: "db-" + id.String()[:8], Spelling: "db@gold", State: dataset.StateReady,
 		Profile: dataset.Profile{Name: "gold", Revision: "0123456789ab", Quiesce: dataset.QuiesceNone, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}},
 		Labels:  map[string]string{"odd\n\"label": "välue"},
 		Home:    uuid.New(), Pool: f.pool.ID(), Epoch: 3, Request: uuid.New(),
 		Created: time.Date(2026, 11, 20, 7, 42, 0, 123456789, time.UTC),
 	}
+	f.seal(&d)
+	return d
 }
 
 // snapshot returns the record of a new snapshot of a dataset.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/loopdev"
 )
 
@@ -28,27 +29,33 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 		if err != nil {
 			return err
 		}
+		if fs == luks {
+			att, err = p.attachEncrypted(ctx, dir, opts)
+			return err
+		}
 		dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 		if err != nil {
 			return err
 		}
-		att = backends.Attachment{
-			Mount: backends.Mount{
-				Source:  dev.Path,
-				FSType:  fs,
-				Options: mountOptions(fs, opts.Mount),
-				// A device node in a volume is nobody's way to a disk of the host.
-				Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
-				Grow:  grow && !opts.ReadOnly,
-			},
-			Release: dev.Close,
-		}
+		att = backends.Attachment{Mount: mountOf(dev.Path, fs, grow, opts), Release: dev.Close}
 		return nil
 	})
 	if err != nil {
 		return backends.Attachment{}, fmt.Errorf("attach dataset %s: %w", id, err)
 	}
 	return att, nil
+}
+
+// mountOf describes the mount of a filesystem on a device.
+func mountOf(device, fs string, grow bool, opts backends.AttachOptions) backends.Mount {
+	return backends.Mount{
+		Source:  device,
+		FSType:  fs,
+		Options: mountOptions(fs, opts.Mount),
+		// A device node in a volume is nobody's way to a disk of the host.
+		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
+		Grow:  grow && !opts.ReadOnly,
+	}
 }
 
 // attach attaches the image at path, or holds the device that it has already.
@@ -89,7 +96,7 @@ func mountOptions(fs string, more []string) []string {
 const growSlack = 16 << 20
 
 // inspect tells which filesystem an item's image holds, and whether it is smaller than
-// the image, as a resize that was cut short leaves it.
+// the image, as a resize that was cut short leaves it. Of one that is encrypted it may be.
 func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error) {
 	f, err := dir.open(p.layout.image(item))
 	if err != nil {
@@ -104,11 +111,18 @@ func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", f.Name(), err)
 	}
+	if fs == luks {
+		return fs, true, nil
+	}
 	return fs, fi.Size()-size > growSlack, nil
 }
 
-// superblock reads which filesystem is in an image, and of how many bytes.
+// superblock reads which filesystem is in an image, and of how many bytes; of a container, what
+// that has in it takes the key.
 func superblock(r io.ReaderAt) (fs string, size int64, err error) {
+	if _, is, err := crypt.Header(r); err != nil || is {
+		return luks, 0, err
+	}
 	buf := make([]byte, 2048)
 	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
 		return "", 0, err

@@ -20,6 +20,9 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if err != nil {
 		return 0, err
 	}
+	if d.Encryption != nil {
+		return p.createEncrypted(ctx, d, t)
+	}
 	return p.build(d, func(root, dir folder) (made, error) {
 		from, err := p.openTemplate(ctx, root, t)
 		if err != nil {
@@ -43,6 +46,11 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return made{}, err
 		}
 		defer from.Close()
+		if d.Encryption != nil {
+			if err := p.sameKey(from, item, d); err != nil {
+				return made{}, err
+			}
+		}
 		have, err := p.imageSize(from, item)
 		if err != nil {
 			return made{}, err
@@ -205,6 +213,9 @@ func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error)
 	size, err := p.imageSize(dir, head)
 	if err != nil || place != incoming {
 		return dataset.Size(size), true, err
+	}
+	if err := p.sameKey(dir, head, d); err != nil {
+		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
 	}
 	if err := p.writeRecord(dir, recordFile, d); err != nil {
 		return 0, false, noSpace(err)

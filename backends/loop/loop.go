@@ -29,6 +29,8 @@
 //	part.json                     how much has
 //	next…, tmp-…                  worthless after a crash
 //
+// What lies in the image of an encrypted dataset stands in encrypt.go.
+//
 // # Copies
 //
 // What has come of a snapshot is written to part.img, over a clone of its base: on XFS, where
@@ -66,6 +68,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -141,7 +144,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
-	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path}
+	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path, keys: cfg.Keys}
 	var err error
 	if cfg.Image > 0 {
 		p.image, err = b.openImage(ctx, cfg)
@@ -220,7 +223,7 @@ func (p *Pool) describe() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have,
+			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have, Encryption: crypt.Available() == nil,
 		},
 		Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}

@@ -41,6 +41,7 @@ type Pool struct {
 	identity identity
 	layout   layout
 	direct   bool // files can be read and written past the page cache
+	keys     backends.Keys
 	info     backends.Info
 	seen     atomic.Pointer[stamp] // of the identity that was recognised last
 	claims   claims.Claims
@@ -199,10 +200,11 @@ func (p *Pool) room(root folder) error {
 // Close implements backends.Pool. A pool in an image of its own is unmounted, unless
 // datasets of it are in use: then it stays for the next Open.
 func (p *Pool) Close() error {
+	err := p.settled()
 	if p.image == nil {
-		return nil
+		return err
 	}
-	return p.image.close()
+	return errors.Join(err, p.image.close())
 }
 
 // find opens the directory of a dataset, ready or incoming and whole, and tells in which
@@ -318,7 +320,13 @@ func (p *Pool) idle(ctx context.Context, dir folder) error {
 		if err != nil {
 			return err
 		}
-		if where := table.From(device); where != nil {
+		where := table.From(device)
+		if m, there, err := p.letGo(dir); err != nil {
+			return err
+		} else if all := table.Of(int(m.Major), int(m.Minor)); there && len(all) > 0 {
+			where = all[0]
+		}
+		if where != nil {
 			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", where.Mountpoint)
 		}
 		if try == busyTries || ctx.Err() != nil {

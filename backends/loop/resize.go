@@ -46,7 +46,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 			return dataset.Errorf(dataset.ErrUnsupported, "that is too large for an image (at most %s)", maxSize)
 		}
 		if root != nil {
-			return p.growMounted(dir, want, root)
+			return p.growMounted(ctx, dir, want, root)
 		}
 		if err := p.idle(ctx, dir); err != nil {
 			return err
@@ -67,13 +67,13 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 }
 
 // Grow implements backends.Resizer.
-func (p *Pool) Grow(_ context.Context, id uuid.UUID, root *os.File) error {
+func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 	err := p.within(id, func(dir folder) error {
 		have, err := p.imageSize(dir, head)
 		if err != nil {
 			return err
 		}
-		return p.growMounted(dir, have, root)
+		return p.growMounted(ctx, dir, have, root)
 	})
 	if err != nil {
 		return fmt.Errorf("grow dataset %s: %w", id, err)
@@ -82,10 +82,16 @@ func (p *Pool) Grow(_ context.Context, id uuid.UUID, root *os.File) error {
 }
 
 // growMounted grows the head, which is mounted at root.
-func (p *Pool) growMounted(dir folder, size int64, root *os.File) error {
+func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os.File) error {
 	fs, _, err := p.inspect(dir, head)
 	if err != nil {
 		return err
+	}
+	inside := func() (int64, error) { return size, nil }
+	if fs == luks {
+		if fs, inside, err = p.growsInside(ctx, dir); err != nil {
+			return err
+		}
 	}
 	if err := growable(fs); err != nil {
 		return err
@@ -110,6 +116,9 @@ func (p *Pool) growMounted(dir folder, size int64, root *os.File) error {
 		return err
 	}
 	p.step("resize.capacity")
+	if size, err = inside(); err != nil {
+		return err
+	}
 	if err := growFS(root, fs, size); err != nil {
 		return err
 	}
@@ -140,7 +149,7 @@ func growFS(root *os.File, fs string, size int64) error {
 // the middle of it can leave a wreck.
 func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) error {
 	inPlace := true
-	if fs == ext4 {
+	if fs == ext4 || fs == luks {
 		var err error
 		if inPlace, err = fsctl.CanGrowExt4(); err != nil {
 			return err
@@ -171,12 +180,21 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 	if err != nil {
 		return err
 	}
+	var key []byte
+	if fs == luks { // before anything is changed
+		if key, err = p.dataKey(ctx, dir); err != nil {
+			return err
+		}
+	}
 	if err := image.Truncate(size); err != nil {
 		return err
 	}
 	p.step("resize.truncated")
 	path := filepath.Join(dir.Name(), p.layout.image(item))
-	err = onDetached(ctx, path, fs, func(root *os.File, _ *loopdev.Device) error { return growFS(root, fs, size) })
+	if fs == luks {
+		return errors.Join(p.growInContainer(ctx, dir, path, key), image.Sync())
+	}
+	err = onDetached(ctx, path, fs, func(root *os.File) error { return growFS(root, fs, size) })
 	// The mount has replayed the journal all the same, as resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
 		err = p.resize2fs(ctx, path, size)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
@@ -59,7 +60,7 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	}
 	have := p.info.Capabilities.Filesystems
 	if t.fs == "" {
-		t.fs = p.Filesystem(size)
+		t.fs = p.Filesystem(size - overhead(d))
 	}
 	if !slices.Contains(have, t.fs) {
 		return t, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in images here (have: %s)", t.fs, strings.Join(have, ", "))
@@ -68,6 +69,7 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	if t.fs == xfs {
 		least = minXFS
 	}
+	least += overhead(d)
 	if size < least {
 		return t, dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, t.fs, least)
 	}
@@ -75,6 +77,14 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 		return t, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for an image (at most %s)", size, maxSize)
 	}
 	return t, nil
+}
+
+// overhead is what a dataset's image has beside its filesystem.
+func overhead(d dataset.Dataset) dataset.Size {
+	if d.Encryption == nil {
+		return 0
+	}
+	return crypt.Overhead
 }
 
 // Filesystem implements backends.Formatter: XFS where it fits, as it takes several times
@@ -157,7 +167,7 @@ func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t tem
 	if _, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: args, Timeout: mkfsTimeout}); err != nil {
 		return err
 	}
-	if err := onDetached(ctx, path, t.fs, func(dir *os.File, _ *loopdev.Device) error { return prepareRoot(dir, t) }); err != nil {
+	if err := onDetached(ctx, path, t.fs, func(dir *os.File) error { return prepareRoot(dir, t) }); err != nil {
 		return err
 	}
 	// Each hole makes one more extent for every clone to share, so only the large ones.
@@ -184,17 +194,21 @@ func prepareRoot(dir *os.File, t template) error {
 
 // onDetached mounts the filesystem in the image at path where nobody sees it, and
 // writes it out after f.
-func onDetached(ctx context.Context, path, fs string, f func(dir *os.File, dev *loopdev.Device) error) error {
+func onDetached(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
 	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
-	dir, err := mount.Detached(mount.Spec{Source: dev.Path, FSType: fs, Options: mountOptions(fs, nil)})
+	return errors.Join(detached(dev.Path, fs, f), dev.Close())
+}
+
+// detached does so with the filesystem on a device.
+func detached(device, fs string, f func(dir *os.File) error) error {
+	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: mountOptions(fs, nil)})
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(dir, dev), fsctl.Sync(dir), dir.Close(), dev.Close())
+	return errors.Join(f(dir), fsctl.Sync(dir), dir.Close())
 }
 
 // keptTemplates bounds what sizes that were asked for once take in the pool.

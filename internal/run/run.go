@@ -41,6 +41,9 @@ type Command struct {
 	Timeout time.Duration
 	// Stdin may be nil: the command then reads end of file.
 	Stdin io.Reader
+	// Env is what the command's environment has beside this process's, as NAME=value. Never a
+	// secret: others can read it.
+	Env []string
 	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
 	Stdout io.Writer
 }

@@ -77,7 +77,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 
 func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	cmd.Stdin = c.Stdin
 	cmd.WaitDelay = killGrace
 	// A group of its own, so that the kill reaches the children it started too.

@@ -8,6 +8,9 @@ import (
 
 const gib = 1 << 30
 
+// encrypted is the case that says what encryption is.
+const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
+
 // Entry is a package of which tests run in the machine: one line in the table. They are
 // built with the tag lab, for the files that only the lab can run (//go:build lab).
 type Entry struct {
@@ -27,6 +30,7 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
+		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 	}
 }
 

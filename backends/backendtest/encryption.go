@@ -1,0 +1,186 @@
+package backendtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// Keys are the keys of pools in which every dataset of the suite is encrypted: for Config.Keys.
+// They all have one data key, so that each can be a clone of another.
+type Keys struct {
+	sealed dataset.Encryption
+	key    []byte
+	fails  error
+}
+
+var _ backends.Keys = (*Keys)(nil)
+
+// NewKeys makes up a data key.
+func NewKeys() *Keys {
+	return &Keys{sealed: dataset.Encryption{ID: uuid.New(), KeyID: "00000000", Wrapped: []byte("wrapped")}, key: treetest.Bytes(23, 64)}
+}
+
+// DataKey implements backends.Keys.
+func (k *Keys) DataKey(context.Context, dataset.Dataset) ([]byte, error) { return k.key, k.fails }
+
+// seal encrypts a new dataset where the factory's pools have keys.
+func (f *fixture) seal(d *dataset.Dataset) {
+	if k, ok := f.cfg.Keys.(*Keys); ok {
+		sealed := k.sealed
+		d.Encryption = &sealed
+	}
+}
+
+// encryptedIsUnreadable: of what is written to an encrypted dataset nothing lies in the pool,
+// nor the key; without that it cannot be mounted, and is otherwise what any other is.
+func encryptedIsUnreadable(f *fixture) {
+	plain := f.cfg.Keys == nil
+	own := NewKeys()
+	f.cfg.Keys = own
+	if !f.can.Encryption {
+		d := f.record()
+		for range 2 {
+			_, err := f.pool.Create(f.ctx, d)
+			f.fails(err, dataset.ErrUnsupported)
+			f.absent(d.ID)
+		}
+		return
+	}
+	f.open()
+	pattern := string(treetest.Bytes(17, 64))
+	content := strings.Repeat(pattern, 1<<16)
+	d := f.create()
+	f.write(d.ID, "file", content)
+	s := f.take(d)
+	if found := f.inPool(pattern); found != "" {
+		f.Errorf("what was written is to be read in %s", found)
+	}
+	if found := f.inPool(string(own.key)); found != "" {
+		f.Errorf("the key is to be read in %s", found)
+	}
+	f.withoutTheKey(d, s, own)
+	f.holds(d.ID, "file", content)
+	f.write(d.ID, "file", "other")
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil))
+	f.holds(d.ID, "file", content)
+	f.holds(f.clone(f.source(s)).ID, "file", content)
+	f.clonesKeepTheKey(s)
+	if plain { // and what is looked for is found where it is
+		f.cfg.Keys = nil
+		open := f.create()
+		f.write(open.ID, "file", content)
+		if f.inPool(pattern) == "" {
+			f.Errorf("what was written without encryption was not found in the pool")
+		}
+	}
+}
+
+// withoutTheKey wants an encrypted dataset to be refused only where its bytes are wanted.
+func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
+	f.Helper()
+	before, err := f.pool.Stat(f.ctx, d.ID)
+	f.ok(err)
+	right, none := own.key, dataset.Errorf(dataset.ErrForbidden, "no key")
+	for _, wrong := range []struct {
+		key   []byte
+		fails error
+	}{{right, none}, {treetest.Bytes(29, 64), nil}} {
+		own.key, own.fails = wrong.key, wrong.fails
+		for range 2 {
+			_, err := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
+			f.fails(err, dataset.ErrForbidden)
+		}
+		after, err := f.pool.Stat(f.ctx, d.ID)
+		f.ok(err)
+		f.same("the entry after a refusal", after, before)
+	}
+	own.fails = none
+	f.inState(d, backends.EntryReady)
+	_, err = f.pool.Used(f.ctx, d.ID)
+	f.ok(err)
+	more := f.take(d)
+	c := f.clone(f.source(s))
+	if f.can.Delta {
+		_, err := f.copier().Send(f.ctx, f.source(more), s.ID, 0, io.Discard, nil)
+		f.ok(err)
+	}
+	f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, more.ID))
+	f.ok(f.pool.Delete(f.ctx, c.ID))
+	other := f.record()
+	_, err = f.pool.Create(f.ctx, other)
+	f.fails(err, dataset.ErrForbidden)
+	f.absent(other.ID)
+	own.key, own.fails = right, nil
+}
+
+// clonesKeepTheKey wants no clone of something encrypted to be said to have another key.
+func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
+	f.Helper()
+	other := f.record()
+	other.Encryption.ID = uuid.New()
+	_, err := f.pool.Clone(f.ctx, other, f.source(s), nil)
+	f.fails(err, dataset.ErrInvalid)
+	f.absent(other.ID)
+}
+
+// inPool returns a file of the pool that has something in it.
+func (f *fixture) inPool(what string) (found string) {
+	f.Helper()
+	f.ok(filepath.WalkDir(f.pool.Info().Path, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() || found != "" {
+			return err
+		}
+		has, err := contains(path, []byte(what))
+		if has {
+			found = path
+		}
+		return err
+	}))
+	return found
+}
+
+// contains looks for something in what a file has blocks for.
+func contains(path string, what []byte) (bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	if err := file.Sync(); err != nil {
+		return false, err
+	}
+	buf := make([]byte, 1<<20)
+	for at := int64(0); ; {
+		start, err := unix.Seek(int(file.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		n, err := file.ReadAt(buf, start)
+		if bytes.Contains(buf[:n], what) {
+			return true, nil
+		}
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		at = start + int64(n-len(what)+1)
+	}
+}

@@ -1,0 +1,274 @@
+// Package crypt makes and opens LUKS2 containers (dm-crypt) with cryptsetup, on any block
+// device. A key is given to it on its standard input alone: it stands in no argument vector, no
+// file and no error. Nothing of a mapping is left after its last user: it removes itself then,
+// as a loop device clears itself, also when this process is killed.
+//
+// The key of a container is made by a machine and as long as what it protects, so it is not
+// stretched: opening takes as long as a fork does.
+package crypt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+const program = "cryptsetup"
+
+// Overhead is what a container takes of its device, in bytes: two headers of 16 KiB, and one
+// key slot of 252 KiB in an area of 512; what follows begins at a whole MiB.
+const Overhead = 1 << 20
+
+// sector is the unit of encryption, in bytes: what filesystems write at least.
+const sector = 4096
+
+const (
+	formatTimeout = time.Minute
+	openTimeout   = 30 * time.Second
+	// A mapping that goes is there for a moment still, and so is what looks at a new one.
+	goneTries = 200
+	gonePause = 10 * time.Millisecond
+)
+
+// Tool makes and opens containers. It is safe for concurrent use.
+type Tool struct{ runner run.Runner }
+
+// New returns a Tool that runs its program by runner.
+func New(runner run.Runner) Tool { return Tool{runner} }
+
+// Available returns nil where containers can be opened on this host, otherwise an
+// ErrUnsupported that says what is missing and the command that would mend it.
+func Available() error {
+	if _, err := run.LookPath(program); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
+	}
+	return target()
+}
+
+// Header tells whether what r reads begins with a LUKS2 container, and which UUID that has.
+// A container whose header is damaged or of another version is ErrCorrupt.
+func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
+	const size, versionAt, uuidAt, uuidSize = 512, 6, 168, 40 // struct luks2_hdr_disk
+	buf := make([]byte, size)
+	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
+		return id, false, err
+	}
+	if !bytes.HasPrefix(buf, []byte("LUKS\xba\xbe")) {
+		return id, false, nil
+	}
+	if buf[versionAt] != 0 || buf[versionAt+1] != 2 {
+		return id, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
+	}
+	text, _, _ := bytes.Cut(buf[uuidAt:uuidAt+uuidSize], []byte{0})
+	if id, err = uuid.ParseBytes(text); err != nil {
+		return id, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container without a UUID")
+	}
+	return id, true, nil
+}
+
+// Format makes a container of a UUID on a device, whatever that holds.
+func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byte) error {
+	err := t.run(ctx, formatTimeout, key, "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", id.String(),
+		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", fmt.Sprint(sector),
+		"--hash", "sha256", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--luks2-metadata-size", "16k", "--luks2-keyslots-size", "512k", "--offset", fmt.Sprint(Overhead/512),
+		"--key-file=-", device)
+	if err != nil {
+		return fmt.Errorf("encrypt %s: %w", device, err)
+	}
+	return nil
+}
+
+// Device is an open container. It is there while the Device is open or something, a mount,
+// uses it.
+type Device struct {
+	Mapping
+	file *os.File
+}
+
+// Path is the device that reads and writes what is in the container.
+func (d *Device) Path() string { return d.file.Name() }
+
+// ReadAt reads what is in it.
+func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.file.ReadAt(b, off) }
+
+// Size is how many bytes are in it.
+func (d *Device) Size() (int64, error) { return d.file.Seek(0, io.SeekEnd) }
+
+// Close lets go of it. A second Close returns os.ErrClosed.
+func (d *Device) Close() error { return d.file.Close() }
+
+// Open opens the container on a device as a mapping of a name, or holds the one that is there.
+// ErrInUse: a mapping of that name lies on another device and does not go.
+func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
+	for try := 0; ; try++ {
+		dev, err := t.open(ctx, device, name, key)
+		if err == nil || try == goneTries || ctx.Err() != nil || !errors.Is(err, errAgain) {
+			if errors.Is(err, errAgain) {
+				err = dataset.Errorf(dataset.ErrInUse, "open the container on %s: %w", device, err)
+			}
+			return dev, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(gonePause):
+		}
+	}
+}
+
+var errAgain = errors.New("mapping is on its way out, or another's") //nolint:gochecknoglobals // a sentinel
+
+func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Device, error) {
+	m, there, err := Find(name)
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		ours, err := m.lies(device)
+		if errors.Is(err, unix.ENXIO) {
+			return nil, errAgain
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !ours {
+			// Of a process that was killed: what it was on may be gone.
+			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
+		}
+		return hold(m)
+	}
+	err = t.run(ctx, openTimeout, key, "open", "--type", "luks2", "--allow-discards", "--key-file=-", device, name)
+	if err != nil {
+		return nil, fmt.Errorf("open the container on %s: %w", device, err)
+	}
+	if m, there, err = Find(name); err != nil {
+		return nil, err
+	}
+	if !there {
+		return nil, errAgain
+	}
+	return hold(m)
+}
+
+// hold opens a mapping's device, and has the mapping go with its last user.
+func hold(m Mapping) (*Device, error) {
+	path, err := node(m)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
+		return nil, errAgain
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open mapping %s: %w", m.Name, err)
+	}
+	now, there, err := Find(m.Name)
+	if err == nil && (!there || now.Major != m.Major || now.Minor != m.Minor) {
+		err = errAgain
+	}
+	if err == nil {
+		err = Drop(m.Name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	tidy(m.Name)
+	return &Device{now, f}, nil
+}
+
+// node returns the path of a mapping's device. A container's own /dev is no devtmpfs, so there
+// it has to be made by hand.
+func node(m Mapping) (string, error) {
+	path := m.Path()
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(m.Major, m.Minor)))
+		if errors.Is(err, unix.EEXIST) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("device of mapping %s: %w", m.Name, err)
+	}
+	return path, nil
+}
+
+// tidy removes the node that cryptsetup makes by itself where no udev runs: with the mapping,
+// which goes without it, nobody would remove it.
+func tidy(name string) {
+	path := "/dev/mapper/" + name
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeDevice != 0 {
+		_ = os.Remove(path)
+	}
+}
+
+// Resize has an open container fill its device.
+func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
+	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
+	tidy(name)
+	if err != nil {
+		return fmt.Errorf("resize mapping %s: %w", name, err)
+	}
+	return nil
+}
+
+// Gone lets go of the mappings whose names are wanted and that nobody has open, and waits until
+// they are gone.
+func Gone(ctx context.Context, wanted func(name string) bool) error {
+	for range goneTries {
+		names, err := List()
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, name := range names {
+			if !wanted(name) {
+				continue
+			}
+			m, there, err := Find(name)
+			if err != nil {
+				return err
+			}
+			if left = left || there && m.Users == 0; there && m.Users == 0 {
+				if err := Drop(name); err != nil {
+					return err
+				}
+			}
+		}
+		if !left || ctx.Err() != nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(gonePause):
+		}
+	}
+	return nil
+}
+
+func (t Tool) run(ctx context.Context, timeout time.Duration, key []byte, args ...string) error {
+	c := run.Command{Name: program, Args: args, Timeout: timeout, Stdin: bytes.NewReader(key)}
+	// Without a udev, libdevmapper would wait for one that does not come.
+	if _, err := os.Stat("/run/udev/control"); err != nil {
+		c.Env = []string{"DM_DISABLE_UDEV=1"}
+	}
+	_, err := t.runner.Run(ctx, c)
+	var failed *run.Error
+	const wrongKey = 2 // cryptsetup(8)
+	if errors.As(err, &failed) && failed.ExitCode == wrongKey {
+		return dataset.Errorf(dataset.ErrForbidden, "it does not open with the data key on record")
+	}
+	return err
+}

@@ -1,0 +1,161 @@
+package crypt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The device mapper is asked by its ioctls (linux/dm-ioctl.h): whether a mapping is there, and
+// to let go of one. That forks nothing, and does not wait for a udev that may not run.
+
+const (
+	control = "/dev/mapper/control"
+
+	headSize = 312 // struct dm_ioctl
+	bufSize  = 16 << 10
+
+	cmdList          = 2
+	cmdRemove        = 4
+	cmdStatus        = 7
+	cmdDeps          = 11
+	cmdTargetVersion = 17
+
+	flagBufferFull = 1 << 8
+	flagDeferred   = 1 << 17
+)
+
+// request does one ioctl by name, and returns the answer.
+func request(cmd uintptr, name string, flags uint32) ([]byte, error) {
+	ctl, err := os.OpenFile(control, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("device mapper: %w", err)
+	}
+	defer ctl.Close()
+	buf := make([]byte, bufSize)
+	ne := binary.NativeEndian
+	ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface: what all of this has
+	ne.PutUint32(buf[12:], bufSize)
+	ne.PutUint32(buf[16:], headSize)
+	ne.PutUint32(buf[28:], flags)
+	const nameAt, nameSize = 48, 128
+	if len(name) >= nameSize {
+		return nil, fmt.Errorf("device mapper: name %.20s… is too long", name)
+	}
+	copy(buf[nameAt:], name)
+	const dir, group = 3, 0xfd // _IOWR of asm-generic/ioctl.h
+	code := uintptr(dir)<<30 | uintptr(headSize)<<16 | uintptr(group)<<8 | cmd
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), code, uintptr(unsafe.Pointer(&buf[0])))
+		runtime.KeepAlive(buf)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return nil, errno
+		}
+		if ne.Uint32(buf[28:])&flagBufferFull != 0 {
+			return nil, errors.New("device mapper: the answer is too long")
+		}
+		return buf, nil
+	}
+}
+
+// Mapping is a mapping that is there.
+type Mapping struct {
+	Name  string
+	Major uint32
+	Minor uint32
+	Users int // that have it open, a mount being one
+}
+
+// Path is the mapping's device.
+func (m Mapping) Path() string { return fmt.Sprintf("/dev/dm-%d", m.Minor) }
+
+// Find returns the mapping of a name; not ok where there is none.
+func Find(name string) (m Mapping, ok bool, err error) {
+	buf, err := request(cmdStatus, name, 0)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return m, false, nil
+	}
+	if err != nil {
+		return m, false, fmt.Errorf("look at mapping %s: %w", name, err)
+	}
+	dev := binary.NativeEndian.Uint64(buf[40:])
+	users := int32(binary.NativeEndian.Uint32(buf[24:])) //nolint:gosec // an int32 in the kernel
+	return Mapping{Name: name, Major: unix.Major(dev), Minor: unix.Minor(dev), Users: int(users)}, true, nil
+}
+
+// List returns the names of all mappings of this host.
+func List() ([]string, error) {
+	buf, err := request(cmdList, "", 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list mappings: %w", err)
+	}
+	var names []string
+	for at := headSize; ; { // struct dm_name_list: dev, offset of the next, name
+		if at+12 >= len(buf) || binary.NativeEndian.Uint64(buf[at:]) == 0 {
+			return names, nil
+		}
+		name, _, _ := bytes.Cut(buf[at+12:], []byte{0})
+		names = append(names, string(name))
+		next := int(binary.NativeEndian.Uint32(buf[at+8:]))
+		if next == 0 {
+			return names, nil
+		}
+		at += next
+	}
+}
+
+// lies tells whether a mapping lies on a device.
+func (m Mapping) lies(device string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		return false, fmt.Errorf("look at %s: %w", device, err)
+	}
+	buf, err := request(cmdDeps, m.Name, 0)
+	if err != nil {
+		return false, fmt.Errorf("look at mapping %s: %w", m.Name, err)
+	}
+	at := int(binary.NativeEndian.Uint32(buf[16:])) // struct dm_target_deps
+	n := int(binary.NativeEndian.Uint32(buf[at:]))
+	for i := range n {
+		if binary.NativeEndian.Uint64(buf[at+8+8*i:]) == uint64(st.Rdev) { //nolint:unconvert // uint32 elsewhere
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Drop removes a mapping: at once, or where somebody has it open with its last user. One that
+// is not there is fine.
+func Drop(name string) error {
+	_, err := request(cmdRemove, name, flagDeferred)
+	if err != nil && !errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove mapping %s: %w", name, err)
+	}
+	return nil
+}
+
+// target fails with ErrUnsupported where the kernel has no dm-crypt. It loads the module.
+func target() error {
+	_, err := request(cmdTargetVersion, "crypt", 0)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOTTY): // before 5.4, which cannot be asked
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs root (CAP_SYS_ADMIN): %w", err)
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs dm-crypt, which this kernel has not (modprobe dm-crypt): %w", err)
+}

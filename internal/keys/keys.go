@@ -1,0 +1,110 @@
+// Package keys has the keys of encrypted datasets. Each has a random data key of its own, which
+// opens what is encrypted, and stands on record wrapped by a key of the operator. So a key of
+// the operator is exchanged by wrapping data keys anew: nothing of the data is touched.
+package keys
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The bytes that a key of the operator has.
+const (
+	MinKey = 32
+	MaxKey = 4 << 10
+)
+
+// dataKey is how long a data key is, in bytes.
+const dataKey = 64
+
+// Key is a key of the operator. It is printed by its ID alone.
+type Key struct {
+	secret []byte
+	from   string
+}
+
+// New returns a key; from says where it is, for errors.
+func New(secret []byte, from string) (Key, error) {
+	if len(secret) < MinKey || len(secret) > MaxKey {
+		return Key{}, dataset.Errorf(dataset.ErrForbidden, "%s has %d bytes: a key has %d to %d", from, len(secret), MinKey, MaxKey)
+	}
+	return Key{secret, from}, nil
+}
+
+// derive makes a key for one purpose.
+func (k Key) derive(salt []byte, purpose string, size int) []byte {
+	out, err := hkdf.Key(sha256.New, k.secret, salt, purpose, size)
+	if err != nil {
+		panic(err) // of too large a size
+	}
+	return out
+}
+
+// ID is 8 hex digits that tell keys apart, and nothing else of them.
+func (k Key) ID() string { return hex.EncodeToString(k.derive(nil, "drover key id", 4)) }
+
+// String is the ID.
+func (k Key) String() string { return k.ID() }
+
+// GoString is the ID.
+func (k Key) GoString() string { return k.ID() }
+
+// NewDataKey makes a data key, and the ID that it has.
+func NewDataKey() (uuid.UUID, []byte) {
+	key := make([]byte, dataKey)
+	_, _ = rand.Read(key) // never fails
+	return uuid.New(), key
+}
+
+const (
+	wrapVersion = 1
+	wrapPurpose = "drover data key"
+	saltSize    = 32
+)
+
+func (k Key) seal(salt []byte) cipher.AEAD {
+	block, err := aes.NewCipher(k.derive(salt, wrapPurpose, 32))
+	if err != nil {
+		panic(err) // of another size
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // of another block
+	}
+	return aead
+}
+
+// Wrap wraps a data key, for its ID alone: 125 bytes.
+func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
+	out := make([]byte, 1+saltSize, 1+saltSize+dataKey+28)
+	out[0] = wrapVersion
+	_, _ = rand.Read(out[1:]) // never fails
+	return dataset.Encryption{ID: id, KeyID: k.ID(), Wrapped: k.seal(out[1:]).Seal(out, nil, data, id[:])}
+}
+
+// Unwrap returns the data key that was wrapped. ErrForbidden: by another key; ErrCorrupt.
+func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
+	if id := k.ID(); id != e.KeyID {
+		return nil, dataset.Errorf(dataset.ErrForbidden, "its data key is wrapped by key %s, and %s is key %s (put that key back; had it been exchanged: drover volume rekey --old-key-file)", dataset.Clip(e.KeyID), k.from, id)
+	}
+	if len(e.Wrapped) < 1+saltSize || e.Wrapped[0] != wrapVersion {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record is of no form that this version of Drover knows")
+	}
+	salt, sealed := e.Wrapped[1:1+saltSize], e.Wrapped[1+saltSize:]
+	data, err := k.seal(salt).Open(nil, nil, sealed, e.ID[:])
+	if err != nil || len(data) != dataKey {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record does not open with key %s, which it is wrapped by: the record was damaged", e.KeyID)
+	}
+	return data, nil
+}
+
+var _ fmt.GoStringer = Key{}

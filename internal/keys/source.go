@@ -1,0 +1,136 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Ask says of what a key is wanted. A key program reads it, as JSON.
+type Ask struct {
+	Profile string    `json:"profile"`
+	Dataset uuid.UUID `json:"dataset"` // nil: none yet, it is looked whether the key can be had
+}
+
+// Read reads the key from where a profile says that it is. Its errors are ErrForbidden, and say
+// what would mend it.
+func Read(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
+	if from.KeyFile != "" {
+		return ReadFile(from.KeyFile)
+	}
+	return runProgram(ctx, runner, from, ask)
+}
+
+func refuse(format string, args ...any) (Key, error) {
+	return Key{}, dataset.Errorf(dataset.ErrForbidden, format, args...)
+}
+
+// ReadFile reads a key from a file that nobody but root can read.
+func ReadFile(path string) (Key, error) {
+	what := "key file " + dataset.Clip(path)
+	if !filepath.IsAbs(path) {
+		return refuse("%s: want an absolute path", what)
+	}
+	// O_NONBLOCK, so that a FIFO in its place can't hold us.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return refuse("%s is not there (bring it from where you keep it; a new one: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
+	case errors.Is(err, unix.ELOOP):
+		return refuse("%s is a symbolic link: name the file itself", what)
+	case err != nil:
+		return refuse("%s: %v", what, reasonOf(err))
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return refuse("%s: %v", what, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return refuse("%s is no file", what)
+	case st.Uid != 0:
+		return refuse("%s belongs to user %d: chown root %s", what, st.Uid, path)
+	case st.Mode&0o177 != 0:
+		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777, path)
+	case st.Size < MinKey || st.Size > MaxKey:
+		return refuse("%s has %d bytes: a key has %d to %d (a new one: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
+	}
+	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
+	if err != nil {
+		return refuse("%s: %v", what, reasonOf(err))
+	}
+	return New(secret, what)
+}
+
+// reasonOf is an error without its path, and without its type: a key file that is not there
+// must not be taken for something else that is not.
+func reasonOf(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return errors.New(err.Error())
+}
+
+// runProgram runs a key program.
+func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
+	what := "key program " + dataset.Clip(from.Exec[0])
+	in, err := json.Marshal(ask)
+	if err != nil {
+		return refuse("%s: %v", what, err)
+	}
+	timeout := time.Duration(from.Timeout)
+	if timeout == 0 {
+		timeout = time.Duration(dataset.DefaultKeyTimeout)
+	}
+	var out bounded
+	_, err = runner.Run(ctx, run.Command{Name: from.Exec[0], Args: from.Exec[1:], Timeout: timeout, Stdin: bytes.NewReader(append(in, '\n')), Stdout: &out})
+	if err != nil {
+		return refuse("%s: %s", what, said(err, out.buf))
+	}
+	return New(out.buf, "what "+what+" prints")
+}
+
+// bounded keeps what a key may have, and a byte more.
+type bounded struct{ buf []byte }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.buf = append(b.buf, p[:min(len(p), MaxKey+1-len(b.buf))]...)
+	return len(p), nil
+}
+
+// secretLike is whatever could be a key, or a part of it: long, and without a blank.
+func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
+
+// said is why a program failed, without what it printed: neither the key nor what looks like one
+// gets into an error.
+func said(err error, printed []byte) string {
+	var failed *run.Error
+	if !errors.As(err, &failed) {
+		return reasonOf(err).Error()
+	}
+	line := failed.Err.Error()
+	text := []byte(failed.Stderr)
+	if n := bytes.TrimSpace(printed); len(n) > 0 {
+		text = bytes.ReplaceAll(text, n, []byte("[left out]"))
+	}
+	text = secretLike().ReplaceAll(text, []byte("[left out]"))
+	text = bytes.Join(bytes.Fields(text), []byte(" "))
+	if len(text) > 0 {
+		line += ": " + dataset.Clip(string(text))
+	}
+	return line
+}
