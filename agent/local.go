@@ -24,17 +24,11 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
-		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", p.Name, p.Path)
+	rec, err := a.pools.asked(p)
+	if err != nil {
+		return dataset.Pool{}, err
 	}
-	rec := poolRecord{ID: uuid.New(), Backend: p.Backend, Path: p.Path}
-	if p.Image != "" {
-		size, err := dataset.ParseSize(p.Image)
-		if err != nil {
-			return dataset.Pool{}, err
-		}
-		rec.Image, rec.Mount = size, a.pools.imageMount(p.Name)
-	}
+	rec.ID = uuid.New()
 	unlock, err := a.lockPools(ctx, "making of pool "+p.Name)
 	if err != nil {
 		return dataset.Pool{}, err
@@ -72,9 +66,14 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
-	rec := poolRecord{Path: path, Found: true}
-	if st.Mode().IsRegular() {
-		rec.Image, rec.Mount = dataset.Size(st.Size()), a.pools.imageMount(name)
+	found := poolRecord{Path: path, Found: true}
+	switch {
+	case st.Mode().IsRegular():
+		found.Image = dataset.Size(st.Size())
+	case !st.IsDir():
+		if st, err = os.Stat(path); err == nil && st.Mode().Type() == os.ModeDevice {
+			found.Path, found.Devices = "", []string{path}
+		}
 	}
 	var tried []string
 	for _, kind := range a.Backends.Kinds() {
@@ -82,12 +81,19 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 			tried = append(tried, err.Error())
 			continue
 		}
-		b, err := kind.Open(ctx, backends.Config{Name: name, Path: path, Image: rec.Image, Mount: rec.Mount})
+		rec := found
+		rec.Backend = kind.Name()
+		a.pools.place(name, &rec)
+		var b backends.Pool
+		err := a.pools.formable(ctx, name, rec, kind)
+		if err == nil {
+			b, err = kind.Open(ctx, rec.config(name))
+		}
 		if err != nil {
 			tried = append(tried, fmt.Sprintf("backend %s: %v", kind.Name(), err))
 			continue
 		}
-		rec.ID, rec.Backend = b.ID(), kind.Name()
+		rec.ID = b.ID()
 		if err := b.Close(); err != nil {
 			return dataset.Pool{}, nil, err
 		}
@@ -106,9 +112,10 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		}
 		// It has moved. Its place in the order and its name stay.
 		name, rec.Default, rec.Generation = p.Name, p.rec.Default, p.rec.Generation
-		if rec.Image > 0 {
-			rec.Mount = a.pools.imageMount(name)
+		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
+			rec.Path = ""
 		}
+		a.pools.place(name, &rec)
 	}
 	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err

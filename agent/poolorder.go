@@ -30,10 +30,11 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 		if err := p.answers(ctx, o.Path); err != nil { // and what it is nobody else knows
 			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
 		}
-		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Default: o.Default, Found: true}
+		rec := poolRecord{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
-			rec.Image, rec.Mount = dataset.Size(st.Size()), p.imageMount(o.Name)
+			rec.Image = dataset.Size(st.Size())
 		}
+		p.place(o.Name, &rec)
 		known[o.Name], values["pools/"+o.Name] = rec, rec
 		names = append(names, o.Name)
 	}

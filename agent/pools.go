@@ -22,6 +22,7 @@ type PoolConfig struct {
 	Backend string
 	Path    string
 	Image   dataset.Size // > 0: Path is an image file of that size
+	Devices []string     // block devices that it is made of; Path may be empty then
 }
 
 // pools is the pools of this node. A pool that was seen once is known by its
@@ -109,9 +110,10 @@ func (p *pools) open(ctx context.Context) error {
 	}
 	p.openAll(ctx, false, opened...)
 	for _, c := range unknown {
-		if err := p.answers(ctx, c.Path); err != nil {
+		rec := p.configured(c)
+		if err := p.answers(ctx, rec.Path); err != nil {
 			p.missing(c, err)
-		} else if _, err := p.make(ctx, c.Name, p.configured(c)); err != nil {
+		} else if _, err := p.make(ctx, c.Name, rec); err != nil {
 			p.missing(c, err)
 		}
 	}
@@ -123,10 +125,8 @@ func (p *pools) open(ctx context.Context) error {
 
 // configured is the record of a pool of drover.yaml that is not known yet.
 func (p *pools) configured(c PoolConfig) poolRecord {
-	rec := poolRecord{Backend: c.Backend, Path: c.Path, Image: c.Image}
-	if c.Image > 0 {
-		rec.Mount = p.imageMount(c.Name)
-	}
+	rec := poolRecord{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
+	p.place(c.Name, &rec)
 	return rec
 }
 
@@ -141,7 +141,7 @@ func (p *pools) imageMount(name string) string {
 
 // known is a pool that was seen before, and is not open yet.
 func (p *pools) known(name string, rec poolRecord) *openPool {
-	return &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default}}
+	return &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default}}
 }
 
 // openAll opens known pools; those that cannot be opened are offline. For late see settle.
@@ -166,7 +166,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err := kind.Available(ctx); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, backends.Config{ID: op.rec.ID, Name: op.Name, Path: op.rec.Path, Image: op.rec.Image, Mount: op.rec.Mount})
+	b, err := kind.Open(ctx, op.rec.config(op.Name))
 	if err != nil {
 		return err
 	}
@@ -197,10 +197,15 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := kind.Available(ctx); err != nil {
 		return nil, ofPool(name, err)
 	}
+	if err := p.formable(ctx, name, rec, kind); err != nil {
+		return nil, err
+	}
 	if err := p.disjoint(name, rec); err != nil {
 		return nil, err
 	}
-	b, err := kind.Open(ctx, backends.Config{ID: rec.ID, Name: name, Path: rec.Path, Image: rec.Image, Mount: rec.Mount, Make: true})
+	cfg := rec.config(name)
+	cfg.Make = true
+	b, err := kind.Open(ctx, cfg)
 	if err != nil {
 		return nil, ofPool(name, err)
 	}
@@ -215,7 +220,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	}
 	p.warnUnheld(name, unheld)
 	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.a.Clock.Steady(), Pool: dataset.Pool{
-		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Reach: dataset.ReachNode, Default: rec.Default,
+		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default,
 		Capabilities: p.a.can(b), Note: b.Info().Note,
 	}}
 	p.enlist(op)

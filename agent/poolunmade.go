@@ -14,7 +14,7 @@ import (
 func (p *pools) missing(c PoolConfig, why error) {
 	p.a.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).Error("pool of drover.yaml is offline: it could not be made")
 	p.unmade = append(p.unmade, api.Pool{
-		Pool: dataset.Pool{Name: c.Name, Node: p.a.node, Backend: c.Backend, Path: c.Path, Reach: dataset.ReachNode},
+		Pool: dataset.Pool{Name: c.Name, Node: p.a.node, Backend: c.Backend, Path: p.configured(c).Path, Devices: c.Devices, Reach: dataset.ReachNode},
 		Status: &dataset.PoolStatus{
 			Reason: dataset.Cut(reason(c.Name, why) + " (it could not be made; restart drover when that is mended)"),
 		},

@@ -76,6 +76,7 @@ type poolRecord struct {
 	Path    string       `json:"path"`
 	Image   dataset.Size `json:"image,omitempty"`
 	Mount   string       `json:"mount,omitempty"`
+	Devices []string     `json:"devices,omitempty"`
 	Default bool         `json:"default,omitempty"`
 	// Found says that nobody has looked yet at what was incoming when this node took
 	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.

@@ -79,9 +79,22 @@ type Config struct {
 	Name  string
 	Path  string       // absolute, clean; no symlink is followed in its last element
 	Image dataset.Size // > 0: Path is a preallocated image file of that size to make or use, mounted by Open at Mount
-	Mount string       // where the image is mounted
-	Make  bool
-	Keys  Keys // of encrypted datasets; nil: none can be opened
+	Mount string       // where the image, or what else a pool has to mount by itself, is mounted
+	// Devices are block devices, absolute paths, that with Make the pool's storage is made
+	// of: such as hold nothing, others are refused. Without Make they are where to look
+	// first: what a device is called changes with a boot, so a pool is known by what it
+	// wrote on its devices.
+	Devices []string
+	Make    bool
+	Keys    Keys // of encrypted datasets; nil: none can be opened
+}
+
+// Former is a Kind that makes pools of block devices.
+type Former interface {
+	Kind
+	// PathOf is the Path of such a pool, where the operator gives none, from its name and
+	// Mount.
+	PathOf(name, mount string) string
 }
 
 // Pool is one open pool. The core contract is small; what only some backends

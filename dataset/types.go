@@ -248,6 +248,7 @@ type Pool struct {
 	Node         uuid.UUID    `json:"node"`
 	Backend      string       `json:"backend"`
 	Path         string       `json:"path"`
+	Devices      []string     `json:"devices,omitempty"` // that it was made of, as they were called then
 	Reach        Reach        `json:"reach"`
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
 	Capabilities Capabilities `json:"capabilities"`

@@ -80,6 +80,12 @@ func (a *app) hostPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
+// onHost does that to a path in its place.
+func (a *app) onHost(path *string) (err error) {
+	*path, err = a.hostPath(*path)
+	return err
+}
+
 func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }
 
 func (a *app) palette() show.Palette { return show.NewPalette(terminal(a.out), a.getenv) }

@@ -14,8 +14,10 @@ func newPoolCreateCmd(a *app) *cobra.Command {
 		Short: "Make a pool on the server's host",
 		Long: `Make a pool on the server's host. What lies at PATH already is never touched:
 a folder must be empty. With --image, PATH is a new file: a preallocated image
-of that size, which holds the pool.`,
+of that size, which holds the pool. With --device, it is made of whole devices,
+which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		Example: `  drover pool create fast --backend loop --path /mnt/xfs/drover
+  drover pool create disk --backend loop --device /dev/disk/by-id/nvme-X_1
   drover pool create big --backend loop --path /var/lib/big.img --image 200GiB`,
 		Args:              args(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -25,21 +27,31 @@ of that size, which holds the pool.`,
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make at PATH")
+	cmd.Flags().StringArrayVar(&p.Devices, "device", nil, "an empty block `DEVICE` of the server's host to make it of; again for several")
 	completeFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if p.Backend == "" || p.Path == "" {
-			return usage(cmd, "a pool needs --backend KIND and --path PATH")
+		switch {
+		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:
+			return usage(cmd, "a pool needs --backend KIND and --path PATH, or --device DEVICE")
+		case p.Image != "" && len(p.Devices) > 0:
+			return usage(cmd, "a pool lies in an image or on devices: --image or --device, not both")
 		}
 		if p.Image != "" {
 			if _, err := dataset.ParseSize(p.Image); err != nil {
 				return err
 			}
 		}
-		path, err := a.hostPath(p.Path)
-		if err != nil {
-			return err
+		p.Name = args[0]
+		for i := range p.Devices {
+			if err := a.onHost(&p.Devices[i]); err != nil {
+				return err
+			}
 		}
-		p.Name, p.Path = args[0], path
+		if p.Path != "" || len(p.Devices) == 0 {
+			if err := a.onHost(&p.Path); err != nil {
+				return err
+			}
+		}
 		c, err := a.connect()
 		if err != nil {
 			return err

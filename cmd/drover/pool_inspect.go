@@ -47,6 +47,7 @@ func poolForm(p api.Pool) *show.Form {
 	f.Add("Node", p.NodeName)
 	f.Add("Backend", p.Backend)
 	f.Add("Path", p.Path)
+	f.Add("Devices", p.Devices...)
 	f.Add("Reach", string(p.Reach))
 	if p.Default {
 		f.Add("Default", "yes: made by Drover, as no pool was configured")

@@ -136,8 +136,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *Client) (any, error) { return c.Doctor(ctx) }},
 		{"Collect", []any{node1}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Collect(ctx, node1) }},
-		{"CreatePool", []any{NewPool{"fast", "loop", "/p", "20GiB"}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
-			return c.CreatePool(ctx, NewPool{"fast", "loop", "/p", "20GiB"})
+		{"CreatePool", []any{NewPool{"fast", "loop", "/p", "20GiB", []string{"/dev/a"}}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
+			return c.CreatePool(ctx, NewPool{"fast", "loop", "/p", "20GiB", []string{"/dev/a"}})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
 		{"AcceptPool", []any{AcceptPool{"fast", true}}, f.pool, func(ctx context.Context, c *Client) (any, error) {

@@ -279,8 +279,10 @@ type Generation struct {
 type NewPool struct {
 	Name    string `json:"name"`
 	Backend string `json:"backend"`
-	Path    string `json:"path"`
+	Path    string `json:"path,omitempty" doc:"where it lies; may be left out with devices"`
 	Image   string `json:"image,omitempty" doc:"size of a preallocated image file to make at path"`
+
+	Devices []string `json:"devices,omitempty" doc:"block devices to make it of, which must hold nothing"`
 }
 
 // Found is a dataset that lies in a pool: what rebuild and adopt bring back.

@@ -4,6 +4,7 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
@@ -50,19 +51,19 @@ type Consul struct {
 type Pool struct {
 	Name    string
 	Backend string
-	Path    string       // absolute and clean
+	Path    string       // absolute and clean; may be empty with devices
 	Image   dataset.Size // > 0: Path is a preallocated image file of that size
+	Devices []string     // absolute and clean: what it is made of
 }
 
 // The bounds of a file, far above what a host has.
 const (
-	maxPools  = 64
-	maxLabels = 64
-	maxLabel  = 1024 // bytes of a value
-	maxConsul = 16   // addresses, of control replicas too
+	maxPools   = 64
+	maxDevices = 64 // of a pool
+	maxLabels  = 64
+	maxLabel   = 1024 // bytes of a value
+	maxConsul  = 16   // addresses, of control replicas too
 )
-
-const notBuilt = "is not built yet in this version: leave it out"
 
 // Parse reads drover.yaml. The file's name is only for errors. They are
 // ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
@@ -147,8 +148,13 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 		for _, other := range out {
 			if other.Name == p.Name {
 				bad.Add(item.Errorf("a pool %s is there already", p.Name))
-			} else if other.Path == p.Path {
+			} else if other.Path == p.Path && p.Path != "" {
 				bad.Add(item.Errorf("pool %s has the path of pool %s", p.Name, other.Name))
+			}
+			for _, device := range p.Devices {
+				if slices.Contains(other.Devices, device) {
+					bad.Add(item.Errorf("pool %s has device %s of pool %s", p.Name, device, other.Name))
+				}
 			}
 		}
 		out = append(out, p)
@@ -159,11 +165,18 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 func pool(n strictyaml.Node) (Pool, error) {
 	var p Pool
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"name", "backend", "path", "image"}, map[string]string{"device": notBuilt})
+	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices"}, nil)
 	if !bad.Add(err) && len(keys) == 0 {
 		return p, err
 	}
-	for _, need := range []string{"name", "backend", "path"} {
+	need := []string{"name", "backend", "path"}
+	if _, ok := keys["devices"]; ok {
+		need = need[:2]
+		if image, ok := keys["image"]; ok {
+			bad.Add(image.KeyErrorf("a pool lies in an image or on devices, not both"))
+		}
+	}
+	for _, need := range need {
 		if _, ok := keys[need]; !ok && err == nil {
 			bad.Add(n.Errorf("a pool needs a %s", need))
 		}
@@ -172,7 +185,32 @@ func pool(n strictyaml.Node) (Pool, error) {
 	bad.Add(word(keys["backend"], &p.Backend))
 	bad.Add(path(keys["path"], &p.Path))
 	bad.Add(image(keys["image"], &p.Image))
+	p.Devices, err = devices(keys["devices"])
+	bad.Add(err)
 	return p, bad.Err()
+}
+
+func devices(n strictyaml.Node) ([]string, error) {
+	items, err := n.Items()
+	if err != nil || n.Absent() {
+		return nil, err
+	}
+	if len(items) == 0 || len(items) > maxDevices {
+		return nil, n.Errorf("a pool of %d devices: want 1 to %d", len(items), maxDevices)
+	}
+	var bad strictyaml.Mistakes
+	var out []string
+	for _, item := range items {
+		var device string
+		if !bad.Add(path(item, &device)) {
+			continue
+		}
+		if slices.Contains(out, device) {
+			bad.Add(item.Errorf("device %s is there already", device))
+		}
+		out = append(out, device)
+	}
+	return out, bad.Err()
 }
 
 func word(n strictyaml.Node, into *string) (err error) {
