@@ -158,6 +158,8 @@ func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
+	case d.Encryption != nil:
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs encrypts nothing: use a pool of backend loop")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:

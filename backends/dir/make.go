@@ -113,6 +113,8 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
+	case d.Encryption != nil:
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir encrypts nothing: use a pool of backend loop")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:

@@ -219,6 +219,8 @@ func noSpace(err error) error {
 func refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
+	case d.Encryption != nil:
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs encrypts nothing: use a pool of backend loop")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:
