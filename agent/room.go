@@ -88,7 +88,7 @@ func (p *pools) hint(ctx context.Context, op *openPool, st dataset.PoolStatus, w
 	if short := max(want, reserve) - st.Free; !h.weighed || h.trash < short {
 		hints = append(hints, h.largestHint())
 	}
-	if op.rec.Image == 0 {
+	if op.rec.Image == 0 && len(op.rec.Devices) == 0 {
 		hints = append(hints, "other files on its disk: df -h "+op.rec.Path)
 	}
 	return strings.Join(hints, "; ")

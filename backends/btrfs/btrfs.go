@@ -38,10 +38,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	subvol "github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -54,7 +56,7 @@ type Backend struct {
 }
 
 var (
-	_ backends.Kind    = (*Backend)(nil)
+	_ backends.Former  = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
@@ -80,34 +82,55 @@ func (*Backend) Available(context.Context) error {
 }
 
 // Open implements backends.Kind.
-func (b *Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, error) {
+func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
 	}
-	if cfg.Make {
-		if err := belowBtrfs(cfg.Path); err != nil {
+	p := &Pool{name: cfg.Name, step: b.step}
+	var err error
+	if len(cfg.Devices) > 0 {
+		if p.disk, err = disk.Open(ctx, &run.System{}, cfg, fsctl.Btrfs, nil); err != nil {
 			return nil, err
 		}
+		cfg.ID = p.disk.ID
 	}
-	s, err := shelf.Open(cfg, Name)
-	if err != nil {
-		return nil, err
-	}
-	if err := onBtrfs(s.Path()); err != nil {
-		return nil, err
-	}
-	p := &Pool{name: cfg.Name, shelf: s, step: b.step}
-	s.Destroy = p.destroy
-	if err := p.within(func(dir *os.File) (err error) {
-		p.quota, _, err = subvol.Quotas(dir)
-		return err
-	}); err != nil {
-		return nil, err
+	if err = p.enter(cfg); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	if p.quota == subvol.QuotaNone {
 		return p, nil
 	}
-	return &sizedPool{p}, p.limitAll()
+	return &sizedPool{p}, nil
+}
+
+// PathOf implements backends.Former.
+func (*Backend) PathOf(_, mount string) string { return mount }
+
+// enter finds the pool at its path, or makes it.
+func (p *Pool) enter(cfg backends.Config) (err error) {
+	if cfg.Make {
+		if err := belowBtrfs(cfg.Path); err != nil {
+			return err
+		}
+		if err := p.count(cfg.Path); err != nil {
+			return err
+		}
+	}
+	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
+		return err
+	}
+	if err := onBtrfs(p.shelf.Path()); err != nil {
+		return err
+	}
+	p.shelf.Destroy = p.destroy
+	err = p.within(func(dir *os.File) (err error) {
+		p.quota, _, err = subvol.Quotas(dir)
+		return err
+	})
+	if err != nil || p.quota == subvol.QuotaNone {
+		return err
+	}
+	return p.limitAll()
 }
 
 // belowBtrfs refuses a path where no pool can be made. What else is wrong with it the shelf
@@ -139,6 +162,7 @@ func onBtrfs(path string) error {
 type Pool struct {
 	name    string
 	shelf   *shelf.Shelf
+	disk    *disk.Disk   // that it has for itself
 	quota   subvol.Quota // when it was opened
 	uses    shelf.Uses
 	commits subvol.Commits
@@ -159,7 +183,7 @@ func (p *Pool) Info() backends.Info {
 			EnforcesSize: sized, OnlineGrow: sized, Shrink: sized, CountsWritten: p.quota == subvol.QuotaSimple,
 			KnowsUsed: p.quota == subvol.QuotaFull, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 		},
-		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes(),
+		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
 		Path: p.shelf.Path(),
 	}
 }
@@ -243,8 +267,9 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
-// Close implements backends.Pool; there is nothing to let go of.
-func (*Pool) Close() error { return nil }
+// Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
+// them are in use.
+func (p *Pool) Close() error { return p.disk.Close() }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }

@@ -48,10 +48,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -61,7 +63,7 @@ type Backend struct {
 }
 
 var (
-	_ backends.Kind    = Backend{}
+	_ backends.Former  = Backend{}
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
@@ -82,35 +84,52 @@ func (Backend) Available(context.Context) error {
 }
 
 // Open opens or makes a pool in a directory; see backends.Kind.
-func (b Backend) Open(_ context.Context, cfg backends.Config) (backends.Pool, error) {
+func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend dir keeps datasets in a directory, not in an image: leave the size out")
 	}
-	s, err := shelf.Open(cfg, b.Name())
-	if err != nil {
-		return nil, err
-	}
-	p := &Pool{name: cfg.Name, shelf: s, step: b.step}
+	p := &Pool{name: cfg.Name, step: b.step}
 	if p.step == nil {
 		p.step = steps.At
 	}
-	s.Destroy = p.destroy
-	if p.fs, err = fsctl.KindOf(s.Path()); err != nil {
-		return nil, err
+	if len(cfg.Devices) > 0 {
+		var err error
+		if p.disk, err = disk.Open(ctx, &run.System{}, cfg, fsctl.XFS, []string{"prjquota"}, nil); err != nil {
+			return nil, err
+		}
+		cfg.ID = p.disk.ID
+	}
+	if err := p.found(cfg, b.Name()); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if p.mend != "" {
+		return p, nil
+	}
+	return &sizedPool{p}, nil
+}
+
+// PathOf implements backends.Former.
+func (Backend) PathOf(_, mount string) string { return mount }
+
+// found finds the pool at its path, or makes it.
+func (p *Pool) found(cfg backends.Config, backend string) (err error) {
+	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
+		return err
+	}
+	p.shelf.Destroy = p.destroy
+	if p.fs, err = fsctl.KindOf(p.shelf.Path()); err != nil {
+		return err
 	}
 	if err := p.within(func(dir *os.File) (err error) {
 		p.mend, err = lacks(dir, p.fs)
 		return err
 	}); err != nil {
-		return nil, err
+		return err
 	}
-	if p.how, p.shares, err = describe(s.Path()); err != nil {
-		return nil, err
+	if p.how, p.shares, err = describe(p.shelf.Path()); err != nil {
+		return err
 	}
-	if err := p.holdAll(); err != nil || p.mend != "" {
-		return p, err
-	}
-	return &sizedPool{p}, nil
+	return p.holdAll()
 }
 
 // describe says how files are copied in a pool, and whether they share blocks then.
@@ -132,6 +151,7 @@ func describe(path string) (how string, shares bool, err error) {
 type Pool struct {
 	name   string
 	shelf  *shelf.Shelf
+	disk   *disk.Disk // that it has for itself
 	fs     fsctl.Kind
 	mend   string // what would have sizes held; "": they are
 	unheld int    // datasets with a size that does not hold
@@ -150,12 +170,16 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
+	on := ""
+	if p.disk != nil {
+		on = "; " + p.disk.Note()
+	}
 	return backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: p.mend == "", KnowsUsed: p.mend == "", OnlineGrow: p.mend == "", Shrink: p.mend == "",
 			CloneIndependent: true,
 		},
-		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use", p.fs, p.sizes(), p.how),
+		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use%s", p.fs, p.sizes(), p.how, on),
 		Path: p.shelf.Path(),
 	}
 }
@@ -190,8 +214,9 @@ func (p *Pool) room() error {
 	return backends.Room(p.name, st.Free, st.Size)
 }
 
-// Close implements backends.Pool; there is nothing to let go of.
-func (p *Pool) Close() error { return nil }
+// Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
+// them are in use.
+func (p *Pool) Close() error { return p.disk.Close() }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }

@@ -67,8 +67,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -85,7 +87,7 @@ type Backend struct {
 	part   int64        // of a base that is shared at once
 }
 
-var _ backends.Kind = (*Backend)(nil)
+var _ backends.Former = (*Backend)(nil)
 
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
@@ -150,6 +152,11 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		p.image, err = b.openImage(ctx, cfg)
 		p.path = cfg.Mount
 	}
+	if len(cfg.Devices) > 0 {
+		if p.disk, err = disk.Open(ctx, b.runner, cfg, fsctl.XFS, nil); err == nil {
+			cfg.ID = p.disk.ID
+		}
+	}
 	if err == nil {
 		err = p.enter(cfg)
 	}
@@ -158,6 +165,9 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	}
 	return p, nil
 }
+
+// PathOf implements backends.Former.
+func (b *Backend) PathOf(_, mount string) string { return mount }
 
 // enter makes the pool at p.path, if that is wanted, and learns what it is.
 func (p *Pool) enter(cfg backends.Config) error {
@@ -218,6 +228,9 @@ func (p *Pool) describe() error {
 	}
 	if p.image != nil {
 		note = append(note, p.image.note...)
+	}
+	if p.disk != nil {
+		note = append(note, p.disk.Note())
 	}
 	_, constant := p.layout.(*btrfsLayout)
 	p.info = backends.Info{

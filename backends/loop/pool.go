@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/loopdev"
@@ -38,6 +39,7 @@ type Pool struct {
 	name     string
 	path     string // the directory
 	image    *poolImage
+	disk     *disk.Disk
 	identity identity
 	layout   layout
 	direct   bool // files can be read and written past the page cache
@@ -197,12 +199,12 @@ func (p *Pool) room(root folder) error {
 	return nil
 }
 
-// Close implements backends.Pool. A pool in an image of its own is unmounted, unless
-// datasets of it are in use: then it stays for the next Open.
+// Close implements backends.Pool. A pool in an image or on devices of its own is
+// unmounted, unless datasets of it are in use: then it stays for the next Open.
 func (p *Pool) Close() error {
 	err := p.settled()
 	if p.image == nil {
-		return err
+		return errors.Join(err, p.disk.Close())
 	}
 	return errors.Join(err, p.image.close())
 }

@@ -17,6 +17,10 @@ const (
 	iocFSInfo      = 0x8400941F // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
 	iocQgroupLimit = 0x8030942B // _IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)
 
+	iocQuotaControl = 0xC0109428 // _IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)
+	iocRescanWait   = 0x0000942E // _IO(0x94, 46)
+	quotaEnable     = 1          // BTRFS_QUOTA_CTL_ENABLE
+
 	limitReferenced = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
 
 	sysfs = "/sys/fs/btrfs"
@@ -77,6 +81,20 @@ func Quotas(f *os.File) (mode Quota, settled bool, err error) {
 		return "", false, fmt.Errorf("quotas of %s: %w", f.Name(), err)
 	}
 	return mode, wrong == 0, nil
+}
+
+// EnableQuotas switches full quotas on for the whole filesystem of f, and waits until they
+// have counted what is there. They stay on.
+func EnableQuotas(f *os.File) error {
+	args := [2]uint64{quotaEnable}
+	err := ioctl(f, iocQuotaControl, unsafe.Pointer(&args))
+	if err == nil {
+		err = ioctl(f, iocRescanWait, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("switch quotas of %s on: %w", f.Name(), err)
+	}
+	return nil
 }
 
 // Limit makes the subvolume that f lies in hold at most so many bytes, of data and

@@ -133,3 +133,19 @@ func unmountAll(target string) error {
 	}
 	return first
 }
+
+// Disk returns the path of a block device of size bytes that holds nothing, gone after the
+// test.
+func Disk(tb testing.TB, size int64) string {
+	tb.Helper()
+	dev, err := loopdev.Attach(tb.Context(), Image(tb, "", size), loopdev.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := dev.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dev.Path
+}

@@ -20,6 +20,8 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"mysql-up":      setupMySQLUp,
 		"disk":          setupDisk,
 		"btrfs":         setupBtrfs,
+		"devices":       setupDevices,
+		"devices-moved": setupDevicesMoved,
 		"stopped":       setupStopped,
 		"local-data":    setupLocalData,
 		"profiles":      setupProfiles,

@@ -1,0 +1,328 @@
+// Package disk is what backends share that keep a pool in a filesystem on whole devices:
+// Open makes that filesystem on devices that hold nothing, or finds it on those that have
+// it, and mounts it.
+//
+// # How a pool is known
+//
+// The filesystem's UUID is the pool's, and its label "drover-pool". So nothing has to be
+// on record between the making of the filesystem and that of the pool in it, and what a
+// device is called after a boot does not matter: the devices that it had are looked at
+// first, and then all of the host. One that is absent, or is another now, makes the pool
+// offline; it is never made again.
+//
+// # What a crash leaves
+//
+// A filesystem that was not made to the end says so (superblock.unfinished), and bears
+// that label: nobody ever mounted it, so it is made anew. One that was made to the end and
+// has nothing in it yet is taken as it is, under its UUID.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+const (
+	label      = "drover-pool"
+	identity   = "pool.json" // of every pool
+	least      = 512 * dataset.MiB
+	mkfsLimit  = 30 * time.Minute
+	busyTries  = 100
+	busyPause  = 10 * time.Millisecond
+	manyAtMost = 3 // names that a refusal lists
+)
+
+// Disk is a mounted filesystem on devices of its own.
+type Disk struct {
+	ID      uuid.UUID // the filesystem's, and the pool's
+	Devices []string  // that it lies on, as they are called now
+	mount   string
+}
+
+// Open mounts the filesystem of a pool at cfg.Mount. It is kind, fsctl.XFS or fsctl.Btrfs;
+// options are tried in turn, until the kernel takes one.
+func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk, error) {
+	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "a pool on devices lies where drover mounts it: leave its path and image out")
+	}
+	for _, device := range cfg.Devices {
+		if err := checkPath(device); err != nil {
+			return nil, err
+		}
+	}
+	if kind == fsctl.XFS && len(cfg.Devices) > 1 && cfg.Make {
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"XFS lies on one device, and cannot be striped over %s: give one, or use backend btrfs, lvm or zfs, or a RAID of them", strings.Join(cfg.Devices, " and "))
+	}
+	id, fresh, err := cfg.ID, false, error(nil)
+	if cfg.Make {
+		id, fresh, err = form(ctx, runner, cfg, kind)
+	} else if id == uuid.Nil {
+		id, err = borne(cfg.Devices[0], kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	members, err := members(id, kind, cfg.Devices)
+	if err != nil {
+		return nil, err
+	}
+	d := &Disk{ID: id, Devices: members, mount: cfg.Mount}
+	steps.At("disk.formed")
+	if cfg.Make && !fresh {
+		if err := d.peek(kind, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.attach(ctx, kind, options); err != nil {
+		return nil, err
+	}
+	steps.At("disk.mounted")
+	if cfg.Make && !fresh {
+		if err := d.unused(cfg); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
+	return d, nil
+}
+
+// form returns the UUID of the filesystem on the devices of a pool that is to be made, and
+// whether it made that now.
+func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool, err error) {
+	found := map[uuid.UUID]bool{}
+	force, blank, size := false, 0, dataset.Size(0)
+	for _, device := range cfg.Devices {
+		node, err := resolve(device)
+		if err == nil {
+			_, err = look(node)
+		}
+		if err != nil {
+			return id, false, err
+		}
+		sb, err := readSuperblock(node)
+		if err != nil {
+			return id, false, err
+		}
+		switch ours := sb.kind == kind && sb.label == label; {
+		case ours && !sb.unfinished:
+			id = sb.id
+			found[id] = true
+			continue
+		case ours:
+			force = true
+			_, err = free(device)
+		default:
+			err = vacant(device)
+		}
+		if err != nil {
+			return id, false, err
+		}
+		n, err := sizeOf(device)
+		if err != nil {
+			return id, false, err
+		}
+		size += n
+		blank++
+	}
+	switch {
+	case len(found) > 1 || (len(found) == 1 && blank > 0):
+		return id, false, dataset.Errorf(dataset.ErrExists, "some of %s have a pool's filesystem, and not all the same one: they were left as they are (drover pool adopt DEVICE takes one over; blkdiscard -z -f DEVICE writes zeros over all of it)", strings.Join(cfg.Devices, ", "))
+	case len(found) == 1:
+		return id, false, nil
+	case size < least:
+		return id, false, dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)", strings.Join(cfg.Devices, " and "), size.Human(), least)
+	}
+	if id = cfg.ID; id == uuid.Nil {
+		id = uuid.New()
+	}
+	return id, true, mkfs(ctx, runner, cfg.Devices, kind, id, force)
+}
+
+func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.Kind, id uuid.UUID, force bool) error {
+	var nodes []string
+	for _, device := range devices {
+		node, err := resolve(device)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(nodes, node) {
+			return dataset.Errorf(dataset.ErrInvalid, "%s is there twice", node)
+		}
+		nodes = append(nodes, node)
+	}
+	args := []string{"-q", "-L", label}
+	if force { // otherwise mkfs looks for itself, too
+		args = append(args, "-f")
+	}
+	pkg := "xfsprogs"
+	switch kind {
+	case fsctl.Btrfs:
+		pkg = "btrfs-progs"
+		args = append(args, "-U", id.String())
+		if len(nodes) > 1 {
+			args = append(args, "-d", "raid0", "-m", "raid1")
+		}
+	default:
+		args = append(args, "-s", "size=4096", "-m", "reflink=1,uuid="+id.String())
+	}
+	name := "mkfs." + string(kind)
+	if _, err := run.LookPath(name); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is not installed (apt-get install %s)", name, pkg)
+	}
+	_, err := runner.Run(ctx, run.Command{Name: name, Args: append(args, nodes...), Timeout: mkfsLimit})
+	if err != nil {
+		return fmt.Errorf("make the filesystem of the pool: %w", err)
+	}
+	return nil
+}
+
+// peek refuses what is to become a pool and has something in it. It reads alone, and
+// replays no log: another host may have it mounted.
+func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
+	if cfg.ID == uuid.Nil || cfg.ID == d.ID {
+		return nil // any pool is welcome, or this one
+	}
+	if at, err := d.mounted(); err != nil || at {
+		return err
+	}
+	opts := []string{"norecovery", "nouuid"}
+	if kind == fsctl.Btrfs {
+		opts = append(d.members(), "rescue=nologreplay")
+	}
+	root, err := mount.Detached(mount.Spec{Source: d.Devices[0], FSType: string(kind), Options: opts, ReadOnly: true})
+	if err != nil {
+		return inUse(err, d.Devices[0])
+	}
+	defer root.Close()
+	return d.empty(root, "")
+}
+
+// unused is peek for what is mounted: all that was in the log is there now.
+func (d *Disk) unused(cfg backends.Config) error {
+	if cfg.ID == uuid.Nil || cfg.ID == d.ID {
+		return nil
+	}
+	root, err := os.Open(d.mount)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return d.empty(root, "")
+}
+
+// empty fails with ErrExists when there is more in a directory than the making of a pool
+// leaves: its identity, and directories that hold nothing.
+func (d *Disk) empty(dir *os.File, below string) error {
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case below == "" && !e.IsDir() && strings.Contains(name, identity):
+			continue
+		case below == "" && e.IsDir():
+			fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			sub := os.NewFile(uintptr(fd), name)
+			err = errors.Join(d.empty(sub, name+"/"), sub.Close())
+			if err != nil {
+				return err
+			}
+		default:
+			return dataset.Errorf(dataset.ErrExists, "%s has a pool of drover's, with %q in it: it was left as it is (drover pool adopt %s takes it over)",
+				strings.Join(d.Devices, " and "), below+name, d.Devices[0])
+		}
+	}
+	return nil
+}
+
+// members are the mount options that name all devices of a btrfs.
+func (d *Disk) members() (options []string) {
+	if len(d.Devices) > 1 {
+		for _, device := range d.Devices {
+			options = append(options, "device="+device)
+		}
+	}
+	return options
+}
+
+// attach mounts the filesystem, or finds it mounted from an earlier run.
+func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) error {
+	if err := os.MkdirAll(d.mount, 0o700); err != nil {
+		return err
+	}
+	if at, err := d.mounted(); err != nil || at {
+		return err
+	}
+	var err error
+	for _, opts := range append(options, nil) {
+		spec := mount.Spec{Source: d.Devices[0], FSType: string(kind), Options: append(append([]string{"noatime"}, d.members()...), opts...)}
+		err = mount.Mount(d.mount, spec)
+		for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
+			<-time.After(busyPause) // a process that is being forked has a copy of what peek had open
+			err = mount.Mount(d.mount, spec)
+		}
+		if !errors.Is(err, unix.EINVAL) {
+			break // unlike an option that this kernel lacks
+		}
+	}
+	return inUse(err, d.Devices[0])
+}
+
+func inUse(err error, device string) error {
+	if errors.Is(err, unix.EBUSY) {
+		return dataset.Errorf(dataset.ErrInUse, "%s is used otherwise on this host (lsblk %s): %w", device, device, err)
+	}
+	return err
+}
+
+// mounted tells whether the filesystem is mounted in its place; something else there is
+// ErrOffline.
+func (d *Disk) mounted() (bool, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	e := table.At(d.mount)
+	if e == nil {
+		return false, nil
+	}
+	node, err := resolve(e.Source)
+	if err != nil || !slices.Contains(d.Devices, node) {
+		return false, dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool of %s belongs", e.Source, d.mount, strings.Join(d.Devices, " and "))
+	}
+	return true, nil
+}
+
+// Note says, for people, on which devices it lies.
+func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
+
+// Close unmounts the filesystem unless it is in use. Of a nil Disk nothing.
+func (d *Disk) Close() error {
+	if d == nil {
+		return nil
+	}
+	err := mount.Unmount(d.mount)
+	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

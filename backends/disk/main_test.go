@@ -1,0 +1,10 @@
+package disk
+
+import (
+	"os"
+	"testing"
+
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }

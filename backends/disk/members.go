@@ -1,0 +1,141 @@
+package disk
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+)
+
+// member is a device that bears a filesystem's UUID.
+type member struct {
+	node string
+	superblock
+}
+
+// borne returns the UUID of the pool's filesystem on a device.
+func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
+	if _, err := resolve(device); err != nil {
+		return uuid.Nil, err
+	}
+	sb, err := readSuperblock(device)
+	switch {
+	case err != nil:
+		return uuid.Nil, err
+	case sb.kind != kind:
+		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s has no %s", device, kind)
+	case sb.label != label || sb.unfinished:
+		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s has a %s that drover did not make: mount it, and adopt the path of the pool in it", device, kind)
+	}
+	return sb.id, nil
+}
+
+// members returns all devices of a filesystem, as they are called now: those that it had,
+// or else whatever bears its UUID. ErrOffline where that is not all of them.
+func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
+	var found []member
+	var why []string
+	for _, device := range had {
+		m, err := bears(device, id, kind)
+		if err != nil {
+			why = append(why, err.Error()+holding(m))
+			continue
+		}
+		if !slices.ContainsFunc(found, func(o member) bool { return o.node == m.node }) {
+			found = append(found, m)
+		}
+	}
+	if whole(found) == nil {
+		return nodes(found), nil
+	}
+	all, err := names("/sys/class/block")
+	if err != nil {
+		return nil, err
+	}
+	found = nil
+	for _, name := range all {
+		if m, err := bears(filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")), id, kind); err == nil {
+			found = append(found, m)
+		}
+	}
+	if err := whole(found); err != nil {
+		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id, strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
+	}
+	return nodes(found), nil
+}
+
+// whole fails unless these are all devices of one filesystem, each once.
+func whole(found []member) error {
+	if len(found) == 0 {
+		return errors.New("no device of this host has the pool's filesystem: is its disk there?")
+	}
+	slices.SortFunc(found, func(a, b member) int {
+		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.node, b.node))
+	})
+	for i, m := range found[1:] {
+		if m.device == found[i].device {
+			return fmt.Errorf("both %s and %s have the pool's filesystem: one is a copy, or another way to the same disk; take one away", found[i].node, m.node)
+		}
+	}
+	if want := found[0].devices; uint64(len(found)) != want {
+		return fmt.Errorf("%d of the %d devices of the pool's filesystem are there (%s): it is not mounted with some missing", len(found), want, strings.Join(nodes(found), ", "))
+	}
+	return nil
+}
+
+func nodes(found []member) (out []string) {
+	for _, m := range found {
+		out = append(out, m.node)
+	}
+	return out
+}
+
+// bears returns a device that bears a filesystem's UUID, or why it does not.
+func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
+	if m.node, err = filepath.EvalSymlinks(device); err != nil {
+		return m, fmt.Errorf("%s is absent", device)
+	}
+	st, err := look(m.node)
+	if err != nil {
+		return m, err
+	}
+	if size, err := sizeOf(m.node); err != nil || size == 0 {
+		return member{}, fmt.Errorf("%s is absent", device) // a drive without a disk
+	}
+	if m.superblock, err = readSuperblock(m.node); err != nil {
+		return m, err
+	}
+	switch {
+	case m.kind == kind && m.id == id && !m.unfinished:
+		// Of a disk with several ways to it the one that combines them is what is mounted.
+		in := fmt.Sprintf("%s/%d:%d/holders", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		holders, err := names(in)
+		if err == nil && len(holders) > 0 {
+			err = fmt.Errorf("%s is part of %s", device, few(holders))
+		}
+		return m, err
+	case m.kind == kind:
+		return m, fmt.Errorf("%s has a %s of UUID %s", device, kind, m.id)
+	}
+	return m, fmt.Errorf("%s has", device)
+}
+
+// holding says what is on a device that was to bear something else.
+func holding(m member) string {
+	if m.node == "" || m.kind != "" {
+		return ""
+	}
+	content, err := fsctl.Identify(m.node)
+	if err != nil {
+		return ""
+	}
+	return " " + string(content)
+}

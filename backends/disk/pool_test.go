@@ -1,0 +1,281 @@
+package disk_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+const size = 1 << 30
+
+// rig is a host with disks and no pool yet.
+type rig struct {
+	*testing.T
+	kind  backends.Former
+	mount string
+}
+
+func each(t *testing.T, test func(r rig)) {
+	for _, kind := range []backends.Former{loop.New(&run.System{}), dir.Backend{}, btrfs.New()} {
+		t.Run(kind.Name(), func(t *testing.T) { test(rig{t, kind, filepath.Join(t.TempDir(), "pool")}) })
+	}
+}
+
+func (r rig) config(id uuid.UUID, mk bool, devices ...string) backends.Config {
+	return backends.Config{ID: id, Name: "p", Path: r.kind.PathOf("p", r.mount), Mount: r.mount, Devices: devices, Make: mk}
+}
+
+func (r rig) open(id uuid.UUID, mk bool, devices ...string) backends.Pool {
+	r.Helper()
+	p, err := r.kind.Open(r.Context(), r.config(id, mk, devices...))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return p
+}
+
+func (r rig) close(p backends.Pool) {
+	r.Helper()
+	if err := p.Close(); err != nil {
+		r.Fatal(err)
+	}
+	if names, err := os.ReadDir(r.mount); err != nil || len(names) > 0 {
+		r.Fatalf("it is mounted still: %v, %v", names, err)
+	}
+}
+
+func (r rig) refused(id uuid.UUID, mk bool, devices []string, kind error, says ...string) {
+	r.Helper()
+	p, err := r.kind.Open(r.Context(), r.config(id, mk, devices...))
+	if err == nil {
+		r.close(p)
+	}
+	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
+		r.Fatalf("%v, want %v", err, kind)
+	}
+	for _, word := range says {
+		if !strings.Contains(err.Error(), word) {
+			r.Errorf("%q does not say %q", err, word)
+		}
+	}
+	if names, err := os.ReadDir(r.mount); err == nil && len(names) > 0 {
+		r.Errorf("it left %v mounted", names[0])
+	}
+}
+
+func (r rig) volume(p backends.Pool) uuid.UUID {
+	r.Helper()
+	d := dataset.Dataset{ID: uuid.New(), Volume: "v"}
+	if r.kind.Name() != "dir" {
+		d.Size = 400 * dataset.MiB
+	}
+	if _, err := p.Create(r.Context(), d); err != nil {
+		r.Fatal(err)
+	}
+	if err := p.Commit(r.Context(), d.ID); err != nil {
+		r.Fatal(err)
+	}
+	return d.ID
+}
+
+func (r rig) has(p backends.Pool, id uuid.UUID) {
+	r.Helper()
+	if e, err := p.Stat(r.Context(), id); err != nil || e.State != backends.EntryReady {
+		r.Errorf("%+v, %v", e, err)
+	}
+}
+
+// plug attaches an image as a disk, whose name is another one than before.
+func (r rig) plug(image string) (device string, unplug func()) {
+	r.Helper()
+	dev, err := loopdev.Attach(r.Context(), image, loopdev.Options{})
+	if err != nil {
+		r.Fatal(err)
+	}
+	unplug = func() {
+		if err := dev.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			r.Error(err)
+		}
+	}
+	r.Cleanup(unplug)
+	return dev.Path, unplug
+}
+
+// A pool on a device is known by what is on the device: under another name it is found,
+// and what has its name is not taken for it, nor changed.
+func TestPoolMoves(t *testing.T) {
+	each(t, func(r rig) {
+		image, name := scratch.Image(t, "", size), filepath.Join(t.TempDir(), "disk")
+		other := scratch.Disk(t, size)
+		scratch.Format(t, "ext4", other)
+		calls := func(device string) {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(device, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		device, unplug := r.plug(image)
+		calls(device)
+		p := r.open(uuid.Nil, true, name)
+		id := p.ID()
+		if !strings.Contains(p.Info().Note, device) || p.Info().Path != r.mount || !p.Status(t.Context()).Online {
+			t.Errorf("%+v, %+v", p.Info(), p.Status(t.Context()))
+		}
+		v := r.volume(p)
+		again := r.open(id, false, name) // as a new agent does, where datasets kept it mounted
+		r.has(again, v)
+		r.close(p)
+		unplug()
+		r.refused(id, false, []string{name}, dataset.ErrOffline, name+" is absent", id.String())
+		calls(other)
+		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk there", name+" has an ext2, ext3 or ext4")
+		moved, _ := r.plug(image)
+		p = r.open(id, false, name)
+		r.has(p, v)
+		r.close(p)
+		if p = r.open(uuid.Nil, false, moved); p.ID() != id { // adopted
+			t.Errorf("adopted %s, not %s", p.ID(), id)
+		}
+		r.close(p)
+		scratch.Run(t, "fsck.ext4", "-fn", other)
+	})
+}
+
+// Whatever a crash leaves between the first step and the agent's record is made to the end
+// by the next try; a pool that somebody has used is not.
+func TestPoolIsMadeAfterACrash(t *testing.T) {
+	each(t, func(r rig) {
+		device := scratch.Disk(t, size)
+		first, second, third := uuid.New(), uuid.New(), uuid.New()
+		r.format(first, device)
+		r.unfinished(device)
+		p := r.open(second, true, device)
+		if p.ID() != second {
+			t.Errorf("what was not made to the end is %s", p.ID())
+		}
+		r.close(p)
+
+		p = r.open(third, true, device) // made, and on nobody's record
+		if p.ID() != second {
+			t.Errorf("made anew as %s", p.ID())
+		}
+		v := r.volume(p)
+		r.close(p)
+		r.refused(third, true, []string{device}, dataset.ErrExists, "drover pool adopt "+device)
+		p = r.open(uuid.Nil, true, device) // drover.yaml, of a node that forgot it
+		r.has(p, v)
+		r.close(p)
+
+		bare := scratch.Disk(t, size)
+		r.format(first, bare)
+		p = r.open(third, true, bare)
+		if p.ID() != first {
+			t.Errorf("the filesystem that was there was made anew as %s", p.ID())
+		}
+		r.volume(p)
+		r.close(p)
+	})
+}
+
+// format makes the filesystem of a pool, and no more.
+func (r rig) format(id uuid.UUID, devices ...string) {
+	r.Helper()
+	if r.kind.Name() == "btrfs" {
+		scratch.Run(r, "mkfs.btrfs", append([]string{"-q", "-L", "drover-pool", "-U", id.String()}, devices...)...)
+		return
+	}
+	scratch.Run(r, "mkfs.xfs", append([]string{"-q", "-L", "drover-pool", "-m", "reflink=1,uuid=" + id.String()}, devices...)...)
+}
+
+// unfinished has it look as while mkfs is at work.
+func (r rig) unfinished(device string) {
+	r.Helper()
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if r.kind.Name() == "btrfs" {
+		_, err = f.WriteAt([]byte("!"), 64<<10+0x40)
+	} else {
+		_, err = f.WriteAt([]byte{1}, 126)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// What holds something is refused, also where only one of several devices does; so is what
+// is too small, and several devices where they cannot be striped.
+func TestPoolIsNotMade(t *testing.T) {
+	each(t, func(r rig) {
+		blank, small, full := scratch.Disk(t, size), scratch.Disk(t, 400<<20), scratch.Disk(t, size)
+		scratch.Format(t, "ext4", full)
+		r.refused(uuid.New(), true, []string{full}, dataset.ErrExists, "ext4")
+		r.refused(uuid.New(), true, []string{small}, dataset.ErrUnsupported, "too small", "512MiB")
+		r.refused(uuid.New(), true, []string{blank + "x"}, dataset.ErrInvalid, "there is no device")
+		r.refused(uuid.New(), false, []string{blank}, dataset.ErrOffline, "has nothing")
+		r.refused(uuid.Nil, false, []string{blank}, dataset.ErrInvalid, "has no")
+		if r.kind.Name() != "btrfs" {
+			r.refused(uuid.New(), true, []string{blank, small}, dataset.ErrUnsupported, "backend btrfs")
+			foreign := scratch.Disk(t, size)
+			scratch.Format(t, "xfs", foreign)
+			r.refused(uuid.Nil, false, []string{foreign}, dataset.ErrInvalid, "mount it")
+			r.refused(uuid.Nil, true, []string{foreign}, dataset.ErrExists, "an XFS filesystem")
+			return
+		}
+		r.refused(uuid.New(), true, []string{blank, full}, dataset.ErrExists, "ext4")
+		r.refused(uuid.New(), true, []string{blank, blank}, dataset.ErrInvalid, "twice")
+		r.format(uuid.New(), small)
+		r.refused(uuid.New(), true, []string{blank, small}, dataset.ErrExists, "drover pool adopt")
+		r.open(uuid.New(), true, blank).Close() // nothing was done to it
+	})
+}
+
+// A btrfs on several devices is striped, found by any of them, and not mounted without one,
+// nor beside a copy of one.
+func TestStriped(t *testing.T) {
+	r := rig{t, btrfs.New(), filepath.Join(t.TempDir(), "pool")}
+	images := []string{scratch.Image(t, "", size), scratch.Image(t, "", size)}
+	a, _ := r.plug(images[0])
+	b, unplug := r.plug(images[1])
+	p := r.open(uuid.Nil, true, a, b)
+	id, v := p.ID(), r.volume(p)
+	for _, says := range []string{"data raid0, metadata raid1", "full quotas", a, b} {
+		if !strings.Contains(p.Info().Note, says) {
+			t.Errorf("%q does not say %q", p.Info().Note, says)
+		}
+	}
+	r.close(p)
+	p = r.open(uuid.Nil, false, b) // adopted by one of them
+	r.has(p, v)
+	r.close(p)
+	unplug()
+	r.refused(id, false, []string{a, b}, dataset.ErrOffline, "1 of the 2 devices", b+" is absent")
+	r.plug(images[1])
+	copied := filepath.Join(t.TempDir(), "copy")
+	scratch.Run(t, "cp", "--sparse=always", images[0], copied)
+	c, unplug := r.plug(copied)
+	r.refused(id, false, []string{a, c}, dataset.ErrOffline, "one is a copy", a, c)
+	unplug()
+	p = r.open(id, false, a, "/dev/none")
+	r.has(p, v)
+	if st := p.Status(t.Context()); st.Size < 3*size/2 {
+		t.Errorf("%s of two devices", st.Size)
+	}
+	r.close(p)
+}

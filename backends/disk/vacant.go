@@ -1,0 +1,220 @@
+package disk
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+const sysBlock = "/sys/dev/block"
+
+func checkPath(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return dataset.Errorf(dataset.ErrInvalid, "bad device %q: want an absolute path without . and ..", path)
+	}
+	return nil
+}
+
+// resolve returns the node of a device: links such as those below /dev/disk lead to it.
+func resolve(path string) (string, error) {
+	node, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrInvalid, "there is no device %s: %w", path, err)
+	}
+	return node, nil
+}
+
+// Vacant fails unless path is a block device that can be written to, holds nothing as far as
+// can be told, and is used by nobody. It changes nothing.
+func Vacant(path string) error {
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	return vacant(path)
+}
+
+func vacant(path string) error {
+	node, err := free(path)
+	if err != nil {
+		return err
+	}
+	content, err := fsctl.Identify(node)
+	if err != nil {
+		return err
+	}
+	if content == fsctl.Empty {
+		return nil
+	}
+	how := "wipefs -a " + node + " takes the mark off it, and blkdiscard -z " + node + " writes zeros over all of it"
+	if content == fsctl.OtherData {
+		how = "blkdiscard -z -f " + node + " writes zeros over all of it"
+	}
+	return dataset.Errorf(dataset.ErrExists, "device %s holds %s, and was left as it is (if nobody needs that: %s)", path, content, how)
+}
+
+// free fails unless path is a block device that nobody uses and that can be written to. It
+// returns its node.
+func free(path string) (node string, err error) {
+	if node, err = resolve(path); err != nil {
+		return "", err
+	}
+	st, err := look(node)
+	if err != nil {
+		return "", err
+	}
+	if err := unclaimed(path, node, st); err != nil {
+		return "", err
+	}
+	// Only now: opening for writing has udev look at it anew, and a loop device go.
+	fd, err := unix.Open(node, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s cannot be written to (blockdev --getro %s): %w", path, node, err)
+	case errors.Is(err, unix.EBUSY):
+		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s shows by what)", path, node)
+	case err != nil:
+		return "", fmt.Errorf("open device %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	readOnly, err := unix.IoctlGetInt(fd, unix.BLKROGET)
+	if err != nil {
+		return "", fmt.Errorf("device %s: %w", path, err)
+	}
+	if readOnly != 0 {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s is read-only (blockdev --setrw %s, if it is to be written to)", path, node)
+	}
+	return node, nil
+}
+
+// look refuses what is no block device.
+func look(node string) (st unix.Stat_t, err error) {
+	if err := unix.Stat(node, &st); err != nil {
+		return st, dataset.Errorf(dataset.ErrInvalid, "device %s: %w", node, err)
+	}
+	what := ""
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return st, nil
+	case unix.S_IFREG:
+		what = "a file: for a pool in a file give --path FILE and --image SIZE"
+	case unix.S_IFDIR:
+		what = "a directory: for a pool in one give --path"
+	case unix.S_IFCHR:
+		what = "a character device: want a block device, such as a disk or a partition"
+	default:
+		what = "no block device"
+	}
+	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, what)
+}
+
+// unclaimed refuses a device that is mounted, swap, partitioned, or part of another one.
+func unclaimed(path, node string, st unix.Stat_t) error {
+	in := fmt.Sprintf("%s/%d:%d", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	where := table.From(node) // the kernel knows a btrfs by another number than its device's
+	if of := table.Of(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))); where == nil && len(of) > 0 {
+		where = of[0]
+	}
+	if where != nil {
+		return dataset.Errorf(dataset.ErrInUse, "device %s is mounted at %s (umount %s)", path, where.Mountpoint, where.Mountpoint)
+	}
+	swap, err := isSwap(st.Rdev)
+	if err != nil {
+		return err
+	}
+	if swap {
+		return dataset.Errorf(dataset.ErrInUse, "device %s is swap space that is in use (swapoff %s)", path, node)
+	}
+	holders, err := names(filepath.Join(in, "holders"))
+	if err != nil {
+		return err
+	}
+	if len(holders) > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, few(holders), node)
+	}
+	parts, err := partitions(in)
+	if err != nil {
+		return err
+	}
+	if len(parts) > 0 {
+		return dataset.Errorf(dataset.ErrExists, "device %s has partitions: %s (give one of them; or, if nobody needs what is in them: wipefs -a %s, then blkdiscard -z %s)", path, few(parts), node, node)
+	}
+	return nil
+}
+
+// isSwap tells whether a device is swap space in use.
+func isSwap(device uint64) (bool, error) {
+	f, err := os.Open("/proc/swaps")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // a kernel without swap
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, _, _ := strings.Cut(lines.Text(), " ")
+		var st unix.Stat_t
+		if unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == device {
+			return true, nil
+		}
+	}
+	return false, lines.Err()
+}
+
+// partitions returns those of a device that the kernel knows.
+func partitions(in string) (parts []string, err error) {
+	below, err := names(in + "/")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range below {
+		if _, err := os.Stat(filepath.Join(in, name, "partition")); err == nil {
+			parts = append(parts, name)
+		}
+	}
+	return parts, nil
+}
+
+func names(dir string) (out []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, err
+}
+
+// few lists names, so many that it stays one line.
+func few(names []string) string {
+	if more := len(names) - manyAtMost; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:manyAtMost], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+func sizeOf(path string) (dataset.Size, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	n, err := f.Seek(0, 2)
+	return dataset.Size(n), err
+}

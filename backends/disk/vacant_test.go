@@ -1,0 +1,163 @@
+package disk
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+const size = 512 << 20
+
+func sum(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	for _, off := range []int64{0, size - 2<<20} {
+		if _, err := io.Copy(h, io.NewSectionReader(f, off, 2<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return string(h.Sum(nil))
+}
+
+func writeAt(t *testing.T, path string, off int64, data string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte(data), off)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A device that holds something, or that somebody uses, is refused with what it is and what
+// would free it, and stays as it is.
+func TestNotVacant(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, device string)
+		kind  error
+		says  []string
+	}{
+		"ext4":      {func(t *testing.T, d string) { scratch.Format(t, "ext4", d) }, dataset.ErrExists, []string{"an ext2, ext3 or ext4", "wipefs -a", "blkdiscard"}},
+		"xfs":       {func(t *testing.T, d string) { scratch.Format(t, "xfs", d) }, dataset.ErrExists, []string{"an XFS filesystem"}},
+		"btrfs":     {func(t *testing.T, d string) { scratch.Format(t, "btrfs", d) }, dataset.ErrExists, []string{"a btrfs filesystem"}},
+		"swap":      {func(t *testing.T, d string) { scratch.Run(t, "mkswap", d) }, dataset.ErrExists, []string{"swap space"}},
+		"lvm":       {func(t *testing.T, d string) { writeAt(t, d, 512, "LABELONE") }, dataset.ErrExists, []string{"an LVM physical volume"}},
+		"raid":      {func(t *testing.T, d string) { writeAt(t, d, size-8192, "\xfc\x4e\x2b\xa9") }, dataset.ErrExists, []string{"a Linux RAID"}},
+		"luks":      {func(t *testing.T, d string) { writeAt(t, d, 0, "LUKS\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
+		"gpt":       {func(t *testing.T, d string) { writeAt(t, d, 512, "EFI PART") }, dataset.ErrExists, []string{"a GPT partition table"}},
+		"first":     {func(t *testing.T, d string) { writeAt(t, d, 1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind", "blkdiscard -z -f"}},
+		"last":      {func(t *testing.T, d string) { writeAt(t, d, size-1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind"}},
+		"mounted":   {mounted("xfs"), dataset.ErrInUse, []string{"is mounted at", "umount"}},
+		"mounted 2": {mounted("btrfs"), dataset.ErrInUse, []string{"is mounted at"}},
+		"in use": {func(t *testing.T, d string) {
+			fd, err := unix.Open(d, unix.O_RDONLY|unix.O_EXCL, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+		}, dataset.ErrInUse, []string{"lsblk"}},
+		"swapped on": {func(t *testing.T, d string) {
+			scratch.Run(t, "mkswap", d)
+			scratch.Run(t, "swapon", d)
+			t.Cleanup(func() { scratch.Run(t, "swapoff", d) })
+		}, dataset.ErrInUse, []string{"swapoff"}},
+		"partitions": {func(t *testing.T, d string) {
+			writeAt(t, d, 446, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x40\x06\x00")
+			writeAt(t, d, 510, "\x55\xaa")
+			scratch.Run(t, "partx", "-a", d)
+			t.Cleanup(func() { scratch.Run(t, "partx", "-d", d) })
+		}, dataset.ErrExists, []string{"has partitions: loop", "wipefs -a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			device := scratch.Disk(t, size)
+			if err := Vacant(device); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			c.spoil(t, device)
+			before := sum(t, device)
+			refused(t, Vacant(device), c.kind, append(c.says, device)...)
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(device, link); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, Vacant(link), c.kind, append(c.says, link)...)
+			if sum(t, device) != before {
+				t.Error("it was changed")
+			}
+		})
+	}
+}
+
+func refused(t *testing.T, err, kind error, says ...string) {
+	t.Helper()
+	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
+		t.Fatalf("%v, want %v", err, kind)
+	}
+	for _, word := range says {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%q does not say %q", err, word)
+		}
+	}
+}
+
+func mounted(fs string) func(t *testing.T, device string) {
+	return func(t *testing.T, device string) {
+		scratch.Format(t, fs, device)
+		at := t.TempDir()
+		if err := mount.Mount(at, mount.Spec{Source: device, FSType: fs}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := mount.Unmount(at); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What is no block device that can be written to is refused by its kind.
+func TestNoDevice(t *testing.T) {
+	dir := t.TempDir()
+	image := scratch.Image(t, "", size)
+	readOnly, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	for path, says := range map[string]string{
+		"loop0": "bad device", dir + "/none": "there is no device", dir: "a directory",
+		image: "--image SIZE", "/dev/null": "a character device",
+	} {
+		refused(t, Vacant(path), dataset.ErrInvalid, says)
+	}
+	refused(t, Vacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
+}
+
+// The command that a refusal names frees the device.
+func TestFreed(t *testing.T) {
+	device := scratch.Disk(t, size)
+	scratch.Format(t, "ext4", device)
+	scratch.Run(t, "wipefs", "-q", "-a", device)
+	scratch.Run(t, "blkdiscard", "-z", device)
+	if err := Vacant(device); err != nil {
+		t.Error(err)
+	}
+}
