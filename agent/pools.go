@@ -203,6 +203,9 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := p.disjoint(name, rec); err != nil {
 		return nil, err
 	}
+	if err := p.placed(name, rec); err != nil {
+		return nil, err
+	}
 	cfg := rec.config(name)
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
@@ -249,6 +252,8 @@ func (p *pools) disjoint(name string, rec poolRecord) error {
 		if o.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.rec.Backend, o.rec.Path)
 		}
+	}
+	for _, o := range p.byID {
 		if overlap(rec, o.rec) {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s", name, rec.Path, o.Name, o.rec.Path)
 		}

@@ -52,6 +52,9 @@ func (p *Pool) suitable(mk bool) (string, error) {
 		return "", dataset.Errorf(dataset.ErrExists, "%s is no directory (a symbolic link counts as none)", dir)
 	}
 	kind, err := fsctl.KindOf(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", dir)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -171,7 +171,9 @@ func allocate(f *os.File, size int64) error {
 func hostRoom(path string, size dataset.Size) error {
 	var st unix.Statfs_t
 	dir := filepath.Dir(path)
-	if err := unix.Statfs(dir, &st); err != nil {
+	if err := unix.Statfs(dir, &st); errors.Is(err, os.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", dir)
+	} else if err != nil {
 		return fmt.Errorf("space of %s: %w", dir, err)
 	}
 	free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize)

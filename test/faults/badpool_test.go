@@ -1,0 +1,142 @@
+package faults
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestBadPools gives each backend a place where there can be no pool, and sizes that there
+// cannot be: refused with the reason and what would do, before anything was changed.
+func TestBadPools(t *testing.T) {
+	disks := map[string]string{"xfs": scratch.Mount(t, "xfs", 4<<30), "btrfs": scratch.Mount(t, "btrfs", 4<<30), "ext4": scratch.Mount(t, "ext4", 4<<30)}
+	for name, disk := range disks {
+		ok(t, os.MkdirAll(filepath.Join(disk, "full/sub"), 0o700))
+		ok(t, os.WriteFile(filepath.Join(disk, "full/sub/file"), []byte(name), 0o600))
+		ok(t, os.WriteFile(filepath.Join(disk, "file"), []byte(name), 0o600))
+		ok(t, os.Symlink("full", filepath.Join(disk, "link")))
+		ok(t, os.MkdirAll(filepath.Join(disk, "engine/volumes/mine"), 0o700))
+		ok(t, os.WriteFile(filepath.Join(disk, "engine/engine-id"), []byte("8b2d…"), 0o600))
+		ok(t, os.Mkdir(filepath.Join(disk, "again"), 0o700))
+	}
+	scratch.Quota(t, disks["btrfs"], "full")
+	h := host.Start(t, host.Options{Pool: "xfs"})
+	type pool struct{ backend, on, wrong string } // a disk that suits it, and one that does not
+	pools := []pool{{"loop", "xfs", "ext4"}, {"dir", "ext4", ""}, {"btrfs", "btrfs", "xfs"}}
+	for _, p := range pools {
+		disk := disks[p.on]
+		h.Must(t, "pool", "create", "have-"+p.backend, "--backend", p.backend, "--path", disk+"/have")
+		bind(t, disk, disk+"/again") // another way to the same pool
+	}
+	before := everything(t, h, disks)
+	for _, p := range pools {
+		disk := disks[p.on]
+		for path, want := range map[string]string{
+			disk + "/missing/pool":          disk + "/missing is absent: make it first",
+			disk + "/full":                  "want an empty directory|give an empty or a new directory",
+			disk + "/file":                  "is no directory",
+			disk + "/link":                  "is no directory",
+			disk + "/have":                  "overlaps with pool have-" + p.backend + " at " + disk + "/have",
+			disk + "/have/inside":           "overlaps with pool have-" + p.backend,
+			disk:                            "overlaps with pool have-" + p.backend,
+			disk + "/again/have":            "pool ",
+			disk + "/again/have/inside":     "whose folder is " + disk + "/again/have: give a path outside of it",
+			disk + "/engine/volumes":        "lies in " + disk + "/engine, where a container engine keeps what it owns and removes: give a path outside of it",
+			disk + "/engine/volumes/mine/p": "lies in " + disk + "/engine, where a container engine",
+			h.Root + "/mnt/pool":            "lies in " + h.Root + "/mnt, where volumes are mounted",
+		} {
+			refused(t, h, want, "pool", "create", "new", "--backend", p.backend, "--path", path)
+		}
+		if p.wrong != "" {
+			refused(t, h, p.wrong, "pool", "create", "new", "--backend", p.backend, "--path", disks[p.wrong]+"/new")
+		}
+		if p.backend != "loop" {
+			refused(t, h, "not in an image: leave the size out", "pool", "create", "new", "--backend", p.backend, "--path", disk+"/new", "--image", "600MiB")
+		}
+	}
+	image := func(path, size, want string) {
+		t.Helper()
+		refused(t, h, want, "pool", "create", "new", "--backend", "loop", "--path", path, "--image", size)
+	}
+	ext4 := disks["ext4"]
+	image(ext4+"/new.img", "1MiB", "an image of 1MiB is too small for a pool (at least 512MiB)")
+	image(ext4+"/new.img", "1TiB", "free: too little for 1TiB")
+	image(ext4+"/missing/new.img", "600MiB", ext4+"/missing is absent: make it first")
+	image(ext4+"/file", "600MiB", "give a new file")
+	image(ext4+"/engine/new.img", "600MiB", "where a container engine")
+	image(ext4+"/have/new.img", "600MiB", "overlaps with pool have-dir")
+	image(ext4+"/again/have/new.img", "600MiB", "give a path outside of it")
+	refused(t, h, `unknown backend "lop" (have: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
+
+	for pool, sizes := range map[string]map[string]string{
+		"have-loop":  {"1MiB": "1MiB is too small for ext4, which needs 16MiB", "17TiB": "17TiB is too large for an image (at most 16TiB)"},
+		"have-btrfs": {"1MiB": "1MiB is too small for a subvolume (at least 16MiB)", "5GiB": "5GiB is more than the whole of pool have-btrfs"},
+		"have-dir":   {"5GiB": "pool have-dir: it cannot enforce a size"},
+	} {
+		for size, want := range sizes {
+			refused(t, h, want, "volume", "create", "new", "-o", "pool="+pool, "-o", "size="+size)
+		}
+	}
+	if after := everything(t, h, disks); after != before {
+		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bind(t *testing.T, from, to string) {
+	t.Helper()
+	ok(t, unix.Mount(from, to, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { ok(t, unix.Unmount(to, 0)) })
+}
+
+// refused wants one line of error with one of the texts, which a | parts.
+func refused(t *testing.T, h *host.Host, want string, args ...string) {
+	t.Helper()
+	r := h.Exec(t, args...)
+	if r.Exit == 0 || strings.Count(r.Err, "\n") != 1 {
+		t.Errorf("%q: exit %d: %s%s", args, r.Exit, r.Out, r.Err)
+		return
+	}
+	for _, text := range strings.Split(want, "|") {
+		if strings.Contains(r.Err, text) {
+			return
+		}
+	}
+	t.Errorf("%q says %q, want %q", args, r.Err, want)
+}
+
+// everything is what lies on the disks and what is on record.
+func everything(t *testing.T, h *host.Host, disks map[string]string) string {
+	t.Helper()
+	var all []string
+	for _, name := range []string{"btrfs", "ext4", "xfs"} {
+		ok(t, filepath.WalkDir(disks[name], func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.Name() == "again" {
+				err = fs.SkipDir
+			}
+			if err != nil {
+				return err
+			}
+			info, err := e.Info()
+			if err == nil {
+				all = append(all, fmt.Sprintf("%s %v %s", path, info.Mode(), info.ModTime()))
+			}
+			return err
+		}))
+	}
+	return strings.Join(all, "\n") + h.Must(t, "pool", "ls", "-q") + h.Must(t, "volume", "ls", "-q")
+}
