@@ -167,6 +167,7 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		r.add(levelError, name, "", "cannot be listed: %v", err)
 		return
 	}
+	checkLacks(r, p)
 	checkCorners(r, p)
 	if sure {
 		a.checkEntries(ctx, r, p, entries, known)

@@ -229,3 +229,34 @@ func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// Each pool says in one line what it has not and others have.
+func TestDoctorOnWhatAPoolLacks(t *testing.T) {
+	r := newRig(t)
+	said := ""
+	findings, err := r.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		if f.Subject == "pool default" && strings.Contains(f.Text, "against others") {
+			said = f.Level + ": " + f.Text
+		}
+	}
+	for _, want := range []string{"ok: backend dir there", "no hard size", "visit every file", "no limit of speed", "no replicas"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in %q", want, said)
+		}
+	}
+	whole := dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,
+		OwnFilesystem: true, OwnDevice: true, Delta: true,
+	}
+	if got := lacks(whole); len(got) > 0 {
+		t.Errorf("a pool that has all lacks %q", got)
+	}
+	whole.OfflineGrow, whole.Shrink = []string{"ext4"}, false
+	if got := strings.Join(lacks(whole), "; "); got != "no growing of ext4 while in use; no shrinking" {
+		t.Errorf("it lacks %q", got)
+	}
+}

@@ -118,6 +118,7 @@ func names() []string {
 	for _, c := range backendtest.Cases() {
 		list = append(list, c.Proves...)
 	}
+	list = slices.DeleteFunc(list, func(name string) bool { return name == "limits" }) // a node's, and no pool's
 	slices.Sort(list)
 	return slices.Compact(list)
 }

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// checkLacks says in a line what a pool has not, and other backends have: what a profile that
+// wants it will be told, before anybody asks.
+func checkLacks(r *report, p *openPool) {
+	if list := lacks(p.Capabilities); len(list) > 0 {
+		r.add(levelOK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
+	}
+}
+
+// lacks says in words which capabilities a pool has not.
+func lacks(c dataset.Capabilities) []string {
+	var list []string
+	for _, l := range []struct {
+		is   bool
+		what string
+	}{
+		{!c.EnforcesSize, "no hard size"},
+		{c.CountsWritten, "sizes that count what only a snapshot has"},
+		{!c.InstantSnapshot, "snapshots and clones that visit every file, of volumes that are not in use"},
+		{c.InstantSnapshot && !c.ConstantSnapshot, "snapshots that take longer the more fragmented a volume is"},
+		{!c.CloneIndependent, "snapshots that stay as long as their clones"},
+		{c.EnforcesSize && !c.OnlineGrow, "no growing while in use"},
+		{c.OnlineGrow && len(c.OfflineGrow) > 0, "no growing of " + strings.Join(slices.Sorted(slices.Values(c.OfflineGrow)), " and ") + " while in use"},
+		{c.EnforcesSize && !c.Shrink, "no shrinking"},
+		{!c.OwnFilesystem, "no filesystem of a volume's own (type, mount options, freeze)"},
+		{!c.OwnFilesystem && !c.KnowsUsed, "what a volume takes is found by a walk"},
+		{!c.OwnDevice, "no limit of speed"},
+		{!c.Delta, "moves that copy all files, and no replicas"},
+	} {
+		if l.is {
+			list = append(list, l.what)
+		}
+	}
+	return list
+}
