@@ -70,6 +70,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
 	a.checkMounts(r)
+	a.checkLimits(r)
 	a.checkHung(r)
 	r.first()
 	return r.list, nil

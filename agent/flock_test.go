@@ -68,6 +68,11 @@ profiles:
   auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1h}
   cut: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true, -f]}, max_loss: 1h}
   safer: {replicas: {count: 2, every: 1s}}
+  slow: {size: 320MiB, qos: {write_bps: 5MiB}}
+  faster: {size: 320MiB, qos: {write_bps: 20MiB}}
+  frozen: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: freeze}
+  strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
+  free: {size: 512MiB}
 `
 
 // newFlock starts one on pools of the given backends.

@@ -106,6 +106,11 @@ func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
 	if !freezing {
 		return none, nil
 	}
+	if d.Profile.QoS.Limited() {
+		if err := a.settled(d, path); err != nil {
+			return none, err
+		}
+	}
 	root, err := os.Open(path)
 	if err != nil {
 		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,6 +51,30 @@ func (a *Agent) raise(d dataset.Dataset, bound time.Duration) (back func(), err 
 			a.log(d).WithError(err).Error("speed is not limited again")
 		}
 	}, nil
+}
+
+const (
+	// shortStall is what a flush may take for a freeze to come next, whose own flush has what
+	// was written meanwhile; longStall is what writers may be held up.
+	shortStall = time.Second
+	longStall  = 2 * time.Second
+	flushes    = 5
+)
+
+// settled flushes a filesystem that is mounted on path until that is soon done: a limit that
+// is lifted lets its writers make more dirty than the disk takes.
+func (a *Agent) settled(d dataset.Dataset, path string) error {
+	var took time.Duration
+	for range flushes {
+		began := a.Clock.Steady()
+		if _, err := a.writeOutSoon(path); err != nil {
+			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		}
+		if took = a.Clock.Steady() - began; took <= shortStall {
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrPending, "volume %s is written to faster than its disk takes it: what came within %s is written out in as long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume, took.Round(100*time.Millisecond), longStall)
 }
 
 // lower sets limits again that were lifted, if that was for long enough, or at once. On disk

@@ -133,7 +133,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 	o = host.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll,
+		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
 		Backends: kinds(),
 		Log:      log,
 		Ready:    func() { notify(log) },

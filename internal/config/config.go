@@ -27,6 +27,9 @@ type Config struct {
 	// FencePrograms are the programs that an agent's host runs, as root, where a profile has
 	// one for its fence; nil: any that belongs to root.
 	FencePrograms []string
+	// CgroupParents are the control groups below which the engine of an agent's host puts
+	// containers; nil: where engines do by themselves.
+	CgroupParents []string
 	// ListAll has the engine of an agent's host list the volumes of all hosts.
 	ListAll bool
 }
@@ -75,7 +78,7 @@ func Parse(file string, src []byte) (Config, error) {
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs", "list"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs", "list", "cgroup_parents"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -91,6 +94,8 @@ func Parse(file string, src []byte) (Config, error) {
 	c.FencePrograms, err = programs(keys["fence_programs"])
 	bad.Add(err)
 	c.ListAll, err = listAll(keys["list"])
+	bad.Add(err)
+	c.CgroupParents, err = parents(keys["cgroup_parents"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"])
 	bad.Add(err)

@@ -25,6 +25,7 @@ func TestParse(t *testing.T) {
 		"slow":      {"transfers: {rate: 10MiB}\n", config.Config{TransferRate: 10 << 20}},
 		"fences":    {"fence_programs: [/sbin/off, /sbin/away]\n", config.Config{FencePrograms: []string{"/sbin/off", "/sbin/away"}}},
 		"no fences": {"fence_programs: []\n", config.Config{FencePrograms: []string{}}},
+		"groups":    {"cgroup_parents: [docker, /a.slice/b]\n", config.Config{CgroupParents: []string{"/docker", "/a.slice/b"}}},
 		"lists":     {"list: cluster\n", config.Config{ListAll: true}},
 		"lists own": {"list: node\n", config.Config{}},
 		"no pools":  {"pools: []\nlabels: {}\n", config.Config{}},
@@ -68,7 +69,7 @@ func TestParseRefuses(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, control, fence_programs, labels, list, listen, pools, publish_facts, store, transfers) in "pool: []"`}},
+		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, cgroup_parents, control, fence_programs, labels, list, listen, pools, publish_facts, store, transfers) in "pool: []"`}},
 		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
 		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
 		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
@@ -84,6 +85,9 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:1:48: store.consul.token_file: bad path "t": want an absolute one, without ".." or a slash at its end in "store: {consul: {addresses: ['c'], token_file: t}}"`}},
 		"control":     {"control: {addresses: [a:1]}\n", []string{`d.yaml:1:23: control.addresses[0]: want an address in quotes, such as "10.0.0.1:9470" in "control: {addresses: [a:1]}"`}},
 		"a program":   {"fence_programs: [off]\n", []string{`d.yaml:1:18: fence_programs[0]: bad path "off": want an absolute one, without ".." or a slash at its end in "fence_programs: [off]"`}},
+		"the root":    {"cgroup_parents: [/]\n", []string{`d.yaml:1:18: cgroup_parents[0]: bad control group "/": want one below the root group, such as system.slice or docker in "cgroup_parents: [/]"`}},
+		"up and away": {"cgroup_parents: [a/../..]\n", []string{`d.yaml:1:18: cgroup_parents[0]: bad control group "a/../..": want one below the root group, such as system.slice or docker in "cgroup_parents: [a/../..]"`}},
+		"no group":    {"cgroup_parents: []\n", []string{`d.yaml:1:17: cgroup_parents: 0 control groups: want 1 to 16, or leave it out in "cgroup_parents: []"`}},
 		"a bad list":  {"list: clusters\n", []string{`d.yaml:1:7: list: unknown "clusters" (have: cluster, node); did you mean cluster? in "list: clusters"`}},
 		"no rate":     {"transfers: {}\n", []string{`d.yaml:1:12: transfers: it needs a rate, in bytes a second, such as 100MiB in "transfers: {}"`}},
 		"a bare rate": {"transfers: {rate: 100}\n", []string{`d.yaml:1:19: transfers.rate: bad size "100": a bare number can be read two ways (say 100GiB for gibibytes or 100B for bytes) in "transfers: {rate: 100}"`}},

@@ -37,8 +37,8 @@ func (o Options) CheckControl() error {
 		return missing("listen", "agents ask control over the network", "listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
 	case len(o.Replicas) > 0:
 		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: control says where an agent finds control, and this is control (leave it out)")
-	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools, labels, transfers, fence_programs and list are an agent's, and this is control (give drover agent a file of its own with --config)")
+	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll, o.CgroupParents != nil:
+		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's, and this is control (give drover agent a file of its own with --config)")
 	}
 	if err := o.checkPublish(config.PublishConsul, "this is control, which has no part in a Swarm (say it to drover agent)"); err != nil {
 		return err

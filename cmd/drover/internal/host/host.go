@@ -42,6 +42,7 @@ type Options struct {
 	TransferRate dataset.Size // bytes a second between hosts; 0: no limit
 	// FencePrograms are the programs that the agent runs for fences; nil: any of root's.
 	FencePrograms []string
+	CgroupParents []string        // groups below which the engine puts containers; nil: the usual ones
 	ListAll       bool            // the engine's list shows the volumes of all hosts
 	Consul        *consul.Options // where the store is; nil: in a file of Root
 	Profiles      func() control.Profiles
@@ -177,7 +178,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools, TransferRate: p.TransferRate,
-		FencePrograms: p.FencePrograms, ListAll: p.ListAll,
+		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: agent.Cgroups{Parents: p.CgroupParents},
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Limits: p.Times,
 	}

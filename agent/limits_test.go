@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+var slowly = iolimit.Limits{WriteBPS: 5 << 20}
+
+// device is what a mounted dataset lies on.
+func (h *host) device(d dataset.Dataset) iolimit.Device {
+	h.f.Helper()
+	dev, is, err := iolimit.DeviceOf(h.mountPath(d.ID))
+	if err != nil || !is {
+		h.f.Fatal(is, err)
+	}
+	return dev
+}
+
+// told returns what the root group was told of a device.
+func (h *host) told(dev iolimit.Device) iolimit.Limits {
+	h.f.Helper()
+	l, err := h.limits.hierarchy.Get(iolimit.Root, dev)
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	return l
+}
+
+func (h *host) wantTold(dev iolimit.Device, want iolimit.Limits, when string) {
+	h.f.Helper()
+	if got := h.told(dev); got != want {
+		h.f.Errorf("%s: told %+v, want %+v", when, got, want)
+	}
+}
+
+// A mount is limited before anybody is told of it, and its device is free of that when it goes.
+func TestLimitLastsAsLongAsTheMount(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	f.a.wantTold(dev, slowly, "mounted")
+	f.a.unmounts("db", "one")
+	f.a.wantTold(dev, iolimit.Limits{}, "unmounted")
+	other := f.a.volume("other", nil)
+	f.a.mounts("other", "two")
+	if f.a.device(other) != dev {
+		t.Logf("it got device %s, not %s", f.a.device(other), dev)
+	}
+	f.a.wantTold(f.a.device(other), iolimit.Limits{}, "the next on a device")
+	f.a.unmounts("other", "two")
+	if left := f.a.limits.all(); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+}
+
+// An agent that dies with a mount leaves its limit; one that is lifted, or that somebody has
+// changed meanwhile, is back with the next agent.
+func TestLimitIsBackAfterAStart(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	if _, err := f.a.raise(d, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	f.a.wantTold(dev, iolimit.Limits{}, "lifted")
+	f.a.again()
+	f.a.wantTold(dev, slowly, "after a start")
+	if f.a.limits.get(d.ID).rec.Lifted != (time.Time{}) {
+		t.Error("it is lifted on record")
+	}
+	f.a.unmounts("db", "one")
+	f.a.wantTold(dev, iolimit.Limits{}, "unmounted")
+}
+
+// What a crash has left on a device number is taken away by the next start, if it is still
+// as it was set: what somebody else has set for whoever has that number now stays.
+func TestLimitOfADeviceThatIsGone(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev, h := f.a.device(d), f.a.limits.hierarchy
+	f.a.unmounts("db", "one")
+	theirs := iolimit.Limits{WriteBPS: 7 << 20}
+	for _, c := range []struct{ is, want iolimit.Limits }{{slowly, iolimit.Limits{}}, {theirs, theirs}} {
+		rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Groups: []string{iolimit.Root, "/gone"}}
+		if err := f.a.state.put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Set(iolimit.Root, dev, c.is); err != nil {
+			t.Fatal(err)
+		}
+		f.a.again()
+		f.a.wantTold(dev, c.want, "after a start")
+		if n := len(f.a.limits.all()); n > 0 {
+			t.Errorf("%d datasets are limited that are not mounted", n)
+		}
+		if err := h.Clear(iolimit.Root, dev); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A limit that is lifted for longer than it may be is set again, whatever the flush does.
+func TestLiftIsBounded(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	back, err := f.a.raise(d, time.Nanosecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.a.endLifts()
+	f.a.wantTold(dev, slowly, "lifted for too long")
+	back()
+	f.a.wantTold(dev, slowly, "after that")
+	f.a.unmounts("db", "one")
+}
+
+// What somebody else does to a rule is undone.
+func TestLimitIsMended(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	if err := f.a.limits.hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
+		t.Fatal(err)
+	}
+	if !f.a.says("not limited as its profile says") {
+		t.Error("doctor does not say so")
+	}
+	f.a.mendLimits()
+	f.a.wantTold(dev, slowly, "mended")
+	if f.a.says("not limited as its profile says") {
+		t.Error("doctor says so still")
+	}
+	f.a.unmounts("db", "one")
+}
+
+// says tells whether a line of doctor's has a text.
+func (h *host) says(text string) bool {
+	h.f.Helper()
+	list, err := h.Doctor(h.f.Context())
+	if err != nil {
+		h.f.Fatal(err)
+	}
+	return slices.ContainsFunc(list, func(l api.Finding) bool { return strings.Contains(l.Text, text) })
+}
+
+// A profile that is set changes the limit of what is mounted, to none too.
+func TestLimitFollowsTheProfile(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	for _, c := range []struct {
+		profile string
+		want    iolimit.Limits
+	}{{"faster", iolimit.Limits{WriteBPS: 20 << 20}}, {"plain", iolimit.Limits{}}, {"slow", slowly}} {
+		if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: c.profile}); err != nil {
+			t.Fatal(err)
+		}
+		f.soon(c.profile, func() bool { return f.a.told(dev) == c.want })
+	}
+	f.a.unmounts("db", "one")
+	f.a.wantTold(dev, iolimit.Limits{}, "unmounted")
+}
+
+// soon waits for what comes by itself.
+func (f *flock) soon(what string, is func() bool) {
+	f.Helper()
+	for until := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			f.Fatal("not within a minute: " + what)
+		}
+	}
+}
+
+// On version 2 the groups below which engines put containers get one rule, those of a
+// profile that is strict too, and the root group none.
+func TestLimitV2(t *testing.T) {
+	dir := t.TempDir()
+	for _, g := range []string{"system.slice", "docker"} {
+		if err := os.MkdirAll(filepath.Join(dir, g), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, g, "io.max"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := newFlock(t, "loop", "dir")
+	f.a.cfg.Cgroups.Hierarchy = iolimit.Hierarchy{Version: iolimit.V2, Dir: dir}
+	f.a.again()
+	d := f.a.volume("db@strict", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	rule := dev.String() + " rbps=max wbps=5242880 riops=max wiops=max"
+	for _, g := range []string{"system.slice", "docker"} {
+		if b, err := os.ReadFile(filepath.Join(dir, g, "io.max")); err != nil || string(b) != rule {
+			t.Errorf("%s: %q, %v", g, b, err)
+		}
+	}
+	for _, g := range []string{"/docker/abc", "/system.slice/docker-abc.scope", "/"} {
+		if !f.a.limits.binds(f.a.limits.get(d.ID).rec.Groups, g) {
+			t.Errorf("a container in %s is not held", g)
+		}
+	}
+	if f.a.limits.binds(f.a.limits.get(d.ID).rec.Groups, "/user.slice/x") {
+		t.Error("one in another slice is taken for held")
+	}
+	f.a.unmounts("db", "one")
+	for _, g := range []string{"system.slice", "docker"} {
+		if b, err := os.ReadFile(filepath.Join(dir, g, "io.max")); err != nil || !strings.HasPrefix(string(b), dev.String()+" rbps=max wbps=max riops=max wiops=max") {
+			t.Errorf("unmounted, %s: %q, %v", g, b, err)
+		}
+	}
+}
+
+// What has the volume in a mount namespace of its own is found, with its group.
+func TestUsersAreFound(t *testing.T) {
+	f := newFlock(t, "loop", "dir")
+	d := f.a.volume("db@slow", nil)
+	path := f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	var users mount.Users
+	of := func() int {
+		if err := users.Look(false); err != nil {
+			t.Fatal(err)
+		}
+		return len(users.Of(int(dev.Major), int(dev.Minor), path))
+	}
+	if n := of(); n != 0 {
+		t.Errorf("%d before there is one", n)
+	}
+	end := container(t, path)
+	if n := of(); n == 0 {
+		t.Error("the container was not found")
+	}
+	end()
+	f.soon("it is gone", func() bool { return of() == 0 })
+	f.a.unmounts("db", "one")
+}

@@ -1,0 +1,36 @@
+package config
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/droverhq/drover/internal/strictyaml"
+)
+
+// maxParents is more than any engine has.
+const maxParents = 16
+
+// parents reads names of control groups, as an engine's cgroup-parent has them: below the root
+// group, with a slash before or without.
+func parents(n strictyaml.Node) ([]string, error) {
+	items, err := n.Items()
+	if err != nil || n.Absent() {
+		return nil, err
+	}
+	if len(items) == 0 || len(items) > maxParents {
+		return nil, n.Errorf("%d control groups: want 1 to %d, or leave it out", len(items), maxParents)
+	}
+	var bad strictyaml.Mistakes
+	out := make([]string, len(items))
+	for i, item := range items {
+		s, err := item.String()
+		if !bad.Add(err) {
+			continue
+		}
+		out[i] = "/" + strings.TrimPrefix(s, "/")
+		if out[i] == "/" || filepath.Clean(out[i]) != out[i] {
+			bad.Add(item.Errorf("bad control group %.200q: want one below the root group, such as system.slice or docker", s))
+		}
+	}
+	return out, bad.Err()
+}
