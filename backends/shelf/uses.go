@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -73,6 +74,35 @@ func (u *Uses) None(id uuid.UUID, folder string) error {
 	return nil
 }
 
+// mountedOf returns which of the mounts of a filesystem is of a directory or of what is in it.
+// NFS has its root in the mount table for whatever is mounted of it, so it is told by the inode.
+func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return "", err
+	}
+	self, err := dir.Stat()
+	if err != nil {
+		return "", err
+	}
+	ours := []os.FileInfo{self}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() {
+			ours = append(ours, info)
+		}
+	}
+	for _, m := range mounts {
+		at, err := os.Lstat(m.Mountpoint)
+		if err != nil {
+			continue // it was unmounted meanwhile, or something covers it
+		}
+		if slices.ContainsFunc(ours, func(o os.FileInfo) bool { return os.SameFile(o, at) }) {
+			return m.Mountpoint, nil
+		}
+	}
+	return "", nil
+}
+
 // mountedAt returns where a directory, or something below it, is mounted, or
 // where something is mounted below it; "" when neither is. Bind mounts are told
 // by the path in their filesystem that the mount table has for them, as seen
@@ -107,6 +137,9 @@ func mountedAt(folder string) (string, error) {
 			return "", err
 		}
 		inside = filepath.Join(own.Root, inside)
+		if strings.HasPrefix(own.FSType, "nfs") {
+			return mountedOf(dir, table.Of(own.Major, own.Minor))
+		}
 		for _, m := range table.Of(own.Major, own.Minor) {
 			if m.Root == inside || strings.HasPrefix(m.Root, inside+"/") {
 				return m.Mountpoint, nil

@@ -121,10 +121,11 @@ func readXattrs(magic string) ([]xattr, error) {
 }
 
 // private says whether an attribute belongs to one filesystem rather than to
-// the tree: settings of btrfs, and the ACLs of XFS, which it lists a second time
-// in its own encoding.
+// the tree: settings of btrfs, the ACLs of XFS, which it lists a second time
+// in its own encoding, and those of NFS, which every file there has from its mode,
+// and which cannot be removed.
 func private(name string) bool {
-	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_")
+	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_") || strings.HasPrefix(name, "system.nfs4_")
 }
 
 // grow calls f, which fills a buffer, with larger ones until it fits. Linux

@@ -11,6 +11,9 @@ const gib = 1 << 30
 // encrypted is the case that says what encryption is.
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
+// large are the cases of backendtest that take minutes on a share in here.
+const large = "^TestOnNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
+
 // Entry is a package of which tests run in the machine: one line in the table. They are
 // built with the tag lab, for the files that only the lab can run (//go:build lab).
 type Entry struct {
@@ -29,6 +32,8 @@ func Table() []Entry {
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
 		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
+		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 	}

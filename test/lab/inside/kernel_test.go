@@ -153,30 +153,10 @@ func TestProjectQuota(t *testing.T) {
 	}
 }
 
-// In one word, a linter takes it for a mistake in spelling.
-const exporter = "export" + "fs"
-
 // The kernel's own NFS server, and a client of it.
 func TestNFS(t *testing.T) {
 	served := t.TempDir()
-	if err := unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	after(t, "umount", "/proc/fs/nfsd")
-	if err := os.MkdirAll("/run/rpcbind", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	do(t, "", "rpcbind", "-w")
-	after(t, "killall", "rpcbind")
-	do(t, "", exporter, "-o", "rw,no_root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+served)
-	after(t, exporter, "-ua")
-	do(t, "", "rpc.mountd")
-	after(t, "killall", "rpc.mountd")
-	do(t, "", "rpc.nfsd", "4")
-	after(t, "rpc.nfsd", "0")
-	dir := t.TempDir()
-	do(t, "", "mount", "-t", "nfs", "-o", "vers=4.2", "127.0.0.1:"+served, dir)
-	after(t, "umount", dir)
+	dir := inside.Serve(t, served)
 	put(t, filepath.Join(dir, "a"), "there and back")
 	holds(t, filepath.Join(served, "a"), "there and back")
 }
