@@ -142,6 +142,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 		}
 	}
 	if s.Full && !strange {
+		a.warnOfKeys()
 		a.noteAll()
 	}
 	if strange {

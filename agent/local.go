@@ -87,7 +87,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		var b backends.Pool
 		err := a.pools.formable(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.config(name))
+			b, err = kind.Open(ctx, rec.config(name, keyring{a}))
 		}
 		if err != nil {
 			tried = append(tried, fmt.Sprintf("backend %s: %v", kind.Name(), err))

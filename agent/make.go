@@ -44,6 +44,9 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 		settle(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
+	if err := a.seal(ctx, pool, op); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
 	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
 	}

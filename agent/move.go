@@ -36,6 +36,9 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
+	if err := a.canOpen(ctx, *op.Dataset); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
 	if op.Files { // which removes what lies here: a head that it left may hold more
 		if err := a.settleCopy(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)

@@ -11,8 +11,8 @@ import (
 )
 
 // config is what a pool on record is opened with.
-func (r poolRecord) config(name string) backends.Config {
-	return backends.Config{ID: r.ID, Name: name, Path: r.Path, Image: r.Image, Mount: r.Mount, Devices: r.Devices}
+func (r poolRecord) config(name string, keys backends.Keys) backends.Config {
+	return backends.Config{ID: r.ID, Name: name, Path: r.Path, Image: r.Image, Mount: r.Mount, Devices: r.Devices, Keys: keys}
 }
 
 // place says where a pool lies and is mounted, as far as nobody else has.

@@ -26,8 +26,10 @@ func (*former) Name() string                  { return "former" }
 func (*former) PathOf(_, mount string) string { return mount + "-of" }
 
 func (f *former) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	keys := cfg.Keys
+	cfg.Keys = nil
 	f.got = append(f.got, cfg)
-	cfg.Devices = nil
+	cfg.Devices, cfg.Keys = nil, keys
 	return f.Backend.Open(ctx, cfg)
 }
 

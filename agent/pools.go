@@ -166,7 +166,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err := kind.Available(ctx); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, op.rec.config(op.Name))
+	b, err := kind.Open(ctx, op.rec.config(op.Name, keyring{p.a}))
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := p.placed(name, rec); err != nil {
 		return nil, err
 	}
-	cfg := rec.config(name)
+	cfg := rec.config(name, keyring{p.a})
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {

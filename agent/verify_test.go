@@ -30,6 +30,7 @@ import (
 // rig is an agent on real mounts, beside a control service that can be away, with
 // a clock that the test moves.
 type rig struct {
+	profiles []byte
 	*Agent
 	t        *testing.T
 	root     string
@@ -44,7 +45,13 @@ type rig struct {
 // newRig starts one; what is to be otherwise is changed before.
 func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, root: t.TempDir(), clock: clock.NewFake(time.Now())}
+	return newRigOf(t, drover.Profiles, change...)
+}
+
+// newRigOf is one with other profiles than those that are shipped.
+func newRigOf(t *testing.T, src []byte, change ...func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, root: t.TempDir(), clock: clock.NewFake(time.Now()), profiles: src}
 	own, err := bolt.Open(t.Context(), filepath.Join(r.root, "agent.db"), bolt.Options{Clock: clock.System{}})
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +103,7 @@ func (r *rig) control(file string) *link {
 // place, which has only what is in the store.
 func (r *rig) serve() (l *link, anew func()) {
 	r.t.Helper()
-	set, err := profiles.Parse("profiles.yaml", drover.Profiles)
+	set, err := profiles.Parse("profiles.yaml", r.profiles)
 	if err != nil {
 		r.t.Fatal(err)
 	}

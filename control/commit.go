@@ -204,6 +204,8 @@ func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
 		return s.commitRestore(t, op, out)
 	case dataset.OpResize:
 		return s.commitResize(t, op, out)
+	case dataset.OpRekey:
+		return s.commitRekey(t, op, out)
 	case dataset.OpDelete:
 		return s.commitDelete(t, op, out)
 	case dataset.OpMove:
@@ -235,6 +237,9 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 || op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil {
 			return bad("it is not of a new dataset of this node")
 		}
+		if op.Dataset.Profile.Encryption.Wanted() != (op.Dataset.Encryption != nil) {
+			return bad("its profile says whether it is encrypted, and the data key on record says otherwise")
+		}
 		return dataset.CheckName(op.Dataset.Volume)
 	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
 		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
@@ -246,6 +251,10 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	case dataset.OpResize:
 		if !of(op.Dataset) || op.Dataset.Size <= 0 {
 			return bad("the new size is missing")
+		}
+	case dataset.OpRekey:
+		if !of(op.Dataset) || op.Dataset.Encryption == nil {
+			return bad("the data key is missing")
 		}
 	case dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:

@@ -142,6 +142,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 			return err
 		}
 		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
+		d.Profile.Encryption = from.Profile.Clone().Encryption // there may be another key since
 	}
 	if w.opts.FS != "" && w.opts.FS != d.Profile.Filesystem.Type {
 		return dataset.Errorf(dataset.ErrInvalid, "volume %q: a clone has its source's filesystem, here %s, and cannot have %s (leave fs out)", d.Volume, filesystem(d.Profile), w.opts.FS)
@@ -158,6 +159,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		if d.Profile, err = onto(d.Profile, p); err != nil {
 			return dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err)
 		}
+		d.Profile.Encryption = p.Encryption // its data key is wrapped for itself
 	}
 	asked := d.Profile.Size // of the source, or by another profile
 	d.Profile = w.opts.Apply(d.Profile)
@@ -191,7 +193,8 @@ func promise(size, asked dataset.Size) dataset.Size {
 }
 
 // onto changes a dataset's profile to another, keeping what lies on disk
-// already: the filesystem, and the owner of its root. What a pool chose by itself
+// already: the filesystem, the owner of its root, and the key that its data key is wrapped
+// by. What a pool chose by itself
 // is not known here, so it is not taken for what a profile wants.
 func onto(old, p dataset.Profile) (dataset.Profile, error) {
 	p = p.Clone()
@@ -199,6 +202,12 @@ func onto(old, p dataset.Profile) (dataset.Profile, error) {
 		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (make a volume with profile %s and drover volume import into it)",
 			p.Name, want, filesystem(old), p.Name)
 	}
+	if p.Encryption.Wanted() != old.Encryption.Wanted() {
+		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
+		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s says that the data %s, and it %s (make a volume with profile %s and drover volume import into it)",
+			p.Name, is[p.Encryption.Wanted()], is[old.Encryption.Wanted()], p.Name)
+	}
+	p.Encryption = old.Clone().Encryption
 	p.Filesystem.Chosen = p.Filesystem.Type == "" && old.Filesystem.Chosen
 	p.Filesystem.Type, p.Owner = old.Filesystem.Type, old.Clone().Owner
 	return p, nil

@@ -31,6 +31,9 @@ func (t *tx) may(op *dataset.Operation) error {
 	case p.Local:
 		return nil
 	case p.Kind == pki.Operator:
+		if op.Path != "" && op.Kind == dataset.OpRekey && !p.Role.Covers(pki.Admin) {
+			return dataset.Errorf(dataset.ErrForbidden, "%s may not name a key file of a host, which can be any file: that takes the role admin", p)
+		}
 		if op.Path != "" && !p.Role.Covers(pki.Admin) {
 			return dataset.Errorf(dataset.ErrForbidden, "%s may not import a folder of a host, which can be any: that takes the role admin (or send what is to be imported: drover volume import %s --from FILE)", p, op.Volume)
 		}

@@ -21,7 +21,7 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	if op.Snapshot != nil {
 		told = append(told, op.Snapshot.Profile)
 	}
-	told = slices.DeleteFunc(told, func(p dataset.Profile) bool { return s.knowsCommand(p) && s.knowsMount(p) })
+	told = slices.DeleteFunc(told, func(p dataset.Profile) bool { return s.knowsCommand(p) && s.knowsMount(p) && s.knowsKeys(p) })
 	if len(told) == 0 {
 		return nil
 	}
@@ -34,7 +34,9 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 			known = []dataset.Profile{{}} // of a profile that is gone: there is nothing for it to have
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
-		if !s.knowsCommand(p, known...) {
+		if !s.knowsKeys(p, known...) {
+			what = "a key program in it that is not control's, which would run as root on another node"
+		} else if !s.knowsCommand(p, known...) {
 			what = "a fence command in it that is not control's, which would run as root on another node"
 		} else if s.knowsMount(p, known...) {
 			continue
@@ -111,7 +113,31 @@ func (s *Service) withOwn(p, record dataset.Profile) dataset.Profile {
 	if record.Name != "" {
 		others = append(others, record)
 	}
-	return s.withOwnMount(s.withOwnCommand(p, others...), others...)
+	return s.withOwnKeys(s.withOwnMount(s.withOwnCommand(p, others...), others...), others...)
+}
+
+// knowsKeys reports whether a profile has no key program, or that which profiles.yaml or one of
+// others has. A key file is no more than a name: who has none there has no key.
+func (s *Service) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
+	if len(p.Encryption.Exec) == 0 {
+		return true
+	}
+	if own, err := s.Deps.Profiles().Get(p.Name); err == nil {
+		others = append(others, own)
+	}
+	return slices.ContainsFunc(others, func(o dataset.Profile) bool { return o.Encryption.Equal(p.Encryption) })
+}
+
+// withOwnKeys returns a profile with a key program that is known, or where none is with that
+// which profiles.yaml has for it now.
+func (s *Service) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
+	if s.knowsKeys(p, others...) {
+		return p
+	}
+	p = p.Clone()
+	own, _ := s.Deps.Profiles().Get(p.Name)
+	p.Encryption = own.Clone().Encryption
+	return p
 }
 
 // withOwnCommand returns a profile with the fence command that profiles.yaml has for it,

@@ -39,6 +39,8 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	case p.Encryption.Wanted() && !can.Encryption:
+		return "it cannot encrypt (drover doctor there says what is missing)"
 	case p.QoS.Limited() && !can.OwnDevice:
 		return "it has no block device for each volume, whose speed could be limited"
 	case p.QoS.Limited() && can.Limits == "":

@@ -87,6 +87,8 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planRestore(t, req)
 	case dataset.OpResize:
 		return s.planResize(t, req)
+	case dataset.OpRekey:
+		return s.planRekey(t, req)
 	case dataset.OpUpdate:
 		return s.planUpdate(t, req)
 	case dataset.OpDelete:

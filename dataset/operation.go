@@ -22,7 +22,7 @@ type Operation struct {
 	// Options is what was asked for: of a create as with -o, of a resize the
 	// profile when it is for that.
 	Options     map[string]string `json:"options,omitempty"`
-	Path        string            `json:"path,omitempty"`     // what an import reads
+	Path        string            `json:"path,omitempty"`     // what an import reads, or of a rekey the file of the old key
 	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
 	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about. Of a delete: the home, which it goes without
 	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
@@ -48,6 +48,7 @@ const (
 	OpSnapshotDelete OpKind = "snapshot-delete"
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
+	OpRekey          OpKind = "rekey"    // the data key is wrapped by another key of the operator
 	OpUpdate         OpKind = "update"   // profile, labels, protection: records only
 	OpDelete         OpKind = "delete"   // the name goes, the data to trash
 	OpUndelete       OpKind = "undelete" // and comes back

@@ -15,7 +15,7 @@ const notBuilt = "is not built yet in this version: leave it out"
 // later are the keys that the design names and this version cannot keep.
 func later() map[string]string {
 	return map[string]string{
-		"encryption": notBuilt, "access": notBuilt,
+		"access": notBuilt,
 	}
 }
 
@@ -89,7 +89,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos", "encryption"}, later())
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -108,6 +108,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"fence":       func(v strictyaml.Node) error { return fence(v, &p.Failover.Fence) },
 		"max_loss":    func(v strictyaml.Node) error { return maxLoss(v, &p.Failover) },
 		"qos":         func(v strictyaml.Node) error { return qos(v, &p.QoS) },
+		"encryption":  func(v strictyaml.Node) error { return encryption(v, &p.Encryption) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))

@@ -22,7 +22,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
+		haveKeys  = "(have: backend, description, encryption, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -81,6 +81,16 @@ func documents() []document {
 		{name: "unlike any key", src: one("compression: on"), mistakes: []string{`p.yaml:4:5: profiles.a.compression: unknown key "compression" ` + haveKeys + ` in "compression: on"`}},
 		{name: "key without a value", src: one("size:"), mistakes: []string{`p.yaml:4:5: profiles.a.size: ` + noValue + ` in "size:"`}},
 		{name: "null", src: one("snapshots: ~"), mistakes: []string{`p.yaml:4:5: profiles.a.snapshots: ` + noValue + ` in "snapshots: ~"`}},
+		{name: "encryption", src: one("encryption: {key_file: /etc/drover/keys/gold}")},
+		{name: "encryption by a program", src: one("encryption: {exec: [/usr/local/sbin/drover-key, gold], timeout: 5s}")},
+		{name: "encryption without a key", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:17: profiles.a.encryption: want where the key is: {key_file: /etc/drover/keys/gold}, or a program that prints it: {exec: [/usr/local/sbin/drover-key], timeout: 10s} in "encryption: {}"`}},
+		{name: "encryption with two keys", src: one("encryption: {key_file: /a, exec: [/b]}"), mistakes: []string{`p.yaml:4:17: profiles.a.encryption: want where the key is: {key_file: /etc/drover/keys/gold}, or a program that prints it: {exec: [/usr/local/sbin/drover-key], timeout: 10s} in "encryption: {key_file: /a, exec: [/b]}"`}},
+		{name: "encryption with a key somewhere", src: one("encryption: {key_file: keys/gold}"), mistakes: []string{`p.yaml:4:28: profiles.a.encryption.key_file: bad path "keys/gold": want an absolute one without . and .. in "encryption: {key_file: keys/gold}"`}},
+		{name: "encryption by a program somewhere", src: one("encryption: {exec: [drover-key]}"), mistakes: []string{`p.yaml:4:24: profiles.a.encryption.exec: want a program by its absolute path, such as [/usr/local/sbin/drover-key] in "encryption: {exec: [drover-key]}"`}},
+		{name: "encryption by nothing", src: one("encryption: {exec: []}"), mistakes: []string{`p.yaml:4:24: profiles.a.encryption.exec: want a program by its absolute path, such as [/usr/local/sbin/drover-key] in "encryption: {exec: []}"`}},
+		{name: "encryption by a program that takes its time", src: one("encryption: {exec: [/b], timeout: 5m}"), mistakes: []string{`p.yaml:4:39: profiles.a.encryption.timeout: want more than nothing, and 1m0s at most in "encryption: {exec: [/b], timeout: 5m}"`}, loaderOnly: "it does not compare values"},
+		{name: "encryption with a timeout of nothing", src: one("encryption: {key_file: /a, timeout: 5s}"), mistakes: []string{`p.yaml:4:32: profiles.a.encryption.timeout: it is for exec in "encryption: {key_file: /a, timeout: 5s}"`}},
+		{name: "encryption is a text", src: one("encryption: yes"), mistakes: []string{`p.yaml:4:17: profiles.a.encryption: want keys with values, not a text in "encryption: yes"`}},
 		{name: "qos", src: one("qos: {read_iops: 5000, write_iops: 2000, read_bps: 200MiB, write_bps: 100MB, strict: true}")},
 		{name: "qos that limits nothing", src: one("qos: {}"), mistakes: []string{`p.yaml:4:10: profiles.a.qos: want a limit, such as {write_iops: 2000, write_bps: 100MiB} in "qos: {}"`}},
 		{name: "qos that is strict about nothing", src: one("qos: {strict: true}"), mistakes: []string{`p.yaml:4:10: profiles.a.qos: want a limit, such as {write_iops: 2000, write_bps: 100MiB} in "qos: {strict: true}"`}},
@@ -106,7 +116,6 @@ func documents() []document {
 		{name: "fence by a name", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"), mistakes: []string{`p.yaml:4:63: profiles.a.fence: want a program by its absolute path, such as {exec: [/usr/local/sbin/power-off]} in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"`}},
 		{name: "fence that takes long", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"), mistakes: []string{`p.yaml:4:87: profiles.a.fence.timeout: want more than nothing, and 1m0s at most in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"`}, loaderOnly: "it does not compare times"},
 		{name: "failover of another kind", src: one("failover: never"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: unknown choice "never" (have: auto, manual) in "failover: never"`}},
-		{name: "encryption", src: one("encryption: {}"), mistakes: []string{`p.yaml:4:5: profiles.a.encryption: ` + notBuilt + ` in "encryption: {}"`}},
 		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
 
 		// Values.

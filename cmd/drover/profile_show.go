@@ -50,7 +50,15 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Replicas", replicaLine(p.Replicas))
 	f.Add("Failover", p.Failover.String())
 	f.Add("Speed", p.QoS.String())
+	f.Add("Encryption", keyLine(p.Encryption))
 	return f
+}
+
+func keyLine(k dataset.KeySource) string {
+	if !k.Wanted() {
+		return ""
+	}
+	return "with the key of " + k.String()
 }
 
 func replicaLine(r dataset.Replicas) string {

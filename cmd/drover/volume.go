@@ -10,5 +10,6 @@ func newVolumeCmd(a *app) *cobra.Command {
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
 		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
+		newVolumeRekeyCmd(a),
 	)
 }

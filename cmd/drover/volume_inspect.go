@@ -59,6 +59,7 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 	f.Add("Size", sizeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Speed", p.QoS.String())
+	f.Add("Encryption", encryptionLine(v))
 	f.Add("Mounted by", a.mountLines(v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))
@@ -201,6 +202,14 @@ func labelLines(labels map[string]string) []string {
 		lines = append(lines, k+"="+labels[k])
 	}
 	return lines
+}
+
+// encryptionLine says which key opens a volume, and where that is.
+func encryptionLine(v api.Volume) string {
+	if v.Encryption == nil {
+		return ""
+	}
+	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
 func yesNo(b bool) string {

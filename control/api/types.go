@@ -30,7 +30,7 @@ type Request struct {
 	Size      string            `json:"size,omitempty"`
 	Profile   string            `json:"profile,omitempty"` // set-profile
 	Protect   *bool             `json:"protect,omitempty"`
-	Path      string            `json:"path,omitempty"`      // import
+	Path      string            `json:"path,omitempty"`      // import; rekey: the file of the old key, if that is no more where its profile says
 	Live      bool              `json:"live,omitempty"`      // import
 	Force     bool              `json:"force,omitempty"`     // delete what is protected
 	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it

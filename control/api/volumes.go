@@ -48,6 +48,11 @@ type ResizeVolume struct {
 	Size string `json:"size" doc:"the size to be" example:"20GiB"`
 }
 
+// RekeyVolume asks for a data key to be wrapped anew.
+type RekeyVolume struct {
+	OldKeyFile string `json:"old_key_file,omitempty" doc:"file on the volume's home with the key that wraps it now, where that is no more where the profile says"`
+}
+
 // SetProfile asks for another profile.
 type SetProfile struct {
 	Profile string `json:"profile" doc:"the profile to be"`
@@ -106,6 +111,16 @@ func (h handlers) changes() {
 		}) (*answer[Outcome], error) {
 			req := in.request(dataset.OpResize)
 			req.Volume, req.Size = in.Volume, in.Body.Size
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/rekey", "rekey-volume", "volumes", "Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body RekeyVolume
+		}) (*answer[Outcome], error) {
+			req := in.request(dataset.OpRekey)
+			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
 			return h.submit(ctx, req)
 		})
 	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes", "Give a volume another profile", ""),

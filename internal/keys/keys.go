@@ -52,6 +52,9 @@ func (k Key) derive(salt []byte, purpose string, size int) []byte {
 // ID is 8 hex digits that tell keys apart, and nothing else of them.
 func (k Key) ID() string { return hex.EncodeToString(k.derive(nil, "drover key id", 4)) }
 
+// Known reports whether it is a key, and not the zero one.
+func (k Key) Known() bool { return len(k.secret) > 0 }
+
 // String is the ID.
 func (k Key) String() string { return k.ID() }
 

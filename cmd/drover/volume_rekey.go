@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeRekeyCmd(a *app) *cobra.Command {
+	var oldKey string
+	cmd := &cobra.Command{
+		Use:   "rekey NAME",
+		Short: "Wrap an encrypted volume's data key by the key that its profile has now",
+		Long: `Wrap an encrypted volume's data key by the key that its profile has now. Nothing
+of the data is touched, the volume may be in use, and its copies get the new key
+with the record. The key that wraps it until then is read from where the profile
+had it when the volume was made, or rekeyed last; if that file was overwritten,
+say where a copy of it is, on the volume's home. Keep the old key for as long as
+backups of the records.`,
+		Example:           `  drover volume rekey db --old-key-file /root/gold.old`,
+		Args:              args(1),
+		ValidArgsFunction: complete(a, volumeWords),
+	}
+	cmd.Flags().StringVar(&oldKey, "old-key-file", "", "`FILE` on the volume's home with the old key")
+	o := workFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if oldKey != "" && !filepath.IsAbs(oldKey) {
+			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: want an absolute path", oldKey)
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		before, err := c.Volume(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}
+		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := made(out)
+			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil || out.Operation.Dataset.Encryption == nil {
+				return d.ID, fmt.Sprintf("volume %s has another key now", d.Volume)
+			}
+			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume, before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID)
+		})
+	}
+	return cmd
+}

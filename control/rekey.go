@@ -1,0 +1,55 @@
+package control
+
+import (
+	"path/filepath"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// planRekey has the home of an encrypted dataset wrap its data key by the key that its profile
+// has now.
+func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d.Encryption == nil {
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key", d.Volume)
+	}
+	if req.Path != "" && !filepath.IsAbs(req.Path) || len(req.Path) > maxPath {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: old key file %q: want an absolute path on its home", d.Volume, dataset.Clip(req.Path))
+	}
+	p, err := s.Deps.Profiles().Get(d.Profile.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !p.Encryption.Wanted() {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
+	}
+	op, next := on(d), d
+	next.Profile = d.Profile.Clone()
+	next.Profile.Encryption = p.Encryption
+	op.Dataset, op.Path = &next, req.Path
+	return op, nil, nil
+}
+
+// commitRekey puts a data key on record that was wrapped anew, and where its key is. It must be
+// the same data key, which all of the data rests on.
+func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	out.Dataset = &d
+	if d.Request == op.ID {
+		return nil
+	}
+	next := op.Dataset
+	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s: its data key on record is another one", d.Volume)
+	}
+	t.event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
+	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID
+	return t.putDataset(d)
+}

@@ -1,0 +1,178 @@
+package keys_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A data key comes back by the key that wrapped it, and by no other, for its own ID, as it was.
+func TestWrap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		secret := rapid.SliceOfN(rapid.Byte(), keys.MinKey, keys.MaxKey).Draw(t, "secret")
+		key, err := keys.New(secret, "key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, data := keys.NewDataKey()
+		e := key.Wrap(id, data)
+		if got, err := key.Unwrap(e); err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("got %x, %v", got, err)
+		}
+		if again := key.Wrap(id, data); bytes.Equal(again.Wrapped, e.Wrapped) || bytes.Contains(e.Wrapped, data[:8]) {
+			t.Fatal("wrapped twice it is the same, or to be seen")
+		}
+		other := bytes.Clone(secret)
+		other[rapid.IntRange(0, len(other)-1).Draw(t, "byte")] ^= 1
+		wrong, err := keys.New(other, "other key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := wrong.Unwrap(e); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), key.ID()) || !strings.Contains(err.Error(), wrong.ID()) {
+			t.Fatalf("by another key: %v", err)
+		}
+		damaged := e
+		damaged.Wrapped = bytes.Clone(e.Wrapped)
+		damaged.Wrapped[rapid.IntRange(0, len(e.Wrapped)-1).Draw(t, "damaged")] ^= 1
+		short := e
+		short.Wrapped = e.Wrapped[:rapid.IntRange(0, len(e.Wrapped)-1).Draw(t, "short")]
+		elsewhere := e
+		elsewhere.ID = uuid.New()
+		for what, bad := range map[string]dataset.Encryption{"damaged": damaged, "short": short, "elsewhere": elsewhere} {
+			if _, err := key.Unwrap(bad); dataset.KindOf(err) != dataset.ErrCorrupt {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	})
+}
+
+// Whatever a key is printed as has nothing of it.
+func TestKeyIsNotPrinted(t *testing.T) {
+	secret := []byte(strings.Repeat("secret-", 8))
+	key, err := keys.New(secret, "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		if said := fmt.Sprintf(verb, key); holds(said, secret) {
+			t.Errorf("%s prints %s", verb, said)
+		}
+	}
+}
+
+// holds tells whether something has a secret, or the best part of it, in any form.
+func holds(said string, secret []byte) bool {
+	part := secret[len(secret)/4 : len(secret)*3/4]
+	for _, form := range []string{string(part), hex.EncodeToString(part), strings.ToUpper(hex.EncodeToString(part)), base64.StdEncoding.EncodeToString(secret)} {
+		if strings.Contains(said, form) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestKeyFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, size int, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, bytes.Repeat([]byte{7}, size), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	must := func(path string, err error) string {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	foreign, link, fifo := file("foreign", 64, 0o600), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
+	for _, c := range []struct{ name, path, want string }{
+		{"good", file("good", 64, 0o600), ""},
+		{"read-only", file("read-only", 32, 0o400), ""},
+		{"largest", file("largest", 4096, 0o600), ""},
+		{"absent", filepath.Join(dir, "absent"), "head -c 64 /dev/urandom > " + filepath.Join(dir, "absent")},
+		{"others read it", file("wide", 64, 0o640), "chmod 600 " + filepath.Join(dir, "wide")},
+		{"others write it", file("written", 64, 0o602), "chmod 600"},
+		{"a program", file("program", 64, 0o700), "chmod 600"},
+		{"short", file("short", 31, 0o600), "has 31 bytes: a key has 32 to 4096"},
+		{"empty", file("empty", 0, 0o600), "has 0 bytes"},
+		{"long", file("long", 4097, 0o600), "has 4097 bytes"},
+		{"another's", must(foreign, os.Chown(foreign, 1000, 0)), "chown root"},
+		{"link", must(link, os.Symlink(file("target", 64, 0o600), link)), "symbolic link"},
+		{"fifo", must(fifo, unix.Mkfifo(fifo, 0o600)), "is no file"},
+		{"folder", must(filepath.Join(dir, "folder"), os.Mkdir(filepath.Join(dir, "folder"), 0o700)), "is no file"},
+		{"relative", "keys/gold", "absolute path"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			key, err := keys.Read(t.Context(), nil, dataset.KeySource{KeyFile: c.path}, keys.Ask{})
+			if c.want == "" {
+				if err != nil || !key.Known() {
+					t.Fatal(err)
+				}
+				return
+			}
+			if dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func program(t *testing.T, script string) (keys.Key, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "drover-key")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	from := dataset.KeySource{Exec: []string{path, "an argument"}, Timeout: dataset.Duration(20 * time.Second)}
+	return keys.Read(t.Context(), &run.System{}, from, keys.Ask{Profile: "gold", Dataset: uuid.MustParse("6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11")})
+}
+
+func TestKeyProgram(t *testing.T) {
+	ask := `{"profile":"gold","dataset":"6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11"}`
+	want, err := keys.New([]byte(ask+"\nan argument"), "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := program(t, `cat; printf %s "$1"`); err != nil || key.ID() != want.ID() {
+		t.Errorf("got %v, %v", key, err)
+	}
+	for script, want := range map[string]string{
+		"exit 0":                               "has 0 bytes",
+		"head -c 5000 /dev/zero":               "has 4097 bytes",
+		"echo no such entry >&2; exit 3":       "exit status 3: no such entry",
+		"head -c 100000000 /dev/zero; kill $$": "signal",
+	} {
+		if _, err := program(t, script); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", script, err)
+		}
+	}
+}
+
+// A program that fails, and says its key, does not get it into the error.
+func TestKeyProgramIsNotRepeated(t *testing.T) {
+	for _, secret := range []string{strings.Repeat("0123456789abcdef", 4), "correct horse battery staple and more of it"} {
+		_, err := program(t, "cat >/dev/null; printf %s '"+secret+"'; echo '+ printf "+secret+"' >&2; echo token denied >&2; exit 1")
+		if err == nil || holds(err.Error(), []byte(secret)) || !strings.Contains(err.Error(), "token denied") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
