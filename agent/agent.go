@@ -49,8 +49,7 @@ type Config struct {
 	// that works alone.
 	Guard Guard
 
-	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are
-	// none.
+	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are none.
 	PeerHTTP http.RoundTripper
 	// PeerID says which node asks; nil: the certificate of the connection, which was
 	// verified.
@@ -63,7 +62,8 @@ type Config struct {
 	FencePrograms []string
 	// ListAll has the engine's list show the volumes of all nodes.
 	ListAll bool
-	Cgroups Cgroups // that limit volumes
+	Cgroups Cgroups                          // that limit volumes
+	Trim    func(path string) (int64, error) // tells a pool's devices what is free; nil: the kernel does
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }

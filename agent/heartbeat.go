@@ -124,6 +124,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 		a.noteAll()
 	}
 	a.raisePools()
+	a.trimPools()
 	a.unmountForgotten()
 	a.verifyUses(ctx)
 	a.yields()

@@ -23,6 +23,8 @@ type PoolConfig struct {
 	Path    string
 	Image   dataset.Size // > 0: Path is an image file of that size
 	Devices []string     // block devices that it is made of; Path may be empty then
+	// Trim is how often they are told what of them is free; 0: TrimEvery, less: never.
+	Trim time.Duration
 }
 
 // pools is the pools of this node. A pool that was seen once is known by its
@@ -100,7 +102,7 @@ func (p *pools) open(ctx context.Context) error {
 		if known.Backend != rec.Backend {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
 		}
-		rec.ID, rec.Found, rec.Doubtful, rec.Generation = known.ID, known.Found, known.Doubtful, known.Generation
+		rec.ID, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Found, known.Doubtful, known.Generation, known.Trimmed
 		opened = append(opened, p.known(c.Name, rec))
 	}
 	for _, name := range names {
@@ -213,6 +215,9 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 		return nil, ofPool(name, err)
 	}
 	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
+	if len(rec.Devices) > 0 {
+		rec.Trimmed = p.a.Clock.Now() // mkfs does that
+	}
 	unheld, err := p.holds.take(ctx, b)
 	generation, gerr := b.Generation()
 	if err := errors.Join(p.single(rec.ID, name), err, gerr); err != nil {

@@ -77,6 +77,7 @@ type poolRecord struct {
 	Image   dataset.Size `json:"image,omitempty"`
 	Mount   string       `json:"mount,omitempty"`
 	Devices []string     `json:"devices,omitempty"`
+	Trimmed time.Time    `json:"trimmed,omitzero"` // when its devices were last told what is free
 	Default bool         `json:"default,omitempty"`
 	// Found says that nobody has looked yet at what was incoming when this node took
 	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.

@@ -148,7 +148,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {
-		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices})
+		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices, Trim: p.Trim})
 	}
 	if c := cfg.Consul; c != nil {
 		o.Consul = &consul.Options{

@@ -5,6 +5,7 @@ package config
 import (
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
@@ -57,6 +58,9 @@ type Pool struct {
 	Path    string       // absolute and clean; may be empty with devices
 	Image   dataset.Size // > 0: Path is a preallocated image file of that size
 	Devices []string     // absolute and clean: what it is made of
+	// Trim is how often the devices are told what of them is free; 0: as the agent likes,
+	// less: never.
+	Trim time.Duration
 }
 
 // The bounds of a file, far above what a host has.
@@ -170,7 +174,7 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 func pool(n strictyaml.Node) (Pool, error) {
 	var p Pool
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices"}, nil)
+	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices", "trim"}, nil)
 	if !bad.Add(err) && len(keys) == 0 {
 		return p, err
 	}
@@ -192,6 +196,12 @@ func pool(n strictyaml.Node) (Pool, error) {
 	bad.Add(image(keys["image"], &p.Image))
 	p.Devices, err = devices(keys["devices"])
 	bad.Add(err)
+	if n, ok := keys["trim"]; ok && keys["devices"].Absent() {
+		bad.Add(n.KeyErrorf("only a pool on devices is trimmed: leave it out"))
+	} else if ok {
+		p.Trim, err = trim(n)
+		bad.Add(err)
+	}
 	return p, bad.Err()
 }
 
@@ -216,6 +226,31 @@ func devices(n strictyaml.Node) ([]string, error) {
 		out = append(out, device)
 	}
 	return out, bad.Err()
+}
+
+// The bounds of trim.
+const (
+	minTrim = time.Hour
+	maxTrim = 10000 * time.Hour
+	never   = -1
+)
+
+func trim(n strictyaml.Node) (time.Duration, error) {
+	text, err := n.String()
+	if err != nil {
+		return 0, err
+	}
+	switch text {
+	case "weekly":
+		return 7 * 24 * time.Hour, nil
+	case "never":
+		return never, nil
+	}
+	every, err := time.ParseDuration(text)
+	if err != nil || every < minTrim || every > maxTrim {
+		return 0, n.Errorf("bad trim %.80q: want weekly, never, or hours such as 24h", text)
+	}
+	return every, nil
 }
 
 func word(n strictyaml.Node, into *string) (err error) {

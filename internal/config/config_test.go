@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,12 +30,12 @@ func TestParse(t *testing.T) {
 		"lists":     {"list: cluster\n", config.Config{ListAll: true}},
 		"lists own": {"list: node\n", config.Config{}},
 		"no pools":  {"pools: []\nlabels: {}\n", config.Config{}},
-		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\n  - {name: disk, backend: btrfs, devices: [/dev/sdb, /dev/sdc]}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
+		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\n  - {name: disk, backend: btrfs, devices: [/dev/sdb, /dev/sdc], trim: 24h}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
 			config.Config{
 				Pools: []config.Pool{
 					{Name: "fast", Backend: "loop", Path: "/mnt/xfs/pool"}, {Name: "slow", Backend: "dir", Path: "/srv/a b"},
 					{Name: "img", Backend: "loop", Path: "/srv/pool.img", Image: 50 << 30},
-					{Name: "disk", Backend: "btrfs", Devices: []string{"/dev/sdb", "/dev/sdc"}},
+					{Name: "disk", Backend: "btrfs", Devices: []string{"/dev/sdb", "/dev/sdc"}, Trim: 24 * time.Hour},
 				},
 				Labels: map[string]string{"rack": "r1", "io.drover/zone": "5", "empty": ""},
 			}},
@@ -109,8 +110,8 @@ func TestParseRefuses(t *testing.T) {
 		"pool is a text":    {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want keys with values, not a text in "pools: [a]"`}},
 		"pool of null":      {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
 		"no path":           {"pools: [{name: a, backend: loop}]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a path in "pools: [{name: a, backend: loop}]"`}},
-		"device":            {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: unknown key "device", did you mean devices? (have: backend, devices, image, name, path) in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
-		"unknown of pool":   {"pools: [{name: a, backend: loop, paht: /a}]\n", []string{`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (have: backend, devices, image, name, path) in "pools: [{name: a, backend: loop, paht: /a}]"`}},
+		"device":            {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: unknown key "device", did you mean devices? (have: backend, devices, image, name, path, trim) in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
+		"unknown of pool":   {"pools: [{name: a, backend: loop, paht: /a}]\n", []string{`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (have: backend, devices, image, name, path, trim) in "pools: [{name: a, backend: loop, paht: /a}]"`}},
 		"bad name":          {"pools: [{name: A, backend: loop, path: /a}]\n", []string{`d.yaml:1:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: loop, path: /a}]"`}},
 		"relative":          {"pools: [{name: a, backend: loop, path: a/b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "a/b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: a/b}]"`}},
 		"not clean":         {"pools: [{name: a, backend: loop, path: /a/../b}]\n", []string{`d.yaml:1:40: pools[0].path: bad path "/a/../b": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, path: /a/../b}]"`}},
@@ -121,6 +122,8 @@ func TestParseRefuses(t *testing.T) {
 		"relative device":   {"pools: [{name: a, backend: loop, devices: [sdb]}]\n", []string{`d.yaml:1:44: pools[0].devices[0]: bad path "sdb": want an absolute one, without ".." or a slash at its end in "pools: [{name: a, backend: loop, devices: [sdb]}]"`}},
 		"device twice":      {"pools: [{name: a, backend: loop, devices: [/dev/a, /dev/a]}]\n", []string{`d.yaml:1:52: pools[0].devices[1]: device /dev/a is there already in "pools: [{name: a, backend: loop, devices: [/dev/a, /dev/a]}]"`}},
 		"device of another": {"pools:\n- {name: a, backend: loop, devices: [/dev/a]}\n- {name: b, backend: loop, devices: [/dev/b, /dev/a]}\n", []string{`d.yaml:3:3: pools[1]: pool b has device /dev/a of pool a in "- {name: b, backend: loop, devices: [/dev/b, /dev/a]}"`}},
+		"trim":              {"pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7d}]\n", []string{`d.yaml:1:59: pools[0].trim: bad trim "7d": want weekly, never, or hours such as 24h in "pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7d}]"`}},
+		"trim of a path":    {"pools: [{name: a, backend: loop, path: /a, trim: never}]\n", []string{`d.yaml:1:44: pools[0].trim: only a pool on devices is trimmed: leave it out in "pools: [{name: a, backend: loop, path: /a, trim: never}]"`}},
 		"name twice":        {"pools:\n- " + good + "\n- {name: a, backend: dir, path: /b}\n", []string{`d.yaml:3:3: pools[1]: a pool a is there already in "- {name: a, backend: dir, path: /b}"`}},
 		"path twice":        {"pools:\n- " + good + "\n- {name: b, backend: dir, path: /a}\n", []string{`d.yaml:3:3: pools[1]: pool b has the path of pool a in "- {name: b, backend: dir, path: /a}"`}},
 		"published to nobody we know": {"publish_facts: [swarn, 5]\n", []string{
