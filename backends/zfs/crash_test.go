@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/google/uuid"
 )
@@ -85,30 +86,44 @@ func (b *bench) create() dataset.Dataset {
 	return d
 }
 
-// root opens the root of a dataset as the agent does.
-func (b *bench) root(id uuid.UUID) *os.Root {
+// in mounts a dataset as the agent does, while do has its root.
+func (b *bench) in(id uuid.UUID, do func(root *os.Root)) {
+	b.Helper()
+	dir := b.mount(id)
+	root, err := os.OpenRoot(dir)
+	b.ok(err)
+	do(root)
+	b.ok(errors.Join(root.Close(), mount.Unmount(dir)))
+}
+
+func (b *bench) mount(id uuid.UUID) (dir string) {
 	b.Helper()
 	a, err := b.pool.Attach(b.Context(), id, backends.AttachOptions{})
 	b.ok(err)
-	root, err := os.OpenRoot(a.Mount.Source)
+	dir = b.TempDir()
+	if a.Mount.FSType == "bind" {
+		source, oErr := os.Open(a.Mount.Source)
+		b.ok(oErr)
+		err = errors.Join(mount.Bind(source, dir, mount.BindFlags{}), source.Close())
+	} else {
+		err = mount.Mount(dir, mount.Spec{Source: a.Mount.Source, FSType: a.Mount.FSType, Options: a.Mount.Options})
+	}
 	b.ok(errors.Join(err, a.Release()))
-	return root
+	return dir
 }
 
 func (b *bench) write(id uuid.UUID, content string) {
 	b.Helper()
-	root := b.root(id)
-	defer root.Close()
-	b.ok(root.WriteFile("file", []byte(content), 0o600))
+	b.in(id, func(root *os.Root) { b.ok(root.WriteFile("file", []byte(content), 0o600)) })
 }
 
 func (b *bench) holds(id uuid.UUID, want string) {
 	b.Helper()
-	root := b.root(id)
-	defer root.Close()
-	if got, err := root.ReadFile("file"); err != nil || string(got) != want {
-		b.Errorf("the head holds %q, %v, want %q", got, err, want)
-	}
+	b.in(id, func(root *os.Root) {
+		if got, err := root.ReadFile("file"); err != nil || string(got) != want {
+			b.Errorf("the head holds %q, %v, want %q", got, err, want)
+		}
+	})
 }
 
 func (b *bench) snapshot(id uuid.UUID) dataset.Snapshot {
@@ -218,13 +233,13 @@ func crashCreate(b *bench) (do func() error, done, undone func()) {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Owner: &dataset.Owner{UID: 5, GID: 6, Mode: &mode}}}
 	return func() error { _, err := b.pool.Create(b.Context(), d); return err },
 		func() {
-			root := b.root(d.ID)
-			defer root.Close()
-			info, err := root.Stat(".")
-			b.ok(err)
-			if st := info.Mode().Perm(); st != 0o700 {
-				b.Errorf("the root is %o", st)
-			}
+			b.in(d.ID, func(root *os.Root) {
+				info, err := root.Stat(".")
+				b.ok(err)
+				if st := info.Mode().Perm(); st != 0o700 {
+					b.Errorf("the root is %o", st)
+				}
+			})
 		},
 		func() { b.has(false, d.ID.String()) }
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -106,15 +107,16 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 func TestSizeIsWhatDfShows(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
-	df := func() int64 {
-		root := b.root(d.ID)
-		defer root.Close()
-		dir, err := root.Open(".")
-		b.ok(err)
-		defer dir.Close()
-		var st unix.Statfs_t
-		b.ok(unix.Fstatfs(int(dir.Fd()), &st))
-		return int64(st.Blocks) * st.Bsize
+	df := func() (size int64) {
+		b.in(d.ID, func(root *os.Root) {
+			var st unix.Statfs_t
+			dir, err := root.Open(".")
+			b.ok(err)
+			defer dir.Close()
+			b.ok(unix.Fstatfs(int(dir.Fd()), &st))
+			size = int64(st.Blocks) * st.Bsize
+		})
+		return size
 	}
 	for _, size := range []dataset.Size{64 * dataset.MiB, 96 * dataset.MiB, 32 * dataset.MiB} {
 		b.ok(b.pool.(backends.Resizer).Resize(t.Context(), d.ID, size, nil))
@@ -122,10 +124,9 @@ func TestSizeIsWhatDfShows(t *testing.T) {
 			t.Errorf("df shows %d of %s", got, size)
 		}
 	}
-	root := b.root(d.ID)
-	b.ok(root.WriteFile("file", make([]byte, 0), 0o600))
-	b.ok(root.WriteFile("big", []byte(strings.Repeat(fmt.Sprint(uuid.New()), 600_000)), 0o600))
-	b.ok(root.Close())
+	b.in(d.ID, func(root *os.Root) {
+		b.ok(root.WriteFile("big", []byte(strings.Repeat(fmt.Sprint(uuid.New()), 600_000)), 0o600))
+	})
 	if err := b.pool.(backends.Resizer).Resize(t.Context(), d.ID, 8*dataset.MiB, nil); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("made smaller than what it holds: %v", err)
 	}
@@ -188,18 +189,16 @@ func TestMountedInAnotherNamespace(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
 	b.write(d.ID, "content")
-	a, err := b.pool.Attach(t.Context(), d.ID, backends.AttachOptions{})
-	b.ok(err)
+	dir := b.mount(d.ID)
 	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec",
-		`mount --bind "$0" "$1"; echo ready; read -r line`, a.Mount.Source, t.TempDir())
-	b.ok(a.Release())
+		`mount --bind "$0" "$1"; echo ready; read -r line`, dir, t.TempDir())
 	in, err := holder.StdinPipe()
 	b.ok(err)
 	out, err := holder.StdoutPipe()
 	b.ok(err)
 	b.ok(holder.Start())
 	_, err = out.Read(make([]byte, 8))
-	b.ok(err)
+	b.ok(errors.Join(err, mount.Unmount(dir)))
 	err = b.pool.Delete(t.Context(), d.ID)
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d (sh)", holder.Process.Pid)) {
 		t.Errorf("deleted: %v", err)

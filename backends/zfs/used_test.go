@@ -6,9 +6,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // TestUsedIsCheap counts commands: none for a dataset that is mounted, and one in some
@@ -24,9 +24,8 @@ func TestUsedIsCheap(t *testing.T) {
 	now := clock.NewFake(time.Unix(0, 0))
 	b.clock = now
 	b.open() // a pool that has not seen them
-	a, err := b.pool.Attach(t.Context(), mounted.ID, backends.AttachOptions{})
-	b.ok(err)
-	b.ok(a.Release())
+	dir := b.mount(mounted.ID)
+	defer func() { b.ok(mount.Unmount(dir)) }()
 	used := func(what string, commands int, ids ...uuid.UUID) {
 		t.Helper()
 		b.asked, b.done = 0, nil

@@ -55,7 +55,7 @@ type VM struct {
 // leaves it running.
 func Boot(t testing.TB, o Options) *VM {
 	t.Helper()
-	files := made(t)
+	files := made(t, "lab.sh")
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
 	build(t, "build", "-trimpath", "-ldflags=-s -w", "-o", guest, "./test/lab/guest")
@@ -88,14 +88,14 @@ func Boot(t testing.TB, o Options) *VM {
 	return vm
 }
 
-// made returns the folder with what is booted.
-func made(t testing.TB) string {
+// made returns what one of the scripts has made: the folder with what is booted, or a layer.
+func made(t testing.TB, script string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(top(t), "scripts", "lab.sh"))
+	cmd := exec.Command(filepath.Join(top(t), "scripts", script))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("scripts/lab.sh: %v", err)
+		t.Fatalf("scripts/%s: %v", script, err)
 	}
 	return strings.TrimSpace(string(out))
 }

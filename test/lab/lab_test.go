@@ -27,6 +27,9 @@ func TestLab(t *testing.T) {
 	var disks []Disk
 	for _, e := range entries {
 		build(t, "test", "-c", "-tags", "lab", "-o", path.Join(dir, e.binary()), "./"+e.Package)
+		if e.Layer != "" {
+			share(t, made(t, "lab-"+e.Layer+".sh"), path.Join(dir, e.Layer+".tar"))
+		}
 		for _, d := range e.Disks {
 			i := slices.IndexFunc(disks, func(o Disk) bool { return o.Name == d.Name })
 			if i < 0 {
@@ -40,6 +43,18 @@ func TestLab(t *testing.T) {
 	t.Run("machine", vm.tellsHowCommandsEnd)
 	for _, e := range entries {
 		t.Run(e.Package, func(t *testing.T) { vm.entry(t, e) })
+	}
+}
+
+// share puts a copy of a file where the machine finds it.
+func share(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -89,9 +104,16 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	if !vm.proc.Running() {
 		t.Fatal("the machine is gone: see the entry before")
 	}
+	var before [][]string
+	if e.Layer != "" {
+		before = append(before, []string{"tar", "-xf", path.Join(inside.Share, e.Layer+".tar"), "-C", "/"}, []string{"ldconfig"})
+	}
 	for _, m := range e.Modules {
-		if exit, err := vm.Run(t.Context(), inside.Command{Args: []string{"modprobe", m}, Seconds: 60}, func(s string) { t.Log(s) }); err != nil || exit != 0 {
-			t.Fatalf("modprobe %s: exit %d, %v", m, exit, err)
+		before = append(before, []string{"modprobe", m})
+	}
+	for _, args := range before {
+		if exit, err := vm.Run(t.Context(), inside.Command{Args: args, Seconds: 60}, func(s string) { t.Log(s) }); err != nil || exit != 0 {
+			t.Fatalf("%s: exit %d, %v", strings.Join(args, " "), exit, err)
 		}
 	}
 	// Its own time limit comes first: then it says which test was running.

@@ -8,7 +8,8 @@ import (
 )
 
 // What a test program says in its own words, -test.v=test2json: a test that fails between two
-// that do not, one that says what it should not, and one that does not end.
+// that do not, one that says what it should not, one with a slash in its name, and one that
+// does not end.
 const program = "\x16=== RUN   TestA\n" +
 	"\x16=== RUN   TestA/one\n" +
 	"    a_test.go:1: wrong\n" +
@@ -19,6 +20,10 @@ const program = "\x16=== RUN   TestA\n" +
 	"\x16    --- FAIL: TestA/one (0.00s)\n" +
 	"\x16    --- PASS: TestA/two_words (0.01s)\n" +
 	"\x16=== NAME  \n" +
+	"\x16=== RUN   TestC\n" +
+	"\x16=== RUN   TestC/a/part\n" +
+	"\x16--- PASS: TestC (0.02s)\n" +
+	"\x16    --- PASS: TestC/a/part (0.01s)\n" +
 	"\x16=== RUN   TestB\n" +
 	"panic: test timed out\n"
 
@@ -32,6 +37,9 @@ func TestResults(t *testing.T) {
 			{name: "one", verdict: "FAIL", said: []string{"    a_test.go:1: wrong", "--- PASS: TestZ (0.00s)"}},
 			{name: "two_words", verdict: "PASS", said: []string{"no newline"}},
 		}},
+		{name: "TestC", verdict: "PASS", sub: []*result{
+			{name: "a", verdict: "PASS", sub: []*result{{name: "part", verdict: "PASS"}}},
+		}},
 		{name: "TestB", said: []string{"panic: test timed out"}},
 	}
 	if !reflect.DeepEqual(r.all.sub, want) {
@@ -39,7 +47,7 @@ func TestResults(t *testing.T) {
 			t.Errorf("%+v", *s)
 		}
 	}
-	for i, failed := range []bool{true, true} {
+	for i, failed := range []bool{true, false, true} {
 		if r.all.sub[i].failed() != failed {
 			t.Errorf("%s failed: %v", r.all.sub[i].name, !failed)
 		}

@@ -14,12 +14,17 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 // large are the cases of backendtest that take minutes on a share in here.
 const large = "^TestOnNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
 
+// uncut are the operations of backend zfs that are cut short at each step elsewhere: how that
+// ends does not hang on the kernel, and it takes long in here.
+const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|delete-snapshot|delete-clone)$"
+
 // Entry is a package of which tests run in the machine: one line in the table. They are
 // built with the tag lab, for the files that only the lab can run (//go:build lab).
 type Entry struct {
 	Package string        // below the root: "backends/lvm"
 	Run     string        // as -test.run; empty: all of them
 	Skip    string        // as -test.skip
+	Layer   string        // of programs and modules that the machine's root has not: scripts/lab-LAYER.sh makes it
 	Modules []string      // of the kernel, loaded before
 	Disks   []Disk        // empty; inside.Disk(t, name) gives their devices. Entries that name the same share it
 	Within  time.Duration // the tests are killed then; 0: five minutes. The machine is slow
@@ -36,6 +41,7 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
+		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Within: 30 * time.Minute, Long: true},
 	}
 }
 
