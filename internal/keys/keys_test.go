@@ -175,4 +175,9 @@ func TestKeyProgramIsNotRepeated(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
+	secret := strings.Repeat("0123456789abcdef", 4) // that it says, and does not print
+	_, err := program(t, "cat >/dev/null; echo 'the key is "+secret+", and no' >&2; exit 1")
+	if err == nil || holds(err.Error(), []byte(secret)) || !strings.Contains(err.Error(), "and no") {
+		t.Errorf("got %v", err)
+	}
 }
