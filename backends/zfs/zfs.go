@@ -115,6 +115,22 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
 	}
+	if len(cfg.Devices) == 0 {
+		return b.open(ctx, cfg, nil)
+	}
+	own, err := b.openOwn(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("pool %s: %w", cfg.Name, err)
+	}
+	cfg.ID = own.id
+	p, err := b.open(ctx, cfg, own)
+	if err != nil {
+		return nil, errors.Join(err, own.Close())
+	}
+	return p, nil
+}
+
+func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (backends.Pool, error) {
 	if cfg.Make {
 		if err := suits(cfg.Path); err != nil {
 			return nil, err
@@ -125,7 +141,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		return nil, err
 	}
 	p := &Pool{
-		name: cfg.Name, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
+		name: cfg.Name, vdevs: own, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
 		attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{},
 	}
 	s.Outside = p.bury
@@ -188,6 +204,7 @@ func homeOf(path string) (home, error) {
 // Pool is an open pool.
 type Pool struct {
 	name  string
+	vdevs *ownPool // nil: the zpool is the operator's
 	shelf *shelf.Shelf
 	tool  tool
 	home  home
@@ -280,7 +297,7 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 // Info implements backends.Pool. OwnFilesystem is not declared, although df is true: ZFS
 // cannot be frozen.
 func (p *Pool) Info() backends.Info {
-	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs", usedLag
+	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs"+p.vdevs.note(), usedLag
 	if p.home.fuse {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
@@ -323,7 +340,7 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
 // Close implements backends.Pool.
-func (p *Pool) Close() error { return p.unstageAll() }
+func (p *Pool) Close() error { return errors.Join(p.unstageAll(), p.vdevs.Close()) }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }

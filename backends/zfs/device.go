@@ -1,0 +1,200 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A pool that Drover makes on devices has a zpool of its own, whose name has the pool's
+// UUID: so it is known on every device and after each boot, whatever the devices are called,
+// and is never taken for another one. It is in no cache file: nobody else imports it. Nothing
+// is ever forced.
+const (
+	zpoolProgram = "zpool"
+	zpoolPrefix  = "drover-"
+
+	zpoolLimit = 2 * time.Minute // to make one, or to look at all devices for one
+)
+
+var _ backends.Former = (*Backend)(nil)
+
+// PathOf implements backends.Former.
+func (b *Backend) PathOf(_, mount string) string { return mount }
+
+// ownPool is a zpool of Drover's that is mounted.
+type ownPool struct {
+	id      uuid.UUID
+	mount   string
+	striped int // devices
+}
+
+func zpoolName(id uuid.UUID) string { return zpoolPrefix + id.String() }
+
+func zpoolID(name string) uuid.UUID {
+	id, err := uuid.Parse(strings.TrimPrefix(name, zpoolPrefix))
+	if err != nil || zpoolName(id) != name {
+		return uuid.Nil
+	}
+	return id
+}
+
+// openOwn makes the zpool of a pool on devices, or imports it, and mounts it.
+func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, error) {
+	if cfg.Mount == "" || cfg.Path != cfg.Mount {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "a pool on devices lies where drover mounts it: leave its path out")
+	}
+	id, blank, err := b.identify(cfg)
+	switch {
+	case err != nil:
+		return nil, err
+	case cfg.ID != uuid.Nil && id != uuid.Nil && id != cfg.ID && cfg.Make:
+		return nil, dataset.Errorf(dataset.ErrExists, "%s: pool %s of drover is there, and was left as it is", strings.Join(cfg.Devices, " and "), id)
+	case cfg.Make && blank:
+		if id = cfg.ID; id == uuid.Nil {
+			id = uuid.New()
+		}
+		err = b.form(ctx, id, cfg)
+	case cfg.ID != uuid.Nil:
+		id = cfg.ID // on other devices than it was
+	case id == uuid.Nil:
+		err = dataset.Errorf(dataset.ErrOffline, "%s: no pool of drover is there", strings.Join(cfg.Devices, " and "))
+	}
+	if err != nil {
+		return nil, err
+	}
+	own := &ownPool{id: id, mount: cfg.Mount}
+	if err := b.imported(ctx, zpoolName(id)); err != nil {
+		return nil, err
+	}
+	vdevs, err := b.zpool(ctx, "list", "-HvP", zpoolName(id))
+	if err != nil {
+		return nil, err
+	}
+	own.striped = strings.Count(vdevs, "\t/") // each a line of its own: it was made without mirrors
+	return own, own.attach()
+}
+
+// identify returns the pool that all devices say they are of. With Make, devices that are
+// not must be vacant: blank then tells that they all are.
+func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
+	said := map[string][]string{}
+	for _, device := range cfg.Devices {
+		name, err := labelOf(device)
+		if err != nil && cfg.Make {
+			return id, false, err
+		}
+		if zpoolID(name) == uuid.Nil {
+			name = ""
+			if cfg.Make {
+				if err := disk.Vacant(device); err != nil {
+					return id, false, err
+				}
+			}
+		}
+		said[name] = append(said[name], device)
+	}
+	if len(said) > 1 && cfg.Make {
+		return id, false, dataset.Errorf(dataset.ErrExists, "some of %s have a pool of drover, and not all the same one: they were left as they are", strings.Join(cfg.Devices, " and "))
+	}
+	for name := range said {
+		if is := zpoolID(name); is != uuid.Nil {
+			id = is
+		}
+	}
+	return id, len(said[""]) == len(cfg.Devices), nil
+}
+
+// form makes the zpool. A crash in it may leave partitions on whole disks, with nothing in them:
+// those are refused when it is called again, as it is not known who made them.
+func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
+	args := []string{
+		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
+		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy", zpoolName(id),
+	}
+	if _, err := b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
+		return fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), err)
+	}
+	return nil
+}
+
+func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {
+	res, err := b.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: args, Timeout: zpoolLimit})
+	return strings.TrimSpace(string(res.Stdout)), err
+}
+
+// imported has the zpool imported, with nothing of it mounted. One that another host uses, or
+// that lacks a device, is not: dataset.ErrOffline, in the words of zpool(8).
+func (b *Backend) imported(ctx context.Context, name string) error {
+	health, err := b.zpool(ctx, "list", "-H", "-o", "health", name)
+	if err == nil {
+		if health == "SUSPENDED" || health == "FAULTED" || health == "UNAVAIL" {
+			return dataset.Errorf(dataset.ErrOffline, "zpool %s is %s (zpool status -v %s)", name, strings.ToLower(health), name)
+		}
+		return nil
+	}
+	var failed *run.Error
+	if !errors.As(err, &failed) || !strings.Contains(failed.Stderr, "no such pool") {
+		return err
+	}
+	_, err = b.zpool(ctx, "import", "-N", "-o", "cachefile=none", "-d", "/dev", name)
+	if errors.As(err, &failed) && failed.ExitCode > 0 {
+		return dataset.Errorf(dataset.ErrOffline, "%w (zpool import shows what is there; drover forces nothing)", err)
+	}
+	return err
+}
+
+// attach mounts it, or finds it mounted by an earlier run.
+func (o *ownPool) attach() error {
+	if err := os.MkdirAll(o.mount, 0o700); err != nil {
+		return err
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	if e := table.At(o.mount); e != nil {
+		if e.Source != zpoolName(o.id) {
+			return dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where zpool %s belongs", e.Source, o.mount, zpoolName(o.id))
+		}
+		return nil
+	}
+	if err := mount.Mount(o.mount, mount.Spec{Source: zpoolName(o.id), FSType: fsType, Options: []string{"nodev", "nosuid"}}); err != nil {
+		return err
+	}
+	return os.Chmod(o.mount, 0o700)
+}
+
+// Close unmounts it unless it is in use; it stays imported, as its datasets may be mounted.
+func (o *ownPool) Close() error {
+	if o == nil {
+		return nil
+	}
+	err := mount.Unmount(o.mount)
+	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// note says what a stripe means.
+func (o *ownPool) note() string {
+	switch {
+	case o == nil:
+		return ""
+	case o.striped > 1:
+		return fmt.Sprintf("; on zpool %s, striped over %d devices: with one of them all is lost", zpoolName(o.id), o.striped)
+	}
+	return "; on zpool " + zpoolName(o.id)
+}

@@ -1,0 +1,134 @@
+//go:build lab
+
+package zfs_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+// udev runs one for the length of a test: zpool(8) makes partitions on whole disks, and waits
+// until udev has seen them.
+func udev(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("/usr/lib/systemd/systemd-udevd")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := cmd.Process.Signal(unix.SIGTERM)
+		if err := errors.Join(err, cmd.Wait(), os.RemoveAll("/run/udev")); err != nil { // as if there had been none
+			t.Error(err)
+		}
+	})
+	for range 600 {
+		if _, err := os.Stat("/run/udev/control"); err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	scratch.Run(t, "udevadm", "trigger", "--subsystem-match=block", "--settle")
+}
+
+// blank returns a disk with nothing on it, of which the kernel knows no partitions any more.
+func blank(t *testing.T, name string) (device string) {
+	t.Helper()
+	scratch.Run(t, "udevadm", "settle")
+	device = inside.Disk(t, name)
+	scratch.Run(t, "blockdev", "--rereadpt", device)
+	return device
+}
+
+// onDevices returns how a pool on devices is opened, and the backend that does. What it made
+// is destroyed with the test.
+func onDevices(t *testing.T, devices ...string) (*zfs.Backend, backends.Config) {
+	t.Helper()
+	kind := zfs.New(&run.System{}, clock.System{})
+	dir := filepath.Join(t.TempDir(), "pool")
+	t.Cleanup(func() {
+		for _, name := range zpools(t) {
+			if strings.HasPrefix(name, "drover-") {
+				scratch.Run(t, "zpool", "destroy", name)
+			}
+		}
+	})
+	return kind, backends.Config{Name: "disks", Path: kind.PathOf("disks", dir), Mount: dir, Devices: devices, Make: true}
+}
+
+func zpools(t *testing.T) []string {
+	t.Helper()
+	return strings.Fields(scratch.Run(t, "zpool", "list", "-H", "-o", "name"))
+}
+
+// TestPoolOnDevices makes a pool on two disks, and finds it after they were away.
+func TestPoolOnDevices(t *testing.T) {
+	udev(t)
+	first, second := blank(t, "first"), blank(t, "second")
+	kind, cfg := onDevices(t, first, second)
+	b := &bench{T: t, left: -1, clock: clock.System{}, cfg: cfg}
+	b.open()
+	if note := b.pool.Info().Note; !strings.Contains(note, "striped over 2 devices") {
+		t.Errorf("the note is %q", note)
+	}
+	if st := b.pool.Status(t.Context()); !st.Online || st.Size < 3*dataset.GiB {
+		t.Errorf("the status is %+v", st)
+	}
+	d := b.create()
+	b.write(d.ID, "content")
+	b.ok(b.pool.Close())
+	b.open() // made again: the same one
+	if got := b.list(); !slices.Equal(got, []uuid.UUID{d.ID}) {
+		t.Fatalf("it has %v", got)
+	}
+	b.ok(b.pool.Close())
+	name := "drover-" + b.cfg.ID.String()
+	scratch.Run(t, "zpool", "export", name)
+
+	other := b.cfg
+	other.ID, other.Make = uuid.New(), false
+	_, err := kind.Open(t.Context(), other)
+	if !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("another pool than the one that is there: %v", err)
+	}
+	other.Make = true
+	if _, err = kind.Open(t.Context(), other); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("another pool made where one is: %v", err)
+	}
+	other.Devices = []string{first, "/dev/nowhere"}
+	if _, err = kind.Open(t.Context(), other); err == nil {
+		t.Error("a pool was made on a device that is not there")
+	}
+	if slices.Contains(zpools(t), name) {
+		t.Error("a refused one was imported")
+	}
+
+	b.cfg.Make, b.cfg.Devices = false, []string{"/dev/nowhere", "/dev/disk/by-id/gone"} // called otherwise since a boot
+	b.open()
+	b.holds(d.ID, "content")
+	b.ok(b.pool.Close())
+	b.cfg.ID, b.cfg.Devices = uuid.Nil, []string{second} // whichever is there, as it is adopted
+	b.open()
+	if note := b.pool.Info().Note; b.cfg.ID.String() != name[len("drover-"):] || !strings.Contains(note, "striped over 2 devices") {
+		t.Errorf("it is pool %s, with the note %q", b.cfg.ID, note)
+	}
+	b.holds(d.ID, "content")
+	b.ok(b.pool.Delete(t.Context(), d.ID))
+	b.ok(b.pool.Close())
+}
