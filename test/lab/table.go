@@ -39,6 +39,7 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 30 * time.Minute, Long: true},

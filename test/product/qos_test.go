@@ -1,11 +1,15 @@
 package product
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/long"
@@ -139,6 +143,23 @@ func TestQoS(t *testing.T) {
 	w.wantLimits(t, dev, iolimit.Limits{})
 }
 
+// timed runs a command in a new container, two seconds after its start, and returns what that
+// took.
+func (w *world) timed(t *testing.T, volume, command string) time.Duration {
+	t.Helper()
+	out := w.once(t, volume, "sleep 2; cut -d' ' -f1 /proc/uptime; "+command+" 2>/dev/null; cut -d' ' -f1 /proc/uptime")
+	f := strings.Fields(out)
+	if len(f) != 2 {
+		t.Fatal(out)
+	}
+	from, err1 := strconv.ParseFloat(f[0], 64)
+	to, err2 := strconv.ParseFloat(f[1], 64)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration((to - from) * float64(time.Second))
+}
+
 // A container that writes as fast as it can is held to what the volume may.
 func TestQoSHolds(t *testing.T) {
 	long.Only(t)
@@ -147,16 +168,100 @@ func TestQoSHolds(t *testing.T) {
 		"direct":   "dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct",
 		"buffered": "dd if=/dev/zero of=/data/f bs=1M count=60 conv=fsync",
 	} {
-		out := w.once(t, name+"@slow", "sleep 2; cut -d' ' -f1 /proc/uptime; "+write+" 2>/dev/null; cut -d' ' -f1 /proc/uptime")
-		f := strings.Fields(out)
-		from, err1 := strconv.ParseFloat(f[0], 64)
-		to, err2 := strconv.ParseFloat(f[1], 64)
-		if err1 != nil || err2 != nil {
-			t.Fatal(out)
+		took := w.timed(t, name+"@slow", write).Seconds()
+		t.Logf("%s: 60 MiB in %.2f s", name, took)
+		if took < 10.8 || took > 13.2 {
+			t.Errorf("%s: 60 MiB took %.2f s, want 12", name, took)
 		}
-		t.Logf("%s: 60 MiB in %.2f s", name, to-from)
-		if to-from < 10.8 || to-from > 13.2 {
-			t.Errorf("%s: 60 MiB took %.2f s, want 12", name, to-from)
+	}
+}
+
+// Operations are counted as well, and another volume is as fast as before.
+func TestQoSOperations(t *testing.T) {
+	long.Only(t)
+	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
+	for _, kind := range []string{"randread", "randwrite"} {
+		iops := w.fio(t, "ops@ops", kind)
+		t.Logf("%s: %.1f IOPS", kind, iops)
+		if iops < 90 || iops > 110 {
+			t.Errorf("%s: %.1f IOPS, want 100", kind, iops)
 		}
+	}
+	// The median of pairs, one with a limited neighbour that writes and one without.
+	var ratios []float64
+	for range 3 {
+		alone := w.fio(t, "other@free", "randwrite")
+		w.command(t, "busy", "slow@slow", "while :; do dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct; done")
+		beside := w.fio(t, "other@free", "randwrite")
+		w.docker(t, "rm", "-f", "busy")
+		ratios = append(ratios, beside/alone)
+		t.Logf("another volume: %.0f IOPS alone, %.0f beside one that is limited", alone, beside)
+	}
+	slices.Sort(ratios)
+	if ratios[1] < 0.95 {
+		t.Errorf("another volume keeps %.2f of its speed", ratios[1])
+	}
+}
+
+// fio returns how many operations a second a container gets of a volume for some seconds, from
+// two seconds after its start.
+func (w *world) fio(t *testing.T, volume, kind string) float64 {
+	t.Helper()
+	// The machine's own fio, whose libraries are as many as it is large.
+	out := w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.h.Driver, "--volume", "/usr:/usr:ro", "--entrypoint", "sh", image, "-c",
+		"sleep 2; exec fio --name=x --filename=/data/fio --rw="+kind+" --bs=16k --direct=1 --ioengine=psync --size=16M --time_based --runtime=5 --output-format=json")
+	var found struct {
+		Jobs []struct{ Read, Write struct{ IOPS float64 } }
+	}
+	_, figures, _ := strings.Cut(out, "{") // what comes before are warnings
+	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
+}
+
+// 200 MiB that are dirty, at 5 MiB a second, hold up neither a snapshot nor a stop, and the
+// writers hardly.
+func TestQoSFlush(t *testing.T) {
+	long.Only(t)
+	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
+	const mebibytes = 200
+	for _, profile := range []string{"slow", "frozen"} {
+		name := "db-" + profile
+		w.command(t, name, name+"@"+profile, "while :; do cut -d' ' -f1 /proc/uptime >>/data/log; sleep 0.01; done")
+		dev := w.device(t, name+"@"+profile)
+		w.wantLimits(t, dev, iolimit.Limits{WriteBPS: 5 << 20}, name)
+		dirty := []string{"exec", name, "dd", "if=/dev/zero", "of=/data/f", "bs=1M", fmt.Sprintf("count=%d", mebibytes)}
+		w.docker(t, dirty...)
+		began := time.Now()
+		w.drover(t, "snapshot", "create", name)
+		t.Logf("%s: snapshot with %d MiB dirty: %.2f s", profile, mebibytes, time.Since(began).Seconds())
+		w.wantLimits(t, dev, iolimit.Limits{WriteBPS: 5 << 20}, name)
+		w.awaitMore(t, name, "/data/log")
+		gap := 0.0
+		last := 0.0
+		for _, line := range w.lines(t, name, "/data/log") {
+			at, err := strconv.ParseFloat(line, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last > 0 {
+				gap = max(gap, at-last)
+			}
+			last = at
+		}
+		t.Logf("%s: the writer was held up for %.2f s", profile, gap)
+		if gap > 2 {
+			t.Errorf("%s: the writer was held up for %.2f s", profile, gap)
+		}
+		w.docker(t, dirty...)
+		began = time.Now()
+		w.docker(t, "stop", name)
+		took := time.Since(began)
+		t.Logf("%s: stop with %d MiB dirty: %.2f s", profile, mebibytes, took.Seconds())
+		if took > 20*time.Second { // 40 s without a lift
+			t.Errorf("%s: docker stop with %d MiB dirty took %s", profile, mebibytes, took)
+		}
+		w.wantLimits(t, dev, iolimit.Limits{})
 	}
 }
