@@ -156,7 +156,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
-	thaw, err := a.freeze(d)
+	thaw, err := a.freeze(pool, d)
 	if err != nil {
 		return out, err
 	}

@@ -77,13 +77,14 @@ func (a *Agent) unused(d dataset.Dataset, what string) error {
 // freeze has a mounted dataset write out what it holds in memory, so that a
 // snapshot taken now has it, and quiesces it as its profile says. What it
 // returns thaws, and must be called.
-func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
+func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := a.mountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
-	freezing := d.Profile.Quiesce == dataset.QuiesceFreeze
+	itself := pool.Info().Freezes
+	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
 	back, err := a.raise(d, liftSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
@@ -110,6 +111,9 @@ func (a *Agent) freeze(d dataset.Dataset) (thaw func() error, err error) {
 		if err := a.settled(d, path); err != nil {
 			return none, err
 		}
+	}
+	if itself { // what is written until then is to be written at once
+		return func() error { back(); return nil }, nil
 	}
 	root, err := os.Open(path)
 	if err != nil {

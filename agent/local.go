@@ -56,7 +56,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
 	}
-	st, err := os.Lstat(path)
+	found, err := foundAt(path)
 	if err != nil {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "adopt: %w", err)
 	}
@@ -66,15 +66,6 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
-	found := poolRecord{Path: path, Found: true}
-	switch {
-	case st.Mode().IsRegular():
-		found.Image = dataset.Size(st.Size())
-	case !st.IsDir():
-		if st, err = os.Stat(path); err == nil && st.Mode().Type() == os.ModeDevice {
-			found.Path, found.Devices = "", []string{path}
-		}
-	}
 	var tried []string
 	for _, kind := range a.Backends.Kinds() {
 		if err := kind.Available(ctx); err != nil {
@@ -100,6 +91,24 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		return a.adopt(ctx, name, rec)
 	}
 	return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(tried, "; "))
+}
+
+// foundAt is the record of whatever pool lies at a path.
+func foundAt(path string) (poolRecord, error) {
+	found := poolRecord{Path: path, Found: true}
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && within(path, "/dev"): // a volume group of which nothing is active
+	case err != nil:
+		return found, err
+	case st.Mode().IsRegular():
+		found.Image = dataset.Size(st.Size())
+	case !st.IsDir():
+		if st, err = os.Stat(path); err == nil && st.Mode().Type() == os.ModeDevice {
+			found.Path, found.Devices = "", []string{path}
+		}
+	}
+	return found, nil
 }
 
 func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset.Pool, []api.Rebuilt, error) {

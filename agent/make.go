@@ -104,7 +104,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 		if err := a.keeps(d, "clone"); err != nil {
 			return err
 		}
-		if thaw, err = a.freeze(d); err != nil {
+		if thaw, err = a.freeze(pool, d); err != nil {
 			return err
 		}
 	}

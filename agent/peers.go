@@ -201,7 +201,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err := tight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
-	thaw, err := a.freeze(d)
+	thaw, err := a.freeze(pool, d)
 	if err != nil {
 		return out, false, err
 	}

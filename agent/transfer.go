@@ -115,7 +115,7 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 		if err := a.writeOut(d); err != nil {
 			return err
 		}
-		thaw, err := a.freeze(d)
+		thaw, err := a.freeze(pool, d)
 		if err != nil {
 			return err
 		}

@@ -193,6 +193,9 @@ type Info struct {
 	Path         string // where the datasets lie
 	DefaultSize  dataset.Size
 	UsedLag      time.Duration // what Used tells was true this long ago at most; 0: it is true now
+	// Freezes: a snapshot or clone of a mounted head freezes its filesystem for as long as
+	// it takes, whatever is asked, and fails where somebody else has frozen it.
+	Freezes bool
 }
 
 // AttachOptions say how a dataset will be mounted.

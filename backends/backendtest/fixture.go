@@ -46,7 +46,7 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 				t.Errorf("left open: %s", target)
 			}
 		}
-		f.nothingLeftBelow(filepath.Dir(f.cfg.Path))
+		f.nothingLeftBelow(ground(f.cfg))
 	})
 	f.kind, f.cfg = factory()
 	f.cfg.Make = true
@@ -80,7 +80,7 @@ func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
 	o.pool = nil
-	f.Cleanup(func() { f.nothingLeftBelow(filepath.Dir(o.cfg.Path)) }) // before the factory's, to run after it
+	f.Cleanup(func() { f.nothingLeftBelow(ground(o.cfg)) }) // before the factory's, to run after it
 	o.kind, o.cfg = f.factory()
 	o.cfg.Make, o.cfg.ID = true, uuid.New()
 	o.open()
@@ -116,6 +116,14 @@ func ended(t T, before int) {
 	}
 	buf := make([]byte, 1<<20)
 	t.Errorf("left running: %d goroutines, of all these:\n%s", runtime.NumGoroutine()-before, buf[:runtime.Stack(buf, true)])
+}
+
+// ground is the folder that a test has for a pool: a device's path lies among others'.
+func ground(cfg backends.Config) string {
+	if cfg.Mount != "" {
+		return filepath.Dir(cfg.Mount)
+	}
+	return filepath.Dir(cfg.Path)
 }
 
 // nothingLeftBelow wants no mounts and no loop devices on what the test made.

@@ -138,8 +138,8 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 // poolThatIsAwayIsOffline takes the pool away while it is open, then puts an
 // empty directory and another pool in its place: nothing is made there.
 func poolThatIsAwayIsOffline(f *fixture) {
-	if f.cfg.Image != 0 {
-		return // its image is held open by the mount
+	if f.cfg.Mount != "" {
+		return // the mount holds its image, or its devices
 	}
 	d := f.create()
 	s := f.take(d)

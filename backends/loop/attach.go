@@ -2,7 +2,6 @@ package loop
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 )
 
@@ -123,22 +123,9 @@ func superblock(r io.ReaderAt) (fs string, size int64, err error) {
 	if _, is, err := crypt.Header(r); err != nil || is {
 		return luks, 0, err
 	}
-	buf := make([]byte, 2048)
-	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
-		return "", 0, err
+	fs, size, err = fsctl.Superblock(r)
+	if err == nil && fs == "" {
+		err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
 	}
-	if string(buf[:4]) == "XFSB" {
-		be := binary.BigEndian
-		return xfs, int64(uint64(be.Uint32(buf[4:])) * be.Uint64(buf[8:])), nil
-	}
-	le, sb := binary.LittleEndian, buf[1024:]
-	if le.Uint16(sb[56:]) == 0xEF53 {
-		blocks := uint64(le.Uint32(sb[4:]))
-		const incompat64bit = 0x80
-		if le.Uint32(sb[96:])&incompat64bit != 0 {
-			blocks |= uint64(le.Uint32(sb[0x150:])) << 32
-		}
-		return ext4, int64(blocks << (10 + le.Uint32(sb[24:])&31)), nil
-	}
-	return "", 0, dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
+	return fs, size, err
 }

@@ -46,7 +46,7 @@ func (f *Folder) Head() (Head, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Head{Tree: FirstHead}, nil
 	}
-	if err != nil || !isTree(h.Tree) || h.Size < 0 {
+	if err != nil || !IsTree(h.Tree) || h.Size < 0 {
 		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which tree is the head", f.ID, currentName)
 	}
 	return h, nil
@@ -65,8 +65,8 @@ func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
 // that keeps what the head was.
 func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
 
-// isTree says whether a name is that of a tree, and so no path to elsewhere.
-func isTree(name string) bool {
+// IsTree says whether a name is that of a tree, and so no path to elsewhere.
+func IsTree(name string) bool {
 	for _, prefix := range []string{headPrefix, snapPrefix} {
 		if id, ok := strings.CutPrefix(name, prefix); ok {
 			_, err := uuid.Parse(id)
@@ -86,7 +86,7 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
-	if err != nil || s.ID != id || !isTree(s.Tree) {
+	if err != nil || s.ID != id || !IsTree(s.Tree) {
 		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the record of snapshot %s cannot be read", f.ID, id)
 	}
 	now, err := f.Head()
@@ -179,7 +179,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 		}
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, Temp) || (sure && isTree(name) && !used[name]) {
+		if strings.HasPrefix(name, Temp) || (sure && IsTree(name) && !used[name]) {
 			doomed = append(doomed, name)
 		}
 	}
@@ -191,6 +191,6 @@ func (f *Folder) Strangers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, record := snapshotOf(name)
-		return record || isTree(name) || name == recordName || name == currentName || strings.HasPrefix(name, Temp)
+		return record || IsTree(name) || name == recordName || name == currentName || strings.HasPrefix(name, Temp)
 	}), err
 }

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// freezing is a pool that freezes by itself, or does not.
+type freezing struct {
+	backends.Pool
+	itself bool
+}
+
+func (f freezing) Info() backends.Info { return backends.Info{Freezes: f.itself} }
+
+// Who asks for a freeze gets one, and nobody freezes what a backend will freeze: that could
+// not be frozen twice.
+func TestWhoFreezes(t *testing.T) {
+	r := newRig(t)
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
+	at := r.mountPath(d.ID)
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(scratch.Mount(t, "ext4", scratch.Ext4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := mount.Bind(root, at, mount.BindFlags{}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = mount.Unmount(at) }()
+	for _, c := range []struct {
+		quiesce dataset.Quiesce
+		itself  bool
+		frozen  bool
+	}{
+		{dataset.QuiesceNone, false, false}, {dataset.QuiesceFreeze, false, true},
+		{dataset.QuiesceNone, true, false}, {dataset.QuiesceFreeze, true, false},
+	} {
+		d.Profile.Quiesce = c.quiesce
+		thaw, err := r.freeze(freezing{itself: c.itself}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := fsctl.Freeze(root)
+		if frozen := errors.Is(again, fsctl.ErrFrozen); frozen != c.frozen {
+			t.Errorf("%+v: frozen %v", c, frozen)
+		}
+		if again == nil {
+			_ = fsctl.Thaw(root)
+		}
+		if err := thaw(); err != nil {
+			t.Error(err)
+		}
+	}
+}

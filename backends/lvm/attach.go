@@ -1,0 +1,293 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// Attach implements backends.Pool.
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	p.hold(id)
+	a, err := p.attach(ctx, id, opts)
+	if err != nil {
+		p.letGo(id)
+		return a, fmt.Errorf("attach dataset %s: %w", id, err)
+	}
+	var once sync.Once
+	a.Release = func() error {
+		once.Do(func() { p.letGo(id) })
+		return nil
+	}
+	return a, nil
+}
+
+func (p *Pool) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	v, err := p.inspect(ctx, id)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	return backends.Attachment{Mount: backends.Mount{
+		Source:  v.node,
+		FSType:  v.fsType,
+		Options: mountOptions(v.fsType, opts.Mount),
+		// A device node in a volume is nobody's way to a disk of the host.
+		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
+		Grow:  v.size-v.fsSize > growSlack && !opts.ReadOnly,
+	}}, nil
+}
+
+// growSlack is what a filesystem may be smaller than its volume by itself, in bytes: a last
+// group that would be too small is left out.
+const growSlack = 16 << 20
+
+// active is a head's device, with what it holds.
+type active struct {
+	node         string
+	fsType       string
+	fsSize, size int64
+}
+
+func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return active{}, err
+	}
+	defer f.Close()
+	name, err := headOf(f)
+	if err != nil {
+		return active{}, err
+	}
+	dev, err := p.activate(ctx, name)
+	if err != nil {
+		return active{}, err
+	}
+	node, err := p.node(ctx, dev)
+	if err != nil {
+		return active{}, err
+	}
+	file, err := os.Open(node)
+	if err != nil {
+		return active{}, err
+	}
+	defer file.Close()
+	v := active{node: node}
+	if v.size, err = file.Seek(0, 2); err != nil {
+		return v, err
+	}
+	v.fsType, v.fsSize, err = fsctl.Superblock(file)
+	if err == nil && v.fsType == "" {
+		err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in volume %s", p.ref(name))
+	}
+	return v, err
+}
+
+// mountOptions are those that volumes need, before those that the profile has.
+func mountOptions(fsType string, more []string) []string {
+	var opts []string
+	if fsType == xfs {
+		opts = append(opts, "nouuid") // a clone has its source's
+	}
+	// What is deleted in a volume gives its space back to the pool.
+	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
+		opts = append(opts, "discard")
+	}
+	return append(opts, more...)
+}
+
+func (p *Pool) hold(id uuid.UUID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.attached[id]++
+}
+
+func (p *Pool) letGo(id uuid.UUID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.attached[id]--; p.attached[id] == 0 {
+		delete(p.attached, id)
+	}
+}
+
+// A process that is being forked has a copy of what was open here, until its exec; a udev
+// looks at a device after it was closed.
+const (
+	busyTries = 40
+	busyPause = 25 * time.Millisecond
+)
+
+// unused fails with dataset.ErrInUse while a dataset is attached, or its device open or
+// mounted, in whichever mount namespace. A folder without a head is not in use.
+func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
+	p.mu.Lock()
+	n := p.attached[id]
+	p.mu.Unlock()
+	if n > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	}
+	f, err := p.shelf.Find(id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil // it is not whole
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	name, err := headOf(f)
+	if err != nil {
+		return err
+	}
+	dev, err := dm.Find(p.device(name))
+	for try := 0; err == nil && dev.Open > 0 && try < busyTries && ctx.Err() == nil; try++ {
+		if where := mountedAt(dev); where != "" {
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, where)
+		}
+		<-time.After(busyPause)
+		dev, err = dm.Find(p.device(name))
+	}
+	switch {
+	case errors.Is(err, dm.ErrAbsent):
+		return nil // not active
+	case err != nil:
+		return fmt.Errorf("find out whether dataset %s is in use: %w", id, err)
+	case dev.Open > 0:
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, elsewhere(dev))
+	}
+	return nil
+}
+
+// mountedAt returns where a device is mounted in this mount namespace; "": nowhere.
+func mountedAt(dev dm.Device) string {
+	table, err := mount.Table()
+	if err != nil {
+		return ""
+	}
+	for _, m := range table.Of(int(dev.Major), int(dev.Minor)) {
+		return m.Mountpoint
+	}
+	return ""
+}
+
+// elsewhere says who has a device that is not mounted here.
+func elsewhere(dev dm.Device) string {
+	others, err := mount.Elsewhere()
+	if err == nil {
+		for _, h := range others.Holders(mount.Filesystem{Major: int(dev.Major), Minor: int(dev.Minor), Root: "/"}, "") {
+			return fmt.Sprintf("process %d (%s) has it mounted at %s in a mount namespace of its own", h.PID, h.Comm, h.Mountpoint)
+		}
+	}
+	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
+}
+
+// Used implements backends.Pool: the kernel counts a volume's blocks.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	name, err := headOf(f)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := p.activate(ctx, name); err != nil {
+		return 0, err
+	}
+	target, err := dm.Status(p.device(name))
+	if err != nil {
+		return 0, err
+	}
+	var sectors int64
+	if n, _ := fmt.Sscanf(target.Status, "%d", &sectors); n != 1 || target.Type != "thin" {
+		return 0, fmt.Errorf("the device mapper says %q of volume %s", target.Type+" "+target.Status, p.ref(name))
+	}
+	return dataset.Size(sectors) * 512, nil
+}
+
+// offlineGrow returns those of some filesystems that cannot grow while they are mounted,
+// and so not at all.
+func offlineGrow(have []string) ([]string, error) {
+	if !slices.Contains(have, ext4) {
+		return nil, nil
+	}
+	if grows, err := fsctl.CanGrowExt4(); err != nil || grows {
+		return nil, err
+	}
+	return []string{ext4}, nil
+}
+
+// Resize implements backends.Resizer: the volume first, then the filesystem in it, or that
+// when it is mounted next.
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
+	if err := p.resize(ctx, id, p.roundUp(size), root); err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+	}
+	return nil
+}
+
+func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root *os.File) error {
+	v, err := p.inspect(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case int64(want) < v.size:
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here", dataset.Size(v.size), v.fsType)
+	case want > maxSize:
+		return dataset.Errorf(dataset.ErrUnsupported, "that is too large for a volume (at most %s)", maxSize)
+	case slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType):
+		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE", v.fsType)
+	}
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	name, err := headOf(f)
+	if err != nil {
+		return err
+	}
+	if err := p.extend(ctx, name, want); err != nil {
+		return err
+	}
+	p.step("lvm.resize.extended")
+	if root == nil {
+		return nil
+	}
+	return grow(root, v.fsType, int64(want))
+}
+
+// Grow implements backends.Resizer.
+func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
+	v, err := p.inspect(ctx, id)
+	if err == nil {
+		err = grow(root, v.fsType, v.size)
+	}
+	if err != nil {
+		return fmt.Errorf("grow dataset %s: %w", id, err)
+	}
+	return nil
+}
+
+func grow(root *os.File, fsType string, size int64) error {
+	grow := fsctl.GrowExt4
+	if fsType == xfs {
+		grow = fsctl.GrowXFS
+	}
+	if err := grow(root, size); err != nil {
+		return err
+	}
+	return fsctl.Sync(root)
+}

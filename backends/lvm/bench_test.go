@@ -1,0 +1,258 @@
+//go:build lab
+
+package lvm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+const (
+	little = 64 * dataset.MiB
+	more   = 96 * dataset.MiB
+)
+
+// bench is a pool whose operations a test can cut short.
+type bench struct {
+	*testing.T
+	backends.Pool
+	backend *Backend
+	cfg     backends.Config
+	left    int // steps until the crash; -1: none
+}
+
+// crash is what a step panics with.
+type crash struct{ step string }
+
+// do runs a command and returns what it printed.
+func do(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	res, err := (&run.System{}).Run(context.Background(), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(res.Stdout)
+}
+
+// lvmDo runs lvm as the backend does.
+func lvmDo(t *testing.T, command string, args ...string) string {
+	t.Helper()
+	return do(t, program, append(append([]string{command}, settings()...), args...)...)
+}
+
+// dropped removes a volume group when a test ends, and what it leaves where no udev runs.
+func dropped(t *testing.T, vg string) {
+	t.Cleanup(func() {
+		if _, _, err := newTool(&run.System{}).look(context.Background(), vg); err == nil {
+			lvmDo(t, "vgremove", "--force", "--yes", vg)
+		}
+		for _, left := range []string{"", "-full", "-link"} {
+			if err := os.RemoveAll("/dev/" + vg + left); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// place is where a test makes a pool: of empty disks, in a volume group that goes with it.
+func place(t *testing.T, disks ...string) backends.Config {
+	t.Helper()
+	cfg := backends.Config{Name: "test", Path: "/dev/test-" + disks[0], Mount: filepath.Join(t.TempDir(), "mnt"), Make: true}
+	for _, disk := range disks {
+		cfg.Devices = append(cfg.Devices, inside.Disk(t, disk))
+	}
+	dropped(t, filepath.Base(cfg.Path))
+	return cfg
+}
+
+func newBench(t *testing.T, cfg backends.Config) *bench {
+	t.Helper()
+	b := &bench{T: t, cfg: cfg, left: -1}
+	b.backend = New(&run.System{})
+	b.backend.step = func(step string) {
+		if b.left == 0 {
+			panic(crash{step})
+		}
+		b.left--
+	}
+	b.open()
+	b.Cleanup(func() { b.must(b.Close()) })
+	return b
+}
+
+// open opens the pool anew: what the one before knew is forgotten.
+func (b *bench) open() {
+	b.Helper()
+	pool, err := b.backend.Open(b.Context(), b.cfg)
+	b.must(err)
+	b.Pool = pool
+}
+
+func (b *bench) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// cut has an operation crash at a step, and tells whether it came to that.
+func (b *bench) cut(at int, do func() error) (cut bool, err error) {
+	b.left = at
+	defer func() {
+		b.left = -1
+		if r := recover(); r != nil {
+			if _, ok := r.(crash); !ok {
+				panic(r)
+			}
+			cut = true
+		}
+	}()
+	return false, do()
+}
+
+// in mounts a dataset, has something done in it, and unmounts it.
+func (b *bench) in(id uuid.UUID, do func(dir string)) {
+	b.Helper()
+	dir := b.mount(id)
+	defer func() { b.must(mount.Unmount(dir)) }()
+	do(dir)
+}
+
+func (b *bench) mount(id uuid.UUID) string {
+	b.Helper()
+	a, err := b.Attach(b.Context(), id, backends.AttachOptions{})
+	b.must(err)
+	dir := filepath.Join(b.TempDir(), "mnt")
+	b.must(os.Mkdir(dir, 0o700))
+	err = mount.Mount(dir, mount.Spec{Source: a.Mount.Source, FSType: a.Mount.FSType, Options: a.Mount.Options})
+	b.must(errors.Join(err, a.Release()))
+	if a.Mount.Grow {
+		root, err := os.Open(dir)
+		b.must(err)
+		b.must(errors.Join(b.Pool.(backends.Resizer).Grow(b.Context(), id, root), root.Close()))
+	}
+	return dir
+}
+
+func (b *bench) write(id uuid.UUID, content string) {
+	b.Helper()
+	b.in(id, func(dir string) { b.must(os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o600)) })
+}
+
+func (b *bench) read(id uuid.UUID) (content string) {
+	b.Helper()
+	b.in(id, func(dir string) {
+		raw, err := os.ReadFile(filepath.Join(dir, "file"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			b.Fatal(err)
+		}
+		content = string(raw)
+	})
+	return content
+}
+
+// snapshotHolds wants a clone of a snapshot to have that content; "absent" wants no snapshot.
+func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
+	b.Helper()
+	c := dataset.Dataset{ID: uuid.New()}
+	_, err := b.Clone(b.Context(), c, dataset.Source{Dataset: ds, Snapshot: snapshot}, nil)
+	got := "absent"
+	if dataset.KindOf(err) != dataset.ErrNotFound {
+		b.must(err)
+		got = b.read(c.ID)
+		b.must(b.Delete(b.Context(), c.ID))
+	}
+	if got != want {
+		b.Errorf("snapshot %s holds %q, want %q", snapshot, got, want)
+	}
+}
+
+func (b *bench) create(size dataset.Size) dataset.Dataset {
+	b.Helper()
+	d := dataset.Dataset{ID: uuid.New(), Size: size}
+	_, err := b.Create(b.Context(), d)
+	b.must(err)
+	b.must(b.Commit(b.Context(), d.ID))
+	return d
+}
+
+// volumes returns the names of Drover's volumes of datasets, and of whatever else is in its
+// thin pool.
+func (b *bench) volumes() (names []string) {
+	b.Helper()
+	all, err := newTool(&run.System{}).volumes(b.Context(), filepath.Base(b.cfg.Path))
+	b.must(err)
+	for name, v := range all {
+		if v.Pool == poolName || volumeName.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// settled reaps, and wants every volume to be a head or a snapshot then.
+func (b *bench) settled() {
+	b.Helper()
+	_, err := b.Reap(b.Context(), func(uuid.UUID) bool { return true })
+	b.must(err)
+	n, err := b.Reap(b.Context(), func(uuid.UUID) bool { return true })
+	b.must(err)
+	if n != 0 {
+		b.Errorf("reaped %d things more", n)
+	}
+	list, err := b.List(b.Context())
+	b.must(err)
+	want := 0
+	for _, e := range list {
+		if e.Problem != "" || e.State != backends.EntryReady && e.State != backends.EntryIncoming {
+			b.Errorf("the list has %+v", e)
+		}
+		want += 1 + len(e.Snapshots)
+	}
+	if have := b.volumes(); len(have) != want {
+		b.Errorf("there are %d volumes, and %d on record: %q", len(have), want, have)
+	}
+}
+
+// sizeIs tells whether the head of a dataset is of a size.
+func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
+	b.Helper()
+	name, err := b.head(id)
+	b.must(err)
+	size, err := b.Pool.(*Pool).sizeOf(b.Context(), name)
+	b.must(err)
+	return size == want
+}
+
+func (b *bench) head(id uuid.UUID) (string, error) {
+	f, err := b.Pool.(*Pool).shelf.Find(id)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return headOf(f)
+}
+
+func (b *bench) has(ds, snapshot uuid.UUID) bool {
+	b.Helper()
+	e, err := b.Stat(b.Context(), ds)
+	b.must(err)
+	for _, s := range e.Snapshots {
+		if s.ID == snapshot {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,335 @@
+package lvm
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// The filesystems that a volume can hold.
+const (
+	ext4 = "ext4"
+	xfs  = "xfs"
+)
+
+const (
+	minExt4 = 16 * dataset.MiB
+	minXFS  = 300 * dataset.MiB // mkfs.xfs refuses less
+	maxSize = 16 * dataset.TiB  // beyond it mkfs takes minutes
+)
+
+// filesystems returns those that datasets can have here, the preferred one first, and why
+// the others can't be had.
+func filesystems() (have []string, missing []error) {
+	for _, f := range []struct{ name, pkg string }{{xfs, "xfsprogs"}, {ext4, "e2fsprogs"}} {
+		if _, err := run.LookPath("mkfs." + f.name); err != nil {
+			missing = append(missing, fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", f.name, f.name, f.pkg))
+			continue
+		}
+		fd, err := unix.Fsopen(f.name, unix.FSOPEN_CLOEXEC) // it loads the module
+		if err != nil {
+			missing = append(missing, fmt.Errorf("%s: the kernel has it not, or this is not root (modprobe %s): %w", f.name, f.name, err))
+			continue
+		}
+		unix.Close(fd)
+		have = append(have, f.name)
+	}
+	return have, missing
+}
+
+// link is what stands for a volume in a dataset's folder: a file with the name of the tree.
+type link struct {
+	Volume string `json:"volume"`
+}
+
+var volumeName = regexp.MustCompile(`^` + namePrefix + `[0-9a-f]{32}$`)
+
+// volumeOf returns the name of the volume that a tree of a folder is.
+func volumeOf(folder *os.Root, tree string) (string, error) {
+	var l link
+	err := shelf.ReadJSON(folder, tree, &l)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err != nil || !volumeName.MatchString(l.Volume) {
+		return "", dataset.Errorf(dataset.ErrCorrupt, "file %s does not say which volume it stands for", tree)
+	}
+	return l.Volume, nil
+}
+
+// headOf returns the head's volume.
+func headOf(f *shelf.Folder) (string, error) {
+	h, err := f.Head()
+	if err != nil {
+		return "", err
+	}
+	name, err := volumeOf(f.Root, h.Tree)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %w", f.ID, err)
+	}
+	return name, nil
+}
+
+// intend puts on record, durably, that a volume is to be made for a tree. What an earlier
+// try made for it goes before.
+func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string) (string, error) {
+	if err := p.destroyIn(ctx, f, tree); err != nil {
+		return "", err
+	}
+	id := uuid.New()
+	name := namePrefix + hex.EncodeToString(id[:])
+	if err := shelf.WriteJSON(f.Root, tree, link{Volume: name}, true); err != nil {
+		return "", err
+	}
+	p.step("lvm.volume.intended")
+	return name, nil
+}
+
+// tags are those of a dataset's volume.
+func tags(id uuid.UUID) []string {
+	return []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
+}
+
+// snap makes a volume for a tree of to that is what another volume is at one moment. It is
+// on the disk when it returns, with all that was written to the other before.
+func (p *Pool) snap(ctx context.Context, of string, to *shelf.Folder, tree string, skip string) (string, error) {
+	name, err := p.intend(ctx, to, tree)
+	if err != nil {
+		return "", err
+	}
+	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"}, tags(to.ID)...)
+	err = p.tool.lvm(ctx, "lvcreate", append(args, p.ref(of))...)
+	if errors.Is(err, errAbsent) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of))
+	}
+	if err == nil {
+		p.step("lvm.volume.made")
+	}
+	return name, err
+}
+
+// sizeOf asks lvm how large a volume is.
+func (p *Pool) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
+	all, err := p.tool.volumes(ctx, p.ref(name))
+	if errors.Is(err, errAbsent) {
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(name))
+	}
+	return all[name].Size, err
+}
+
+// extend makes a volume larger; one that is as large is fine.
+func (p *Pool) extend(ctx context.Context, name string, size dataset.Size) error {
+	have, err := p.sizeOf(ctx, name)
+	if err != nil || have >= size {
+		return err
+	}
+	return p.tool.lvm(ctx, "lvextend", "--size", bytesText(size), p.ref(name))
+}
+
+// Create implements backends.Pool.
+func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	fsType, size, err := p.choose(d)
+	if err != nil {
+		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+	}
+	size, err = p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+		name, err := p.intend(ctx, f, shelf.FirstHead)
+		if err != nil {
+			return 0, err
+		}
+		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(size), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, tags(d.ID)...)
+		if err := p.tool.lvm(ctx, "lvcreate", append(args, p.vg)...); err != nil {
+			return 0, err
+		}
+		p.step("lvm.volume.made")
+		return size, p.format(ctx, name, fsType, d.Profile.Owner)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+	}
+	return size, nil
+}
+
+// choose returns which filesystem a new dataset gets, and of what size, or what is wrong
+// with what it asks.
+func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
+	size := d.Size
+	if size == 0 {
+		size = defaultSize
+	}
+	size = p.roundUp(size)
+	fsType, have := d.Profile.Filesystem.Type, p.info.Capabilities.Filesystems
+	if fsType == "" {
+		fsType = p.Filesystem(size)
+	}
+	if !slices.Contains(have, fsType) {
+		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fsType, strings.Join(have, ", "))
+	}
+	least := minExt4
+	if fsType == xfs {
+		least = minXFS
+	}
+	switch {
+	case size < least:
+		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fsType, least)
+	case size > maxSize:
+		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", size, maxSize)
+	}
+	return fsType, size, nil
+}
+
+// format puts a filesystem on a new volume, whose root is empty and whose it is to be. The
+// volume reads as zeros: what is to be zero needs no writing, which would take blocks.
+func (p *Pool) format(ctx context.Context, name, fsType string, owner *dataset.Owner) error {
+	dev, err := p.activate(ctx, name)
+	if err != nil {
+		return err
+	}
+	node, err := p.node(ctx, dev)
+	if err != nil {
+		return err
+	}
+	if err := p.mkfs(ctx, fsType, node); err != nil {
+		return err
+	}
+	p.step("lvm.volume.formatted")
+	root, err := mount.Detached(mount.Spec{Source: node, FSType: fsType, Options: mountOptions(fsType, nil)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(prepareRoot(root, owner), fsctl.Sync(root), root.Close())
+}
+
+func (p *Pool) mkfs(ctx context.Context, fsType, node string) error {
+	start := func(args ...string) error {
+		_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: append(args, node), Timeout: mkfsTimeout})
+		return err
+	}
+	if fsType == xfs {
+		return start("-q", "-K")
+	}
+	ext := func(more string) error {
+		return start("-q", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"+more)
+	}
+	err := ext(",assume_storage_prezeroed=1")
+	var failed *run.Error
+	if errors.As(err, &failed) && strings.Contains(failed.Stderr, "assume_storage_prezeroed") {
+		err = ext("") // e2fsprogs before 1.47
+	}
+	return err
+}
+
+// prepareRoot makes the root of a new filesystem empty, and whose it is to be.
+func prepareRoot(root *os.File, owner *dataset.Owner) error {
+	if err := unix.Unlinkat(int(root.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove lost+found: %w", err)
+	}
+	mode := uint32(0o755)
+	if owner != nil {
+		if err := root.Chown(int(owner.UID), int(owner.GID)); err != nil {
+			return err
+		}
+		if owner.Mode != nil {
+			mode = *owner.Mode
+		}
+	}
+	// Not os.Chmod, whose setuid, setgid and sticky bits are others than the system's.
+	return unix.Fchmod(int(root.Fd()), mode)
+}
+
+// Clone implements backends.Pool. The root keeps the owner and mode of the source's. A
+// larger clone has its filesystem grown when it is mounted first.
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+	size, err := p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+		from, err := p.shelf.Find(src.Dataset)
+		if err != nil {
+			return 0, err
+		}
+		defer from.Close()
+		of, err := source(from, src.Snapshot)
+		if err != nil {
+			return 0, err
+		}
+		size, err := p.sizeOf(ctx, of)
+		if err != nil {
+			return 0, err
+		}
+		want := p.roundUp(d.Size)
+		switch {
+		case want != 0 && want < size:
+			return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and volumes can't shrink", d.Size, size)
+		case want > maxSize:
+			return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", d.Size, maxSize)
+		}
+		name, err := p.snap(ctx, of, f, shelf.FirstHead, "n")
+		if err != nil || want <= size {
+			return size, err
+		}
+		return want, p.extend(ctx, name, want)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
+	}
+	return size, nil
+}
+
+// source returns the volume of a snapshot, or with the nil one of the head.
+func source(f *shelf.Folder, snapshot uuid.UUID) (string, error) {
+	if snapshot == uuid.Nil {
+		return headOf(f)
+	}
+	s, err := f.Kept(snapshot)
+	if err != nil {
+		return "", err
+	}
+	return volumeOf(f.Root, s.Tree)
+}
+
+// make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
+func (p *Pool) make(ctx context.Context, d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
+	f, whole, err := p.shelf.Make(d.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if whole {
+		name, err := headOf(f)
+		if err != nil {
+			return 0, err
+		}
+		size, err := p.sizeOf(ctx, name)
+		if err != nil {
+			return 0, err
+		}
+		return size, p.shelf.Finish(f, d)
+	}
+	p.step("lvm.make.folder")
+	var size dataset.Size
+	if err = p.room(ctx); err == nil {
+		size, err = fill(f)
+	}
+	if err != nil {
+		if dErr := p.shelf.Discard(d.ID); dErr != nil {
+			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+		}
+		return 0, err
+	}
+	p.step("lvm.make.filled")
+	return size, p.shelf.Finish(f, d)
+}

@@ -1,0 +1,216 @@
+// Package lvm is the backend for people who have LVM, or a disk for it: a dataset is a thin
+// volume with a filesystem of its own, a snapshot and a clone are thin snapshots.
+//
+// A pool is a volume group, /dev/VG, or what is free of one that others use too:
+//
+//	VG                  tagged drover.pool=<uuid>
+//	VG/drover_records   an ext4 with the records (package shelf), which Open mounts
+//	VG/drover_pool      the thin pool
+//	VG/drover_<hex>     a head or a snapshot, tagged drover and drover.dataset=<uuid>
+//
+// So the records come along with the disk. In a dataset's folder of the shelf a file stands
+// for each volume, with its name in it: head, snapshot-<uuid> and, after a restore,
+// head-<uuid>, as package shelf calls trees. Which one is the head, and which snapshots
+// there are, is on record as for other backends with trees.
+//
+// # Crashes
+//
+// The name of a volume is made of a UUID of its own, and lies on the disk before the volume
+// is made; it goes after it. What a crash leaves is a name without a volume, or one that no
+// record makes a head or a snapshot: Reap removes both. A volume is removed only by a name
+// that lay in the pool, and if it has Drover's tag and is in Drover's thin pool. What has
+// the tag and no name is listed, and left alone. lvm(8) itself is never killed half-way:
+// what it had suspended by then would stay so.
+//
+// # Activation
+//
+// Heads are active from their first mount on, until the host is restarted; snapshots never
+// are. LVM freezes the mounted filesystem of a head while it takes a snapshot of it.
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Name is the backend's name in drover.yaml and profiles.yaml.
+const Name = "lvm"
+
+const (
+	recordsName = "drover_records"
+	poolName    = "drover_pool"
+	namePrefix  = "drover_"
+
+	ourTag     = "drover"
+	poolTag    = "drover.pool="
+	datasetTag = "drover.dataset="
+
+	// defaultSize is that of a dataset for which nobody said one.
+	defaultSize = 10 * dataset.GiB
+)
+
+// Backend is the kind of storage that this package is. It is safe for concurrent use.
+type Backend struct {
+	runner run.Runner
+	step   func(string) // between two acts: for tests
+}
+
+var (
+	_ backends.Former    = (*Backend)(nil)
+	_ backends.Pool      = (*Pool)(nil)
+	_ backends.Resizer   = (*Pool)(nil)
+	_ backends.Formatter = (*Pool)(nil)
+)
+
+// New returns the backend; all its commands go through runner.
+func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: steps.At} }
+
+// Name implements backends.Kind.
+func (b *Backend) Name() string { return Name }
+
+// PathOf implements backends.Former: the volume group that is made is named after the pool.
+func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
+
+// Available implements backends.Kind: LVM, its tools for thin pools, and a kernel with them.
+func (b *Backend) Available(context.Context) error {
+	for _, name := range []string{program, "thin_check"} {
+		if _, err := run.LookPath(name); err != nil {
+			return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", name)
+		}
+	}
+	switch err := dm.HasTarget("thin-pool"); {
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")
+	case err != nil:
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: the kernel has no thin pools (modprobe dm-thin-pool): %w", err)
+	}
+	if have, missing := filesystems(); len(have) == 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: no filesystem for the volumes: %w", errors.Join(missing...))
+	}
+	return nil
+}
+
+// groupName is what a volume group may be called here: LVM's characters, and of a length
+// that leaves room for our volumes' names in the device mapper's.
+var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
+
+// Open implements backends.Kind.
+func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	vg, err := check(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step, attached: map[uuid.UUID]int{}}
+	if err := p.open(ctx, cfg); err != nil {
+		return nil, fmt.Errorf("pool %s at %s: %w", cfg.Name, cfg.Path, err)
+	}
+	return p, nil
+}
+
+// check returns the name of the volume group that cfg names.
+func check(cfg backends.Config) (string, error) {
+	vg, ok := strings.CutPrefix(cfg.Path, "/dev/")
+	switch {
+	case cfg.Image != 0:
+		return "", dataset.Errorf(dataset.ErrUnsupported, "backend lvm keeps datasets in a volume group, not in an image: leave the size out")
+	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
+		return "", dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+	case !ok || !groupName.MatchString(vg) || len(dm.Mangle(vg)) > 70:
+		return "", dataset.Errorf(dataset.ErrUnsupported, "%s names no volume group: backend lvm wants one as /dev/VG (vgs shows them)", cfg.Path)
+	case cfg.Mount == "":
+		return "", dataset.Errorf(dataset.ErrInvalid, "a volume group needs a directory where its records are mounted")
+	}
+	return vg, nil
+}
+
+// Pool is an open pool.
+type Pool struct {
+	name, path string // path: /dev/VG
+	vg         string
+	shelf      *shelf.Shelf
+	tool       tool
+	runner     run.Runner
+	step       func(string)
+	extent     dataset.Size
+	chunk      dataset.Size
+	info       backends.Info
+
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // attachments that were not released
+}
+
+// declare sets what Info returns.
+func (p *Pool) declare() error {
+	have, missing := filesystems()
+	if len(have) == 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the volumes: %w", errors.Join(missing...))
+	}
+	offline, err := offlineGrow(have)
+	if err != nil {
+		return err
+	}
+	p.info = backends.Info{
+		Capabilities: dataset.Capabilities{
+			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
+			OnlineGrow: len(offline) < len(have), OfflineGrow: offline,
+			OwnFilesystem: true, Filesystems: have,
+		},
+		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
+		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
+	}
+	return nil
+}
+
+// ID implements backends.Pool.
+func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
+
+// Info implements backends.Pool.
+func (p *Pool) Info() backends.Info {
+	i := p.info
+	i.Capabilities.Filesystems = slices.Clone(i.Capabilities.Filesystems)
+	return i
+}
+
+// Filesystem implements backends.Formatter: XFS where it fits.
+func (p *Pool) Filesystem(size dataset.Size) string {
+	have := p.info.Capabilities.Filesystems
+	if size < minXFS && slices.Contains(have, ext4) {
+		return ext4
+	}
+	return have[0]
+}
+
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
+
+// Commit implements backends.Pool.
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
+
+// WriteRecord implements backends.Pool.
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	f, err := p.shelf.Find(d.ID)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.WriteRecord(d, sync)
+}

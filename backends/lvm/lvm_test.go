@@ -1,0 +1,232 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// What needs no device mapper is here; all else runs in the lab.
+
+func TestPathsThatNameNoGroup(t *testing.T) {
+	good := backends.Config{Path: "/dev/vg0", Mount: "/mnt"}
+	if vg, err := check(good); vg != "vg0" || err != nil {
+		t.Errorf("%q, %v", vg, err)
+	}
+	for path, want := range map[string]*dataset.Kind{
+		"vg0": dataset.ErrInvalid, "/dev/../etc": dataset.ErrInvalid, "/dev/vg0/": dataset.ErrInvalid,
+		"/dev/vg0/lv": dataset.ErrUnsupported, "/srv/pool": dataset.ErrUnsupported, "/dev/-f": dataset.ErrUnsupported, "/dev/": dataset.ErrInvalid,
+		"/dev/.hidden": dataset.ErrUnsupported, "/dev/a b": dataset.ErrUnsupported,
+		"/dev/" + strings.Repeat("x", 61): dataset.ErrUnsupported, "/dev/x" + strings.Repeat("-", 40): dataset.ErrUnsupported,
+	} {
+		if _, err := check(backends.Config{Path: path, Mount: "/mnt"}); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %s", path, err, want.Code)
+		}
+	}
+	for _, cfg := range []backends.Config{{Path: "/dev/vg0"}, {Path: "/dev/vg0", Mount: "/mnt", Image: dataset.GiB}} {
+		if _, err := check(cfg); err == nil {
+			t.Errorf("%+v is fine", cfg)
+		}
+	}
+}
+
+// The longest name of a device is one that the device mapper takes.
+func TestNamesFit(t *testing.T) {
+	for _, vg := range []string{strings.Repeat("x", 60), strings.Repeat("x-", 23)} {
+		if _, err := check(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
+			t.Fatal(err)
+		}
+		p := &Pool{vg: vg}
+		if n := len(p.device(namePrefix + strings.Repeat("0", 32))); n > 127-len("-real") {
+			t.Errorf("%d characters", n)
+		}
+	}
+}
+
+func TestWhatAThinPoolSays(t *testing.T) {
+	p := &Pool{name: "fast", vg: "vg0", extent: 4 * dataset.MiB}
+	for status, want := range map[string]string{
+		"3 100/1000 10/100 - rw discard_passdown error_if_no_space - 1024":                "",
+		"3 100/1000 80/100 - rw discard_passdown error_if_no_space - 1024":                "",
+		"3 100/1000 81/100 - rw discard_passdown error_if_no_space - 1024":                "lvextend --size",
+		"3 801/1000 10/100 - rw discard_passdown error_if_no_space - 1024":                "lvextend --poolmetadatasize",
+		"3 100/1000 10/100 - out_of_data_space discard_passdown error_if_no_space - 1024": "lvextend --size",
+		"3 100/1000 10/100 - ro discard_passdown error_if_no_space needs_check 1024":      "lvconvert --repair vg0/drover_pool",
+		"Fail":  "lvconvert --repair vg0/drover_pool",
+		"Error": "lvconvert --repair vg0/drover_pool",
+	} {
+		u, err := parseUse(dm.Target{Type: "thin-pool", Status: status}, 64*dataset.KiB)
+		if err != nil {
+			t.Errorf("%s: %v", status, err)
+			continue
+		}
+		err = p.full(u)
+		if (err == nil) != (want == "") || want != "" && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", status, err, want)
+		}
+	}
+	u, _ := parseUse(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
+	if u.data != 640*dataset.KiB || u.dataOf != 6400*dataset.KiB || u.metadata != 400*dataset.KiB || u.metadataOf != 4000*dataset.KiB {
+		t.Errorf("%+v", u)
+	}
+	for _, odd := range []dm.Target{{}, {Type: "linear", Status: "3 1/2 3/4"}, {Type: "thin-pool", Status: "3 x"}} {
+		if _, err := parseUse(odd, 64*dataset.KiB); err == nil {
+			t.Errorf("%+v was read", odd)
+		}
+	}
+}
+
+// A pool's metadata hold out for four times its blocks, and there is room for their spare.
+func TestPlan(t *testing.T) {
+	p := &Pool{vg: "vg0", extent: 4 * dataset.MiB}
+	for _, free := range []dataset.Size{dataset.GiB, 10 * dataset.GiB, 400 * dataset.GiB, 3 * dataset.TiB, 60 * dataset.TiB} {
+		for _, stripes := range []int{1, 3} {
+			l, err := p.plan(free, stripes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l.data%(p.extent*dataset.Size(stripes)) != 0 || l.metadata%p.extent != 0 {
+				t.Errorf("%s: %+v are no whole extents", free, l)
+			}
+			if all := l.data + 2*l.metadata; all > free || all < free*94/100 {
+				t.Errorf("%s: %s of it are taken", free, all.Human())
+			}
+			if l.metadata < l.data/l.block*256 || l.metadata > 4*dataset.GiB || l.block < 64*dataset.KiB || l.block > dataset.GiB {
+				t.Errorf("%s: %+v", free, l)
+			}
+		}
+	}
+	if _, err := p.plan(200*dataset.MiB, 1); !errors.Is(err, dataset.ErrNoSpace) {
+		t.Errorf("of next to nothing: %v", err)
+	}
+}
+
+// answersWith is lvm with one answer.
+func answersWith(code int, stdout, stderr string) run.Func {
+	return func(_ context.Context, c run.Command) (run.Result, error) {
+		if c.Stdout != nil {
+			_, _ = c.Stdout.Write([]byte(stdout))
+		}
+		if code == 0 {
+			return run.Result{}, nil
+		}
+		return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: code, Stderr: stderr, Err: errors.New("exit status")}
+	}
+}
+
+// What LVM fails at for another reason is not absent.
+func TestUnknownIsNotAbsent(t *testing.T) {
+	for stderr, want := range map[string]bool{
+		`  Volume group "vg0" not found` + "\n  Cannot process volume group vg0\n": true,
+		"  Failed to find logical volume \"vg0/x\"\n":                              true,
+		"  /usr/sbin/thin_check: not found\n":                                      false,
+		"  Couldn't find device with uuid abc.\n":                                  false,
+		"": false,
+	} {
+		_, _, err := newTool(answersWith(5, "", stderr)).look(t.Context(), "vg0")
+		if errors.Is(err, errAbsent) != want || err == nil {
+			t.Errorf("%q: %v", stderr, err)
+		}
+	}
+	_, _, err := newTool(answersWith(3, "", `Volume group "vg0" not found`)).look(t.Context(), "vg0")
+	if errors.Is(err, errAbsent) {
+		t.Error("another exit code is taken for it")
+	}
+	for _, said := range []string{"", "{", `{"report":[{"vg":[]}]}`, `{"report":[{"vg":[{},{}]}]}`} {
+		if _, _, err := newTool(answersWith(0, said, "")).look(t.Context(), "vg0"); err == nil || errors.Is(err, errAbsent) {
+			t.Errorf("%q: %v", said, err)
+		}
+	}
+}
+
+func TestReports(t *testing.T) {
+	tool := newTool(answersWith(0, `{"report": [{"lv": [
+		{"lv_name":"drover_pool", "lv_size":"1073741824", "lv_tags":"drover", "pool_lv":"", "segtype":"thin-pool", "chunk_size":"65536", "lv_when_full":"error"},
+		{"lv_name":"x", "lv_size":"4194304", "lv_tags":"", "pool_lv":"drover_pool", "segtype":"thin", "chunk_size":"0", "lv_when_full":""}]}]}`, ""))
+	all, err := tool.volumes(t.Context(), "vg0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := all["drover_pool"]
+	if pool.Size != dataset.GiB || pool.Chunk != 64*dataset.KiB || pool.Kind != "thin-pool" || pool.WhenFull != "error" || !slices.Equal(pool.Tags, []string{"drover"}) {
+		t.Errorf("%+v", pool)
+	}
+	if ours(pool) || ours(all["x"]) || !ours(volume{Tags: []string{"drover"}, Pool: "drover_pool"}) {
+		t.Error("a volume without the tag, or outside of the pool, is taken for drover's")
+	}
+}
+
+// A command that was begun goes on when its caller gives up, and those that wait do not
+// begin.
+func TestLVMIsNotKilled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, n := make(chan struct{}), 0
+	finish := make(chan struct{})
+	tool := newTool(run.Func(func(ctx context.Context, _ run.Command) (run.Result, error) {
+		n++
+		close(begun)
+		<-finish
+		return run.Result{}, ctx.Err()
+	}))
+	ended := make(chan error)
+	go func() { ended <- tool.lvm(ctx, "lvcreate") }()
+	<-begun
+	cancel()
+	if err := tool.lvm(ctx, "lvcreate"); !errors.Is(err, context.Canceled) {
+		t.Errorf("the second: %v", err)
+	}
+	close(finish)
+	if err := <-ended; err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	if n != 1 {
+		t.Errorf("%d commands ran", n)
+	}
+}
+
+// A group that is no pool, or another one, is asked about and left alone.
+func TestForeignGroups(t *testing.T) {
+	mine := uuid.New()
+	for _, c := range []struct {
+		tags string
+		cfg  backends.Config
+		want *dataset.Kind
+	}{
+		{"", backends.Config{}, dataset.ErrOffline},
+		{"", backends.Config{Make: true, Devices: []string{"/dev/sdx"}}, dataset.ErrExists},
+		{"theirs", backends.Config{ID: mine}, dataset.ErrOffline},
+		{"drover.pool=" + uuid.NewString(), backends.Config{ID: mine}, dataset.ErrOffline},
+		{"drover.pool=" + uuid.NewString(), backends.Config{ID: mine, Make: true}, dataset.ErrExists},
+		{"drover.pool=odd", backends.Config{}, dataset.ErrExists},
+	} {
+		var asked run.Recorder
+		asked.Next = answersWith(0, `{"report":[{"vg":[{"vg_name":"vg0","vg_tags":"`+c.tags+`","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"}]}]}`, "")
+		c.cfg.Path, c.cfg.Mount, c.cfg.Name = "/dev/vg0", t.TempDir(), "fast"
+		if _, err := New(&asked).Open(t.Context(), c.cfg); !errors.Is(err, c.want) {
+			t.Errorf("tags %q, %+v: %v, want %s", c.tags, c.cfg, err, c.want.Code)
+		}
+		for _, call := range asked.Calls() {
+			if call.Args[0] != "vgs" && call.Args[0] != "lvs" {
+				t.Errorf("tags %q: it ran %q", c.tags, call.Args)
+			}
+		}
+	}
+}
+
+// Without the programs the backend says what brings them.
+func TestMissingPrograms(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := New(&run.Recorder{}).Available(t.Context())
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "apt-get install lvm2 thin-provisioning-tools") {
+		t.Error(err)
+	}
+}

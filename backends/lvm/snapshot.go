@@ -1,0 +1,159 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Snapshot implements backends.Pool.
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(s.Dataset)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := p.take(ctx, f, s); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
+	if _, err := f.Kept(s.ID); err == nil {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	} else if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+		if err := p.room(ctx); err != nil {
+			return err
+		}
+	}
+	head, err := headOf(f)
+	if err != nil {
+		return err
+	}
+	if _, err := p.snap(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
+		return err
+	}
+	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
+}
+
+// DeleteSnapshot implements backends.Pool. Its record goes first; clones of it do not need
+// it.
+func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
+	f, err := p.shelf.Find(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, err := f.Kept(id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Forget(id); err != nil {
+		return err
+	}
+	p.step("lvm.snapshot-delete.forgotten")
+	if err := p.destroyIn(ctx, f, s.Tree); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
+	}
+	return nil
+}
+
+// Restore implements backends.Pool. The head's volume becomes a snapshot as it is, and one
+// of the snapshot the head, by one exchange of a record. The size stays what it is.
+func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
+	f, err := p.shelf.Find(ds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kept, err := f.Kept(keep.ID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+	case err != nil:
+		return err
+	case kept.Tree != shelf.TreeOf(keep.ID):
+		return p.retire(ctx, f, kept.Tree) // done before: what the head was is kept
+	default: // of a moment before: the head may have been written to since
+		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
+			return err
+		}
+	}
+	s, err := f.Kept(id)
+	if err != nil {
+		return err
+	}
+	old, err := f.Head()
+	if err != nil {
+		return err
+	}
+	fresh := shelf.RestoredTree(keep.ID)
+	if old.Tree == fresh {
+		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
+	}
+	if err := p.unused(ctx, ds); err != nil {
+		return err
+	}
+	if err := p.refill(ctx, f, s.Tree, old.Tree, fresh); err != nil {
+		return fmt.Errorf("restore snapshot %s: %w", id, err)
+	}
+	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree}); err != nil {
+		return err
+	}
+	p.step("lvm.restore.recorded")
+	if err := f.SetHead(shelf.Head{Tree: fresh}); err != nil {
+		return err
+	}
+	p.step("lvm.restore.replaced")
+	return p.retire(ctx, f, old.Tree)
+}
+
+// refill makes the volume of a new head what a snapshot is, as large as the old head.
+func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
+	now, err := volumeOf(f.Root, old)
+	if err != nil {
+		return err
+	}
+	size, err := p.sizeOf(ctx, now)
+	if err != nil {
+		return err
+	}
+	of, err := volumeOf(f.Root, from)
+	if err != nil {
+		return err
+	}
+	name, err := p.snap(ctx, of, f, fresh, "n")
+	if err != nil {
+		return err
+	}
+	return p.extend(ctx, name, size)
+}
+
+// retire makes what was the head as inactive as any snapshot.
+func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
+	name, err := volumeOf(f.Root, tree)
+	if err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"--activate", "n"}, {"--setactivationskip", "y"}} {
+		if err := p.tool.lvm(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
+			return err
+		}
+	}
+	return shelf.SyncDir(f.Root)
+}

@@ -1,0 +1,160 @@
+// Package dm asks the kernel's device mapper, by ioctl(2), about its devices: without a
+// program, and whether or not a udev runs that would make links to them. It makes none.
+package dm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kinds of failure; test with errors.Is.
+var (
+	// ErrAbsent: there is no device of that name.
+	ErrAbsent = errors.New("no such device")
+	// ErrNoMapper: the kernel has no device mapper.
+	ErrNoMapper = errors.New("the kernel has no device mapper")
+	// ErrNoTarget: the kernel has no such kind of device.
+	ErrNoTarget = errors.New("the kernel has no such target")
+)
+
+// Device is one device.
+type Device struct {
+	Name, UUID   string
+	Major, Minor uint32
+	Open         int  // by how many it is open or mounted, in whichever namespace
+	Suspended    bool // whoever reads or writes waits
+}
+
+// Node is where devtmpfs has the device.
+func (d Device) Node() string { return fmt.Sprintf("/dev/dm-%d", d.Minor) }
+
+// Target is what a device is made of: the first of its parts.
+type Target struct {
+	Type    string
+	Sectors uint64 // of 512 bytes
+	Status  string // in words of its type
+}
+
+const control = "/dev/mapper/control"
+
+// From linux/dm-ioctl.h.
+const (
+	cmdDevStatus     = 7
+	cmdTableStatus   = 12
+	cmdTargetVersion = 17
+
+	flagSuspended = 1 << 1
+	flagFull      = 1 << 8 // the answer did not fit
+	flagNoFlush   = 1 << 11
+
+	headerSize = 312
+	nameAt     = 48
+	nameLen    = 128
+	uuidAt     = nameAt + nameLen
+	uuidLen    = 129
+	targetSize = 40
+)
+
+// Find returns the device of a name, as dmsetup(8) shows it.
+func Find(name string) (Device, error) {
+	buf, err := ask(cmdDevStatus, name, 0)
+	if err != nil {
+		return Device{}, err
+	}
+	dev := binary.NativeEndian.Uint64(buf[40:])
+	return Device{
+		Name: text(buf[nameAt : nameAt+nameLen]), UUID: text(buf[uuidAt : uuidAt+uuidLen]),
+		Major: unix.Major(dev), Minor: unix.Minor(dev),
+		Open:      int(int32(binary.NativeEndian.Uint32(buf[24:]))),
+		Suspended: binary.NativeEndian.Uint32(buf[28:])&flagSuspended != 0,
+	}, nil
+}
+
+// Status returns what a device says of itself, as it knows it: nothing is written out before.
+func Status(name string) (Target, error) {
+	buf, err := ask(cmdTableStatus, name, flagNoFlush)
+	if err != nil {
+		return Target{}, err
+	}
+	if binary.NativeEndian.Uint32(buf[20:]) == 0 {
+		return Target{}, fmt.Errorf("device %s: %w", name, ErrAbsent) // it is being made, or taken away
+	}
+	start := binary.NativeEndian.Uint32(buf[16:])
+	if binary.NativeEndian.Uint32(buf[28:])&flagFull != 0 || uint64(start)+targetSize > uint64(len(buf)) {
+		return Target{}, fmt.Errorf("status of device %s: the kernel says too much", name)
+	}
+	spec := buf[start:]
+	return Target{
+		Type:    text(spec[24:targetSize]),
+		Sectors: binary.NativeEndian.Uint64(spec[8:]),
+		Status:  text(spec[targetSize:]),
+	}, nil
+}
+
+// HasTarget fails unless the kernel has a kind of device; where it is a module, that is
+// loaded.
+func HasTarget(kind string) error {
+	_, err := ask(cmdTargetVersion, kind, 0)
+	switch {
+	case errors.Is(err, unix.ENOTTY): // Linux before 5.4
+		return nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, ErrAbsent):
+		return fmt.Errorf("%w: %s", ErrNoTarget, kind)
+	}
+	return err
+}
+
+func ask(cmd uintptr, name string, flags uint32) ([]byte, error) {
+	if len(name) >= nameLen {
+		return nil, fmt.Errorf("device %s: %w", name, unix.ENAMETOOLONG)
+	}
+	f, err := os.OpenFile(control, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		return nil, ErrNoMapper
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, 16<<10)
+	binary.NativeEndian.PutUint32(buf, 4) // the interface's version is 4.0.0 at least
+	binary.NativeEndian.PutUint32(buf[12:], uint32(len(buf)))
+	binary.NativeEndian.PutUint32(buf[16:], headerSize)
+	binary.NativeEndian.PutUint32(buf[28:], flags)
+	copy(buf[nameAt:], name)
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xC000FD00|headerSize<<16|cmd, uintptr(unsafe.Pointer(&buf[0])))
+		switch errno {
+		case 0:
+			return buf, nil
+		case unix.EINTR:
+		case unix.ENXIO:
+			return nil, fmt.Errorf("device %s: %w", name, ErrAbsent)
+		default:
+			return nil, fmt.Errorf("device %s: ask the device mapper: %w", name, errno)
+		}
+	}
+}
+
+// text is a string that ends with a zero byte.
+func text(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
+}
+
+// Mangle returns the name that LVM gives to the device of a logical volume, or of a layer of
+// it: "-" doubles in the parts, and stands between them.
+func Mangle(parts ...string) string {
+	doubled := make([]string, len(parts))
+	for i, p := range parts {
+		doubled[i] = strings.ReplaceAll(p, "-", "--")
+	}
+	return strings.Join(doubled, "-")
+}
