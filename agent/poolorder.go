@@ -53,6 +53,9 @@ func overlap(x, y poolRecord) bool {
 	return false
 }
 
+// apart tells whether a pool shares no filesystem with files of others.
+func (r poolRecord) apart() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
+
 func (r poolRecord) places() []string {
 	if r.Mount == "" {
 		return []string{r.Path}

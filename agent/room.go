@@ -41,7 +41,7 @@ func (p *pools) room(ctx context.Context) error {
 func (p *pools) rootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range p.all() {
-		if op.rec.Mount == "" && sameDisk(op.rec.Path, p.a.Root) {
+		if !op.rec.apart() && sameDisk(op.rec.Path, p.a.Root) {
 			on = append(on, op.ID)
 		}
 	}
@@ -77,7 +77,7 @@ func (p *pools) mend(ctx context.Context, id uuid.UUID, err error) error {
 // to take in anything new. Empty: nothing in the pool would.
 func (p *pools) hint(ctx context.Context, op *openPool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
-	if op.rec.Mount != "" && st.Free >= max(want, reserve) {
+	if op.rec.apart() && st.Free >= max(want, reserve) {
 		return "" // what it lacks is something else, such as its image's blocks: the refusal says what gives it those
 	}
 	h := p.weigh(ctx, []uuid.UUID{op.ID})
@@ -88,7 +88,7 @@ func (p *pools) hint(ctx context.Context, op *openPool, st dataset.PoolStatus, w
 	if short := max(want, reserve) - st.Free; !h.weighed || h.trash < short {
 		hints = append(hints, h.largestHint())
 	}
-	if op.rec.Image == 0 && len(op.rec.Devices) == 0 {
+	if !op.rec.apart() {
 		hints = append(hints, "other files on its disk: df -h "+op.rec.Path)
 	}
 	return strings.Join(hints, "; ")
