@@ -303,6 +303,9 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (string, error) {
 
 // make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
 func (p *Pool) make(ctx context.Context, d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
+	if d.Encryption != nil {
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend lvm encrypts nothing: use a pool of backend loop")
+	}
 	f, whole, err := p.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
