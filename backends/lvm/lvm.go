@@ -169,7 +169,7 @@ func (p *Pool) declare() error {
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 			OnlineGrow: len(offline) < len(have), OfflineGrow: offline,
-			OwnFilesystem: true, Filesystems: have,
+			OwnFilesystem: true, OwnDevice: true, Filesystems: have,
 		},
 		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
 		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
