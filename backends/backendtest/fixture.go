@@ -118,14 +118,6 @@ func ended(t T, before int) {
 	t.Errorf("left running: %d goroutines, of all these:\n%s", runtime.NumGoroutine()-before, buf[:runtime.Stack(buf, true)])
 }
 
-// ground is the folder that a test has for a pool: a device's path lies among others'.
-func ground(cfg backends.Config) string {
-	if cfg.Mount != "" {
-		return filepath.Dir(cfg.Mount)
-	}
-	return filepath.Dir(cfg.Path)
-}
-
 // nothingLeftBelow wants no mounts and no loop devices on what the test made.
 func (f *fixture) nothingLeftBelow(dir string) {
 	table, err := mount.Table()

@@ -47,6 +47,14 @@ func poolIsMadeOnce(f *fixture) {
 	}
 }
 
+// ground is the folder that a test has for a pool.
+func ground(cfg backends.Config) string {
+	if cfg.Mount != "" { // its path is of a device, among others
+		return filepath.Dir(cfg.Mount)
+	}
+	return filepath.Dir(cfg.Path)
+}
+
 // sibling returns the config of a pool beside this one, in the same filesystem.
 func (f *fixture) sibling(name string) backends.Config {
 	cfg := f.cfg
