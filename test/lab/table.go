@@ -40,13 +40,17 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
-		{Package: "backends/lvm", Disks: []Disk{{"lvm-first", 6 * gib}, {"lvm-second", 6 * gib}}, Modules: []string{"dm-thin-pool"}, Within: 20 * time.Minute, Long: true},
+		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneWhileWritten)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
+		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 30 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
 		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 30 * time.Minute, Long: true},
 	}
 }
+
+// thin are the disks for volume groups.
+func thin() []Disk { return []Disk{{"lvm-first", 6 * gib}, {"lvm-second", 6 * gib}} }
 
 func (e Entry) within() time.Duration {
 	if e.Within == 0 {
