@@ -140,10 +140,10 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 		for _, d := range s.Datasets {
 			a.changed(d.ID) // what control heard from us may be gone with its process
 		}
-	}
-	if s.Full && !strange {
-		a.warnOfKeys()
-		a.noteAll()
+		if !strange {
+			a.warnOfKeys()
+			a.noteAll()
+		}
 	}
 	if strange {
 		return nil // what it says is to be done may be done, and written over since
