@@ -49,26 +49,6 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 	}
 }
 
-// sayOutside keeps why this node has no part in what control decides, and logs it once; nil:
-// it has.
-func (a *Agent) sayOutside(err error) {
-	why := ""
-	if err != nil {
-		why = err.Error()
-	}
-	a.mu.Lock()
-	said := a.outside == why
-	a.outside = why
-	a.mu.Unlock()
-	switch {
-	case said || err == nil:
-	case dataset.KindOf(err) == dataset.ErrUnavailable:
-		a.Log.WithError(err).Warn("control does not answer; what is here goes on, and it is asked again")
-	default:
-		a.Log.WithError(err).Warn("control does not take this node in; what is here goes on, and it is asked again")
-	}
-}
-
 // known is what an agent knew before it asked control.
 type known struct {
 	asked    uint64             // the moment of the cache, for an answer that is not full
