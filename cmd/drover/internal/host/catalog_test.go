@@ -124,7 +124,7 @@ func TestWherePublished(t *testing.T) {
 		replica.CheckControl(): "facts cannot be published to swarm here: this is control, which has no part in a Swarm",
 		node.CheckAgent():      "facts cannot be published to consul here: a cluster's control does that (say it to drover control)",
 		alone.CheckServe():     "facts cannot be published to consul here",
-		slow.CheckControl():    "pools, labels, transfers, fence_programs and list are an agent's",
+		slow.CheckControl():    "pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's",
 		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
 		lists.CheckServe():     "list are for the hosts of a cluster",
 		listing.CheckControl(): "list are an agent's",
