@@ -119,7 +119,7 @@ func TestWherePublished(t *testing.T) {
 	lists, listing := slower, replica
 	lists.TransferRate, lists.ListAll, listing.ListAll = 0, true, true
 	for err, want := range map[error]string{
-		fences.CheckControl():  "transfers, fence_programs and list are an agent's",
+		fences.CheckControl():  "transfers, fence_programs, cgroup_parents and list are an agent's",
 		lone.CheckServe():      "control, transfers, fence_programs and list are for",
 		replica.CheckControl(): "facts cannot be published to swarm here: this is control, which has no part in a Swarm",
 		node.CheckAgent():      "facts cannot be published to consul here: a cluster's control does that (say it to drover control)",
