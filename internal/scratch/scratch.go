@@ -91,7 +91,19 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	if err := os.Mkdir(target, 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	if err := mount.Mount(target, mount.Spec{Source: dev.Path, FSType: fstype, Options: options}); err != nil {
+	spec := mount.Spec{Source: dev.Path, FSType: fstype, Options: options}
+	err = mount.Mount(target, spec)
+	// Of a btrfs of which a copy is mounted the kernel makes up another UUID, and takes it for
+	// damaged when somebody else's mount comes between (seen on Linux 6.18).
+	for range copyTries {
+		if fstype != "btrfs" || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) {
+			break
+		}
+		tb.Logf("once more: %v", err)
+		time.Sleep(100 * time.Millisecond) // nothing tells when that has ended
+		err = mount.Mount(target, spec)
+	}
+	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
@@ -102,7 +114,10 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	return target
 }
 
-const patience = 10 * time.Second
+const (
+	patience  = 10 * time.Second
+	copyTries = 50
+)
 
 // unmountAll takes off target and whatever a failed test left mounted below it. What
 // is still in use is detached, so that it goes with its last user, and reported.
