@@ -156,10 +156,14 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		if err != nil {
 			return err
 		}
-		if d.Profile, err = onto(d.Profile, p); err != nil {
+		from.Profile = d.Profile
+		if d.Profile, err = onto(from, p); err != nil {
 			return dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err)
 		}
 		d.Profile.Encryption = p.Encryption // its data key is wrapped for itself
+	}
+	if from.Encryption != nil && !d.Profile.Encryption.Wanted() { // where its key is was lost with a store
+		return dataset.Errorf(dataset.ErrForbidden, "volume %q: its source is encrypted, and its profile %s says no more where the key is (give profile %s one in profiles.yaml, then drover volume rekey %s)", d.Volume, d.Profile.Name, d.Profile.Name, from.Volume)
 	}
 	asked := d.Profile.Size // of the source, or by another profile
 	d.Profile = w.opts.Apply(d.Profile)
@@ -194,20 +198,23 @@ func promise(size, asked dataset.Size) dataset.Size {
 
 // onto changes a dataset's profile to another, keeping what lies on disk
 // already: the filesystem, the owner of its root, and the key that its data key is wrapped
-// by. What a pool chose by itself
+// by, unless where that is was lost. What a pool chose by itself
 // is not known here, so it is not taken for what a profile wants.
-func onto(old, p dataset.Profile) (dataset.Profile, error) {
+func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
+	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
 		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (make a volume with profile %s and drover volume import into it)",
 			p.Name, want, filesystem(old), p.Name)
 	}
-	if p.Encryption.Wanted() != old.Encryption.Wanted() {
+	if p.Encryption.Wanted() != encrypted {
 		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
 		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s says that the data %s, and it %s (make a volume with profile %s and drover volume import into it)",
-			p.Name, is[p.Encryption.Wanted()], is[old.Encryption.Wanted()], p.Name)
+			p.Name, is[p.Encryption.Wanted()], is[encrypted], p.Name)
 	}
-	p.Encryption = old.Clone().Encryption
+	if old.Encryption.Wanted() {
+		p.Encryption = old.Clone().Encryption
+	}
 	p.Filesystem.Chosen = p.Filesystem.Type == "" && old.Filesystem.Chosen
 	p.Filesystem.Type, p.Owner = old.Filesystem.Type, old.Clone().Owner
 	return p, nil
@@ -296,8 +303,14 @@ func (t *tx) checkSource(op dataset.Operation) error {
 	if dataset.KindOf(err) == dataset.ErrNotFound || (err == nil && from.State == dataset.StatePurging) {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, dataset %s, was destroyed meanwhile", op.Volume, op.Source.Dataset)
 	}
-	if err != nil || op.Source.Snapshot == uuid.Nil {
+	if err != nil {
 		return err
+	}
+	if had, has := from.Encryption, op.Dataset.Encryption; (had == nil) != (has == nil) || had != nil && had.ID != has.ID {
+		return dataset.Errorf(dataset.ErrInvalid, "volume %s: it and its source, dataset %s, are not encrypted with one data key", op.Volume, from.ID)
+	}
+	if op.Source.Snapshot == uuid.Nil {
+		return nil
 	}
 	_, err = t.readSnapshot(from.ID, op.Source.Snapshot)
 	if dataset.KindOf(err) == dataset.ErrNotFound {

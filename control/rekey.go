@@ -3,6 +3,8 @@ package control
 import (
 	"path/filepath"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -11,8 +13,14 @@ import (
 // has now.
 func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		err = t.orInTrash(req.Volume, err)
+	}
 	if err != nil {
 		return nil, nil, err
+	}
+	if d.Move != uuid.Nil {
+		return nil, nil, movesAway(d)
 	}
 	if d.Encryption == nil {
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key", d.Volume)
@@ -34,6 +42,21 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 	return op, nil, nil
 }
 
+// orInTrash says how what is in the trash gets another key, where that is what was asked for.
+func (t *tx) orInTrash(ref string, none error) error {
+	d, err := t.deleted(ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+	if err != nil {
+		return none
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "volume %s: it is in the trash, where nothing is changed (drover trash restore %s, then drover volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
+}
+
+// movesAway refuses another key: the node that the volume goes to has looked for the one that it
+// has, and may not have the other.
+func movesAway(d dataset.Dataset) error {
+	return dataset.Errorf(dataset.ErrConflict, "volume %s: it is on its way to another node, which has looked for its key already (operation %s; ask again when that has ended)", d.Volume, d.Move)
+}
+
 // commitRekey puts a data key on record that was wrapped anew, and where its key is. It must be
 // the same data key, which all of the data rests on.
 func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) error {
@@ -45,11 +68,17 @@ func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) e
 	if d.Request == op.ID {
 		return nil
 	}
+	if d.Move != uuid.Nil {
+		return movesAway(d)
+	}
 	next := op.Dataset
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its data key on record is another one", d.Volume)
 	}
 	t.event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
 	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID
+	for _, node := range d.Copies { // their records have the data key too
+		t.touch(d.ID, node)
+	}
 	return t.putDataset(d)
 }

@@ -63,7 +63,9 @@ func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) 
 	next := op.Dataset
 	detail := "size " + next.Size.Said(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
-		d.Profile = next.Profile
+		where := d.Profile.Clone().Encryption // which a rekey may have changed since
+		d.Profile = next.Profile.Clone()
+		d.Profile.Encryption = where
 		detail += ", profile " + name
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
@@ -102,7 +104,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		return nil, &d, nil
 	}
 	next := d
-	if next.Profile, err = onto(d.Profile, p); err != nil {
+	if next.Profile, err = onto(d, p); err != nil {
 		return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
