@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -76,5 +78,54 @@ func TestPoolOfDevices(t *testing.T) {
 	list, err := r.link.Service.Pools(ctx)
 	if text, _ := json.Marshal(list); err != nil || !strings.Contains(string(text), `"devices":["/dev/a","/dev/b"]`) {
 		t.Errorf("control has %s, %v", text, err)
+	}
+}
+
+// halting is former, which makes pools and dies before that is on record.
+type halting struct {
+	former
+	dies bool
+}
+
+func (h *halting) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := h.former.Open(ctx, cfg)
+	if err == nil && h.dies && cfg.Make {
+		return nil, errors.Join(errors.New("it died"), p.Close())
+	}
+	return p, err
+}
+
+// A pool whose making was cut short is made to the end by the same command, after a restart too:
+// under the UUID that its disks may bear by now. Another command makes another pool.
+func TestPoolIsMadeByTheSameCommandAgain(t *testing.T) {
+	h := &halting{dies: true}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
+	ctx := t.Context()
+	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("disk")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	disk := api.NewPool{Name: "disk", Backend: "former", Devices: []string{"/dev/a", "/dev/b"}}
+	if _, err := r.CreatePool(ctx, disk); err == nil {
+		t.Fatal("it did not die")
+	}
+	begun := h.got[0].ID
+	other := disk
+	other.Name, other.Path = "other", filepath.Join(r.root, "other")
+	if _, err := r.CreatePool(ctx, other); err == nil || h.got[1].ID == begun {
+		t.Errorf("a pool of another name: %v, %+v", err, h.got[1])
+	}
+	r.restart()
+	h.dies = false
+	made, err := r.CreatePool(ctx, disk)
+	if err != nil || made.ID != begun {
+		t.Errorf("made %s, not %s: %v", made.ID, begun, err)
+	}
+	h.got = nil
+	other.Devices = []string{"/dev/c"}
+	if made, err = r.CreatePool(ctx, other); !errors.Is(err, dataset.ErrExists) || h.got[0].ID == uuid.Nil {
+		t.Errorf("of other devices, where the first lies: %v, %v", made, err)
+	}
+	if err := r.state.each(ctx, making+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
+		t.Errorf("of what was made: %v", err)
 	}
 }

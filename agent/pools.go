@@ -190,7 +190,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 
 // make makes a pool and puts it on record. With no UUID a pool that lies there
 // already is taken as it is: a first start may have been cut short, or this node
-// may have forgotten it.
+// may have forgotten it. With one it is a new pool: see intend.
 func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPool, error) {
 	kind, err := p.a.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -208,6 +208,11 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := p.placed(name, rec); err != nil {
 		return nil, err
 	}
+	if rec.ID != uuid.Nil {
+		if err := p.intend(ctx, name, &rec); err != nil {
+			return nil, err
+		}
+	}
 	cfg := rec.config(name, keyring{p.a})
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
@@ -223,7 +228,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := errors.Join(p.single(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(ofPool(name, err), b.Close())
 	}
-	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec, making + name: nil}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	p.warnUnheld(name, unheld)

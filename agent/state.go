@@ -31,6 +31,7 @@ import (
 //	pulls/<dataset>        pullRecord
 //	enrolled/<dataset>/<node>  a node that was given something of a dataset
 //	pools/<name>           poolRecord
+//	making/<name>          poolRecord of a pool that is being made, as asked: see intend
 //	limits/<dataset>       limitRecord
 type state struct{ store store.Store }
 
