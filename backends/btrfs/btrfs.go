@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -58,6 +59,7 @@ type Backend struct {
 var (
 	_ backends.Former  = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Razer   = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
 
@@ -123,6 +125,7 @@ func (p *Pool) enter(cfg backends.Config) (err error) {
 		return err
 	}
 	p.shelf.Destroy = p.destroy
+	p.shelf.Own = []string{staleDir}
 	err = p.within(func(dir *os.File) (err error) {
 		p.quota, _, err = subvol.Quotas(dir)
 		return err
@@ -167,6 +170,8 @@ type Pool struct {
 	uses    shelf.Uses
 	commits subvol.Commits
 	step    func(string)
+
+	counts sync.RWMutex // held by who destroys, and for writing by who removes what was counted
 }
 
 // sizedPool is an open pool whose datasets can have a size.
@@ -206,6 +211,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	if !st.Online {
 		return st
 	}
+	p.forgetGone()
 	err := backends.Room(p.name, st.Free, st.Size)
 	if err == nil {
 		err = p.within(p.quotasHold)

@@ -78,7 +78,10 @@ func nests(f *shelf.Folder, n int) error {
 // fine. See shelf.Shelf.
 func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 	p.step("btrfs.destroy.begun")
-	err := subvol.DeleteAll(dir, name)
+	defer p.forgetGone() // of earlier ones
+	p.counts.RLock()
+	defer p.counts.RUnlock()
+	err := subvol.DeleteAll(dir, name, p.noteGoing)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -99,7 +102,7 @@ func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := subvol.DeleteAll(folder, inside)
+		err := subvol.DeleteAll(folder, inside, p.noteGoing)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, subvol.ErrNotSubvolume) {
 			return err
 		}
@@ -180,6 +183,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	defer p.forgetGone()
 	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
 		doomed, err := f.Leftovers()
 		if err != nil {

@@ -225,5 +225,5 @@ func destroy(subvolume string) error {
 		return err
 	}
 	defer parent.Close()
-	return btrfs.DeleteAll(parent, filepath.Base(subvolume))
+	return btrfs.DeleteAll(parent, filepath.Base(subvolume), nil)
 }

@@ -57,7 +57,8 @@ func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := corner.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" || slices.Contains(areas(), name)
+		ours := corner.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" ||
+			slices.Contains(areas(), name) || slices.Contains(s.Own, name)
 		if !ours {
 			entries = append(entries, s.foreign(name, "drover put nothing of that name there"))
 		}

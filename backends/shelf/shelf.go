@@ -70,6 +70,8 @@ type Shelf struct {
 	// Outside removes what a deleted dataset has outside of its folder, before that goes.
 	// It is set before the shelf is used, or not at all.
 	Outside func(ctx context.Context, id uuid.UUID) error
+	// Own are names beside the areas that are the backend's. It is set before the shelf is used.
+	Own []string
 
 	mark   marker
 	path   string

@@ -88,8 +88,9 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 
 // DeleteAll destroys the subvolume name in dir, and those inside it before. What is made in
 // it meanwhile goes too. Each goes by its number: nobody in there can lead it elsewhere by a
-// path. Needs Linux 5.7. os.ErrNotExist when there is none, ErrNotSubvolume when it is none.
-func DeleteAll(dir *os.File, name string) error {
+// path. Each is told to note first, unless that is nil. Needs Linux 5.7. os.ErrNotExist when
+// there is none, ErrNotSubvolume when it is none.
+func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
 	}
@@ -113,7 +114,7 @@ func DeleteAll(dir *os.File, name string) error {
 	case !ok:
 		return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, ErrNotSubvolume)
 	}
-	if err := deleteTree(dir, id); err != nil {
+	if err := deleteTree(dir, id, note); err != nil {
 		return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
 	}
 	return nil
@@ -122,7 +123,12 @@ func DeleteAll(dir *os.File, name string) error {
 // tries bounds how often subvolumes that come anew are looked for.
 const tries = 8
 
-func deleteTree(dir *os.File, id uint64) error {
+func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {
+	if note != nil {
+		if err := note(id); err != nil {
+			return err
+		}
+	}
 	var err error
 	for range tries {
 		var inside []uint64
@@ -135,7 +141,7 @@ func deleteTree(dir *os.File, id uint64) error {
 			}
 		}
 		for _, child := range inside {
-			if err := deleteTree(dir, child); err != nil {
+			if err := deleteTree(dir, child, note); err != nil {
 				return err
 			}
 		}

@@ -42,10 +42,10 @@ func TestDeleteAll(t *testing.T) {
 	if err := btrfs.Delete(p.dir, "src"); !errors.Is(err, btrfs.ErrNested) {
 		t.Errorf("delete without what is inside: %v", err)
 	}
-	if err := btrfs.DeleteAll(p.dir, "src"); err != nil {
+	if err := btrfs.DeleteAll(p.dir, "src", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := btrfs.DeleteAll(p.dir, "src"); !errors.Is(err, os.ErrNotExist) {
+	if err := btrfs.DeleteAll(p.dir, "src", nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("again: %v", err)
 	}
 	if p.read("beside/f") != "x" {
@@ -62,7 +62,7 @@ func TestDeleteAll(t *testing.T) {
 	}
 	p.write("file", "x")
 	for _, name := range []string{"plain", "link", "file"} {
-		if err := btrfs.DeleteAll(p.dir, name); !errors.Is(err, btrfs.ErrNotSubvolume) {
+		if err := btrfs.DeleteAll(p.dir, name, nil); !errors.Is(err, btrfs.ErrNotSubvolume) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -129,18 +129,22 @@ func Count(f *os.File) (c Counted, err error) {
 	if err != nil {
 		return c, err
 	}
-	dir := filepath.Join(sysfs, which.String(), "qgroups", fmt.Sprintf("0_%d", id))
-	if c.Referenced, err = number(filepath.Join(dir, "referenced")); err != nil {
+	if c.Referenced, err = number(countOf(which, id, "referenced")); err != nil {
 		return c, fmt.Errorf("what %s takes: %w", f.Name(), err)
 	}
-	flags, err := number(filepath.Join(dir, "limit_flags"))
+	flags, err := number(countOf(which, id, "limit_flags"))
 	if err == nil && flags&limitReferenced != 0 {
-		c.Limit, err = number(filepath.Join(dir, "max_referenced"))
+		c.Limit, err = number(countOf(which, id, "max_referenced"))
 	}
 	if err != nil {
 		return c, fmt.Errorf("limit of %s: %w", f.Name(), err)
 	}
 	return c, nil
+}
+
+// countOf is the file with a figure of a subvolume.
+func countOf(filesystem uuid.UUID, id uint64, name string) string {
+	return filepath.Join(sysfs, filesystem.String(), "qgroups", fmt.Sprintf("0_%d", id), name)
 }
 
 func number(file string) (uint64, error) {

@@ -39,6 +39,7 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
 		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 30 * time.Minute, Long: true},

@@ -1,0 +1,92 @@
+package btrfs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// counted returns of which subvolumes quotas have a count, by their sysfs names.
+func (f *fixture) counted() []string {
+	f.Helper()
+	dir, err := os.Open(f.disk)
+	f.must(err)
+	defer dir.Close()
+	id, err := subvol.UUID(dir)
+	f.must(err)
+	found, err := filepath.Glob(filepath.Join("/sys/fs/btrfs", id.String(), "qgroups", "0_*"))
+	f.must(err)
+	return found
+}
+
+func (f *fixture) raze() {
+	f.Helper()
+	f.must(f.Pool.(*sizedPool).Raze(f.Context()))
+}
+
+// What quotas counted of a subvolume goes when that is gone, in a crash's wake too, and what
+// is another's stays: kernels leave it there, before 6.11 always.
+func TestCountsOfDeletedGo(t *testing.T) {
+	for _, mode := range []string{"full", "simple"} {
+		t.Run(mode, func(t *testing.T) {
+			disk := scratch.Mount(t, "btrfs", 512<<20)
+			scratch.Quota(t, disk, mode)
+			f := fixtureAt(t, disk)
+			foreign := f.subvolume(f.disk, "foreign")
+			before := f.counted()
+			ds, kept := dataset.Dataset{ID: uuid.New(), Size: 32 * dataset.MiB}, dataset.Snapshot{ID: uuid.New()}
+			kept.Dataset = ds.ID
+			_, err := f.Create(t.Context(), ds)
+			f.must(err)
+			f.write(ds.ID, "blocks that the snapshot has")
+			f.must(os.WriteFile(filepath.Join(f.head(ds.ID), "large"), make([]byte, 1<<20), 0o600))
+			f.must(f.Snapshot(t.Context(), kept, nil))
+			c := dataset.Dataset{ID: uuid.New()}
+			_, err = f.Clone(t.Context(), c, dataset.Source{Dataset: ds.ID, Snapshot: kept.ID}, nil)
+			f.must(err)
+			f.must(f.Delete(t.Context(), ds.ID))
+			if got := f.read(c.ID); got != "blocks that the snapshot has" {
+				t.Errorf("the clone holds %q", got)
+			}
+			f.reopen() // who begins anew knows what was begun
+			f.must(f.Delete(t.Context(), c.ID))
+			f.raze()
+			if got := f.counted(); len(got) != len(before) {
+				t.Errorf("counted are %q, want %q", got, before)
+			}
+			if _, err := os.Stat(foreign); err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadDir(filepath.Join(f.path(), staleDir)); err != nil || len(left) > 0 {
+				t.Errorf("%d notes are left, %v", len(left), err)
+			}
+			f.settled()
+		})
+	}
+}
+
+// A note of a subvolume that is there after all goes, and its count stays.
+func TestNoteOfWhatIsThere(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	dir, err := os.Open(f.head(c.Dataset.ID))
+	f.must(err)
+	defer dir.Close()
+	id, err := subvol.ID(dir)
+	f.must(err)
+	p := f.Pool.(*sizedPool).Pool
+	f.must(p.noteGoing(id))
+	f.Status(t.Context())
+	if left, err := os.ReadDir(filepath.Join(f.path(), staleDir)); err != nil || len(left) > 0 {
+		t.Errorf("%d notes are left, %v", len(left), err)
+	}
+	if _, err := subvol.Count(dir); err != nil {
+		t.Error(err)
+	}
+}
