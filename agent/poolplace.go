@@ -2,35 +2,71 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // placed refuses a new pool where other things than its backend would take it along: below
 // another pool, whichever way leads there, in the folder of an engine, or among the mounts. The
 // backend says whether the folder itself will do. Nothing is changed.
 func (p *pools) placed(name string, rec poolRecord) error {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(rec.Path))
+	ways, err := waysTo(rec.Path)
 	if err != nil {
 		return nil // its backend says what is absent
 	}
-	path := filepath.Join(parent, filepath.Base(rec.Path))
+	for _, path := range ways {
+		if why := p.misplaced(path); why != "" {
+			if path != ways[0] {
+				why += ", which is seen at " + rec.Path + " as well"
+			}
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s: give a path outside of it", name, rec.Path, why)
+		}
+	}
+	return nil
+}
+
+// waysTo returns the paths by which that of a pool to be is reached: a folder that is bound
+// elsewhere has several.
+func waysTo(path string) ([]string, error) {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
+	path = filepath.Join(parent, filepath.Base(path))
+	if mounts.At(path) != nil {
+		return mounts.Ways(path), nil
+	}
+	ways := mounts.Ways(parent)
+	for i, way := range ways {
+		ways[i] = filepath.Join(way, filepath.Base(path))
+	}
+	return ways, nil
+}
+
+// misplaced says in what a path lies where there can be no pool, "" when it may.
+func (p *pools) misplaced(path string) string {
 	if mounts := p.a.mountRoot(); within(path, mounts) {
-		return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s, where volumes are mounted: give a path outside of it", name, rec.Path, mounts)
+		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {
 		if id := poolAt(at); id != uuid.Nil && at != path {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in pool %s, whose folder is %s: give a path outside of it", name, rec.Path, id, at)
+			return fmt.Sprintf("pool %s, whose folder is %s", id, at)
 		}
 		if ofEngine(at) {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s, where a container engine keeps what it owns and removes: give a path outside of it", name, rec.Path, at)
+			return at + ", where a container engine keeps what it owns and removes"
 		}
 		if at == filepath.Dir(at) {
-			return nil
+			return ""
 		}
 	}
 }
