@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	corners "github.com/droverhq/drover/backends/corner"
@@ -28,6 +29,12 @@ import (
 const (
 	roomSized   = 4 * dataset.GiB
 	roomUnsized = 1 * dataset.GiB
+)
+
+// How long a pool that is new is waited for, and how often it is looked for.
+const (
+	patience  = 20 * time.Second
+	lookAgain = 200 * time.Millisecond
 )
 
 func newBackendVerifyCmd(a *app) *cobra.Command {
@@ -65,12 +72,7 @@ when something claimed is not proven.`,
 		if err != nil {
 			return err
 		}
-		pools, err := c.Pools(cmd.Context())
-		if err != nil {
-			return err
-		}
-		p, err := pick(pools, "pool", args[0],
-			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+		p, err := a.heard(cmd.Context(), c, args[0])
 		if err != nil {
 			return err
 		}
@@ -83,6 +85,24 @@ when something claimed is not proven.`,
 	return cmd
 }
 
+// heard returns a pool once its node has told of it, which takes a moment after it was made.
+func (a *app) heard(ctx context.Context, c remote, name string) (api.Pool, error) {
+	for waited := time.Duration(0); ; waited += lookAgain {
+		pools, err := c.Pools(ctx)
+		if err != nil {
+			return api.Pool{}, err
+		}
+		p, err := pick(pools, "pool", name,
+			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+		if err != nil || p.Status != nil || waited >= patience {
+			return p, err
+		}
+		if err := a.sleep(ctx, lookAgain); err != nil {
+			return api.Pool{}, err
+		}
+	}
+}
+
 // verify runs the suite in a corner of a pool, which is gone when it returns.
 func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err error) {
 	ctx, stop := a.signals(ctx)
@@ -92,6 +112,9 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 		return nil, err
 	}
 	if err := a.tidy(ctx, p, path); err != nil {
+		return nil, err
+	}
+	if err := roomNow(p, path); err != nil {
 		return nil, err
 	}
 	at, err := corners.Make(path, p.ID, p.Backend)
@@ -131,20 +154,39 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 
 // verifiable returns where a pool lies on this host, if the suite can run there now.
 func (a *app) verifiable(p api.Pool) (string, error) {
-	need := roomSized
-	if !p.Capabilities.EnforcesSize {
-		need = roomUnsized
-	}
 	switch st := p.Status; {
 	case os.Geteuid() != 0:
 		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
 	case st == nil || !st.Online:
 		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name, poolState(p))
-	case st.Free < need+backends.Reserve(st.Size):
-		return "", dataset.Errorf(dataset.ErrNoSpace, "pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make room, or verify a pool that is like it",
-			p.Name, st.Free.Human(), need.Human(), backends.Reserve(st.Size).Human())
+	default:
+		if err := enough(p, st.Free, st.Size); err != nil {
+			return "", err
+		}
 	}
 	return mountedAt(p)
+}
+
+// enough fails when the suite would not fit into a pool beside what is kept for its datasets.
+func enough(p api.Pool, free, size dataset.Size) error {
+	need := roomSized
+	if !p.Capabilities.EnforcesSize {
+		need = roomUnsized
+	}
+	if free >= need+backends.Reserve(size) {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make room, or verify a pool that is like it",
+		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
+}
+
+// roomNow looks at the disk itself: what the pool's node has told of it is some time ago.
+func roomNow(p api.Pool, path string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s: statfs %s: %w", p.Name, path, err)
+	}
+	return enough(p, dataset.Size(fs.Bavail)*dataset.Size(fs.Frsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Frsize))
 }
 
 // mountedAt returns the folder of a pool: where its image is mounted, if it has one.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // proven is what is found out about the pools of the world: default keeps its promises, and
@@ -43,6 +45,7 @@ func TestVerifyIsRefused(t *testing.T) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	full := scratch.Mount(t, "ext4", 256<<20) // whatever its node told
 	good := api.Pool{
 		Pool:   dataset.Pool{ID: uuid.New(), Name: "fast", Backend: "dir", Path: path},
 		Status: &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, NodeName: "host-b",
@@ -60,6 +63,10 @@ func TestVerifyIsRefused(t *testing.T) {
 		"full, of size": {func(p *api.Pool) {
 			p.Capabilities.EnforcesSize, p.Status = true, &dataset.PoolStatus{Online: true, Size: 4 * dataset.GiB, Free: 4 * dataset.GiB}
 		}, dataset.ErrNoSpace, "wants 4GiB"},
+		"full by now": {func(p *api.Pool) {
+			p.Status = &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}
+			p.Path = full
+		}, dataset.ErrNoSpace, "the suite wants 1GiB beside"},
 		"offline":   {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Reason: "its disk is gone"} }, dataset.ErrOffline, "when it is online"},
 		"elsewhere": {func(p *api.Pool) { p.Path += "-x" }, dataset.ErrOffline, "run this on that node"},
 		"unmounted": {func(p *api.Pool) { p.Path = image }, dataset.ErrOffline, "in drover's own mount namespace"},
@@ -74,5 +81,26 @@ func TestVerifyIsRefused(t *testing.T) {
 		if names, err := os.ReadDir(path); err != nil || len(names) > 0 {
 			t.Errorf("%s: it made %v, %v", what, names, err)
 		}
+	}
+}
+
+// A pool that was just made is waited for until its node tells of it.
+func TestVerifyWaitsForANewPool(t *testing.T) {
+	w := theWorld()
+	for _, tells := range []bool{true, false} {
+		con := newConsole(w)
+		status := w.pools[0].Status
+		w.pools[0].Status = nil
+		con.sleep = func(context.Context, time.Duration) error {
+			if con.slept++; tells && con.slept == 3 {
+				w.pools[0].Status = status
+			}
+			return nil
+		}
+		p, err := con.heard(t.Context(), w, w.pools[0].Name)
+		if err != nil || (p.Status != nil) != tells || tells != (con.slept == 3) || con.slept == 0 {
+			t.Errorf("tells %t: %+v, %v after %d looks", tells, p.Status, err, con.slept)
+		}
+		w.pools[0].Status = status
 	}
 }
