@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -131,11 +132,23 @@ func (a *Agent) checkBackends(ctx context.Context, r *report) {
 			if slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }) {
 				level = levelWarning
 			}
-			r.add(level, "backend "+k.Name(), "", "cannot work on this host: %v", err)
+			r.add(level, "backend "+k.Name(), "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		} else {
 			r.add(levelOK, "backend "+k.Name(), "", "works on this host")
 		}
 	}
+}
+
+// unnamed is an error of a backend without the name that it begins with, for where that is
+// said already.
+func unnamed(name string, err error) string {
+	switch rest, named := strings.CutPrefix(err.Error(), "backend "+name); {
+	case named && strings.HasPrefix(rest, ": "):
+		return rest[2:]
+	case named && strings.HasPrefix(rest, " "):
+		return "it" + rest
+	}
+	return err.Error()
 }
 
 func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {

@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"context"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// lacking is a backend that cannot work here.
+type lacking struct {
+	backends.Kind
+	why string
+}
+
+func (lacking) Name() string { return "thin" }
+func (l lacking) Available(context.Context) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "%s", l.why)
+}
+
+// A line names its backend once.
+func TestDoctorNamesABackendOnce(t *testing.T) {
+	r := newRig(t)
+	for why, want := range map[string]string{
+		"backend thin needs lvm(8)":    "cannot work on this host: it needs lvm(8)",
+		"backend thin: no dm-thin":     "cannot work on this host: no dm-thin",
+		"backend thinner was expected": "cannot work on this host: backend thinner was expected",
+	} {
+		r.Backends = backends.NewRegistry(lacking{why: why})
+		rep := &report{}
+		r.checkBackends(t.Context(), rep)
+		if len(rep.list) != 1 || rep.list[0].Subject != "backend thin" || rep.list[0].Text != want {
+			t.Errorf("%q: %+v", why, rep.list)
+		}
+	}
+}
