@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -50,11 +51,7 @@ type Corner struct {
 // Make makes a corner in the pool that lies at path, which must be that pool:
 // dataset.ErrOffline otherwise. The caller closes it, which leaves it there.
 func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
-	var there mark
-	raw, err := os.ReadFile(filepath.Join(path, markerName))
-	if err == nil {
-		err = json.Unmarshal(raw, &there)
-	}
+	there, err := markerOf(path)
 	if err == nil && (there.ID != pool || there.Backend != backend) {
 		err = fmt.Errorf("what lies there is pool %s of backend %s", there.ID, there.Backend)
 	}
@@ -70,6 +67,15 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 		return nil, fmt.Errorf("make a corner in pool %s: %w", pool, errors.Join(err, c.Close(), os.RemoveAll(c.Path)))
 	}
 	return c, nil
+}
+
+// markerOf reads which pool lies at path, and of which backend.
+func markerOf(path string) (there mark, err error) {
+	raw, err := os.ReadFile(filepath.Join(path, markerName))
+	if err == nil {
+		err = json.Unmarshal(raw, &there)
+	}
+	return there, err
 }
 
 // sign writes the mark, and holds it.
@@ -155,20 +161,21 @@ func (l *Left) look() error {
 		return errors.New("it is no directory")
 	}
 	f, err := os.OpenFile(filepath.Join(l.Path, markName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		inside, rErr := os.ReadDir(l.Path)
-		if rErr == nil && len(inside) == 0 {
-			return nil // it was being made
-		}
+	var raw []byte
+	if err == nil {
+		defer f.Close()
+		raw, err = io.ReadAll(io.LimitReader(f, 1<<12))
+	}
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	case len(raw) > 0:
+	case l.bare():
+		return nil // it was being made
+	case err == nil:
+		return fmt.Errorf("its %s is empty, and something lies beside it", markName)
+	default:
 		return fmt.Errorf("it has the name of a corner of drover backend verify, and not its %s", markName)
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, 1<<12))
-	if err != nil || len(raw) == 0 { // empty: it was being made, and nothing is beside it
-		return err
 	}
 	var m mark
 	if err := json.Unmarshal(raw, &m); err != nil || m.ID != l.ID {
@@ -176,6 +183,12 @@ func (l *Left) look() error {
 	}
 	l.Backend = m.Backend
 	return nil
+}
+
+// bare tells whether nothing lies in it but a mark.
+func (l *Left) bare() bool {
+	inside, err := os.ReadDir(l.Path)
+	return err == nil && !slices.ContainsFunc(inside, func(e os.DirEntry) bool { return e.Name() != markName })
 }
 
 // take holds the mark of a corner, if that has one; the caller closes it.

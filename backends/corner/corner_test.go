@@ -1,6 +1,7 @@
 package corner_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -91,19 +92,22 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	p, _ := pool(t, dir.Backend{}, path)
 	kinds := backends.NewRegistry(dir.Backend{})
 	name := func() string { return filepath.Join(path, "drover-verify-"+uuid.NewString()) }
-	file, link, unmarked, marked := name(), name(), name(), name()
+	file, link, unmarked, marked, empty := name(), name(), name(), name(), name()
 	precious := filepath.Join(t.TempDir(), "precious")
 	must(t, os.Mkdir(precious, 0o700))
 	must(t, os.WriteFile(filepath.Join(precious, "corner.json"), nil, 0o600))
 	must(t, os.WriteFile(file, []byte("x"), 0o600))
 	must(t, os.Symlink(precious, link))
+	must(t, os.Mkdir(empty, 0o700)) // its mark is, and somebody's file lies beside that
+	must(t, os.WriteFile(filepath.Join(empty, "corner.json"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(empty, "notes.txt"), []byte("x"), 0o600))
 	for dir, inside := range map[string]string{unmarked: "notes.txt", marked: "corner.json"} {
 		must(t, os.Mkdir(dir, 0o700))
 		must(t, os.WriteFile(filepath.Join(dir, inside), []byte(`{"id": "`+uuid.NewString()+`"}`), 0o600))
 	}
 	must(t, os.Mkdir(filepath.Join(path, "drover-verify-notes"), 0o700))
 	list, err := corner.Find(path)
-	if err != nil || len(list) != 4 {
+	if err != nil || len(list) != 5 {
 		t.Fatalf("found %+v, %v", list, err)
 	}
 	for _, l := range list {
@@ -119,8 +123,80 @@ func TestOthersAreLeftAlone(t *testing.T) {
 			foreign++
 		}
 	}
-	if _, err := os.Stat(filepath.Join(precious, "corner.json")); foreign != 5 || err != nil {
-		t.Errorf("%d are foreign, want 5: %+v; %v", foreign, entries, err)
+	if _, err := os.Stat(filepath.Join(precious, "corner.json")); foreign != 6 || err != nil {
+		t.Errorf("%d are foreign, want 6: %+v; %v", foreign, entries, err)
+	}
+}
+
+// elsewhere is a backend whose pools have something outside of their folder.
+type elsewhere struct {
+	dir.Backend
+	there            map[string]bool // by the pool's path
+	opening, listing error
+}
+
+func (e *elsewhere) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	if e.opening != nil {
+		return nil, e.opening
+	}
+	if !cfg.Make && !e.there[cfg.Path] {
+		return nil, dataset.Errorf(dataset.ErrOffline, "its records are here, and the rest is not")
+	}
+	p, err := e.Backend.Open(ctx, cfg)
+	e.there[cfg.Path] = true
+	return outside{p, e, cfg.Path}, err
+}
+
+type outside struct {
+	backends.Pool
+	of *elsewhere
+	at string
+}
+
+func (o outside) List(ctx context.Context) ([]backends.Entry, error) {
+	if o.of.listing != nil {
+		return nil, o.of.listing
+	}
+	return o.Pool.List(ctx)
+}
+
+func (o outside) Raze(context.Context) error { delete(o.of.there, o.at); return nil }
+
+// What a pool has elsewhere goes with its corner: one that cannot be looked into keeps that,
+// and one that was half made or half removed is no hindrance.
+func TestWhatLiesElsewhereGoesToo(t *testing.T) {
+	kind := &elsewhere{there: map[string]bool{}}
+	path := filepath.Join(t.TempDir(), "pool")
+	p, _ := pool(t, kind, path)
+	for name, c := range map[string]struct {
+		breaks func()
+		fails  bool
+	}{
+		"cannot be opened":         {func() { kind.opening = dataset.Errorf(dataset.ErrCorrupt, "broken") }, true},
+		"cannot be listed":         {func() { kind.listing = dataset.Errorf(dataset.ErrCorrupt, "broken") }, true},
+		"nothing lies there":       {func() { clear(kind.there); kind.there[path] = true }, false},
+		"what lies there is whole": {func() {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c1, err := corner.Make(path, p.ID(), kind.Name())
+			must(t, err)
+			at := filepath.Join(c1.Path, "p", "pool")
+			must(t, os.Mkdir(filepath.Dir(at), 0o700))
+			pool(t, kind, at)
+			c.breaks()
+			err = c1.Remove(t.Context(), backends.NewRegistry(kind))
+			if (err != nil) != c.fails {
+				t.Errorf("removed: %v", err)
+			}
+			if _, err := os.Lstat(filepath.Join(at, "pool.json")); (err == nil) != c.fails || kind.there[at] != c.fails {
+				t.Errorf("its pool: %v; elsewhere: %v", err, kind.there)
+			}
+			kind.opening, kind.listing = nil, nil
+			must(t, errors.Join(c1.Remove(t.Context(), backends.NewRegistry(kind)), c1.Close()))
+			if kind.there[at] || !kind.there[path] {
+				t.Errorf("removed: %v is left", kind.there)
+			}
+		})
 	}
 }
 

@@ -39,7 +39,9 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return dataset.Errorf(dataset.ErrInUse, "%s is used by a drover backend verify: wait for it, or end it", l.Path)
-	case err != nil && !errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist): // nothing was in it; whoever makes it now fails
+		return absentIsFine(os.Remove(l.Path))
+	case err != nil:
 		return err
 	}
 	return l.Corner.Remove(ctx, kinds)
@@ -171,34 +173,50 @@ func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, 
 	return found, err
 }
 
-// empty takes all datasets out of a pool, and what the pool has elsewhere. What can't be
-// opened is a folder like any other.
+// empty takes all datasets out of a pool, and what the pool has elsewhere: that would be
+// forgotten with its folder, so a pool that cannot be looked into fails. One that does not say
+// what it is, or is of none of the kinds, is a folder like any other, and so is an emptied one.
 func empty(ctx context.Context, kinds []backends.Kind, path string) error {
-	for _, k := range kinds {
-		pool, err := k.Open(ctx, backends.Config{Name: "corner", Path: path})
-		if err != nil {
-			continue
-		}
-		return errors.Join(purge(ctx, pool), pool.Close())
+	of, err := markerOf(path)
+	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
+	if err != nil || i < 0 {
+		return nil
 	}
-	return nil
+	cfg := backends.Config{ID: of.ID, Name: "corner", Path: path}
+	pool, err := kinds[i].Open(ctx, cfg)
+	if errors.Is(err, dataset.ErrOffline) { // what it has elsewhere is not made yet, or gone already
+		cfg.Make = true
+		pool, err = kinds[i].Open(ctx, cfg)
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(purge(ctx, pool), pool.Close()); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(path, markerName))
 }
 
 func purge(ctx context.Context, pool backends.Pool) error {
 	list, err := pool.List(ctx)
 	if err != nil {
-		return nil // damaged
+		return err
 	}
+	var failed error
 	for _, e := range list {
 		if e.ID != uuid.Nil && e.State != backends.EntryDeleting {
-			_ = pool.Delete(ctx, e.ID) // what is left of it goes with the folder
+			failed = errors.Join(failed, pool.Delete(ctx, e.ID))
 		}
 	}
 	_, err = pool.Reap(ctx, func(uuid.UUID) bool { return true })
-	if r, ok := pool.(backends.Razer); ok {
-		return errors.Join(err, r.Raze(ctx))
+	r, ok := pool.(backends.Razer)
+	if !ok {
+		return err // what is left of a dataset goes with the folder
 	}
-	return nil
+	if err := errors.Join(failed, err); err != nil {
+		return err
+	}
+	return r.Raze(ctx)
 }
 
 // subvolumes destroys those of btrfs below path: one that is read-only can't be removed as a
