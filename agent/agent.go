@@ -62,8 +62,7 @@ type Config struct {
 	FencePrograms []string
 	// ListAll has the engine's list show the volumes of all nodes.
 	ListAll bool
-	Cgroups Cgroups                          // that limit volumes
-	Trim    func(path string) (int64, error) // tells a pool's devices what is free; nil: the kernel does
+	Cgroups Cgroups // that limit volumes
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }

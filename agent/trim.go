@@ -3,15 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // TrimEvery is how often what is free on a pool's devices is told to them, where nobody
@@ -23,8 +21,8 @@ const TrimEvery = 7 * 24 * time.Hour
 func (a *Agent) trimPools() (begun []*job) {
 	now := a.Clock.Now()
 	for _, op := range a.pools.all() {
-		// What lies elsewhere than where it is mounted is no filesystem of Drover's.
-		if op.backend == nil || len(op.rec.Devices) == 0 || op.rec.Path != op.rec.Mount {
+		t, ok := op.backend.(backends.Trimmer)
+		if !ok || len(op.rec.Devices) == 0 {
 			continue
 		}
 		every := a.pools.trimEvery(op.Name)
@@ -32,9 +30,9 @@ func (a *Agent) trimPools() (begun []*job) {
 		if every < 0 || (since >= 0 && since < every) { // less than 0: the clock was set back
 			continue
 		}
-		id, name, path := op.ID, op.Name, op.rec.Mount
+		id, name := op.ID, op.Name
 		begun = append(begun, a.jobs.start("trim of pool "+name, func(ctx context.Context, _ *job) error {
-			return a.trim(ctx, id, name, path)
+			return a.trim(ctx, id, name, t)
 		}))
 	}
 	return begun
@@ -48,25 +46,24 @@ func (p *pools) trimEvery(name string) time.Duration {
 	return p.a.Pools[i].Trim
 }
 
-// trim trims one. That it was is on record before: one that fails, or takes a host down, is
-// not tried again at once.
-func (a *Agent) trim(ctx context.Context, id uuid.UUID, name, path string) error {
+// trim trims one that is in its place. That it was is on record before: one that fails, or takes
+// a host down, is not tried again at once.
+func (a *Agent) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
 	log := a.Log.WithField("pool", name)
+	if _, err := a.pools.online(ctx, id); err != nil {
+		return nil //nolint:nilerr // it is offline, which is told elsewhere: later
+	}
 	now := a.Clock.Now()
 	err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Trimmed = now })
 	if err != nil {
 		log.WithError(err).Warn("pool is not trimmed")
 		return err
 	}
-	var bytes int64
-	do := a.Trim
-	if do == nil {
-		do = trimPath
-	}
+	var bytes dataset.Size
 	done := make(chan struct{})
 	go func() { // a device may take minutes, and a stop does not wait for it
 		defer close(done)
-		bytes, err = do(path)
+		bytes, err = t.Trim(ctx)
 	}()
 	select {
 	case <-ctx.Done():
@@ -74,21 +71,14 @@ func (a *Agent) trim(ctx context.Context, id uuid.UUID, name, path string) error
 	case <-done:
 	}
 	switch {
-	case errors.Is(err, unix.EOPNOTSUPP):
+	case errors.Is(err, errors.ErrUnsupported):
 		log.Info("pool is not trimmed: its device knows no such thing")
 	case err != nil:
 		log.WithError(err).Warn("pool is not trimmed")
+	case bytes == 0:
+		log.Info("trimmed: its device knows what of it is free")
 	default:
-		log.Infof("trimmed: its device knows %s of it as free", dataset.Size(bytes).Human())
+		log.Infof("trimmed: its device knows %s of it as free", bytes.Human())
 	}
 	return err
-}
-
-func trimPath(path string) (int64, error) {
-	dir, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer dir.Close()
-	return fsctl.Trim(dir)
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,29 +14,58 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // onMount is a backend whose pools on devices lie where they are mounted.
-type onMount struct{ dir.Backend }
+type onMount struct {
+	dir.Backend
+	trimmed chan string
+	away    *atomic.Bool
+}
 
 func (onMount) Name() string                  { return "on-mount" }
 func (onMount) PathOf(_, mount string) string { return mount }
 
 func (o onMount) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	cfg.Devices = nil
-	return o.Backend.Open(ctx, cfg)
+	p, err := o.Backend.Open(ctx, cfg)
+	return trimmer{p, cfg.Name, o}, err
+}
+
+// trimmer is a pool whose devices fail to be trimmed, and that can be away.
+type trimmer struct {
+	backends.Pool
+	name string
+	of   onMount
+}
+
+func (t trimmer) Trim(context.Context) (dataset.Size, error) {
+	t.of.trimmed <- t.name
+	return 0, unix.EIO
+}
+
+func (t trimmer) Status(ctx context.Context) dataset.PoolStatus {
+	if t.of.away.Load() {
+		return dataset.PoolStatus{Reason: "it is away"}
+	}
+	return t.Pool.Status(ctx)
+}
+
+// untrimmed is a pool that cannot be.
+type untrimmed struct{ former }
+
+func (u *untrimmed) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := u.former.Open(ctx, cfg)
+	return struct{ backends.Pool }{p}, err
 }
 
 // Pools on devices are trimmed when it is time, each once, also after a restart and where it
-// failed; others never.
+// failed, and as soon as they are back; others never.
 func TestTrim(t *testing.T) {
-	trimmed := make(chan string, 16)
+	trimmed, away := make(chan string, 16), &atomic.Bool{}
 	r := newRig(t, func(c *Config) {
-		c.Trim = func(path string) (int64, error) {
-			trimmed <- filepath.Base(path)
-			return 0, unix.EIO
-		}
-		c.Backends = backends.NewRegistry(dir.Backend{}, onMount{}, &former{})
+		c.Backends = backends.NewRegistry(dir.Backend{}, onMount{trimmed: trimmed, away: away}, &untrimmed{})
 		c.Pools = append(c.Pools,
 			PoolConfig{Name: "never", Backend: "on-mount", Devices: []string{"/dev/n"}, Trim: -1},
 			PoolConfig{Name: "daily", Backend: "on-mount", Devices: []string{"/dev/d"}, Trim: 24 * time.Hour})
@@ -70,7 +100,10 @@ func TestTrim(t *testing.T) {
 	}
 	after(0)
 	after(23 * time.Hour)
-	after(time.Hour, "daily")
+	away.Store(true)
+	after(time.Hour)
+	away.Store(false)
+	after(0, "daily")
 	r.restart()
 	after(23 * time.Hour)
 	after(6*24*time.Hour, "daily", "weekly")

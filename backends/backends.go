@@ -281,6 +281,14 @@ type Formatter interface {
 	Filesystem(size dataset.Size) string
 }
 
+// Trimmer is a pool that can tell the devices below it what of them is free, so that they know
+// it as free too.
+type Trimmer interface {
+	// Trim returns of how many bytes it told them; 0: it cannot be said. It may take minutes.
+	// errors.ErrUnsupported: the devices, or what is on them, know no such thing.
+	Trim(ctx context.Context) (dataset.Size, error)
+}
+
 // Razer is a pool that has more than lies at its path.
 type Razer interface {
 	// Raze removes what else there is, of a pool without datasets whose path goes next.

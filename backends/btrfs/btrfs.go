@@ -273,6 +273,9 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
+// Trim implements backends.Trimmer.
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+
 // Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
 // them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }

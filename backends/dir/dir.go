@@ -214,6 +214,9 @@ func (p *Pool) room() error {
 	return backends.Room(p.name, st.Free, st.Size)
 }
 
+// Trim implements backends.Trimmer.
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+
 // Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
 // them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }

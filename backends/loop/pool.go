@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -197,6 +198,17 @@ func (p *Pool) room(root folder) error {
 		return p.image.room()
 	}
 	return nil
+}
+
+// Trim implements backends.Trimmer.
+func (p *Pool) Trim(context.Context) (dataset.Size, error) {
+	root, err := p.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	n, err := fsctl.Trim(root.File)
+	return dataset.Size(n), err
 }
 
 // Close implements backends.Pool. A pool in an image or on devices of its own is

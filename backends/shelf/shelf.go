@@ -32,6 +32,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 const (
@@ -220,6 +221,23 @@ func (s *Shelf) read() (*os.Root, marker, error) {
 		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %s: %w", s.title(), s.path, err)
 	}
 	return root, m, nil
+}
+
+// Trim tells the device below the pool what of it is free: of the filesystem that the pool
+// lies on, and of no other that lies at its path by now. It cannot be cut short.
+func (s *Shelf) Trim() (dataset.Size, error) {
+	root, err := s.Enter()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	n, err := fsctl.Trim(dir)
+	return dataset.Size(n), err
 }
 
 func (s *Shelf) title() string {

@@ -25,7 +25,9 @@ const (
 	zpoolProgram = "zpool"
 	zpoolPrefix  = "drover-"
 
-	zpoolLimit = 2 * time.Minute // to make one, or to look at all devices for one
+	zpoolLimit = 2 * time.Minute   // to make one, or to look at all devices for one
+	trimLimit  = 12 * time.Hour    // of large disks
+	noTrim     = "trim operations" // are not supported by one of its devices, or by zpool(8)
 )
 
 var _ backends.Former = (*Backend)(nil)

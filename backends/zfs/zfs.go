@@ -44,6 +44,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -85,6 +86,7 @@ var (
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
+	_ backends.Trimmer = (*Pool)(nil)
 )
 
 // New returns the backend; all its commands go through runner.
@@ -251,6 +253,16 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		return err
 	}
 	return p.measure(ctx)
+}
+
+// Trim implements backends.Trimmer: FITRIM is not for ZFS.
+func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
+	zpool, _, _ := strings.Cut(p.home.name, "/")
+	_, err := p.tool.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"trim", "-w", zpool}, Timeout: trimLimit})
+	if err != nil && strings.Contains(err.Error(), noTrim) {
+		return 0, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	return 0, err
 }
 
 // Raze implements backends.Razer.
