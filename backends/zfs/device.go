@@ -84,6 +84,11 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Make { // now, or by a try that was cut short
+		if err := finish(cfg.Devices); err != nil {
+			return nil, err
+		}
+	}
 	own.striped = strings.Count(vdevs, "\t/") // each a line of its own: it was made without mirrors
 	return own, own.attach()
 }
@@ -100,7 +105,7 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 		if zpoolID(name) == uuid.Nil {
 			name = ""
 			if cfg.Make {
-				if err := disk.Vacant(device); err != nil {
+				if err := vacant(device); err != nil {
 					return id, false, err
 				}
 			}
@@ -118,12 +123,30 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 	return id, len(said[""]) == len(cfg.Devices), nil
 }
 
-// form makes the zpool. A crash in it may leave partitions on whole disks, with nothing in them:
-// those are refused when it is called again, as it is not known who made them.
+// vacant fails unless a device holds nothing, but what a try that was cut short has left: that
+// is taken off.
+func vacant(device string) error {
+	err := disk.Vacant(device)
+	if !errors.Is(err, dataset.ErrExists) {
+		return err
+	}
+	switch done, rErr := retract(device); {
+	case rErr != nil:
+		return fmt.Errorf("take what a try to make a pool has left off %s: %w", device, rErr)
+	case done:
+		return disk.Vacant(device)
+	}
+	return err
+}
+
+// form makes the zpool. What a crash in it leaves is taken off when it is called again.
 func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
 		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy", zpoolName(id),
+	}
+	if err := begin(cfg.Devices); err != nil {
+		return err
 	}
 	if _, err := b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
 		return fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), err)

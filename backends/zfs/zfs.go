@@ -232,15 +232,13 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 			return dataset.Errorf(dataset.ErrOffline, "its records are here, and its filesystem %s is not: were they copied without it, or was it renamed?", at)
 		}
 		id = p.ID().String()
-		err = p.tool.zfs(ctx, "create", "-o", "mountpoint=legacy", "-o", "canmount=off",
-			"-o", "com.sun:auto-snapshot=false", "-o", poolProperty+"="+id, at)
-		for _, property := range []string{"acltype=posixacl", "xattr=sa"} { // POSIX ACLs, kept well
-			if err == nil {
-				err = p.tool.zfs(ctx, "set", property, at)
-			}
-			if errors.Is(err, errLacks) {
-				err = nil // zfs-fuse
-			}
+		options := []string{
+			"create", "-o", "mountpoint=legacy", "-o", "canmount=off",
+			"-o", "com.sun:auto-snapshot=false", "-o", poolProperty + "=" + id,
+		}
+		err = p.tool.zfs(ctx, append(options, "-o", "acltype=posixacl", "-o", "xattr=sa", at)...) // POSIX ACLs, kept well
+		if errors.Is(err, errLacks) {
+			err = p.tool.zfs(ctx, append(options, at)...) // zfs-fuse
 		}
 	}
 	if err != nil {

@@ -118,7 +118,7 @@ func identify(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil || zfs {
 		return HoldsZFS, err
 	}
-	zero, err := sampleZeros(r, size)
+	zero, err := Zeros(r, size)
 	if err != nil {
 		return "", err
 	}
@@ -156,7 +156,8 @@ const (
 	sample  = 64 << 10
 )
 
-func sampleZeros(r io.ReaderAt, size int64) (bool, error) {
+// Zeros tells whether nothing else than zeros was found where Identify looks for that.
+func Zeros(r io.ReaderAt, size int64) (bool, error) {
 	z := zeros{r: r, buf: make([]byte, 1<<20)}
 	head := min(size, edge)
 	tail := max(head, size-edge)

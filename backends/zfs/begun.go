@@ -1,0 +1,140 @@
+package zfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/fsctl"
+)
+
+// A device bears a mark from before zpool(8) makes a zpool of it until after: the partitions
+// that it makes on a whole disk say not whose they are. What has the mark, and nothing else but
+// a table of partitions with nothing in them, was left by a try that was cut short.
+//
+// The mark lies where neither a table of partitions nor ZFS ever writes: behind the first labels
+// of a device, and before the first partition of a disk.
+const (
+	markAt    = 640 << 10
+	markText  = "drover is making a zpool here\n"
+	tableSize = 24 << 10 // of a GPT, at either end, with sectors of 4 KiB
+)
+
+// begin puts the mark on devices that hold nothing.
+func begin(devices []string) error {
+	for _, device := range devices {
+		if err := marking(device, func(f *os.File) error { return putMark(f, []byte(markText)) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish takes it off.
+func finish(devices []string) error {
+	for _, device := range devices {
+		err := marking(device, func(f *os.File) error {
+			if there, err := begun(f); err != nil || !there {
+				return err
+			}
+			return putMark(f, make([]byte, len(markText)))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func marking(device string, do func(*os.File) error) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(do(f), f.Close()); err != nil {
+		return fmt.Errorf("mark device %s: %w", device, err)
+	}
+	return nil
+}
+
+func putMark(f *os.File, text []byte) error {
+	if _, err := f.WriteAt(text, markAt); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// begun tells whether a device bears the mark.
+func begun(f *os.File) (bool, error) {
+	buf := make([]byte, len(markText))
+	if _, err := f.ReadAt(buf, markAt); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return string(buf) == markText, nil
+}
+
+// retract makes a block device empty again on which a try to make a zpool was cut short. One
+// that is not that, holds something by now, or is in use, stays as it is.
+func retract(device string) (done bool, err error) {
+	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return false, nil //nolint:nilerr // that it is not vacant is told, and why
+	}
+	defer f.Close()
+	if ours, err := begun(f); err != nil || !ours {
+		return false, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return false, err
+	}
+	if empty, err := fsctl.Zeros(others{f, size}, size); err != nil || !empty {
+		return false, err
+	}
+	for _, at := range []int64{0, size - tableSize} {
+		if _, err := f.WriteAt(make([]byte, tableSize), at); err != nil {
+			return false, err
+		}
+	}
+	err = errors.Join(f.Sync(), forgetPartitions(f))
+	if err == nil {
+		err = putMark(f, make([]byte, len(markText)))
+	}
+	return err == nil, err
+}
+
+// others is what a device has besides what a try that was cut short has put on it.
+type others struct {
+	device io.ReaderAt
+	size   int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (o others) ReadAt(p []byte, off int64) (int, error) {
+	n, err := o.device.ReadAt(p, off)
+	for _, ours := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))}, {o.size - tableSize, o.size}} {
+		if from, to := max(ours[0], off), min(ours[1], off+int64(n)); from < to {
+			clear(p[from-off : to-off])
+		}
+	}
+	return n, err
+}
+
+// forgetPartitions has the kernel read a table that is empty. Somebody may look at a partition
+// for a moment.
+func forgetPartitions(f *os.File) error {
+	for tries := 0; ; tries++ {
+		_, err := unix.IoctlRetInt(int(f.Fd()), unix.BLKRRPART)
+		switch {
+		case errors.Is(err, unix.EINVAL): // a device that never has any
+			return nil
+		case !errors.Is(err, unix.EBUSY) || tries == busyTries:
+			return err
+		}
+		<-time.After(busyPause)
+	}
+}
