@@ -6,9 +6,9 @@
 //
 // The filesystem's UUID is the pool's, and its label "drover-pool". So nothing has to be
 // on record between the making of the filesystem and that of the pool in it, and what a
-// device is called after a boot does not matter: the devices that it had are looked at
-// first, and then all of the host. One that is absent, or is another now, makes the pool
-// offline; it is never made again.
+// device is called after a boot does not matter: all of the host are looked at. One that is
+// absent, or is there twice, makes the pool offline, but where that is mounted already; it is
+// never made again.
 //
 // # What a crash leaves
 //
@@ -78,11 +78,12 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	if err != nil {
 		return nil, err
 	}
-	members, err := members(id, kind, cfg.Devices)
-	if err != nil {
-		return nil, err
+	d := &Disk{ID: id, Devices: standing(id, kind, cfg), mount: cfg.Mount}
+	if d.Devices == nil {
+		if d.Devices, err = members(id, kind, cfg.Devices); err != nil {
+			return nil, err
+		}
 	}
-	d := &Disk{ID: id, Devices: members, mount: cfg.Mount}
 	steps.At("disk.formed")
 	if cfg.Make && !fresh {
 		if err := d.peek(kind, cfg); err != nil {

@@ -11,13 +11,16 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // member is a device that bears a filesystem's UUID.
 type member struct {
-	node string
+	node   string
+	number uint64
 	superblock
 }
 
@@ -38,38 +41,62 @@ func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
 	return sb.id, nil
 }
 
-// members returns all devices of a filesystem, as they are called now: those that it had,
-// or else whatever bears its UUID. ErrOffline where that is not all of them.
+// members returns all devices of a filesystem, as they are called now: whatever bears its UUID
+// on this host, those that it had among them. ErrOffline where that is not all of them, or where
+// one has a copy.
 func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	var found []member
 	var why []string
+	add := func(m member) {
+		if !slices.ContainsFunc(found, func(o member) bool { return o.number == m.number }) {
+			found = append(found, m)
+		}
+	}
 	for _, device := range had {
 		m, err := bears(device, id, kind)
 		if err != nil {
 			why = append(why, err.Error()+holding(m))
 			continue
 		}
-		if !slices.ContainsFunc(found, func(o member) bool { return o.node == m.node }) {
-			found = append(found, m)
-		}
-	}
-	if whole(found) == nil {
-		return nodes(found), nil
+		add(m)
 	}
 	all, err := names("/sys/class/block")
 	if err != nil {
 		return nil, err
 	}
-	found = nil
 	for _, name := range all {
 		if m, err := bears(filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")), id, kind); err == nil {
-			found = append(found, m)
+			add(m)
 		}
 	}
 	if err := whole(found); err != nil {
 		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id, strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
 	}
 	return nodes(found), nil
+}
+
+// standing returns the devices that a pool had, when it is mounted from them: a copy that comes
+// along later is not looked for, as it changes nothing about that.
+func standing(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
+	table, err := mount.Table()
+	if err != nil {
+		return nil
+	}
+	e := table.At(cfg.Mount)
+	if e == nil {
+		return nil
+	}
+	var found []member
+	for _, device := range cfg.Devices {
+		if m, err := bears(device, id, kind); err == nil {
+			found = append(found, m)
+		}
+	}
+	node, err := resolve(e.Source)
+	if err != nil || whole(found) != nil || !slices.Contains(nodes(found), node) {
+		return nil
+	}
+	return nodes(found)
 }
 
 // whole fails unless these are all devices of one filesystem, each once.
@@ -115,6 +142,7 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	}
 	switch {
 	case m.kind == kind && m.id == id && !m.unfinished:
+		m.number = st.Rdev
 		// Of a disk with several ways to it the one that combines them is what is mounted.
 		in := fmt.Sprintf("%s/%d:%d/holders", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		holders, err := names(in)

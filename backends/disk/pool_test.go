@@ -156,6 +156,29 @@ func TestPoolMoves(t *testing.T) {
 	})
 }
 
+// A disk that was copied is refused beside its copy, though it has its name still, unless the
+// pool is mounted already.
+func TestCopiedDisk(t *testing.T) {
+	each(t, func(r rig) {
+		image, copied := scratch.Image(t, "", size), filepath.Join(t.TempDir(), "copy")
+		device, _ := r.plug(image)
+		p := r.open(uuid.Nil, true, device)
+		id, v := p.ID(), r.volume(p)
+		r.close(p)
+		scratch.Run(t, "cp", "--sparse=always", image, copied)
+		other, unplug := r.plug(copied)
+		r.refused(id, false, []string{device}, dataset.ErrOffline, "one is a copy", device, other)
+		r.refused(uuid.Nil, false, []string{other}, dataset.ErrOffline, "one is a copy", device, other)
+		unplug()
+		p = r.open(id, false, device)
+		_, unplug = r.plug(copied)
+		again := r.open(id, false, device)
+		r.has(again, v)
+		unplug()
+		r.close(p)
+	})
+}
+
 // Whatever a crash leaves between the first step and the agent's record is made to the end
 // by the next try; a pool that somebody has used is not.
 func TestPoolIsMadeAfterACrash(t *testing.T) {
