@@ -1,7 +1,9 @@
 package zfs_test
 
 import (
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -18,8 +21,10 @@ const suiteDisk = 5 << 30
 
 func TestSuite(t *testing.T) {
 	backendtest.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
-		name, mnt := zpool(t, suiteDisk)
-		hurry(t, name)
+		if slices.Contains(slow(), path.Base(t.Name())) {
+			long.Only(t)
+		}
+		_, mnt := zpool(t, suiteDisk)
 		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
 	}, lacks()...)
 }

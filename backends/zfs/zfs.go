@@ -285,17 +285,17 @@ func (p *Pool) root(id uuid.UUID) string { return p.top() + "/" + id.String() }
 // measure looks how large the home is: statfs(2) tells what is free, and of what is used
 // only what no other filesystem of the zpool has.
 func (p *Pool) measure(ctx context.Context) error {
+	text, err := p.tool.value(ctx, "used,available", p.home.name)
+	if err != nil {
+		return err
+	}
 	var total int64
-	for _, property := range []string{"used", "available"} {
-		text, err := p.tool.value(ctx, property, p.home.name)
+	for n := range strings.Lines(text) {
+		bytes, err := bytesOf(strings.TrimSpace(n))
 		if err != nil {
-			return err
+			return fmt.Errorf("size of %s: %w", p.home.name, err)
 		}
-		n, err := bytesOf(text)
-		if err != nil {
-			return fmt.Errorf("%s of %s: %w", property, p.home.name, err)
-		}
-		total += int64(n)
+		total += int64(bytes)
 	}
 	p.total.Store(total)
 	return nil
