@@ -48,7 +48,6 @@ package backends
 import (
 	"context"
 	"io"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -261,38 +260,6 @@ type Partial struct {
 	Snapshot uuid.UUID
 	Base     uuid.UUID
 	Bytes    int64 // of its stream
-}
-
-// Resizer is a pool with datasets of an enforced size.
-type Resizer interface {
-	// Resize gives a dataset another size: larger, also while it is mounted
-	// (root is then the open directory of its mount, otherwise nil). Smaller is ErrUnsupported
-	// with the reason unless the capabilities have Shrink. Durable when it
-	// returns. Again with the same size: finishes what a crash cut short.
-	Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error
-	// Grow makes the mounted filesystem, whose root directory is open, as large as its
-	// dataset. Nothing to do is fine.
-	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
-}
-
-// Formatter is a pool that makes a filesystem of its own in each dataset.
-type Formatter interface {
-	// Filesystem is what a new dataset of a size gets whose profile names none.
-	Filesystem(size dataset.Size) string
-}
-
-// Trimmer is a pool that can tell the devices below it what of them is free, so that they know
-// it as free too.
-type Trimmer interface {
-	// Trim returns of how many bytes it told them; 0: it cannot be said. It may take minutes.
-	// errors.ErrUnsupported: the devices, or what is on them, know no such thing.
-	Trim(ctx context.Context) (dataset.Size, error)
-}
-
-// Razer is a pool that has more than lies at its path.
-type Razer interface {
-	// Raze removes what else there is, of a pool without datasets whose path goes next.
-	Raze(ctx context.Context) error
 }
 
 // Sender is a pool that writes a snapshot as a stream, whole or as what changed
