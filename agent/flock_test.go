@@ -162,6 +162,10 @@ func (f *flock) host(name, backend string) *host {
 	if backend == "loop" {
 		pool = filepath.Join(scratch.Mount(f.T, "xfs", 1<<30), "pool")
 	}
+	lease := 3 * time.Second // which each move of what is in use costs a test
+	if f.session > 0 {
+		lease = 8 * time.Second // longer than any promise
+	}
 	log := quiet(name)
 	h := &host{f: f, own: own, fuse: &fuse{left: -1}}
 	h.cfg = Config{
@@ -169,7 +173,7 @@ func (f *flock) host(name, backend string) *host {
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
 		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
-		Limits:   Limits{Lease: 8 * time.Second, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
+		Limits:   Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",
 		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
 	}

@@ -68,10 +68,13 @@ func TestPromises(t *testing.T) {
 	if holder, wait := f.b.keeper.Swear(now, session); holder != f.a.Node() || wait <= 0 {
 		t.Errorf("sworn off while it is promised: %v, %v", holder, wait)
 	}
-	await(t, func() bool { _, wait := f.b.keeper.Swear(now, session); return wait == 0 })
-	if got := f.a.asks(f.b, now); len(got.Refused) != 1 || !strings.Contains(got.Refused[0].Why, "epoch 2 is to be opened here") {
-		t.Errorf("a promise of what is sworn off: %+v", got)
-	}
+	await(t, func() bool { // more than once: its own rounds may take it back meanwhile, as below
+		if _, wait := f.b.keeper.Swear(now, session); wait > 0 {
+			return false
+		}
+		got := f.a.asks(f.b, now)
+		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is to be opened here")
+	})
 	f.b.unswear(t.Context()) // control knows of no promotion
 	if got := f.a.asks(f.b, now); len(got.Granted) != 1 {
 		t.Errorf("%+v", got)
