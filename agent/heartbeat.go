@@ -183,6 +183,8 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	}
 	if err != nil {
 		st.Problem = err.Error()
+	} else {
+		st.Problem = a.unkept(d)
 	}
 	return st
 }

@@ -85,16 +85,17 @@ func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error
 	}
 	itself := pool.Info().Freezes
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	back, err := a.raise(d, liftSnapshot)
+	until := a.Clock.Steady() + liftSnapshot - longStall // the freeze comes after it
+	up, err := a.raise(d, liftSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}
 	defer func() {
 		if err != nil || !freezing {
-			back()
+			up.back()
 		}
 	}()
-	written, err := a.writeOutSoon(path)
+	written, err := a.writeOutSoon(path, writeOutTime)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}
@@ -108,12 +109,13 @@ func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error
 		return none, nil
 	}
 	if d.Profile.QoS.Limited() {
-		if err := a.settled(d, path); err != nil {
+		if err := a.settled(d, path, until); err != nil {
 			return none, err
 		}
+		up.extend(liftUnmount)
 	}
 	if itself { // what is written until then is to be written at once
-		return func() error { back(); return nil }, nil
+		return func() error { up.back(); return nil }, nil
 	}
 	root, err := os.Open(path)
 	if err != nil {
@@ -124,7 +126,7 @@ func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error
 	}
 	steps.At("snapshot.frozen")
 	return func() error {
-		back() // before anybody writes again
+		up.back() // before anybody writes again
 		return errors.Join(fsctl.Thaw(root), root.Close())
 	}, nil
 }
@@ -133,9 +135,9 @@ func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error
 const writeOutTime = 15 * time.Second
 
 // writeOutSoon flushes the filesystem mounted on path, which a flush of another one
-// cannot hold up, and reports whether that ended in time. One that did not
+// cannot hold up, and reports whether that ended within so long. One that did not
 // goes on by itself.
-func (a *Agent) writeOutSoon(path string) (done bool, err error) {
+func (a *Agent) writeOutSoon(path string, within time.Duration) (done bool, err error) {
 	root, err := os.Open(path)
 	if err != nil {
 		return false, err
@@ -149,7 +151,7 @@ func (a *Agent) writeOutSoon(path string) (done bool, err error) {
 	select {
 	case err := <-ended:
 		return err == nil, err
-	case <-a.Clock.After(writeOutTime):
+	case <-a.Clock.After(within):
 		return false, nil
 	}
 }

@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/iolimit"
 )
 
@@ -17,6 +21,8 @@ func (a *Agent) checkLimits(r *report) {
 		r.add(levelInfo, "speed limits", "mount a control group hierarchy with the controller io (systemd does), or boot a kernel with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.why)
 	case l.hierarchy.Version == iolimit.V1:
 		r.add(levelOK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.hierarchy.Dir)
+	case l.lostNow() != "":
+		r.add(levelError, "speed limits", "", "v2: %s", l.lostNow())
 	case len(there) == 0:
 		r.add(levelInfo, "speed limits", "", "v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the first mount of a volume with qos hands it down", strings.Join(l.parents, ", "))
 	default:
@@ -25,10 +31,72 @@ func (a *Agent) checkLimits(r *report) {
 	for _, e := range l.all() {
 		a.checkLimited(r, e)
 	}
+	for id, err := range l.misses() {
+		d, _ := a.cache.either(id)
+		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says: %v; that is tried again each %s", err, mendEvery)
+	}
+	for _, rec := range l.leftovers() {
+		r.add(levelWarning, "device "+rec.Device.String(), "", "has the limit of a volume yet that is not there any more; to take that away is tried again each %s", mendEvery)
+	}
 }
 
-// above tells whether a group is one that rules are set on whoever is in it.
-func (l *limits) above(g string) bool { return slices.Contains(l.parents, g) }
+// lostNow says why no control group limits what is to be limited; empty: they do.
+func (l *limits) lostNow() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.of) == 0 {
+		return ""
+	}
+	return l.lost
+}
+
+func (l *limits) misses() map[uuid.UUID]error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.not)
+}
+
+// outside are the groups that a dataset is used in and that are, of version 2, below none of those
+// that rules are set on before a container starts. e.mu is held.
+func (l *limits) outside(e *limited) (groups []string) {
+	if l.hierarchy.Version != iolimit.V2 {
+		return nil
+	}
+	for _, g := range e.rec.Groups {
+		if !slices.ContainsFunc(l.parents, func(p string) bool { return iolimit.Below(g, p) }) && l.hierarchy.Has(g) {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+// unkept says which promise on the speed of a dataset is broken; empty: none.
+func (a *Agent) unkept(d dataset.Dataset) string {
+	if err := a.limits.missed(d.ID); err != nil {
+		return "its speed is not limited as its profile says: " + err.Error()
+	}
+	e := a.limits.get(d.ID)
+	if e == nil || !d.Profile.QoS.Strict {
+		return ""
+	}
+	if lost := a.limits.lostNow(); lost != "" {
+		return "its profile is strict about its speed: " + lost
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if out := a.limits.outside(e); len(out) > 0 {
+		return a.limits.strictly(out)
+	}
+	if groups, err := a.astray(e); err != nil || len(groups) > 0 {
+		return "its profile is strict about its speed, which is not limited in control group " + strings.Join(groups, ", ")
+	}
+	return ""
+}
+
+// strictly says why a limit that is strict does not hold.
+func (l *limits) strictly(outside []string) string {
+	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") + ", which is below none of " + strings.Join(l.parents, ", ") + ": it has a limit of its own there, from about a second after its start"
+}
 
 func (a *Agent) checkLimited(r *report, e *limited) {
 	d, _ := a.cache.either(e.id)
@@ -42,13 +110,15 @@ func (a *Agent) checkLimited(r *report, e *limited) {
 	if err != nil {
 		r.add(levelError, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
 	} else if len(groups) > 0 {
-		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says in the control groups %s; that is mended within %s", strings.Join(groups, ", "), mendEvery)
+		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says in the control groups %s; that is looked at each %s", strings.Join(groups, ", "), lookSeldom)
 	}
-	if l := a.limits; l.hierarchy.Version == iolimit.V2 {
-		for _, g := range e.rec.Groups {
-			if !l.above(g) {
-				r.add(levelWarning, "volume "+d.Volume, "name what is above it in cgroup_parents of drover.yaml", "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", g, strings.Join(l.parents, ", "))
-			}
-		}
+	const mend = "name what is above it in cgroup_parents of drover.yaml"
+	out := a.limits.outside(e)
+	switch {
+	case len(out) == 0:
+	case d.Profile.QoS.Strict:
+		r.add(levelError, "volume "+d.Volume, mend, "%s", a.limits.strictly(out))
+	default:
+		r.add(levelWarning, "volume "+d.Volume, mend, "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", strings.Join(out, ", "), strings.Join(a.limits.parents, ", "))
 	}
 }

@@ -2,13 +2,14 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"path/filepath"
+	"io/fs"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/iolimit"
@@ -17,8 +18,9 @@ import (
 
 const (
 	// lookOften is how soon a container that starts is found, and for how long after a
-	// mount one is expected; lookSeldom is later, and mendEvery is how often all is looked
-	// at anew, and rules that somebody has changed are set again.
+	// mount one is expected; lookSeldom is later, and how soon a rule is set again that
+	// somebody has changed. mendEvery is how often all processes are looked at anew, and
+	// what failed is tried again.
 	lookOften  = 500 * time.Millisecond
 	startsSoon = 30 * time.Second
 	lookSeldom = time.Second
@@ -28,8 +30,8 @@ const (
 // keepLimits has new containers held to the limits of the volumes that they use, and changes
 // limits with profiles, until the agent stops.
 func (a *Agent) keepLimits() {
-	var users mount.Users
-	mended := a.Clock.Steady()
+	k := keeper{Agent: a}
+	full := a.Clock.Steady()
 	for {
 		var next <-chan time.Time
 		if wait := a.limits.pause(a.Clock.Steady()); wait > 0 {
@@ -43,22 +45,18 @@ func (a *Agent) keepLimits() {
 			told = true
 		case <-next:
 		}
-		full := a.Clock.Steady()-mended >= mendEvery
-		if told || full {
+		now := a.Clock.Steady()
+		all := now-full >= mendEvery
+		if all {
+			full = now
+			a.clearLeft(a.ctx)
+		}
+		if told || all {
 			a.renewLimits()
 		}
 		a.endLifts()
-		if len(a.limits.all()) == 0 {
-			continue
-		}
-		if err := users.Look(full); err != nil {
-			a.Log.WithError(err).Warn("who uses volumes whose speed is limited was not found")
-			continue
-		}
-		a.holdUsers(a.ctx, &users)
-		if full {
-			mended = a.Clock.Steady()
-			a.mendLimits()
+		if len(a.limits.all()) > 0 {
+			k.look(now, all)
 		}
 	}
 }
@@ -68,8 +66,10 @@ func (l *limits) pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case len(l.of) == 0:
+	case len(l.of) == 0 && len(l.not)+len(l.left) == 0:
 		return 0
+	case len(l.of) == 0:
+		return mendEvery
 	case now-l.used < startsSoon:
 		return lookOften
 	}
@@ -103,11 +103,10 @@ func (a *Agent) endLifts() {
 	}
 }
 
-// renewLimits takes in what profiles say now, of what is mounted.
+// renewLimits takes in what profiles say now, of what is mounted, and tries again what failed.
 func (a *Agent) renewLimits() {
-	for _, e := range a.limits.all() {
-		d, known := a.cache.dataset(e.id)
-		if known && limitsOf(d.Profile.QoS) != e.now() {
+	for _, id := range a.limits.stale(a.cache.dataset) {
+		if d, known := a.cache.dataset(id); known {
 			a.relimit(d)
 		}
 	}
@@ -118,6 +117,18 @@ func (a *Agent) renewLimits() {
 	}
 }
 
+// stale returns what is limited as its profile does not say, or was not when it was tried.
+func (l *limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
+	for _, e := range l.all() {
+		if d, known := of(e.id); known && limitsOf(d.Profile.QoS) != e.now() && l.missed(e.id) == nil {
+			ids = append(ids, e.id)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.AppendSeq(ids, maps.Keys(l.not))
+}
+
 // now is what the groups are told.
 func (e *limited) now() iolimit.Limits {
 	e.mu.Lock()
@@ -125,9 +136,31 @@ func (e *limited) now() iolimit.Limits {
 	return e.rec.Limits
 }
 
-// relimit holds a dataset to what its profile says now, if it is mounted.
+func (e *limited) device() iolimit.Device {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.rec.Device
+}
+
+// miss notes why a dataset that is mounted is not limited as its profile says; nil: it is.
+func (l *limits) miss(id uuid.UUID, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.not, id); err != nil {
+		l.not[id] = err
+	}
+}
+
+func (l *limits) missed(id uuid.UUID) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.not[id]
+}
+
+// relimit holds a dataset to what its profile says now, if it is mounted. What fails is tried
+// again, and doctor says so meanwhile.
 func (a *Agent) relimit(d dataset.Dataset) {
-	a.jobs.start("limit/"+d.ID.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.startAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *job) error {
 		unlock, err := a.locks.lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
 			return err
@@ -135,38 +168,134 @@ func (a *Agent) relimit(d dataset.Dataset) {
 		defer unlock()
 		d, known := a.cache.dataset(d.ID)
 		if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil || !mounted || !known {
+			a.limits.miss(d.ID, err)
 			return err
 		}
-		if err := a.limit(ctx, d); err != nil {
+		err = a.limit(ctx, d)
+		was := a.limits.missed(d.ID)
+		a.limits.miss(d.ID, err)
+		a.changed(d.ID)
+		switch {
+		case err == nil:
+			a.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
+		case was == nil || was.Error() != err.Error():
 			a.log(d).WithError(err).Error("speed is not limited as the profile says")
-			return nil
+			a.limits.soon() // which has the keeper try again, where it would wait to be told
 		}
-		a.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
 		return nil
 	})
 }
 
-// holdUsers sets the rules on the groups of those who use what is limited, where that on the
-// groups above does not bind them.
-func (a *Agent) holdUsers(ctx context.Context, users *mount.Users) {
-	for _, e := range a.limits.all() {
-		e.mu.Lock()
-		rec := e.rec
-		e.mu.Unlock()
-		var found []string
-		for _, pid := range users.Of(int(rec.Device.Major), int(rec.Device.Minor), a.mountPath(e.id)) {
-			g, ok := a.limits.hierarchy.GroupOf(pid)
-			if ok && !slices.Contains(found, g) && !a.limits.binds(rec.Groups, g) {
-				found = append(found, g)
-			}
-		}
-		if len(found) == 0 {
-			continue
-		}
-		if err := a.addGroups(ctx, e, rec.Device, found); err != nil {
-			a.Log.WithError(err).WithField("dataset", e.id).Error("speed of a container is not limited")
+// keeper sees to it that control groups hold what they are to.
+type keeper struct {
+	*Agent
+	users mount.Users
+	rules map[string]map[iolimit.Device]iolimit.Limits // of groups, in this look; nil: one cannot be limited
+}
+
+// look finds who uses what is limited, and sets what is missing.
+func (k *keeper) look(now time.Duration, all bool) {
+	if err := k.users.Look(now, all); err != nil {
+		k.Log.WithError(err).Warn("who uses volumes whose speed is limited was not found")
+		return
+	}
+	base, err := k.limits.base()
+	if k.limits.lose(err) {
+		k.Log.WithError(err).Error("speed of volumes is not limited")
+	}
+	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
+	for _, e := range k.limits.all() {
+		if err := k.hold(k.ctx, e, base); err != nil {
+			k.Log.WithError(err).WithField("dataset", e.id).Error("speed is not limited")
 		}
 	}
+}
+
+// lose notes why no group can be limited, and reports whether that is new.
+func (l *limits) lose(err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.lost
+	if l.lost = ""; err != nil {
+		l.lost = err.Error()
+	}
+	return l.lost != "" && l.lost != was
+}
+
+// hold has all groups hold a limit that are to: those above containers, also where their
+// controller was taken back meanwhile, and those of containers that these do not bind.
+func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
+	if k.isFencing(e.id) {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.over || e.lift != 0 || e.rec.Boot == "" {
+		return nil
+	}
+	bind := union(base, k.held(e.rec.Groups))
+	groups := bind
+	for _, pid := range k.users.Of(int(e.rec.Device.Major), int(e.rec.Device.Minor), k.mountPath(e.id)) {
+		if g, ok := k.limits.hierarchy.GroupOf(pid); ok && !k.limits.binds(bind, g) {
+			groups = union(groups, []string{g})
+		}
+	}
+	var astray []string
+	for _, g := range groups {
+		rules, err := k.told(g)
+		if err != nil {
+			return err
+		}
+		if rules != nil && rules[e.rec.Device] != e.rec.Limits {
+			astray = append(astray, g)
+		}
+	}
+	known := !slices.ContainsFunc(groups, func(g string) bool { return !slices.Contains(e.rec.Groups, g) })
+	if len(astray) == 0 && known {
+		return nil
+	}
+	d, _ := k.cache.either(e.id)
+	if known {
+		k.log(d).WithField("groups", astray).Warn("its speed was not limited in control groups: somebody has changed that, or made them anew: it is again")
+		return k.limits.set(e.rec, astray)
+	}
+	defer k.changed(e.id)
+	rec := e.rec
+	rec.Groups = groups
+	return k.rule(ctx, e, rec)
+}
+
+// held returns those of groups that can be limited.
+func (k *keeper) held(groups []string) []string {
+	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool {
+		rules, err := k.told(g)
+		return err == nil && rules == nil
+	})
+}
+
+// told returns the rules of a group, read once a look.
+func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
+	rules, is := k.rules[g]
+	if is {
+		return rules, nil
+	}
+	rules, err := k.limits.hierarchy.Rules(g)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return nil, err
+	}
+	k.rules[g] = rules
+	return rules, nil
+}
+
+// isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
+// the limit, which is set again once it is thawed.
+func (a *Agent) isFencing(id uuid.UUID) bool {
+	d, known := a.cache.dataset(id)
+	if !known || !bounded(d) {
+		return false
+	}
+	_, armed := a.bounds.armedAt(id)
+	return armed && a.until(d) <= a.Clock.Steady()
 }
 
 // binds tells whether rules on groups bind those in another.
@@ -176,121 +305,20 @@ func (l *limits) binds(groups []string, g string) bool {
 	}) || l.hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-func (a *Agent) addGroups(ctx context.Context, e *limited, dev iolimit.Device, found []string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.over || e.rec.Device != dev {
-		return nil
-	}
-	rec := e.rec
-	rec.Groups = union(slices.DeleteFunc(slices.Clone(rec.Groups), func(g string) bool { return !a.limits.hierarchy.Has(g) }), found)
-	return a.rule(ctx, e, rec)
-}
-
-// mendLimits sets the rules again that are not as they were set.
-func (a *Agent) mendLimits() {
-	for _, e := range a.limits.all() {
-		e.mu.Lock()
-		changed, err := a.astray(e)
-		if len(changed) > 0 && err == nil {
-			err = a.limits.set(e.rec)
-		}
-		e.mu.Unlock()
-		d, _ := a.cache.either(e.id)
-		switch {
-		case err != nil:
-			a.log(d).WithError(err).Error("speed is not limited")
-		case len(changed) > 0:
-			a.log(d).WithField("groups", changed).Warn("somebody has changed how its speed is limited: set again")
-		}
-	}
-}
-
 // astray returns the groups that do not hold what they were told. e.mu is held.
 func (a *Agent) astray(e *limited) (groups []string, err error) {
 	if e.over || e.lift != 0 {
 		return nil, nil
 	}
 	for _, g := range e.rec.Groups {
-		if !a.limits.hierarchy.Has(g) {
-			continue
-		}
-		has, err := a.limits.hierarchy.Get(g, e.rec.Device)
-		if err != nil {
+		rules, err := a.limits.hierarchy.Rules(g)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && !a.limits.hierarchy.Exists(g): // nobody is in it
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
-		}
-		if has != e.rec.Limits {
+		case rules[e.rec.Device] != e.rec.Limits:
 			groups = append(groups, g)
 		}
 	}
 	return groups, nil
-}
-
-// loadLimits takes in what was set before this start. What was set for a device that is
-// another's now, or nobody's, is taken away: who got its number would inherit that. What is
-// mounted still holds its limits from here on, also where a crash had left them lifted.
-func (a *Agent) loadLimits(ctx context.Context) error {
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	forget := map[string]any{}
-	var kept []*limited
-	err = a.state.each(ctx, "limits/", func(rest string, v []byte) error {
-		e := &limited{}
-		var err error
-		if e.id, err = uuid.Parse(rest); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(v, &e.rec); err != nil {
-			return err
-		}
-		m := table.At(a.mountPath(e.id))
-		if e.rec.Boot == a.boot && m != nil && e.rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
-			kept = append(kept, e)
-			return nil
-		}
-		if e.rec.Boot == a.boot && a.limits.why == nil {
-			errs = append(errs, a.limits.disinherit(e.rec))
-		}
-		forget["limits/"+rest] = nil
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(forget) > 0 {
-		errs = append(errs, a.state.put(ctx, forget))
-	}
-	for _, e := range kept {
-		e.rec.Lifted = time.Time{}
-		a.limits.of[e.id] = e
-		if a.limits.why == nil {
-			errs = append(errs, a.rule(ctx, e, e.rec))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		a.Log.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
-	}
-	for _, m := range table.Under(a.mountRoot()) {
-		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if d, known := a.cache.dataset(id); err == nil && known && d.Profile.QoS.Limited() {
-			a.relimit(d)
-		}
-	}
-	return nil
-}
-
-// disinherit takes away what is still as a record says that it was set.
-func (l *limits) disinherit(rec limitRecord) error {
-	var errs []error
-	for _, g := range rec.Groups {
-		has, err := l.hierarchy.Get(g, rec.Device)
-		if err == nil && has == rec.Limits {
-			err = l.hierarchy.Clear(g, rec.Device)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -15,42 +13,68 @@ import (
 const (
 	// liftSnapshot and liftUnmount bound for how long a limit is lifted for a flush of this
 	// agent's own: with it a freeze, or an unmount, would take as long as what is dirty takes
-	// at that speed, with all writers held up.
+	// at that speed, with all writers held up. A snapshot has flushed by the end of the first or
+	// is refused; while its filesystem is frozen nobody writes, and it is lifted for the second.
 	liftSnapshot = writeOutTime + 5*time.Second
 	liftUnmount  = time.Minute
 )
 
+// lifting is a limit that is lifted. The zero value is none.
+type lifting struct {
+	a *Agent
+	e *limited
+	d dataset.Dataset
+}
+
 // raise lifts the limits of a dataset for a flush of this agent's own, for so long at most,
-// and puts that on record before. The dataset's lock is held. back sets them again, and is
-// to be called, unless unlimited is.
-func (a *Agent) raise(d dataset.Dataset, bound time.Duration) (back func(), err error) {
+// and puts that on record before. The dataset's lock is held. What it returns is to go back,
+// unless endLimit is called.
+func (a *Agent) raise(d dataset.Dataset, bound time.Duration) (up lifting, err error) {
 	e := a.limits.get(d.ID)
 	if e == nil {
-		return func() {}, nil
+		return up, nil
 	}
 	ctx := context.WithoutCancel(a.ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.over {
-		return func() {}, nil
+		return up, nil
 	}
 	rec := e.rec
 	rec.Lifted = a.Clock.Now()
 	if err := a.state.put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
-		return func() {}, err
+		return up, err
 	}
 	e.rec, e.lift = rec, a.Clock.Steady()+bound
 	steps.At("limit.lifted")
 	if err := a.limits.clear(rec); err != nil {
 		e.lift = 0
-		return func() {}, errors.Join(err, a.limits.set(rec))
+		return up, errors.Join(err, a.limits.set(rec, rec.Groups))
 	}
 	a.log(d).Debug("limit of its speed is lifted for a flush")
-	return func() {
-		if err := a.lower(ctx, e, true); err != nil {
-			a.log(d).WithError(err).Error("speed is not limited again")
-		}
-	}, nil
+	return lifting{a, e, d}, nil
+}
+
+// back sets the limits again.
+func (up lifting) back() {
+	if up.e == nil {
+		return
+	}
+	if err := up.a.lower(context.WithoutCancel(up.a.ctx), up.e, true); err != nil {
+		up.a.log(up.d).WithError(err).Error("speed is not limited again")
+	}
+}
+
+// extend has them lifted for so long from now, if they still are.
+func (up lifting) extend(bound time.Duration) {
+	if up.e == nil {
+		return
+	}
+	up.e.mu.Lock()
+	defer up.e.mu.Unlock()
+	if up.e.lift != 0 {
+		up.e.lift = up.a.Clock.Steady() + bound
+	}
 }
 
 const (
@@ -61,16 +85,21 @@ const (
 	flushes    = 5
 )
 
-// settled flushes a filesystem that is mounted on path until that is soon done: a limit that
-// is lifted lets its writers make more dirty than the disk takes.
-func (a *Agent) settled(d dataset.Dataset, path string) error {
+// settled flushes a filesystem that is mounted on path until that is soon done, at that moment at
+// the latest: a limit that is lifted until then lets its writers make more dirty than the disk
+// takes.
+func (a *Agent) settled(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
 	for range flushes {
 		began := a.Clock.Steady()
-		if _, err := a.writeOutSoon(path); err != nil {
+		if began+shortStall > until {
+			break
+		}
+		done, err := a.writeOutSoon(path, until-began)
+		if err != nil {
 			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
 		}
-		if took = a.Clock.Steady() - began; took <= shortStall {
+		if took = a.Clock.Steady() - began; done && took <= shortStall {
 			return nil
 		}
 	}
@@ -85,22 +114,11 @@ func (a *Agent) lower(ctx context.Context, e *limited, now bool) error {
 	if e.over || e.lift == 0 || !now && a.Clock.Steady() < e.lift {
 		return nil
 	}
-	e.lift = 0
-	if err := a.limits.set(e.rec); err != nil { // before anything that can fail, or take its time
+	e.lift = 0                                                // and should this fail, the keeper sees to it
+	if err := a.limits.set(e.rec, e.rec.Groups); err != nil { // before anything that can fail, or take its time
 		return err
 	}
 	rec := e.rec
 	rec.Lifted = time.Time{}
 	return a.rule(ctx, e, rec)
-}
-
-// unlimited forgets the limits of a dataset that is mounted no more.
-func (a *Agent) unlimited(id uuid.UUID) {
-	e := a.limits.get(id)
-	if e == nil {
-		return
-	}
-	if err := a.unlimit(context.WithoutCancel(a.ctx), e); err != nil {
-		a.Log.WithError(err).WithField("dataset", id).Error("limits of its speed were left over")
-	}
 }

@@ -27,7 +27,8 @@ type Cgroups struct {
 
 // limits is how fast the volumes that are mounted may be. A rule holds for a control group
 // and a device number, and stays when both the volume and its device are gone: so what is
-// set is on disk before (limits/<dataset>), and goes before the device does.
+// set is on disk before (limits/<dataset>), and goes before the device does. What cannot be
+// taken away then is on disk as well (left/<device>), until it was.
 type limits struct {
 	hierarchy iolimit.Hierarchy
 	why       error    // there is none
@@ -36,6 +37,9 @@ type limits struct {
 	wake chan struct{}
 	mu   sync.Mutex
 	of   map[uuid.UUID]*limited
+	not  map[uuid.UUID]error // why what is mounted is not limited as its profile says; tried again
+	left map[iolimit.Device]limitRecord
+	lost string        // why base fails; empty: it does not
 	used time.Duration // when a volume was mounted last for someone, by the steady clock
 }
 
@@ -53,8 +57,10 @@ type limitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
 	Limits iolimit.Limits `json:"limits"`
-	Groups []string       `json:"groups"`
-	Lifted time.Time      `json:"lifted,omitzero"` // since when they are told nothing, for a flush of this agent's own
+	// Before is what groups may have been told before, and hold still.
+	Before []iolimit.Limits `json:"before,omitempty"`
+	Groups []string         `json:"groups"`
+	Lifted time.Time        `json:"lifted,omitzero"` // since when they are told nothing, for a flush of this agent's own
 }
 
 func limitsOf(q dataset.QoS) iolimit.Limits {
@@ -63,7 +69,8 @@ func limitsOf(q dataset.QoS) iolimit.Limits {
 
 // newLimits finds what this host can hold volumes to.
 func newLimits(cfg Cgroups) *limits {
-	l := &limits{hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1), of: map[uuid.UUID]*limited{}}
+	l := &limits{hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
+		of: map[uuid.UUID]*limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]limitRecord{}}
 	if l.hierarchy.Dir == "" {
 		table, err := mount.Table()
 		if err == nil {
@@ -170,23 +177,31 @@ func (a *Agent) limit(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
+	if e != nil && e.device() != dev { // it was unmounted by somebody else
+		if err := a.unlimited(ctx, e); err != nil {
+			a.log(d).WithError(err).Error("limits of its speed were left over")
+		}
+		e = nil
+	}
 	if e == nil {
 		e = &limited{id: d.ID}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.rec.Device == dev {
-		groups = union(groups, e.rec.Groups)
-	}
-	rec := limitRecord{Boot: a.boot, Device: dev, Limits: limitsOf(d.Profile.QoS), Groups: groups, Lifted: e.rec.Lifted}
+	a.limits.put(e) // before anything is told: what is told in part is taken away as well
+	rec := e.rec
+	rec.Boot, rec.Device, rec.Limits, rec.Groups = a.boot, dev, limitsOf(d.Profile.QoS), union(groups, rec.Groups)
 	if err := a.rule(ctx, e, rec); err != nil {
 		return err
 	}
-	a.limits.mu.Lock()
-	a.limits.of[d.ID] = e
-	a.limits.mu.Unlock()
 	a.limits.soon()
 	return nil
+}
+
+func (l *limits) put(e *limited) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.of[e.id] = e
 }
 
 // heldV1 is what version 1 can do.
@@ -195,6 +210,9 @@ const heldV1 = "v1: per container, from about a second after its start"
 // rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
 // is held.
 func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
+	if was := e.rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
+		rec.Before = append(slices.Clip(rec.Before), was)
+	}
 	if err := a.state.put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return err
 	}
@@ -202,13 +220,17 @@ func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
 	if e.lift != 0 {
 		return nil
 	}
-	return a.limits.set(rec)
+	err := a.limits.set(rec, rec.Groups)
+	if err == nil {
+		e.rec.Before = nil
+	}
+	return err
 }
 
-// set has each group of a record hold it. One that is gone holds nothing.
-func (l *limits) set(rec limitRecord) error {
+// set has groups hold what a record says. One that is gone holds nothing.
+func (l *limits) set(rec limitRecord, groups []string) error {
 	var errs []error
-	for _, g := range rec.Groups {
+	for _, g := range groups {
 		if err := l.hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -225,23 +247,17 @@ func (l *limits) clear(rec limitRecord) error {
 	return errors.Join(errs...)
 }
 
-// unlimit takes the limits of a dataset away for good.
+// unlimit takes the limits of a dataset away that is mounted.
 func (a *Agent) unlimit(ctx context.Context, e *limited) error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.over {
-		return nil
-	}
 	if e.lift == 0 {
 		if err := a.limits.clear(e.rec); err != nil {
+			e.mu.Unlock()
 			return err
 		}
 	}
-	e.over = true
-	a.limits.mu.Lock()
-	delete(a.limits.of, e.id)
-	a.limits.mu.Unlock()
-	return a.state.put(ctx, map[string]any{"limits/" + e.id.String(): nil})
+	e.mu.Unlock()
+	return a.unlimited(ctx, e)
 }
 
 // union returns the elements of both, in order, each once.

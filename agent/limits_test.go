@@ -1,14 +1,20 @@
 package agent
 
 import (
+	"bufio"
+	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -17,6 +23,63 @@ import (
 )
 
 var slowly = iolimit.Limits{WriteBPS: 5 << 20}
+
+// limitFlock is a flock whose first host limits speed in a control group of the test's own,
+// which nobody else on this machine sees.
+func limitFlock(t *testing.T) *flock {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := iolimit.Detect(table)
+	if err != nil || h.Version != iolimit.V1 {
+		t.Fatal(h, err)
+	}
+	h.Dir = filepath.Join(h.Dir, "drover-test-"+uuid.NewString())
+	if err := os.Mkdir(h.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(h.Dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return limitedBy(t, h)
+}
+
+// limitedBy is a flock whose first host limits speed in that hierarchy.
+func limitedBy(t *testing.T, h iolimit.Hierarchy) *flock {
+	t.Helper()
+	f := newFlock(t, "loop", "dir")
+	f.a.cfg.Cgroups.Hierarchy = h
+	f.a.again()
+	return f
+}
+
+// files is a hierarchy of plain files that hold what was written last: nothing.
+func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hierarchy {
+	t.Helper()
+	h := iolimit.Hierarchy{Version: version, Dir: t.TempDir()}
+	for _, g := range groups {
+		names := []string{"io.max", "cgroup.subtree_control"}
+		if version == iolimit.V1 {
+			names = nil
+			for _, what := range []string{"write_bps", "read_bps", "write_iops", "read_iops"} {
+				names = append(names, "blkio.throttle."+what+"_device")
+			}
+		}
+		for _, n := range names {
+			if err := os.MkdirAll(filepath.Join(h.Dir, g), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(h.Dir, g, n), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return h
+}
 
 // device is what a mounted dataset lies on.
 func (h *host) device(d dataset.Dataset) iolimit.Device {
@@ -47,7 +110,7 @@ func (h *host) wantTold(dev iolimit.Device, want iolimit.Limits, when string) {
 
 // A mount is limited before anybody is told of it, and its device is free of that when it goes.
 func TestLimitLastsAsLongAsTheMount(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -69,7 +132,7 @@ func TestLimitLastsAsLongAsTheMount(t *testing.T) {
 // An agent that dies with a mount leaves its limit; one that is lifted, or that somebody has
 // changed meanwhile, is back with the next agent.
 func TestLimitIsBackAfterAStart(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -89,14 +152,18 @@ func TestLimitIsBackAfterAStart(t *testing.T) {
 // What a crash has left on a device number is taken away by the next start, if it is still
 // as it was set: what somebody else has set for whoever has that number now stays.
 func TestLimitOfADeviceThatIsGone(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev, h := f.a.device(d), f.a.limits.hierarchy
 	f.a.unmounts("db", "one")
 	theirs := iolimit.Limits{WriteBPS: 7 << 20}
-	for _, c := range []struct{ is, want iolimit.Limits }{{slowly, iolimit.Limits{}}, {theirs, theirs}} {
-		rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Groups: []string{iolimit.Root, "/gone"}}
+	before := iolimit.Limits{WriteBPS: 3 << 20, WriteIOPS: 30}
+	for _, c := range []struct{ is, want iolimit.Limits }{
+		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
+		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
+	} {
+		rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
 		if err := f.a.state.put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
 			t.Fatal(err)
 		}
@@ -116,37 +183,50 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 
 // A limit that is lifted for longer than it may be is set again, whatever the flush does.
 func TestLiftIsBounded(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	back, err := f.a.raise(d, time.Nanosecond)
+	up, err := f.a.raise(d, time.Nanosecond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.a.endLifts()
 	f.a.wantTold(dev, slowly, "lifted for too long")
-	back()
+	up.back()
 	f.a.wantTold(dev, slowly, "after that")
 	f.a.unmounts("db", "one")
 }
 
 // What somebody else does to a rule is undone.
 func TestLimitIsMended(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
 	if err := f.a.limits.hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
 		t.Fatal(err)
 	}
-	if !f.a.says("not limited as its profile says") {
-		t.Error("doctor does not say so")
+	f.soon("mended", func() bool { return f.a.told(dev) == slowly })
+
+	// A container that is started anew has the group of before, without a rule.
+	e := f.a.limits.get(d.ID)
+	e.mu.Lock()
+	rec := e.rec
+	rec.Groups = union(rec.Groups, []string{"/again"})
+	err := f.a.rule(t.Context(), e, rec)
+	e.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.a.mendLimits()
-	f.a.wantTold(dev, slowly, "mended")
-	if f.a.says("not limited as its profile says") {
-		t.Error("doctor says so still")
+	again := filepath.Join(f.a.limits.hierarchy.Dir, "again")
+	if err := os.Mkdir(again, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
+	(&keeper{Agent: f.a.Agent}).look(f.a.Clock.Steady(), false)
+	if got, err := f.a.limits.hierarchy.Get("/again", dev); err != nil || got != slowly {
+		t.Errorf("its group, made anew: %+v, %v", got, err)
 	}
 	f.a.unmounts("db", "one")
 }
@@ -163,7 +243,7 @@ func (h *host) says(text string) bool {
 
 // A profile that is set changes the limit of what is mounted, to none too.
 func TestLimitFollowsTheProfile(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -193,18 +273,8 @@ func (f *flock) soon(what string, is func() bool) {
 // On version 2 the groups below which engines put containers get one rule, those of a
 // profile that is strict too, and the root group none.
 func TestLimitV2(t *testing.T) {
-	dir := t.TempDir()
-	for _, g := range []string{"system.slice", "docker"} {
-		if err := os.MkdirAll(filepath.Join(dir, g), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, g, "io.max"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f := newFlock(t, "loop", "dir")
-	f.a.cfg.Cgroups.Hierarchy = iolimit.Hierarchy{Version: iolimit.V2, Dir: dir}
-	f.a.again()
+	h := files(t, iolimit.V2, "system.slice", "docker")
+	f, dir := limitedBy(t, h), h.Dir
 	d := f.a.volume("db@strict", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -237,15 +307,38 @@ func TestUsersAreFound(t *testing.T) {
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
 	var users mount.Users
+	var now time.Duration
 	of := func() int {
-		if err := users.Look(false); err != nil {
+		if err := users.Look(now, false); err != nil {
 			t.Fatal(err)
 		}
 		return len(users.Of(int(dev.Major), int(dev.Minor), path))
 	}
-	if n := of(); n != 0 {
-		t.Errorf("%d before there is one", n)
+	late := exec.Command("sh", "-c", `read x; exec unshare --mount sh -c 'mount --bind "$0" "$1" && echo ready && exec sleep infinity' "$0" "$1"`, path, t.TempDir())
+	late.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	in, err1 := late.StdinPipe()
+	out, err2 := late.StdoutPipe()
+	if err := errors.Join(err1, err2, late.Start()); err != nil {
+		t.Fatal(err)
 	}
+	for range 50 { // looks in no time, as when much is told
+		if n := of(); n != 0 {
+			t.Errorf("%d before there is one", n)
+		}
+	}
+	now = time.Second
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if n := of(); n == 0 {
+		t.Error("what was there for a second was not found when it became a container")
+	}
+	_ = late.Process.Kill()
+	_ = late.Wait()
+	f.soon("it is gone", func() bool { return of() == 0 })
 	end := container(t, path)
 	if n := of(); n == 0 {
 		t.Error("the container was not found")

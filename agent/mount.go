@@ -147,6 +147,9 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		a.release(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
+	if pool.Info().Capabilities.OwnDevice {
+		a.disinherit(ctx, d)
+	}
 	if err := a.limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLocked(d))
 	}
@@ -340,14 +343,14 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.idle(d.ID)
 		return err
 	}
-	back, err := a.raise(d, liftUnmount)
+	up, err := a.raise(d, liftUnmount)
 	if err != nil {
 		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
 	if err = mount.Unmount(path); err == nil || errors.Is(err, mount.ErrNotMounted) {
-		a.unlimited(d.ID)
+		a.endLimit(d)
 	} else {
-		back()
+		up.back()
 	}
 	switch {
 	case errors.Is(err, mount.ErrBusy):

@@ -33,6 +33,7 @@ import (
 //	pools/<name>           poolRecord
 //	making/<name>          poolRecord of a pool that is being made, as asked: see intend
 //	limits/<dataset>       limitRecord
+//	left/<device>          limitRecord, of what could not be taken away
 type state struct{ store store.Store }
 
 type nodeIdentity struct {

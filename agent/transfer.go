@@ -136,11 +136,11 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	back, err := a.raise(d, liftSnapshot)
+	up, err := a.raise(d, liftSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}
-	defer back()
+	defer up.back()
 	return errors.Join(fsctl.Sync(root), root.Close())
 }
 

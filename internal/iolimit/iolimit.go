@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,14 @@ type Device struct {
 
 func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
 
+// parseDevice reads what String says.
+func parseDevice(s string) (d Device, ok bool) {
+	major, minor, ok := strings.Cut(s, ":")
+	a, err1 := strconv.ParseUint(major, 10, 32)
+	b, err2 := strconv.ParseUint(minor, 10, 32)
+	return Device{uint32(a), uint32(b)}, ok && err1 == nil && err2 == nil
+}
+
 // DeviceOf returns the device that the filesystem at path lies on; false for one without a
 // block device of its own.
 func DeviceOf(path string) (Device, bool, error) {
@@ -74,19 +83,43 @@ type Limits struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"`
 }
 
-// Get returns the limits of a group on a device. A group that is gone has none.
-func (h Hierarchy) Get(group string, d Device) (Limits, error) {
-	var l Limits
+// Without returns what is left of limits where each that is one of others' is none.
+func (l Limits) Without(others ...Limits) Limits {
+	for _, o := range others {
+		for _, v := range []struct{ has, other *int64 }{
+			{&l.ReadBPS, &o.ReadBPS}, {&l.WriteBPS, &o.WriteBPS}, {&l.ReadIOPS, &o.ReadIOPS}, {&l.WriteIOPS, &o.WriteIOPS},
+		} {
+			if *v.has == *v.other {
+				*v.has = 0
+			}
+		}
+	}
+	return l
+}
+
+// Rules returns the limits of a group, by device. A group that is gone, or that the controller
+// is not handed down to, is fs.ErrNotExist.
+func (h Hierarchy) Rules(group string) (map[Device]Limits, error) {
+	rules := map[Device]Limits{}
 	var err error
 	if h.Version == V1 {
-		l, err = getV1(h.path(group), d)
+		err = readV1(h.path(group), rules)
 	} else {
-		l, err = getV2(h.path(group), d)
+		err = readV2(h.path(group), rules)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("limits of group %s: %w", group, err)
+	}
+	return rules, nil
+}
+
+// Get returns the limits of a group on a device. A group that is gone has none.
+func (h Hierarchy) Get(group string, d Device) (Limits, error) {
+	rules, err := h.Rules(group)
 	if err != nil && !gone(err) {
-		return l, fmt.Errorf("limits of group %s on device %s: %w", group, d, err)
+		return Limits{}, err
 	}
-	return l, nil
+	return rules[d], nil
 }
 
 // Set makes the limits of a group on a device these; nothing else of the group changes. What
@@ -113,9 +146,38 @@ func (h Hierarchy) Clear(group string, d Device) error {
 	return nil
 }
 
+// Lift takes the limits on a device away from every group there is.
+func (h Hierarchy) Lift(d Device) error {
+	var errs []error
+	err := filepath.WalkDir(h.Dir, func(path string, e fs.DirEntry, err error) error {
+		if gone(err) { // meanwhile
+			return nil
+		}
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		group := Root + strings.TrimPrefix(strings.TrimPrefix(path, h.Dir), "/")
+		rules, err := h.Rules(group)
+		if err == nil && rules[d] != (Limits{}) {
+			err = h.Clear(group, d)
+		}
+		if err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
 // gone tells the errors of a group or a device that is not there any more.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
+}
+
+// Exists tells whether a group is there.
+func (h Hierarchy) Exists(group string) bool {
+	_, err := os.Stat(h.path(group))
+	return err == nil
 }
 
 // Has tells whether a group is there and can be limited.
@@ -167,9 +229,9 @@ func Below(group, other string) bool {
 	return group == other || other == Root || strings.HasPrefix(group, other+"/")
 }
 
-// write writes one rule; the kernel takes one at a time.
+// write writes one rule, as a shell does; the kernel takes one at a time.
 func write(file, rule string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return err
 	}

@@ -270,3 +270,35 @@ func TestDeviceOf(t *testing.T) {
 		t.Errorf("of nothing: %v", err)
 	}
 }
+
+// All groups that limit a device do so no more, and others as before.
+func TestLift(t *testing.T) {
+	h := Hierarchy{V2, t.TempDir()}
+	const other = "8:0 rbps=1 wbps=1 riops=1 wiops=1\n"
+	put(t, "cpu", h.Dir, "cgroup.subtree_control")
+	put(t, "7:5 rbps=max wbps=5 riops=max wiops=max\n", h.Dir, "docker/abc/io.max")
+	put(t, other, h.Dir, "system.slice/io.max")
+	put(t, "", h.Dir, "user.slice/cgroup.procs")
+	if err := h.Lift(dev); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, h.Dir, "docker/abc/io.max"); got != "7:5 rbps=max wbps=max riops=max wiops=max" {
+		t.Errorf("its group: %q", got)
+	}
+	if got := text(t, h.Dir, "system.slice/io.max"); got != other {
+		t.Errorf("another's: %q", got)
+	}
+	if h.Exists("/absent") || !h.Exists("/user.slice") {
+		t.Error("which groups there are")
+	}
+}
+
+func TestWithout(t *testing.T) {
+	all := Limits{1, 2, 3, 4}
+	if got, want := all.Without(Limits{ReadBPS: 1, WriteBPS: 9}, Limits{WriteIOPS: 4}), (Limits{WriteBPS: 2, ReadIOPS: 3}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := all.Without(Limits{}); got != all {
+		t.Errorf("%+v without none", got)
+	}
+}

@@ -34,21 +34,27 @@ func setV1(dir string, d Device, l Limits) error {
 	return nil
 }
 
-func getV1(dir string, d Device) (l Limits, err error) {
+func readV1(dir string, rules map[Device]Limits) error {
 	for _, f := range v1Files() {
 		b, err := os.ReadFile(filepath.Join(dir, f.name))
 		if err != nil {
-			return l, err
+			return err
 		}
 		for line := range strings.Lines(string(b)) {
 			w := strings.Fields(line)
-			if len(w) != 2 || w[0] != d.String() {
+			if len(w) != 2 {
 				continue
 			}
-			if *f.of(&l), err = strconv.ParseInt(w[1], 10, 64); err != nil {
-				return l, fmt.Errorf("%s: %w", f.name, err)
+			d, ok := parseDevice(w[0])
+			if !ok {
+				continue
 			}
+			l := rules[d]
+			if *f.of(&l), err = strconv.ParseInt(w[1], 10, 64); err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			rules[d] = l
 		}
 	}
-	return l, nil
+	return nil
 }

@@ -34,17 +34,22 @@ func setV2(dir string, d Device, l Limits) error {
 	return write(filepath.Join(dir, maxFile), rule)
 }
 
-func getV2(dir string, d Device) (l Limits, err error) {
+func readV2(dir string, rules map[Device]Limits) error {
 	b, err := os.ReadFile(filepath.Join(dir, maxFile))
 	if err != nil {
-		return l, err
+		return err
 	}
-	keys := v2Keys(&l)
 	for line := range strings.Lines(string(b)) {
 		w := strings.Fields(line)
-		if len(w) < 2 || w[0] != d.String() {
+		if len(w) < 2 {
 			continue
 		}
+		d, ok := parseDevice(w[0])
+		if !ok {
+			continue
+		}
+		var l Limits
+		keys := v2Keys(&l)
 		for _, pair := range w[1:] {
 			key, value, _ := strings.Cut(pair, "=")
 			into := keys[key]
@@ -52,11 +57,12 @@ func getV2(dir string, d Device) (l Limits, err error) {
 				continue
 			}
 			if *into, err = strconv.ParseInt(value, 10, 64); err != nil {
-				return l, fmt.Errorf("%s: %w", maxFile, err)
+				return fmt.Errorf("%s: %w", maxFile, err)
 			}
 		}
+		rules[d] = l
 	}
-	return l, nil
+	return nil
 }
 
 // Enable has a group of version 2 be there with the controller handed down to it, as it has

@@ -6,11 +6,12 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// youngLooks is how many looks a process stays young: a runtime mounts what a container
+// young is for how long a process may yet become a container's: a runtime mounts what that
 // gets, and moves to its control group, after it has begun.
-const youngLooks = 10
+const young = 10 * time.Second
 
 // Users follows who has filesystems of block devices mounted in other mount namespaces, at
 // little cost: a look reads the list of processes, and of what they see only that of those
@@ -23,12 +24,13 @@ type Users struct {
 
 type userProcess struct {
 	ns    uint64
-	looks int // that it is young for
+	since time.Duration // when it was seen first
+	old   bool          // it was looked at when it was young no more
 }
 
-// Look takes in what changed; with full set it looks at all there is anew, as at what
-// processes do that are not new: they can mount, and enter other namespaces.
-func (u *Users) Look(full bool) error {
+// Look takes in what changed until now, by a steady clock; with full set it looks at all there
+// is anew, as at what processes do that are not new: they can mount, and enter other namespaces.
+func (u *Users) Look(now time.Duration, full bool) error {
 	if u.procs == nil {
 		own, err := namespaceOf("/proc/thread-self")
 		if err != nil {
@@ -57,9 +59,10 @@ func (u *Users) Look(full bool) error {
 		}
 		p := before[pid]
 		if p == nil {
-			p = &userProcess{looks: youngLooks}
+			p = &userProcess{since: now}
 		}
-		if p.looks > 0 || full {
+		if !p.old || full {
+			p.old = now-p.since >= young
 			u.look(pid, p, views)
 		}
 		u.procs[pid] = p
@@ -70,7 +73,6 @@ func (u *Users) Look(full bool) error {
 
 // look looks at one process. views are those that were read in this look.
 func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
-	p.looks = max(p.looks-1, 0)
 	at := "/proc/" + strconv.Itoa(pid)
 	ns, err := namespaceOf(at)
 	if err != nil || ns == u.own { // ended, a zombie, or it sees what we see

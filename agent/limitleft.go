@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// loadLimits takes in what was set before this start. What was set for a device that is
+// another's now, or nobody's, is taken away: who got its number would inherit that. What is
+// mounted still holds its limits from here on, also where a crash had left them lifted.
+func (a *Agent) loadLimits(ctx context.Context) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var gone []*limited
+	err = errors.Join(
+		a.state.each(ctx, "limits/", func(rest string, v []byte) error {
+			e := &limited{}
+			var err error
+			if e.id, err = uuid.Parse(rest); err != nil {
+				return err
+			}
+			if err := json.Unmarshal(v, &e.rec); err != nil {
+				return err
+			}
+			m := table.At(a.mountPath(e.id))
+			if e.rec.Boot == a.boot && m != nil && e.rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
+				a.limits.put(e)
+			} else {
+				gone = append(gone, e)
+			}
+			return nil
+		}),
+		a.state.each(ctx, "left/", func(_ string, v []byte) error {
+			var rec limitRecord
+			err := json.Unmarshal(v, &rec)
+			a.limits.left[rec.Device] = rec
+			return err
+		}))
+	if err != nil {
+		return err
+	}
+	for _, e := range gone {
+		errs = append(errs, a.strip(ctx, e.id, e.rec))
+	}
+	a.clearLeft(ctx)
+	for _, e := range a.limits.all() {
+		e.rec.Lifted = time.Time{}
+		if a.limits.why == nil && !a.isFencing(e.id) {
+			errs = append(errs, a.rule(ctx, e, e.rec))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		a.Log.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
+	}
+	for _, m := range table.Under(a.mountRoot()) {
+		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
+		if d, known := a.cache.dataset(id); err == nil && known && d.Profile.QoS.Limited() {
+			a.relimit(d)
+		}
+	}
+	return nil
+}
+
+// endLimit forgets the limits of a dataset that is mounted no more.
+func (a *Agent) endLimit(d dataset.Dataset) {
+	a.limits.miss(d.ID, nil)
+	e := a.limits.get(d.ID)
+	if e == nil {
+		return
+	}
+	if err := a.unlimited(context.WithoutCancel(a.ctx), e); err != nil {
+		a.log(d).WithError(err).Error("limits of its speed were left over")
+	}
+}
+
+// unlimited forgets the limits of a dataset, whose device it takes them away from.
+func (a *Agent) unlimited(ctx context.Context, e *limited) error {
+	e.mu.Lock()
+	over, rec := e.over, e.rec
+	e.over = true
+	e.mu.Unlock()
+	if over {
+		return nil
+	}
+	a.limits.mu.Lock()
+	delete(a.limits.of, e.id)
+	a.limits.mu.Unlock()
+	return a.strip(ctx, e.id, rec)
+}
+
+// strip takes away what was told of a device that is no more what a dataset lies on. What
+// cannot be taken away stays on record, by the device.
+func (a *Agent) strip(ctx context.Context, id uuid.UUID, rec limitRecord) error {
+	told := map[string]any{"limits/" + id.String(): nil}
+	err := a.takeAway(rec)
+	if err != nil {
+		told["left/"+rec.Device.String()] = a.limits.leaves(rec)
+	}
+	return errors.Join(err, a.state.put(ctx, told))
+}
+
+// leaves notes what is left on a device, with what was before.
+func (l *limits) leaves(rec limitRecord) limitRecord {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, is := l.left[rec.Device]; is {
+		rec.Before = append(append(rec.Before, was.Before...), was.Limits)
+		rec.Groups = union(rec.Groups, was.Groups)
+	}
+	l.left[rec.Device] = rec
+	return rec
+}
+
+// clearLeft tries again to take away what was left.
+func (a *Agent) clearLeft(ctx context.Context) {
+	for _, rec := range a.limits.leftovers() {
+		err := a.takeAway(rec)
+		if err == nil {
+			a.limits.mu.Lock()
+			delete(a.limits.left, rec.Device)
+			a.limits.mu.Unlock()
+			err = a.state.put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+		}
+		if err != nil {
+			a.Log.WithError(err).WithField("device", rec.Device).Error("limit of a volume that is not there any more was not taken away")
+		}
+	}
+}
+
+func (l *limits) leftovers() (list []limitRecord) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, rec := range l.left {
+		list = append(list, rec)
+	}
+	return list
+}
+
+// takeAway takes away what is as a record says that it was set, value by value: somebody may
+// have set others for who has that number now. What another volume's device is now holds what
+// that is told.
+func (a *Agent) takeAway(rec limitRecord) error {
+	if rec.Boot != a.boot || a.limits.why != nil {
+		return nil
+	}
+	for _, e := range a.limits.all() {
+		if e.device() == rec.Device {
+			return nil
+		}
+	}
+	var errs []error
+	for _, g := range rec.Groups {
+		has, err := a.limits.hierarchy.Get(g, rec.Device)
+		if rest := has.Without(append(rec.Before, rec.Limits)...); err == nil && rest != has {
+			err = a.limits.hierarchy.Set(g, rec.Device, rest)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// disinherit takes away what holds already for the device that a dataset was just mounted
+// from, which is its own: who had its number before has left it, of this host's agents one whose
+// record is lost.
+func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
+	l := a.limits
+	dev, own, err := iolimit.DeviceOf(a.mountPath(d.ID))
+	if err != nil || !own || l.why != nil {
+		return
+	}
+	if e := l.get(d.ID); e != nil && e.device() == dev {
+		return
+	}
+	groups := l.parents
+	if l.hierarchy.Version == iolimit.V1 {
+		groups = []string{iolimit.Root}
+	}
+	for _, g := range groups {
+		has, err := l.hierarchy.Get(g, dev)
+		if err == nil && has == (iolimit.Limits{}) {
+			continue
+		}
+		log := a.log(d).WithField("group", g).WithField("device", dev)
+		if err == nil {
+			err = l.hierarchy.Clear(g, dev)
+		}
+		if err == nil {
+			log.Warn("the number of its device had a limit that somebody has left: taken away")
+			continue
+		}
+		log.WithError(err).Error("the number of its device may have a limit that somebody has left")
+		rec := l.leaves(limitRecord{Boot: a.boot, Device: dev, Limits: has, Groups: []string{g}})
+		if err := a.state.put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
+			log.WithError(err).Error("that is not on record")
+		}
+	}
+	l.soon()
+}

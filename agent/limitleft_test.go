@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/iolimit"
+)
+
+// immutable has a file of a hierarchy refuse what is written to it, until the end of the test or
+// undo.
+func immutable(t *testing.T, path ...string) (undo func()) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(path...))
+	if err == nil {
+		err = fsctl.SetImmutable(f, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo = sync.OnceFunc(func() {
+		if err := errors.Join(fsctl.SetImmutable(f, false), f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(undo)
+	return undo
+}
+
+const v1Write = "blkio.throttle.write_bps_device"
+
+// What cannot be taken away with the device is set never again, known to doctor and to the
+// next agent, and goes as soon as it can.
+func TestLimitThatIsLeft(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.a.limits.hierarchy
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	undo := immutable(t, h.Dir, v1Write)
+	f.a.unmounts("db", "one")
+	for _, what := range []string{"unmounted", "the next agent"} {
+		f.a.wantTold(dev, slowly, what)
+		if n := len(f.a.limits.all()); n > 0 {
+			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
+		}
+		if !f.a.says("has the limit of a volume yet that is not there any more") {
+			t.Errorf("%s: doctor does not say so", what)
+		}
+		if f.a.limits.pause(f.a.Clock.Steady()) == 0 {
+			t.Errorf("%s: nobody tries again", what)
+		}
+		f.a.again()
+	}
+	undo()
+	f.a.clearLeft(t.Context())
+	f.a.wantTold(dev, iolimit.Limits{}, "tried again")
+	if f.a.says("has the limit of a volume yet that is not there any more") {
+		t.Error("doctor says still that it is left")
+	}
+	f.a.again()
+	if n := len(f.a.limits.leftovers()); n > 0 {
+		t.Errorf("%d are left on record", n)
+	}
+}
+
+// What is told in part, as a mount fails, is taken away as well.
+func TestLimitThatIsToldInPart(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.a.limits.hierarchy
+	f.a.volume("db@slow", nil)
+	undo := immutable(t, h.Dir, "blkio.throttle.read_bps_device") // which comes second
+	if _, err := f.a.Mount(t.Context(), "db", "one"); err == nil {
+		t.Fatal("mounted without a limit")
+	}
+	undo()
+	b, err := os.ReadFile(filepath.Join(h.Dir, v1Write))
+	if err != nil || !strings.HasSuffix(string(b), " 0") {
+		t.Errorf("told %q, %v", b, err)
+	}
+	f.a.mounts("db", "one")
+	f.a.unmounts("db", "one")
+}
+
+// A volume gets a device whose number somebody else's limit was left on, with the record of
+// that lost: it has its own speed from the first moment, or none.
+func TestLimitIsNotInherited(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.a.limits.hierarchy
+	for _, spec := range []string{"other@free", "db@slow"} {
+		var all strings.Builder
+		for n := range 64 {
+			all.WriteString(iolimit.Device{Major: 7, Minor: uint32(n)}.String() + " 1000\n")
+		}
+		if err := os.WriteFile(filepath.Join(h.Dir, v1Write), []byte(all.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := f.a.volume(spec, nil)
+		f.a.mounts(d.Volume, "one")
+		f.a.wantTold(f.a.device(d), limitsOf(d.Profile.QoS), spec)
+		f.a.unmounts(d.Volume, "one")
+	}
+}
+
+// A dataset that somebody else has unmounted gets another device, and the first has no limit.
+func TestLimitOfTheDeviceBefore(t *testing.T) {
+	f := limitFlock(t)
+	h := f.a.limits.hierarchy
+	d := f.a.volume("db@slow", nil)
+	path := f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	before := iolimit.Device{Major: 7, Minor: (dev.Minor + 1) % 8}
+	e := f.a.limits.get(d.ID)
+	e.mu.Lock()
+	e.rec.Device = before
+	e.mu.Unlock()
+	if err := errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)); err != nil {
+		t.Fatal(err)
+	}
+	f.a.mounts("db", "two")
+	f.a.wantTold(f.a.device(d), slowly, "mounted again")
+	if f.a.device(d) != before {
+		f.a.wantTold(before, iolimit.Limits{}, "the device before")
+	}
+	f.a.unmounts("db", "one")
+	f.a.unmounts("db", "two")
+	f.a.wantTold(before, iolimit.Limits{}, "unmounted, the device before")
+}
+
+// A profile whose limit cannot be held is tried again by itself, and doctor and the volume's
+// status say so meanwhile.
+func TestLimitIsTriedAgain(t *testing.T) {
+	h := files(t, iolimit.V2, "/")
+	f := limitedBy(t, h)
+	f.a.cfg.Cgroups.Parents = []string{"/absent.slice"}
+	f.a.again()
+	d := f.a.volume("db@free", nil)
+	f.a.mounts("db", "one")
+	if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "slow"}); err != nil {
+		t.Fatal(err)
+	}
+	const not = "is not limited as its profile says: none of the control groups"
+	f.soon("missed", func() bool { return f.a.limits.missed(d.ID) != nil })
+	if !f.a.says(not) {
+		t.Error("doctor does not say so")
+	}
+	now, _ := f.a.cache.dataset(d.ID)
+	if st := f.a.datasetStatus(t.Context(), now); !strings.Contains(st.Problem, not) {
+		t.Errorf("status: %q", st.Problem)
+	}
+	if wait := f.a.limits.pause(f.a.Clock.Steady()); wait == 0 || wait > mendEvery {
+		t.Errorf("it is tried again in %s", wait)
+	}
+	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.a.renewLimits() // as each half minute
+	f.soon("limited", func() bool {
+		got, err := h.Get("/absent.slice", f.a.device(d))
+		return err == nil && got == slowly && f.a.limits.missed(d.ID) == nil
+	})
+	f.a.unmounts("db", "one")
+}
+
+// What a strict profile promises is held again when the controller was taken back, is a problem
+// of the volume meanwhile, and when it is used where it does not hold.
+func TestStrictIsHeldOrSaid(t *testing.T) {
+	h := files(t, iolimit.V2, "/", "system.slice", "docker", "user.slice/mine")
+	f := limitedBy(t, h)
+	d := f.a.volume("db@strict", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	problem := func() string { return f.a.datasetStatus(t.Context(), d).Problem }
+	if p := problem(); p != "" {
+		t.Errorf("kept, and %q", p)
+	}
+	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil { // as the kernel does when systemd does
+		t.Fatal(err)
+	}
+	if p := problem(); !strings.Contains(p, "is strict") || !strings.Contains(p, "/docker") || !f.a.says("in the control groups /docker") {
+		t.Errorf("taken back: %q", p)
+	}
+	f.soon("handed down", func() bool {
+		b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control"))
+		return err == nil && string(b) == "+io"
+	})
+	if err := os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600); err != nil { // as the kernel does then
+		t.Fatal(err)
+	}
+	f.soon("held again", func() bool { got, err := h.Get("/docker", dev); return err == nil && got == slowly && problem() == "" })
+
+	e := f.a.limits.get(d.ID)
+	e.mu.Lock()
+	rec := e.rec
+	rec.Groups = union(rec.Groups, []string{"/user.slice/mine"})
+	err := f.a.rule(t.Context(), e, rec)
+	e.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const out = "is strict about its speed, and it is used in control group /user.slice/mine"
+	if p := problem(); !strings.Contains(p, out) || !f.a.says(out) {
+		t.Errorf("used outside: %q", p)
+	}
+	f.a.unmounts("db", "one")
+}
+
+// hurried is a clock that is ten seconds later each time it is asked.
+type hurried struct {
+	clock.System
+	now *time.Duration
+}
+
+func (h hurried) Steady() time.Duration {
+	*h.now += 10 * time.Second
+	return *h.now
+}
+
+// A volume that is written to faster than its disk takes it is flushed for as long as its limit
+// is lifted, and no longer; what is frozen then has it lifted to the end.
+func TestFlushAndLiftEndTogether(t *testing.T) {
+	f := limitFlock(t)
+	d := f.a.volume("db@slow", nil)
+	path := f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	var now time.Duration
+	a := &Agent{Config: f.a.Config}
+	a.Clock = hurried{now: &now}
+	if err := a.settled(d, path, liftSnapshot); !errors.Is(err, dataset.ErrPending) {
+		t.Error(err)
+	}
+	if now > liftSnapshot+10*time.Second {
+		t.Errorf("it was tried until %s", now)
+	}
+	up, err := f.a.raise(d, liftSnapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up.extend(time.Hour)
+	e := f.a.limits.get(d.ID)
+	e.mu.Lock()
+	lift := e.lift
+	e.mu.Unlock()
+	if lift < f.a.Clock.Steady()+liftUnmount {
+		t.Error("it was not lifted for longer")
+	}
+	f.a.wantTold(dev, iolimit.Limits{}, "lifted for longer")
+	up.back()
+	f.a.wantTold(dev, slowly, "after that")
+	f.a.unmounts("db", "one")
+}
+
+// While the guard fences a dataset, for which it lifts the limit, nobody sets that again.
+func TestLimitIsNotSetInAFence(t *testing.T) {
+	f := limitFlock(t)
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	held := d
+	held.Profile.Failover.Auto = true
+	f.a.cache.apply(held, 0)
+	f.a.bounds.arm(d.ID, d.Epoch)
+	if err := f.a.limits.hierarchy.Lift(dev); err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{Agent: f.a.Agent}
+	k.look(0, false)
+	f.a.wantTold(dev, iolimit.Limits{}, "fenced")
+	f.a.bounds.disarm(d.ID)
+	k.look(0, false)
+	f.a.wantTold(dev, slowly, "thawed")
+	f.a.cache.apply(d, 0)
+	f.a.unmounts("db", "one")
+}
