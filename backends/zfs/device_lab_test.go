@@ -3,6 +3,7 @@
 package zfs_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -128,6 +130,46 @@ func TestPoolOnDevices(t *testing.T) {
 	if note := b.pool.Info().Note; b.cfg.ID.String() != name[len("drover-"):] || !strings.Contains(note, "striped over 2 devices") {
 		t.Errorf("it is pool %s, with the note %q", b.cfg.ID, note)
 	}
+	b.holds(d.ID, "content")
+	if _, err := b.pool.(backends.Trimmer).Trim(t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("it is not trimmed: %v", err)
+	}
+	b.ok(b.pool.Delete(t.Context(), d.ID))
+	b.ok(b.pool.Close())
+}
+
+// TestPoolOnDevicesCutShort kills zpool(8) once it has made its partitions: the same command
+// makes the pool all the same.
+func TestPoolOnDevicesCutShort(t *testing.T) {
+	udev(t)
+	device := blank(t, "first")
+	_, cfg := onDevices(t, device)
+	killed := zfs.New(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		if c.Args[0] != "create" {
+			return (&run.System{}).Run(ctx, c)
+		}
+		cmd := exec.CommandContext(ctx, c.Name, c.Args...)
+		if err := cmd.Start(); err != nil {
+			return run.Result{}, err
+		}
+		for range 6000 {
+			if _, err := os.Stat(filepath.Join("/sys/block", filepath.Base(device), filepath.Base(device)+"1")); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return run.Result{}, errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
+	}), clock.System{})
+	if _, err := killed.Open(t.Context(), cfg); !errors.Is(err, errCrash) {
+		t.Fatal(err)
+	}
+	if err := disk.Vacant(device); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("it was killed too early: %v", err)
+	}
+	b := &bench{T: t, left: -1, clock: clock.System{}, cfg: cfg}
+	b.open()
+	d := b.create()
+	b.write(d.ID, "content")
 	b.holds(d.ID, "content")
 	b.ok(b.pool.Delete(t.Context(), d.ID))
 	b.ok(b.pool.Close())

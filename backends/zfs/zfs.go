@@ -256,9 +256,15 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 // Trim implements backends.Trimmer: FITRIM is not for ZFS.
 func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
 	zpool, _, _ := strings.Cut(p.home.name, "/")
-	_, err := p.tool.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"trim", "-w", zpool}, Timeout: trimLimit})
+	var err error
+	for _, args := range [][]string{{"trim", "-w", zpool}, {"trim", zpool}} { // which before 2.0 does not wait
+		_, err = p.tool.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: args, Timeout: trimLimit})
+		if err == nil || !strings.Contains(err.Error(), "invalid option") {
+			break
+		}
+	}
 	if err != nil && strings.Contains(err.Error(), noTrim) {
-		return 0, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	return 0, err
 }
