@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -55,6 +57,9 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 		errs = append(errs, a.strip(ctx, e.id, e.rec))
 	}
 	a.clearLeft(ctx)
+	if a.recovered {
+		errs = append(errs, a.sweep())
+	}
 	for _, e := range a.limits.all() {
 		e.rec.Lifted = time.Time{}
 		if a.limits.why == nil && !a.isFencing(e.id) {
@@ -71,6 +76,47 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// above returns the groups that rules are set on whoever uses a volume, whether or not they are
+// there.
+func (l *limits) above() []string {
+	if l.hierarchy.Version == iolimit.V1 {
+		return []string{iolimit.Root}
+	}
+	return l.parents
+}
+
+// sweep takes away what limits loop devices that have no file, where the agent's state was lost,
+// and with it what it has set: of no use to anybody now, and whoever gets the number would have
+// it. A number of any other device is not used again: its rules went with it.
+func (a *Agent) sweep() error {
+	if a.limits.why != nil {
+		return nil
+	}
+	var errs []error
+	for _, g := range a.limits.above() {
+		rules, err := a.limits.hierarchy.Rules(g)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for dev, has := range rules {
+			if dev.Major != loopMajor || has == (iolimit.Limits{}) || attached(dev) {
+				continue
+			}
+			a.Log.WithField("group", g).WithField("device", dev).Warn("a loop device without a file had a limit: taken away")
+			errs = append(errs, a.limits.hierarchy.Clear(g, dev))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+const loopMajor = 7 // Documentation/admin-guide/devices.txt
+
+// attached tells whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
+func attached(dev iolimit.Device) bool {
+	_, err := os.Stat("/sys/dev/block/" + dev.String() + "/loop/backing_file")
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // endLimit forgets the limits of a dataset that is mounted no more.
@@ -183,11 +229,7 @@ func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
 	if e := l.get(d.ID); e != nil && e.device() == dev {
 		return
 	}
-	groups := l.parents
-	if l.hierarchy.Version == iolimit.V1 {
-		groups = []string{iolimit.Root}
-	}
-	for _, g := range groups {
+	for _, g := range l.above() {
 		has, err := l.hierarchy.Get(g, dev)
 		if err == nil && has == (iolimit.Limits{}) {
 			continue

@@ -109,7 +109,7 @@ func (a *Agent) can(b backends.Pool) dataset.Capabilities {
 // containers are.
 func (l *limits) base() ([]string, error) {
 	if l.hierarchy.Version == iolimit.V1 {
-		return []string{iolimit.Root}, nil
+		return l.above(), nil
 	}
 	var groups []string
 	var errs []error
