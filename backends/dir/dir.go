@@ -29,7 +29,7 @@
 //
 // A project is of this pool's own range, and has nobody's files and limits when it is taken.
 // A limit that is another than the size on record is set when the pool is opened; it is
-// lifted before a tree is removed.
+// lifted when a tree that has its project on record is removed, or a head no more.
 //
 // # Copies
 //

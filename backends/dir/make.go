@@ -252,9 +252,6 @@ func (p *Pool) removeAll(ctx context.Context, f *shelf.Folder, names ...string) 
 	}
 	defer dir.Close()
 	for _, name := range names {
-		if p.mend == "" {
-			lift(dir, name)
-		}
 		if err := tree.Remove(ctx, dir, name); err != nil {
 			return err
 		}

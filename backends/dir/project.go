@@ -219,48 +219,36 @@ func openTree(f *shelf.Folder, name string) (*os.File, error) {
 	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
-// lift lifts the limit of a tree that is about to go, so that its project is free then.
-func lift(dir *os.File, name string) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// lift lifts the limit of a tree's project, if that is the one on record, so that it is free
+// once the tree has gone. One that a crash has left without a record keeps its limit, and is
+// not taken again: it may be another's.
+func (p *Pool) lift(f *shelf.Folder, h shelf.Head) {
+	if p.mend != "" || h.Project == 0 {
+		return
+	}
+	dir, err := openTree(f, h.Tree)
 	if err != nil {
 		return
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	if id := ours(f); id != 0 {
-		_ = fsctl.LimitProject(f, id, 0) // a project with a limit is not taken again, that is all
+	defer dir.Close()
+	if ours(dir) == h.Project {
+		_ = fsctl.LimitProject(dir, h.Project, 0)
 	}
 }
 
 // destroy removes the folder of a dataset.
 func (p *Pool) destroy(ctx context.Context, area *os.File, name string) error {
-	if err := p.liftAll(area, name); err != nil {
-		return err
+	if root, err := os.OpenRoot(area.Name()); err == nil {
+		defer root.Close()
+		if sub, err := root.OpenRoot(name); err == nil {
+			defer sub.Close()
+			f := &shelf.Folder{Root: sub}
+			if h, err := f.Head(); err == nil {
+				p.lift(f, h)
+			}
+		}
 	}
 	return tree.Remove(ctx, area, name)
-}
-
-func (p *Pool) liftAll(area *os.File, name string) error {
-	if p.mend != "" {
-		return nil
-	}
-	fd, err := unix.Openat(int(area.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	folder := os.NewFile(uintptr(fd), name)
-	defer folder.Close()
-	names, err := folder.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, tree := range names {
-		lift(folder, tree)
-	}
-	return nil
 }
 
 // within calls do with the pool's directory.

@@ -251,6 +251,50 @@ func TestProjectOfOthersIsNotTaken(t *testing.T) {
 	}
 }
 
+// A limit goes with the head that has its project on record; that of a tree which came into a
+// folder by another way stays, whosever that is.
+func TestProjectLimitGoesByTheRecord(t *testing.T) {
+	disk := holding(t, "xfs")
+	b := openBench(t, disk)
+	other := b.made(dataset.Dataset{ID: uuid.New(), Size: 16 * dataset.MiB})
+	b.d = other
+	theirs, theirHead := b.project(), b.head()
+	d := b.made(dataset.Dataset{ID: uuid.New(), Size: 32 * dataset.MiB})
+	b.d = d
+	first := b.project()
+	s, keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
+	b.ok(b.pool.Snapshot(t.Context(), s, nil))
+	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	second := b.project()
+	limit := func(project uint32) uint64 {
+		root, err := os.Open(disk)
+		b.ok(err)
+		defer root.Close()
+		q, err := fsctl.ProjectQuota(root, project)
+		b.ok(err)
+		return q.Limit
+	}
+	if first == second || limit(first) != 0 || limit(second) != 32<<20 || limit(theirs) != 16<<20 {
+		t.Errorf("restored, projects %d, %d and %d have limits of %d, %d and %d", first, second, theirs, limit(first), limit(second), limit(theirs))
+	}
+	folder := filepath.Dir(b.head())
+	stray := filepath.Join(folder, "head-"+uuid.NewString())
+	b.ok(os.Rename(theirHead, stray)) // as a person does who puts things right
+	_, err := b.pool.Reap(t.Context(), func(uuid.UUID) bool { return false })
+	b.ok(err)
+	if limit(theirs) != 16<<20 {
+		t.Errorf("reaped, the other's limit is %d", limit(theirs))
+	}
+	b.ok(os.Mkdir(stray, 0o700))
+	in, err := os.Open(stray)
+	b.ok(err)
+	b.ok(errors.Join(fsctl.SetProject(in, theirs), in.Close()))
+	b.ok(b.pool.Delete(t.Context(), d.ID))
+	if limit(second) != 0 || limit(theirs) != 16<<20 {
+		t.Errorf("deleted, projects %d and %d have limits of %d and %d", second, theirs, limit(second), limit(theirs))
+	}
+}
+
 func (b *bench) project() uint32 {
 	b.Helper()
 	head, err := os.Open(b.head())

@@ -109,5 +109,9 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	p.step("dir.restore.recorded")
-	return f.SetHead(fresh)
+	if err := f.SetHead(fresh); err != nil {
+		return err
+	}
+	p.lift(f, old)
+	return nil
 }

@@ -35,7 +35,7 @@ type Entry struct {
 func Table() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
-		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
+		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Limit|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
