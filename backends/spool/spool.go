@@ -1,0 +1,206 @@
+package spool
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Names of the file in a folder, and of the record of what is in it.
+const (
+	File       = "part"
+	RecordFile = "part.json"
+)
+
+// every is how many bytes come between two flushes: so many a crash costs at most.
+const every = 4 << 20
+
+// have is on record beside what has come.
+type have struct {
+	Header Header `json:"header"`
+	Mark   mark   `json:"through"` // all before is in the file, on the disk
+}
+
+// Spool is where a snapshot is gathered: a file in a folder.
+type Spool struct {
+	Root *os.Root
+	// Write replaces a file of the folder with v as JSON, atomically and durably.
+	Write func(name string, v any) error
+	// Room fails when the pool is nearly full. It is asked before each flush.
+	Room func() error
+	Step func(string) // between two acts: for tests
+}
+
+// Came says of which snapshot something has come, as a difference to which, and how much of its
+// stream; nothing without an error.
+func Came(root *os.Root) (snapshot, base uuid.UUID, bytes int64) {
+	h, err := read(root)
+	if err != nil {
+		return uuid.Nil, uuid.Nil, 0
+	}
+	return h.Header.Snapshot, h.Header.Base, h.Mark.Offset
+}
+
+func read(root *os.Root) (h have, err error) {
+	raw, err := root.ReadFile(RecordFile)
+	if err == nil {
+		err = json.Unmarshal(raw, &h)
+	}
+	if err == nil {
+		var info os.FileInfo
+		if info, err = root.Lstat(File); err == nil && (!info.Mode().IsRegular() || info.Size() < h.Mark.Bytes) {
+			err = errors.New("not all of it is there")
+		}
+	}
+	return h, err
+}
+
+// Drop removes what has come, the record of it first.
+func Drop(root *os.Root) error {
+	for _, name := range []string{RecordFile, File} {
+		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Gather reads a delivery, from where an earlier one was cut or anew, until all of it is in the
+// file, and says what it is. The file stays until Drop; of a stream that is ErrCorrupt nothing
+// does. Begin is asked with the header before anything is changed for one that begins.
+func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, begin func(Header) error) (backends.Stream, error) {
+	out, err := s.gather(ctx, d, kind, r, progress, begin)
+	if errors.Is(err, dataset.ErrCorrupt) {
+		err = errors.Join(err, Drop(s.Root))
+	}
+	return out, err
+}
+
+func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, begin func(Header) error) (out backends.Stream, err error) {
+	in, f, err := s.open(d, kind, r, begin)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	g := gathering{Spool: s, in: in, f: f, progress: progress}
+	if g.done, err = in.here(); err != nil {
+		return out, err
+	}
+	g.safe = g.done
+	if err := g.run(ctx); err != nil {
+		if !errors.Is(err, dataset.ErrCorrupt) {
+			_ = g.flush() // what fails now costs no more than to get it again
+		}
+		return out, err
+	}
+	h := in.header
+	return backends.Stream{Base: h.Base, Size: h.Size, Bytes: in.Offset, Sum: hex.EncodeToString(in.sum.Sum(nil))}, nil
+}
+
+// open reads the beginning of a stream, or goes on where one was cut.
+func (s Spool) open(d backends.Delivery, kind string, r io.Reader, begin func(Header) error) (*reader, *os.File, error) {
+	in := newReader(r)
+	if d.From != 0 {
+		h, err := read(s.Root)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := in.resume(h.Header, h.Mark); err != nil {
+			return nil, nil, err
+		}
+		f, err := s.Root.OpenFile(File, os.O_RDWR, 0)
+		if err == nil {
+			err = f.Truncate(in.Bytes)
+		}
+		return in, f, err
+	}
+	if err := in.begin(); err != nil {
+		return nil, nil, err
+	}
+	switch h := in.header; {
+	case h.Kind != kind:
+		return nil, nil, corrupt("it is one of %q, not of %s", h.Kind, kind)
+	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
+		return nil, nil, corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+	case h.Base != d.Base:
+		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
+	}
+	if err := begin(in.header); err != nil {
+		return nil, nil, err
+	}
+	if err := Drop(s.Root); err != nil {
+		return nil, nil, err
+	}
+	f, err := s.Root.OpenFile(File, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return in, f, err
+}
+
+// gathering is one run of Gather.
+type gathering struct {
+	Spool
+	in         *reader
+	f          *os.File
+	progress   backends.Progress
+	done, safe mark
+}
+
+func (g *gathering) run(ctx context.Context) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at := g.done.Bytes
+		b, err := g.in.data()
+		if errors.Is(err, io.EOF) {
+			return g.flush() // without the end, which comes again if this is not finished
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := g.f.WriteAt(b, at); err != nil {
+			return fmt.Errorf("write %s: %w", g.f.Name(), err)
+		}
+		if g.done, err = g.in.here(); err != nil {
+			return err
+		}
+		if g.progress != nil {
+			g.progress(g.done.Offset, 0)
+		}
+		if g.done.Offset-g.safe.Offset >= every {
+			if err := g.Room(); err != nil {
+				return err
+			}
+			if err := g.flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// flush puts on record what has come.
+func (g *gathering) flush() error {
+	if g.done.Offset == g.safe.Offset && g.done.Bytes > 0 {
+		return nil
+	}
+	g.Step("spool.written")
+	if err := unix.Fdatasync(int(g.f.Fd())); err != nil {
+		return fmt.Errorf("flush %s: %w", g.f.Name(), err)
+	}
+	g.Step("spool.flushed")
+	if err := g.Write(RecordFile, have{g.in.header, g.done}); err != nil {
+		return err
+	}
+	g.safe = g.done
+	g.Step("spool.recorded")
+	return nil
+}

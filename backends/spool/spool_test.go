@@ -1,0 +1,160 @@
+package spool_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+type rig struct {
+	*testing.T
+	dir      string
+	root     *os.Root
+	delivery backends.Delivery
+	content  []byte
+	stream   []byte
+	sent     backends.Stream
+	room     error
+	kind     string // that is wanted
+}
+
+func newRig(t *testing.T, size int) *rig {
+	t.Helper()
+	r := &rig{T: t, dir: t.TempDir(), kind: "test", content: treetest.Bytes(1, size)}
+	var err error
+	if r.root, err = os.OpenRoot(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.root.Close() })
+	r.delivery = backends.Delivery{Dataset: dataset.Dataset{ID: uuid.New()}, Snapshot: dataset.Snapshot{ID: uuid.New()}, Base: uuid.New()}
+	var out bytes.Buffer
+	r.sent = r.write(&out, 0, len(r.content))
+	r.stream = out.Bytes()
+	return r
+}
+
+// write frames the content, in pieces.
+func (r *rig) write(w io.Writer, from int64, piece int) backends.Stream {
+	r.Helper()
+	s, err := spool.NewWriter(w, spool.Header{
+		Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base, Size: dataset.GiB,
+	}, from)
+	for rest := r.content; err == nil && len(rest) > 0; rest = rest[min(piece, len(rest)):] {
+		_, err = s.Write(rest[:min(piece, len(rest))])
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	stream, err := s.Close()
+	if err != nil {
+		r.Fatal(err)
+	}
+	return stream
+}
+
+func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
+	d := r.delivery
+	d.From = from
+	s := spool.Spool{
+		Root: r.root, Room: func() error { return r.room }, Step: func(string) {},
+		Write: func(name string, v any) error { return shelf.WriteJSON(r.root, name, v, true) },
+	}
+	return s.Gather(r.Context(), d, r.kind, stream, nil, func(spool.Header) error { return nil })
+}
+
+func (r *rig) came() int64 {
+	r.Helper()
+	snapshot, base, n := spool.Came(r.root)
+	if n != 0 && (snapshot != r.delivery.Snapshot.ID || base != r.delivery.Base) {
+		r.Errorf("what has come is of %s, to %s", snapshot, base)
+	}
+	return n
+}
+
+// However the storage writes its stream, the frames are the same.
+func TestFramesAreTheSame(t *testing.T) {
+	r := newRig(t, 3<<20+17)
+	for _, piece := range []int{1 << 10, 48<<10 + 5, 1 << 20} {
+		var got bytes.Buffer
+		if sent := r.write(&got, 1000, piece); sent != r.sent || !bytes.Equal(got.Bytes(), r.stream[1000:]) {
+			t.Errorf("in pieces of %d it is %+v, want %+v", piece, sent, r.sent)
+		}
+	}
+}
+
+// A pool that is nearly full keeps what has come; the rest follows when there is room.
+func TestGoesOnWhenThereIsRoom(t *testing.T) {
+	r := newRig(t, 10<<20)
+	r.room = dataset.Errorf(dataset.ErrNoSpace, "nearly full")
+	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	have := r.came()
+	if have < 4<<20 || have > 5<<20 {
+		t.Errorf("%d bytes are kept", have)
+	}
+	r.room = nil
+	got, err := r.gather(have, bytes.NewReader(r.stream[have:]))
+	if err != nil || got != r.sent {
+		t.Errorf("gathered %+v, %v, want %+v", got, err, r.sent)
+	}
+	if raw, err := os.ReadFile(filepath.Join(r.dir, spool.File)); err != nil || !bytes.Equal(raw, r.content) {
+		t.Errorf("%d bytes lie there, %v", len(raw), err)
+	}
+}
+
+// What a power cut took from the file is not taken for there.
+func TestRecordOfMoreThanThereIs(t *testing.T) {
+	r := newRig(t, 10<<20)
+	if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatal(err)
+	}
+	if r.came() < 8<<20 {
+		t.Errorf("%d bytes are kept", r.came())
+	}
+	if err := os.Truncate(filepath.Join(r.dir, spool.File), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.came(); n != 0 {
+		t.Errorf("%d bytes are said to be here", n)
+	}
+	if got, err := r.gather(0, bytes.NewReader(r.stream)); err != nil || got != r.sent {
+		t.Errorf("anew: %+v, %v", got, err)
+	}
+}
+
+// A stream of another storage, or another snapshot, is refused and leaves nothing.
+func TestOfAnotherKind(t *testing.T) {
+	r := newRig(t, 1<<20)
+	right := r.delivery
+	for what, change := range map[string]func(){
+		"snapshot": func() { r.delivery.Snapshot.ID = uuid.New() },
+		"dataset":  func() { r.delivery.Dataset.ID = uuid.New() },
+	} {
+		r.delivery = right
+		change()
+		if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrCorrupt) || r.came() != 0 {
+			t.Errorf("%s: %v, %d bytes", what, err, r.came())
+		}
+	}
+	r.delivery = right
+	r.delivery.Base = uuid.Nil
+	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("base: %v", err)
+	}
+	r.delivery, r.kind = right, "other"
+	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("kind: %v", err)
+	}
+}
