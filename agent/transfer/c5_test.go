@@ -329,7 +329,7 @@ func TestC5FullTarget(t *testing.T) {
 func TestDifferenceTakesWhatChanged(t *testing.T) {
 	kinds := []string{"xfs"}
 	if long.Enabled() {
-		kinds = append(kinds, "btrfs")
+		kinds = append(kinds, "btrfs", subvolumes)
 	}
 	for _, fstype := range kinds {
 		t.Run(fstype, func(t *testing.T) {

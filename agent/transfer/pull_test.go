@@ -38,7 +38,7 @@ func (n *node) promote(d dataset.Dataset, s uuid.UUID) {
 // The whole way, on each kind of pool and between them: pre-copies, the last step against
 // the manifest, and back.
 func TestMoveThereAndBack(t *testing.T) {
-	for _, kinds := range [][2]string{{"xfs", "xfs"}, {"xfs", "btrfs"}, {"btrfs", "xfs"}, {"btrfs", "btrfs"}} {
+	for _, kinds := range [][2]string{{"xfs", "xfs"}, {"xfs", "btrfs"}, {"btrfs", "xfs"}, {"btrfs", "btrfs"}, {subvolumes, subvolumes}} {
 		t.Run(kinds[0]+" to "+kinds[1], func(t *testing.T) {
 			quiet(t)
 			a, b := newNode(t, kinds[0], disk), newNode(t, kinds[1], disk)

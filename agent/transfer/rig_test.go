@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/dataset"
@@ -60,12 +61,22 @@ func must(tb testing.TB, err error) {
 	}
 }
 
+// subvolumes has newNode make a pool of backend btrfs; "btrfs" is one of backend loop on a btrfs.
+const subvolumes = "subvolumes"
+
 func newNode(tb testing.TB, fstype string, size int64) *node {
 	tb.Helper()
-	n := &node{TB: tb, id: uuid.New(), disk: scratch.Mount(tb, fstype, size)}
+	n := &node{TB: tb, id: uuid.New()}
 	var kind backends.Kind = loop.New(&run.System{})
-	if fstype == "ext4" {
+	switch fstype {
+	case "ext4":
 		kind = dir.Backend{}
+	case subvolumes:
+		kind, fstype = btrfs.New(), "btrfs"
+	}
+	n.disk = scratch.Mount(tb, fstype, size)
+	if kind.Name() == btrfs.Name {
+		scratch.Quota(tb, n.disk, "full")
 	}
 	pool, err := kind.Open(tb.Context(), backends.Config{Name: "test", Path: filepath.Join(n.disk, "pool"), Make: true})
 	must(tb, err)

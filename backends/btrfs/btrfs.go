@@ -60,6 +60,7 @@ var (
 	_ backends.Former  = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
+	_ backends.Copier  = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
 
@@ -124,6 +125,7 @@ func (p *Pool) enter(cfg backends.Config) (err error) {
 	if err := onBtrfs(p.shelf.Path()); err != nil {
 		return err
 	}
+	_ = p.shelf.KeepCopies() // a pool that is full has to open; a copy is refused by it then
 	p.shelf.Destroy = p.destroy
 	p.shelf.Own = []string{staleDir}
 	err = p.within(func(dir *os.File) (err error) {
@@ -187,6 +189,7 @@ func (p *Pool) Info() backends.Info {
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: sized, OnlineGrow: sized, Shrink: sized, CountsWritten: p.quota == subvol.QuotaSimple,
 			KnowsUsed: p.quota == subvol.QuotaFull, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
+			Delta: true,
 		},
 		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
 		Path: p.shelf.Path(),
@@ -281,11 +284,21 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 func (p *Pool) Close() error { return p.disk.Close() }
 
 // Commit implements backends.Pool.
-func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
+	f, err := p.shelf.FindAny(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.State == backends.EntryCopy {
+		return p.commitCopy(f)
+	}
+	return p.shelf.Commit(id)
+}
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.Find(d.ID)
+	f, err := p.shelf.FindAny(d.ID)
 	if err != nil {
 		return err
 	}
@@ -298,7 +311,7 @@ func (p *Pool) List(context.Context) ([]backends.Entry, error) { return p.shelf.
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindAny(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}

@@ -145,7 +145,10 @@ func (f *fixture) settled() {
 		if e.Problem != "" || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 			f.Errorf("the list has %+v", e)
 		}
-		want += 1 + len(e.Snapshots)
+		want += len(e.Snapshots)
+		if e.State != backends.EntryCopy || e.Promoted {
+			want++
+		}
 	}
 	found, err := filepath.Glob(filepath.Join(f.path(), "*", "*", "*"))
 	f.must(err)

@@ -53,7 +53,7 @@ func own(f *shelf.Folder, owner *dataset.Owner) error {
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
-		from, err := p.shelf.Find(src.Dataset)
+		from, err := p.shelf.FindAny(src.Dataset)
 		if err != nil {
 			return 0, err
 		}
@@ -74,6 +74,9 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	if src.Snapshot != uuid.Nil {
 		s, err := f.Kept(src.Snapshot)
 		return s.Tree, s.Limit, err
+	}
+	if f.State == backends.EntryCopy {
+		return "", 0, headless(f)
 	}
 	h, err := f.Head()
 	return h.Tree, h.Size, err

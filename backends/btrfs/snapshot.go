@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
@@ -44,7 +45,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 
 // DeleteSnapshot implements backends.Pool. Its record goes first.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindAny(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -52,6 +53,11 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
+	if f.State == backends.EntryCopy {
+		if err := p.dropOf(ctx, f, id); err != nil {
+			return err
+		}
+	}
 	s, err := f.Kept(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
@@ -63,7 +69,11 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	p.step("btrfs.snapshot-delete.forgotten")
-	return p.destroyIn(ctx, f, s.Tree)
+	err = p.destroyIn(ctx, f, s.Tree)
+	if errors.Is(err, unix.EPERM) {
+		return nil // it is being sent: a leftover from now on
+	}
+	return err
 }
 
 // Restore implements backends.Pool: a writable snapshot of the snapshot becomes the head by

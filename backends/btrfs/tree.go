@@ -138,6 +138,10 @@ func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 	if err != nil {
 		return // DescribeTrees says so
 	}
+	if f.State == backends.EntryCopy {
+		describeCopy(f, head, e)
+		return
+	}
 	dir, err := open(f, head.Tree)
 	if err != nil {
 		if _, gone := f.Lstat(head.Tree); gone == nil { // DescribeTrees says what is
@@ -163,7 +167,7 @@ func strangers(f *shelf.Folder, names []string) error {
 // Delete implements backends.Pool. A folder that holds what Drover did not make stays.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id, func(folder string) error {
-		f, err := p.shelf.Find(id)
+		f, err := p.shelf.FindAny(id)
 		switch {
 		case errors.Is(err, dataset.ErrNotFound): // it is not whole
 		case err != nil:

@@ -19,7 +19,7 @@ import (
 type Folder struct {
 	*os.Root
 	ID    uuid.UUID
-	State backends.EntryState // ready or incoming
+	State backends.EntryState // ready, incoming or copy
 	done  func()
 }
 
@@ -30,9 +30,22 @@ func (f *Folder) Close() error {
 }
 
 // Find opens the folder of a dataset, ready or incoming and whole.
-// dataset.ErrNotFound: there is none; dataset.ErrCorrupt: something else is in
-// its place.
+// dataset.ErrNotFound: there is none; dataset.ErrConflict: it is a copy, and has no head;
+// dataset.ErrCorrupt: something else is in its place.
 func (s *Shelf) Find(id uuid.UUID) (*Folder, error) {
+	f, err := s.FindAny(id)
+	if err == nil && f.State == backends.EntryCopy {
+		return nil, errors.Join(s.isCopy(id), f.Close())
+	}
+	return f, err
+}
+
+func (s *Shelf) isCopy(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrConflict, "%s has a copy of dataset %s, without a head", s.title(), id)
+}
+
+// FindAny is Find for what needs no head: of a copy as well.
+func (s *Shelf) FindAny(id uuid.UUID) (*Folder, error) {
 	root, err := s.Enter()
 	if err != nil {
 		return nil, err
@@ -42,7 +55,7 @@ func (s *Shelf) Find(id uuid.UUID) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.State == backends.EntryIncoming && !f.whole() {
+	if f.State != backends.EntryReady && !f.whole() {
 		_ = f.Close()
 		return nil, s.notFound(id)
 	}
@@ -55,7 +68,7 @@ func (s *Shelf) notFound(id uuid.UUID) error {
 
 // find opens what has the dataset's name, ready or incoming, whole or not.
 func (s *Shelf) find(root *os.Root, id uuid.UUID) (*Folder, error) {
-	for _, area := range areas()[:2] {
+	for _, area := range s.areas()[:len(s.areas())-1] {
 		done := s.claims.Use(id)
 		f, err := s.open(root, area, id, done)
 		if err == nil {
@@ -79,8 +92,12 @@ func (s *Shelf) open(root *os.Root, area string, id uuid.UUID, done func()) (*Fo
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %w", id, err)
 	}
 	f := &Folder{Root: sub, ID: id, State: backends.EntryReady, done: done}
-	if area == incomingArea {
+	switch area {
+	case incomingArea:
 		f.State = backends.EntryIncoming
+		return f, nil
+	case copiesArea:
+		f.State = backends.EntryCopy
 		return f, nil
 	}
 	names, err := ReadNames(sub, ".")
@@ -105,6 +122,8 @@ func (s *Shelf) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 	defer root.Close()
 	f, err = s.find(root, id)
 	switch {
+	case err == nil && f.State == backends.EntryCopy:
+		return nil, false, errors.Join(s.isCopy(id), f.Close())
 	case err == nil && (f.State == backends.EntryReady || f.whole()):
 		return f, true, nil
 	case err == nil:
@@ -148,8 +167,11 @@ func (s *Shelf) Finish(f *Folder, d dataset.Dataset) error {
 
 // areaOf returns where folders of a state are.
 func areaOf(state backends.EntryState) string {
-	if state == backends.EntryIncoming {
+	switch state {
+	case backends.EntryIncoming:
 		return incomingArea
+	case backends.EntryCopy:
+		return copiesArea
 	}
 	return readyArea
 }
@@ -181,7 +203,7 @@ func (s *Shelf) Glance(id uuid.UUID) (*os.Root, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, area := range areas()[:2] {
+	for _, area := range s.areas()[:len(s.areas())-1] {
 		sub, err := openSub(root, filepath.Join(area, id.String()))
 		if !errors.Is(err, fs.ErrNotExist) {
 			return sub, err

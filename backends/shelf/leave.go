@@ -52,7 +52,7 @@ func (s *Shelf) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) er
 	if err != nil {
 		return err
 	}
-	for _, area := range areas() {
+	for _, area := range s.areas() {
 		if err := s.syncArea(root, area); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (s *Shelf) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*
 		errs = append(errs, root.Remove(Temp+markerName))
 	}
 	s.marker.Unlock()
-	for _, area := range areas() {
+	for _, area := range s.areas() {
 		names, err := ReadNames(root, area)
 		errs = append(errs, err)
 		for _, name := range names {
@@ -198,6 +198,9 @@ func (s *Shelf) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Folder
 		return 0, nil // foreign: List says so
 	}
 	defer f.Close()
+	if area == copiesArea && f.begun() {
+		return 1, s.destroy(context.Background(), root, area, id.String())
+	}
 	n, err := tidy(f)
 	if _, lErr := f.Lstat(Temp + recordName); lErr == nil {
 		n++

@@ -28,7 +28,7 @@ func (s *Shelf) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry,
 		return nil, err
 	}
 	seen := map[uuid.UUID]int{}
-	for _, area := range areas() {
+	for _, area := range s.areas() {
 		names, err := ReadNames(root, area)
 		if err != nil {
 			return nil, err
@@ -58,7 +58,7 @@ func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
 	var entries []backends.Entry
 	for _, name := range names {
 		ours := corner.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" ||
-			slices.Contains(areas(), name) || slices.Contains(s.Own, name)
+			slices.Contains(s.areas(), name) || slices.Contains(s.Own, name)
 		if !ours {
 			entries = append(entries, s.foreign(name, "drover put nothing of that name there"))
 		}
@@ -96,6 +96,9 @@ func (s *Shelf) entry(root *os.Root, area, name string, describe func(*Folder, *
 		return s.foreign(path, err.Error()), true
 	}
 	defer f.Close()
+	if area == copiesArea && f.begun() {
+		return backends.Entry{}, false
+	}
 	return s.Describe(f, describe), true
 }
 

@@ -5,6 +5,7 @@
 //	pool.json               the marker, written last when a pool is made
 //	datasets/<uuid>/        ready datasets
 //	incoming/<uuid>/        made, not yet committed; whole once dataset.json is there
+//	copies/<uuid>/          snapshots of datasets whose home is elsewhere, where a backend has those
 //	deleting/<uuid>[.n]/    on their way out
 //	…/<uuid>/dataset.json   the record; what else is in a folder is the backend's
 //
@@ -45,11 +46,20 @@ const (
 	readyArea    = "datasets"
 	incomingArea = "incoming"
 	deletingArea = "deleting"
+	copiesArea   = "copies"
 )
 
-// areas are all areas, in the order in which a dataset goes through them: who
-// looks in this order misses none that moves on meanwhile.
+// areas are all areas that every pool has, in the order in which a dataset goes through
+// them: who looks in this order misses none that moves on meanwhile.
 func areas() []string { return []string{incomingArea, readyArea, deletingArea} }
+
+// areas are those of this pool.
+func (s *Shelf) areas() []string {
+	if s.copies {
+		return []string{incomingArea, copiesArea, readyArea, deletingArea}
+	}
+	return areas()
+}
 
 // marker is what says that a directory is a pool, and which.
 type marker struct {
@@ -76,6 +86,7 @@ type Shelf struct {
 
 	mark   marker
 	path   string
+	copies bool // it keeps copies too
 	claims claims.Claims
 	marker sync.Mutex // held while it is written anew
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -30,6 +31,8 @@ type Head struct {
 	// Project is that of the filesystem's quotas which the tree is in, for backends that
 	// keep sizes so; 0: none.
 	Project uint32 `json:"project,omitempty"`
+	// From is the snapshot that a copy's head was promoted from, as it is since.
+	From uuid.UUID `json:"from,omitzero"`
 }
 
 // Kept is a snapshot on record, with where its tree is.
@@ -37,6 +40,8 @@ type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
 	Limit dataset.Size `json:"limit,omitempty"` // the size of the head that it was; 0: none
+	// Stream is what it came by, for one that did.
+	Stream backends.Stream `json:"stream,omitzero"`
 }
 
 // Head returns the tree of the head. dataset.ErrCorrupt: that is not on record.
@@ -121,7 +126,7 @@ func DescribeTrees(f *Folder, e *backends.Entry) {
 		return
 	}
 	now, err := f.Head()
-	if err == nil {
+	if err == nil && f.State != backends.EntryCopy {
 		_, err = f.Lstat(now.Tree)
 	}
 	if err != nil {
@@ -191,6 +196,6 @@ func (f *Folder) Strangers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, record := snapshotOf(name)
-		return record || IsTree(name) || name == recordName || name == currentName || strings.HasPrefix(name, Temp)
+		return record || IsTree(name) || name == recordName || name == currentName || name == spool.File || name == spool.RecordFile || strings.HasPrefix(name, Temp)
 	}), err
 }

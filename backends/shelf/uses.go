@@ -113,20 +113,37 @@ func mountedAt(folder string) (string, error) {
 		return "", err
 	}
 	defer dir.Close()
-	var st unix.Statx_t
-	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
-		return "", err
-	}
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	table, err := mount.Table()
 	if err != nil {
 		return "", err
 	}
-	table, err := mount.Table()
+	tree, path, kind, err := lies(dir, table)
 	if err != nil {
 		return "", err
 	}
 	if below := table.Under(path); len(below) > 0 {
 		return below[0].Mountpoint, nil
+	}
+	if strings.HasPrefix(kind, "nfs") {
+		return mountedOf(dir, table.Of(tree.Major, tree.Minor))
+	}
+	for _, m := range table.Of(tree.Major, tree.Minor) {
+		if m.Root == tree.Root || strings.HasPrefix(m.Root, tree.Root+"/") {
+			return m.Mountpoint, nil
+		}
+	}
+	return "", nil
+}
+
+// lies returns which tree of which filesystem an open directory is, its path, and the kind of
+// that filesystem.
+func lies(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind string, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return tree, "", "", err
+	}
+	if path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err != nil {
+		return tree, "", "", err
 	}
 	for _, own := range table {
 		if uint64(own.ID) != st.Mnt_id {
@@ -134,18 +151,38 @@ func mountedAt(folder string) (string, error) {
 		}
 		inside, err := filepath.Rel(own.Mountpoint, path)
 		if err != nil {
-			return "", err
+			return tree, "", "", err
 		}
-		inside = filepath.Join(own.Root, inside)
-		if strings.HasPrefix(own.FSType, "nfs") {
-			return mountedOf(dir, table.Of(own.Major, own.Minor))
-		}
-		for _, m := range table.Of(own.Major, own.Minor) {
-			if m.Root == inside || strings.HasPrefix(m.Root, inside+"/") {
-				return m.Mountpoint, nil
-			}
-		}
-		return "", nil
+		return mount.Filesystem{Major: own.Major, Minor: own.Minor, Root: filepath.Join(own.Root, inside)}, path, own.FSType, nil
 	}
-	return "", fmt.Errorf("the mount of %s is not in the mount table", path)
+	return tree, "", "", fmt.Errorf("the mount of %s is not in the mount table", path)
+}
+
+// Nowhere fails with dataset.ErrInUse where None does, and while the folder or what is in it is
+// mounted in another mount namespace.
+func (u *Uses) Nowhere(id uuid.UUID, folder string) error {
+	if err := u.None(id, folder); err != nil {
+		return err
+	}
+	dir, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	tree, _, _, err := lies(dir, table)
+	if err != nil {
+		return err
+	}
+	others, err := mount.Elsewhere()
+	if err != nil {
+		return err
+	}
+	if list := others.Holders(tree, ""); len(list) > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted in another mount namespace, that of process %d (%s)", id, list[0].PID, list[0].Comm)
+	}
+	return nil
 }

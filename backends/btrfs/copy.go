@@ -1,0 +1,319 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+)
+
+// headless is the error where a copy is asked for its head.
+func headless(f *shelf.Folder) error {
+	return dataset.Errorf(dataset.ErrConflict, "what is here of dataset %s is a copy, without a head", f.ID)
+}
+
+// describeCopy adds to the entry of a copy what else it has.
+func describeCopy(f *shelf.Folder, head shelf.Head, e *backends.Entry) {
+	_, err := f.Lstat(head.Tree)
+	e.Promoted = err == nil
+	if snapshot, base, n := spool.Came(f.Root); snapshot != uuid.Nil {
+		e.Partial = &backends.Partial{Snapshot: snapshot, Base: base, Bytes: n}
+	}
+}
+
+// Received implements backends.Copier.
+func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
+	f, err := p.shelf.FindAny(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return backends.Received{}, nil
+	}
+	if err != nil {
+		return backends.Received{}, err
+	}
+	defer f.Close()
+	return came(f, snapshot)
+}
+
+func came(f *shelf.Folder, snapshot uuid.UUID) (backends.Received, error) {
+	s, err := f.Kept(snapshot)
+	switch {
+	case err == nil:
+		return backends.Received{Whole: true, Last: s.Stream}, nil
+	case !errors.Is(err, dataset.ErrNotFound):
+		return backends.Received{}, err
+	}
+	if which, base, n := spool.Came(f.Root); f.State == backends.EntryCopy && which == snapshot {
+		return backends.Received{Bytes: n, Base: base}, nil
+	}
+	return backends.Received{}, nil
+}
+
+// Receive implements backends.Copier: the stream is gathered in a file, and applied once it was
+// verified.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+	out, err := p.receive(ctx, d, r, progress)
+	if err != nil {
+		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
+	}
+	return out, nil
+}
+
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+	f, err := p.shelf.MakeCopy(d.Dataset, p.room)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	p.step("btrfs.receive.copy")
+	have, err := came(f, d.Snapshot.ID)
+	switch {
+	case err != nil:
+		return out, err
+	case have.Whole:
+		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
+	case d.From != 0 && d.From != have.Bytes:
+		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
+	case d.From != 0 && d.Base != have.Base:
+		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := p.room(); err != nil {
+		return out, err
+	}
+	begin := func(h spool.Header) error {
+		if h.Base == uuid.Nil {
+			return nil
+		}
+		_, err := f.Kept(h.Base)
+		return err
+	}
+	if err := p.dropHead(ctx, f); err != nil {
+		return out, err
+	}
+	s := spool.Spool{Root: f.Root, Room: p.room, Step: p.step, Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) }}
+	if out, err = s.Gather(ctx, d, Name, r, progress, begin); err != nil {
+		return out, err
+	}
+	p.step("btrfs.receive.gathered")
+	if err := p.received(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
+		if errors.Is(err, dataset.ErrCorrupt) {
+			err = errors.Join(err, spool.Drop(f.Root), p.destroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
+		}
+		return out, err
+	}
+	p.step("btrfs.receive.durable")
+	if err := f.WriteKept(shelf.Kept{Snapshot: d.Snapshot, Tree: shelf.TreeOf(d.Snapshot.ID), Limit: out.Size, Stream: out}); err != nil {
+		return out, err
+	}
+	p.step("btrfs.receive.recorded")
+	return out, spool.Drop(f.Root)
+}
+
+// dropHead takes the head from a copy, if it has one. One that a crash left on its way to be a
+// snapshot becomes that; any other is what a snapshot is.
+func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+		return shelf.SyncDir(f.Root)
+	}
+	kept, err := f.Keeps(h.Tree)
+	if err != nil {
+		return err
+	}
+	if kept {
+		if err := p.restored(f, h.Tree); err != nil {
+			return err
+		}
+	}
+	if err := f.Headless(); err != nil {
+		return err
+	}
+	p.step("btrfs.head.dropped")
+	if kept {
+		return nil
+	}
+	return p.destroyIn(ctx, f, h.Tree)
+}
+
+// dropOf removes what a copy has beside a snapshot that goes: the part of it that has come, and
+// a head that was made of it.
+func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if which, _, _ := spool.Came(f.Root); which == snapshot {
+		if err := spool.Drop(f.Root); err != nil {
+			return err
+		}
+	}
+	h, err := f.Head()
+	if err != nil || h.From != snapshot {
+		return err
+	}
+	return p.dropHead(ctx, f)
+}
+
+// Promote implements backends.Copier.
+func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
+	f, err := p.shelf.FindAny(ds)
+	if err == nil {
+		defer f.Close()
+		err = p.promote(ctx, f, snapshot)
+	}
+	if err != nil {
+		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, err)
+	}
+	return nil
+}
+
+func (p *Pool) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if f.State != backends.EntryCopy {
+		return nil
+	}
+	s, err := f.Kept(snapshot)
+	if err != nil {
+		return err
+	}
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Lstat(h.Tree); err == nil && h.From == snapshot {
+		return shelf.SyncDir(f.Root)
+	}
+	if err := p.dropHead(ctx, f); err != nil {
+		return err
+	}
+	fresh := shelf.Head{Tree: shelf.RestoredTree(uuid.New()), Size: s.Limit, From: snapshot}
+	if err := p.refill(ctx, f, s, fresh); err != nil {
+		return err
+	}
+	p.step("btrfs.promote.made")
+	return f.SetHead(fresh)
+}
+
+// commitCopy makes a copy that was promoted the dataset's home.
+func (p *Pool) commitCopy(f *shelf.Folder) error {
+	h, err := f.Head()
+	if err == nil {
+		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+			err = headless(f)
+		}
+	}
+	if err == nil {
+		err = spool.Drop(f.Root)
+	}
+	if err == nil {
+		err = p.shelf.Promote(f)
+	}
+	return err
+}
+
+// Demote implements backends.Copier.
+func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
+	err := p.demote(ctx, ds, func(f *shelf.Folder) error {
+		return p.isHead(ctx, f, snapshot)
+	})
+	if err != nil {
+		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
+	}
+	return nil
+}
+
+// isHead fails with ErrConflict when the head of a dataset is not what its snapshot is.
+func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if _, err := f.Kept(snapshot); err != nil || f.State == backends.EntryCopy {
+		return err
+	}
+	same, err := p.Same(ctx, f.ID, snapshot, uuid.Nil)
+	if err == nil && !same {
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost", snapshot)
+	}
+	return err
+}
+
+// Supersede implements backends.Copier: the head becomes the snapshot.
+func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
+	err := p.demote(ctx, ds, func(f *shelf.Folder) error {
+		if err := p.isHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+			return err
+		}
+		h, err := f.Head()
+		if err != nil {
+			return err
+		}
+		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+			return dataset.Errorf(dataset.ErrConflict, "there is no head")
+		}
+		if err := flush(f, h.Tree); err != nil {
+			return err
+		}
+		return f.WriteKept(shelf.Kept{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
+	})
+	if err != nil {
+		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
+	}
+	return nil
+}
+
+// flush makes all that was written to a tree durable.
+func flush(f *shelf.Folder, name string) error {
+	tree, err := open(f, name)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return fsctl.Sync(tree)
+}
+
+// demote makes a dataset, whose head is one of its snapshots once keep is done, a copy: it moves
+// there with its head, which is taken from it then, so that it is never a dataset without one.
+func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) error) error {
+	f, err := p.shelf.FindAny(ds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := p.uses.Nowhere(ds, p.shelf.PathOf(f)); err != nil {
+		return err
+	}
+	if err := keep(f); err != nil {
+		return noSpace(err)
+	}
+	p.step("btrfs.demote.kept")
+	if f.State != backends.EntryCopy {
+		h, err := f.Head()
+		if err != nil {
+			return err
+		}
+		if h.From != uuid.Nil { // it was written to since
+			h.From = uuid.Nil
+			if err := f.SetHead(h); err != nil {
+				return err
+			}
+		}
+		if err := p.shelf.Demote(f); err != nil {
+			return err
+		}
+		p.step("btrfs.demote.moved")
+	}
+	return p.dropHead(ctx, f)
+}
+
+// Idle implements backends.Copier.
+func (p *Pool) Idle(_ context.Context, id uuid.UUID) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return p.uses.Nowhere(id, p.shelf.PathOf(f))
+}

@@ -1,0 +1,123 @@
+package shelf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// KeepCopies has the pool keep copies too: see backends.Copier. It is called before the shelf is
+// used.
+func (s *Shelf) KeepCopies() error {
+	root, err := s.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.Mkdir(copiesArea, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	s.copies = true
+	return nil
+}
+
+// begun tells whether a copy's folder holds nothing of one: it was being made.
+func (f *Folder) begun() bool {
+	names, err := ReadNames(f.Root, ".")
+	for _, name := range names {
+		if !strings.HasPrefix(name, Temp) {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// MakeCopy opens the folder of a copy, which it makes, with its record, where the pool has
+// nothing of that dataset; begin is asked before. dataset.ErrConflict: it has the dataset itself.
+func (s *Shelf) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
+	root, err := s.Enter()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := s.find(root, d.ID)
+	switch {
+	case err == nil && f.State == backends.EntryCopy && f.whole():
+		return f, nil
+	case err == nil && f.State != backends.EntryCopy:
+		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head", s.title()), f.Close())
+	case err == nil:
+		err = f.Close()
+	case errors.Is(err, dataset.ErrNotFound):
+		err = nil
+	}
+	if err == nil {
+		err = begin()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := root.Mkdir(filepath.Join(copiesArea, d.ID.String()), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	if f, err = s.find(root, d.ID); err != nil {
+		return nil, err
+	}
+	err = f.WriteRecord(d, true)
+	if err == nil {
+		err = s.syncArea(root, copiesArea)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Demote moves the folder of a dataset to the copies, durably. Promote moves it back.
+func (s *Shelf) Demote(f *Folder) error { return s.move(f, backends.EntryCopy) }
+
+// Promote makes a copy a ready dataset, durably.
+func (s *Shelf) Promote(f *Folder) error { return s.move(f, backends.EntryReady) }
+
+func (s *Shelf) move(f *Folder, to backends.EntryState) error {
+	root, err := s.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	from, there := areaOf(f.State), areaOf(to)
+	if err := root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String())); err != nil {
+		return err
+	}
+	f.State = to
+	return errors.Join(s.syncArea(root, there), s.syncArea(root, from))
+}
+
+// Headless puts on record that no tree of a folder is the head, durably.
+func (f *Folder) Headless() error {
+	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
+}
+
+// Keeps tells whether a snapshot is on record with a tree, or will be once that is no head.
+func (f *Folder) Keeps(tree string) (bool, error) {
+	names, err := ReadNames(f.Root, ".")
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if _, ok := snapshotOf(name); !ok {
+			continue
+		}
+		var s Kept
+		if err := ReadJSON(f.Root, name, &s); err != nil || s.Tree == tree {
+			return true, nil // what can't be read may be it
+		}
+	}
+	return false, nil
+}
