@@ -128,8 +128,8 @@ type Agent struct {
 	generation  uint64
 	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	running     map[uuid.UUID]*running
-	scratch     map[uuid.UUID]bool // clones that exports read
-	news        map[uuid.UUID]bool // datasets that control is to hear of
+	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
+	news        map[uuid.UUID]bool      // datasets that control is to hear of
 	copiesFresh *freshness
 	pulls       map[uuid.UUID]pullRecord
 	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
@@ -167,7 +167,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]bool{}, news: map[uuid.UUID]bool{},
+		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock

@@ -135,7 +135,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	case condemned:
 		return a.destroyCopy(ctx, pool, k)
 	}
-	err = errors.Join(err, a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	err = errors.Join(err, a.noteKey(ctx, pool, k), a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
 	return errors.Join(err, a.settleShown(ctx, pool, k))
 }
 

@@ -3,8 +3,10 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -14,51 +16,192 @@ import (
 	"github.com/droverhq/drover/internal/keys"
 )
 
-// checkKeys says whether this node can encrypt, and whether it has the keys of its profiles and
-// of its volumes. known are the datasets whose home it is.
+// keyCheck looks at the keys of what this node has. Each is read once.
+type keyCheck struct {
+	*report
+	a    *Agent
+	now  map[string]dataset.Profile // that encrypt, by name, as control has them
+	have map[string]keys.Key        // by place
+	gone map[string]*goneKey
+}
+
+// goneKey is a place where no key is to be had, and who needs it.
+type goneKey struct {
+	why                     error
+	homes, copies, profiles []string
+}
+
+// sealedVolume is an encrypted dataset whose home is here, or of which a copy is.
+type sealedVolume struct {
+	dataset.Dataset
+	copied bool
+}
+
+func (v sealedVolume) name() string {
+	if v.State == dataset.StateTrashed {
+		return v.Volume + " in the trash"
+	}
+	return v.Volume
+}
+
+// checkKeys says whether this node can encrypt, and whether it has the keys of its profiles, of
+// its volumes and of what it has copies of; and what needs a key that its profile names no more.
+// known are the datasets whose home it is.
 func (a *Agent) checkKeys(ctx context.Context, r *report, known map[uuid.UUID]dataset.Dataset) {
-	volumes := slices.SortedFunc(maps.Values(known), func(x, y dataset.Dataset) int { return cmp.Compare(x.Volume, y.Volume) })
-	volumes = slices.DeleteFunc(volumes, func(d dataset.Dataset) bool { return d.Encryption == nil })
-	var profiles []dataset.Profile
+	c := &keyCheck{report: r, a: a, now: map[string]dataset.Profile{}, have: map[string]keys.Key{}, gone: map[string]*goneKey{}}
 	if all, err := a.Control.Profiles(ctx); err == nil { // that control is away is said already
-		profiles = slices.DeleteFunc(all, func(p dataset.Profile) bool { return !p.Encryption.Wanted() })
-	}
-	if err := crypt.Available(); err != nil {
-		level := levelInfo // nobody is without it
-		if len(volumes) > 0 {
-			level = levelError
-		} else if len(profiles) > 0 {
-			level = levelWarning
-		}
-		r.add(level, "encryption", "", "cannot work on this host: %v", err)
-	} else {
-		r.add(levelOK, "encryption", "", "works on this host")
-	}
-	have := map[string]keys.Key{}
-	read := func(level string, p dataset.Profile, subject string) (keys.Key, bool) {
-		at := p.Encryption.String()
-		if key, before := have[at]; before {
-			return key, key.Known()
-		}
-		key, err := a.operatorKey(ctx, p, uuid.Nil)
-		if err != nil {
-			r.add(level, subject, "", "has no key here: %v", err)
-		}
-		have[at] = key
-		return key, err == nil
-	}
-	for _, d := range volumes {
-		key, ok := read(levelError, d.Profile, "volume "+d.Volume)
-		if ok && key.ID() != d.Encryption.KeyID {
-			r.add(levelError, "volume "+d.Volume, "put the old key back, or: drover volume rekey "+d.Volume+" --old-key-file FILE",
-				"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", d.Encryption.KeyID, dataset.Clip(d.Profile.Encryption.String()), key.ID())
+		for _, p := range all {
+			if p.Encryption.Wanted() {
+				c.now[p.Name] = p
+			}
 		}
 	}
-	for _, p := range profiles {
-		if key, ok := read(levelWarning, p, "profile "+p.Name); ok {
-			r.add(levelOK, "profile "+p.Name, "", "has its key here: %s", key.ID())
+	volumes := a.sealedVolumes(known)
+	c.canEncrypt(volumes)
+	for _, v := range volumes {
+		c.volume(ctx, v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.now)) {
+		p := c.now[name]
+		if key, why := c.read(ctx, p.Encryption, p); why == nil {
+			c.add(levelOK, "profile "+p.Name, "", "has its key here: %s", key.ID())
+		} else {
+			why.profiles = append(why.profiles, p.Name)
 		}
 	}
+	for _, at := range slices.Sorted(maps.Keys(c.gone)) {
+		c.missing(at, c.gone[at])
+	}
+}
+
+// sealedVolumes are the encrypted datasets of this node, by name, homes first.
+func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
+	for _, d := range known {
+		all = append(all, sealedVolume{d, false})
+	}
+	for _, id := range a.cache.copyIDs() {
+		if k, kept := a.cache.copied(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
+			all = append(all, sealedVolume{*k.Record, true})
+		}
+	}
+	all = slices.DeleteFunc(all, func(v sealedVolume) bool { return v.Encryption == nil || v.State == dataset.StatePurging })
+	slices.SortFunc(all, func(x, y sealedVolume) int {
+		if x.copied != y.copied {
+			return map[bool]int{false: -1, true: 1}[x.copied]
+		}
+		return cmp.Or(cmp.Compare(x.Volume, y.Volume), slices.Compare(x.ID[:], y.ID[:]))
+	})
+	return all
+}
+
+func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
+	err := crypt.Available()
+	level := levelInfo // nobody is without it
+	switch {
+	case err == nil:
+		c.add(levelOK, "encryption", "", "works on this host")
+		return
+	case len(volumes) > 0 && !volumes[0].copied:
+		level = levelError
+	case len(volumes)+len(c.now) > 0:
+		level = levelWarning
+	}
+	c.add(level, "encryption", "", "cannot work on this host: %v", err)
+}
+
+// read returns the key at a place, or who else misses it.
+func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *goneKey) {
+	at := placeOf(from)
+	if key, before := c.have[at]; before {
+		return key, nil
+	}
+	if c.gone[at] == nil {
+		p.Encryption = from
+		key, err := c.a.operatorKey(ctx, p, uuid.Nil)
+		if err == nil {
+			c.have[at] = key
+			return key, nil
+		}
+		c.gone[at] = &goneKey{why: err}
+	}
+	return keys.Key{}, c.gone[at]
+}
+
+func placeOf(from dataset.KeySource) string {
+	switch {
+	case from.KeyFile != "":
+		return "key file " + dataset.Clip(from.KeyFile)
+	case from.Wanted():
+		return "key program " + dataset.Clip(from.String())
+	}
+	return "key"
+}
+
+func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
+	if !v.Profile.Encryption.Wanted() {
+		c.add(levelError, "volume "+v.Volume, fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
+			"cannot be mounted: where its key is was lost with its record; its data key is wrapped by key %s", v.Encryption.KeyID)
+		return
+	}
+	key, why := c.read(ctx, v.Profile.Encryption, v.Profile)
+	switch {
+	case why != nil && v.copied:
+		why.copies = append(why.copies, v.Volume)
+		return
+	case why != nil:
+		why.homes = append(why.homes, v.name())
+		return
+	}
+	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // it may have one for each
+		if own, err := c.a.operatorKey(ctx, v.Profile, v.ID); err == nil {
+			key = own
+		}
+	}
+	at, now := placeOf(v.Profile.Encryption), c.now[v.Profile.Name].Encryption
+	rekey := "drover volume rekey " + v.Volume
+	if v.State == dataset.StateTrashed {
+		rekey = "drover trash restore " + v.ID.String()[:8] + ", then " + rekey
+	}
+	switch old := key.ID() != v.Encryption.KeyID; {
+	case old && v.copied:
+		c.add(levelWarning, "volume "+v.Volume, "bring the key here that its home has",
+			"could not be mounted here if this node became its home: its data key is wrapped by key %s, and %s is key %s here", v.Encryption.KeyID, at, key.ID())
+	case old:
+		c.add(levelError, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
+			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
+	case now.Wanted() && !now.Equal(v.Profile.Encryption) && !v.copied: // of copies the home says so
+		if next, why := c.read(ctx, now, v.Profile); why == nil && next.ID() == key.ID() {
+			return
+		}
+		c.add(levelWarning, "volume "+v.name(), rekey, "still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
+	}
+}
+
+// missing says who cannot do without a key that is not here: all of them.
+func (c *keyCheck) missing(at string, g *goneKey) {
+	level, text := levelWarning, ""
+	if len(g.homes) > 0 {
+		level = levelError
+	}
+	for _, who := range []struct {
+		text  string
+		names []string
+	}{{"volumes that cannot be mounted", g.homes}, {"volumes with a copy here that could not be mounted if this node became their home", g.copies}, {"profiles that make no volumes here", g.profiles}} {
+		if len(who.names) > 0 {
+			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
+		}
+	}
+	c.add(level, at, "", "is not to be had here: %v%s", g.why, text)
+}
+
+// howMany is how many there are, and which.
+func howMany(names []string) string {
+	const shown = 50
+	more := ""
+	if n := len(names) - shown; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
 // warnOfKeys has the log say at a start what doctor would of keys.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,20 +25,73 @@ type keyring struct{ a *Agent }
 var _ backends.Keys = keyring{}
 
 // DataKey implements backends.Keys. What is on record goes before what lies beside the data,
-// which may be of before the key was exchanged.
+// which may be of before the key was exchanged; but of a copy the record here may be the older.
+// What opens is the data key, whichever says so.
 func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
-	now, known := k.a.cache.either(d.ID)
+	of := k.a.standsFor(d.ID)
+	records := []dataset.Dataset{d}
+	now, known := k.a.cache.either(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
-		d = now
+		records[0] = now
+		if d.Encryption != nil && d.Encryption.KeyID != now.Encryption.KeyID {
+			records = append(records, d)
+		}
 	}
+	var why error
+	for _, r := range records {
+		key, err := k.a.dataKey(ctx, of, r)
+		if err == nil {
+			return key, nil
+		}
+		if why == nil {
+			why = err
+		}
+	}
+	return nil, why
+}
+
+// dataKey returns the data key in a record; of is the dataset that the operator's key is asked
+// for.
+func (a *Agent) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and there is no data key in its record")
 	}
-	key, err := k.a.operatorKey(ctx, d.Profile, d.ID)
+	key, err := a.operatorKey(ctx, d.Profile, of)
 	if err != nil {
 		return nil, fmt.Errorf("%w; its data key is wrapped by key %s", err, d.Encryption.KeyID)
 	}
 	return key.Unwrap(*d.Encryption)
+}
+
+// standIn has a dataset that no record has stand for another until end is called: a clone that
+// is read, or what a move makes. Nobody reaps it then.
+func (a *Agent) standIn(id, of uuid.UUID) (end func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.scratch[id] = of
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.scratch, id)
+	}
+}
+
+// standsFor returns the dataset that another stands for, if it does, or else that itself.
+func (a *Agent) standsFor(id uuid.UUID) uuid.UUID {
+	if k, is := a.cache.shown(id); is {
+		return k.Dataset
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if of, is := a.scratch[id]; is {
+		return of
+	}
+	for of, p := range a.pulls {
+		if p.Beside == id && id != uuid.Nil {
+			return of
+		}
+	}
+	return id
 }
 
 // operatorKey reads the key of a profile.
@@ -58,6 +112,13 @@ func (a *Agent) operatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID
 // from, or what an earlier try has made it with. Nothing is changed where a key is not here.
 func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	d := op.Dataset
+	var from dataset.Dataset
+	if op.Source != nil {
+		from, _ = a.cache.either(op.Source.Dataset)
+		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
+			return dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
+		}
+	}
 	if !d.Profile.Encryption.Wanted() {
 		return nil
 	}
@@ -75,33 +136,73 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 		return err
 	}
 	id, data := keys.NewDataKey()
+	wrapped := key.Wrap(id, data) // which the pool opens, to make what it opens
 	if op.Source != nil {
-		from, known := a.cache.either(op.Source.Dataset)
-		if !known || from.Encryption == nil {
-			return dataset.Errorf(dataset.ErrInvalid, "what it is cloned from is not encrypted")
-		}
 		if data, err = (keyring{a}).DataKey(ctx, from); err != nil {
 			return fmt.Errorf("what it is cloned from: %w", err)
 		}
-		id = from.Encryption.ID
+		if wrapped, err = a.wrap(ctx, key, *d, from.Encryption.ID, data); err != nil {
+			return err
+		}
 	}
-	wrapped := key.Wrap(id, data)
 	d.Encryption = &wrapped
 	return nil
 }
 
+// wrap wraps a data key by the key of a dataset's profile, and proves it: the key is read again,
+// and must open it. One that was read while it was written, or that a program prints but once,
+// is no key to come back by.
+func (a *Agent) wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID, data []byte) (e dataset.Encryption, err error) {
+	e = key.Wrap(id, data)
+	again, err := a.operatorKey(ctx, d.Profile, d.ID)
+	if err != nil {
+		return e, fmt.Errorf("read once more: %w", err)
+	}
+	if again.ID() != key.ID() {
+		return e, dataset.Errorf(dataset.ErrForbidden, "%s was key %s, and read once more it is key %s: nothing was wrapped by it (try again when it stays as it is)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
+	}
+	opened, err := again.Unwrap(e)
+	if err == nil && !bytes.Equal(opened, data) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "what was wrapped by key %s opens as something else", key.ID())
+	}
+	return e, err
+}
+
 // canOpen fails with ErrForbidden where the key of a dataset is not on this node that is to come
-// here, before it does.
+// here, before it does. d is as control has it: what is known here of a copy may be older.
 func (a *Agent) canOpen(ctx context.Context, d dataset.Dataset) error {
 	if d.Encryption == nil {
 		return nil
 	}
-	_, err := (keyring{a}).DataKey(ctx, d)
+	_, err := a.dataKey(ctx, d.ID, d)
 	return err
 }
 
+// noteKey has the record beside a copy take over the data key as it is wrapped on record: the
+// old key is needed no more then. The copy's lock is held.
+func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if k.Record == nil || k.Record.Encryption == nil {
+		return nil
+	}
+	e, err := pool.Stat(ctx, k.Dataset)
+	if errors.Is(err, dataset.ErrNotFound) || err == nil && (e.State != backends.EntryCopy || e.Record == nil || e.Record.Encryption == nil) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, now := *e.Record, *k.Record.Encryption
+	if d.Encryption.ID != now.ID || d.Encryption.KeyID == now.KeyID {
+		return nil
+	}
+	d.Encryption, d.Profile = &now, d.Profile.Clone()
+	d.Profile.Encryption = k.Record.Profile.Clone().Encryption
+	return pool.WriteRecord(ctx, d, true)
+}
+
 // doRekey wraps a data key by the key that the profile has now. The record alone changes, in one
-// step: a crash before it leaves what was, and again it does the same.
+// step, once the new wrapping is proven: a crash before it leaves what was, and again it does the
+// same.
 func (a *Agent) doRekey(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "rekey")
 	defer unlock()
@@ -146,5 +247,5 @@ func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operat
 	if err != nil {
 		return next, err
 	}
-	return key.Wrap(d.Encryption.ID, data), nil
+	return a.wrap(ctx, key, *op.Dataset, d.Encryption.ID, data)
 }

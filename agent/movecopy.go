@@ -257,16 +257,12 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // again: its size
 	}
-	m.a.mu.Lock()
-	m.a.scratch[d.ID] = true
-	m.a.mu.Unlock()
+	end := m.a.standIn(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.a.discard(ctx, m.pool, d.ID))
 		}
-		m.a.mu.Lock()
-		delete(m.a.scratch, d.ID)
-		m.a.mu.Unlock()
+		end()
 	}()
 	if err := m.pool.Delete(ctx, d.ID); err != nil {
 		return 0, err

@@ -282,15 +282,10 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dataset.Dataset, snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	a.mu.Lock()
-	a.scratch[scratch.ID] = true
-	a.mu.Unlock()
+	end := a.standIn(scratch.ID, d.ID)
 	release := func() error {
-		err := a.discard(ctx, pool, scratch.ID)
-		a.mu.Lock()
-		delete(a.scratch, scratch.ID)
-		a.mu.Unlock()
-		return err
+		defer end()
+		return a.discard(ctx, pool, scratch.ID)
 	}
 	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		return nil, nil, errors.Join(err, release())

@@ -179,7 +179,7 @@ func thaw(path string) error {
 // looks at it, or a move goes on from it.
 func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
-	scratch := a.scratch[id]
+	_, scratch := a.scratch[id]
 	a.mu.Unlock()
 	if _, shown := a.cache.shown(id); shown || scratch || a.isBeside(id) {
 		return true

@@ -87,14 +87,10 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source, w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	a.mu.Lock()
-	a.scratch[scratch.ID] = true
-	a.mu.Unlock()
+	end := a.standIn(scratch.ID, d.ID)
 	defer func() {
 		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
-		a.mu.Lock()
-		delete(a.scratch, scratch.ID)
-		a.mu.Unlock()
+		end()
 	}()
 	unlock, err := a.locks.lock(ctx, d.ID, "export of volume "+d.Volume)
 	if err != nil {

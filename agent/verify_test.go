@@ -103,13 +103,13 @@ func (r *rig) control(file string) *link {
 // place, which has only what is in the store.
 func (r *rig) serve() (l *link, anew func()) {
 	r.t.Helper()
-	set, err := profiles.Parse("profiles.yaml", r.profiles)
-	if err != nil {
-		r.t.Fatal(err)
-	}
 	var now atomic.Pointer[http.Handler]
 	end, st := func() {}, r.stored
 	anew = func() {
+		set, err := profiles.Parse("profiles.yaml", r.profiles)
+		if err != nil {
+			r.t.Fatal(err)
+		}
 		svc := control.New(control.Deps{
 			Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
 			Failed: func(what string, err error) { r.t.Error(what, err) },
