@@ -181,3 +181,45 @@ func TestKeyProgramIsNotRepeated(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// grouped is how a program may show bytes.
+func grouped(secret []byte, group int, between string) string {
+	text := hex.EncodeToString(secret)
+	var parts []string
+	for ; len(text) > 0; text = text[min(group, len(text)):] {
+		parts = append(parts, text[:min(group, len(text))])
+	}
+	return strings.Join(parts, between)
+}
+
+// In groups a key is a key still; what a person needs of an error stays.
+func TestKeyInGroupsIsNotRepeated(t *testing.T) {
+	secret := []byte("\x01k\xffz-7Q\x80~$\x1b\x00pL\xeePq\x12\x99kT\xaa\xc3\x04wB!e\xd2\x11>R")
+	var decimal, escaped []string
+	for _, b := range secret {
+		decimal, escaped = append(decimal, fmt.Sprint(b)), append(escaped, fmt.Sprintf("\\x%02x", b))
+	}
+	for _, shown := range []string{
+		grouped(secret, 2, " "), grouped(secret, 2, ":"), grouped(secret, 4, " "), grouped(secret, 8, "-"), grouped(secret, 16, ", "),
+		strings.ToUpper(grouped(secret, 4, ".")), "0x" + grouped(secret, 2, ", 0x"), grouped(secret, 16, "\n"),
+		"[" + strings.Join(decimal, " ") + "]", strings.Join(decimal, ","), strings.Join(escaped, ""), strings.Join(escaped, " "),
+	} {
+		for _, prints := range []string{"", "printf %s 'something else that is as long as a key is, or more';"} {
+			_, err := program(t, "cat >/dev/null; "+prints+" cat >&2 <<'E'\ntoken of 2026-11-21 12:00:01 denied by 192.168.100.7:8200, key "+shown+" is bad\nE\nexit 1")
+			if err == nil || !strings.Contains(err.Error(), "2026-11-21 12:00:01 denied by 192.168.100.7:8200, key") || !strings.Contains(err.Error(), "is bad") {
+				t.Errorf("got %v", err)
+			}
+			if digits := strings.Count(strings.ToLower(err.Error()), shown[:5]); digits > 0 {
+				t.Errorf("of %s it says %v", shown, err)
+			}
+		}
+	}
+	for what, shown := range map[string]string{
+		"with its text": "00000000: 7365 6372 6574 2d6b |secret-k|", "a part": "it ends in secret-key, no", "a short part in hex": "73:65:63:72:65:74:2d:6b denied",
+	} {
+		_, err := program(t, "cat >/dev/null; printf %s 'secret-key-of-an-operator-that-is-long-enough'; echo '"+shown+"' >&2; exit 1")
+		if err == nil || strings.Contains(err.Error(), "secret-k") || strings.Contains(err.Error(), "73") || !strings.Contains(err.Error(), "[left out]") {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}

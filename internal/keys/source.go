@@ -3,6 +3,7 @@ package keys
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -115,6 +116,52 @@ func (b *bounded) Write(p []byte) (int, error) {
 // secretLike is whatever could be a key, or a part of it: long, and without a blank.
 func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
 
+// word is what digits are grouped in, whatever stands between the groups.
+func word() *regexp.Regexp { return regexp.MustCompile(`[0-9A-Za-z]+`) }
+
+// withoutDigits leaves out of a text the runs of hexadecimal or decimal groups that have as many
+// digits together as a part of a key would: what hexdump, xxd, openssl or a debugger print.
+func withoutDigits(text []byte) []byte {
+	const most = 24
+	var out []byte
+	from, to, digits, done := -1, 0, 0, 0
+	end := func() {
+		if digits >= most {
+			out = append(append(out, text[done:from]...), "[left out]"...)
+			done = to
+		}
+		from, digits = -1, 0
+	}
+	for _, at := range word().FindAllIndex(text, -1) {
+		group := bytes.TrimLeft(bytes.ToLower(text[at[0]:at[1]]), "x")
+		group = bytes.TrimPrefix(group, []byte("0x"))
+		if len(bytes.Trim(group, "0123456789abcdef")) > 0 {
+			end()
+			continue
+		}
+		if from < 0 {
+			from = at[0]
+		}
+		to, digits = at[1], digits+len(group)
+	}
+	end()
+	return append(out, text[done:]...)
+}
+
+// tells reports whether a text has a part of what was printed, in any of the forms that programs
+// show bytes in.
+func tells(text, printed []byte) bool {
+	const part = 8
+	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
+	for at := 0; at+part <= len(printed); at++ {
+		p := printed[at : at+part]
+		if bytes.Contains(text, p) || bytes.Contains(plain, []byte(hex.EncodeToString(p))) {
+			return true
+		}
+	}
+	return false
+}
+
 // said is why a program failed, without what it printed: neither the key nor what looks like one
 // gets into an error.
 func said(err error, printed []byte) string {
@@ -127,7 +174,10 @@ func said(err error, printed []byte) string {
 	if n := bytes.TrimSpace(printed); len(n) > 0 {
 		text = bytes.ReplaceAll(text, n, []byte("[left out]"))
 	}
-	text = secretLike().ReplaceAll(text, []byte("[left out]"))
+	text = withoutDigits(secretLike().ReplaceAll(text, []byte("[left out]")))
+	if tells(text, bytes.TrimSpace(printed)) {
+		text = []byte("[left out]")
+	}
 	text = bytes.Join(bytes.Fields(text), []byte(" "))
 	if len(text) > 0 {
 		line += ": " + dataset.Clip(string(text))
