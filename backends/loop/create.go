@@ -46,10 +46,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return made{}, err
 		}
 		defer from.Close()
-		if d.Encryption != nil {
-			if err := p.sameKey(from, item, d); err != nil {
-				return made{}, err
-			}
+		if err := p.sameKey(from, item, d); err != nil {
+			return made{}, err
 		}
 		have, err := p.imageSize(from, item)
 		if err != nil {

@@ -116,6 +116,9 @@ func (p *Pool) destroy(root folder, path string) error {
 	}
 	defer dir.Close()
 	c, err := p.contents(dir)
+	if err == nil {
+		err = p.abandon(dir)
+	}
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,8 @@ func (p *Pool) sameKey(dir folder, item string, d dataset.Dataset) error {
 // mapping is the name of the device that reads what is in the image of the dataset in dir. With
 // the pool in it two pools of a host can have the same dataset.
 func (p *Pool) mapping(dir folder) string {
-	return "drover-" + filepath.Base(dir.Name()) + p.mappings()
+	id, _, _ := strings.Cut(filepath.Base(dir.Name()), ".") // which may be one of several that are deleted
+	return "drover-" + id + p.mappings()
 }
 
 // mappings is what the names of all mappings of the pool end in.
@@ -247,7 +248,16 @@ func (p *Pool) letGo(dir folder) (m crypt.Mapping, there bool, err error) {
 	return m, there, err
 }
 
-// settled waits for the mappings of the pool that are on their way out.
+// abandon has the mapping of what is in dir go, which is worthless: at once, or with what a
+// process that was killed has left running on it.
+func (p *Pool) abandon(dir folder) error {
+	if !p.info.Capabilities.Encryption {
+		return nil
+	}
+	return crypt.Drop(p.mapping(dir))
+}
+
+// settled lets go of the mappings of the pool that nobody uses, and waits until they are gone.
 func (p *Pool) settled() error {
 	if !p.info.Capabilities.Encryption {
 		return nil

@@ -203,7 +203,10 @@ func (p *Pool) enter(cfg backends.Config) error {
 	if p.direct, err = directIO(root); err != nil {
 		return err
 	}
-	return p.describe()
+	if err := p.describe(); err != nil {
+		return err
+	}
+	return p.settled() // what a process that was killed has left
 }
 
 // describe sets what Info returns.

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,7 +154,7 @@ func (f *fixture) hasSnapshot(s dataset.Snapshot, want string, must bool) {
 	if e.Snapshots[i].Kind != s.Kind || e.Problem != "" {
 		f.Errorf("entry %+v", e)
 	}
-	d := newDataset("")
+	d := f.newDataset("")
 	d.Size = 0
 	f.clone(d, at(s))
 	if got := f.get(d.ID, "a"); got != want {
@@ -186,20 +187,36 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 // stage makes the cast on a pool.
 func (f *fixture) stage(fs string) cast {
 	f.Helper()
-	d := newDataset(fs)
+	d := f.newDataset(fs)
 	f.create(d)
 	f.put(d.ID, "a", "one")
-	c := cast{Dataset: d, Snapshot: f.takeSnapshot(d), Other: newDataset(fs), Keep: newSnapshot(d)}
+	c := cast{Dataset: d, Snapshot: f.takeSnapshot(d), Other: f.newDataset(fs), Keep: newSnapshot(d)}
 	f.put(d.ID, "a", "two")
 	c.Keep.Kind = dataset.SnapshotRestore
 	return c
+}
+
+// oneKey has one data key for all that is encrypted.
+type oneKey struct{}
+
+func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
+	return bytes.Repeat([]byte("data key"), 8), nil
+}
+
+// newDataset is one that is encrypted where the pool has keys.
+func (f *fixture) newDataset(fs string) dataset.Dataset {
+	d := newDataset(fs)
+	if f.keys != nil {
+		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
+	}
+	return d
 }
 
 // reopen returns the pool as a new process finds it.
 func (f *fixture) reopen(disk string) *fixture {
 	f.Helper()
 	b, rec := newBackend()
-	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool")})
+	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys})
 	f.must(err)
 	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
 }
@@ -238,6 +255,8 @@ type orders struct {
 	Name string // of the scenario
 	Step int    // at which it kills itself
 	Cast cast
+
+	Encrypted bool
 }
 
 const ordersVariable = "DROVER_LOOP_TEST_ORDERS"
@@ -257,7 +276,11 @@ func obey(raw string) {
 		}
 		n++
 	}
-	pool, err := b.Open(context.Background(), backends.Config{ID: o.ID, Path: o.Path})
+	cfg := backends.Config{ID: o.ID, Path: o.Path}
+	if o.Encrypted {
+		cfg.Keys = oneKey{}
+	}
+	pool, err := b.Open(context.Background(), cfg)
 	if err != nil {
 		panic(err)
 	}
@@ -281,7 +304,7 @@ func TestMain(m *testing.M) {
 // killed runs a scenario in another process, which is killed at a step.
 func (f *fixture) killed(s scenario, c cast, step int) {
 	f.Helper()
-	raw, err := json.Marshal(orders{ID: f.ID(), Path: f.path, Name: s.name, Step: step, Cast: c})
+	raw, err := json.Marshal(orders{ID: f.ID(), Path: f.path, Name: s.name, Step: step, Cast: c, Encrypted: f.keys != nil})
 	f.must(err)
 	exe, err := os.Executable()
 	f.must(err)
@@ -306,27 +329,32 @@ func TestC1KilledAtEveryStep(t *testing.T) {
 			for _, fs := range filesystems {
 				f.Run(s.name+"/"+fs, func(t *testing.T) {
 					f := &fixture{T: t, Pool: f.Pool, disk: f.disk, forks: f.forks}
-					steps := f.stepsOf(s, f.stage(fs))
-					if steps == 0 {
-						t.Fatal("no steps")
-					}
-					for step := range steps {
-						c := f.stage(fs)
-						f.killed(s, c, step)
-						g := f.reopen(f.disk)
-						s.check(g, c, false)
-						f.must(s.do(t.Context(), g.Pool, c))
-						s.check(g, c, true)
-						f.must(s.do(t.Context(), g.Pool, c))
-						g.settled()
-						for _, id := range []uuid.UUID{c.Dataset.ID, c.Other.ID} {
-							f.must(g.Delete(t.Context(), id))
-						}
-					}
+					f.killedAtEveryStep(s, fs)
 				})
 			}
 		}
 	})
+}
+
+func (f *fixture) killedAtEveryStep(s scenario, fs string) {
+	f.Helper()
+	steps := f.stepsOf(s, f.stage(fs))
+	if steps == 0 {
+		f.Fatal("no steps")
+	}
+	for step := range steps {
+		c := f.stage(fs)
+		f.killed(s, c, step)
+		g := f.reopen(f.disk)
+		s.check(g, c, false)
+		f.must(s.do(f.Context(), g.Pool, c))
+		s.check(g, c, true)
+		f.must(s.do(f.Context(), g.Pool, c))
+		g.settled()
+		for _, id := range []uuid.UUID{c.Dataset.ID, c.Other.ID} {
+			f.must(g.Delete(f.Context(), id))
+		}
+	}
 }
 
 // I2: a power cut at every step leaves the one or the other; what was acknowledged is

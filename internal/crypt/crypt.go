@@ -113,17 +113,37 @@ func (d *Device) Close() error { return d.file.Close() }
 func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	for try := 0; ; try++ {
 		dev, err := t.open(ctx, device, name, key)
-		if err == nil || try == goneTries || ctx.Err() != nil || !errors.Is(err, errAgain) {
+		if err == nil {
+			return dev, nil
+		}
+		if try == goneTries || ctx.Err() != nil || !errors.Is(err, errAgain) {
 			if errors.Is(err, errAgain) {
 				err = dataset.Errorf(dataset.ErrInUse, "open the container on %s: %w", device, err)
 			}
-			return dev, err
+			return nil, errors.Join(err, leave(device, name))
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(gonePause):
 		}
 	}
+}
+
+// leave lets go of the mapping on a device that could not be opened: cryptsetup may have made it
+// before it failed, or it cannot be held. Who else has it open, keeps it.
+func leave(device, name string) error {
+	tidy(name)
+	m, there, err := Find(name)
+	if err != nil || !there {
+		return err
+	}
+	if ours, err := m.lies(device); err != nil || !ours {
+		if errors.Is(err, unix.ENXIO) {
+			err = nil
+		}
+		return err
+	}
+	return Drop(name)
 }
 
 var errAgain = errors.New("mapping is on its way out, or another's") //nolint:gochecknoglobals // a sentinel

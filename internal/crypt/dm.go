@@ -20,8 +20,9 @@ import (
 const (
 	control = "/dev/mapper/control"
 
-	headSize = 312 // struct dm_ioctl
-	bufSize  = 16 << 10
+	headSize   = 312 // struct dm_ioctl
+	bufSize    = 16 << 10
+	maxBufSize = 16 << 20
 
 	cmdList          = 2
 	cmdRemove        = 4
@@ -40,33 +41,45 @@ func request(cmd uintptr, name string, flags uint32) ([]byte, error) {
 		return nil, fmt.Errorf("device mapper: %w", err)
 	}
 	defer ctl.Close()
-	buf := make([]byte, bufSize)
-	ne := binary.NativeEndian
-	ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface: what all of this has
-	ne.PutUint32(buf[12:], bufSize)
-	ne.PutUint32(buf[16:], headSize)
-	ne.PutUint32(buf[28:], flags)
+	const dir, group = 3, 0xfd // _IOWR of asm-generic/ioctl.h
+	code := uintptr(dir)<<30 | uintptr(headSize)<<16 | uintptr(group)<<8 | cmd
+	return exchange(name, flags, func(buf []byte) error {
+		for {
+			_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), code, uintptr(unsafe.Pointer(&buf[0])))
+			runtime.KeepAlive(buf)
+			if errno == 0 {
+				return nil
+			}
+			if errno != unix.EINTR {
+				return errno
+			}
+		}
+	})
+}
+
+// exchange asks, again with a larger buffer where the answer does not fit in: a host may have
+// thousands of mappings.
+func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, error) {
 	const nameAt, nameSize = 48, 128
 	if len(name) >= nameSize {
 		return nil, fmt.Errorf("device mapper: name %.20s… is too long", name)
 	}
-	copy(buf[nameAt:], name)
-	const dir, group = 3, 0xfd // _IOWR of asm-generic/ioctl.h
-	code := uintptr(dir)<<30 | uintptr(headSize)<<16 | uintptr(group)<<8 | cmd
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), code, uintptr(unsafe.Pointer(&buf[0])))
-		runtime.KeepAlive(buf)
-		if errno == unix.EINTR {
-			continue
+	ne := binary.NativeEndian
+	for size := uint32(bufSize); size <= maxBufSize; size *= 4 {
+		buf := make([]byte, size)
+		ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface: what all of this has
+		ne.PutUint32(buf[12:], size)
+		ne.PutUint32(buf[16:], headSize)
+		ne.PutUint32(buf[28:], flags)
+		copy(buf[nameAt:], name)
+		if err := ask(buf); err != nil {
+			return nil, err
 		}
-		if errno != 0 {
-			return nil, errno
+		if ne.Uint32(buf[28:])&flagBufferFull == 0 {
+			return buf, nil
 		}
-		if ne.Uint32(buf[28:])&flagBufferFull != 0 {
-			return nil, errors.New("device mapper: the answer is too long")
-		}
-		return buf, nil
 	}
+	return nil, fmt.Errorf("device mapper: the answer is longer than %d MiB", maxBufSize>>20)
 }
 
 // Mapping is a mapping that is there.
@@ -103,16 +116,20 @@ func List() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list mappings: %w", err)
 	}
-	var names []string
+	return listed(buf), nil
+}
+
+// listed reads what LIST answers.
+func listed(buf []byte) (names []string) {
 	for at := headSize; ; { // struct dm_name_list: dev, offset of the next, name
 		if at+12 >= len(buf) || binary.NativeEndian.Uint64(buf[at:]) == 0 {
-			return names, nil
+			return names
 		}
 		name, _, _ := bytes.Cut(buf[at+12:], []byte{0})
 		names = append(names, string(name))
 		next := int(binary.NativeEndian.Uint32(buf[at+8:]))
 		if next == 0 {
-			return names, nil
+			return names
 		}
 		at += next
 	}

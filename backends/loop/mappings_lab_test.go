@@ -1,0 +1,147 @@
+//go:build lab
+
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// encrypted is a pool whose datasets are.
+func encrypted(t *testing.T, runner run.Runner) *fixture {
+	t.Helper()
+	disk := scratch.Mount(t, "xfs", 1<<30)
+	b := New(runner)
+	b.every, b.lag, b.part = testEvery, testEvery, testPart
+	pool, err := b.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true, Keys: oneKey{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: &run.Recorder{Next: runner}}
+}
+
+// nothingOpen wants no mapping and no loop device of the pool.
+func (f *fixture) nothingOpen(when string) {
+	f.Helper()
+	names, err := crypt.List()
+	f.must(err)
+	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, f.mappings()) }); len(names) > 0 {
+		f.Errorf("%s there are still %q", when, names)
+	}
+	devices, err := loopdev.List()
+	f.must(err)
+	for _, d := range devices {
+		if strings.HasPrefix(d.Backing, f.path+"/") {
+			f.Errorf("%s %s still holds %s", when, d.Path, d.Backing)
+		}
+	}
+}
+
+// C1 of what is encrypted: also no mapping and no device is left.
+func TestC1Encrypted(t *testing.T) {
+	f := encrypted(t, &run.System{})
+	for _, s := range scenarios() {
+		if slices.Contains([]string{"write after a snapshot for another node", "create", "clone", "clone a larger one", "restore", "resize", "delete"}, s.name) {
+			f.Run(s.name, func(t *testing.T) {
+				f := &fixture{T: t, Pool: f.Pool, disk: f.disk, forks: f.forks}
+				f.killedAtEveryStep(s, xfs)
+				f.must(f.Pool.settled())
+				f.nothingOpen("after all of it")
+			})
+		}
+	}
+}
+
+// What cryptsetup has made before it failed, or was killed, goes at once; what a killed process
+// has left of a pool, with the next start, or with what it lies in.
+func TestMappingsThatWereLeft(t *testing.T) {
+	var fails func(name string) error // after an open
+	programs := &run.System{}
+	f := encrypted(t, run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		res, err := programs.Run(ctx, c)
+		if err == nil && fails != nil && slices.Contains(c.Args, "open") {
+			err = fails(c.Args[len(c.Args)-1])
+		}
+		return res, err
+	}))
+	var link string
+	for what, how := range map[string]func(name string) error{
+		"cryptsetup was killed": func(string) error { return errors.New("killed") },
+		"its device is another": func(name string) error {
+			m, _, err := crypt.Find(name)
+			if err == nil {
+				link = m.Path()
+				err = errors.Join(os.Remove(link), os.Symlink("/nowhere", link))
+			}
+			return err
+		},
+	} {
+		fails = how
+		d := f.newDataset(xfs)
+		if _, err := f.Create(t.Context(), d); err == nil {
+			t.Errorf("%s: made", what)
+		}
+		f.nothingOpen(what + ":")
+		f.absentAt(incoming, d)
+	}
+	f.must(os.Remove(link)) // before its number is another's
+
+	// left is what a process leaves that is killed while cryptsetup runs.
+	fails = nil
+	left := func() dataset.Dataset {
+		d := f.newDataset(xfs)
+		dir := filepath.Join(f.path, incoming, d.ID.String())
+		f.must(os.Mkdir(dir, 0o700))
+		image := filepath.Join(dir, f.layout.image(next))
+		f.must(os.WriteFile(image, nil, 0o600))
+		f.must(os.Truncate(image, int64(testSize)))
+		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: sector})
+		f.must(err)
+		defer dev.Close()
+		key, err := oneKey{}.DataKey(t.Context(), d)
+		f.must(err)
+		f.must(crypt.New(programs).Format(t.Context(), dev.Path, uuid.New(), key))
+		open := run.Command{Name: "cryptsetup", Args: []string{"open", "--type", "luks2", "--key-file=-", dev.Path, "drover-" + d.ID.String() + f.mappings()}, Stdin: bytes.NewReader(key), Env: []string{"DM_DISABLE_UDEV=1"}}
+		_, err = programs.Run(t.Context(), open)
+		f.must(err)
+		if _, there, err := crypt.Find("drover-" + d.ID.String() + f.mappings()); err != nil || !there {
+			t.Fatalf("nothing is left: %v", err)
+		}
+		return d
+	}
+	d := left()
+	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return false })
+	f.must(err)
+	f.nothingOpen("after a reap")
+	f.absentAt(incoming, d)
+	left()
+	other := encrypted(t, programs)
+	if names, err := crypt.List(); err != nil || len(names) == 0 {
+		t.Errorf("the start of another pool let go of it: %v", err)
+	}
+	f.must(other.Close())
+	g := f.reopen(f.disk)
+	g.nothingOpen("after a start")
+}
+
+func (f *fixture) absentAt(place string, d dataset.Dataset) {
+	f.Helper()
+	if _, err := os.Stat(filepath.Join(f.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
+		f.Errorf("it lies in %s: %v", place, err)
+	}
+}
