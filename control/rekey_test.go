@@ -1,12 +1,14 @@
 package control
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // sealedEnv has nodes that encrypt, and the profile sealed, whose key is in a file.
@@ -149,4 +151,46 @@ func TestCloneWithoutAKey(t *testing.T) {
 	refused(t, a.commits(clone), dataset.ErrInvalid, "one data key")
 	clone.Dataset.Encryption = &two
 	a.commit(clone)
+}
+
+// A key file of a host can be any file there: who names one is an admin, and says all of its path.
+func TestWhoNamesAnOldKey(t *testing.T) {
+	e, agents := sealedEnv(t, "alpha")
+	a := agents["alpha"]
+	d := a.seals(create("db@sealed"), wrappedBy(uuid.New(), "1"))
+	a.create("clear")
+	req := rekey("db")
+	req.Path = "/root/old"
+	worker, admin := as(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}), as(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"})
+	_, err := e.Submit(worker, req)
+	refused(t, err, dataset.ErrForbidden, "may not name a key file")
+	out, err := e.Submit(worker, rekey("db"))
+	if err != nil || out.Operation.Node != a.id || out.Operation.Path != "" {
+		t.Fatalf("%+v, %v", out.Operation, err)
+	}
+	zero := wrappedBy(d.Encryption.ID, "1")
+	out.Operation.Dataset.Encryption = &zero
+	a.commit(*out.Operation)
+	out, err = e.Submit(admin, req)
+	if err != nil || out.Operation.Path != "/root/old" {
+		t.Fatalf("%+v, %v", out.Operation, err)
+	}
+	op, two := *out.Operation, wrappedBy(d.Encryption.ID, "2")
+	op.Dataset.Encryption = &two
+	a.commit(op)
+	if op := e.operationNow(op.ID); op.State != dataset.OpDone || op.Dataset.Encryption.KeyID != "2" {
+		t.Errorf("%+v", op)
+	}
+	var told []string
+	if err := e.Events(e.ctx, 0, false, func(v api.Event) error {
+		told = append(told, v.Type+" "+v.Volume+": "+v.Detail)
+		return nil
+	}); err != nil || !slices.Contains(told, "volume.rekey db: key 1 to 2") {
+		t.Errorf("the events are %q, %v", told, err)
+	}
+	req.Path = "old"
+	a.planned(req, dataset.ErrInvalid, "absolute path")
+	a.planned(rekey("clear"), dataset.ErrUnsupported, "not encrypted")
+	keyAt(e, "sealed", dataset.KeySource{})
+	a.planned(rekey("db"), dataset.ErrInvalid, "names no key any more")
 }

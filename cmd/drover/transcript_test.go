@@ -166,6 +166,23 @@ var scenarios = map[string]func(c *console){
 	"shows-not": func(c *console) { looks(c, dataset.OpShow).Problem = "pool default is full" },
 	"silence":   func(c *console) { looks(c, dataset.OpShow) },
 	"hides":     func(c *console) { looks(c, dataset.OpHide) },
+	"sealed": func(c *console) {
+		d := &c.fake.volumes[0]
+		d.Profile.Encryption = dataset.KeySource{KeyFile: "/etc/drover/keys/gold"}
+		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpRekey
+		next := *done.op.Dataset
+		next.Encryption = &dataset.Encryption{ID: idBare, KeyID: "b8127e03", Wrapped: []byte("wrapped anew")}
+		done.op.Dataset = &next
+		works(c.fake, done)
+	},
+	"in-the-trash": func(c *console) {
+		c.fake.fail = map[string]error{"Submit old": dataset.Errorf(dataset.ErrNotFound, "volume old: it is in the trash, where nothing is changed (drover trash restore e0000000, then drover volume rekey old)")}
+	},
+	"no-old-key": func(c *console) {
+		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "forbidden", Message: "rekey of volume db: the old key, 5f1c09aa: key file /root/gold.old is not there"}))
+	},
 	"forced": func(c *console) {
 		c.fake.volumes[0] = movingVolume()
 		done := ended(dataset.OpDone, nil)

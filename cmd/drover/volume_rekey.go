@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -37,7 +38,7 @@ backups of the records.`,
 			return err
 		}
 		before, err := c.Volume(cmd.Context(), args[0])
-		if err != nil {
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // what is in the trash, control says
 			return err
 		}
 		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}

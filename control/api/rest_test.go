@@ -41,6 +41,8 @@ func TestChanges(t *testing.T) {
 		{"DELETE", "/v1/volumes/db" + opID + "&force=true", "", Request{Kind: dataset.OpDelete, Volume: "db", Force: true}},
 		{"DELETE", "/v1/volumes/db" + opID + "&force=true&fenced=host-a", "", Request{Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "host-a"}},
 		{"POST", "/v1/volumes/db/resize" + opID, `{"size":"30GiB"}`, Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}},
+		{"POST", "/v1/volumes/db/rekey" + opID, `{}`, Request{Kind: dataset.OpRekey, Volume: "db"}},
+		{"POST", "/v1/volumes/db/rekey" + opID, `{"old_key_file":"/k.old"}`, Request{Kind: dataset.OpRekey, Volume: "db", Path: "/k.old"}},
 		{"POST", "/v1/volumes/db/set-profile" + opID, `{"profile":"silver"}`, Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}},
 		{"POST", "/v1/volumes/db/protect" + opID, `{"protect":true}`, Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &yes}},
 		{"POST", "/v1/volumes/db/protect" + opID, `{"protect":false}`, Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &no}},
