@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -44,6 +45,9 @@ func (f *fixture) seal(d *dataset.Dataset) {
 	}
 }
 
+// little is a size of which all can be read, and that XFS takes.
+const little = 320 * dataset.MiB
+
 // encryptedIsUnreadable: of what is written to an encrypted dataset nothing lies in the pool,
 // nor the key; without that it cannot be mounted, and is otherwise what any other is.
 func encryptedIsUnreadable(f *fixture) {
@@ -62,13 +66,13 @@ func encryptedIsUnreadable(f *fixture) {
 	f.open()
 	pattern := string(treetest.Bytes(17, 64))
 	content := strings.Repeat(pattern, 1<<16)
-	d := f.create()
+	d := f.sized(little)
 	f.write(d.ID, "file", content)
 	s := f.take(d)
-	if found := f.inPool(pattern); found != "" {
+	if found := f.inPool(d, pattern); found != "" {
 		f.Errorf("what was written is to be read in %s", found)
 	}
-	if found := f.inPool(string(own.key)); found != "" {
+	if found := f.inPool(d, string(own.key)); found != "" {
 		f.Errorf("the key is to be read in %s", found)
 	}
 	f.withoutTheKey(d, s, own)
@@ -80,9 +84,9 @@ func encryptedIsUnreadable(f *fixture) {
 	f.clonesKeepTheKey(s)
 	if plain { // and what is looked for is found where it is
 		f.cfg.Keys = nil
-		open := f.create()
+		open := f.sized(little)
 		f.write(open.ID, "file", content)
-		if f.inPool(pattern) == "" {
+		if f.inPool(open, pattern) == "" {
 			f.Errorf("what was written without encryption was not found in the pool")
 		}
 	}
@@ -134,11 +138,22 @@ func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
 	_, err := f.pool.Clone(f.ctx, other, f.source(s), nil)
 	f.fails(err, dataset.ErrInvalid)
 	f.absent(other.ID)
+	other.Encryption = nil // and pass for one that is not encrypted
+	_, err = f.pool.Clone(f.ctx, other, f.source(s), nil)
+	f.fails(err, dataset.ErrInvalid)
+	f.absent(other.ID)
 }
 
-// inPool returns a file of the pool that has something in it.
-func (f *fixture) inPool(what string) (found string) {
+// inPool returns a file of the pool that has something in it, or the device that the bytes of a
+// dataset lie on.
+func (f *fixture) inPool(d dataset.Dataset, what string) (found string) {
 	f.Helper()
+	if device := f.below(d); device != "" {
+		has, err := onDevice(device, []byte(what))
+		if f.ok(err); has {
+			return device
+		}
+	}
 	f.ok(filepath.WalkDir(f.pool.Info().Path, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() || found != "" {
 			return err
@@ -150,6 +165,54 @@ func (f *fixture) inPool(what string) (found string) {
 		return err
 	}))
 	return found
+}
+
+// below is the device of the pool that a dataset lies on, below its mapping if it has one; none
+// where it lies in files.
+func (f *fixture) below(d dataset.Dataset) string {
+	f.Helper()
+	att, err := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
+	f.ok(err)
+	defer func() { f.ok(att.Release()) }()
+	var st unix.Stat_t
+	if err := unix.Stat(att.Mount.Source, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return ""
+	}
+	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	device, err := filepath.EvalSymlinks(sys)
+	f.ok(err)
+	if kind, _ := os.ReadFile(sys + "/dm/uuid"); strings.HasPrefix(string(kind), "CRYPT-") {
+		slaves, err := os.ReadDir(sys + "/slaves")
+		f.ok(err)
+		device = slaves[0].Name()
+	}
+	if device = filepath.Base(device); strings.HasPrefix(device, "loop") {
+		return "" // of a file of the pool
+	}
+	return "/dev/" + device
+}
+
+// onDevice looks for something in all of a device.
+func onDevice(path string, what []byte) (bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	buf := make([]byte, 1<<20)
+	for at := int64(0); ; {
+		n, err := file.ReadAt(buf, at)
+		if bytes.Contains(buf[:n], what) {
+			return true, nil
+		}
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		at += int64(n - len(what) + 1)
+	}
 }
 
 // contains looks for something in what a file has blocks for.

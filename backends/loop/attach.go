@@ -33,6 +33,9 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 			att, err = p.attachEncrypted(ctx, dir, opts)
 			return err
 		}
+		if d, rErr := datasetRecord(dir, id); rErr == nil && d.Encryption != nil {
+			return dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its image is not")
+		}
 		dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 		if err != nil {
 			return err

@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,22 +193,6 @@ func (f *fixture) stage(fs string) cast {
 	f.put(d.ID, "a", "two")
 	c.Keep.Kind = dataset.SnapshotRestore
 	return c
-}
-
-// oneKey has one data key for all that is encrypted.
-type oneKey struct{}
-
-func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
-	return bytes.Repeat([]byte("data key"), 8), nil
-}
-
-// newDataset is one that is encrypted where the pool has keys.
-func (f *fixture) newDataset(fs string) dataset.Dataset {
-	d := newDataset(fs)
-	if f.keys != nil {
-		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
-	}
-	return d
 }
 
 // reopen returns the pool as a new process finds it.

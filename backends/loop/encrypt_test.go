@@ -1,0 +1,66 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// oneKey has one data key for all that is encrypted.
+type oneKey struct{}
+
+func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
+	return bytes.Repeat([]byte("data key"), 8), nil
+}
+
+// newDataset is one that is encrypted where the pool has keys.
+func (f *fixture) newDataset(fs string) dataset.Dataset {
+	d := newDataset(fs)
+	if f.keys != nil {
+		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
+	}
+	return d
+}
+
+// Nothing is a clone of something encrypted and passes for what is not: its bytes are a container.
+func TestNoPlainCloneOfACiphertext(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	dir := f.folderOf(d)
+	defer dir.Close()
+	image, err := dir.openFile(f.layout.image(head), os.O_RDWR)
+	f.must(err)
+	header := make([]byte, 512)
+	copy(header, "LUKS\xba\xbe\x00\x02")
+	copy(header[168:], uuid.NewString())
+	_, err = image.WriteAt(header, 0)
+	f.must(err)
+	f.must(image.Close())
+	clone := newDataset(xfs)
+	for _, size := range []dataset.Size{d.Size, larger} {
+		clone.Size = size
+		_, err = f.Clone(t.Context(), clone, head0(d), nil)
+		f.isKind(err, dataset.ErrInvalid)
+		_, err = f.Stat(t.Context(), clone.ID)
+		f.isKind(err, dataset.ErrNotFound)
+	}
+}
+
+// An image that nobody encrypted, in the place of one that was, is not mounted: what is written
+// to it then would be to be read.
+func TestPlainInPlaceOfACiphertext(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	d.Encryption = &dataset.Encryption{ID: uuid.New(), KeyID: "00000000", Wrapped: []byte("wrapped")}
+	f.must(f.WriteRecord(t.Context(), d, true))
+	_, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	f.isKind(err, dataset.ErrCorrupt)
+}
