@@ -98,11 +98,14 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := spool.Spool{Root: f.Root, Room: p.room, Step: p.step, Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) }}
+	s := spool.Spool{Root: f.Root, Room: func(came int64) error { return p.roomFor(came, 0) }, Step: p.step, Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) }}
 	if out, err = s.Gather(ctx, d, Name, r, progress, begin); err != nil {
 		return out, err
 	}
 	p.step("btrfs.receive.gathered")
+	if err := p.roomFor(out.Bytes, out.Bytes); err != nil {
+		return out, err
+	}
 	if err := p.received(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
 			err = errors.Join(err, spool.Drop(f.Root), p.destroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
@@ -115,6 +118,25 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	}
 	p.step("btrfs.receive.recorded")
 	return out, spool.Drop(f.Root)
+}
+
+// roomFor is room for so many bytes that are still to come, where so many were written of which
+// the filesystem may not know yet: btrfs counts them with its next commit.
+func (p *Pool) roomFor(written, wanted int64) error {
+	left := func(less int64) error {
+		st := p.shelf.Status()
+		if !st.Online {
+			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+		}
+		return backends.Room(p.name, max(st.Free-dataset.Size(less), 0), st.Size)
+	}
+	if left(written+wanted) == nil {
+		return nil
+	}
+	if err := p.within(p.commit); err != nil {
+		return err
+	}
+	return left(wanted)
 }
 
 // dropHead takes the head from a copy, if it has one. One that a crash left on its way to be a

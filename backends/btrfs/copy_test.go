@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
 	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // inner is a pool without the methods of a sized one.
@@ -191,4 +192,41 @@ func TestStreamOnAWrongBase(t *testing.T) {
 	f.must(receive(last, c.Keep.ID, c.Keep.ID))
 	f.holds(c.Other.ID, last.ID, "new")
 	f.settled()
+}
+
+// A snapshot that would not fit beside the stream that it comes by is refused before it is
+// begun; what has come stays, and makes it once there is room.
+func TestNoRoomBesideTheStream(t *testing.T) {
+	f := fixtureAt(t, scratch.Mount(t, "btrfs", 384<<20))
+	d, other := dataset.Dataset{ID: uuid.New()}, dataset.Dataset{ID: uuid.New()}
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
+	_, err := f.Create(t.Context(), d)
+	f.must(err)
+	f.must(os.WriteFile(f.head(d.ID)+"/file", make([]byte, 90<<20), 0o600))
+	f.must(f.Snapshot(t.Context(), s, nil))
+	p := inner(f.Pool)
+	stream, err := readdressed(t.Context(), p, s, uuid.Nil, spool.Header{Kind: Name, Dataset: other.ID, Snapshot: s.ID})
+	f.must(err)
+	ballast := f.disk + "/ballast"
+	f.must(os.WriteFile(ballast, make([]byte, 60<<20), 0o600))
+	scratch.Run(t, "sync", "-f", f.disk)
+	there := s
+	there.Dataset = other.ID
+	receive := func(from int64) error {
+		_, err := p.Receive(t.Context(), backends.Delivery{Dataset: other, Snapshot: there, From: from}, bytes.NewReader(stream[from:]), nil)
+		return err
+	}
+	before := f.Pool.Status(t.Context())
+	f.fails(receive(0), dataset.ErrNoSpace, "")
+	have, err := p.Received(t.Context(), other.ID, s.ID)
+	f.must(err)
+	if st := f.Pool.Status(t.Context()); have.Whole || have.Bytes < 89<<20 || st.Free < backends.Reserve(st.Size) {
+		t.Errorf("of %d bytes %+v have come, and %s are free, of %s before", len(stream), have, st.Free.Human(), before.Free.Human())
+	}
+	f.must(os.Remove(ballast))
+	scratch.Run(t, "sync", "-f", f.disk)
+	f.must(receive(have.Bytes))
+	if !f.has(other.ID, s.ID) {
+		t.Error("it did not come")
+	}
 }

@@ -36,8 +36,9 @@ type Spool struct {
 	Root *os.Root
 	// Write replaces a file of the folder with v as JSON, atomically and durably.
 	Write func(name string, v any) error
-	// Room fails when the pool is nearly full. It is asked before each flush.
-	Room func() error
+	// Room fails when the pool is nearly full. It is asked before each flush, with what came
+	// since Gather was called.
+	Room func(came int64) error
 	Step func(string) // between two acts: for tests
 }
 
@@ -96,7 +97,7 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 	if g.done, err = in.here(); err != nil {
 		return out, err
 	}
-	g.safe = g.done
+	g.safe, g.began = g.done, g.done.Offset
 	if err := g.run(ctx); err != nil {
 		if !errors.Is(err, dataset.ErrCorrupt) {
 			_ = g.flush() // what fails now costs no more than to get it again
@@ -152,6 +153,7 @@ type gathering struct {
 	f          *os.File
 	progress   backends.Progress
 	done, safe mark
+	began      int64
 }
 
 func (g *gathering) run(ctx context.Context) error {
@@ -177,7 +179,7 @@ func (g *gathering) run(ctx context.Context) error {
 			g.progress(g.done.Offset, 0)
 		}
 		if g.done.Offset-g.safe.Offset >= every {
-			if err := g.Room(); err != nil {
+			if err := g.Room(g.done.Offset - g.began); err != nil {
 				return err
 			}
 			if err := g.flush(); err != nil {

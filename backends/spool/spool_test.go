@@ -67,7 +67,7 @@ func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
 	d := r.delivery
 	d.From = from
 	s := spool.Spool{
-		Root: r.root, Room: func() error { return r.room }, Step: func(string) {},
+		Root: r.root, Room: func(int64) error { return r.room }, Step: func(string) {},
 		Write: func(name string, v any) error { return shelf.WriteJSON(r.root, name, v, true) },
 	}
 	return s.Gather(r.Context(), d, r.kind, stream, nil, func(spool.Header) error { return nil })
