@@ -95,10 +95,17 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 }
 
 func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
-	err := crypt.Available()
+	err := crypt.Available() // which not every backend needs
+	can := map[uuid.UUID]bool{}
+	for _, p := range c.a.pools.all() {
+		if p.backend != nil && p.Capabilities.Encryption {
+			can[p.ID] = true
+		}
+	}
+	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
 	level := levelInfo // nobody is without it
 	switch {
-	case err == nil:
+	case err == nil || len(can) > 0 && len(volumes) == 0:
 		c.add(levelOK, "encryption", "", "works on this host")
 		return
 	case len(volumes) > 0 && !volumes[0].copied:

@@ -338,6 +338,10 @@ func TestKeyIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.refused(k.opens("db@gold"), "is not there", d.Encryption.KeyID)
+	findings, err := k.Doctor(t.Context())
+	if err != nil || !slices.ContainsFunc(findings, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == levelOK }) {
+		t.Errorf("the pool can encrypt, and doctor says %s", fmt.Sprint(findings))
+	}
 	if err := k.Create(t.Context(), "clear@plain", nil); err != nil {
 		t.Error(err)
 	}

@@ -86,7 +86,7 @@ func encryptedIsUnreadable(f *fixture) {
 		f.cfg.Keys = nil
 		open := f.sized(little)
 		f.write(open.ID, "file", content)
-		if f.inPool(open, pattern) == "" {
+		if f.inPool(open, pattern) == "" && (f.below(open) != "" || f.hasFiles(int64(len(content)))) {
 			f.Errorf("what was written without encryption was not found in the pool")
 		}
 	}
@@ -213,6 +213,24 @@ func onDevice(path string, what []byte) (bool, error) {
 		}
 		at += int64(n - len(what) + 1)
 	}
+}
+
+// hasFiles tells whether the files of the pool have so many bytes: otherwise what is written to
+// datasets lies in none of them, and tests of the backend look for it on the disk.
+func (f *fixture) hasFiles(bytes int64) bool {
+	f.Helper()
+	var sum int64
+	f.ok(filepath.WalkDir(f.pool.Info().Path, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	}))
+	return sum >= bytes
 }
 
 // contains looks for something in what a file has blocks for.

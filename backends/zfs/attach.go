@@ -36,6 +36,10 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	if err != nil {
 		return backends.Attachment{}, err
 	}
+	lock, err := p.unlock(ctx, f, head.name)
+	if err != nil {
+		return backends.Attachment{}, fmt.Errorf("dataset %s: %w", id, err)
+	}
 	source, kind := head.name, fsType
 	p.hold(id)
 	if p.home.fuse {
@@ -53,7 +57,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 			Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		},
 		Release: func() error {
-			once.Do(func() { p.letGo(id) })
+			once.Do(func() { p.letGo(id); lock() })
 			return nil
 		},
 	}, nil

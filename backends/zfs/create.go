@@ -29,7 +29,20 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		if size < minSize {
 			return 0, nil, dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)
 		}
+		var key []byte
+		if d.Encryption != nil {
+			var err error
+			if key, err = p.dataKey(ctx, d); err != nil {
+				return 0, nil, err
+			}
+		}
 		return size, func(fs string) error {
+			if err := p.makeRoot(ctx, d, key); err != nil {
+				return err
+			}
+			if key != nil {
+				defer p.holdKey(p.root(d.ID))()
+			}
 			if err := p.tool.zfs(ctx, append(append([]string{"create"}, headOptions(size)...), fs)...); err != nil {
 				return err
 			}
@@ -66,6 +79,9 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 		return 0, nil, err
 	}
 	defer from.Close()
+	if err := p.sameKey(ctx, p.root(src.Dataset), d); err != nil {
+		return 0, nil, err
+	}
 	origin, size := "", dataset.Size(0)
 	if src.Snapshot != uuid.Nil {
 		s, err := readSnapshot(from, src.Snapshot)
@@ -86,7 +102,12 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 	case d.Size != 0:
 		size = d.Size
 	}
-	return size, func(fs string) error { return p.clone(ctx, src, origin, fs, size) }, nil
+	return size, func(fs string) error {
+		if err := p.makeRoot(ctx, d, nil); err != nil {
+			return err
+		}
+		return p.clone(ctx, src, origin, fs, size)
+	}, nil
 }
 
 // clone makes fs of a snapshot. That of a head is taken first; while the folder of the
@@ -130,7 +151,7 @@ type plan func() (dataset.Size, func(fs string) error, error)
 // make makes a dataset: its folder, its filesystem, its head, its record. What fails is
 // taken back.
 func (p *Pool) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
-	if err := refuse(d); err != nil {
+	if err := p.refuse(d); err != nil {
 		return 0, err
 	}
 	size, whole, err := p.again(ctx, d)
@@ -152,10 +173,7 @@ func (p *Pool) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.
 		return 0, err
 	}
 	defer f.Close()
-	if err = p.tool.zfs(ctx, "create", "-o", "canmount=off", p.root(d.ID)); err == nil {
-		err = fill(p.root(d.ID) + "/" + firstHead)
-	}
-	if err != nil {
+	if err := fill(p.root(d.ID) + "/" + firstHead); err != nil {
 		return 0, noSpace(p.undo(ctx, d.ID, err))
 	}
 	return size, p.shelf.Finish(f, d)
@@ -174,6 +192,9 @@ func (p *Pool) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool
 	head, err := p.headOf(ctx, f)
 	if err != nil {
 		return 0, false, err
+	}
+	if err := p.sameKey(ctx, head.name, d); err != nil {
+		return 0, false, dataset.Errorf(dataset.ErrExists, "it is there from an earlier try: %w", err)
 	}
 	return head.refquota, true, p.shelf.Finish(f, d)
 }
@@ -216,11 +237,13 @@ func noSpace(err error) error {
 }
 
 // refuse refuses what ZFS cannot keep.
-func refuse(d dataset.Dataset) error {
+func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
-	case d.Encryption != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs encrypts nothing: use a pool of backend loop")
+	case d.Encryption != nil && p.home.fuse:
+		return dataset.Errorf(dataset.ErrUnsupported, "zfs-fuse cannot encrypt: leave encryption out of the profile, or use another pool")
+	case d.Encryption != nil && !p.encrypts:
+		return dataset.Errorf(dataset.ErrUnsupported, "the zpool of %s cannot encrypt (zpool set feature@encryption=enabled, then restart drover): leave encryption out of the profile, or use another pool", p.home.name)
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:

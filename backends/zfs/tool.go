@@ -22,6 +22,9 @@ var (
 	errBusy   = errors.New("it is busy")
 	errLacks  = errors.New("this zfs has no such property")
 	errSpace  = errors.New("zfs has no room for it")
+
+	errWrongKey = errors.New("zfs was given another key")
+	errLoaded   = errors.New("zfs has a key already")
 )
 
 // answers are what the programs write on stderr in the C locale, those of OpenZFS and of
@@ -42,6 +45,9 @@ func answers() map[string]error {
 		"size is less than current used": errSpace,
 		"No space left":                  errSpace,
 		"quota exceeded":                 errSpace,
+		"Incorrect key provided":         errWrongKey,
+		"Key already loaded":             errLoaded,
+		"Key already unloaded":           errAbsent,
 	}
 }
 

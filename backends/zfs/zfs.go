@@ -143,7 +143,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 		return nil, err
 	}
 	p := &Pool{
-		name: cfg.Name, vdevs: own, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
+		name: cfg.Name, vdevs: own, keys: cfg.Keys, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
 		attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{},
 	}
 	s.Outside = p.bury
@@ -210,8 +210,11 @@ type Pool struct {
 	shelf *shelf.Shelf
 	tool  tool
 	home  home
+	keys  backends.Keys
 	total atomic.Int64 // bytes of the home, used and free, when last looked at
 	listing
+	locks    locks
+	encrypts bool
 
 	staging  sync.Mutex // held while one of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
@@ -250,7 +253,12 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
-	return p.measure(ctx)
+	if !p.home.fuse {
+		if p.encrypts, err = p.tool.encrypts(ctx, p.home.name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(p.findLoaded(ctx), p.measure(ctx))
 }
 
 // Trim implements backends.Trimmer: FITRIM is not for ZFS.
@@ -321,7 +329,7 @@ func (p *Pool) Info() backends.Info {
 	return backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: true, Shrink: true, KnowsUsed: true,
+			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts,
 		},
 		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
@@ -356,7 +364,10 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
 // Close implements backends.Pool.
-func (p *Pool) Close() error { return errors.Join(p.unstageAll(), p.vdevs.Close()) }
+func (p *Pool) Close() error {
+	p.lockIdle()
+	return errors.Join(p.unstageAll(), p.vdevs.Close())
+}
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }

@@ -1,0 +1,201 @@
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// The filesystem of an encrypted dataset is what ZFS calls an encryption root: its heads have
+// its key. A clone has the key, and the encryption root, of what it is a clone of, which may be
+// among the deleted by then. Which data key that is stands in a property, for all below.
+const (
+	keyProperty = "drover:key"
+	keyPurpose  = "drover zfs key"
+	keySize     = 32 // of keyformat=raw
+)
+
+// locks are the encryption roots whose keys ZFS has been given. It keeps them until it is told
+// to forget them, which it refuses while anything that has one is mounted.
+type locks struct {
+	mu     sync.Mutex     // held while a key is given or forgotten
+	held   map[string]int // by those who are about to mount
+	loaded map[string]bool
+}
+
+// encrypts tells whether a zpool can, and this ZFS: one from before 0.8 knows no such feature.
+func (t tool) encrypts(ctx context.Context, name string) (bool, error) {
+	zpool, _, _ := strings.Cut(name, "/")
+	res, err := t.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"get", "-H", "-o", "value", "feature@encryption", zpool}, Timeout: limit})
+	if err = classify(err); errors.Is(err, errLacks) {
+		return false, nil
+	}
+	value := strings.TrimSpace(string(res.Stdout))
+	return value == "enabled" || value == "active", err
+}
+
+// given runs a command that reads a key.
+func (t tool) given(ctx context.Context, key []byte, args ...string) error {
+	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: bytes.NewReader(key), Timeout: limit})
+	return classify(err)
+}
+
+// dataKey returns the key that ZFS has for an encrypted dataset; nil: it is not encrypted.
+func (p *Pool) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if p.keys == nil {
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
+	}
+	key, err := p.keys.DataKey(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, key, nil, keyPurpose, keySize)
+}
+
+// makeRoot makes the filesystem of a dataset: with a key an encryption root.
+func (p *Pool) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
+	args := []string{"create", "-o", "canmount=off"}
+	if d.Encryption != nil {
+		args = append(args, "-o", keyProperty+"="+d.Encryption.ID.String())
+	}
+	if key == nil {
+		return p.tool.zfs(ctx, append(args, p.root(d.ID))...)
+	}
+	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", p.root(d.ID))
+	return p.tool.given(ctx, key, args...)
+}
+
+// sameKey fails with ErrInvalid unless what a filesystem holds is encrypted with the data key
+// of a record, or neither is encrypted.
+func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
+	if !p.encrypts {
+		return nil
+	}
+	id, err := p.tool.value(ctx, keyProperty, fs)
+	switch {
+	case err != nil:
+		return err
+	case (id != "-") != (d.Encryption != nil):
+		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+	case d.Encryption != nil && id != d.Encryption.ID.String():
+		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+	}
+	return nil
+}
+
+// unlock gives ZFS the key of a head that is encrypted. It has it until lock was called, and
+// nothing is mounted that needs it.
+func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
+	lock = func() {}
+	d, err := f.ReadRecord()
+	if !p.encrypts || err == nil && d.Encryption == nil {
+		return lock, nil
+	}
+	if err != nil { // who has the keys may have a record too
+		d = &dataset.Dataset{ID: f.ID}
+	}
+	root, err := p.tool.value(ctx, "encryptionroot", head)
+	if err != nil || !strings.HasPrefix(root, p.top()+"/") {
+		return lock, err // the operator has encrypted the home, or nobody anything
+	}
+	key, err := p.dataKey(ctx, *d)
+	if err != nil {
+		return lock, err
+	}
+	lock = p.holdKey(root)
+	if err := p.load(ctx, root, key); err != nil {
+		lock()
+		return func() {}, err
+	}
+	return lock, nil
+}
+
+func (p *Pool) load(ctx context.Context, root string, key []byte) error {
+	p.locks.mu.Lock()
+	defer p.locks.mu.Unlock()
+	err := p.tool.given(ctx, key, "load-key", root)
+	if errors.Is(err, errLoaded) { // by another one: whoever asks has to have it all the same
+		err = p.tool.given(ctx, key, "load-key", "-n", root)
+	}
+	if errors.Is(err, errWrongKey) {
+		return dataset.Errorf(dataset.ErrForbidden, "the data key does not open %s", root)
+	}
+	p.locks.loaded[root] = true
+	return err
+}
+
+// holdKey keeps a key that ZFS has; what it returns lets go of it.
+func (p *Pool) holdKey(root string) func() {
+	p.locks.mu.Lock()
+	defer p.locks.mu.Unlock()
+	p.locks.held[root]++
+	p.locks.loaded[root] = true
+	return sync.OnceFunc(func() {
+		p.locks.mu.Lock()
+		defer p.locks.mu.Unlock()
+		if p.locks.held[root]--; p.locks.held[root] == 0 {
+			delete(p.locks.held, root)
+			p.forget(root)
+		}
+	})
+}
+
+// forget has ZFS forget a key, unless something that has it is mounted: then a later call does.
+func (p *Pool) forget(root string) {
+	if err := p.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
+		delete(p.locks.loaded, root)
+	}
+}
+
+// lockIdle has ZFS forget the keys of what is mounted no more.
+func (p *Pool) lockIdle() {
+	p.locks.mu.Lock()
+	defer p.locks.mu.Unlock()
+	if len(p.locks.loaded) == 0 {
+		return
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return
+	}
+	mounted := map[string]bool{}
+	for _, m := range table {
+		if i := strings.LastIndex(m.Source, "/"); i > 0 && isZFS(m) {
+			mounted[m.Source[:i]] = true
+		}
+	}
+	for root := range p.locks.loaded {
+		if p.locks.held[root] == 0 && !mounted[root] {
+			p.forget(root)
+		}
+	}
+}
+
+// findLoaded looks which keys an earlier run has left with ZFS.
+func (p *Pool) findLoaded(ctx context.Context) error {
+	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
+	if !p.encrypts {
+		return nil
+	}
+	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value", "keystatus", p.top()}, Timeout: limit})
+	if err != nil {
+		return classify(err)
+	}
+	for line := range strings.Lines(string(res.Stdout)) {
+		name, status, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		text := name[strings.LastIndex(name, "/")+1:]
+		if status == "available" && isID(text) {
+			p.locks.loaded[name] = true
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// What cannot encrypt, a zpool or the ZFS, is no failure; what is not known is one.
+func TestWhichCanEncrypt(t *testing.T) {
+	for name, c := range map[string]struct {
+		says, complains string
+		can, fails      bool
+	}{
+		"enabled":      {"enabled\n", "", true, false},
+		"in use":       {"active\n", "", true, false},
+		"not enabled":  {"disabled\n", "", false, false},
+		"an old zpool": {"-\n", "", false, false},
+		"an old ZFS":   {"", "bad property list: invalid property 'feature@encryption'", false, false},
+		"no answer":    {"", "internal error: out of memory", false, true},
+	} {
+		can, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
+			if cmd.Name != zpoolProgram || cmd.Args[len(cmd.Args)-1] != "tank" {
+				t.Errorf("ran %s %q", cmd.Name, cmd.Args)
+			}
+			if c.complains != "" {
+				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: c.complains, Err: errors.New("exit status 1")}
+			}
+			return run.Result{Stdout: []byte(c.says)}, nil
+		})}.encrypts(t.Context(), "tank/a/b")
+		if can != c.can || (err != nil) != c.fails {
+			t.Errorf("%s: %v, %v", name, can, err)
+		}
+	}
+}
+
+// fakeZFS plays the keys of OpenZFS: who is given one, on standard input alone, and who has it.
+type fakeZFS struct {
+	*testing.T
+	key     []byte          // the right one
+	loaded  map[string]bool // encryption roots
+	mounted bool
+}
+
+func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
+	for _, arg := range append(c.Args, c.Env...) {
+		if bytes.Contains([]byte(arg), z.key) || strings.Contains(arg, hex.EncodeToString(z.key)) {
+			z.Errorf("the key stands in %q", c.Args)
+		}
+	}
+	no := func(text string) (run.Result, error) {
+		return run.Result{}, &run.Error{Cmd: c.Name, ExitCode: 255, Stderr: text, Err: errors.New("exit status 255")}
+	}
+	var given []byte
+	if c.Stdin != nil {
+		given, _ = io.ReadAll(c.Stdin)
+	}
+	fs := c.Args[len(c.Args)-1]
+	switch wrong := !bytes.Equal(given, z.key); {
+	case c.Args[0] == "create" && slices.Contains(c.Args, "encryption=aes-256-gcm"):
+		z.loaded[fs] = len(given) == keySize
+	case c.Args[0] == "load-key" && z.loaded[fs] && !slices.Contains(c.Args, "-n"):
+		return no("Key load error: Key already loaded for '" + fs + "'.")
+	case c.Args[0] == "load-key" && wrong:
+		return no("Key load error: Incorrect key provided for '" + fs + "'.")
+	case c.Args[0] == "load-key":
+		z.loaded[fs] = true
+	case c.Args[0] == "unload-key" && z.mounted:
+		return no("Key unload error: '" + fs + "' is busy.")
+	case c.Args[0] == "unload-key":
+		delete(z.loaded, fs)
+	}
+	return run.Result{}, nil
+}
+
+// A key goes to ZFS on standard input alone. ZFS has it for as long as somebody is about to mount
+// what takes it, or has, and whoever has another one is refused all the same.
+func TestZFSIsGivenKeys(t *testing.T) {
+	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
+	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
+	p := &Pool{tool: tool{run.Func(z.run)}, home: home{name: "tank"}, encrypts: true}
+	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
+	const root = "tank/a"
+	has := func(when string, want bool) {
+		t.Helper()
+		if z.loaded[root] != want {
+			t.Errorf("%s ZFS has the key: %v, want %v", when, z.loaded[root], want)
+		}
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := p.holdKey(root)
+	ok(p.load(t.Context(), root, key))
+	second := p.holdKey(root)
+	ok(p.load(t.Context(), root, key))
+	if err := p.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("with another key while it is loaded: %v", err)
+	}
+	first()
+	first()
+	has("while another one is about to mount it", true)
+	z.mounted = true
+	second()
+	has("while it is mounted", true)
+	p.lockIdle()
+	has("while it is mounted elsewhere", true)
+	z.mounted = false
+	p.lockIdle()
+	has("with nothing mounted", false)
+	if err := p.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("with another key: %v", err)
+	}
+	has("after a wrong key", false)
+
+	d := dataset.Dataset{ID: uuid.New(), Encryption: &dataset.Encryption{ID: uuid.New()}}
+	p.shelf = &shelf.Shelf{}
+	ok(p.makeRoot(t.Context(), d, key))
+	if !z.loaded[p.root(d.ID)] {
+		t.Error("a dataset was made without its key")
+	}
+}
