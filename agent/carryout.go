@@ -26,7 +26,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 	act, known := map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
-		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey,
+		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey, dataset.OpRewrite: a.doRewrite,
 		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
 	}[op.Kind]
 	if !known {

@@ -216,7 +216,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known m
 		}
 		nanos, why, err := staller.Stall(ctx, id)
 		if err == nil && time.Duration(nanos) > stallWarning {
-			r.add(levelWarning, "volume "+d.Volume, "", "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
+			r.add(levelWarning, "volume "+d.Volume, "stop its containers, then: drover volume rewrite "+d.Volume, "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
 		}
 	}
 }

@@ -182,7 +182,7 @@ func (k fusedKind) Open(ctx context.Context, cfg backends.Config) (backends.Pool
 	}
 	plain := fusedPool{p, k.h}
 	if c, ok := p.(backends.Copier); ok {
-		return fusedCopies{plain, c, p.(backends.Formatter), p.(backends.Resizer)}, nil
+		return fusedCopies{plain, c, p.(backends.Formatter), p.(backends.Resizer), p.(backends.Rewriter)}, nil
 	}
 	return plain, nil
 }
@@ -226,6 +226,7 @@ type fusedCopies struct {
 	backends.Copier
 	backends.Formatter
 	backends.Resizer
+	backends.Rewriter
 }
 
 func (p fusedCopies) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (s backends.Stream, err error) {

@@ -24,6 +24,7 @@ type locks struct {
 type keyLock struct {
 	ch     chan struct{} // holds one token while the lock is free
 	refs   int
+	urgent int    // of those who wait, how many would have the holder end what can be ended
 	holder string // what the holder does, under locks.mu
 	taken  bool
 	since  time.Duration // when it was taken, by the steady clock
@@ -32,6 +33,23 @@ type keyLock struct {
 // lock takes the lock of id to do what, and returns what gives it back. It errs
 // only when ctx ends first: ErrPending, naming what the holder does.
 func (l *locks) lock(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
+	return l.wait(ctx, id, what, 0)
+}
+
+// lockSoon is lock for who is not to wait for what can be done at any time: see wanted.
+func (l *locks) lockSoon(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
+	return l.wait(ctx, id, what, 1)
+}
+
+// wanted tells whether somebody waits for the lock of id who is not to.
+func (l *locks) wanted(id uuid.UUID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.held[id]
+	return k != nil && k.urgent > 0
+}
+
+func (l *locks) wait(ctx context.Context, id uuid.UUID, what string, urgent int) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.held == nil {
 		l.held = map[uuid.UUID]*keyLock{}
@@ -43,7 +61,13 @@ func (l *locks) lock(ctx context.Context, id uuid.UUID, what string) (unlock fun
 		l.held[id] = k
 	}
 	k.refs++
+	k.urgent += urgent
 	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		k.urgent -= urgent
+	}()
 
 	release := func() {
 		l.mu.Lock()

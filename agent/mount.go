@@ -53,7 +53,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 
 // use puts an ID on record if the dataset is mounted, otherwise returns no path.
 func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
-	unlock, err := a.locks.lock(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.locks.lockSoon(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
 	}
@@ -114,7 +114,7 @@ func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord,
 
 // ensureMounted mounts a dataset that is not. Again: nothing.
 func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
-	unlock, err := a.locks.lock(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.locks.lockSoon(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}

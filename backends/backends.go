@@ -365,6 +365,19 @@ type Received struct {
 	Base  uuid.UUID // that those are a difference to
 }
 
+// Rewriter is a pool that can write the head of a dataset anew, so that it lies in few pieces
+// again, and Stall is short.
+type Rewriter interface {
+	// Rewrite does so with a head that nobody uses. It takes room for all of the head, and what
+	// its snapshots share with it is theirs alone after: a difference to one of them (Send,
+	// Changed) is all of the head then. It returns in how many pieces it was, and is now. The head
+	// is the old or the new one at every step, with the same bytes; when ctx ends, soon after, the
+	// old one, and the error is the cause. ErrInUse: it is attached or mounted. ErrNoSpace, and
+	// nothing was changed: that would leave the pool nearly full. ErrUnsupported: nothing would be
+	// gained. Again: once more.
+	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
+}
+
 // Staller is a pool whose snapshots make writers wait for a time that grows.
 type Staller interface {
 	// Stall predicts how long a snapshot or clone of the head would hold up

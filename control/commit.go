@@ -206,6 +206,8 @@ func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
 		return s.commitResize(t, op, out)
 	case dataset.OpRekey:
 		return s.commitRekey(t, op, out)
+	case dataset.OpRewrite:
+		return s.commitRewrite(t, op, out)
 	case dataset.OpDelete:
 		return s.commitDelete(t, op, out)
 	case dataset.OpMove:
@@ -256,7 +258,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 		if !of(op.Dataset) || op.Dataset.Encryption == nil {
 			return bad("the data key is missing")
 		}
-	case dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
+	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("it is not of a kind that agents report")
 	}

@@ -89,6 +89,8 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 		return s.planResize(t, req)
 	case dataset.OpRekey:
 		return s.planRekey(t, req)
+	case dataset.OpRewrite:
+		return s.planRewrite(t, req)
 	case dataset.OpUpdate:
 		return s.planUpdate(t, req)
 	case dataset.OpDelete:

@@ -49,6 +49,7 @@ const (
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"    // the data key is wrapped by another key of the operator
+	OpRewrite        OpKind = "rewrite"  // the head is written anew, in few pieces
 	OpUpdate         OpKind = "update"   // profile, labels, protection: records only
 	OpDelete         OpKind = "delete"   // the name goes, the data to trash
 	OpUndelete       OpKind = "undelete" // and comes back

@@ -92,12 +92,17 @@ func (p *Pool) renew(ctx context.Context, dir folder, inode uint64) error {
 		if err := p.same(dir, head, next); err != nil {
 			return err
 		}
-		keep, err := tag(was, restoredAttr)
-		if err != nil || keep == uuid.Nil {
-			return err
-		}
-		return setTag(image, restoredAttr, keep)
+		return keepTag(was, image)
 	})
+}
+
+// keepTag has the image that replaces a head say which snapshot keeps what a restore replaced.
+func keepTag(was, image *os.File) error {
+	keep, err := tag(was, restoredAttr)
+	if err != nil || keep == uuid.Nil {
+		return err
+	}
+	return setTag(image, restoredAttr, keep)
 }
 
 // attachHead attaches the head, which is no snapshot's image then.

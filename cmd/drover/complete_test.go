@@ -56,7 +56,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // what ended cannot be cancelled
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
 		{[]string{"doctor", "--gc", ""}, nil},
-		{[]string{"volume", "re"}, []string{"rekey", "resize"}},
+		{[]string{"volume", "re"}, []string{"rekey", "resize", "rewrite"}},
 	}
 	for _, tc := range tests {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {

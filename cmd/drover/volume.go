@@ -11,5 +11,6 @@ func newVolumeCmd(a *app) *cobra.Command {
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
 		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
 		newVolumeRekeyCmd(a),
+		newVolumeRewriteCmd(a),
 	)
 }

@@ -46,7 +46,7 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Viewer, node: anybody}, true
 	case "doctor", "get-metrics":
 		return rule{role: pki.Viewer}, true
-	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume", "set-volume-profile", "protect-volume",
+	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume", "rewrite-volume", "set-volume-profile", "protect-volume",
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash", "purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":

@@ -123,6 +123,15 @@ func (h handlers) changes() {
 			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
 			return h.submit(ctx, req)
 		})
+	add(h, post("/v1/volumes/{volume}/rewrite", "rewrite-volume", "volumes", "Write a volume anew, so that it lies in few pieces", "It must not be in use, and takes room for a second copy; a mount ends it."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+		}) (*answer[Outcome], error) {
+			req := in.request(dataset.OpRewrite)
+			req.Volume = in.Volume
+			return h.submit(ctx, req)
+		})
 	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes", "Give a volume another profile", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam

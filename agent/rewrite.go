@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// doRewrite has the pool write the head of a dataset anew, which nobody uses: a mount ends it.
+func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "rewrite")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := a.unused(d, "rewrite"); err != nil {
+		return out, err
+	}
+	r, ok := pool.(backends.Rewriter)
+	if !ok {
+		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: there is nothing to gain: snapshots in its pool take the same time however fragmented it is", d.Volume)
+	}
+	steps.At("rewrite.begin")
+	jb.step("writing it anew")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
+		jb.moved(done, total)
+		if a.locks.wanted(d.ID) {
+			cancel(dataset.Errorf(dataset.ErrInUse, "a mount came, so nothing was changed (ask again when nobody uses it)"))
+		}
+	})
+	if err != nil {
+		return out, fmt.Errorf("rewrite of volume %s: %w", d.Volume, err)
+	}
+	a.log(d).Infof("written anew: its %d extents are %d now", was, now)
+	steps.At("rewrite.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("rewrite.recorded")
+		a.noteDone(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}

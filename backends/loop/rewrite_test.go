@@ -1,0 +1,118 @@
+package loop
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// fragmented makes a dataset whose head is in many pieces, and has a snapshot.
+func (f *fixture) fragmented() (dataset.Dataset, dataset.Snapshot) {
+	f.Helper()
+	d := newDataset(xfs)
+	f.create(d)
+	root, unmount := f.mounted(d.ID)
+	const block, blocks = 16 << 10, 400
+	path := filepath.Join(root, "a")
+	f.write(path, strings.Repeat("x", blocks*2*block))
+	s := f.takeSnapshot(d)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f.must(err)
+	for i := range int64(blocks) {
+		_, err := file.WriteAt([]byte(strings.Repeat("y", block)), i*2*block)
+		f.must(errors.Join(err, file.Sync()))
+	}
+	f.must(file.Close())
+	unmount()
+	return d, s
+}
+
+func (f *fixture) sum(d dataset.Dataset, item string) [sha256.Size]byte {
+	f.Helper()
+	b, err := os.ReadFile(filepath.Join(f.path, datasets, d.ID.String(), item+imageSuffix))
+	f.must(err)
+	return sha256.Sum256(b)
+}
+
+// A head is in few pieces after, with the same bytes, its snapshots as they were; while it
+// is mounted it is not touched.
+func TestRewrite(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, s := f.fragmented()
+	kept := f.sum(d, s.ID.String())
+	_, unmount := f.mounted(d.ID)
+	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
+	f.isKind(err, dataset.ErrInUse)
+	unmount()
+	before := f.sum(d, head) // the unmount wrote to it
+	var last, total int64
+	was, now, err := f.Rewrite(t.Context(), d.ID, func(done, of int64) { last, total = done, of })
+	f.must(err)
+	if was < 700 || now > was/20 {
+		t.Errorf("%d extents became %d", was, now)
+	}
+	if last != total || total < 12<<20 {
+		t.Errorf("progress ended at %d of %d", last, total)
+	}
+	nanos, _, err := f.Stall(t.Context(), d.ID)
+	f.must(err)
+	if nanos != int64(now)*stallPerExtent {
+		t.Errorf("a stall of %d ns is foretold for %d extents", nanos, now)
+	}
+	if f.sum(d, head) != before || f.sum(d, s.ID.String()) != kept {
+		t.Error("bytes have changed")
+	}
+	f.settled()
+	_, _, err = f.Rewrite(t.Context(), uuid.New(), nil)
+	f.isKind(err, dataset.ErrNotFound)
+}
+
+// Whoever wants the dataset meanwhile has the old head soon.
+func TestRewriteEnds(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, _ := f.fragmented()
+	before, was := f.sum(d, head), f.image(d, head)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	wanted := dataset.Errorf(dataset.ErrInUse, "it is wanted")
+	calls := 0
+	_, _, err := f.Rewrite(ctx, d.ID, func(int64, int64) { calls++; cancel(wanted) })
+	if !errors.Is(err, wanted) || calls != 1 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+	if f.image(d, head) != was || f.sum(d, head) != before {
+		t.Error("the head is another one")
+	}
+	f.settled()
+}
+
+// One for which there is no room is not begun.
+func TestRewriteWithoutRoom(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, _ := f.fragmented()
+	st := f.Status(t.Context())
+	hog, err := os.Create(filepath.Join(f.disk, "hog"))
+	f.must(err)
+	defer hog.Close()
+	f.must(allocate(hog, int64(st.Free-backends.Reserve(st.Size)-4*dataset.MiB)))
+	_, _, err = f.Rewrite(t.Context(), d.ID, func(int64, int64) { t.Error("it was begun") })
+	f.isKind(err, dataset.ErrNoSpace)
+	f.settled()
+}
+
+// Where snapshots take the same time anyhow nothing is written.
+func TestRewriteForNothing(t *testing.T) {
+	f := newFixture(t, "btrfs")
+	d := newDataset(xfs)
+	f.create(d)
+	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
+	f.isKind(err, dataset.ErrUnsupported)
+}

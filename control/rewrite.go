@@ -1,0 +1,35 @@
+package control
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// planRewrite has the home of a dataset write it anew, in few pieces.
+func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d.Move != uuid.Nil {
+		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume, d.Move)
+	}
+	return on(d), nil, nil
+}
+
+// commitRewrite has nothing to put on record: all is as it was, for all who do not look at blocks.
+func (s *Service) commitRewrite(t *tx, op dataset.Operation, out *api.Committed) error {
+	d, err := t.current(op)
+	if err != nil {
+		return err
+	}
+	out.Dataset = &d
+	if d.Request == op.ID {
+		return nil
+	}
+	t.event("volume.rewrite", d, "")
+	d.Request = op.ID
+	return t.putDataset(d)
+}
