@@ -98,6 +98,12 @@ func Status(name string) (Target, error) {
 	}, nil
 }
 
+// Commit has a thin pool write down what is new in its metadata.
+func Commit(name string) error {
+	_, err := ask(cmdTableStatus, name, 0)
+	return err
+}
+
 // HasTarget fails unless the kernel has a kind of device; where it is a module, that is
 // loaded.
 func HasTarget(kind string) error {

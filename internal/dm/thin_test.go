@@ -1,0 +1,72 @@
+package dm
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// thinMetadata writes what thin_restore 0.9.0 has made of 300 volumes, each of which takes as
+// many blocks as the remainder of its place and 7; its number is three times the place. Only
+// the tree of volumes is in it.
+func thinMetadata(t *testing.T, change func([]byte)) (path string) {
+	t.Helper()
+	f, err := os.Open("testdata/thin-metadata.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(raw)
+	path = filepath.Join(t.TempDir(), "metadata")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestMapped(t *testing.T) {
+	got, err := Mapped(thinMetadata(t, func([]byte) {}))
+	if err != nil || len(got) != 300 {
+		t.Fatalf("%d volumes, %v", len(got), err)
+	}
+	for i := range uint64(300) {
+		if n := got[3*(i+1)]; n != (i+1)%7 {
+			t.Errorf("volume %d takes %d blocks", 3*(i+1), n)
+		}
+	}
+}
+
+// What is damaged, or something else, is said to be, whatever it says.
+func TestMappedOfOtherThings(t *testing.T) {
+	for what, change := range map[string]func([]byte){
+		"zeros":                        func(raw []byte) { clear(raw) },
+		"a bit of the superblock":      func(raw []byte) { raw[48] ^= 1 },
+		"a bit of every other block":   func(raw []byte) { flip(raw[thinBlock:]) },
+		"blocks in each other's place": func(raw []byte) { copy(raw[120*thinBlock:121*thinBlock], raw[121*thinBlock:]) },
+		"an end":                       func(raw []byte) { clear(raw[thinBlock:]) },
+	} {
+		if got, err := Mapped(thinMetadata(t, change)); !errors.Is(err, ErrThin) || got != nil {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+	if _, err := Mapped(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func flip(raw []byte) {
+	for at := 100; at < len(raw); at += thinBlock {
+		raw[at] ^= 1
+	}
+}
