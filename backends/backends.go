@@ -88,14 +88,6 @@ type Config struct {
 	Keys    Keys // of encrypted datasets; nil: none can be opened
 }
 
-// Former is a Kind that makes pools of block devices.
-type Former interface {
-	Kind
-	// PathOf is the Path of such a pool, where the operator gives none, from its name and
-	// Mount.
-	PathOf(name, mount string) string
-}
-
 // Pool is one open pool. The core contract is small; what only some backends
 // can do lies in the optional interfaces below, and Capabilities says which.
 type Pool interface {

@@ -40,3 +40,19 @@ type Razer interface {
 	// Raze removes what else there is, of a pool without datasets whose path goes next.
 	Raze(ctx context.Context) error
 }
+
+// Former is a Kind that makes pools of block devices.
+type Former interface {
+	Kind
+	// PathOf is the Path of such a pool, where the operator gives none, from its name and
+	// Mount.
+	PathOf(name, mount string) string
+}
+
+// Homed is a Kind whose pools have a folder elsewhere than at their path, with less room than
+// the pool has: pools can be made in a corner of it all the same.
+type Homed interface {
+	Kind
+	// Home is where that folder is, of a pool that is open on this host.
+	Home(path string) (string, error)
+}

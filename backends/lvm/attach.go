@@ -191,31 +191,6 @@ func elsewhere(dev dm.Device) string {
 	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
 }
 
-// Used implements backends.Pool: the kernel counts a volume's blocks.
-func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	name, err := headOf(f)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := p.activate(ctx, name); err != nil {
-		return 0, err
-	}
-	target, err := dm.Status(p.device(name))
-	if err != nil {
-		return 0, err
-	}
-	var sectors int64
-	if n, _ := fmt.Sscanf(target.Status, "%d", &sectors); n != 1 || target.Type != "thin" {
-		return 0, fmt.Errorf("the device mapper says %q of volume %s", target.Type+" "+target.Status, p.ref(name))
-	}
-	return dataset.Size(sectors) * 512, nil
-}
-
 // offlineGrow returns those of some filesystems that cannot grow while they are mounted,
 // and so not at all.
 func offlineGrow(have []string) ([]string, error) {

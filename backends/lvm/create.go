@@ -102,8 +102,12 @@ func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string) (string
 }
 
 // tags are those of a dataset's volume.
-func tags(id uuid.UUID) []string {
-	return []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
+func (p *Pool) tags(id uuid.UUID) []string {
+	list := []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
+	if p.inCorner {
+		list = append(list, "--addtag", cornerTag+p.shelf.ID().String())
+	}
+	return list
 }
 
 // snap makes a volume for a tree of to that is what another volume is at one moment. It is
@@ -113,8 +117,8 @@ func (p *Pool) snap(ctx context.Context, of string, to *shelf.Folder, tree strin
 	if err != nil {
 		return "", err
 	}
-	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"}, tags(to.ID)...)
-	err = p.tool.lvm(ctx, "lvcreate", append(args, p.ref(of))...)
+	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"}, p.tags(to.ID)...)
+	err = p.change(ctx, "lvcreate", append(args, p.ref(of))...)
 	if errors.Is(err, errAbsent) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of))
 	}
@@ -139,7 +143,7 @@ func (p *Pool) extend(ctx context.Context, name string, size dataset.Size) error
 	if err != nil || have >= size {
 		return err
 	}
-	return p.tool.lvm(ctx, "lvextend", "--size", bytesText(size), p.ref(name))
+	return p.change(ctx, "lvextend", "--size", bytesText(size), p.ref(name))
 }
 
 // Create implements backends.Pool.
@@ -153,8 +157,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		if err != nil {
 			return 0, err
 		}
-		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(size), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, tags(d.ID)...)
-		if err := p.tool.lvm(ctx, "lvcreate", append(args, p.vg)...); err != nil {
+		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(size), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, p.tags(d.ID)...)
+		if err := p.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
 			return 0, err
 		}
 		p.step("lvm.volume.made")

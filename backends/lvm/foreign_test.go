@@ -212,8 +212,12 @@ func TestMakingIsCutShort(t *testing.T) {
 		if _, err := New(&run.System{}).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrOffline) {
 			t.Errorf("after %d steps: %v", n, err)
 		}
+		cfg.Make, cfg.ID = true, uuid.New()
+		if _, err := New(&run.System{}).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) || n < 5 && !strings.Contains(err.Error(), "vgremove") {
+			t.Errorf("after %d steps, as another pool: %v", n, err)
+		}
 	}
-	if n != 3 {
+	if n != 5 {
 		t.Errorf("it was cut %d times", n)
 	}
 	d := b.create(little)

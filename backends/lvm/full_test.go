@@ -60,6 +60,7 @@ func TestFullVolume(t *testing.T) {
 			if written += 64 << 20; !errors.Is(err, unix.ENOSPC) || written < free*97/100 || written > free*103/100 {
 				t.Errorf("%d bytes fitted into %d: %v", written, free, err)
 			}
+			t.Logf("of %d bytes %d were free, and %d fitted", size, free, written)
 			if _, err := fill(t, filepath.Join(beside, "file"), 64<<20); err != nil {
 				t.Errorf("the other volume: %v", err)
 			}

@@ -98,7 +98,7 @@ func (p *Pool) remove(ctx context.Context, names []string) error {
 		which = append(which, "lv_name="+name)
 	}
 	ours := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(which, " || "))
-	return p.tool.lvm(ctx, "lvremove", "--yes", "--select", ours, p.vg)
+	return p.change(ctx, "lvremove", "--yes", "--select", ours, p.vg)
 }
 
 // List implements backends.Pool: the folders, each with what LVM has of it, and what is in
@@ -222,6 +222,11 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 		v, there := now[name]
 		id := datasetOf(v)
 		if !there || id != uuid.Nil && p.knows(id, name) {
+			continue
+		}
+		if other, err := p.foreignTo(v); err != nil {
+			return nil, err
+		} else if other {
 			continue
 		}
 		problem := "drover did not make it: lvremove it when it is of no use"

@@ -25,7 +25,7 @@
 // # Activation
 //
 // Heads are active from their first mount on, until the host is restarted; snapshots never
-// are. LVM freezes the mounted filesystem of a head while it takes a snapshot of it.
+// are. What one takes is asked without making it so. LVM freezes the mounted filesystem of a head while it takes a snapshot of it.
 package lvm
 
 import (
@@ -73,6 +73,7 @@ type Backend struct {
 
 var (
 	_ backends.Former    = (*Backend)(nil)
+	_ backends.Homed     = (*Backend)(nil)
 	_ backends.Pool      = (*Pool)(nil)
 	_ backends.Resizer   = (*Pool)(nil)
 	_ backends.Formatter = (*Pool)(nil)
@@ -112,15 +113,27 @@ var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
 
 // Open implements backends.Kind.
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	if cfg.Mount == "" && len(cfg.Devices) == 0 && cfg.Image == 0 && filepath.IsAbs(cfg.Path) && inCorner(cfg.Path) {
+		p, err := b.openCorner(ctx, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("pool %s at %s: %w", cfg.Name, cfg.Path, err)
+		}
+		return p, nil
+	}
 	vg, err := check(cfg)
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step, attached: map[uuid.UUID]int{}}
+	p := b.pool(cfg, vg)
 	if err := p.open(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("pool %s at %s: %w", cfg.Name, cfg.Path, err)
 	}
 	return p, nil
+}
+
+// pool is one in a volume group, not open yet.
+func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
+	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
 }
 
 // check returns the name of the volume group that cfg names.
@@ -150,9 +163,11 @@ type Pool struct {
 	extent     dataset.Size
 	chunk      dataset.Size
 	info       backends.Info
+	inCorner   bool // its records are a folder of another pool's
 
 	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+	attached map[uuid.UUID]int       // attachments that were not released
+	atRest   map[string]dataset.Size // that volumes take which are not active, those that were looked up
 }
 
 // declare sets what Info returns.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -253,5 +254,69 @@ func TestMissingPrograms(t *testing.T) {
 	err := New(&run.Recorder{}).Available(t.Context())
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "apt-get install lvm2 thin-provisioning-tools") {
 		t.Error(err)
+	}
+}
+
+// A command that takes too long goes on, and its turn with it; who waits is told of it. Once it
+// has ended others are run.
+func TestALateCommandIsNotKilled(t *testing.T) {
+	finish, killed := make(chan struct{}), make(chan error, 1)
+	tool := newTool(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		if c.Args[0] != "lvcreate" {
+			return run.Result{}, nil
+		}
+		limit, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		select {
+		case <-finish:
+		case <-limit.Done():
+		}
+		killed <- limit.Err()
+		return run.Result{}, &run.Error{Cmd: c.Name, ExitCode: failedExit, Err: errors.New("exit status")}
+	}))
+	tool.limit = 20 * time.Millisecond
+	for range 2 {
+		if err := tool.lvm(t.Context(), "lvcreate", "x"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), `"lvm lvcreate x" has not ended in 20ms`) {
+			t.Error(err)
+		}
+	}
+	if _, err := tool.volumes(t.Context(), "vg0"); !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("another command: %v", err)
+	}
+	close(finish)
+	if err := <-killed; err != nil {
+		t.Errorf("it was killed: %v", err)
+	}
+	err := tool.lvm(t.Context(), "lvs")
+	for errors.Is(err, dataset.ErrOffline) { // until what is left of it is done
+		runtime.Gosched()
+		err = tool.lvm(t.Context(), "lvs")
+	}
+	if err != nil || !tool.failed.Load() {
+		t.Errorf("afterwards: %v; it is known that it failed: %t", err, tool.failed.Load())
+	}
+}
+
+// Nothing new begins while the records have room left for little more, of bytes or of files.
+func TestRoomForRecords(t *testing.T) {
+	p := &Pool{name: "fast", vg: "vg0"}
+	u, err := parseUse(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		free  dataset.Size
+		files uint64
+		says  string
+	}{
+		{50 * dataset.MiB, 60000, ""},
+		{13 * dataset.MiB, 3300, ""},
+		{12 * dataset.MiB, 60000, "12MiB free of 256MiB"},
+		{200 * dataset.MiB, 3200, "3200 inodes free of 65536"},
+	} {
+		err := p.crowded(u, c.free, 256*dataset.MiB, c.files, 65536)
+		if (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }

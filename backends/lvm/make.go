@@ -5,28 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/mount"
-	"github.com/droverhq/drover/internal/run"
 )
 
 const (
-	recordsSize  = 256 * dataset.MiB
-	formattedTag = "drover.formatted" // of the records' volume: mkfs has ended
-
 	// What of a volume group's free bytes is the thin pool's. Metadata take 64 bytes a block
 	// and snapshot, cannot shrink, and have a spare of their size; the rest is for growing
 	// them, and for lvconvert --repair.
@@ -37,8 +29,6 @@ const (
 
 	smallestBlock = 64 * dataset.KiB
 	minData       = 256 * dataset.MiB
-
-	mkfsTimeout = 5 * time.Minute
 )
 
 // open finds the pool, or makes it, and mounts its records.
@@ -55,6 +45,9 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 	}
 	p.extent = g.Extent
 	id, err := p.claim(ctx, g, all, cfg)
+	if err == nil && cfg.Make && len(cfg.Devices) > 0 {
+		err = p.sameDisks(ctx, cfg.Devices)
+	}
 	if err != nil {
 		return err
 	}
@@ -88,7 +81,7 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 		return group{}, nil, dataset.Errorf(dataset.ErrInvalid, "there is no volume group %s: make it (vgcreate %s DEVICE), or name the devices that drover may make it of", p.vg, p.vg)
 	}
 	for _, dev := range cfg.Devices {
-		if err := empty(dev); err != nil {
+		if err := disk.Vacant(dev); err != nil {
 			return group{}, nil, err
 		}
 	}
@@ -104,31 +97,42 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 	return p.tool.look(ctx, p.vg)
 }
 
-// empty refuses a device that holds something, or that somebody has open.
-func empty(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return dataset.Errorf(dataset.ErrInvalid, "bad device %q: want an absolute path without . and ..", path)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "device %s: %w", path, err)
-	}
-	if info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is no block device", path)
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
-	if err != nil {
-		return dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s): %w", path, path, err)
-	}
-	defer f.Close()
-	content, err := fsctl.Identify(path)
+// sameDisks refuses a volume group that does not lie on the devices that were named.
+func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
+	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)
 	if err != nil {
 		return err
 	}
-	if content != fsctl.Empty {
-		return dataset.Errorf(dataset.ErrExists, "device %s holds %s, and was left as it is (wipefs -a %s when that is of no use)", path, content, path)
+	var has []string
+	for _, r := range rows {
+		has = append(has, r["pv_name"])
+	}
+	there, err := numbers(has)
+	if err != nil {
+		return err
+	}
+	named, err := numbers(devices)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(there, named) {
+		return dataset.Errorf(dataset.ErrExists, "there is a volume group %s, on %s and not on %s: it was left as it is (choose another name, or give the devices that it has)",
+			p.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
 	}
 	return nil
+}
+
+// numbers are those of some devices, in their order.
+func numbers(devices []string) (all []uint64, err error) {
+	for _, path := range devices {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return nil, dataset.Errorf(dataset.ErrInvalid, "device %s: %w", path, err)
+		}
+		all = append(all, st.Rdev)
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 // claim returns the UUID of the pool that a volume group is, and makes it one if that is
@@ -148,7 +152,7 @@ func (p *Pool) claim(ctx context.Context, g group, all map[string]volume, cfg ba
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists, "volume group %s has the tag %s, which names no pool", p.vg, tag)
 		}
 		if cfg.ID != uuid.Nil && cfg.ID != id {
-			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s", p.vg, id, cfg.ID)
+			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", p.vg, id, cfg.ID, p.wayOut(all, id, len(cfg.Devices) > 0))
 		}
 		return id, nil
 	}
@@ -173,17 +177,27 @@ func (p *Pool) claim(ctx context.Context, g group, all map[string]volume, cfg ba
 	return id, p.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), p.vg)
 }
 
+// wayOut says what becomes of a group that is another pool.
+func (p *Pool) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
+	switch {
+	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
+		return "drover pool adopt /dev/" + p.vg + " takes it over"
+	case whole:
+		return "its making was cut short, and it holds nothing: vgremove " + p.vg + ", then try again"
+	}
+	return fmt.Sprintf("its making was cut short, and it holds nothing: vgchange --deltag %s%s %s, lvremove those of %s and %s that there are, then try again", poolTag, id, p.vg, p.ref(recordsName), p.ref(poolName))
+}
+
 // ready has the pool's own two volumes made, as far as they are not, and active.
 func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
-	formatted := slices.Contains(records.Tags, formattedTag)
 	switch {
-	case formatted && pool.Name != "":
+	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
 	case !cfg.Make:
-		return dataset.Errorf(dataset.ErrOffline, "volume group %s was tagged as a pool, but the pool in it was not made to the end", p.vg)
+		return dataset.Errorf(dataset.ErrOffline, "volume group %s was tagged as a pool, but the pool in it was not made to the end (the drover pool create that was cut short goes on with it when it is given again)", p.vg)
 	default:
 		var err error
-		if all, err = p.finish(ctx, g, records, pool, max(1, len(cfg.Devices))); err != nil {
+		if all, err = p.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
 			return err
 		}
 		pool = all[poolName]
@@ -207,9 +221,12 @@ func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg ba
 }
 
 // finish makes what a new pool lacks.
-func (p *Pool) finish(ctx context.Context, g group, records, pool volume, stripes int) (map[string]volume, error) {
+func (p *Pool) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume, stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
-		if err := p.makeRecords(ctx, records.Name != ""); err != nil {
+		if pool.Name != "" { // that comes after the records
+			return nil, dataset.Errorf(dataset.ErrExists, "%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are whole: lvchange --addtag %s %s)", p.ref(recordsName), formattedTag, formattedTag, p.ref(recordsName))
+		}
+		if err := p.makeRecords(ctx, id, records); err != nil {
 			return nil, err
 		}
 		p.step("lvm.records.made")
@@ -224,31 +241,6 @@ func (p *Pool) finish(ctx context.Context, g group, records, pool volume, stripe
 		p.step("lvm.pool.made")
 	}
 	return p.tool.volumes(ctx, p.vg)
-}
-
-// makeRecords makes the volume for the records. One that was not formatted to the end never
-// had any.
-func (p *Pool) makeRecords(ctx context.Context, there bool) error {
-	if !there {
-		size := bytesText(p.roundUp(recordsSize))
-		if err := p.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y", "--addtag", ourTag, "--name", recordsName, p.vg); err != nil {
-			return err
-		}
-	}
-	dev, err := p.activate(ctx, recordsName)
-	if err != nil {
-		return err
-	}
-	node, err := p.node(ctx, dev)
-	if err != nil {
-		return err
-	}
-	// A record is a file of some hundred bytes.
-	args := []string{"-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-e", "remount-ro", node}
-	if _, err := p.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
-		return err
-	}
-	return p.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, p.ref(recordsName))
 }
 
 // layout is how a thin pool is made.
@@ -291,47 +283,13 @@ func (p *Pool) makePool(ctx context.Context, free dataset.Size, stripes int) err
 	return err
 }
 
-// mountRecords mounts the records, or finds them mounted from an earlier run.
-func (p *Pool) mountRecords(ctx context.Context, at string) error {
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		return err
-	}
-	dev, err := dm.Find(p.device(recordsName))
-	if err != nil {
-		return err
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	if e := table.At(at); e != nil {
-		if e.Major == int(dev.Major) && e.Minor == int(dev.Minor) {
-			return nil
-		}
-		return dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the records of volume group %s belong", e.Source, at, p.vg)
-	}
-	node, err := p.node(ctx, dev)
-	if err != nil {
-		return err
-	}
-	err = mount.Mount(at, mount.Spec{Source: node, FSType: ext4, Options: []string{"noatime", "nodev", "nosuid", "noexec"}})
-	if err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may mend it; nothing was changed)", err, p.ref(recordsName))
-	}
-	return nil
-}
-
-// unmountRecords unmounts them unless they are in use.
-func (p *Pool) unmountRecords(at string) error {
-	err := mount.Unmount(at)
-	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
+// Close implements backends.Pool.
+func (p *Pool) Close() error {
+	if p.inCorner {
 		return nil
 	}
-	return err
+	return p.unmountRecords(p.shelf.Path())
 }
-
-// Close implements backends.Pool.
-func (p *Pool) Close() error { return p.unmountRecords(p.shelf.Path()) }
 
 // ref is how lvm(8) is told of a volume.
 func (p *Pool) ref(name string) string { return p.vg + "/" + name }

@@ -24,6 +24,7 @@ func (p *Pool) activate(ctx context.Context, name string) (dm.Device, error) {
 	if !errors.Is(err, dm.ErrAbsent) {
 		return dev, err
 	}
+	defer p.forget(name)
 	err = p.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", p.ref(name))
 	if errors.Is(err, errAbsent) {
 		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(name))
@@ -34,15 +35,47 @@ func (p *Pool) activate(ctx context.Context, name string) (dm.Device, error) {
 	return dm.Find(p.device(name))
 }
 
+// forget forgets what a volume took while it was not active.
+func (p *Pool) forget(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.atRest, name)
+}
+
+// change runs a command on volumes. Where it fails, what it has left suspended goes on.
+func (p *Pool) change(ctx context.Context, command string, args ...string) error {
+	err := p.tool.lvm(ctx, command, args...)
+	if wErr := p.rouse(context.WithoutCancel(ctx)); err != nil && wErr != nil {
+		err = fmt.Errorf("%w (and %w)", err, wErr)
+	}
+	return err
+}
+
+// rouse is wake once a command has failed, or was killed by somebody else.
+func (p *Pool) rouse(ctx context.Context) error {
+	if p.tool.busy() != nil || !p.tool.failed.Swap(false) {
+		return nil
+	}
+	all, err := p.tool.volumes(ctx, p.vg)
+	if err == nil {
+		err = p.wake(ctx, all)
+	}
+	if err != nil {
+		p.tool.failed.Store(true)
+	}
+	return err
+}
+
 // wake has volumes go on that an lvm which was killed has left suspended: whoever writes to
 // them waits. By lvm, whose lock one that still runs has.
 func (p *Pool) wake(ctx context.Context, all map[string]volume) error {
+	asleep := func(layer ...string) bool {
+		dev, err := dm.Find(dm.Mangle(append([]string{p.vg}, layer...)...))
+		return err == nil && dev.Suspended
+	}
 	for name, v := range all {
-		if v.Pool != poolName || !slices.Contains(v.Tags, ourTag) {
-			continue
-		}
-		dev, err := dm.Find(p.device(name))
-		if err != nil || !dev.Suspended {
+		pool := name == poolName
+		if !slices.Contains(v.Tags, ourTag) || !pool && v.Pool != poolName || !asleep(name) && !(pool && asleep(name, "tpool")) {
 			continue
 		}
 		if err := p.tool.lvm(ctx, "lvchange", "--refresh", p.ref(name)); err != nil {
@@ -154,6 +187,9 @@ func (p *Pool) Status(ctx context.Context) dataset.PoolStatus {
 	if !st.Online {
 		return st
 	}
+	if p.tool.failed.Load() && len(p.tool.one) == 0 {
+		_ = p.rouse(ctx) // or the next time
+	}
 	free, size := st.Free, st.Size
 	u, err := p.usage(ctx)
 	if err == nil && u.mode == "failed" {
@@ -164,25 +200,41 @@ func (p *Pool) Status(ctx context.Context) dataset.PoolStatus {
 		return st
 	}
 	st.Size, st.Free = u.dataOf, u.dataOf-u.data
-	if err := p.crowded(u, free, size); err != nil {
+	var fs unix.Statfs_t
+	if err = p.tool.busy(); err == nil {
+		err = unix.Statfs(p.shelf.Path(), &fs)
+	}
+	if err == nil {
+		err = p.crowded(u, free, size, fs.Ffree, fs.Files)
+	}
+	if err != nil {
 		st.Reason = err.Error()
 	}
 	return st
 }
 
-// crowded is full, of the records too.
-func (p *Pool) crowded(u use, free, size dataset.Size) error {
+// crowded is full, of the records too, by the bytes and files that those have left.
+func (p *Pool) crowded(u use, free, size dataset.Size, files, filesOf uint64) error {
 	if err := p.full(u); err != nil {
 		return err
 	}
-	if free < size/20 {
-		return dataset.Errorf(dataset.ErrNoSpace, "pool %s has no room for more records: %s free of %s (lvextend --resizefs --size +256m %s)", p.name, free.Human(), size.Human(), p.ref(recordsName))
+	what := ""
+	switch {
+	case free < size/20:
+		what = fmt.Sprintf("%s free of %s", free.Human(), size.Human())
+	case files < filesOf/20:
+		what = fmt.Sprintf("%d inodes free of %d", files, filesOf)
+	default:
+		return nil
 	}
-	return nil
+	return dataset.Errorf(dataset.ErrNoSpace, "pool %s has no room for more records: %s (lvextend --resizefs --size +256m %s)", p.name, what, p.ref(recordsName))
 }
 
 // room fails with ErrNoSpace while nothing new should begin in the pool.
 func (p *Pool) room(ctx context.Context) error {
+	if err := p.tool.busy(); err != nil {
+		return err
+	}
 	switch st := p.Status(ctx); {
 	case !st.Online:
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)

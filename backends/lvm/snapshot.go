@@ -151,7 +151,7 @@ func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 		return err
 	}
 	for _, args := range [][]string{{"--activate", "n"}, {"--setactivationskip", "y"}} {
-		if err := p.tool.lvm(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
+		if err := p.change(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
 			return err
 		}
 	}

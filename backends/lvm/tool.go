@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -26,39 +29,121 @@ var errAbsent = errors.New("lvm has it not")
 // errFrozen: LVM could not freeze a filesystem, since somebody else has.
 var errFrozen = dataset.Errorf(dataset.ErrConflict, "its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
-// limit bounds one command. A snapshot waits until the filesystem's dirty pages are written.
+// limit is how long a command is waited for. A snapshot waits until the filesystem's dirty
+// pages are written.
 const limit = 3 * time.Minute
+
+// unkilled is the time limit of a command that changes something: none.
+const unkilled = 100 * 365 * 24 * time.Hour
 
 // tool runs lvm(8), one command at a time: LVM has a lock for each volume group, and those
 // that wait for it would only use their time up.
 type tool struct {
 	runner run.Runner
+	limit  time.Duration
+	*turn
+}
+
+// turn is whose turn it is.
+type turn struct {
 	one    chan struct{} // one command's turn
+	failed atomic.Bool   // one has failed, and what it may have left suspended was not looked for
+
+	mu   sync.Mutex
+	late string // the command that has the turn, once it was waited for as long as that goes
 }
 
-func newTool(r run.Runner) tool { return tool{runner: r, one: make(chan struct{}, 1)} }
+func newTool(r run.Runner) tool {
+	return tool{runner: r, limit: limit, turn: &turn{one: make(chan struct{}, 1)}}
+}
 
-// lvm runs a command that changes something. It is never killed by ctx: a volume that it had
-// suspended would stay so, with whoever writes to it.
+// lvm runs a command that changes something. Neither ctx nor its time kills it: a volume that
+// it had suspended would stay so, with whoever writes to it. One that takes longer than its
+// limit goes on, and keeps its turn until it ends; no other is begun meanwhile.
 func (t tool) lvm(ctx context.Context, command string, args ...string) error {
-	_, err := t.run(ctx, command, args...)
-	return err
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	ended := make(chan error)
+	over := make(chan struct{}) // nobody waits for it any more
+	go func() {                 // until the command ends, which nobody may force
+		_, err := t.run(ctx, unkilled, nil, command, args...)
+		if err != nil && !errors.Is(err, errAbsent) {
+			t.failed.Store(true)
+		}
+		select {
+		case ended <- err:
+		case <-over:
+			t.setLate("")
+			<-t.one
+		}
+	}()
+	patience := time.NewTimer(t.limit)
+	defer patience.Stop()
+	select {
+	case err := <-ended:
+		<-t.one
+		return err
+	case <-patience.C:
+		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
+		err := t.busy()
+		close(over)
+		return err
+	}
 }
 
-func (t tool) run(ctx context.Context, command string, args ...string) ([]byte, error) {
-	select {
-	case t.one <- struct{}{}:
-		defer func() { <-t.one }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func (t *turn) setLate(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.late = what
+}
+
+// busy fails while a command takes longer than its time.
+func (t tool) busy() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.late == "" {
+		return nil
 	}
-	if err := ctx.Err(); err != nil {
+	return dataset.Errorf(dataset.ErrOffline,
+		"%q has not ended in %s: it is not killed, as volumes could stay suspended, and nothing else is done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
+}
+
+// begin waits for the turn of a command.
+func (t tool) begin(ctx context.Context) error {
+	look := time.NewTicker(t.limit)
+	defer look.Stop()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := t.busy(); err != nil {
+			return err
+		}
+		select {
+		case t.one <- struct{}{}:
+			return nil
+		case <-ctx.Done():
+		case <-look.C:
+		}
+	}
+}
+
+// ask runs a command that changes nothing, and returns what it wrote.
+func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, error) {
+	if err := t.begin(ctx); err != nil {
 		return nil, err
 	}
-	all := append([]string{command}, settings()...)
+	defer func() { <-t.one }()
 	var out bytes.Buffer
-	_, err := t.runner.Run(context.WithoutCancel(ctx), run.Command{Name: program, Args: append(all, args...), Timeout: limit, Stdout: &out})
-	return out.Bytes(), classify(err)
+	_, err := t.run(ctx, t.limit, &out, command, args...)
+	return out.Bytes(), err
+}
+
+func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, command string, args ...string) (run.Result, error) {
+	all := append([]string{command}, settings()...)
+	res, err := t.runner.Run(context.WithoutCancel(ctx), run.Command{Name: program, Args: append(all, args...), Timeout: limit, Stdout: out})
+	return res, classify(err)
 }
 
 // settings are of what a thin pool does when it is full (errors at once, and not after a
@@ -139,7 +224,7 @@ func (r row) list(field string) []string {
 // report asks for fields of what is in a volume group.
 func (t tool) report(ctx context.Context, command, fields string, args ...string) ([]row, error) {
 	args = append([]string{"--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields}, args...)
-	out, err := t.run(ctx, command, args...)
+	out, err := t.ask(ctx, command, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,111 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// cornerTag is that of the volumes of a pool in a corner, with that pool's UUID. They lie among
+// the others in the thin pool.
+const cornerTag = "drover.corner="
+
+// Home implements backends.Homed: where the records of a volume group are mounted.
+func (b *Backend) Home(path string) (string, error) {
+	vg, ok := strings.CutPrefix(path, "/dev/")
+	if !ok || !groupName.MatchString(vg) {
+		return "", dataset.Errorf(dataset.ErrInvalid, "%s names no volume group", path)
+	}
+	dev, err := dm.Find(dm.Mangle(vg, recordsName))
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrOffline, "volume group %s is not active on this host: %w", vg, err)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range table.Of(int(dev.Major), int(dev.Minor)) {
+		return m.Mountpoint, nil
+	}
+	return "", dataset.Errorf(dataset.ErrOffline, "the records of volume group %s are not mounted here", vg)
+}
+
+// inCorner tells whether a path lies in a corner of a pool, and not in a volume group by itself.
+func inCorner(path string) bool {
+	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
+		if corner.Is(filepath.Dir(at), filepath.Base(at)) {
+			return true
+		}
+	}
+	return false
+}
+
+// openCorner opens a pool whose records lie in a folder beside those of the pool that has the
+// corner, and whose volumes in the same thin pool.
+func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, error) {
+	vg, err := groupOf(filepath.Dir(cfg.Path))
+	if err != nil {
+		return nil, err
+	}
+	p := b.pool(cfg, vg)
+	p.inCorner = true
+	g, all, err := p.tool.look(ctx, vg)
+	if err != nil {
+		return nil, err
+	}
+	p.extent, p.chunk = g.Extent, all[poolName].Chunk
+	if thin := all[poolName]; thin.Kind != "thin-pool" || !slices.Contains(thin.Tags, ourTag) {
+		return nil, dataset.Errorf(dataset.ErrOffline, "volume group %s has no thin pool of drover's", vg)
+	}
+	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
+		return nil, err
+	}
+	p.shelf.Destroy = p.destroy
+	return p, p.declare()
+}
+
+// groupOf returns the volume group on whose records a folder lies.
+func groupOf(dir string) (string, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrOffline, "%w", err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	name, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/name", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	vg, ok := strings.CutSuffix(strings.TrimSpace(string(name)), "-"+recordsName)
+	if vg = strings.ReplaceAll(vg, "--", "-"); !ok || !groupName.MatchString(vg) {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "%s does not lie on the records of a volume group", dir)
+	}
+	return vg, nil
+}
+
+// foreignTo tells whether a volume is another pool's: one in a corner of this one, or the one
+// that has the corner. While there is no corner nobody's is.
+func (p *Pool) foreignTo(v volume) (bool, error) {
+	mine := cornerTag + p.shelf.ID().String()
+	if p.inCorner {
+		return !slices.Contains(v.Tags, mine), nil
+	}
+	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
+		return false, nil
+	}
+	list, err := corner.Find(p.shelf.Path())
+	return slices.ContainsFunc(list, func(l corner.Left) bool { return l.Foreign == "" }), err
+}

@@ -1,0 +1,127 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A group of the right name that lies on other disks than those that were named is refused.
+func TestGroupOnOtherDisks(t *testing.T) {
+	mine := uuid.New()
+	for _, c := range []struct {
+		named []string
+		want  *dataset.Kind
+	}{
+		{[]string{"/dev/zero"}, dataset.ErrExists},
+		{[]string{"/dev/null"}, dataset.ErrExists},
+		{[]string{"/dev/null", "/dev/zero", "/dev/full"}, dataset.ErrExists},
+		{[]string{"/dev/null", "/dev/drover-none"}, dataset.ErrInvalid},
+		{[]string{"/dev/zero", "/dev/null"}, nil},
+	} {
+		p := &Pool{vg: "vg0", tool: newTool(answersWith(0, `{"report":[{"vg":[{"pv_name":"/dev/null"},{"pv_name":"/dev/zero"}]}]}`, ""))}
+		err := p.sameDisks(t.Context(), c.named)
+		if c.want == nil && err != nil || c.want != nil && !errors.Is(err, c.want) {
+			t.Errorf("%q: %v", c.named, err)
+		}
+	}
+	var asked run.Recorder
+	asked.Next = run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		said := `"vg_name":"vg0","vg_tags":"drover.pool=` + mine.String() + `","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"`
+		if slices.Contains(c.Args, "pv_name") {
+			said = `"pv_name":"/dev/null"`
+		}
+		return answersWith(0, `{"report":[{"vg":[{`+said+`}]}]}`, "")(ctx, c)
+	})
+	cfg := backends.Config{ID: mine, Name: "fast", Path: "/dev/vg0", Mount: t.TempDir(), Devices: []string{"/dev/zero"}, Make: true}
+	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) {
+		t.Error(err)
+	}
+	for _, call := range asked.Calls() {
+		if call.Args[0] != "vgs" {
+			t.Errorf("it ran %q", call.Args)
+		}
+	}
+}
+
+// What the volume for the records holds decides whether it is formatted.
+func TestRecordsAreLookedAt(t *testing.T) {
+	mine := uuid.New()
+	for what, c := range map[string]struct {
+		put  func(image []byte)
+		done bool
+		fine bool
+	}{
+		"nothing":        {func([]byte) {}, false, true},
+		"what lay there": {func(b []byte) { copy(b[8<<20:], "noise") }, false, true},
+		"its filesystem": {func(b []byte) { copy(b[1024+56:], "\x53\xef"); copy(b[1024+0x68:], mine[:]) }, true, true},
+		"another's":      {func(b []byte) { copy(b[1024+56:], "\x53\xef") }, false, false},
+		"an XFS":         {func(b []byte) { copy(b, "XFSB") }, false, false},
+		"a LUKS":         {func(b []byte) { copy(b, "LUKS\xba\xbe"); copy(b[1024+0x68:], mine[:]) }, false, false},
+	} {
+		image := make([]byte, 32<<20)
+		c.put(image)
+		path := filepath.Join(t.TempDir(), "volume")
+		if err := os.WriteFile(path, image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		done, err := formatted(path, mine)
+		if done != c.done || (err == nil) != c.fine || !c.fine && !errors.Is(err, dataset.ErrExists) {
+			t.Errorf("%s: %t, %v", what, done, err)
+		}
+	}
+}
+
+// A pool with a thin pool had records: they are not formatted for want of a tag.
+func TestRecordsThatLostTheirTag(t *testing.T) {
+	var asked run.Recorder
+	p := &Pool{vg: "vg0", tool: newTool(&asked), step: func(string) {}}
+	records, pool := volume{Name: recordsName, Tags: []string{ourTag}}, volume{Name: poolName, Tags: []string{ourTag}, Kind: "thin-pool"}
+	if _, err := p.finish(t.Context(), uuid.New(), group{}, records, pool, 1); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "lvchange --addtag drover.formatted vg0/drover_records") {
+		t.Error(err)
+	}
+	if _, err := p.finish(t.Context(), uuid.New(), group{}, volume{Name: recordsName}, volume{}, 1); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("of a volume without the tag: %v", err)
+	}
+	if n := asked.Count(); n > 0 {
+		t.Errorf("%d commands ran", n)
+	}
+}
+
+// A folder is a pool's place in a corner alone, and where that lies on a group's records.
+func TestPoolsInACorner(t *testing.T) {
+	home, id := t.TempDir(), uuid.New()
+	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := corner.Make(home, id, Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := os.MkdirAll(c.Path+"/001/p1", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, says := range map[string]string{
+		c.Path + "/pool": "does not lie on the records", c.Path + "/001/p1/pool": "does not lie on the records",
+		c.Path: "names no volume group", home + "/pool": "names no volume group", "/pool": "names no volume group",
+		home + "/drover-verify-" + uuid.NewString() + "/pool": "names no volume group",
+	} {
+		var asked run.Recorder
+		_, err := New(&asked).Open(t.Context(), backends.Config{Name: "p", Path: path, Make: true})
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), says) || asked.Count() > 0 {
+			t.Errorf("%s: %v after %d commands", path, err, asked.Count())
+		}
+	}
+}
