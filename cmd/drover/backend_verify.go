@@ -180,8 +180,21 @@ func enough(p api.Pool, free, size dataset.Size) error {
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
+// homed returns the backend of a pool whose folder is not where its datasets lie; else nil.
+func homed(p api.Pool) backends.Homed {
+	kind, err := kinds().Kind(p.Backend)
+	if err != nil {
+		return nil
+	}
+	h, _ := kind.(backends.Homed)
+	return h
+}
+
 // roomNow looks at the disk itself: what the pool's node has told of it is some time ago.
 func roomNow(p api.Pool, path string) error {
+	if homed(p) != nil {
+		return nil // the folder's says nothing
+	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s: statfs %s: %w", p.Name, path, err)
@@ -191,6 +204,13 @@ func roomNow(p api.Pool, path string) error {
 
 // mountedAt returns the folder of a pool: where its image is mounted, if it has one.
 func mountedAt(p api.Pool) (string, error) {
+	if h := homed(p); h != nil {
+		path, err := h.Home(p.Path)
+		if err != nil {
+			return "", fmt.Errorf("pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
+		}
+		return path, nil
+	}
 	info, err := os.Stat(p.Path)
 	if err != nil {
 		return "", dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)

@@ -65,5 +65,8 @@ func needed(point, path string) bool {
 	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top), strings.HasPrefix(top, "lib"):
 		return true
 	}
+	if point == "/run/lock" { // where LVM's commands wait for each other
+		return true
+	}
 	return below == "" && slices.Contains([]string{"run", "tmp", "var"}, top)
 }
