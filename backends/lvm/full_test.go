@@ -38,18 +38,19 @@ func fill(t *testing.T, path string, size int64) (written int64, err error) {
 	return written, errors.Join(err, f.Sync())
 }
 
-// A volume of 256 MiB is full then, and nobody else is.
+// A volume of 256 MiB is full then, but for what ext4 takes for itself, and nobody else is.
 func TestFullVolume(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	const size = 256 * dataset.MiB
 	d, other := b.create(size), b.create(size)
 	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
+	var free int64
 	b.in(other.ID, func(beside string) {
 		b.in(d.ID, func(dir string) {
 			var st unix.Statfs_t
 			b.must(unix.Statfs(dir, &st))
-			free := int64(st.Bavail) * st.Bsize
-			if free < int64(size)*90/100 || free > int64(size) {
+			free = int64(st.Bavail) * st.Bsize
+			if free < int64(size)*85/100 || free > int64(size) {
 				t.Errorf("%d bytes of %s are free", free, size)
 			}
 			if _, err := fill(t, filepath.Join(dir, "first"), 64<<20); err != nil {
@@ -66,7 +67,7 @@ func TestFullVolume(t *testing.T) {
 			}
 		})
 	})
-	if used, err := b.Used(t.Context(), d.ID); err != nil || used > size || used < size*9/10 {
+	if used, err := b.Used(t.Context(), d.ID); err != nil || used > size || int64(used) < free {
 		t.Errorf("it takes %s, %v", used.Human(), err)
 	}
 }
