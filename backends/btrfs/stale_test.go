@@ -3,7 +3,9 @@ package btrfs
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -57,6 +59,9 @@ func TestCountsOfDeletedGo(t *testing.T) {
 			f.reopen() // who begins anew knows what was begun
 			f.must(f.Delete(t.Context(), c.ID))
 			f.raze()
+			if st := f.Status(t.Context()); st.Reason != "" {
+				t.Errorf("the pool says %q", st.Reason)
+			}
 			if got := f.counted(); len(got) != len(before) {
 				t.Errorf("counted are %q, want %q", got, before)
 			}
@@ -88,5 +93,35 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	}
 	if _, err := subvol.Count(dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// A count that goes while the kernel is not done with it would have all quotas counted anew.
+func TestCountsGoWithoutDoubt(t *testing.T) {
+	disk := scratch.Mount(t, "btrfs", 512<<20)
+	scratch.Quota(t, disk, "full")
+	f := fixtureAt(t, disk)
+	dir, err := os.Open(disk)
+	f.must(err)
+	defer dir.Close()
+	for range 3 {
+		ds := dataset.Dataset{ID: uuid.New(), Size: 64 * dataset.MiB}
+		_, err := f.Create(t.Context(), ds)
+		f.must(err)
+		for i := range 2000 {
+			f.must(os.WriteFile(filepath.Join(f.head(ds.ID), strconv.Itoa(i)), make([]byte, 5000), 0o600))
+		}
+		f.must(subvol.Hurry(dir))
+		f.must(f.Delete(t.Context(), ds.ID))
+		f.must(subvol.Hurry(dir))
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+			if st := f.Status(t.Context()); st.Reason != "" {
+				t.Fatalf("the pool says %q", st.Reason)
+			}
+			if left, err := os.ReadDir(filepath.Join(f.path(), staleDir)); err != nil || len(left) == 0 {
+				f.must(err)
+				break
+			}
+		}
 	}
 }

@@ -59,8 +59,10 @@ func Hurry(f *os.File) error {
 }
 
 // DropCount removes what quotas have counted of a subvolume that is gone. Kernels before 6.11
-// leave it there, later ones where quotas are simple. One that is absent is fine; false: not
-// now, as simple quotas charge it with blocks that others have still.
+// leave it there, later ones where quotas are simple. One that is absent is fine. False: not
+// now, as something is charged to it: simple quotas do so while others have blocks of it still,
+// full ones until the commit after its end. The kernel takes one that goes before for a reason
+// to count everything anew.
 func DropCount(f *os.File, id uint64) (bool, error) {
 	mode, _, err := Quotas(f)
 	if err != nil || mode == QuotaNone {
@@ -70,14 +72,14 @@ func DropCount(f *os.File, id uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	used, err := number(countOf(which, id, "referenced"))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return true, nil
-	case err != nil:
-		return false, err
-	case mode == QuotaSimple && used > 0:
-		return false, nil
+	for _, figure := range []string{"referenced", "exclusive"} {
+		used, err := number(countOf(which, id, figure))
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return true, nil
+		case err != nil || used > 0:
+			return false, err
+		}
 	}
 	args := [2]uint64{0, id} // struct btrfs_ioctl_qgroup_create_args: create, qgroupid
 	switch err := ioctl(f, iocQgroupCreate, unsafe.Pointer(&args)); {
