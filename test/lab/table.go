@@ -46,7 +46,6 @@ func Table() []Entry {
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
-		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Long: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
 		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 30 * time.Minute, Long: true},
 	}
