@@ -98,16 +98,7 @@ func scenarios() []scenario {
 				f.hasSize(c.Dataset.ID, larger)
 			}
 		}},
-		{"rewrite", func(ctx context.Context, p *Pool, c cast) error {
-			_, _, err := p.Rewrite(ctx, c.Dataset.ID, nil)
-			if errors.Is(err, dataset.ErrUnsupported) { // on btrfs
-				err = nil
-			}
-			return err
-		}, false, func(f *fixture, c cast, _ bool) {
-			f.isWhole(c.Dataset.ID, "two", true)
-			f.hasSnapshot(c.Snapshot, "one", true)
-		}},
+		rewriteScenario(),
 		{"delete", func(ctx context.Context, p *Pool, c cast) error {
 			return p.Delete(ctx, c.Dataset.ID)
 		}, false, func(f *fixture, c cast, done bool) {
