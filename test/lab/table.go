@@ -42,7 +42,7 @@ func Table() []Entry {
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
-		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 30 * time.Minute, Long: true},
+		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 50 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
