@@ -52,6 +52,9 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if d.Profile.Follow.Mode == dataset.FollowNever {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home, command)
 	}
+	if a.shares(ctx, d) {
+		return nil // nothing is copied
+	}
 	expected, how, err := a.expect(ctx, d)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -41,7 +42,9 @@ type flock struct {
 	hosts []*host
 	wires wires
 	may   string // what control may fail with
-	ends  []func()
+	// shared is the folder that stands for a share, once a host has a pool on it.
+	shared string
+	ends   []func()
 	// session is the time of an agent's session with control, which then counts as one of
 	// several; 0: control works alone, and nobody is bounded in time.
 	session time.Duration
@@ -159,6 +162,12 @@ func (f *flock) host(name, backend string) *host {
 		}
 	})
 	pool := filepath.Join(root, "pool")
+	if backend == "nfs" {
+		if f.shared == "" {
+			f.shared = f.TempDir()
+		}
+		pool = filepath.Join(f.shared, name)
+	}
 	if backend == "loop" {
 		pool = filepath.Join(scratch.Mount(f.T, "xfs", 1<<30), "pool")
 	}
@@ -171,7 +180,7 @@ func (f *flock) host(name, backend string) *host {
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
-		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}),
+		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
 		Limits:   Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",
@@ -181,6 +190,9 @@ func (f *flock) host(name, backend string) *host {
 	f.hosts = append(f.hosts, h)
 	return h
 }
+
+// anywhere takes every folder for one of a share.
+func anywhere(string) (string, error) { return "", nil }
 
 // quiet is a log that is seen with -v alone.
 func quiet(name string) *logrus.Logger {
@@ -372,18 +384,6 @@ func (f *flock) other(h *host) *host {
 		return f.b
 	}
 	return f.a
-}
-
-// settled waits until a host has done what it is to do about a dataset whose home is
-// elsewhere: it has a copy without a head and neither mounts nor opens it.
-func (h *host) settled(id uuid.UUID) {
-	h.f.Helper()
-	await(h.f.T, func() bool {
-		_, given := h.leases.yielded(id)
-		_, kept := h.cache.copied(id)
-		e, err := h.thePool().Stat(h.f.Context(), id)
-		return kept && !given && err == nil && e.State == backends.EntryCopy && !e.Promoted
-	})
 }
 
 func (h *host) thePool() backends.Pool {

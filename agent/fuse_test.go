@@ -184,7 +184,20 @@ func (k fusedKind) Open(ctx context.Context, cfg backends.Config) (backends.Pool
 	if c, ok := p.(backends.Copier); ok {
 		return fusedCopies{plain, c, p.(backends.Formatter), p.(backends.Resizer), p.(backends.Rewriter)}, nil
 	}
+	if s, ok := p.(backends.Sharer); ok {
+		return fusedShare{plain, s}, nil
+	}
 	return plain, nil
+}
+
+// fusedShare is a pool on a share.
+type fusedShare struct {
+	fusedPool
+	backends.Sharer
+}
+
+func (p fusedShare) Take(ctx context.Context, d dataset.Dataset) error {
+	return p.h.fuse.act("take", func() error { return p.Sharer.Take(ctx, d) })
 }
 
 type fusedPool struct {

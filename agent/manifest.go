@@ -16,6 +16,9 @@ import (
 // Where the files go one by one, and the pool does not snapshot without copying, they
 // are read as they lie: nothing writes to them any more.
 func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord, seen io.Writer) (m dataset.Manifest, err error) {
+	if y.Share {
+		return a.written(ctx, pool, d)
+	}
 	s, err := a.timed(ctx, pool, a.transferSnapshot(d, finalID(y.Move), y.Move))
 	if err != nil {
 		return m, err

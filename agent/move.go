@@ -266,7 +266,7 @@ func best(e backends.Entry) (dataset.Snapshot, bool) {
 // atBest has a volume that goes on without its home go on from the newest snapshot here,
 // which may be newer than the one of which the loss was said.
 func (m *moving) atBest(ctx context.Context) error {
-	if m.op.Loss == nil {
+	if m.op.Loss == nil || m.op.Share {
 		return nil
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
@@ -299,6 +299,9 @@ func (m *moving) last() uuid.UUID {
 // makeHead gives what came a head, with the record that it is to have. Of a move file
 // by file the head is what was filled.
 func (m *moving) makeHead(ctx context.Context) error {
+	if m.op.Share {
+		return m.shared(ctx) // it is taken once that is on record: see settleHome
+	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
@@ -318,6 +321,9 @@ func (m *moving) makeHead(ctx context.Context) error {
 // dropHead takes back the head of a move that is not on record: the copy stays, for a
 // try that goes on from it.
 func (m *moving) dropHead(ctx context.Context) error {
+	if m.op.Share {
+		return nil // it is where it was
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	copier, can := m.pool.(backends.Copier)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"path"
 	"slices"
@@ -283,4 +284,20 @@ func TestMoveOfIdleIsOneRound(t *testing.T) {
 			t.Errorf("used %v: its home is asked for %d snapshots, want %d", used, n, want)
 		}
 	}
+}
+
+// settled waits until a host has done what it is to do about a dataset whose home is
+// elsewhere: it has a copy without a head and neither mounts nor opens it.
+func (h *host) settled(id uuid.UUID) {
+	h.f.Helper()
+	await(h.f.T, func() bool {
+		_, given := h.leases.yielded(id)
+		_, kept := h.cache.copied(id)
+		e, err := h.thePool().Stat(h.f.Context(), id)
+		if h.f.shared != "" {
+			_, known := h.cache.dataset(id)
+			return !kept && !given && !known && errors.Is(err, dataset.ErrNotFound)
+		}
+		return kept && !given && err == nil && e.State == backends.EntryCopy && !e.Promoted
+	})
 }

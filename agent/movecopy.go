@@ -43,6 +43,9 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	if m.op.Files || m.op.Manifest != nil {
 		return nil
 	}
+	if m.op.Share {
+		return m.shared(ctx)
+	}
 	before := int64(-1)
 	for range roundsInUse {
 		m.jb.step("copying, in use")
@@ -176,8 +179,11 @@ func (m *moving) measure(bytes int64, took time.Duration) {
 // copyRest brings over what the home gave up, and checks it against what it said that
 // is.
 func (m *moving) copyRest(ctx context.Context) error {
-	m.jb.step("copying the rest")
 	given := m.op.Manifest
+	if m.op.Share {
+		return nil
+	}
+	m.jb.step("copying the rest")
 	if m.op.Files {
 		return m.copyFiles(ctx, given)
 	}

@@ -37,7 +37,17 @@ func (h *host) opener(id uuid.UUID) bool {
 // an epoch that is no smaller. At no act would both open it.
 func TestI1MoveCutShort(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
-	d := f.a.volume("db", map[string]string{"size": "320MiB"})
+	f.movesCutShort(f.a.volume("db", map[string]string{"size": "320MiB"}))
+}
+
+// The same, where nothing is copied.
+func TestI1MoveOnAShareCutShort(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	f.movesCutShort(f.a.volume("db", nil))
+}
+
+func (f *flock) movesCutShort(d dataset.Dataset) {
+	t := f.T
 	home, epoch, round := f.a, uint64(1), 0
 	look := func(act string) {
 		if f.a.opener(d.ID) && f.b.opener(d.ID) {
@@ -114,6 +124,10 @@ func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op 
 		case <-time.After(10 * time.Millisecond):
 			_, given := from.agent().leases.yielded(id)
 			_, kept := from.agent().cache.copied(id)
+			if f.shared != "" {
+				_, home := from.agent().cache.dataset(id)
+				kept = !home
+			}
 			if kept && !given {
 				return false
 			}

@@ -102,7 +102,7 @@ func (p *pools) open(ctx context.Context) error {
 		if known.Backend != rec.Backend {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
 		}
-		rec.ID, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Found, known.Doubtful, known.Generation, known.Trimmed
+		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share, known.Found, known.Doubtful, known.Generation, known.Trimmed
 		opened = append(opened, p.known(c.Name, rec))
 	}
 	for _, name := range names {
@@ -174,6 +174,9 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	}
 	unheld, err := p.holds.take(ctx, b)
 	if err == nil {
+		err = op.sameShare(b.Info())
+	}
+	if err == nil {
 		op.generation, err = b.Generation()
 	}
 	if err != nil {
@@ -184,7 +187,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if why := op.held(); why != "" {
 		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}
-	op.Capabilities, op.Note = p.a.can(b), b.Info().Note
+	op.inform(p.a.can(b), b.Info())
 	return nil
 }
 
@@ -219,7 +222,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err != nil {
 		return nil, ofPool(name, err)
 	}
-	rec.ID, rec.Found = b.ID(), rec.ID == uuid.Nil
+	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = p.a.Clock.Now() // mkfs does that
 	}
@@ -234,8 +237,8 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	p.warnUnheld(name, unheld)
 	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.a.Clock.Steady(), Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default,
-		Capabilities: p.a.can(b), Note: b.Info().Note,
 	}}
+	op.inform(p.a.can(b), b.Info())
 	p.enlist(op)
 	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
 	return op, nil

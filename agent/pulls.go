@@ -21,6 +21,7 @@ type pullRecord struct {
 	Pool     uuid.UUID `json:"pool"`
 	Epoch    uint64    `json:"epoch"` // that is to be opened here
 	Files    bool      `json:"files,omitempty"`
+	Share    bool      `json:"share,omitempty"`   // nothing comes: it is taken once it is this node's
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that the head is made of, once it is known
 	Since    time.Time `json:"since"`
 	Beside   uuid.UUID `json:"beside,omitzero"` // as which all of it has come, beside a copy: see besideOf
@@ -137,6 +138,11 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 	if err != nil {
 		return err
 	}
+	if sharer, can := pool.(backends.Sharer); can && p.Share {
+		if err := sharer.Take(ctx, d); err != nil {
+			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)
+		}
+	}
 	if copier, can := pool.(backends.Copier); can && !p.Files && p.Snapshot != uuid.Nil {
 		if err := copier.Promote(ctx, d.ID, p.Snapshot); err != nil {
 			return fmt.Errorf("volume %s: its home is here, but it has no head yet: %w", d.Volume, err)
@@ -189,6 +195,9 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 	}
 	if err == nil && (v.Home == a.node || a.Clock.Now().Sub(p.Since) < keptInVain) { // of what is deleted there is no other try
 		return nil
+	}
+	if p.Share { // none of it is here
+		return a.dropPull(ctx, id)
 	}
 	pool, err := a.pools.online(ctx, p.Pool)
 	if err != nil {

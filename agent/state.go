@@ -87,6 +87,8 @@ type poolRecord struct {
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
 	// Generation is the highest that this node has heard of; see openPool.held.
 	Generation uint64 `json:"generation,omitempty"`
+	// Share is the one that it was made on; see openPool.inform.
+	Share uuid.UUID `json:"share,omitzero"`
 }
 
 // get reads key into v and reports whether it is there.

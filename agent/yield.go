@@ -25,6 +25,7 @@ type yieldRecord struct {
 	Move  uuid.UUID `json:"move"`
 	To    uuid.UUID `json:"to"`
 	Files bool      `json:"files,omitempty"`
+	Share bool      `json:"share,omitempty"`
 	// Manifest is what was given up, once it is known. It is put on disk before control
 	// is told: until then nobody can go on from it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
@@ -78,7 +79,7 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 		if op.Loss != nil {
 			return nil // it goes on without what this node has, which opens it for nobody new
 		}
-		y = yieldRecord{Epoch: asked.epoch, Move: asked.move, To: asked.to, Files: op.Files}
+		y = yieldRecord{Epoch: asked.epoch, Move: asked.move, To: asked.to, Files: op.Files, Share: op.Share}
 	}
 	y, holders, err := a.giveUp(ctx, id, y, given)
 	switch {

@@ -187,6 +187,7 @@ type Info struct {
 	// Freezes: a snapshot or clone of a mounted head freezes its filesystem for as long as
 	// it takes, whatever is asked, and fails where somebody else has frozen it.
 	Freezes bool
+	Share   uuid.UUID // that the pool lies on; see Sharer
 }
 
 // AttachOptions say how a dataset will be mounted.

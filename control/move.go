@@ -80,8 +80,11 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if wanted.Pool != "" && wanted.Pool != from.Name {
 		wanted.Pool = "" // it got another name since, by an adoption
 	}
+	if shared := slices.DeleteFunc(slices.Clone(cands), func(c candidate) bool { return !oneShare(from, c.Pool) }); len(shared) > 0 {
+		cands = shared // a volume never leaves its share in passing
+	}
 	for i, c := range cands {
-		cands[i].anew = likeness(from, c.Pool) < likeKind
+		cands[i].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
 	}
 	pool, err := choose(cands, wanted, "move of volume "+d.Volume+" to node "+target.Name)
 	if dataset.KindOf(err) == dataset.ErrUnsupported {
@@ -92,6 +95,10 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	}
 	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
+	}
+	if op.Share = oneShare(from, pool.Pool); op.Share {
+		op.Dataset.Pool = pool.ID
+		return nil
 	}
 	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.status != nil && pool.status.Free < st.Used && kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.status.Free.Human(), st.Used.Human())
@@ -122,6 +129,9 @@ func likeness(from, to dataset.Pool) (n int) {
 	}
 	return n
 }
+
+// oneShare reports whether two pools see each other's bytes.
+func oneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
 
 // withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.
 func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
@@ -242,7 +252,10 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	}
 	switch {
 	case rec.Loss != nil:
-		if err = t.stillKept(rec, op); err == nil {
+		if !rec.Share {
+			err = t.stillKept(rec, op)
+		}
+		if err == nil {
 			err = t.stillLost(rec)
 		}
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
@@ -250,10 +263,6 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: what was pulled is not what its home gave up", d.Volume)
 	}
-	if err != nil {
-		return err
-	}
-	left, err := s.leave(t, d, rec)
 	if err != nil {
 		return err
 	}
@@ -267,7 +276,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	uncopy(&next, rec.Node)
 	t.del(homeKey(d.Home, d.ID))
 	t.del(copyKey(rec.Node, d.ID))
-	if err := t.keepIn(&next, left); err != nil {
+	if err := s.leave(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := t.put(homeKey(next.Home, d.ID), claim{d.ID}); err != nil {
@@ -277,7 +286,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err := t.put(leaseKey(d.ID), held); err != nil {
 		return err
 	}
-	if rec.Loss != nil {
+	if rec.Loss != nil && !rec.Share {
 		loss := *op.Loss
 		loss.Over, loss.Forgotten, rec.Loss = d.Epoch, false, &loss
 		if err := t.lose(&next, loss); err != nil {
@@ -303,16 +312,23 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 // leftFor is how long the home that is left keeps its copy at least: a short way back.
 const leftFor = 24 * time.Hour
 
-// leave returns what the old home keeps.
-func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation) (c dataset.Copy, err error) {
-	c = dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
+// leave puts on record what the old home keeps: nothing where the bytes themselves went.
+func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+	if op.Share {
+		t.touch(d.ID, d.Home)
+		return nil
+	}
+	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
 	if op.Loss != nil {
-		return c, nil
+		return t.keepIn(next, c)
 	}
 	ran, err := s.hasRun(t)
+	if err != nil {
+		return err
+	}
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
 	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
-	return c, err
+	return t.keepIn(next, c)
 }
 
 func (t *tx) movedText(op dataset.Operation) (string, error) {
@@ -322,7 +338,10 @@ func (t *tx) movedText(op dataset.Operation) (string, error) {
 	}
 	to, err := t.nodeName(op.Node)
 	text := "from node " + from + " to node " + to
-	if op.Loss != nil {
+	switch {
+	case op.Loss != nil && op.Share:
+		text += ", without having heard it (" + op.Loss.Why + ")"
+	case op.Loss != nil:
 		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" + op.Loss.Why + ")"
 	}
 	return text, err

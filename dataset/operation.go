@@ -26,6 +26,7 @@ type Operation struct {
 	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
 	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about. Of a delete: the home, which it goes without
 	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
+	Share       bool              `json:"share,omitempty"`    // of a move: nothing is copied, as both pools lie on one share
 	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
 	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
 	Loss        *Loss             `json:"loss,omitempty"`     // of a move that goes without the home: what that loses

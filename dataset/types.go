@@ -250,6 +250,7 @@ type Pool struct {
 	Path         string       `json:"path"`
 	Devices      []string     `json:"devices,omitempty"` // that it was made of, as they were called then
 	Reach        Reach        `json:"reach"`
+	Share        uuid.UUID    `json:"share,omitzero"`    // that it lies on: other pools of the same share see its bytes
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
 	Capabilities Capabilities `json:"capabilities"`
 	Note         string       `json:"note,omitempty"` // which way it works here, and why

@@ -14,7 +14,7 @@ import (
 // Attach implements backends.Pool: the head is there already.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir has no mount options (asked for %s)", dataset.Have(opts.Mount))
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s has no mount options (asked for %s)", p.kind, dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -34,7 +34,7 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 // idle is unused, saying what cannot be done meanwhile.
 func (p *Pool) idle(f *shelf.Folder, what string) error {
 	if err := p.uses.None(f.ID, p.shelf.PathOf(f)); err != nil {
-		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend dir copies file by file (stop its containers, or use a pool of backend loop)", err, what)
+		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
 	return nil
 }

@@ -39,6 +39,7 @@
 package dir
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,8 +60,12 @@ import (
 
 // Backend is the kind of storage; its zero value is ready.
 type Backend struct {
+	name string
 	step func(string) // between two acts: for tests
 }
+
+// Named returns the same kind of storage for another backend, under the name of that.
+func Named(name string) Backend { return Backend{name: name} }
 
 var (
 	_ backends.Former  = Backend{}
@@ -68,17 +73,17 @@ var (
 	_ backends.Resizer = (*sizedPool)(nil)
 )
 
-// Name returns "dir".
-func (Backend) Name() string { return "dir" }
+// Name implements backends.Kind.
+func (b Backend) Name() string { return cmp.Or(b.name, "dir") }
 
 // Available returns nil where trees can be copied faithfully: as root, on Linux
 // 5.12 and later.
-func (Backend) Available(context.Context) error {
+func (b Backend) Available(context.Context) error {
 	if os.Geteuid() != 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend dir keeps owners and device nodes: run drover as root")
+		return dataset.Errorf(dataset.ErrUnsupported, "backend %s keeps owners and device nodes: run drover as root", b.Name())
 	}
 	if err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend dir needs Linux 5.12 or later (mount_setattr)")
+		return dataset.Errorf(dataset.ErrUnsupported, "backend %s needs Linux 5.12 or later (mount_setattr)", b.Name())
 	}
 	return nil
 }
@@ -86,9 +91,9 @@ func (Backend) Available(context.Context) error {
 // Open opens or makes a pool in a directory; see backends.Kind.
 func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend dir keeps datasets in a directory, not in an image: leave the size out")
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend %s keeps datasets in a directory, not in an image: leave the size out", b.Name())
 	}
-	p := &Pool{name: cfg.Name, step: b.step}
+	p := &Pool{name: cfg.Name, kind: b.Name(), step: b.step}
 	if p.step == nil {
 		p.step = steps.At
 	}
@@ -150,6 +155,7 @@ func describe(path string) (how string, shares bool, err error) {
 // Pool is an open pool without sizes.
 type Pool struct {
 	name   string
+	kind   string // of backend
 	shelf  *shelf.Shelf
 	disk   *disk.Disk // that it has for itself
 	fs     fsctl.Kind
@@ -164,6 +170,9 @@ type Pool struct {
 
 // sizedPool is an open pool whose datasets can have a size.
 type sizedPool struct{ *Pool }
+
+// Shelf returns how the pool is laid out, for a backend of another name.
+func (p *Pool) Shelf() *shelf.Shelf { return p.shelf }
 
 // ID implements backends.Pool.
 func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }

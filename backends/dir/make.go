@@ -116,13 +116,13 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir encrypts nothing: use a pool of backend loop")
 	case fs.Type != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", p.kind, fs.Type)
 	case len(fs.Mount) > 0:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir has no mount options (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s has no mount options (asked for %s): leave them out, or use a pool of backend loop", p.kind, dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case p.mend != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "this pool of backend dir cannot enforce a size (asked for %s): leave it out, use a pool of backend loop, or %s", d.Size, p.mend)
+		return dataset.Errorf(dataset.ErrUnsupported, "this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of backend loop (%s)", p.kind, d.Size, p.mend)
 	}
 	return p.fits(d.Size)
 }

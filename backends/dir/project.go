@@ -49,7 +49,7 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	case fsctl.Ext:
 		return "unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota, then restart drover", nil
 	}
-	return "use XFS or ext4, mounted with -o prjquota", nil
+	return "only XFS and ext4 have them, mounted with -o prjquota", nil
 }
 
 // stillHolds fails when sizes are held no more.

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -74,8 +74,7 @@ func (u *Uses) None(id uuid.UUID, folder string) error {
 	return nil
 }
 
-// mountedOf returns which of the mounts of a filesystem is of a directory or of what is in it.
-// NFS has its root in the mount table for whatever is mounted of it, so it is told by the inode.
+// mountedOf returns which of the mounts of a share is of a directory or of what is in it.
 func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -85,22 +84,27 @@ func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ours := []os.FileInfo{self}
+	ours := map[string]bool{rootOf(self): true}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && e.IsDir() {
-			ours = append(ours, info)
+			ours[rootOf(info)] = true
 		}
 	}
 	for _, m := range mounts {
-		at, err := os.Lstat(m.Mountpoint)
-		if err != nil {
-			continue // it was unmounted meanwhile, or something covers it
-		}
-		if slices.ContainsFunc(ours, func(o os.FileInfo) bool { return os.SameFile(o, at) }) {
+		if ours[m.Root] {
 			return m.Mountpoint, nil
 		}
 	}
 	return "", nil
+}
+
+// rootOf is what the mount table says of a directory of a share that is mounted.
+func rootOf(dir os.FileInfo) string {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return mount.RootOf(st.Ino)
 }
 
 // mountedAt returns where a directory, or something below it, is mounted, or

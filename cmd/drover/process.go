@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/lvm"
+	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/cmd/drover/internal/host"
 	"github.com/droverhq/drover/control"
@@ -163,7 +164,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 // kinds are the backends of this program, the preferred ones first.
 func kinds() *backends.Registry {
 	runner := run.System{}
-	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), zfs.New(&runner, clock.System{}), lvm.New(&runner))
+	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{}, zfs.New(&runner, clock.System{}), lvm.New(&runner))
 }
 
 // newLog logs text on a terminal and JSON otherwise.

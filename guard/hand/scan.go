@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/mount"
@@ -234,7 +233,7 @@ func (s *scan) view(task, ns string) (mount.Mounts, error) {
 	if ok {
 		return m, nil
 	}
-	m, err := readMounts(task + "/mountinfo")
+	m, err := mount.TableOf(task)
 	if err != nil {
 		return nil, err
 	}
@@ -242,15 +241,6 @@ func (s *scan) view(task, ns string) (mount.Mounts, error) {
 	s.views[key] = m
 	s.mu.Unlock()
 	return m, nil
-}
-
-func readMounts(file string) (mount.Mounts, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return mountinfo.GetMountsFromReader(f, nil)
 }
 
 // rootOf identifies the root directory of a task. No server that may be dead is asked,

@@ -22,20 +22,27 @@ type Mounts []*Entry
 
 // Table reads the mounts of this process's mount namespace.
 func Table() (Mounts, error) {
-	m, err := readTable("/proc/thread-self/mountinfo")
+	m, err := TableOf("/proc/thread-self")
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
 	return m, nil
 }
 
-func readTable(file string) (Mounts, error) {
-	f, err := os.Open(file)
+// TableOf reads the mounts that a task sees, by its directory in /proc. What NFS is mounted
+// there has the root that RootOf says.
+func TableOf(task string) (Mounts, error) {
+	f, err := os.Open(task + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return mountinfo.GetMountsFromReader(f, nil)
+	m, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return nil, err
+	}
+	Mounts(m).tellShares(task + "/root")
+	return m, nil
 }
 
 // At returns the mount that is seen on target, an absolute path without symbolic
@@ -106,7 +113,10 @@ type Holder struct {
 }
 
 // Foreign is what was mounted in other mount namespaces at one moment.
-type Foreign struct{ mounts []foreignMount }
+type Foreign struct {
+	own    Mounts
+	mounts []foreignMount
+}
 
 type foreignMount struct {
 	*Entry
@@ -115,12 +125,13 @@ type foreignMount struct {
 
 // Holders returns where fsys, or a directory of it, was mounted, except on ownTarget: a
 // copy of our own mount that a namespace got when it was made. One holder for each
-// namespace and mount point.
+// namespace and mount point. What is mounted of a share, and is none of what we have mounted
+// of it, may be a part of anything.
 func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	var holders []Holder
 	for _, m := range f.mounts {
 		root := strings.TrimSuffix(m.Root, "//deleted")
-		if m.Major == fsys.Major && m.Minor == fsys.Minor && m.Mountpoint != ownTarget && within(root, fsys.Root) {
+		if m.Major == fsys.Major && m.Minor == fsys.Minor && m.Mountpoint != ownTarget && (within(root, fsys.Root) || f.own.unsure(m.Entry)) {
 			holders = append(holders, m.holder)
 		}
 	}
@@ -152,6 +163,7 @@ func Elsewhere() (*Foreign, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
 	}
+	s.found.own = table
 	for _, e := range table {
 		s.seen[e.ID] = true
 	}
@@ -221,7 +233,7 @@ func (s *scan) task(pid int, task string) error {
 	if ns == s.own || s.views[seen] {
 		return nil
 	}
-	mounts, err := readTable(task + "/mountinfo")
+	mounts, err := TableOf(task)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
 	if views[seen] {
 		return
 	}
-	table, err := readTable(at + "/mountinfo")
+	table, err := TableOf(at)
 	if err != nil {
 		return // it has ended
 	}

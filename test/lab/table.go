@@ -12,7 +12,7 @@ const gib = 1 << 30
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
 // large are the cases of backendtest that take minutes on a share in here.
-const large = "^TestOnNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
+const large = "^Test(OnNFS|SuiteNFS)$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
 
 // uncut are the operations of backend zfs that are cut short at each step elsewhere: how that
 // ends does not hang on the kernel, and it takes long in here.
@@ -43,6 +43,9 @@ func Table() []Entry {
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
 		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 50 * time.Minute, Long: true},
+		{Package: "backends/nfs", Run: "^Test(Taken|Shares)", Disks: []Disk{{"share", 6 * gib}}},
+		{Package: "agent", Run: "^Test(MoveOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
+		{Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large, Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},

@@ -12,6 +12,17 @@ import (
 // In one word, a linter takes it for a mistake in spelling.
 const exporter = "export" + "fs"
 
+// XFS makes a filesystem on one of the machine's disks, and returns where it is mounted.
+func XFS(tb testing.TB, disk string) string {
+	tb.Helper()
+	device := Disk(tb, disk)
+	do(tb, "mkfs.xfs", "-q", "-K", "-f", device)
+	at := tb.TempDir()
+	do(tb, "mount", device, at)
+	after(tb, "umount", at)
+	return at
+}
+
 // Serve serves a directory by the kernel's own NFS server to this machine, as a server that
 // trusts it does, and returns where that is mounted.
 func Serve(tb testing.TB, dir string) string {

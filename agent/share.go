@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+)
+
+// inform takes in what is fixed about a pool that was opened.
+func (op *openPool) inform(can dataset.Capabilities, is backends.Info) {
+	op.Capabilities, op.Note, op.Share = can, is.Note, is.Share
+	if op.Share != uuid.Nil {
+		op.Reach = dataset.ReachCluster
+	}
+}
+
+// sameShare fails when a pool lies on another share than it was made on: its volumes would
+// be said to be where other nodes do not find them.
+func (op *openPool) sameShare(is backends.Info) error {
+	if op.rec.Share == uuid.Nil || op.rec.Share == is.Share {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrOffline, "what is mounted at %s says that it is share %s, and the pool was made on share %s (mount that one, or bring its share.json back)", is.Path, is.Share, op.rec.Share)
+}
+
+// shares reports whether a volume lies on a share of which this node has a pool. Control that
+// does not say is taken for no.
+func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
+	list, err := a.Control.Pools(ctx)
+	if err != nil {
+		return false
+	}
+	i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == d.Pool })
+	return i >= 0 && list[i].Share != uuid.Nil && slices.ContainsFunc(list, func(p api.Pool) bool {
+		return p.Node == a.node && p.Share == list[i].Share
+	})
+}
+
+// shared fails unless this node sees the dataset on the share that both pools are said to be
+// on: once the move is on record it could not be taken.
+func (m *moving) shared(ctx context.Context) error {
+	sharer, can := m.pool.(backends.Sharer)
+	if !can {
+		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.name(m.op.Dataset.Pool))
+	}
+	err := sharer.Sees(ctx, m.op.DatasetID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the same one there)", m.op.Volume, m.a.NodeName, err)
+	}
+	return err
+}
+
+// written has all that was written to a dataset on its share, where who takes it finds it.
+func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Dataset) (m dataset.Manifest, err error) {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return m, err
+	}
+	dir, err := os.Open(e.Path)
+	if err != nil {
+		return m, err
+	}
+	defer dir.Close()
+	m.Taken = a.Clock.Now().UTC()
+	return m, fsctl.Sync(dir)
+}

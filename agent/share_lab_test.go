@@ -1,0 +1,157 @@
+//go:build lab
+
+package agent
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+// onRealShare is a flock of two hosts with a share of a real server, each with a mount of its
+// own that shares nothing of what it remembers with the other's.
+func onRealShare(t *testing.T) *flock {
+	t.Helper()
+	served := inside.XFS(t, "share")
+	mounts := []string{inside.Serve(t, served), inside.Mounted(t, served, "vers=4.2,hard,nosharecache")}
+	if err := os.Mkdir(filepath.Join(served, "drover"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := &flock{T: t}
+	f.serve()
+	var hosts [2]*host
+	for i, name := range []string{"host-a", "host-b"} {
+		f.shared = filepath.Join(mounts[i], "drover")
+		h := f.host(name, "nfs")
+		h.cfg.Pools = append(h.cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
+		h.cfg.Backends = backends.NewRegistry(nfs.Backend{}, dir.Backend{})
+		hosts[i] = h
+	}
+	f.a, f.b = hosts[0], hosts[1]
+	t.Cleanup(f.close)
+	f.a.up()
+	f.b.up()
+	return f
+}
+
+// Back and forth between two hosts: what the one wrote the other reads, in the same files, and
+// the old home finds nothing that it could mount.
+func TestMoveOnARealShare(t *testing.T) {
+	f := onRealShare(t)
+	d := f.a.volume("db", map[string]string{"pool": "default"})
+	texts := []string{"one", "two", "three", "four"}
+	for i, text := range texts {
+		from, to := f.a, f.b
+		if i%2 == 1 {
+			from, to = f.b, f.a
+		}
+		from.writes("db", "token", text)
+		f.moves("db", to)
+		if got := to.reads("db", "token"); got != text {
+			t.Errorf("round %d: it holds %q, want %q", i, got, text)
+		}
+		from.settled(d.ID)
+	}
+	if v := f.record("db"); v.Epoch != uint64(len(texts)+1) || len(v.Copies) != 0 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+}
+
+// What a container has of one volume does not make another one used.
+func TestHeldOnARealShare(t *testing.T) {
+	f := onRealShare(t)
+	for _, name := range []string{"db", "other"} {
+		f.a.volume(name, map[string]string{"pool": "default"})
+	}
+	db, other := f.a.mounts("db", "one"), f.a.mounts("other", "two")
+	in := t.TempDir()
+	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
+	hold, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err == nil {
+		_, err = said.Read(make([]byte, 6))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := holders()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held(db) || !held(other) {
+		t.Errorf("held: %t and %t", held(db), held(other))
+	}
+	if err := errors.Join(hold.Close(), c.Wait()); err != nil {
+		t.Error(err)
+	}
+	f.a.unmounts("db", "one")
+	f.a.unmounts("other", "two")
+}
+
+// A server that does not answer has its pool go offline, in so many words, and nothing else:
+// what lies elsewhere is mounted, and a look for who uses what ends. When it is back all goes on.
+func TestServerOfAShareIsGone(t *testing.T) {
+	f := onRealShare(t)
+	f.a.volume("db", map[string]string{"pool": "default"})
+	f.a.volume("near", map[string]string{"pool": "plain"})
+	f.a.writes("db", "token", "kept")
+	f.a.mounts("db", "user")
+	network(t, "down")
+	back := func() { network(t, "up") }
+	t.Cleanup(func() { back() })
+	away := func() bool {
+		list, err := f.svc.Pools(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range list {
+			if p.Node == f.a.Node() && p.Name == "default" {
+				return p.Status != nil && !p.Status.Online && strings.Contains(p.Status.Reason, "hangs")
+			}
+		}
+		return false
+	}
+	f.soon("the pool is offline", away)
+	f.a.writes("near", "token", "kept")
+	began := time.Now()
+	if _, err := holders(); err != nil {
+		t.Error(err)
+	}
+	if err := f.a.Create(t.Context(), "new", map[string]string{"pool": "default"}); !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("made on a share that hangs: %v", err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("that took %s", took)
+	}
+	back()
+	back = func() {}
+	f.soon("the pool is back", func() bool { return !away() })
+	f.a.unmounts("db", "user")
+	if got := f.a.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// network has what goes to the server, on this machine, come through or not.
+func network(t *testing.T, state string) {
+	t.Helper()
+	if out, err := exec.Command("ip", "link", "set", "lo", state).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}

@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A move between pools of one share copies nothing: what was written is there, with its
+// snapshots, in the same files, and the old home has nothing of it any more.
+func TestMoveOnAShare(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	s, err := f.svc.Submit(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*s.Operation); op.State != dataset.OpDone {
+		t.Fatalf("snapshot: %+v", op.Problem)
+	}
+	f.a.writes("db", "token", "later")
+	inode := func(h *host) os.FileInfo {
+		info, err := os.Stat(filepath.Join(f.shared, h.NodeName, "datasets", d.ID.String(), "head", "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	was := inode(f.a)
+	for i, to := range []*host{f.b, f.a, f.b} {
+		f.moves("db", to)
+		if v := f.record("db"); v.Home != to.Node() || v.Epoch != uint64(i+2) || v.Pool != to.thePool().ID() || len(v.Copies) != 0 {
+			t.Errorf("on record: %+v", v.Dataset)
+		}
+		f.other(to).settled(d.ID)
+		if !os.SameFile(was, inode(to)) {
+			t.Error("it was copied")
+		}
+		if got := to.reads("db", "token"); got != "later" {
+			t.Errorf("it holds %q", got)
+		}
+		if e, err := to.thePool().Stat(t.Context(), d.ID); err != nil || len(e.Snapshots) != 1 || e.Problem != "" || e.Record.Epoch != uint64(i+2) || e.Record.Home != to.Node() {
+			t.Errorf("it lies there as %+v, %v", e, err)
+		}
+	}
+	if list, err := f.svc.Pools(t.Context()); err != nil || len(list) != 2 || list[0].Share != list[1].Share || list[0].Reach != dataset.ReachCluster {
+		t.Errorf("pools: %+v, %v", list, err)
+	}
+}
+
+// A mount on another host has it follow, however little the profile lets it take; in use it
+// does not, and who uses it goes on.
+func TestFollowOnAShare(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	f.a.cfg.Limits.Lease = time.Second
+	f.a.again()
+	f.a.volume("db@hurry", nil)
+	f.a.writes("db", "token", "kept")
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	path := f.b.mounts("db", "user")
+	if _, err := f.a.Mount(t.Context(), "db", "other"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "user") {
+		t.Errorf("mounted elsewhere meanwhile: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "token"), []byte("goes on"), 0o600); err != nil {
+		t.Error(err)
+	}
+	f.b.unmounts("db", "user")
+	if got := f.a.reads("db", "token"); got != "goes on" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A home that was passed over by a person's word finds nothing to mount, nor takes it back:
+// neither while control is away, nor after.
+func TestPassedOverOnAShare(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	f.a.down()
+	out, err := f.svc.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.b.NodeName, Force: true, Fenced: f.a.NodeName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	if v := f.record("db"); v.Home != f.b.Node() || v.Epoch != 2 || len(v.Copies) != 0 || len(v.Losses) != 0 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+	link := f.a.cfg.Control
+	f.a.cfg.Control = away{link}
+	f.a.up()
+	if path, err := f.a.Mount(t.Context(), "db", "old"); err == nil {
+		t.Errorf("mounted at %s without control", path)
+	}
+	f.a.down()
+	f.a.cfg.Control = link
+	f.a.up()
+	f.a.settled(d.ID)
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A node whose share only says that it is the same one takes nothing: the move fails while the
+// home has it still.
+func TestMoveToACopyOfAShare(t *testing.T) {
+	f := &flock{T: t}
+	f.serve()
+	f.a = f.host("host-a", "nfs")
+	first := f.shared
+	f.shared = t.TempDir()
+	f.b = f.host("host-b", "nfs")
+	t.Cleanup(f.close)
+	f.a.up()
+	mark, err := os.ReadFile(filepath.Join(first, "share.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(f.shared, "share.json"), mark, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.b.up()
+	f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	out, err := f.svc.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.b.NodeName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := f.ended(*out.Operation)
+	if !op.Share || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "not the share that it lies on") || op.Manifest != nil {
+		t.Errorf("%+v, %+v", op, op.Problem)
+	}
+	if v := f.record("db"); v.Home != f.a.Node() || v.Epoch != 1 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+	if got := f.a.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A pool on another share than it was made on is offline, and nothing is done in it, until its
+// share is back.
+func TestShareThatWasExchanged(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	file := filepath.Join(f.shared, "share.json")
+	was, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, []byte(`{"format":1,"id":"1b4e28ba-2fa1-41d2-883f-0016d3cca427"}`), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.a.again()
+	if _, err := f.a.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "1b4e28ba-2fa1-41d2-883f-0016d3cca427") {
+		t.Errorf("mounted on another share: %v", err)
+	}
+	if err := os.WriteFile(file, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.a.again()
+	if got := f.a.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}

@@ -1,0 +1,300 @@
+// Package nfs keeps datasets on a share that several hosts have mounted. It keeps them as
+// backend dir does; what it adds is that a volume goes to another host without being copied.
+//
+// # One share, a pool for each host
+//
+//	share.json       the UUID of the share, made by the first host
+//	<folder>/        a pool, of one host alone, laid out by package shelf
+//	<folder>/ …
+//
+// All that a host does goes on in its own pool: making, removing, reaping, counting
+// generations. So nothing of what is proven for a pool that one host has is different here, and
+// no two hosts ever need a lock. A dataset that another host became the home of is moved by
+// that host from the one pool to the other: a rename, after control has opened the new epoch.
+// The old home has given it up by then, on its own disk, and touches it no more; one that was
+// passed over finds nothing at its place, and so cannot mount it anew. The record beside the
+// data says at which epoch it was taken: whoever is of an earlier one takes nothing back.
+//
+// # Why NFS 4
+//
+// A file that is removed while it is open, a rename that is retried, and locks behave as on a
+// disk there. CIFS keeps neither owners nor device nodes, and Ceph has a backend of its own to
+// come.
+package nfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// Name is the backend's name in drover.yaml and profiles.yaml.
+const Name = "nfs"
+
+const (
+	shareName = "share.json"
+	probe     = shelf.Temp + "share-" // begins the names of what a crash may leave there
+)
+
+// Backend is the kind of storage; its zero value is ready.
+type Backend struct {
+	// Network fails unless a path lies on a share that can be used, and says what there is to
+	// mind; nil: as the mount table has it.
+	Network func(path string) (note string, err error)
+}
+
+var (
+	_ backends.Kind   = Backend{}
+	_ backends.Sharer = (*Pool)(nil)
+)
+
+// Name implements backends.Kind.
+func (Backend) Name() string { return Name }
+
+// Available implements backends.Kind.
+func (Backend) Available(ctx context.Context) error { return dir.Named(Name).Available(ctx) }
+
+// Open implements backends.Kind.
+func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	network := b.Network
+	if network == nil {
+		network = onNFS
+	}
+	p := &Pool{path: filepath.Dir(cfg.Path)}
+	if info, err := os.Stat(p.path); err == nil && info.IsDir() && filepath.IsAbs(cfg.Path) { // otherwise the shelf says so
+		if p.note, err = network(p.path); err != nil {
+			return nil, err
+		}
+		if cfg.Make {
+			err = suits(p.path)
+		}
+		if err == nil {
+			p.share, err = join(p.path, cfg.Make)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("share %s: %w", p.path, err)
+		}
+	}
+	in, err := dir.Named(Name).Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.Pool, p.shelf = in, in.(interface{ Shelf() *shelf.Shelf }).Shelf()
+	return p, nil
+}
+
+// onNFS is what Network is on a host.
+func onNFS(path string) (note string, err error) {
+	kind, err := fsctl.KindOf(path)
+	if err != nil {
+		return "", err
+	}
+	if kind != fsctl.NFS {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend nfs wants a share that every host mounts (mount -t nfs -o vers=4.2,hard SERVER:/EXPORT DIR; for what one host has alone use backend dir)", path, kind)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	var at *mount.Entry
+	for up := path; at == nil; up = filepath.Dir(up) {
+		if at = table.At(up); at == nil && up == "/" {
+			return "", fmt.Errorf("the mount of %s is not in the mount table", path)
+		}
+	}
+	options := strings.Split(at.VFSOptions, ",")
+	has := func(want string) bool {
+		return slices.ContainsFunc(options, func(o string) bool { return o == want || strings.HasPrefix(o, want+".") })
+	}
+	switch {
+	case !has("vers=4"):
+		return "", dataset.Errorf(dataset.ErrUnsupported, "%s is mounted by an NFS older than 4, which cannot remove what is open or rename but once: mount it with -o vers=4.2", at.Mountpoint)
+	case has("ro") || slices.Contains(strings.Split(at.Options, ","), "ro"):
+		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted read-only: mount it anew with -o rw", at.Mountpoint)
+	case has("soft"), has("softerr"):
+		return "; it is mounted soft, so a server that is away for long loses what was written: mount it hard", nil
+	}
+	return "", nil
+}
+
+// suits fails when no pool should be made below a directory: it holds what is not of a share,
+// or root is nobody there.
+func suits(share string) error {
+	root, err := os.OpenRoot(share)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if _, err := root.Lstat(shareName); err != nil {
+		names, err := shelf.ReadNames(root, ".")
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if name != shareName && !strings.HasPrefix(name, shelf.Temp) {
+				return dataset.Errorf(dataset.ErrExists, "it holds %q and is no share of drover's: make an empty folder on it, such as drover, and a pool below that for each host", name)
+			}
+		}
+	}
+	return keepsOwners(root)
+}
+
+// keepsOwners fails where root is made nobody.
+func keepsOwners(root *os.Root) (err error) {
+	name := probe + uuid.NewString()
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		return dataset.Errorf(dataset.ErrUnsupported, "its server lets nothing be written there: export it with rw to this host")
+	}
+	if err == nil {
+		defer func() { err = errors.Join(err, f.Close(), root.Remove(name)) }()
+		err = f.Chown(12345, 54321)
+	}
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EINVAL), err == nil && (st.Uid != 12345 || st.Gid != 54321):
+		return dataset.Errorf(dataset.ErrUnsupported, "it does not let root give files away: its server makes root nobody (export it with no_root_squash, to these hosts alone)")
+	}
+	return err
+}
+
+// share is what stands in share.json.
+type share struct {
+	Format int       `json:"format"`
+	ID     uuid.UUID `json:"id"`
+}
+
+// join returns the UUID of a share, or gives it one. Of hosts that do so at once one does.
+func join(path string, make bool) (uuid.UUID, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	defer root.Close()
+	for {
+		data, err := root.ReadFile(shareName)
+		if err == nil {
+			var s share
+			if err := json.Unmarshal(data, &s); err != nil || s.ID == uuid.Nil || s.Format != 1 {
+				return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not say which share it is", shareName)
+			}
+			return s.ID, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return uuid.Nil, err
+		}
+		if !make {
+			return uuid.Nil, dataset.Errorf(dataset.ErrOffline, "%s is not there (is the share mounted?)", shareName)
+		}
+		name := probe + uuid.NewString()
+		if err := shelf.WriteJSON(root, name, share{Format: 1, ID: uuid.New()}, true); err != nil {
+			return uuid.Nil, err
+		}
+		err = root.Link(name, shareName)
+		if err = errors.Join(root.Remove(name), shelf.SyncDir(root), unlessExists(err)); err != nil {
+			return uuid.Nil, err
+		}
+	}
+}
+
+func unlessExists(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// Pool is an open pool.
+type Pool struct {
+	backends.Pool
+	shelf *shelf.Shelf
+	path  string // of the share
+	share uuid.UUID
+	note  string
+}
+
+// Info implements backends.Pool.
+func (p *Pool) Info() backends.Info {
+	is := p.Pool.Info()
+	is.Share = p.share
+	is.Note = "on a share: a volume goes to another host's pool on it without being copied" + p.note + "; " + is.Note
+	return is
+}
+
+// Stat implements backends.Pool: what another host took is not here any more.
+func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err error) {
+	if err := p.shelf.Anew(); err != nil {
+		return e, err
+	}
+	return p.Pool.Stat(ctx, id)
+}
+
+// Attach implements backends.Pool; see Stat.
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (a backends.Attachment, err error) {
+	if err := p.shelf.Anew(); err != nil {
+		return a, err
+	}
+	return p.Pool.Attach(ctx, id, opts)
+}
+
+// Sees implements backends.Sharer.
+func (p *Pool) Sees(_ context.Context, id uuid.UUID) error {
+	_, err := p.among(id, func(path string) error { return p.shelf.Seen(path, id) })
+	return err
+}
+
+// Take implements backends.Sharer.
+func (p *Pool) Take(_ context.Context, d dataset.Dataset) error {
+	if have, err := p.shelf.Have(d); have || err != nil {
+		return err
+	}
+	from, err := p.among(d.ID, func(path string) error {
+		if path == p.shelf.Path() {
+			return dataset.Errorf(dataset.ErrNotFound, "it is not here")
+		}
+		return p.shelf.Draw(path, d)
+	})
+	if err != nil && from != "" {
+		err = fmt.Errorf("take it from %s: %w", from, err)
+	}
+	return err
+}
+
+// among has find look at each pool of the share, until one has a dataset: whatever but
+// ErrNotFound ends it. It returns that one's path.
+func (p *Pool) among(id uuid.UUID, find func(path string) error) (string, error) {
+	root, err := os.OpenRoot(p.path)
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrOffline, "share %s: %w", p.path, err)
+	}
+	defer root.Close()
+	pools, err := shelf.Beside(root, Name)
+	if err != nil {
+		return "", err
+	}
+	for _, path := range pools {
+		if err := find(path); !errors.Is(err, dataset.ErrNotFound) {
+			return path, err
+		}
+	}
+	return "", dataset.Errorf(dataset.ErrNotFound, "no pool on share %s (%s) has dataset %s", p.share, p.path, id)
+}

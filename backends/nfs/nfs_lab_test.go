@@ -1,0 +1,113 @@
+//go:build lab
+
+package nfs_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+func TestSuiteNFS(t *testing.T) {
+	at := inside.Serve(t, inside.XFS(t, "share"))
+	backendtest.Run(t, "nfs", func(t *testing.T) (backends.Kind, backends.Config) {
+		share := filepath.Join(at, uuid.NewString())
+		if err := os.Mkdir(share, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.RemoveAll(share); err != nil {
+				t.Error(err)
+			}
+		})
+		return nfs.Backend{}, backends.Config{Name: "test", Path: filepath.Join(share, "pool")}
+	}, treetest.Attributes, treetest.ACLs)
+}
+
+// Two hosts, each with a mount of its own that shares no cache with the other: what the one
+// wrote and gave up the other takes, back and forth, and neither believes what it remembers.
+func TestTakenByAnotherHost(t *testing.T) {
+	dir := inside.XFS(t, "share")
+	one := inside.Serve(t, dir)
+	two := inside.Mounted(t, dir, "vers=4.2,hard,nosharecache")
+	var pools [2]backends.Pool
+	for i, at := range []string{one, two} {
+		p, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(at, []string{"alpha", "beta"}[i]), Make: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pools[i] = p
+	}
+	if pools[0].Info().Share == uuid.Nil || pools[0].Info().Share != pools[1].Info().Share || pools[0].ID() == pools[1].ID() {
+		t.Fatalf("shares %s and %s", pools[0].Info().Share, pools[1].Info().Share)
+	}
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 1}
+	if _, err := pools[0].Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := pools[0].Commit(t.Context(), d.ID); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 6 {
+		has, wants := pools[round%2], pools[(round+1)%2]
+		text := strings.Repeat("x", round+1)
+		write(t, has, d.ID, text)
+		d.Epoch++
+		if err := wants.(backends.Sharer).Take(t.Context(), d); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if got := read(t, wants, d.ID); got != text {
+			t.Errorf("round %d: it holds %q, want %q", round, got, text)
+		}
+		late := d
+		late.Epoch--
+		if err := has.(backends.Sharer).Take(t.Context(), late); !errors.Is(err, dataset.ErrConflict) {
+			t.Errorf("round %d: taken back at an earlier epoch: %v", round, err)
+		}
+	}
+}
+
+// What is not NFS 4, or makes root nobody, is refused, and nothing is made there.
+func TestSharesThatAreRefused(t *testing.T) {
+	dir := inside.XFS(t, "share")
+	at := inside.Serve(t, dir)
+	refused := func(path, want string) {
+		t.Helper()
+		_, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(path, "alpha"), Make: true})
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", path, err, want)
+		}
+		if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
+			t.Errorf("it holds %v, %v", names, err)
+		}
+	}
+	refused(dir, "backend nfs wants a share")
+	refused(inside.Mounted(t, dir, "vers=3,nolock,nosharecache"), "older than 4")
+	_, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(inside.Mounted(t, dir, "vers=4.2,ro,nosharecache"), "alpha"), Make: true})
+	if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "-o rw") {
+		t.Errorf("mounted read-only: %v", err)
+	}
+	if out, err := exec.Command("export"+"fs", "-o", "rw,root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	refused(at, "no_root_squash")
+	if out, err := exec.Command("export"+"fs", "-o", "ro,no_root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	refused(at, "export it with rw")
+}

@@ -1,0 +1,184 @@
+package nfs_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/dataset"
+)
+
+// anywhere takes every folder for one of a share.
+func anywhere(string) (string, error) { return "", nil }
+
+func open(t *testing.T, share, host string) backends.Pool {
+	t.Helper()
+	p, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(share, host), Make: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func head(t *testing.T, p backends.Pool, id uuid.UUID) string {
+	t.Helper()
+	a, err := p.Attach(t.Context(), id, backends.AttachOptions{})
+	if err == nil {
+		err = a.Release()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Mount.Source
+}
+
+// write does so as an agent that gives a dataset up has it on the share then.
+func write(t *testing.T, p backends.Pool, id uuid.UUID, text string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(head(t, p, id), "file"))
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, p backends.Pool, id uuid.UUID) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(head(t, p, id), "file"))
+	if err != nil {
+		t.Error(err)
+	}
+	return string(b)
+}
+
+func TestSuite(t *testing.T) {
+	backendtest.Run(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
+		return nfs.Backend{Network: anywhere}, backends.Config{Name: "test", Path: filepath.Join(tmpfs(t), "pool")}
+	})
+}
+
+func tmpfs(t *testing.T) string {
+	t.Helper()
+	path := t.TempDir()
+	if err := unix.Mount("none", path, "tmpfs", 0, "size=1g"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// All of a dataset goes to who is its home at a later epoch, and nobody of an earlier one gets
+// it back.
+func TestTake(t *testing.T) {
+	share := t.TempDir()
+	a, b := open(t, share, "alpha"), open(t, share, "beta")
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	if _, err := a.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	take := func(p backends.Pool, epoch uint64) error {
+		d := d
+		d.Epoch = epoch
+		return p.(backends.Sharer).Take(t.Context(), d)
+	}
+	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and its place
+	for range 2 {
+		if err := take(b, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := read(t, b, d.ID); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	if e, err := b.Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Epoch != 2 {
+		t.Errorf("there it is %+v, %v", e, err)
+	}
+	if _, err := a.Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("it is here too: %v", err)
+	}
+	if err := take(a, 1); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("taken back at the epoch before: %v", err)
+	}
+	if err := take(b, 1); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("taken at the epoch before by who has it: %v", err)
+	}
+	d.ID = uuid.New()
+	if err := take(a, 1); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("what nobody has: %v", err)
+	}
+}
+
+// What another host is making, and has no record of yet, is nobody's to take or to reap.
+func TestOthersAreLeftAlone(t *testing.T) {
+	share := t.TempDir()
+	a, b := open(t, share, "alpha"), open(t, share, "beta")
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	if _, err := a.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.Reap(t.Context(), func(uuid.UUID) bool { return true }); n != 0 || err != nil {
+		t.Errorf("reaped %d, %v", n, err)
+	}
+	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "dataset.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.(backends.Sharer).Take(t.Context(), d); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("half of it was taken: %v", err)
+	}
+	if list, err := b.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("its own pool has %+v, %v", list, err)
+	}
+}
+
+// Hosts that come at once to a share agree on which that is; a folder that holds something
+// else is none, and a share whose file is damaged is not made anew.
+func TestWhichShare(t *testing.T) {
+	share := t.TempDir()
+	var ids [8]uuid.UUID
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() { ids[i] = open(t, share, uuid.NewString()).Info().Share })
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] || id == uuid.Nil {
+			t.Errorf("shares %v", ids)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(share, "tmp-*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	fails := func(path string, want *dataset.Kind) {
+		t.Helper()
+		_, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{Path: filepath.Join(path, "alpha"), Make: true})
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %s", err, want.Code)
+		}
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails(other, dataset.ErrExists)
+	if names, err := os.ReadDir(other); err != nil || len(names) != 1 {
+		t.Errorf("it holds %v, %v", names, err)
+	}
+	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails(share, dataset.ErrCorrupt)
+}

@@ -1,0 +1,163 @@
+package control
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// onShare registers a node with a loop pool, and one on a share where that is not nil.
+func (e *env) onShare(name string, share uuid.UUID) *agent {
+	e.Helper()
+	a := &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
+	a.pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Path: "/" + name, Reach: dataset.ReachNode, Capabilities: loopCan}}
+	if share != uuid.Nil {
+		a.pools = append(a.pools, dataset.Pool{ID: uuid.New(), Name: "shared", Backend: "nfs", Path: "/mnt/" + name, Reach: dataset.ReachCluster, Share: share, Capabilities: dirCan})
+	}
+	a.register(name)
+	e.agents = append(e.agents, a)
+	return a
+}
+
+func (a *agent) createOnShare(name string) dataset.Dataset {
+	a.Helper()
+	op := a.plan(api.Request{Kind: dataset.OpCreate, Volume: name, Options: map[string]string{"pool": "shared"}})
+	return *a.commit(op).Dataset
+}
+
+// Between pools of one share a volume goes with its snapshots, once its home has given it up,
+// and the old home keeps nothing.
+func TestMoveOnAShare(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b := e.onShare("alpha", share), e.onShare("beta", share)
+	d := a.createOnShare("db")
+	a.snapshot("db", "before")
+
+	op := *e.submit(moveTo("db", "beta")).Operation
+	if !op.Share || op.Files || op.Loss != nil || op.Dataset.Pool != b.pools[1].ID {
+		t.Fatalf("%+v", op)
+	}
+	if err := b.commits(op); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("before its home has given it up: %v", err)
+	}
+	b.recalls(op)
+	m := &dataset.Manifest{Taken: someday}
+	if err := a.yields(op, m); err != nil {
+		t.Fatal(err)
+	}
+	op.Manifest = m
+	got := *b.commit(op).Dataset
+	if got.Home != b.id || got.Pool != b.pools[1].ID || got.Epoch != 2 || len(got.Copies) != 0 || got.Move != uuid.Nil {
+		t.Errorf("%+v", got)
+	}
+	e.check()
+	if s := a.sync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the home that was left has %+v", s)
+	}
+	if _, err := e.Snapshot(e.ctx, "db", "before"); err != nil {
+		t.Errorf("its snapshot: %v", err)
+	}
+	if d.ID != got.ID {
+		t.Errorf("it is another one")
+	}
+}
+
+// The home that is to give it up hears of that, and one that was left hears that it is.
+func TestLeavingAShareIsHeard(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b := e.onShare("alpha", share), e.onShare("beta", share)
+	d := a.createOnShare("db")
+	rev := a.sync(0).Rev
+	op := *e.submit(moveTo("db", "beta")).Operation
+	b.recalls(op)
+	s := a.sync(rev)
+	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseRecalled {
+		t.Fatalf("it hears %+v", s)
+	}
+	op.Manifest = &dataset.Manifest{Taken: someday}
+	if err := a.yields(op, op.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	b.commit(op)
+	if s := a.sync(s.Rev); !slices.Equal(s.Removed, []uuid.UUID{d.ID}) {
+		t.Errorf("it hears %+v", s)
+	}
+}
+
+// To a node without a pool on the share files are copied, as between any two unlike pools, if
+// its profile lets them; and never while there is one that is away.
+func TestMoveOffAShare(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b := e.onShare("alpha", share), e.onShare("beta", share)
+	e.onShare("gamma", uuid.Nil)
+	e.onShare("delta", uuid.New())
+	a.createOnShare("db")
+	if _, err := e.Submit(e.ctx, moveTo("db", "gamma")); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("to a node without such a pool: %v", err)
+	}
+	op := *e.submit(moveTo("db", "delta")).Operation
+	if op.Share || !op.Files {
+		t.Errorf("to another share: %+v", op)
+	}
+	if _, err := e.CancelOperation(e.ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	h := api.Heartbeat{Incarnation: b.incarnation, Whole: false, Pools: []dataset.PoolStatus{{ID: b.pools[0].ID, Online: true, Size: 1 << 40, Free: 1 << 40}, {ID: b.pools[1].ID, Reason: "it hangs"}}}
+	if err := e.Heartbeat(e.ctx, b.id, h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Submit(e.ctx, moveTo("db", "beta")); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "it hangs") {
+		t.Errorf("to a node whose share hangs: %v", err)
+	}
+}
+
+// Without its home a volume goes on from what is on the share: nothing is lost, and nothing
+// is kept by the one that was passed over.
+func TestForceOnAShare(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b := e.onShare("alpha", share), e.onShare("beta", share)
+	e.onShare("gamma", uuid.Nil)
+	a.createOnShare("db")
+	a.snapshot("db", "before")
+	if _, err := e.Submit(e.ctx, forced("db", "gamma", "alpha")); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(err.Error(), "has no pool on the share") {
+		t.Errorf("to a node that does not see it: %v", err)
+	}
+	op := *e.submit(forced("db", "beta", "alpha")).Operation
+	if !op.Share || op.Loss == nil || op.Loss.Fenced != a.id {
+		t.Fatalf("%+v", op)
+	}
+	got := *b.commit(op).Dataset
+	if got.Home != b.id || got.Epoch != 2 || got.Pool != b.pools[1].ID || len(got.Copies) != 0 || len(got.Losses) != 0 {
+		t.Errorf("%+v", got)
+	}
+	e.check()
+	if _, err := e.Snapshot(e.ctx, "db", "before"); err != nil {
+		t.Errorf("its snapshot: %v", err)
+	}
+	if s := a.sync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the one that was passed over has %+v", s)
+	}
+}
+
+// Nothing takes over by itself what only the share could keep from its last home.
+func TestNoFailoverOnAShare(t *testing.T) {
+	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}
+	c := candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, guarded: true}
+	if why := misfit(c, p); !strings.Contains(why, "failover auto") {
+		t.Errorf("failover auto on a share: %q", why)
+	}
+	c.Share = uuid.Nil
+	if why := misfit(c, p); why != "" {
+		t.Errorf("failover auto elsewhere: %q", why)
+	}
+}

@@ -1,0 +1,96 @@
+package mount
+
+import (
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func shared(id int, root, point string) *Entry {
+	return &Entry{ID: id, Major: 0, Minor: 50, Root: root, Mountpoint: point, FSType: "nfs4"}
+}
+
+// On a share what a container has is told from what others have by the inode of its root;
+// what nobody can tell holds everything.
+func TestHoldersOnAShare(t *testing.T) {
+	const path = "/drover/mnt/db"
+	own := Mounts{shared(1, RootOf(2), "/mnt/share"), shared(2, RootOf(70), path), shared(3, RootOf(71), "/drover/mnt/other")}
+	db := Filesystem{Major: 0, Minor: 50, Root: RootOf(70)}
+	for name, c := range map[string]struct {
+		e    *Entry
+		want bool
+	}{
+		"it":                             {shared(9, RootOf(70), "/data"), true},
+		"a service's copy of our mounts": {shared(9, RootOf(70), path), false},
+		"another volume":                 {shared(9, RootOf(71), "/data"), false},
+		"all of the share":               {shared(9, RootOf(2), "/srv"), false},
+		"a folder, of it or of others":   {shared(9, RootOf(99), "/data"), true},
+		"what was not looked up":         {shared(9, "/", "/data"), true},
+		"another share":                  {&Entry{ID: 9, Minor: 51, Root: "/", Mountpoint: "/data", FSType: "nfs4"}, false},
+	} {
+		f := Foreign{own: own, mounts: []foreignMount{{c.e, Holder{PID: 1}}}}
+		if got := len(f.Holders(db, path)) == 1; got != c.want {
+			t.Errorf("%s: it holds it: %t", name, got)
+		}
+	}
+}
+
+// The root of what is mounted of a share is looked up, unless that would ask the server or
+// something covers it.
+func TestTellShares(t *testing.T) {
+	dirs := []string{t.TempDir(), t.TempDir()}
+	dirs = append(dirs, dirs[0]+"/in")
+	mounted := func(at string) {
+		t.Helper()
+		if err := unix.Mount("none", at, "tmpfs", 0, "size=1m"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	mounted(dirs[0])
+	if err := os.Mkdir(dirs[2], 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mounted(dirs[2])
+	mounted(dirs[1])
+	mounted(dirs[1])
+	table, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range table {
+		if slices.Contains(dirs, e.Mountpoint) {
+			e.FSType, e.Root = "nfs4", "/"
+		}
+	}
+	table.tellShares("/proc/self/root")
+	for _, at := range dirs[:2] {
+		for _, e := range table {
+			if e.Mountpoint == at {
+				got = append(got, e.Root)
+			}
+		}
+	}
+	inode := func(path string) string {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return RootOf(info.Sys().(*syscall.Stat_t).Ino)
+	}
+	want := []string{inode(dirs[0]), "/", inode(dirs[1])}
+	if !slices.Equal(got, want) {
+		t.Errorf("roots %q, want %q", got, want)
+	}
+	if at := table.At(dirs[2]); at.Root != "/" {
+		t.Errorf("within a share it was looked up: %q", at.Root)
+	}
+}
