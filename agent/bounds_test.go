@@ -33,11 +33,13 @@ type guarded struct {
 	la, lb *link
 }
 
-func newGuarded(t *testing.T) *guarded {
+func newGuarded(t *testing.T) *guarded { return newGuardedOn(t, "loop", boundSession) }
+
+func newGuardedOn(t *testing.T, backend string, session time.Duration) *guarded {
 	t.Helper()
-	g := &guarded{flock: &flock{T: t, session: boundSession}, wa: newWarden(t, boundSession/10), wb: newWarden(t, boundSession/10)}
+	g := &guarded{flock: &flock{T: t, session: session}, wa: newWarden(t, session/10), wb: newWarden(t, session/10)}
 	g.serve()
-	g.a, g.b = g.host("host-a", "loop"), g.host("host-b", "loop")
+	g.a, g.b = g.host("host-a", backend), g.host("host-b", backend)
 	g.la, g.lb = newLink(g.a.cfg.Control), newLink(g.b.cfg.Control)
 	g.a.cfg.Control, g.b.cfg.Control = g.la, g.lb
 	g.a.cfg.Guard, g.b.cfg.Guard = fusedGuard{g.wa, g.a}, fusedGuard{g.wb, g.b}

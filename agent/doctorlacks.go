@@ -4,19 +4,21 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/dataset"
 )
 
 // checkLacks says in a line what a pool has not, and other backends have: what a profile that
 // wants it will be told, before anybody asks.
 func checkLacks(r *report, p *openPool) {
-	if list := lacks(p.Capabilities); len(list) > 0 {
+	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.add(levelOK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
 	}
 }
 
-// lacks says in words which capabilities a pool has not.
-func lacks(c dataset.Capabilities) []string {
+// lacks says in words which capabilities a pool has not, which may be on a share.
+func lacks(c dataset.Capabilities, shared bool) []string {
 	var list []string
 	for _, l := range []struct {
 		is   bool
@@ -33,7 +35,8 @@ func lacks(c dataset.Capabilities) []string {
 		{!c.OwnFilesystem, "no filesystem of a volume's own (type, mount options, freeze)"},
 		{!c.OwnFilesystem && !c.KnowsUsed, "what a volume takes is found by a walk"},
 		{!c.OwnDevice, "no limit of speed"},
-		{!c.Delta, "moves that copy all files, and no replicas"},
+		{!c.Delta && !shared, "moves that copy all files, and no replicas"},
+		{!c.Delta && shared, "moves that copy all files to hosts without the share, and no replicas"},
 	} {
 		if l.is {
 			list = append(list, l.what)

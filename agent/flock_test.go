@@ -70,6 +70,7 @@ profiles:
   safe: {replicas: {count: 1, every: 1s}}
   auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1h}
   cut: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true, -f]}, max_loss: 1h}
+  shut: {backend: nfs, failover: auto, fence: {exec: [/bin/true]}}
   safer: {replicas: {count: 2, every: 1s}}
   slow: {size: 320MiB, qos: {write_bps: 5MiB}}
   faster: {size: 320MiB, qos: {write_bps: 20MiB}}
@@ -190,9 +191,6 @@ func (f *flock) host(name, backend string) *host {
 	f.hosts = append(f.hosts, h)
 	return h
 }
-
-// anywhere takes every folder for one of a share.
-func anywhere(string) (string, error) { return "", nil }
 
 // quiet is a log that is seen with -v alone.
 func quiet(name string) *logrus.Logger {

@@ -239,7 +239,8 @@ func (a *Agent) mendAll() {
 	armed := slices.Collect(maps.Keys(a.bounds.armed))
 	a.bounds.mu.Unlock()
 	for _, id := range armed {
-		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && !mounted {
+		_, home := a.cache.dataset(id)
+		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && (!mounted || !home) {
 			a.mendSoon(id)
 		}
 	}
@@ -290,7 +291,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if !home {
-		return nil // nothing is known of it yet, or it is deleted
+		return a.leaveShare(ctx, id) // or nothing is known of it yet, or it is deleted
 	}
 	if !mounted && !there {
 		a.bounds.disarm(id)
@@ -372,7 +373,7 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	steps.At("fence.superseded")
 	r := a.record(d.ID)
 	if len(r.IDs) > 0 {
-		a.log(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed, and what they wrote is kept as a superseded copy")
+		a.log(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed")
 		clear(r.IDs)
 		if err := a.save(ctx, d, r, nil); err != nil {
 			return err

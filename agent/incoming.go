@@ -60,7 +60,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 			}
 			return false
 		}
-		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id)
+		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id) && !a.goesOnElsewhere(ctx, p, id)
 	})
 	if err != nil {
 		log.WithError(err).Error("not all that a crash left was cleaned up")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 )
 
 // opener reports whether an agent would open a dataset for somebody new.
@@ -42,6 +43,7 @@ func TestI1MoveCutShort(t *testing.T) {
 
 // The same, where nothing is copied.
 func TestI1MoveOnAShareCutShort(t *testing.T) {
+	long.Only(t)
 	f := newFlock(t, "nfs", "nfs")
 	f.movesCutShort(f.a.volume("db", nil))
 }

@@ -72,3 +72,38 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 	m.Taken = a.Clock.Now().UTC()
 	return m, fsctl.Sync(dir)
 }
+
+// goesOnElsewhere reports whether what lies in a pool on a share may be a volume that went on at
+// another node, which has not taken it yet: that of a home that was passed over.
+func (a *Agent) goesOnElsewhere(ctx context.Context, p *openPool, id uuid.UUID) bool {
+	if p.Share == uuid.Nil {
+		return false
+	}
+	_, err := a.Control.Volume(ctx, id.String())
+	return !errors.Is(err, dataset.ErrNotFound)
+}
+
+// leaveShare gives up what the guard has of a dataset that lies on a share and went on at
+// another node, of which this one keeps nothing: who holds it here is killed, as what they
+// write would be written to what is another's now. Its lock is held.
+func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
+	epoch, armed := a.bounds.armedAt(id)
+	if !armed || a.mistrust() != nil {
+		return nil
+	}
+	now, err := a.fetch(ctx, id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil || now.Home == a.node || now.Epoch <= epoch {
+		return err
+	}
+	gone := dataset.Dataset{ID: id, Volume: now.Volume}
+	if err := a.supersede(ctx, gone); err != nil {
+		return err
+	}
+	if err := a.unused(gone, "let go of"); err != nil {
+		return err
+	}
+	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+}

@@ -3,14 +3,20 @@ package agent
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
+
+// anywhere takes every folder for one of a share.
+func anywhere(string) (string, error) { return "", nil }
 
 // A move between pools of one share copies nothing: what was written is there, with its
 // snapshots, in the same files, and the old home has nothing of it any more.
@@ -114,6 +120,30 @@ func TestPassedOverOnAShare(t *testing.T) {
 	}
 }
 
+// What a crash left of a volume that went on at another node, which has not taken it yet, is
+// not taken for one that was never acknowledged.
+func TestNotTakenYetIsKept(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	f.moves("db", f.b)
+	f.a.settled(d.ID)
+	folder := filepath.Join(f.shared, f.a.NodeName, "incoming", d.ID.String())
+	if err := os.Rename(filepath.Join(f.shared, f.b.NodeName, "datasets", d.ID.String()), folder); err != nil {
+		t.Fatal(err)
+	}
+	f.a.again()
+	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
+		t.Error(err)
+	}
+	if err := f.b.thePool().(backends.Sharer).Take(t.Context(), f.record("db").Dataset); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
 // A node whose share only says that it is the same one takes nothing: the move fails while the
 // home has it still.
 func TestMoveToACopyOfAShare(t *testing.T) {
@@ -174,6 +204,53 @@ func TestShareThatWasExchanged(t *testing.T) {
 	}
 	f.a.again()
 	if got := f.a.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A home that is cut off from control goes on; when another one takes its volume over, once a
+// command has shut it out, whoever holds it here is killed as soon as that is heard, and
+// nothing of it is left.
+func TestI1FailoverOnAShare(t *testing.T) {
+	g := newGuardedOn(t, "nfs", 2*time.Second)
+	await(t, func() bool { return g.a.Create(t.Context(), "db@shut", nil) == nil }) // once control has heard of the guards
+	d, _ := g.a.cache.volume("db")
+	g.a.writes("db", "token", "kept")
+	path := g.a.mounts("db", "user")
+	holder := exec.Command("sleep", "1000")
+	holder.Dir = path
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := make(chan error, 1)
+	go func() { killed <- holder.Wait() }()
+	g.la.away()
+	await(t, func() bool { // its session is over
+		nodes, err := g.svc.NodeList(t.Context(), "")
+		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.a.Node() && !n.Live })
+	})
+	if got := g.b.reads("db", "token"); got != "kept" {
+		t.Errorf("it goes on with %q", got)
+	}
+	if v := g.record("db"); v.Home != g.b.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.Kept) != 0 {
+		t.Errorf("%+v", v)
+	}
+	select {
+	case err := <-killed:
+		t.Errorf("killed before it was heard: %v", err)
+	default:
+	}
+	g.la.back()
+	if err := <-killed; err == nil {
+		t.Error("who held it was not killed")
+	}
+	await(t, func() bool {
+		mounted, err := isMountPoint(path)
+		_, there := g.wa.entry(d.ID)
+		return err == nil && !mounted && !there && len(g.a.record(d.ID).IDs) == 0
+	})
+	g.a.settled(d.ID)
+	if got := g.b.reads("db", "token"); got != "kept" {
 		t.Errorf("it holds %q", got)
 	}
 }

@@ -59,9 +59,13 @@ func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Ope
 	if err != nil || out.Operation == nil {
 		return op, false, err
 	}
-	a.log(d).WithField("op", out.Operation.ID).Warnf("volume goes on without its home: %s; what was written since %s is not in the copy",
-		out.Operation.Loss.Why, out.Operation.Loss.Taken.UTC().Format(time.RFC3339))
-	return *out.Operation, true, nil
+	op = *out.Operation
+	without := "; nothing is lost, as it lies on a share"
+	if !op.Share {
+		without = "; what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
+	}
+	a.log(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Why + without)
+	return op, true, nil
 }
 
 // answerTime is what the agent of a home has to show that it is there.

@@ -39,7 +39,7 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	c, node, why, err := s.successor(t, d, target)
+	to, why, err := s.heir(t, d, target)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,9 +53,10 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	if err != nil || why != "" {
 		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
 	}
-	next.Home, next.Pool, next.Epoch, next.Move = node.ID, c.Pool, d.Epoch+1, uuid.Nil
-	loss := &dataset.Loss{Snapshot: c.Snapshot, Epoch: c.Epoch, Taken: c.Taken, Order: c.Order, Fenced: d.Home, Why: because, Away: t.index(awayKey(d.Home))}
-	return &dataset.Operation{Node: node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: loss}, nil, nil
+	next.Home, next.Pool, next.Epoch, next.Move = to.node.ID, to.pool, d.Epoch+1, uuid.Nil
+	loss := to.loss
+	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(awayKey(d.Home))
+	return &dataset.Operation{Node: to.node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: &loss, Share: to.share}, nil, nil
 }
 
 // surelyLost says why the home of a dataset may be gone on without, for a person to read.
@@ -90,7 +91,11 @@ func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because str
 	case !known || left > 0:
 		return "", dataset.Errorf(dataset.ErrPending, "volume %s is on node %s, of which nothing is heard: a copy takes over in %s, if that stays so", d.Volume, home, max(left, time.Second).Round(time.Second))
 	}
-	return fmt.Sprintf("by itself: nothing is heard of node %s, and its guard has fenced it by now", home), nil
+	fence := "its guard has fenced it by now"
+	if d.Profile.Failover.Fence.Kind == dataset.FenceExec {
+		fence = "a command cuts it off first"
+	}
+	return fmt.Sprintf("by itself: nothing is heard of node %s, and %s", home, fence), nil
 }
 
 // successor is the freshest copy of a dataset that can take over, the target's among

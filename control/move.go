@@ -130,9 +130,6 @@ func likeness(from, to dataset.Pool) (n int) {
 	return n
 }
 
-// oneShare reports whether two pools see each other's bytes.
-func oneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
-
 // withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.
 func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
 	some, err := t.list(snapshotPrefix(d.ID), "", 1)

@@ -49,12 +49,10 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict"
 	case c.anew && p.Replicas.Count > 0 && !can.Delta:
 		return "it cannot tell replicas what changed"
-	case p.Failover.Auto && c.Share != uuid.Nil:
-		return "it lies on a share, where failover auto would need the share itself to shut the last home out, which nothing here does yet (failover: manual)"
 	case p.Failover.Auto && !c.guarded:
 		return "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"
 	}
-	return ""
+	return misfence(c, p)
 }
 
 // away says why nothing new can be put on a pool that would fit; "" when it can.

@@ -2,7 +2,6 @@ package control
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -97,32 +96,6 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	op.Dataset.Pool = kept.Pool
 	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
 	return nil
-}
-
-// planTake has a node take a dataset over that lies on a share of which it has a pool: all of
-// it is there. It reports whether it does.
-func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool, err error) {
-	from, err := t.pool(d)
-	if err != nil || from.Share == uuid.Nil {
-		return false, err
-	}
-	cands, err := s.candidates(t, target.ID)
-	if err != nil {
-		return false, err
-	}
-	cands = slices.DeleteFunc(cands, func(c candidate) bool { return !oneShare(from, c.Pool) })
-	if len(cands) == 0 {
-		return false, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no pool on the share that it lies on (drover pool create there, beside %s)", d.Volume, target.Name, from.Path)
-	}
-	if why := cands[0].away(); why != "" {
-		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s of node %s: %s", d.Volume, cands[0].Name, target.Name, why)
-	}
-	if _, err := t.get(poolKey(cands[0].ID), &dataset.Pool{}); err != nil {
-		return false, err
-	}
-	op.Share, op.Dataset.Pool = true, cands[0].ID
-	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now(), Fenced: d.Home, Why: "by word: --fenced " + home.Name}
-	return true, nil
 }
 
 // vouched is the node of which a person says that it writes no more. ErrInvalid when it is

@@ -149,15 +149,65 @@ func TestForceOnAShare(t *testing.T) {
 	}
 }
 
-// Nothing takes over by itself what only the share could keep from its last home.
-func TestNoFailoverOnAShare(t *testing.T) {
-	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}
+// A guard on its last home is not enough for what lies on a share.
+func TestFailoverOnAShareWantsACommand(t *testing.T) {
 	c := candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, guarded: true}
-	if why := misfit(c, p); !strings.Contains(why, "failover auto") {
-		t.Errorf("failover auto on a share: %q", why)
+	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}
+	for kind, want := range map[dataset.FenceKind]bool{dataset.FenceGuard: false, dataset.FenceWatchdog: false, dataset.FenceExec: true} {
+		p.Failover.Fence.Kind = kind
+		if why := misfit(c, p); (why == "") != want || !want && !strings.Contains(why, "fence: {exec: ") {
+			t.Errorf("fence %s on a share: %q", kind, why)
+		}
 	}
 	c.Share = uuid.Nil
+	p.Failover.Fence.Kind = dataset.FenceGuard
 	if why := misfit(c, p); why != "" {
-		t.Errorf("failover auto elsewhere: %q", why)
+		t.Errorf("elsewhere: %q", why)
+	}
+}
+
+// A volume on a share goes on by itself on the node that asks for it, without any copy, once
+// its home is lost; on a node that does not see the share, or has no guard, it does not.
+func TestFailoverOnAShare(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	takesOver(x.names, 0)
+	auto := x.names.byName["auto"]
+	auto.Size, auto.Snapshots = 0, dataset.Snapshots{}
+	auto.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec, Exec: []string{"/sbin/shut-out"}}
+	x.names.byName["auto"] = auto
+	share := uuid.New()
+	l := &lost{env: e, x: x, a: e.onShare("alpha", share), b: e.onShare("beta", share), c: e.onShare("gamma", uuid.Nil)}
+	d := e.onShare("delta", share)
+	for _, a := range []*agent{l.a, l.b, l.c} {
+		a.guarded()
+	}
+	l.others = []*agent{d}
+	op := l.a.plan(create("db@auto", "pool=shared"))
+	l.a.commit(op)
+	if op, err := l.asks(l.Service, "beta"); op != nil || err != nil {
+		t.Errorf("with its home alive: %+v, %v", op, err)
+	}
+	l.passes(lossEvery, l.a, l.b, l.c, d) // as it was looked just now
+	op = l.begins()
+	if !op.Share || op.Node != l.b.id || op.Dataset.Pool != l.b.pools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.a.id || !strings.Contains(op.Loss.Why, "a command cuts it off first") {
+		t.Fatalf("%+v, %+v", op, op.Loss)
+	}
+	got := *l.b.commit(op).Dataset
+	if got.Home != l.b.id || got.Epoch != 2 || len(got.Copies) != 0 || len(got.Losses) != 0 {
+		t.Errorf("%+v", got)
+	}
+	l.returns(l.a, "alpha")
+	if s := l.a.sync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the one that was passed over has %+v", s)
+	}
+	l.x.dies(l.b)
+	l.passes(lossEvery, l.a, l.c, d)
+	_, err := l.asks(l.Service, "gamma")
+	refused(t, err, dataset.ErrPending)
+	l.passes(l.Limits.Session, l.a, l.c, d)
+	for node, why := range map[string]string{"gamma": "has no pool on the share", "delta": "has no guard that answers"} {
+		_, err := l.asks(l.Service, node)
+		refused(t, err, dataset.ErrOffline, "nothing takes over by itself", why)
 	}
 }

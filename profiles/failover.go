@@ -73,6 +73,10 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 	return nil
 }
 
+// onShares is the backend whose pools all hosts see the bytes of: a volume goes on from them,
+// and needs no replicas for that.
+const onShares = "nfs"
+
 // takeover checks and fills in what the keys for failover want of each other.
 func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	var bad strictyaml.Mistakes
@@ -82,6 +86,15 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 			if v, ok := keys[key]; ok {
 				bad.Add(v.KeyErrorf("it is for failover: auto"))
 			}
+		}
+		return bad.Err()
+	}
+	if p.Backend == onShares {
+		if p.Failover.Fence.Kind != dataset.FenceExec {
+			bad.Add(keys["failover"].Errorf("auto on a share takes a fence that shuts the last home out of it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], timeout: 20s}"))
+		}
+		if v, ok := keys["max_loss"]; ok {
+			bad.Add(v.KeyErrorf("nothing is lost on a share: leave it out"))
 		}
 		return bad.Err()
 	}

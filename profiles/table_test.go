@@ -48,6 +48,7 @@ func documents() []document {
 		{name: "failover", src: one("failover: manual")},
 		{name: "failover by itself", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: guard}")},
 		{name: "failover with all that it has", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: watchdog, max_loss: 45s}")},
+		{name: "failover on a share", src: one("{backend: nfs, failover: auto, fence: {exec: [/sbin/shut-out]}}")},
 		{name: "failover by a command", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/sbin/off, -f], timeout: 30s}}")},
 		{name: "no quiesce", src: one("quiesce: none")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
@@ -107,6 +108,12 @@ func documents() []document {
 		{name: "replicas that are many", src: one("replicas: {count: 9, every: 30s}"), mistakes: []string{`p.yaml:4:23: profiles.a.replicas.count: want a number from 0 to 8, not 9 in "replicas: {count: 9, every: 30s}"`}},
 		{name: "failover alone", src: one("failover: auto"), mistakes: []string{
 			`p.yaml:4:15: profiles.a.failover: auto opens a copy on another node, once the one that has the volume surely writes no more: want replicas, such as {count: 1, every: 30s}, and a fence (guard, watchdog, or a command) in "failover: auto"`,
+		}},
+		{name: "failover on a share by a guard", src: one("{backend: nfs, replicas: {count: 1, every: 30s}, failover: auto, fence: guard}"), mistakes: []string{
+			`p.yaml:4:64: profiles.a.failover: auto on a share takes a fence that shuts the last home out of it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], timeout: 20s} in "{backend: nfs, replicas: {count: 1, every: 30s}, failover: auto, fence: guard}"`,
+		}},
+		{name: "loss on a share", src: one("{backend: nfs, failover: auto, fence: {exec: [/sbin/shut-out]}, max_loss: 1m}"), mistakes: []string{
+			`p.yaml:4:69: profiles.a.max_loss: nothing is lost on a share: leave it out in "{backend: nfs, failover: auto, fence: {exec: [/sbin/shut-out]}, max_loss: 1m}"`,
 		}},
 		{name: "fence for nothing", src: one("fence: guard"), mistakes: []string{`p.yaml:4:5: profiles.a.fence: it is for failover: auto in "fence: guard"`}},
 		{name: "loss by hand", src: one("{failover: manual, max_loss: 1m}"), mistakes: []string{`p.yaml:4:24: profiles.a.max_loss: it is for failover: auto in "{failover: manual, max_loss: 1m}"`}},

@@ -112,11 +112,9 @@ func onNFS(path string) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	var at *mount.Entry
-	for up := path; at == nil; up = filepath.Dir(up) {
-		if at = table.At(up); at == nil && up == "/" {
-			return "", fmt.Errorf("the mount of %s is not in the mount table", path)
-		}
+	at := table.On(path)
+	if at == nil {
+		return "", fmt.Errorf("the mount of %s is not in the mount table", path)
 	}
 	options := strings.Split(at.VFSOptions, ",")
 	has := func(want string) bool {

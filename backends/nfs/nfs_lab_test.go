@@ -111,3 +111,30 @@ func TestSharesThatAreRefused(t *testing.T) {
 	}
 	refused(at, "export it with rw")
 }
+
+// A host whose export was taken away writes nothing more, neither to what it has open.
+func TestShutOut(t *testing.T) {
+	dir := inside.XFS(t, "share")
+	at := inside.Serve(t, dir)
+	f, err := os.Create(filepath.Join(at, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("export"+"fs", "-u", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	_, err = f.WriteString("after")
+	if err = errors.Join(err, f.Sync()); err == nil {
+		t.Error("it was written to")
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "before" {
+		t.Errorf("it holds %q, %v", b, err)
+	}
+}

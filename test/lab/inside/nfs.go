@@ -40,7 +40,8 @@ func Serve(tb testing.TB, dir string) string {
 	after(tb, exporter, "-ua")
 	do(tb, "rpc.mountd")
 	after(tb, "killall", "rpc.mountd")
-	do(tb, "rpc.nfsd", "4")
+	// A server that knows clients waits for those before it serves: 90 s, if it is not told.
+	do(tb, "rpc.nfsd", "--grace-time", "10", "--lease-time", "10", "4")
 	after(tb, "rpc.nfsd", "0")
 	return Mounted(tb, dir, "vers=4.2,hard")
 }

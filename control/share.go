@@ -1,0 +1,91 @@
+package control
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// oneShare reports whether two pools see each other's bytes.
+func oneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
+
+// sharing returns the pool on a node that lies on the share that a dataset lies on, and why
+// nothing can go on there, if so; not shared: it lies on none.
+func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c candidate, shared bool, why string, err error) {
+	from, err := t.pool(d)
+	if err != nil || from.Share == uuid.Nil {
+		return c, false, "", err
+	}
+	cands, err := s.candidates(t, target.ID)
+	if err != nil {
+		return c, false, "", err
+	}
+	i := slices.IndexFunc(cands, func(c candidate) bool { return oneShare(from, c.Pool) })
+	if i < 0 {
+		return c, true, "node " + target.Name + " has no pool on the share that it lies on (drover pool create there, beside " + from.Path + ")", nil
+	}
+	c = cands[i]
+	if why = c.away(); why != "" {
+		why = "pool " + c.Name + " of node " + target.Name + ": " + why
+	}
+	_, err = t.get(poolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
+	return c, true, why, err
+}
+
+// planTake has a node take a dataset over that lies on a share of which it has a pool: all of
+// it is there. It reports whether it does.
+func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool, err error) {
+	c, shared, why, err := s.sharing(t, d, target)
+	if err != nil || !shared {
+		return false, err
+	}
+	switch {
+	case c.ID == uuid.Nil:
+		return false, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: %s", d.Volume, why)
+	case why != "":
+		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: %s", d.Volume, why)
+	}
+	op.Share, op.Dataset.Pool = true, c.ID
+	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now(), Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	return true, nil
+}
+
+// heir is with what, and in which pool of which node, a dataset could go on whose home is
+// lost. Of one on a share all is there: who asks for it goes on.
+type heir struct {
+	node  dataset.Node
+	pool  uuid.UUID
+	loss  dataset.Loss
+	share bool
+}
+
+// heir returns it, and why there is none that may.
+func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
+	c, shared, why, err := s.sharing(t, d, target)
+	if err != nil {
+		return h, "", err
+	}
+	if !shared {
+		kept, node, why, err := s.successor(t, d, target)
+		return heir{node: node, pool: kept.Pool, loss: dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order}}, why, err
+	}
+	switch {
+	case why != "":
+	case !c.guarded:
+		why = "node " + target.Name + " has no guard that answers (systemctl start drover-guard there)"
+	default:
+		why = misfence(c, d.Profile)
+	}
+	return heir{node: target, pool: c.ID, share: true, loss: dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now()}}, why, nil
+}
+
+// misfence says why nothing on a share goes on by itself; "" when it may: who writes to it
+// from another host can only be kept from that by the share, or by the power.
+func misfence(c candidate, p dataset.Profile) string {
+	if p.Failover.Auto && c.Share != uuid.Nil && p.Failover.Fence.Kind != dataset.FenceExec {
+		return "it lies on a share, where failover auto takes a fence that shuts the last home out of it (fence: {exec: [PROGRAM]})"
+	}
+	return ""
+}
