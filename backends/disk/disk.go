@@ -192,11 +192,12 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// peek refuses what is to become a pool and has something in it. It reads alone, and
+// peek refuses what is to become a pool and has something in it, though it be the one that
+// was begun here: others may have gone on with it since. It reads alone, and
 // replays no log: another host may have it mounted.
 func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
-	if cfg.ID == uuid.Nil || cfg.ID == d.ID {
-		return nil // any pool is welcome, or this one
+	if cfg.ID == uuid.Nil {
+		return nil // any pool is welcome
 	}
 	if at, err := d.mounted(); err != nil || at {
 		return err
@@ -215,7 +216,7 @@ func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
 
 // unused is peek for what is mounted: all that was in the log is there now.
 func (d *Disk) unused(cfg backends.Config) error {
-	if cfg.ID == uuid.Nil || cfg.ID == d.ID {
+	if cfg.ID == uuid.Nil {
 		return nil
 	}
 	root, err := os.Open(d.mount)

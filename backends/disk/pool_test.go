@@ -199,7 +199,9 @@ func TestPoolIsMadeAfterACrash(t *testing.T) {
 		}
 		v := r.volume(p)
 		r.close(p)
-		r.refused(third, true, []string{device}, dataset.ErrExists, "drover pool adopt "+device)
+		for _, id := range []uuid.UUID{second, third} { // that which was begun here, too
+			r.refused(id, true, []string{device}, dataset.ErrExists, "drover pool adopt "+device)
+		}
 		p = r.open(uuid.Nil, true, device) // drover.yaml, of a node that forgot it
 		r.has(p, v)
 		r.close(p)
