@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -25,6 +27,7 @@ const (
 	startsSoon = 30 * time.Second
 	lookSeldom = time.Second
 	mendEvery  = 30 * time.Second
+	askFencing = time.Second // bounds a question to the guard, with a limit locked
 )
 
 // keepLimits has new containers held to the limits of the volumes that they use, and changes
@@ -225,9 +228,6 @@ func (l *limits) lose(err error) bool {
 // hold has all groups hold a limit that are to: those above containers, also where their
 // controller was taken back meanwhile, and those of containers that these do not bind.
 func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
-	if k.isFencing(e.id) {
-		return nil
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.over || e.lift != 0 || e.rec.Boot == "" {
@@ -253,6 +253,9 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 	known := !slices.ContainsFunc(groups, func(g string) bool { return !slices.Contains(e.rec.Groups, g) })
 	if len(astray) == 0 && known {
 		return nil
+	}
+	if fencing, err := k.isFencing(e.id); err != nil || fencing {
+		return err
 	}
 	d, _ := k.cache.either(e.id)
 	if known {
@@ -288,14 +291,22 @@ func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 }
 
 // isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
-// the limit, which is set again once it is thawed.
-func (a *Agent) isFencing(id uuid.UUID) bool {
+// the limit, which is set again once it is thawed. Its flush may last when the dataset may be
+// open here again, so the guard is asked, and who does not know sets nothing.
+func (a *Agent) isFencing(id uuid.UUID) (bool, error) {
 	d, known := a.cache.dataset(id)
-	if !known || !bounded(d) {
-		return false
+	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
+		return true, nil
 	}
-	_, armed := a.bounds.armedAt(id)
-	return armed && a.until(d) <= a.Clock.Steady()
+	fenced, err := a.isFencedBy(id, func() (guard.Status, error) {
+		ctx, cancel := context.WithTimeout(a.ctx, askFencing)
+		defer cancel()
+		return a.Guard.Status(ctx)
+	})
+	if err != nil {
+		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
+	}
+	return fenced, err
 }
 
 // binds tells whether rules on groups bind those in another.

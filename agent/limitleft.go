@@ -62,7 +62,7 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 	}
 	for _, e := range a.limits.all() {
 		e.rec.Lifted = time.Time{}
-		if a.limits.why == nil && !a.isFencing(e.id) {
+		if a.limits.why == nil {
 			errs = append(errs, a.rule(ctx, e, e.rec))
 		}
 	}

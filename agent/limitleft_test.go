@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/iolimit"
@@ -265,9 +267,14 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 	f.a.unmounts("db", "one")
 }
 
-// While the guard fences a dataset, for which it lifts the limit, nobody sets that again.
+// While the guard fences a dataset, for which it lifts the limit, nobody sets that again: neither
+// who looks for what is missing, nor a start, nor the end of a snapshot; also when the dataset may
+// be open here again while the guard's flush goes on, or nobody knows.
 func TestLimitIsNotSetInAFence(t *testing.T) {
 	f := limitFlock(t)
+	says := &toldGuard{}
+	f.a.cfg.Guard = says
+	f.a.again()
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -275,18 +282,82 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	held.Profile.Failover.Auto = true
 	f.a.cache.apply(held, 0)
 	f.a.bounds.arm(d.ID, d.Epoch)
-	if err := f.a.limits.hierarchy.Lift(dev); err != nil {
+	look := func() error { (&keeper{Agent: f.a.Agent}).look(0, false); return nil }
+	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
+		if state == guard.StateFencing { // from here on it may be open here
+			f.a.bounds.mu.Lock()
+			f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
+			f.a.bounds.mu.Unlock()
+		}
+		says.say(d.ID, state)
+		for what, act := range map[string]func() error{
+			"a look":    look,
+			"a start":   func() error { return f.a.loadLimits(t.Context()) },
+			"a profile": func() error { return f.a.limit(t.Context(), held) },
+			"the end of a snapshot": func() error {
+				up, err := f.a.raise(held, time.Hour)
+				up.back()
+				return err
+			},
+		} {
+			if err := f.a.limits.hierarchy.Lift(dev); err != nil {
+				t.Fatal(err)
+			}
+			if err := act(); err != nil && state != "" {
+				t.Errorf("%q, %s: %v", state, what, err)
+			}
+			if _, err := f.a.jobs.do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *job) error { return nil }); err != nil { // whose end it is
+				t.Error(err)
+			}
+			f.a.wantTold(dev, iolimit.Limits{}, string(state)+", "+what)
+		}
+	}
+	says.say(d.ID, guard.StateArmed)
+	if err := look(); err != nil {
 		t.Fatal(err)
 	}
-	k := &keeper{Agent: f.a.Agent}
-	k.look(0, false)
-	f.a.wantTold(dev, iolimit.Limits{}, "fenced")
-	f.a.bounds.disarm(d.ID)
-	k.look(0, false)
 	f.a.wantTold(dev, slowly, "thawed")
+	f.a.bounds.disarm(d.ID)
 	f.a.cache.apply(d, 0)
 	f.a.unmounts("db", "one")
 }
+
+// toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
+type toldGuard struct {
+	Guard
+	mu sync.Mutex
+	e  guard.Entry
+}
+
+// say has it say so; no state: it does not answer.
+func (g *toldGuard) say(id uuid.UUID, state guard.State) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.e.Dataset, g.e.State = id, state
+}
+
+func (g *toldGuard) Status(context.Context) (guard.Status, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.e.State == "" && g.e.Dataset != uuid.Nil {
+		return guard.Status{}, errAway
+	}
+	return guard.Status{Datasets: []guard.Entry{g.e}}, nil
+}
+
+func (g *toldGuard) Feed(context.Context, []guard.Feed) (map[uuid.UUID]error, error) {
+	return nil, errAway
+}
+
+func (g *toldGuard) Register(context.Context, guard.Registration) (guard.Entry, error) {
+	return guard.Entry{}, errAway
+}
+
+func (g *toldGuard) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.Entry, error) {
+	return guard.Entry{}, errAway
+}
+
+func (g *toldGuard) Release(context.Context, uuid.UUID, uint64) error { return nil }
 
 // An agent whose state was lost takes away what limits a loop device that nobody has attached,
 // and what is attached keeps it.

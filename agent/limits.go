@@ -220,7 +220,16 @@ func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
 	if e.lift != 0 {
 		return nil
 	}
-	err := a.limits.set(rec, rec.Groups)
+	return a.impose(e)
+}
+
+// impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
+// once it is thawed. e.mu is held.
+func (a *Agent) impose(e *limited) error {
+	if fencing, err := a.isFencing(e.id); err != nil || fencing {
+		return err
+	}
+	err := a.limits.set(e.rec, e.rec.Groups)
 	if err == nil {
 		e.rec.Before = nil
 	}
