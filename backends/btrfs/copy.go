@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
+	subvol "github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/fsctl"
 )
 
@@ -140,7 +141,8 @@ func (p *Pool) roomFor(written, wanted int64) error {
 }
 
 // dropHead takes the head from a copy, if it has one. One that a crash left on its way to be a
-// snapshot becomes that; any other is what a snapshot is.
+// snapshot becomes that; any other is destroyed if it is what a snapshot is. dataset.ErrConflict:
+// it is not.
 func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	h, err := f.Head()
 	if err != nil {
@@ -154,9 +156,12 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 		return err
 	}
 	if kept {
-		if err := p.restored(f, h.Tree); err != nil {
-			return err
-		}
+		err = p.restored(f, h.Tree)
+	} else {
+		err = p.spare(ctx, f, h)
+	}
+	if err != nil {
+		return err
 	}
 	if err := f.Headless(); err != nil {
 		return err
@@ -166,6 +171,44 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 		return nil
 	}
 	return p.destroyIn(ctx, f, h.Tree)
+}
+
+// spare fails with ErrConflict when the head of a copy has what no snapshot of it has.
+func (p *Pool) spare(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
+	if h.From != uuid.Nil {
+		if _, err := f.Kept(h.From); err == nil {
+			return nil
+		}
+	}
+	kept, err := f.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, s := range kept {
+		if same, err := p.headIs(ctx, f, h, s.ID); err != nil || same {
+			return err
+		}
+	}
+	return dataset.Errorf(dataset.ErrConflict, "the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+}
+
+// headIs tells whether a head is what a snapshot is, wherever its folder is.
+func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, h shelf.Head, snapshot uuid.UUID) (bool, error) {
+	old, done, err := p.point(ctx, f, dataset.Source{Snapshot: snapshot})
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	now, gone, err := p.frozen(ctx, f, h)
+	if err != nil {
+		return false, err
+	}
+	defer gone()
+	_, err = compare(ctx, now, old, true)
+	if errors.Is(err, subvol.ErrDiffers) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // dropOf removes what a copy has beside a snapshot that goes: the part of it that has come, and
@@ -241,8 +284,8 @@ func (p *Pool) commitCopy(f *shelf.Folder) error {
 
 // Demote implements backends.Copier.
 func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.demote(ctx, ds, func(f *shelf.Folder) error {
-		return p.isHead(ctx, f, snapshot)
+	err := p.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
+		return snapshot, p.isHead(ctx, f, snapshot)
 	})
 	if err != nil {
 		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
@@ -250,12 +293,22 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-// isHead fails with ErrConflict when the head of a dataset is not what its snapshot is.
+// isHead fails with ErrConflict when the head of a dataset, or one that its copy still has, is
+// not what its snapshot is.
 func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
-	if _, err := f.Kept(snapshot); err != nil || f.State == backends.EntryCopy {
+	if _, err := f.Kept(snapshot); err != nil {
 		return err
 	}
-	same, err := p.Same(ctx, f.ID, snapshot, uuid.Nil)
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if f.State == backends.EntryCopy {
+		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) || h.From == snapshot {
+			return nil
+		}
+	}
+	same, err := p.headIs(ctx, f, h, snapshot)
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost", snapshot)
 	}
@@ -264,21 +317,21 @@ func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 
 // Supersede implements backends.Copier: the head becomes the snapshot.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.demote(ctx, ds, func(f *shelf.Folder) error {
+	err := p.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
 		if err := p.isHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
-			return err
+			return keep.ID, err
 		}
 		h, err := f.Head()
 		if err != nil {
-			return err
+			return is, err
 		}
 		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-			return dataset.Errorf(dataset.ErrConflict, "there is no head")
+			return is, dataset.Errorf(dataset.ErrConflict, "there is no head")
 		}
 		if err := flush(f, h.Tree); err != nil {
-			return err
+			return is, err
 		}
-		return f.WriteKept(shelf.Kept{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
+		return is, f.WriteKept(shelf.Kept{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
 	})
 	if err != nil {
 		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
@@ -298,7 +351,8 @@ func flush(f *shelf.Folder, name string) error {
 
 // demote makes a dataset, whose head is one of its snapshots once keep is done, a copy: it moves
 // there with its head, which is taken from it then, so that it is never a dataset without one.
-func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) error) error {
+// keep returns the snapshot that has all that the head has; uuid.Nil: the head becomes one.
+func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
 	f, err := p.shelf.FindAny(ds)
 	if err != nil {
 		return err
@@ -307,7 +361,8 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	if err := p.uses.Nowhere(ds, p.shelf.PathOf(f)); err != nil {
 		return err
 	}
-	if err := keep(f); err != nil {
+	is, err := keep(f)
+	if err != nil {
 		return noSpace(err)
 	}
 	p.step("btrfs.demote.kept")
@@ -316,8 +371,8 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 		if err != nil {
 			return err
 		}
-		if h.From != uuid.Nil { // it was written to since
-			h.From = uuid.Nil
+		if h.From != is { // it was written to since, or compared just now
+			h.From = is
 			if err := f.SetHead(h); err != nil {
 				return err
 			}

@@ -74,6 +74,10 @@ func checkDemoted(f *fixture, c cast, done bool) {
 		f.Errorf("it is %+v", e)
 	case e.State == backends.EntryCopy && !e.Promoted:
 		f.holds(c.Dataset.ID, c.Keep.ID, "new")
+	case e.State == backends.EntryCopy:
+		if got, err := os.ReadFile(e.Path + "/head/file"); err != nil || string(got) != "new" {
+			f.Errorf("the copy's head holds %q, %v", got, err)
+		}
 	case e.State == backends.EntryReady:
 		f.holds(c.Dataset.ID, uuid.Nil, "new") // unread, which would give it another time
 	}
@@ -228,5 +232,45 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	f.must(receive(have.Bytes))
 	if !f.has(other.ID, s.ID) {
 		t.Error("it did not come")
+	}
+}
+
+// A head that a crash left on its way to be a superseded snapshot is destroyed by nothing that
+// comes after: neither a reaping, nor a demotion to the snapshot before it, nor what takes a head
+// away to make another.
+func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
+	for _, forgotten := range []bool{false, true} {
+		f := newFixture(t)
+		c := f.stage()
+		cut := errors.New("cut short")
+		f.backend.step = func(step string) {
+			if step == "btrfs.demote.moved" {
+				panic(cut)
+			}
+		}
+		f.reopen()
+		func() {
+			defer func() { _ = recover() }()
+			f.must(inner(f.Pool).Supersede(t.Context(), c.Dataset.ID, c.Keep))
+			t.Error("it was not cut short")
+		}()
+		f.backend.step = func(string) {}
+		f.reopen()
+		f.settled()
+		p := inner(f.Pool)
+		if forgotten { // as a reaping before left it
+			f.must(os.Remove(f.folder(c.Dataset.ID) + "/snapshot-" + c.Keep.ID.String() + ".json"))
+			f.fails(p.Promote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "no snapshot of it has")
+		}
+		f.fails(p.Demote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "would be lost")
+		checkDemoted(f, c, false)
+		if forgotten {
+			f.must(p.Supersede(t.Context(), c.Dataset.ID, c.Keep))
+			checkDemoted(f, c, true)
+		} else {
+			f.must(p.Promote(t.Context(), c.Dataset.ID, c.Snapshot.ID))
+			f.holds(c.Dataset.ID, c.Keep.ID, "new")
+		}
+		f.settled()
 	}
 }

@@ -171,6 +171,11 @@ func (p *Pool) point(ctx context.Context, f *shelf.Folder, src dataset.Source) (
 	if err != nil {
 		return nil, nil, err
 	}
+	return p.frozen(ctx, f, h)
+}
+
+// frozen takes a snapshot of a head that goes when done is called.
+func (p *Pool) frozen(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(), err error) {
 	name := shelf.Temp + uuid.NewString()
 	if err := p.copyTree(ctx, f, h.Tree, f, name, true); err != nil {
 		return nil, nil, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -120,4 +121,20 @@ func (f *Folder) Keeps(tree string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Snapshots returns the whole snapshots of a folder, the newest first. One that cannot be read
+// is none of them.
+func (f *Folder) Snapshots() ([]Kept, error) {
+	names, err := ReadNames(f.Root, ".")
+	var out []Kept
+	for _, name := range names {
+		if id, ok := snapshotOf(name); ok {
+			if s, err := f.Kept(id); err == nil {
+				out = append(out, s)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Kept) int { return b.Created.Compare(a.Created) })
+	return out, err
 }

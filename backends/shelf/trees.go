@@ -31,7 +31,8 @@ type Head struct {
 	// Project is that of the filesystem's quotas which the tree is in, for backends that
 	// keep sizes so; 0: none.
 	Project uint32 `json:"project,omitempty"`
-	// From is the snapshot that a copy's head was promoted from, as it is since.
+	// From is the snapshot that a copy's head is, as that was promoted from it or compared
+	// before it became a copy.
 	From uuid.UUID `json:"from,omitzero"`
 }
 
@@ -177,6 +178,8 @@ func (f *Folder) Leftovers() ([]string, error) {
 		switch {
 		case err == nil:
 			used[s.Tree] = true
+		case f.State == backends.EntryCopy && s.Tree == now.Tree:
+			// no restore, which copies have none of: the head is on its way to be that snapshot
 		case errors.Is(err, dataset.ErrNotFound):
 			doomed = append(doomed, name)
 		default:
