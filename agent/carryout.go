@@ -29,8 +29,10 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey, dataset.OpRewrite: a.doRewrite,
 		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
 	}[op.Kind]
-	if !known {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+	if !known { // which goes on record, or it would be begun again for ever
+		act = func(context.Context, *job, *dataset.Operation) (out api.Committed, err error) {
+			return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+		}
 	}
 	err = a.under(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
 		out, err = act(ctx, jb, op)

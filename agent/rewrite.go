@@ -10,7 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// doRewrite has the pool write the head of a dataset anew, which nobody uses: a mount ends it.
+// doRewrite has the pool write the head of a dataset anew, which nobody uses: a mount or a move ends
+// it.
 func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "rewrite")
 	defer unlock()
@@ -31,7 +32,7 @@ func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (
 	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
 		jb.moved(done, total)
 		if a.locks.wanted(d.ID) {
-			cancel(dataset.Errorf(dataset.ErrInUse, "a mount came, so nothing was changed (ask again when nobody uses it)"))
+			cancel(dataset.Errorf(dataset.ErrInUse, "a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
 		}
 	})
 	if err != nil {

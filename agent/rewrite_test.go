@@ -97,7 +97,7 @@ func TestMountEndsARewrite(t *testing.T) {
 	if _, err := r.Mount(t.Context(), "db", "user"); err != nil {
 		t.Error(err)
 	}
-	if err := <-failed; !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "a mount came") {
+	if err := <-failed; !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "a mount or a move came") {
 		t.Errorf("the rewrite ended with %v", err)
 	}
 	if err := r.Unmount(t.Context(), "db", "user"); err != nil {

@@ -102,6 +102,11 @@ func (p *Pool) exchange(dir folder, item string, change func(image *os.File) err
 	if err := p.prepare(dir, item, change); err != nil {
 		return err
 	}
+	return p.become(dir)
+}
+
+// become makes next, which is on the disk, the head, in one step.
+func (p *Pool) become(dir folder) error {
 	if err := p.layout.replace(dir, head, next); err != nil {
 		return err
 	}
@@ -124,7 +129,12 @@ func (p *Pool) prepare(dir folder, item string, change func(image *os.File) erro
 	if err != nil {
 		return err
 	}
-	err = change(image)
+	return p.finish(dir, image, change)
+}
+
+// finish has change work on the image of next, and brings that to the disk.
+func (p *Pool) finish(dir folder, image *os.File, change func(image *os.File) error) error {
+	err := change(image)
 	if err == nil {
 		err = image.Sync()
 	}

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -70,8 +71,16 @@ func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progre
 	if err := p.roomFor(dir, data); err != nil {
 		return 0, 0, err
 	}
-	err = p.exchange(dir, head, func(image *os.File) error {
-		if err := keepTag(was, image); err != nil {
+	p.step("rewrite.measured")
+	if err := p.layout.remove(dir, next); err != nil {
+		return 0, 0, err
+	}
+	image, err := p.layout.create(dir, next)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = p.finish(dir, image, func(image *os.File) error {
+		if err := errors.Join(keepTag(was, image), image.Truncate(fi.Size())); err != nil {
 			return err
 		}
 		if err := copyInto(ctx, image, was, data, progress); err != nil {
@@ -81,7 +90,10 @@ func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progre
 		fewer, err = reflink.Count(image)
 		return err
 	})
-	return extents, fewer, err
+	if err != nil {
+		return 0, 0, err
+	}
+	return extents, fewer, p.become(dir)
 }
 
 // roomFor refuses what would leave the pool nearly full, before it is begun.
@@ -106,49 +118,83 @@ func (p *Pool) roomFor(dir folder, data []reflink.Range) error {
 // rewriteAtOnce is how much is written before it goes to the disk, which cannot be broken off.
 const rewriteAtOnce = 16 << 20
 
-// copyInto makes a clone of src a copy of it, which lies in as few pieces as there is room for.
-// It ends soon after ctx does.
+// copyInto makes an empty file a copy of src, which lies in as few pieces as there is room for,
+// and reads from the disk that it is. It ends soon after ctx does.
 func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progress backends.Progress) error {
-	fi, err := src.Stat()
+	var done, total int64
+	for _, r := range data {
+		total += 2 * r.Length
+	}
+	each := func(n int64) error {
+		done += n
+		if progress != nil {
+			progress(done, total)
+		}
+		return context.Cause(ctx)
+	}
+	for _, r := range data { // as a whole, before others are: in one place
+		err := unix.Fallocate(int(to.Fd()), 0, r.Offset, r.Length)
+		if err == nil {
+			err = each(0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var pending int64
+	err := inParts(data, func(part []byte, off int64) error {
+		if _, err := src.ReadAt(part, off); err != nil {
+			return err
+		}
+		if _, err := to.WriteAt(part, off); err != nil {
+			return err
+		}
+		if pending += int64(len(part)); pending >= rewriteAtOnce {
+			if err := unix.Fdatasync(int(to.Fd())); err != nil {
+				return err
+			}
+			pending = 0
+		}
+		return each(int64(len(part)))
+	})
+	if err == nil {
+		err = to.Sync()
+	}
+	for _, f := range []*os.File{to, src} { // so that what is read is on the disk
+		if err == nil {
+			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	// Empty first, as all that it has is shared: XFS then finds one place for a whole range.
-	if err := errors.Join(to.Truncate(0), to.Truncate(fi.Size())); err != nil {
-		return err
-	}
-	var done, total int64
-	for _, r := range data {
-		if err := unix.Fallocate(int(to.Fd()), unix.FALLOC_FL_KEEP_SIZE, r.Offset, r.Length); err != nil {
-			return fmt.Errorf("allocate %s: %w", dataset.Size(r.Length), err)
+	other := make([]byte, partSize)
+	return inParts(data, func(part []byte, off int64) error {
+		if _, err := src.ReadAt(part, off); err != nil {
+			return err
 		}
-		total += r.Length
-	}
-	buf := make([]byte, 1<<20)
-	var pending int64
+		if _, err := to.ReadAt(other[:len(part)], off); err != nil {
+			return err
+		}
+		if !bytes.Equal(part, other[:len(part)]) {
+			return dataset.Errorf(dataset.ErrCorrupt, "what was written at %d is not what is read there, so the old head stays: look for errors of the disk (dmesg)", off)
+		}
+		return each(int64(len(part)))
+	})
+}
+
+const partSize = 1 << 20
+
+// inParts calls do with a buffer for each part of the ranges, and where that is.
+func inParts(data []reflink.Range, do func(part []byte, off int64) error) error {
+	buf := make([]byte, partSize)
 	for _, r := range data {
 		for off := r.Offset; off < r.Offset+r.Length; {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
 			part := buf[:min(int64(len(buf)), r.Offset+r.Length-off)]
-			if _, err := src.ReadAt(part, off); err != nil {
+			if err := do(part, off); err != nil {
 				return err
 			}
-			if _, err := to.WriteAt(part, off); err != nil {
-				return err
-			}
-			n := int64(len(part))
-			off, done, pending = off+n, done+n, pending+n
-			if progress != nil {
-				progress(done, total)
-			}
-			if pending >= rewriteAtOnce {
-				if err := unix.Fdatasync(int(to.Fd())); err != nil {
-					return err
-				}
-				pending = 0
-			}
+			off += int64(len(part))
 		}
 	}
 	return nil
