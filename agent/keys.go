@@ -28,6 +28,9 @@ var _ backends.Keys = keyring{}
 // which may be of before the key was exchanged; but of a copy the record here may be the older.
 // What opens is the data key, whichever says so.
 func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if h, is := ctx.Value(inHand{}).(atHand); is && d.Encryption != nil && h.id == d.ID && h.wrapped == d.Encryption.ID {
+		return bytes.Clone(h.data), nil
+	}
 	of := k.a.standsFor(d.ID)
 	records := []dataset.Dataset{d}
 	now, known := k.a.cache.either(of)
@@ -49,6 +52,15 @@ func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
 	}
 	return nil, why
 }
+
+// atHand is in the context of what makes a dataset while writers wait for it: its data key, which
+// no program is to be run for then.
+type atHand struct {
+	id, wrapped uuid.UUID // of the dataset, and of the data key
+	data        []byte
+}
+
+type inHand struct{}
 
 // dataKey returns the data key in a record; of is the dataset that the operator's key is asked
 // for.
@@ -109,44 +121,49 @@ func (a *Agent) operatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID
 }
 
 // seal gives a dataset that is to be made its data key: a new one, that of what it is cloned
-// from, or what an earlier try has made it with. Nothing is changed where a key is not here.
-func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+// from, or what an earlier try has made it with. Nothing is changed where a key is not here. withKey
+// is the context to make it in: that of a clone, whose key is proven, has the data key at hand.
+func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error) {
 	d := op.Dataset
 	var from dataset.Dataset
 	if op.Source != nil {
 		from, _ = a.cache.either(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
-			return dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
+			return ctx, dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
 		}
 	}
 	if !d.Profile.Encryption.Wanted() {
-		return nil
+		return ctx, nil
 	}
 	key, err := a.operatorKey(ctx, d.Profile, d.ID)
 	if err != nil {
-		return err
+		return ctx, err
 	}
 	e, err := pool.Stat(ctx, d.ID)
 	switch {
 	case err == nil && e.Record != nil && e.Record.Encryption != nil:
 		d.Encryption = e.Record.Encryption
-		_, err := key.Unwrap(*d.Encryption)
-		return err
+		data, err := key.Unwrap(*d.Encryption)
+		if err == nil && op.Source != nil {
+			ctx = context.WithValue(ctx, inHand{}, atHand{d.ID, d.Encryption.ID, data})
+		}
+		return ctx, err
 	case err != nil && !errors.Is(err, dataset.ErrNotFound):
-		return err
+		return ctx, err
 	}
 	id, data := keys.NewDataKey()
 	wrapped := key.Wrap(id, data) // which the pool opens, to make what it opens
 	if op.Source != nil {
 		if data, err = (keyring{a}).DataKey(ctx, from); err != nil {
-			return fmt.Errorf("what it is cloned from: %w", err)
+			return ctx, fmt.Errorf("what it is cloned from: %w", err)
 		}
 		if wrapped, err = a.wrap(ctx, key, *d, from.Encryption.ID, data); err != nil {
-			return err
+			return ctx, err
 		}
+		ctx = context.WithValue(ctx, inHand{}, atHand{d.ID, wrapped.ID, data})
 	}
 	d.Encryption = &wrapped
-	return nil
+	return ctx, nil
 }
 
 // wrap wraps a data key by the key of a dataset's profile, and proves it: the key is read again,

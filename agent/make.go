@@ -44,10 +44,11 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 		settle(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
-	if err := a.seal(ctx, pool, op); err != nil {
+	withKey, err := a.seal(ctx, pool, op)
+	if err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
-	if err := a.makeBytes(ctx, jb, pool, op); err != nil {
+	if err := a.makeBytes(withKey, jb, pool, op); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
@@ -94,24 +95,48 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 		op.Dataset.Size = size
 		return err
 	}
-	unlock, err := a.locks.lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
-	if err != nil {
+	later, err := a.cloneBytes(ctx, jb, pool, op)
+	if err != nil || later == nil {
 		return err
 	}
+	jb.step("growing")
+	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
+	if err == nil { // once more: it is there, and its record says how large now
+		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
+	}
+	if err != nil {
+		return errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+	}
+	return nil
+}
+
+// cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
+// size, which is for when they write to the source again.
+func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
+	unlock, err := a.locks.lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	if err != nil {
+		return nil, err
+	}
 	defer unlock()
-	thaw := func() error { return nil }
+	made, thaw := *op.Dataset, func() error { return nil }
 	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := a.keeps(d, "clone"); err != nil {
-			return err
+			return nil, err
+		}
+		// In a container that takes longer than writers are to wait.
+		if r, can := pool.(backends.Resizer); can && made.Encryption != nil && made.Size > d.Size {
+			later, made.Size = r, 0
 		}
 		if thaw, err = a.freeze(pool, d); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	jb.step("cloning")
-	size, err := pool.Clone(ctx, *op.Dataset, *op.Source, jb.moved)
-	op.Dataset.Size = size
-	return errors.Join(err, thaw())
+	size, err := pool.Clone(ctx, made, *op.Source, jb.moved)
+	if later == nil {
+		op.Dataset.Size = size
+	}
+	return later, errors.Join(err, thaw())
 }
 
 // discard takes back a dataset that was made and is not on record.

@@ -110,7 +110,7 @@ func TestSealGoesOn(t *testing.T) {
 	first := *p.Operation
 	made := *first.Dataset
 	first.Dataset = &made
-	if err := k.seal(t.Context(), k.pool(), &first); err != nil {
+	if _, err := k.seal(t.Context(), k.pool(), &first); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := k.pool().Create(t.Context(), made); err != nil { // and then the process is killed

@@ -11,7 +11,7 @@ import (
 
 // Resizer is a pool with datasets of an enforced size.
 type Resizer interface {
-	// Resize gives a dataset another size: larger, also while it is mounted
+	// Resize gives a dataset another size, an incoming one too: larger, also while it is mounted
 	// (root is then the open directory of its mount, otherwise nil). Smaller is ErrUnsupported
 	// with the reason unless the capabilities have Shrink. Durable when it
 	// returns. Again with the same size: finishes what a crash cut short.

@@ -168,6 +168,14 @@ func cloneSizes(f *fixture) {
 		if size != small {
 			f.Errorf("a clone of %s has %s", small, size)
 		}
+		if _, ok := f.pool.(backends.Resizer); ok { // it is incoming still
+			f.resize(same, large, nil)
+			same.Size = large
+			if size, err := f.pool.Clone(f.ctx, same, src, nil); err != nil || size != large {
+				f.Errorf("a clone that grew to %s has %s: %v", large, size, err)
+			}
+			f.holds(same.ID, "file", "content")
+		}
 		f.twice(func() error {
 			size, err := f.pool.Clone(f.ctx, bigger, src, nil)
 			if size != large {
