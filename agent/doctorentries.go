@@ -36,7 +36,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
 			r.unknown++
 		case !onRecord || e.State == backends.EntryDeleting:
-			a.checkUnrecorded(r, p, e, now)
+			a.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
 			r.add(levelError, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
 		}
@@ -66,25 +66,46 @@ func checkCorners(r *report, p *openPool) {
 
 // checkUnrecorded looks at something that is on its way out, or that the store did not
 // know.
-func (a *Agent) checkUnrecorded(r *report, p *openPool, e backends.Entry, now recordsNow) {
+func (a *Agent) checkUnrecorded(ctx context.Context, r *report, p *openPool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
+	doubtful := incoming && a.pools.doubts(p.ID, e.ID)
 	if a.making(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
 		return
 	}
+	if e.State == backends.EntryReady || doubtful {
+		_, since := now()[e.ID]
+		if since && !doubtful || !since && a.checkElsewhere(ctx, r, p, e) {
+			return
+		}
+	}
 	switch {
-	case incoming && a.pools.doubts(p.ID, e.ID):
+	case doubtful:
 		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
 			"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
 		r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
 	default:
-		if _, since := now()[e.ID]; since {
-			return
-		}
 		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back"),
 			"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
 	}
+}
+
+// checkElsewhere looks whether something that this node has not on record is another's, or may
+// be.
+func (a *Agent) checkElsewhere(ctx context.Context, r *report, p *openPool, e backends.Entry) bool {
+	subject := "dataset " + e.ID.String()
+	err := a.nobodys(ctx, e.ID)
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, dataset.ErrExists):
+		r.add(levelWarning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
+			"lies in pool %s as %s, which has its home at another node: it is kept, as that may not have taken it from here yet", p.Name, volumeOf(e))
+	default:
+		r.add(levelWarning, subject, "", "lies in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
+	}
+	return true
 }
 
 // wayOut says what to do about a dataset that the store does not know.

@@ -178,9 +178,11 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if p.backend == nil {
 			continue
 		}
-		if _, err := p.backend.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
+		e, err := p.backend.Stat(ctx, id)
+		if errors.Is(err, dataset.ErrNotFound) {
 			continue
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
 		if err := p.serves(); err != nil {
@@ -194,6 +196,11 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		// Who had the lock may have been about to put it on record.
 		if err := a.collectable(ctx, id); err != nil {
 			return err
+		}
+		if e.State != backends.EntryCopy {
+			if err := a.nobodys(ctx, id); err != nil {
+				return err
+			}
 		}
 		if err := a.unused(dataset.Dataset{ID: id, Volume: id.String()}, "destroy"); err != nil {
 			return err
@@ -244,6 +251,20 @@ func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 		return dataset.Errorf(dataset.ErrExists, "dataset %s is a copy of one whose home is another node, and on record (drover volume superseded discard, for one that was overtaken)", id)
 	}
 	return nil
+}
+
+// nobodys fails with ErrExists while a dataset is on record, in the trash too, whichever node is
+// its home, and otherwise unless control says that it is not. What lies here may be all there is
+// of one that its home has not taken yet.
+func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
+	_, err := a.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
+	switch {
+	case err == nil:
+		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover trash ls): what lies here may be all there is of it", id)
+	case errors.Is(err, dataset.ErrNotFound):
+		return nil
+	}
+	return fmt.Errorf("whether another node has dataset %s on record is not known: %w", id, err)
 }
 
 // recorded returns all datasets of this node as control has them now, and why its store is

@@ -76,11 +76,7 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 // goesOnElsewhere reports whether what lies in a pool on a share may be a volume that went on at
 // another node, which has not taken it yet: that of a home that was passed over.
 func (a *Agent) goesOnElsewhere(ctx context.Context, p *openPool, id uuid.UUID) bool {
-	if p.Share == uuid.Nil {
-		return false
-	}
-	_, err := a.Control.Volume(ctx, id.String())
-	return !errors.Is(err, dataset.ErrNotFound)
+	return p.Share != uuid.Nil && a.nobodys(ctx, id) != nil
 }
 
 // leaveShare gives up what the guard has of a dataset that lies on a share and went on at

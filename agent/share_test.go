@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,6 +144,72 @@ func TestNotTakenYetIsKept(t *testing.T) {
 	if got := f.b.reads("db", "token"); got != "kept" {
 		t.Errorf("it holds %q", got)
 	}
+}
+
+// What lies with a home that was left, of a volume that its new home has not taken yet, is all
+// there is of it: nothing destroys it, be the volume in the trash or control away, and doctor says
+// to destroy nothing.
+func TestNotTakenYetIsNotCollected(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	control := &deaf{Service: f.a.cfg.Control}
+	f.a.cfg.Control = control
+	f.a.again()
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	f.moves("db", f.b)
+	f.a.settled(d.ID)
+	folder := func(h *host) string { return filepath.Join(f.shared, h.NodeName, "datasets", d.ID.String()) }
+	if err := os.Rename(folder(f.b), folder(f.a)); err != nil {
+		t.Fatal(err)
+	}
+	kept := func(when string, says string, kind error) {
+		t.Helper()
+		findings, err := f.a.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		for _, is := range findings {
+			text += is.Subject + ": " + is.Text + " (" + is.Mend + ")\n"
+		}
+		if !strings.Contains(text, says) || strings.Contains(text, "--gc") || strings.Contains(text, "quarantined") {
+			t.Errorf("%s doctor says:\n%s", when, text)
+		}
+		if err := f.a.Collect(t.Context(), d.ID); !errors.Is(err, kind) {
+			t.Errorf("%s collected: %v", when, err)
+		}
+		if _, err := os.Stat(filepath.Join(folder(f.a), "head", "token")); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+	}
+	kept("live", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+	control.off.Store(true)
+	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" on record is not known", dataset.ErrUnavailable)
+	control.off.Store(false)
+	if err := f.b.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	kept("in the trash", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+}
+
+// deaf is a control service that, while it is off, says what a node has on record, and no more.
+type deaf struct {
+	api.Service
+	off atomic.Bool
+}
+
+func (c *deaf) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	if c.off.Load() {
+		return api.Volume{}, errAway
+	}
+	return c.Service.Volume(ctx, ref)
+}
+
+func (c *deaf) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	if c.off.Load() {
+		return api.List[dataset.Snapshot]{}, errAway
+	}
+	return c.Service.Snapshots(ctx, ref, p)
 }
 
 // A node whose share only says that it is the same one takes nothing: the move fails while the
