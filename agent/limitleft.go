@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -154,6 +155,9 @@ func (a *Agent) strip(ctx context.Context, id uuid.UUID, rec limitRecord) error 
 	if err != nil {
 		told["left/"+rec.Device.String()] = a.limits.leaves(rec)
 	}
+	if errors.Is(err, errNotNow) {
+		err = nil
+	}
 	return errors.Join(err, a.state.put(ctx, told))
 }
 
@@ -179,7 +183,7 @@ func (a *Agent) clearLeft(ctx context.Context) {
 			a.limits.mu.Unlock()
 			err = a.state.put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errNotNow) {
 			a.Log.WithError(err).WithField("device", rec.Device).Error("limit of a volume that is not there any more was not taken away")
 		}
 	}
@@ -194,20 +198,30 @@ func (l *limits) leftovers() (list []limitRecord) {
 	return list
 }
 
+// errNotNow is that nothing of this host's limits can be read or changed since this start.
+var errNotNow = errors.New("no limit can be taken away since this start")
+
 // takeAway takes away what is as a record says that it was set, value by value: somebody may
 // have set others for who has that number now. What another volume's device is now holds what
-// that is told.
+// that is told, in the groups that it names.
 func (a *Agent) takeAway(rec limitRecord) error {
-	if rec.Boot != a.boot || a.limits.why != nil {
+	if rec.Boot != a.boot {
 		return nil
 	}
+	if a.limits.why != nil {
+		return errNotNow
+	}
+	groups := rec.Groups
 	for _, e := range a.limits.all() {
 		if e.device() == rec.Device {
-			return nil
+			e.mu.Lock() // it names no more of them meanwhile
+			defer e.mu.Unlock()
+			groups = slices.DeleteFunc(slices.Clone(groups), func(g string) bool { return slices.Contains(e.rec.Groups, g) })
+			break
 		}
 	}
 	var errs []error
-	for _, g := range rec.Groups {
+	for _, g := range groups {
 		has, err := a.limits.hierarchy.Get(g, rec.Device)
 		if rest := has.Without(append(rec.Before, rec.Limits)...); err == nil && rest != has {
 			err = a.limits.hierarchy.Set(g, rec.Device, rest)
