@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,9 +40,21 @@ func (f *fixture) fragmented() (dataset.Dataset, dataset.Snapshot) {
 
 func (f *fixture) sum(d dataset.Dataset, item string) [sha256.Size]byte {
 	f.Helper()
-	b, err := os.ReadFile(filepath.Join(f.path, datasets, d.ID.String(), item+imageSuffix))
+	image, err := f.folderOf(d).open(f.layout.image(item))
 	f.must(err)
-	return sha256.Sum256(b)
+	defer image.Close()
+	f.must(image.Sync())
+	data, err := reflink.Data(image)
+	f.must(err)
+	h := sha256.New()
+	f.must(inParts(data, func(part []byte, off int64) error {
+		if _, err := image.ReadAt(part, off); err != nil {
+			return err
+		}
+		_, err := h.Write(fmt.Appendf(part, "at %d", off))
+		return err
+	}))
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // A head is in few pieces after, with the same bytes, its snapshots as they were; while it
