@@ -274,3 +274,39 @@ func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
 		f.settled()
 	}
 }
+
+// A stream fits what its base was sent as, wherever that is now, and nothing else, though every
+// path of it be there.
+func TestStreamFitsItsBaseAlone(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	p := inner(f.Pool)
+	f.must(f.Snapshot(t.Context(), c.Keep, nil))
+	receive := func(from, to dataset.Dataset, s, base uuid.UUID) error {
+		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, spool.Header{Kind: Name, Dataset: to.ID, Snapshot: s, Base: base})
+		f.must(err)
+		d := backends.Delivery{Dataset: to, Snapshot: dataset.Snapshot{ID: s, Dataset: to.ID}, Base: base}
+		_, err = p.Receive(t.Context(), d, bytes.NewReader(stream), nil)
+		return err
+	}
+	twin := dataset.Dataset{ID: uuid.New(), Size: little} // of the same paths, with a snapshot of that name
+	_, err := f.Create(t.Context(), twin)
+	f.must(err)
+	f.must(f.Pool.Commit(t.Context(), twin.ID))
+	f.write(twin.ID, "old")
+	f.must(f.Snapshot(t.Context(), dataset.Snapshot{ID: c.Snapshot.ID, Dataset: twin.ID}, nil))
+	f.must(p.Supersede(t.Context(), twin.ID, dataset.Snapshot{ID: uuid.New(), Dataset: twin.ID}))
+	f.fails(receive(c.Dataset, twin, c.Keep.ID, c.Snapshot.ID), dataset.ErrCorrupt, "and the base is")
+
+	third := dataset.Dataset{ID: uuid.New()}
+	f.must(receive(c.Dataset, c.Other, c.Snapshot.ID, uuid.Nil))
+	f.must(receive(c.Dataset, c.Other, c.Keep.ID, c.Snapshot.ID))
+	f.must(receive(c.Other, third, c.Snapshot.ID, uuid.Nil))
+	f.must(receive(c.Dataset, third, c.Keep.ID, c.Snapshot.ID)) // from where its base was taken
+	f.holds(third.ID, c.Keep.ID, "new")
+	f.must(p.Supersede(t.Context(), c.Dataset.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}))
+	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
+	f.must(receive(third, c.Dataset, c.Keep.ID, c.Snapshot.ID)) // and back
+	f.holds(c.Dataset.ID, c.Keep.ID, "new")
+	f.settled()
+}

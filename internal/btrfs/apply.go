@@ -14,7 +14,8 @@ import (
 )
 
 // Apply makes the subvolume whose root is dir what a stream of Send says: dir is empty, or a
-// writable snapshot of base, to which the stream is a difference then. No path of the stream
+// writable snapshot of base, to which the stream is a difference then: to what that was taken as,
+// or came as, which dir keeps of itself too, once it is whole. No path of the stream
 // leads out of dir. ErrStream: it does not fit.
 func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 	in, err := newCommands(r)
@@ -32,7 +33,7 @@ func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 			return fmt.Errorf("%w: it ends before its end: %w", ErrStream, err)
 		}
 		if cmd.kind == cmdEnd {
-			return a.close()
+			return errors.Join(a.close(), setReceived(dir, a.self))
 		}
 		if err := a.apply(&cmd, n == 0); err != nil {
 			return fmt.Errorf("command %d of the stream, of kind %d for %q: %w", n, cmd.kind, cmd.attr[attrPath], err)
@@ -114,10 +115,17 @@ func (a *applying) begin(c *command) error {
 	if (c.kind == cmdSnapshot) != (a.base != nil) {
 		return fmt.Errorf("%w: it is whole and a difference is wanted, or the other way", ErrStream)
 	}
-	if a.base != nil {
-		a.parent = c.uuid(attrCloneUUID)
+	if a.base == nil || c.err != nil {
+		return c.err
 	}
-	return c.err
+	if a.parent = c.uuid(attrCloneUUID); c.err != nil {
+		return c.err
+	}
+	is, err := identity(a.base)
+	if err == nil && is != a.parent {
+		err = fmt.Errorf("%w: it is one to subvolume %s, and the base is %s", ErrStream, a.parent, is)
+	}
+	return err
 }
 
 // at calls do with the open directory that a path is in, and its name there; "." for the root.

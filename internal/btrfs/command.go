@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"github.com/google/uuid"
@@ -114,6 +115,11 @@ func (c *commands) next(cmd *command) error {
 	if _, err := io.ReadFull(c.r, b); err != nil {
 		return io.ErrUnexpectedEOF
 	}
+	sum := le.Uint32(head[6:])
+	clear(head[6:]) // as it was when the sum was made
+	if got := checksum(head[:], b); got != sum {
+		return fmt.Errorf("%w: a command has checksum %08x, not %08x", ErrStream, got, sum)
+	}
 	*cmd = command{kind: le.Uint16(head[4:])}
 	for len(b) > 0 {
 		if len(b) < 4 {
@@ -129,6 +135,15 @@ func (c *commands) next(cmd *command) error {
 		b = b[4+size:]
 	}
 	return nil
+}
+
+// checksum is the kernel's crc32c over parts, which begins at 0 and inverts nothing.
+func checksum(parts ...[]byte) uint32 {
+	sum := ^uint32(0)
+	for _, b := range parts {
+		sum = crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), b)
+	}
+	return ^sum
 }
 
 func (c *command) bytes(which, size int) []byte {
