@@ -14,7 +14,7 @@ import (
 
 // A device bears a mark from before zpool(8) makes a zpool of it until after: the partitions
 // that it makes on a whole disk say not whose they are. What has the mark, and nothing else but
-// a table of partitions with nothing in them, was left by a try that was cut short.
+// zpool's own table of partitions with nothing in them, was left by a try that was cut short.
 //
 // The mark lies where neither a table of partitions nor ZFS ever writes: behind the first labels
 // of a device, and before the first partition of a disk.
@@ -90,6 +90,9 @@ func retract(device string) (done bool, err error) {
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
+		return false, err
+	}
+	if own, err := tabled(f, size); err != nil || !own {
 		return false, err
 	}
 	if empty, err := fsctl.Zeros(others{f, size}, size); err != nil || !empty {

@@ -36,6 +36,27 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 			partition(t, device)
 			put(t, device, 512, strings.Repeat("\x00", 512))
 		}, false},
+		"with one table": {func(t *testing.T, device string) {
+			partition(t, device)
+			put(t, device, diskSize-24<<10, strings.Repeat("\x00", 24<<10))
+		}, false},
+		"with tables for sectors of 4 KiB": {func(t *testing.T, device string) {
+			put(t, device, 450, "\xee")
+			put(t, device, 510, "\x55\xaa")
+			tables(t, device, 4096)
+		}, false},
+		"with an empty table": {func(t *testing.T, device string) {
+			partition(t, device)
+			put(t, device, 1024, strings.Repeat("\x00", 16<<10))
+			put(t, device, diskSize-33*512, strings.Repeat("\x00", 16<<10))
+		}, true},
+		"with a partition more":  {func(t *testing.T, device string) { partition(t, device); put(t, device, 1024+128, "\xaf\x3d\xc6\x0f") }, true},
+		"with a boot sector":     {func(t *testing.T, device string) { partition(t, device); put(t, device, 0, "\xeb\x63\x90") }, true},
+		"with an MBR":            {func(t *testing.T, device string) { put(t, device, 450, "\x83"); put(t, device, 510, "\x55\xaa") }, true},
+		"with LVM's label":       {func(t *testing.T, device string) { put(t, device, 512, "LABELONE") }, true},
+		"with swap space":        {func(t *testing.T, device string) { put(t, device, 4096-10, "SWAPSPACE2") }, true},
+		"with a RAID's mark":     {func(t *testing.T, device string) { put(t, device, 4096, "\xfc\x4e\x2b\xa9") }, true},
+		"with one at the end":    {func(t *testing.T, device string) { put(t, device, diskSize-8192, "\xfc\x4e\x2b\xa9") }, true},
 		"with something in them": {func(t *testing.T, device string) { partition(t, device); put(t, device, 20<<20, "precious") }, true},
 		"with others' partitions": {func(t *testing.T, device string) {
 			put(t, device, 640<<10, strings.Repeat("\x00", 64))
@@ -46,12 +67,17 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 			devices := []string{scratch.Disk(t, diskSize), scratch.Disk(t, diskSize)}
 			cfg := backends.Config{ID: uuid.New(), Name: "test", Devices: devices, Mount: t.TempDir(), Make: true}
 			cfg.Path = cfg.Mount
-			made := func(do func()) error {
-				_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+			made := func(do func()) (err error) {
+				defer func() {
+					if recover() != nil {
+						err = errCrash
+					}
+				}()
+				_, err = zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
 					if filepath.Base(r.Name) == "zpool" && r.Args[0] == "create" {
 						do()
 					}
-					return run.Result{}, errCrash
+					panic(errCrash) // nothing comes behind it
 				}), clock.System{}).Open(t.Context(), cfg)
 				return err
 			}
@@ -78,14 +104,57 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 	}
 }
 
+// What zpool(8) could not make leaves no mark of Drover's on a device, and is taken off again; what
+// somebody else put there meanwhile stays.
+func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
+	for name, c := range map[string]struct {
+		do      func(t *testing.T, device string)
+		content string // of the first sectors, behind it
+	}{
+		"with nothing written":  {func(*testing.T, string) {}, ""},
+		"with empty partitions": {partition, ""},
+		"with another's label":  {func(t *testing.T, device string) { put(t, device, 512, "LABELONE") }, "LABELONE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			device := scratch.Disk(t, diskSize)
+			cfg := backends.Config{ID: uuid.New(), Name: "test", Devices: []string{device}, Mount: t.TempDir(), Make: true}
+			cfg.Path = cfg.Mount
+			failed := errors.New("no")
+			_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+				if filepath.Base(r.Name) == "zpool" && r.Args[0] == "create" {
+					c.do(t, device)
+				}
+				return run.Result{}, failed
+			}), clock.System{}).Open(t.Context(), cfg)
+			if !errors.Is(err, failed) {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(device); err != nil || strings.Trim(string(got), "\x00") != c.content {
+				t.Errorf("left on the device: %.100q, %v", strings.Trim(string(got), "\x00"), err)
+			}
+		})
+	}
+}
+
 // partition does what zpool(8) does to a whole disk before it puts a label on it: tables of
 // partitions at both ends.
 func partition(t *testing.T, device string) {
 	t.Helper()
-	put(t, device, 510, "\x55\xaaEFI PART")
-	put(t, device, 1024, "an entry")
-	put(t, device, diskSize-33*512, "an entry")
-	put(t, device, diskSize-512, "EFI PART")
+	put(t, device, 450, "\xee")
+	put(t, device, 510, "\x55\xaa")
+	tables(t, device, 512)
+}
+
+func tables(t *testing.T, device string, sector int64) {
+	t.Helper()
+	const reserved = 8 * 128
+	for _, array := range []int64{2 * sector, diskSize - sector - 16<<10} {
+		put(t, device, array, "\xc3\x8c\x89\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31 unique, from, to")
+		put(t, device, array+56, "z\x00f\x00s\x00-\x001\x00")
+		put(t, device, array+reserved, "\x3b\x5a\x94\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31 unique, from, to")
+	}
+	put(t, device, sector, "EFI PART")
+	put(t, device, diskSize-sector, "EFI PART")
 }
 
 func put(t *testing.T, device string, at int64, text string) {

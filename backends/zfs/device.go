@@ -139,19 +139,28 @@ func vacant(device string) error {
 	return err
 }
 
-// form makes the zpool. What a crash in it leaves is taken off when it is called again.
+// form makes the zpool. What a crash in it leaves is taken off when it is called again, what a
+// zpool(8) leaves that fails at once: a mark that stayed would be taken for what a crash has left
+// much later, too.
 func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
 		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy", zpoolName(id),
 	}
-	if err := begin(cfg.Devices); err != nil {
-		return err
+	err := begin(cfg.Devices)
+	if err == nil {
+		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
+			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), err)
+		}
 	}
-	if _, err := b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
-		return fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	for _, device := range cfg.Devices {
+		_, _ = retract(device) // or the device is refused, and why
+		_ = finish([]string{device})
+	}
+	return err
 }
 
 func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {

@@ -158,11 +158,17 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		return run.Result{}, errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
+		panic(errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))) // nothing comes behind it
 	}), clock.System{})
-	if _, err := killed.Open(t.Context(), cfg); !errors.Is(err, errCrash) {
+	func() {
+		defer func() {
+			if err, _ := recover().(error); !errors.Is(err, errCrash) {
+				t.Fatal(err)
+			}
+		}()
+		_, err := killed.Open(t.Context(), cfg)
 		t.Fatal(err)
-	}
+	}()
 	if err := disk.Vacant(device); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("it was killed too early: %v", err)
 	}
