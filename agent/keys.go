@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/google/uuid"
 
@@ -219,26 +220,47 @@ func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) err
 
 // doRekey wraps a data key by the key that the profile has now. The record alone changes, in one
 // step, once the new wrapping is proven: a crash before it leaves what was, and again it does the
-// same.
+// same. The keys are read before the dataset is locked: who mounts it does not wait for that.
 func (a *Agent) doRekey(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "rekey")
+	d, _, unlock, err := a.hold(ctx, *op, "rekey")
+	unlock()
+	for tries := 0; err == nil && tries < rekeyTries; tries++ {
+		steps.At("rekey.begin")
+		jb.step("wrapping the data key")
+		next, err := a.rewrap(ctx, d, *op)
+		if err != nil {
+			return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)
+		}
+		var done bool
+		if d, out, done, err = a.exchange(ctx, *op, d, next); done || err != nil {
+			return out, err
+		}
+	}
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrConflict, "rekey of volume %s: its key was exchanged meanwhile, %d times: try again", d.Volume, rekeyTries)
+	}
+	return out, err
+}
+
+// rekeyTries is how often keys are read while others exchange them.
+const rekeyTries = 3
+
+// exchange puts a data key on record that was wrapped anew, if d is how it stands there still;
+// otherwise it returns how it does now.
+func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset, next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
+	now, pool, unlock, err := a.hold(ctx, op, "rekey")
 	defer unlock()
-	if err != nil {
-		return out, err
+	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) || !now.Profile.Encryption.Equal(d.Profile.Encryption) {
+		return now, out, false, err
 	}
-	steps.At("rekey.begin")
-	jb.step("wrapping the data key")
-	next, err := a.rewrap(ctx, d, *op)
-	if err != nil {
-		return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)
-	}
-	op.Dataset.Encryption = &next
+	to := *op.Dataset
+	to.Encryption, op.Dataset = &next, &to
 	steps.At("rekey.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = a.commit(context.WithoutCancel(ctx), &op); err == nil {
 		steps.At("rekey.recorded")
 		a.noteDone(ctx, pool, *out.Dataset)
 	}
-	return out, err
+	return now, out, true, err
 }
 
 func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption, err error) {
