@@ -29,6 +29,7 @@ const every = 4 << 20
 type have struct {
 	Header Header `json:"header"`
 	Mark   mark   `json:"through"` // all before is in the file, on the disk
+	Of     string `json:"of"`      // which file that is: see which
 }
 
 // Spool is where a snapshot is gathered: a file in a folder.
@@ -57,23 +58,60 @@ func read(root *os.Root) (h have, err error) {
 	if err == nil {
 		err = json.Unmarshal(raw, &h)
 	}
-	if err == nil {
-		var info os.FileInfo
-		if info, err = root.Lstat(File); err == nil && (!info.Mode().IsRegular() || info.Size() < h.Mark.Bytes) {
-			err = errors.New("not all of it is there")
-		}
+	if err != nil {
+		return h, err
+	}
+	info, err := root.Lstat(File)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() < h.Mark.Bytes) {
+		err = errors.New("not all of it is there")
+	}
+	if err != nil {
+		return h, err
+	}
+	f, err := root.Open(File)
+	if err != nil {
+		return h, err
+	}
+	defer f.Close()
+	of, err := which(f)
+	if err == nil && of != h.Of {
+		err = errors.New("it is of another file")
 	}
 	return h, err
 }
 
-// Drop removes what has come, the record of it first.
-func Drop(root *os.Root) error {
-	for _, name := range []string{RecordFile, File} {
-		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+// which tells a file from one that took its name, and maybe its number, after it.
+func which(f *os.File) (string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return "", fmt.Errorf("look at %s: %w", f.Name(), err)
 	}
-	return nil
+	return fmt.Sprintf("%d made %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+}
+
+// Drop removes what has come, the record of it first: that is gone from the disk before another
+// file can be there in the place of its own.
+func Drop(root *os.Root) error {
+	err := root.Remove(RecordFile)
+	if err == nil {
+		err = syncDir(root)
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = root.Remove(File)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func syncDir(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // Gather reads a delivery, from where an earlier one was cut or anew, until all of it is in the
@@ -133,6 +171,8 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, begin func(He
 		return nil, nil, corrupt("it is one of %q, not of %s", h.Kind, kind)
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
 		return nil, nil, corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+	case h.Size < 0:
+		return nil, nil, corrupt("no dataset has %d bytes", h.Size)
 	case h.Base != d.Base:
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
 	}
@@ -199,7 +239,11 @@ func (g *gathering) flush() error {
 		return fmt.Errorf("flush %s: %w", g.f.Name(), err)
 	}
 	g.Step("spool.flushed")
-	if err := g.Write(RecordFile, have{g.in.header, g.done}); err != nil {
+	of, err := which(g.f)
+	if err != nil {
+		return err
+	}
+	if err := g.Write(RecordFile, have{g.in.header, g.done, of}); err != nil {
 		return err
 	}
 	g.safe = g.done

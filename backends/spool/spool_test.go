@@ -158,3 +158,48 @@ func TestOfAnotherKind(t *testing.T) {
 		t.Errorf("kind: %v", err)
 	}
 }
+
+// The record of a file that is gone, which a power cut brings back, is none of the file that has
+// its name now.
+func TestRecordOfAnotherFile(t *testing.T) {
+	r := newRig(t, 10<<20)
+	cut := func() {
+		t.Helper()
+		if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) || r.came() == 0 {
+			t.Fatal(err)
+		}
+	}
+	cut()
+	record := filepath.Join(r.dir, spool.RecordFile)
+	old, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.delivery.Snapshot.ID, r.content = uuid.New(), treetest.Bytes(2, 10<<20)
+	var out bytes.Buffer
+	r.write(&out, 0, len(r.content))
+	r.stream = out.Bytes()
+	cut()
+	if err := os.WriteFile(record, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if which, _, n := spool.Came(r.root); which != uuid.Nil || n != 0 {
+		t.Errorf("%d bytes of %s are said to be here", n, which)
+	}
+}
+
+// A size that nothing has is refused.
+func TestSizeBelowZero(t *testing.T) {
+	r := newRig(t, 1<<10)
+	var out bytes.Buffer
+	w, err := spool.NewWriter(&out, spool.Header{Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base, Size: -1}, 0)
+	if err == nil {
+		_, err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.gather(0, &out); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -35,7 +35,7 @@ func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 		if cmd.kind == cmdEnd {
 			return errors.Join(a.close(), setReceived(dir, a.self))
 		}
-		if err := a.apply(&cmd, n == 0); err != nil {
+		if err := a.apply(ctx, &cmd, n == 0); err != nil {
 			return fmt.Errorf("command %d of the stream, of kind %d for %q: %w", n, cmd.kind, cmd.attr[attrPath], err)
 		}
 	}
@@ -66,11 +66,11 @@ func (a *applying) close() error {
 	return err
 }
 
-func (a *applying) apply(c *command, first bool) error {
+func (a *applying) apply(ctx context.Context, c *command, first bool) error {
 	if first != (c.kind == cmdSubvolume || c.kind == cmdSnapshot) {
 		return fmt.Errorf("%w: its first command, and that alone, says of what it is", ErrStream)
 	}
-	err := a.one(c)
+	err := a.one(ctx, c)
 	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP, unix.EXDEV, unix.EINVAL, unix.ENODATA} {
 		if errors.Is(err, stale) {
 			return fmt.Errorf("%w: %w", ErrStream, err)
@@ -79,14 +79,14 @@ func (a *applying) apply(c *command, first bool) error {
 	return err
 }
 
-func (a *applying) one(c *command) error {
+func (a *applying) one(ctx context.Context, c *command) error {
 	switch c.kind {
 	case cmdSubvolume, cmdSnapshot:
 		return a.begin(c)
 	case cmdWrite:
 		return a.write(c)
 	case cmdClone:
-		return a.clone(c)
+		return a.clone(ctx, c)
 	case cmdTruncate:
 		size := int64(c.number(attrSize))
 		f, err := a.file(c.text(attrPath))
@@ -156,7 +156,7 @@ func (a *applying) moved() error { return a.close() }
 // beneath opens a path below a directory, which no link and no mount leads elsewhere.
 func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
-		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if err != nil {
@@ -290,23 +290,29 @@ func (a *applying) file(path string) (*os.File, error) {
 		}
 		a.open = nil
 	}
-	f, err := beneath(a.dir, path, unix.O_RDWR)
+	f, err := regular(a.dir, path, unix.O_RDWR)
 	if err != nil {
 		return nil, err
-	}
-	if err := regular(f); err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	a.open, a.path = f, path
 	return f, nil
 }
 
-func regular(f *os.File) error {
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: %s is no file", ErrStream, f.Name())
+// regular opens a file below a directory. What is none is not opened, which a device would hear.
+func regular(root *os.File, path string, flags int) (*os.File, error) {
+	seen, err := beneath(root, path, unix.O_PATH)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	defer seen.Close()
+	info, err := seen.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s is no file", ErrStream, path)
+	}
+	return os.OpenFile(filepath.Join("/proc/self/fd", strconv.Itoa(int(seen.Fd()))), flags, 0)
 }
 
 func (a *applying) write(c *command) error {
@@ -320,7 +326,7 @@ func (a *applying) write(c *command) error {
 }
 
 // clone shares a range with a file of the base, or of what is made.
-func (a *applying) clone(c *command) error {
+func (a *applying) clone(ctx context.Context, c *command) error {
 	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength), c.number(attrOffset)
 	f, err := a.file(c.text(attrPath))
 	if err = errors.Join(c.err, err); err != nil {
@@ -335,19 +341,52 @@ func (a *applying) clone(c *command) error {
 	default:
 		return fmt.Errorf("%w: it shares with subvolume %s, which is not its base", ErrStream, of)
 	}
-	src, err := beneath(root, c.text(attrClonePath), unix.O_RDONLY)
+	src, err := regular(root, c.text(attrClonePath), unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := regular(src); err != nil {
+	if err := apart(f, src, from, length, at); err != nil {
 		return err
 	}
 	err = unix.IoctlFileCloneRange(int(f.Fd()), &unix.FileCloneRange{
 		Src_fd: int64(src.Fd()), Src_offset: from, Src_length: length, Dest_offset: at,
 	})
 	if errors.Is(err, unix.EINVAL) { // one of them is NOCOW
-		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)), io.NewSectionReader(src, int64(from), int64(length)))
+		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)), until{ctx, io.NewSectionReader(src, int64(from), int64(length))})
 	}
 	return err
+}
+
+// apart fails when what is shared is not all there, or would be written while it is read.
+func apart(f, src *os.File, from, length, at uint64) error {
+	to, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	of, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	size := uint64(of.Size())
+	if from > size || length > size-from {
+		return fmt.Errorf("%w: %d bytes from %d on are shared with a file of %d", ErrStream, length, from, size)
+	}
+	if os.SameFile(to, of) && max(from, at)-min(from, at) < length {
+		return fmt.Errorf("%w: a file shares %d bytes from %d on with itself at %d", ErrStream, length, from, at)
+	}
+	return nil
+}
+
+// until reads as long as its context lasts.
+type until struct {
+	ctx context.Context //nolint:containedctx // for one call
+	io.Reader
+}
+
+func (u until) Read(b []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(b)
 }
