@@ -109,9 +109,9 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	}
 	if err := p.received(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
-			err = errors.Join(err, spool.Drop(f.Root), p.destroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
+			err = errors.Join(err, spool.Drop(f.Root))
 		}
-		return out, err
+		return out, errors.Join(err, p.destroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
 	}
 	p.step("btrfs.receive.durable")
 	if err := f.WriteKept(shelf.Kept{Snapshot: d.Snapshot, Tree: shelf.TreeOf(d.Snapshot.ID), Limit: out.Size, Stream: out}); err != nil {
