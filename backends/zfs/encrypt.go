@@ -93,19 +93,27 @@ func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error 
 }
 
 // unlock gives ZFS the key of a head that is encrypted. It has it until lock was called, and
-// nothing is mounted that needs it.
+// nothing is mounted that needs it. dataset.ErrCorrupt: its record alone says that it is encrypted.
 func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
 	lock = func() {}
 	d, err := f.ReadRecord()
-	if !p.encrypts || err == nil && d.Encryption == nil {
+	if err == nil && d.Encryption == nil {
 		return lock, nil
 	}
 	if err != nil { // who has the keys may have a record too
 		d = &dataset.Dataset{ID: f.ID}
 	}
-	root, err := p.tool.value(ctx, "encryptionroot", head)
-	if err != nil || !strings.HasPrefix(root, p.top()+"/") {
-		return lock, err // the operator has encrypted the home, or nobody anything
+	root := "-"
+	if p.encrypts {
+		if root, err = p.tool.value(ctx, "encryptionroot", head); err != nil {
+			return lock, err
+		}
+	}
+	if !strings.HasPrefix(root, p.top()+"/") { // the operator has encrypted the home, or nobody anything
+		if d.Encryption != nil {
+			return lock, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its filesystem is not")
+		}
+		return lock, nil
 	}
 	key, err := p.dataKey(ctx, *d)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -132,5 +133,35 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	ok(p.makeRoot(t.Context(), d, key))
 	if !z.loaded[p.root(d.ID)] {
 		t.Error("a dataset was made without its key")
+	}
+}
+
+// What is not encrypted is not mounted in the place of what is, by its record: neither where ZFS
+// knows no encryption, nor where it has none there, or the operator's.
+func TestPlainInThePlaceOfEncrypted(t *testing.T) {
+	for name, c := range map[string]struct {
+		encrypts bool
+		root     string
+	}{"no encryption": {true, "-"}, "the operator's": {true, "tank"}, "an old ZFS": {false, "-"}} {
+		p := &Pool{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
+			return run.Result{Stdout: []byte(c.root + "\n")}, nil
+		})}, home: home{name: "tank"}, encrypts: c.encrypts, shelf: &shelf.Shelf{}}
+		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
+			root, err := os.OpenRoot(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := dataset.Dataset{ID: uuid.New(), Encryption: of}
+			f := &shelf.Folder{Root: root, ID: d.ID}
+			if err := f.WriteRecord(d, false); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.unlock(t.Context(), f, p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
+				t.Errorf("%s, encrypted %v: %v", name, of != nil, err)
+			}
+			if err := root.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
