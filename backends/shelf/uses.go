@@ -74,7 +74,8 @@ func (u *Uses) None(id uuid.UUID, folder string) error {
 	return nil
 }
 
-// mountedOf returns which of the mounts of a share is of a directory or of what is in it.
+// mountedOf returns which of the mounts of a share is of a directory or of what is in it, or may
+// be.
 func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -91,7 +92,7 @@ func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
 		}
 	}
 	for _, m := range mounts {
-		if ours[m.Root] {
+		if ours[m.Root] || mount.Untold(m) {
 			return m.Mountpoint, nil
 		}
 	}

@@ -35,6 +35,9 @@ func (m Mounts) tellShares(root string) {
 	}
 }
 
+// Untold tells whether it is not known what of a share a mount is: it may be any part of it.
+func Untold(e *Entry) bool { return onShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
+
 // inShare tells whether a mount point lies within what is mounted of a share: looking it up
 // would ask the server.
 func (m Mounts) inShare(e *Entry) bool {

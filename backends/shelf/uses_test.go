@@ -1,0 +1,46 @@
+package shelf
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// What of a share a mount is decides whether a dataset is in use; one of which that is not known
+// may be of it.
+func TestMountedOfAShare(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, "head"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	root := func(path string) string {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rootOf(info)
+	}
+	for name, c := range map[string]struct {
+		root string
+		used bool
+	}{
+		"it":                     {root(folder), true},
+		"its head":               {root(filepath.Join(folder, "head")), true},
+		"another":                {root(filepath.Dir(folder)), false},
+		"what was not looked up": {"/", true},
+	} {
+		dir, err := os.Open(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := mountedOf(dir, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
+		if err != nil || (at != "") != c.used {
+			t.Errorf("%s: mounted at %q, %v", name, at, err)
+		}
+		if err := dir.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
