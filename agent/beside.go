@@ -52,7 +52,7 @@ func (m *moving) replaces(ctx context.Context) (bool, error) {
 // recordOf is the record of this pull, with what has come of it beside a copy.
 func (m *moving) recordOf(snapshot uuid.UUID) pullRecord {
 	op := m.op
-	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, Since: m.a.Clock.Now(), Snapshot: snapshot}
+	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, From: m.given, Since: m.a.Clock.Now(), Snapshot: snapshot}
 	if was, _ := m.a.pull(op.DatasetID); was.Move == op.ID {
 		rec.Beside = was.Beside
 	}

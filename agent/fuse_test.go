@@ -196,13 +196,17 @@ type fusedShare struct {
 	backends.Sharer
 }
 
-func (p fusedShare) Take(ctx context.Context, d dataset.Dataset) error {
-	return p.h.fuse.act("take", func() error { return p.Sharer.Take(ctx, d) })
+func (p fusedShare) Take(ctx context.Context, d dataset.Dataset, from backends.Given) error {
+	return p.h.fuse.act("take", func() error { return p.Sharer.Take(ctx, d, from) })
 }
 
 type fusedPool struct {
 	backends.Pool
 	h *host
+}
+
+func (p fusedPool) Idle(ctx context.Context, id uuid.UUID) error {
+	return p.Pool.(backends.Idler).Idle(ctx, id)
 }
 
 func (p fusedPool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
@@ -241,6 +245,8 @@ type fusedCopies struct {
 	backends.Resizer
 	backends.Rewriter
 }
+
+func (p fusedCopies) Idle(ctx context.Context, id uuid.UUID) error { return p.fusedPool.Idle(ctx, id) }
 
 func (p fusedCopies) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (s backends.Stream, err error) {
 	return s, p.h.fuse.act("receive", func() error { s, err = p.Copier.Receive(ctx, d, r, progress); return err })

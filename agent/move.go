@@ -24,6 +24,8 @@ type moving struct {
 	pool backends.Pool
 	home dataset.Node
 	gone []uuid.UUID // that are here, and which the home has no more
+
+	given uuid.UUID // the pool on the share that gives it up
 }
 
 // doMove makes this node the home of a dataset that another node has. It is begun again
@@ -39,7 +41,7 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	if err := a.canOpen(ctx, *op.Dataset); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.Files { // which removes what lies here: a head that it left may hold more
+	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more
 		if err := a.settleCopy(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -49,6 +51,11 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 	}
 	m := &moving{a: a, jb: jb, op: op, pool: pool}
 	defer a.setPulling(op.DatasetID)()
+	if op.Share {
+		if err := m.onShare(ctx); err != nil {
+			return out, err
+		}
+	}
 	if op.Loss != nil {
 		if err := m.swear(ctx); err != nil {
 			return out, err
@@ -300,7 +307,7 @@ func (m *moving) last() uuid.UUID {
 // by file the head is what was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
-		return m.shared(ctx) // it is taken once that is on record: see settleHome
+		return m.clear(ctx) // it is taken once that is on record: see settleHome
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {

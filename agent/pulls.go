@@ -22,6 +22,7 @@ type pullRecord struct {
 	Epoch    uint64    `json:"epoch"` // that is to be opened here
 	Files    bool      `json:"files,omitempty"`
 	Share    bool      `json:"share,omitempty"`   // nothing comes: it is taken once it is this node's
+	From     uuid.UUID `json:"from,omitzero"`     // the pool that it is taken from
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that the head is made of, once it is known
 	Since    time.Time `json:"since"`
 	Beside   uuid.UUID `json:"beside,omitzero"` // as which all of it has come, beside a copy: see besideOf
@@ -139,7 +140,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		return err
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
-		if err := sharer.Take(ctx, d); err != nil {
+		if err := sharer.Take(ctx, d, backends.Given{Pool: p.From, Epoch: p.Epoch - 1}); err != nil {
 			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)
 		}
 	}

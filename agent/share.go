@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -51,11 +52,44 @@ func (m *moving) shared(ctx context.Context) error {
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.name(m.op.Dataset.Pool))
 	}
-	err := sharer.Sees(ctx, m.op.DatasetID)
+	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the same one there)", m.op.Volume, m.a.NodeName, err)
 	}
 	return err
+}
+
+// onShare finds out in which pool on the share the home has the dataset. What other pools have
+// of it is of earlier homes, that left it when it went off the share.
+func (m *moving) onShare(ctx context.Context) error {
+	v, err := patient(ctx, m.a, func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
+	if err == nil && v.Home != m.op.From {
+		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", short(m.op.From))
+	}
+	if err != nil {
+		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
+	}
+	m.given = v.Pool
+	return nil
+}
+
+// clear destroys what an earlier home left of a dataset in the pool that is to take it, as a move
+// file by file does: before it is on record that the home is here, as it is older. Its lock is held.
+func (m *moving) clear(ctx context.Context) error {
+	if err := m.shared(ctx); err != nil {
+		return err
+	}
+	e, err := m.pool.Stat(ctx, m.op.DatasetID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err == nil && (e.Record == nil || e.Record.Epoch > m.op.Epoch) {
+		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
+	}
+	if err != nil {
+		return fmt.Errorf("what lies in pool %s of it (%s): %w", m.a.pools.name(m.op.Dataset.Pool), e.Path, err)
+	}
+	return m.pool.Delete(ctx, m.op.DatasetID)
 }
 
 // written has all that was written to a dataset on its share, where who takes it finds it.

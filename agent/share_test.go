@@ -138,7 +138,7 @@ func TestNotTakenYetIsKept(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
 		t.Error(err)
 	}
-	if err := f.b.thePool().(backends.Sharer).Take(t.Context(), f.record("db").Dataset); err != nil {
+	if err := f.b.thePool().(backends.Sharer).Take(t.Context(), f.record("db").Dataset, backends.Given{Pool: f.a.thePool().ID(), Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.b.reads("db", "token"); got != "kept" {

@@ -113,9 +113,10 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		if holders, err := a.holdersOf(d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
-		// A mount in another namespace keeps the filesystem alive, and what it has not written.
-		if copier, can := pool.(backends.Copier); can {
-			if err := copier.Idle(ctx, id); err != nil {
+		// Whoever has it in another mount namespace writes on, and what it has written may not
+		// be in the pool yet.
+		if idler, can := pool.(backends.Idler); can {
+			if err := idler.Idle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
 			}
 		}

@@ -302,6 +302,7 @@ type Change struct {
 // it has received of a snapshot.
 type Copier interface {
 	Sender
+	Idler
 	// Received says how much of a snapshot is here: of a dataset that is absent
 	// nothing, without an error.
 	Received(ctx context.Context, ds, snapshot uuid.UUID) (Received, error)
@@ -335,10 +336,6 @@ type Copier interface {
 	// and makes it a copy. ErrInUse while it is attached or mounted. It works in a
 	// pool that is nearly full. Durable when it returns. Again: nothing.
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
-	// Idle fails with ErrInUse while the head is mounted or attached anywhere on this
-	// host, in another mount namespace too: what is written there is not all in the pool
-	// yet, and more may come. It waits a moment for a device that is being let go of.
-	Idle(ctx context.Context, id uuid.UUID) error
 }
 
 // Delivery is a snapshot that comes from another pool, with where it belongs.

@@ -21,6 +21,15 @@ type Resizer interface {
 	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
 }
 
+// Idler is a pool that can tell whether a dataset is in use anywhere on this host: the home asks
+// it before it gives one up.
+type Idler interface {
+	// Idle fails with ErrInUse while the head is mounted or attached anywhere on this
+	// host, in another mount namespace too: what is written there is not all in the pool
+	// yet, and more may come. It waits a moment for a device that is being let go of.
+	Idle(ctx context.Context, id uuid.UUID) error
+}
+
 // Formatter is a pool that makes a filesystem of its own in each dataset.
 type Formatter interface {
 	// Filesystem is what a new dataset of a size gets whose profile names none.

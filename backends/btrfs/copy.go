@@ -385,7 +385,7 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	return p.dropHead(ctx, f)
 }
 
-// Idle implements backends.Copier.
+// Idle implements backends.Idler.
 func (p *Pool) Idle(_ context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

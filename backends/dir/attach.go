@@ -38,3 +38,13 @@ func (p *Pool) idle(f *shelf.Folder, what string) error {
 	}
 	return nil
 }
+
+// Idle implements backends.Idler.
+func (p *Pool) Idle(_ context.Context, id uuid.UUID) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return p.uses.Nowhere(id, p.shelf.PathOf(f))
+}

@@ -70,6 +70,7 @@ func Named(name string) Backend { return Backend{name: name} }
 var (
 	_ backends.Former  = Backend{}
 	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Idler   = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
 

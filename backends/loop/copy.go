@@ -215,7 +215,7 @@ func (p *Pool) demotable(dir folder, place string, snapshot uuid.UUID) error {
 	return err
 }
 
-// Idle implements backends.Copier.
+// Idle implements backends.Idler.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	err := p.within(id, func(dir folder) error { return p.idle(ctx, dir) })
 	if err != nil {

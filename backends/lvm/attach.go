@@ -128,6 +128,9 @@ const (
 	busyPause = 25 * time.Millisecond
 )
 
+// Idle implements backends.Idler.
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.unused(ctx, id) }
+
 // unused fails with dataset.ErrInUse while a dataset is attached, or its device open or
 // mounted, in whichever mount namespace. A folder without a head is not in use.
 func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {

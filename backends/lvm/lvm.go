@@ -75,6 +75,7 @@ var (
 	_ backends.Former    = (*Backend)(nil)
 	_ backends.Homed     = (*Backend)(nil)
 	_ backends.Pool      = (*Pool)(nil)
+	_ backends.Idler     = (*Pool)(nil)
 	_ backends.Resizer   = (*Pool)(nil)
 	_ backends.Formatter = (*Pool)(nil)
 )

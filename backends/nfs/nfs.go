@@ -61,6 +61,7 @@ type Backend struct {
 
 var (
 	_ backends.Kind   = Backend{}
+	_ backends.Idler  = (*Pool)(nil)
 	_ backends.Sharer = (*Pool)(nil)
 )
 
@@ -254,45 +255,58 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return p.Pool.Attach(ctx, id, opts)
 }
 
+// Idle implements backends.Idler.
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+	if err := p.shelf.Anew(); err != nil {
+		return err
+	}
+	return p.Pool.(backends.Idler).Idle(ctx, id)
+}
+
 // Sees implements backends.Sharer.
-func (p *Pool) Sees(_ context.Context, id uuid.UUID) error {
-	_, err := p.among(id, func(path string) error { return p.shelf.Seen(path, id) })
-	return err
+func (p *Pool) Sees(_ context.Context, id, pool uuid.UUID) error {
+	path, err := p.beside(pool)
+	if err != nil {
+		return err
+	}
+	return p.shelf.Seen(path, id)
 }
 
 // Take implements backends.Sharer.
-func (p *Pool) Take(_ context.Context, d dataset.Dataset) error {
-	if have, err := p.shelf.Have(d); have || err != nil {
+func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Given) error {
+	path, err := p.beside(from.Pool)
+	if err == nil && path != p.shelf.Path() {
+		if err = p.shelf.Draw(path, d); err != nil {
+			err = fmt.Errorf("take it from %s: %w", path, err)
+		}
+	}
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	from, err := p.among(d.ID, func(path string) error {
-		if path == p.shelf.Path() {
-			return dataset.Errorf(dataset.ErrNotFound, "it is not here")
-		}
-		return p.shelf.Draw(path, d)
-	})
-	if err != nil && from != "" {
-		err = fmt.Errorf("take it from %s: %w", from, err)
+	if have, hErr := p.shelf.Have(d, from.Epoch); have || hErr != nil {
+		return hErr
+	}
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", path, d.ID)
 	}
 	return err
 }
 
-// among has find look at each pool of the share, until one has a dataset: whatever but
-// ErrNotFound ends it. It returns that one's path.
-func (p *Pool) among(id uuid.UUID, find func(path string) error) (string, error) {
+// beside returns the path of a pool of the share.
+func (p *Pool) beside(pool uuid.UUID) (string, error) {
 	root, err := os.OpenRoot(p.path)
 	if err != nil {
 		return "", dataset.Errorf(dataset.ErrOffline, "share %s: %w", p.path, err)
 	}
 	defer root.Close()
-	pools, err := shelf.Beside(root, Name)
-	if err != nil {
+	found, err := shelf.Beside(root, Name, pool)
+	switch {
+	case err != nil:
 		return "", err
+	case len(found) == 0:
+		return "", dataset.Errorf(dataset.ErrNotFound, "share %s (%s) has no pool %s", p.share, p.path, pool)
+	case len(found) > 1:
+		return "", dataset.Errorf(dataset.ErrConflict, "%s all say that they are pool %s: move what is a copy off the share", strings.Join(found, " and "), pool)
 	}
-	for _, path := range pools {
-		if err := find(path); !errors.Is(err, dataset.ErrNotFound) {
-			return path, err
-		}
-	}
-	return "", dataset.Errorf(dataset.ErrNotFound, "no pool on share %s (%s) has dataset %s", p.share, p.path, id)
+	return found[0], nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -90,10 +91,11 @@ func TestTake(t *testing.T) {
 	if _, err := a.Create(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
+	from := a
 	take := func(p backends.Pool, epoch uint64) error {
 		d := d
 		d.Epoch = epoch
-		return p.(backends.Sharer).Take(t.Context(), d)
+		return p.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: from.ID(), Epoch: 1})
 	}
 	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and its place
 	for range 2 {
@@ -110,6 +112,7 @@ func TestTake(t *testing.T) {
 	if _, err := a.Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("it is here too: %v", err)
 	}
+	from = b
 	if err := take(a, 1); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("taken back at the epoch before: %v", err)
 	}
@@ -119,6 +122,88 @@ func TestTake(t *testing.T) {
 	d.ID = uuid.New()
 	if err := take(a, 1); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("what nobody has: %v", err)
+	}
+}
+
+// What a home left in its pool, when the volume went off the share, is not taken for what the
+// last home gave up: neither by who has it himself, nor by another one; nor by either once that
+// is there no more.
+func TestTakeFromTheLastHomeAlone(t *testing.T) {
+	for _, taker := range []string{"alpha", "delta"} {
+		share := t.TempDir()
+		pools := map[string]backends.Pool{}
+		for _, host := range []string{"alpha", "gamma", "delta"} {
+			pools[host] = open(t, share, host)
+		}
+		d := dataset.Dataset{ID: uuid.New()}
+		lies := func(host string, epoch uint64, text string) {
+			t.Helper()
+			d.Epoch = epoch
+			_, err := pools[host].Create(t.Context(), d)
+			if err == nil {
+				err = pools[host].Commit(t.Context(), d.ID)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, pools[host], d.ID, text)
+		}
+		lies("alpha", 1, "left")
+		d.Epoch = 4
+		given := backends.Given{Pool: pools["gamma"].ID(), Epoch: 3}
+		into := pools[taker].(backends.Sharer)
+		if err := into.Sees(t.Context(), d.ID, given.Pool); !errors.Is(err, dataset.ErrNotFound) {
+			t.Errorf("%s sees what the last home has not: %v", taker, err)
+		}
+		want := dataset.ErrNotFound
+		if taker == "alpha" {
+			want = dataset.ErrConflict
+		}
+		if err := into.Take(t.Context(), d, given); !errors.Is(err, want) {
+			t.Errorf("%s takes what the last home has not: %v", taker, err)
+		}
+		lies("gamma", 3, "acknowledged")
+		if err := into.Sees(t.Context(), d.ID, given.Pool); err != nil {
+			t.Errorf("%s: %v", taker, err)
+		}
+		d.Epoch = 4
+		err := into.Take(t.Context(), d, given)
+		if taker == "alpha" { // what it has is to go first
+			if err == nil {
+				t.Error("taken where the left one lies")
+			}
+			if got := read(t, pools["gamma"], d.ID); got != "acknowledged" {
+				t.Errorf("the last home's holds %q", got)
+			}
+			if err := pools[taker].Delete(t.Context(), d.ID); err != nil {
+				t.Fatal(err)
+			}
+			err = into.Take(t.Context(), d, given)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", taker, err)
+		}
+		if got := read(t, pools[taker], d.ID); got != "acknowledged" {
+			t.Errorf("%s has %q", taker, got)
+		}
+	}
+}
+
+// Of two pools that say they are the same one, as where a folder was copied, nothing is taken.
+func TestTwoPoolsThatAreOne(t *testing.T) {
+	share := t.TempDir()
+	a, b := open(t, share, "alpha"), open(t, share, "beta")
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	if _, err := a.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(share, "a-copy"), os.DirFS(filepath.Join(share, "alpha"))); err != nil {
+		t.Fatal(err)
+	}
+	d.Epoch = 2
+	err := b.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: a.ID(), Epoch: 1})
+	if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), filepath.Join(share, "a-copy")) {
+		t.Errorf("taken from the one or the other: %v", err)
 	}
 }
 
@@ -136,7 +221,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "dataset.json")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.(backends.Sharer).Take(t.Context(), d); !errors.Is(err, dataset.ErrNotFound) {
+	if err := b.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("half of it was taken: %v", err)
 	}
 	if list, err := b.List(t.Context()); err != nil || len(list) != 0 {

@@ -73,9 +73,10 @@ func (s *Shelf) lying(at string, id uuid.UUID) (there *os.Root, f *Folder, err e
 	return nil, nil, errors.Join(other.notFound(id), there.Close())
 }
 
-// Have reports whether a dataset is here and whole; it gets d as its record, unless that is of
-// an earlier epoch: ErrConflict.
-func (s *Shelf) Have(d dataset.Dataset) (bool, error) {
+// Have reports whether a dataset is here and whole, drawn after an epoch; it gets d as its
+// record, unless that is of an earlier epoch than it has: ErrConflict. What was here before that
+// is something else, and left as it is: ErrConflict.
+func (s *Shelf) Have(d dataset.Dataset, after uint64) (bool, error) {
 	if err := s.Anew(); err != nil {
 		return false, err
 	}
@@ -87,6 +88,13 @@ func (s *Shelf) Have(d dataset.Dataset) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
+	had, err := f.ReadRecord()
+	if err != nil {
+		return false, err
+	}
+	if had.Epoch <= after {
+		return false, dataset.Errorf(dataset.ErrConflict, "dataset %s lies in %s as it was at epoch %d, and where it was at epoch %d it is no more", d.ID, s.title(), had.Epoch, after)
+	}
 	return true, f.hand(d)
 }
 
@@ -147,8 +155,9 @@ func anew(root *os.Root, name string) error {
 	return unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
-// Beside returns the paths of the shelves of a backend in a directory.
-func Beside(dir *os.Root, backend string) ([]string, error) {
+// Beside returns the paths of the shelves in a directory that say that they are that pool of a
+// backend.
+func Beside(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	if err := anew(dir, "."); err != nil {
 		return nil, err
 	}
@@ -163,7 +172,7 @@ func Beside(dir *os.Root, backend string) ([]string, error) {
 			continue // no directory
 		}
 		m, err := readMarker(sub)
-		if err == nil && m.Backend == backend {
+		if err == nil && m.Backend == backend && m.ID == id {
 			err = errors.Join(anew(sub, incomingArea), anew(sub, readyArea))
 			found = append(found, filepath.Join(dir.Name(), name))
 		}

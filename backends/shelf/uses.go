@@ -74,22 +74,32 @@ func (u *Uses) None(id uuid.UUID, folder string) error {
 	return nil
 }
 
-// mountedOf returns which of the mounts of a share is of a directory or of what is in it, or may
-// be.
-func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
+// rootsOf returns what the mount table has for a directory of a share, and for those in it,
+// when they are mounted.
+func rootsOf(dir *os.File) (map[string]bool, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	self, err := dir.Stat()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	ours := map[string]bool{rootOf(self): true}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && e.IsDir() {
 			ours[rootOf(info)] = true
 		}
+	}
+	return ours, nil
+}
+
+// mountedOf returns which of the mounts of a share is of a directory or of what is in it, or may
+// be.
+func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
+	ours, err := rootsOf(dir)
+	if err != nil {
+		return "", err
 	}
 	for _, m := range mounts {
 		if ours[m.Root] || mount.Untold(m) {
@@ -178,7 +188,7 @@ func (u *Uses) Nowhere(id uuid.UUID, folder string) error {
 	if err != nil {
 		return err
 	}
-	tree, _, _, err := lies(dir, table)
+	tree, _, kind, err := lies(dir, table)
 	if err != nil {
 		return err
 	}
@@ -186,8 +196,16 @@ func (u *Uses) Nowhere(id uuid.UUID, folder string) error {
 	if err != nil {
 		return err
 	}
-	if list := others.Holders(tree, ""); len(list) > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted in another mount namespace, that of process %d (%s)", id, list[0].PID, list[0].Comm)
+	roots := map[string]bool{tree.Root: true}
+	if strings.HasPrefix(kind, "nfs") {
+		if roots, err = rootsOf(dir); err != nil {
+			return err
+		}
+	}
+	for tree.Root = range roots {
+		if list := others.Holders(tree, ""); len(list) > 0 {
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted in another mount namespace, that of process %d (%s), at %s", id, list[0].PID, list[0].Comm, list[0].Mountpoint)
+		}
 	}
 	return nil
 }

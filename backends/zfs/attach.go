@@ -89,6 +89,9 @@ func (p *Pool) open(ctx context.Context, id uuid.UUID, head string) (*os.File, e
 	return os.Open(dir)
 }
 
+// Idle implements backends.Idler.
+func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.unused(id) }
+
 // unused fails with dataset.ErrInUse while a dataset is attached, or mounted in this mount
 // namespace or in another: it says where, or who has it.
 func (p *Pool) unused(id uuid.UUID) error {

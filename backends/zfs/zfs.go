@@ -84,6 +84,7 @@ type Backend struct {
 var (
 	_ backends.Kind    = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
+	_ backends.Idler   = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
 	_ backends.Trimmer = (*Pool)(nil)
