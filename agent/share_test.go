@@ -281,7 +281,13 @@ func TestShareThatWasExchanged(t *testing.T) {
 // nothing of it is left.
 func TestI1FailoverOnAShare(t *testing.T) {
 	g := newGuardedOn(t, "nfs", 2*time.Second)
-	await(t, func() bool { return g.a.Create(t.Context(), "db@shut", nil) == nil }) // once control has heard of the guards
+	await(t, func() bool { // control has heard of both guards
+		nodes, err := g.svc.NodeList(t.Context(), "")
+		return err == nil && len(nodes) == 2 && nodes[0].Guarded && nodes[1].Guarded
+	})
+	if err := g.a.Create(t.Context(), "db@shut", nil); err != nil {
+		t.Fatal(err)
+	}
 	d, _ := g.a.cache.volume("db")
 	g.a.writes("db", "token", "kept")
 	path := g.a.mounts("db", "user")
