@@ -309,6 +309,7 @@ func TestC5FullTarget(t *testing.T) {
 			}
 			must(t, errors.Join(ballast.Close(), os.Remove(ballast.Name())))
 			scratch.Run(t, "sync", "-f", b.disk) // btrfs tells of it then
+			b.awaitRoom(room)
 			have, err := b.pool.(backends.Copier).Received(t.Context(), d.ID, second.ID)
 			if err != nil || have.Bytes < 4<<20 {
 				t.Errorf("kept are %+v, %v", have, err)

@@ -344,3 +344,13 @@ func digest(tb testing.TB, path string) [sha256.Size]byte {
 type plain struct{ io.Writer }
 
 func (plain) Flush() error { return nil }
+
+// awaitRoom waits until so much is free: XFS frees what was removed some time after.
+func (n *node) awaitRoom(room dataset.Size) {
+	n.Helper()
+	for until := time.Now().Add(time.Minute); n.pool.Status(n.Context()).Free < room; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			n.Fatalf("%s are not free after a minute", room)
+		}
+	}
+}
