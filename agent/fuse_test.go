@@ -40,11 +40,12 @@ func (f *fuse) set(n int, late bool, look func(string)) (blown <-chan struct{}) 
 	return f.gone
 }
 
-// mend lets everything through again.
+// mend lets everything through again, and nobody looks any longer: what an agent does when
+// its test has ended is no act of that test.
 func (f *fuse) mend() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.left, f.dead = -1, false
+	f.left, f.dead, f.look = -1, false, nil
 }
 
 func (f *fuse) blown() bool {

@@ -84,10 +84,10 @@ func (w *warden) down() {
 	}
 }
 
-// entry is what the guard has of a dataset.
+// entry is what the guard has of a dataset. It may be asked as the test ends.
 func (w *warden) entry(id uuid.UUID) (guard.Entry, bool) {
 	w.t.Helper()
-	st, err := w.Status(w.t.Context())
+	st, err := w.Status(context.WithoutCancel(w.t.Context()))
 	if err != nil {
 		w.t.Fatal(err)
 	}
