@@ -5,11 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )
@@ -53,18 +55,18 @@ func TestBadPools(t *testing.T) {
 			disk + "/engine/volumes/mine/p": "lies in " + disk + "/engine, where a container engine",
 			h.Root + "/mnt/pool":            "lies in " + h.Root + "/mnt, where volumes are mounted",
 		} {
-			refused(t, h, want, "pool", "create", "new", "--backend", p.backend, "--path", path)
+			noPool(t, h, want, api.NewPool{Backend: p.backend, Path: path})
 		}
 		if p.wrong != "" {
-			refused(t, h, p.wrong, "pool", "create", "new", "--backend", p.backend, "--path", disks[p.wrong]+"/new")
+			noPool(t, h, p.wrong, api.NewPool{Backend: p.backend, Path: disks[p.wrong] + "/new"})
 		}
 		if p.backend != "loop" {
-			refused(t, h, "not in an image: leave the size out", "pool", "create", "new", "--backend", p.backend, "--path", disk+"/new", "--image", "600MiB")
+			noPool(t, h, "not in an image: leave the size out", api.NewPool{Backend: p.backend, Path: disk + "/new", Image: "600MiB"})
 		}
 	}
 	image := func(path, size, want string) {
 		t.Helper()
-		refused(t, h, want, "pool", "create", "new", "--backend", "loop", "--path", path, "--image", size)
+		noPool(t, h, want, api.NewPool{Backend: "loop", Path: path, Image: size})
 	}
 	ext4 := disks["ext4"]
 	image(ext4+"/new.img", "1MiB", "an image of 1MiB is too small for a pool (at least 512MiB)")
@@ -103,20 +105,26 @@ func bind(t *testing.T, from, to string) {
 	t.Cleanup(func() { ok(t, unix.Unmount(to, 0)) })
 }
 
-// refused wants one line of error with one of the texts, which a | parts.
+// noPool wants that a pool is not made, with one of the texts.
+func noPool(t *testing.T, h *host.Host, want string, p api.NewPool) {
+	t.Helper()
+	c := h.Client(t)
+	defer c.Close()
+	p.Name = "new"
+	if made, err := c.CreatePool(t.Context(), p); err == nil {
+		t.Errorf("%+v was made: %+v", p, made)
+	} else if strings.Contains(err.Error(), "\n") || !slices.ContainsFunc(strings.Split(want, "|"), func(text string) bool { return strings.Contains(err.Error(), text) }) {
+		t.Errorf("%+v says %q, want %q", p, err, want)
+	}
+}
+
+// refused wants one line of error with a text.
 func refused(t *testing.T, h *host.Host, want string, args ...string) {
 	t.Helper()
 	r := h.Exec(t, args...)
-	if r.Exit == 0 || strings.Count(r.Err, "\n") != 1 {
-		t.Errorf("%q: exit %d: %s%s", args, r.Exit, r.Out, r.Err)
-		return
+	if r.Exit == 0 || strings.Count(r.Err, "\n") != 1 || !strings.Contains(r.Err, want) {
+		t.Errorf("%q: exit %d: %s%s, want %q", args, r.Exit, r.Out, r.Err, want)
 	}
-	for _, text := range strings.Split(want, "|") {
-		if strings.Contains(r.Err, text) {
-			return
-		}
-	}
-	t.Errorf("%q says %q, want %q", args, r.Err, want)
 }
 
 // everything is what lies on the disks and what is on record.
