@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"os"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/internal/iolimit"
 )
@@ -37,4 +39,40 @@ func TestLimitThatIsLeftOnAnothersNumber(t *testing.T) {
 		t.Errorf("%d are left", n)
 	}
 	f.a.unmounts("db", "one")
+}
+
+// An unmount waits, with the limit lifted, for a flush that a snapshot has given up on, and that
+// has the mount open still.
+func TestUnmountJoinsAFlush(t *testing.T) {
+	f := limitFlock(t)
+	d := f.a.volume("db@slow", nil)
+	path := f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	if done, err := f.a.writeOutSoon(path, time.Minute); !done || err != nil {
+		t.Error(done, err)
+	}
+	f.a.Agent.mounts.mu.Lock()
+	n := len(f.a.Agent.mounts.flushing)
+	f.a.Agent.mounts.mu.Unlock()
+	if n > 0 {
+		t.Errorf("%d flushes are noted that have ended", n)
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := f.a.flushes(path)
+	ended := make(chan bool)
+	go func() {
+		defer close(ended)
+		f.soon("lifted", func() bool { return f.a.told(dev) == (iolimit.Limits{}) })
+		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is tried, which nothing tells of
+		root.Close()
+		through()
+	}()
+	f.a.unmounts("db", "one")
+	<-ended
+	if mounted, err := isMountPoint(path); mounted || err != nil {
+		t.Error(mounted, err)
+	}
 }

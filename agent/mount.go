@@ -347,6 +347,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	if err != nil {
 		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
+	a.flushed(path, liftUnmount) // a snapshot gave up on one: it was slow, and is not now
 	if err = mount.Unmount(path); err == nil || errors.Is(err, mount.ErrNotMounted) {
 		a.endLimit(d)
 	} else {

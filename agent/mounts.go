@@ -18,9 +18,10 @@ import (
 // mounts is the set of mount IDs of every mounted dataset, in memory as on disk.
 // A record changes only under its dataset's lock; mu guards the map.
 type mounts struct {
-	mu      sync.Mutex
-	records map[uuid.UUID]*mountRecord
-	idle    map[uuid.UUID]time.Duration // mounted without an ID, since when by the steady clock
+	mu       sync.Mutex
+	records  map[uuid.UUID]*mountRecord
+	idle     map[uuid.UUID]time.Duration // mounted without an ID, since when by the steady clock
+	flushing map[chan struct{}]string    // what flushes of this agent's own have open; closed as one ends
 }
 
 func (a *Agent) loadMounts(ctx context.Context) error {
