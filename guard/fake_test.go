@@ -230,13 +230,14 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// start starts a guard on what the one before it left.
+// start starts a guard on what the one before it left, and waits until it answers requests.
 func (b *bench) start(t *testing.T) {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
+	ready := make(chan struct{})
 	g, err := guard.New(t.Context(), guard.Options{
-		Run: b.run, Hand: b.hand, Clock: b.clock, Log: log, Version: "test",
+		Run: b.run, Hand: b.hand, Clock: b.clock, Log: log, Version: "test", Ready: func() { close(ready) },
 		OpenWatchdog: func() (guard.Watchdog, error) { return b.dog, nil },
 	})
 	if err != nil {
@@ -249,6 +250,12 @@ func (b *bench) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx, l) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		cancel()
+		t.Fatal(err)
+	}
 	b.Guard = g
 	var once sync.Once
 	b.stop = func() {

@@ -32,15 +32,15 @@ unit_tests() {
 	local packages
 	mapfile -t packages < <(go list ./... | grep -v '/test/')
 	# The longest of them, agent, mostly waits: two others run beside it.
-	gotest -timeout 10m -p 3 "$@" "${packages[@]}"
+	gotest -timeout 20m -p 3 "$@" "${packages[@]}"
 }
 
 # Hosts that lose each other by the clock are not to lose the processor as well: those packages come alone.
 product_tests() {
 	local packages
 	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster)$')
-	gotest -timeout 20m -p 2 "$@" "${packages[@]}"
-	gotest -timeout 20m -p 1 "$@" ./test/chaos ./test/cluster
+	gotest -timeout 30m -p 2 "$@" "${packages[@]}"
+	gotest -timeout 30m -p 1 "$@" ./test/chaos ./test/cluster
 }
 
 short() {
