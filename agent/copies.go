@@ -107,6 +107,9 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	}
 	if err := a.unused(d, "let go of"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !isShown(k) {
+			if pool, err := a.pools.get(k.Pool); err == nil {
+				return a.noteKey(ctx, pool, k) // who has it mounted needs no key any more
+			}
 			return nil // doctor says so
 		}
 		return err

@@ -28,6 +28,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 	}))
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
+		a.checkRecordKey(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
 			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
@@ -165,10 +166,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 		}
 	}
 	at, now := placeOf(v.Profile.Encryption), c.now[v.Profile.Name].Encryption
-	rekey := "drover volume rekey " + v.Volume
-	if v.State == dataset.StateTrashed {
-		rekey = "drover trash restore " + v.ID.String()[:8] + ", then " + rekey
-	}
+	rekey := rekeyOf(v.Dataset)
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
 		c.add(levelWarning, "volume "+v.Volume, "bring the key here that its home has",
@@ -234,4 +232,37 @@ func (a *Agent) warnOfKey(f api.Finding) {
 	case levelError:
 		a.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
+}
+
+// rekeyOf is the command that has a volume's data key wrapped anew.
+func rekeyOf(d dataset.Dataset) string {
+	rekey := "drover volume rekey " + d.Volume
+	if d.State == dataset.StateTrashed {
+		rekey = "drover trash restore " + d.ID.String()[:8] + ", then " + rekey
+	}
+	return rekey
+}
+
+// checkRecordKey names a record beside the data that has the data key wrapped by another key than
+// the one that control has: that key is not to be destroyed yet.
+func (a *Agent) checkRecordKey(r *report, p *openPool, e backends.Entry, now recordsNow) {
+	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
+		return
+	}
+	d, known := a.cache.either(e.ID)
+	home := d.Home == a.node
+	other := func() bool {
+		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID && d.Encryption.KeyID != e.Record.Encryption.KeyID
+	}
+	if home && other() {
+		d, known = now()[e.ID] // it may have been exchanged since the pool was listed
+	}
+	if !other() {
+		return
+	}
+	mend := "" // of a copy: the next look at it does that
+	if home {
+		mend = rekeyOf(d)
+	}
+	r.add(levelWarning, "dataset "+e.ID.String(), mend, "volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }

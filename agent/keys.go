@@ -196,14 +196,14 @@ func (a *Agent) canOpen(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// noteKey has the record beside a copy take over the data key as it is wrapped on record: the
-// old key is needed no more then. The copy's lock is held.
+// noteKey has the record beside a copy, or beside what a move left, take over the data key as it
+// is wrapped on record: the old key is needed no more then. The dataset's lock is held.
 func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if k.Record == nil || k.Record.Encryption == nil {
 		return nil
 	}
 	e, err := pool.Stat(ctx, k.Dataset)
-	if errors.Is(err, dataset.ErrNotFound) || err == nil && (e.State != backends.EntryCopy || e.Record == nil || e.Record.Encryption == nil) {
+	if errors.Is(err, dataset.ErrNotFound) || err == nil && (e.State == backends.EntryForeign || e.State == backends.EntryDeleting || e.Record == nil || e.Record.Encryption == nil) {
 		return nil
 	}
 	if err != nil {

@@ -195,17 +195,116 @@ func TestCopiesFollowARekey(t *testing.T) {
 		}
 	}
 
-	pool := &copyPool{entry: backends.Entry{ID: d.ID, State: backends.EntryCopy, Record: &d}}
-	for range 2 {
-		if err := k.noteKey(t.Context(), pool, api.Kept{Record: &now, Copy: before.Copy}); err != nil {
-			t.Fatal(err)
+	onRecord := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: now} }
+	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
+		pool := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
+		kept := api.Kept{Record: &now, Copy: before.Copy}
+		k.cache.setCopy(d.ID, &kept)
+		r := &report{}
+		k.checkRecordKey(r, &openPool{}, pool.entry, onRecord)
+		if said := fmt.Sprint(r.list); len(r.list) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
+			t.Errorf("of a record with the old key doctor says %s", said)
+		}
+		for range 2 {
+			if err := k.noteKey(t.Context(), pool, kept); err != nil {
+				t.Fatal(err)
+			}
+		}
+		beside := pool.entry.Record
+		r = &report{}
+		if k.checkRecordKey(r, &openPool{}, pool.entry, onRecord); len(r.list) > 0 {
+			t.Errorf("and then %v", r.list)
+		}
+		if pool.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
+			t.Errorf("written %d times, beside it lies %+v of %+v", pool.wrote, beside.Encryption, beside.Profile.Encryption)
 		}
 	}
-	beside := pool.entry.Record
-	if pool.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
-		t.Errorf("written %d times, beside it lies %+v of %+v", pool.wrote, beside.Encryption, beside.Profile.Encryption)
-	}
 	k.cache.setCopy(d.ID, nil)
+}
+
+// A record beside the data that was not written at a rekey is named until it is, with what has it
+// written; what is not on record with that data key is nobody's to mend.
+func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
+	k := newKeyRig(t)
+	d := k.encrypted("db@gold")
+	k.reprofile(k.profiled(k.silver))
+	if err := k.rekey("db", ""); err != nil {
+		t.Fatal(err)
+	}
+	now, subject := k.known("db"), "dataset "+d.ID.String()
+	if f := k.said(subject); f.Text != "" {
+		t.Fatalf("of a record that was written doctor says %+v", f)
+	}
+	if err := k.pool().WriteRecord(t.Context(), d, true); err != nil {
+		t.Fatal(err)
+	}
+	f := k.said(subject)
+	if f.Level != levelWarning || f.Mend != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
+		t.Errorf("of a record with the old key doctor says %+v", f)
+	}
+	if err := k.rekey("db", ""); err != nil {
+		t.Fatal(err)
+	}
+	if f := k.said(subject); f.Text != "" {
+		t.Errorf("after what it says to do doctor says %+v", f)
+	}
+	trashed := now
+	trashed.State = dataset.StateTrashed
+	r := &report{}
+	k.checkRecordKey(r, &openPool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
+	if len(r.list) != 1 || r.list[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
+		t.Errorf("in the trash doctor says %+v", r.list)
+	}
+
+	exchanged := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: d} }
+	as := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: now} }
+	another := d
+	another.Encryption = &dataset.Encryption{ID: uuid.New(), KeyID: d.Encryption.KeyID}
+	for what, c := range map[string]struct {
+		e   backends.Entry
+		now recordsNow
+	}{
+		"exchanged since":      {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, exchanged},
+		"of another data key":  {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &another}, as},
+		"not on record":        {backends.Entry{ID: uuid.New(), State: backends.EntryReady, Record: &d}, as},
+		"foreign":              {backends.Entry{ID: d.ID, State: backends.EntryForeign, Record: &d}, as},
+		"on its way out":       {backends.Entry{ID: d.ID, State: backends.EntryDeleting, Record: &d}, as},
+		"without a record":     {backends.Entry{ID: d.ID, State: backends.EntryReady}, as},
+		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
+	} {
+		r := &report{}
+		if k.checkRecordKey(r, &openPool{}, c.e, c.now); len(r.list) > 0 {
+			t.Errorf("of what is %s doctor says %v", what, r.list)
+		}
+	}
+}
+
+// What went on elsewhere and is in use here still follows a rekey: its users may stay for long.
+func TestRekeyOfWhatIsStillInUse(t *testing.T) {
+	k := newKeyRig(t)
+	d := k.encrypted("db@gold")
+	if _, err := k.Mount(t.Context(), "db", "id"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := k.Unmount(t.Context(), "db", "id"); err != nil {
+			t.Error(err)
+		}
+	}()
+	k.reprofile(k.profiled(k.silver))
+	if err := k.rekey("db", ""); err != nil {
+		t.Fatal(err)
+	}
+	now := k.known("db")
+	if err := k.pool().WriteRecord(t.Context(), d, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.settleKept(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := k.pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Encryption.KeyID != now.Encryption.KeyID {
+		t.Errorf("beside it lies %+v of %v, %v", e.Record.Encryption, e.State, err)
+	}
 }
 
 // said is what doctor says of a subject that needs something done about it.
