@@ -58,18 +58,12 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 			return err
 		}
 	}
-	s, err := f.Kept(id)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
-	}
-	if err != nil {
-		return err
-	}
-	if err := f.Forget(id); err != nil {
+	name, err := f.Drop(id)
+	if err != nil || name == "" {
 		return err
 	}
 	p.step("btrfs.snapshot-delete.forgotten")
-	err = p.destroyIn(ctx, f, s.Tree)
+	err = p.destroyIn(ctx, f, name)
 	if errors.Is(err, unix.EPERM) {
 		return nil // it is being sent: a leftover from now on
 	}

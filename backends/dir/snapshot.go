@@ -53,18 +53,12 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	s, err := f.Kept(id)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
-	}
-	if err != nil {
-		return err
-	}
-	if err := f.Forget(id); err != nil {
+	name, err := f.Drop(id)
+	if err != nil || name == "" {
 		return err
 	}
 	p.step("dir.snapshot-delete.forgotten")
-	return p.removeAll(ctx, f, s.Tree)
+	return p.removeAll(ctx, f, name)
 }
 
 // Restore implements backends.Pool; the package comment says how. The size stays what it is.

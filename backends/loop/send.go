@@ -64,7 +64,7 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	if err := e.end(); err != nil {
 		return out, err
 	}
-	out = backends.Stream{Base: base, Size: dataset.Size(fi.Size()), Bytes: e.out.total, Sum: hex.EncodeToString(e.sum.Sum(nil))}
+	out = backends.Stream{Base: base, Size: dataset.Size(fi.Size()), Bytes: e.out.Total, Sum: hex.EncodeToString(e.sum.Sum(nil))}
 	if from > out.Bytes {
 		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
 	}

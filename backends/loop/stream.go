@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -55,14 +56,14 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 // encoder writes a stream.
 type encoder struct {
 	w    *bufio.Writer
-	out  *rest
+	out  *spool.Rest
 	sum  hash.Hash
 	next uint32
 }
 
 // newEncoder writes a stream to w, but for its first from bytes.
 func newEncoder(w io.Writer, h streamHeader, from int64) (*encoder, error) {
-	e := &encoder{out: &rest{w: w, skip: from}, sum: sha256.New()}
+	e := &encoder{out: &spool.Rest{W: w, Skip: from}, sum: sha256.New()}
 	e.w = bufio.NewWriterSize(io.MultiWriter(e.out, e.sum), maxPayload+frameHeader)
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -105,23 +106,6 @@ func (e *encoder) end() error {
 		return err
 	}
 	return e.w.Flush()
-}
-
-// rest writes all but the first bytes.
-type rest struct {
-	w     io.Writer
-	skip  int64
-	total int64 // skipped ones too
-}
-
-func (r *rest) Write(b []byte) (int, error) {
-	skip := min(max(r.skip-r.total, 0), int64(len(b)))
-	r.total += int64(len(b))
-	if skip == int64(len(b)) {
-		return len(b), nil
-	}
-	n, err := r.w.Write(b[skip:])
-	return int(skip) + n, err
 }
 
 // decoder reads a stream. Whatever is wrong with it is ErrCorrupt; one that ends early

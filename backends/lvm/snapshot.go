@@ -57,18 +57,12 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	s, err := f.Kept(id)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
-	}
-	if err != nil {
-		return err
-	}
-	if err := f.Forget(id); err != nil {
+	name, err := f.Drop(id)
+	if err != nil || name == "" {
 		return err
 	}
 	p.step("lvm.snapshot-delete.forgotten")
-	if err := p.destroyIn(ctx, f, s.Tree); err != nil && ctx.Err() == nil {
+	if err := p.destroyIn(ctx, f, name); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
 	}
 	return nil

@@ -119,6 +119,19 @@ func (f *Folder) Forget(id uuid.UUID) error {
 	return SyncDir(f.Root)
 }
 
+// Drop is Forget, and returns the tree that the snapshot had: "" when an earlier try has dropped
+// it, as far as that came.
+func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
+	s, err := f.Kept(id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return "", SyncDir(f.Root) // the earlier try may have been cut short before that
+	}
+	if err != nil {
+		return "", err
+	}
+	return s.Tree, f.Forget(id)
+}
+
 // DescribeTrees adds to an entry its snapshots, and what is wrong with them.
 func DescribeTrees(f *Folder, e *backends.Entry) {
 	names, err := ReadNames(f.Root, ".")

@@ -60,7 +60,7 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 // Writer frames a storage's own stream.
 type Writer struct {
 	w      *bufio.Writer
-	out    *rest
+	out    *Rest
 	sum    hash.Hash
 	next   uint32
 	buf    []byte
@@ -69,7 +69,7 @@ type Writer struct {
 
 // NewWriter writes a stream to w, but for its first from bytes. Close ends it.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
-	s := &Writer{out: &rest{w: w, skip: from}, sum: sha256.New(), header: h, buf: make([]byte, 0, maxPayload)}
+	s := &Writer{out: &Rest{W: w, Skip: from}, sum: sha256.New(), header: h, buf: make([]byte, 0, maxPayload)}
 	s.w = bufio.NewWriterSize(io.MultiWriter(s.out, s.sum), maxPayload+frameHeader)
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -123,9 +123,9 @@ func (s *Writer) Close() (backends.Stream, error) {
 	if err != nil {
 		return out, err
 	}
-	out.Bytes, out.Sum = s.out.total, hex.EncodeToString(s.sum.Sum(nil))
-	if s.out.skip > out.Bytes {
-		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, s.out.skip)
+	out.Bytes, out.Sum = s.out.Total, hex.EncodeToString(s.sum.Sum(nil))
+	if s.out.Skip > out.Bytes {
+		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, s.out.Skip)
 	}
 	return out, nil
 }
@@ -144,23 +144,6 @@ func (s *Writer) frame(kind byte, payload []byte) error {
 	}
 	_, err := s.w.Write(payload)
 	return err
-}
-
-// rest writes all but the first bytes.
-type rest struct {
-	w     io.Writer
-	skip  int64
-	total int64 // skipped ones too
-}
-
-func (r *rest) Write(b []byte) (int, error) {
-	skip := min(max(r.skip-r.total, 0), int64(len(b)))
-	r.total += int64(len(b))
-	if skip == int64(len(b)) {
-		return len(b), nil
-	}
-	n, err := r.w.Write(b[skip:])
-	return int(skip) + n, err
 }
 
 // reader reads a stream. Whatever is wrong with it is ErrCorrupt; one that ends early

@@ -1,0 +1,22 @@
+package spool
+
+import "io"
+
+// Rest writes all but the first bytes of what is written to it: a stream that is made anew
+// for who has its beginning. Not safe for concurrent use.
+type Rest struct {
+	W     io.Writer
+	Skip  int64 // bytes
+	Total int64 // bytes that were written to it, the skipped ones too
+}
+
+// Write implements io.Writer.
+func (r *Rest) Write(b []byte) (int, error) {
+	skip := min(max(r.Skip-r.Total, 0), int64(len(b)))
+	r.Total += int64(len(b))
+	if skip == int64(len(b)) {
+		return len(b), nil
+	}
+	n, err := r.W.Write(b[skip:])
+	return int(skip) + n, err
+}
