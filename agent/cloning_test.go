@@ -53,7 +53,7 @@ func (p *growing) Delete(context.Context, uuid.UUID) error {
 	return nil
 }
 
-// An encrypted clone grows when they write to its source again.
+// A clone, encrypted or not, grows when they write to its source again.
 func TestCloneGrowsAfterTheThaw(t *testing.T) {
 	k := newKeyRig(t)
 	src := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.Node(), Size: 1 << 30, Encryption: &dataset.Encryption{ID: uuid.New()}}
@@ -91,17 +91,22 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 	}
 	for _, c := range []struct {
 		size  dataset.Size
+		plain bool
 		fails error
 		did   []string
 		sizes []dataset.Size
 	}{
-		{2 << 30, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
-		{2 << 30, errors.New("full"), []string{"clone while writers wait", "grow", "delete"}, []dataset.Size{0, 2 << 30, 0}},
-		{0, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
-		{1 << 20, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
+		{2 << 30, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
+		{2 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
+		{2 << 30, false, errors.New("full"), []string{"clone while writers wait", "grow", "delete"}, []dataset.Size{0, 2 << 30, 0}},
+		{0, false, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
+		{1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
 	} {
 		p := &growing{Pool: k.pool(), still: still, fails: c.fails}
 		made := dataset.Dataset{ID: uuid.New(), Volume: "copy", Size: c.size, Encryption: src.Encryption}
+		if c.plain {
+			made.Encryption = nil
+		}
 		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Source: &dataset.Source{Dataset: src.ID}}
 		if err := k.makeBytes(t.Context(), &job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)

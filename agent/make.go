@@ -123,8 +123,8 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
 		}
-		// In a container that takes longer than writers are to wait.
-		if r, can := pool.(backends.Resizer); can && made.Encryption != nil && made.Size > d.Size {
+		// That takes a mount, and in a container more: longer than writers are to wait.
+		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
 		if thaw, err = a.freeze(pool, d); err != nil {
