@@ -37,6 +37,7 @@ type process struct {
 type open struct {
 	major, minor int
 	path         string
+	through      *mountinfo.Info // the mount that it is seen through
 }
 
 // holders returns who can write to a dataset.
@@ -44,7 +45,7 @@ func (w *world) holders(target Target) []Process {
 	fsys := w.filesystem(target)
 	var found []Process
 	for _, p := range w.procs {
-		if fsys.ok && p.holds(target, fsys.Filesystem) {
+		if fsys.ok && w.holds(p, target, fsys.Filesystem) {
 			found = append(found, p.Process)
 		}
 	}
@@ -75,18 +76,32 @@ func (w *world) filesystem(target Target) filesystem {
 	return filesystem{was, true, nil}
 }
 
-// holds tells whether a process can write to the dataset that lies in fsys.
-func (p process) holds(target Target, fsys mount.Filesystem) bool {
+// holds tells whether a process can write to the dataset that lies in fsys. What it has of a
+// share and nobody can tell may be of any part of that, and counts: who is killed for it is
+// better off than two writers.
+func (w *world) holds(p process, target Target, fsys mount.Filesystem) bool {
 	for _, view := range p.views {
 		for _, e := range view.Of(fsys.Major, fsys.Minor) {
 			root := strings.TrimSuffix(e.Root, "//deleted")
-			if within(root, fsys.Root) && !readOnly(e) && !copied(e.Mountpoint, target.Paths) {
+			if (within(root, fsys.Root) || w.untold(e)) && !readOnly(e) && !copied(e.Mountpoint, target.Paths) {
 				return true
 			}
 		}
 	}
 	return slices.ContainsFunc(p.opens, func(o open) bool {
-		return o.major == fsys.Major && o.minor == fsys.Minor && within(o.path, fsys.Root)
+		return o.major == fsys.Major && o.minor == fsys.Minor && (within(o.path, fsys.Root) || w.untold(o.through))
+	})
+}
+
+// untold tells whether a mount may be of any part of a share. A copy of the host's own, in a
+// service's namespace, holds no more than that does.
+func (w *world) untold(e *mount.Entry) bool {
+	if e == nil || !w.own.Unsure(e) {
+		return false
+	}
+	same := w.own.Of(e.Major, e.Minor)
+	return slices.Contains(same, e) || !slices.ContainsFunc(same, func(own *mount.Entry) bool {
+		return own.Root == e.Root && strings.HasSuffix(e.Mountpoint, own.Mountpoint)
 	})
 }
 
@@ -112,7 +127,7 @@ func place(e *mountinfo.Info, path string) open {
 	if !ok {
 		rest = path // the mount was moved or taken off meanwhile
 	}
-	return open{e.Major, e.Minor, filepath.Join(e.Root, rest)}
+	return open{e.Major, e.Minor, filepath.Join(e.Root, rest), e}
 }
 
 // worlds shares one look at all processes between all who want one at the same time: a

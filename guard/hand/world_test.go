@@ -32,9 +32,51 @@ func TestHolders(t *testing.T) {
 		"all of the filesystem":           {see(entry(9, 8, 1, "/", "/data", "rw")), false},
 		"a service's copy of the mounts":  {see(entry(9, 8, 1, "/pool/uuid", path, "rw")), false},
 		"who looks at the whole host":     {see(entry(9, 8, 1, "/pool/uuid", "/rootfs"+path, "rw")), false},
-		"an open file":                    {process{opens: []open{{8, 1, "/pool/uuid/a"}}}, true},
-		"its folder as working directory": {process{opens: []open{{8, 1, "/pool/uuid"}}}, true},
-		"an open file beside it":          {process{opens: []open{{8, 1, "/pool/uuid2/a"}}}, false},
+		"an open file":                    {process{opens: []open{{8, 1, "/pool/uuid/a", nil}}}, true},
+		"its folder as working directory": {process{opens: []open{{8, 1, "/pool/uuid", nil}}}, true},
+		"an open file beside it":          {process{opens: []open{{8, 1, "/pool/uuid2/a", nil}}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{own: own, procs: []process{c.p}}
+			if got := len(w.holders(target)) == 1; got != c.want {
+				t.Errorf("it holds it: %t", got)
+			}
+		})
+	}
+}
+
+// Who holds a dataset that is a folder of a share, where a mount says by its inode what it is of,
+// or does not say it.
+func TestHoldersOnAShare(t *testing.T) {
+	const path = "/root/mnt/uuid"
+	shared := func(id int, root, point string) *mount.Entry {
+		e := entry(id, 0, 50, root, point, "rw")
+		e.FSType = "nfs4"
+		return e
+	}
+	db, other := mount.RootOf(10), mount.RootOf(11)
+	nested := shared(4, "/", path+"/in")
+	own := mount.Mounts{shared(1, mount.RootOf(2), "/mnt/share"), shared(2, db, path), shared(3, other, "/root/mnt/other"), nested}
+	target := Target{Paths: []string{path}}
+	see := func(e *mount.Entry) process { return process{views: []mount.Mounts{{e}}} }
+	opened := func(e *mount.Entry, link string) process { return process{opens: []open{place(e, link)}} }
+	part := shared(9, mount.RootOf(12), "/data")
+	for name, c := range map[string]struct {
+		p    process
+		want bool
+	}{
+		"a container":                    {see(shared(9, db, "/data")), true},
+		"a container, part of it":        {see(part), true},
+		"a container, within another":    {see(shared(9, "/", "/data/in")), true},
+		"another dataset":                {see(shared(9, other, "/data")), false},
+		"all of the share":               {see(shared(9, mount.RootOf(2), "/srv")), false},
+		"a service's copy of the mounts": {process{views: []mount.Mounts{{shared(12, db, path), shared(13, other, "/root/mnt/other"), shared(14, "/", path+"/in")}}}, false},
+		"who looks at the whole host":    {see(shared(14, "/", "/rootfs"+path+"/in")), false},
+		"an open file":                   {opened(own[1], path+"/a"), true},
+		"an open file of a part":         {opened(part, "/data/a"), true},
+		"an open file, within another":   {opened(nested, path+"/in/a"), true},
+		"an open file beside it":         {opened(own[2], "/root/mnt/other/a"), false},
+		"an open file of the share":      {opened(own[0], "/mnt/share/a"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &world{own: own, procs: []process{c.p}}

@@ -49,9 +49,9 @@ func (m Mounts) inShare(e *Entry) bool {
 	return false
 }
 
-// unsure tells whether a mount of a share, seen elsewhere, may be of any part of it: it is none
+// Unsure tells whether a mount of a share, seen elsewhere, may be of any part of it: it is none
 // of those that are in m.
-func (m Mounts) unsure(e *Entry) bool {
+func (m Mounts) Unsure(e *Entry) bool {
 	if !onShare(e) {
 		return false
 	}

@@ -131,7 +131,7 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	var holders []Holder
 	for _, m := range f.mounts {
 		root := strings.TrimSuffix(m.Root, "//deleted")
-		if m.Major == fsys.Major && m.Minor == fsys.Minor && m.Mountpoint != ownTarget && (within(root, fsys.Root) || f.own.unsure(m.Entry)) {
+		if m.Major == fsys.Major && m.Minor == fsys.Minor && m.Mountpoint != ownTarget && (within(root, fsys.Root) || f.own.Unsure(m.Entry)) {
 			holders = append(holders, m.holder)
 		}
 	}
