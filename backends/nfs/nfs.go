@@ -86,6 +86,9 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 			err = suits(p.path)
 		}
 		if err == nil {
+			err = plain(p.path, filepath.Base(cfg.Path))
+		}
+		if err == nil {
 			p.share, err = join(p.path, cfg.Make)
 		}
 		if err != nil {
@@ -174,6 +177,25 @@ func keepsOwners(root *os.Root) (err error) {
 		return dataset.Errorf(dataset.ErrUnsupported, "it does not let root give files away: its server makes root nobody (export it with no_root_squash, to these hosts alone)")
 	}
 	return err
+}
+
+// plain fails where a pool is a mount of its own, so that nothing goes from it to another one.
+// What is not there, or no folder, the shelf knows.
+func plain(share, pool string) error {
+	root, err := os.OpenRoot(share)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if in, err := root.Lstat(pool); err != nil || !in.IsDir() {
+		return nil
+	}
+	to, err := root.OpenRoot(pool)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	return shelf.OneMount(root, ".", to, ".")
 }
 
 // share is what stands in share.json.

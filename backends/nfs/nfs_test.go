@@ -189,6 +189,70 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 	}
 }
 
+// A pool that is a mount of its own, of another filesystem or of the same one, is refused before
+// anything is made there. Where one becomes it later nothing is seen or taken from it, and what it
+// has stays as it is.
+func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
+	refused := func(err error) {
+		t.Helper()
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "plain folder") {
+			t.Errorf("got %v", err)
+		}
+	}
+	share := t.TempDir()
+	a, b := open(t, share, "alpha"), open(t, share, "beta")
+	for host, fs := range map[string]string{"other": "tmpfs", "same": ""} {
+		at := filepath.Join(share, host)
+		over(t, at, fs)
+		_, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{Path: at, Make: true})
+		refused(err)
+		if names, err := os.ReadDir(at); err != nil || len(names) > 0 {
+			t.Errorf("made: %q, %v", names, err)
+		}
+	}
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	if _, err := a.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	write(t, a, d.ID, "kept")
+	off := over(t, filepath.Join(share, "alpha"), "")
+	d.Epoch = 2
+	given := backends.Given{Pool: a.ID(), Epoch: 1}
+	into := b.(backends.Sharer)
+	refused(into.Sees(t.Context(), d.ID, a.ID()))
+	refused(into.Take(t.Context(), d, given))
+	if e, err := a.Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != 1 {
+		t.Errorf("not taken, it is %+v, %v", e, err)
+	}
+	off()
+	if err := errors.Join(into.Sees(t.Context(), d.ID, a.ID()), into.Take(t.Context(), d, given)); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, b, d.ID); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// over mounts a tmpfs, or what is there, over a folder, until the test ends or off is called.
+func over(t *testing.T, at, fs string) (off func()) {
+	t.Helper()
+	var flags uintptr
+	source := "none"
+	if fs == "" {
+		source, flags = at, unix.MS_BIND
+	}
+	if err := errors.Join(os.MkdirAll(at, 0o755), unix.Mount(source, at, fs, flags, "")); err != nil {
+		t.Fatal(err)
+	}
+	off = sync.OnceFunc(func() {
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(off)
+	return off
+}
+
 // Of two pools that say they are the same one, as where a folder was copied, nothing is taken.
 func TestTwoPoolsThatAreOne(t *testing.T) {
 	share := t.TempDir()

@@ -31,7 +31,9 @@ func (s *Shelf) Draw(from string, d dataset.Dataset) error {
 		return err
 	}
 	defer there.Close()
-	err = f.hand(d)
+	if err = OneMount(there, areaOf(f.State), root, readyArea); err == nil {
+		err = f.hand(d)
+	}
 	if err == nil {
 		err = pass(there, areaOf(f.State), root, readyArea, d.ID.String())
 	}
@@ -39,13 +41,33 @@ func (s *Shelf) Draw(from string, d dataset.Dataset) error {
 }
 
 // Seen fails with ErrNotFound unless a dataset that is whole is on another shelf of this
-// filesystem, or on this one.
+// filesystem, or on this one; with ErrUnsupported where it could not be drawn from there.
 func (s *Shelf) Seen(from string, id uuid.UUID) error {
+	root, err := s.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	there, f, err := s.lying(from, id)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), there.Close())
+	return errors.Join(OneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
+}
+
+// OneMount fails with ErrUnsupported unless what lies in the one directory can be moved to the
+// other one. It asks for a name that neither has: the kernel looks at their mounts first, and a
+// share's server that has two filesystems there is two mounts here.
+func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
+	err := rename(from, dir, to, into, Temp+uuid.NewString())
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"%s and %s are not of one mount, so no volume goes from the one to the other: unmount what is mounted on either, here or where the server has it, and make it a plain folder", from.Name(), to.Name())
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
 }
 
 // lying opens a dataset that is whole on another shelf of the same kind, and that shelf.
@@ -113,6 +135,13 @@ func (f *Folder) hand(d dataset.Dataset) error {
 // pass moves a name from one directory to another, durably. One that holds something is in
 // the way.
 func pass(from *os.Root, dir string, to *os.Root, into, name string) error {
+	if err := rename(from, dir, to, into, name); err != nil {
+		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name), filepath.Join(to.Name(), into), err)
+	}
+	return nil
+}
+
+func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
 	src, err := from.Open(dir)
 	if err != nil {
 		return err
@@ -124,7 +153,7 @@ func pass(from *os.Root, dir string, to *os.Root, into, name string) error {
 	}
 	defer dst.Close()
 	if err := unix.Renameat(int(src.Fd()), name, int(dst.Fd()), name); err != nil {
-		return fmt.Errorf("move %s to %s: %w", filepath.Join(src.Name(), name), dst.Name(), err)
+		return err
 	}
 	return errors.Join(syncOpen(dst), syncOpen(src))
 }
