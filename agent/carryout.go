@@ -158,12 +158,12 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
-	thaw, err := a.freeze(pool, d)
+	in, thaw, err := a.freeze(ctx, pool, d)
 	if err != nil {
 		return out, err
 	}
 	jb.step("taking the snapshot")
-	err = errors.Join(pool.Snapshot(ctx, *op.Snapshot, jb.moved), thaw())
+	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.moved), thaw())
 	if err != nil {
 		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}

@@ -49,7 +49,7 @@ func TestWhoFreezes(t *testing.T) {
 		{dataset.QuiesceNone, true, false}, {dataset.QuiesceFreeze, true, false},
 	} {
 		d.Profile.Quiesce = c.quiesce
-		thaw, err := r.freeze(freezing{itself: c.itself}, d)
+		_, thaw, err := r.freeze(t.Context(), freezing{itself: c.itself}, d)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -76,9 +76,33 @@ func (a *Agent) unused(d dataset.Dataset, what string) error {
 }
 
 // freeze has a mounted dataset write out what it holds in memory, so that a
-// snapshot taken now has it, and quiesces it as its profile says. What it
-// returns thaws, and must be called.
-func (a *Agent) freeze(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
+// snapshot taken now, with the context that it returns, has it, and quiesces it as its profile
+// says. What it returns thaws, and must be called.
+func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context, thaw func() error, err error) {
+	turner, takes := pool.(backends.Turner)
+	if !takes || !d.Profile.QoS.Limited() {
+		thaw, err = a.quiesce(pool, d)
+		return ctx, thaw, err
+	}
+	// Its limit is not lifted while others are at work in the pool, nor do they come between the
+	// flush and the freeze.
+	in, done, err := turner.Turn(ctx)
+	if err != nil {
+		return ctx, func() error { return nil }, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	back, err := a.quiesce(pool, d)
+	if err != nil {
+		done()
+		return ctx, back, err
+	}
+	return in, func() error {
+		defer done()
+		return back()
+	}, nil
+}
+
+// quiesce is freeze in a pool that has nothing else to do.
+func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := a.mountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {

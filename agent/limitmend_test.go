@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/iolimit"
 )
 
@@ -75,4 +78,49 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	if mounted, err := isMountPoint(path); mounted || err != nil {
 		t.Error(mounted, err)
 	}
+}
+
+// busy is a pool that freezes for its snapshots, one at a time.
+type busy struct {
+	backends.Pool
+	turn, done func()
+	err        error
+}
+
+type inTurn struct{}
+
+func (b *busy) Info() backends.Info { return backends.Info{Freezes: true} }
+
+func (b *busy) Turn(ctx context.Context) (context.Context, func(), error) {
+	b.turn()
+	return context.WithValue(ctx, inTurn{}, true), b.done, b.err
+}
+
+// The limit of a volume is not lifted while its snapshot waits for the turn of the pool, which it
+// keeps until the limit is back.
+func TestTheTurnComesBeforeTheLift(t *testing.T) {
+	f := limitFlock(t)
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	var order []string
+	pool := &busy{
+		turn: func() { order = append(order, "turn"); f.a.wantTold(dev, slowly, "waiting for its turn") },
+		done: func() { order = append(order, "done"); f.a.wantTold(dev, slowly, "its turn is over") },
+	}
+	in, thaw, err := f.a.freeze(t.Context(), pool, d)
+	if err != nil || in.Value(inTurn{}) == nil || len(order) != 1 {
+		t.Fatal(err, order)
+	}
+	f.a.wantTold(dev, iolimit.Limits{}, "frozen")
+	if err := thaw(); err != nil || len(order) != 2 {
+		t.Error(err, order)
+	}
+	pool.err = errors.New("a command is late")
+	_, thaw, err = f.a.freeze(t.Context(), pool, d)
+	if err = errors.Join(thaw(), err); !errors.Is(err, pool.err) || len(order) != 3 {
+		t.Error(err, order)
+	}
+	f.a.wantTold(dev, slowly, "it got no turn")
+	f.a.unmounts("db", "one")
 }

@@ -118,7 +118,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 		return nil, err
 	}
 	defer unlock()
-	made, thaw := *op.Dataset, func() error { return nil }
+	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
 	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
@@ -127,12 +127,12 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
-		if thaw, err = a.freeze(pool, d); err != nil {
+		if in, thaw, err = a.freeze(ctx, pool, d); err != nil {
 			return nil, err
 		}
 	}
 	jb.step("cloning")
-	size, err := pool.Clone(ctx, made, *op.Source, jb.moved)
+	size, err := pool.Clone(in, made, *op.Source, jb.moved)
 	if later == nil {
 		op.Dataset.Size = size
 	}

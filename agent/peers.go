@@ -201,11 +201,11 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err := tight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
-	thaw, err := a.freeze(pool, d)
+	in, thaw, err := a.freeze(ctx, pool, d)
 	if err != nil {
 		return out, false, err
 	}
-	out, err = a.freshSnapshot(ctx, pool, d, e)
+	out, err = a.freshSnapshot(in, pool, d, e)
 	if err := errors.Join(err, thaw()); err != nil {
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}

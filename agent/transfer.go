@@ -111,11 +111,11 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 		if err := a.writeOut(d); err != nil {
 			return err
 		}
-		thaw, err := a.freeze(pool, d)
+		in, thaw, err := a.freeze(ctx, pool, d)
 		if err != nil {
 			return err
 		}
-		_, err = pool.Clone(ctx, scratch, src, nil)
+		_, err = pool.Clone(in, scratch, src, nil)
 		return errors.Join(err, thaw())
 	}
 	_, err := pool.Clone(ctx, scratch, src, nil)

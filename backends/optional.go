@@ -50,6 +50,13 @@ type Razer interface {
 	Raze(ctx context.Context) error
 }
 
+// Turner is a pool that does one thing at a time.
+type Turner interface {
+	// Turn waits until nothing is under way in the pool, and has all else wait until done is
+	// called, but for what is asked with the context that it returns.
+	Turn(ctx context.Context) (turn context.Context, done func(), err error)
+}
+
 // Former is a Kind that makes pools of block devices.
 type Former interface {
 	Kind

@@ -76,6 +76,7 @@ var (
 	_ backends.Homed     = (*Backend)(nil)
 	_ backends.Pool      = (*Pool)(nil)
 	_ backends.Idler     = (*Pool)(nil)
+	_ backends.Turner    = (*Pool)(nil)
 	_ backends.Resizer   = (*Pool)(nil)
 	_ backends.Formatter = (*Pool)(nil)
 )

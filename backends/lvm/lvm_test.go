@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -319,4 +320,72 @@ func TestRoomForRecords(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
+}
+
+// Who has the turn keeps it from one command to the next, and others wait until it is given back;
+// a command of its own that takes longer than its time has it from then on.
+func TestATurnIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		var ran []string
+		tool := newTool(run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+			if ran = append(ran, c.Args[0]); c.Args[0] == "late" {
+				<-finish
+			}
+			return run.Result{}, nil
+		}))
+		turn := func() (context.Context, func()) {
+			in, done, err := tool.hold(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return in, done
+		}
+		var others sync.WaitGroup
+		other := func(ctx context.Context) {
+			others.Go(func() {
+				if err := tool.lvm(ctx, "other"); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		in, done := turn()
+		other(t.Context())
+		_, err := tool.ask(in, "asked")
+		if err = errors.Join(err, tool.lvm(in, "done")); err != nil {
+			t.Error(err)
+		}
+		done()
+		others.Wait()
+		before := in
+		in, done = turn()
+		other(before) // who has given it back waits as others do
+		if err := tool.lvm(in, "again"); err != nil {
+			t.Error(err)
+		}
+		done()
+		others.Wait()
+		in, done = turn()
+		if err := tool.lvm(in, "late"); !errors.Is(err, dataset.ErrOffline) {
+			t.Errorf("a command that is late: %v", err)
+		}
+		done()
+		if err := tool.lvm(t.Context(), "other"); !errors.Is(err, dataset.ErrOffline) {
+			t.Errorf("beside one that is late: %v", err)
+		}
+		close(finish)
+		synctest.Wait()
+		in, done = turn()
+		defer done()
+		other(t.Context())
+		if err := tool.lvm(in, "last"); err != nil {
+			t.Error(err)
+		}
+		done()
+		others.Wait()
+		if want := []string{"asked", "done", "other", "again", "other", "late", "last", "other"}; !slices.Equal(ran, want) {
+			t.Errorf("there ran %q, want %q", ran, want)
+		}
+	})
 }

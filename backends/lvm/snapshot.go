@@ -12,6 +12,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// Turn implements backends.Turner.
+func (p *Pool) Turn(ctx context.Context) (turn context.Context, done func(), err error) {
+	return p.tool.hold(ctx)
+}
+
 // Snapshot implements backends.Pool.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(s.Dataset)

@@ -61,7 +61,8 @@ func newTool(r run.Runner) tool {
 // it had suspended would stay so, with whoever writes to it. One that takes longer than its
 // limit goes on, and keeps its turn until it ends; no other is begun meanwhile.
 func (t tool) lvm(ctx context.Context, command string, args ...string) error {
-	if err := t.begin(ctx); err != nil {
+	end, err := t.begin(ctx)
+	if err != nil {
 		return err
 	}
 	ended := make(chan error)
@@ -82,11 +83,14 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 	defer patience.Stop()
 	select {
 	case err := <-ended:
-		<-t.one
+		end()
 		return err
 	case <-patience.C:
 		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
 		err := t.busy()
+		if h := t.held(ctx); h != nil {
+			h.over.Store(true) // it is that command's now
+		}
 		close(over)
 		return err
 	}
@@ -109,34 +113,71 @@ func (t tool) busy() error {
 		"%q has not ended in %s: it is not killed, as volumes could stay suspended, and nothing else is done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
 }
 
-// begin waits for the turn of a command.
-func (t tool) begin(ctx context.Context) error {
+// begin waits for the turn of a command, which end ends.
+func (t tool) begin(ctx context.Context) (end func(), err error) {
 	look := time.NewTicker(t.limit)
 	defer look.Stop()
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
+		}
+		if t.held(ctx) != nil {
+			return func() {}, nil
 		}
 		if err := t.busy(); err != nil {
-			return err
+			return nil, err
 		}
 		select {
 		case t.one <- struct{}{}:
-			return nil
+			return func() { <-t.one }, nil
 		case <-ctx.Done():
 		case <-look.C:
 		}
 	}
 }
 
+// turnKey is that of a turn in a context.
+type turnKey struct{}
+
+// held is a turn that is kept from one command to the next.
+type held struct {
+	of   *turn
+	over atomic.Bool // it was given back, or is that of a command which takes longer than its time
+}
+
+// hold waits for a turn, and keeps it until done, for commands that are run with the context
+// that it returns.
+func (t tool) hold(ctx context.Context) (in context.Context, done func(), err error) {
+	end, err := t.begin(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &held{of: t.turn}
+	return context.WithValue(ctx, turnKey{}, h), func() {
+		if !h.over.Swap(true) {
+			end()
+		}
+	}, nil
+}
+
+// held returns the turn that a context has; nil: none.
+func (t tool) held(ctx context.Context) *held {
+	h, _ := ctx.Value(turnKey{}).(*held)
+	if h == nil || h.of != t.turn || h.over.Load() {
+		return nil
+	}
+	return h
+}
+
 // ask runs a command that changes nothing, and returns what it wrote.
 func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, error) {
-	if err := t.begin(ctx); err != nil {
+	end, err := t.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer func() { <-t.one }()
+	defer end()
 	var out bytes.Buffer
-	_, err := t.run(ctx, t.limit, &out, command, args...)
+	_, err = t.run(ctx, t.limit, &out, command, args...)
 	return out.Bytes(), err
 }
 
