@@ -76,6 +76,9 @@ func (m *moving) onShare(ctx context.Context) error {
 // clear destroys what an earlier home left of a dataset in the pool that is to take it, as a move
 // file by file does: before it is on record that the home is here, as it is older. Its lock is held.
 func (m *moving) clear(ctx context.Context) error {
+	if m.given == m.op.Dataset.Pool {
+		return dataset.Errorf(dataset.ErrConflict, "pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)", m.a.pools.name(m.given))
+	}
 	if err := m.shared(ctx); err != nil {
 		return err
 	}

@@ -122,6 +122,24 @@ func TestPassedOverOnAShare(t *testing.T) {
 	}
 }
 
+// A host that stands in for one that is gone, with the folder of that, does not take a volume
+// from there to there, whatever it is asked: all of it would go.
+func TestI1TakeFromTheOwnPool(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "kept")
+	pool := f.a.thePool()
+	next := f.record("db").Dataset
+	next.Epoch++
+	m := &moving{a: f.a.Agent, pool: pool, given: pool.ID(), op: &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, Share: true, Dataset: &next}}
+	if err := m.clear(t.Context()); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+		t.Errorf("cleared: %v", err)
+	}
+	if got := f.a.reads("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
 // What a crash left of a volume that went on at another node, which has not taken it yet, is
 // not taken for one that was never acknowledged.
 func TestNotTakenYetIsKept(t *testing.T) {

@@ -65,6 +65,10 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if err != nil {
 		return err
 	}
+	cands, why := elsewhere(cands, from, target)
+	if why != "" {
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
+	}
 	var kept dataset.Copy
 	if there, err := t.get(copyKey(target.ID, d.ID), &kept); err != nil {
 		return err

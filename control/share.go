@@ -22,16 +22,32 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c cand
 	if err != nil {
 		return c, false, "", err
 	}
-	i := slices.IndexFunc(cands, func(c candidate) bool { return oneShare(from, c.Pool) })
-	if i < 0 {
-		return c, true, "node " + target.Name + " has no pool on the share that it lies on (drover pool create there, beside " + from.Path + ")", nil
+	cands, why = elsewhere(cands, from, target)
+	cands = slices.DeleteFunc(cands, func(c candidate) bool { return !oneShare(from, c.Pool) })
+	if len(cands) == 0 {
+		if why == "" {
+			why = "node " + target.Name + " has no pool on the share that it lies on (drover pool create there, beside " + from.Path + ")"
+		}
+		return c, true, why, nil
 	}
-	c = cands[i]
+	c = cands[max(0, slices.IndexFunc(cands, func(c candidate) bool { return c.away() == "" }))]
 	if why = c.away(); why != "" {
 		why = "pool " + c.Name + " of node " + target.Name + ": " + why
 	}
 	_, err = t.get(poolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
 	return c, true, why, err
+}
+
+// elsewhere leaves out the pool that a dataset lies in, which its node may have adopted: what
+// comes there would take the place of what it comes from. It says why nothing can go on in
+// the others, if there were none but that.
+func elsewhere(cands []candidate, from dataset.Pool, target dataset.Node) (others []candidate, why string) {
+	others = slices.DeleteFunc(slices.Clone(cands), func(c candidate) bool { return c.ID == from.ID })
+	could := func(c candidate) bool { return from.Share == uuid.Nil || oneShare(from, c.Pool) }
+	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
+		why = "pool " + from.Name + ", which node " + target.Name + " has now, is the very pool that it lies in (drover store rebuild there makes it its home)"
+	}
+	return others, why
 }
 
 // planTake has a node take a dataset over that lies on a share of which it has a pool: all of

@@ -120,6 +120,50 @@ func TestMoveOffAShare(t *testing.T) {
 	}
 }
 
+// A node that has the very pool by now in which a volume lies, as one that stands in for a host
+// that is gone, is not to have it moved in there; into another pool of its own it is.
+func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a := e.onShare("alpha", share)
+	a.createOnShare("db")
+	own := a.pools[1]
+	c := &agent{env: e, id: uuid.New(), incarnation: uuid.New(), pools: []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Path: "/gamma", Reach: dataset.ReachNode, Capabilities: loopCan}, own}}
+	c.register("gamma")
+	e.agents = append(e.agents, c)
+	for _, req := range []api.Request{forced("db", "gamma", "alpha"), moveTo("db", "gamma")} {
+		if op, err := e.Submit(e.ctx, req); err == nil || !strings.Contains(err.Error(), "drover store rebuild") {
+			t.Errorf("force %t: %+v, %v", req.Force, op.Operation, err)
+		}
+	}
+	second := own
+	second.ID, second.Path = uuid.New(), own.Path+"2"
+	c.pools = append(c.pools, second)
+	c.register("gamma")
+	if op := *e.submit(forced("db", "gamma", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
+		t.Errorf("%+v", op.Dataset)
+	}
+}
+
+// Of several pools of a node on the share one that serves is taken.
+func TestForceIntoAPoolThatServes(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b := e.onShare("alpha", share), e.onShare("beta", share)
+	a.createOnShare("db")
+	second := b.pools[1]
+	second.ID, second.Path = uuid.New(), second.Path+"2"
+	b.pools = append(b.pools, second)
+	b.register("beta")
+	h := api.Heartbeat{Incarnation: b.incarnation, Pools: []dataset.PoolStatus{{ID: b.pools[1].ID, Held: true, Reason: "it is older"}, {ID: second.ID, Online: true}}}
+	if err := e.Heartbeat(e.ctx, b.id, h); err != nil {
+		t.Fatal(err)
+	}
+	if op := *e.submit(forced("db", "beta", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
+		t.Errorf("%+v", op.Dataset)
+	}
+}
+
 // Without its home a volume goes on from what is on the share: nothing is lost, and nothing
 // is kept by the one that was passed over.
 func TestForceOnAShare(t *testing.T) {
