@@ -292,14 +292,15 @@ func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 
 // isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
 // the limit, which is set again once it is thawed. Its flush may last when the dataset may be
-// open here again, so the guard is asked, and who does not know sets nothing.
+// open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
+// again. Who does not know sets nothing.
 func (a *Agent) isFencing(id uuid.UUID) (bool, error) {
 	d, known := a.cache.dataset(id)
 	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
 		return true, nil
 	}
 	fenced, err := a.isFencedBy(id, func() (guard.Status, error) {
-		ctx, cancel := context.WithTimeout(a.ctx, askFencing)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
 		defer cancel()
 		return a.Guard.Status(ctx)
 	})

@@ -320,6 +320,11 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	f.a.bounds.disarm(d.ID)
 	f.a.cache.apply(d, 0)
 	f.a.unmounts("db", "one")
+	f.a.cache.apply(held, 0)
+	f.a.down() // what it lifts it sets again as it stops
+	if fencing, err := f.a.isFencing(d.ID); fencing || err != nil {
+		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
+	}
 }
 
 // toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
@@ -336,9 +341,12 @@ func (g *toldGuard) say(id uuid.UUID, state guard.State) {
 	g.e.Dataset, g.e.State = id, state
 }
 
-func (g *toldGuard) Status(context.Context) (guard.Status, error) {
+func (g *toldGuard) Status(ctx context.Context) (guard.Status, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if ctx.Err() != nil {
+		return guard.Status{}, ctx.Err()
+	}
 	if g.e.State == "" && g.e.Dataset != uuid.Nil {
 		return guard.Status{}, errAway
 	}
@@ -358,42 +366,3 @@ func (g *toldGuard) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (gua
 }
 
 func (g *toldGuard) Release(context.Context, uuid.UUID, uint64) error { return nil }
-
-// An agent whose state was lost takes away what limits a loop device that nobody has attached,
-// and what is attached keeps it.
-func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
-	f := limitFlock(t)
-	h := f.a.limits.hierarchy
-	d := f.a.volume("db@free", nil)
-	f.a.mounts("db", "one")
-	dev, nobodys := f.a.device(d), iolimit.Device{Major: loopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
-	control, err := os.Open("/dev/loop-control")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, int(nobodys.Minor)); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck // it is one more that is free
-	for _, lost := range []bool{false, true} {
-		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
-			t.Fatal(err)
-		}
-		f.a.recovered = lost
-		if err := f.a.loadLimits(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		want := slowly
-		if lost {
-			want = iolimit.Limits{}
-		}
-		f.a.wantTold(nobodys, want, "the number of nobody's device")
-		f.a.wantTold(dev, slowly, "what somebody uses")
-	}
-	f.a.recovered = false
-	if err := h.Clear(iolimit.Root, dev); err != nil {
-		t.Fatal(err)
-	}
-	f.a.unmounts("db", "one")
-}

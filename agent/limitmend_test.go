@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/iolimit"
 )
@@ -122,5 +124,44 @@ func TestTheTurnComesBeforeTheLift(t *testing.T) {
 		t.Error(err, order)
 	}
 	f.a.wantTold(dev, slowly, "it got no turn")
+	f.a.unmounts("db", "one")
+}
+
+// An agent whose state was lost takes away what limits a loop device that nobody has attached,
+// and what is attached keeps it.
+func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
+	f := limitFlock(t)
+	h := f.a.limits.hierarchy
+	d := f.a.volume("db@free", nil)
+	f.a.mounts("db", "one")
+	dev, nobodys := f.a.device(d), iolimit.Device{Major: loopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
+	control, err := os.Open("/dev/loop-control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, int(nobodys.Minor)); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck // it is one more that is free
+	for _, lost := range []bool{false, true} {
+		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
+			t.Fatal(err)
+		}
+		f.a.recovered = lost
+		if err := f.a.loadLimits(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := slowly
+		if lost {
+			want = iolimit.Limits{}
+		}
+		f.a.wantTold(nobodys, want, "the number of nobody's device")
+		f.a.wantTold(dev, slowly, "what somebody uses")
+	}
+	f.a.recovered = false
+	if err := h.Clear(iolimit.Root, dev); err != nil {
+		t.Fatal(err)
+	}
 	f.a.unmounts("db", "one")
 }

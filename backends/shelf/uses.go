@@ -68,10 +68,19 @@ func (u *Uses) None(id uuid.UUID, folder string) error {
 	if err != nil {
 		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
 	}
-	if at != "" {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
+	if at.point != "" && at.untold {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: unmount that first", id, at.point)
+	}
+	if at.point != "" {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
 	}
 	return nil
+}
+
+// where is a place in this mount namespace where something is mounted; the zero value: nowhere.
+type where struct {
+	point  string
+	untold bool // it may be something else of the share
 }
 
 // rootsOf returns what the mount table has for a directory of a share, and for those in it,
@@ -96,17 +105,20 @@ func rootsOf(dir *os.File) (map[string]bool, error) {
 
 // mountedOf returns which of the mounts of a share is of a directory or of what is in it, or may
 // be.
-func mountedOf(dir *os.File, mounts mount.Mounts) (string, error) {
+func mountedOf(dir *os.File, mounts mount.Mounts) (at where, err error) {
 	ours, err := rootsOf(dir)
 	if err != nil {
-		return "", err
+		return at, err
 	}
 	for _, m := range mounts {
-		if ours[m.Root] || mount.Untold(m) {
-			return m.Mountpoint, nil
+		if ours[m.Root] {
+			return where{point: m.Mountpoint}, nil
+		}
+		if mount.Untold(m) {
+			at = where{m.Mountpoint, true}
 		}
 	}
-	return "", nil
+	return at, nil
 }
 
 // rootOf is what the mount table says of a directory of a share that is mounted.
@@ -119,35 +131,35 @@ func rootOf(dir os.FileInfo) string {
 }
 
 // mountedAt returns where a directory, or something below it, is mounted, or
-// where something is mounted below it; "" when neither is. Bind mounts are told
+// where something is mounted below it; nowhere when neither is. Bind mounts are told
 // by the path in their filesystem that the mount table has for them, as seen
 // from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
-func mountedAt(folder string) (string, error) {
+func mountedAt(folder string) (at where, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {
-		return "", err
+		return at, err
 	}
 	defer dir.Close()
 	table, err := mount.Table()
 	if err != nil {
-		return "", err
+		return at, err
 	}
 	tree, path, kind, err := lies(dir, table)
 	if err != nil {
-		return "", err
+		return at, err
 	}
 	if below := table.Under(path); len(below) > 0 {
-		return below[0].Mountpoint, nil
+		return where{point: below[0].Mountpoint}, nil
 	}
 	if strings.HasPrefix(kind, "nfs") {
 		return mountedOf(dir, table.Of(tree.Major, tree.Minor))
 	}
 	for _, m := range table.Of(tree.Major, tree.Minor) {
 		if m.Root == tree.Root || strings.HasPrefix(m.Root, tree.Root+"/") {
-			return m.Mountpoint, nil
+			return where{point: m.Mountpoint}, nil
 		}
 	}
-	return "", nil
+	return at, nil
 }
 
 // lies returns which tree of which filesystem an open directory is, its path, and the kind of

@@ -24,20 +24,20 @@ func TestMountedOfAShare(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		root string
-		used bool
+		want where
 	}{
-		"it":                     {root(folder), true},
-		"its head":               {root(filepath.Join(folder, "head")), true},
-		"another":                {root(filepath.Dir(folder)), false},
-		"what was not looked up": {"/", true},
+		"it":                     {root(folder), where{"/data", false}},
+		"its head":               {root(filepath.Join(folder, "head")), where{"/data", false}},
+		"another":                {root(filepath.Dir(folder)), where{}},
+		"what was not looked up": {"/", where{"/data", true}},
 	} {
 		dir, err := os.Open(folder)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at, err := mountedOf(dir, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
-		if err != nil || (at != "") != c.used {
-			t.Errorf("%s: mounted at %q, %v", name, at, err)
+		if err != nil || at != c.want {
+			t.Errorf("%s: mounted at %+v, %v", name, at, err)
 		}
 		if err := dir.Close(); err != nil {
 			t.Error(err)
