@@ -43,12 +43,14 @@ func TestWhoFreezes(t *testing.T) {
 	for _, c := range []struct {
 		quiesce dataset.Quiesce
 		itself  bool
+		sealed  *dataset.Encryption // whose filesystem a backend does not see
 		frozen  bool
 	}{
-		{dataset.QuiesceNone, false, false}, {dataset.QuiesceFreeze, false, true},
-		{dataset.QuiesceNone, true, false}, {dataset.QuiesceFreeze, true, false},
+		{dataset.QuiesceNone, false, nil, false}, {dataset.QuiesceFreeze, false, nil, true},
+		{dataset.QuiesceNone, true, nil, false}, {dataset.QuiesceFreeze, true, nil, false},
+		{dataset.QuiesceNone, true, &dataset.Encryption{}, false}, {dataset.QuiesceFreeze, true, &dataset.Encryption{}, true},
 	} {
-		d.Profile.Quiesce = c.quiesce
+		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
 		_, thaw, err := r.freeze(t.Context(), freezing{itself: c.itself}, d)
 		if err != nil {
 			t.Fatal(err)

@@ -108,7 +108,7 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
-	itself := pool.Info().Freezes
+	itself := pool.Info().Freezes && d.Encryption == nil // what it sees is ciphertext then
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
 	until := a.Clock.Steady() + liftSnapshot - longStall // the freeze comes after it
 	up, err := a.raise(d, liftSnapshot)

@@ -162,7 +162,7 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs encrypts nothing: use a pool of backend loop")
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs encrypts nothing: use a pool of backend loop or lvm")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:

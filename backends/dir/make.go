@@ -114,7 +114,7 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir encrypts nothing: use a pool of backend loop")
+		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir encrypts nothing: use a pool of backend loop or lvm")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", p.kind, fs.Type)
 	case len(fs.Mount) > 0:

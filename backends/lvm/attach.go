@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
@@ -27,9 +29,13 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 		return a, fmt.Errorf("attach dataset %s: %w", id, err)
 	}
 	var once sync.Once
-	a.Release = func() error {
-		once.Do(func() { p.letGo(id) })
-		return nil
+	end := a.Release
+	a.Release = func() (err error) {
+		once.Do(func() {
+			err = end()
+			p.letGo(id)
+		})
+		return err
 	}
 	return a, nil
 }
@@ -39,13 +45,13 @@ func (p *Pool) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	if err != nil {
 		return backends.Attachment{}, err
 	}
-	return backends.Attachment{Mount: backends.Mount{
+	return backends.Attachment{Release: v.close, Mount: backends.Mount{
 		Source:  v.node,
 		FSType:  v.fsType,
 		Options: mountOptions(v.fsType, opts.Mount),
 		// A device node in a volume is nobody's way to a disk of the host.
 		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
-		Grow:  v.size-v.fsSize > growSlack && !opts.ReadOnly,
+		Grow:  v.inner-v.fsSize > growSlack && !opts.ReadOnly,
 	}}, nil
 }
 
@@ -55,11 +61,15 @@ const growSlack = 16 << 20
 
 // active is a head's device, with what it holds.
 type active struct {
-	node         string
-	fsType       string
-	fsSize, size int64
+	node                string // what is mounted
+	fsType              string
+	fsSize, inner, size int64 // of the filesystem, of what it lies in, and of the volume
+
+	open *crypt.Device // the container on it, nil: it has none
+	key  []byte
 }
 
+// inspect looks into a head. What it returns is to be closed, unless it fails.
 func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -87,9 +97,23 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	if v.size, err = file.Seek(0, 2); err != nil {
 		return v, err
 	}
-	v.fsType, v.fsSize, err = fsctl.Superblock(file)
+	var fs io.ReaderAt = file
+	v.inner = v.size
+	if v.open, v.key, err = p.enter(ctx, f, name, file); err != nil {
+		return v, err
+	}
+	if v.open != nil {
+		fs, v.node = v.open, v.open.Path()
+		v.inner, err = v.open.Size()
+	}
+	if err == nil {
+		v.fsType, v.fsSize, err = fsctl.Superblock(fs)
+	}
 	if err == nil && v.fsType == "" {
 		err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in volume %s", p.ref(name))
+	}
+	if err != nil {
+		err = errors.Join(err, v.close())
 	}
 	return v, err
 }
@@ -153,8 +177,12 @@ func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	dev, err := dm.Find(p.device(name))
+	seen := dev
 	for try := 0; err == nil && dev.Open > 0 && try < busyTries && ctx.Err() == nil; try++ {
-		if where := mountedAt(dev); where != "" {
+		if seen, err = p.top(name, dev); err != nil {
+			break
+		}
+		if where := mountedAt(seen); where != "" {
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, where)
 		}
 		<-time.After(busyPause)
@@ -166,7 +194,7 @@ func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
 	case err != nil:
 		return fmt.Errorf("find out whether dataset %s is in use: %w", id, err)
 	case dev.Open > 0:
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, elsewhere(dev))
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, elsewhere(seen))
 	}
 	return nil
 }
@@ -220,6 +248,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err != nil {
 		return err
 	}
+	defer v.close() //nolint:errcheck // of what was read alone
 	switch {
 	case int64(want) < v.size:
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here", dataset.Size(v.size), v.fsType)
@@ -244,14 +273,18 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if root == nil {
 		return nil
 	}
-	return grow(root, v.fsType, int64(want))
+	size, err := p.fill(ctx, v, name, int64(want))
+	if err != nil {
+		return err
+	}
+	return grow(root, v.fsType, size)
 }
 
 // Grow implements backends.Resizer.
 func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 	v, err := p.inspect(ctx, id)
 	if err == nil {
-		err = grow(root, v.fsType, v.size)
+		err = errors.Join(grow(root, v.fsType, v.inner), v.close())
 	}
 	if err != nil {
 		return fmt.Errorf("grow dataset %s: %w", id, err)

@@ -166,7 +166,7 @@ func (b *bench) read(id uuid.UUID) (content string) {
 // snapshotHolds wants a clone of a snapshot to have that content; "absent" wants no snapshot.
 func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
 	b.Helper()
-	c := dataset.Dataset{ID: uuid.New()}
+	c := b.record(0)
 	_, err := b.Clone(b.Context(), c, dataset.Source{Dataset: ds, Snapshot: snapshot}, nil)
 	got := "absent"
 	if dataset.KindOf(err) != dataset.ErrNotFound {
@@ -179,9 +179,18 @@ func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
 	}
 }
 
+// record is that of a new dataset, which is encrypted where the pool has keys.
+func (b *bench) record(size dataset.Size) dataset.Dataset {
+	d := dataset.Dataset{ID: uuid.New(), Size: size}
+	if b.cfg.Keys != nil {
+		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
+	}
+	return d
+}
+
 func (b *bench) create(size dataset.Size) dataset.Dataset {
 	b.Helper()
-	d := dataset.Dataset{ID: uuid.New(), Size: size}
+	d := b.record(size)
 	_, err := b.Create(b.Context(), d)
 	b.must(err)
 	b.must(b.Commit(b.Context(), d.ID))

@@ -152,6 +152,12 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
 	}
+	var key []byte
+	if d.Encryption != nil {
+		if key, err = p.keyOf(ctx, d); err != nil {
+			return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+		}
+	}
 	size, err = p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
 		name, err := p.intend(ctx, f, shelf.FirstHead)
 		if err != nil {
@@ -162,7 +168,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 			return 0, err
 		}
 		p.step("lvm.volume.made")
-		return size, p.format(ctx, name, fsType, d.Profile.Owner)
+		return size, p.format(ctx, name, fsType, d, key)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
@@ -180,7 +186,7 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size = p.roundUp(size)
 	fsType, have := d.Profile.Filesystem.Type, p.info.Capabilities.Filesystems
 	if fsType == "" {
-		fsType = p.Filesystem(size)
+		fsType = p.Filesystem(size - overhead(d))
 	}
 	if !slices.Contains(have, fsType) {
 		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fsType, strings.Join(have, ", "))
@@ -189,6 +195,7 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if fsType == xfs {
 		least = minXFS
 	}
+	least += overhead(d)
 	switch {
 	case size < least:
 		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fsType, least)
@@ -200,7 +207,7 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 
 // format puts a filesystem on a new volume, whose root is empty and whose it is to be. The
 // volume reads as zeros: what is to be zero needs no writing, which would take blocks.
-func (p *Pool) format(ctx context.Context, name, fsType string, owner *dataset.Owner) error {
+func (p *Pool) format(ctx context.Context, name, fsType string, d dataset.Dataset, key []byte) error {
 	dev, err := p.activate(ctx, name)
 	if err != nil {
 		return err
@@ -209,7 +216,17 @@ func (p *Pool) format(ctx context.Context, name, fsType string, owner *dataset.O
 	if err != nil {
 		return err
 	}
-	if err := p.mkfs(ctx, fsType, node); err != nil {
+	mkfs := p.mkfs
+	if d.Encryption != nil {
+		open, err := p.encrypt(ctx, name, node, d, key)
+		if err != nil {
+			return err
+		}
+		defer open.Close()
+		p.step("lvm.volume.opened")
+		mkfs, node = p.makeFS, open.Path()
+	}
+	if err := mkfs(ctx, fsType, node); err != nil {
 		return err
 	}
 	p.step("lvm.volume.formatted")
@@ -217,7 +234,7 @@ func (p *Pool) format(ctx context.Context, name, fsType string, owner *dataset.O
 	if err != nil {
 		return err
 	}
-	return errors.Join(prepareRoot(root, owner), fsctl.Sync(root), root.Close())
+	return errors.Join(prepareRoot(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
 }
 
 func (p *Pool) mkfs(ctx context.Context, fsType, node string) error {
@@ -266,6 +283,9 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return 0, err
 		}
 		defer from.Close()
+		if err := sameKey(from, d); err != nil {
+			return 0, err
+		}
 		of, err := source(from, src.Snapshot)
 		if err != nil {
 			return 0, err
@@ -307,15 +327,15 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (string, error) {
 
 // make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
 func (p *Pool) make(ctx context.Context, d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	if d.Encryption != nil {
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend lvm encrypts nothing: use a pool of backend loop")
-	}
 	f, whole, err := p.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	if whole {
+		if err := sameKey(f, d); err != nil {
+			return 0, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", d.ID, err)
+		}
 		name, err := headOf(f)
 		if err != nil {
 			return 0, err

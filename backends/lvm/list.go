@@ -81,6 +81,9 @@ func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 		}
 	}
 	p.step("lvm.destroy.begun")
+	if err := p.abandon(doomed); err != nil {
+		return err
+	}
 	if err := p.remove(ctx, doomed); err != nil {
 		return err
 	}

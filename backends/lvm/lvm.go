@@ -25,7 +25,8 @@
 // # Activation
 //
 // Heads are active from their first mount on, until the host is restarted; snapshots never
-// are. What one takes is asked without making it so. LVM freezes the mounted filesystem of a head while it takes a snapshot of it.
+// are. What one takes is asked without making it so. LVM freezes the mounted filesystem of a head
+// while it takes a snapshot of it, unless that is encrypted (encrypt.go).
 package lvm
 
 import (
@@ -44,6 +45,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -135,7 +137,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 // pool is one in a volume group, not open yet.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
-	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
+	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, keys: cfg.Keys, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
 }
 
 // check returns the name of the volume group that cfg names.
@@ -161,6 +163,7 @@ type Pool struct {
 	shelf      *shelf.Shelf
 	tool       tool
 	runner     run.Runner
+	keys       backends.Keys
 	step       func(string)
 	extent     dataset.Size
 	chunk      dataset.Size
@@ -187,11 +190,12 @@ func (p *Pool) declare() error {
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 			OnlineGrow: len(offline) < len(have), OfflineGrow: offline,
 			OwnFilesystem: true, OwnDevice: true, Filesystems: have,
+			Encryption: crypt.Available() == nil,
 		},
 		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
 		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
-	return nil
+	return p.settled()
 }
 
 // ID implements backends.Pool.

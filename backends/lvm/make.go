@@ -285,10 +285,11 @@ func (p *Pool) makePool(ctx context.Context, free dataset.Size, stripes int) err
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
+	err := p.settled()
 	if p.inCorner {
-		return nil
+		return err
 	}
-	return p.unmountRecords(p.shelf.Path())
+	return errors.Join(err, p.unmountRecords(p.shelf.Path()))
 }
 
 // ref is how lvm(8) is told of a volume.

@@ -22,7 +22,7 @@ type cast struct {
 
 func (b *bench) stage() cast {
 	b.Helper()
-	c := cast{ds: b.create(little), other: dataset.Dataset{ID: uuid.New(), Size: more}}
+	c := cast{ds: b.create(little), other: b.record(more)}
 	c.snapshot = dataset.Snapshot{ID: uuid.New(), Dataset: c.ds.ID}
 	c.keep = dataset.Snapshot{ID: uuid.New(), Dataset: c.ds.ID}
 	b.write(c.ds.ID, "old")
@@ -139,8 +139,12 @@ func scenarios() []scenario {
 // C1: a crash at every step of every operation leaves the one or the other, and doing it
 // again ends as if nothing had been; so does reaping before.
 func TestC1CrashAtEveryStep(t *testing.T) {
-	b := newBench(t, place(t, "lvm-first"))
-	for _, s := range scenarios() {
+	cutAtEveryStep(t, newBench(t, place(t, "lvm-first")), scenarios())
+}
+
+func cutAtEveryStep(t *testing.T, b *bench, all []scenario) {
+	t.Helper()
+	for _, s := range all {
 		t.Run(s.name, func(t *testing.T) {
 			b := *b
 			b.T = t

@@ -11,6 +11,9 @@ const gib = 1 << 30
 // encrypted is the case that says what encryption is.
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
+// sealed is that on lvm, and what a crash leaves there.
+const sealed = "^(TestC1Encrypted|TestSuiteEncrypted)$/./^EncryptedIsUnreadable$"
+
 // large are the cases of backendtest that take minutes on a share in here.
 const large = "^Test(OnNFS|SuiteNFS)$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
 
@@ -42,7 +45,8 @@ func Table() []Entry {
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
-		{Package: "backends/lvm", Disks: thin(), Modules: []string{"dm-thin-pool"}, Within: 50 * time.Minute, Long: true},
+		{Package: "backends/lvm", Skip: "^(TestC1Encrypted|TestSuiteEncrypted)$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 50 * time.Minute, Long: true},
+		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
 		{Package: "agent", Run: "^Test(MoveOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
@@ -50,6 +54,7 @@ func Table() []Entry {
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
+		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Long: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
 		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 30 * time.Minute, Long: true},
 	}

@@ -1,0 +1,163 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// An encrypted dataset has a LUKS2 container in its volume, and the filesystem in there: snapshots
+// and clones are of ciphertext, and take no key. LVM does not see that filesystem, so the agent
+// freezes it where LVM does it otherwise.
+
+// mapping is the name of the device that reads what is in a volume. With the pool in it two pools
+// of a host can have volumes of one name, as after a copy of their disk.
+func (p *Pool) mapping(volume string) string {
+	return "drover-" + strings.TrimPrefix(volume, namePrefix) + p.mappings()
+}
+
+// mappings is what the names of all mappings of the pool end in.
+func (p *Pool) mappings() string { return "-" + p.shelf.ID().String()[:8] }
+
+// settled lets go of the mappings of the pool that nobody uses, as a process that was killed has
+// left them, and waits until they are gone. That takes no cryptsetup: it may be gone since.
+func (p *Pool) settled() error {
+	return crypt.Gone(context.Background(), func(name string) bool {
+		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, p.mappings())
+	})
+}
+
+// abandon has the mappings of volumes go that are worthless: at once, or with what a process that
+// was killed has left running on them.
+func (p *Pool) abandon(volumes []string) error {
+	for _, name := range volumes {
+		if err := crypt.Drop(p.mapping(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if err := crypt.Available(); err != nil {
+		return nil, err
+	}
+	if p.keys == nil {
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
+	}
+	return p.keys.DataKey(ctx, d)
+}
+
+// overhead is what a dataset's volume has beside its filesystem.
+func overhead(d dataset.Dataset) dataset.Size {
+	if d.Encryption == nil {
+		return 0
+	}
+	return crypt.Overhead
+}
+
+// sameKey fails with ErrInvalid unless what lies in a folder is encrypted with the data key of a
+// record, or neither is encrypted. No volume is activated for that.
+func sameKey(f *shelf.Folder, d dataset.Dataset) error {
+	is, err := f.ReadRecord()
+	switch {
+	case err != nil:
+		return err
+	case (is.Encryption != nil) != (d.Encryption != nil):
+		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+	case is.Encryption != nil && is.Encryption.ID != d.Encryption.ID:
+		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", is.Encryption.ID, d.Encryption.ID)
+	}
+	return nil
+}
+
+// encrypt makes a container on the device of a new volume, and opens it.
+func (p *Pool) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (*crypt.Device, error) {
+	tool := crypt.New(p.runner)
+	if err := tool.Format(ctx, node, d.Encryption.ID, key); err != nil {
+		return nil, err
+	}
+	p.step("lvm.volume.encrypted")
+	return tool.Open(ctx, node, p.mapping(volume), key)
+}
+
+// enter opens the container on the device of a head, if it has one, as its record says: a
+// filesystem in its place that nobody encrypted is not Drover's.
+func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device, key []byte, err error) {
+	_, is, err := crypt.Header(node)
+	if err != nil {
+		return nil, nil, fmt.Errorf("volume %s: %w", p.ref(volume), err)
+	}
+	d, err := f.ReadRecord()
+	if err != nil { // a damaged one keeps nobody from what is there, and who has the keys may have one too
+		d = &dataset.Dataset{ID: f.ID}
+	}
+	switch {
+	case !is && d.Encryption == nil:
+		return nil, nil, nil
+	case !is:
+		return nil, nil, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and volume %s is not", p.ref(volume))
+	}
+	if key, err = p.keyOf(ctx, *d); err != nil {
+		return nil, nil, err
+	}
+	open, err = crypt.New(p.runner).Open(ctx, node.Name(), p.mapping(volume), key)
+	return open, key, err
+}
+
+// top is what is mounted of a volume that is in use: the mapping on it, or itself. A mapping that
+// nobody uses goes.
+func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
+	m, there, err := crypt.Find(p.mapping(volume))
+	switch {
+	case err != nil || !there:
+		return dev, err
+	case m.Users == 0:
+		return dev, crypt.Drop(m.Name)
+	}
+	return dm.Device{Name: m.Name, Major: m.Major, Minor: m.Minor, Open: m.Users}, nil
+}
+
+// makeFS makes a filesystem in a container, where each block that is written takes room.
+func (p *Pool) makeFS(ctx context.Context, fsType, path string) error {
+	args := []string{"-q", "-f", "-K", path} // -f: what was never written reads as noise
+	if fsType == ext4 {
+		args = []string{"-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=1", path}
+	}
+	_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
+	return err
+}
+
+// close ends what inspect has opened.
+func (v active) close() error {
+	if v.open == nil {
+		return nil
+	}
+	return v.open.Close()
+}
+
+// fill has the container of a head that was extended take all of its volume, and returns what is
+// in it then.
+func (p *Pool) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
+	if v.open == nil {
+		return size, nil
+	}
+	if err := crypt.New(p.runner).Resize(ctx, p.mapping(volume), v.key); err != nil {
+		return 0, err
+	}
+	p.step("lvm.resize.mapping")
+	dev, err := os.Open(v.open.Path())
+	if err != nil {
+		return 0, err
+	}
+	size, err = dev.Seek(0, 2)
+	return size, errors.Join(err, dev.Close())
+}
