@@ -76,7 +76,13 @@ func (a *Agent) unkept(d dataset.Dataset) string {
 		return "its speed is not limited as its profile says: " + err.Error()
 	}
 	e := a.limits.get(d.ID)
-	if e == nil || !d.Profile.QoS.Strict {
+	if e == nil {
+		return ""
+	}
+	if bare := e.bareNow(); len(bare) > 0 {
+		return unlimitedIn(bare)
+	}
+	if !d.Profile.QoS.Strict {
 		return ""
 	}
 	if lost := a.limits.lostNow(); lost != "" {
@@ -91,6 +97,17 @@ func (a *Agent) unkept(d dataset.Dataset) string {
 		return "its profile is strict about its speed, which is not limited in control group " + strings.Join(groups, ", ")
 	}
 	return ""
+}
+
+// bareNow are the groups that a dataset is used in and that cannot be limited.
+func (e *limited) bareNow() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.bare
+}
+
+func unlimitedIn(groups []string) string {
+	return "its speed is not limited in control group " + strings.Join(groups, ", ") + ", which it is used in: nobody has handed the controller io down to it"
 }
 
 // strictly says why a limit that is strict does not hold.
@@ -113,6 +130,9 @@ func (a *Agent) checkLimited(r *report, e *limited) {
 		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says in the control groups %s; that is looked at each %s", strings.Join(groups, ", "), lookSeldom)
 	}
 	const mend = "name what is above it in cgroup_parents of drover.yaml"
+	if len(e.bare) > 0 {
+		r.add(levelError, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
+	}
 	out := a.limits.outside(e)
 	switch {
 	case len(out) == 0:

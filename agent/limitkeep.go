@@ -234,12 +234,11 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 		return nil
 	}
 	bind := union(base, k.held(e.rec.Groups))
-	groups := bind
-	for _, pid := range k.users.Of(int(e.rec.Device.Major), int(e.rec.Device.Minor), k.mountPath(e.id)) {
-		if g, ok := k.limits.hierarchy.GroupOf(pid); ok && !k.limits.binds(bind, g) {
-			groups = union(groups, []string{g})
-		}
+	more, err := k.usedIn(e, bind)
+	if err != nil {
+		return err
 	}
+	groups := union(bind, more)
 	var astray []string
 	for _, g := range groups {
 		rules, err := k.told(g)
@@ -266,6 +265,37 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 	rec := e.rec
 	rec.Groups = groups
 	return k.rule(ctx, e, rec)
+}
+
+// usedIn returns the groups that a dataset is used in and that rules on others do not bind, and
+// notes which of those cannot be limited. Whose they are hands the controller down to them, or not.
+// e.mu is held.
+func (k *keeper) usedIn(e *limited, bind []string) (groups []string, err error) {
+	var bare []string
+	for _, pid := range k.users.Of(int(e.rec.Device.Major), int(e.rec.Device.Minor), k.mountPath(e.id)) {
+		g, ok := k.limits.hierarchy.GroupOf(pid)
+		if !ok || k.limits.binds(bind, g) {
+			continue
+		}
+		rules, err := k.told(g)
+		switch {
+		case err != nil:
+			return nil, err
+		case rules != nil:
+			groups = union(groups, []string{g})
+		case k.limits.hierarchy.Exists(g):
+			bare = union(bare, []string{g})
+		}
+	}
+	if !slices.Equal(bare, e.bare) {
+		d, _ := k.cache.either(e.id)
+		if len(bare) > 0 {
+			k.log(d).WithField("groups", bare).Error("its speed is not limited in control groups that have no controller io")
+		}
+		e.bare = bare
+		defer k.changed(e.id)
+	}
+	return groups, nil
 }
 
 // held returns those of groups that can be limited.

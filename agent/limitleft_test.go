@@ -300,7 +300,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 				return err
 			},
 		} {
-			if err := f.a.limits.hierarchy.Lift(dev); err != nil {
+			if err := f.a.limits.hierarchy.Clear(iolimit.Root, dev); err != nil {
 				t.Fatal(err)
 			}
 			if err := act(); err != nil && state != "" {

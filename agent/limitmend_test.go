@@ -4,12 +4,20 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/iolimit"
 )
 
@@ -163,5 +171,89 @@ func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 	if err := h.Clear(iolimit.Root, dev); err != nil {
 		t.Fatal(err)
 	}
+	f.a.unmounts("db", "one")
+}
+
+// A volume that is used in a control group to which nobody has handed the controller down has no
+// limit there: doctor and its status say so for as long as that lasts, strict or not, and the group
+// is left as it is.
+func TestLimitInAGroupWithoutTheController(t *testing.T) {
+	name := "drover-test-" + uuid.NewString()
+	real := filepath.Join("/sys/fs/cgroup/unified", name)
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	into, err := os.Open(real)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer into.Close()
+	h := files(t, iolimit.V2, "/", "system.slice", "docker")
+	f := limitedBy(t, h)
+	d := f.a.volume("db@slow", nil)
+	path := f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && exec sleep infinity`, path, t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, UseCgroupFD: true, CgroupFD: int(into.Fd())}
+	if err := errors.Join(os.Mkdir(filepath.Join(h.Dir, name), 0o755), cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := os.Remove(real); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	out := "its speed is not limited in control group /" + name
+	said := func() bool { return strings.Contains(f.a.datasetStatus(t.Context(), d).Problem, out) }
+	f.soon("said", said)
+	if !f.a.says(out) {
+		t.Error("doctor does not say so")
+	}
+	if b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control")); err != nil || len(b) > 0 {
+		t.Errorf("the controller was handed down: %q, %v", b, err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600); err != nil { // as the kernel does when somebody hands it down
+		t.Fatal(err)
+	}
+	f.soon("limited", func() bool { got, err := h.Get("/"+name, dev); return err == nil && got == slowly })
+	if said() || f.a.says(out) {
+		t.Error("it is said still")
+	}
+	end()
+	f.a.unmounts("db", "one")
+}
+
+// A limit is not taken away while the guard fences its volume, which gives back what it lifted.
+func TestLimitIsKeptInAFence(t *testing.T) {
+	f := limitFlock(t)
+	says := &toldGuard{}
+	f.a.cfg.Guard = says
+	f.a.again()
+	d := f.a.volume("db@slow", nil)
+	f.a.mounts("db", "one")
+	dev := f.a.device(d)
+	held, free := d, d
+	held.Profile.Failover.Auto = true
+	free.Profile.QoS = dataset.QoS{}
+	f.a.cache.apply(held, 0)
+	f.a.bounds.arm(d.ID, d.Epoch)
+	f.a.bounds.mu.Lock()
+	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
+	f.a.bounds.mu.Unlock()
+	says.say(d.ID, guard.StateFencing)
+	if err := f.a.limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
+		t.Errorf("fencing: %v", err)
+	}
+	f.a.wantTold(dev, slowly, "fencing")
+	says.say(d.ID, guard.StateArmed)
+	if err := f.a.limit(t.Context(), free); err != nil {
+		t.Error(err)
+	}
+	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
+	f.a.bounds.disarm(d.ID)
+	f.a.cache.apply(d, 0)
 	f.a.unmounts("db", "one")
 }

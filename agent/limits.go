@@ -50,6 +50,7 @@ type limited struct {
 	rec  limitRecord
 	lift time.Duration // until when its rules are lifted, by the steady clock; 0: they are not
 	over bool          // it is limited no more, and in no map
+	bare []string      // groups that it is used in and that cannot be limited: nobody handed the controller down to them
 }
 
 // limitRecord is what control groups were told of a device. It is void on another boot.
@@ -256,8 +257,12 @@ func (l *limits) clear(rec limitRecord) error {
 	return errors.Join(errs...)
 }
 
-// unlimit takes the limits of a dataset away that is mounted.
+// unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
+// gives back then what it has lifted.
 func (a *Agent) unlimit(ctx context.Context, e *limited) error {
+	if fencing, err := a.isFencing(e.id); err != nil || fencing {
+		return errors.Join(err, dataset.Errorf(dataset.ErrPending, "its limit is taken away once it is not fenced any more"))
+	}
 	e.mu.Lock()
 	if e.lift == 0 {
 		if err := a.limits.clear(e.rec); err != nil {

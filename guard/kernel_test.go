@@ -15,25 +15,19 @@ import (
 
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
 
 // A writer that had its file open before is stopped by the freeze, and goes on where it
-// was after the thaw: not one write is lost, nor comes in between. How fast its device may be
-// is nothing that the freeze waits for.
+// was after the thaw: not one write is lost, nor comes in between.
 func TestFreezeAndThaw(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
-	rules := limited(t, r.Paths[0])
 	_, log := writing(t, "writer", filepath.Join(r.Paths[0], "file"))
 	r = w.armed(t, r, ahead)
 	e := w.fenced(t, r.Dataset)
 	if e.Fence.By != guard.ActFreeze || e.Fence.Epoch != r.Epoch || e.Fence.At < r.Deadline {
 		t.Errorf("%+v", e.Fence)
-	}
-	if left := rules(); len(left) > 0 {
-		t.Errorf("fenced with the limits %v", left)
 	}
 	w.until(t, r.Dataset, "it was looked at again", func(e guard.Entry) bool { return clock.Boottime() > e.Fence.At+1500*time.Millisecond })
 	e = w.entry(t, r.Dataset)
@@ -51,44 +45,6 @@ func TestFreezeAndThaw(t *testing.T) {
 	}
 	if err := w.Release(t.Context(), r.Dataset, r.Epoch); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// limited has a control group with a limit for the device at a path, and returns what limits
-// that group has.
-func limited(t *testing.T, path string) (rules func() map[iolimit.Device]iolimit.Limits) {
-	t.Helper()
-	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := iolimit.Detect(table)
-	if err != nil {
-		t.Fatal(err)
-	}
-	group := filepath.Join(iolimit.Root, "drover-guard-test-"+uuid.NewString())
-	if err := os.Mkdir(filepath.Join(h.Dir, group), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(filepath.Join(h.Dir, group)); err != nil {
-			t.Error(err)
-		}
-	})
-	dev, _, err := iolimit.DeviceOf(path)
-	if err == nil {
-		err = h.Set(group, dev, iolimit.Limits{WriteBPS: 1 << 20})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func() map[iolimit.Device]iolimit.Limits {
-		t.Helper()
-		all, err := h.Rules(group)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return all
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -97,16 +96,19 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 	if err := t.note(target.Dataset, intent); err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
+	var were lift
 	var unlimited error
 	if _, frozen := t.frozenAt(target.Dataset); !frozen {
-		unlimited = unlimit(dir)
+		were, unlimited = t.unlimit(target.Dataset, dir)
 	}
-	if err := fsctl.Freeze(dir); err != nil {
+	err = fsctl.Freeze(dir)
+	unlimited = errors.Join(unlimited, t.limitAgain(target.Dataset, were)) // while the device is in use: its number is nobody else's
+	if err != nil {
 		return Outcome{Note: note(errors.Join(err, unlimited), "")}, err
 	}
 	o := Outcome{Done: true, At: t.now(), Anew: true}
 	if unlimited != nil {
-		o.Note = note(fmt.Errorf("what was not on disk yet was written as slowly as it may be: %w", unlimited), "")
+		o.Note = note(fmt.Errorf("the limits of its speed were not lifted for what was not on disk yet, or are not back: %w", unlimited), "")
 	}
 	if err := t.markFrozen(target.Dataset, o.At); err != nil {
 		// It is frozen. A guard that is started anew takes it for somebody else's doing.
@@ -118,28 +120,6 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 		return Outcome{Note: "it was undone before it was done"}, err
 	}
 	return o, nil
-}
-
-// unlimit takes the limits of its speed from the device of a dataset: a freeze writes out first
-// what is in memory, and takes as long as the slowest of all control groups may write that. The
-// agent sets them again after a thaw.
-func unlimit(dir *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return err
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	h, err := iolimit.Detect(table)
-	if errors.Is(err, iolimit.ErrNone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return h.Lift(iolimit.Device{Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev)})
 }
 
 // reachTime bounds the search for a mount of a filesystem that the host has not mounted.

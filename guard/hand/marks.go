@@ -48,7 +48,7 @@ func replace(path string, b []byte) error {
 // mark is one thing that was done to a dataset's holders and that Undo takes back.
 type mark struct {
 	kind string // of kinds
-	what string // a control group, a PID and its start, a path
+	what string // a control group, a PID and its start, a path, a limit
 }
 
 const (
@@ -57,6 +57,7 @@ const (
 	markV2       = "cgroup2"
 	markProcess  = "process"
 	markReadOnly = "readonly"
+	markLimit    = "limit"
 )
 
 func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+".undo") }
@@ -73,8 +74,23 @@ func (t *Tool) note(id uuid.UUID, m mark) error {
 	if err != nil || slices.Contains(have, m) {
 		return err
 	}
+	return t.setMarks(id, append(have, m))
+}
+
+// unnote takes back that something was about to be done: it is undone.
+func (t *Tool) unnote(id uuid.UUID, m mark) error {
+	t.noting.Lock()
+	defer t.noting.Unlock()
+	have, err := t.marks(id)
+	if err != nil || !slices.Contains(have, m) { // Undo was here
+		return err
+	}
+	return t.setMarks(id, slices.DeleteFunc(have, func(has mark) bool { return has == m }))
+}
+
+func (t *Tool) setMarks(id uuid.UUID, all []mark) error {
 	var b []byte
-	for _, m := range append(have, m) {
+	for _, m := range all {
 		b = fmt.Appendf(b, "%s %s\n", m.kind, m.what)
 	}
 	return replace(t.markFile(id), b)

@@ -287,6 +287,8 @@ func (t *Tool) undo(target Target, m mark) error {
 			return nil
 		}
 		return setReadOnly(m.what, false)
+	case markLimit:
+		return t.undoLimit(target, m.what)
 	}
 	return errors.New("this guard does not know what that is")
 }

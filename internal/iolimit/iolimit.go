@@ -15,6 +15,7 @@
 package iolimit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,6 +98,14 @@ func (l Limits) Without(others ...Limits) Limits {
 	return l
 }
 
+// Or returns limits with others' in place of each that is none.
+func (l Limits) Or(other Limits) Limits {
+	return Limits{
+		ReadBPS: cmp.Or(l.ReadBPS, other.ReadBPS), WriteBPS: cmp.Or(l.WriteBPS, other.WriteBPS),
+		ReadIOPS: cmp.Or(l.ReadIOPS, other.ReadIOPS), WriteIOPS: cmp.Or(l.WriteIOPS, other.WriteIOPS),
+	}
+}
+
 // Rules returns the limits of a group, by device. A group that is gone, or that the controller
 // is not handed down to, is fs.ErrNotExist.
 func (h Hierarchy) Rules(group string) (map[Device]Limits, error) {
@@ -146,8 +155,9 @@ func (h Hierarchy) Clear(group string, d Device) error {
 	return nil
 }
 
-// Lift takes the limits on a device away from every group there is.
-func (h Hierarchy) Lift(d Device) error {
+// Limiting returns what limits a device, by group, of all groups there are.
+func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
+	found := map[string]Limits{}
 	var errs []error
 	err := filepath.WalkDir(h.Dir, func(path string, e fs.DirEntry, err error) error {
 		if gone(err) { // meanwhile
@@ -158,15 +168,15 @@ func (h Hierarchy) Lift(d Device) error {
 		}
 		group := Root + strings.TrimPrefix(strings.TrimPrefix(path, h.Dir), "/")
 		rules, err := h.Rules(group)
-		if err == nil && rules[d] != (Limits{}) {
-			err = h.Clear(group, d)
+		if l := rules[d]; l != (Limits{}) {
+			found[group] = l
 		}
 		if err != nil && !gone(err) {
 			errs = append(errs, err)
 		}
 		return nil
 	})
-	return errors.Join(append(errs, err)...)
+	return found, errors.Join(append(errs, err)...)
 }
 
 // gone tells the errors of a group or a device that is not there any more.

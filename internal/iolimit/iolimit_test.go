@@ -3,6 +3,7 @@ package iolimit
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -271,22 +272,16 @@ func TestDeviceOf(t *testing.T) {
 	}
 }
 
-// All groups that limit a device do so no more, and others as before.
-func TestLift(t *testing.T) {
+// What limits a device is found in all groups.
+func TestLimiting(t *testing.T) {
 	h := Hierarchy{V2, t.TempDir()}
-	const other = "8:0 rbps=1 wbps=1 riops=1 wiops=1\n"
 	put(t, "cpu", h.Dir, "cgroup.subtree_control")
 	put(t, "7:5 rbps=max wbps=5 riops=max wiops=max\n", h.Dir, "docker/abc/io.max")
-	put(t, other, h.Dir, "system.slice/io.max")
+	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n", h.Dir, "system.slice/io.max")
 	put(t, "", h.Dir, "user.slice/cgroup.procs")
-	if err := h.Lift(dev); err != nil {
-		t.Fatal(err)
-	}
-	if got := text(t, h.Dir, "docker/abc/io.max"); got != "7:5 rbps=max wbps=max riops=max wiops=max" {
-		t.Errorf("its group: %q", got)
-	}
-	if got := text(t, h.Dir, "system.slice/io.max"); got != other {
-		t.Errorf("another's: %q", got)
+	got, err := h.Limiting(dev)
+	if want := map[string]Limits{"/docker/abc": {WriteBPS: 5}}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 	if h.Exists("/absent") || !h.Exists("/user.slice") {
 		t.Error("which groups there are")
@@ -300,5 +295,11 @@ func TestWithout(t *testing.T) {
 	}
 	if got := all.Without(Limits{}); got != all {
 		t.Errorf("%+v without none", got)
+	}
+}
+
+func TestOr(t *testing.T) {
+	if got, want := (Limits{ReadBPS: 1, WriteIOPS: 4}).Or(Limits{9, 8, 7, 6}), (Limits{1, 8, 7, 4}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
