@@ -236,7 +236,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 || op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil {
+		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 || op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil || len(op.Dataset.Guests) > 0 {
 			return bad("it is not of a new dataset of this node")
 		}
 		if op.Dataset.Profile.Encryption.Wanted() != (op.Dataset.Encryption != nil) {

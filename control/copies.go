@@ -168,6 +168,7 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 
 // forget drops all that is on record of a dataset, when nothing of it is left anywhere.
 func (t *tx) forget(d dataset.Dataset) {
+	t.dismiss(&d)
 	for _, k := range []string{datasetKey(d.ID), uuidKey(d.ID), leaseKey(d.ID), trashKey(d.ID)} {
 		t.del(k)
 	}

@@ -16,6 +16,9 @@ func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := s.unguested(t, d, "delete"); err != nil {
+		return nil, nil, err
+	}
 	op := on(d)
 	if req.Fenced != "" {
 		op.From = d.Home
@@ -145,6 +148,9 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 			return err
 		}
 	}
+	if err := s.unguested(t, d, "delete"); err != nil {
+		return err
+	}
 	if err := t.unname(&d, op.ID); err != nil {
 		return err
 	}
@@ -171,6 +177,7 @@ func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
 // where that says nothing.
 func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
+	t.dismiss(d) // of those that are left a person vouched that they write no more
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
@@ -185,6 +192,7 @@ func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 // condemn marks a dataset as on its way out: its home's agent destroys it, and
 // nothing brings it back.
 func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
+	t.dismiss(d)
 	d.State = dataset.StatePurging
 	t.del(trashKey(d.ID))
 	if err := t.condemnCopies(*d); err != nil {

@@ -17,6 +17,7 @@
 //	                              what every service heard since and has in memory
 //	facts/<id>                    dataset.Facts of a node, as of the last change that counts
 //	operations/<id>               dataset.Operation
+//	guests/<node>/<dataset>       index: datasets of access many that a node stays with: Dataset.Guests
 //	home/<node>/<dataset>         index: datasets whose home a node is
 //	work/<node>/<operation>       index: operations of a node that are not final
 //	trash/<dataset>               index: datasets in the trash, with their end

@@ -174,7 +174,8 @@ var (
 		EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true,
 		Delta: true, Filesystems: []string{"xfs", "ext4"},
 	}
-	dirCan = dataset.Capabilities{CloneIndependent: true}
+	dirCan   = dataset.Capabilities{CloneIndependent: true}
+	shareCan = dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
 )
 
 // agent registers a node with a loop pool and then a dir pool.

@@ -50,7 +50,7 @@ func (e *env) check() state {
 			if op.State.Final() == op.Ended.IsZero() {
 				e.Errorf("operation %s is %s and ended at %v", op.ID, op.State, op.Ended)
 			}
-		case "names", "snapnames", "home", "work":
+		case "names", "snapnames", "home", "work", "guests":
 			got[en.Key] = read[claim](e, en.Key, en.Value)
 		case "by-uuid":
 			got[en.Key] = read[pointer](e, en.Key, en.Value)
@@ -118,6 +118,9 @@ func indexDataset(want map[string]any, d dataset.Dataset) {
 	}
 	for _, n := range d.Copies {
 		want[copyKey(n, d.ID)] = copyKey(n, d.ID)
+	}
+	for _, g := range d.Guests {
+		want[guestKey(g.Node, d.ID)] = claim{d.ID}
 	}
 	if d.Home != uuid.Nil || d.State != dataset.StatePurging {
 		want[leaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}

@@ -32,6 +32,7 @@ const (
 	factsPrefix      = "facts/"
 	leasesPrefix     = "leases/"
 	homesPrefix      = "home/"
+	guestsPrefix     = "guests/"
 
 	generationsPrefix = "generations/"
 )
@@ -77,12 +78,16 @@ func nodeCopies(node uuid.UUID) string { return copiesPrefix + node.String() + "
 func copyKey(node, ds uuid.UUID) string {
 	return nodeCopies(node) + ds.String()
 }
+func guestPrefix(node uuid.UUID) string { return guestsPrefix + node.String() + "/" }
+func guestKey(node, ds uuid.UUID) string {
+	return guestPrefix(node) + ds.String()
+}
 func workPrefix(node uuid.UUID) string { return "work/" + node.String() + "/" }
 func workKey(node, op uuid.UUID) string {
 	return workPrefix(node) + op.String()
 }
 
-// claim is the value of names/, snapnames/, home/ and work/: what the key
+// claim is the value of names/, snapnames/, home/, guests/ and work/: what the key
 // points at.
 type claim struct {
 	ID uuid.UUID `json:"id"`

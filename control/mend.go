@@ -115,7 +115,8 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		return nil
 	}
 	d := j.is
-	d.Copies, d.Spent = was.Copies, was.Spent
+	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
+	t.guestNoMore(&d, d.Home)
 	uncopy(&d, d.Home)
 	t.del(copyKey(d.Home, j.id))
 	for _, k := range j.keep {

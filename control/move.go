@@ -38,6 +38,11 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	if err := s.reachable(t, d, target, req.Force); err != nil {
 		return nil, nil, err
 	}
+	if !req.Force {
+		if err := s.unguested(t, d, "move"); err != nil {
+			return nil, nil, err
+		}
+	}
 	next := d
 	next.Home, next.Epoch, next.Move = target.ID, d.Epoch+1, uuid.Nil
 	op := &dataset.Operation{Node: target.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next}
@@ -277,6 +282,9 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	uncopy(&next, rec.Node)
 	t.del(homeKey(d.Home, d.ID))
 	t.del(copyKey(rec.Node, d.ID))
+	if err := s.guestsGoOn(t, d, rec, &next); err != nil {
+		return err
+	}
 	if err := s.leave(t, d, rec, &next); err != nil {
 		return err
 	}

@@ -286,6 +286,9 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n news) (out api
 		for _, c := range copies {
 			ids = append(ids, c.Dataset)
 		}
+		if ids, err = t.stays(node, ids); err != nil {
+			return out, err
+		}
 	}
 	keys := []string{clusterKey, nodeKey(node)}
 	for _, id := range ids {
@@ -331,9 +334,13 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 		out.Datasets = append(out.Datasets, is)
 		return nil
 	}
-	if !ok {
+	_, stays := d.Stay(node)
+	switch {
+	case !ok:
 		s.seen.forget(id)
-	} else {
+	case stays:
+		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.index(datasetKey(id))})
+	default:
 		s.seen.forgetFrom(node, id)
 	}
 	k, kept, err := t.kept(node, id)

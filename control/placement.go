@@ -39,6 +39,8 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
+	case p.Access == dataset.AccessMany && !can.ManyHosts:
+		return "several hosts cannot have a volume of it mounted at once, as access many wants"
 	case p.Encryption.Wanted() && !can.Encryption:
 		return "it cannot encrypt (drover doctor there says what is missing)"
 	case p.QoS.Limited() && !can.OwnDevice:

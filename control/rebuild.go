@@ -98,7 +98,8 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		}
 		d.Profile = s.withOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		d.Move, d.Copies, d.Spent = uuid.Nil, old.Copies, old.Spent // what is on record: those beside the data may be long over
+		d.Move, d.Copies, d.Spent, d.Guests = uuid.Nil, old.Copies, old.Spent, old.Guests // what is on record: those beside the data may be long over
+		t.guestNoMore(&d, node)
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}

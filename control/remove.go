@@ -41,6 +41,11 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 		if len(homes) > 0 && !force {
 			return homesLeft(*n, homes)
 		}
+		if !force {
+			if err := s.staysNowhere(t, *n); err != nil {
+				return err
+			}
+		}
 		return s.banish(t, n)
 	})
 	s.revoked.lookAgain()
@@ -75,9 +80,11 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	if len(homes) > 0 {
 		return false, homesLeft(n, homes) // the last one came while it was removed
 	}
-	copies, err := t.list(nodeCopies(n.ID), "", 1)
-	if err != nil || len(copies) > 0 {
-		return len(copies) > 0, err
+	for _, prefix := range []string{nodeCopies(n.ID), guestPrefix(n.ID)} {
+		some, err := t.list(prefix, "", 1)
+		if err != nil || len(some) > 0 {
+			return len(some) > 0, err
+		}
 	}
 	return false, t.dropNode(n.ID)
 }
@@ -148,6 +155,9 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 		}
 	}
 	if err := s.clearCondemned(ctx, node); err != nil {
+		return nil, err
+	}
+	if err := s.clearGuest(ctx, node); err != nil {
 		return nil, err
 	}
 	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), nodeCopies(node))

@@ -18,7 +18,7 @@ func (e *env) onShare(name string, share uuid.UUID) *agent {
 	a := &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
 	a.pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Path: "/" + name, Reach: dataset.ReachNode, Capabilities: loopCan}}
 	if share != uuid.Nil {
-		a.pools = append(a.pools, dataset.Pool{ID: uuid.New(), Name: "shared", Backend: "nfs", Path: "/mnt/" + name, Reach: dataset.ReachCluster, Share: share, Capabilities: dirCan})
+		a.pools = append(a.pools, dataset.Pool{ID: uuid.New(), Name: "shared", Backend: "nfs", Path: "/mnt/" + name, Reach: dataset.ReachCluster, Share: share, Capabilities: shareCan})
 	}
 	a.register(name)
 	e.agents = append(e.agents, a)

@@ -111,6 +111,11 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		// Its home has it open as it was made: with the guard in the way, or without.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover), choice(d.Profile.Failover), d.Volume, p.Name)
 	}
+	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
+		if err := s.unguested(t, d, "give profile "+p.Name+" to"); err != nil {
+			return nil, nil, err
+		}
+	}
 	if d.Anonymous {
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""

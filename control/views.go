@@ -165,6 +165,9 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if v.Kept, err = p.kept(d); err != nil {
 		return v, err
 	}
+	if v.Visits, err = p.visits(d); err != nil {
+		return v, err
+	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
 }

@@ -25,6 +25,7 @@ type Profile struct {
 	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
 	QoS         QoS        `json:"qos,omitzero"`
 	Encryption  KeySource  `json:"encryption,omitzero"`
+	Access      Access     `json:"access,omitempty"` // empty: one host at a time
 }
 
 // Replicas says how many nodes beside the home keep a copy, and how old that may get.

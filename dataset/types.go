@@ -27,6 +27,7 @@ type Dataset struct {
 	Epoch     uint64            `json:"epoch"`            // only grows
 	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
 	Spent     []uuid.UUID       `json:"spent,omitempty"`  // of these, those whose copy nobody goes on from any more
+	Guests    []Guest           `json:"guests,omitempty"` // with access many: who has it mounted beside the home
 	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
 	Losses    []Loss            `json:"losses,omitempty"` // that a copy on record may not have heard of, the oldest first
 	Origin    *Origin           `json:"origin,omitempty"`
@@ -294,6 +295,7 @@ type Capabilities struct {
 	Limits           Limits   `json:"limits,omitempty"`         // what its node can hold those to: never a backend's to say
 	Delta            bool     `json:"delta"`                    // sends what changed between two snapshots, and keeps copies
 	Filesystems      []string `json:"filesystems,omitempty"`
+	ManyHosts        bool     `json:"many_hosts,omitempty"` // several hosts can have a dataset mounted at once
 	Encryption       bool     `json:"encryption,omitempty"` // keeps a dataset so that without its key nothing of it can be read
 }
 

@@ -56,7 +56,7 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
 		return rule{node: itself, quiet: true}, true
-	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "certify":
+	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "guest", "certify":
 		return rule{node: itself}, true
 	case "join":
 		return rule{stranger: true}, true

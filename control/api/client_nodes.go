@@ -74,6 +74,11 @@ func (c *Client) Copied(ctx context.Context, id uuid.UUID, k Copied) error {
 	return c.tell(ctx, node(id, "/copied", k))
 }
 
+// Guest says that the node stays with a dataset, or does so no more.
+func (c *Client) Guest(ctx context.Context, id uuid.UUID, g Stay) (Indexed, error) {
+	return ask[Indexed](ctx, c, node(id, "/guest", g))
+}
+
 // Facts says what the host is.
 func (c *Client) Facts(ctx context.Context, id uuid.UUID, r FactsReport) (dataset.Facts, error) {
 	return ask[dataset.Facts](ctx, c, node(id, "/facts", r))

@@ -42,6 +42,7 @@ type fake struct {
 	upload   func(context.Context, io.Reader) error
 	happened func(context.Context, uint64, bool, func(Event) error) error
 	block    func(context.Context) error
+	guest    Indexed
 }
 
 var (
@@ -224,6 +225,10 @@ func (f *fake) Yield(ctx context.Context, node uuid.UUID, y Yield) error {
 
 func (f *fake) Copied(ctx context.Context, node uuid.UUID, c Copied) error {
 	return f.ask(ctx, "Copied", node, c)
+}
+
+func (f *fake) Guest(ctx context.Context, node uuid.UUID, g Stay) (Indexed, error) {
+	return f.guest, f.ask(ctx, "Guest", node, g)
 }
 
 func (f *fake) Hold(ctx context.Context, node uuid.UUID, h Holdings) error {

@@ -108,6 +108,13 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
+	add(h, agents("guest", "guest", "Stay with a dataset that several hosts may mount, or do so no more"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body Stay
+		}) (*answer[Indexed], error) {
+			return reply(h.Service.Guest(ctx, in.Node, in.Body))
+		})
 }
 
 // feeds are the endpoints by which an agent and control keep up with each other.

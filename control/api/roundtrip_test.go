@@ -53,6 +53,8 @@ func fullFake() *fake {
 	f.diff = Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
 	f.version = Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
 	f.sync = Sync{Rev: 1<<63 + 1, Full: true, Datasets: []Indexed{{Dataset: d, Index: 9}}, Removed: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
+	f.sync.Guests = []Indexed{{Dataset: d, Index: 3}}
+	f.guest = Indexed{Dataset: d, Index: 7}
 	f.commit.Lost = true
 	return f
 }
@@ -74,6 +76,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	held := Holdings{Incarnation: node1, Recovery: uuid.Max, Clock: 1 << 60, Pools: []uuid.UUID{f.pool.ID}, Found: []Found{}, Copies: []Kept{}, Given: []Given{{node1, 2, uuid.Max}}}
 	again := Recover{Confirm: "0123", Fenced: []string{"a"}}
 	copied := Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
+	guest := Stay{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Held: true, Over: true}
 	found := []Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
 	told := FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
 	registration := Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
@@ -124,6 +127,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *Client) (any, error) { return c.Recall(ctx, node1, report) }},
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
 		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
+		{"Guest", []any{node1, guest}, f.guest, func(ctx context.Context, c *Client) (any, error) { return c.Guest(ctx, node1, guest) }},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
 		{"Hold", []any{node1, held}, nil, func(ctx context.Context, c *Client) (any, error) { return nil, c.Hold(ctx, node1, held) }},
 		{"Recover", []any{again}, f.recovery, func(ctx context.Context, c *Client) (any, error) { return c.Recover(ctx, again) }},

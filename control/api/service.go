@@ -82,6 +82,9 @@ type Nodes interface {
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// Copied says what a node's copy of a dataset is now.
 	Copied(ctx context.Context, node uuid.UUID, c Copied) error
+	// Guest says that the node is to have a dataset of another home mounted, or to have one of
+	// its own alone, or that this is over. Again, with the same ID: the same.
+	Guest(ctx context.Context, node uuid.UUID, g Stay) (Indexed, error)
 	// Facts says what the host is and how it does, and returns what is on record of
 	// that: small changes are not written, nor any within a minute of the last.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)

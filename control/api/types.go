@@ -79,7 +79,8 @@ type Volume struct {
 	Lease     *dataset.Lease         `json:"lease,omitempty"`
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
 	Snapshots int                    `json:"snapshots"`
-	Kept      []KeptCopy             `json:"kept,omitempty"` // copies on other nodes
+	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies on other nodes
+	Visits    []Visit                `json:"visits,omitempty"` // its guests, as people see them
 }
 
 // KeptCopy is a copy of a dataset as people see it.
@@ -207,6 +208,7 @@ type Sync struct {
 	Removed    []uuid.UUID         `json:"removed,omitempty"`    // neither home nor copy is this node's any more
 	Operations []dataset.Operation `json:"operations,omitempty"` // all that are not final
 	Copies     []Kept              `json:"copies,omitempty"`     // with Full: all
+	Guests     []Indexed           `json:"guests,omitempty"`     // that the node stays with; with Full: all
 }
 
 // Indexed is a record with the index of the transaction that last wrote it.

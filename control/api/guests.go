@@ -1,0 +1,27 @@
+package api
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Stay is what an agent says of its stay with a dataset that several hosts may mount; see
+// dataset.Guest.
+type Stay struct {
+	Incarnation uuid.UUID `json:"incarnation"`
+	Dataset     uuid.UUID `json:"dataset"`
+	ID          uuid.UUID `json:"id"`             // of the stay, chosen by the agent: another one each time
+	Held        bool      `json:"held,omitempty"` // it has the dataset mounted: that is put on record, whatever goes on
+	Over        bool      `json:"over,omitempty"` // it has it mounted no more, or needs it alone no more
+}
+
+// Visit is a guest of a dataset as people see it.
+type Visit struct {
+	dataset.Guest
+	NodeName string `json:"node_name"`
+	Alone    bool   `json:"alone,omitempty" doc:"it is the home, which lets nobody else in meanwhile"`
+	Away     bool   `json:"away,omitempty" doc:"nothing is heard of the node"`
+	Fenced   bool   `json:"fenced,omitempty" doc:"a person vouches that the node writes no more: it counts for nothing"`
+	Mounts   int    `json:"mounts" doc:"how many uses the node has of it, as far as it was heard"`
+}

@@ -1,0 +1,283 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A dataset of access many keeps its one home, and is mounted by other nodes of its share as
+// guests. Each stay is in the dataset's own record: every decision on that is checked against
+// it, and one that needs nobody else to use the dataset (a delete, a move, a restore) is refused
+// while there is one, by name. A stay is on record before the mount, and goes after it: so what
+// is on record is never less than what is mounted.
+
+// Guest puts a node's stay with a dataset on record, or its end. Again, with the same ID:
+// nothing. ErrUnsupported where the profile has no access many, or the node no pool on the
+// share; ErrPending while a move is under way or the home has it alone; ErrInUse, for a home
+// that wants it alone, names its guests; ErrNotFound, ErrOffline, ErrStale.
+func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out api.Indexed, err error) {
+	if g.ID == uuid.Nil {
+		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
+	}
+	index, err := s.update(ctx, func(t *tx) error {
+		n, err := t.fresh(node, g.Incarnation)
+		if err != nil {
+			return err
+		}
+		d, err := t.dataset(g.Dataset)
+		if g.Over {
+			out = api.Indexed{}
+			if dataset.KindOf(err) == dataset.ErrNotFound {
+				return nil
+			}
+			if was, stays := d.Stay(node); err != nil || !stays || was.ID != g.ID {
+				return err
+			}
+			t.guestNoMore(&d, node)
+			t.event("volume.guest", d, "node "+n.Name+" uses it no more")
+			return t.putDataset(d)
+		}
+		if err != nil {
+			return err
+		}
+		out = api.Indexed{Dataset: d, Index: t.index(datasetKey(d.ID))}
+		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
+			return nil
+		}
+		if err := s.mayStay(t, d, n, g.Held); err != nil {
+			return err
+		}
+		if err := t.guest(&d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
+			return err
+		}
+		if node != d.Home {
+			t.event("volume.guest", d, "node "+n.Name+" uses it too")
+		}
+		out.Dataset = d
+		return t.putDataset(d)
+	})
+	if index != 0 {
+		out.Index = index
+	}
+	return out, err
+}
+
+// mayStay fails unless a node may have a dataset mounted as a guest or, at home, have it alone.
+// held: it has it mounted already.
+func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) error {
+	what := "mount of volume " + d.Volume
+	switch {
+	case d.State != dataset.StateReady:
+		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	case d.Profile.Access != dataset.AccessMany:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: its profile %s lets one host have it mounted, its home (access: many lets several)", what, d.Profile.Name)
+	case held:
+		return nil
+	}
+	if err := t.halted(); err != nil {
+		return err
+	}
+	if n.ID == d.Home {
+		return s.unguested(t, d, "have alone")
+	}
+	if d.Move != uuid.Nil {
+		return dataset.Errorf(dataset.ErrPending, "%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
+	}
+	if _, alone := d.Stay(d.Home); alone {
+		home, err := t.nodeName(d.Home)
+		if err != nil {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrPending, "%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)", what, home)
+	}
+	c, shared, why, err := s.sharing(t, d, n)
+	switch {
+	case err != nil:
+		return err
+	case !shared:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: it does not lie on a share", what)
+	case c.ID == uuid.Nil:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: %s", what, why)
+	case why != "":
+		return dataset.Errorf(dataset.ErrOffline, "%s: %s", what, why)
+	case !c.Capabilities.ManyHosts:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: pool %s of node %s cannot have a volume mounted by several hosts at once", what, c.Name, n.Name)
+	}
+	return nil
+}
+
+// guest puts a stay in a record that the caller writes.
+func (t *tx) guest(d *dataset.Dataset, g dataset.Guest) error {
+	d.Guests = append(others(d.Guests, g.Node), g)
+	t.touch(d.ID, g.Node)
+	return t.put(guestKey(g.Node, d.ID), claim{d.ID})
+}
+
+// guestNoMore takes a node's stay out of it.
+func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
+	if _, stays := d.Stay(node); !stays {
+		return
+	}
+	if d.Guests = others(d.Guests, node); len(d.Guests) == 0 {
+		d.Guests = nil
+	}
+	t.touch(d.ID, node)
+	t.del(guestKey(node, d.ID))
+}
+
+// dismiss takes all stays out of it.
+func (t *tx) dismiss(d *dataset.Dataset) {
+	for _, g := range d.Guests {
+		t.guestNoMore(d, g.Node)
+	}
+}
+
+func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
+	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.Guest) bool { return g.Node == node })
+}
+
+// guestsGoOn puts on record who goes on with a dataset that gets another home. A home that was
+// passed over may have it mounted: it is a guest, until it says otherwise or a person vouches
+// that it writes no more.
+func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+	t.guestNoMore(next, op.Node)
+	t.guestNoMore(next, d.Home) // what it needed the dataset alone for is over
+	switch {
+	case !op.Share:
+		return s.unguested(t, *next, "move")
+	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
+		return nil
+	}
+	return t.guest(next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
+}
+
+// unguested fails with ErrInUse while a dataset has guests, and names them. Those of whom a
+// person vouches that they write no more do not count.
+func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
+	var who []string
+	for _, g := range d.Guests {
+		if g.Node == d.Home {
+			continue // its own agent knows for what
+		}
+		v, err := s.visit(t, d, g, nil)
+		if err != nil {
+			return err
+		}
+		switch {
+		case v.Fenced:
+		case v.Away:
+			who = append(who, fmt.Sprintf("%s (which is away; once it is off for good: drover node fence %s --confirmed)", v.NodeName, v.NodeName))
+		case v.Mounts == 1:
+			who = append(who, v.NodeName+" (1 mount)")
+		default:
+			who = append(who, fmt.Sprintf("%s (%d mounts)", v.NodeName, v.Mounts))
+		}
+	}
+	if len(who) == 0 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers there first", what, d.Volume, strings.Join(who, " and "))
+}
+
+// visit is a stay as people see it.
+func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit, err error) {
+	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
+	if names == nil {
+		names = &map[uuid.UUID]string{}
+	}
+	if v.NodeName, err = memo(names, g.Node, t.nodeName); err != nil {
+		return v, err
+	}
+	if v.Fenced, err = t.get(fencedKey(g.Node), &fenced{}); err != nil {
+		return v, err
+	}
+	if s.Shared {
+		_, there, err := t.living(g.Node)
+		if err != nil {
+			return v, err
+		}
+		v.Away = !there
+	}
+	if st := s.seen.dataset(d.ID, g.Node); st != nil {
+		v.Mounts = len(st.Mounts)
+	}
+	return v, nil
+}
+
+// visits returns the guests of a dataset.
+func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
+	for _, g := range d.Guests {
+		v, err := p.s.visit(p.t, d, g, &p.nodes)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// stays adds the datasets that a node stays with to some, each once.
+func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+	claims, err := listAll[claim](t, guestPrefix(node))
+	for _, c := range claims {
+		if !slices.Contains(ids, c.ID) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, err
+}
+
+// staysNowhere fails with ErrInUse while a node has datasets mounted as a guest, unless a
+// person vouches that it writes no more.
+func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
+	if vouched, err := t.get(fencedKey(n.ID), &fenced{}); err != nil || vouched {
+		return err
+	}
+	ids, err := t.stays(n.ID, nil)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	var names []string
+	for _, id := range ids[:min(len(ids), shownHomes)] {
+		d, err := t.dataset(id)
+		if err != nil {
+			return err
+		}
+		names = append(names, d.Volume)
+	}
+	if len(ids) > shownHomes {
+		names = append(names, "others")
+	}
+	slices.Sort(names)
+	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its containers there or, once it is off for good: drover node fence %s --confirmed", n.Name, strings.Join(names, ", "), n.Name)
+}
+
+// clearGuest ends the stays of a node that was removed.
+func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
+	ids, err := newTx(ctx, s.store).stays(node, nil)
+	for _, id := range ids {
+		if err != nil {
+			break
+		}
+		_, err = s.update(ctx, func(t *tx) error {
+			var d dataset.Dataset
+			there, err := t.get(datasetKey(id), &d)
+			if err != nil || !there {
+				return err
+			}
+			if _, stays := d.Stay(node); !stays {
+				return nil
+			}
+			t.guestNoMore(&d, node)
+			return t.putDataset(d)
+		})
+	}
+	return err
+}
