@@ -87,7 +87,8 @@ func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, see
 
 // nearest chooses what the last snapshot is sent as a difference to, of those that the
 // target has or gets before it: the newest that it was given, the newest of people and
-// schedules, and the one that the head went on from.
+// schedules, and the one that the head went on from; none, where its pool sends it as a difference
+// to none of them.
 func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot) (base uuid.UUID, err error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
@@ -104,6 +105,9 @@ func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s datase
 			continue
 		}
 		c, err := sender.Changed(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: o.ID}, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID})
+		if errors.Is(err, dataset.ErrUnsupported) {
+			continue // it is none that this one came of
+		}
 		if err != nil {
 			return base, err
 		}

@@ -262,10 +262,12 @@ type Sender interface {
 	// base is not nil. As long as both are there it is the same stream each
 	// time, whatever happens to the head: the first from bytes of it are made,
 	// but not written. It returns what the whole stream is. ErrInvalid: it has
-	// no from bytes.
+	// no from bytes. ErrUnsupported: of base this pool sends no difference to that.
 	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress Progress) (Stream, error)
 	// Changed returns the bytes by which two points in time of a dataset
-	// differ; a nil Snapshot is the head, an older one without a Dataset nothing.
+	// differ; a nil Snapshot is the head, an older one without a Dataset nothing. It may be
+	// an estimate, without Ranges. ErrUnsupported: as Send of the one as a difference to the
+	// other, as that is none that it came of.
 	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
 	// Same tells whether Changed would find nothing between two points in time of a
 	// dataset, snapshots or with the nil one the head: sooner, where they differ.

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -51,7 +52,7 @@ func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 // planned decides what a copy that has some snapshots lacks of all, and which of those
 // that both have by then each is best sent as a difference to: the one before, the one
 // after, or its parent, which after a restore is an older one. Cost says how many bytes
-// that takes; base nil: none.
+// that takes; base nil: none. A base of which it says ErrUnsupported is none for that one.
 func planned(all []dataset.Snapshot, have, want []uuid.UUID, cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)
 	both := map[uuid.UUID]bool{}
@@ -99,12 +100,12 @@ func near(all []dataset.Snapshot, i int, both map[uuid.UUID]bool) (bases []uuid.
 }
 
 func cheapest(s dataset.Snapshot, bases []uuid.UUID, cost func(base, snapshot uuid.UUID) (int64, error)) (Step, error) {
-	if len(bases) == 0 {
-		bases = []uuid.UUID{uuid.Nil}
-	}
 	best := Step{Snapshot: s, Bytes: -1}
 	for _, base := range bases {
 		n, err := cost(base, s.ID)
+		if errors.Is(err, dataset.ErrUnsupported) {
+			continue
+		}
 		if err != nil {
 			return best, err
 		}
@@ -112,5 +113,10 @@ func cheapest(s dataset.Snapshot, bases []uuid.UUID, cost func(base, snapshot uu
 			best.Base, best.Bytes = base, n
 		}
 	}
-	return best, nil
+	if best.Bytes >= 0 {
+		return best, nil
+	}
+	var err error
+	best.Bytes, err = cost(uuid.Nil, s.ID)
+	return best, err
 }

@@ -39,6 +39,47 @@ func distance(all []dataset.Snapshot) func(base, s uuid.UUID) (int64, error) {
 	}
 }
 
+// A storage that sends differences to what a snapshot came of alone: of two branches, as after a
+// restore, none to the other. What has no base is sent whole.
+func TestPlansOfWhatCameOfAnother(t *testing.T) {
+	all := history(6) // 0 1 2 3, and of 1: 4 5
+	all[4].Parent = all[1].ID
+	of := map[int][]int{1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1}, 5: {0, 1, 4}}
+	at := func(id uuid.UUID) int {
+		return slices.IndexFunc(all, func(s dataset.Snapshot) bool { return s.ID == id })
+	}
+	cost := func(base, s uuid.UUID) (int64, error) {
+		if base != uuid.Nil && !slices.Contains(of[at(s)], at(base)) {
+			return 0, dataset.Errorf(dataset.ErrUnsupported, "%d is not of %d", at(s), at(base))
+		}
+		return distance(all)(base, s)
+	}
+	for _, c := range []struct {
+		have  []int
+		steps [][2]int
+	}{
+		{nil, [][2]int{{0, -1}, {1, 0}, {2, 1}, {3, 2}, {4, 1}, {5, 4}}},
+		{[]int{3}, [][2]int{{0, -1}, {1, 0}, {2, 1}, {4, 1}, {5, 4}}},
+		{[]int{0, 1, 2, 3, 5}, [][2]int{{4, 1}}},
+	} {
+		var have []uuid.UUID
+		for _, i := range c.have {
+			have = append(have, all[i].ID)
+		}
+		plan, err := planned(all, have, nil, cost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [][2]int
+		for _, s := range plan.Steps {
+			got = append(got, [2]int{at(s.Snapshot.ID), at(s.Base)})
+		}
+		if !slices.Equal(got, c.steps) {
+			t.Errorf("with %v it is %v, want %v", c.have, got, c.steps)
+		}
+	}
+}
+
 func TestPlans(t *testing.T) {
 	all := history(6)
 	id := func(i int) uuid.UUID {

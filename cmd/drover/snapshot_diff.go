@@ -84,7 +84,11 @@ func diffForm(d api.Diff) *show.Form {
 	f := &show.Form{}
 	f.Add("From", d.Older)
 	f.Add("To", d.Newer)
-	f.Add("Changed", fmt.Sprintf("%s in %d ranges", dataset.Size(d.Bytes).Human(), d.Ranges))
+	changed := dataset.Size(d.Bytes).Human()
+	if d.Ranges > 0 { // not an estimate
+		changed += fmt.Sprintf(" in %d ranges", d.Ranges)
+	}
+	f.Add("Changed", changed)
 	f.Add("Zeroed", dataset.Size(d.Zeroed).Human())
 	return f
 }
