@@ -57,7 +57,7 @@ func (p *Pool) send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	if err != nil {
 		return out, err
 	}
-	if err := subvol.Send(ctx, tree, old, true, &counted{frames, 0, progress}); err != nil {
+	if err := subvol.Send(ctx, tree, old, true, spool.Counting(frames, progress)); err != nil {
 		return out, err
 	}
 	return frames.Close()
@@ -73,21 +73,6 @@ func openReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil
-}
-
-// counted tells how much was written.
-type counted struct {
-	io.Writer
-	n        int64
-	progress backends.Progress
-}
-
-func (c *counted) Write(b []byte) (int, error) {
-	n, err := c.Writer.Write(b)
-	if c.n += int64(n); c.progress != nil {
-		c.progress(c.n, 0)
-	}
-	return n, err
 }
 
 // Changed implements backends.Sender: the kernel tells where two subvolumes differ, without

@@ -1,6 +1,10 @@
 package spool
 
-import "io"
+import (
+	"io"
+
+	"github.com/droverhq/drover/backends"
+)
 
 // Rest writes all but the first bytes of what is written to it: a stream that is made anew
 // for who has its beginning. Not safe for concurrent use.
@@ -19,4 +23,21 @@ func (r *Rest) Write(b []byte) (int, error) {
 	}
 	n, err := r.W.Write(b[skip:])
 	return int(skip) + n, err
+}
+
+// Counting returns a writer to w that tells how much was written.
+func Counting(w io.Writer, progress backends.Progress) io.Writer { return &counted{w, 0, progress} }
+
+type counted struct {
+	io.Writer
+	n        int64
+	progress backends.Progress
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	if c.n += int64(n); c.progress != nil {
+		c.progress(c.n, 0)
+	}
+	return n, err
 }

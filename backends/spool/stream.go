@@ -48,7 +48,7 @@ const (
 
 // Header says what a stream turns into what.
 type Header struct {
-	Kind     string       `json:"kind"` // of what is in the frames: "btrfs"
+	Kind     string       `json:"kind"` // of what is in the frames: the backend's name
 	Dataset  uuid.UUID    `json:"dataset"`
 	Snapshot uuid.UUID    `json:"snapshot"`
 	Base     uuid.UUID    `json:"base,omitzero"` // snapshot of the dataset that it is a difference to

@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-const diskSize = 40 << 20
+const diskSize = 12 << 20
 
 // A try to make a pool on devices that is cut short leaves no more than the same command takes
 // off again. What looks like it and holds something, or is not Drover's, is refused.
@@ -57,7 +57,7 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 		"with swap space":        {func(t *testing.T, device string) { put(t, device, 4096-10, "SWAPSPACE2") }, true},
 		"with a RAID's mark":     {func(t *testing.T, device string) { put(t, device, 4096, "\xfc\x4e\x2b\xa9") }, true},
 		"with one at the end":    {func(t *testing.T, device string) { put(t, device, diskSize-8192, "\xfc\x4e\x2b\xa9") }, true},
-		"with something in them": {func(t *testing.T, device string) { partition(t, device); put(t, device, 20<<20, "precious") }, true},
+		"with something in them": {func(t *testing.T, device string) { partition(t, device); put(t, device, 6<<20, "precious") }, true},
 		"with others' partitions": {func(t *testing.T, device string) {
 			put(t, device, 640<<10, strings.Repeat("\x00", 64))
 			partition(t, device)

@@ -53,7 +53,7 @@ func (b *bench) open() {
 
 // run runs what only asks, and so many of the commands that change something.
 func (b *bench) run(ctx context.Context, c run.Command) (run.Result, error) {
-	if c.Args[0] != "get" && c.Args[0] != "list" {
+	if c.Args[0] != "get" && c.Args[0] != "list" && c.Args[0] != "send" {
 		if b.left == 0 && b.late {
 			b.late = false
 			b.done = append(b.done, strings.Join(c.Args, " "))
@@ -186,8 +186,13 @@ func TestCrashAtEachStep(t *testing.T) {
 		{"create", crashCreate}, {"snapshot", crashSnapshot}, {"clone", crashClone}, {"clone-head", crashCloneHead},
 		{"restore", crashRestore}, {"delete", crashDelete}, {"delete-with-clone", crashDeleteWithClone},
 		{"delete-snapshot", crashDeleteSnapshot}, {"delete-clone", crashDeleteClone},
+		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast},
+		{"demote", crashDemote}, {"supersede", crashSupersede},
 	} {
 		t.Run(op.name, func(t *testing.T) {
+			if slices.Contains([]string{"receive", "promote", "promote-last", "demote"}, op.name) {
+				long.Only(t)
+			}
 			b := newBench(t)
 			for at, finished := 0, false; !finished; at++ {
 				ends := []string{"again", "reaped", "late again", "late reaped"}

@@ -74,7 +74,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 // copyOf plans a clone: of which size it is, and what makes it. What it reads is checked
 // before anything is made.
 func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size, func(fs string) error, error) {
-	from, err := p.shelf.Find(src.Dataset)
+	from, err := p.source(src)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -110,10 +110,18 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 	}, nil
 }
 
+// source opens the folder that a clone is made from: of a snapshot it may be a copy's.
+func (p *Pool) source(src dataset.Source) (*shelf.Folder, error) {
+	if src.Snapshot != uuid.Nil {
+		return p.shelf.FindAny(src.Dataset)
+	}
+	return p.shelf.Find(src.Dataset)
+}
+
 // clone makes fs of a snapshot. That of a head is taken first; while the folder of the
 // source is open Reap does not take it for one that a crash left.
 func (p *Pool) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
-	from, err := p.shelf.Find(src.Dataset)
+	from, err := p.source(src)
 	if err != nil {
 		return err
 	}
@@ -285,10 +293,15 @@ func give(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settled is headOf with all that was written until now: setting a property, to what it
-// is, waits for the transaction group.
+// settle waits until all that was written is counted: setting a property, to what it is, waits
+// for the transaction group.
+func (p *Pool) settle(ctx context.Context) error {
+	return p.tool.zfs(ctx, "set", poolProperty+"="+p.ID().String(), p.top())
+}
+
+// settled is headOf with all that was written until now.
 func (p *Pool) settled(ctx context.Context, f *shelf.Folder) (object, error) {
-	if err := p.tool.zfs(ctx, "set", poolProperty+"="+p.ID().String(), p.top()); err != nil {
+	if err := p.settle(ctx); err != nil {
 		return object{}, err
 	}
 	return p.headOf(ctx, f)

@@ -262,7 +262,7 @@ func (p *Pool) trees(all []object) map[string][]object {
 // is destroyed: it may be its. The objects were listed before; what came since is new, and
 // nothing of this name has come twice.
 func (p *Pool) tidy(ctx context.Context, f *shelf.Folder, all []object) (int, error) {
-	if f.State != backends.EntryReady {
+	if f.State == backends.EntryIncoming {
 		return 0, nil // it may be made again
 	}
 	now, err := headName(f.Root, f.ID)

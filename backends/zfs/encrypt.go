@@ -16,8 +16,9 @@ import (
 )
 
 // The filesystem of an encrypted dataset is what ZFS calls an encryption root: its heads have
-// its key. A clone has the key, and the encryption root, of what it is a clone of, which may be
-// among the deleted by then. Which data key that is stands in a property, for all below.
+// its key. One that was received is an encryption root itself, with the key that it had where it
+// was sent: the same. A clone has the key, and the encryption root, of what it is a clone of, which
+// may be among the deleted by then. Which data key that is stands in a property, for all below.
 const (
 	keyProperty = "drover:key"
 	keyPurpose  = "drover zfs key"
@@ -178,7 +179,7 @@ func (p *Pool) lockIdle() {
 	mounted := map[string]bool{}
 	for _, m := range table {
 		if i := strings.LastIndex(m.Source, "/"); i > 0 && isZFS(m) {
-			mounted[m.Source[:i]] = true
+			mounted[m.Source[:i]], mounted[m.Source] = true, true
 		}
 	}
 	for root := range p.locks.loaded {
@@ -194,14 +195,16 @@ func (p *Pool) findLoaded(ctx context.Context) error {
 	if !p.encrypts {
 		return nil
 	}
-	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value", "keystatus", p.top()}, Timeout: limit})
+	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value", "encryptionroot,keystatus", p.top()}, Timeout: limit})
 	if err != nil {
 		return classify(err)
 	}
+	own := map[string]bool{}
 	for line := range strings.Lines(string(res.Stdout)) {
-		name, status, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		text := name[strings.LastIndex(name, "/")+1:]
-		if status == "available" && isID(text) {
+		switch name, value, _ := strings.Cut(strings.TrimSpace(line), "\t"); {
+		case value == name && name != p.top():
+			own[name] = true
+		case value == "available" && own[name]:
 			p.locks.loaded[name] = true
 		}
 	}

@@ -23,15 +23,19 @@ import (
 
 // TestSuiteEncrypted runs what has to do with keys with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) {
-	keyed := []string{"LifeOfADataset", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsWhatWas"}
+	keyed := []string{
+		"LifeOfADataset", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsWhatWas", "CopyBecomesHome", "CopyIsBroughtUpToDate",
+		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
+	}
 	for _, c := range backendtest.Cases() {
 		if !slices.Contains(keyed, c.Name) {
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
+			keys := backendtest.NewKeys()
 			c.Run(t, func() (backends.Kind, backends.Config) {
 				_, mnt := zpool(t, suiteDisk)
-				return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Keys: backendtest.NewKeys()}
+				return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Keys: keys}
 			})
 		})
 	}

@@ -40,7 +40,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindAny(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
@@ -52,6 +52,12 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 // lacks is looked for again: it may have come since that was listed.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
 	head, err := headName(f.Root, f.ID)
+	if f.State == backends.EntryCopy && err == nil {
+		var c current
+		c, err = copyHead(f)
+		head = c.FS
+		describeCopy(f, e)
+	}
 	if err != nil {
 		shelf.AddProblem(e, err)
 	}

@@ -28,20 +28,30 @@ const (
 
 // current says which filesystem is the head.
 type current struct {
-	FS string `json:"fs"`
+	FS string `json:"fs"` // "": a copy has none
+	// From is the snapshot that a copy's head is, as that was promoted from it or compared
+	// before it became a copy.
+	From uuid.UUID `json:"from,omitzero"`
 }
 
-// headName returns the name of the head, below the dataset's filesystem.
-func headName(folder *os.Root, id uuid.UUID) (string, error) {
-	var c current
-	err := shelf.ReadJSON(folder, currentName, &c)
+// readCurrent reads which filesystem is the head, and whether that was ever written: see
+// copyHead.
+func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err error) {
+	err = shelf.ReadJSON(folder, currentName, &c)
 	if errors.Is(err, fs.ErrNotExist) {
-		return firstHead, nil
+		return current{FS: firstHead}, false, nil
 	}
-	if err != nil || !isHead(c.FS) {
-		return "", dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which filesystem is the head", id, currentName)
+	if err != nil || c.FS != "" && !isHead(c.FS) {
+		return current{}, false, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which filesystem is the head", id, currentName)
 	}
-	return c.FS, nil
+	return c, true, nil
+}
+
+// headName returns the name of the head, below the dataset's filesystem; "": it is a copy's, and
+// has none.
+func headName(folder *os.Root, id uuid.UUID) (string, error) {
+	c, _, err := readCurrent(folder, id)
+	return c.FS, err
 }
 
 // isHead tells whether Drover gives heads such a name.
@@ -67,6 +77,9 @@ func isSnapshot(name string) bool {
 // headOf returns the head's filesystem.
 func (p *Pool) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	name, err := headName(f.Root, f.ID)
+	if err == nil && name == "" {
+		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, and it is none", f.ID, currentName)
+	}
 	if err != nil {
 		return object{}, err
 	}
@@ -87,6 +100,8 @@ type snapshot struct {
 	FS       string       `json:"fs"`
 	Refquota dataset.Size `json:"refquota"`       // when it was taken
 	Kept     bool         `json:"kept,omitempty"` // it is what a restore replaces: see readSnapshot
+	// Stream is what it came by, for one that did.
+	Stream backends.Stream `json:"stream,omitzero"`
 }
 
 func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordEnd }
@@ -159,7 +174,7 @@ func (p *Pool) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, 
 // DeleteSnapshot implements backends.Pool. Its record goes first; while it has clones its
 // blocks stay, and go with the last of those.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindAny(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -167,6 +182,9 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
+	if err := p.dropOf(ctx, f, id); err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", id, err)
+	}
 	s, err := readSnapshot(f, id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
@@ -249,5 +267,5 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 	if err := p.record(ctx, f, keep, old, true); err != nil {
 		return err
 	}
-	return shelf.WriteJSON(f.Root, currentName, current{fresh}, true)
+	return shelf.WriteJSON(f.Root, currentName, current{FS: fresh}, true)
 }

@@ -22,6 +22,9 @@ var (
 	errBusy   = errors.New("it is busy")
 	errLacks  = errors.New("this zfs has no such property")
 	errSpace  = errors.New("zfs has no room for it")
+	errStream = errors.New("zfs does not take that for a stream")
+
+	errUnrelated = errors.New("that is none it came of")
 
 	errWrongKey = errors.New("zfs was given another key")
 	errLoaded   = errors.New("zfs has a key already")
@@ -45,6 +48,10 @@ func answers() map[string]error {
 		"size is less than current used": errSpace,
 		"No space left":                  errSpace,
 		"quota exceeded":                 errSpace,
+		"not an earlier snapshot":        errUnrelated,
+		"must be in same filesystem":     errUnrelated,
+		"invalid backup stream":          errStream,
+		"checksum mismatch":              errStream,
 		"Incorrect key provided":         errWrongKey,
 		"Key already loaded":             errLoaded,
 		"Key already unloaded":           errAbsent,

@@ -8,15 +8,17 @@
 //	HOME/drover-<pool>                       all that is the pool's; never mounted
 //	HOME/drover-<pool>/<dataset>             one dataset; never mounted
 //	HOME/drover-<pool>/<dataset>/head        what containers see, until a restore
-//	HOME/drover-<pool>/<dataset>/head-<uuid> what a restore made, named after the snapshot that it kept
+//	HOME/drover-<pool>/<dataset>/head-<uuid> what a restore made, named after the snapshot that it kept,
+//	                                         or what was received, or promoted: see copy.go
 //	…/head@drover-<snapshot>                 a snapshot
 //	…/head@drover-clone-<dataset>            what a clone of a head began as
 //	HOME/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
 //
 // A folder of the shelf has, beside the record:
 //
-//	current.json             which filesystem is the head; absent: "head"
+//	current.json             which filesystem is the head; absent: "head", and of a copy none
 //	snapshot-<uuid>.json     a snapshot's record, and of which filesystem it is; written last
+//	part, part.json          of a copy: what has come of a stream (package spool)
 //
 // Records and bytes are in one zpool: they are imported together on another host. Records
 // are files rather than user properties because these hold 8 KiB (1 KiB in old pools),
@@ -84,7 +86,7 @@ type Backend struct {
 var (
 	_ backends.Kind    = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
-	_ backends.Idler   = (*Pool)(nil)
+	_ backends.Copier  = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
 	_ backends.Trimmer = (*Pool)(nil)
@@ -146,6 +148,9 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	p := &Pool{
 		name: cfg.Name, vdevs: own, keys: cfg.Keys, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
 		attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{},
+	}
+	if err := s.KeepCopies(); err != nil {
+		return nil, err
 	}
 	s.Outside = p.bury
 	if p.home, err = homeOf(cfg.Path); err != nil {
@@ -330,7 +335,7 @@ func (p *Pool) Info() backends.Info {
 	return backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts,
+			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts, Delta: true,
 		},
 		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
@@ -371,11 +376,21 @@ func (p *Pool) Close() error {
 }
 
 // Commit implements backends.Pool.
-func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
+	f, err := p.shelf.FindAny(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.State == backends.EntryCopy {
+		return p.commitCopy(f)
+	}
+	return p.shelf.Commit(id)
+}
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.Find(d.ID)
+	f, err := p.shelf.FindAny(d.ID)
 	if err != nil {
 		return err
 	}

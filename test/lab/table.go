@@ -19,7 +19,7 @@ const large = "^Test(OnNFS|SuiteNFS)$/./^(KeepsEverything|SnapshotIsImmutable|Re
 
 // uncut are the operations of backend zfs that are cut short at each step elsewhere: how that
 // ends does not hang on the kernel, and it takes long in here.
-const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|delete-snapshot|delete-clone)$"
+const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|delete-snapshot|delete-clone|promote|promote-last|demote)$"
 
 // Entry is a package of which tests run in the machine: one line in the table. They are
 // built with the tag lab, for the files that only the lab can run (//go:build lab).
@@ -56,7 +56,7 @@ func Table() []Entry {
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
 		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Long: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
-		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 30 * time.Minute, Long: true},
+		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 50 * time.Minute, Long: true},
 	}
 }
 

@@ -1,0 +1,225 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Received implements backends.Copier.
+func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
+	f, err := p.shelf.FindAny(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return backends.Received{}, nil
+	}
+	if err != nil {
+		return backends.Received{}, err
+	}
+	defer f.Close()
+	return came(f, snapshot)
+}
+
+func came(f *shelf.Folder, snapshot uuid.UUID) (backends.Received, error) {
+	s, err := readSnapshot(f, snapshot)
+	switch {
+	case err == nil:
+		return backends.Received{Whole: true, Last: s.Stream}, nil
+	case !errors.Is(err, dataset.ErrNotFound):
+		return backends.Received{}, err
+	}
+	if which, base, n := spool.Came(f.Root); f.State == backends.EntryCopy && which == snapshot {
+		return backends.Received{Bytes: n, Base: base}, nil
+	}
+	return backends.Received{}, nil
+}
+
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+	f, err := p.shelf.MakeCopy(d.Dataset, func() error {
+		if err := p.room(ctx); err != nil {
+			return err
+		}
+		return p.vacate(ctx, d.Dataset.ID)
+	})
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	have, err := came(f, d.Snapshot.ID)
+	switch {
+	case err != nil:
+		return out, err
+	case have.Whole:
+		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
+	case d.From != 0 && d.From != have.Bytes:
+		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
+	case d.From != 0 && d.Base != have.Base:
+		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := p.room(ctx); err != nil {
+		return out, err
+	}
+	begin := func(h spool.Header) error {
+		if h.Base == uuid.Nil {
+			return nil
+		}
+		_, err := readSnapshot(f, h.Base)
+		return err
+	}
+	if err := p.dropHead(ctx, f); err != nil {
+		return out, err
+	}
+	s := spool.Spool{
+		Root: f.Root, Room: func(came int64) error { return p.roomFor(ctx, came, 0) }, Step: func(string) {},
+		Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) },
+	}
+	if out, err = s.Gather(ctx, d, Name, r, progress, begin); err != nil {
+		return out, err
+	}
+	if err := p.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
+		return out, err
+	}
+	fs, err := p.received(ctx, f, d)
+	if err != nil {
+		if errors.Is(err, dataset.ErrCorrupt) {
+			err = errors.Join(err, spool.Drop(f.Root))
+		}
+		return out, err
+	}
+	if err := shelf.WriteJSON(f.Root, recordOf(d.Snapshot.ID), snapshot{Snapshot: d.Snapshot, FS: fs, Refquota: out.Size, Stream: out}, true); err != nil {
+		return out, err
+	}
+	return out, spool.Drop(f.Root)
+}
+
+// roomFor is room for so many bytes that are still to come, where so many were written of which
+// ZFS may not know yet: it counts them with its next transaction group.
+func (p *Pool) roomFor(ctx context.Context, written, wanted int64) error {
+	left := func(less int64) error {
+		st := p.shelf.Status()
+		if !st.Online {
+			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+		}
+		return backends.Room(p.name, max(st.Free-dataset.Size(less), 0), max(dataset.Size(p.total.Load()), st.Free))
+	}
+	if left(written+wanted) == nil {
+		return nil
+	}
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
+	return left(wanted)
+}
+
+// received has zfs make a snapshot of what was gathered, and returns of which filesystem it is.
+func (p *Pool) received(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
+	in, err := f.Root.Open(spool.File)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	is, err := readStream(in, false)
+	if err != nil {
+		return "", err
+	}
+	if is.raw != (d.Dataset.Encryption != nil) {
+		return "", badStream("of it and its dataset one is encrypted, and the other is not")
+	}
+	if is.raw && !p.encrypts {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "the zpool of %s cannot encrypt (zpool set feature@encryption=enabled, then restart drover)", p.home.name)
+	}
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	if err := p.makeRoot(ctx, d.Dataset, nil); err != nil && !errors.Is(err, errTaken) {
+		return "", err
+	}
+	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and never to a name in the stream
+	if d.Base == uuid.Nil && is.from != 0 {
+		return "", badStream("it is a difference, and says that it is none")
+	}
+	if d.Base != uuid.Nil {
+		on, origin, err := p.onBase(ctx, f, d.Base, is)
+		if err != nil {
+			return "", err
+		}
+		if on != "" {
+			fs = on
+		} else if !p.home.fuse { // which finds it by itself
+			args = append(args, "-o", "origin="+origin)
+		}
+	}
+	name := p.snapshotName(f.ID, fs, d.Snapshot.ID)
+	err = p.feed(ctx, in, append(args, name)...)
+	if err == nil {
+		err = p.tool.zfs(ctx, "set", "canmount=noauto", p.root(f.ID)+"/"+fs)
+	}
+	if err != nil {
+		p.discard(ctx, name)
+		return "", err
+	}
+	return fs, nil
+}
+
+// onBase returns the filesystem that a difference is received into, once that is what its last
+// snapshot is, the base; "": it is to be a clone of the base, origin. dataset.ErrCorrupt: it is a
+// difference to something else.
+func (p *Pool) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is stream) (fs, origin string, err error) {
+	b, err := readSnapshot(f, base)
+	if err != nil {
+		return "", "", err
+	}
+	origin = p.snapshotName(f.ID, b.FS, base)
+	text, err := p.tool.value(ctx, "guid", origin)
+	if errors.Is(err, errAbsent) {
+		return "", "", dataset.Errorf(dataset.ErrCorrupt, "%s is gone", origin)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	if guid, err := strconv.ParseUint(text, 10, 64); err != nil || guid != is.from {
+		return "", "", badStream("it is a difference to snapshot %d of zfs, and the base is %s", is.from, text)
+	}
+	if is.clone {
+		return "", origin, nil
+	}
+	last, err := p.isLast(ctx, f, b)
+	if err == nil && !last && p.home.fuse {
+		err = dataset.Errorf(dataset.ErrUnsupported, "zfs-fuse cannot receive a difference to a snapshot after which others came")
+	}
+	if err != nil || !last {
+		return "", origin, err
+	}
+	return b.FS, origin, p.refit(ctx, f, b, []string{"-o", "refquota=none"})
+}
+
+// feed gives zfs a stream.
+func (p *Pool) feed(ctx context.Context, in *os.File, args ...string) error {
+	_, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: in, Timeout: streamLimit})
+	err = classify(err)
+	if errors.Is(err, errStream) {
+		return dataset.Errorf(dataset.ErrCorrupt, "%w", err)
+	}
+	return err
+}
+
+// discard destroys what was received in vain, with its filesystem if that has nothing else. What
+// is left of it Reap destroys.
+func (p *Pool) discard(ctx context.Context, name string) {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	fs, _, _ := strings.Cut(name, "@")
+	if err := p.tool.zfs(after, "destroy", name); err == nil || errors.Is(err, errAbsent) {
+		_ = p.tool.zfs(after, "destroy", fs)
+	}
+}

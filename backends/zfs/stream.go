@@ -1,0 +1,215 @@
+package zfs
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What zfs send(8) writes are records (dmu_replay_record) of 312 bytes, in the byte order of its
+// host, some with a payload behind them. All integers are of 8 bytes where nothing else is said.
+const (
+	recordSize = 312
+	beginMagic = 0x2f5bacbac
+
+	// Offsets in a record.
+	atKind, atPayload                                     = 0, 4 // of 4 bytes
+	atMagic, atVersion, atOf, atFlags, atGUID, atFromGUID = 8, 16, 32, 36, 40, 48
+	atObject, atOffset                                    = 8, 16 // of most others
+)
+
+// Kinds of records.
+const (
+	drrBegin = iota
+	drrObject
+	drrFreeObjects
+	drrWrite
+	drrFree
+	drrEnd
+	_ // a write by reference, to elsewhere
+	drrSpill
+	drrEmbedded
+	drrRange
+)
+
+const (
+	hdrMask, hdrPlain = 3, 1 // of the version: one filesystem, without properties
+	featureShift      = 2
+	ofFilesystem      = 2
+	flagClone         = 1 // its base is of another filesystem
+	maxPiece          = 64 << 20
+)
+
+// Features that a stream may have. Not among them: what refers to elsewhere, is a part of another
+// stream, or has properties.
+const (
+	featureSpill    = 1 << 2
+	featureEmbedded = 1 << 16
+	featureLZ4      = 1 << 17
+	featureLarge    = 1 << 19 // blocks
+	featureSqueezed = 1 << 22
+	featureDnodes   = 1 << 23 // large ones
+	featureRaw      = 1 << 24
+	featureZSTD     = 1 << 25
+	featureSwitch   = 1 << 27 // to large blocks
+	featuresSince   = 7 << 28 // 2.1: another checksum, long names, large directories
+
+	anyFeatures = featureSpill | featureLarge | featureDnodes | featureSwitch | featuresSince
+	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureSqueezed | featureZSTD
+)
+
+// stream is what a stream of zfs says of itself.
+type stream struct {
+	from  uint64 // GUID of the snapshot that it is a difference to; 0: it is whole
+	clone bool   // that is of another filesystem
+	raw   bool   // encrypted
+	backends.Change
+}
+
+// errDiffers ends a comparison.
+var errDiffers = errors.New("there is a difference")
+
+func badStream(format string, args ...any) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "bad stream: "+format, args...)
+}
+
+// readStream reads all of a stream: one snapshot of one filesystem, which names nothing else, and
+// nothing before or behind it. First ends it at the first difference. What else is wrong with it
+// zfs finds: it verifies the checksums.
+func readStream(from io.Reader, first bool) (s stream, err error) {
+	in := &records{r: bufio.NewReaderSize(from, 256<<10)}
+	if err := in.next(); err != nil {
+		return s, err
+	}
+	if err := in.begin(&s); err != nil {
+		return s, err
+	}
+	for {
+		if err := in.next(); err != nil {
+			return s, err
+		}
+		if in.kind() == drrEnd {
+			break
+		}
+		if first {
+			return s, errDiffers
+		}
+		if err := in.one(&s); err != nil {
+			return s, err
+		}
+	}
+	if _, err := in.r.ReadByte(); err == nil {
+		return s, badStream("something comes after its end")
+	} else if !errors.Is(err, io.EOF) {
+		return s, err
+	}
+	return s, nil
+}
+
+// records reads one record after the other.
+type records struct {
+	r   *bufio.Reader
+	buf [recordSize]byte
+
+	object, end uint64 // of the last write
+}
+
+func (r *records) next() error {
+	if _, err := io.ReadFull(r.r, r.buf[:]); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return badStream("it ends early")
+		}
+		return err
+	}
+	return nil
+}
+
+func (r *records) kind() uint32      { return r.u32(atKind) }
+func (r *records) u32(at int) uint32 { return binary.NativeEndian.Uint32(r.buf[at:]) }
+func (r *records) u64(at int) uint64 { return binary.NativeEndian.Uint64(r.buf[at:]) }
+func (r *records) skip(n uint64) error {
+	if n > maxPiece {
+		return badStream("a record with %d bytes", n)
+	}
+	if _, err := r.r.Discard(int(n)); err != nil {
+		if errors.Is(err, io.EOF) {
+			return badStream("it ends early")
+		}
+		return err
+	}
+	return nil
+}
+
+func (r *records) begin(s *stream) error {
+	features := r.u64(atVersion) >> featureShift
+	s.from, s.clone, s.raw = r.u64(atFromGUID), r.u32(atFlags)&flagClone != 0, features&featureRaw != 0
+	allowed := uint64(anyFeatures)
+	if s.raw {
+		allowed = rawFeatures
+	}
+	switch {
+	case r.kind() != drrBegin || r.u64(atMagic) != beginMagic:
+		return badStream("zfs wrote no such thing, or on a host of another byte order")
+	case r.u64(atVersion)&hdrMask != hdrPlain:
+		return badStream("it has several snapshots or filesystems, or their properties")
+	case features&^allowed != 0:
+		return badStream("it has features that drover sends none with (%#x)", features&^allowed)
+	case r.u32(atOf) != ofFilesystem:
+		return badStream("it is of no filesystem")
+	case s.clone && s.from == 0:
+		return badStream("it is of a clone of nothing")
+	case r.u32(atPayload) > 0 && !s.raw:
+		return badStream("it says more than what it is of")
+	}
+	return r.skip(uint64(r.u32(atPayload)))
+}
+
+// one reads a record that is neither the first nor the last, with its payload.
+func (r *records) one(s *stream) error {
+	switch r.kind() {
+	case drrObject:
+		if raw := uint64(r.u32(36)); raw != 0 {
+			return r.skip(raw)
+		}
+		return r.skip((uint64(r.u32(28)) + 7) &^ 7)
+	case drrFreeObjects, drrRange:
+		return nil
+	case drrWrite:
+		from, n := r.u64(atOffset+8), r.u64(atOffset+16)
+		s.count(r, from, n)
+		if squeezed := r.buf[50] != 0; squeezed {
+			n = r.u64(96)
+		}
+		return r.skip(n)
+	case drrFree:
+		if n := r.u64(atOffset + 8); n <= math.MaxInt64 {
+			s.Zeroed += int64(n)
+		}
+		return nil
+	case drrSpill:
+		n := r.u64(atOffset)
+		if squeezed := r.u64(40); squeezed != 0 {
+			n = squeezed
+		}
+		return r.skip(n)
+	case drrEmbedded:
+		s.count(r, r.u64(atOffset), r.u64(24))
+		return r.skip((uint64(r.u32(52)) + 7) &^ 7)
+	}
+	return badStream("a record of kind %d", r.kind())
+}
+
+// count counts what is written.
+func (s *stream) count(r *records, from, n uint64) {
+	if object := r.u64(atObject); object != r.object || from != r.end || s.Ranges == 0 {
+		r.object = object
+		s.Ranges++
+	}
+	r.end = from + n
+	s.Bytes += int64(min(n, maxPiece))
+}
