@@ -15,6 +15,9 @@ func checkLacks(r *report, p *openPool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.add(levelOK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
 	}
+	if len(p.Missing) > 0 {
+		r.add(levelOK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.Missing, "; "))
+	}
 }
 
 // lacks says in words which capabilities a pool has not, which may be on a share.

@@ -17,7 +17,7 @@ import (
 
 // inform takes in what is fixed about a pool that was opened.
 func (op *openPool) inform(can dataset.Capabilities, is backends.Info) {
-	op.Capabilities, op.Note, op.Share = can, is.Note, is.Share
+	op.Capabilities, op.Missing, op.Note, op.Share = can, is.Missing, is.Note, is.Share
 	if op.Share != uuid.Nil {
 		op.Reach = dataset.ReachCluster
 	}

@@ -180,8 +180,9 @@ type Pool interface {
 // Info is what is fixed about an open pool.
 type Info struct {
 	Capabilities dataset.Capabilities
-	Note         string // "XFS with reflinks: snapshots by FICLONE"
-	Path         string // where the datasets lie
+	Missing      []string // what the host lacks for more, each with what that is for first: "encryption needs cryptsetup (apt-get …)"
+	Note         string   // "XFS with reflinks: snapshots by FICLONE"
+	Path         string   // where the datasets lie
 	DefaultSize  dataset.Size
 	UsedLag      time.Duration // what Used tells was true this long ago at most; 0: it is true now
 	// Freezes: a snapshot or clone of a mounted head freezes its filesystem for as long as

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -36,13 +37,13 @@ func misfit(c candidate, p dataset.Profile) string {
 	case p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem:
 		return "it cannot freeze one volume alone"
 	case p.Filesystem.Type != "" && !(c.anew && p.Filesystem.Chosen) && !slices.Contains(can.Filesystems, p.Filesystem.Type):
-		return "it has no filesystem " + p.Filesystem.Type + " inside volumes"
+		return "it has no filesystem " + p.Filesystem.Type + " inside volumes" + c.lacks(p.Filesystem.Type)
 	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
 		return "it has no mount options for one volume alone"
 	case p.Access == dataset.AccessMany && !can.ManyHosts:
 		return "several hosts cannot have a volume of it mounted at once, as access many wants"
 	case p.Encryption.Wanted() && !can.Encryption:
-		return "it cannot encrypt (drover doctor there says what is missing)"
+		return "it cannot encrypt" + c.lacks("encryption")
 	case p.QoS.Limited() && !can.OwnDevice:
 		return "it has no block device for each volume, whose speed could be limited"
 	case p.QoS.Limited() && can.Limits == "":
@@ -55,6 +56,17 @@ func misfit(c candidate, p dataset.Profile) string {
 		return "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"
 	}
 	return misfence(c, p)
+}
+
+// lacks says what a pool's host would need for something that it has not, with the command; "":
+// nothing would do.
+func (c candidate) lacks(what string) string {
+	for _, m := range c.Missing {
+		if rest, is := strings.CutPrefix(m, what); is && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
+			return ": on its node " + m + ", and then a restart of drover"
+		}
+	}
+	return ""
 }
 
 // away says why nothing new can be put on a pool that would fit; "" when it can.

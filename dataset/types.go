@@ -254,7 +254,8 @@ type Pool struct {
 	Share        uuid.UUID    `json:"share,omitzero"`    // that it lies on: other pools of the same share see its bytes
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
 	Capabilities Capabilities `json:"capabilities"`
-	Note         string       `json:"note,omitempty"` // which way it works here, and why
+	Missing      []string     `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
+	Note         string       `json:"note,omitempty"`    // which way it works here, and why
 }
 
 // PoolStatus is what an agent sees of a pool now.

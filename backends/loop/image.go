@@ -104,6 +104,9 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)", cfg.Image, minPoolImage)
 	}
+	if err := usable(xfs, "xfsprogs"); err != nil { // a pool needs no more than one that its volumes can have
+		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
+	}
 	// Not written over: it takes the room that this one needs, and the mkfs of a process that
 	// was killed may be at work on it still.
 	tmp := backends.UnfinishedImage(cfg.Path)

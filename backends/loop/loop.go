@@ -219,15 +219,19 @@ func (p *Pool) describe() error {
 	if err != nil {
 		return err
 	}
+	var lacks []string
+	seals := crypt.Available()
+	for _, err := range append(missing, seals) {
+		if err != nil {
+			lacks = append(lacks, err.Error())
+		}
+	}
 	note := []string{p.layout.note()}
 	if !p.direct {
 		note = append(note, "without direct I/O, which this filesystem has not")
 	}
 	if len(offline) > 0 {
 		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
-	}
-	for _, err := range missing {
-		note = append(note, "without "+err.Error())
 	}
 	if p.image != nil {
 		note = append(note, p.image.note...)
@@ -239,9 +243,9 @@ func (p *Pool) describe() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have, Encryption: crypt.Available() == nil,
+			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have, Encryption: seals == nil,
 		},
-		Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
+		Missing: lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}
 	return nil
 }

@@ -185,15 +185,23 @@ func (p *Pool) declare() error {
 	if err != nil {
 		return err
 	}
+	var lacks []string
+	seals := crypt.Available()
+	for _, err := range append(missing, seals) {
+		if err != nil {
+			lacks = append(lacks, err.Error())
+		}
+	}
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 			OnlineGrow: len(offline) < len(have), OfflineGrow: offline,
 			OwnFilesystem: true, OwnDevice: true, Filesystems: have,
-			Encryption: crypt.Available() == nil,
+			Encryption: seals == nil,
 		},
-		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
-		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
+		Missing: lacks,
+		Note:    fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
+		Path:    p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
 	return p.settled()
 }

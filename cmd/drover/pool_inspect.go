@@ -53,6 +53,7 @@ func poolForm(p api.Pool) *show.Form {
 		f.Add("Default", "yes: made by Drover, as no pool was configured")
 	}
 	f.Add("Note", p.Note)
+	f.Add("Missing", p.Missing...)
 	f.Add("State", poolState(p))
 	if st := p.Status; st != nil {
 		f.Add("Reason", st.Reason)

@@ -1,10 +1,17 @@
 package faults
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -26,6 +33,8 @@ func TestWithoutTools(t *testing.T) {
 	}
 	for name, wants := range map[string][]string{
 		"loop":  {"info: cannot work on this host", "apt-get install xfsprogs", "apt-get install e2fsprogs"},
+		"lvm":   {"info: cannot work on this host", "apt-get install lvm2 thin-provisioning-tools"},
+		"nfs":   {"ok: works"},
 		"zfs":   {"info: cannot work on this host", "apt-get install zfsutils-linux"},
 		"dir":   {"ok: works"},
 		"btrfs": {"ok: works"},
@@ -44,4 +53,71 @@ func TestWithoutTools(t *testing.T) {
 	}
 	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "loop", "--path", h.Root+"/new")
 	refused(t, h, "apt-get install zfsutils-linux", "pool", "create", "new", "--backend", "zfs", "--path", h.Root+"/new")
+	refused(t, h, "apt-get install lvm2", "pool", "create", "new", "--backend", "lvm", "--path", "/dev/none")
+	disk := scratch.Disk(t, 1<<30)
+	refused(t, h, "apt-get install btrfs-progs", "pool", "create", "new", "--backend", "btrfs", "--device", disk)
+	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "dir", "--device", disk)
+	if content, err := fsctl.Identify(disk); err != nil || content != fsctl.Empty {
+		t.Errorf("the device has %s, %v", content, err)
+	}
+}
+
+// TestToolsThatGo has a host with no more than its default pool needs, and then not even that:
+// who asks for more is told what is missing, with the command, and nothing is made of it; a pool
+// whose programs are gone is offline and says so, the others work, and it is back with them.
+func TestToolsThatGo(t *testing.T) {
+	bin, key := t.TempDir(), filepath.Join(t.TempDir(), "gold")
+	ok(t, os.WriteFile(key, []byte(strings.Repeat("gold key", 8)), 0o600))
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	ok(t, err)
+	ok(t, os.Symlink(mkfs, bin+"/mkfs.ext4"))
+	h := host.Start(t, host.Options{
+		Env:      []string{"PATH=" + bin},
+		Profiles: "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 100MiB, encryption: {key_file: " + key + "}}\n  xfs: {size: 1GiB, filesystem: {type: xfs}}\n",
+	})
+	h.Must(t, "volume", "create", "db", "-o", "size=100MiB")
+	h.Must(t, "pool", "create", "plain", "--backend", "dir", "--path", h.Root+"/plain")
+	before := lies(t, h)
+	refused(t, h, "it cannot encrypt: on its node encryption needs cryptsetup (apt-get install cryptsetup-bin)", "volume", "create", "new@gold")
+	refused(t, h, "on its node xfs needs mkfs.xfs (apt-get install xfsprogs)", "volume", "create", "new@xfs")
+	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "loop", "--path", h.Root+"/new.img", "--image", "1GiB")
+	if after := lies(t, h); after != before {
+		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
+	}
+	doctor := h.Exec(t, "doctor").Out
+	for _, want := range []string{"encryption needs cryptsetup (apt-get install cryptsetup-bin)", "xfs needs mkfs.xfs (apt-get install xfsprogs)"} {
+		if !strings.Contains(doctor, want) {
+			t.Errorf("doctor says\n%s, and not %q", doctor, want)
+		}
+	}
+
+	ok(t, os.Remove(bin+"/mkfs.ext4"))
+	h.Restart(t)
+	for _, what := range [][]string{{"volume", "create", "new", "-o", "pool=default"}, {"snapshot", "create", "db"}} {
+		refused(t, h, "apt-get install e2fsprogs", what...)
+	}
+	if said := h.Exec(t, "doctor").Out; !strings.Contains(said, "is offline: backend loop: no filesystem for the images") {
+		t.Errorf("doctor says\n%s", said)
+	}
+	h.Must(t, "volume", "create", "files", "-o", "pool=plain")
+	h.Must(t, "volume", "inspect", "db")
+	ok(t, os.Symlink(mkfs, bin+"/mkfs.ext4"))
+	h.Restart(t)
+	h.Must(t, "snapshot", "create", "db")
+}
+
+// lies is what there is in a host's pools.
+func lies(t *testing.T, h *host.Host) string {
+	t.Helper()
+	var names []string
+	for _, dir := range []string{".", "pool/datasets", "pool/incoming", "plain/datasets", "plain/incoming"} {
+		found, err := os.ReadDir(filepath.Join(h.Root, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		for _, e := range found {
+			names = append(names, dir+"/"+e.Name())
+		}
+	}
+	return strings.Join(names, "\n")
 }
