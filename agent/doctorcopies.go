@@ -17,8 +17,14 @@ func ours(s dataset.Snapshot) bool {
 // is elsewhere: a copy that control knows, or what a move brings.
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {
 	_, kept := a.cache.copied(id)
-	_, comes := a.pull(id)
-	return kept || comes || a.isBeside(id)
+	return kept || a.comes(id) || a.isBeside(id)
+}
+
+// comes reports whether a move brings something of a dataset here, or has. One on a share
+// brings nothing: what lies here may be all there is.
+func (a *Agent) comes(id uuid.UUID) bool {
+	p, comes := a.pull(id)
+	return comes && !p.Share
 }
 
 // checkCopy looks at what lies here of a dataset whose home is elsewhere.
@@ -29,7 +35,7 @@ func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
 	case e.Problem != "":
 		r.add(levelError, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
 	case !kept:
-		if _, comes := a.pull(e.ID); !comes {
+		if !a.comes(e.ID) {
 			r.add(levelWarning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it", "lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
 		} else if !a.isPulling(e.ID) {
 			r.add(levelInfo, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, keptInVain)

@@ -26,7 +26,11 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 			a.waitFor(ctx, startPatience, ends(all))
 		}
 	}
-	waitFor(a.jobs.start("pulls", func(ctx context.Context, _ *job) error { a.resolvePulls(ctx); return nil }))
+	waitFor(a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
+		a.takeAgain(ctx)
+		a.resolvePulls(ctx)
+		return nil
+	}))
 	var all []*job
 	for _, p := range a.pools.all() {
 		all = append(all, a.jobs.startAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *job) error {
@@ -51,6 +55,11 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 		log.WithError(err).Error("what a crash left was not cleaned up")
 		return
 	}
+	torn, err := a.torn(ctx, p)
+	if err != nil {
+		log.WithError(err).Error("what a crash left was not cleaned up")
+		return
+	}
 	var promote []uuid.UUID
 	n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
 		making := a.making(id) // asked first: what was just made is on record
@@ -60,7 +69,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 			}
 			return false
 		}
-		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id) && !a.goesOnElsewhere(ctx, p, id)
+		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id) && !a.goesOnElsewhere(ctx, p, id, torn)
 	})
 	if err != nil {
 		log.WithError(err).Error("not all that a crash left was cleaned up")

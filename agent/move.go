@@ -25,7 +25,8 @@ type moving struct {
 	home dataset.Node
 	gone []uuid.UUID // that are here, and which the home has no more
 
-	given uuid.UUID // the pool on the share that gives it up
+	given  uuid.UUID      // the pool on the share that gives it up
+	before *dataset.Taken // where it lies still if its home, which is lost, had not taken it
 }
 
 // doMove makes this node the home of a dataset that another node has. It is begun again
@@ -273,7 +274,10 @@ func best(e backends.Entry) (dataset.Snapshot, bool) {
 // atBest has a volume that goes on without its home go on from the newest snapshot here,
 // which may be newer than the one of which the loss was said.
 func (m *moving) atBest(ctx context.Context) error {
-	if m.op.Loss == nil || m.op.Share {
+	if m.op.Share {
+		return m.shared(ctx)
+	}
+	if m.op.Loss == nil {
 		return nil
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)

@@ -140,7 +140,11 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		return err
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
-		if err := sharer.Take(ctx, d, backends.Given{Pool: p.From, Epoch: p.Epoch - 1}); err != nil {
+		given := backends.Given{Pool: p.From, Epoch: p.Epoch - 1}
+		if p.From == p.Pool && d.Taken != nil { // it lies here since before a home that never took it
+			given.Epoch = d.Taken.Epoch - 1
+		}
+		if err := sharer.Take(ctx, d, given); err != nil {
 			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)
 		}
 	}

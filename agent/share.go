@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // inform takes in what is fixed about a pool that was opened.
@@ -46,13 +47,20 @@ func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 }
 
 // shared fails unless this node sees the dataset on the share that both pools are said to be
-// on: once the move is on record it could not be taken.
+// on: once the move is on record it could not be taken. Where a lost home had not taken it yet,
+// it is where that would have taken it from.
 func (m *moving) shared(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.name(m.op.Dataset.Pool))
 	}
+	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
 	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
+	if errors.Is(err, dataset.ErrNotFound) && m.before != nil && sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
+		m.a.log(*m.op.Dataset).WithField("from", m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+		m.given, m.op.Dataset.Taken = m.before.From, m.before
+		return nil
+	}
 	if errors.Is(err, dataset.ErrNotFound) {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the same one there)", m.op.Volume, m.a.NodeName, err)
 	}
@@ -69,28 +77,33 @@ func (m *moving) onShare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
 	}
-	m.given = v.Pool
+	if m.given = v.Pool; m.op.Loss != nil {
+		m.before = v.Taken
+	}
 	return nil
 }
 
 // clear destroys what an earlier home left of a dataset in the pool that is to take it, as a move
 // file by file does: before it is on record that the home is here, as it is older. Its lock is held.
 func (m *moving) clear(ctx context.Context) error {
-	if m.given == m.op.Dataset.Pool {
+	here := m.given == m.op.Dataset.Pool
+	if here && (m.before == nil || m.before.From != m.given) {
 		return dataset.Errorf(dataset.ErrConflict, "pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)", m.a.pools.name(m.given))
 	}
-	if err := m.shared(ctx); err != nil {
-		return err
-	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return nil
-	}
-	if err == nil && (e.Record == nil || e.Record.Epoch > m.op.Epoch) {
+	switch {
+	case errors.Is(err, dataset.ErrNotFound) && !here:
+		err = nil // or it is not whole, which would be in the way
+	case err == nil && here && (e.Record == nil || e.Record.Epoch < m.before.Epoch):
+		err = dataset.Errorf(dataset.ErrConflict, "it is older than what the home before had")
+	case err == nil && !here && (e.Record == nil || e.Record.Epoch > m.op.Epoch):
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
 	}
 	if err != nil {
 		return fmt.Errorf("what lies in pool %s of it (%s): %w", m.a.pools.name(m.op.Dataset.Pool), e.Path, err)
+	}
+	if here { // all there is of it: no home has taken it since
+		return nil
 	}
 	return m.pool.Delete(ctx, m.op.DatasetID)
 }
@@ -111,9 +124,50 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 }
 
 // goesOnElsewhere reports whether what lies in a pool on a share may be a volume that went on at
-// another node, which has not taken it yet: that of a home that was passed over.
-func (a *Agent) goesOnElsewhere(ctx context.Context, p *openPool, id uuid.UUID) bool {
-	return p.Share != uuid.Nil && a.nobodys(ctx, id) != nil
+// another node, which has not taken it yet: that of a home that was passed over. What is not whole
+// is none: it is of a move file by file that was cut short.
+func (a *Agent) goesOnElsewhere(ctx context.Context, p *openPool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
+	return p.Share != uuid.Nil && !torn[id] && a.nobodys(ctx, id) != nil
+}
+
+// torn returns what is incoming in a pool on a share and not whole.
+func (a *Agent) torn(ctx context.Context, p *openPool) (map[uuid.UUID]bool, error) {
+	if p.Share == uuid.Nil {
+		return nil, nil
+	}
+	list, err := p.backend.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	torn := map[uuid.UUID]bool{}
+	for _, e := range list {
+		if e.State == backends.EntryIncoming {
+			_, err := p.backend.Stat(ctx, e.ID)
+			torn[e.ID] = errors.Is(err, dataset.ErrNotFound)
+		}
+	}
+	return torn, nil
+}
+
+// takeAgain has what this node is the home of taken from where on its share it lies still, where
+// the record of that was lost here before it was.
+func (a *Agent) takeAgain(ctx context.Context) {
+	for _, id := range a.cache.ids() {
+		d, home := a.cache.dataset(id)
+		if _, comes := a.pull(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.isPulling(id) {
+			continue
+		}
+		pool, err := a.pools.online(ctx, d.Pool)
+		if err != nil {
+			continue // as are its volumes
+		}
+		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
+			err = a.setPull(ctx, id, pullRecord{Pool: d.Pool, Epoch: d.Epoch, Share: true, From: d.Taken.From, Since: a.Clock.Now()})
+			if err != nil {
+				a.log(d).WithError(err).Error("it is not taken from where it lies on its share")
+			}
+		}
+	}
 }
 
 // leaveShare gives up what the guard has of a dataset that lies on a share and went on at
@@ -125,8 +179,8 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	now, err := a.fetch(ctx, id)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return nil
+	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have gone on before
+		now, err = a.removedElsewhere(ctx, id, epoch)
 	}
 	if err != nil || now.Home == a.node || now.Epoch <= epoch {
 		return err
@@ -139,4 +193,36 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+}
+
+// removedElsewhere returns what a dataset has become that the guard has here, and that is no volume
+// any more: another node's, if it lies on a share; otherwise it is at the epoch at which it was.
+func (a *Agent) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
+	gone = dataset.Dataset{ID: id, Epoch: epoch}
+	known, halted, err := a.recorded(ctx)
+	if _, own := known[id]; err != nil || own || halted != "" {
+		return gone, err
+	}
+	on, err := a.mountedOnShare(id)
+	if on {
+		gone.Epoch++
+	}
+	return gone, err
+}
+
+// mountedOnShare reports whether what is mounted of a dataset lies on a share that a pool of
+// this node lies on; also where nothing is mounted any more, and there is such a pool.
+func (a *Agent) mountedOnShare(id uuid.UUID) (bool, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	at := table.At(a.mountPath(id))
+	return slices.ContainsFunc(a.pools.all(), func(p *openPool) bool {
+		if p.Share == uuid.Nil || p.backend == nil {
+			return false
+		}
+		on := table.On(p.backend.Info().Path)
+		return at == nil || on != nil && on.Major == at.Major && on.Minor == at.Minor
+	}), nil
 }

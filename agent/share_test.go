@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -200,6 +203,10 @@ func TestNotTakenYetIsNotCollected(t *testing.T) {
 			t.Fatalf("%s: %v", when, err)
 		}
 	}
+	back := pullRecord{Move: uuid.New(), Pool: f.a.thePool().ID(), Share: true, Epoch: 3, Since: time.Now()}
+	if err := f.a.setPull(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
+		t.Fatal(err)
+	}
 	kept("live", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
 	control.off.Store(true)
 	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" on record is not known", dataset.ErrUnavailable)
@@ -296,8 +303,14 @@ func TestShareThatWasExchanged(t *testing.T) {
 
 // A home that is cut off from control goes on; when another one takes its volume over, once a
 // command has shut it out, whoever holds it here is killed as soon as that is heard, and
-// nothing of it is left.
+// nothing of it is left. So too when the volume was removed meanwhile.
 func TestI1FailoverOnAShare(t *testing.T) {
+	for _, removed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("removed %t", removed), func(t *testing.T) { failoverOnAShare(t, removed) })
+	}
+}
+
+func failoverOnAShare(t *testing.T, removed bool) {
 	g := newGuardedOn(t, "nfs", 2*time.Second)
 	await(t, func() bool { // control has heard of both guards
 		nodes, err := g.svc.NodeList(t.Context(), "")
@@ -327,6 +340,11 @@ func TestI1FailoverOnAShare(t *testing.T) {
 	if v := g.record("db"); v.Home != g.b.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.Kept) != 0 {
 		t.Errorf("%+v", v)
 	}
+	if removed {
+		if err := g.b.Remove(t.Context(), "db"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	select {
 	case err := <-killed:
 		t.Errorf("killed before it was heard: %v", err)
@@ -342,6 +360,9 @@ func TestI1FailoverOnAShare(t *testing.T) {
 		return err == nil && !mounted && !there && len(g.a.record(d.ID).IDs) == 0
 	})
 	g.a.settled(d.ID)
+	if removed {
+		return
+	}
 	if got := g.b.reads("db", "token"); got != "kept" {
 		t.Errorf("it holds %q", got)
 	}

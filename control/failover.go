@@ -53,7 +53,7 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	if err != nil || why != "" {
 		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
 	}
-	next.Home, next.Pool, next.Epoch, next.Move = to.node.ID, to.pool, d.Epoch+1, uuid.Nil
+	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
 	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(awayKey(d.Home))
 	return &dataset.Operation{Node: to.node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: &loss, Share: to.share}, nil, nil

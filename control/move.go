@@ -44,7 +44,7 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 		}
 	}
 	next := d
-	next.Home, next.Epoch, next.Move = target.ID, d.Epoch+1, uuid.Nil
+	next.Home, next.Epoch, next.Move, next.Taken = target.ID, d.Epoch+1, uuid.Nil, nil
 	op := &dataset.Operation{Node: target.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next}
 	if req.Force {
 		err = s.planPromotion(t, d, target, req.Fenced, op)
@@ -274,7 +274,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	}
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
-	next.Request, next.Move = op.ID, uuid.Nil
+	next.Request, next.Move, next.Taken = op.ID, uuid.Nil, takenFrom(rec, op, d)
 	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
 		made := op.Dataset.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type, made.Chosen

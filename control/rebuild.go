@@ -98,7 +98,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		}
 		d.Profile = s.withOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		d.Move, d.Copies, d.Spent, d.Guests = uuid.Nil, old.Copies, old.Spent, old.Guests // what is on record: those beside the data may be long over
+		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests // what is on record: those beside the data may be long over
 		t.guestNoMore(&d, node)
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
@@ -134,7 +134,7 @@ func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 		r.Action = "known"
 	}
 	t.del(homeKey(d.Home, d.ID))
-	d.Home, d.Epoch = node, d.Epoch+1
+	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
 	t.event("volume.rebuild", d, r.Action)
 	return t.enter(d, uuid.Nil)
 }

@@ -50,6 +50,19 @@ func elsewhere(cands []candidate, from dataset.Pool, target dataset.Node) (other
 	return others, why
 }
 
+// takenFrom is where a dataset lies on its share that a node has become the home of, which takes
+// it once that is on record: in the pool of its last home, unless that had not taken it yet, as
+// only who goes on without that home can say.
+func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
+	switch {
+	case !rec.Share:
+		return nil
+	case rec.Loss != nil && op.Dataset != nil && op.Dataset.Taken != nil && d.Taken != nil && *op.Dataset.Taken == *d.Taken:
+		return d.Taken
+	}
+	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
+}
+
 // planTake has a node take a dataset over that lies on a share of which it has a pool: all of
 // it is there. It reports whether it does.
 func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool, err error) {

@@ -120,6 +120,33 @@ func TestMoveOffAShare(t *testing.T) {
 	}
 }
 
+// What a home that is lost had not taken yet lies where it was to take it from: that stays on
+// record, if who goes on says that it is so, and nothing else that is said.
+func TestNotTakenYetStaysOnRecord(t *testing.T) {
+	for _, says := range []string{"taken", "not taken", "nonsense"} {
+		e := newEnv(t)
+		share := uuid.New()
+		a, b, c := e.onShare("alpha", share), e.onShare("beta", share), e.onShare("gamma", share)
+		a.createOnShare("db")
+		first := dataset.Taken{From: a.pools[1].ID, Epoch: 1}
+		got := *b.commit(*e.submit(forced("db", "beta", "alpha")).Operation).Dataset
+		if got.Taken == nil || *got.Taken != first {
+			t.Fatalf("beta: %+v", got.Taken)
+		}
+		op := *e.submit(forced("db", "gamma", "beta")).Operation
+		want := dataset.Taken{From: b.pools[1].ID, Epoch: 2}
+		switch op.Dataset.Taken = nil; says {
+		case "not taken":
+			op.Dataset.Taken, want = &first, first
+		case "nonsense":
+			op.Dataset.Taken = &dataset.Taken{From: uuid.New(), Epoch: 1}
+		}
+		if got := *c.commit(op).Dataset; got.Taken == nil || *got.Taken != want {
+			t.Errorf("%s: %+v", says, got.Taken)
+		}
+	}
+}
+
 // A node that has the very pool by now in which a volume lies, as one that stands in for a host
 // that is gone, is not to have it moved in there; into another pool of its own it is.
 func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {

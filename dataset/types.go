@@ -25,6 +25,7 @@ type Dataset struct {
 	Home      uuid.UUID         `json:"home"` // node
 	Pool      uuid.UUID         `json:"pool"`
 	Epoch     uint64            `json:"epoch"`            // only grows
+	Taken     *Taken            `json:"taken,omitempty"`  // by its home, from where on its share; nil: nowhere
 	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
 	Spent     []uuid.UUID       `json:"spent,omitempty"`  // of these, those whose copy nobody goes on from any more
 	Guests    []Guest           `json:"guests,omitempty"` // with access many: who has it mounted beside the home
@@ -52,6 +53,13 @@ type Dataset struct {
 // drover store recover, without having heard the home.
 func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return slices.Contains(d.Spent, n) })
+}
+
+// Taken is where on its share a dataset lay as a node became its home: if that has not taken
+// it to its own pool yet, it lies there still.
+type Taken struct {
+	From  uuid.UUID `json:"from"`  // pool
+	Epoch uint64    `json:"epoch"` // of the home there: what lies there at an earlier one is not it
 }
 
 // State is where a dataset is in its life.
