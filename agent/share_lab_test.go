@@ -35,6 +35,7 @@ func onRealShare(t *testing.T) *flock {
 		h := f.host(name, "nfs")
 		h.cfg.Pools = append(h.cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
 		h.cfg.Backends = backends.NewRegistry(nfs.Backend{}, dir.Backend{})
+		h.cfg.Limits.Lease = time.Minute // a home that has much to write out in a slow machine is given time
 		hosts[i] = h
 	}
 	f.a, f.b = hosts[0], hosts[1]

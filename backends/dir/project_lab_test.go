@@ -45,16 +45,22 @@ func mounting(t *testing.T, fs, options string, make ...string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		err := unix.Unmount(path, 0)
-		// Of a loaded machine the kernel was seen to hold it for a moment more; nothing tells when not.
-		for until := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(until); err = unix.Unmount(path, 0) {
-			time.Sleep(10 * time.Millisecond)
-		}
-		if err != nil {
-			t.Error(err)
+		if err := unix.Unmount(path, 0); err != nil {
+			t.Errorf("%v: open on it are %q", err, openOn(path))
 		}
 	})
 	return path
+}
+
+// openOn lists who has what open on a filesystem.
+func openOn(path string) (found []string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, path) {
+			found = append(found, link+" -> "+to)
+		}
+	}
+	return found
 }
 
 // below returns a factory of pools on one disk.
@@ -161,36 +167,36 @@ func (b *bench) growsUnderAWriter(at string, size dataset.Size) {
 
 // fill writes a file as a container does, and returns how many bytes of it there are room for.
 func fill(at, name string, most dataset.Size) (written dataset.Size, err error) {
-	type answer struct {
-		written dataset.Size
-		err     error
-	}
-	got := make(chan answer)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)      // the file is closed by then: what it lies on can be unmounted
 		runtime.LockOSThread() // for good: the thread ends, without that capability
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var caps [2]unix.CapUserData
-		err := unix.Capget(&header, &caps[0])
-		caps[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
-		if err == nil {
-			err = unix.Capset(&header, &caps[0])
-		}
-		file, oErr := os.Create(filepath.Join(at, name))
-		if err = errors.Join(err, oErr); err != nil {
-			got <- answer{0, err}
+		if err = unix.Capget(&header, &caps[0]); err != nil {
 			return
 		}
-		defer file.Close()
-		buf, n := make([]byte, 64<<10), dataset.Size(0)
-		for err == nil && n < most {
-			var more int
-			more, err = file.Write(buf)
-			n += dataset.Size(more)
+		caps[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+		if err = unix.Capset(&header, &caps[0]); err == nil {
+			written, err = write(filepath.Join(at, name), most)
 		}
-		got <- answer{n, errors.Join(err, file.Sync())}
 	}()
-	a := <-got
-	return a.written, a.err
+	<-done
+	return written, err
+}
+
+func write(path string, most dataset.Size) (written dataset.Size, err error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 64<<10)
+	for err == nil && written < most {
+		var n int
+		n, err = file.Write(buf)
+		written += dataset.Size(n)
+	}
+	return written, errors.Join(err, file.Sync(), file.Close())
 }
 
 // openBench opens a pool below a directory.
