@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/lab/inside"
 )
@@ -79,8 +80,13 @@ func below(disk string) backendtest.Factory[*testing.T] {
 	})
 }
 
+// All of it on ext4 too is for the long form: what differs there, other tests have.
 func TestProjectSuite(t *testing.T) {
-	for _, fs := range []string{"xfs", "ext4"} {
+	kinds := []string{"xfs"}
+	if long.Enabled() {
+		kinds = append(kinds, "ext4")
+	}
+	for _, fs := range kinds {
 		t.Run(fs, func(t *testing.T) { backendtest.Run(t, "dir", below(holding(t, fs))) })
 	}
 }

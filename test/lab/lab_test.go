@@ -1,11 +1,13 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +17,8 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// TestLab runs the table in one boot, and has a subtest for each test in there. LAB_LONG
+// TestLab runs the table in two machines, each of which takes the next entry, and has a
+// subtest for each test in there. LAB_LONG
 // takes the long entries too, as `make lab` does; LAB_ONLY takes those of one package, long
 // or not; LAB_RUN takes other tests than the entry says.
 func TestLab(t *testing.T) {
@@ -26,7 +29,9 @@ func TestLab(t *testing.T) {
 	dir := t.TempDir()
 	var disks []Disk
 	for _, e := range entries {
-		build(t, "test", "-c", "-tags", "lab", "-o", path.Join(dir, e.binary()), "./"+e.Package)
+		if binary := path.Join(dir, e.binary()); !there(binary) {
+			build(t, "test", "-c", "-tags", "lab", "-o", binary, "./"+e.Package)
+		}
 		if e.Layer != "" {
 			share(t, made(t, "lab-"+e.Layer+".sh"), path.Join(dir, e.Layer+".tar"))
 		}
@@ -39,11 +44,40 @@ func TestLab(t *testing.T) {
 			}
 		}
 	}
-	vm := Boot(t, Options{Dir: dir, Disks: disks})
-	t.Run("machine", vm.tellsHowCommandsEnd)
-	for _, e := range entries {
-		t.Run(e.Package, func(t *testing.T) { vm.entry(t, e) })
+	machines := make([]*VM, min(len(entries), 2))
+	for i := range machines {
+		machines[i] = begin(t, Options{Dir: dir, Disks: disks})
 	}
+	next := make(chan Entry, len(entries))
+	for _, e := range entries {
+		next <- e
+	}
+	close(next)
+	var all sync.WaitGroup
+	for i, vm := range machines {
+		vm.up(t)
+		if i == 0 {
+			t.Run("machine", vm.tellsHowCommandsEnd)
+		}
+		all.Go(func() {
+			for vm.proc.Running() {
+				e, more := <-next
+				if !more {
+					return
+				}
+				t.Run(e.Package, func(t *testing.T) { vm.entry(t, e) })
+			}
+		})
+	}
+	all.Wait()
+	for e := range next {
+		t.Errorf("%s %s did not run: the machines are gone", e.Package, e.Run)
+	}
+}
+
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // share puts a copy of a file where the machine finds it.
@@ -73,6 +107,8 @@ func chosen(only, run string) []Entry {
 		}
 		entries = append(entries, e)
 	}
+	// What takes longest comes first, so that no machine has it left when the other is done.
+	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(b.within(), a.within()) })
 	return entries
 }
 
@@ -101,10 +137,9 @@ func (vm *VM) tellsHowCommandsEnd(t *testing.T) {
 
 // entry runs the tests of an entry, and tells how each ended as a subtest.
 func (vm *VM) entry(t *testing.T, e Entry) {
-	if !vm.proc.Running() {
-		t.Fatal("the machine is gone: see the entry before")
-	}
-	var before [][]string
+	// Each page of a program that is run from a share is fetched, and translated, anew.
+	program := path.Join("/run", e.binary())
+	before := [][]string{{"cp", path.Join(inside.Share, e.binary()), program}}
 	if e.Layer != "" {
 		before = append(before, []string{"tar", "-xf", path.Join(inside.Share, e.Layer+".tar"), "-C", "/"}, []string{"ldconfig"})
 	}
@@ -118,7 +153,7 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 	// Its own time limit comes first: then it says which test was running.
 	limit := e.within()
-	args := []string{path.Join(inside.Share, e.binary()), "-test.v=test2json", "-test.timeout=" + limit.String()}
+	args := []string{program, "-test.v=test2json", "-test.timeout=" + limit.String()}
 	if e.Run != "" {
 		args = append(args, "-test.run="+e.Run)
 	}
@@ -133,14 +168,17 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 		Args: args, Dir: path.Join(inside.Source, e.Package), Env: env, Seconds: int((limit + 20*time.Second).Seconds()),
 	}
 	var r reader
-	began := time.Now()
+	began, busy := time.Now(), vm.busy()
 	exit, err := vm.Run(t.Context(), command, func(s string) {
 		r.line(s)
 		if testing.Verbose() {
-			fmt.Printf("    | %s\n", strings.ReplaceAll(s, "\x16", ""))
+			fmt.Printf("    %s | %s\n", e.Package, strings.ReplaceAll(s, "\x16", ""))
 		}
 	})
-	t.Logf("took %s", time.Since(began).Round(100*time.Millisecond))
+	t.Logf("took %s, %s of a processor", time.Since(began).Round(100*time.Millisecond), vm.busy()-busy)
+	if err == nil {
+		vm.empties(t, e.Disks)
+	}
 	r.all.verdict = "PASS"
 	r.all.show(t)
 	switch {
@@ -154,6 +192,29 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	case exit != 0 && !r.all.failed():
 		t.Errorf("exit %d, though no test failed\n%s", exit, tail(r.all.said, 40))
 	}
+}
+
+// empties gives the host the room back that disks took on its own; one that is in use still keeps it.
+func (vm *VM) empties(t *testing.T, disks []Disk) {
+	for _, d := range disks {
+		discard := inside.Command{Args: []string{"sh", "-c", "blkdiscard $" + inside.Variable(d.Name)}, Seconds: 60}
+		if exit, err := vm.Run(t.Context(), discard, func(s string) { t.Log(s) }); exit != 0 || err != nil {
+			t.Logf("disk %s: exit %d, %v", d.Name, exit, err)
+		}
+	}
+}
+
+// busy is for how long the machine has had a processor: unlike the time that something takes,
+// that is much the same beside others.
+func (vm *VM) busy() time.Duration {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.proc.PID()))
+	var user, system time.Duration
+	_, rest, _ := strings.Cut(string(b), ") ")
+	if fields := strings.Fields(rest); len(fields) > 12 {
+		user, _ = time.ParseDuration(fields[11] + "0ms")
+		system, _ = time.ParseDuration(fields[12] + "0ms")
+	}
+	return user + system
 }
 
 // show makes a subtest of each result.

@@ -26,7 +26,7 @@ func TestSystemd(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", args, err, out)
 		}
 	}
-	vm := Boot(t, Options{Dir: dir, Systemd: true, Disks: []Disk{{"state", 8 * gib}}})
+	vm := Boot(t, Options{Dir: dir, Systemd: true, CPUs: 2, Disks: []Disk{{"state", 8 * gib}}})
 	vm.must(t, "mkfs.xfs -q -K -L state $DROVER_LAB_DISK_STATE")
 	vm.must(t, "echo 'LABEL=state /var/lib/drover xfs defaults 0 0' >>/etc/fstab && mkdir -p /var/lib/drover")
 	vm.must(t, "cp -a /lab/staged/. / && systemd-sysusers && systemctl daemon-reload")
