@@ -44,6 +44,15 @@ func (t tool) encrypts(ctx context.Context, name string) (bool, error) {
 	return value == "enabled" || value == "active", err
 }
 
+// missing is what the pool's zpool lacks to encrypt; zfs-fuse never could.
+func (p *Pool) missing() []string {
+	if p.encrypts || p.home.fuse {
+		return nil
+	}
+	zpool, _, _ := strings.Cut(p.home.name, "/")
+	return []string{"encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + ")"}
+}
+
 // given runs a command that reads a key.
 func (t tool) given(ctx context.Context, key []byte, args ...string) error {
 	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: bytes.NewReader(key), Timeout: limit})

@@ -332,18 +332,12 @@ func (p *Pool) Info() backends.Info {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
-	var missing []string
-	if !p.encrypts && !p.home.fuse {
-		zpool, _, _ := strings.Cut(p.home.name, "/")
-		missing = []string{"encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + ")"}
-	}
 	return backends.Info{
-		Missing: missing,
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts, Delta: true,
 		},
-		Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
+		Missing: p.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
 
