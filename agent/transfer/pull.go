@@ -206,7 +206,8 @@ func (r *pulling) wanted(ctx context.Context) error {
 	return nil
 }
 
-// maxRestarts is how often a snapshot is begun anew whose stream was not what it should be.
+// maxRestarts is how often a snapshot is begun whose stream is not what it should be; the last
+// time all of it is sent.
 const maxRestarts = 3
 
 // bring brings one snapshot over.
@@ -238,6 +239,9 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
+				if restarts == maxRestarts-1 && !fixed { // what is here of its base may not be what it was
+					step.Base = uuid.Nil
+				}
 				return true, errCut{err}
 			}
 			return false, err

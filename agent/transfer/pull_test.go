@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -102,6 +104,39 @@ func TestMoveThereAndBack(t *testing.T) {
 			a.holds(d.ID, "two", one)
 		})
 	}
+}
+
+// A copy whose base is not what it was gets all of the next snapshot, and of the one after that the
+// difference again.
+func TestBaseThatDoesNotFit(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, subvolumes, disk), newNode(t, subvolumes, disk)
+	b.client.Clock = hasty{}
+	d := a.create(0)
+	a.write(d.ID, "one", []byte("one"))
+	first := a.take(d, dataset.SnapshotManual)
+	_, err := b.pull(a, d, uuid.Nil)
+	must(t, err)
+	e, err := b.pool.Stat(t.Context(), d.ID)
+	must(t, err)
+	base := filepath.Join(e.Path, "snapshot-"+first.ID.String())
+	for _, arg := range [][]string{{"btrfs", "property", "set", "-f", base, "ro", "false"}, {"rm", base + "/one"}, {"btrfs", "property", "set", base, "ro", "true"}} {
+		scratch.Run(t, arg[0], arg[1:]...)
+	}
+	a.write(d.ID, "one", []byte("two"))
+	second := a.take(d, dataset.SnapshotManual)
+	brought, err := b.pull(a, d, uuid.Nil)
+	if err != nil || len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != uuid.Nil {
+		t.Fatalf("brought %+v, %v", brought, err)
+	}
+	a.write(d.ID, "two", []byte("two"))
+	third := a.take(d, dataset.SnapshotManual)
+	brought, err = b.pull(a, d, uuid.Nil)
+	if err != nil || len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != second.ID {
+		t.Fatalf("brought %+v, %v", brought, err)
+	}
+	b.promote(d, third.ID)
+	b.holds(d.ID, "one", []byte("two"))
 }
 
 // A peer that refuses, lacks or breaks something says what.
