@@ -79,7 +79,7 @@ func (a *applying) apply(ctx context.Context, c *command, first bool) error {
 	return err
 }
 
-func (a *applying) one(ctx context.Context, c *command) error {
+func (a *applying) act(ctx context.Context, c *command) error {
 	switch c.kind {
 	case cmdSubvolume, cmdSnapshot:
 		return a.begin(c)

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // A byte that is not what the kernel wrote is found, wherever in a command it is.
@@ -85,5 +88,73 @@ func TestForgedCommands(t *testing.T) {
 	}
 	if err := btrfs.Apply(t.Context(), stream(made, written, clone(0, 32<<10, 32<<10)), p.create("right"), nil); err != nil || len(p.read("right/f")) != 64<<10 {
 		t.Error(err)
+	}
+}
+
+// What a base has that nobody may change (chattr +i, +a) is changed all the same: where the
+// difference was made it had no such flags.
+func TestProtectedInTheBase(t *testing.T) {
+	p := newPool(t)
+	src := p.create("src")
+	for _, dir := range []string{"fixed", "log", "log/sub"} {
+		if err := os.Mkdir(filepath.Join(p.path, "src", dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := []string{"kept", "written", "appended", "fixed/gone", "fixed/moved", "log/linked"}
+	for _, name := range files {
+		p.write("src/"+name, "before")
+	}
+	scratch.Run(t, "chattr", "-R", "+i", p.path+"/src")
+	scratch.Run(t, "chattr", "-R", "-i", p.path+"/src/log", p.path+"/src/appended")
+	scratch.Run(t, "chattr", "-R", "+a", p.path+"/src/log", p.path+"/src/appended")
+	whole := p.sent(src, "one", io.Discard)
+
+	there := p.create("there")
+	if err := btrfs.Apply(t.Context(), bytes.NewReader(whole), there, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := btrfs.Snapshot(p.dir, "came", there, true); err != nil {
+		t.Fatal(err)
+	}
+	// From here on it is the home: "there" came from "one".
+	at := filepath.Join(p.path, "there")
+	for _, do := range []func() error{
+		func() error { return os.WriteFile(at+"/written", []byte("after"), 0o600) },
+		func() error { return os.WriteFile(at+"/appended", []byte("after"), 0o600) },
+		func() error { return os.Remove(at + "/fixed/gone") },
+		func() error { return os.Rename(at+"/fixed/moved", at+"/log/sub/moved") },
+		func() error { return os.Remove(at + "/fixed") },
+		func() error { return os.Link(at+"/log/linked", at+"/link") },
+		func() error { return os.Chmod(at+"/kept", 0o640) },
+		func() error { return os.WriteFile(at+"/new", []byte("new"), 0o600) },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := btrfs.Snapshot(p.dir, "two", there, true); err != nil {
+		t.Fatal(err)
+	}
+	var back bytes.Buffer
+	if err := btrfs.Send(t.Context(), p.open("two"), p.open("came"), true, &back); err != nil {
+		t.Fatal(err)
+	}
+	if err := btrfs.Snapshot(p.dir, "home", p.open("one"), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := btrfs.Apply(t.Context(), &back, p.open("home"), p.open("one")); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"kept": "before", "written": "after", "appended": "after", "log/sub/moved": "before", "link": "before", "new": "new"} {
+		if got := p.read("home/" + name); got != want {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+	if _, err := os.Lstat(p.path + "/home/fixed"); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+	if got := p.read("one/fixed/gone"); got != "before" {
+		t.Errorf("the base holds %q", got)
 	}
 }
