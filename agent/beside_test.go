@@ -141,7 +141,15 @@ func TestI3FilesComeBesideTheCopy(t *testing.T) {
 // I3: the target of a move file by file dies at every act, before it and after. At each of them
 // it has what it was left with, or all that has come; and it all comes to its end.
 func TestI3FilesMoveCutShort(t *testing.T) {
-	f := newFlock(t, "loop", "dir")
+	for _, pools := range [][2]string{{"loop", "dir"}, {"btrfs", "dir"}, {"btrfs", "loop"}} {
+		t.Run(pools[0]+" and "+pools[1], func(t *testing.T) {
+			newFlock(t, pools[0], pools[1]).filesMovesCutShort()
+		})
+	}
+}
+
+func (f *flock) filesMovesCutShort() {
+	t := f.T
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "left")
 	f.moves("db", f.b)
@@ -166,7 +174,9 @@ func TestI3FilesMoveCutShort(t *testing.T) {
 				home.writes("db", "token", token)
 				gone := target.fuse.set(n, late, func(act string) {
 					if p, _ := target.pull(d.ID); p.Beside == uuid.Nil && !target.keeps(d.ID) {
-						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
+						e, err := target.thePool().Stat(f.Context(), d.ID)
+						p2, known := target.pull(d.ID)
+						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s: then %+v, %v; %+v %t %v", late, n, act, e, err, p2, known, target.fuse.seen())
 					}
 				})
 				op := f.begins("db", target)

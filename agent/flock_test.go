@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/nfs"
@@ -169,8 +170,8 @@ func (f *flock) host(name, backend string) *host {
 		}
 		pool = filepath.Join(f.shared, name)
 	}
-	if backend == "loop" {
-		pool = filepath.Join(scratch.Mount(f.T, "xfs", 1<<30), "pool")
+	if fs, own := map[string]string{"loop": "xfs", "btrfs": "btrfs"}[backend]; own {
+		pool = filepath.Join(scratch.Mount(f.T, fs, 1<<30), "pool")
 	}
 	lease := 3 * time.Second // which each move of what is in use costs a test
 	if f.session > 0 {
@@ -181,7 +182,7 @@ func (f *flock) host(name, backend string) *host {
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
-		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
+		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{btrfs.New(), h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
 		Limits:   Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",

@@ -183,7 +183,11 @@ func (k fusedKind) Open(ctx context.Context, cfg backends.Config) (backends.Pool
 	}
 	plain := fusedPool{p, k.h}
 	if c, ok := p.(backends.Copier); ok {
-		return fusedCopies{plain, c, p.(backends.Formatter), p.(backends.Resizer), p.(backends.Rewriter)}, nil
+		copies := fusedCopies{plain, c}
+		if f, ok := p.(backends.Formatter); ok {
+			return fusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter)}, nil
+		}
+		return copies, nil
 	}
 	if s, ok := p.(backends.Sharer); ok {
 		return fusedShare{plain, s}, nil
@@ -242,6 +246,11 @@ func (p fusedPool) WriteRecord(ctx context.Context, d dataset.Dataset, sync bool
 type fusedCopies struct {
 	fusedPool
 	backends.Copier
+}
+
+// fusedImages is one of datasets with filesystems of their own.
+type fusedImages struct {
+	fusedCopies
 	backends.Formatter
 	backends.Resizer
 	backends.Rewriter

@@ -65,7 +65,7 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 				h.f.Fatal(err)
 			}
 			s, _ := best(e)
-			if err := pool.(fusedCopies).Copier.Demote(h.f.Context(), d.ID, s.ID); err != nil {
+			if err := pool.(fusedImages).Copier.Demote(h.f.Context(), d.ID, s.ID); err != nil {
 				h.f.Fatal(err)
 			}
 		},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
@@ -309,4 +310,36 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.must(receive(third, c.Dataset, c.Keep.ID, c.Snapshot.ID)) // and back
 	f.holds(c.Dataset.ID, c.Keep.ID, "new")
 	f.settled()
+}
+
+// A copy that takes more here than its volume may, as its home compresses and this does not, becomes
+// a head all the same, in which nothing can be written before something is deleted, or it is larger.
+func TestPromoteOfWhatWasCompressed(t *testing.T) {
+	home, f := newFixture(t), newFixture(t)
+	scratch.Run(t, "mount", "-o", "remount,compress-force=zstd", home.disk)
+	d := dataset.Dataset{ID: uuid.New(), Size: little}
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
+	_, err := home.Create(t.Context(), d)
+	home.must(err)
+	home.must(os.WriteFile(home.head(d.ID)+"/file", bytes.Repeat([]byte("drover "), 10<<20), 0o600))
+	home.must(home.Snapshot(t.Context(), s, nil))
+	var stream bytes.Buffer
+	_, err = inner(home.Pool).Send(t.Context(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, uuid.Nil, 0, &stream, nil)
+	home.must(err)
+
+	p := inner(f.Pool)
+	_, err = p.Receive(t.Context(), backends.Delivery{Dataset: d, Snapshot: s}, &stream, nil)
+	f.must(err)
+	f.must(p.Promote(t.Context(), d.ID, s.ID))
+	f.must(f.Pool.Commit(t.Context(), d.ID))
+	f.wantLimit(d.ID, little)
+	if used, err := f.Used(t.Context(), d.ID); err != nil || used < 70*dataset.MiB {
+		t.Fatalf("it takes %s, %v", used, err)
+	}
+	write := func() error { return os.WriteFile(f.head(d.ID)+"/more", make([]byte, 1<<20), 0o600) }
+	if err := write(); !errors.Is(err, unix.EDQUOT) {
+		t.Errorf("more is written: %v", err)
+	}
+	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), d.ID, 2*little, nil))
+	f.must(write())
 }

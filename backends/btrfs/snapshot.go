@@ -105,7 +105,10 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if old.Tree == fresh.Tree {
 		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
 	}
-	if err := p.refill(ctx, f, s, fresh); err != nil {
+	if err = p.fitsHead(ctx, f, s, fresh); err == nil {
+		err = p.refill(ctx, f, s, fresh)
+	}
+	if err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	p.step("btrfs.restore.made")
@@ -120,17 +123,21 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.restored(f, old.Tree)
 }
 
-// refill makes the tree of a new head what a snapshot is, durably.
-func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
-	if fresh.Size != 0 && p.quota == subvol.QuotaFull {
-		used, err := p.used(ctx, f, s.Tree)
-		if err == nil && used > fresh.Size {
-			err = fmt.Errorf("%w: make the volume larger first", over("it", used, fresh.Size))
-		}
-		if err != nil {
-			return err
-		}
+// fitsHead fails when a snapshot holds more than a head may.
+func (p *Pool) fitsHead(ctx context.Context, f *shelf.Folder, s shelf.Kept, h shelf.Head) error {
+	if h.Size == 0 || p.quota != subvol.QuotaFull {
+		return nil
 	}
+	used, err := p.used(ctx, f, s.Tree)
+	if err == nil && used > h.Size {
+		err = fmt.Errorf("%w: make the volume larger first", over("it", used, h.Size))
+	}
+	return err
+}
+
+// refill makes the tree of a new head what a snapshot is, durably. It may hold more than its size:
+// what came from where it was compressed does, and is then as full as can be.
+func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
 	if err := p.copyTree(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
 		return err
 	}

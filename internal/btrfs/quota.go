@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -97,7 +98,7 @@ func EnableQuotas(f *os.File) error {
 	return nil
 }
 
-// Limit makes the subvolume that f lies in hold at most so many bytes, of data and
+// Limit makes the subvolume whose root f is hold at most so many bytes, of data and
 // metadata; 0: any number. Who writes more gets EDQUOT. It is on the disk after a commit.
 // os.ErrNotExist: quotas are off, or have not counted this subvolume yet.
 func Limit(f *os.File, bytes uint64) error {
@@ -106,10 +107,26 @@ func Limit(f *os.File, bytes uint64) error {
 		args.referenced = ^uint64(0) // CLEAR_VALUE of fs/btrfs/qgroup.c
 	}
 	err := ioctl(f, iocQgroupLimit, unsafe.Pointer(args))
+	if errors.Is(err, unix.EDQUOT) { // within one that holds more nothing begins, not that either
+		err = limitFromAbove(f, args)
+	}
 	if err != nil {
 		return fmt.Errorf("limit %s to %d bytes: %w", f.Name(), bytes, err)
 	}
 	return nil
+}
+
+func limitFromAbove(f *os.File, args *limitArgs) (err error) {
+	if args.id, err = ID(f); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(f.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	above := os.NewFile(uintptr(fd), f.Name())
+	defer above.Close()
+	return ioctl(above, iocQgroupLimit, unsafe.Pointer(args))
 }
 
 // Counted is what quotas have counted of a subvolume.
