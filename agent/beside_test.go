@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 )
 
 // cutFiles is a way to other nodes on which no files come while it is cut.
@@ -143,6 +144,9 @@ func TestI3FilesComeBesideTheCopy(t *testing.T) {
 func TestI3FilesMoveCutShort(t *testing.T) {
 	for _, pools := range [][2]string{{"loop", "dir"}, {"btrfs", "dir"}, {"btrfs", "loop"}} {
 		t.Run(pools[0]+" and "+pools[1], func(t *testing.T) {
+			if pools[1] == "loop" {
+				long.Only(t)
+			}
 			newFlock(t, pools[0], pools[1]).filesMovesCutShort()
 		})
 	}
@@ -173,10 +177,11 @@ func (f *flock) filesMovesCutShort() {
 				token := fmt.Sprint(target.NodeName, late, n)
 				home.writes("db", "token", token)
 				gone := target.fuse.set(n, late, func(act string) {
-					if p, _ := target.pull(d.ID); p.Beside == uuid.Nil && !target.keeps(d.ID) {
-						e, err := target.thePool().Stat(f.Context(), d.ID)
-						p2, known := target.pull(d.ID)
-						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s: then %+v, %v; %+v %t %v", late, n, act, e, err, p2, known, target.fuse.seen())
+					before := len(target.fuse.seen())
+					p, _ := target.pull(d.ID)
+					// Unless what another act does was seen in part.
+					if p.Beside == uuid.Nil && !target.keeps(d.ID) && len(target.fuse.seen()) == before {
+						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
 					}
 				})
 				op := f.begins("db", target)
@@ -211,13 +216,13 @@ func (f *flock) filesMovesCutShort() {
 	}
 }
 
-// knows waits until a host has heard that it is the home of a dataset: a mount before that is
-// told to ask again.
+// knows waits until a host has heard that it is the home of a dataset, and of no move of it: a mount
+// before that is told to ask again.
 func (h *host) knows(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
 		d, known := h.cache.dataset(id)
 		_, left := h.cache.copied(id)
-		return known && !left && d.Home == h.node
+		return known && !left && d.Home == h.node && h.opens(d, "look at") == nil
 	})
 }

@@ -41,6 +41,13 @@ func TestI1MoveCutShort(t *testing.T) {
 	f.movesCutShort(f.a.volume("db", map[string]string{"size": "320MiB"}))
 }
 
+// The same, where subvolumes are copied.
+func TestI1MoveOfSubvolumesCutShort(t *testing.T) {
+	long.Only(t)
+	f := newFlock(t, "btrfs", "btrfs")
+	f.movesCutShort(f.a.volume("db", nil))
+}
+
 // The same, where nothing is copied.
 func TestI1MoveOnAShareCutShort(t *testing.T) {
 	long.Only(t)

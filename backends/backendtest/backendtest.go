@@ -163,6 +163,7 @@ func cases() []testcase {
 		{"ForeignThingsAreListedAndKept", foreignThingsAreListedAndKept},
 		{"ReapDropsWhatItIsTold", reapDropsWhatItIsTold},
 		{"ConcurrentCalls", concurrentCalls},
+		{"SeenWhileItMoves", seenWhileItMoves},
 		{"SymlinksInThePoolAreNotFollowed", symlinksInThePoolAreNotFollowed},
 	}
 }

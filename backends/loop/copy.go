@@ -187,7 +187,10 @@ func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir
 		return err
 	}
 	if place != copies {
-		if err := root.rename(filepath.Join(place, ds.String()), filepath.Join(copies, ds.String())); err != nil {
+		err := p.back.Back(func() error {
+			return root.rename(filepath.Join(place, ds.String()), filepath.Join(copies, ds.String()))
+		})
+		if err != nil {
 			return err
 		}
 		if err := p.layout.flush(dir); err != nil {

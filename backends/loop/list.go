@@ -24,34 +24,49 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 		return nil, err
 	}
 	defer root.Close()
-	list, err := p.foreign(root)
-	if err != nil {
-		return nil, fmt.Errorf("list pool %s: %w", p.name, err)
-	}
-	promoted := map[uuid.UUID]int{}
-	for _, place := range []struct {
-		dir   string
-		state backends.EntryState
-	}{{copies, backends.EntryCopy}, {datasets, backends.EntryReady}, {incoming, backends.EntryIncoming}, {deleting, backends.EntryDeleting}} {
-		entries, err := root.entries(place.dir)
+	for {
+		before := p.back.Count()
+		list, err := p.list(ctx, root)
 		if err != nil {
 			return nil, fmt.Errorf("list pool %s: %w", p.name, err)
 		}
+		if p.back.Count() == before {
+			return list, nil
+		}
+	}
+}
+
+// list goes through the places in the order in which a dataset does: it misses none that moves on
+// meanwhile.
+func (p *Pool) list(ctx context.Context, root folder) ([]backends.Entry, error) {
+	list, err := p.foreign(root)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[uuid.UUID]int{}
+	for _, place := range []struct {
+		dir   string
+		state backends.EntryState
+	}{{incoming, backends.EntryIncoming}, {copies, backends.EntryCopy}, {datasets, backends.EntryReady}, {deleting, backends.EntryDeleting}} {
+		entries, err := root.entries(place.dir)
+		if err != nil {
+			return nil, err
+		}
 		for _, e := range entries {
 			if err := ctx.Err(); err != nil {
-				return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+				return nil, err
 			}
 			// Otherwise it was moved on meanwhile, or never whole.
 			entry, ok := p.entry(root, filepath.Join(place.dir, e.Name()), place.state)
 			if !ok {
 				continue
 			}
-			if i, before := promoted[entry.ID]; before && entry.State == backends.EntryReady {
+			if i, before := seen[entry.ID]; before && entry.State == backends.EntryReady {
 				list[i] = entry // it was committed since
 				continue
 			}
-			if entry.State == backends.EntryCopy {
-				promoted[entry.ID] = len(list)
+			if place.state == backends.EntryIncoming || place.state == backends.EntryCopy {
+				seen[entry.ID] = len(list)
 			}
 			list = append(list, entry)
 		}

@@ -48,8 +48,9 @@ type Pool struct {
 	info     backends.Info
 	seen     atomic.Pointer[stamp] // of the identity that was recognised last
 	claims   claims.Claims
-	format   sync.Mutex // held while a template is made
-	raising  sync.Mutex // held while the identity is written anew
+	back     claims.Moves // of datasets that become copies
+	format   sync.Mutex   // held while a template is made
+	raising  sync.Mutex   // held while the identity is written anew
 	lately   lately
 }
 
@@ -241,7 +242,21 @@ func (p *Pool) headless(id uuid.UUID) error {
 
 // findAny finds copies too.
 func (p *Pool) findAny(root folder, id uuid.UUID) (dir folder, place string, err error) {
-	for _, place := range []string{datasets, incoming} {
+	for {
+		before := p.back.Count()
+		dir, place, err = p.search(root, id, datasets, incoming)
+		if errors.Is(err, dataset.ErrNotFound) { // unless it was committed meanwhile
+			dir, place, err = p.search(root, id, datasets)
+		}
+		if err == nil || p.back.Count() == before {
+			return dir, place, err
+		}
+	}
+}
+
+// search looks for a dataset at places, and then among the copies.
+func (p *Pool) search(root folder, id uuid.UUID, places ...string) (dir folder, place string, err error) {
+	for _, place := range places {
 		dir, err := root.sub(filepath.Join(place, id.String()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -93,7 +93,15 @@ func (s *Shelf) move(f *Folder, to backends.EntryState) error {
 	}
 	defer root.Close()
 	from, there := areaOf(f.State), areaOf(to)
-	if err := root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String())); err != nil {
+	move := func() error {
+		return root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String()))
+	}
+	if to == backends.EntryCopy {
+		err = s.back.Back(move)
+	} else {
+		err = move()
+	}
+	if err != nil {
 		return err
 	}
 	f.State = to

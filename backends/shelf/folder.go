@@ -68,6 +68,16 @@ func (s *Shelf) notFound(id uuid.UUID) error {
 
 // find opens what has the dataset's name, ready or incoming, whole or not.
 func (s *Shelf) find(root *os.Root, id uuid.UUID) (*Folder, error) {
+	for {
+		before := s.back.Count()
+		f, err := s.search(root, id)
+		if err == nil || s.back.Count() == before {
+			return f, err
+		}
+	}
+}
+
+func (s *Shelf) search(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for _, area := range s.areas()[:len(s.areas())-1] {
 		done := s.claims.Use(id)
 		f, err := s.open(root, area, id, done)
@@ -203,13 +213,18 @@ func (s *Shelf) Glance(id uuid.UUID) (*os.Root, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, area := range s.areas()[:len(s.areas())-1] {
-		sub, err := openSub(root, filepath.Join(area, id.String()))
-		if !errors.Is(err, fs.ErrNotExist) {
-			return sub, err
+	for {
+		before := s.back.Count()
+		for _, area := range s.areas()[:len(s.areas())-1] {
+			sub, err := openSub(root, filepath.Join(area, id.String()))
+			if !errors.Is(err, fs.ErrNotExist) {
+				return sub, err
+			}
+		}
+		if s.back.Count() == before {
+			return nil, s.notFound(id)
 		}
 	}
-	return nil, s.notFound(id)
 }
 
 // Commit moves an incoming dataset to the ready ones. A ready one is fine, one

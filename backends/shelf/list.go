@@ -23,6 +23,16 @@ func (s *Shelf) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry,
 		return nil, err
 	}
 	defer root.Close()
+	for {
+		before := s.back.Count()
+		entries, err := s.list(root, describe)
+		if err != nil || s.back.Count() == before {
+			return entries, err
+		}
+	}
+}
+
+func (s *Shelf) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
 	entries, err := s.strangers(root)
 	if err != nil {
 		return nil, err

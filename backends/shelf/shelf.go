@@ -88,7 +88,8 @@ type Shelf struct {
 	path   string
 	copies bool // it keeps copies too
 	claims claims.Claims
-	marker sync.Mutex // held while it is written anew
+	back   claims.Moves // of datasets that become copies
+	marker sync.Mutex   // held while it is written anew
 }
 
 // Open opens the pool at cfg.Path, or makes it, as backends.Kind says; the

@@ -48,3 +48,31 @@ func TestClaims(t *testing.T) {
 		t.Errorf("left over: %v", c.users)
 	}
 }
+
+// Between two equal counts nothing was half way.
+func TestMoves(t *testing.T) {
+	var m Moves
+	var half atomic.Bool
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				_ = m.Back(func() error {
+					half.Store(true)
+					runtime.Gosched()
+					half.Store(false)
+					return nil
+				})
+				before := m.Count()
+				seen := half.Load()
+				if m.Count() == before && seen {
+					t.Error("it was half way")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := m.Count(); n != 400 {
+		t.Errorf("%d moves are counted", n)
+	}
+}

@@ -1,0 +1,99 @@
+package backendtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+)
+
+// seenWhileItMoves has a dataset go through all places where one lies, while others look: it is
+// never missing, neither by its name nor from a list.
+func seenWhileItMoves(f *fixture) {
+	var at atomic.Value // which dataset must be there
+	at.Store(uuid.Nil)
+	look := func(what string, there func(uuid.UUID) (bool, error)) error {
+		id := at.Load().(uuid.UUID)
+		if id == uuid.Nil {
+			return nil
+		}
+		found, err := there(id)
+		if at.Load() != id { // it was let go of meanwhile
+			return nil
+		}
+		if err == nil && !found {
+			err = errors.New("it is not there")
+		}
+		if err != nil {
+			return fmt.Errorf("a dataset that moves, %s: %w", what, err)
+		}
+		return nil
+	}
+	looks := []func() error{
+		func() error {
+			return look("by its name", func(id uuid.UUID) (bool, error) { e, err := f.pool.Stat(f.ctx, id); return e.ID == id, err })
+		},
+		func() error {
+			return look("in the list", func(id uuid.UUID) (bool, error) {
+				list, err := f.pool.List(f.ctx)
+				return slices.ContainsFunc(list, func(e backends.Entry) bool { return e.ID == id }), err
+			})
+		},
+	}
+	var stop atomic.Bool
+	var looking sync.WaitGroup
+	failed := make(chan error, len(looks))
+	for _, look := range looks {
+		looking.Go(func() {
+			for !stop.Load() {
+				if err := look(); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	err := f.moveAbout(func(id uuid.UUID) { at.Store(id) })
+	stop.Store(true)
+	looking.Wait()
+	close(failed)
+	f.ok(err)
+	for err := range failed {
+		f.Error(err)
+	}
+}
+
+// moveAbout makes datasets, commits them, and has each be a copy and a home again, some times.
+func (f *fixture) moveAbout(is func(uuid.UUID)) error {
+	for range 3 {
+		d := f.record()
+		s := f.snapshot(d)
+		if _, err := f.pool.Create(f.ctx, d); err != nil {
+			return err
+		}
+		is(d.ID)
+		if err := f.pool.Commit(f.ctx, d.ID); err != nil {
+			return err
+		}
+		if f.can.Delta {
+			if err := f.pool.Snapshot(f.ctx, s, nil); err != nil {
+				return err
+			}
+			for range 3 {
+				if err := errors.Join(f.copier().Demote(f.ctx, d.ID, s.ID), f.copier().Promote(f.ctx, d.ID, s.ID), f.pool.Commit(f.ctx, d.ID)); err != nil {
+					return err
+				}
+			}
+		}
+		is(uuid.Nil)
+		if err := f.pool.Delete(f.ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
