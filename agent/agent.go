@@ -358,7 +358,7 @@ func (a *Agent) register(ctx context.Context) error {
 	previous := a.previous
 	a.mu.Unlock()
 	err := a.Control.Register(ctx, api.Registration{
-		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Labels: a.Labels},
+		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels},
 		Pools: a.pools.records(), Boot: a.boot, Previous: previous,
 	})
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/droverhq/drover/backends"
@@ -19,16 +21,24 @@ type running struct {
 	recorded bool // control has it on record, and may cancel it
 }
 
-// carryOut does what an operation says and has control put the outcome on
-// record. It can be called again for the same operation after a crash: each act
-// is idempotent by the UUIDs in it.
-func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (out api.Committed, err error) {
-	act, known := map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
+// acts are what this agent carries out.
+func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error) {
+	return map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
 		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey, dataset.OpRewrite: a.doRewrite,
 		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
-	}[op.Kind]
+	}
+}
+
+// does is what kinds those are.
+func (a *Agent) does() []dataset.OpKind { return slices.Sorted(maps.Keys(a.acts())) }
+
+// carryOut does what an operation says and has control put the outcome on
+// record. It can be called again for the same operation after a crash: each act
+// is idempotent by the UUIDs in it.
+func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (out api.Committed, err error) {
+	act, known := a.acts()[op.Kind]
 	if !known { // which goes on record, or it would be begun again for ever
 		act = func(context.Context, *job, *dataset.Operation) (out api.Committed, err error) {
 			return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)

@@ -193,7 +193,7 @@ func (e *env) agent(name string) *agent {
 
 func (a *agent) register(name string) {
 	a.Helper()
-	err := a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Name: name, Incarnation: a.incarnation}, Pools: a.pools})
+	err := a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Name: name, Incarnation: a.incarnation, Does: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite}}, Pools: a.pools})
 	if err != nil {
 		a.Fatalf("register %s: %v", name, err)
 	}

@@ -35,6 +35,9 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 	if !p.Encryption.Wanted() {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
 	}
+	if err := t.does(d, dataset.OpRekey, "rekey"); err != nil {
+		return nil, nil, err
+	}
 	op, next := on(d), d
 	next.Profile = d.Profile.Clone()
 	next.Profile.Encryption = p.Encryption

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"slices"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -16,7 +18,18 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 	if d.Move != uuid.Nil {
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume, d.Move)
 	}
-	return on(d), nil, nil
+	return on(d), nil, t.does(d, dataset.OpRewrite, "rewrite")
+}
+
+// does refuses what the agent of a dataset's home does not carry out: it is older than this control,
+// and would never answer.
+func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
+	var n dataset.Node
+	ok, err := t.get(nodeKey(d.Home), &n)
+	if err == nil && ok && !slices.Contains(n.Does, kind) {
+		err = dataset.Errorf(dataset.ErrUnsupported, "%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what, d.Volume, n.Name, n.Version)
+	}
+	return err
 }
 
 // commitRewrite has nothing to put on record: all is as it was, for all who do not look at blocks.

@@ -28,3 +28,25 @@ func TestRewrite(t *testing.T) {
 	a.planned(rewrite, dataset.ErrConflict, "on its way to another node")
 	a.planned(api.Request{Kind: dataset.OpRewrite, Volume: "none"}, dataset.ErrNotFound, "no such volume")
 }
+
+// An agent that does not say that it rewrites is older, and is asked for nothing that it would never
+// answer.
+func TestRewriteByAnOlderAgent(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.register("alpha")
+	a.commit(a.plan(create("db@silver")))
+	older := dataset.Node{ID: a.id, Name: "alpha", Version: "1.0.0", Incarnation: a.incarnation}
+	for does, want := range map[dataset.OpKind]*dataset.Kind{"": dataset.ErrUnsupported, dataset.OpRekey: dataset.ErrUnsupported, dataset.OpRewrite: nil} {
+		older.Does = []dataset.OpKind{does}
+		if err := a.Register(a.ctx, api.Registration{Node: older, Pools: a.pools}); err != nil {
+			t.Fatal(err)
+		}
+		rewrite := api.Request{Kind: dataset.OpRewrite, Volume: "db"}
+		if want == nil {
+			a.plan(rewrite)
+		} else {
+			a.planned(rewrite, want, "node alpha, which has it, runs drover 1.0.0, which cannot: update drover there")
+		}
+	}
+}

@@ -241,6 +241,7 @@ type Node struct {
 	Name        string            `json:"name"`
 	Incarnation uuid.UUID         `json:"incarnation"` // of the agent that registered last
 	Version     string            `json:"version"`
+	Does        []OpKind          `json:"does,omitempty"`     // what its agent carries out; one from before it said so neither rekeys nor rewrites
 	Address     string            `json:"address,omitempty"`  // HOST:PORT where its agent answers other agents; empty: nowhere
 	Cordoned    bool              `json:"cordoned,omitempty"` // nothing new is put on it
 	Draining    bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
