@@ -44,7 +44,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		} else if was || !old.Removed.IsZero() {
 			return gone(n.ID)
 		}
-		n.Pools = nil
+		n.Pools, n.Dropped = nil, nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
 				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", dataset.Clip(p.Name))
@@ -65,7 +65,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		// datasets are offline, not gone.
 		for _, id := range old.Pools {
 			if !slices.Contains(n.Pools, id) {
-				n.Pools = append(n.Pools, id)
+				n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
 			}
 		}
 		who := "register of node " + n.Name

@@ -154,7 +154,7 @@ func (s *Service) sites(t *tx) ([]site, error) {
 		out[i] = site{Node: n.Node, facts: n.Facts}
 		for _, id := range n.Pools {
 			if p, ok := by[id]; ok && p.Node == n.ID {
-				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, silent: s.Shared && live[n.ID].Node != n.ID, guarded: s.seen.guarded(n.ID), status: s.poolStatus(n.Facts, id)})
+				out[i].pools = append(out[i].pools, candidate{Pool: p, cordoned: n.Cordoned, dropped: slices.Contains(n.Dropped, id), silent: s.Shared && live[n.ID].Node != n.ID, guarded: s.seen.guarded(n.ID), status: s.poolStatus(n.Facts, id)})
 			}
 		}
 	}

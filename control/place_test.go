@@ -209,3 +209,21 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	_, err := b.Plan(t.Context(), uuid.Nil, create("db"))
 	refused(t, err, dataset.ErrOffline, "node n1: pool fast: its node is away; node n1")
 }
+
+// A pool that its node had once, and does not name any more, gets nothing new: nobody would make it.
+func TestNothingNewGoesToAPoolThatIsNoMore(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	had := a.pools
+	a.pools = had[1:] // "fast" is gone
+	a.register("alpha")
+	a.planned(create("db@silver"), dataset.ErrOffline, "pool fast: its node has it no more")
+	b := e.agent("beta")
+	for name, pools := range map[uuid.UUID][]dataset.Pool{b.id: had[1:], a.id: had} {
+		a.pools = pools
+		a.register("alpha")
+		if op := a.plan(create("db@silver")); op.Node != name {
+			t.Errorf("with %d pools it goes to node %s, not %s", len(pools), op.Node, name)
+		}
+	}
+}

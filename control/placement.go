@@ -16,6 +16,7 @@ type candidate struct {
 	dataset.Pool
 	cordoned bool
 	silent   bool                // nothing is heard of its node
+	dropped  bool                // its node does not name it any more
 	guarded  bool                // its node's guard answers
 	anew     bool                // what comes is made anew there, file by file
 	status   *dataset.PoolStatus // nil: not heard of, and taken for good
@@ -76,6 +77,8 @@ func (c candidate) away() string {
 		return "its node is cordoned"
 	case c.silent:
 		return "its node is away"
+	case c.dropped:
+		return "its node has it no more"
 	case c.status != nil && c.status.Held:
 		return "it is held: " + c.status.Reason
 	case c.status != nil && !c.status.Online:
@@ -110,7 +113,7 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
 			return nil, err
 		}
 		if ok && p.Node == n.ID { // not one that another node has adopted
-			cands = append(cands, candidate{Pool: p, cordoned: n.Cordoned, guarded: s.seen.guarded(n.ID), status: s.seen.pool(id)})
+			cands = append(cands, candidate{Pool: p, cordoned: n.Cordoned, dropped: slices.Contains(n.Dropped, id), guarded: s.seen.guarded(n.ID), status: s.seen.pool(id)})
 		}
 	}
 	return cands, nil

@@ -247,6 +247,7 @@ type Node struct {
 	Draining    bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pools       []uuid.UUID       `json:"pools"`
+	Dropped     []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
 	Registered  time.Time         `json:"registered,omitzero"` // when that was
 	Removed     time.Time         `json:"removed,omitzero"`    // since when its certificate is worth nothing; on record while datasets have their home there
 }

@@ -70,7 +70,7 @@ func seenWhileItMoves(f *fixture) {
 
 // moveAbout makes datasets, commits them, and has each be a copy and a home again, some times.
 func (f *fixture) moveAbout(is func(uuid.UUID)) error {
-	for range 3 {
+	for range 2 {
 		d := f.record()
 		s := f.snapshot(d)
 		if _, err := f.pool.Create(f.ctx, d); err != nil {
