@@ -109,6 +109,7 @@ type Agent struct {
 	mounts mounts
 	facts  hostFacts
 	leases *leases
+	guests guests
 	keeper *promise.Keeper // of what this node promised to others
 	bounds *bounds
 	limits *limits
@@ -235,7 +236,7 @@ func (a *Agent) load(ctx context.Context) error {
 		}),
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
-		a.loadLeases(ctx),
+		a.loadLeases(ctx), a.loadGuests(ctx),
 		a.loadPulls(ctx),
 		a.loadEnrolled(ctx),
 		a.loadStanding(ctx),

@@ -163,6 +163,11 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
 	}
+	end, err := a.alone(ctx, d)
+	if err != nil {
+		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+	}
+	defer end()
 	steps.At("snapshot.begin")
 	// It was asked for earlier, when this node may have been down.
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
@@ -231,6 +236,11 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	if err := a.mistrust(); err != nil {
 		return out, err
 	}
+	end, err := a.alone(ctx, d)
+	if err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
+	defer end()
 	steps.At("restore.begin")
 	jb.step("restoring")
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {

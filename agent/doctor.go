@@ -68,6 +68,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	}
 	a.checkUnmade(r)
 	a.checkReplicas(r)
+	a.checkGuests(r)
 	a.checkKeys(ctx, r, known)
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)

@@ -72,6 +72,7 @@ profiles:
   auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1h}
   cut: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true, -f]}, max_loss: 1h}
   shut: {backend: nfs, failover: auto, fence: {exec: [/bin/true]}}
+  many: {backend: nfs, access: many}
   safer: {replicas: {count: 2, every: 1s}}
   slow: {size: 320MiB, qos: {write_bps: 5MiB}}
   faster: {size: 320MiB, qos: {write_bps: 20MiB}}

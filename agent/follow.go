@@ -89,6 +89,9 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	if err := a.takeCopies(ctx, s, strange, was.asked); err != nil {
 		return err
 	}
+	if err := a.takeGuests(ctx, s, strange); err != nil {
+		return err
+	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
 		if _, have := a.cache.dataset(d.ID); have && s.Full && strange {

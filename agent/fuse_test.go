@@ -125,6 +125,10 @@ func (c fusedControl) Copied(ctx context.Context, node uuid.UUID, k api.Copied) 
 	return unavailable(c.h.fuse.act("copied", func() error { return c.Service.Copied(ctx, node, k) }))
 }
 
+func (c fusedControl) Guest(ctx context.Context, node uuid.UUID, s api.Stay) (out api.Indexed, err error) {
+	return out, unavailable(c.h.fuse.act("guest", func() error { out, err = c.Service.Guest(ctx, node, s); return err }))
+}
+
 func (c fusedControl) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	if c.h.fuse.blown() {
 		return unavailable(errDead)
@@ -199,6 +203,10 @@ func (k fusedKind) Open(ctx context.Context, cfg backends.Config) (backends.Pool
 type fusedShare struct {
 	fusedPool
 	backends.Sharer
+}
+
+func (p fusedShare) Visit(ctx context.Context, id, pool uuid.UUID, opts backends.AttachOptions) (a backends.Attachment, err error) {
+	return a, p.h.fuse.act("visit", func() error { a, err = p.Sharer.Visit(ctx, id, pool, opts); return err })
 }
 
 func (p fusedShare) Take(ctx context.Context, d dataset.Dataset, from backends.Given) error {
@@ -293,5 +301,8 @@ func (away) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
 }
 func (away) Operation(context.Context, string, time.Duration) (dataset.Operation, error) {
 	return dataset.Operation{}, errAway
+}
+func (away) Guest(context.Context, uuid.UUID, api.Stay) (api.Indexed, error) {
+	return api.Indexed{}, errAway
 }
 func (away) NodeList(context.Context, string) ([]api.Node, error) { return nil, errAway }

@@ -129,6 +129,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.verifyUses(ctx)
 	a.yields()
 	a.copies()
+	a.guestRounds()
 	a.mendAll()
 	a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
 		a.resolvePulls(ctx)
@@ -229,7 +230,7 @@ func (a *Agent) unmountForgotten() {
 	}
 	a.mounts.mu.Unlock()
 	for _, id := range ids {
-		d, ok := a.cache.either(id)
+		d, ok := a.knownHere(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}

@@ -157,6 +157,8 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	now, known := a.cache.dataset(d.ID)
 	if known {
 		d = now
+	} else if g, guest := a.guests.get(d.ID); guest && g.State == dataset.StateReady {
+		return g.Dataset, nil
 	}
 	switch _, left := a.cache.copied(d.ID); {
 	case left || d.Home != a.node:
@@ -175,6 +177,9 @@ func (a *Agent) freed(id uuid.UUID) {
 	a.yieldIfAsked(id)
 	if _, left := a.cache.copied(id); left {
 		a.copySoon(id)
+	}
+	if _, guest := a.guests.get(id); guest {
+		a.guestSoon(id, uuid.Nil)
 	}
 }
 

@@ -123,6 +123,11 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
 		}
+		end, err := a.alone(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
 		// That takes a mount, and in a container more: longer than writers are to wait.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0

@@ -28,7 +28,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if d.Home != a.node {
+	if d.Home != a.node && !a.visits(d) {
 		if d, err = a.bring(ctx, d); err != nil {
 			return "", err
 		}
@@ -89,7 +89,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	a.unidle(d.ID)
 	a.limits.usedNow(d.ID, a.Clock.Steady())
-	if first {
+	if first && d.Home == a.node {
 		a.pools.changed(d.Pool, false)
 	}
 	steps.At("mount.recorded")
@@ -122,6 +122,12 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	path := a.mountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || mounted {
 		return err
+	}
+	if a.visits(d) {
+		if err := a.mountGuest(ctx, d, path); err != nil {
+			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+		}
+		return nil
 	}
 	if d, err = a.opened(d); err != nil {
 		return err
@@ -163,11 +169,8 @@ func (a *Agent) mountDataset(ctx context.Context, pool backends.Pool, d dataset.
 	if err != nil {
 		return err
 	}
-	if err := mountOn(att.Mount, path); err != nil {
-		return errors.Join(err, att.Release())
-	}
-	if err := att.Release(); err != nil {
-		return errors.Join(err, mount.Unmount(path))
+	if err := mountAttached(att, path); err != nil {
+		return err
 	}
 	if !att.Mount.Grow {
 		return nil
@@ -274,7 +277,11 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	}
 	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, func(ctx context.Context, jb *job) error {
 		jb.step("writing out what is not on disk yet")
-		return a.unmountIdle(ctx, d)
+		if err := a.unmountIdle(ctx, d); err != nil {
+			return err
+		}
+		a.leaves(ctx, d.ID)
+		return nil
 	})
 	return err
 }
@@ -291,7 +298,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	for _, other := range a.mountedIDs() {
 		// The ID alone would not do: nobody says that it is of one volume.
 		if use, ok := a.record(other).IDs[id]; ok && use.As == spelling {
-			if renamed, known := a.cache.either(other); known {
+			if renamed, known := a.knownHere(other); known {
 				return renamed, true
 			}
 			return dataset.Dataset{ID: other, Volume: name}, true

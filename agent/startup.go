@@ -28,7 +28,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 	}
 	var work []*job
 	for _, id := range a.mountedIDs() {
-		d, ok := a.cache.either(id)
+		d, ok := a.knownHere(id)
 		if !ok {
 			a.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
 			continue
@@ -87,7 +87,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 	if len(a.record(id).IDs) > 0 {
 		return nil
 	}
-	d, ok := a.cache.either(id)
+	d, ok := a.knownHere(id)
 	if !ok {
 		d = dataset.Dataset{ID: id, Volume: id.String()}
 	}
@@ -243,7 +243,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 		return
 	}
 	for _, id := range open {
-		d, ok := a.cache.either(id)
+		d, ok := a.knownHere(id)
 		if !ok || held(a.mountPath(id)) {
 			continue
 		}

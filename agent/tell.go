@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,7 +111,7 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.failed = false
 	}
-	a.tellThese(ctx, new, append(a.cache.ids(), a.cache.copyIDs()...))
+	a.tellThese(ctx, new, slices.Concat(a.cache.ids(), a.cache.copyIDs(), a.guests.ids()))
 	for _, t := range new {
 		t.whole = !t.failed
 	}
@@ -136,6 +137,10 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 		d, ok := a.cache.dataset(id)
 		if c, replica := a.replicaOf(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
+		}
+		if g, guest := a.guests.get(id); guest && !ok {
+			seen = append(seen, a.guestStatus(g))
+			continue
 		}
 		if !ok {
 			for _, t := range all {

@@ -70,7 +70,11 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
-		err = exportRoot(ctx, pool, d.ID, w, &out)
+		var end func()
+		if end, err = a.alone(ctx, d); err == nil {
+			err = exportRoot(ctx, pool, d.ID, w, &out)
+			end()
+		}
 	} else {
 		err = a.exportClone(ctx, pool, d, src, w, &out)
 	}

@@ -27,6 +27,9 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	}
 	d, known := a.cache.volume(sp.Name)
 	if !known {
+		d, known = a.guests.named(sp.Name)
+	}
+	if !known {
 		v, err := a.Control.Volume(ctx, sp.Name)
 		if errors.Is(err, dataset.ErrNotFound) {
 			return dataset.Dataset{}, errors.Join(err, a.forgetName(ctx, sp.Name))
@@ -65,7 +68,7 @@ func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error)
 		return plugin.Volume{}, err
 	}
 	v := plugin.Volume{Name: spelling, CreatedAt: d.Created, Status: a.statusMap(ctx, d)}
-	if d.Home == a.node {
+	if d.Home == a.node || d.Profile.Access == dataset.AccessMany {
 		v.Mountpoint = a.mountPath(d.ID)
 	}
 	return v, nil
@@ -94,6 +97,9 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	}
 	if d.Home != a.node {
 		m["node"] = a.nodes.name(d.Home)
+		if _, guest := a.guests.get(d.ID); guest {
+			m["guest"], m["mounts"] = a.NodeName, a.record(d.ID).uses(a.currentGeneration())
+		}
 		return m
 	}
 	st := a.datasetStatus(ctx, d)

@@ -14,6 +14,11 @@ type Sharer interface {
 	// Sees fails with ErrNotFound unless that pool of the share has a dataset, as this host
 	// sees the share now: Take would find it. It changes nothing.
 	Sees(ctx context.Context, id, pool uuid.UUID) error
+	// Visit is Attach of a dataset that lies in that pool of the share, whose node has it as its
+	// home and may have it mounted at the same time: where the capabilities have ManyHosts,
+	// otherwise ErrUnsupported. It changes nothing there. What was attached goes on when the
+	// dataset is taken to another pool. ErrNotFound: that pool has it not, or not any more.
+	Visit(ctx context.Context, id, pool uuid.UUID, opts AttachOptions) (Attachment, error)
 	// Take makes a dataset that another pool of the share has given up, ready and with all its
 	// snapshots, one of this pool, with d as its record: at once, as nothing is copied. At
 	// every step it is whole in the one or the other. Who calls it is the home of d at

@@ -269,10 +269,11 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 		_, err = s.update(ctx, func(t *tx) error {
 			var d dataset.Dataset
 			there, err := t.get(datasetKey(id), &d)
-			if err != nil || !there {
+			if err != nil {
 				return err
 			}
-			if _, stays := d.Stay(node); !stays {
+			t.del(guestKey(node, id))
+			if _, stays := d.Stay(node); !there || !stays {
 				return nil
 			}
 			t.guestNoMore(&d, node)

@@ -12,13 +12,6 @@ const most = 256
 
 const notBuilt = "is not built yet in this version: leave it out"
 
-// later are the keys that the design names and this version cannot keep.
-func later() map[string]string {
-	return map[string]string{
-		"access": notBuilt,
-	}
-}
-
 // Parse reads profiles.yaml. The file's name is only for errors. They are
 // ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
 // file, line, column, the offending line and, for an unknown key, the nearest
@@ -89,7 +82,7 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos", "encryption"}, later())
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos", "encryption", "access"}, nil)
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -109,12 +102,14 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 		"max_loss":    func(v strictyaml.Node) error { return maxLoss(v, &p.Failover) },
 		"qos":         func(v strictyaml.Node) error { return qos(v, &p.QoS) },
 		"encryption":  func(v strictyaml.Node) error { return encryption(v, &p.Encryption) },
+		"access":      func(v strictyaml.Node) error { return access(v, &p.Access) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))
 		}
 	}
 	bad.Add(takeover(keys, &p))
+	bad.Add(manyHosts(keys, &p))
 	return p, bad.Err()
 }
 

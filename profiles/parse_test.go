@@ -56,7 +56,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		"    owner: {uid: x, gid: y}",
 		"  silver:",
 		"    on_delete: {trash: 3d}",
-		"    access: many",
+		"    access: all",
 		"",
 	}, "\n")
 	_, err := profiles.Parse("p.yaml", []byte(src))
@@ -65,7 +65,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		place, _, _ := strings.Cut(m, ": ")
 		places = append(places, place)
 	}
-	want := []string{"p.yaml:1:10", "p.yaml:4:5", "p.yaml:5:24", "p.yaml:6:18", "p.yaml:6:26", "p.yaml:8:24", "p.yaml:9:5"}
+	want := []string{"p.yaml:1:10", "p.yaml:4:5", "p.yaml:5:24", "p.yaml:6:18", "p.yaml:6:26", "p.yaml:8:24", "p.yaml:9:13"}
 	if diff := cmp.Diff(want, places); diff != "" {
 		t.Error(diff)
 	}

@@ -22,7 +22,7 @@ const wantMount = "(have: discard, lazytime, noatime, nodev, nodiratime, nodisca
 
 func documents() []document {
 	const (
-		haveKeys  = "(have: backend, description, encryption, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
+		haveKeys  = "(have: access, backend, description, encryption, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
 		notBuilt  = "is not built yet in this version: leave it out"
 		noValue   = "it has no value: give it one, or leave the key out"
 		wantCron  = `want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -50,6 +50,9 @@ func documents() []document {
 		{name: "failover with all that it has", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: watchdog, max_loss: 45s}")},
 		{name: "failover on a share", src: one("{backend: nfs, failover: auto, fence: {exec: [/sbin/shut-out]}}")},
 		{name: "failover by a command", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/sbin/off, -f], timeout: 30s}}")},
+		{name: "access", src: one("access: many")},
+		{name: "access on a share", src: one("{backend: nfs, access: many}")},
+		{name: "access of one host", src: one("{access: one, size: 7GiB}")},
 		{name: "no quiesce", src: one("quiesce: none")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
 		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
@@ -123,7 +126,13 @@ func documents() []document {
 		{name: "fence by a name", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"), mistakes: []string{`p.yaml:4:63: profiles.a.fence: want a program by its absolute path, such as {exec: [/usr/local/sbin/power-off]} in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [off]}}"`}},
 		{name: "fence that takes long", src: one("{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"), mistakes: []string{`p.yaml:4:87: profiles.a.fence.timeout: want more than nothing, and 1m0s at most in "{replicas: {count: 1, every: 30s}, failover: auto, fence: {exec: [/off], timeout: 2m}}"`}, loaderOnly: "it does not compare times"},
 		{name: "failover of another kind", src: one("failover: never"), mistakes: []string{`p.yaml:4:15: profiles.a.failover: unknown choice "never" (have: auto, manual) in "failover: never"`}},
-		{name: "access", src: one("access: many"), mistakes: []string{`p.yaml:4:5: profiles.a.access: ` + notBuilt + ` in "access: many"`}},
+		{name: "access of another kind", src: one("access: all"), mistakes: []string{`p.yaml:4:13: profiles.a.access: unknown choice "all" (have: many, one) in "access: all"`}},
+		{name: "access many on a pool of one host", src: one("{backend: loop, access: many}"), mistakes: []string{`p.yaml:4:29: profiles.a.access: a pool of backend loop is one host's alone: want backend: nfs, whose pools lie on a share in "{backend: loop, access: many}"`}, loaderOnly: "it does not compare keys"},
+		{name: "access many that follows", src: one("{access: many, follow: always}"), mistakes: []string{`p.yaml:4:20: profiles.a.follow: with access: many it is mounted wherever it is wanted, and its home stays: leave it out in "{access: many, follow: always}"`}, loaderOnly: "it does not compare keys"},
+		{name: "access many with replicas", src: one("{access: many, replicas: {count: 1, every: 30s}}"), mistakes: []string{`p.yaml:4:20: profiles.a.replicas: what lies on a share for many hosts has no copies elsewhere: leave it out in "{access: many, replicas: {count: 1, every: 30s}}"`}, loaderOnly: "it does not compare keys"},
+		{name: "access many with a limit", src: one("{access: many, qos: {write_bps: 5MiB}}"), mistakes: []string{`p.yaml:4:20: profiles.a.qos: a limit on one host holds none of the others: leave it out in "{access: many, qos: {write_bps: 5MiB}}"`}, loaderOnly: "it does not compare keys"},
+		{name: "access many with a freeze", src: one("{access: many, quiesce: freeze}"), mistakes: []string{`p.yaml:4:20: profiles.a.quiesce: a freeze on one host holds none of the others: leave it out in "{access: many, quiesce: freeze}"`}, loaderOnly: "it does not compare keys"},
+		{name: "access many that fails over", src: one("{backend: nfs, access: many, failover: auto, fence: {exec: [/off]}}"), mistakes: []string{`p.yaml:4:34: profiles.a.failover: with access: many every host of the share has it, whether or not its home is lost: leave it out, as auto would shut hosts out that use it in "{backend: nfs, access: many, failover: auto, fence: {exec: [/off]}}"`}, loaderOnly: "it does not compare keys"},
 
 		// Values.
 		{name: "description is a number", src: one("description: 5"), mistakes: []string{`p.yaml:4:18: profiles.a.description: want a text, not a number (put it in quotes) in "description: 5"`}},

@@ -229,7 +229,9 @@ func declared(p backends.Pool) (resizer, copier, staller bool) {
 
 func capabilitiesMatchInterfaces(f *fixture) {
 	resizer, copier, staller := declared(f.pool)
+	_, sharer := f.pool.(backends.Sharer)
 	for what, wrong := range map[string]bool{
+		"ManyHosts without a share":                       f.can.ManyHosts && (!sharer || f.pool.Info().Share == uuid.Nil),
 		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
 		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,
 		"OfflineGrow of what it has not":                  slices.ContainsFunc(f.can.OfflineGrow, func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),

@@ -21,14 +21,20 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 		return backends.Attachment{}, err
 	}
 	defer f.Close()
+	return p.AttachIn(p.shelf, f, opts)
+}
+
+// AttachIn attaches the head of a folder of a shelf, which another pool's may be; see
+// backends.Pool.
+func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOptions) (backends.Attachment, error) {
 	head, err := f.Head()
 	if err != nil {
 		return backends.Attachment{}, err
 	}
 	if info, err := f.Lstat(head.Tree); err != nil || !info.IsDir() {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone", id, head.Tree)
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone", f.ID, head.Tree)
 	}
-	return p.uses.Bind(p.shelf, f, head.Tree, opts.ReadOnly), nil
+	return p.uses.Bind(s, f, head.Tree, opts.ReadOnly), nil
 }
 
 // idle is unused, saying what cannot be done meanwhile.

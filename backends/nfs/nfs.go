@@ -99,7 +99,8 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	if err != nil {
 		return nil, err
 	}
-	p.Pool, p.shelf = in, in.(interface{ Shelf() *shelf.Shelf }).Shelf()
+	p.Pool, p.in = in, in.(*dir.Pool)
+	p.shelf = p.in.Shelf()
 	return p, nil
 }
 
@@ -247,6 +248,7 @@ func unlessExists(err error) error {
 // Pool is an open pool.
 type Pool struct {
 	backends.Pool
+	in    *dir.Pool // the same
 	shelf *shelf.Shelf
 	path  string // of the share
 	share uuid.UUID
@@ -256,7 +258,7 @@ type Pool struct {
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	is := p.Pool.Info()
-	is.Share = p.share
+	is.Share, is.Capabilities.ManyHosts = p.share, true
 	is.Note = "on a share: a volume goes to another host's pool on it without being copied" + p.note + "; " + is.Note
 	return is
 }
@@ -292,6 +294,20 @@ func (p *Pool) Sees(_ context.Context, id, pool uuid.UUID) error {
 		return err
 	}
 	return p.shelf.Seen(path, id)
+}
+
+// Visit implements backends.Sharer.
+func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.AttachOptions) (a backends.Attachment, err error) {
+	path, err := p.beside(pool)
+	if err != nil {
+		return a, err
+	}
+	there, f, done, err := p.shelf.Visited(path, id)
+	if err != nil {
+		return a, err
+	}
+	a, err = p.in.AttachIn(there, f, opts)
+	return a, errors.Join(err, done())
 }
 
 // Take implements backends.Sharer.

@@ -70,6 +70,16 @@ func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	return err
 }
 
+// Visited opens a dataset that is whole on another shelf of this filesystem, or on this one, with
+// that shelf; done closes it. ErrNotFound.
+func (s *Shelf) Visited(at string, id uuid.UUID) (there *Shelf, f *Folder, done func() error, err error) {
+	root, f, err := s.lying(at, id)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return &Shelf{path: at}, f, func() error { return errors.Join(f.Close(), root.Close()) }, nil
+}
+
 // lying opens a dataset that is whole on another shelf of the same kind, and that shelf.
 func (s *Shelf) lying(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
 	other := &Shelf{path: at}

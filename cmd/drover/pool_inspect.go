@@ -107,6 +107,7 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		{c.OwnFilesystem, "give each volume a filesystem of its own"},
 		{c.Limits != "", speed(c)},
 		{c.Delta, "send what changed between two snapshots"},
+		{c.ManyHosts, "have a volume mounted on several hosts at once"},
 	} {
 		if e.can {
 			can = append(can, e.what)

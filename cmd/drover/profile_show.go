@@ -46,7 +46,9 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("On delete", onDelete(p.OnDelete))
 	f.Add("Placement", p.Placement)
 	f.Add("Owner", ownerLine(p.Owner))
-	f.Add("Follow", p.Follow.String())
+	if f.Add("Access", accessLine(p.Access)); p.Access != dataset.AccessMany {
+		f.Add("Follow", p.Follow.String())
+	}
 	f.Add("Replicas", replicaLine(p.Replicas))
 	f.Add("Failover", p.Failover.String())
 	f.Add("Speed", p.QoS.String())

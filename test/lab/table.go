@@ -52,7 +52,7 @@ func Table() []Entry {
 		{Package: "backends/lvm", Skip: "^Test(Suite$|C1|SuiteEncrypted$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
-		{Package: "agent", Run: "^Test(MoveOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
+		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large, Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// aloneStay is one stay of the home, for as many as need it.
+type aloneStay struct {
+	id    uuid.UUID
+	users int
+}
+
+// alone has a dataset of access many, whose home this is, to this node alone, until what it
+// returns is called. ErrInUse names who has it mounted elsewhere.
+func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err error) {
+	if d.Profile.Access != dataset.AccessMany {
+		return func() {}, nil
+	}
+	a.guests.asking.Lock()
+	defer a.guests.asking.Unlock()
+	if !a.isAlone(d.ID, uuid.Nil) {
+		stay := uuid.New()
+		a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
+		if _, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: d.ID, ID: stay}); err != nil {
+			a.setAlone(d.ID, stay, -1)
+			if inDoubt(err) {
+				a.endAlone(d.ID, stay)
+			}
+			return nil, err
+		}
+		steps.At("alone.recorded")
+		return func() { a.notAlone(d.ID) }, nil
+	}
+	a.setAlone(d.ID, uuid.Nil, 1)
+	return func() { a.notAlone(d.ID) }, nil
+}
+
+func (a *Agent) notAlone(id uuid.UUID) {
+	a.guests.asking.Lock()
+	defer a.guests.asking.Unlock()
+	if stay, over := a.setAlone(id, uuid.Nil, -1); over {
+		a.endAlone(id, stay)
+	}
+}
+
+// setAlone counts who needs a dataset alone; over: nobody does any more.
+func (a *Agent) setAlone(id, stay uuid.UUID, more int) (was uuid.UUID, over bool) {
+	a.guests.mu.Lock()
+	defer a.guests.mu.Unlock()
+	s := a.guests.alone[id]
+	if stay != uuid.Nil {
+		s.id = stay
+	}
+	if s.users += more; s.users > 0 {
+		a.guests.alone[id] = s
+		return s.id, false
+	}
+	delete(a.guests.alone, id)
+	return s.id, true
+}
+
+// isAlone reports whether a dataset is needed alone, by that stay if one is said.
+func (a *Agent) isAlone(id, stay uuid.UUID) bool {
+	a.guests.mu.Lock()
+	defer a.guests.mu.Unlock()
+	s, is := a.guests.alone[id]
+	return is && (stay == uuid.Nil || stay == s.id)
+}
+
+// endAlone lets others in again, as a job of its own: nobody waits for that but who is kept out.
+func (a *Agent) endAlone(id, stay uuid.UUID) {
+	a.jobs.start("alone/"+stay.String(), func(ctx context.Context, _ *job) error {
+		_, err := patient(ctx, a, func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
+		if err != nil && ctx.Err() == nil {
+			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told that it is needed alone no more; the next sync tries again")
+		}
+		return nil
+	})
+}

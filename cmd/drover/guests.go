@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// accessLine says how many hosts may mount a volume, where that is not one.
+func accessLine(a dataset.Access) string {
+	if a != dataset.AccessMany {
+		return ""
+	}
+	return "many hosts at once"
+}
+
+// guests is on how many hosts beside its home a volume is in use.
+func guests(v api.Volume) (n int) {
+	for _, g := range v.Visits {
+		if !g.Alone && !g.Fenced {
+			n++
+		}
+	}
+	return n
+}
+
+// usedByGuests says so for a list, with what its home has.
+func usedByGuests(v api.Volume) string {
+	uses, hosts := len(v.Status.Mounts), guests(v)
+	if uses > 0 {
+		hosts++
+	}
+	for _, g := range v.Visits {
+		uses += g.Mounts
+	}
+	return fmt.Sprintf("in use by %d on %d", uses, hosts)
+}
+
+// guestLines says which hosts have a volume mounted beside its home.
+func (a *app) guestLines(v api.Volume) []string {
+	var lines []string
+	for _, g := range v.Visits {
+		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.now(), g.Since))
+		switch {
+		case g.Alone:
+			line = g.NodeName + " needs it alone, since " + show.Ago(a.now(), g.Since)
+		case g.Mounts == 1:
+			line = g.NodeName + ", mounted once, since " + show.Ago(a.now(), g.Since)
+		}
+		switch {
+		case g.Fenced:
+			line += "; it is away, and vouched to write no more"
+		case g.Away:
+			line += "; it is away (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Who has a volume mounted beside its home reads plainly, with what ends that where the host is
+// lost; a list counts them in.
+func TestGuestLines(t *testing.T) {
+	a := newConsole(theWorld()).app
+	stay := dataset.Guest{Since: a.now().Add(-5 * time.Minute)}
+	v := api.Volume{
+		Dataset: dataset.Dataset{Profile: dataset.Profile{Access: dataset.AccessMany}},
+		Status:  &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{{ID: "x", Count: 1}}},
+		Visits: []api.Visit{
+			{Guest: stay, NodeName: "host-b", Mounts: 2},
+			{Guest: stay, NodeName: "host-c", Mounts: 1, Away: true},
+			{Guest: stay, NodeName: "host-d", Away: true, Fenced: true},
+		},
+	}
+	want := []string{
+		"host-b, mounted 2 times, since 5 minutes ago",
+		"host-c, mounted once, since 5 minutes ago; it is away (once it is off for good: drover node fence host-c --confirmed)",
+		"host-d, mounted 0 times, since 5 minutes ago; it is away, and vouched to write no more",
+	}
+	if got := a.guestLines(v); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if got := status(v); got != "in use by 4 on 3" {
+		t.Errorf("a list says %q", got)
+	}
+	v.Visits = []api.Visit{{Guest: stay, NodeName: "host-a", Alone: true}}
+	if got := a.guestLines(v); !slices.Equal(got, []string{"host-a needs it alone, since 5 minutes ago"}) {
+		t.Errorf("%q", got)
+	}
+	if got := status(v); got != "in use by 1" {
+		t.Errorf("a list says %q", got)
+	}
+	if got := accessLine(v.Profile.Access) + accessLine(""); got != "many hosts at once" {
+		t.Errorf("%q", got)
+	}
+}
