@@ -206,8 +206,7 @@ func (r *pulling) wanted(ctx context.Context) error {
 	return nil
 }
 
-// maxRestarts is how often a snapshot is begun whose stream is not what it should be; the last
-// time all of it is sent.
+// maxRestarts is how often a snapshot is begun whose stream is not what it should be; last, whole.
 const maxRestarts = 3
 
 // bring brings one snapshot over.
