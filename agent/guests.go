@@ -328,11 +328,6 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 			a.guestSoon(id, uuid.Nil)
 		}
 	}
-	for _, id := range s.Removed { // a home that was passed over may have it mounted
-		if !named[id] && len(a.record(id).IDs) > 0 {
-			a.guestSoon(id, uuid.Nil)
-		}
-	}
 	for _, d := range s.Datasets {
 		if on, stays := d.Stay(a.node); stays && d.Home == a.node && !a.isAlone(d.ID, on.ID) {
 			a.endAlone(d.ID, on.ID) // of an agent that died over it

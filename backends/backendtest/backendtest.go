@@ -105,6 +105,7 @@ func proofs() map[string][]string {
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
 		"encryption":        {"EncryptedIsUnreadable"},
+		"many_hosts":        {"VisitBesideTheHome", "CapabilitiesMatchInterfaces"},
 	}
 }
 
@@ -128,6 +129,7 @@ func cases() []testcase {
 		{"KeepsEverything", keepsEverything},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},
 		{"AttachTwice", attachTwice},
+		{"VisitBesideTheHome", visitBesideTheHome},
 		{"DeviceIsOwn", deviceIsOwn},
 		{"ReadOnlyMount", readOnlyMount},
 		{"UsedGrows", usedGrows},

@@ -295,9 +295,19 @@ func (f *fixture) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted 
 	f.Helper()
 	a, err := f.pool.Attach(f.ctx, id, opts)
 	f.ok(err)
+	m := f.mountOf(a)
+	if a.Mount.Grow && !opts.ReadOnly {
+		f.ok(f.pool.(backends.Resizer).Grow(f.ctx, id, m.root))
+	}
+	return m
+}
+
+// mountOf mounts what was attached, and releases it.
+func (f *fixture) mountOf(a backends.Attachment) *mounted {
+	f.Helper()
 	f.count++
 	m := &mounted{f: f, path: filepath.Join(f.TempDir(), fmt.Sprint("mnt", f.count))}
-	err = errors.Join(os.Mkdir(m.path, 0o700), mountOn(a.Mount, m.path))
+	err := errors.Join(os.Mkdir(m.path, 0o700), mountOn(a.Mount, m.path))
 	if rErr := a.Release(); rErr != nil {
 		f.Errorf("release: %v", rErr)
 	}
@@ -305,9 +315,6 @@ func (f *fixture) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted 
 	f.Cleanup(m.unmount)
 	m.root, err = os.Open(m.path)
 	f.ok(err)
-	if a.Mount.Grow && !opts.ReadOnly {
-		f.ok(f.pool.(backends.Resizer).Grow(f.ctx, id, m.root))
-	}
 	return m
 }
 
