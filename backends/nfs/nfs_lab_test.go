@@ -41,7 +41,7 @@ func TestSuiteNFS(t *testing.T) {
 func TestTakenByAnotherHost(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	one := inside.Serve(t, dir)
-	two := inside.Mounted(t, dir, "vers=4.2,hard,nosharecache")
+	two := inside.Another(t, dir)
 	var pools [2]backends.Pool
 	for i, at := range []string{one, two} {
 		p, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(at, []string{"alpha", "beta"}[i]), Make: true})

@@ -46,12 +46,36 @@ func Serve(tb testing.TB, dir string) string {
 	return Mounted(tb, dir, "vers=4.2,hard")
 }
 
-// Mounted mounts what Serve serves once more: as another host does, which shares nothing of
-// what this one remembers of it.
+// Mounted mounts what Serve serves.
 func Mounted(tb testing.TB, dir, options string) string {
 	tb.Helper()
+	return mounted(tb, "127.0.0.1:"+dir, options)
+}
+
+// Another mounts what Serve serves as another host does. To the server it is another client: one
+// that mounts twice is told nothing of what it wrote by the other mount, and believes what it knows.
+func Another(tb testing.TB, dir string) string {
+	tb.Helper()
+	const is = "/sys/module/nfs/parameters/nfs4_unique_id"
+	if err := os.WriteFile(is, []byte("another"), 0); err != nil {
+		tb.Fatal(err)
+	}
+	defer func() {
+		if err := os.WriteFile(is, []byte("\n"), 0); err != nil {
+			tb.Error(err)
+		}
+	}()
+	at := mounted(tb, "127.0.0.2:"+dir, "vers=4.2,hard,nosharecache")
+	if clients, err := os.ReadDir("/proc/fs/nfsd/clients"); err != nil || len(clients) != 2 {
+		tb.Fatalf("the server has %d clients, want 2: %v", len(clients), err)
+	}
+	return at
+}
+
+func mounted(tb testing.TB, source, options string) string {
+	tb.Helper()
 	at := tb.TempDir()
-	do(tb, "mount", "-t", "nfs", "-o", options, "127.0.0.1:"+dir, at)
+	do(tb, "mount", "-t", "nfs", "-o", options, source, at)
 	after(tb, "umount", at)
 	return at
 }
