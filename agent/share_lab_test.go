@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/lab/inside"
 )
@@ -155,4 +156,39 @@ func network(t *testing.T, state string) {
 	if out, err := exec.Command("ip", "link", "set", "lo", state).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+}
+
+// Two hosts have one volume mounted at once, and each reads what the other one closed; what is
+// mounted goes on when its home is another host by now, and it lies in another pool.
+func TestAccessManyOnARealShare(t *testing.T) {
+	f := onRealShare(t)
+	d := f.a.volume("db@many", nil)
+	here, there := f.a.mounts("db", "one"), f.b.mounts("db", "two")
+	f.a.puts(here, "of a")
+	f.b.sees(there, "of a")
+	f.b.puts(there, "of b")
+	f.a.sees(here, "of b")
+	f.guestsOf("db", f.b)
+	open, err := os.Open(filepath.Join(there, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	f.a.down()
+	op := f.ended(*f.asks(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"}).Operation)
+	if op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.b.sees(there, "of b")
+	if _, err := open.Stat(); err != nil {
+		t.Errorf("what was open: %v", err)
+	}
+	f.b.puts(there, "goes on")
+	f.a.up()
+	f.a.settled(d.ID)
+	f.guestsOf("db", f.a)
+	f.a.sees(here, "goes on")
+	f.a.unmounts("db", "one")
+	f.guestsOf("db")
+	f.b.unmounts("db", "two")
 }
