@@ -173,14 +173,14 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer open.Close()
 	f.a.down()
 	op := f.ended(*f.asks(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"}).Operation)
 	if op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
 	f.b.sees(there, "of b")
-	if _, err := open.Stat(); err != nil {
+	_, err = open.Stat()
+	if err := errors.Join(err, open.Close()); err != nil {
 		t.Errorf("what was open: %v", err)
 	}
 	f.b.puts(there, "goes on")
