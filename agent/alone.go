@@ -22,28 +22,40 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	if d.Profile.Access != dataset.AccessMany {
 		return func() {}, nil
 	}
-	a.guests.asking.Lock()
-	defer a.guests.asking.Unlock()
-	if !a.isAlone(d.ID, uuid.Nil) {
-		stay := uuid.New()
-		a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
-		if _, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: d.ID, ID: stay}); err != nil {
-			a.setAlone(d.ID, stay, -1)
-			if inDoubt(err) {
-				a.endAlone(d.ID, stay)
-			}
-			return nil, err
-		}
-		steps.At("alone.recorded")
+	unlock, err := a.guests.asking.lock(ctx, d.ID, "having volume "+d.Volume+" alone")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if a.joinAlone(d.ID) {
 		return func() { a.notAlone(d.ID) }, nil
 	}
-	a.setAlone(d.ID, uuid.Nil, 1)
+	stay := uuid.New()
+	a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
+	if _, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: d.ID, ID: stay}); err != nil {
+		a.setAlone(d.ID, stay, -1)
+		if inDoubt(err) {
+			a.endAlone(d.ID, stay)
+		}
+		return nil, err
+	}
+	steps.At("alone.recorded")
 	return func() { a.notAlone(d.ID) }, nil
 }
 
+// joinAlone is one more user of a stay that there is.
+func (a *Agent) joinAlone(id uuid.UUID) bool {
+	a.guests.mu.Lock()
+	defer a.guests.mu.Unlock()
+	s, is := a.guests.alone[id]
+	if is {
+		s.users++
+		a.guests.alone[id] = s
+	}
+	return is
+}
+
 func (a *Agent) notAlone(id uuid.UUID) {
-	a.guests.asking.Lock()
-	defer a.guests.asking.Unlock()
 	if stay, over := a.setAlone(id, uuid.Nil, -1); over {
 		a.endAlone(id, stay)
 	}

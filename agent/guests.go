@@ -40,7 +40,7 @@ type guests struct {
 	of      map[uuid.UUID]guestRecord
 	refused map[uuid.UUID]string // mounted here, and why control has no stay for it
 	alone   map[uuid.UUID]aloneStay
-	asking  sync.Mutex // over what control is asked for alone
+	asking  locks // each while control is asked for a dataset alone
 }
 
 func (g *guests) get(id uuid.UUID) (guestRecord, bool) {

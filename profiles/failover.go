@@ -89,6 +89,9 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 		}
 		return bad.Err()
 	}
+	if p.Access == dataset.AccessMany {
+		return nil // refused as such: see manyHosts
+	}
 	if p.Backend == onShares {
 		if p.Failover.Fence.Kind != dataset.FenceExec {
 			bad.Add(keys["failover"].Errorf("auto on a share takes a fence that shuts the last home out of it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], timeout: 20s}"))
