@@ -320,3 +320,28 @@ func TestI1BesideAccessMany(t *testing.T) {
 		t.Errorf("mounted twice: %v", err)
 	}
 }
+
+// A home that needs a dataset alone for two things at once lets others in after both, and asks
+// for it once.
+func TestAloneForSeveral(t *testing.T) {
+	f, d := many(t)
+	one, err := f.a.alone(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stay := f.record("db").Guests
+	two, err := f.a.alone(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one()
+	if _, err := f.b.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrPending) {
+		t.Errorf("mounted while it is needed alone: %v", err)
+	}
+	if now := f.record("db").Guests; len(now) != 1 || len(stay) != 1 || now[0].ID != stay[0].ID {
+		t.Errorf("on record: %+v, then %+v", stay, now)
+	}
+	two()
+	f.b.mounts("db", "user")
+	f.b.unmounts("db", "user")
+}
