@@ -325,12 +325,12 @@ func TestI1BesideAccessMany(t *testing.T) {
 // for it once.
 func TestAloneForSeveral(t *testing.T) {
 	f, d := many(t)
-	one, err := f.a.alone(t.Context(), d)
+	one, err := f.a.Agent.alone(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stay := f.record("db").Guests
-	two, err := f.a.alone(t.Context(), d)
+	two, err := f.a.Agent.alone(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
