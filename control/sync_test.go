@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -60,8 +61,42 @@ func TestSync(t *testing.T) {
 		t.Errorf("%v, %+v", names(s), s.Operations)
 	}
 	e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: yes()})
-	if s := a.sync(s.Rev); !cmp.Equal(names(s), []string{"db"}) || len(s.Operations) != 1 {
-		t.Errorf("%v", names(s))
+	if s := a.sync(s.Rev); !cmp.Equal(names(s), []string{"db", "db2"}) || len(s.Operations) != 1 {
+		t.Errorf("what is new, and what is worked on: %v", names(s))
+	}
+}
+
+// What an operation is for comes with it, as it was planned for, even if it is planned
+// while an agent's answer is put together: a purge is of what is condemned.
+func TestSyncWhilePlanned(t *testing.T) {
+	for _, c := range []struct{ name, news string }{{"news of it", "db"}, {"news of another", "db2"}} {
+		t.Run(c.name, func(t *testing.T) {
+			e := newEnv(t)
+			a := e.agent("alpha")
+			d := a.create("db")
+			a.create("db2")
+			a.delete("db")
+			rev := a.sync(0).Rev
+			if c.news == "db" {
+				rev = 0
+			} else {
+				e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db2", Protect: yes()})
+			}
+			e.spy.onList = func(prefix string) {
+				if prefix == workPrefix(a.id) {
+					e.spy.onList = nil
+					e.submit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+				}
+			}
+			s := a.sync(rev)
+			if len(s.Operations) != 1 {
+				t.Fatalf("%+v", s.Operations)
+			}
+			i := slices.IndexFunc(s.Datasets, func(k api.Indexed) bool { return k.ID == d.ID })
+			if i < 0 || s.Datasets[i].State != dataset.StatePurging {
+				t.Errorf("a purge of what is not condemned: %+v", s.Datasets)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,239 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Sync waits for changes of a node's datasets and operations after rev, for at
+// most wait; rev 0, or one from before this service started: everything at once.
+// ErrUnavailable when the service stops meanwhile.
+func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	timeout := s.Clock.After(wait)
+	for last := false; ; {
+		rung, leave := s.feed.hear(node)
+		n := s.feed.since(node, rev)
+		if n.any || last {
+			leave()
+			return s.syncNow(ctx, node, n)
+		}
+		rang, err := s.await(ctx, rung, timeout)
+		leave()
+		if err != nil {
+			return api.Sync{}, err
+		}
+		last = !rang
+	}
+}
+
+// await reports whether a bell rang before the timeout. ErrUnavailable when the
+// service stops.
+func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
+	select {
+	case <-rung:
+		return true, nil
+	case <-timeout:
+		return false, nil
+	case <-s.quit:
+		return false, stopping()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
+
+func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	if n.full && s.Shared {
+		return s.syncTrusted(ctx, node, n)
+	}
+	return s.syncRead(ctx, node, n)
+}
+
+// syncTrusted reads everything with what tells an agent whether it is to be believed. The
+// store may be put back, or recovered, at any moment: so the clock is read after it, and
+// what a recovery says is the same before and after. ErrUnavailable when it is not.
+func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	before, _, err := s.trust(ctx, node)
+	if err != nil {
+		return out, err
+	}
+	if out, err = s.syncRead(ctx, node, n); err != nil {
+		return out, err
+	}
+	if out.Clock, err = s.clock(ctx); err != nil {
+		return out, err
+	}
+	after, halted, err := s.trust(ctx, node)
+	if err == nil && after != before {
+		err = dataset.Errorf(dataset.ErrUnavailable, "sync of node %s: the store was recovered meanwhile (ask again)", node)
+	}
+	if after != (api.Recovering{}) {
+		out.Recovery = &after
+	}
+	out.Halted = halted
+	return out, err
+}
+
+// trust reads what a node is to know of the last recovery, and why nothing is decided.
+func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
+	t := newTx(ctx, s.store)
+	if err := t.foresee([]string{recoveryKey, haltedKey}); err != nil {
+		return last, "", err
+	}
+	if r, err := t.recovering(node); err != nil {
+		return last, "", err
+	} else if r != nil {
+		last = *r
+	}
+	var h halt
+	there, err := t.get(haltedKey, &h)
+	if there {
+		halted = h.err().Error()
+	}
+	return last, halted, err
+}
+
+func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+	out = api.Sync{Rev: n.rev, Full: n.full}
+	t := newTx(ctx, s.store)
+	ids := n.datasets
+	if s.Shared {
+		out.Clock, _ = s.highest.get()
+	}
+	if n.full {
+		claims, err := listAll[claim](t, homePrefix(node))
+		if err != nil {
+			return out, err
+		}
+		for _, c := range claims {
+			ids = append(ids, c.ID)
+		}
+		copies, err := listAll[dataset.Copy](t, nodeCopies(node))
+		if err != nil {
+			return out, err
+		}
+		for _, c := range copies {
+			ids = append(ids, c.Dataset)
+		}
+		if ids, err = t.stays(node, ids); err != nil {
+			return out, err
+		}
+	}
+	// Read before the datasets: what is planned between the two would come with a record from
+	// before it was.
+	if out.Operations, err = t.work(node); err != nil {
+		return out, err
+	}
+	keys := []string{clusterKey, nodeKey(node)}
+	for _, op := range out.Operations {
+		keys = append(keys, datasetKey(op.DatasetID))
+	}
+	for _, id := range ids {
+		keys = append(keys, datasetKey(id))
+	}
+	if err := t.foresee(keys); err != nil {
+		return out, err
+	}
+	var cluster claim
+	if _, err := t.get(clusterKey, &cluster); err != nil {
+		return out, err
+	}
+	out.Cluster = cluster.ID
+	if _, err := t.get(nodeKey(node), &dataset.Node{}); err != nil {
+		return out, err
+	}
+	out.Index = t.index(nodeKey(node))
+	for _, id := range ids {
+		if err := s.syncOne(t, node, id, &out); err != nil {
+			return out, err
+		}
+	}
+	return out, s.syncWorkedOn(t, node, ids, &out)
+}
+
+// syncWorkedOn adds the datasets that operations are for and that are no news: of what was
+// planned just now they may be.
+func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
+	for _, op := range out.Operations {
+		if slices.Contains(told, op.DatasetID) {
+			continue
+		}
+		var d dataset.Dataset
+		ok, err := t.get(datasetKey(op.DatasetID), &d)
+		if ok && err == nil && d.Home == node {
+			err = s.syncOne(t, node, op.DatasetID, out)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncOne adds what a node is to know of a dataset that it has, had, or keeps a copy of.
+func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
+	var d dataset.Dataset
+	ok, err := t.get(datasetKey(id), &d)
+	if err != nil {
+		return err
+	}
+	if ok && d.Home == node {
+		is := api.Indexed{Dataset: d, Index: t.index(datasetKey(id))}
+		if d.Move != uuid.Nil {
+			lease, err := t.lease(d)
+			if err != nil {
+				return err
+			}
+			is.Lease = &lease
+		}
+		out.Datasets = append(out.Datasets, is)
+		return nil
+	}
+	_, stays := d.Stay(node)
+	switch {
+	case !ok:
+		s.seen.forget(id)
+	case stays:
+		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.index(datasetKey(id))})
+	default:
+		s.seen.forgetFrom(node, id)
+	}
+	k, kept, err := t.kept(node, id)
+	if kept {
+		out.Copies = append(out.Copies, k)
+		return nil
+	}
+	out.Removed = append(out.Removed, id)
+	return err
+}
+
+// work returns the operations of a node that are not final.
+func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
+	claims, err := listAll[claim](t, workPrefix(node))
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(claims))
+	for i, c := range claims {
+		keys[i] = operationKey(c.ID)
+	}
+	if err := t.foresee(keys); err != nil {
+		return nil, err
+	}
+	for _, c := range claims {
+		var op dataset.Operation
+		if ok, err := t.get(operationKey(c.ID), &op); err != nil {
+			return nil, err
+		} else if ok && !op.State.Final() {
+			open = append(open, op)
+		}
+	}
+	return open, nil
+}
