@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,14 +67,81 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 		if len(took[what]) == 0 {
 			continue
 		}
-		slices.Sort(took[what])
-		one := Time{What: what, Seconds: took[what][rounds/2].Seconds()}
+		one := Time{What: what, Seconds: middle(took[what]).Seconds()}
 		if what == "send" {
 			one.Bytes = measured
 		}
 		list = append(list, one)
 	}
 	return list
+}
+
+// Growth is what a call takes on a dataset that holds 64 MiB, and on one of eight times as
+// much: medians of calls in turns.
+type Growth struct {
+	What         string
+	Little, Much time.Duration
+}
+
+// Grow times snapshots and clones of both. It fails t where a call fails.
+func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
+	f := newFixture(t, newPool)
+	var of [2]struct {
+		dataset.Dataset
+		snapshots, clones []time.Duration
+	}
+	for i, pieces := range []int{1, 8} {
+		if f.can.EnforcesSize {
+			of[i].Dataset = f.sized(2 * dataset.GiB)
+		} else {
+			of[i].Dataset = f.create()
+		}
+		m := f.mount(of[i].ID)
+		for n := range pieces {
+			f.ok(os.WriteFile(m.in(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
+		}
+		f.ok(unix.Syncfs(int(m.root.Fd())))
+		m.unmount()
+	}
+	for range 3 * rounds {
+		for i := range of {
+			d := &of[i]
+			s := f.snapshot(d.Dataset)
+			began := time.Now()
+			f.ok(f.pool.Snapshot(f.ctx, s, nil))
+			d.snapshots = append(d.snapshots, time.Since(began))
+			c := f.record()
+			began = time.Now()
+			_, err := f.pool.Clone(f.ctx, c, f.source(s), nil)
+			d.clones = append(d.clones, time.Since(began))
+			f.ok(err)
+			f.ok(f.pool.Delete(f.ctx, c.ID))
+			f.ok(f.pool.DeleteSnapshot(f.ctx, s.Dataset, s.ID))
+		}
+	}
+	for i := range of {
+		f.ok(f.pool.Delete(f.ctx, of[i].ID))
+	}
+	f.reap(0)
+	return []Growth{
+		{"snapshot", middle(of[0].snapshots), middle(of[1].snapshots)},
+		{"clone", middle(of[0].clones), middle(of[1].clones)},
+	}
+}
+
+// Metrics reports each of a list, as a benchmark of testing does.
+func Metrics(b interface{ ReportMetric(float64, string) }, list []Growth) {
+	for _, g := range list {
+		b.ReportMetric(g.Little.Seconds()*1e3, g.What+"-64MiB-ms")
+		b.ReportMetric(g.Much.Seconds()*1e3, g.What+"-512MiB-ms")
+		b.ReportMetric(g.Much.Seconds()/g.Little.Seconds(), g.What+"-ratio")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func middle(took []time.Duration) time.Duration {
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // constantSnapshots overwrites every other block of a file after a snapshot: where the time
@@ -115,6 +183,5 @@ func (f *fixture) median(d dataset.Dataset) time.Duration {
 		f.take(d)
 		took = append(took, time.Since(began))
 	}
-	slices.Sort(took)
-	return took[rounds/2]
+	return middle(took)
 }

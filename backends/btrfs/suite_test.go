@@ -12,7 +12,7 @@ import (
 )
 
 // disk returns a btrfs of a size with quotas of a mode.
-func disk(t *testing.T, quota string, size int64) string {
+func disk(t testing.TB, quota string, size int64) string {
 	t.Helper()
 	at := scratch.Mount(t, "btrfs", size)
 	if quota != "none" {
@@ -31,4 +31,23 @@ func TestSuite(t *testing.T) {
 
 func TestPowerCut(t *testing.T) {
 	powercut.Run(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
+}
+
+// BenchmarkGrow: snapshots and clones of little and of much.
+func BenchmarkGrow(b *testing.B) {
+	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
+		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(b, "full", 5<<30), "pool")}
+	}))
+}
+
+// BenchmarkPath: a volume against a subvolume that was made by hand beside the pool.
+func BenchmarkPath(b *testing.B) {
+	var at string
+	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
+		at = disk(b, "full", 5<<30)
+		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(at, "pool")}
+	}, func(backends.Config) string {
+		scratch.Run(b, "btrfs", "subvolume", "create", filepath.Join(at, "beside"))
+		return filepath.Join(at, "beside")
+	}, func() {})
 }

@@ -49,3 +49,17 @@ func TestPowerCut(t *testing.T) {
 		powercut.Run(t, dir.Backend{}, fs)
 	}
 }
+
+// BenchmarkGrow: snapshots and clones of little and of much.
+func BenchmarkGrow(b *testing.B) {
+	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
+		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, "ext4", 8<<30), "pool")}
+	}))
+}
+
+// BenchmarkPath: a volume against a folder beside the pool.
+func BenchmarkPath(b *testing.B) {
+	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
+		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, "ext4", 2<<30), "pool")}
+	}, func(cfg backends.Config) string { return filepath.Dir(cfg.Path) }, func() {})
+}

@@ -37,7 +37,7 @@ type bench struct {
 type crash struct{ step string }
 
 // do runs a command and returns what it printed.
-func do(t *testing.T, name string, args ...string) string {
+func do(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	res, err := (&run.System{}).Run(context.Background(), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
 	if err != nil {
@@ -47,13 +47,13 @@ func do(t *testing.T, name string, args ...string) string {
 }
 
 // lvmDo runs lvm as the backend does.
-func lvmDo(t *testing.T, command string, args ...string) string {
+func lvmDo(t testing.TB, command string, args ...string) string {
 	t.Helper()
 	return do(t, program, append(append([]string{command}, settings()...), args...)...)
 }
 
 // dropped removes a volume group when a test ends, and what it leaves where no udev runs.
-func dropped(t *testing.T, vg string) {
+func dropped(t testing.TB, vg string) {
 	t.Cleanup(func() {
 		if _, _, err := newTool(&run.System{}).look(context.Background(), vg); err == nil {
 			lvmDo(t, "vgremove", "--force", "--yes", vg)
@@ -67,7 +67,7 @@ func dropped(t *testing.T, vg string) {
 }
 
 // place is where a test makes a pool: of empty disks, in a volume group that goes with it.
-func place(t *testing.T, disks ...string) backends.Config {
+func place(t testing.TB, disks ...string) backends.Config {
 	t.Helper()
 	cfg := backends.Config{Name: "test", Path: "/dev/test-" + disks[0], Mount: filepath.Join(t.TempDir(), "mnt"), Make: true}
 	for _, disk := range disks {

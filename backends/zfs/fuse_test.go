@@ -64,7 +64,7 @@ var (
 
 // serve starts zfs-fuse, if a test has none yet: one for each, as what one has unmounted another
 // may still have. It ends before the first of its zpools goes.
-func serve(t *testing.T) {
+func serve(t testing.TB) {
 	t.Helper()
 	if end := stop.Load(); end != nil {
 		t.Cleanup(*end)
@@ -119,7 +119,7 @@ func serve(t *testing.T) {
 }
 
 // memory returns a directory in memory: zfs-fuse waits for its disk after each command.
-func memory(t *testing.T) string {
+func memory(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "mode=700"); err != nil {
@@ -135,7 +135,7 @@ func memory(t *testing.T) string {
 
 // zpool makes a pool of zfs of that many bytes, with a filesystem mounted on the directory
 // that is returned, for the length of a test.
-func zpool(t *testing.T, size int64) (name, mountpoint string) {
+func zpool(t testing.TB, size int64) (name, mountpoint string) {
 	t.Helper()
 	image, mountpoint := filepath.Join(memory(t), "image"), filepath.Join(t.TempDir(), "mnt")
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {

@@ -26,14 +26,14 @@ var pools atomic.Int32
 
 // zpool makes a pool of zfs of that many bytes, with a filesystem mounted on the directory
 // that is returned, for the length of a test.
-func zpool(t *testing.T, size int64) (name, mountpoint string) {
+func zpool(t testing.TB, size int64) (name, mountpoint string) {
 	t.Helper()
 	name, mountpoint, _ = zpoolOn(t, size)
 	return name, mountpoint
 }
 
 // zpoolOn also returns the image that it lies on.
-func zpoolOn(t *testing.T, size int64) (name, mountpoint, image string) {
+func zpoolOn(t testing.TB, size int64) (name, mountpoint, image string) {
 	t.Helper()
 	name = fmt.Sprint("tank", pools.Add(1))
 	image, mountpoint = scratch.Image(t, "", size), filepath.Join(t.TempDir(), "mnt")

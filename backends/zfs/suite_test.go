@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // The suite wants 4 GiB below a pool.
@@ -37,4 +38,24 @@ func lines(t *testing.T, args ...string) []string {
 		t.Fatal(err)
 	}
 	return strings.Split(strings.TrimSuffix(string(res.Stdout), "\n"), "\n")
+}
+
+// BenchmarkGrow: snapshots and clones of little and of much.
+func BenchmarkGrow(b *testing.B) {
+	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
+		_, mnt := zpool(b, suiteDisk)
+		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
+	}))
+}
+
+// BenchmarkPath: a volume against a dataset that was made by hand beside the pool.
+func BenchmarkPath(b *testing.B) {
+	var name, mnt string
+	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
+		name, mnt = zpool(b, suiteDisk)
+		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
+	}, func(backends.Config) string {
+		scratch.Run(b, "zfs", "create", name+"/beside")
+		return filepath.Join(mnt, "beside")
+	}, func() {})
 }

@@ -37,6 +37,26 @@ func places(b *testing.B, h *host.Host) []place {
 	}
 }
 
+// benched is the volume that the data path is measured on.
+const benched = "volume"
+
+// mounted makes a volume, mounts it for the time of the benchmark, and returns where, and
+// its size.
+func mounted(b *testing.B, h *host.Host) (path string, size int64) {
+	b.Helper()
+	p := dial(h.Socket())
+	b.Cleanup(p.close)
+	use := request{Name: benched, ID: "bench"}
+	p.must(b, "POST", "/VolumeDriver.Create", use)
+	p.must(b, "POST", "/VolumeDriver.Mount", use)
+	b.Cleanup(func() { p.must(b, "POST", "/VolumeDriver.Unmount", use) })
+	v, err := h.Client(b).Volume(b.Context(), use.Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return filepath.Join(h.Root, "mnt", v.ID.String()), int64(v.Size)
+}
+
 // byHand makes an image as a volume's is made, and mounts it as a volume is mounted.
 func byHand(b *testing.B, h *host.Host, size int64) string {
 	b.Helper()

@@ -20,7 +20,7 @@ import (
 // TestLab runs the table in two machines, each of which takes the next entry, and has a
 // subtest for each test in there. LAB_LONG
 // takes the long entries too, as `make lab` does; LAB_ONLY takes those of one package, long
-// or not; LAB_RUN takes other tests than the entry says.
+// or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead.
 func TestLab(t *testing.T) {
 	entries := chosen(os.Getenv("LAB_ONLY"), os.Getenv("LAB_RUN"))
 	if len(entries) == 0 {
@@ -159,6 +159,9 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 	if e.Skip != "" {
 		args = append(args, "-test.skip="+e.Skip)
+	}
+	if bench := os.Getenv("LAB_BENCH"); bench != "" {
+		args = append(args, "-test.run=^$", "-test.benchtime=1x", "-test.bench="+bench)
 	}
 	var env []string
 	if long.Enabled() {
