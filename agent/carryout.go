@@ -163,11 +163,13 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
 	}
-	end, err := a.alone(ctx, d)
-	if err != nil {
-		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+	if !made(ctx, pool, *op.Snapshot) {
+		end, err := a.alone(ctx, d)
+		if err != nil {
+			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+		}
+		defer end()
 	}
-	defer end()
 	steps.At("snapshot.begin")
 	// It was asked for earlier, when this node may have been down.
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
@@ -230,17 +232,19 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 	if err != nil {
 		return out, err
 	}
-	if err := a.unused(d, "restore"); err != nil {
-		return out, err
-	}
 	if err := a.mistrust(); err != nil {
 		return out, err
 	}
-	end, err := a.alone(ctx, d)
-	if err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	if !made(ctx, pool, *op.Snapshot) {
+		if err := a.unused(d, "restore"); err != nil {
+			return out, err
+		}
+		end, err := a.alone(ctx, d)
+		if err != nil {
+			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+		}
+		defer end()
 	}
-	defer end()
 	steps.At("restore.begin")
 	jb.step("restoring")
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
@@ -255,6 +259,14 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
+}
+
+// made reports whether an earlier try, whose report a crash kept from control, has made a snapshot,
+// which of a restore is the last thing that it does: all that is left is to say so, whoever uses
+// the dataset by now.
+func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
+	e, err := pool.Stat(ctx, s.Dataset)
+	return err == nil && indexOf(e, s.ID) >= 0
 }
 
 // timed returns a snapshot with when it was taken, which an earlier try may have done

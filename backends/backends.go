@@ -148,8 +148,8 @@ type Pool interface {
 	// when it is replaced. What an earlier try has left of keep, before it replaced the
 	// head, is renewed, as the head may have been written to since; and as others may
 	// have what List shows, it had better not show keep before that.
-	// At every step of it the head is one or the other, whole. Never called on
-	// an attached dataset (ErrInUse). Again, once it was done: nothing, whatever was
+	// At every step of it the head is one or the other, whole. ErrInUse for a dataset that is
+	// attached. Again, once it was done: nothing, whoever uses it by then and whatever was
 	// written or restored since.
 	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 

@@ -31,8 +31,8 @@ func restoreKeepsWhatWas(f *fixture) {
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
 	f.ok(os.WriteFile(m.in("after"), []byte("after"), 0o600))
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // again, in use by now: what came after stays
 	m.unmount()
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // again: what came after stays
 	f.holds(d.ID, "after", "after")
 
 	kept := f.clone(f.source(keep))

@@ -22,43 +22,44 @@ import (
 // with the head in one step.
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
 	var size int64
-	err := p.within(ds, func(dir folder) error {
-		var err error
-		if size, err = p.imageSize(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
-			return dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", ds, snapshot)
-		} else if err != nil {
-			return err
-		}
-		if err := p.idle(ctx, dir); err != nil {
-			return err
-		}
-		return p.restore(ctx, dir, snapshot, keep)
+	err := p.within(ds, func(dir folder) (err error) {
+		size, err = p.restore(ctx, dir, snapshot, keep)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("restore dataset %s to snapshot %s: %w", ds, snapshot, err)
 	}
-	if progress != nil {
+	if progress != nil && size > 0 {
 		progress(size, size)
 	}
 	return nil
 }
 
-func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep dataset.Snapshot) error {
+func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep dataset.Snapshot) (size int64, err error) {
 	kept := keep.ID.String()
 	done, err := p.restored(dir, keep.ID)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if !done {
-		if err := p.replaceHead(ctx, dir, snapshot.String(), keep); err != nil {
-			return err
+		if size, err = p.imageSize(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+			return 0, dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", snapshot)
+		}
+		if err == nil {
+			err = p.idle(ctx, dir)
+		}
+		if err == nil {
+			err = p.replaceHead(ctx, dir, snapshot.String(), keep)
+		}
+		if err != nil {
+			return 0, err
 		}
 	}
 	// Of an earlier try as well: it may have been cut short before this.
 	if err := absentIsFine(p.layout.protect(dir, kept)); err != nil {
-		return err
+		return 0, err
 	}
-	return p.layout.flush(dir)
+	return size, p.layout.flush(dir)
 }
 
 // replaceHead makes the head what an item is, and the head that was snapshot keep.
