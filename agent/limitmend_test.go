@@ -235,8 +235,9 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	held, free := d, d
+	held := d
 	held.Profile.Failover.Auto = true
+	free := held
 	free.Profile.QoS = dataset.QoS{}
 	f.a.cache.apply(held, 0)
 	f.a.bounds.arm(d.ID, d.Epoch)
@@ -248,6 +249,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Errorf("fencing: %v", err)
 	}
 	f.a.wantTold(dev, slowly, "fencing")
+	f.a.cache.apply(free, 0) // or the keeper would limit it again
 	says.say(d.ID, guard.StateArmed)
 	if err := f.a.limit(t.Context(), free); err != nil {
 		t.Error(err)
