@@ -50,12 +50,13 @@ func (g *guests) get(id uuid.UUID) (guestRecord, bool) {
 	return r, is
 }
 
-// named returns the dataset behind a name.
+// named returns the dataset behind a name. One that control has no stay for is behind none, as
+// another may have its name by now.
 func (g *guests) named(name string) (dataset.Dataset, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range g.of {
-		if r.Volume == name && r.State == dataset.StateReady {
+		if _, refused := g.refused[r.ID]; r.Volume == name && r.State == dataset.StateReady && !refused {
 			return r.Dataset, true
 		}
 	}
@@ -66,6 +67,16 @@ func (g *guests) ids() []uuid.UUID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Collect(maps.Keys(g.of))
+}
+
+// open fails where a dataset that is mounted here may have no further users.
+func (g *guests) open(d dataset.Dataset) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if why := g.refused[d.ID]; why != "" {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s is mounted here, and control has it not so on record: %s (stop its containers here first)", d.Volume, why)
+	}
+	return nil
 }
 
 // refuses keeps why control has no stay for what is mounted here; nil: it has, or nothing is.

@@ -307,7 +307,22 @@ func TestGuestThatWasForgotten(t *testing.T) {
 		}
 		return false
 	})
+	// Nobody new goes on with it there, nor takes it for a volume of its name.
+	if path, err := f.b.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("mounted at %s: %v", path, err)
+	}
+	if _, err := f.b.use(t.Context(), d, "db", "another"); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("used: %v", err)
+	}
+	now := f.a.volume("db@many", nil)
+	if path := f.b.mounts("db", "another"); path != f.b.mountPath(now.ID) {
+		t.Errorf("the new volume of that name is mounted at %s", path)
+	}
+	f.b.unmounts("db", "another")
 	f.b.unmounts("db", "user")
+	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
 }
 
 // One host at a time is what any other volume of the same share is for.

@@ -158,7 +158,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	if known {
 		d = now
 	} else if g, guest := a.guests.get(d.ID); guest && g.State == dataset.StateReady {
-		return g.Dataset, nil
+		return g.Dataset, a.guests.open(g.Dataset)
 	}
 	switch _, left := a.cache.copied(d.ID); {
 	case left || d.Home != a.node:
