@@ -24,7 +24,11 @@ test-long: ## the same with everything that takes long: race detector, more roun
 
 lab: ## tests that take another kernel, in a machine under QEMU; LAB_ONLY, LAB_RUN choose (CONTRIBUTING.md)
 	scripts/deps.sh test
-	LAB_LONG=1 go test -count=1 -timeout 30m -v $(if $(LAB_ONLY),-run '^TestLab$$') ./test/lab
+	LAB_LONG=1 go test -count=1 -timeout 40m -v $(if $(LAB_ONLY),-run '^TestLab$$') ./test/lab
+
+lab-long: ## the same with what takes longest; make test-long runs it
+	scripts/deps.sh test
+	DROVER_TEST_LONG=1 go test -count=1 -timeout 2h -v $(if $(LAB_ONLY),-run '^TestLab$$') ./test/lab
 
 lab-short: ## those of them that make test runs
 	scripts/deps.sh test
@@ -63,4 +67,4 @@ demo-clean: ## remove whatever the demo left
 clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
 	rm -rf bin
 
-.PHONY: help build images test test-long lab lab-short chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean
+.PHONY: help build images test test-long lab lab-long lab-short chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean

@@ -18,9 +18,9 @@ import (
 )
 
 // TestLab runs the table in two machines, each of which takes the next entry, and has a
-// subtest for each test in there. LAB_LONG
-// takes the long entries too, as `make lab` does; LAB_ONLY takes those of one package, long
-// or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead.
+// subtest for each test in there. LAB_LONG takes the long entries too, as `make lab` does, and
+// DROVER_TEST_LONG all of them, as `make lab-long` does; LAB_ONLY takes those of one package,
+// long or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead.
 func TestLab(t *testing.T) {
 	entries := chosen(os.Getenv("LAB_ONLY"), os.Getenv("LAB_RUN"))
 	if len(entries) == 0 {
@@ -99,7 +99,7 @@ func chosen(only, run string) []Entry {
 	var entries []Entry
 	for _, e := range Table() {
 		switch {
-		case only != "" && e.Package != only, only == "" && e.Long && !all():
+		case only != "" && e.Package != only, only == "" && (e.Long && !all() || e.Longest && !long.Enabled()):
 			continue
 		}
 		if run != "" {

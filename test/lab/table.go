@@ -11,8 +11,14 @@ const gib = 1 << 30
 // encrypted is the case that says what encryption is.
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
-// sealed is that on lvm, and what a crash leaves there.
-const sealed = "^(TestC1Encrypted|TestSuiteEncrypted)$/./^EncryptedIsUnreadable$"
+// sealed is that on lvm.
+const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
+
+// luks are the cases of the suite whose ways go through the mapping, or around it.
+const luks = "^TestSuiteEncrypted$/^xfs$/^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+
+// openZFS are the cases of the suite that say most of another implementation than zfs-fuse.
+const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|RootIsEmptyAndOwned|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable|ForeignThingsAreListedAndKept)$"
 
 // large are the cases of backendtest that take minutes on a share in here.
 const large = "^Test(OnNFS|SuiteNFS)$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
@@ -32,6 +38,7 @@ type Entry struct {
 	Disks   []Disk        // empty; inside.Disk(t, name) gives their devices. Entries that name the same share it
 	Within  time.Duration // the tests are killed then; 0: five minutes. The machine is slow
 	Long    bool          // only in the long form, `make lab`
+	Longest bool          // only in `make lab-long`: the long form is to end in a quarter of an hour
 }
 
 // Table is what runs in the lab, in two machines that are booted once: what may take longest first,
@@ -48,18 +55,23 @@ func Table() []Entry {
 		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
 		{Package: "backends/lvm", Run: "^TestSuite$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Long: true},
 		{Package: "backends/lvm", Run: "^TestC1CrashAtEveryStep$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
-		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Long: true},
+		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Long: true},
+		{Package: "backends/lvm", Run: "^TestC1Encrypted$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
 		{Package: "backends/lvm", Skip: "^Test(Suite$|C1|SuiteEncrypted$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
 		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large, Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true},
-		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Long: true},
+		{Package: "backends/nfs", Run: large, Disks: []Disk{{"share", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
+		{Package: "backends/dir", Run: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
+		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
-		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/loop", Run: luks, Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true},
+		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
-		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 50 * time.Minute, Long: true},
+		{Package: "backends/zfs", Run: openZFS, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/zfs", Skip: uncut, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 50 * time.Minute, Longest: true},
 	}
 }
 

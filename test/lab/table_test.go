@@ -1,0 +1,38 @@
+package lab
+
+import (
+	"slices"
+	"testing"
+)
+
+// A longer form has all that a shorter one has, `make lab` each package, and only `make lab-long`
+// all of the table.
+func TestForms(t *testing.T) {
+	var before []Entry
+	for _, form := range []struct {
+		name, lab, test string
+		packages        bool // whether each package runs in it
+	}{{"lab-short", "", "", false}, {"lab", "1", "", true}, {"lab-long", "", "1", true}} {
+		t.Setenv("LAB_LONG", form.lab)
+		t.Setenv("DROVER_TEST_LONG", form.test)
+		now := chosen("", "")
+		for _, e := range Table() {
+			runs := func(all []Entry) bool {
+				return slices.ContainsFunc(all, func(o Entry) bool { return o.Package == e.Package && o.Run == e.Run })
+			}
+			if runs(before) && !runs(now) {
+				t.Errorf("%s has no %s %s, and a shorter form has", form.name, e.Package, e.Run)
+			}
+			if form.packages && !slices.ContainsFunc(now, func(o Entry) bool { return o.Package == e.Package }) {
+				t.Errorf("%s runs nothing of %s", form.name, e.Package)
+			}
+		}
+		if len(now) <= len(before) || form.test == "" && len(now) == len(Table()) {
+			t.Errorf("%s runs %d entries of %d, and a shorter form %d", form.name, len(now), len(Table()), len(before))
+		}
+		before = now
+	}
+	if len(before) != len(Table()) {
+		t.Errorf("the longest form runs %d entries of %d", len(before), len(Table()))
+	}
+}
