@@ -36,9 +36,10 @@ func number(t *testing.T, name string, otherwise int) int {
 const round = 60
 
 // TestChaos runs campaigns one after the other on one cluster: CHAOS_SECONDS of them, from
-// CHAOS_SEED on. Each begins with the next seed, so that it can be run alone.
+// CHAOS_SEED on. Each begins with the next seed, so that it can be run alone. Without them the
+// short form has the first, which puts the store back, and the long form another one.
 func TestChaos(t *testing.T) {
-	seconds, seed := number(t, "CHAOS_SECONDS", 100), number(t, "CHAOS_SEED", 1)
+	seconds, seed := number(t, "CHAOS_SECONDS", long.Rounds(1, 2)*round), number(t, "CHAOS_SEED", 1)
 	c := chaos.New(t, os.Getenv("CHAOS_OFF"))
 	var all chaos.Report
 	for at := 0; at < seconds && !t.Failed(); at += round {

@@ -35,6 +35,7 @@ type world struct {
 // TestCluster: one cluster serves what leaves it whole. At the end all that it was asked to
 // make is removed, and must be gone then.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}
 	for _, h := range []*cluster.Host{w.Hosts[0], w.Hosts[2]} {
 		w.writers = append(w.writers, w.StartWriter(t, h, "always-"+h.Name+"@gold"))

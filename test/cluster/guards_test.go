@@ -47,6 +47,7 @@ type holder struct {
 // somebody did, it ends. No two hosts ever write at once, and what was written is where it
 // is said to be.
 func TestI1Holder(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Engines: 1, Profiles: boundedProfiles})
 	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
 	cluster.Await(t, "a volume is made", func() error {

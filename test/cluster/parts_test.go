@@ -16,6 +16,7 @@ func TestMain(m *testing.M) { engine.Main(m) }
 // Three Consul servers on three machines elect another leader when the first is cut off,
 // and take it back when it is not.
 func TestConsulOnMachines(t *testing.T) {
+	t.Parallel()
 	n := lan.New(t)
 	on := []*lan.Machine{n.Machine("consul1", nil), n.Machine("consul2", nil), n.Machine("consul3", nil)}
 	c := consul.Start(t, consul.Options{On: on})

@@ -31,6 +31,7 @@ func home(t *testing.T, h *cluster.Host, volume string) string {
 // TestA9: facts of all nodes are in the store, a placement picks a node that fits, whoever
 // asks, and the error says for each why it does not.
 func TestA9(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: placed})
 	a, b := c.Hosts[0], c.Hosts[1]
 	cluster.Await(t, "every host has told its facts", func() error {

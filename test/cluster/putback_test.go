@@ -53,6 +53,7 @@ func awaitRaised(t *testing.T, h *cluster.Host, over uint64) (generation uint64)
 // state while its host is down. Nothing of it is mounted or gone on from before somebody
 // accepts it, and all that people look at says so; the other host and its volumes go on.
 func TestDiskIsPutBack(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Profiles: "default: gold\nprofiles:\n  gold: {size: 320MiB, replicas: {count: 1, every: 1s}}\n  alone: {size: 320MiB}\n"})
 	a, b := c.Hosts[0], c.Hosts[1]
 	control := c.Controls[0]

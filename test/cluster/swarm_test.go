@@ -74,6 +74,7 @@ func (s *swarm) await(t *testing.T, name, state string, parts ...string) {
 // volume, a task that goes to another node takes it along, and a node that is drained
 // goes on being a member of the cluster.
 func TestSwarm(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Profiles: profiles})
 	s := newSwarm(t, c)
 	volume := func(name string) (at string, epoch uint64) {

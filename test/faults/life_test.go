@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/droverhq/drover/control/store/bolt"
@@ -82,18 +83,27 @@ func (w *world) usage(t testing.TB) (u usage) {
 	return u
 }
 
-// 500 times create, mount, unmount, remove: everything is back where it began.
+// 500 times create, mount, unmount, remove, four at a time: everything is back where it began.
 func TestB14(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
+	once := func(name string) {
+		w.ok(t, w.plug.Create(name, map[string]string{"profile": "gone"}))
+		// Mounted in another spelling than it was made in.
+		w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
+		w.ok(t, w.plug.Remove(name+"@gone"))
+		w.ok(t, w.plug.Remove(name))
+	}
 	cycle := func(from, to int) {
-		for i := from; i < to; i++ {
-			name := fmt.Sprintf("cycle%d", i)
-			w.ok(t, w.plug.Create(name, map[string]string{"profile": "gone"}))
-			// Mounted in another spelling than it was made in.
-			w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
-			w.ok(t, w.plug.Remove(name+"@gone"))
-			w.ok(t, w.plug.Remove(name))
+		const users = 4
+		var all sync.WaitGroup
+		for user := range users {
+			all.Go(func() {
+				for i := from + user; i < to; i += users {
+					once(fmt.Sprintf("cycle%d", i))
+				}
+			})
 		}
+		all.Wait()
 		w.settled(t)
 		await(t, "what was removed is destroyed", func() error {
 			if left := names(t, filepath.Join(w.poolPath(t, "default"), "datasets")); len(left) > 0 {
