@@ -225,6 +225,7 @@ func TestHomeKeepsWhatReplicasShare(t *testing.T) {
 // What all replicas have is of no use any more when one is left alone: neither that nor the
 // home keeps it.
 func TestNothingIsSharedWithOne(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.may = "wants replicas on more nodes"
 	c := f.host("host-c", "loop")

@@ -143,6 +143,7 @@ func TestI3FilesComeBesideTheCopy(t *testing.T) {
 // I3: the target of a move file by file dies at every act, before it and after. At each of them
 // it has what it was left with, or all that has come; and it all comes to its end.
 func TestI3FilesMoveCutShort(t *testing.T) {
+	t.Parallel()
 	list := [][2]string{{"loop", "dir"}, {"btrfs", "dir"}}
 	if long.Enabled() {
 		list = append(list, [2]string{"btrfs", "loop"})

@@ -19,6 +19,7 @@ import (
 // act is something mounted that the guard does not have, nor acknowledged before that was
 // checked.
 func TestI1BoundedMountCutShort(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	path := g.a.mountPath(d.ID)
@@ -92,6 +93,7 @@ func (g *guarded) agrees(d dataset.Dataset, at string) {
 // A deadline that passes after the mount and before its reply: nobody is told that it is
 // mounted, and nobody is left in the guard's way.
 func TestI1DeadlinePassesWhileItIsMounted(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	checks := 0
@@ -127,6 +129,7 @@ func TestI1DeadlinePassesWhileItIsMounted(t *testing.T) {
 // What is mounted and unknown to the guard, whose table was lost, is known to it again; cut
 // off from all who could vouch for it, it is fenced: though its pool is held, or offline.
 func TestI1GuardForgot(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")
@@ -183,6 +186,7 @@ func TestI1GuardForgot(t *testing.T) {
 // An agent that stops and waits for its work renews and feeds until that has ended: a slow
 // stop fences nothing.
 func TestBoundedStop(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")

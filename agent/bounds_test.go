@@ -135,6 +135,7 @@ func writable(t *testing.T, path string, most time.Duration) bool {
 // What is mounted of a volume with failover auto the guard has from before its mount until
 // after its unmount, with deadlines that renewals justify; of others it hears nothing.
 func TestBoundedMount(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.volume("manual", map[string]string{"size": "320MiB"})
@@ -195,6 +196,7 @@ func TestBoundedMount(t *testing.T) {
 // A host that is cut off from control and from its peers is fenced in time. When control is
 // back before anybody took over, it goes on: nothing is lost, and no mount.
 func TestI1FencedAndThawed(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	path := g.a.mounts("db@auto", "user")
@@ -229,6 +231,7 @@ func TestI1FencedAndThawed(t *testing.T) {
 // While control is silent for everybody, the promises of those with a copy carry a holder
 // on, for as long as that lasts; nobody gets a copy anew meanwhile.
 func TestPromisesCarryOn(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	path := g.a.mounts("db@auto", "user")
@@ -261,6 +264,7 @@ func TestPromisesCarryOn(t *testing.T) {
 // A home that was overtaken while it was fenced: who wrote there is killed, the volume is
 // unmounted, and what it had is kept as a superseded copy.
 func TestI1Superseded(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	path := g.a.mounts("db@auto", "user")
@@ -300,6 +304,7 @@ func TestI1Superseded(t *testing.T) {
 // A session that is a new one says nothing before what this node is the home of was read
 // during it: another node may have taken over in between.
 func TestI1SessionsAreRead(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")
@@ -330,6 +335,7 @@ func TestI1SessionsAreRead(t *testing.T) {
 // An agent that is started anew carries on what is mounted, and without control opens
 // nothing else of what is bounded in time; a volume with failover manual it does.
 func TestBoundedRestart(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d, idle := g.replicated("db"), g.replicated("idle")
 	g.a.volume("manual", map[string]string{"size": "320MiB"})
@@ -359,6 +365,7 @@ func TestBoundedRestart(t *testing.T) {
 // A home that missed where its volume went believes no store that another node, which knows
 // that, does not: it opens nothing, and leaves the volume to who has the later epoch.
 func TestI1HaltedStoreIsNotRead(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	log := logtest.NewLocal(g.a.cfg.Log.(*logrus.Logger))

@@ -18,6 +18,7 @@ import (
 // guard has fenced, at the next start neither, nor while the guard does not answer. Once
 // control is back it goes on, used by who had it.
 func TestI1FencedAndForgotten(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	path := g.a.mounts("db@auto", "user")

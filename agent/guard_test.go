@@ -139,6 +139,7 @@ func (g grip) Load(context.Context) (map[uuid.UUID]json.RawMessage, error) {
 
 // An agent sees whether its guard answers, and doctor says it with what would help.
 func TestGuardIsSeen(t *testing.T) {
+	t.Parallel()
 	w := newWarden(t, time.Second)
 	f := &flock{T: t}
 	f.serve()

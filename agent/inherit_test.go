@@ -31,6 +31,7 @@ func (g *guarded) outlasts(id uuid.UUID) bool {
 // An agent that is started anew while control is silent, or takes its time to answer, goes on
 // with what is held by the promises of the others; what has lapsed by then it does not.
 func TestStartCarriesOn(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")
@@ -110,6 +111,7 @@ func (l *link) set(f func()) {
 // A node that joins later, and is given a copy by a home that has none itself, is asked for
 // its promise where it is, once control is silent.
 func TestPromisesOfWhoJoinsLater(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")

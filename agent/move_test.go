@@ -101,6 +101,7 @@ func TestMoveTakesNoSnapshotTwice(t *testing.T) {
 // What is left behind can be gone on from at the epoch that was given up, though nothing was
 // written since an earlier one: after moves to and fro, and after one that ended early.
 func TestLeftIdleIsGoneOnFrom(t *testing.T) {
+	t.Parallel()
 	for name, before := range map[string]func(*flock){
 		"moved to and fro": func(f *flock) {
 			f.moves("db", f.b)
@@ -190,6 +191,7 @@ func lastSnapshotHangs(t *testing.T) (f *flock, d dataset.Dataset, goOn func()) 
 // A home that takes longer to sum up what it gives up than a move waits for what is in use
 // says so, and the move waits.
 func TestMoveWaitsForTheSum(t *testing.T) {
+	t.Parallel()
 	f, _, goOn := lastSnapshotHangs(t)
 	op := f.begins("db", f.b)
 	await(t, func() bool { return slices.Equal(f.operation(op.ID).Holders, []string{dataset.GivingUp}) })
@@ -207,6 +209,7 @@ func TestMoveWaitsForTheSum(t *testing.T) {
 // A home that hangs while it gives a volume up says so in the end, and the move ends. Once it
 // goes on the volume is its own again; when it has moved the home keeps nothing of that.
 func TestMoveEndsWhereItsHomeHangs(t *testing.T) {
+	t.Parallel()
 	f, d, goOn := lastSnapshotHangs(t)
 	op := f.ended(f.begins("db", f.b))
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "pool default lies on may hang") {

@@ -37,6 +37,7 @@ func (h *host) opener(id uuid.UUID) bool {
 // again both come to one end: one of them has the volume, with all that was written, at
 // an epoch that is no smaller. At no act would both open it.
 func TestI1MoveCutShort(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.movesCutShort(f.a.volume("db", map[string]string{"size": "320MiB"}))
 }

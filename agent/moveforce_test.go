@@ -137,6 +137,7 @@ func TestMoveFiles(t *testing.T) {
 
 // Another node gets what a move takes to it, or a copy of it on record, and no other.
 func TestPeersMayHave(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	ask := func() error {

@@ -13,6 +13,7 @@ import (
 // What a user has removed where a volume was before does not come back with it. Snapshots for
 // other nodes that are of no use any more go as well, once it is in its new place.
 func TestWhatIsGoneGoes(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")

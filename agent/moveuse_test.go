@@ -22,6 +22,7 @@ import (
 // A volume that stays in use is not moved: the error names the node and the mount IDs,
 // its users go on, and it can be mounted by others again (A5, I11).
 func TestI11MoveInUse(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.mounts("db", "web-1234567890abcdef")
@@ -144,6 +145,7 @@ func (h *host) dies(act string, n int) (gone <-chan struct{}) {
 // A mount on another node has the volume follow: any number of them at once are one
 // move.
 func TestMountElsewhere(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "old")
@@ -229,6 +231,7 @@ func TestMoveWithTheHomeAway(t *testing.T) {
 // A cancelled move leaves its home as it was, whatever it has come to, and a later one
 // goes through.
 func TestMoveCancelled(t *testing.T) {
+	t.Parallel()
 	for act, epoch := range map[string]uint64{"receive": 1, "recall": 1, "promote": 2} {
 		t.Run(act, func(t *testing.T) {
 			f := newFlock(t, "loop", "loop")
@@ -350,6 +353,7 @@ func TestExpectedOfACopy(t *testing.T) {
 // for it, is not given up: somebody may write there, and what was written may not be in the
 // pool yet.
 func TestMoveOfWhatIsMountedElsewhere(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	elsewhere := t.TempDir()

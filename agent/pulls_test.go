@@ -12,6 +12,7 @@ import (
 // What a move brought in vain is kept for another try, is named by doctor, and goes when
 // its time is over; never while a move may need it, nor what has its home here.
 func TestBroughtInVain(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.mounts("db", "user")
@@ -63,6 +64,7 @@ func TestBroughtInVain(t *testing.T) {
 
 // What a move brought in vain goes with the volume.
 func TestBroughtInVainOfDeleted(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.mounts("db", "user")

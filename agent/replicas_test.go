@@ -47,6 +47,7 @@ func (f *flock) hasSince(h *host, volume string, written time.Time) bool {
 // A replica follows what is written, catches up after its node was away, costs its home no
 // snapshot while nothing is written, and is what a volume goes on from without its home.
 func TestReplica(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.may = "wants replicas on more nodes" // once its home was overtaken
 	d := f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
@@ -111,6 +112,7 @@ func TestReplica(t *testing.T) {
 
 // A volume moves to its replica and leaves one behind, which is kept fresh from there.
 func TestReplicaOfWhatMoved(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB", "profile": "safe"})
 	f.a.writes("db", "token", "one")
@@ -162,6 +164,7 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 // A replica that has what the volume went on without keeps that, as what was overtaken:
 // neither a refresh nor a move nor control drops it before a person does (I3).
 func TestI3ReplicaAhead(t *testing.T) {
+	t.Parallel()
 	for _, condemned := range []bool{false, true} {
 		t.Run(fmt.Sprint("condemned ", condemned), func(t *testing.T) { replicaAhead(t, condemned) })
 	}

@@ -45,6 +45,7 @@ func (p stuckPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, er
 // The disk of one pool hangs. After a session that lapsed what lies in the other pools is
 // confirmed, and mounted, all the same.
 func TestOnePoolHangs(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	s := stuck{gate: make(chan chan struct{}, 1), entered: make(chan struct{}, 1)}

@@ -57,6 +57,7 @@ func (h *host) switchedOff() {
 // A mount on another node of a volume whose home is lost comes up from the copy there, with
 // what was in that, once the home surely writes no more.
 func TestFailoverAtAMount(t *testing.T) {
+	t.Parallel()
 	const session = 2 * time.Second
 	f := newBounded(t, session)
 	d := f.auto("db@auto", "kept")
@@ -81,6 +82,7 @@ func TestFailoverAtAMount(t *testing.T) {
 // A holder that goes on by promises is not overtaken, and the mount elsewhere says who it is;
 // once it asks no more, the volume goes on.
 func TestI1NoFailoverPastAPromise(t *testing.T) {
+	t.Parallel()
 	const session = 2 * time.Second
 	f := newBounded(t, session)
 	d := f.auto("db@auto", "kept")
@@ -120,6 +122,7 @@ func TestI1NoFailoverPastAPromise(t *testing.T) {
 // An agent that was just started opens nothing for as long as one before it may have
 // promised not to.
 func TestI1NoFailoverAfterAStart(t *testing.T) {
+	t.Parallel()
 	const session = 3 * time.Second
 	f := newBounded(t, session)
 	f.auto("db@auto", "kept")
@@ -140,7 +143,8 @@ func TestI1NoFailoverAfterAStart(t *testing.T) {
 // The fence command of a profile runs where the copy is, before it takes over, with the name
 // of the home; one that fails leaves everything as it is.
 func TestFenceCommand(t *testing.T) {
-	f := newBounded(t, time.Second)
+	t.Parallel()
+	f := newBounded(t, 3*time.Second)
 	var works atomic.Bool
 	c := &run.Recorder{Next: run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
 		if !works.Load() {
