@@ -3,6 +3,7 @@ package sim_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -50,9 +51,10 @@ func newBed(t testing.TB, servers, controls int) *bed {
 	return b
 }
 
+// freeAddress is of a host of its own: what is free on 127.0.0.1 another test may be given first.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -73,10 +74,11 @@ func (l *lab) options(name string) Options {
 	}
 }
 
-// listener is an address that nobody else listens on.
+// listener is an address that nobody else listens on: of a host of its own, as what is free on
+// 127.0.0.1 any other test may have been given by the time that it is listened on.
 func listener(t *testing.T) *config.Listen {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
 	if err != nil {
 		t.Fatal(err)
 	}
