@@ -22,6 +22,7 @@ import (
 // Wherever the home of a volume goes, to a node with a copy or without, once or again while
 // a replica is away: the next refresh of each replica sends what changed, and not all.
 func TestReplicaAfterMove(t *testing.T) {
+	t.Parallel()
 	for name, move := range map[string]func(f *flock, b, c, d *host){
 		"to a node without a copy": func(f *flock, _, _, d *host) { f.moves("db", d) },
 		"to a replica":             func(f *flock, _, c, _ *host) { f.moves("db", c) },
@@ -188,6 +189,7 @@ func TestTakenFor(t *testing.T) {
 
 // What all replicas have the home keeps until all have the next one.
 func TestHomeKeepsWhatReplicasShare(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.may = "wants replicas on more nodes"
 	c := f.host("host-c", "loop")
@@ -307,6 +309,7 @@ func (h shelf) keeps(s dataset.Snapshot) bool {
 // A home keeps what a copy rests on that has a newer snapshot than any that came here with a
 // move, and what a move under way brings to the next home: the copy keeps it as long.
 func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.may = "wants replicas on more nodes" // once the replica is stopped
 	c := f.host("host-c", "loop")

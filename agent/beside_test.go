@@ -70,6 +70,7 @@ func (h *host) hasOnly(id uuid.UUID) bool {
 // I3: what comes file by file comes beside the copy that it replaces. A move that does not come
 // to its end leaves the copy as it was, and nothing else.
 func TestI3FilesComeBesideTheCopy(t *testing.T) {
+	t.Parallel()
 	for _, pools := range [][2]string{{"loop", "dir"}, {"dir", "loop"}} {
 		t.Run("to "+pools[0], func(t *testing.T) {
 			f := newFlock(t, pools[0], pools[1])

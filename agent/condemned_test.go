@@ -71,6 +71,7 @@ func TestCondemnedNoMore(t *testing.T) {
 // home has lost the volume meanwhile it is a replica again; with control away it stays; and
 // it goes once the home is well.
 func TestCondemnedCopyIsAskedAbout(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db@safe", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "one")

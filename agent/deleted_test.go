@@ -15,6 +15,7 @@ import (
 // A home that comes back finds that its volume was deleted without it: it leaves who uses it
 // alone, opens it for nobody new, and has all of it when somebody brings it back.
 func TestDeletedWithoutTheHome(t *testing.T) {
+	t.Parallel()
 	f := newBounded(t, time.Second)
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")

@@ -96,6 +96,7 @@ func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.E
 // What is mounted stays with the guard, though its fence takes too long by now: it is fenced
 // by another policy, or held for less long.
 func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
 	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, by: time.Hour}
@@ -135,6 +136,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 // What is open, and the guard did not know, is held for as much less long as its fence is too
 // slow, from its first deadline on.
 func TestI1SlowFenceFromTheFirst(t *testing.T) {
+	t.Parallel()
 	const over = boundSession / 5
 	g := newGuarded(t)
 	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, slow: []guard.Policy{guard.PolicyKill}, by: fenceMost(boundSession) + over}

@@ -244,6 +244,10 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.bounds.mu.Lock()
 	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
 	f.a.bounds.mu.Unlock()
+	unlock, err := f.a.locks.lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
+	if err != nil {
+		t.Fatal(err)
+	}
 	says.say(d.ID, guard.StateFencing)
 	if err := f.a.limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
 		t.Errorf("fencing: %v", err)
@@ -255,6 +259,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Error(err)
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
+	unlock()
 	f.a.bounds.disarm(d.ID)
 	f.a.cache.apply(d, 0)
 	f.a.unmounts("db", "one")

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"flag"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +22,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(alone{m}) }
 // a namespace that the tests of another package make meanwhile for a container's use.
 type alone struct{ *testing.M }
 
-func (a alone) Run() int { return scratch.Main(a.M) }
+func (a alone) Run() int {
+	// Most of these tests wait for leases, promises and sessions, and four seldom have anything to do at once.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
+	return scratch.Main(a.M)
+}
 
 // link is the way to control, which a test can cut.
 type link struct {

@@ -31,6 +31,7 @@ func (h *host) lists() (names []string) {
 // others as well, each once and in the spelling that is used here; and what is its own alone
 // while control is away.
 func TestListOfTheCluster(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "dir", "dir")
 	f.a.volume("far@plain", nil)
 	f.a.volume("used@plain", nil)

@@ -22,6 +22,7 @@ import (
 // A volume that nobody uses moves, and back: with what was written, with its snapshots,
 // at a new epoch each time, and what the home that it left keeps is no head.
 func TestMoveIdle(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")
@@ -68,6 +69,7 @@ func TestMoveIdle(t *testing.T) {
 // The snapshot that was copied while a volume might have been in use is the last one, when
 // nothing was written since; otherwise there is another.
 func TestMoveTakesNoSnapshotTwice(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")
@@ -238,6 +240,7 @@ func TestMoveEndsWhereItsHomeHangs(t *testing.T) {
 
 // What a host may take of its network is one limit on all that it sends and receives.
 func TestTransferRate(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	if f.a.sender.Limit != nil || f.a.puller.Limit != nil {
 		t.Error("limited, though nothing is said of it")
@@ -264,6 +267,7 @@ func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
 // What nobody uses is copied once, however much it is; of what is in use the second round
 // brings what was written during the first.
 func TestMoveOfIdleIsOneRound(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.cfg.Limits.Lease = time.Minute
 	f.a.volume("db", map[string]string{"size": "320MiB"})

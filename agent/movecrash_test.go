@@ -44,6 +44,7 @@ func TestI1MoveCutShort(t *testing.T) {
 
 // The same, where subvolumes are copied.
 func TestI1MoveOfSubvolumesCutShort(t *testing.T) {
+	t.Parallel()
 	long.Only(t)
 	f := newFlock(t, "btrfs", "btrfs")
 	f.movesCutShort(f.a.volume("db", nil))
@@ -51,6 +52,7 @@ func TestI1MoveOfSubvolumesCutShort(t *testing.T) {
 
 // The same, where nothing is copied.
 func TestI1MoveOnAShareCutShort(t *testing.T) {
+	t.Parallel()
 	long.Only(t)
 	f := newFlock(t, "nfs", "nfs")
 	f.movesCutShort(f.a.volume("db", nil))

@@ -22,6 +22,7 @@ import (
 // what it had as a superseded snapshot until a person discards it: nothing is merged, and
 // nothing dropped.
 func TestForcedMove(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "before")
@@ -88,6 +89,7 @@ func TestForcedMove(t *testing.T) {
 // Between pools of unlike kinds the files go one by one: with owners, modes, links and
 // holes as they were. There and back.
 func TestMoveFiles(t *testing.T) {
+	t.Parallel()
 	for _, pools := range [][2]string{{"dir", "loop"}, {"dir", "dir"}, {"loop", "dir"}} {
 		t.Run(pools[0]+" to "+pools[1], func(t *testing.T) {
 			f := newFlock(t, pools[0], pools[1])
@@ -183,6 +185,7 @@ func TestPeersMayHave(t *testing.T) {
 // A head that is not what was given up, whatever wrote to it, is kept and not dropped,
 // and its copy does not go by itself.
 func TestI3LeftHeadDiffers(t *testing.T) {
+	t.Parallel()
 	for _, to := range []string{"loop", "dir"} {
 		t.Run("to "+to, func(t *testing.T) {
 			f := newFlock(t, "loop", to)

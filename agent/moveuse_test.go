@@ -56,6 +56,7 @@ func TestI11MoveInUse(t *testing.T) {
 
 // Who stops the containers while a move waits has it go through (A5).
 func TestMoveGoesOnWithTheLastUnmount(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.cfg.Limits.Lease, f.b.cfg.Limits.Lease = time.Minute, time.Minute
 	f.b.again()
@@ -91,6 +92,7 @@ func TestMoveGoesOnWithTheLastUnmount(t *testing.T) {
 // What was given up is opened nowhere until the move has ended: not with control away,
 // and not after a restart.
 func TestI1GivenUpIsGivenUp(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "old")
@@ -178,6 +180,7 @@ func TestMountElsewhere(t *testing.T) {
 // A profile that lets a volume follow nobody, or not so far, has the command in its
 // refusal; nothing moves.
 func TestFollowAsTheProfileSays(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	for name, want := range map[string]string{"never": "lets it follow nobody", "hurry": "more than its profile lets it follow within 1ns"} {
 		f.a.volume(name+"@"+name, map[string]string{"size": "320MiB"})
@@ -196,6 +199,7 @@ func TestFollowAsTheProfileSays(t *testing.T) {
 // A mount that would wait too long says which operation goes on; asked again it finds
 // that done (I8).
 func TestI8MountWhileItMoves(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.b.cfg.Limits.Follow, f.b.cfg.Limits.Lease = 50*time.Millisecond, time.Minute
 	f.b.again()
@@ -213,6 +217,7 @@ func TestI8MountWhileItMoves(t *testing.T) {
 
 // A home that is away has the way out in the error (A6).
 func TestMoveWithTheHomeAway(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.wires.setCut(true)
@@ -281,6 +286,7 @@ func TestMoveCancelled(t *testing.T) {
 // A volume leaves a pool that has no room for snapshots any more: that is how to make
 // room there.
 func TestMoveFromAFullPool(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "old")
@@ -307,6 +313,7 @@ func TestMoveFromAFullPool(t *testing.T) {
 
 // What is asked of a node that is not the home is done by the home.
 func TestAskedElsewhere(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	if err := f.b.Create(t.Context(), "db", nil); err != nil {
@@ -330,6 +337,7 @@ func TestAskedElsewhere(t *testing.T) {
 
 // How long a move takes is expected from what the target lacks, where it has a copy.
 func TestExpectedOfACopy(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))

@@ -41,6 +41,7 @@ func (h *host) asks(other *host, epochs ...promise.Epoch) promise.Answer {
 // A node with a copy promises to the home that it knows, for the time of a session, and to
 // nobody else; one that is about to open the next epoch promises nothing.
 func TestPromises(t *testing.T) {
+	t.Parallel()
 	const session = time.Second
 	f := newBounded(t, session)
 	d := f.a.volume("db@safe", nil)

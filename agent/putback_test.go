@@ -117,6 +117,7 @@ func (f *flock) keepsNewer(d dataset.Dataset, has dataset.Copy, want error) {
 // A replica that is refreshed before a heartbeat looked keeps what is newer than the disk that
 // was put back to its home.
 func TestReplicaOfWhatWasPutBackKeepsTheNewer(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d, has, putBack := f.ahead()
 	putBack()
@@ -139,6 +140,7 @@ func (u unregistered) Register(ctx context.Context, r api.Registration) error {
 // A host that was put back, its own record with it, starts with control away from it alone: it
 // mounts what is its own, and gives other nodes nothing before control has said what it was.
 func TestReplicaOfAHostThatWasPutBackKeepsTheNewer(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d, has, putBack := f.ahead()
 	f.a.down()

@@ -131,6 +131,7 @@ func TestReplicaOfWhatMoved(t *testing.T) {
 // A home keeps what the next difference to a node rests on, for as long as that node says
 // so, whatever control has heard of it: a node whose pulls fail does not begin anew.
 func TestHomeKeepsWhatThePeerHas(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	ctx := context.WithValue(t.Context(), askerKey{}, f.b.Node())
@@ -255,6 +256,7 @@ func (h *host) holds(d dataset.Dataset, snapshot uuid.UUID, file string) string 
 // A volume that goes on from a replica does not wait for a refresh of it, whose home may
 // have stopped in the middle.
 func TestPromotionEndsARefresh(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	f.may = "wants replicas on more nodes"
 	f.a.volume("db@safe", map[string]string{"size": "320MiB"})
@@ -298,6 +300,7 @@ func (l lenient) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 
 // A copy that is to go is not destroyed under a move that goes on from it.
 func TestCopyStaysUnderAMove(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.moves("db", f.b)

@@ -26,6 +26,7 @@ func (f *flock) rewrites(volume string) dataset.Operation {
 
 // What nobody uses is written anew, and what somebody uses is not.
 func TestRewrite(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "dir")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "one")

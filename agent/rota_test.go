@@ -36,6 +36,7 @@ func TestRota(t *testing.T) {
 // The home of a volume that nobody uses looks whether it is still there, and tells control:
 // otherwise what else there is of it would go as it is thought to be well.
 func TestI3IdleVolumeIsLookedAt(t *testing.T) {
+	t.Parallel()
 	for backend, head := range map[string]string{"loop": "head.img", "dir": ""} {
 		t.Run(backend, func(t *testing.T) {
 			f := newFlock(t, backend, backend)

@@ -26,6 +26,7 @@ func anywhere(string) (string, error) { return "", nil }
 // A move between pools of one share copies nothing: what was written is there, with its
 // snapshots, in the same files, and the old home has nothing of it any more.
 func TestMoveOnAShare(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")
@@ -69,6 +70,7 @@ func TestMoveOnAShare(t *testing.T) {
 // A mount on another host has it follow, however little the profile lets it take; in use it
 // does not, and who uses it goes on.
 func TestFollowOnAShare(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	f.a.cfg.Limits.Lease = time.Second
 	f.a.again()
@@ -93,6 +95,7 @@ func TestFollowOnAShare(t *testing.T) {
 // A home that was passed over by a person's word finds nothing to mount, nor takes it back:
 // neither while control is away, nor after.
 func TestPassedOverOnAShare(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")
@@ -128,6 +131,7 @@ func TestPassedOverOnAShare(t *testing.T) {
 // A host that stands in for one that is gone, with the folder of that, does not take a volume
 // from there to there, whatever it is asked: all of it would go.
 func TestI1TakeFromTheOwnPool(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")
@@ -146,6 +150,7 @@ func TestI1TakeFromTheOwnPool(t *testing.T) {
 // What a crash left of a volume that went on at another node, which has not taken it yet, is
 // not taken for one that was never acknowledged.
 func TestNotTakenYetIsKept(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")
@@ -171,6 +176,7 @@ func TestNotTakenYetIsKept(t *testing.T) {
 // there is of it: nothing destroys it, be the volume in the trash or control away, and doctor says
 // to destroy nothing.
 func TestNotTakenYetIsNotCollected(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	control := &deaf{Service: f.a.cfg.Control}
 	f.a.cfg.Control = control
@@ -277,6 +283,7 @@ func TestMoveToACopyOfAShare(t *testing.T) {
 // A pool on another share than it was made on is offline, and nothing is done in it, until its
 // share is back.
 func TestShareThatWasExchanged(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "nfs", "nfs")
 	f.a.volume("db", nil)
 	f.a.writes("db", "token", "kept")

@@ -95,6 +95,7 @@ func (f *flock) nothingShown(k api.KeptCopy, what string) {
 // What was overtaken can be looked at, read-only, before it is discarded, through restarts
 // and reboots of its node, and until somebody says that it is enough.
 func TestShown(t *testing.T) {
+	t.Parallel()
 	f, d := newOvertaken(t)
 	f.shows(true)
 	path := f.looksAt()
@@ -162,6 +163,7 @@ func TestShown(t *testing.T) {
 
 // What cannot be mounted yet is told, with the reason, and done once it can.
 func TestShownWhileInUse(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.moves("db", f.b)
@@ -184,6 +186,7 @@ func TestShownWhileInUse(t *testing.T) {
 
 // A volume that is purged takes with it what somebody looks at.
 func TestShownIsPurged(t *testing.T) {
+	t.Parallel()
 	f, d := newOvertaken(t)
 	f.shows(true)
 	path, k := f.looksAt(), f.kept()
@@ -203,6 +206,7 @@ func TestShownIsPurged(t *testing.T) {
 // A head of which a power cut left the last in its filesystem's log alone can be looked at
 // as well.
 func TestShownAfterAPowerCut(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	path := f.a.mounts("db", "user")
@@ -232,6 +236,7 @@ func TestShownAfterAPowerCut(t *testing.T) {
 
 // A pool that keeps no copies has the head as it lies, and shows that.
 func TestShownAsItLies(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, "dir", "dir")
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "lost")
@@ -264,6 +269,7 @@ func TestShownAsItLies(t *testing.T) {
 // The agent dies at every act of a look, and of its end, before it and after. Started again
 // it comes to what is wanted, and leaves nothing else.
 func TestShownCutShort(t *testing.T) {
+	t.Parallel()
 	f, _ := newOvertaken(t)
 	for _, yes := range []bool{true, false} {
 		for _, late := range []bool{false, true} {
@@ -312,6 +318,7 @@ func TestShownCutShort(t *testing.T) {
 // What stands in the way of a look is on record once for each kind of failure, also where the
 // words differ each time that it is tried.
 func TestShownFailsInOtherWords(t *testing.T) {
+	t.Parallel()
 	f, d := newOvertaken(t)
 	f.shows(true)
 	f.looksAt()

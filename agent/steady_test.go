@@ -124,6 +124,7 @@ func (p *pair) isHeld(want bool, what string) {
 // A volume that stays in use for hours has its pool raised, and every replica told, and
 // writes nothing to the store; that hears of the first raise after a mount, and at a start.
 func TestVolumeInUseWritesNothing(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	d := p.volume("db")
 	p.uses(d)
@@ -146,6 +147,7 @@ func TestVolumeInUseWritesNothing(t *testing.T) {
 // What was told in passing is known by the memory of one replica alone, when everything else
 // was put back or started anew; when no memory is left the store's last raise decides.
 func TestPutBackIsKnownByMemory(t *testing.T) {
+	t.Parallel()
 	for what, c := range map[string]struct {
 		early  bool          // it is put back to before what the store has
 		before func(p *pair) // with the agent up
@@ -225,6 +227,7 @@ func TestPutBackIsKnownByMemory(t *testing.T) {
 
 // What a person accepts is above all that any replica has in memory.
 func TestAcceptedIsAboveMemory(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	d := p.volume("db")
 	p.uses(d)
@@ -259,6 +262,7 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 // A pool that is adopted anew on its node is held by what that knows itself, when nobody else
 // does.
 func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	d := p.volume("db")
 	p.uses(d)
