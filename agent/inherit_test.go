@@ -122,6 +122,11 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 	if _, err := g.svc.Cordon(t.Context(), g.b.Node(), api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 		t.Fatal(err)
 	}
+	// Which replicas are to go elsewhere control looks at when their volume changes: its first look at
+	// everything may be over.
+	if err := g.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
 	await(t, func() bool { now, _ := g.a.cache.dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
 	if !g.a.finds(c) {
 		t.Fatal("nobody looks where it is")
