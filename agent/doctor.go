@@ -167,10 +167,13 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		r.add(levelError, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
 		return
 	}
+	tight := st.Size > 0 && st.Free*5 < st.Size
 	switch {
+	case st.Reason != "" && !tight: // such as that its sizes do not hold: room would not mend it
+		r.add(levelError, name, "", "%s", st.Reason)
 	case st.Reason != "":
 		r.add(levelError, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
-	case st.Size > 0 && st.Free*5 < st.Size:
+	case tight:
 		r.add(levelWarning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
 	default:
 		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)

@@ -243,14 +243,14 @@ func TestDoctorOnWhatAPoolLacks(t *testing.T) {
 			said = f.Level + ": " + f.Text
 		}
 	}
-	for _, want := range []string{"ok: backend dir there", "no hard size", "visit every file", "no limit of speed", "no replicas"} {
+	for _, want := range []string{"ok: backend dir there", "no hard size", "visit every file", "no limit of speed", "no encryption", "no replicas"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in %q", want, said)
 		}
 	}
 	whole := dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,
-		OwnFilesystem: true, OwnDevice: true, Delta: true,
+		OwnFilesystem: true, OwnDevice: true, Delta: true, Encryption: true,
 	}
 	if got := lacks(whole, false); len(got) > 0 {
 		t.Errorf("a pool that has all lacks %q", got)

@@ -38,6 +38,7 @@ func lacks(c dataset.Capabilities, shared bool) []string {
 		{!c.OwnFilesystem, "no filesystem of a volume's own (type, mount options, freeze)"},
 		{!c.OwnFilesystem && !c.KnowsUsed, "what a volume takes is found by a walk"},
 		{!c.OwnDevice, "no limit of speed"},
+		{!c.Encryption, "no encryption"},
 		{!c.Delta && !shared, "moves that copy all files, and no replicas"},
 		{!c.Delta && shared, "moves that copy all files to hosts without the share, and no replicas"},
 	} {

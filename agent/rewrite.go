@@ -23,7 +23,11 @@ func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (
 	}
 	r, ok := pool.(backends.Rewriter)
 	if !ok {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: there is nothing to gain: snapshots in its pool take the same time however fragmented it is", d.Volume)
+		why := "its pool keeps files, and no image that could be written anew"
+		if pool.Info().Capabilities.ConstantSnapshot {
+			why = "there is nothing to gain: snapshots in its pool take the same time however fragmented it is"
+		}
+		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: %s", d.Volume, why)
 	}
 	steps.At("rewrite.begin")
 	jb.step("writing it anew")

@@ -116,6 +116,21 @@ func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { 
 
 func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 
+// What is wrong with a pool that has room is said as it is: it takes in what is new, and room would
+// not mend it.
+func TestDoctorAsksForNoRoomInVain(t *testing.T) {
+	const why = "quotas were none and are full now: restart drover"
+	r := newRig(t)
+	op, _ := r.pools.byName("default")
+	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
+	r.pools.change(op.ID, func(op *openPool) {
+		op.backend, op.rec.Path, op.rec.Image = &weighty{Pool: op.backend, status: st}, "/disk/pool", 0
+	})
+	if f := r.finding("pool default"); f.Level != levelError || f.Mend != "" || f.Text != why {
+		t.Errorf("%+v", f)
+	}
+}
+
 // The advice about a full pool says what its trash would give, and names the largest
 // volumes where that is too little; doctor's and the refusal's are the same.
 func TestFullPoolAdvice(t *testing.T) {

@@ -232,7 +232,7 @@ func (img *poolImage) room() error {
 		return err
 	}
 	if err := hostRoom(img.file, lack); err != nil {
-		return fmt.Errorf("the pool's image %s is not fully allocated: %w (free space there, then restart)", img.file, err)
+		return fmt.Errorf("the pool's image %s is not fully allocated, and creates are refused: %w (free space there, then restart drover)", img.file, err)
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (b *Backend) Available(context.Context) error {
 	}
 	_ = f.Close()
 	if have, missing := filesystems(); len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend loop: no filesystem for the images: %w", errors.Join(missing...))
+		return dataset.Errorf(dataset.ErrUnsupported, "backend loop: no filesystem for the images: %s", dataset.OneLine(errors.Join(missing...)))
 	}
 	return nil
 }
@@ -213,7 +213,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 func (p *Pool) describe() error {
 	have, missing := filesystems()
 	if len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the images: %w", errors.Join(missing...))
+		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the images: %s", dataset.OneLine(errors.Join(missing...)))
 	}
 	offline, err := offlineGrow(have)
 	if err != nil {

@@ -43,7 +43,9 @@ func newPoolInspectCmd(a *app) *cobra.Command {
 func poolForm(p api.Pool) *show.Form {
 	f := &show.Form{}
 	f.Add("Pool", p.Name)
-	f.Add("ID", p.ID.String())
+	if p.ID != uuid.Nil { // one that could not be made
+		f.Add("ID", p.ID.String())
+	}
 	f.Add("Node", p.NodeName)
 	f.Add("Backend", p.Backend)
 	f.Add("Path", p.Path)
@@ -67,9 +69,10 @@ func poolForm(p api.Pool) *show.Form {
 			f.Add("Unknown", fmt.Sprintf("%d that the store does not know (drover doctor)", st.Unknown))
 		}
 	}
-	can, cannot := abilities(p.Capabilities)
-	f.Add("Can", can...)
-	f.Add("Cannot", cannot...)
+	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // otherwise nobody has asked it yet
+		f.Add("Can", can...)
+		f.Add("Cannot", cannot...)
+	}
 	f.Add("Filesystems", p.Capabilities.Filesystems...)
 	return f
 }
@@ -106,6 +109,7 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		{c.Shrink, "make a volume smaller"},
 		{c.OwnFilesystem, "give each volume a filesystem of its own"},
 		{c.Limits != "", speed(c)},
+		{c.Encryption, "encrypt a volume"},
 		{c.Delta, "send what changed between two snapshots"},
 		{c.ManyHosts, "have a volume mounted on several hosts at once"},
 	} {
