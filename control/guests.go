@@ -259,9 +259,14 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its containers there or, once it is off for good: drover node fence %s --confirmed", n.Name, strings.Join(names, ", "), n.Name)
 }
 
-// clearGuest ends the stays of a node that was removed.
+// clearGuest ends the stays of a node that was removed, once a person vouches that it writes no
+// more: what it has mounted it has mounted still.
 func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
-	ids, err := newTx(ctx, s.store).stays(node, nil)
+	t := newTx(ctx, s.store)
+	if vouched, err := t.get(fencedKey(node), &fenced{}); err != nil || !vouched {
+		return err
+	}
+	ids, err := t.stays(node, nil)
 	for _, id := range ids {
 		if err != nil {
 			break

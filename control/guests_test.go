@@ -253,7 +253,7 @@ func TestGuestsWithoutTheHome(t *testing.T) {
 }
 
 // A guest that is lost is in the way until a person vouches that it writes no more, or it is
-// back; and it goes with its node.
+// back; and it goes with its node then, not before.
 func TestLostGuest(t *testing.T) {
 	x := newShared(t, 1)
 	e := x.env(x.list[0])
@@ -274,9 +274,21 @@ func TestLostGuest(t *testing.T) {
 	x.dies(c)
 	_, err = e.RemoveNode(e.ctx, "gamma", false)
 	refused(t, err, dataset.ErrInUse, "node gamma uses db", "drover node fence gamma --confirmed")
-	if _, err := e.RemoveNode(e.ctx, "gamma", true); err != nil {
+	// Its certificate alone goes by force: what it has mounted it may write to.
+	if out, err := e.RemoveNode(e.ctx, "gamma", true); err != nil || out.Removed.IsZero() {
+		t.Fatal(out, err)
+	}
+	l.a.planned(rm, dataset.ErrInUse, "in use on gamma (which is away", "drover node fence gamma --confirmed")
+	_, err = l.a.stay(d, uuid.New())
+	refused(t, err, dataset.ErrInUse, "in use on gamma")
+	if _, err := e.Fence(e.ctx, c.id, api.Fenced{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := e.RemoveNode(e.ctx, "gamma", false); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.RemoveNode(e.ctx, "gamma", false)
+	refused(t, err, dataset.ErrInvalid, "unknown node")
 	if v := e.volume("db"); len(v.Visits) != 1 || !v.Visits[0].Fenced || !v.Visits[0].Away {
 		t.Errorf("people see %+v", v.Visits)
 	}

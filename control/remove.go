@@ -20,8 +20,9 @@ const shownHomes = 5
 // that it kept are forgotten, and so is the node. While datasets have their home there it
 // fails with ErrInUse; with force only what its certificate is worth changes then, and the
 // node stays on record, removed and cordoned, until they have another home and it is
-// removed again. So it does while it keeps what nobody else has, which force forgets: the
-// answer and events say what. Again: goes on where it was. ErrInvalid for an unknown node,
+// removed again; so it does while it may have datasets mounted as a guest, until a person vouches
+// that it writes no more. While it keeps what nobody else has it fails so too, and force forgets
+// that: the answer and events say what. Again: goes on where it was. ErrInvalid for an unknown node,
 // ErrAmbiguous.
 func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
@@ -80,13 +81,19 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	if len(homes) > 0 {
 		return false, homesLeft(n, homes) // the last one came while it was removed
 	}
-	for _, prefix := range []string{nodeCopies(n.ID), guestPrefix(n.ID)} {
-		some, err := t.list(prefix, "", 1)
-		if err != nil || len(some) > 0 {
-			return len(some) > 0, err
-		}
+	copies, err := t.list(nodeCopies(n.ID), "", 1)
+	if err != nil || len(copies) > 0 {
+		return len(copies) > 0, err
 	}
-	return false, t.dropNode(n.ID)
+	guests, err := t.stays(n.ID, nil)
+	if err != nil {
+		return false, err
+	}
+	if len(guests) == 0 {
+		return false, t.dropNode(n.ID)
+	}
+	vouched, err := t.get(fencedKey(n.ID), &fenced{})
+	return vouched, err // otherwise it may write to what it has mounted, and says so to nobody
 }
 
 // banish makes a node's certificate worth nothing.

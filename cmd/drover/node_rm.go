@@ -20,9 +20,10 @@ a volume whose home is away or cannot open it.
 With --force the certificate is worth nothing although volumes have their home
 there, for a host that somebody else may have. The node stays on record until
 they have another home (drover volume move --force --fenced), and is removed by
-saying this again. Containers that run there are not stopped by it. What it
-kept is forgotten: the command says what nobody else has, and it lies in its
-pools.`,
+saying this again. Containers that run there are not stopped by it: volumes that
+it uses and whose home is elsewhere (access: many) count as in use there until
+drover node fence says that it is off. What it kept is forgotten: the command
+says what nobody else has, and it lies in its pools.`,
 		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also while volumes have their home there, or it keeps what nobody else has")

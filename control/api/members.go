@@ -26,7 +26,8 @@ type Members interface {
 	// RemoveNode lets a node, by name or a prefix of its UUID, go for good. ErrInUse
 	// while datasets have their home there, or it keeps what nobody else has; with force
 	// its certificate is worth nothing from then on, what it keeps is forgotten, and it
-	// stays on record until they have another home.
+	// stays on record until they have another home, and while it may have volumes mounted of
+	// which others are the home, until a person vouches that it writes no more.
 	RemoveNode(ctx context.Context, ref string, force bool) (Removed, error)
 	// RevokeOperator makes every certificate of that name worth nothing that was made
 	// so far, or within ten minutes, by which clocks may differ.
