@@ -102,6 +102,10 @@ func chosen(only, run string) []Entry {
 		case only != "" && e.Package != only, only == "" && (e.Long && !all() || e.Longest && !long.Enabled()):
 			continue
 		}
+		if i := slices.IndexFunc(entries, func(o Entry) bool { return run != "" && o.Package == e.Package }); i >= 0 {
+			entries[i].with(e) // once is enough
+			continue
+		}
 		if run != "" {
 			e.Run, e.Skip = run, ""
 		}
@@ -110,6 +114,12 @@ func chosen(only, run string) []Entry {
 	// What takes longest comes first, so that no machine has it left when the other is done.
 	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(b.within(), a.within()) })
 	return entries
+}
+
+// with has an entry find what another one of its package does.
+func (e *Entry) with(o Entry) {
+	e.Layer, e.Within = cmp.Or(e.Layer, o.Layer), max(e.within(), o.within())
+	e.Modules, e.Disks = slices.Concat(e.Modules, o.Modules), slices.Concat(e.Disks, o.Disks)
 }
 
 // tellsHowCommandsEnd is what all else hangs on.

@@ -3,6 +3,7 @@ package lab
 import (
 	"slices"
 	"testing"
+	"time"
 )
 
 // A longer form has all that a shorter one has, `make lab` each package, and only `make lab-long`
@@ -34,5 +35,13 @@ func TestForms(t *testing.T) {
 	}
 	if len(before) != len(Table()) {
 		t.Errorf("the longest form runs %d entries of %d", len(before), len(Table()))
+	}
+}
+
+// A test that is asked for runs once, with what any entry of its package has.
+func TestOneOfThem(t *testing.T) {
+	one := chosen("backends/loop", "^TestC1Encrypted$")
+	if len(one) != 1 || one[0].Run != "^TestC1Encrypted$" || !slices.Contains(one[0].Modules, "dm-crypt") || one[0].Within < 20*time.Minute {
+		t.Errorf("%+v", one)
 	}
 }
