@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -28,10 +29,12 @@ func TestImageOfOthersIsLeftAlone(t *testing.T) {
 	before, sum := blocks(t, image), checksum(t, image)
 	b, _ := newBackend()
 	f, mnt := &fixture{T: t}, filepath.Join(t.TempDir(), "mnt")
-	_, err := b.Open(t.Context(), backends.Config{Name: "test", Path: image, Image: dataset.GiB, Mount: mnt, Make: true})
-	f.isKind(err, dataset.ErrExists)
-	if e := f.mountedAt(mnt); e != nil {
-		t.Errorf("left mounted: %+v", e)
+	for _, id := range []uuid.UUID{uuid.Nil, uuid.New()} { // of drover.yaml, and of drover pool create
+		_, err := b.Open(t.Context(), backends.Config{ID: id, Name: "test", Path: image, Image: dataset.GiB, Mount: mnt, Make: true})
+		f.isKind(err, dataset.ErrExists)
+		if e := f.mountedAt(mnt); e != nil {
+			t.Errorf("left mounted: %+v", e)
+		}
 	}
 	if after := blocks(t, image); after != before {
 		t.Errorf("%d bytes were allocated, now %d", before, after)
@@ -45,10 +48,12 @@ func TestImageInUseIsLeftAlone(t *testing.T) {
 	image := scratch.Image(t, xfs, int64(dataset.GiB))
 	scratch.MountImage(t, xfs, image)
 	b, _ := newBackend()
-	_, err := b.Open(t.Context(), backends.Config{
-		Name: "test", Path: image, Image: dataset.GiB, Mount: filepath.Join(t.TempDir(), "mnt"), Make: true,
-	})
-	(&fixture{T: t}).isKind(err, dataset.ErrInUse)
+	for _, id := range []uuid.UUID{uuid.Nil, uuid.New()} {
+		_, err := b.Open(t.Context(), backends.Config{
+			ID: id, Name: "test", Path: image, Image: dataset.GiB, Mount: filepath.Join(t.TempDir(), "mnt"), Make: true,
+		})
+		(&fixture{T: t}).isKind(err, dataset.ErrInUse)
+	}
 }
 
 func checksum(t *testing.T, path string) []byte {

@@ -56,7 +56,7 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 	if content != fsctl.HoldsXFS {
 		return nil, dataset.Errorf(dataset.ErrExists, "%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
 	}
-	if fi != nil && cfg.ID == uuid.Nil {
+	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // it may be anybody's
 		if err := img.peek(ctx); err != nil {
 			return nil, err
 		}
@@ -79,8 +79,11 @@ func (img *poolImage) peek(ctx context.Context) error {
 	}
 	defer dev.Close()
 	dir, err := mount.Detached(mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"norecovery", "nouuid"}, ReadOnly: true})
-	if errors.Is(err, unix.EBUSY) {
+	switch {
+	case errors.Is(err, unix.EBUSY):
 		err = dataset.Errorf(dataset.ErrInUse, "%s is mounted elsewhere on this host: %w", img.file, err)
+	case errors.Is(err, unix.ENOSYS):
+		err = dataset.Errorf(dataset.ErrExists, "%s holds an XFS of smaller sectors than a pool's, and was left as it is (give a new file): %w", img.file, err)
 	}
 	if err != nil {
 		return err
