@@ -26,6 +26,7 @@ type growing struct {
 	still func() bool
 	did   []string
 	sizes []dataset.Size
+	has   dataset.Size // of what there is of the clone; 0: nothing
 	fails error
 }
 
@@ -38,11 +39,17 @@ func (p *growing) note(what string, size dataset.Size) {
 
 func (p *growing) Clone(_ context.Context, d dataset.Dataset, _ dataset.Source, _ backends.Progress) (dataset.Size, error) {
 	p.note("clone", d.Size)
-	return max(d.Size, 1<<30), nil
+	if p.has == 0 {
+		p.has = max(d.Size, 1<<30)
+	}
+	return p.has, nil
 }
 
 func (p *growing) Resize(_ context.Context, _ uuid.UUID, size dataset.Size, _ *os.File) error {
 	p.note("grow", size)
+	if p.fails == nil {
+		p.has = size
+	}
 	return p.fails
 }
 
@@ -90,19 +97,22 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		return err != nil
 	}
 	for _, c := range []struct {
+		has   dataset.Size // by a try that was cut short before the source grew
 		size  dataset.Size
 		plain bool
 		fails error
 		did   []string
 		sizes []dataset.Size
 	}{
-		{2 << 30, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
-		{2 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
-		{2 << 30, false, errors.New("full"), []string{"clone while writers wait", "grow", "delete"}, []dataset.Size{0, 2 << 30, 0}},
-		{0, false, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
-		{1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
+		{0, 2 << 30, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
+		{0, 2 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
+		{0, 2 << 30, false, errors.New("full"), []string{"clone while writers wait", "grow", "delete"}, []dataset.Size{0, 2 << 30, 0}},
+		{0, 0, false, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
+		{0, 1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
+		{1 << 29, 1 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 30, 1 << 30, 1 << 30}},
+		{1 << 29, 1 << 30, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 30, 1 << 30, 1 << 30}},
 	} {
-		p := &growing{Pool: k.pool(), still: still, fails: c.fails}
+		p := &growing{Pool: k.pool(), still: still, has: c.has, fails: c.fails}
 		made := dataset.Dataset{ID: uuid.New(), Volume: "copy", Size: c.size, Encryption: src.Encryption}
 		if c.plain {
 			made.Encryption = nil

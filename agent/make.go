@@ -138,6 +138,10 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 	}
 	jb.step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.moved)
+	// An earlier try that was cut short has made it, and its source was smaller then.
+	if r, can := pool.(backends.Resizer); can && 0 < size && size < made.Size {
+		later = r
+	}
 	if later == nil {
 		op.Dataset.Size = size
 	}
