@@ -253,7 +253,7 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 	if len(astray) == 0 && known {
 		return nil
 	}
-	if fencing, err := k.isFencing(e.id); err != nil || fencing {
+	if fencing, err := k.isFencing(e.id, k.askGuard); err != nil || fencing {
 		return err
 	}
 	d, _ := k.cache.either(e.id)
@@ -324,20 +324,23 @@ func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 // the limit, which is set again once it is thawed. Its flush may last when the dataset may be
 // open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
 // again. Who does not know sets nothing.
-func (a *Agent) isFencing(id uuid.UUID) (bool, error) {
+func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := a.cache.dataset(id)
 	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
 		return true, nil
 	}
-	fenced, err := a.isFencedBy(id, func() (guard.Status, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
-		defer cancel()
-		return a.Guard.Status(ctx)
-	})
+	fenced, err := a.isFencedBy(id, asked)
 	if err != nil {
 		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
 	}
 	return fenced, err
+}
+
+// askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
+func (a *Agent) askGuard() (guard.Status, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
+	defer cancel()
+	return a.Guard.Status(ctx)
 }
 
 // binds tells whether rules on groups bind those in another.

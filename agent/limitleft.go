@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,11 +62,8 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 	if a.recovered {
 		errs = append(errs, a.sweep())
 	}
-	for _, e := range a.limits.all() {
-		e.rec.Lifted = time.Time{}
-		if a.limits.why == nil {
-			errs = append(errs, a.rule(ctx, e, e.rec))
-		}
+	if a.limits.why == nil {
+		errs = append(errs, a.imposeAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
 		a.Log.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
@@ -77,6 +75,25 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// imposeAll has all hold again what is on record, at a start. A guard that hangs is asked once for
+// all of them: so long they would wait, each.
+func (a *Agent) imposeAll(ctx context.Context) error {
+	all, told := a.limits.all(), map[string]any{}
+	for _, e := range all {
+		e.rec.Lifted = time.Time{}
+		told["limits/"+e.id.String()] = e.rec
+	}
+	if err := a.state.put(ctx, told); err != nil {
+		return err
+	}
+	asked := sync.OnceValues(a.askGuard)
+	var errs []error
+	for _, e := range all {
+		errs = append(errs, a.impose(e, asked))
+	}
+	return errors.Join(errs...)
 }
 
 // above returns the groups that rules are set on whoever uses a volume, whether or not they are

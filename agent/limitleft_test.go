@@ -322,7 +322,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	f.a.unmounts("db", "one")
 	f.a.cache.apply(held, 0)
 	f.a.down() // what it lifts it sets again as it stops
-	if fencing, err := f.a.isFencing(d.ID); fencing || err != nil {
+	if fencing, err := f.a.isFencing(d.ID, f.a.askGuard); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
 	}
 }
@@ -330,8 +330,9 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 // toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
 type toldGuard struct {
 	Guard
-	mu sync.Mutex
-	e  guard.Entry
+	mu    sync.Mutex
+	e     guard.Entry
+	asked int
 }
 
 // say has it say so; no state: it does not answer.
@@ -344,6 +345,7 @@ func (g *toldGuard) say(id uuid.UUID, state guard.State) {
 func (g *toldGuard) Status(ctx context.Context) (guard.Status, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.asked++
 	if ctx.Err() != nil {
 		return guard.Status{}, ctx.Err()
 	}

@@ -49,7 +49,7 @@ func (a *Agent) raise(d dataset.Dataset, bound time.Duration) (up lifting, err e
 	steps.At("limit.lifted")
 	if err := a.limits.clear(rec); err != nil {
 		e.lift = 0
-		return up, errors.Join(err, a.impose(e))
+		return up, errors.Join(err, a.impose(e, a.askGuard))
 	}
 	a.log(d).Debug("limit of its speed is lifted for a flush")
 	return lifting{a, e, d}, nil
@@ -114,8 +114,8 @@ func (a *Agent) lower(ctx context.Context, e *limited, now bool) error {
 	if e.over || e.lift == 0 || !now && a.Clock.Steady() < e.lift {
 		return nil
 	}
-	e.lift = 0                          // and should this fail, the keeper sees to it
-	if err := a.impose(e); err != nil { // before anything that can fail, or take its time
+	e.lift = 0                                      // and should this fail, the keeper sees to it
+	if err := a.impose(e, a.askGuard); err != nil { // before anything that can fail, or take its time
 		return err
 	}
 	rec := e.rec

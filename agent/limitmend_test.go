@@ -264,3 +264,43 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.cache.apply(d, 0)
 	f.a.unmounts("db", "one")
 }
+
+// A guard that does not answer is asked once at a start, however many volumes are limited that it
+// may have.
+func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
+	f := limitFlock(t)
+	says := &toldGuard{}
+	f.a.cfg.Guard = says
+	f.a.again()
+	for _, name := range []string{"db", "log"} {
+		d := f.a.volume(name+"@slow", nil)
+		f.a.mounts(name, "one")
+		held := d
+		held.Profile.Failover.Auto = true
+		f.a.cache.apply(held, 0)
+		unlock, err := f.a.locks.lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			f.a.cache.apply(d, 0)
+			unlock()
+			f.a.unmounts(name, "one")
+		}()
+	}
+	asked := func() (n int) {
+		says.mu.Lock()
+		defer says.mu.Unlock()
+		n, says.asked = says.asked, 0
+		return n
+	}
+	says.say(uuid.New(), "")
+	asked()
+	if err := f.a.loadLimits(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := asked(); n != 1 {
+		t.Errorf("the guard was asked %d times", n)
+	}
+	says.say(uuid.Nil, "")
+}

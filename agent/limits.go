@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -221,13 +222,13 @@ func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
 	if e.lift != 0 {
 		return nil
 	}
-	return a.impose(e)
+	return a.impose(e, a.askGuard)
 }
 
 // impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
-// once it is thawed. e.mu is held.
-func (a *Agent) impose(e *limited) error {
-	if fencing, err := a.isFencing(e.id); err != nil || fencing {
+// once it is thawed. asked is what the guard says. e.mu is held.
+func (a *Agent) impose(e *limited, asked func() (guard.Status, error)) error {
+	if fencing, err := a.isFencing(e.id, asked); err != nil || fencing {
 		return err
 	}
 	err := a.limits.set(e.rec, e.rec.Groups)
@@ -260,7 +261,7 @@ func (l *limits) clear(rec limitRecord) error {
 // unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
 // gives back then what it has lifted.
 func (a *Agent) unlimit(ctx context.Context, e *limited) error {
-	if fencing, err := a.isFencing(e.id); err != nil || fencing {
+	if fencing, err := a.isFencing(e.id, a.askGuard); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending, "its limit is taken away once it is not fenced any more"))
 	}
 	e.mu.Lock()
