@@ -47,6 +47,7 @@ package backends
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -319,7 +320,8 @@ type Copier interface {
 	//
 	// A stream that ends early wraps io.ErrUnexpectedEOF, what its reader says is
 	// wrapped as it is. ErrCorrupt: the stream is damaged, forged or another
-	// snapshot's, and what has come of it was removed. ErrConflict, and nothing
+	// snapshot's, and what has come of it was removed; when it is ErrUnfit too, all of the
+	// snapshot would do. ErrConflict, and nothing
 	// changed: From is not what has come, the stream is a difference to another
 	// base, or the dataset has a head here. ErrNotFound: the copy lacks the base.
 	// ErrNoSpace: the pool is nearly full. Progress is told bytes of the stream.
@@ -340,6 +342,9 @@ type Copier interface {
 	// pool that is nearly full. Durable when it returns. Again: nothing.
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
 }
+
+// ErrUnfit is that what is here of its base is not what a stream is a difference to.
+var ErrUnfit = errors.New("its base is not what is here of that")
 
 // Delivery is a snapshot that comes from another pool, with where it belongs.
 type Delivery struct {

@@ -238,7 +238,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
-				if restarts == maxRestarts-1 && !fixed { // what is here of its base may not be what it was
+				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) { // which then may have changed
 					step.Base = uuid.Nil
 				}
 				return true, errCut{err}

@@ -93,7 +93,10 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 		if h.Base == uuid.Nil {
 			return nil
 		}
-		_, err := f.Kept(h.Base)
+		b, err := f.Kept(h.Base)
+		if err == nil && b.Stream.Sum != "" {
+			err = fits(f, b)
+		}
 		return err
 	}
 	if err := p.dropHead(ctx, f); err != nil {

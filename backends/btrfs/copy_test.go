@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/uuid"
@@ -297,7 +299,11 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.write(twin.ID, "old")
 	f.must(f.Snapshot(t.Context(), dataset.Snapshot{ID: c.Snapshot.ID, Dataset: twin.ID}, nil))
 	f.must(p.Supersede(t.Context(), twin.ID, dataset.Snapshot{ID: uuid.New(), Dataset: twin.ID}))
-	f.fails(receive(c.Dataset, twin, c.Keep.ID, c.Snapshot.ID), dataset.ErrCorrupt, "and the base is")
+	err = receive(c.Dataset, twin, c.Keep.ID, c.Snapshot.ID)
+	f.fails(err, dataset.ErrCorrupt, "and the base is")
+	if !errors.Is(err, backends.ErrUnfit) {
+		t.Error(err)
+	}
 
 	third := dataset.Dataset{ID: uuid.New()}
 	f.must(receive(c.Dataset, c.Other, c.Snapshot.ID, uuid.Nil))
@@ -309,6 +315,38 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
 	f.must(receive(third, c.Dataset, c.Keep.ID, c.Snapshot.ID)) // and back
 	f.holds(c.Dataset.ID, c.Keep.ID, "new")
+	f.settled()
+}
+
+// What came when nobody noted as what is told by the first frame of what is a difference to it.
+func TestBaseThatNobodyNoted(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	p := inner(f.Pool)
+	f.must(f.Snapshot(t.Context(), c.Keep, nil))
+	copied := dataset.Dataset{ID: uuid.New()}
+	stream := func(s, base uuid.UUID) []byte {
+		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, spool.Header{Kind: Name, Dataset: copied.ID, Snapshot: s, Base: base})
+		f.must(err)
+		return b
+	}
+	receive := func(s, base uuid.UUID, r io.Reader) error {
+		d := backends.Delivery{Dataset: copied, Snapshot: dataset.Snapshot{ID: s, Dataset: copied.ID}, Base: base}
+		_, err := p.Receive(t.Context(), d, r, nil)
+		return err
+	}
+	f.must(receive(c.Snapshot.ID, uuid.Nil, bytes.NewReader(stream(c.Snapshot.ID, uuid.Nil))))
+	base := filepath.Join(f.path(), "copies", copied.ID.String(), shelf.TreeOf(c.Snapshot.ID))
+	for _, ro := range []string{"false", "true"} { // which forgets as what it came
+		scratch.Run(t, "btrfs", "property", "set", "-f", base, "ro", ro)
+	}
+	whole, difference := stream(c.Keep.ID, uuid.Nil), stream(c.Keep.ID, c.Snapshot.ID)
+	begun := bytes.NewReader(difference[:len(difference)-1])
+	if err := receive(c.Keep.ID, c.Snapshot.ID, begun); !errors.Is(err, backends.ErrUnfit) || !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("the difference: %v", err)
+	}
+	f.must(receive(c.Keep.ID, uuid.Nil, bytes.NewReader(whole)))
+	f.holds(copied.ID, c.Keep.ID, "new")
 	f.settled()
 }
 

@@ -215,6 +215,9 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base 
 	}
 	defer stream.Close()
 	err = subvol.Apply(ctx, stream, tree, old)
+	if errors.Is(err, subvol.ErrBase) {
+		err = fmt.Errorf("%w: %w", backends.ErrUnfit, err)
+	}
 	if errors.Is(err, subvol.ErrStream) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	}
@@ -226,6 +229,20 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base 
 		return err
 	}
 	return fsctl.Sync(tree)
+}
+
+// fits fails with ErrUnfit where nobody noted as what a snapshot came: no difference to it is one
+// to what is here.
+func fits(f *shelf.Folder, s shelf.Kept) error {
+	dir, err := openReadOnly(f, s)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if as, err := subvol.CameAs(dir); err != nil || as != uuid.Nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrUnfit, s.ID)
 }
 
 // unlimited takes the limit from a tree that has it from its base: it may be larger.

@@ -16,7 +16,7 @@ import (
 // Apply makes the subvolume whose root is dir what a stream of Send says: dir is empty, or a
 // writable snapshot of base, to which the stream is a difference then: to what that was taken as,
 // or came as, which dir keeps of itself too, once it is whole. No path of the stream
-// leads out of dir. ErrStream: it does not fit.
+// leads out of dir. ErrStream: it does not fit; ErrBase: to that base.
 func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 	in, err := newCommands(r)
 	if err != nil {
@@ -123,7 +123,7 @@ func (a *applying) begin(c *command) error {
 	}
 	is, err := identity(a.base)
 	if err == nil && is != a.parent {
-		err = fmt.Errorf("%w: it is one to subvolume %s, and the base is %s", ErrStream, a.parent, is)
+		err = fmt.Errorf("%w: it is one to subvolume %s, and the base is %s", ErrBase, a.parent, is)
 	}
 	return err
 }

@@ -15,6 +15,9 @@ import (
 // ErrStream means that a stream is none of a subvolume, or does not fit what it is applied to.
 var ErrStream = errors.New("the stream is no difference to what is here")
 
+// ErrBase means that it is a difference to another subvolume than the base.
+var ErrBase = fmt.Errorf("%w", ErrStream)
+
 const (
 	streamMagic   = "btrfs-stream\x00"
 	streamVersion = 1

@@ -31,14 +31,24 @@ type infoArgs struct {
 // identity is what streams call a read-only subvolume: what it came as, or its own UUID if it did
 // not come by a stream. A writable snapshot of it is another.
 func identity(dir *os.File) (uuid.UUID, error) {
-	info := new(infoArgs)
-	if err := ioctl(dir, iocSubvolInfo, unsafe.Pointer(info)); err != nil {
-		return uuid.Nil, fmt.Errorf("which subvolume is %s: %w", dir.Name(), err)
-	}
-	if info.received != uuid.Nil {
-		return info.received, nil
+	info, err := infoOf(dir)
+	if err != nil || info.received != uuid.Nil {
+		return info.received, err
 	}
 	return info.uuid, nil
+}
+
+func infoOf(dir *os.File) (info infoArgs, err error) {
+	if err := ioctl(dir, iocSubvolInfo, unsafe.Pointer(&info)); err != nil {
+		return infoArgs{}, fmt.Errorf("which subvolume is %s: %w", dir.Name(), err)
+	}
+	return info, nil
+}
+
+// CameAs is what a subvolume came as; uuid.Nil: it did not come by a stream, or nobody noted as what.
+func CameAs(dir *os.File) (uuid.UUID, error) {
+	info, err := infoOf(dir)
+	return info.received, err
 }
 
 // setReceived keeps as what the writable subvolume dir came.
