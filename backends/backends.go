@@ -363,6 +363,17 @@ type Received struct {
 	Base  uuid.UUID // that those are a difference to
 }
 
+// Follows fails with dataset.ErrConflict where a delivery goes on, and not from what has come.
+func (d Delivery) Follows(have Received) error {
+	switch {
+	case d.From != 0 && d.From != have.Bytes:
+		return dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
+	case d.From != 0 && d.Base != have.Base:
+		return dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	return nil
+}
+
 // Rewriter is a pool that can write the head of a dataset anew, so that it lies in few pieces
 // again, and Stall is short.
 type Rewriter interface {

@@ -18,6 +18,25 @@ func Room(pool string, free, size dataset.Size) error {
 	return dataset.Errorf(dataset.ErrNoSpace, "pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(), least.Human())
 }
 
+// RoomFor is Room for so many bytes that are still to come, where so many were written of which
+// the pool may not know yet: settle has it count them.
+func RoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
+	left := func(less int64) error {
+		st := status()
+		if !st.Online {
+			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+		}
+		return Room(pool, max(st.Free-dataset.Size(less), 0), st.Size)
+	}
+	if left(written+wanted) == nil {
+		return nil
+	}
+	if err := settle(); err != nil {
+		return err
+	}
+	return left(wanted)
+}
+
 // UnfinishedImage is the name under which a pool's image is made before it has its own.
 // Nobody else gives such a name: what has it was left by a process that was killed, and
 // may be removed by whoever has the right to make the image.

@@ -30,3 +30,38 @@ func TestRoom(t *testing.T) {
 		}
 	}
 }
+
+// What was written and is not counted yet is asked for once the pool has counted it, and what is
+// still to come in any case.
+func TestRoomForWhatComes(t *testing.T) {
+	const size = 10 * dataset.GiB // of which 512 MiB stay free
+	late := errors.New("late")
+	for _, c := range []struct {
+		free, counted   dataset.Size // before and after what was written is counted
+		written, wanted dataset.Size
+		settle          error
+		asked           bool
+		want            error
+	}{
+		{free: dataset.GiB, written: 200 * dataset.MiB, wanted: 200 * dataset.MiB},
+		{free: dataset.GiB, counted: dataset.GiB, written: 400 * dataset.MiB, wanted: 400 * dataset.MiB, asked: true},
+		{free: dataset.GiB, counted: 800 * dataset.MiB, written: 400 * dataset.MiB, wanted: 400 * dataset.MiB, asked: true, want: dataset.ErrNoSpace},
+		{free: dataset.GiB, counted: dataset.GiB, wanted: 2 * dataset.GiB, asked: true, want: dataset.ErrNoSpace},
+		{free: dataset.GiB, counted: dataset.GiB, wanted: 2 * dataset.GiB, settle: late, asked: true, want: late},
+	} {
+		asked := false
+		status := func() dataset.PoolStatus {
+			if asked {
+				return dataset.PoolStatus{Online: true, Free: c.counted, Size: size}
+			}
+			return dataset.PoolStatus{Online: true, Free: c.free, Size: size}
+		}
+		err := RoomFor("test", status, int64(c.written), int64(c.wanted), func() error { asked = true; return c.settle })
+		if !errors.Is(err, c.want) || asked != c.asked {
+			t.Errorf("%+v: asked %t, %v", c, asked, err)
+		}
+	}
+	if err := RoomFor("test", func() dataset.PoolStatus { return dataset.PoolStatus{} }, 0, 0, func() error { return nil }); !errors.Is(err, dataset.ErrOffline) {
+		t.Error(err)
+	}
+}

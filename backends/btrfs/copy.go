@@ -17,45 +17,22 @@ import (
 	"github.com/droverhq/drover/internal/fsctl"
 )
 
-// headless is the error where a copy is asked for its head.
-func headless(f *shelf.Folder) error {
-	return dataset.Errorf(dataset.ErrConflict, "what is here of dataset %s is a copy, without a head", f.ID)
-}
-
 // describeCopy adds to the entry of a copy what else it has.
 func describeCopy(f *shelf.Folder, head shelf.Head, e *backends.Entry) {
 	_, err := f.Lstat(head.Tree)
 	e.Promoted = err == nil
-	if snapshot, base, n := spool.Came(f.Root); snapshot != uuid.Nil {
-		e.Partial = &backends.Partial{Snapshot: snapshot, Base: base, Bytes: n}
-	}
+	e.Partial = spool.Partial(f.Root)
 }
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	f, err := p.shelf.FindAny(ds)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return backends.Received{}, nil
-	}
-	if err != nil {
-		return backends.Received{}, err
-	}
-	defer f.Close()
-	return came(f, snapshot)
+	return p.shelf.Received(ds, snapshot, cameBy)
 }
 
-func came(f *shelf.Folder, snapshot uuid.UUID) (backends.Received, error) {
+// cameBy returns by what a whole snapshot came.
+func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := f.Kept(snapshot)
-	switch {
-	case err == nil:
-		return backends.Received{Whole: true, Last: s.Stream}, nil
-	case !errors.Is(err, dataset.ErrNotFound):
-		return backends.Received{}, err
-	}
-	if which, base, n := spool.Came(f.Root); f.State == backends.EntryCopy && which == snapshot {
-		return backends.Received{Bytes: n, Base: base}, nil
-	}
-	return backends.Received{}, nil
+	return s.Stream, err
 }
 
 // Receive implements backends.Copier: the stream is gathered in a file, and applied once it was
@@ -75,25 +52,21 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	}
 	defer f.Close()
 	p.step("btrfs.receive.copy")
-	have, err := came(f, d.Snapshot.ID)
+	have, err := f.Received(d.Snapshot.ID, cameBy)
 	switch {
 	case err != nil:
 		return out, err
 	case have.Whole:
 		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
-	case d.From != 0 && d.From != have.Bytes:
-		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
-	case d.From != 0 && d.Base != have.Base:
-		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := d.Follows(have); err != nil {
+		return out, err
 	}
 	if err := p.room(); err != nil {
 		return out, err
 	}
-	begin := func(h spool.Header) error {
-		if h.Base == uuid.Nil {
-			return nil
-		}
-		b, err := f.Kept(h.Base)
+	base := func(id uuid.UUID) error {
+		b, err := f.Kept(id)
 		if err == nil && b.Stream.Sum != "" {
 			err = fits(f, b)
 		}
@@ -102,8 +75,8 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := spool.Spool{Root: f.Root, Room: func(came int64) error { return p.roomFor(came, 0) }, Step: p.step, Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) }}
-	if out, err = s.Gather(ctx, d, Name, r, progress, begin); err != nil {
+	s := f.Spool(func(came int64) error { return p.roomFor(came, 0) }, p.step)
+	if out, err = s.Gather(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
 	p.step("btrfs.receive.gathered")
@@ -127,20 +100,7 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 // roomFor is room for so many bytes that are still to come, where so many were written of which
 // the filesystem may not know yet: btrfs counts them with its next commit.
 func (p *Pool) roomFor(written, wanted int64) error {
-	left := func(less int64) error {
-		st := p.shelf.Status()
-		if !st.Online {
-			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
-		}
-		return backends.Room(p.name, max(st.Free-dataset.Size(less), 0), st.Size)
-	}
-	if left(written+wanted) == nil {
-		return nil
-	}
-	if err := p.within(p.commit); err != nil {
-		return err
-	}
-	return left(wanted)
+	return backends.RoomFor(p.name, p.shelf.Status, written, wanted, func() error { return p.within(p.commit) })
 }
 
 // dropHead takes the head from a copy, if it has one. One that a crash left on its way to be a
@@ -217,10 +177,8 @@ func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, h shelf.Head, snapsh
 // dropOf removes what a copy has beside a snapshot that goes: the part of it that has come, and
 // a head that was made of it.
 func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
-	if which, _, _ := spool.Came(f.Root); which == snapshot {
-		if err := spool.Drop(f.Root); err != nil {
-			return err
-		}
+	if err := spool.DropOf(f.Root, snapshot); err != nil {
+		return err
 	}
 	h, err := f.Head()
 	if err != nil || h.From != snapshot {
@@ -273,7 +231,7 @@ func (p *Pool) commitCopy(f *shelf.Folder) error {
 	h, err := f.Head()
 	if err == nil {
 		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-			err = headless(f)
+			err = f.NoHead()
 		}
 	}
 	if err == nil {

@@ -76,7 +76,7 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 		return s.Tree, s.Limit, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", 0, headless(f)
+		return "", 0, f.NoHead()
 	}
 	h, err := f.Head()
 	return h.Tree, h.Size, err

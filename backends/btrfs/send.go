@@ -150,7 +150,7 @@ func (p *Pool) point(ctx context.Context, f *shelf.Folder, src dataset.Source) (
 		return tree, func() { _ = tree.Close() }, err
 	}
 	if f.State == backends.EntryCopy {
-		return nil, nil, headless(f)
+		return nil, nil, f.NoHead()
 	}
 	h, err := f.Head()
 	if err != nil {

@@ -78,10 +78,9 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 		return out, err
 	case have.Whole:
 		return have.Last, p.layout.flush(dir)
-	case d.From != 0 && d.From != have.Bytes:
-		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
-	case d.From != 0 && d.Base != have.Base:
-		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := d.Follows(have); err != nil {
+		return out, err
 	}
 	if err := p.room(root); err != nil {
 		return out, err

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -106,6 +107,45 @@ func (s *Shelf) move(f *Folder, to backends.EntryState) error {
 	}
 	f.State = to
 	return errors.Join(s.syncArea(root, there), s.syncArea(root, from))
+}
+
+// NoHead is the error where a copy is asked for its head.
+func (f *Folder) NoHead() error {
+	return dataset.Errorf(dataset.ErrConflict, "what is here of dataset %s is a copy, without a head", f.ID)
+}
+
+// Received says how much of a snapshot is here; see backends.Copier. By what it came where all of
+// it is, whole says, or ErrNotFound.
+func (s *Shelf) Received(ds, snapshot uuid.UUID, whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+	f, err := s.FindAny(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return backends.Received{}, nil
+	}
+	if err != nil {
+		return backends.Received{}, err
+	}
+	defer f.Close()
+	return f.Received(snapshot, whole)
+}
+
+// Received is that of the Shelf, of an open folder.
+func (f *Folder) Received(snapshot uuid.UUID, whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+	last, err := whole(f, snapshot)
+	switch {
+	case err == nil:
+		return backends.Received{Whole: true, Last: last}, nil
+	case !errors.Is(err, dataset.ErrNotFound):
+		return backends.Received{}, err
+	}
+	if part := spool.Partial(f.Root); f.State == backends.EntryCopy && part != nil && part.Snapshot == snapshot {
+		return backends.Received{Bytes: part.Bytes, Base: part.Base}, nil
+	}
+	return backends.Received{}, nil
+}
+
+// Spool is where a folder gathers a snapshot that comes.
+func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spool {
+	return spool.Spool{Root: f.Root, Room: room, Step: step, Write: func(name string, v any) error { return WriteJSON(f.Root, name, v, true) }}
 }
 
 // Headless puts on record that no tree of a folder is the head, durably.

@@ -43,14 +43,13 @@ type Spool struct {
 	Step func(string) // between two acts: for tests
 }
 
-// Came says of which snapshot something has come, as a difference to which, and how much of its
-// stream; nothing without an error.
-func Came(root *os.Root) (snapshot, base uuid.UUID, bytes int64) {
+// Partial returns what has come in part; nil: nothing that is of use.
+func Partial(root *os.Root) *backends.Partial {
 	h, err := read(root)
 	if err != nil {
-		return uuid.Nil, uuid.Nil, 0
+		return nil
 	}
-	return h.Header.Snapshot, h.Header.Base, h.Mark.Offset
+	return &backends.Partial{Snapshot: h.Header.Snapshot, Base: h.Header.Base, Bytes: h.Mark.Offset}
 }
 
 func read(root *os.Root) (h have, err error) {
@@ -105,6 +104,14 @@ func Drop(root *os.Root) error {
 	return err
 }
 
+// DropOf removes what has come of a snapshot, and of no other.
+func DropOf(root *os.Root, snapshot uuid.UUID) error {
+	if part := Partial(root); part == nil || part.Snapshot != snapshot {
+		return nil
+	}
+	return Drop(root)
+}
+
 func syncDir(root *os.Root) error {
 	dir, err := root.Open(".")
 	if err != nil {
@@ -116,17 +123,17 @@ func syncDir(root *os.Root) error {
 
 // Gather reads a delivery, from where an earlier one was cut or anew, until all of it is in the
 // file, and says what it is. The file stays until Drop; of a stream that is ErrCorrupt nothing
-// does. Begin is asked with the header before anything is changed for one that begins.
-func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, begin func(Header) error) (backends.Stream, error) {
-	out, err := s.gather(ctx, d, kind, r, progress, begin)
+// does. Of one that begins as a difference base is asked about its base before anything is changed.
+func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
+	out, err := s.gather(ctx, d, kind, r, progress, base)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = errors.Join(err, Drop(s.Root))
 	}
 	return out, err
 }
 
-func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, begin func(Header) error) (out backends.Stream, err error) {
-	in, f, err := s.open(d, kind, r, begin)
+func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, base func(uuid.UUID) error) (out backends.Stream, err error) {
+	in, f, err := s.open(d, kind, r, base)
 	if err != nil {
 		return out, err
 	}
@@ -147,7 +154,7 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 }
 
 // open reads the beginning of a stream, or goes on where one was cut.
-func (s Spool) open(d backends.Delivery, kind string, r io.Reader, begin func(Header) error) (*reader, *os.File, error) {
+func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*reader, *os.File, error) {
 	in := newReader(r)
 	if d.From != 0 {
 		h, err := read(s.Root)
@@ -176,8 +183,10 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, begin func(He
 	case h.Base != d.Base:
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
 	}
-	if err := begin(in.header); err != nil {
-		return nil, nil, err
+	if d.Base != uuid.Nil {
+		if err := base(d.Base); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := Drop(s.Root); err != nil {
 		return nil, nil, err

@@ -70,16 +70,19 @@ func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
 		Root: r.root, Room: func(int64) error { return r.room }, Step: func(string) {},
 		Write: func(name string, v any) error { return shelf.WriteJSON(r.root, name, v, true) },
 	}
-	return s.Gather(r.Context(), d, r.kind, stream, nil, func(spool.Header) error { return nil })
+	return s.Gather(r.Context(), d, r.kind, stream, nil, func(uuid.UUID) error { return nil })
 }
 
 func (r *rig) came() int64 {
 	r.Helper()
-	snapshot, base, n := spool.Came(r.root)
-	if n != 0 && (snapshot != r.delivery.Snapshot.ID || base != r.delivery.Base) {
-		r.Errorf("what has come is of %s, to %s", snapshot, base)
+	part := spool.Partial(r.root)
+	if part == nil {
+		return 0
 	}
-	return n
+	if part.Snapshot != r.delivery.Snapshot.ID || part.Base != r.delivery.Base {
+		r.Errorf("what has come is of %s, to %s", part.Snapshot, part.Base)
+	}
+	return part.Bytes
 }
 
 // However the storage writes its stream, the frames are the same.
@@ -183,8 +186,8 @@ func TestRecordOfAnotherFile(t *testing.T) {
 	if err := os.WriteFile(record, old, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if which, _, n := spool.Came(r.root); which != uuid.Nil || n != 0 {
-		t.Errorf("%d bytes of %s are said to be here", n, which)
+	if part := spool.Partial(r.root); part != nil {
+		t.Errorf("%d bytes of %s are said to be here", part.Bytes, part.Snapshot)
 	}
 }
 

@@ -19,11 +19,6 @@ import (
 // here is ever rolled back to before a snapshot of its. A filesystem of a copy becomes its head
 // where the snapshot is the last in it, otherwise a clone of that does.
 
-// headless is the error where a copy is asked for its head.
-func headless(f *shelf.Folder) error {
-	return dataset.Errorf(dataset.ErrConflict, "what is here of dataset %s is a copy, without a head", f.ID)
-}
-
 // copyHead returns the head that a copy has, of a promotion that is not committed; "": none.
 func copyHead(f *shelf.Folder) (current, error) {
 	c, there, err := readCurrent(f.Root, f.ID)
@@ -37,9 +32,7 @@ func copyHead(f *shelf.Folder) (current, error) {
 func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	c, err := copyHead(f)
 	e.Promoted = err == nil && c.FS != ""
-	if snapshot, base, n := spool.Came(f.Root); snapshot != uuid.Nil {
-		e.Partial = &backends.Partial{Snapshot: snapshot, Base: base, Bytes: n}
-	}
+	e.Partial = spool.Partial(f.Root)
 }
 
 // dropHead takes the head from a copy, if it has one. dataset.ErrConflict: that has what no
@@ -123,10 +116,8 @@ func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 	if f.State != backends.EntryCopy {
 		return nil
 	}
-	if which, _, _ := spool.Came(f.Root); which == snapshot {
-		if err := spool.Drop(f.Root); err != nil {
-			return err
-		}
+	if err := spool.DropOf(f.Root, snapshot); err != nil {
+		return err
 	}
 	c, err := copyHead(f)
 	if err != nil || c.FS == "" || c.From != snapshot {
@@ -241,7 +232,7 @@ func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, e
 func (p *Pool) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
-		err = headless(f)
+		err = f.NoHead()
 	}
 	if err == nil {
 		err = spool.Drop(f.Root)

@@ -19,29 +19,13 @@ import (
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	f, err := p.shelf.FindAny(ds)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return backends.Received{}, nil
-	}
-	if err != nil {
-		return backends.Received{}, err
-	}
-	defer f.Close()
-	return came(f, snapshot)
+	return p.shelf.Received(ds, snapshot, cameBy)
 }
 
-func came(f *shelf.Folder, snapshot uuid.UUID) (backends.Received, error) {
+// cameBy returns by what a whole snapshot came.
+func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := readSnapshot(f, snapshot)
-	switch {
-	case err == nil:
-		return backends.Received{Whole: true, Last: s.Stream}, nil
-	case !errors.Is(err, dataset.ErrNotFound):
-		return backends.Received{}, err
-	}
-	if which, base, n := spool.Came(f.Root); f.State == backends.EntryCopy && which == snapshot {
-		return backends.Received{Bytes: n, Base: base}, nil
-	}
-	return backends.Received{}, nil
+	return s.Stream, err
 }
 
 func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
@@ -55,35 +39,28 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 		return out, err
 	}
 	defer f.Close()
-	have, err := came(f, d.Snapshot.ID)
+	have, err := f.Received(d.Snapshot.ID, cameBy)
 	switch {
 	case err != nil:
 		return out, err
 	case have.Whole:
 		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
-	case d.From != 0 && d.From != have.Bytes:
-		return out, dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
-	case d.From != 0 && d.Base != have.Base:
-		return out, dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+	}
+	if err := d.Follows(have); err != nil {
+		return out, err
 	}
 	if err := p.room(ctx); err != nil {
 		return out, err
 	}
-	begin := func(h spool.Header) error {
-		if h.Base == uuid.Nil {
-			return nil
-		}
-		_, err := readSnapshot(f, h.Base)
+	base := func(id uuid.UUID) error {
+		_, err := readSnapshot(f, id)
 		return err
 	}
 	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := spool.Spool{
-		Root: f.Root, Room: func(came int64) error { return p.roomFor(ctx, came, 0) }, Step: func(string) {},
-		Write: func(name string, v any) error { return shelf.WriteJSON(f.Root, name, v, true) },
-	}
-	if out, err = s.Gather(ctx, d, Name, r, progress, begin); err != nil {
+	s := f.Spool(func(came int64) error { return p.roomFor(ctx, came, 0) }, func(string) {})
+	if out, err = s.Gather(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
 	if err := p.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
@@ -105,20 +82,8 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 // roomFor is room for so many bytes that are still to come, where so many were written of which
 // ZFS may not know yet: it counts them with its next transaction group.
 func (p *Pool) roomFor(ctx context.Context, written, wanted int64) error {
-	left := func(less int64) error {
-		st := p.shelf.Status()
-		if !st.Online {
-			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
-		}
-		return backends.Room(p.name, max(st.Free-dataset.Size(less), 0), max(dataset.Size(p.total.Load()), st.Free))
-	}
-	if left(written+wanted) == nil {
-		return nil
-	}
-	if err := p.settle(ctx); err != nil {
-		return err
-	}
-	return left(wanted)
+	status := func() dataset.PoolStatus { return p.Status(ctx) }
+	return backends.RoomFor(p.name, status, written, wanted, func() error { return p.settle(ctx) })
 }
 
 // received has zfs make a snapshot of what was gathered, and returns of which filesystem it is.

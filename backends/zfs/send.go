@@ -172,7 +172,7 @@ func (p *Pool) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name s
 		return p.snapshotName(f.ID, s.FS, id), func() {}, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", nil, headless(f)
+		return "", nil, f.NoHead()
 	}
 	fs, err := headName(f.Root, f.ID)
 	if err != nil {
