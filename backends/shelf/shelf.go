@@ -136,7 +136,7 @@ func (s *Shelf) Generation() (uint64, error) {
 func (s *Shelf) Raise(generation uint64) error {
 	s.marker.Lock()
 	defer s.marker.Unlock()
-	root, m, err := s.read()
+	root, m, err := s.look()
 	if err != nil {
 		return err
 	}
@@ -217,13 +217,25 @@ func (s *Shelf) Enter() (*os.Root, error) {
 // read opens the directory and reads its marker. Where an ID is expected
 // another one is offline.
 func (s *Shelf) read() (*os.Root, marker, error) {
+	root, m, err := s.look()
+	if !errors.Is(err, errNoPool) {
+		return root, m, err
+	}
+	s.marker.Lock() // zfs-fuse has no file of a name for a moment while another takes that name
+	defer s.marker.Unlock()
+	return s.look()
+}
+
+var errNoPool = errors.New("no pool lies there (is its disk mounted?)")
+
+func (s *Shelf) look() (*os.Root, marker, error) {
 	root, err := openPlain(s.path)
 	if err != nil {
 		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)", s.title(), err)
 	}
 	m, err := readMarker(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("no pool lies there (is its disk mounted?)")
+		err = errNoPool
 	}
 	if err == nil && s.mark.ID != uuid.Nil && m.ID != s.mark.ID {
 		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, s.mark.ID)

@@ -4,7 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -42,5 +45,33 @@ func TestMountedOfAShare(t *testing.T) {
 		if err := dir.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Who looks while a pool's marker is written anew does not take the pool for absent.
+func TestMarkerThatIsWrittenAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	s, err := Open(backends.Config{Name: "test", Path: path, Make: true}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.marker.Lock()
+	marker := filepath.Join(path, markerName)
+	if err := os.Rename(marker, marker+".away"); err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan dataset.PoolStatus)
+	go func() { looked <- s.Status() }()
+	select {
+	case st := <-looked:
+		t.Fatalf("it did not wait: %+v", st)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := os.Rename(marker+".away", marker); err != nil {
+		t.Fatal(err)
+	}
+	s.marker.Unlock()
+	if st := <-looked; !st.Online {
+		t.Error(st.Reason)
 	}
 }
