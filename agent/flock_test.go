@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -45,6 +46,7 @@ type flock struct {
 	may   string // what control may fail with
 	// shared is the folder that stands for a share, once a host has a pool on it.
 	shared string
+	zfs    scratch.ZFS
 	ends   []func()
 	// session is the time of an agent's session with control, which then counts as one of
 	// several; 0: control works alone, and nobody is bounded in time.
@@ -164,16 +166,7 @@ func (f *flock) host(name, backend string) *host {
 			f.Error(err)
 		}
 	})
-	pool := filepath.Join(root, "pool")
-	if backend == "nfs" {
-		if f.shared == "" {
-			f.shared = f.TempDir()
-		}
-		pool = filepath.Join(f.shared, name)
-	}
-	if fs, own := map[string]string{"loop": "xfs", "btrfs": "btrfs"}[backend]; own {
-		pool = filepath.Join(scratch.Mount(f.T, fs, 1<<30), "pool")
-	}
+	pool := f.place(root, name, backend)
 	lease := 3 * time.Second // which each move of what is in use costs a test
 	if f.session > 0 {
 		lease = 8 * time.Second // longer than any promise
@@ -183,7 +176,7 @@ func (f *flock) host(name, backend string) *host {
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
 		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
-		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{btrfs.New(), h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
+		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{btrfs.New(), h}, fusedKind{zfs.New(&run.System{}, clock.System{}), h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
 		Limits:   Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: wire{&f.wires, h}, Address: name + ":9471",

@@ -1,0 +1,140 @@
+package scratch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+const asServer = "DROVER_TEST_ZFS_FUSE"
+
+// unsynced becomes zfs-fuse without its sync(2). It calls that at each unmount, with a lock
+// held for which all its filesystems wait then: for every disk of this host.
+func unsynced(path string) error {
+	runtime.LockOSThread()
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the call
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SYNC, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO}, // 0: it is done
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return fmt.Errorf("take sync(2) away: %w", err)
+	}
+	return unix.Exec(path, []string{path, "--no-daemon", "--no-kstat-mount", "--enable-xattr"}, os.Environ())
+}
+
+// ZFS makes zpools on a zfs-fuse of its own, which runs for as long as a test that has one: in the
+// mount namespace of Main its fixed places (socket, lock, list of pools) are its own too. The zero
+// value is ready.
+type ZFS struct {
+	mu    sync.Mutex
+	end   func() // ends the server that runs; nil: none does
+	pools int
+}
+
+// Pool makes a zpool of that many bytes, with a filesystem mounted on the directory that is
+// returned, for the length of a test; a test can have several.
+func (z *ZFS) Pool(tb testing.TB, size int64) (name, mountpoint string) {
+	tb.Helper()
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	image, mountpoint := filepath.Join(memory(tb), "image"), filepath.Join(tb.TempDir(), "mnt")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
+		tb.Fatal(err)
+	}
+	z.pools++
+	name = fmt.Sprint("tank", z.pools)
+	if z.end == nil {
+		z.serve(tb)
+	}
+	tb.Cleanup(z.end) // before what any of them lies on goes
+	Run(tb, "zpool", "create", "-O", "atime=off", "-m", mountpoint, name, image)
+	return name, mountpoint
+}
+
+// memory returns a directory in memory: zfs-fuse waits for its disk after each command.
+func memory(tb testing.TB) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "mode=700"); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			tb.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// serve starts zfs-fuse, one for each test: as what one has unmounted another may still have.
+func (z *ZFS) serve(tb testing.TB) {
+	tb.Helper()
+	path, err := run.LookPath("zfs-fuse")
+	if err != nil {
+		tb.Fatalf("%v (apt-get install zfs-fuse)", err)
+	}
+	for _, dir := range []string{"/run/zfs", "/run/lock/zfs", "/var/lib/zfs"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		if err := unix.Mount("none", dir, "tmpfs", 0, "mode=755"); err != nil {
+			tb.Fatalf("a private %s: %v", dir, err)
+		}
+		tb.Cleanup(func() {
+			if err := unix.Unmount(dir, 0); err != nil {
+				tb.Errorf("unmount %s: %v", dir, err)
+			}
+		})
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer null.Close()
+	server, err := os.StartProcess("/proc/self/exe", []string{"zfs-fuse"}, &os.ProcAttr{
+		Env:   append(os.Environ(), asServer+"="+path),
+		Files: []*os.File{null, null, null},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	z.end = sync.OnceFunc(func() {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		z.end = nil
+		_ = server.Kill()
+		_, _ = server.Wait()
+		table, err := mount.Table()
+		if err != nil {
+			tb.Error(err)
+		}
+		for _, m := range table {
+			if m.FSType == "fuse.zfs" {
+				_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
+			}
+		}
+	})
+	for range 400 {
+		if _, err := os.Stat("/run/zfs/zfs_socket"); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	tb.Fatal("zfs-fuse made no socket in 20 s")
+}
