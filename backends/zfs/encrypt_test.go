@@ -46,6 +46,23 @@ func TestWhichCanEncrypt(t *testing.T) {
 	}
 }
 
+// A pool names the command that has its zpool encrypt, where one would.
+func TestWhatAZpoolLacks(t *testing.T) {
+	for _, c := range []struct {
+		encrypts, fuse bool
+		says           string
+	}{
+		{false, false, "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank)"},
+		{true, false, ""},
+		{false, true, ""},
+	} {
+		p := &Pool{home: home{name: "tank/a/b", fuse: c.fuse}, encrypts: c.encrypts}
+		if said := strings.Join(p.missing(), "; "); said != c.says {
+			t.Errorf("%+v: it says %q", c, said)
+		}
+	}
+}
+
 // fakeZFS plays the keys of OpenZFS: who is given one, on standard input alone, and who has it.
 type fakeZFS struct {
 	*testing.T
