@@ -17,7 +17,7 @@ import (
 // pull, which keeps it over a crash; before that the next start reaps it. In a pool that keeps
 // copies it takes the copy's place when control has on record that the home is here: nothing
 // opens a copy, so the old state is not taken for the new one meanwhile. In others, which have
-// the old state as it was left, it does so just before.
+// the old state as it was left, it does so just before, and is the copy if that is refused.
 
 // besideOf is the dataset as which a move brings files beside a copy.
 func besideOf(ds, move uuid.UUID) uuid.UUID {
@@ -82,6 +82,18 @@ func (a *Agent) takePlaceAtHome(ctx context.Context, pool backends.Pool, d datas
 		return err
 	}
 	return a.takePlace(ctx, pool, d, beside)
+}
+
+// keepPlace has what has taken a copy's place be the copy, where control did not put on record that
+// the home is here: there is no other any more, and all of it was verified. Its lock is held.
+func (a *Agent) keepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p pullRecord) error {
+	if err := pool.WriteRecord(ctx, d, true); err != nil { // which said that its home is here
+		return err
+	}
+	if err := pool.Commit(ctx, d.ID); err != nil {
+		return err
+	}
+	return a.dropBeside(ctx, p)
 }
 
 // dropBeside destroys what a move brought beside a copy: it has taken its place, or came in vain.

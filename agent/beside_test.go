@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -65,6 +67,48 @@ func (h *host) hasOnly(id uuid.UUID) bool {
 		}
 	}
 	return len(list) == 1
+}
+
+// I3: where what came has taken the place of the copy, and control refuses that this is the home,
+// what came is the copy.
+func TestI3RefusedInThePlaceOfTheCopy(t *testing.T) {
+	f := newFlock(t, "dir", "loop")
+	d := f.a.volume("db", nil)
+	f.a.writes("db", "token", "one")
+	f.moves("db", f.b)
+	f.b.writes("db", "token", "two")
+	f.a.left(d.ID)
+	f.a.fuse.set(-1, false, func(act string) {
+		if act != "commit" {
+			return
+		}
+		f.a.fuse.mend()
+		if _, err := f.svc.CancelOperation(t.Context(), f.record("db").Move.String()); err != nil {
+			t.Error(err)
+		}
+	})
+	if op := f.ended(f.begins("db", f.a)); op.State != dataset.OpCancelled {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	for range 2 {
+		f.a.left(d.ID)
+		e, err := f.a.thePool().Stat(t.Context(), d.ID)
+		if err != nil || e.State != backends.EntryReady || e.Record.Home != f.b.Node() {
+			t.Fatalf("in the copy's place lies %+v, %v", e, err)
+		}
+		if got, err := os.ReadFile(filepath.Join(e.Path, "head", "token")); err != nil || string(got) != "two" {
+			t.Errorf("it holds %q, %v", got, err)
+		}
+		f.a.again()
+	}
+	if got := f.b.reads("db", "token"); got != "two" {
+		t.Errorf("its home has %q", got)
+	}
+	f.b.writes("db", "token", "three")
+	f.moves("db", f.a)
+	if got := f.a.reads("db", "token"); got != "three" {
+		t.Errorf("it came with %q", got)
+	}
 }
 
 // I3: what comes file by file comes beside the copy that it replaces. A move that does not come

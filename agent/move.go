@@ -343,6 +343,9 @@ func (m *moving) dropHead(ctx context.Context) error {
 		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
 			return m.a.dropBeside(ctx, rec)
 		}
+		if k, kept := m.a.cache.copied(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
+			return m.a.keepPlace(ctx, m.pool, *k.Record, rec)
+		}
 		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.dropBeside(ctx, rec))
 	}
 	if !can {
