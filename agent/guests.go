@@ -312,6 +312,12 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	if known && now.Index == g.Index {
 		return nil
 	}
+	if !known { // the agent's own state was lost, with who uses it
+		err = a.assumed(ctx, now.Dataset)
+	}
+	if err != nil {
+		return err
+	}
 	return a.setGuest(ctx, guestRecord{now, g.Stay})
 }
 

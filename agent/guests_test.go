@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -323,6 +324,37 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
+}
+
+// A guest whose agent has lost its state stays for as long as somebody may use the volume there,
+// whoever else comes and goes.
+func TestGuestWhoseStateWasLost(t *testing.T) {
+	f, d := many(t)
+	path := f.b.mounts("db", "user")
+	f.b.down()
+	list, err := f.b.own.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drop []store.Write
+	for _, e := range list {
+		drop = append(drop, store.Write{Key: e.Key, Delete: true})
+	}
+	if _, err := f.b.own.Txn(t.Context(), nil, drop); err != nil {
+		t.Fatal(err)
+	}
+	f.b.up()
+	await(t, func() bool { return f.b.record(d.ID).IDs[unknownUse].Count == 1 })
+	f.b.mounts("db", "next")
+	f.b.unmounts("db", "next")
+	f.guestsOf("db", f.b)
+	if is, err := isMountPoint(path); !is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+	if err := f.b.dropUnverified(t.Context(), d, f.b.currentGeneration()+1); err != nil { // once nobody has it
+		t.Error(err)
+	}
+	f.guestsOf("db")
 }
 
 // One host at a time is what any other volume of the same share is for.

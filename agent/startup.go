@@ -149,6 +149,11 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 		return err
 	}
 	defer unlock()
+	return a.assumed(ctx, d)
+}
+
+// assumed does so; its lock is held.
+func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 	r := a.record(d.ID)
 	if len(r.IDs) > 0 {
 		return nil // it was mounted just now
