@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -389,15 +388,4 @@ func (a *Agent) checkGuests(r *report) {
 			r.add(levelError, "volume "+g.Volume, "stop its containers here", "is mounted here beside its home, and control has it not so on record: %s", why)
 		}
 	}
-}
-
-// mountAttached mounts what a backend has attached on path, and lets go of it.
-func mountAttached(att backends.Attachment, path string) error {
-	if err := mountOn(att.Mount, path); err != nil {
-		return errors.Join(err, att.Release())
-	}
-	if err := att.Release(); err != nil {
-		return errors.Join(err, mount.Unmount(path))
-	}
-	return nil
 }

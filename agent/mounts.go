@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"sort"
 	"strings"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // mounts is the set of mount IDs of every mounted dataset, in memory as on disk.
@@ -176,4 +179,15 @@ func shortID(id string) string {
 		return id[:12]
 	}
 	return id
+}
+
+// mountAttached mounts what a backend has attached on path, and lets go of it.
+func mountAttached(att backends.Attachment, path string) error {
+	if err := mountOn(att.Mount, path); err != nil {
+		return errors.Join(err, att.Release())
+	}
+	if err := att.Release(); err != nil {
+		return errors.Join(err, mount.Unmount(path))
+	}
+	return nil
 }
