@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/reflink"
 )
 
@@ -33,7 +34,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		if err != nil {
 			return made{}, err
 		}
-		return made{item: next}, errors.Join(reflink.Clone(image, from), image.Close())
+		return made{item: next, size: t.size}, errors.Join(reflink.Clone(image, from), image.Close())
 	})
 }
 
@@ -49,16 +50,16 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err := p.sameKey(from, item, d); err != nil {
 			return made{}, err
 		}
-		have, err := p.imageSize(from, item)
+		have, err := p.sizeOf(from, item)
 		if err != nil {
 			return made{}, err
 		}
-		want, err := cloneSize(d, have)
+		want, err := cloneSize(d, have.size)
 		if err != nil {
 			return made{}, err
 		}
-		m := made{item: head}
-		if want != have {
+		m, image := made{item: head, size: want}, have.imageFor(want)
+		if grows := want > have.size && image > have.image; grows {
 			m.item = next // until it has its size
 		}
 		if m.durable, err = p.layout.clone(dir, m.item, from, item, false); err != nil {
@@ -66,7 +67,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		}
 		p.step("clone.shared")
 		if m.item == next {
-			err = p.growIdle(ctx, dir, next, want)
+			err = p.growIdle(ctx, dir, next, image)
 		}
 		return m, err
 	})
@@ -80,17 +81,15 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 }
 
 // cloneSize returns the size of a clone d of something that has a size.
-func cloneSize(d dataset.Dataset, have int64) (int64, error) {
-	want := int64(roundUp(d.Size))
+func cloneSize(d dataset.Dataset, have dataset.Size) (dataset.Size, error) {
+	want := roundUp(d.Size)
 	switch {
 	case want == 0:
 		return have, nil
 	case want < have:
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and images can't shrink", d.Size, dataset.Size(have))
-	case dataset.Size(want) > maxSize:
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for an image (at most %s)", d.Size, maxSize)
+		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and images can't shrink", d.Size, have)
 	}
-	return want, nil
+	return want, mkfs.CheckMax(want)
 }
 
 // openSource opens the directory that holds src and names the item in it.
@@ -113,22 +112,11 @@ func (p *Pool) openSource(root folder, src dataset.Source) (folder, string, erro
 	return dir, item, nil
 }
 
-// imageSize returns the bytes of an item's image.
-func (p *Pool) imageSize(dir folder, item string) (int64, error) {
-	st, err := dir.lstat(p.layout.image(item))
-	if err == nil && !isRegular(st) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.path(p.layout.image(item)))
-	}
-	if err != nil {
-		return 0, err
-	}
-	return st.Size, nil
-}
-
 // made is the item that became an incoming dataset's bytes: next, or the head itself where
 // that was made in one step.
 type made struct {
 	item    string
+	size    dataset.Size
 	durable bool // with all that was done before it
 }
 
@@ -191,8 +179,7 @@ func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir f
 			return 0, err
 		}
 	}
-	size, err := p.imageSize(dir, head)
-	return dataset.Size(size), err
+	return m.size, nil
 }
 
 // built tells whether the dataset is there from an earlier try, and removes what is not
@@ -208,9 +195,9 @@ func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error)
 		return 0, false, err
 	}
 	defer dir.Close()
-	size, err := p.imageSize(dir, head)
+	size, err := p.sizeOf(dir, head)
 	if err != nil || place != incoming {
-		return dataset.Size(size), true, err
+		return size.size, true, err
 	}
 	if err := p.sameKey(dir, head, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
@@ -218,7 +205,10 @@ func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error)
 	if err := p.writeRecord(dir, recordFile, d); err != nil {
 		return 0, false, noSpace(err)
 	}
-	return dataset.Size(size), true, p.layout.flush(dir)
+	if size, err = p.sizeOf(dir, head); err != nil {
+		return 0, false, err
+	}
+	return size.size, true, p.layout.flush(dir)
 }
 
 // flushDir makes what was done to a directory durable, its last renaming too.

@@ -25,7 +25,7 @@ func TestWhatCannotBeCreated(t *testing.T) {
 		"filesystem": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" }, `no filesystem "ntfs" in images here (have: xfs, ext4)`},
 		"small XFS":  {func(d *dataset.Dataset) { d.Size = 100 * dataset.MiB }, "100MiB is too small for xfs, which needs 300MiB"},
 		"small ext4": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB }, "1MiB is too small for ext4"},
-		"huge":       {func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for an image (at most 16TiB)"},
+		"huge":       {func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for a volume (at most 16TiB)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDataset(xfs)

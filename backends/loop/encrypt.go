@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/mkfs"
 )
 
 // An encrypted dataset has a LUKS2 container in its image, and the filesystem in there. Snapshots,
@@ -113,13 +113,13 @@ func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templat
 			return made{}, err
 		}
 		defer image.Close()
-		if err := image.Truncate(t.size); err != nil {
+		if err := image.Truncate(imageFor(t.fs, t.size, true)); err != nil {
 			return made{}, err
 		}
 		if err := p.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
 			return made{}, fmt.Errorf("make an encrypted image: %w", err)
 		}
-		return made{item: next}, image.Sync()
+		return made{item: next, size: t.size}, image.Sync()
 	})
 }
 
@@ -141,14 +141,10 @@ func (p *Pool) encrypt(ctx context.Context, dir folder, id uuid.UUID, key []byte
 	defer open.Close()
 	p.step("create.opened")
 	// Tables that are not written to are left to the kernel: here each block takes room.
-	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=1", open.Path()}
-	if t.fs == xfs {
-		args = []string{"-q", "-f", "-K", "-s", "size=4096", open.Path()}
-	}
-	if _, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: args, Timeout: mkfsTimeout}); err != nil {
+	if err := p.mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}
-	return detached(open.Path(), t.fs, func(root *os.File) error { return prepareRoot(root, t) })
+	return detached(open.Path(), t.fs, func(root *os.File) error { return mkfs.Root(root, &t.owner) })
 }
 
 // attachEncrypted is Attach of an encrypted head. Nothing was changed where the key is not here.

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -34,17 +35,18 @@ func offlineGrow(filesystems []string) ([]string, error) {
 // filesystem in it.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
 	err := p.within(id, func(dir folder) error {
-		have, err := p.imageSize(dir, head)
+		have, err := p.sizeOf(dir, head)
 		if err != nil {
 			return err
 		}
-		want := int64(roundUp(size))
-		switch {
-		case want < have:
-			return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink", dataset.Size(have))
-		case dataset.Size(want) > maxSize:
-			return dataset.Errorf(dataset.ErrUnsupported, "that is too large for an image (at most %s)", maxSize)
+		fits := have.imageFor(roundUp(size))
+		if roundUp(size) < have.size || fits+fits/32 < have.image {
+			return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink", max(have.size, mkfs.Size(have.fs, dataset.Size(have.image))))
 		}
+		if err := mkfs.CheckMax(size); err != nil {
+			return err
+		}
+		want := max(fits, have.image)
 		if root != nil {
 			return p.growMounted(ctx, dir, want, root)
 		}
@@ -55,7 +57,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 		if err != nil {
 			return err
 		}
-		if want == have && !grow {
+		if want == have.image && !grow {
 			return p.layout.flush(dir)
 		}
 		return p.growHead(ctx, dir, fs, want)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -15,7 +17,7 @@ func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.path, datasets, d.ID.String(), "head.img"), int64(larger)))
+	f.must(os.Truncate(filepath.Join(f.path, datasets, d.ID.String(), "head.img"), imageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {
@@ -62,4 +64,49 @@ func TestResizeMounted(t *testing.T) {
 			f.Errorf("the root holds %v (%v)", left, err)
 		}
 	})
+}
+
+// An image that is as large as its size, as an older version made it, stays so until it grows.
+func TestImageAsLargeAsItsSize(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		had := imageFor(d.Profile.Filesystem.Type, d.Size, false)
+		d.Size = dataset.Size(had)
+		f.must(f.WriteRecord(f.Context(), d, true))
+		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{})
+		f.must(err)
+		if att.Mount.Grow {
+			f.Error("growth is asked for")
+		}
+		f.must(att.Release())
+		for _, size := range []dataset.Size{0, d.Size} {
+			c := newDataset(d.Profile.Filesystem.Type)
+			c.Size = size
+			got, err := f.Clone(f.Context(), c, dataset.Source{Dataset: d.ID}, nil)
+			f.must(err)
+			if is := f.headBytes(c.ID); got != d.Size || is != had {
+				f.Errorf("a clone has %s in an image of %d, its source %s in %d", got, is, d.Size, had)
+			}
+		}
+		f.isKind(f.Resize(f.Context(), d.ID, d.Size-dataset.MiB, nil), dataset.ErrUnsupported)
+		if is := f.headBytes(d.ID); is != had {
+			f.Errorf("its image has %d, and had %d", is, had)
+		}
+		f.must(f.Resize(f.Context(), d.ID, 2*larger, nil))
+		f.hasSize(d.ID, 2*larger)
+	})
+}
+
+// headBytes returns how large a head's image is.
+func (f *fixture) headBytes(id uuid.UUID) int64 {
+	f.Helper()
+	root, err := f.Pool.open()
+	f.must(err)
+	defer root.Close()
+	dir, _, err := f.find(root, id)
+	f.must(err)
+	defer dir.Close()
+	size, err := f.imageSize(dir, head)
+	f.must(err)
+	return size
 }

@@ -170,8 +170,8 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	defer unmount()
 	var st syscall.Statfs_t
 	f.must(syscall.Statfs(root, &st))
-	if got := int64(st.Blocks) * st.Bsize; got < int64(want)*7/10 || got > int64(want) {
-		f.Errorf("a filesystem of %d bytes in an image of %d", got, want)
+	if got := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); got < want*97/100 || got > want*103/100 {
+		f.Errorf("%s are free in a filesystem for %s", got.Human(), want)
 	}
 	dir, err := f.Pool.open()
 	f.must(err)
@@ -179,8 +179,8 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	sub, _, err := f.find(dir, id)
 	f.must(err)
 	defer sub.Close()
-	if size, err := f.imageSize(sub, head); err != nil || size != int64(want) {
-		f.Errorf("image of %d bytes (%v) instead of %d", size, err, want)
+	if has, err := f.sizeOf(sub, head); err != nil || has.image != has.imageFor(want) {
+		f.Errorf("image %+v (%v) instead of one of %d bytes", has, err, has.imageFor(want))
 	}
 }
 

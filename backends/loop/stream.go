@@ -151,7 +151,7 @@ func newDecoder(r io.Reader) (*decoder, error) {
 		return nil, corrupt("its header can't be read: %w", err)
 	}
 	h := d.header
-	if h.Size <= 0 || h.Size%sector != 0 || dataset.Size(h.Size) > maxSize {
+	if h.Size <= 0 || h.Size%sector != 0 || dataset.Size(h.Size) > maxImage {
 		return nil, corrupt("no image has %d bytes", h.Size)
 	}
 	return d, nil

@@ -10,12 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/reflink"
 	"github.com/droverhq/drover/internal/run"
@@ -23,26 +21,18 @@ import (
 
 // The filesystems that an image can hold.
 const (
-	ext4 = "ext4"
-	xfs  = "xfs"
+	ext4 = mkfs.Ext4
+	xfs  = mkfs.XFS
 )
 
-const (
-	minExt4 = 16 * dataset.MiB
-	minXFS  = 300 * dataset.MiB // mkfs.xfs refuses less
-	maxSize = 16 * dataset.TiB  // beyond it mkfs takes minutes
-
-	mkfsTimeout = 90 * time.Second
-)
+const mkfsTimeout = 90 * time.Second
 
 // template says which formatted image a dataset starts from.
 type template struct {
 	fs    string
-	size  int64 // bytes, a multiple of the block
+	size  dataset.Size // a multiple of the block
 	owner dataset.Owner
 }
-
-const rootMode = 0o755
 
 // tmpSuffix ends the names of files that are being made.
 const tmpSuffix = ".tmp"
@@ -53,62 +43,38 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	if size == 0 {
 		size = defaultSize
 	}
-	size = roundUp(size)
-	t := template{fs: d.Profile.Filesystem.Type, size: int64(size)}
+	t := template{fs: d.Profile.Filesystem.Type, size: roundUp(size)}
 	if d.Profile.Owner != nil {
 		t.owner = *d.Profile.Owner
 	}
 	have := p.info.Capabilities.Filesystems
 	if t.fs == "" {
-		t.fs = p.Filesystem(size - overhead(d))
+		t.fs = p.Filesystem(t.size)
 	}
 	if !slices.Contains(have, t.fs) {
 		return t, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in images here (have: %s)", t.fs, strings.Join(have, ", "))
 	}
-	least := minExt4
-	if t.fs == xfs {
-		least = minXFS
-	}
-	least += overhead(d)
-	if size < least {
-		return t, dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, t.fs, least)
-	}
-	if size > maxSize {
-		return t, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for an image (at most %s)", size, maxSize)
-	}
-	return t, nil
-}
-
-// overhead is what a dataset's image has beside its filesystem.
-func overhead(d dataset.Dataset) dataset.Size {
-	if d.Encryption == nil {
-		return 0
-	}
-	return crypt.Overhead
+	return t, mkfs.Check(t.fs, t.size)
 }
 
 // Filesystem implements backends.Formatter: XFS where it fits, as it takes several times
 // as many small synced writes as ext4 in an image.
 func (p *Pool) Filesystem(size dataset.Size) string {
 	have := p.info.Capabilities.Filesystems
-	if size < minXFS && slices.Contains(have, ext4) {
+	if size < mkfs.MinXFS && slices.Contains(have, ext4) {
 		return ext4
 	}
 	return have[0]
 }
 
-// roundUp makes an image a whole number of blocks.
-func roundUp(size dataset.Size) dataset.Size { return (size + sector - 1) / sector * sector }
-
-func (t template) mode() uint32 {
-	if t.owner.Mode != nil {
-		return *t.owner.Mode
-	}
-	return rootMode
-}
-
+// name has what templates differ by; one of an older version, which ends otherwise, has an image of
+// just its size.
 func (t template) name() string {
-	return fmt.Sprintf("%s-%d-u%d-g%d-m%o%s", t.fs, t.size, t.owner.UID, t.owner.GID, t.mode(), imageSuffix)
+	mode := uint32(mkfs.RootMode)
+	if t.owner.Mode != nil {
+		mode = *t.owner.Mode
+	}
+	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.fs, t.size, t.owner.UID, t.owner.GID, mode, imageSuffix)
 }
 
 // openTemplate opens the template's image, making it first if there is none: the only
@@ -155,19 +121,14 @@ func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t tem
 		return err
 	}
 	defer f.Close()
-	if err := f.Truncate(t.size); err != nil {
+	if err := f.Truncate(imageFor(t.fs, t.size, false)); err != nil {
 		return err
 	}
 	path := filepath.Join(p.path, name)
-	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", path}
-	if t.fs == xfs {
-		// Sectors as large as the loop device's blocks, or it could not be mounted.
-		args = []string{"-q", "-K", "-s", "size=4096", path}
-	}
-	if _, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: args, Timeout: mkfsTimeout}); err != nil {
+	if err := p.mkfs(ctx, t, path, "nodiscard,lazy_itable_init=0,lazy_journal_init=0"); err != nil {
 		return err
 	}
-	if err := onDetached(ctx, path, t.fs, func(dir *os.File) error { return prepareRoot(dir, t) }); err != nil {
+	if err := onDetached(ctx, path, t.fs, func(dir *os.File) error { return mkfs.Root(dir, &t.owner) }); err != nil {
 		return err
 	}
 	// Each hole makes one more extent for every clone to share, so only the large ones.
@@ -177,19 +138,15 @@ func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t tem
 	return f.Sync()
 }
 
-// prepareRoot makes the root of a new filesystem empty, and whose it is to be.
-func prepareRoot(dir *os.File, t template) error {
-	if err := absentIsFine(unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR)); err != nil {
-		return fmt.Errorf("remove lost+found: %w", err)
+// mkfs makes the filesystem of a template on a device or in an image, that of an ext4 with options.
+func (p *Pool) mkfs(ctx context.Context, t template, at, extended string) error {
+	more := []string{"-F", "-E", extended, at}
+	if t.fs == xfs {
+		// Sectors as large as the loop device's blocks, or it could not be mounted.
+		more = []string{"-f", "-s", "size=4096", at}
 	}
-	if err := dir.Chown(int(t.owner.UID), int(t.owner.GID)); err != nil {
-		return err
-	}
-	// Not os.Chmod, whose setuid, setgid and sticky bits are others than the system's.
-	if err := unix.Fchmod(int(dir.Fd()), t.mode()); err != nil {
-		return fmt.Errorf("set the mode of the root: %w", err)
-	}
-	return nil
+	_, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: append(mkfs.Args(t.fs, t.size), more...), Timeout: mkfsTimeout})
+	return err
 }
 
 // onDetached mounts the filesystem in the image at path where nobody sees it, and

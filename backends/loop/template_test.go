@@ -20,7 +20,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 	f := newFixture(t, "xfs")
 	for i := range keptTemplates + 3 {
 		d := newDataset(ext4)
-		d.Size = minExt4 + dataset.Size(i)*dataset.MiB
+		d.Size = 16*dataset.MiB + dataset.Size(i)*dataset.MiB
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
@@ -30,7 +30,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 		t.Errorf("%d templates", len(left))
 	}
 	first := newDataset(ext4)
-	first.Size = minExt4
+	first.Size = 16 * dataset.MiB
 	f.create(first)
 }
 

@@ -13,10 +13,12 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -249,12 +251,10 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		return err
 	}
 	defer v.close() //nolint:errcheck // of what was read alone
-	switch {
-	case int64(want) < v.size:
-		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here", dataset.Size(v.size), v.fsType)
-	case want > maxSize:
-		return dataset.Errorf(dataset.ErrUnsupported, "that is too large for a volume (at most %s)", maxSize)
-	case slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType):
+	if err := mkfs.CheckMax(want); err != nil {
+		return err
+	}
+	if slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType) {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE", v.fsType)
 	}
 	f, err := p.shelf.Find(id)
@@ -262,22 +262,35 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		return err
 	}
 	defer f.Close()
-	name, err := headOf(f)
+	tree, l, err := headLink(f)
 	if err != nil {
 		return err
 	}
-	if err := p.extend(ctx, name, want); err != nil {
+	beside := dataset.Size(0)
+	if v.open != nil {
+		beside = crypt.Overhead
+	}
+	device, fits := dataset.Size(v.size), p.volumeFor(v.fsType, want, beside)
+	if l.Size == 0 {
+		l.Size = device
+	}
+	if want < l.Size || fits+fits/32 < device {
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here", max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
+	}
+	fits = max(fits, device)
+	if err := p.extend(ctx, l.Volume, fits); err != nil {
 		return err
 	}
 	p.step("lvm.resize.extended")
-	if root == nil {
-		return nil
+	l.Size, l.Filesystem = want, v.fsType
+	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
+		return err
 	}
-	size, err := p.fill(ctx, v, name, int64(want))
+	inside, err := p.fill(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}
-	return grow(root, v.fsType, size)
+	return grow(root, v.fsType, inside)
 }
 
 // Grow implements backends.Resizer.

@@ -238,11 +238,15 @@ func (b *bench) settled() {
 // sizeIs tells whether the head of a dataset is of a size.
 func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 	b.Helper()
-	name, err := b.head(id)
+	p := b.Pool.(*Pool)
+	f, err := p.shelf.Find(id)
 	b.must(err)
-	size, err := b.Pool.(*Pool).sizeOf(b.Context(), name)
+	defer f.Close()
+	_, l, err := headLink(f)
 	b.must(err)
-	return size == want
+	device, err := p.sizeOf(b.Context(), l.Volume)
+	b.must(err)
+	return l.Size == want && device >= p.volumeFor(l.Filesystem, want, 0)
 }
 
 func (b *bench) head(id uuid.UUID) (string, error) {

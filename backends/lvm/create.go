@@ -18,20 +18,15 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 
 // The filesystems that a volume can hold.
 const (
-	ext4 = "ext4"
-	xfs  = "xfs"
-)
-
-const (
-	minExt4 = 16 * dataset.MiB
-	minXFS  = 300 * dataset.MiB // mkfs.xfs refuses less
-	maxSize = 16 * dataset.TiB  // beyond it mkfs takes minutes
+	ext4 = mkfs.Ext4
+	xfs  = mkfs.XFS
 )
 
 // filesystems returns those that datasets can have here, the preferred one first, and why
@@ -56,49 +51,63 @@ func filesystems() (have []string, missing []error) {
 // link is what stands for a volume in a dataset's folder: a file with the name of the tree.
 type link struct {
 	Volume string `json:"volume"`
+	// Size is what can be written to the volume, which is larger: see package mkfs. 0: an older
+	// version made it, as large as its size.
+	Size       dataset.Size `json:"size,omitempty"`
+	Filesystem string       `json:"filesystem,omitempty"`
 }
 
 var volumeName = regexp.MustCompile(`^` + namePrefix + `[0-9a-f]{32}$`)
 
+// linkOf returns which volume a tree of a folder is.
+func linkOf(folder *os.Root, tree string) (l link, err error) {
+	err = shelf.ReadJSON(folder, tree, &l)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, err
+	}
+	if err != nil || !volumeName.MatchString(l.Volume) || l.Size < 0 {
+		return l, dataset.Errorf(dataset.ErrCorrupt, "file %s does not say which volume it stands for", tree)
+	}
+	return l, nil
+}
+
 // volumeOf returns the name of the volume that a tree of a folder is.
 func volumeOf(folder *os.Root, tree string) (string, error) {
-	var l link
-	err := shelf.ReadJSON(folder, tree, &l)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	if err != nil || !volumeName.MatchString(l.Volume) {
-		return "", dataset.Errorf(dataset.ErrCorrupt, "file %s does not say which volume it stands for", tree)
-	}
-	return l.Volume, nil
+	l, err := linkOf(folder, tree)
+	return l.Volume, err
 }
 
 // headOf returns the head's volume.
 func headOf(f *shelf.Folder) (string, error) {
-	h, err := f.Head()
-	if err != nil {
-		return "", err
-	}
-	name, err := volumeOf(f.Root, h.Tree)
-	if err != nil {
-		return "", dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %w", f.ID, err)
-	}
-	return name, nil
+	_, l, err := headLink(f)
+	return l.Volume, err
 }
 
-// intend puts on record, durably, that a volume is to be made for a tree. What an earlier
-// try made for it goes before.
-func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string) (string, error) {
+// headLink returns the head's tree, and which volume it is.
+func headLink(f *shelf.Folder) (tree string, l link, err error) {
+	h, err := f.Head()
+	if err != nil {
+		return "", l, err
+	}
+	if l, err = linkOf(f.Root, h.Tree); err != nil {
+		return "", l, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %w", f.ID, err)
+	}
+	return h.Tree, l, nil
+}
+
+// intend puts on record, durably, that a volume is to be made for a tree, as l says but for its
+// name. What an earlier try made for it goes before.
+func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
 	if err := p.destroyIn(ctx, f, tree); err != nil {
 		return "", err
 	}
 	id := uuid.New()
-	name := namePrefix + hex.EncodeToString(id[:])
-	if err := shelf.WriteJSON(f.Root, tree, link{Volume: name}, true); err != nil {
+	l.Volume = namePrefix + hex.EncodeToString(id[:])
+	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil {
 		return "", err
 	}
 	p.step("lvm.volume.intended")
-	return name, nil
+	return l.Volume, nil
 }
 
 // tags are those of a dataset's volume.
@@ -112,15 +121,15 @@ func (p *Pool) tags(id uuid.UUID) []string {
 
 // snap makes a volume for a tree of to that is what another volume is at one moment. It is
 // on the disk when it returns, with all that was written to the other before.
-func (p *Pool) snap(ctx context.Context, of string, to *shelf.Folder, tree string, skip string) (string, error) {
-	name, err := p.intend(ctx, to, tree)
+func (p *Pool) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
+	name, err := p.intend(ctx, to, tree, of)
 	if err != nil {
 		return "", err
 	}
 	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"}, p.tags(to.ID)...)
-	err = p.change(ctx, "lvcreate", append(args, p.ref(of))...)
+	err = p.change(ctx, "lvcreate", append(args, p.ref(of.Volume))...)
 	if errors.Is(err, errAbsent) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of))
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of.Volume))
 	}
 	if err == nil {
 		p.step("lvm.volume.made")
@@ -135,6 +144,28 @@ func (p *Pool) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
 		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(name))
 	}
 	return all[name].Size, err
+}
+
+// measure has a link say how large its volume is and what is in it, which one of an older version
+// does not; it returns how large the volume is itself.
+func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
+	device, err := p.sizeOf(ctx, l.Volume)
+	if l.Size == 0 {
+		l.Size = device
+	}
+	if l.Filesystem == "" {
+		l.Filesystem = d.Profile.Filesystem.Type
+	}
+	if l.Filesystem == "" {
+		l.Filesystem = p.Filesystem(l.Size)
+	}
+	return device, err
+}
+
+// volumeFor is how large a volume has to be, with what it has beside its filesystem, for so much to
+// be written to it.
+func (p *Pool) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
+	return p.roundUp(mkfs.Device(fsType, size) + beside)
 }
 
 // extend makes a volume larger; one that is as large is fine.
@@ -159,16 +190,16 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		}
 	}
 	size, err = p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		name, err := p.intend(ctx, f, shelf.FirstHead)
+		name, err := p.intend(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
 		if err != nil {
 			return 0, err
 		}
-		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(size), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, p.tags(d.ID)...)
+		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(p.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, p.tags(d.ID)...)
 		if err := p.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
 			return 0, err
 		}
 		p.step("lvm.volume.made")
-		return size, p.format(ctx, name, fsType, d, key)
+		return size, p.format(ctx, name, fsType, size, d, key)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
@@ -186,28 +217,17 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size = p.roundUp(size)
 	fsType, have := d.Profile.Filesystem.Type, p.info.Capabilities.Filesystems
 	if fsType == "" {
-		fsType = p.Filesystem(size - overhead(d))
+		fsType = p.Filesystem(size)
 	}
 	if !slices.Contains(have, fsType) {
 		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fsType, strings.Join(have, ", "))
 	}
-	least := minExt4
-	if fsType == xfs {
-		least = minXFS
-	}
-	least += overhead(d)
-	switch {
-	case size < least:
-		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fsType, least)
-	case size > maxSize:
-		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", size, maxSize)
-	}
-	return fsType, size, nil
+	return fsType, size, mkfs.Check(fsType, size)
 }
 
 // format puts a filesystem on a new volume, whose root is empty and whose it is to be. The
 // volume reads as zeros: what is to be zero needs no writing, which would take blocks.
-func (p *Pool) format(ctx context.Context, name, fsType string, d dataset.Dataset, key []byte) error {
+func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset, key []byte) error {
 	dev, err := p.activate(ctx, name)
 	if err != nil {
 		return err
@@ -216,7 +236,7 @@ func (p *Pool) format(ctx context.Context, name, fsType string, d dataset.Datase
 	if err != nil {
 		return err
 	}
-	mkfs := p.mkfs
+	make := p.mkfs
 	if d.Encryption != nil {
 		open, err := p.encrypt(ctx, name, node, d, key)
 		if err != nil {
@@ -224,9 +244,9 @@ func (p *Pool) format(ctx context.Context, name, fsType string, d dataset.Datase
 		}
 		defer open.Close()
 		p.step("lvm.volume.opened")
-		mkfs, node = p.makeFS, open.Path()
+		make, node = p.makeFS, open.Path()
 	}
-	if err := mkfs(ctx, fsType, node); err != nil {
+	if err := make(ctx, fsType, size, node); err != nil {
 		return err
 	}
 	p.step("lvm.volume.formatted")
@@ -234,19 +254,20 @@ func (p *Pool) format(ctx context.Context, name, fsType string, d dataset.Datase
 	if err != nil {
 		return err
 	}
-	return errors.Join(prepareRoot(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
+	return errors.Join(mkfs.Root(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
 }
 
-func (p *Pool) mkfs(ctx context.Context, fsType, node string) error {
-	start := func(args ...string) error {
-		_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: append(args, node), Timeout: mkfsTimeout})
+func (p *Pool) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {
+	start := func(more ...string) error {
+		args := slices.Concat(mkfs.Args(fsType, size), more, []string{node})
+		_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
 		return err
 	}
 	if fsType == xfs {
-		return start("-q", "-K")
+		return start()
 	}
 	ext := func(more string) error {
-		return start("-q", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"+more)
+		return start("-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"+more)
 	}
 	err := ext(",assume_storage_prezeroed=1")
 	var failed *run.Error
@@ -254,24 +275,6 @@ func (p *Pool) mkfs(ctx context.Context, fsType, node string) error {
 		err = ext("") // e2fsprogs before 1.47
 	}
 	return err
-}
-
-// prepareRoot makes the root of a new filesystem empty, and whose it is to be.
-func prepareRoot(root *os.File, owner *dataset.Owner) error {
-	if err := unix.Unlinkat(int(root.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove lost+found: %w", err)
-	}
-	mode := uint32(0o755)
-	if owner != nil {
-		if err := root.Chown(int(owner.UID), int(owner.GID)); err != nil {
-			return err
-		}
-		if owner.Mode != nil {
-			mode = *owner.Mode
-		}
-	}
-	// Not os.Chmod, whose setuid, setgid and sticky bits are others than the system's.
-	return unix.Fchmod(int(root.Fd()), mode)
 }
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's. A
@@ -290,22 +293,22 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return 0, err
 		}
-		size, err := p.sizeOf(ctx, of)
-		if err != nil {
+		if _, err := p.measure(ctx, &of, d); err != nil {
 			return 0, err
 		}
-		want := p.roundUp(d.Size)
-		switch {
-		case want != 0 && want < size:
+		size, want := of.Size, p.roundUp(d.Size)
+		if want != 0 && want < size {
 			return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and volumes can't shrink", d.Size, size)
-		case want > maxSize:
-			return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", d.Size, maxSize)
 		}
+		if err := mkfs.CheckMax(want); err != nil {
+			return 0, err
+		}
+		of.Size = max(size, want)
 		name, err := p.snap(ctx, of, f, shelf.FirstHead, "n")
 		if err != nil || want <= size {
 			return size, err
 		}
-		return want, p.extend(ctx, name, want)
+		return want, p.extend(ctx, name, p.volumeFor(of.Filesystem, want, overhead(d)))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
@@ -313,16 +316,17 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return size, nil
 }
 
-// source returns the volume of a snapshot, or with the nil one of the head.
-func source(f *shelf.Folder, snapshot uuid.UUID) (string, error) {
+// source returns which volume a snapshot is, or with the nil one the head.
+func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 	if snapshot == uuid.Nil {
-		return headOf(f)
+		_, l, err = headLink(f)
+		return l, err
 	}
 	s, err := f.Kept(snapshot)
 	if err != nil {
-		return "", err
+		return l, err
 	}
-	return volumeOf(f.Root, s.Tree)
+	return linkOf(f.Root, s.Tree)
 }
 
 // make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
@@ -336,15 +340,14 @@ func (p *Pool) make(ctx context.Context, d dataset.Dataset, fill func(*shelf.Fol
 		if err := sameKey(f, d); err != nil {
 			return 0, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", d.ID, err)
 		}
-		name, err := headOf(f)
+		_, l, err := headLink(f)
 		if err != nil {
 			return 0, err
 		}
-		size, err := p.sizeOf(ctx, name)
-		if err != nil {
+		if _, err := p.measure(ctx, &l, d); err != nil {
 			return 0, err
 		}
-		return size, p.shelf.Finish(f, d)
+		return l.Size, p.shelf.Finish(f, d)
 	}
 	p.step("lvm.make.folder")
 	var size dataset.Size

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -127,12 +128,12 @@ func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
 }
 
 // makeFS makes a filesystem in a container, where each block that is written takes room.
-func (p *Pool) makeFS(ctx context.Context, fsType, path string) error {
-	args := []string{"-q", "-f", "-K", path} // -f: what was never written reads as noise
+func (p *Pool) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
+	more := []string{"-f", path} // what was never written reads as noise
 	if fsType == ext4 {
-		args = []string{"-q", "-F", "-b", "4096", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,lazy_itable_init=1", path}
+		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}
-	_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
+	_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: append(mkfs.Args(fsType, size), more...), Timeout: mkfsTimeout})
 	return err
 }
 

@@ -47,6 +47,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -219,7 +220,7 @@ func (p *Pool) Info() backends.Info {
 // Filesystem implements backends.Formatter: XFS where it fits.
 func (p *Pool) Filesystem(size dataset.Size) string {
 	have := p.info.Capabilities.Filesystems
-	if size < minXFS && slices.Contains(have, ext4) {
+	if size < mkfs.MinXFS && slices.Contains(have, ext4) {
 		return ext4
 	}
 	return have[0]

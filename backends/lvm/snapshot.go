@@ -41,7 +41,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 			return err
 		}
 	}
-	head, err := headOf(f)
+	_, head, err := headLink(f)
 	if err != nil {
 		return err
 	}
@@ -124,18 +124,19 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 
 // refill makes the volume of a new head what a snapshot is, as large as the old head.
 func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
-	now, err := volumeOf(f.Root, old)
+	now, err := linkOf(f.Root, old)
 	if err != nil {
 		return err
 	}
-	size, err := p.sizeOf(ctx, now)
+	size, err := p.sizeOf(ctx, now.Volume)
 	if err != nil {
 		return err
 	}
-	of, err := volumeOf(f.Root, from)
+	of, err := linkOf(f.Root, from)
 	if err != nil {
 		return err
 	}
+	of.Size = now.Size
 	name, err := p.snap(ctx, of, f, fresh, "n")
 	if err != nil {
 		return err

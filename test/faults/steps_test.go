@@ -141,11 +141,11 @@ func (w *world) thawed(t testing.TB) {
 	}
 }
 
-func totalBytes(t testing.TB, path string) int64 {
+func freeBytes(t testing.TB, path string) int64 {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	return int64(st.Blocks) * st.Bsize
+	return int64(st.Bavail) * st.Bsize
 }

@@ -1,0 +1,91 @@
+package loop
+
+import (
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/mkfs"
+)
+
+// The size of a dataset is what can be written to it, so its image is larger: see package mkfs.
+// The image of one that an older version made is as large as its size, and stays so until it is
+// resized. The size is on record beside the image.
+
+// roundUp makes a size a whole number of blocks.
+func roundUp(size dataset.Size) dataset.Size { return (size + sector - 1) / sector * sector }
+
+// imageFor is how many bytes the image of a dataset of a size has, with a filesystem in it.
+func imageFor(fs string, size dataset.Size, encrypted bool) int64 {
+	device := mkfs.Device(fs, size)
+	if encrypted {
+		device += crypt.Overhead
+	}
+	return int64(device)
+}
+
+// maxImage is at least the size of each image.
+const maxImage = mkfs.MaxDevice + crypt.Overhead
+
+// imageSize returns the bytes of an item's image.
+func (p *Pool) imageSize(dir folder, item string) (int64, error) {
+	st, err := dir.lstat(p.layout.image(item))
+	if err == nil && !isRegular(st) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.path(p.layout.image(item)))
+	}
+	if err != nil {
+		return 0, err
+	}
+	return st.Size, nil
+}
+
+// sized is how large an item is.
+type sized struct {
+	fs        string
+	encrypted bool
+	size      dataset.Size
+	image     int64
+}
+
+// imageFor is how large the image would be for another size.
+func (s sized) imageFor(size dataset.Size) int64 { return imageFor(s.fs, size, s.encrypted) }
+
+// sizeOf returns an item's size: what is on record, or, where that says nothing, what fits into its
+// image.
+func (p *Pool) sizeOf(dir folder, item string) (s sized, err error) {
+	if s.image, err = p.imageSize(dir, item); err != nil {
+		return s, err
+	}
+	if s.fs, _, err = p.inspect(dir, item); err != nil {
+		return s, err
+	}
+	recorded, profile := recordedSize(dir, item)
+	if s.encrypted = s.fs == luks; s.encrypted { // and what is in there takes the key
+		if s.fs = profile.Filesystem.Type; s.fs == "" {
+			s.fs = p.Filesystem(dataset.Size(s.image))
+		}
+	}
+	s.size = min(roundUp(recorded), dataset.Size(s.image))
+	if s.size <= 0 {
+		device := dataset.Size(s.image)
+		if s.encrypted {
+			device -= crypt.Overhead
+		}
+		s.size = mkfs.Size(s.fs, device)
+	}
+	return s, nil
+}
+
+// recordedSize is what the record of an item says; 0: nothing.
+func recordedSize(dir folder, item string) (dataset.Size, dataset.Profile) {
+	if id, err := parseID(item); err == nil {
+		var s dataset.Snapshot
+		if readRecord(dir, snapshotRecord(id), &s) != nil || s.ID != id {
+			return 0, dataset.Profile{}
+		}
+		return s.Size, s.Profile
+	}
+	var d dataset.Dataset
+	if readRecord(dir, recordFile, &d) != nil {
+		return 0, dataset.Profile{}
+	}
+	return d.Size, d.Profile
+}
