@@ -143,6 +143,16 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
 }
 
+// filled is how much of a size is taken in a filesystem, as df reckons Use%: nothing is left of it
+// when it is all, whatever the filesystem keeps for itself beside.
+func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
+	taken, left := dataset.Size(fs.Blocks-fs.Bfree), dataset.Size(fs.Bavail)
+	if size <= 0 || taken+left <= 0 {
+		return taken * dataset.Size(fs.Bsize)
+	}
+	return dataset.Size(float64(size) * float64(taken) / float64(taken+left))
+}
+
 // datasetStatus is what is seen of a dataset now.
 func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
@@ -175,7 +185,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
 		case mounted && caps.OwnFilesystem && unix.Statfs(path, &fs) == nil:
-			used = dataset.Size(fs.Blocks-fs.Bfree) * dataset.Size(fs.Bsize)
+			used = filled(fs, d.Size)
 		default:
 			used, uerr = b.Used(ctx, d.ID)
 		}

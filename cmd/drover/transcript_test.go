@@ -101,6 +101,13 @@ var scenarios = map[string]func(c *console){
 		c.fake.operations[0].Volume, c.fake.snapshots[0].Volume = long, long
 	},
 	"full": func(c *console) { c.fake.volumes[0].Status.Used = 19 * dataset.GiB },
+	// What an image takes that is not mounted, with what its filesystem keeps.
+	"at-rest": func(c *console) {
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 18450 * dataset.MiB}
+	},
+	"full-at-rest": func(c *console) {
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
+	},
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}
 	},

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mkfs"
 )
 
 // newestShown is how many snapshots inspect lists.
@@ -134,10 +135,22 @@ func sizeLine(v api.Volume) string {
 	switch {
 	case v.Status == nil:
 		return size
+	case beside(v) > 0:
+		return fmt.Sprintf("%s, takes %s of its pool", size, v.Status.Used.Human())
 	case v.Size > 0:
 		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(), int64(100*float64(v.Status.Used)/float64(v.Size)))
 	}
 	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
+}
+
+// beside is how much more than its size a volume may take where what is known is what it takes of its
+// pool: with what its filesystem keeps, which only one that is mounted tells.
+func beside(v api.Volume) dataset.Size {
+	fs := v.Profile.Filesystem.Type
+	if v.Status.Mounted || v.Size == 0 || fs == "" {
+		return 0
+	}
+	return mkfs.Device(fs, v.Size) - v.Size
 }
 
 func (a *app) mountLines(v api.Volume) []string {
@@ -249,7 +262,7 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 			return st.Problem, next
 		}
 		return st.Problem, next[1:]
-	case v.Size > 0 && st.Used > v.Size/10*9:
+	case v.Size > 0 && st.Used > v.Size/10*9+beside(v):
 		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, larger(v.Size))}
 	}
 	return "", nil
