@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/selector"
 )
@@ -78,7 +79,7 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 		}
 	}
 	if len(fit) == 0 {
-		if err := unknownPool(sites, o.profile.Pool); err != nil {
+		if err := unknownPool(sites, s.seen.unmadePools(), o.profile.Pool); err != nil {
 			return c, err
 		}
 		return c, refuse(askingFirst(sites, o.asking), o)
@@ -88,7 +89,7 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 }
 
 // unknownPool fails with ErrInvalid, listing those there are, for a pool that nobody has.
-func unknownPool(sites []site, name string) error {
+func unknownPool(sites []site, unmade []api.Pool, name string) error {
 	var names []string
 	for _, st := range sites {
 		for _, c := range st.pools {
@@ -97,6 +98,11 @@ func unknownPool(sites []site, name string) error {
 	}
 	if name == "" || len(names) == 0 || slices.Contains(names, name) {
 		return nil
+	}
+	for _, p := range unmade {
+		if p.Name == name && p.Status != nil {
+			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName, p.Status.Reason)
+		}
 	}
 	slices.Sort(names)
 	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
@@ -178,6 +184,9 @@ func (s *Service) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus
 // it is, but for what may pass: the pool or its node is away. Pure.
 func (st site) unfit(c candidate, o order) (why string, would bool) {
 	if why := misfit(c, o.profile); why != "" {
+		if c.unasked() && chosen(c, o.profile) {
+			return c.away(), true
+		}
 		return why, false
 	}
 	if o.profile.Placement != "" {
@@ -245,9 +254,11 @@ const refusedShown = 10
 func refuse(sites []site, o order) error {
 	var why []string
 	pools, kind := 0, dataset.ErrUnsupported
+	nodes := o.named || len(sites) > 1
+	head, could, sites := other(sites, o)
 	for _, st := range sites {
 		pools += len(st.pools)
-		reason, would := st.refusal(o, o.named || len(sites) > 1)
+		reason, would := st.refusal(o, nodes)
 		if would {
 			kind = dataset.ErrOffline
 		}
@@ -261,7 +272,7 @@ func refuse(sites []site, o order) error {
 	if more := len(sites) - len(why); more > 0 {
 		why = append(why, fmt.Sprintf("and %d more nodes", more))
 	}
-	return dataset.Errorf(kind, "%s: no pool can keep profile %s: %s", o.what, o.profile.Name, strings.Join(why, "; "))
+	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s%s", o.what, head, o.profile.Name, strings.Join(why, "; "), could)
 }
 
 // refusal says why nothing of a site is for an order, once where that is the same for

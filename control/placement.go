@@ -32,7 +32,7 @@ func misfit(c candidate, p dataset.Profile) string {
 	case p.Backend != "" && p.Backend != c.Backend:
 		return "its backend is " + c.Backend + ", not " + p.Backend
 	case p.Size != 0 && !can.EnforcesSize:
-		return "it cannot enforce a size"
+		return "it cannot enforce a size" + c.lacks("sizes")
 	case (p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot:
 		return "it cannot take snapshots without copying"
 	case p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem:

@@ -19,6 +19,8 @@ func TestMisfits(t *testing.T) {
 		c.Capabilities.OwnDevice, c.Capabilities.Limits = true, l
 		return c
 	}
+	unsized := dir
+	unsized.Missing = []string{"sizes need quotas (enable)"}
 	less := loop
 	less.Capabilities.Filesystems, less.Missing = nil, []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)", "ext4: the kernel has it not (modprobe ext4)", "encryption needs cryptsetup (apt-get install cryptsetup-bin)"}
 	sealed := dataset.Profile{Encryption: dataset.KeySource{KeyFile: "/key"}}
@@ -36,6 +38,7 @@ func TestMisfits(t *testing.T) {
 		{loop, dataset.Profile{Pool: "plain"}, "it is not pool plain"},
 		{dir, dataset.Profile{Backend: "loop"}, "its backend is dir, not loop"},
 		{dir, dataset.Profile{Size: 1}, "it cannot enforce a size"},
+		{unsized, dataset.Profile{Size: 1}, "it cannot enforce a size: on its node sizes need quotas (enable), and then a restart of drover"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze one volume alone"},

@@ -34,6 +34,8 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	switch {
 	case err != nil:
 		return nil, nil, err
+	case candidate{Pool: pool, status: s.seen.pool(pool.ID)}.unasked():
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, s.seen.pool(pool.ID).Reason)
 	case !pool.Capabilities.EnforcesSize:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s (backend %s) cannot enforce a size", d.Volume, pool.Name, pool.Backend)
 	case next.Size < d.Size && !pool.Capabilities.Shrink:

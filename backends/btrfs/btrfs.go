@@ -192,8 +192,16 @@ func (p *Pool) Info() backends.Info {
 			Delta: true,
 		},
 		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
-		Path: p.shelf.Path(),
+		Path: p.shelf.Path(), Missing: p.missing(),
 	}
+}
+
+// missing is the command with which the pool could do more.
+func (p *Pool) missing() []string {
+	if p.quota != subvol.QuotaNone {
+		return nil
+	}
+	return []string{"sizes need the quotas of its filesystem (btrfs quota enable " + p.shelf.Path() + ")"}
 }
 
 // sizes says how sizes are kept, or what would have them kept.

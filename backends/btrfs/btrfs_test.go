@@ -156,7 +156,7 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable")
 	f.reopen()
 	reason("")
-	if info := f.Info(); info.Capabilities.EnforcesSize || !strings.Contains(info.Note, "btrfs quota enable "+f.path()) {
+	if info := f.Info(); info.Capabilities.EnforcesSize || !strings.Contains(info.Note, "btrfs quota enable "+f.path()) || len(info.Missing) != 1 || !strings.Contains(info.Missing[0], "btrfs quota enable "+f.path()) {
 		t.Errorf("%+v", info)
 	}
 	_, err = f.Create(t.Context(), c.Other)
