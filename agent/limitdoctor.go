@@ -17,8 +17,8 @@ func (a *Agent) checkLimits(r *report) {
 	l := a.limits
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.hierarchy.Has(g) })
 	switch {
-	case l.why != nil:
-		r.add(levelInfo, "speed limits", "mount a control group hierarchy with the controller io (systemd does), or boot a kernel with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.why)
+	case l.cannot() != nil:
+		r.add(levelInfo, "speed limits", "mount a control group hierarchy with the controllers io and memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
 	case l.hierarchy.Version == iolimit.V1:
 		r.add(levelOK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.hierarchy.Dir)
 	case l.lostNow() != "":

@@ -226,6 +226,21 @@ func TestLimitInAGroupWithoutTheController(t *testing.T) {
 	f.a.unmounts("db", "one")
 }
 
+// Where the kernel cannot tell whose is what it writes later, nothing is promised.
+func TestLimitWithoutMemory(t *testing.T) {
+	h := files(t, iolimit.V2, "/", "system.slice", "docker")
+	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io pids"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := limitedBy(t, h)
+	if err := f.a.Create(t.Context(), "db@slow", nil); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("made: %v", err)
+	}
+	if !f.a.says("has the controller io without memory") {
+		t.Error("doctor does not say so")
+	}
+}
+
 // A limit is not taken away while the guard fences its volume, which gives back what it lifted.
 func TestLimitIsKeptInAFence(t *testing.T) {
 	f := limitFlock(t)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -33,6 +34,7 @@ type Cgroups struct {
 type limits struct {
 	hierarchy iolimit.Hierarchy
 	why       error    // there is none
+	leaky     error    // there is one that does not hold all that is written: no mount is promised anything, and what is left in it is taken away
 	parents   []string // of version 2: the groups below which engines put containers
 
 	wake chan struct{}
@@ -80,6 +82,9 @@ func newLimits(cfg Cgroups) *limits {
 		}
 		l.why = err
 	}
+	if l.why == nil {
+		l.leaky = l.hierarchy.Holds()
+	}
 	if len(l.parents) == 0 {
 		l.parents = []string{"/system.slice", "/docker"}
 	}
@@ -89,13 +94,16 @@ func newLimits(cfg Cgroups) *limits {
 // kind is what a pool on this host can promise that gives each volume a device.
 func (l *limits) kind() dataset.Limits {
 	switch {
-	case l.why != nil:
+	case l.cannot() != nil:
 		return ""
 	case l.hierarchy.Version == iolimit.V1:
 		return dataset.LimitsContainer
 	}
 	return dataset.LimitsStrict
 }
+
+// cannot is why this host can hold volumes to nothing; nil: it can.
+func (l *limits) cannot() error { return cmp.Or(l.why, l.leaky) }
 
 // can is what a pool can do on this host.
 func (a *Agent) can(b backends.Pool) dataset.Capabilities {
@@ -164,7 +172,7 @@ func (a *Agent) limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	switch kind := a.limits.kind(); {
 	case kind == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", a.limits.why)
+		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", a.limits.cannot())
 	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
 		return dataset.Errorf(dataset.ErrUnsupported, "its profile is strict about its speed, and this host has control groups of version 1: %s (boot it with version 2, or drover volume set-profile)", heldV1)
 	}

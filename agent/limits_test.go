@@ -61,6 +61,9 @@ func limitedBy(t *testing.T, h iolimit.Hierarchy) *flock {
 func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hierarchy {
 	t.Helper()
 	h := iolimit.Hierarchy{Version: version, Dir: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io memory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, g := range groups {
 		names := []string{"io.max", "cgroup.subtree_control"}
 		if version == iolimit.V1 {

@@ -31,12 +31,36 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 	if v2 == "" {
 		return Hierarchy{}, fmt.Errorf("%w: none is mounted that has the controller blkio or io", ErrNone)
 	}
-	b, err := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
-	if err != nil {
-		return Hierarchy{}, fmt.Errorf("control groups at %s: %w", v2, err)
-	}
-	if !slices.Contains(strings.Fields(string(b)), v2Controller) {
+	h := Hierarchy{Version: V2, Dir: v2}
+	if has, err := h.controls(v2Controller); err != nil {
+		return Hierarchy{}, err
+	} else if !has {
 		return Hierarchy{}, fmt.Errorf("%w: %s has no controller io", ErrNone, v2)
 	}
-	return Hierarchy{Version: V2, Dir: v2}, nil
+	return h, nil
+}
+
+// Holds is ErrNone where limits hold programs, and not what the kernel writes for them later: of
+// version 2 it finds whose that is by the group that a page is charged to. The controller io has
+// the kernel keep those as well, handed down or not; where memory is not in the same hierarchy
+// (cgroup_disable=memory, as some boards are booted) all of it is the root group's, which has no
+// limit.
+func (h Hierarchy) Holds() error {
+	if h.Version != V2 {
+		return nil
+	}
+	has, err := h.controls(v2Memory)
+	if err == nil && !has {
+		err = fmt.Errorf("%w: %s has the controller io without memory, so that what is written to memory first would be nobody's", ErrNone, h.Dir)
+	}
+	return err
+}
+
+// controls tells whether a hierarchy of version 2 has a controller.
+func (h Hierarchy) controls(controller string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.controllers"))
+	if err != nil {
+		return false, fmt.Errorf("control groups at %s: %w", h.Dir, err)
+	}
+	return slices.Contains(strings.Fields(string(b)), controller), nil
 }

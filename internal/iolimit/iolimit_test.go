@@ -216,6 +216,21 @@ func TestDetect(t *testing.T) {
 	}
 }
 
+// Version 2 tells whose what is written later is by the controller memory.
+func TestHolds(t *testing.T) {
+	for _, c := range []struct {
+		version     Version
+		controllers string
+		want        bool
+	}{{V1, "", true}, {V2, "cpuset io memory", true}, {V2, "cpuset io pids", false}} {
+		h := Hierarchy{c.version, t.TempDir()}
+		put(t, c.controllers, h.Dir, "cgroup.controllers")
+		if err := h.Holds(); (err == nil) != c.want || err != nil && !errors.Is(err, ErrNone) {
+			t.Errorf("version %d with %q: %v", c.version, c.controllers, err)
+		}
+	}
+}
+
 // On this host's own hierarchy: what was set is there, and other groups are as they were.
 func TestRealRules(t *testing.T) {
 	table, err := mount.Table()

@@ -14,6 +14,7 @@ import (
 const (
 	maxFile      = "io.max"
 	v2Controller = "io"
+	v2Memory     = "memory"
 	noLimit      = "max"
 )
 
