@@ -15,8 +15,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/mount"
-	"github.com/droverhq/drover/internal/scratch"
 )
 
 // growing is a pool whose datasets have a size, and that notes when it does what, and whether the
@@ -67,19 +65,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 	src.Profile.Quiesce = dataset.QuiesceFreeze
 	k.cache.apply(src, 1)
 	defer k.cache.remove(src.ID)
-	at := k.mountPath(src.ID)
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	root, err := os.Open(scratch.Mount(t, "ext4", scratch.Ext4))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := mount.Bind(root, at, mount.BindFlags{}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = mount.Unmount(at) }()
+	root := k.filled(src.ID)
 	still := func() bool {
 		again := fsctl.Freeze(root)
 		if again == nil {

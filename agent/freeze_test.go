@@ -22,24 +22,32 @@ type freezing struct {
 
 func (f freezing) Info() backends.Info { return backends.Info{Freezes: f.itself} }
 
+// filled mounts a filesystem where that of a dataset is to be, for the length of a test, and returns
+// its root.
+func (r *rig) filled(id uuid.UUID) *os.File {
+	r.t.Helper()
+	at := r.mountPath(id)
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	root, err := os.Open(scratch.Mount(r.t, "ext4", scratch.Ext4))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = root.Close() })
+	if err := mount.Bind(root, at, mount.BindFlags{}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = mount.Unmount(at) })
+	return root
+}
+
 // Who asks for a freeze gets one, and nobody freezes what a backend will freeze: that could
 // not be frozen twice.
 func TestWhoFreezes(t *testing.T) {
 	r := newRig(t)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
-	at := r.mountPath(d.ID)
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	root, err := os.Open(scratch.Mount(t, "ext4", scratch.Ext4))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := mount.Bind(root, at, mount.BindFlags{}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = mount.Unmount(at) }()
+	root := r.filled(d.ID)
 	for _, c := range []struct {
 		quiesce dataset.Quiesce
 		itself  bool

@@ -271,16 +271,9 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 // who looks for what is missing, nor a start, nor the end of a snapshot; also when the dataset may
 // be open here again while the guard's flush goes on, or nobody knows.
 func TestLimitIsNotSetInAFence(t *testing.T) {
-	f := limitFlock(t)
-	says := &toldGuard{}
-	f.a.cfg.Guard = says
-	f.a.again()
-	d := f.a.volume("db@slow", nil)
-	f.a.mounts("db", "one")
+	f, says := toldFlock(t)
+	d, held := f.guarded("db")
 	dev := f.a.device(d)
-	held := d
-	held.Profile.Failover.Auto = true
-	f.a.cache.apply(held, 0)
 	f.a.bounds.arm(d.ID, d.Epoch)
 	look := func() error { (&keeper{Agent: f.a.Agent}).look(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
@@ -333,6 +326,27 @@ type toldGuard struct {
 	mu    sync.Mutex
 	e     guard.Entry
 	asked int
+}
+
+// toldFlock is one whose first host has such a guard.
+func toldFlock(t *testing.T) (*flock, *toldGuard) {
+	t.Helper()
+	f, says := limitFlock(t), &toldGuard{}
+	f.a.cfg.Guard = says
+	f.a.again()
+	return f, says
+}
+
+// guarded mounts a volume with a limit on that host. Held is how it is known there by then: as one
+// that the guard may have.
+func (f *flock) guarded(name string) (d, held dataset.Dataset) {
+	f.Helper()
+	d = f.a.volume(name+"@slow", nil)
+	f.a.mounts(name, "one")
+	held = d
+	held.Profile.Failover.Auto = true
+	f.a.cache.apply(held, 0)
+	return d, held
 }
 
 // say has it say so; no state: it does not answer.

@@ -243,18 +243,10 @@ func TestLimitWithoutMemory(t *testing.T) {
 
 // A limit is not taken away while the guard fences its volume, which gives back what it lifted.
 func TestLimitIsKeptInAFence(t *testing.T) {
-	f := limitFlock(t)
-	says := &toldGuard{}
-	f.a.cfg.Guard = says
-	f.a.again()
-	d := f.a.volume("db@slow", nil)
-	f.a.mounts("db", "one")
-	dev := f.a.device(d)
-	held := d
-	held.Profile.Failover.Auto = true
-	free := held
+	f, says := toldFlock(t)
+	d, held := f.guarded("db")
+	dev, free := f.a.device(d), held
 	free.Profile.QoS = dataset.QoS{}
-	f.a.cache.apply(held, 0)
 	f.a.bounds.arm(d.ID, d.Epoch)
 	f.a.bounds.mu.Lock()
 	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
@@ -283,16 +275,9 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 // A guard that does not answer is asked once at a start, however many volumes are limited that it
 // may have.
 func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
-	f := limitFlock(t)
-	says := &toldGuard{}
-	f.a.cfg.Guard = says
-	f.a.again()
+	f, says := toldFlock(t)
 	for _, name := range []string{"db", "log"} {
-		d := f.a.volume(name+"@slow", nil)
-		f.a.mounts(name, "one")
-		held := d
-		held.Profile.Failover.Auto = true
-		f.a.cache.apply(held, 0)
+		d, _ := f.guarded(name)
 		unlock, err := f.a.locks.lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
 		if err != nil {
 			t.Fatal(err)

@@ -2,12 +2,35 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
 )
+
+// inNamespace runs a script in a mount namespace of its own, and returns when that says ready. It reads
+// what it is told, until end.
+func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, said io.Reader, end func() error) {
+	t.Helper()
+	c := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", script}, args...)...)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err = c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err == nil {
+		_, err = said.Read(make([]byte, 6))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
+}
 
 // A volume that a process has in a mount namespace of its own, whose use has ended for the
 // agent, is not given up: it may write there still.
@@ -17,31 +40,17 @@ func TestI1MoveOfWhatAnotherNamespaceHas(t *testing.T) {
 			f := newFlock(t, backend, backend)
 			f.a.volume("db", nil)
 			path, in := f.a.mounts("db", "web"), t.TempDir()
-			c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec",
-				`mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`, path, in)
-			tell, err := c.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			said, err := c.StdoutPipe()
-			if err == nil {
-				err = c.Start()
-			}
-			if err == nil {
-				_, err = said.Read(make([]byte, 6))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			tell, said, end := inNamespace(t, `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`, path, in)
 			f.a.unmounts("db", "web")
 			op := f.ended(f.begins("db", f.b))
 			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, in) {
 				t.Errorf("%s: %+v", op.State, op.Problem)
 			}
-			if _, err = tell.Write([]byte("\n")); err == nil {
+			_, err := tell.Write([]byte("\n"))
+			if err == nil {
 				_, err = said.Read(make([]byte, 8))
 			}
-			if err := errors.Join(err, tell.Close(), c.Wait()); err != nil {
+			if err := errors.Join(err, end()); err != nil {
 				t.Fatal(err)
 			}
 			f.moves("db", f.b)

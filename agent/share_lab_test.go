@@ -77,21 +77,7 @@ func TestHeldOnARealShare(t *testing.T) {
 	}
 	db, other := f.a.mounts("db", "one"), f.a.mounts("other", "two")
 	in := t.TempDir()
-	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
-	hold, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	said, err := c.StdoutPipe()
-	if err == nil {
-		err = c.Start()
-	}
-	if err == nil {
-		_, err = said.Read(make([]byte, 6))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, _, end := inNamespace(t, `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
 	held, err := holders()
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +85,7 @@ func TestHeldOnARealShare(t *testing.T) {
 	if held(db) || !held(other) {
 		t.Errorf("held: %t and %t", held(db), held(other))
 	}
-	if err := errors.Join(hold.Close(), c.Wait()); err != nil {
+	if err := end(); err != nil {
 		t.Error(err)
 	}
 	f.a.unmounts("db", "one")
