@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -258,4 +259,27 @@ func TestBadPeers(t *testing.T) {
 	}
 	_, err := b.pull(a, d, uuid.Nil) // what they left does not matter
 	must(t, err)
+}
+
+// What a peer was doing as its agent stopped is asked for again when it is there.
+func TestPeerThatStops(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	b.client.Clock = hasty{}
+	d := a.create(small)
+	a.take(d, dataset.SnapshotManual)
+	var asked atomic.Int32
+	authorize := a.server.Authorize
+	a.server.Authorize = func(ctx context.Context, peer, ds uuid.UUID) error {
+		if asked.Add(1) == 1 {
+			return fmt.Errorf("look up the dataset: %w", context.Canceled)
+		}
+		return authorize(ctx, peer, ds)
+	}
+	if _, err := b.pull(a, d, uuid.Nil); err != nil || asked.Load() < 2 {
+		t.Errorf("after %d requests: %v", asked.Load(), err)
+	}
+	if said := a.log.AllEntries(); len(said) > 0 {
+		t.Errorf("it is logged as a failure: %+v", said[0].Message)
+	}
 }

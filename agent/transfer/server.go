@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"strings"
@@ -170,6 +171,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 		return
 	}
 	kind := dataset.KindOf(err)
+	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) { // nobody's fault: it is there again when this agent is
+		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent stops: %w", err)
+	}
 	if kind == dataset.ErrInternal {
 		s.Log.WithError(err).WithField("path", dataset.Clip(r.URL.Path)).Error("a request of another node failed")
 	}
