@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,19 +19,7 @@ func TestSystemd(t *testing.T) {
 	if !all() {
 		long.Only(t)
 	}
-	dir := t.TempDir()
-	for _, args := range [][]string{{"make", "build"}, {"scripts/install.sh"}} {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir, cmd.Env = top(t), append(os.Environ(), "PREFIX=/usr/local", "DESTDIR="+filepath.Join(dir, "staged"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", args, err, out)
-		}
-	}
-	vm := Boot(t, Options{Dir: dir, Systemd: true, CPUs: 2, Disks: []Disk{{"state", 8 * gib}}})
-	vm.must(t, "mkfs.xfs -q -K -L state $DROVER_LAB_DISK_STATE")
-	vm.must(t, "echo 'LABEL=state /var/lib/drover xfs defaults 0 0' >>/etc/fstab && mkdir -p /var/lib/drover")
-	vm.must(t, "cp -a /lab/staged/. / && systemd-sysusers && systemctl daemon-reload")
-	vm.must(t, "mount /var/lib/drover && systemctl enable --now drover.socket drover.service docker.service")
+	vm := installed(t, "")
 	vm.must(t, "tar -C / -c ."+inside.Guest+" | docker import - witness")
 	vm.must(t, "docker run -d --name one --network none --restart always --volume-driver drover -v db@bronze:/data witness "+inside.Guest+" witness")
 	vm.must(t, "docker run -d --name mortal --network none --volume-driver drover -v db@bronze:/data witness "+inside.Guest+" witness")
@@ -51,6 +40,32 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("below the mount points there are %q", bare)
 	}
 	vm.must(t, "systemctl --quiet is-active drover.service drover.socket docker.service && ! systemctl --quiet is-failed 'drover*'")
+}
+
+// installed is a machine with systemd, an engine and what make install installs, with these
+// profiles; none: the built-in ones.
+func installed(t *testing.T, profiles string) *VM {
+	t.Helper()
+	dir := t.TempDir()
+	for _, args := range [][]string{{"make", "build"}, {"scripts/install.sh"}} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Env = top(t), append(os.Environ(), "PREFIX=/usr/local", "DESTDIR="+filepath.Join(dir, "staged"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", args, err, out)
+		}
+	}
+	if profiles != "" {
+		file := filepath.Join(dir, "staged/etc/drover/profiles.yaml")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(profiles), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm := Boot(t, Options{Dir: dir, Systemd: true, CPUs: 2, Disks: []Disk{{"state", 8 * gib}}})
+	vm.must(t, "mkfs.xfs -q -K -L state $DROVER_LAB_DISK_STATE")
+	vm.must(t, "echo 'LABEL=state /var/lib/drover xfs defaults 0 0' >>/etc/fstab && mkdir -p /var/lib/drover")
+	vm.must(t, "cp -a /lab/staged/. / && systemd-sysusers && systemctl daemon-reload")
+	vm.must(t, "mount /var/lib/drover && systemctl enable --now drover.socket drover.service docker.service")
+	return vm
 }
 
 // must runs a line of shell in the machine and returns the lines that it printed.

@@ -1,0 +1,179 @@
+package lab
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/internal/long"
+)
+
+const speedProfiles = `
+default: free
+profiles:
+  free: {size: 512MiB, on_delete: purge}
+  slow: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}, on_delete: purge}
+  ops: {size: 512MiB, qos: {read_iops: 100, write_iops: 100, strict: true}, on_delete: purge}
+  calm: {size: 512MiB, quiesce: freeze, on_delete: purge}
+  frozen: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}, quiesce: freeze, on_delete: purge}
+`
+
+// tries is how often a figure is taken at most: a machine that is busy with something else only
+// ever makes it worse.
+const tries = 3
+
+// TestSpeed is what a profile says on speed, on version 2, with the installed units and an
+// engine's containers: nobody is faster at any time, and who is not held up by the machine is as
+// fast. What the same takes without a limit tells one from the other.
+func TestSpeed(t *testing.T) {
+	long.Only(t)
+	vm := installed(t, speedProfiles)
+	vm.must(t, "tar -C / -c bin sbin lib lib64 | docker import - tools") // links: the tools are the machine's own
+	if said := strings.Join(vm.must(t, "drover doctor"), "\n"); !strings.Contains(said, "v2") {
+		t.Fatalf("no version 2:\n%s", said)
+	}
+	vm.bytesASecond(t)
+	vm.operations(t)
+	vm.neighbour(t)
+	vm.dirty(t)
+	if said := vm.must(t, "cat $(find /sys/fs/cgroup -name io.max)"); len(said) > 0 {
+		t.Errorf("rules were left: %q", said)
+	}
+}
+
+// container is how one is run that has a volume on /data and the machine's tools.
+func container(volume, more string) string {
+	return "docker run --network none --stop-signal KILL --volume-driver drover -v " + volume + ":/data -v /usr:/usr:ro " + more + " tools sh -c "
+}
+
+// seconds is what a command takes in a container, from the first moment of that.
+func (vm *VM) seconds(t *testing.T, volume, command string) float64 {
+	t.Helper()
+	said := vm.must(t, container(volume, "--rm")+"'read from _ </proc/uptime; "+command+" 2>/dev/null && read to _ </proc/uptime; echo $from; echo $to'")
+	if len(said) != 2 {
+		t.Fatalf("%s: %q", command, said)
+	}
+	return number(t, said[1]) - number(t, said[0])
+}
+
+func number(t *testing.T, s string) float64 {
+	t.Helper()
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// bytesASecond: 30 MiB at 5 MiB a second take six seconds.
+func (vm *VM) bytesASecond(t *testing.T) {
+	const due = 30 / 5.0
+	for _, how := range []string{"oflag=direct", "conv=fsync"} {
+		write, best, free := "dd if=/dev/zero of=/data/f bs=1M count=30 "+how, math.Inf(1), 0.0
+		for range tries {
+			free = max(free, vm.seconds(t, "other@free", write))
+			took := vm.seconds(t, "db@slow", write)
+			t.Logf("%s: 30 MiB in %.2f s (in %.2f s without a limit)", how, took, free)
+			if took < 0.9*due {
+				t.Errorf("%s: 30 MiB took %.2f s, want %.1f", how, took, due)
+			}
+			if best = min(best, took); best <= 1.1*due {
+				break
+			}
+		}
+		if best > 1.1*due && free < due/5 {
+			t.Errorf("%s: 30 MiB took %.2f s at best, want %.1f", how, best, due)
+		}
+	}
+}
+
+// operations: 100 a second are 100.
+func (vm *VM) operations(t *testing.T) {
+	const due = 100.0
+	for _, kind := range []string{"randread", "randwrite"} {
+		best, free := 0.0, math.Inf(1)
+		for range tries {
+			free = min(free, vm.fio(t, "other@free", kind))
+			iops := vm.fio(t, "ops@ops", kind)
+			t.Logf("%s: %.1f operations a second (%.0f without a limit)", kind, iops, free)
+			if iops > 1.1*due {
+				t.Errorf("%s: %.1f operations a second, want %.0f", kind, iops, due)
+			}
+			if best = max(best, iops); best >= 0.9*due {
+				break
+			}
+		}
+		if best < 0.9*due && free > 5*due {
+			t.Errorf("%s: %.1f operations a second at best, want %.0f", kind, best, due)
+		}
+	}
+}
+
+// fio returns how many operations a second a container gets.
+func (vm *VM) fio(t *testing.T, volume, kind string) float64 {
+	t.Helper()
+	said := strings.Join(vm.must(t, container(volume, "--rm")+
+		"'fio --name=x --filename=/data/fio --rw="+kind+" --bs=16k --direct=1 --ioengine=psync --size=16M --time_based --runtime=5 --output-format=json'"), "\n")
+	var found struct {
+		Jobs []struct{ Read, Write struct{ IOPS float64 } }
+	}
+	_, figures, _ := strings.Cut(said, "{") // what comes before are warnings
+	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
+		t.Fatalf("%v: %s", err, said)
+	}
+	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
+}
+
+// neighbour: another volume of the pool is as fast beside one that is written to as fast as it may
+// be as by itself. The best of each is what the machine can.
+func (vm *VM) neighbour(t *testing.T) {
+	var alone, beside float64
+	for range 2 * tries {
+		alone = max(alone, vm.fio(t, "other@free", "randwrite"))
+		vm.must(t, container("db@slow", "-d --name busy")+"'while :; do dd if=/dev/zero of=/data/f bs=1M count=30 oflag=direct; done'")
+		beside = max(beside, vm.fio(t, "other@free", "randwrite"))
+		vm.must(t, "docker rm -f busy")
+		t.Logf("another volume: %.0f operations a second alone, %.0f beside one that is limited", alone, beside)
+		if beside >= 0.95*alone {
+			return
+		}
+	}
+	t.Errorf("another volume keeps %.2f of its speed", beside/alone)
+}
+
+// dirty: 200 MiB in memory, at 5 MiB a second, hold up neither a snapshot nor a stop, and a writer
+// for two seconds at most, or the snapshot is refused, with how long they would.
+func (vm *VM) dirty(t *testing.T) {
+	const fill = "docker exec db dd if=/dev/zero of=/data/f bs=1M count=200 2>&1 && grep Dirty: /proc/meminfo"
+	held := map[string]float64{}
+	for _, profile := range []string{"free", "slow", "calm", "frozen"} {
+		volume := profile + "@" + profile
+		vm.must(t, container(volume, "-d --name db")+"'while :; do read at _ </proc/uptime; echo $at >>/data/log; sleep 0.01; done'")
+		dirty := vm.must(t, fill)
+		said, exit := vm.shell(t, "read from _ </proc/uptime; drover snapshot create "+profile+" 2>&1; exit=$?; read to _ </proc/uptime; sleep 1; echo $from; echo $to; exit $exit")
+		if len(said) < 2 {
+			t.Fatal(said)
+		}
+		took, why := number(t, said[len(said)-1])-number(t, said[len(said)-2]), strings.Join(said[:len(said)-2], "\n")
+		if exit != 0 && !strings.Contains(why, "hold up its writers for") {
+			t.Errorf("%s: snapshot: %s", profile, why)
+		}
+		stall := vm.must(t, `awk 'NR > 1 && $1 - last > most { most = $1 - last } { last = $1 } END { print most + 0 }' $(docker volume inspect -f '{{.Mountpoint}}' `+volume+`)/log`)
+		held[profile] = number(t, stall[0])
+		t.Logf("%s: %s; snapshot in %.2f s (exit %d), the writer was held up for %.2f s", profile, dirty[len(dirty)-1], took, exit, held[profile])
+		dirty = vm.must(t, fill)
+		stop := vm.must(t, "read from _ </proc/uptime; docker stop db >/dev/null; read to _ </proc/uptime; echo $from; echo $to; docker rm db >/dev/null")
+		stopped := number(t, stop[1]) - number(t, stop[0])
+		t.Logf("%s: %s; docker stop in %.2f s", profile, dirty[len(dirty)-1], stopped)
+		if took > 30 || stopped > 30 { // half of what Docker waits; 40 s without a lift
+			t.Errorf("%s: snapshot in %.2f s, docker stop in %.2f s", profile, took, stopped)
+		}
+	}
+	for limited, free := range map[string]string{"slow": "free", "frozen": "calm"} {
+		if held[limited] > 2 && held[free] < 1 {
+			t.Errorf("%s: the writer was held up for %.2f s, without a limit for %.2f s", limited, held[limited], held[free])
+		}
+	}
+}
