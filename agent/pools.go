@@ -268,7 +268,7 @@ func (p *pools) disjoint(name string, rec poolRecord) error {
 	}
 	for _, o := range p.byID {
 		if overlap(rec, o.rec) {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s", name, rec.Path, o.Name, o.rec.Path)
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s: give a path outside of it", name, rec.Path, o.Name, o.rec.Path)
 		}
 	}
 	return nil

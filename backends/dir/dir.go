@@ -181,8 +181,11 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	on := ""
-	if p.disk != nil {
+	switch {
+	case p.disk != nil:
 		on = "; " + p.disk.Note()
+	case p.fs == "tmpfs":
+		on = "; all of it is in memory, and lost when this host stops or unmounts it"
 	}
 	return backends.Info{
 		Capabilities: dataset.Capabilities{

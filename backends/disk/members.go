@@ -55,7 +55,7 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	for _, device := range had {
 		m, err := bears(device, id, kind)
 		if err != nil {
-			why = append(why, err.Error()+holding(m))
+			why = append(why, err.Error()+holding(m, kind))
 			continue
 		}
 		add(m)
@@ -157,8 +157,8 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 }
 
 // holding says what is on a device that was to bear something else.
-func holding(m member) string {
-	if m.node == "" || m.kind != "" {
+func holding(m member, kind fsctl.Kind) string {
+	if m.node == "" || m.kind == kind {
 		return ""
 	}
 	content, err := fsctl.Identify(m.node)

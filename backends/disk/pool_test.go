@@ -144,7 +144,7 @@ func TestPoolMoves(t *testing.T) {
 		r.refused(id, false, []string{name}, dataset.ErrOffline, name+" is absent", id.String())
 		calls(other)
 		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk there", name+" has an ext2, ext3 or ext4")
-		moved, _ := r.plug(image)
+		moved, gone := r.plug(image)
 		p = r.open(id, false, name)
 		r.has(p, v)
 		r.close(p)
@@ -153,6 +153,14 @@ func TestPoolMoves(t *testing.T) {
 		}
 		r.close(p)
 		scratch.Run(t, "fsck.ext4", "-fn", other)
+		gone()
+		kind, says := "btrfs", " has a btrfs filesystem"
+		if r.kind.Name() == kind {
+			kind, says = "xfs", " has an XFS filesystem"
+		}
+		scratch.Run(t, "wipefs", "-qa", other)
+		scratch.Format(t, kind, other)
+		r.refused(id, false, []string{name}, dataset.ErrOffline, name+says)
 	})
 }
 
