@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -276,7 +277,9 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 // may have.
 func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	f, says := toldFlock(t)
-	for _, name := range []string{"db", "log"} {
+	const volumes = 4
+	for i := range volumes {
+		name := fmt.Sprint("db", i)
 		d, _ := f.guarded(name)
 		unlock, err := f.a.locks.lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
 		if err != nil {
@@ -299,8 +302,9 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	if err := f.a.loadLimits(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := asked(); n != 1 {
-		t.Errorf("the guard was asked %d times", n)
+	// What else looks at the guard meanwhile is not as many.
+	if n := asked(); n == 0 || n >= volumes {
+		t.Errorf("the guard was asked %d times for %d volumes", n, volumes)
 	}
 	says.say(uuid.Nil, "")
 }

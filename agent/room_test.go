@@ -116,6 +116,18 @@ func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { 
 
 func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 
+// weighs puts a pool in the place of the default one, in an image of a size, or in none.
+func (r *rig) weighs(p *weighty, image dataset.Size) {
+	r.t.Helper()
+	op, _ := r.pools.byName("default")
+	r.pools.change(op.ID, func(op *openPool) { op.backend = p })
+	// What is on record is kept meanwhile by who raises the pool.
+	err := r.pools.keep(r.t.Context(), op.ID, func(rec *poolRecord) { rec.Path, rec.Image = "/disk/pool", image })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // What is wrong with a pool that has room is said as it is: it takes in what is new, and room would
 // not mend it.
 func TestDoctorAsksForNoRoomInVain(t *testing.T) {
@@ -123,9 +135,7 @@ func TestDoctorAsksForNoRoomInVain(t *testing.T) {
 	r := newRig(t)
 	op, _ := r.pools.byName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
-	r.pools.change(op.ID, func(op *openPool) {
-		op.backend, op.rec.Path, op.rec.Image = &weighty{Pool: op.backend, status: st}, "/disk/pool", 0
-	})
+	r.weighs(&weighty{Pool: op.backend, status: st}, 0)
 	if f := r.finding("pool default"); f.Level != levelError || f.Mend != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
@@ -168,12 +178,11 @@ func TestFullPoolAdvice(t *testing.T) {
 			if c.other {
 				r.cache.load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
 			}
-			r.pools.change(op.ID, func(op *openPool) {
-				op.backend, op.rec.Path, op.rec.Image = p, "/disk/pool", 0
-				if c.image {
-					op.rec.Image = size
-				}
-			})
+			var image dataset.Size
+			if c.image {
+				image = size
+			}
+			r.weighs(p, image)
 			if f := r.finding("pool default"); f.Level != levelError || f.Mend != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
