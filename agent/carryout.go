@@ -287,6 +287,11 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 	if err != nil {
 		return out, err
 	}
+	if op.Dataset.Size > d.Size {
+		if err := fitsPool(ctx, pool, op.Dataset.Size); err != nil {
+			return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
+		}
+	}
 	r, ok := pool.(backends.Resizer)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "resize of volume %s: its pool cannot enforce a size", d.Volume)

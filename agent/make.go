@@ -41,6 +41,9 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	defer unlock()
 	steps.At(name + ".begin")
 	if op.Source == nil {
+		if err := fitsPool(ctx, pool, op.Dataset.Profile.Size); err != nil {
+			return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+		}
 		settle(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
@@ -122,6 +125,11 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
+		}
+		if made.Size > d.Size {
+			if err := fitsPool(ctx, pool, made.Size); err != nil {
+				return nil, err
+			}
 		}
 		end, err := a.alone(ctx, d)
 		if err != nil {

@@ -36,6 +36,14 @@ func (p *pools) room(ctx context.Context) error {
 	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", p.a.Root, free.Human(), size.Human(), p.rootHint(ctx))
 }
 
+// fitsPool refuses a volume that is larger than all of its pool; of many together the sizes may be more.
+func fitsPool(ctx context.Context, pool backends.Pool, size dataset.Size) error {
+	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
+		return dataset.Errorf(dataset.ErrUnsupported, "its pool has %s in all, less than %s (ask for less, or for another pool: drover pool ls)", st.Size.Human(), size)
+	}
+	return nil
+}
+
 // rootHint says what would free bytes on the disk of the root. Of what is in a pool's
 // image nothing does: its blocks stay the image's.
 func (p *pools) rootHint(ctx context.Context) string {

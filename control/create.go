@@ -171,6 +171,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	if want := w.opts.Size; want != 0 && want < d.Size {
 		return dataset.Errorf(dataset.ErrInvalid, "volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
 	}
+	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
 	if err := s.failsOver(*d); err != nil {
 		return err
@@ -179,7 +180,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // the source's pool may have got another name since, by an adoption
 	}
-	if err := s.fits(t, *d, wanted); err != nil {
+	if err := s.fits(t, *d, wanted, had); err != nil {
 		return err
 	}
 	d.Profile.Size = promise(d.Size, promised)

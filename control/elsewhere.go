@@ -52,7 +52,7 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	if err != nil {
 		return n, err
 	}
-	o := order{id: d.ID, what: "move of volume " + d.Volume, profile: d.Profile, named: true}
+	o := order{id: d.ID, what: "move of volume " + d.Volume, profile: d.Profile, named: true, had: s.tooLarge(d)}
 	if o.where, err = placement(d.Profile); err != nil {
 		return n, err
 	}

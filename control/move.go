@@ -74,11 +74,13 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
+	had := s.tooLarge(d)
 	var kept dataset.Copy
 	if there, err := t.get(copyKey(target.ID, d.ID), &kept); err != nil {
 		return err
 	} else if there {
 		cands = slices.DeleteFunc(cands, func(c candidate) bool { return c.ID != kept.Pool })
+		had = d.Size
 	}
 	// A pool of the same kind takes what changed alone, and one of the same name is
 	// what an operator means by it.
@@ -95,7 +97,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	for i, c := range cands {
 		cands[i].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
 	}
-	pool, err := choose(cands, wanted, "move of volume "+d.Volume+" to node "+target.Name)
+	pool, err := choose(cands, order{what: "move of volume " + d.Volume + " to node " + target.Name, profile: wanted, had: had})
 	if dataset.KindOf(err) == dataset.ErrUnsupported {
 		return fmt.Errorf("%w (make a pool there that can: drover pool create NAME --backend %s; or choose another node)", err, from.Backend)
 	}

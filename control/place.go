@@ -35,6 +35,7 @@ type order struct {
 	asking  uuid.UUID     // node that asks; nil: none
 	here    bool          // no other will do: what it is made from is there
 	named   bool          // an error names the node even where there is but one
+	had     dataset.Size  // that it has already, for which no pool is too small
 }
 
 // placement reads the expression of a profile, which was checked when it was loaded:
@@ -65,7 +66,7 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 			return c, t.rest(c)
 		}
 		if o.here {
-			return c, refuse(sites, o)
+			return c, s.refused(t, sites, o)
 		}
 	}
 	sites, err := s.sites(t)
@@ -82,10 +83,24 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 		if err := unknownPool(sites, s.seen.unmadePools(), o.profile.Pool); err != nil {
 			return c, err
 		}
-		return c, refuse(askingFirst(sites, o.asking), o)
+		return c, s.refused(t, askingFirst(sites, o.asking), o)
 	}
 	c = spread(fit, o.id)
 	return c, t.rest(c)
+}
+
+// refused is the error when nothing fits, with the pools that could where the one that was asked for
+// is too small.
+func (s *Service) refused(t *tx, sites []site, o order) error {
+	err := refuse(sites, o)
+	for _, st := range sites {
+		for _, c := range st.pools {
+			if misfit(c, o.profile) == "" && c.less(o.profile.Size, o.had) != "" {
+				return fmt.Errorf("%w%s", err, s.roomier(t, o))
+			}
+		}
+	}
+	return err
 }
 
 // unknownPool fails with ErrInvalid, listing those there are, for a pool that nobody has.
@@ -187,6 +202,9 @@ func (st site) unfit(c candidate, o order) (why string, would bool) {
 		if c.unasked() && chosen(c, o.profile) {
 			return c.away(), true
 		}
+		return why, false
+	}
+	if why := c.less(o.profile.Size, o.had); why != "" {
 		return why, false
 	}
 	if o.profile.Placement != "" {

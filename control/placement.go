@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -70,6 +71,15 @@ func (c candidate) lacks(what string) string {
 	return ""
 }
 
+// less says that a pool has in all less than a size; "" when it has as much, or a volume has the
+// size already. Of all volumes of a pool together their sizes may be more than it has. Pure.
+func (c candidate) less(size, had dataset.Size) string {
+	if size <= had || c.status == nil || c.status.Size <= 0 || size <= c.status.Size {
+		return ""
+	}
+	return fmt.Sprintf("it has %s in all, less than %s", c.status.Size.Human(), size)
+}
+
 // away says why nothing new can be put on a pool that would fit; "" when it can.
 func (c candidate) away() string {
 	switch {
@@ -89,10 +99,10 @@ func (c candidate) away() string {
 
 // choose picks the first candidate that fits; otherwise the error gives each
 // one's reason: ErrOffline when one would fit if it were not away, otherwise
-// ErrUnsupported. Pure. What the profile is for is in what.
-func choose(cands []candidate, p dataset.Profile, what string) (candidate, error) {
-	p.Placement = "" // of what is new: what is there stays where it is, or goes where a person says
-	o, sites := order{what: what, profile: p}, []site{{pools: cands}}
+// ErrUnsupported. Pure.
+func choose(cands []candidate, o order) (candidate, error) {
+	o.profile.Placement = "" // of what is new: what is there stays where it is, or goes where a person says
+	sites := []site{{pools: cands}}
 	if c, fits := first(sites, o); fits {
 		return c, nil
 	}
@@ -119,13 +129,49 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]candidate, error) {
 	return cands, nil
 }
 
-// fits checks that a dataset, where it lies, can have a profile.
-func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile) error {
+// fits checks that a dataset, where it lies, can have a profile, or one that is made of it, when it
+// had a size before.
+func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
 	pool, err := t.pool(d)
-	if err == nil {
-		_, err = choose([]candidate{{Pool: pool, guarded: s.seen.guarded(pool.Node), status: s.seen.pool(pool.ID)}}, p, "volume "+d.Volume)
+	if err != nil {
+		return err
 	}
-	return err
+	c, o := candidate{Pool: pool, guarded: s.seen.guarded(pool.Node), status: s.seen.pool(pool.ID)}, order{what: "volume " + d.Volume, profile: p, had: had}
+	_, err = choose([]candidate{c}, o)
+	if err == nil || c.less(p.Size, had) == "" {
+		return err
+	}
+	return fmt.Errorf("%w%s", err, s.roomier(t, o))
+}
+
+// roomier names the pools that an order would fit otherwise.
+func (s *Service) roomier(t *tx, o order) string {
+	sites, err := s.sites(t)
+	if err != nil {
+		return ""
+	}
+	o.profile.Pool = ""
+	var names []string
+	for _, st := range sites {
+		for _, c := range st.pools {
+			if why, _ := st.unfit(c, o); why == "" {
+				names = append(names, c.Name+" of node "+st.Name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return " (ask for less, or make the pool larger)"
+	}
+	return " (pool " + dataset.Have(names) + " could)"
+}
+
+// tooLarge tells whether a dataset is larger than all of its pool already, as an older version made
+// it, and returns that size, or 0: it may go to another that is too small as well.
+func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
+	if st := s.seen.pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
+		return d.Size
+	}
+	return 0
 }
 
 // Pools lists all pools of all nodes: those on record, then those that nodes are

@@ -97,7 +97,7 @@ func TestChoose(t *testing.T) {
 		{"one would fit", []candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
 		{"cordoned", []candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
 	} {
-		got, err := choose(c.cands, gold, "volume db")
+		got, err := choose(c.cands, order{what: "volume db", profile: gold})
 		if got.Name != c.want || dataset.KindOf(err) != c.kind {
 			t.Errorf("%s: %q, %v", c.name, got.Name, err)
 		}

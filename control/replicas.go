@@ -161,7 +161,7 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 	if err != nil {
 		return nil, nil, err
 	}
-	o := order{id: d.ID, profile: d.Profile}
+	o := order{id: d.ID, profile: d.Profile, had: s.tooLarge(d)}
 	if o.where, err = placement(d.Profile); err != nil {
 		return nil, nil, err
 	}

@@ -41,6 +41,9 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume create a smaller one and copy)", d.Volume, next.Size, d.Size.Said(d.Profile.Size))
 	}
+	if c := (candidate{status: s.seen.pool(pool.ID)}); c.less(next.Size, d.Size) != "" {
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s: pool %s: %s%s", d.Volume, next.Size, pool.Name, c.less(next.Size, d.Size), s.roomier(t, order{profile: next.Profile}))
+	}
 	op := on(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
 	return op, nil, nil
@@ -122,7 +125,8 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""
 	}
-	if err := errors.Join(s.fits(t, d, next.Profile), s.replicable(t, next)); err != nil {
+	fits := s.fits(t, d, next.Profile, next.Profile.Size) // what is too large is not resized to it below
+	if err := errors.Join(fits, s.replicable(t, next)); err != nil {
 		return nil, nil, err
 	}
 	// A filesystem cannot be made smaller: a profile that promises less leaves

@@ -70,9 +70,9 @@ find_engine() {
 start_drover() {
 	export DROVER_API=unix://$demo/run/drover.sock
 	drover pool ls >/dev/null 2>&1 && return
-	# A small pool: the default one takes half of the free space.
+	# A small pool: the default one takes half of the free space. So its volumes are smaller, too.
 	echo "pools: [{name: default, backend: loop, path: $demo/pool.img, image: 4GiB}]" >"$demo/drover.yaml"
-	cp "$top/profiles.yaml" "$demo/profiles.yaml"
+	sed -E 's/[12]0( ?GiB)/2\1/' "$top/profiles.yaml" >"$demo/profiles.yaml"
 	background drover drover serve --root "$demo/root" --run "$demo/run" --driver "$driver" \
 		--config "$demo/drover.yaml" --profiles "$demo/profiles.yaml"
 	await 120 "drover" drover pool ls

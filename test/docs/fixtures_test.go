@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -57,7 +59,7 @@ func (w *world) service(t *testing.T, name, volume string) {
 
 // setupDisk mounts a new disk with XFS at /mnt/disk, as /etc/fstab says.
 func setupDisk(t *testing.T, w *world) {
-	image := scratch.Image(t, "xfs", 2<<30)
+	image := scratch.Image(t, "xfs", 64<<30)
 	w.must(t,
 		"mkdir /mnt/disk",
 		"echo '"+image+" /mnt/disk xfs loop 0 0' >> /etc/fstab",
@@ -66,7 +68,7 @@ func setupDisk(t *testing.T, w *world) {
 
 // setupBtrfs mounts a new disk with btrfs at /mnt/btrfs.
 func setupBtrfs(t *testing.T, w *world) {
-	w.must(t, "mkdir /mnt/btrfs", "mount -o loop "+scratch.Image(t, "btrfs", 4<<30)+" /mnt/btrfs")
+	w.must(t, "mkdir /mnt/btrfs", "mount -o loop "+scratch.Image(t, "btrfs", 64<<30)+" /mnt/btrfs")
 }
 
 // setupMySQLUp waits for the database of the first command of README.md.
@@ -186,7 +188,7 @@ func setupPoolFull(t *testing.T, w *world) {
 	w.must(t, "drover volume rm old")
 	w.service(t, "app-cache", "cache@gold")
 	w.must(t, "drover snapshot create cache --name early")
-	w.fill(t, "/mnt/disk", 64<<20)
+	w.fill(t, "/mnt/disk", 40<<20)
 }
 
 // setupHostFull has the disk of the root nearly full.
@@ -197,17 +199,18 @@ func setupHostFull(t *testing.T, w *world) {
 		"docker exec app-junk dd if=/dev/zero of=/data/zeros bs=1M count=300 conv=fsync",
 		"docker rm -f app-junk")
 	w.awaitUnused(t)
-	w.fill(t, "/var/lib/drover", 32<<20)
+	w.fill(t, "/var/lib/drover", 172<<20)
 }
 
-// fill allocates a file that leaves so many bytes free beside it.
-func (w *world) fill(t *testing.T, dir string, free int64) {
+// fill allocates a file beside which so many bytes are missing of what has to stay free.
+func (w *world) fill(t *testing.T, dir string, missing int64) {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	w.must(t, fmt.Sprintf("fallocate -l %d %s/ballast", int64(st.Bavail)*st.Bsize-free, dir))
+	least := int64(backends.Reserve(dataset.Size(int64(st.Blocks) * st.Bsize)))
+	w.must(t, fmt.Sprintf("fallocate -l %d %s/ballast", int64(st.Bavail)*st.Bsize-least+missing, dir))
 }
 
 func setupSmall(t *testing.T, w *world) {

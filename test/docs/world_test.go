@@ -43,9 +43,9 @@ type world struct {
 	ids map[string]string // UUIDs of datasets that the store does not know, by volume
 }
 
-// rootSize is that of the filesystem at /var/lib/drover: small, since a page
-// fills it.
-const rootSize = 4 << 30
+// rootSize is that of the filesystem at /var/lib/drover, which the profiles of the pages fit
+// into. Its file is sparse.
+const rootSize = 64 << 30
 
 // begin makes a world on an engine.
 func begin(t *testing.T, e *engine.Engine) *world {

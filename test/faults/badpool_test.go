@@ -79,8 +79,8 @@ func TestBadPools(t *testing.T) {
 	refused(t, h, `unknown backend "lop" (have: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
 
 	for pool, sizes := range map[string]map[string]string{
-		"have-loop":  {"1MiB": "1MiB is too small for ext4, which needs 16MiB", "17TiB": "17TiB is too large for a volume (at most 16TiB)"},
-		"have-btrfs": {"1MiB": "1MiB is too small for a subvolume (at least 16MiB)", "5GiB": "5GiB is more than the whole of pool have-btrfs"},
+		"have-loop":  {"1MiB": "1MiB is too small for ext4, which needs 16MiB", "5GiB": "pool have-loop: it has 3.9"},
+		"have-btrfs": {"1MiB": "1MiB is too small for a subvolume (at least 16MiB)", "5GiB": "pool have-btrfs: it has 4GiB in all, less than 5GiB", "6GiB": "(pool default of node host-a could)"},
 		"have-dir":   {"5GiB": "pool have-dir: it cannot enforce a size"},
 	} {
 		for size, want := range sizes {

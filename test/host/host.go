@@ -51,7 +51,8 @@ type Options struct {
 	Pool string
 	// Root is a folder that the test has made for it; then Pool says nothing.
 	Root string
-	// Size is that of the filesystem; 0: 4 GiB.
+	// Size is that of the filesystem, whose file is sparse; 0: 64 GiB, more than any profile
+	// that is shipped promises.
 	Size     int64
 	Profiles string // text of profiles.yaml; empty: the built-in set
 	Config   string // text of drover.yaml; empty: none
@@ -157,7 +158,7 @@ func (h *Host) lay(t testing.TB) {
 	t.Helper()
 	size := h.opts.Size
 	if size == 0 {
-		size = 4 << 30
+		size = 64 << 30
 	}
 	if h.Root = h.opts.Root; h.Root != "" {
 		return

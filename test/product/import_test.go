@@ -20,7 +20,7 @@ volumes:
 // TestImportExport brings databases of a Compose project in, from a volume of
 // driver local and from a bind mount, and out again.
 func TestImportExport(t *testing.T) {
-	w := begin(t, host.Options{Size: 6 << 30}, engine.Options{})
+	w := begin(t, host.Options{}, engine.Options{})
 	t.Setenv("DOCKER_HOST", w.e.Host) // of --from docker:VOLUME
 	t.Run("local volume", func(t *testing.T) { testImportLocal(t, w) })
 	t.Run("export", func(t *testing.T) { testExport(t, w) })

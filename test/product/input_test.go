@@ -56,7 +56,7 @@ func wrongs() []wrong {
 		opt("size=0GiB", `bad size "0GiB": want more than nothing (leave the size out for no limit)`),
 		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
-		opt("size=17TiB", `volume db: 17TiB is too large for a volume (at most 16TiB)`),
+		opt("size=17TiB", `volume db: no pool can keep profile bronze: pool default: it has 63.9GiB in all, less than 17TiB (ask for less, or make the pool larger)`),
 
 		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (say db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
 		name("db@snapshot-", `bad UUID prefix "": `+wantPrefix),

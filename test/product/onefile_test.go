@@ -42,7 +42,7 @@ func newOneFile(t *testing.T) *oneFile {
 			t.Fatal(err)
 		}
 	}
-	image := scratch.Image(t, "xfs", 4<<30)
+	image := scratch.Image(t, "xfs", 64<<30)
 	t.Cleanup(func() { wantFree(t, dir, image) })
 	f := &oneFile{on: lan.New(t).Machine("alone", map[string]string{"/run/docker/plugins": plugins})}
 	if err := f.on.Do(func() error { return asHost(t, image, disk) }); err != nil {

@@ -93,7 +93,7 @@ func (s story) stored(t *testing.T, w *world, name string) int {
 func TestA1A2A7(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.pool, func(t *testing.T) {
-			w := begin(t, host.Options{Pool: s.pool, Size: 6 << 30}, engine.Options{Ports: s.pool == "xfs"})
+			w := begin(t, host.Options{Pool: s.pool}, engine.Options{Ports: s.pool == "xfs"})
 			t.Run("A1", func(t *testing.T) { testA1(t, w, s) })
 			t.Run("A2", func(t *testing.T) { testA2(t, w, s) })
 			t.Run("A7", func(t *testing.T) { testA7(t, w, s) })
