@@ -111,6 +111,7 @@ func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys
 		f.ok(err)
 		f.same("the entry after a refusal", after, before)
 	}
+	f.sizeWithoutTheKey(d, s, own)
 	own.fails = none
 	f.inState(d, backends.EntryReady)
 	_, err = f.pool.Used(f.ctx, d.ID)
@@ -128,6 +129,43 @@ func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys
 	f.fails(err, dataset.ErrForbidden)
 	f.absent(other.ID)
 	own.key, own.fails = right, nil
+}
+
+// sizeWithoutTheKey wants what would grow something encrypted to do so, where that takes no key, or
+// to leave it as it is.
+func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
+	f.Helper()
+	r, can := f.pool.(backends.Resizer)
+	if !can {
+		return
+	}
+	right, none := treetest.Bytes(23, 64), dataset.Errorf(dataset.ErrForbidden, "no key")
+	size := func() int64 {
+		own.key, own.fails = right, nil
+		m := f.mount(d.ID)
+		defer m.unmount()
+		total, _ := f.space(m)
+		return total
+	}
+	for _, wrong := range []Keys{{key: right, fails: none}, {key: treetest.Bytes(29, 64)}} {
+		had := size()
+		own.key, own.fails = wrong.key, wrong.fails
+		more := dataset.Size(had) + little
+		err := r.Resize(f.ctx, d.ID, more, nil)
+		if err != nil {
+			f.fails(err, dataset.ErrForbidden)
+		}
+		big := f.record()
+		big.Size = more
+		if _, cErr := f.pool.Clone(f.ctx, big, f.source(s), nil); cErr != nil {
+			f.fails(cErr, dataset.ErrForbidden)
+			f.absent(big.ID)
+		}
+		if has := size(); (err == nil) != (has > had) {
+			f.Errorf("resize without its key: %v, and it had %d bytes and has %d", err, had, has)
+		}
+		f.ok(f.pool.Delete(f.ctx, big.ID))
+	}
 }
 
 // clonesKeepTheKey wants no clone of something encrypted to be said to have another key.

@@ -174,6 +174,16 @@ func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.At
 	return att, nil
 }
 
+// fits returns the data key of what is in dir, which opens the container in an item that nothing
+// uses: cryptsetup looks into no other.
+func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error) {
+	key, err := p.dataKey(ctx, dir)
+	if err == nil {
+		err = crypt.New(p.backend.runner).Fits(ctx, dir.path(p.layout.image(item)), key)
+	}
+	return key, err
+}
+
 // growsInside is for the growth of an encrypted head that is mounted: which filesystem it has,
 // and what has its mapping fill the device, once that has grown, and returns its bytes then.
 func (p *Pool) growsInside(ctx context.Context, dir folder) (fs string, inside func() (int64, error), err error) {

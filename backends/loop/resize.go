@@ -184,7 +184,7 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 	}
 	var key []byte
 	if fs == luks { // before anything is changed
-		if key, err = p.dataKey(ctx, dir); err != nil {
+		if key, err = p.fits(ctx, dir, item); err != nil {
 			return err
 		}
 	}

@@ -234,6 +234,15 @@ func tidy(name string) {
 	}
 }
 
+// Fits fails with dataset.ErrForbidden unless a key opens the container in a file or on a device.
+func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
+	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
+	if err != nil {
+		return fmt.Errorf("look whether the container in %s opens: %w", path, err)
+	}
+	return nil
+}
+
 // Resize has an open container fill its device.
 func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
