@@ -66,7 +66,7 @@ func damages() []damage {
 func TestI4StoreLost(t *testing.T) {
 	for _, d := range damages() {
 		t.Run(d.name, func(t *testing.T) {
-			w := newWorld(t, host.Options{Size: 3 << 30})
+			w := newWorld(t, host.Options{})
 			w.peopled(t)
 			before, pooled := w.records(t), w.inPool(t)
 			w.h.Kill9(t)
@@ -223,7 +223,7 @@ func (w *world) writable(t testing.TB, name string) {
 // believes what is long over. Nothing is destroyed for it, and what was lost
 // comes back.
 func TestI3OlderBackup(t *testing.T) {
-	w := newWorld(t, host.Options{Size: 3 << 30, Profiles: profiles + "  brief: {on_delete: {trash: 1s}}\n"})
+	w := newWorld(t, host.Options{Profiles: profiles + "  brief: {on_delete: {trash: 1s}}\n"})
 	w.make(t, "base", "plain", "base")
 	w.make(t, "dying", "plain", "dying")
 	c := w.h.Client(t)
