@@ -39,7 +39,7 @@ type Options struct {
 	Engines  int           // the first so many hosts have an engine; 0: two; negative: none
 	Profiles string        // text of profiles.yaml; empty: the built-in set
 	Pool     string        // as host.Options has it; empty: xfs
-	Size     int64         // of each host's filesystem; 0: 2 GiB
+	Size     int64         // of each host's filesystem; 0: 4 GiB
 	Env      []string      // of control, agents and guards, more than this process has
 	Step     time.Duration // of the guards: as long as a rung of their ladder takes; 0: a second
 	Clock    time.Duration // by how much all clocks are off in the beginning; see SetClock
@@ -85,7 +85,7 @@ func New(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	opts.Controls, opts.Hosts = cmp.Or(opts.Controls, 2), cmp.Or(opts.Hosts, 3)
 	opts.Consul, opts.Engines = cmp.Or(opts.Consul, 3), min(cmp.Or(opts.Engines, 2), opts.Hosts)
-	opts.Size = cmp.Or(opts.Size, 2<<30)
+	opts.Size = cmp.Or(opts.Size, 4<<30)
 	c := &Cluster{opts: opts, dir: t.TempDir()}
 	c.Net = lan.New(t)
 	c.startConsul(t)
