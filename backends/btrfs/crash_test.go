@@ -293,7 +293,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 			var copies []string
 			keep := func(string) {
 				to := filepath.Join(t.TempDir(), "copy")
-				scratch.Run(t, "cp", "--sparse=always", image, to)
+				scratch.Copy(t, image, to)
 				copies = append(copies, to)
 			}
 			f.backend.step = keep
@@ -324,7 +324,7 @@ func TestHeadIsCommittedBeforeItsRecord(t *testing.T) {
 	copied := filepath.Join(t.TempDir(), "copy")
 	f.backend.step = func(step string) {
 		if step == "btrfs.make.settled" {
-			scratch.Run(t, "cp", "--sparse=always", image, copied)
+			scratch.Copy(t, image, copied)
 		}
 	}
 	f.reopen()

@@ -37,7 +37,7 @@ func TestI2PowerCutAfterSecondTry(t *testing.T) {
 					f.cutShort(s, c, step)
 					f.must(s.do(t.Context(), f.Pool, c))
 					image := filepath.Join(t.TempDir(), "copy")
-					scratch.Run(t, "cp", "--sparse=always", disk, image)
+					scratch.Copy(t, disk, image)
 					t.Logf("cut short at step %d", step)
 					s.check(f.reopen(scratch.MountImage(t, fstype, image, copyOptions(fstype)...)), c, true)
 				}

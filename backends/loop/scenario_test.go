@@ -359,7 +359,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 						f.write(filepath.Join(f.disk, "other"), step)
 					}
 					to := filepath.Join(t.TempDir(), "copy")
-					scratch.Run(t, "cp", "--sparse=always", disk, to)
+					scratch.Copy(t, disk, to)
 					copies = append(copies, to)
 				}
 				f.backend.step = keep

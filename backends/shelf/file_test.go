@@ -26,7 +26,7 @@ func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := filepath.Join(t.TempDir(), "cut")
-	scratch.Run(t, "cp", "--sparse=always", image, cut)
+	scratch.Copy(t, image, cut)
 	if err := errors.Join(root.Close(), mount.Unmount(mnt)); err != nil { // its copy has its UUID
 		t.Fatal(err)
 	}

@@ -153,6 +153,29 @@ func unmountAll(target string) error {
 	return first
 }
 
+// Copy copies the image of a filesystem that may be mounted as a cut of its power would leave it:
+// as it was at one moment. What the kernel writes meanwhile by itself, as the inodes that a log names
+// before it lets go of the log, would be half in a copy.
+func Copy(tb testing.TB, image, to string) {
+	tb.Helper()
+	written := func() time.Time {
+		info, err := os.Stat(image)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return info.ModTime()
+	}
+	for range copyTries {
+		before := written()
+		Run(tb, "cp", "--sparse=always", image, to)
+		if written().Equal(before) {
+			return
+		}
+		tb.Logf("%s was written to while it was copied: once more", image)
+	}
+	tb.Fatalf("%s is written to all the time", image)
+}
+
 // Disk returns the path of a block device of size bytes that holds nothing, gone after the
 // test.
 func Disk(tb testing.TB, size int64) string {

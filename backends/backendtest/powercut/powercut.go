@@ -21,7 +21,7 @@ func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *tes
 		}
 		return backendtest.Disk{Path: disk, Copy: func() string {
 			copied := filepath.Join(t.TempDir(), "image")
-			scratch.Run(t, "cp", "--sparse=always", image, copied)
+			scratch.Copy(t, image, copied)
 			var options []string
 			if fstype == "xfs" {
 				options = append(options, "nouuid") // the original is mounted
