@@ -196,10 +196,10 @@ func setupHostFull(t *testing.T, w *world) {
 	w.must(t, "rm -f /mnt/disk/ballast", "drover volume create junk@gold -o pool=default")
 	w.service(t, "app-junk", "junk@gold")
 	w.must(t,
-		"docker exec app-junk dd if=/dev/zero of=/data/zeros bs=1M count=1200 conv=fsync",
+		"docker exec app-junk dd if=/dev/zero of=/data/zeros bs=1M count=2000 conv=fsync",
 		"docker rm -f app-junk")
 	w.awaitUnused(t)
-	w.fill(t, "/var/lib/drover", rootSize/20-200<<20) // less than the root itself wants
+	w.fill(t, "/var/lib/drover", int64(backends.Reserve(rootSize))-200<<20) // less than the root itself wants
 }
 
 // fill allocates a file beside which so many bytes are missing of what has to stay free.

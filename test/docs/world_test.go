@@ -45,7 +45,7 @@ type world struct {
 
 // rootSize is that of the filesystem at /var/lib/drover, which the profiles of the pages fit
 // into. Its file is sparse.
-const rootSize = 24 << 30
+const rootSize = 64 << 30
 
 // begin makes a world on an engine.
 func begin(t *testing.T, e *engine.Engine) *world {
