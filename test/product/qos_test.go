@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,6 +116,17 @@ func TestQoS(t *testing.T) {
 	w.run(t, "two", "db@slow")
 	w.wantLimits(t, dev, slow, "one", "two")
 	w.wantLimits(t, other, iolimit.Limits{}, "free")
+	// Nothing makes it faster than it may be; who has no limit is, unless the machine is busy.
+	seconds := func(container string) float64 {
+		began := time.Now()
+		w.docker(t, "exec", container, "dd", "if=/dev/zero", "of=/data/f", "bs=1M", "count=10", "oflag=direct")
+		return time.Since(began).Seconds()
+	}
+	held, free := seconds("one"), seconds("free")
+	t.Logf("10 MiB in %.2f s at 5 MiB/s, in %.2f s without a limit", held, free)
+	if held < 1.8 {
+		t.Errorf("10 MiB took %.2f s at 5 MiB/s", held)
+	}
 
 	w.drover(t, "volume", "set-profile", "db", "faster")
 	w.wantLimits(t, dev, faster, "one", "two")
@@ -168,10 +179,21 @@ func TestQoSHolds(t *testing.T) {
 		"direct":   "dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct",
 		"buffered": "dd if=/dev/zero of=/data/f bs=1M count=60 conv=fsync",
 	} {
-		took := w.timed(t, name+"@slow", write).Seconds()
-		t.Logf("%s: 60 MiB in %.2f s", name, took)
-		if took < 10.8 || took > 13.2 {
-			t.Errorf("%s: 60 MiB took %.2f s, want 12", name, took)
+		// Nothing makes it faster; whatever else the machine does makes it slower.
+		free, best := 0.0, math.Inf(1)
+		for range 3 {
+			free = max(free, w.timed(t, "free@free", write).Seconds())
+			took := w.timed(t, name+"@slow", write).Seconds()
+			t.Logf("%s: 60 MiB in %.2f s (in %.2f s without a limit)", name, took, free)
+			if took < 10.8 {
+				t.Errorf("%s: 60 MiB took %.2f s, want 12", name, took)
+			}
+			if best = min(best, took); best <= 13.2 {
+				break
+			}
+		}
+		if best > 13.2 && free < 2.4 {
+			t.Errorf("%s: 60 MiB took %.2f s at best, want 12", name, best)
 		}
 	}
 }
@@ -181,26 +203,35 @@ func TestQoSOperations(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
 	for _, kind := range []string{"randread", "randwrite"} {
-		iops := w.fio(t, "ops@ops", kind)
-		t.Logf("%s: %.1f IOPS", kind, iops)
-		if iops < 90 || iops > 110 {
-			t.Errorf("%s: %.1f IOPS, want 100", kind, iops)
+		free, best := math.Inf(1), 0.0
+		for range 3 {
+			free = min(free, w.fio(t, "other@free", kind))
+			iops := w.fio(t, "ops@ops", kind)
+			t.Logf("%s: %.1f IOPS (%.0f without a limit)", kind, iops, free)
+			if iops > 110 {
+				t.Errorf("%s: %.1f IOPS, want 100", kind, iops)
+			}
+			if best = max(best, iops); best >= 90 {
+				break
+			}
+		}
+		if best < 90 && free > 500 {
+			t.Errorf("%s: %.1f IOPS at best, want 100", kind, best)
 		}
 	}
-	// The median of pairs, one with a limited neighbour that writes and one without.
-	var ratios []float64
-	for range 3 {
-		alone := w.fio(t, "other@free", "randwrite")
+	// With a limited neighbour that writes and without one: the best of each is what the machine can.
+	var alone, beside float64
+	for range 6 {
+		alone = max(alone, w.fio(t, "other@free", "randwrite"))
 		w.command(t, "busy", "slow@slow", "while :; do dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct; done")
-		beside := w.fio(t, "other@free", "randwrite")
+		beside = max(beside, w.fio(t, "other@free", "randwrite"))
 		w.docker(t, "rm", "-f", "busy")
-		ratios = append(ratios, beside/alone)
 		t.Logf("another volume: %.0f IOPS alone, %.0f beside one that is limited", alone, beside)
+		if beside >= 0.95*alone {
+			return
+		}
 	}
-	slices.Sort(ratios)
-	if ratios[1] < 0.95 {
-		t.Errorf("another volume keeps %.2f of its speed", ratios[1])
-	}
+	t.Errorf("another volume keeps %.2f of its speed", beside/alone)
 }
 
 // fio returns how many operations a second a container gets of a volume for some seconds, from
