@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -114,7 +115,10 @@ func made(t testing.TB, script string) string {
 func build(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
-	cmd.Dir, cmd.Env = top(t), append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Dir, cmd.Env = top(t), os.Environ()
+	if !slices.Contains(args, "-race") { // which wants C; all else is to run whatever the machine's libraries are
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

@@ -20,7 +20,8 @@ import (
 // TestLab runs the table in two machines, each of which takes the next entry, and has a
 // subtest for each test in there. LAB_LONG takes the long entries too, as `make lab` does, and
 // DROVER_TEST_LONG all of them, as `make lab-long` does; LAB_ONLY takes those of one package,
-// long or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead.
+// long or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead; LAB_RACE
+// has the race detector watch them.
 func TestLab(t *testing.T) {
 	entries := chosen(os.Getenv("LAB_ONLY"), os.Getenv("LAB_RUN"))
 	if len(entries) == 0 {
@@ -30,7 +31,11 @@ func TestLab(t *testing.T) {
 	var disks []Disk
 	for _, e := range entries {
 		if binary := path.Join(dir, e.binary()); !there(binary) {
-			build(t, "test", "-c", "-tags", "lab", "-o", binary, "./"+e.Package)
+			args := []string{"test", "-c", "-tags", "lab", "-o", binary, "./" + e.Package}
+			if race() {
+				args = slices.Insert(args, 1, "-race")
+			}
+			build(t, args...)
 		}
 		if e.Layer != "" {
 			share(t, made(t, "lab-"+e.Layer+".sh"), path.Join(dir, e.Layer+".tar"))
@@ -94,6 +99,9 @@ func share(t *testing.T, from, to string) {
 
 // all reports whether the long entries run as well.
 func all() bool { return os.Getenv("LAB_LONG") != "" || long.Enabled() }
+
+// race reports whether the race detector watches: what it watches takes several times as long.
+func race() bool { return os.Getenv("LAB_RACE") != "" }
 
 func chosen(only, run string) []Entry {
 	var entries []Entry
@@ -163,6 +171,9 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 	// Its own time limit comes first: then it says which test was running.
 	limit := e.within()
+	if race() {
+		limit *= 4
+	}
 	args := []string{program, "-test.v=test2json", "-test.timeout=" + limit.String()}
 	if e.Run != "" {
 		args = append(args, "-test.run="+e.Run)
