@@ -155,15 +155,12 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(ctx); err != nil {
-		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
-	}
-	if op.Snapshot.Kind == dataset.SnapshotScheduled {
-		if err := tight(ctx, pool, d); err != nil {
+	thaw := func() error { return nil }
+	in, again := ctx, made(ctx, pool, *op.Snapshot)
+	if !again {
+		if err := a.mayTake(ctx, pool, d, *op.Snapshot); err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
-	}
-	if !made(ctx, pool, *op.Snapshot) {
 		end, err := a.alone(ctx, d)
 		if err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
@@ -175,9 +172,10 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
-	in, thaw, err := a.freeze(ctx, pool, d)
-	if err != nil {
-		return out, err
+	if !again {
+		if in, thaw, err = a.freeze(ctx, pool, d); err != nil {
+			return out, err
+		}
 	}
 	jb.step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.moved), thaw())
@@ -193,6 +191,15 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, err
+}
+
+// mayTake refuses a snapshot that there is no room for.
+func (a *Agent) mayTake(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
+	err := a.pools.room(ctx)
+	if err == nil && s.Kind == dataset.SnapshotScheduled {
+		err = tight(ctx, pool, d)
+	}
+	return err
 }
 
 func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
