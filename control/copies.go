@@ -51,12 +51,15 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
-		tells := c.Copy.Tells(rec)
+		tells, first := c.Copy.Tells(rec), rec.Snapshot == uuid.Nil
 		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
 		s.seen.copied(rec, s.Clock.Steady())
 		if !tells {
 			return nil
+		}
+		if first { // another copy may have waited for that, to go
+			t.touch(rec.Dataset, node)
 		}
 		return t.put(key, rec)
 	})

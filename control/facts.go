@@ -128,7 +128,7 @@ func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 		case set.Cordoned:
 			what = "node.cordon"
 		}
-		t.events = append(t.events, api.Event{Type: what, Node: n.Name})
+		t.events, t.house = append(t.events, api.Event{Type: what, Node: n.Name}), true
 		return t.put(nodeKey(node), n)
 	})
 	return n, err

@@ -21,7 +21,8 @@ type feed struct {
 	bells   map[uuid.UUID]*bell
 }
 
-// change is one dataset of one node; a nil dataset: the node's work changed.
+// change is one dataset of one node; a nil dataset: the node's work changed. None of either: who
+// does the background work is to look at everything.
 type change struct{ node, dataset uuid.UUID }
 
 // bell rings once for all who wait for one node or operation.
@@ -52,6 +53,9 @@ func (f *feed) publish(t tiding) {
 		if !t.Answered {
 			f.ring(n)
 		}
+	}
+	if t.House {
+		f.changes = append(f.changes, change{})
 	}
 	for _, op := range t.Ops {
 		f.ring(op)
@@ -131,6 +135,7 @@ func (f *feed) since(node uuid.UUID, rev uint64) news {
 			continue
 		}
 		n.any = true
+		n.full = n.full || c.node == uuid.Nil
 		if c.dataset != uuid.Nil && !seen[c.dataset] {
 			seen[c.dataset] = true
 			n.datasets = append(n.datasets, c.dataset)

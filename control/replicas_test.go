@@ -132,23 +132,22 @@ func TestReplicas(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A node that is drained keeps its copy until another has one that is whole.
-	e.edit(x, func(n *dataset.Node) { n.Cordoned, n.Draining = true, true })
-	d = e.volume("db").Dataset
-	round := func() {
-		e.house.full = e.clock.Now()
-		e.rounds()
+	// A node that is drained keeps its copy until another has one that is whole, and no longer.
+	e.rounds()
+	if _, err := e.Cordon(e.ctx, x.id, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
+		t.Fatal(err)
 	}
-	round()
+	d = e.volume("db").Dataset
+	e.rounds() // the next one, not the next look at everything
 	if got = e.copies(d.ID, agents); len(got) != 2 || got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	round()
+	e.rounds()
 	if got = e.copies(d.ID, agents); got["delta"] != dataset.CopyReplica {
 		t.Fatalf("the last whole copy is to go: %v", got)
 	}
 	c.hasCopy(d, someday)
-	round()
+	e.rounds()
 	if got = e.copies(d.ID, agents); got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyGoing {
 		t.Fatalf("%v", got)
 	}

@@ -40,10 +40,11 @@ type tiding struct {
 	// asked: they hear of it with the next change, or when their question ends.
 	Answered bool `json:"a,omitempty"`
 	All      bool `json:"all,omitempty"` // everybody is to look at everything
+	House    bool `json:"h,omitempty"`   // who does the background work is
 }
 
 func (t tiding) empty() bool {
-	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All
+	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.House
 }
 
 // tidings is the value of a lane.

@@ -37,6 +37,7 @@ type tx struct {
 	// answered says that the answer tells the agents of nodes all of it.
 	answered bool
 	all      bool // everybody is to look at everything
+	house    bool // who does the background work is: it changes what is to be done for datasets that do not change
 }
 
 func newTx(ctx context.Context, st store.Store) *tx {
@@ -330,7 +331,7 @@ func (s *Service) tidingOf(t *tx) tiding {
 	for i := range t.events {
 		t.events[i].Time = now
 	}
-	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all}
+	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all, House: t.house}
 }
 
 // view makes a decision that writes nothing, again as long as what it reads
