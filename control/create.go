@@ -185,7 +185,10 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	}
 	d.Profile.Size = promise(d.Size, promised)
 	op.Source = &src
-	return nil
+	if profile == "" && d.Size == had {
+		return nil // it has what its source has, also if that lacks replicas
+	}
+	return s.replicable(t, *d)
 }
 
 // promise is what the profile of a dataset says of its size, when it was to be asked

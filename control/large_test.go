@@ -76,3 +76,40 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	a.plan(create("copied@safe"))
 	e.check()
 }
+// Replicas that a profile promises are refused where no other pool is as large as the volume comes to
+// be, and not as the profile says alone: a larger volume had none, and nobody was told.
+func TestReplicasOfWhatItComesTo(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	total := func(x *agent, size dataset.Size) {
+		x.sees(dataset.PoolStatus{ID: x.pools[0].ID, Online: true, Size: size, Free: size})
+	}
+	e.replicated(1) // of 10GiB
+	total(a, 100*dataset.GiB)
+	total(b, 15*dataset.GiB)
+	a.create("db@silver", "size=20GiB")
+	a.create("small@safe")
+	less := "pool fast of node beta: it has 15GiB in all, less than 20GiB"
+	update := api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"}
+	clones := []api.Request{create("copy@safe", "from=db"), create("copy", "from=small", "size=20GiB")}
+	_, err := e.Submit(e.ctx, update)
+	refused(t, err, dataset.ErrUnsupported, less)
+	for _, req := range clones {
+		a.planned(req, dataset.ErrUnsupported, less)
+	}
+	total(b, 20*dataset.GiB)
+	e.submit(update)
+	for i, req := range clones {
+		req.Volume = string(rune('x'+i)) + req.Volume
+		a.do(req)
+	}
+	total(b, 0)
+	b.sees(dataset.PoolStatus{ID: b.pools[0].ID, Reason: "its disk is absent"})
+	a.create("same", "from=small") // it has what its source has
+	for _, name := range []string{"db", "small", "xcopy", "ycopy"} {
+		if v := e.volume(name); len(v.Copies) != 1 {
+			t.Errorf("%s has copies %v", name, v.Copies)
+		}
+	}
+	e.check()
+}

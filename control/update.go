@@ -1,8 +1,6 @@
 package control
 
 import (
-	"errors"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -125,14 +123,17 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""
 	}
-	fits := s.fits(t, d, next.Profile, next.Profile.Size) // what is too large is not resized to it below
-	if err := errors.Join(fits, s.replicable(t, next)); err != nil {
+	// What is too large is not resized to it below.
+	if err := s.fits(t, d, next.Profile, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
 	// A filesystem cannot be made smaller: a profile that promises less leaves
 	// the size, and the answer shows it.
 	next.Size = max(d.Size, next.Profile.Size)
 	next.Profile.Size = promise(next.Size, max(d.Profile.Size, next.Profile.Size))
+	if err := s.replicable(t, next); err != nil { // of the size that it comes to
+		return nil, nil, err
+	}
 	if next.Size != d.Size {
 		op, done, err := s.resizeTo(t, d, next)
 		if op != nil {
