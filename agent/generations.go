@@ -319,6 +319,11 @@ func (a *Agent) storeRaised(ctx context.Context) error {
 	return a.storeGenerations(ctx)
 }
 
+// unheard is how many generations more a pool is raised that is accepted while not every replica
+// of control can be asked: one that is away may remember later ones, and would have it held again.
+// In so many, ten minutes each, go twenty years.
+const unheard = 1 << 20
+
 // AcceptPool has a pool that is held serve with what it has, on a person's word. ErrConflict
 // for one that is not held, ErrInvalid without that word, or for a pool that is not here.
 func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
@@ -338,13 +343,15 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: what was written to it since it was as it is now is lost when it is accepted (say --confirmed)", op.Name)
 	}
-	if _, _, err := a.askGenerations(ctx); err != nil {
-		a.Log.WithError(err).Warn("pool is accepted with control away: it is held again if that knows of a later generation than this node")
-	}
+	_, all, err := a.askGenerations(ctx)
 	op, _ = a.pools.byName(in.Pool) // it is to be above all that anybody knows
+	to := op.rec.Generation + 1
+	if err != nil || !all {
+		to += unheard
+	}
 	a.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.held())
 	a.pools.changed(op.ID, true)
-	if err := a.pools.raise(ctx, op, op.rec.Generation+1); err != nil {
+	if err := a.pools.raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err
 	}
 	defer a.tellSoon()

@@ -259,6 +259,42 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 	p.isHeld(false, "started anew")
 }
 
+// What is accepted while a replica is away stays so when that is back, whatever it remembers; and
+// a newer disk is not taken for one that came after.
+func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	d := p.volume("db")
+	p.uses(d)
+	putBack := p.back()
+	p.clock.Advance(raiseEvery)
+	p.heard(4)
+	newer := p.back()
+	p.link.away()
+	for g := range uint64(3) {
+		p.clock.Advance(raiseEvery)
+		p.told(p.other, 5+g, settleTime)
+	}
+	p.ends(d)
+	putBack(func() {
+		p.link.back()
+		p.other.away()
+	})
+	p.isHeld(true, "put back")
+	if _, err := p.AcceptPool(t.Context(), api.AcceptPool{Pool: "default", Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	p.isHeld(false, "accepted")
+	p.other.back()
+	await(t, func() bool { // it is told of what was told to others
+		p.clock.Advance(p.Limits.Heartbeat)
+		return p.other.highestSaid() > unheard || p.pools.all()[0].held() != ""
+	})
+	p.isHeld(false, "with the other back")
+	newer(func() {})
+	p.isHeld(true, "the newer disk")
+}
+
 // A pool that is adopted anew on its node is held by what that knows itself, when nobody else
 // does.
 func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
