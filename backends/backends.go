@@ -144,8 +144,8 @@ type Pool interface {
 	// reads it by then reads on what it was; ErrNoSpace where that takes room that the
 	// pool has not, and all is as it was.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
-	// Restore makes the head of ds what its snapshot is. Snapshots, newer ones
-	// too, stay. What the head was is kept as snapshot keep, with that record: as it is
+	// Restore makes the head of ds what its snapshot is; its size stays, where the pool
+	// enforces one. Snapshots, newer ones too, stay. What the head was is kept as snapshot keep, with that record: as it is
 	// when it is replaced. What an earlier try has left of keep, before it replaced the
 	// head, is renewed, as the head may have been written to since; and as others may
 	// have what List shows, it had better not show keep before that.

@@ -255,9 +255,6 @@ func (m *machine) applyTo(d *modelled, j *job) {
 		}
 		m.order = append(m.order, j.op.Snapshot.ID)
 		d.snapshots[j.op.Snapshot.ID], d.request = j.op.Snapshot.Name, j.op.ID
-		if j.op.Kind == dataset.OpRestore {
-			d.size = j.op.Dataset.Size
-		}
 	case dataset.OpSnapshotDelete:
 		if hasSnapshot(d, j.op.Snapshot) {
 			delete(d.snapshots, j.op.Snapshot.ID)

@@ -149,17 +149,14 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 	keep := s.newSnapshot(d, dataset.SnapshotRestore)
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
-	next.Latest, next.Profile = snap.ID, d.Profile.Clone()
-	if next.Size != 0 {
-		next.Size, next.Profile.Size = snap.Size, snap.Profile.Size
-	}
+	next.Latest = snap.ID
 	op := on(d)
 	op.Dataset, op.Snapshot = &next, &keep
 	op.Source = &dataset.Source{Dataset: d.ID, Snapshot: snap.ID}
 	return op, nil, nil
 }
 
-// commitRestore puts on record that a dataset is what its snapshot is, and the
+// commitRestore puts on record that a dataset is what its snapshot is, as large as it was, and the
 // snapshot that keeps what it was. The bytes have changed by then: it is refused
 // only for a dataset that is being destroyed.
 func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
@@ -186,7 +183,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 	if there {
 		d.Latest = op.Source.Snapshot
 	}
-	d.Size, d.Profile.Size, d.Request = op.Dataset.Size, op.Dataset.Profile.Size, op.ID
+	d.Request = op.ID
 	if err := t.putSnapshot(keep); err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func TestRestore(t *testing.T) {
 	}
 	for range 2 {
 		d := a.commit(op).Dataset
-		if d.Latest != s1.ID || d.Size != 20*dataset.GiB || d.Profile.Size != d.Size {
+		if d.Latest != s1.ID || d.Size != 50*dataset.GiB || d.Profile.Size != d.Size {
 			t.Errorf("restored: %+v", d)
 		}
 	}

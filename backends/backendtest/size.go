@@ -241,7 +241,7 @@ func growIdle(f *fixture) {
 	f.fails(r.Resize(f.ctx, f.record().ID, large, nil), dataset.ErrNotFound)
 	d := f.sized(small)
 	f.write(d.ID, "file", "content")
-	s := f.take(d)
+	s, keep := f.take(d), f.snapshot(d)
 	f.resize(d, large, nil)
 	f.open()
 	m := f.mount(d.ID)
@@ -250,6 +250,13 @@ func growIdle(f *fixture) {
 	}
 	f.fileHolds(m.in("file"), "content")
 	f.ok(f.pool.(backends.Resizer).Grow(f.ctx, d.ID, m.root)) // nothing to do is fine
+	m.unmount()
+	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
+	m = f.mount(d.ID)
+	if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
+		f.Errorf("df in %s shows %d bytes free once what is in it is older than that", large, free)
+	}
+	f.fileHolds(m.in("file"), "content")
 	m.unmount()
 	if !f.can.Shrink {
 		for range 2 {

@@ -79,6 +79,9 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 		if err := p.same(dir, item, next); err != nil {
 			return err
 		}
+		if err := p.growAsHead(ctx, dir, image); err != nil {
+			return err
+		}
 		return setTag(image, restoredAttr, keep.ID)
 	})
 	if err == nil {
@@ -96,6 +99,26 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 	}
 	p.step("restore.swapped")
 	return nil
+}
+
+// growAsHead makes next, whose image that is, as large as the head, which has grown since what it is
+// a clone of was taken. A container is opened for no restore: what is in it grows at the next mount.
+func (p *Pool) growAsHead(ctx context.Context, dir folder, image *os.File) error {
+	size, err := p.imageSize(dir, head)
+	if err != nil {
+		return err
+	}
+	fs, _, err := p.inspect(dir, next)
+	have, sErr := p.imageSize(dir, next)
+	switch {
+	case errors.Join(err, sErr) != nil:
+		return errors.Join(err, sErr)
+	case size <= have:
+		return nil
+	case fs == luks:
+		return image.Truncate(size)
+	}
+	return p.growIdle(ctx, dir, next, size)
 }
 
 // exchange makes the head a clone of an item, which change has worked on before.
