@@ -141,6 +141,20 @@ func crashPromoteLast(b *bench) (do func() error, done, undone func()) {
 		func() { b.keeps(d.ID, s.ID, "old") }
 }
 
+// crashPromoteAgain gives a copy another head than the one that it was promoted to before, which is
+// a clone and goes; after a cut it can have the first one all the same.
+func crashPromoteAgain(b *bench) (do func() error, done, undone func()) {
+	d := b.create()
+	b.write(d.ID, "old")
+	s, keep := b.snapshot(d.ID), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotSuperseded}
+	b.write(d.ID, "new")
+	b.ok(b.copier().Supersede(b.Context(), d.ID, keep))
+	b.ok(b.copier().Promote(b.Context(), d.ID, s.ID))
+	return func() error { return b.copier().Promote(b.Context(), d.ID, keep.ID) },
+		func() { b.ok(b.pool.Commit(b.Context(), d.ID)); b.holds(d.ID, "new"); b.keeps(d.ID, s.ID, "old") },
+		func() { b.ok(promoted(b, d.ID, s.ID)); b.holds(d.ID, "old"); b.keeps(d.ID, keep.ID, "new") }
+}
+
 func promoted(b *bench, ds, snapshot uuid.UUID) error {
 	if err := b.copier().Promote(b.Context(), ds, snapshot); err != nil {
 		return err
@@ -148,13 +162,38 @@ func promoted(b *bench, ds, snapshot uuid.UUID) error {
 	return b.pool.Commit(b.Context(), ds)
 }
 
+// crashDemote makes a dataset a copy whose head, with its snapshot, stays; and the copy becomes what
+// it was, whatever of that was done.
 func crashDemote(b *bench) (do func() error, done, undone func()) {
 	d := b.create()
 	b.write(d.ID, "content")
-	s := b.snapshot(d.ID)
-	return func() error { return b.copier().Demote(b.Context(), d.ID, s.ID) },
-		func() { b.isCopy(d.ID, s.ID); b.keeps(d.ID, s.ID, "content") },
-		func() { b.keeps(d.ID, s.ID, "content") }
+	return demoted(b, d.ID, b.snapshot(d.ID))
+}
+
+// crashDemoteRestored does so where the head is a clone of a snapshot, which goes.
+func crashDemoteRestored(b *bench) (do func() error, done, undone func()) {
+	d := b.create()
+	b.write(d.ID, "content")
+	s, keep := b.snapshot(d.ID), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	b.write(d.ID, "new")
+	b.ok(b.pool.Restore(b.Context(), d.ID, s.ID, keep, nil))
+	return demoted(b, d.ID, s, keep)
+}
+
+func demoted(b *bench, ds uuid.UUID, to dataset.Snapshot, more ...dataset.Snapshot) (do func() error, done, undone func()) {
+	back := func() {
+		b.keeps(ds, to.ID, "content")
+		b.ok(promoted(b, ds, to.ID))
+		b.holds(ds, "content")
+		b.write(ds, "later")
+		b.keeps(ds, to.ID, "content")
+	}
+	all := []uuid.UUID{to.ID}
+	for _, s := range more {
+		all = append(all, s.ID)
+	}
+	return func() error { return b.copier().Demote(b.Context(), ds, to.ID) },
+		func() { b.isCopy(ds, all...); back() }, back
 }
 
 func crashSupersede(b *bench) (do func() error, done, undone func()) {

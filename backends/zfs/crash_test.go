@@ -186,11 +186,11 @@ func TestCrashAtEachStep(t *testing.T) {
 		{"create", crashCreate}, {"snapshot", crashSnapshot}, {"clone", crashClone}, {"clone-head", crashCloneHead},
 		{"restore", crashRestore}, {"delete", crashDelete}, {"delete-with-clone", crashDeleteWithClone},
 		{"delete-snapshot", crashDeleteSnapshot}, {"delete-clone", crashDeleteClone},
-		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast},
-		{"demote", crashDemote}, {"supersede", crashSupersede},
+		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast}, {"promote-again", crashPromoteAgain},
+		{"demote", crashDemote}, {"demote-restored", crashDemoteRestored}, {"supersede", crashSupersede},
 	} {
 		t.Run(op.name, func(t *testing.T) {
-			if slices.Contains([]string{"receive", "promote", "promote-last", "demote"}, op.name) {
+			if slices.Contains([]string{"receive", "promote", "promote-last", "promote-again", "demote", "demote-restored"}, op.name) {
 				long.Only(t)
 			}
 			b := newBench(t)
