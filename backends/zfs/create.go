@@ -248,10 +248,8 @@ func noSpace(err error) error {
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
-	case d.Encryption != nil && p.home.fuse:
-		return dataset.Errorf(dataset.ErrUnsupported, "zfs-fuse cannot encrypt: leave encryption out of the profile, or use another pool")
-	case d.Encryption != nil && !p.encrypts:
-		return dataset.Errorf(dataset.ErrUnsupported, "the zpool of %s cannot encrypt (zpool set feature@encryption=enabled, then restart drover): leave encryption out of the profile, or use another pool", p.home.name)
+	case d.Encryption != nil && !p.encrypts():
+		return p.cannotEncrypt()
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
 	case len(fs.Mount) > 0:

@@ -6,6 +6,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 
@@ -33,24 +34,53 @@ type locks struct {
 	loaded map[string]bool
 }
 
-// encrypts tells whether a zpool can, and this ZFS: one from before 0.8 knows no such feature.
-func (t tool) encrypts(ctx context.Context, name string) (bool, error) {
-	zpool, _, _ := strings.Cut(name, "/")
-	res, err := t.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"get", "-H", "-o", "value", "feature@encryption", zpool}, Timeout: limit})
-	if err = classify(err); errors.Is(err, errLacks) {
-		return false, nil
+// sealer is what would do where a ZFS or its zpool does not.
+const sealer = "or take a pool of backend loop or lvm"
+
+// lacks tells what a zpool, or this ZFS, has not to encrypt; "": nothing.
+func (t tool) lacks(ctx context.Context, h home) (string, error) {
+	const needs, install = "encryption needs OpenZFS 0.8 or later", "(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + sealer + ")"
+	if h.fuse { // whose newest zpools are of version 23
+		return needs + " in the place of zfs-fuse, which has no feature@encryption " + install, nil
 	}
-	value := strings.TrimSpace(string(res.Stdout))
-	return value == "enabled" || value == "active", err
+	zpool, _, _ := strings.Cut(h.name, "/")
+	res, err := t.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"get", "-H", "-o", "value", "feature@encryption", zpool}, Timeout: limit})
+	switch err = classify(err); {
+	case errors.Is(err, errLacks):
+		version, rErr := os.ReadFile(moduleVersion)
+		if rErr != nil {
+			version = []byte("an older one")
+		}
+		return needs + ": the kernel's is " + strings.TrimSpace(string(version)) + ", which has no feature@encryption " + install, nil
+	case err != nil:
+		return "", err
+	}
+	switch strings.TrimSpace(string(res.Stdout)) {
+	case "enabled", "active":
+		return "", nil
+	case "disabled":
+		return "encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + "; " + sealer + ")", nil
+	}
+	return "encryption needs a zpool with features, and " + zpool + " is of an old version (zpool upgrade " + zpool + ", which ZFS from before then does not import any more; " + sealer + ")", nil
 }
 
-// missing is what the pool's zpool lacks to encrypt; zfs-fuse never could.
+// moduleVersion is a file with the version of the kernel's ZFS.
+const moduleVersion = "/sys/module/zfs/version"
+
+// missing is what the pool's zpool, or this ZFS, lacks for more.
 func (p *Pool) missing() []string {
-	if p.encrypts || p.home.fuse {
+	if p.encrypts() {
 		return nil
 	}
-	zpool, _, _ := strings.Cut(p.home.name, "/")
-	return []string{"encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + ")"}
+	return []string{p.lacks}
+}
+
+// encrypts tells whether the pool has datasets that are encrypted.
+func (p *Pool) encrypts() bool { return p.lacks == "" }
+
+// cannotEncrypt is the error for who asks for an encrypted dataset.
+func (p *Pool) cannotEncrypt() error {
+	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover", p.home.name, p.lacks)
 }
 
 // given runs a command that reads a key.
@@ -87,7 +117,7 @@ func (p *Pool) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) erro
 // sameKey fails with ErrInvalid unless what a filesystem holds is encrypted with the data key
 // of a record, or neither is encrypted.
 func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
-	if !p.encrypts {
+	if !p.encrypts() {
 		return nil
 	}
 	id, err := p.tool.value(ctx, keyProperty, fs)
@@ -114,7 +144,7 @@ func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock f
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
-	if p.encrypts {
+	if p.encrypts() {
 		if root, err = p.tool.value(ctx, "encryptionroot", head); err != nil {
 			return lock, err
 		}
@@ -201,7 +231,7 @@ func (p *Pool) lockIdle() {
 // findLoaded looks which keys an earlier run has left with ZFS.
 func (p *Pool) findLoaded(ctx context.Context) error {
 	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
-	if !p.encrypts {
+	if !p.encrypts() {
 		return nil
 	}
 	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value", "encryptionroot,keystatus", p.top()}, Timeout: limit})

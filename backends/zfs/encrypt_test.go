@@ -18,47 +18,39 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What cannot encrypt, a zpool or the ZFS, is no failure; what is not known is one.
+// What cannot encrypt, a zpool or the ZFS, is no failure, and says what would do; what is not known
+// is one.
 func TestWhichCanEncrypt(t *testing.T) {
+	const would = "or take a pool of backend loop or lvm)"
 	for name, c := range map[string]struct {
 		says, complains string
-		can, fails      bool
+		lacks           string // "": it can
+		fuse, fails     bool
 	}{
-		"enabled":      {"enabled\n", "", true, false},
-		"in use":       {"active\n", "", true, false},
-		"not enabled":  {"disabled\n", "", false, false},
-		"an old zpool": {"-\n", "", false, false},
-		"an old ZFS":   {"", "bad property list: invalid property 'feature@encryption'", false, false},
-		"no answer":    {"", "internal error: out of memory", false, true},
+		"enabled":      {says: "enabled\n"},
+		"in use":       {says: "active\n"},
+		"not enabled":  {says: "disabled\n", lacks: "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank; " + would},
+		"an old zpool": {says: "-\n", lacks: "(zpool upgrade tank, "},
+		"an old ZFS":   {complains: "bad property list: invalid property 'feature@encryption'", lacks: "encryption needs OpenZFS 0.8 or later: the kernel's is "},
+		"zfs-fuse":     {fuse: true, lacks: "encryption needs OpenZFS 0.8 or later in the place of zfs-fuse, which has no feature@encryption (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; "},
+		"no answer":    {complains: "internal error: out of memory", fails: true},
 	} {
-		can, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
-			if cmd.Name != zpoolProgram || cmd.Args[len(cmd.Args)-1] != "tank" {
+		lacks, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
+			if c.fuse || cmd.Name != zpoolProgram || cmd.Args[len(cmd.Args)-1] != "tank" {
 				t.Errorf("ran %s %q", cmd.Name, cmd.Args)
 			}
 			if c.complains != "" {
 				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: c.complains, Err: errors.New("exit status 1")}
 			}
 			return run.Result{Stdout: []byte(c.says)}, nil
-		})}.encrypts(t.Context(), "tank/a/b")
-		if can != c.can || (err != nil) != c.fails {
-			t.Errorf("%s: %v, %v", name, can, err)
+		})}.lacks(t.Context(), home{name: "tank/a/b", fuse: c.fuse})
+		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) || lacks != "" && !strings.HasSuffix(lacks, would) {
+			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
-	}
-}
-
-// A pool names the command that has its zpool encrypt, where one would.
-func TestWhatAZpoolLacks(t *testing.T) {
-	for _, c := range []struct {
-		encrypts, fuse bool
-		says           string
-	}{
-		{false, false, "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank)"},
-		{true, false, ""},
-		{false, true, ""},
-	} {
-		p := &Pool{home: home{name: "tank/a/b", fuse: c.fuse}, encrypts: c.encrypts}
-		if said := strings.Join(p.missing(), "; "); said != c.says {
-			t.Errorf("%+v: it says %q", c, said)
+		p := &Pool{home: home{name: "tank/a/b"}, lacks: lacks}
+		err = p.refuse(dataset.Dataset{Encryption: &dataset.Encryption{}})
+		if said := strings.Join(p.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
+			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
 		}
 	}
 }
@@ -107,7 +99,7 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := &Pool{tool: tool{run.Func(z.run)}, home: home{name: "tank"}, encrypts: true}
+	p := &Pool{tool: tool{run.Func(z.run)}, home: home{name: "tank"}}
 	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
@@ -157,12 +149,11 @@ func TestZFSIsGivenKeys(t *testing.T) {
 // knows no encryption, nor where it has none there, or the operator's.
 func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	for name, c := range map[string]struct {
-		encrypts bool
-		root     string
-	}{"no encryption": {true, "-"}, "the operator's": {true, "tank"}, "an old ZFS": {false, "-"}} {
+		lacks, root string
+	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
 		p := &Pool{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
-		})}, home: home{name: "tank"}, encrypts: c.encrypts, shelf: &shelf.Shelf{}}
+		})}, home: home{name: "tank"}, lacks: c.lacks, shelf: &shelf.Shelf{}}
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := os.OpenRoot(t.TempDir())
 			if err != nil {

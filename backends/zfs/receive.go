@@ -100,8 +100,8 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, d backends.Deliver
 	if is.raw != (d.Dataset.Encryption != nil) {
 		return "", badStream("of it and its dataset one is encrypted, and the other is not")
 	}
-	if is.raw && !p.encrypts {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "the zpool of %s cannot encrypt (zpool set feature@encryption=enabled, then restart drover)", p.home.name)
+	if is.raw && !p.encrypts() {
+		return "", p.cannotEncrypt()
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return "", err

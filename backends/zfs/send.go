@@ -65,7 +65,7 @@ func (p *Pool) sendArgs(ctx context.Context, older, name string) ([]string, erro
 	if !p.home.fuse {
 		args = append(args, "-L") // once with and once without large blocks, they do not fit each other
 	}
-	if p.encrypts {
+	if p.encrypts() {
 		key, err := p.tool.value(ctx, keyProperty, name)
 		if err != nil {
 			return nil, err

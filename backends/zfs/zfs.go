@@ -219,8 +219,8 @@ type Pool struct {
 	keys  backends.Keys
 	total atomic.Int64 // bytes of the home, used and free, when last looked at
 	listing
-	locks    locks
-	encrypts bool
+	locks locks
+	lacks string // to encrypt; "": nothing
 
 	staging  sync.Mutex // held while one of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
@@ -259,10 +259,8 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
-	if !p.home.fuse {
-		if p.encrypts, err = p.tool.encrypts(ctx, p.home.name); err != nil {
-			return err
-		}
+	if p.lacks, err = p.tool.lacks(ctx, p.home); err != nil {
+		return err
 	}
 	return errors.Join(p.findLoaded(ctx), p.measure(ctx))
 }
@@ -335,7 +333,7 @@ func (p *Pool) Info() backends.Info {
 	return backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts, Delta: true,
+			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts(), Delta: true,
 		},
 		Missing: p.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
