@@ -50,9 +50,20 @@ type sealed struct {
 
 func (p *sealed) Info() backends.Info {
 	i := p.Pool.Info()
-	i.Capabilities.Encryption = true
+	i.Capabilities.Encryption, i.Capabilities.EnforcesSize, i.DefaultSize = true, true, dataset.GiB
 	return i
 }
+
+// Resize asks for the key that it would take, and grows nothing.
+func (p *sealed) Resize(ctx context.Context, id uuid.UUID, _ dataset.Size, _ *os.File) error {
+	e, err := p.Stat(ctx, id)
+	if err != nil {
+		return err
+	}
+	return p.take(ctx, *e.Record)
+}
+
+func (p *sealed) Grow(context.Context, uuid.UUID, *os.File) error { return nil }
 
 func (p *sealed) take(ctx context.Context, d dataset.Dataset) error {
 	if d.Encryption == nil {
@@ -82,12 +93,12 @@ func (p *sealed) Clone(ctx context.Context, d dataset.Dataset, src dataset.Sourc
 // noted makes a dataset that is not encrypted, with the record of one that is.
 func (p *sealed) noted(ctx context.Context, d dataset.Dataset, makes func(dataset.Dataset) (dataset.Size, error)) (dataset.Size, error) {
 	plain := d
-	plain.Encryption, plain.Profile.Encryption = nil, dataset.KeySource{}
-	size, err := makes(plain)
+	plain.Encryption, plain.Profile.Encryption, plain.Size = nil, dataset.KeySource{}, 0
+	_, err := makes(plain)
 	if err == nil {
 		err = p.WriteRecord(ctx, d, true)
 	}
-	return size, err
+	return d.Size, err
 }
 
 func (p *sealed) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
@@ -100,6 +111,8 @@ func (p *sealed) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachO
 	}
 	return p.Pool.Attach(ctx, id, opts)
 }
+
+var _ backends.Resizer = (*sealed)(nil)
 
 type keyRig struct {
 	*rig

@@ -49,6 +49,17 @@ func (k *keyRig) lies() map[string]string {
 	return has
 }
 
+// resize has the agent give a volume another size, as control plans it.
+func (k *keyRig) resize(name, size string) error {
+	k.t.Helper()
+	p, err := k.Control.Plan(k.t.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: name, Size: size})
+	if err != nil || p.Operation == nil { // it has that already
+		return err
+	}
+	_, err = k.carryOut(k.t.Context(), &job{}, *p.Operation)
+	return err
+}
+
 // Whatever takes a key is refused without it, or by another one, before anything is changed, and
 // says what would do.
 func TestWithoutItsKeyNothingIsChanged(t *testing.T) {
@@ -63,6 +74,7 @@ func TestWithoutItsKeyNothingIsChanged(t *testing.T) {
 			return k.Create(t.Context(), "clone@silver", map[string]string{"from": "copied"})
 		},
 		"mount":                   func() error { return k.opens("db") },
+		"resize":                  func() error { return k.resize("db", "2GiB") },
 		"rekey":                   func() error { return k.rekey("db", "") },
 		"rekey by the wrong file": func() error { return k.rekey("db", k.silver) },
 		"move": func() error {
@@ -105,7 +117,7 @@ func TestWithoutItsKeyNothingIsChanged(t *testing.T) {
 			k.write(t, k.gold, 1)
 		}
 	}
-	for name, err := range map[string]error{"db": k.opens("db"), "copied": k.opens("copied")} {
+	for name, err := range map[string]error{"db": k.opens("db"), "copied": k.opens("copied"), "larger": k.resize("db", "2GiB")} {
 		if err != nil {
 			t.Errorf("%s with its key: %v", name, err)
 		}
