@@ -209,9 +209,10 @@ func howMany(names []string) string {
 	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
-// warnOfKeys has the log say at a start what doctor would of keys.
-func (a *Agent) warnOfKeys() {
-	a.jobs.start("keys", func(ctx context.Context, _ *job) error {
+// WarnOfKeys has the log say what doctor would of keys: at a start, and whenever control goes by
+// other profiles. It waits for nothing, and can be called as often as that is.
+func (a *Agent) WarnOfKeys() {
+	a.jobs.startAgain("keys", func(ctx context.Context, _ *job) error {
 		r := &report{}
 		known := map[uuid.UUID]dataset.Dataset{}
 		for _, id := range a.cache.ids() {

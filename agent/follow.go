@@ -124,7 +124,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			a.changed(d.ID) // what control heard from us may be gone with its process
 		}
 		if !strange {
-			a.warnOfKeys()
+			a.WarnOfKeys()
 			a.noteAll()
 		}
 	}

@@ -116,7 +116,9 @@ func runProcess(ctx context.Context, a *app, f processFlags, process func(contex
 		var current atomic.Pointer[profiles.Set]
 		current.Store(set)
 		o.Profiles = func() control.Profiles { return current.Load() }
-		defer onHangup(ctx, func() { reload(f.profiles, &current, log) })()
+		reread := make(chan struct{}, 1)
+		o.Reread = reread
+		defer onHangup(ctx, func() { reload(f.profiles, &current, reread, log) })()
 	}
 	return process(ctx, o)
 }
@@ -206,8 +208,8 @@ func loadConfig(file string) (config.Config, error) {
 	return config.Parse(filepath.Clean(file), b)
 }
 
-// reload takes profiles.yaml anew; with a mistake in it the old set stays.
-func reload(file string, current *atomic.Pointer[profiles.Set], log *logrus.Logger) {
+// reload takes profiles.yaml anew, and says so to reread; with a mistake in it the old set stays.
+func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- struct{}, log *logrus.Logger) {
 	set, err := loadProfiles(file)
 	if err != nil {
 		log.WithError(err).Error("profiles were not read again: the old ones stay")
@@ -215,6 +217,10 @@ func reload(file string, current *atomic.Pointer[profiles.Set], log *logrus.Logg
 	}
 	current.Store(set)
 	log.WithField("profiles", set.Names()).Info("profiles were read again")
+	select {
+	case reread <- struct{}{}:
+	default: // it is to be heard still
+	}
 }
 
 // onHangup calls fn at each SIGHUP until ctx ends; what it returns waits for that.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
@@ -104,6 +106,25 @@ func TestToolsThatGo(t *testing.T) {
 	ok(t, os.Symlink(mkfs, bin+"/mkfs.ext4"))
 	h.Restart(t)
 	h.Must(t, "snapshot", "create", "db")
+}
+
+// TestReloadSaysWhichKeysAreMissing reads a profile again whose key is not there: the log says so,
+// as at a start.
+func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "gold")
+	h := host.Start(t, host.Options{Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
+	gold := "default: plain\nprofiles:\n  plain: {}\n  gold: {encryption: {key_file: " + key + "}}\n"
+	ok(t, os.WriteFile(filepath.Join(h.Dir, "profiles.yaml"), []byte(gold), 0o600))
+	ok(t, unix.Kill(h.PID(), unix.SIGHUP))
+	await(t, "the log says that the key is missing", func() error {
+		for line := range strings.Lines(h.Log()) {
+			if strings.Contains(line, "key file "+key+" is not there") && strings.Contains(line, "profiles that make no volumes here: 1 (gold)") && strings.Contains(line, `"level":"warning"`) {
+				return nil
+			}
+		}
+		return errors.New(h.LogTail(5))
+	})
+	h.Must(t, "volume", "create", "db")
 }
 
 // lies is what there is in a host's pools.

@@ -46,6 +46,7 @@ type Options struct {
 	ListAll       bool            // the engine's list shows the volumes of all hosts
 	Consul        *consul.Options // where the store is; nil: in a file of Root
 	Profiles      func() control.Profiles
+	Reread        <-chan struct{} // of Serve: hears when Profiles has others; nil: it never has
 	Backends      *backends.Registry
 	Log           *logrus.Logger
 
@@ -95,6 +96,16 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
+	p.background(ctx, func(ctx context.Context) {
+		for {
+			select {
+			case <-o.Reread:
+				ag.WarnOfKeys()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
 	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
