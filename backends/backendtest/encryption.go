@@ -165,6 +165,22 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 			f.Errorf("resize without its key: %v, and it had %d bytes and has %d", err, had, has)
 		}
 		f.ok(f.pool.Delete(f.ctx, big.ID))
+
+		own.key, own.fails = right, nil
+		had, m := size(), f.mount(d.ID)
+		own.key, own.fails = wrong.key, wrong.fails
+		err = r.Resize(f.ctx, d.ID, more+little, m.root)
+		own.key, own.fails = right, nil
+		m.unmount()
+		att, aErr := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
+		if f.ok(aErr); err != nil {
+			f.fails(err, dataset.ErrForbidden)
+			f.same("whether it is larger beneath, after a refusal", att.Mount.Grow, false)
+		}
+		f.ok(att.Release())
+		if has := size(); (err == nil) != (has > had) {
+			f.Errorf("resize in use without its key: %v, and it had %d bytes and has %d", err, had, has)
+		}
 	}
 }
 

@@ -175,7 +175,7 @@ func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.At
 }
 
 // fits returns the data key of what is in dir, which opens the container in an item that nothing
-// uses: cryptsetup looks into no other.
+// uses: of what has a device see growsInside.
 func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
@@ -184,10 +184,14 @@ func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error
 	return key, err
 }
 
-// growsInside is for the growth of an encrypted head that is mounted: which filesystem it has,
-// and what has its mapping fill the device, once that has grown, and returns its bytes then.
-func (p *Pool) growsInside(ctx context.Context, dir folder) (fs string, inside func() (int64, error), err error) {
+// growsInside is for the growth of an encrypted head that is mounted, from a loop device: which
+// filesystem it has, and what has its mapping fill the device, once that has grown, and returns its
+// bytes then. Nothing was changed where the key is not here, or another one.
+func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs string, inside func() (int64, error), err error) {
 	key, err := p.dataKey(ctx, dir)
+	if err == nil {
+		err = crypt.New(p.backend.runner).Fits(ctx, device, key)
+	}
 	if err != nil {
 		return "", nil, err
 	}

@@ -89,15 +89,6 @@ func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os
 	if err != nil {
 		return err
 	}
-	inside := func() (int64, error) { return size, nil }
-	if fs == luks {
-		if fs, inside, err = p.growsInside(ctx, dir); err != nil {
-			return err
-		}
-	}
-	if err := growable(fs); err != nil {
-		return err
-	}
 	image, err := dir.openFile(p.layout.image(head), os.O_RDWR)
 	if err != nil {
 		return err
@@ -109,6 +100,15 @@ func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os
 	}
 	if !attached {
 		return dataset.Errorf(dataset.ErrConflict, "it is not mounted")
+	}
+	inside := func() (int64, error) { return size, nil }
+	if fs == luks {
+		if fs, inside, err = p.growsInside(ctx, dir, info.Path); err != nil {
+			return err
+		}
+	}
+	if err := growable(fs); err != nil {
+		return err
 	}
 	if err := image.Truncate(size); err != nil {
 		return err

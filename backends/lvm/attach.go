@@ -63,7 +63,7 @@ const growSlack = 16 << 20
 
 // active is a head's device, with what it holds.
 type active struct {
-	node                string // what is mounted
+	node, disk          string // what is mounted, and the volume's own device
 	fsType              string
 	fsSize, inner, size int64 // of the filesystem, of what it lies in, and of the volume
 
@@ -95,7 +95,7 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 		return active{}, err
 	}
 	defer file.Close()
-	v := active{node: node}
+	v := active{node: node, disk: node}
 	if v.size, err = file.Seek(0, 2); err != nil {
 		return v, err
 	}
@@ -253,6 +253,11 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	defer v.close() //nolint:errcheck // of what was read alone
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
+	}
+	if v.open != nil { // which was not asked for its key where it was open
+		if err := crypt.New(p.runner).Fits(ctx, v.disk, v.key); err != nil {
+			return err
+		}
 	}
 	if slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType) {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE", v.fsType)

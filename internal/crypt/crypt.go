@@ -234,7 +234,9 @@ func tidy(name string) {
 	}
 }
 
-// Fits fails with dataset.ErrForbidden unless a key opens the container in a file or on a device.
+// Fits fails with dataset.ErrForbidden unless a key opens the container on a device, which may be
+// in use, or in a file that nobody has locked: cryptsetup takes the flock(2) of a file before it
+// reads it, and waits for whoever has that, as a loop device of package loopdev does.
 func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {
