@@ -128,7 +128,10 @@ func superblock(r io.ReaderAt) (fs string, size int64, err error) {
 	}
 	fs, size, err = fsctl.Superblock(r)
 	if err == nil && fs == "" {
-		err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
+		err = crypt.FirstLost(r)
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
+		}
 	}
 	return fs, size, err
 }

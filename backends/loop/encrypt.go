@@ -49,6 +49,9 @@ func (p *Pool) sameKey(dir folder, item string, d dataset.Dataset) error {
 	case err != nil:
 		return err
 	case is != (d.Encryption != nil):
+		if _, _, err := p.inspect(dir, item); err != nil { // it may be neither
+			return err
+		}
 		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
 	case is && id != d.Encryption.ID:
 		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)

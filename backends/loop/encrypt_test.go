@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -63,4 +64,26 @@ func TestPlainInPlaceOfACiphertext(t *testing.T) {
 	f.must(f.WriteRecord(t.Context(), d, true))
 	_, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.isKind(err, dataset.ErrCorrupt)
+}
+
+// What a container writes to its filesystem does not pass for what is left of another thing.
+func TestSecondHeaderInAFilesystem(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	dir := f.folderOf(d)
+	defer dir.Close()
+	image, err := dir.openFile(f.layout.image(head), os.O_RDWR)
+	f.must(err)
+	defer image.Close()
+	for first, want := range map[string]string{"XFSB": "", "LOST": "cryptsetup repair " + image.Name()} {
+		_, err = image.WriteAt([]byte(first), 0)
+		f.must(err)
+		_, err = image.WriteAt([]byte("SKUL\xba\xbe\x00\x02"), 16<<10)
+		f.must(err)
+		_, _, err := f.inspect(dir, head)
+		if said := err != nil && strings.Contains(err.Error(), want) && dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
+			t.Errorf("behind %s: %v", first, err)
+		}
+	}
 }

@@ -140,6 +140,45 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	g.nothingOpen("after a start")
 }
 
+// A container whose first header is damaged is refused, by who mounts it and who clones it, with
+// the command that mends it, and is as it was until somebody gives that.
+func TestFirstHeaderLost(t *testing.T) {
+	f := encrypted(t, &run.System{})
+	d := f.newDataset(xfs)
+	f.create(d)
+	dir := f.folderOf(d)
+	defer dir.Close()
+	path := dir.path(f.layout.image(head))
+	image, err := os.OpenFile(path, os.O_RDWR, 0)
+	f.must(err)
+	defer image.Close()
+	_, err = image.WriteAt(make([]byte, 4096), 0)
+	f.must(err)
+	mend := "cryptsetup repair " + path
+	attach := func() error {
+		att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
+		if err == nil {
+			err = att.Release()
+		}
+		return err
+	}
+	clone := d
+	clone.ID = uuid.New()
+	_, err = f.Clone(t.Context(), clone, head0(d), nil)
+	for _, err := range []error{attach(), f.Resize(t.Context(), d.ID, larger, nil), err} {
+		f.isKind(err, dataset.ErrCorrupt)
+		if !strings.Contains(err.Error(), mend) {
+			t.Errorf("it says %v", err)
+		}
+	}
+	if info, err := image.Stat(); err != nil || info.Size() > int64(d.Size)+int64(d.Size)/2 {
+		t.Errorf("its image is %d bytes long: %v", info.Size(), err)
+	}
+	_, err = (&run.System{}).Run(t.Context(), run.Command{Name: "cryptsetup", Args: strings.Fields(mend)[1:], Timeout: time.Minute})
+	f.must(err)
+	f.must(attach())
+}
+
 func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	f.Helper()
 	if _, err := os.Stat(filepath.Join(f.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {

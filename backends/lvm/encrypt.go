@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -90,10 +91,19 @@ func (p *Pool) encrypt(ctx context.Context, volume, node string, d dataset.Datas
 	return tool.Open(ctx, node, p.mapping(volume), key)
 }
 
+// named is a device by a name that it has after the next start too.
+type named struct {
+	io.ReaderAt
+	name string
+}
+
+func (n named) Name() string { return n.name }
+
 // enter opens the container on the device of a head, if it has one, as its record says: a
 // filesystem in its place that nobody encrypted is not Drover's.
 func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device, key []byte, err error) {
-	_, is, err := crypt.Header(node)
+	disk := named{node, "/dev/mapper/" + p.device(volume)}
+	_, is, err := crypt.Header(disk)
 	if err != nil {
 		return nil, nil, fmt.Errorf("volume %s: %w", p.ref(volume), err)
 	}
@@ -105,6 +115,9 @@ func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *
 	case !is && d.Encryption == nil:
 		return nil, nil, nil
 	case !is:
+		if err := crypt.FirstLost(disk); err != nil {
+			return nil, nil, err
+		}
 		return nil, nil, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and volume %s is not", p.ref(volume))
 	}
 	if key, err = p.keyOf(ctx, *d); err != nil {

@@ -104,6 +104,32 @@ func TestEncryptedVolume(t *testing.T) {
 	b.must(b.Delete(t.Context(), plain.ID))
 }
 
+// A container whose first header is damaged is refused with the command that mends it.
+func TestFirstHeaderLost(t *testing.T) {
+	b := newSealed(t)
+	d := b.create(little)
+	b.write(d.ID, "kept")
+	b.nothingOpen("after the unmount")
+	name, err := b.head(d.ID)
+	b.must(err)
+	p := b.Pool.(*Pool)
+	disk, err := os.OpenFile("/dev/mapper/"+p.device(name), os.O_RDWR, 0)
+	b.must(err)
+	_, err = disk.WriteAt(make([]byte, 4096), 0)
+	b.must(errors.Join(err, disk.Sync(), disk.Close()))
+	mend := "cryptsetup repair " + disk.Name()
+	_, err = b.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), mend) {
+		t.Errorf("it says %v", err)
+	}
+	_, err = (&run.System{}).Run(t.Context(), run.Command{Name: "cryptsetup", Args: strings.Fields(mend)[1:], Timeout: time.Minute})
+	b.must(err)
+	if got := b.read(d.ID); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	b.must(b.Delete(t.Context(), d.ID))
+}
+
 // leftOpen opens the container of a dataset as a process that was killed in the moment after has
 // left it.
 func (b *bench) leftOpen(d dataset.Dataset) {

@@ -33,6 +33,12 @@ const Overhead = 1 << 20
 const sector = 4096
 
 const (
+	headerRead   = 512
+	metadataSize = 16 << 10
+	secondMagic  = "SKUL\xba\xbe\x00\x02"
+)
+
+const (
 	formatTimeout = time.Minute
 	openTimeout   = 30 * time.Second
 	// A mapping that goes is there for a moment still, and so is what looks at a new one.
@@ -58,22 +64,48 @@ func Available() error {
 // Header tells whether what r reads begins with a LUKS2 container, and which UUID that has.
 // A container whose header is damaged or of another version is ErrCorrupt.
 func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
-	const size, versionAt, uuidAt, uuidSize = 512, 6, 168, 40 // struct luks2_hdr_disk
-	buf := make([]byte, size)
+	const versionAt, uuidAt, uuidSize = 6, 168, 40 // struct luks2_hdr_disk
+	buf := make([]byte, headerRead)
 	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
 		return id, false, err
 	}
 	if !bytes.HasPrefix(buf, []byte("LUKS\xba\xbe")) {
 		return id, false, nil
 	}
-	if buf[versionAt] != 0 || buf[versionAt+1] != 2 {
-		return id, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
-	}
 	text, _, _ := bytes.Cut(buf[uuidAt:uuidAt+uuidSize], []byte{0})
-	if id, err = uuid.ParseBytes(text); err != nil {
-		return id, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container without a UUID")
+	id, err = uuid.ParseBytes(text)
+	other := buf[versionAt] != 0 || buf[versionAt+1] != 2
+	if other || err != nil {
+		if lost := FirstLost(r); lost != nil {
+			return uuid.Nil, true, lost
+		}
+	}
+	switch {
+	case other:
+		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
+	case err != nil:
+		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container without a UUID")
 	}
 	return id, true, nil
+}
+
+// FirstLost returns an ErrCorrupt with the command that would mend it where r has the second header
+// of a LUKS2 container, for when it has no first one that is of use; nil: it has none. Whoever
+// writes to a filesystem can write such a thing to its device, so it is only to be asked for what
+// has none. The second header lies behind the first, which Format makes of 16 KiB.
+func FirstLost(r io.ReaderAt) error {
+	buf := make([]byte, len(secondMagic))
+	if _, err := r.ReadAt(buf, metadataSize); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if string(buf) != secondMagic {
+		return nil
+	}
+	path := "DEVICE"
+	if named, is := r.(interface{ Name() string }); is {
+		path = named.Name()
+	}
+	return dataset.Errorf(dataset.ErrCorrupt, "the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
 }
 
 // Format makes a container of a UUID on a device, whatever that holds.
@@ -81,7 +113,7 @@ func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byt
 	err := t.run(ctx, formatTimeout, key, "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", id.String(),
 		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", fmt.Sprint(sector),
 		"--hash", "sha256", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
-		"--luks2-metadata-size", "16k", "--luks2-keyslots-size", "512k", "--offset", fmt.Sprint(Overhead/512),
+		"--luks2-metadata-size", fmt.Sprint(metadataSize), "--luks2-keyslots-size", "512k", "--offset", fmt.Sprint(Overhead/512),
 		"--key-file=-", device)
 	if err != nil {
 		return fmt.Errorf("encrypt %s: %w", device, err)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +45,49 @@ func TestHeader(t *testing.T) {
 		if is != c.is || !errors.Is(err, c.err) || (c.is && c.err == nil && got != id) {
 			t.Errorf("%s: %v, %t, %v", name, got, is, err)
 		}
+	}
+}
+
+// Of a container whose first header is damaged it is said how the second one mends it, and of which
+// file; what it has of the first says nothing then.
+func TestFirstHeaderLost(t *testing.T) {
+	disk := func(first, second string) *os.File {
+		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		buf := make([]byte, 32<<10)
+		copy(buf, first)
+		copy(buf[16<<10:], second)
+		if _, err := f.WriteAt(buf, 0); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	const second = "SKUL\xba\xbe\x00\x02"
+	for name, c := range map[string]struct {
+		first, second string
+		is, lost      bool
+	}{
+		"nothing else":         {"", second, false, true},
+		"another version":      {"LUKS\xba\xbe\x00\x07", second, true, true},
+		"no UUID":              {"LUKS\xba\xbe\x00\x02", second, true, true},
+		"none":                 {"", "", false, false},
+		"no UUID, and no more": {"LUKS\xba\xbe\x00\x02", "", true, false},
+		"of LUKS1":             {"", "SKUL\xba\xbe\x00\x01", false, false},
+	} {
+		f := disk(c.first, c.second)
+		_, is, err := crypt.Header(f)
+		if !is {
+			err = crypt.FirstLost(f)
+		}
+		if said := err != nil && strings.Contains(err.Error(), "cryptsetup repair "+f.Name()); is != c.is || said != c.lost || (c.is || c.lost) && !errors.Is(err, dataset.ErrCorrupt) || !c.is && !c.lost && err != nil {
+			t.Errorf("%s: %t, %v", name, is, err)
+		}
+	}
+	if err := crypt.FirstLost(strings.NewReader("short")); err != nil {
+		t.Error(err)
 	}
 }
 

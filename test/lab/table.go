@@ -67,7 +67,7 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
-		{Package: "backends/loop", Run: "^TestMappingsThatWereLeft$", Modules: []string{"dm-crypt"}},
+		{Package: "backends/loop", Run: "^Test(MappingsThatWereLeft|FirstHeaderLost)$", Modules: []string{"dm-crypt"}},
 		{Package: "backends/loop", Run: luks, Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true},
 		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
