@@ -128,14 +128,16 @@ func (a *Agent) checkDamaged(r *report) {
 
 func (a *Agent) checkBackends(ctx context.Context, r *report) {
 	for _, k := range a.Backends.Kinds() {
-		if err := k.Available(ctx); err != nil {
-			level := levelInfo // nobody is without it
-			if slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }) {
-				level = levelWarning
-			}
-			r.add(level, "backend "+k.Name(), "", "cannot work on this host: %s", unnamed(k.Name(), err))
-		} else {
-			r.add(levelOK, "backend "+k.Name(), "", "works on this host")
+		name, err := "backend "+k.Name(), k.Available(ctx)
+		switch {
+		case err == nil:
+			r.add(levelOK, name, "", "works on this host")
+		case !slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }): // nobody is without it
+			r.add(levelInfo, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+		case backends.Serves(ctx, k) == nil:
+			r.add(levelWarning, name, "", "serves what is there on this host, and makes nothing new: %s", unnamed(k.Name(), err))
+		default:
+			r.add(levelWarning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		}
 	}
 }

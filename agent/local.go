@@ -68,7 +68,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	name := a.freePoolName(path)
 	var tried []string
 	for _, kind := range a.Backends.Kinds() {
-		if err := kind.Available(ctx); err != nil {
+		if err := backends.Serves(ctx, kind); err != nil {
 			tried = append(tried, err.Error())
 			continue
 		}

@@ -165,7 +165,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err != nil {
 		return err
 	}
-	if err := kind.Available(ctx); err != nil {
+	if err := backends.Serves(ctx, kind); err != nil {
 		return err
 	}
 	b, err := kind.Open(ctx, op.rec.config(op.Name, keyring{p.a}))

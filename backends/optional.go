@@ -57,6 +57,22 @@ type Turner interface {
 	Turn(ctx context.Context) (turn context.Context, done func(), err error)
 }
 
+// Server is a Kind that serves a pool that is there on hosts too where it makes nothing new.
+type Server interface {
+	Kind
+	// Serves is Available for such a pool: what only a new pool or dataset needs may be
+	// missing, and Info.Missing says that it is.
+	Serves(ctx context.Context) error
+}
+
+// Serves fails as Available does where this host cannot open a pool of a kind that is there.
+func Serves(ctx context.Context, k Kind) error {
+	if s, ok := k.(Server); ok {
+		return s.Serves(ctx)
+	}
+	return k.Available(ctx)
+}
+
 // Former is a Kind that makes pools of block devices.
 type Former interface {
 	Kind

@@ -177,6 +177,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		return err
 	}
 	wanted := d.Profile
+	wanted.Filesystem.Type = "" // it comes with the bytes, and nothing is formatted
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // the source's pool may have got another name since, by an adoption
 	}

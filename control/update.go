@@ -123,8 +123,10 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		next.Profile.Snapshots.Schedule = ""
 	}
+	wanted := next.Profile
+	wanted.Filesystem.Type = "" // that of what is there
 	// What is too large is not resized to it below.
-	if err := s.fits(t, d, next.Profile, next.Profile.Size); err != nil {
+	if err := s.fits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
 	// A filesystem cannot be made smaller: a profile that promises less leaves

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -107,7 +108,7 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)", cfg.Image, minPoolImage)
 	}
-	if err := usable(xfs, "xfsprogs"); err != nil { // a pool needs no more than one that its volumes can have
+	if err := mkfs.Usable(xfs); err != nil { // a pool needs no more than one that its volumes can have
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
 	}
 	// Not written over: it takes the room that this one needs, and the mkfs of a process that

@@ -71,6 +71,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -87,7 +88,10 @@ type Backend struct {
 	part   int64        // of a base that is shared at once
 }
 
-var _ backends.Former = (*Backend)(nil)
+var (
+	_ backends.Former = (*Backend)(nil)
+	_ backends.Server = (*Backend)(nil)
+)
 
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
@@ -99,46 +103,22 @@ func New(runner run.Runner) *Backend {
 func (b *Backend) Name() string { return Name }
 
 // Available implements backends.Kind: loop devices, and a filesystem to put on them.
-func (b *Backend) Available(context.Context) error {
+func (b *Backend) Available(ctx context.Context) error {
+	if err := b.Serves(ctx); err != nil {
+		return err
+	}
+	host := mkfs.Look()
+	return host.Cannot(host.Makes, "backend loop: no filesystem for the images")
+}
+
+// Serves implements backends.Server: loop devices. Only a new image needs mkfs.
+func (b *Backend) Serves(context.Context) error {
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"backend loop: no loop devices here (run as root, and \"modprobe loop\"): %w", err)
 	}
-	_ = f.Close()
-	if have, missing := filesystems(); len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend loop: no filesystem for the images: %s", dataset.OneLine(errors.Join(missing...)))
-	}
-	return nil
-}
-
-// filesystems returns those that datasets can have here, the preferred one first, and
-// why the others can't be had.
-func filesystems() (have []string, missing []error) {
-	for _, fs := range []struct{ name, pkg string }{{xfs, "xfsprogs"}, {ext4, "e2fsprogs"}} {
-		if err := usable(fs.name, fs.pkg); err != nil {
-			missing = append(missing, err)
-			continue
-		}
-		have = append(have, fs.name)
-	}
-	return have, missing
-}
-
-func usable(name, pkg string) error {
-	if _, err := run.LookPath("mkfs." + name); err != nil {
-		return fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", name, name, pkg)
-	}
-	// Unlike a look at /proc/filesystems this loads the module.
-	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%s: mounting needs root (CAP_SYS_ADMIN)", name)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: the kernel has it not (modprobe %s): %w", name, name, err)
-	}
-	unix.Close(fd)
-	return nil
+	return f.Close()
 }
 
 // Open implements backends.Kind.
@@ -211,17 +191,17 @@ func (p *Pool) enter(cfg backends.Config) error {
 
 // describe sets what Info returns.
 func (p *Pool) describe() error {
-	have, missing := filesystems()
-	if len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the images: %s", dataset.OneLine(errors.Join(missing...)))
+	host := mkfs.Look()
+	if err := host.Cannot(host.Mounts, "no filesystem for the images"); err != nil {
+		return err
 	}
-	offline, err := offlineGrow(have)
+	offline, err := offlineGrow(host.Mounts)
 	if err != nil {
 		return err
 	}
 	var lacks []string
 	seals := crypt.Available()
-	for _, err := range append(missing, seals) {
+	for _, err := range append(host.Missing, seals) {
 		if err != nil {
 			lacks = append(lacks, err.Error())
 		}
@@ -243,7 +223,7 @@ func (p *Pool) describe() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(have), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: have, Encryption: seals == nil,
+			OnlineGrow: len(offline) < len(host.Mounts), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: host.Makes, Encryption: seals == nil,
 		},
 		Missing: lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}

@@ -168,6 +168,9 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 		}
 		return p.layout.flush(dir)
 	}
+	if _, err := run.LookPath("resize2fs"); err != nil && fs == ext4 {
+		return dataset.Errorf(dataset.ErrUnsupported, "growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
+	}
 	return p.exchange(dir, head, func(*os.File) error { return p.growIdle(ctx, dir, next, size) })
 }
 

@@ -43,28 +43,21 @@ func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
 	if size == 0 {
 		size = defaultSize
 	}
-	t := template{fs: d.Profile.Filesystem.Type, size: roundUp(size)}
+	t := template{size: roundUp(size)}
 	if d.Profile.Owner != nil {
 		t.owner = *d.Profile.Owner
 	}
-	have := p.info.Capabilities.Filesystems
-	if t.fs == "" {
-		t.fs = p.Filesystem(t.size)
-	}
-	if !slices.Contains(have, t.fs) {
-		return t, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in images here (have: %s)", t.fs, strings.Join(have, ", "))
+	var err error
+	if t.fs, err = mkfs.Choose(d.Profile.Filesystem.Type, t.size, p.info.Capabilities.Filesystems); err != nil {
+		return t, err
 	}
 	return t, mkfs.Check(t.fs, t.size)
 }
 
-// Filesystem implements backends.Formatter: XFS where it fits, as it takes several times
-// as many small synced writes as ext4 in an image.
+// Filesystem implements backends.Formatter.
 func (p *Pool) Filesystem(size dataset.Size) string {
-	have := p.info.Capabilities.Filesystems
-	if size < mkfs.MinXFS && slices.Contains(have, ext4) {
-		return ext4
-	}
-	return have[0]
+	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // Create says why there is none
+	return fs
 }
 
 // name has what templates differ by; one of an older version, which ends otherwise, has an image of
@@ -144,6 +137,9 @@ func (p *Pool) mkfs(ctx context.Context, t template, at, extended string) error 
 	if t.fs == xfs {
 		// Sectors as large as the loop device's blocks, or it could not be mounted.
 		more = []string{"-f", "-s", "size=4096", at}
+	}
+	if err := mkfs.Usable(t.fs); err != nil { // it may have gone since the pool was opened
+		return err
 	}
 	_, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: append(mkfs.Args(t.fs, t.size), more...), Timeout: mkfsTimeout})
 	return err

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
@@ -28,25 +27,6 @@ const (
 	ext4 = mkfs.Ext4
 	xfs  = mkfs.XFS
 )
-
-// filesystems returns those that datasets can have here, the preferred one first, and why
-// the others can't be had.
-func filesystems() (have []string, missing []error) {
-	for _, f := range []struct{ name, pkg string }{{xfs, "xfsprogs"}, {ext4, "e2fsprogs"}} {
-		if _, err := run.LookPath("mkfs." + f.name); err != nil {
-			missing = append(missing, fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", f.name, f.name, f.pkg))
-			continue
-		}
-		fd, err := unix.Fsopen(f.name, unix.FSOPEN_CLOEXEC) // it loads the module
-		if err != nil {
-			missing = append(missing, fmt.Errorf("%s: the kernel has it not, or this is not root (modprobe %s): %w", f.name, f.name, err))
-			continue
-		}
-		unix.Close(fd)
-		have = append(have, f.name)
-	}
-	return have, missing
-}
 
 // link is what stands for a volume in a dataset's folder: a file with the name of the tree.
 type link struct {
@@ -157,7 +137,9 @@ func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset
 		l.Filesystem = d.Profile.Filesystem.Type
 	}
 	if l.Filesystem == "" {
-		l.Filesystem = p.Filesystem(l.Size)
+		if l.Filesystem = xfs; l.Size < mkfs.MinXFS { // what that version chose
+			l.Filesystem = ext4
+		}
 	}
 	return device, err
 }
@@ -215,12 +197,12 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 		size = defaultSize
 	}
 	size = p.roundUp(size)
-	fsType, have := d.Profile.Filesystem.Type, p.info.Capabilities.Filesystems
-	if fsType == "" {
-		fsType = p.Filesystem(size)
+	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, p.info.Capabilities.Filesystems)
+	if err == nil {
+		err = mkfs.Usable(fsType) // it may have gone since the pool was opened
 	}
-	if !slices.Contains(have, fsType) {
-		return "", 0, dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fsType, strings.Join(have, ", "))
+	if err != nil {
+		return "", 0, err
 	}
 	return fsType, size, mkfs.Check(fsType, size)
 }

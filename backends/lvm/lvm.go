@@ -76,6 +76,7 @@ type Backend struct {
 
 var (
 	_ backends.Former    = (*Backend)(nil)
+	_ backends.Server    = (*Backend)(nil)
 	_ backends.Homed     = (*Backend)(nil)
 	_ backends.Pool      = (*Pool)(nil)
 	_ backends.Idler     = (*Pool)(nil)
@@ -94,20 +95,36 @@ func (b *Backend) Name() string { return Name }
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
 
 // Available implements backends.Kind: LVM, its tools for thin pools, and a kernel with them.
-func (b *Backend) Available(context.Context) error {
-	for _, name := range []string{program, "thin_check"} {
-		if _, err := run.LookPath(name); err != nil {
-			return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", name)
-		}
+func (b *Backend) Available(ctx context.Context) error {
+	if err := b.Serves(ctx); err != nil {
+		return err
+	}
+	if err := checks(); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: %w", err)
+	}
+	host := mkfs.Look()
+	return host.Cannot(host.Makes, "backend lvm: no filesystem for the volumes")
+}
+
+// checks fails where LVM has nothing to check a thin pool with as it activates one, which it says
+// and goes on: vgcreate and lvcreate of a new one are the time to mend that.
+func checks() error {
+	if _, err := run.LookPath("thin_check"); err != nil {
+		return errors.New("checking a thin pool needs thin_check (apt-get install thin-provisioning-tools)")
+	}
+	return nil
+}
+
+// Serves implements backends.Server: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
+func (b *Backend) Serves(context.Context) error {
+	if _, err := run.LookPath(program); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
 	}
 	switch err := dm.HasTarget("thin-pool"); {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")
 	case err != nil:
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: the kernel has no thin pools (modprobe dm-thin-pool): %w", err)
-	}
-	if have, missing := filesystems(); len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: no filesystem for the volumes: %w", errors.Join(missing...))
 	}
 	return nil
 }
@@ -178,17 +195,17 @@ type Pool struct {
 
 // declare sets what Info returns.
 func (p *Pool) declare() error {
-	have, missing := filesystems()
-	if len(have) == 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "no filesystem for the volumes: %w", errors.Join(missing...))
+	host := mkfs.Look()
+	if err := host.Cannot(host.Mounts, "no filesystem for the volumes"); err != nil {
+		return err
 	}
-	offline, err := offlineGrow(have)
+	offline, err := offlineGrow(host.Mounts)
 	if err != nil {
 		return err
 	}
 	var lacks []string
 	seals := crypt.Available()
-	for _, err := range append(missing, seals) {
+	for _, err := range append(host.Missing, checks(), seals) {
 		if err != nil {
 			lacks = append(lacks, err.Error())
 		}
@@ -196,8 +213,8 @@ func (p *Pool) declare() error {
 	p.info = backends.Info{
 		Capabilities: dataset.Capabilities{
 			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(have), OfflineGrow: offline,
-			OwnFilesystem: true, OwnDevice: true, Filesystems: have,
+			OnlineGrow: len(offline) < len(host.Mounts), OfflineGrow: offline,
+			OwnFilesystem: true, OwnDevice: true, Filesystems: host.Makes,
 			Encryption: seals == nil,
 		},
 		Missing: lacks,
@@ -217,13 +234,10 @@ func (p *Pool) Info() backends.Info {
 	return i
 }
 
-// Filesystem implements backends.Formatter: XFS where it fits.
+// Filesystem implements backends.Formatter.
 func (p *Pool) Filesystem(size dataset.Size) string {
-	have := p.info.Capabilities.Filesystems
-	if size < mkfs.MinXFS && slices.Contains(have, ext4) {
-		return ext4
-	}
-	return have[0]
+	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // Create says why there is none
+	return fs
 }
 
 // Generation implements backends.Pool.

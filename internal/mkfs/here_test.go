@@ -1,0 +1,69 @@
+package mkfs
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// What mounts a filesystem is the kernel's, what makes one has to be installed; what was not there
+// when a pool was opened is found once it is.
+func TestWithoutMkfs(t *testing.T) {
+	tools, bin := map[string]string{}, t.TempDir()
+	for _, fs := range []string{XFS, Ext4} {
+		path, err := exec.LookPath("mkfs." + fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tools[fs] = path
+	}
+	t.Setenv("PATH", bin)
+	none := Look()
+	if len(none.Makes) > 0 || !slices.Equal(none.Mounts, []string{XFS, Ext4}) {
+		t.Errorf("without tools: %+v", none)
+	}
+	refused := func(err error, says ...string) {
+		t.Helper()
+		if !errors.Is(err, dataset.ErrUnsupported) || strings.Contains(err.Error(), "\n") {
+			t.Fatal(err)
+		}
+		for _, s := range says {
+			if !strings.Contains(err.Error(), s) {
+				t.Errorf("%v does not say %q", err, s)
+			}
+		}
+	}
+	refused(none.Cannot(none.Makes, "x"), "apt-get install xfsprogs", "apt-get install e2fsprogs")
+	_, err := Choose("", dataset.GiB, nil)
+	refused(err, "apt-get install xfsprogs", "apt-get install e2fsprogs")
+	for fs, pkg := range map[string]string{XFS: "xfsprogs", Ext4: "e2fsprogs"} {
+		_, err := Choose(fs, dataset.GiB, nil)
+		refused(err, `no filesystem "`+fs+`"`, "apt-get install "+pkg)
+		refused(Usable(fs), "apt-get install "+pkg)
+	}
+	for i, fs := range []string{Ext4, XFS} {
+		if err := os.Symlink(tools[fs], filepath.Join(bin, "mkfs."+fs)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Choose("", dataset.GiB, nil); err != nil || got != fs {
+			t.Errorf("with %s: %q, %v", fs, got, err)
+		}
+		got, err := Choose(XFS, dataset.GiB, []string{Ext4})
+		if i == 0 {
+			refused(err, "apt-get install xfsprogs")
+		} else if err != nil || got != XFS {
+			t.Errorf("once it is there: %q, %v", got, err)
+		}
+	}
+	_, err = Choose("ntfs", dataset.GiB, []string{XFS, Ext4})
+	refused(err, `no filesystem "ntfs" in volumes here (have: xfs, ext4)`)
+	if got, err := Choose("", MinXFS-1, []string{XFS, Ext4}); got != Ext4 || err != nil {
+		t.Errorf("a small one: %q, %v", got, err)
+	}
+}
