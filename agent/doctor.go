@@ -188,6 +188,9 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		r.add(levelError, name, "", "cannot be listed: %v", err)
 		return
 	}
+	if p.memory != "" {
+		r.add(levelWarning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.inMemory())
+	}
 	checkLacks(r, p)
 	checkCorners(r, p)
 	if sure {

@@ -53,6 +53,7 @@ type openPool struct {
 	back    bool          // it did again, and what it missed is to be done
 	unheld  string        // why another drover is not kept from it; empty: it is
 
+	memory     string // that it lies in, such as tmpfs; "": none
 	on         string // the node's name
 	generation uint64 // that the pool says it is of; see held
 	late       bool   // it was opened while others are served, and control is being asked of it

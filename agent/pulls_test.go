@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestBroughtInVain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range list {
-		if l.Level == levelWarning || l.Level == levelError {
+		if (l.Level == levelWarning || l.Level == levelError) && !strings.Contains(l.Text, "its data is in memory") {
 			t.Errorf("doctor: %+v", l)
 		}
 	}

@@ -19,9 +19,20 @@ import (
 // inform takes in what is fixed about a pool that was opened.
 func (op *openPool) inform(can dataset.Capabilities, is backends.Info) {
 	op.Capabilities, op.Missing, op.Note, op.Share = can, is.Missing, is.Note, is.Share
+	if table, err := mount.Table(); err == nil {
+		op.memory = table.InMemory(is.Path)
+	}
+	if op.memory != "" { // first, as whoever makes a pool is told the note
+		op.Note = op.inMemory() + "; " + op.Note
+	}
 	if op.Share != uuid.Nil {
 		op.Reach = dataset.ReachCluster
 	}
+}
+
+// inMemory says what a pool in memory is good for.
+func (op *openPool) inMemory() string {
+	return "it is on " + op.memory + ": its data is in memory and is gone at a reboot"
 }
 
 // sameShare fails when a pool lies on another share than it was made on: its volumes would

@@ -181,11 +181,8 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	on := ""
-	switch {
-	case p.disk != nil:
+	if p.disk != nil {
 		on = "; " + p.disk.Note()
-	case p.fs == "tmpfs":
-		on = "; all of it is in memory, and lost when this host stops or unmounts it"
 	}
 	return backends.Info{
 		Capabilities: dataset.Capabilities{

@@ -2,7 +2,6 @@ package dir_test
 
 import (
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -43,21 +42,5 @@ func openFull(t *testing.T, disk string) {
 	}
 	if err := again.Delete(t.Context(), d.ID); err != nil {
 		t.Error(err)
-	}
-}
-
-// A pool in memory says that it is lost with the host.
-func TestPoolInMemorySaysSo(t *testing.T) {
-	for path, want := range map[string]bool{tmpfsOf(t, "16m"): true, scratch.Mount(t, "xfs", 1<<30): false} {
-		pool, err := dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(path, "pool"), Make: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Contains(pool.Info().Note, "lost when this host stops"); got != want {
-			t.Errorf("%s: %s", path, pool.Info().Note)
-		}
-		if err := pool.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 }

@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A pool whose bytes are in memory, in a folder there or in an image, says so to who makes it, and
+// in doctor, after a restart too.
+func TestPoolInMemorySaysSo(t *testing.T) {
+	tmpfs := t.TempDir()
+	if err := mount.Mount(tmpfs, mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{"size=2g"}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.Unmount(tmpfs); err != nil {
+			t.Error(err)
+		}
+	})
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
+	const says = "it is on tmpfs: its data is in memory and is gone at a reboot"
+	for _, n := range []api.NewPool{
+		{Name: "folders", Backend: "dir", Path: filepath.Join(tmpfs, "folders")},
+		{Name: "images", Backend: "loop", Path: filepath.Join(tmpfs, "images.img"), Image: "600MiB"},
+	} {
+		if err := os.MkdirAll(filepath.Dir(r.pools.imageMount(n.Name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		made, err := r.CreatePool(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(made.Note, says) {
+			t.Errorf("%s: %s", n.Name, made.Note)
+		}
+	}
+	r.restart()
+	findings, err := r.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]bool{}
+	for _, f := range findings {
+		if f.Level == levelWarning && f.Text == says {
+			said[f.Subject] = true
+		}
+	}
+	if !said["pool folders"] || !said["pool images"] {
+		t.Errorf("doctor says it of %v", said)
+	}
+}
