@@ -5,7 +5,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -36,7 +39,7 @@ func (p *pools) formable(ctx context.Context, name string, rec poolRecord, kind 
 		return nil
 	}
 	if _, ok := kind.(backends.Former); ok {
-		return nil
+		return onceEach(name, rec.Devices)
 	}
 	var can []string
 	for _, k := range p.a.Backends.Kinds() {
@@ -45,6 +48,72 @@ func (p *pools) formable(ctx context.Context, name string, rec poolRecord, kind 
 		}
 	}
 	return dataset.Errorf(dataset.ErrUnsupported, "pool %s: backend %s makes no pool of devices: give it a path, or another backend (have: %s)", name, rec.Backend, dataset.Have(can))
+}
+
+// onceEach refuses devices of which two are one, by whatever names. Of one that is absent its
+// backend says so.
+func onceEach(name string, devices []string) error {
+	seen := map[uint64]string{}
+	for _, path := range devices {
+		number, ok := deviceNumber(path)
+		if first, twice := seen[number]; ok && twice {
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are one device: give it once", name, first, path)
+		}
+		seen[number] = path
+	}
+	return nil
+}
+
+// deviceNumber returns the number of a block device; false: it is none.
+func deviceNumber(path string) (uint64, bool) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0, false
+	}
+	return st.Rdev, true
+}
+
+// foreign refuses devices that another pool of this node lies on, by the UUID that they bear.
+func (p *pools) foreign(rec poolRecord) error {
+	for _, path := range rec.Devices {
+		if _, ok := deviceNumber(path); !ok {
+			continue // its backend says what it is
+		}
+		on := disk.PoolOn(path)
+		p.mu.RLock()
+		o := p.byID[on]
+		p.mu.RUnlock()
+		if o != nil {
+			return lies(dataset.ErrExists, path, o.Name)
+		}
+	}
+	return nil
+}
+
+// whose names, of devices that could not be had, as err says, the pool that has one: of what bears
+// no UUID, such as a volume group, by what that pool was made of.
+func (p *pools) whose(rec poolRecord, err error) error {
+	kind := dataset.KindOf(err)
+	if kind != dataset.ErrInUse && kind != dataset.ErrExists {
+		return err
+	}
+	for _, path := range rec.Devices {
+		number, block := deviceNumber(path)
+		for _, o := range p.all() {
+			same := func(had string) bool {
+				is, ok := deviceNumber(had)
+				return ok && is == number
+			}
+			if block && o.backend != nil && slices.ContainsFunc(o.rec.Devices, same) {
+				return lies(kind, path, o.Name)
+			}
+		}
+	}
+	return err
+}
+
+func lies(kind *dataset.Kind, device, pool string) error {
+	return dataset.Errorf(kind, "device %s is one that pool %s lies on: give another one (drover pool inspect %s)", device, pool, pool)
 }
 
 // asked is the record of a pool that somebody wants, without a UUID.

@@ -13,9 +13,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // former says that it made a pool of devices, where it was made at a path.
@@ -127,5 +131,41 @@ func TestPoolIsMadeByTheSameCommandAgain(t *testing.T) {
 	}
 	if err := r.state.each(ctx, making+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
 		t.Errorf("of what was made: %v", err)
+	}
+}
+
+// A device that a pool lies on is refused for another one by the name of that pool, whatever it is
+// called; so is one that is given twice.
+func TestDeviceOfAnotherPool(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())
+	})
+	link := func(device string) string {
+		path := filepath.Join(t.TempDir(), "by-id")
+		if err := os.Symlink(device, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("x")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"dir", "loop", "btrfs"} {
+		a, b := scratch.Disk(t, 1<<30), scratch.Disk(t, 1<<30)
+		_, err := r.CreatePool(t.Context(), api.NewPool{Name: "twice", Backend: kind, Devices: []string{b, link(b)}})
+		if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "one device: give it once") {
+			t.Errorf("%s: twice: %v", kind, err)
+		}
+		if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "of-" + kind, Backend: kind, Devices: []string{a}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range []string{"dir", "btrfs"} {
+			for _, device := range []string{a, link(a)} {
+				_, err := r.CreatePool(t.Context(), api.NewPool{Name: "new", Backend: other, Devices: []string{device}})
+				if want := "device " + device + " is one that pool of-" + kind + " lies on"; err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s over %s: %v, want %s", other, kind, err, want)
+				}
+			}
+		}
 	}
 }

@@ -206,6 +206,9 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := p.formable(ctx, name, rec, kind); err != nil {
 		return nil, err
 	}
+	if err := p.foreign(rec); err != nil {
+		return nil, ofPool(name, err)
+	}
 	if err := p.disjoint(name, rec); err != nil {
 		return nil, err
 	}
@@ -221,7 +224,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {
-		return nil, ofPool(name, err)
+		return nil, ofPool(name, p.whose(rec, err))
 	}
 	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
 	if len(rec.Devices) > 0 {

@@ -106,7 +106,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 // whether it made that now.
 func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool, err error) {
 	found := map[uuid.UUID]bool{}
-	force, blank, size := false, 0, dataset.Size(0)
+	force, blank := false, 0
 	for _, device := range cfg.Devices {
 		node, err := resolve(device)
 		if err == nil {
@@ -133,11 +133,6 @@ func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 		if err != nil {
 			return id, false, err
 		}
-		n, err := sizeOf(device)
-		if err != nil {
-			return id, false, err
-		}
-		size += n
 		blank++
 	}
 	switch {
@@ -145,8 +140,9 @@ func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 		return id, false, dataset.Errorf(dataset.ErrExists, "some of %s have a pool's filesystem, and not all the same one: they were left as they are (drover pool adopt DEVICE takes one over; blkdiscard -z -f DEVICE writes zeros over all of it)", strings.Join(cfg.Devices, ", "))
 	case len(found) == 1:
 		return id, false, nil
-	case size < least:
-		return id, false, dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)", strings.Join(cfg.Devices, " and "), size.Human(), least)
+	}
+	if err := Suffice(cfg.Devices, least); err != nil {
+		return id, false, err
 	}
 	if id = cfg.ID; id == uuid.Nil {
 		id = uuid.New()

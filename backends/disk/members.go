@@ -41,6 +41,16 @@ func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
 	return sb.id, nil
 }
 
+// PoolOn returns the UUID of the pool that a device says it is of, uuid.Nil where it says nothing.
+// It changes nothing.
+func PoolOn(device string) uuid.UUID {
+	sb, err := readSuperblock(device)
+	if err != nil || sb.label != label || sb.unfinished {
+		return uuid.Nil
+	}
+	return sb.id
+}
+
 // members returns all devices of a filesystem, as they are called now: whatever bears its UUID
 // on this host, those that it had among them. ErrOffline where that is not all of them, or where
 // one has a copy.

@@ -81,7 +81,7 @@ func free(path string) (node string, err error) {
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s cannot be written to (blockdev --getro %s): %w", path, node, err)
 	case errors.Is(err, unix.EBUSY):
-		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s shows by what)", path, node)
+		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s and fuser -v %s show by what)", path, node, node)
 	case err != nil:
 		return "", fmt.Errorf("open device %s: %w", path, err)
 	}
@@ -89,6 +89,9 @@ func free(path string) (node string, err error) {
 	readOnly, err := unix.IoctlGetInt(fd, unix.BLKROGET)
 	if err != nil {
 		return "", fmt.Errorf("device %s: %w", path, err)
+	}
+	if size, err := unix.IoctlGetInt(fd, unix.BLKGETSIZE64); err == nil && size == 0 {
+		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s has no bytes: there is no disk in it", path)
 	}
 	if readOnly != 0 {
 		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s is read-only (blockdev --setrw %s, if it is to be written to)", path, node)
@@ -207,6 +210,22 @@ func few(names []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:manyAtMost], ", "), more)
 	}
 	return strings.Join(names, ", ")
+}
+
+// Suffice fails with ErrUnsupported where devices have less together than a pool takes.
+func Suffice(devices []string, least dataset.Size) error {
+	var size dataset.Size
+	for _, device := range devices {
+		n, err := sizeOf(device)
+		if err != nil {
+			return err
+		}
+		size += n
+	}
+	if size < least {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)", strings.Join(devices, " and "), size.Human(), least)
+	}
+	return nil
 }
 
 func sizeOf(path string) (dataset.Size, error) {

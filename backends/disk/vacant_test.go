@@ -55,14 +55,25 @@ func TestNotVacant(t *testing.T) {
 		kind  error
 		says  []string
 	}{
-		"ext4":      {func(t *testing.T, d string) { scratch.Format(t, "ext4", d) }, dataset.ErrExists, []string{"an ext2, ext3 or ext4", "wipefs -a", "blkdiscard"}},
-		"xfs":       {func(t *testing.T, d string) { scratch.Format(t, "xfs", d) }, dataset.ErrExists, []string{"an XFS filesystem"}},
-		"btrfs":     {func(t *testing.T, d string) { scratch.Format(t, "btrfs", d) }, dataset.ErrExists, []string{"a btrfs filesystem"}},
-		"swap":      {func(t *testing.T, d string) { scratch.Run(t, "mkswap", d) }, dataset.ErrExists, []string{"swap space"}},
-		"lvm":       {func(t *testing.T, d string) { writeAt(t, d, 512, "LABELONE") }, dataset.ErrExists, []string{"an LVM physical volume"}},
-		"raid":      {func(t *testing.T, d string) { writeAt(t, d, size-8192, "\xfc\x4e\x2b\xa9") }, dataset.ErrExists, []string{"a Linux RAID"}},
-		"luks":      {func(t *testing.T, d string) { writeAt(t, d, 0, "LUKS\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
-		"gpt":       {func(t *testing.T, d string) { writeAt(t, d, 512, "EFI PART") }, dataset.ErrExists, []string{"a GPT partition table"}},
+		"ext4":   {func(t *testing.T, d string) { scratch.Format(t, "ext4", d) }, dataset.ErrExists, []string{"an ext2, ext3 or ext4", "wipefs -a", "blkdiscard"}},
+		"xfs":    {func(t *testing.T, d string) { scratch.Format(t, "xfs", d) }, dataset.ErrExists, []string{"an XFS filesystem"}},
+		"btrfs":  {func(t *testing.T, d string) { scratch.Format(t, "btrfs", d) }, dataset.ErrExists, []string{"a btrfs filesystem"}},
+		"swap":   {func(t *testing.T, d string) { scratch.Run(t, "mkswap", d) }, dataset.ErrExists, []string{"swap space"}},
+		"lvm":    {func(t *testing.T, d string) { writeAt(t, d, 512, "LABELONE") }, dataset.ErrExists, []string{"an LVM physical volume"}},
+		"raid":   {func(t *testing.T, d string) { writeAt(t, d, size-8192, "\xfc\x4e\x2b\xa9") }, dataset.ErrExists, []string{"a Linux RAID"}},
+		"luks":   {func(t *testing.T, d string) { writeAt(t, d, 0, "LUKS\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
+		"gpt":    {func(t *testing.T, d string) { writeAt(t, d, 512, "EFI PART") }, dataset.ErrExists, []string{"a GPT partition table"}},
+		"luks 2": {func(t *testing.T, d string) { writeAt(t, d, 16384, "SKUL\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
+		"zfs": {func(t *testing.T, d string) {
+			writeAt(t, d, size-(256<<10)+(128<<10), "\x0c\xb1\xba\x00\x00\x00\x00\x00")
+		}, dataset.ErrExists, []string{"a member of a ZFS pool"}},
+		"mounted partition": {func(t *testing.T, d string) {
+			parted(t, d)
+			mounted("xfs")(t, d+"p1")
+			if err := Vacant(d + "p2"); err != nil { // the other one is anybody's
+				t.Error(err)
+			}
+		}, dataset.ErrExists, []string{"has partitions: loop"}},
 		"first":     {func(t *testing.T, d string) { writeAt(t, d, 1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind", "blkdiscard -z -f"}},
 		"last":      {func(t *testing.T, d string) { writeAt(t, d, size-1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind"}},
 		"mounted":   {mounted("xfs"), dataset.ErrInUse, []string{"is mounted at", "umount"}},
@@ -73,17 +84,14 @@ func TestNotVacant(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { unix.Close(fd) })
-		}, dataset.ErrInUse, []string{"lsblk"}},
+		}, dataset.ErrInUse, []string{"lsblk", "fuser -v"}},
 		"swapped on": {func(t *testing.T, d string) {
 			scratch.Run(t, "mkswap", d)
 			scratch.Run(t, "swapon", d)
 			t.Cleanup(func() { scratch.Run(t, "swapoff", d) })
 		}, dataset.ErrInUse, []string{"swapoff"}},
 		"partitions": {func(t *testing.T, d string) {
-			writeAt(t, d, 446, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x40\x06\x00")
-			writeAt(t, d, 510, "\x55\xaa")
-			scratch.Run(t, "partx", "-a", d)
-			t.Cleanup(func() { scratch.Run(t, "partx", "-d", d) })
+			parted(t, d)
 		}, dataset.ErrExists, []string{"has partitions: loop", "wipefs -a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +112,15 @@ func TestNotVacant(t *testing.T) {
 			}
 		})
 	}
+}
+
+// parted makes two partitions of 400 and of 64 MiB.
+func parted(t *testing.T, d string) {
+	writeAt(t, d, 446, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x80\x0c\x00")
+	writeAt(t, d, 462, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x88\x0c\x00\x00\x00\x02\x00")
+	writeAt(t, d, 510, "\x55\xaa")
+	scratch.Run(t, "partx", "-a", d)
+	t.Cleanup(func() { scratch.Run(t, "partx", "-d", d) })
 }
 
 func refused(t *testing.T, err, kind error, says ...string) {
@@ -148,6 +165,15 @@ func TestNoDevice(t *testing.T) {
 	} {
 		refused(t, Vacant(path), dataset.ErrInvalid, says)
 	}
+	// One whose disk is not there, such as a loop device without a file.
+	free, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, Vacant(free.Path), dataset.ErrUnsupported, "there is no disk in it")
 	refused(t, Vacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
 }
 

@@ -29,6 +29,7 @@ const (
 
 	smallestBlock = 64 * dataset.KiB
 	minData       = 256 * dataset.MiB
+	leastGroup    = minData + recordsSize + 4*minMetadata
 )
 
 // open finds the pool, or makes it, and mounts its records.
@@ -84,6 +85,9 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 		if err := disk.Vacant(dev); err != nil {
 			return group{}, nil, err
 		}
+	}
+	if err := disk.Suffice(cfg.Devices, leastGroup); err != nil { // before there is a group on them
+		return group{}, nil, err
 	}
 	if cfg.ID == uuid.Nil {
 		cfg.ID = uuid.New()
@@ -254,7 +258,7 @@ func (p *Pool) plan(free dataset.Size, stripes int) (layout, error) {
 	unit := p.extent * dataset.Size(stripes)
 	l.data -= l.data % unit
 	if l.data < minData {
-		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", p.vg, max(0, free+recordsSize).Human(), (minData + recordsSize + 4*minMetadata).Human())
+		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", p.vg, max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
 	for l.data/l.block*mappings > l.metadata {
 		l.block *= 2

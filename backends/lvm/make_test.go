@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // A group of the right name that lies on other disks than those that were named is refused.
@@ -46,6 +47,21 @@ func TestGroupOnOtherDisks(t *testing.T) {
 	})
 	cfg := backends.Config{ID: mine, Name: "fast", Path: "/dev/vg0", Mount: t.TempDir(), Devices: []string{"/dev/zero"}, Make: true}
 	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) {
+		t.Error(err)
+	}
+	for _, call := range asked.Calls() {
+		if call.Args[0] != "vgs" {
+			t.Errorf("it ran %q", call.Args)
+		}
+	}
+}
+
+// A device that is too small for a pool is refused before there is a group on it.
+func TestTooSmallForAGroup(t *testing.T) {
+	var asked run.Recorder
+	asked.Next = answersWith(5, "", `  Volume group "drover-none" not found`)
+	cfg := backends.Config{Name: "none", Path: "/dev/drover-none", Mount: t.TempDir(), Devices: []string{scratch.Disk(t, 400<<20)}, Make: true}
+	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "too small for a pool (at least 544MiB)") {
 		t.Error(err)
 	}
 	for _, call := range asked.Calls() {
