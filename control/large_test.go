@@ -76,6 +76,7 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	a.plan(create("copied@safe"))
 	e.check()
 }
+
 // Replicas that a profile promises are refused where no other pool is as large as the volume comes to
 // be, and not as the profile says alone: a larger volume had none, and nobody was told.
 func TestReplicasOfWhatItComesTo(t *testing.T) {
