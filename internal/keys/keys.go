@@ -97,7 +97,7 @@ func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 // Unwrap returns the data key that was wrapped. ErrForbidden: by another key; ErrCorrupt.
 func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
 	if id := k.ID(); id != e.KeyID {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "its data key is wrapped by key %s, and %s is key %s (put that key back; had it been exchanged: drover volume rekey --old-key-file)", dataset.Clip(e.KeyID), k.from, id)
+		return nil, dataset.Errorf(dataset.ErrForbidden, "its data key is wrapped by key %s, and %s is key %s (put that key back; if it was exchanged: drover volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
 	}
 	if len(e.Wrapped) < 1+saltSize || e.Wrapped[0] != wrapVersion {
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record is of no form that this version of Drover knows")

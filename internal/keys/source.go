@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ func ReadFile(path string) (Key, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return refuse("%s is not there (bring it from where you keep it; a new one: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
+		return refuse("%s is not there (bring it from where you keep it; where nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
 	case errors.Is(err, unix.ELOOP):
 		return refuse("%s is a symbolic link: name the file itself", what)
 	case err != nil:
@@ -67,7 +68,7 @@ func ReadFile(path string) (Key, error) {
 	case st.Mode&0o177 != 0:
 		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777, path)
 	case st.Size < MinKey || st.Size > MaxKey:
-		return refuse("%s has %d bytes: a key has %d to %d (a new one: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
+		return refuse("%s has %d bytes: a key has %d to %d (bring it from where you keep it; where nothing is encrypted by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
 	if err != nil {
@@ -100,7 +101,11 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	var out bounded
 	_, err = runner.Run(ctx, run.Command{Name: from.Exec[0], Args: from.Exec[1:], Timeout: timeout, Stdin: bytes.NewReader(append(in, '\n')), Stdout: &out})
 	if err != nil {
-		return refuse("%s: %s", what, said(err, out.buf))
+		why := said(err, out.buf)
+		if errors.Is(err, run.ErrTimeout) {
+			why += fmt.Sprintf(" (it has %s: timeout, beside exec in the profile)", timeout)
+		}
+		return refuse("%s: %s", what, why)
 	}
 	return New(out.buf, "what "+what+" prints")
 }
