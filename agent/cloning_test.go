@@ -25,6 +25,7 @@ type growing struct {
 	did   []string
 	sizes []dataset.Size
 	has   dataset.Size // of what there is of the clone; 0: nothing
+	none  bool         // it is there, without a size
 	fails error
 }
 
@@ -37,7 +38,7 @@ func (p *growing) note(what string, size dataset.Size) {
 
 func (p *growing) Clone(_ context.Context, d dataset.Dataset, _ dataset.Source, _ backends.Progress) (dataset.Size, error) {
 	p.note("clone", d.Size)
-	if p.has == 0 {
+	if p.has == 0 && !p.none {
 		p.has = max(d.Size, 1<<30)
 	}
 	return p.has, nil
@@ -49,6 +50,12 @@ func (p *growing) Resize(_ context.Context, _ uuid.UUID, size dataset.Size, _ *o
 		p.has = size
 	}
 	return p.fails
+}
+
+func (p *growing) Info() backends.Info {
+	is := p.Pool.Info()
+	is.Capabilities.EnforcesSize = true
+	return is
 }
 
 func (p *growing) Grow(context.Context, uuid.UUID, *os.File) error { return nil }
@@ -83,7 +90,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		return err != nil
 	}
 	for _, c := range []struct {
-		has   dataset.Size // by a try that was cut short before the source grew
+		has   dataset.Size // by a try that was cut short before the source grew; -1: it had none
 		size  dataset.Size
 		plain bool
 		fails error
@@ -96,9 +103,11 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		{0, 0, false, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
 		{0, 1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
 		{1 << 29, 1 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 30, 1 << 30, 1 << 30}},
+		{1 << 28, 1 << 29, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 29, 1 << 29, 1 << 29}},
+		{-1, 1 << 29, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 29, 1 << 29, 1 << 29}},
 		{1 << 29, 1 << 30, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 30, 1 << 30, 1 << 30}},
 	} {
-		p := &growing{Pool: k.pool(), still: still, has: c.has, fails: c.fails}
+		p := &growing{Pool: k.pool(), still: still, has: max(c.has, 0), none: c.has < 0, fails: c.fails}
 		made := dataset.Dataset{ID: uuid.New(), Volume: "copy", Size: c.size, Encryption: src.Encryption}
 		if c.plain {
 			made.Encryption = nil
@@ -110,7 +119,11 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		if !slices.Equal(p.did, c.did) || !slices.Equal(p.sizes, c.sizes) {
 			t.Errorf("%+v: %q of %v", c, p.did, p.sizes)
 		}
-		if want := max(c.size, 1<<30); c.fails == nil && made.Size != want {
+		want := max(c.size, 1<<30)
+		if c.has != 0 { // whatever its source has by now
+			want = c.size
+		}
+		if c.fails == nil && made.Size != want {
 			t.Errorf("it has %s on record, and not %s", made.Size, want)
 		}
 	}

@@ -146,8 +146,10 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 	}
 	jb.step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.moved)
-	// An earlier try that was cut short has made it, and its source was smaller then.
-	if r, can := pool.(backends.Resizer); can && 0 < size && size < made.Size {
+	// An earlier try that was cut short has made it, and its source was smaller then, and may be
+	// larger by now than what is asked for.
+	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then
+	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}
 	if later == nil {
