@@ -232,42 +232,6 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Opera
 	return out, err
 }
 
-// doRestore puts a dataset that is not in use back to a snapshot.
-func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "restore")
-	defer unlock()
-	if err != nil {
-		return out, err
-	}
-	if err := a.mistrust(); err != nil {
-		return out, err
-	}
-	if !made(ctx, pool, *op.Snapshot) {
-		if err := a.unused(d, "restore"); err != nil {
-			return out, err
-		}
-		end, err := a.alone(ctx, d)
-		if err != nil {
-			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
-		}
-		defer end()
-	}
-	steps.At("restore.begin")
-	jb.step("restoring")
-	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
-	}
-	if err := pool.Restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
-	}
-	steps.At("restore.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
-		steps.At("restore.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
-	}
-	return out, err
-}
-
 // made reports whether an earlier try, whose report a crash kept from control, has made a snapshot,
 // which of a restore is the last thing that it does: all that is left is to say so, whoever uses
 // the dataset by now.

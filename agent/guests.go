@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -37,7 +38,7 @@ type guestRecord struct {
 type guests struct {
 	mu      sync.Mutex
 	of      map[uuid.UUID]guestRecord
-	refused map[uuid.UUID]string // mounted here, and why control has no stay for it
+	refused map[uuid.UUID]string // mounted here, and why nobody else is to have it here
 	alone   map[uuid.UUID]aloneStay
 	asking  locks // each while control is asked for a dataset alone
 }
@@ -68,17 +69,22 @@ func (g *guests) ids() []uuid.UUID {
 	return slices.Collect(maps.Keys(g.of))
 }
 
-// open fails where a dataset that is mounted here may have no further users.
-func (g *guests) open(d dataset.Dataset) error {
+// why is why nobody else is to have what is mounted here; "": they may.
+func (g *guests) why(id uuid.UUID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if why := g.refused[d.ID]; why != "" {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s is mounted here, and control has it not so on record: %s (stop its containers here first)", d.Volume, why)
+	return g.refused[id]
+}
+
+// open fails where a dataset that is mounted here may have no further users.
+func (g *guests) open(d dataset.Dataset) error {
+	if why := g.why(d.ID); why != "" {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s is mounted here, and %s (stop its containers here first)", d.Volume, why)
 	}
 	return nil
 }
 
-// refuses keeps why control has no stay for what is mounted here; nil: it has, or nothing is.
+// refuses keeps why nobody else is to have what is mounted here; nil: it is well, or nothing is.
 func (g *guests) refuses(id uuid.UUID, why error) (first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -300,14 +306,18 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	now, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: g.Stay, Held: true})
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
-		if a.guests.refuses(id, err) && known {
-			a.log(g.Dataset).WithError(err).Error("it is mounted here beside its home, and control has it not so on record: stop its containers here")
+		if err = fmt.Errorf("control has it not so on record: %w", err); a.guests.refuses(id, err) && known {
+			a.log(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
 	case err != nil:
 		return err
 	}
-	a.guests.refuses(id, nil)
+	why := a.leftBehind(ctx, now.Dataset)
+	if a.guests.refuses(id, why) {
+		a.log(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
+		a.changed(id)
+	}
 	if known && now.Index == g.Index {
 		return nil
 	}
@@ -337,6 +347,9 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 			if err := a.setGuest(ctx, guestRecord{d, g.Stay}); err != nil {
 				return err
 			}
+			a.guestSoon(d.ID, uuid.Nil)
+		case s.Full: // whether it is still what others have is not on disk
+			a.guestSoon(d.ID, uuid.Nil)
 		}
 	}
 	for _, id := range a.guests.ids() {
@@ -361,31 +374,5 @@ func (a *Agent) leaves(ctx context.Context, id uuid.UUID) {
 	defer cancel()
 	if err := a.settleGuest(ctx, id, uuid.Nil); err != nil {
 		a.guestSoon(id, uuid.Nil)
-	}
-}
-
-// guestStatus is what this node says of a dataset that it has mounted beside its home.
-func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
-	mounted, err := isMountPoint(a.mountPath(g.ID))
-	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.record(g.ID).uses(a.currentGeneration())}
-	if err != nil {
-		st.Problem = dataset.Cut(err.Error())
-	}
-	if len(st.Mounts) == 0 {
-		st.Mounts = nil
-	}
-	return st
-}
-
-// checkGuests says what this node has mounted beside other homes.
-func (a *Agent) checkGuests(r *report) {
-	for _, id := range a.guests.ids() {
-		g, _ := a.guests.get(id)
-		a.guests.mu.Lock()
-		why := a.guests.refused[id]
-		a.guests.mu.Unlock()
-		if why != "" {
-			r.add(levelError, "volume "+g.Volume, "stop its containers here", "is mounted here beside its home, and control has it not so on record: %s", why)
-		}
 	}
 }

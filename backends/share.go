@@ -28,6 +28,11 @@ type Sharer interface {
 	// or two pools say that they are that one. Again, when it was taken: only the record is
 	// written. ErrNotFound: that pool has it not. Durable when it returns.
 	Take(ctx context.Context, d dataset.Dataset, from Given) error
+	// RestoreApart is Pool.Restore of a dataset that another host may have mounted, of which somebody
+	// vouched that it writes no more: what is kept is a copy, and the files that it may have open are
+	// removed. So whoever writes there nevertheless gets errors, and changes no snapshot. It takes the
+	// room of the copy.
+	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
 // Given says who gave a dataset up.

@@ -206,7 +206,7 @@ func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uu
 		v.Away = !there
 	}
 	if st := s.seen.dataset(d.ID, g.Node); st != nil {
-		v.Mounts = len(st.Mounts)
+		v.Mounts, v.Problem = len(st.Mounts), st.Problem
 	}
 	return v, nil
 }

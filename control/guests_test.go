@@ -2,6 +2,7 @@ package control
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -293,6 +294,13 @@ func TestLostGuest(t *testing.T) {
 		t.Errorf("people see %+v", v.Visits)
 	}
 	l.returns(l.b, "beta") // the word is over
+	list, _ := e.events.after(0)
+	back := slices.IndexFunc(list, func(ev api.Event) bool {
+		return strings.Contains(ev.Detail, "vouched that it writes no more: what it has mounted")
+	})
+	if back < 0 || list[back].Type != "node.live" || list[back].Node != "beta" {
+		t.Errorf("its return is told as %+v", list)
+	}
 	l.a.planned(rm, dataset.ErrInUse, "beta")
 	x.dies(l.b)
 	if _, err := e.Fence(e.ctx, l.b.id, api.Fenced{Confirmed: true}); err != nil {

@@ -90,11 +90,15 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 	case session == "":
 		return "", errNoSession
 	}
-	if err := errors.Join(t.drop(awayKey(id), &away{}), t.drop(fencedKey(id), &fenced{}), t.drop(leftKey(id), &claim{})); err != nil {
+	var word fenced
+	if err := errors.Join(t.drop(awayKey(id), &away{}), t.drop(fencedKey(id), &word), t.drop(leftKey(id), &claim{})); err != nil {
 		return "", err
 	}
-	if !there {
-		t.events = append(t.events, api.Event{Type: "node.live", Node: r.Node.Name})
+	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
+		if word.By != "" {
+			back.Detail = "though " + word.By + " vouched that it writes no more: what it has mounted was open to others meanwhile"
+		}
+		t.events = append(t.events, back)
 	}
 	return was.Session, t.putBound(liveNodeKey(id), alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
 }

@@ -17,7 +17,8 @@
 // the old head is written, naming the head's tree; then current.json is
 // replaced. That one rename makes the new tree the head and the old one a
 // snapshot. A record that names the current head is therefore a restore that
-// was not finished, and no snapshot.
+// was not finished, and no snapshot. Where another host may write to the old head (RestoreApart)
+// that is copied before, its record is made to name the copy after, and the tree is removed.
 //
 // # Sizes
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/google/uuid"
 
@@ -63,6 +64,15 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 
 // Restore implements backends.Pool; the package comment says how. The size stays what it is.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+	return p.restore(ctx, ds, id, keep, false, progress)
+}
+
+// RestoreApart is Restore where another host may write to the head that was; see backends.Sharer.
+func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+	return p.restore(ctx, ds, id, keep, true, progress)
+}
+
+func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, apart bool, progress backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
 		return err
@@ -73,8 +83,11 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return err
-	case done.Tree != shelf.TreeOf(keep.ID):
-		return shelf.SyncDir(f.Root) // done before: what the head was is kept
+	case done.Apart || done.Tree != shelf.TreeOf(keep.ID): // done before: what the head was is kept
+		if apart && !done.Apart {
+			return p.part(ctx, f, done)
+		}
+		return shelf.SyncDir(f.Root)
 	default: // a copy, which is no more what the head is once that was written to
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
@@ -95,11 +108,18 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if old.Tree == fresh.Tree {
 		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
 	}
+	if apart { // before anything is changed: there may be no room for it
+		if err := p.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
+			return fmt.Errorf("keep what it has: %w", err)
+		}
+		p.step("dir.restore.kept")
+	}
 	if fresh, err = p.copyHead(ctx, f, s.Tree, f, fresh, progress); err != nil {
-		return fmt.Errorf("restore snapshot %s: %w", id, err)
+		return fmt.Errorf("restore snapshot %s: %w", id, err) // a copy of the head that nothing names Reap removes
 	}
 	p.step("dir.restore.copied")
-	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}); err != nil {
+	kept := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
+	if err := f.WriteKept(kept); err != nil {
 		return err
 	}
 	p.step("dir.restore.recorded")
@@ -107,5 +127,27 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	p.lift(f, old)
+	if !apart {
+		return nil
+	}
+	p.step("dir.restore.set")
+	return p.part(ctx, f, kept)
+}
+
+// part has what a restore kept be a copy, and removes the tree that was the head.
+func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
+	was := kept.Tree
+	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
+	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // reaped since a crash
+		err = p.copyTree(ctx, f, was, f, kept.Tree, copying{}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	if err := f.WriteKept(kept); err != nil {
+		return err
+	}
+	p.step("dir.restore.parted")
+	_ = p.removeAll(ctx, f, was) // what is left of it Reap removes
 	return nil
 }

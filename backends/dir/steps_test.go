@@ -45,6 +45,11 @@ func acts() map[string]func(ctx context.Context, p backends.Pool, s stage) error
 		"restore": func(ctx context.Context, p backends.Pool, s stage) error {
 			return p.Restore(ctx, s.d.ID, s.old.ID, s.keep, nil)
 		},
+		"restore apart": func(ctx context.Context, p backends.Pool, s stage) error {
+			return p.(interface {
+				RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
+			}).RestoreApart(ctx, s.d.ID, s.old.ID, s.keep, nil)
+		},
 		"resize": func(ctx context.Context, p backends.Pool, s stage) error {
 			if r, ok := p.(backends.Resizer); ok {
 				return r.Resize(ctx, s.d.ID, more, nil)
@@ -155,7 +160,7 @@ func (s *stage) isOneOrTheOther(act string, done bool) {
 		} else if done || !errors.Is(err, dataset.ErrNotFound) {
 			s.Error(err)
 		}
-	case "restore":
+	case "restore", "restore apart":
 		if has[s.keep.ID] {
 			want = "old"
 		}
@@ -166,7 +171,7 @@ func (s *stage) isOneOrTheOther(act string, done bool) {
 			limit = more
 		}
 	}
-	if done && (act == "snapshot" || act == "restore") && !has[s.keep.ID] {
+	if done && act != "create" && act != "clone" && act != "resize" && act != "delete snapshot" && !has[s.keep.ID] {
 		s.Error("the snapshot is not there")
 	}
 	if has[s.old.ID] && done && act == "delete snapshot" || !has[s.old.ID] && act != "delete snapshot" {

@@ -310,6 +310,11 @@ func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.Attach
 	return a, errors.Join(err, done())
 }
 
+// RestoreApart implements backends.Sharer.
+func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+	return p.in.RestoreApart(ctx, ds, id, keep, progress)
+}
+
 // Take implements backends.Sharer.
 func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Given) error {
 	path, err := p.beside(from.Pool)

@@ -74,3 +74,59 @@ func TestVisit(t *testing.T) {
 		t.Errorf("its own pool has %+v, %v", list, err)
 	}
 }
+
+// A host that is said to write no more, and does, changes no snapshot by that: what a restore keeps
+// is a copy, and what the host has open is removed.
+func TestRestoreApart(t *testing.T) {
+	a := open(t, t.TempDir(), "alpha")
+	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	if _, err := a.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	write(t, a, d.ID, "old")
+	s, keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	if err := a.Snapshot(t.Context(), s, nil); err != nil {
+		t.Fatal(err)
+	}
+	write(t, a, d.ID, "new")
+	there, err := os.OpenRoot(head(t, a, d.ID)) // by the host that was cut off
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	file, err := there.OpenFile("file", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 2 {
+		if err := a.(backends.Sharer).RestoreApart(t.Context(), d.ID, s.ID, keep, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
+		if f, err := there.Create("another"); err == nil {
+			t.Errorf("made %s where nobody looks", f.Name())
+			_ = f.Close()
+		}
+		if got := read(t, a, d.ID); got != "old" {
+			t.Errorf("the head holds %q", got)
+		}
+		c := dataset.Dataset{ID: uuid.New()}
+		if _, err := a.Clone(t.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: keep.ID}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, a, c.ID); got != "new" {
+			t.Errorf("what was kept holds %q", got)
+		}
+		if err := a.Delete(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		write(t, a, d.ID, "old")
+	}
+	if err := a.DeleteSnapshot(t.Context(), d.ID, keep.ID); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := a.Reap(t.Context(), func(uuid.UUID) bool { return false }); n != 0 || err != nil {
+		t.Errorf("%d things were left, %v", n, err)
+	}
+}

@@ -41,6 +41,8 @@ type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
 	Limit dataset.Size `json:"limit,omitempty"` // the size of the head that it was; 0: none
+	// Apart says that a restore kept it, and that it is a copy of the head that was.
+	Apart bool `json:"apart,omitempty"`
 	// Stream is what it came by, for one that did.
 	Stream backends.Stream `json:"stream,omitzero"`
 }

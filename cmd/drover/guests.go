@@ -55,6 +55,9 @@ func (a *app) guestLines(v api.Volume) []string {
 		case g.Away:
 			line += "; it is away (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
 		}
+		if g.Problem != "" {
+			line += ": " + g.Problem
+		}
 		lines = append(lines, line)
 	}
 	return lines

@@ -18,13 +18,13 @@ func TestGuestLines(t *testing.T) {
 		Dataset: dataset.Dataset{Profile: dataset.Profile{Access: dataset.AccessMany}},
 		Status:  &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{{ID: "x", Count: 1}}},
 		Visits: []api.Visit{
-			{Guest: stay, NodeName: "host-b", Mounts: 2},
+			{Guest: stay, NodeName: "host-b", Mounts: 2, Problem: "it was restored since"},
 			{Guest: stay, NodeName: "host-c", Mounts: 1, Away: true},
 			{Guest: stay, NodeName: "host-d", Away: true, Fenced: true},
 		},
 	}
 	want := []string{
-		"host-b, mounted 2 times, since 5 minutes ago",
+		"host-b, mounted 2 times, since 5 minutes ago: it was restored since",
 		"host-c, mounted once, since 5 minutes ago; it is away (once it is off for good: drover node fence host-c --confirmed)",
 		"host-d, mounted 0 times, since 5 minutes ago; it is away, and vouched to write no more",
 	}

@@ -24,4 +24,5 @@ type Visit struct {
 	Away     bool   `json:"away,omitempty" doc:"nothing is heard of the node"`
 	Fenced   bool   `json:"fenced,omitempty" doc:"a person vouches that the node writes no more: it counts for nothing"`
 	Mounts   int    `json:"mounts" doc:"how many uses the node has of it, as far as it was heard"`
+	Problem  string `json:"problem,omitempty" doc:"what is wrong with it there, as far as it was heard"`
 }

@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A host that is said to write no more, and does, is in the way of no restore; what that keeps is
+// not changed by it, and when it is back it is said there, and on record, that what it has is no
+// more what others have, until its last container has ended.
+func TestGuestThatWroteOn(t *testing.T) {
+	f, d := many(t)
+	f.a.writes("db", "token", "old")
+	f.ended(*f.asks(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}).Operation)
+	path := f.b.mounts("db", "user")
+	f.b.puts(path, "new")
+	f.b.down()
+	file, err := os.OpenFile(filepath.Join(path, "token"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	putBack := aside(t, path) // the home is another machine, which does not see it
+	word := store.Write{Key: "fenced/" + f.b.Node().String(), Value: []byte(`{"by":"a person"}`)}
+	if _, err := f.store.Txn(t.Context(), nil, []store.Write{word}); err != nil {
+		t.Fatal(err)
+	}
+	op := f.ended(*f.asks(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"}).Operation)
+	if op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
+	f.asks(api.Request{Kind: dataset.OpClone, Volume: "kept", Options: map[string]string{"from": op.Snapshot.ID.String()}})
+	await(t, func() bool { _, err := f.svc.Volume(t.Context(), "kept"); return err == nil })
+	if got := f.a.reads("kept", "token"); got != "new" {
+		t.Errorf("what the restore kept holds %q", got)
+	}
+	putBack()
+	f.b.up()
+	await(t, func() bool {
+		v := f.record("db").Visits
+		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored since")
+	})
+	list, err := f.b.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, is := range list {
+		said = said || is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and it was restored since")
+	}
+	if !said {
+		t.Errorf("doctor: %+v", list)
+	}
+	if path, err := f.b.Mount(t.Context(), "db", "another"); dataset.KindOf(err) != dataset.ErrConflict {
+		t.Errorf("mounted at %s: %v", path, err)
+	}
+	f.guestsOf("db", f.b)
+	f.b.unmounts("db", "user")
+	f.guestsOf("db")
+	if got := f.b.reads("db", "token"); got != "old" {
+		t.Errorf("it holds %q", got)
+	}
+	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+}
+
+// aside takes a mount away, with who has something open in it, until it is put back: a folder that
+// nobody else has stands for what was removed.
+func aside(t *testing.T, path string) (putBack func()) {
+	t.Helper()
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		other := t.TempDir()
+		if err := unix.Mount(other, path, "", unix.MS_BIND, ""); err != nil {
+			t.Fatalf("mount %s on %s: %v", other, path, err)
+		}
+	}
+}

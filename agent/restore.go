@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// doRestore puts a dataset that is not in use back to a snapshot.
+func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := a.hold(ctx, *op, "restore")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := a.mistrust(); err != nil {
+		return out, err
+	}
+	if !made(ctx, pool, *op.Snapshot) {
+		if err := a.unused(d, "restore"); err != nil {
+			return out, err
+		}
+		end, err := a.alone(ctx, d)
+		if err != nil {
+			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+		}
+		defer end()
+	}
+	steps.At("restore.begin")
+	jb.step("restoring")
+	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
+	if err := a.restoreBytes(ctx, jb, pool, d, op); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
+	steps.At("restore.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("restore.recorded")
+		a.noteDone(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// restoreBytes restores so that no host can write to what is kept: of one that has it mounted
+// somebody vouched that it writes no more, or it would have been refused.
+func (a *Agent) restoreBytes(ctx context.Context, jb *job, pool backends.Pool, d dataset.Dataset, op *dataset.Operation) error {
+	restore := pool.Restore
+	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
+		now, err := patient(ctx, a, func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(now.Guests, func(g dataset.Guest) bool { return g.Node != a.node }) {
+			restore = sharer.RestoreApart
+		}
+	}
+	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved)
+}
