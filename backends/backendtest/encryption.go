@@ -169,7 +169,7 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 		own.key, own.fails = right, nil
 		had, m := size(), f.mount(d.ID)
 		own.key, own.fails = wrong.key, wrong.fails
-		err = r.Resize(f.ctx, d.ID, more+little, m.root)
+		err = r.Resize(f.ctx, d.ID, more+little/2, m.root)
 		own.key, own.fails = right, nil
 		m.unmount()
 		att, aErr := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
