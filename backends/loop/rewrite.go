@@ -93,7 +93,29 @@ func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progre
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := untouched(was, fi); err != nil {
+		return 0, 0, errors.Join(err, p.layout.remove(dir, next))
+	}
 	return extents, fewer, p.become(dir)
+}
+
+// untouched fails where somebody who does not ask Drover has come by an image since, as losetup(8)
+// does: what is written to it would go with it.
+func untouched(image *os.File, before os.FileInfo) error {
+	device, attached, err := loopdev.Attached(image)
+	if err != nil {
+		return err
+	}
+	now, err := image.Stat()
+	switch {
+	case err != nil:
+		return err
+	case attached:
+		return dataset.Errorf(dataset.ErrInUse, "it was attached to %s meanwhile, and not by drover: nothing was changed", device.Path)
+	case !now.ModTime().Equal(before.ModTime()) || now.Size() != before.Size():
+		return dataset.Errorf(dataset.ErrConflict, "it was written to meanwhile, and not by drover: nothing was changed")
+	}
+	return nil
 }
 
 // roomFor refuses what would leave the pool nearly full, before it is begun.

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // fragmented makes a dataset whose head is in many pieces, and has a snapshot.
@@ -139,6 +140,38 @@ func TestRewriteReadsBack(t *testing.T) {
 		t.Error("the head is another one")
 	}
 	f.settled()
+}
+
+// What somebody has written to the head meanwhile who asked nobody, or may write yet, is kept.
+func TestRewriteUnderOthers(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d, _ := f.fragmented()
+	was := f.image(d, head)
+	path := filepath.Join(f.folderOf(d).Name(), f.layout.image(head))
+	rewrite := func(last func()) error {
+		t.Helper()
+		_, _, err := f.Rewrite(t.Context(), d.ID, func(done, total int64) {
+			if done == total {
+				last()
+			}
+		})
+		if f.image(d, head) != was {
+			t.Error("the head is another one")
+		}
+		return err
+	}
+	device := ""
+	f.isKind(rewrite(func() { device = strings.TrimSpace(scratch.Run(t, "losetup", "--find", "--show", path)) }), dataset.ErrInUse)
+	scratch.Run(t, "losetup", "--detach", device)
+	f.isKind(rewrite(func() {
+		image, err := os.OpenFile(path, os.O_WRONLY, 0)
+		f.must(err)
+		_, err = image.WriteAt([]byte("mine"), int64(testSize)-8192)
+		f.must(errors.Join(err, image.Close()))
+	}), dataset.ErrConflict)
+	f.settled()
+	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
+	f.must(err)
 }
 
 // One for which there is no room is not begun.
