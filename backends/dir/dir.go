@@ -191,7 +191,7 @@ func (p *Pool) Info() backends.Info {
 			CloneIndependent: true,
 		},
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use%s", p.fs, p.sizes(), p.how, on),
-		Path: p.shelf.Path(),
+		Path: p.shelf.Path(), Missing: p.missing(),
 	}
 }
 

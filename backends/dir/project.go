@@ -45,11 +45,22 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	}
 	switch kind {
 	case fsctl.XFS:
-		return "mount its filesystem with -o prjquota, anew as a remount cannot, then restart drover", nil
+		return "mount its filesystem with -o prjquota, anew as a remount cannot" + andRestart, nil
 	case fsctl.Ext:
-		return "unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota, then restart drover", nil
+		return "unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota" + andRestart, nil
 	}
 	return "only XFS and ext4 have them, mounted with -o prjquota", nil
+}
+
+// andRestart ends what an operator of this host can do.
+const andRestart = ", then restart drover"
+
+// missing is that.
+func (p *Pool) missing() []string {
+	if can, is := strings.CutSuffix(p.mend, andRestart); is {
+		return []string{"sizes need project quotas (" + can + ")"}
+	}
+	return nil
 }
 
 // stillHolds fails when sizes are held no more.
