@@ -166,12 +166,10 @@ func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
 	sp, err := dataset.ParseSpec(spelling)
-	if errors.Is(err, dataset.ErrProfileName) { // control says which there are
-		if _, told := a.Control.Plan(ctx, a.node, req); errors.Is(told, dataset.ErrInvalid) {
-			return told
-		}
-	}
 	if err != nil {
+		if _, told := a.Control.Plan(ctx, a.node, req); errors.Is(told, dataset.ErrInvalid) {
+			return told // with the profiles that there are
+		}
 		return err
 	}
 	_, err = a.makeVolume(ctx, req, sp.Name)

@@ -19,7 +19,7 @@ import (
 func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	w, err := readWish(req)
 	if err != nil {
-		return nil, nil, s.sayProfiles(err, cmp.Or(afterAt(req.Volume), req.Options["profile"]))
+		return nil, nil, s.sayProfiles(err, req)
 	}
 	if len(req.Path) > maxPath {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "path of %d bytes is too long (%d at most)", len(req.Path), maxPath)
@@ -74,9 +74,18 @@ func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
 // poolsForeseen is as many pools as a node may well have.
 const poolsForeseen = 16
 
-// sayProfiles adds to an error about a profile's name what profiles there are.
-func (s *Service) sayProfiles(err error, name string) error {
+// sayProfiles adds to an error about a profile's name what profiles there are, and to one about a
+// volume's that there is no such profile either: who mends the one is not to come back for the other.
+func (s *Service) sayProfiles(err error, req api.Request) error {
+	volume, after, _ := strings.Cut(req.Volume, "@")
+	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
+		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {
+			return err
+		}
+		if _, unknown := s.Deps.Profiles().Get(name); unknown != nil {
+			err = fmt.Errorf("%w; and %w", err, unknown)
+		}
 		return err
 	}
 	var have []string
@@ -84,11 +93,6 @@ func (s *Service) sayProfiles(err error, name string) error {
 		have = append(have, p.Name)
 	}
 	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
-}
-
-func afterAt(spec string) string {
-	_, after, _ := strings.Cut(spec, "@")
-	return after
 }
 
 // maxPath is PATH_MAX of linux/limits.h.
@@ -158,7 +162,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		}
 		from.Profile = d.Profile
 		if d.Profile, err = onto(from, p); err != nil {
-			return dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err)
+			return cmp.Or(s.unfit(t, *d, p), dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // its data key is wrapped for itself
 	}
@@ -209,13 +213,13 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
-		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (make a volume with profile %s and drover volume import into it)",
-			p.Name, want, filesystem(old), p.Name)
+		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (drover volume export %s | drover volume import NEW@%s --from - makes another with it)",
+			p.Name, want, filesystem(old), d.Volume, p.Name)
 	}
 	if p.Encryption.Wanted() != encrypted {
 		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
-		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s says that the data %s, and it %s (make a volume with profile %s and drover volume import into it)",
-			p.Name, is[p.Encryption.Wanted()], is[encrypted], p.Name)
+		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s says that the data %s, and it %s (drover volume export %s | drover volume import NEW@%s --from - makes another with it)",
+			p.Name, is[p.Encryption.Wanted()], is[encrypted], d.Volume, p.Name)
 	}
 	if old.Encryption.Wanted() {
 		p.Encryption = old.Clone().Encryption

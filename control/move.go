@@ -97,12 +97,10 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	for i, c := range cands {
 		cands[i].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
 	}
-	pool, err := choose(cands, order{what: "move of volume " + d.Volume + " to node " + target.Name, profile: wanted, had: had})
-	if dataset.KindOf(err) == dataset.ErrUnsupported {
-		return fmt.Errorf("%w (make a pool there that can: drover pool create NAME --backend %s; or choose another node)", err, from.Backend)
-	}
+	o := order{what: "move of volume " + d.Volume + " to node " + target.Name, profile: wanted, had: had}
+	pool, err := choose(cands, o)
 	if err != nil {
-		return err
+		return s.notThere(t, err, from, cands, o)
 	}
 	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
@@ -122,6 +120,31 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		return s.withoutSnapshots(t, d, from, pool.Pool, target)
 	}
 	return nil
+}
+
+// notThere adds to the error that no pool of a node is for a volume which of other nodes are, or else what
+// would do.
+func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []candidate, o order) error {
+	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
+		return refusal
+	}
+	sites, err := s.sites(t)
+	if err != nil {
+		return err
+	}
+	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == from.Node })
+	for i, st := range sites {
+		for j, c := range st.pools {
+			st.pools[j].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
+		}
+		sites[i].pools = slices.DeleteFunc(st.pools, func(c candidate) bool { return c.anew && from.Capabilities.Delta }) // its snapshots could not come along
+	}
+	o.profile.Placement = "" // it goes where a person says
+	who, _ := could([]site{{pools: cands}}, sites, o)
+	if who != "" {
+		who += "; or "
+	}
+	return fmt.Errorf("%w (%smake a pool there that can: drover pool create NAME --backend %s)", refusal, who, from.Backend)
 }
 
 // What makes two pools alike, by weight.

@@ -246,7 +246,7 @@ func TestMoveRefused(t *testing.T) {
 		{moveTo("db", "beta"), dataset.ErrOffline, []string{"beta", "cordoned"}},
 		{moveTo("db", "gamma"), dataset.ErrUnsupported, []string{"gamma", "plain", "enforce a size"}},
 		{moveTo("plain", "gamma"), dataset.ErrUnsupported, []string{"snapshots", "gamma", "dir"}},
-		{moveTo("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain: it has no filesystem xfs", "drover pool create NAME --backend loop", "another node"}},
+		{moveTo("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain cannot keep profile bronze: it has no filesystem xfs", "(make a pool there that can: drover pool create NAME --backend loop)"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true}, dataset.ErrInvalid, []string{"--fenced"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Fenced: "alpha"}, dataset.ErrInvalid, []string{"--force"}},
 		{forced("db", "gamma", "beta"), dataset.ErrInvalid, []string{"alpha that has it, not beta"}},

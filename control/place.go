@@ -66,7 +66,7 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 			return c, t.rest(c)
 		}
 		if o.here {
-			return c, s.refused(t, sites, o)
+			return c, s.withOthers(t, refuse(sites, o), sites, o)
 		}
 	}
 	sites, err := s.sites(t)
@@ -83,24 +83,11 @@ func (s *Service) place(t *tx, o order) (c candidate, err error) {
 		if err := unknownPool(sites, s.seen.unmadePools(), o.profile.Pool); err != nil {
 			return c, err
 		}
-		return c, s.refused(t, askingFirst(sites, o.asking), o)
+		sites = askingFirst(sites, o.asking)
+		return c, s.withOthers(t, refuse(sites, o), sites, o)
 	}
 	c = spread(fit, o.id)
 	return c, t.rest(c)
-}
-
-// refused is the error when nothing fits, with the pools that could where the one that was asked for
-// is too small.
-func (s *Service) refused(t *tx, sites []site, o order) error {
-	err := refuse(sites, o)
-	for _, st := range sites {
-		for _, c := range st.pools {
-			if misfit(c, o.profile) == "" && c.less(o.profile.Size, o.had) != "" {
-				return fmt.Errorf("%w%s", err, s.roomier(t, o))
-			}
-		}
-	}
-	return err
 }
 
 // unknownPool fails with ErrInvalid, listing those there are, for a pool that nobody has.
@@ -273,7 +260,7 @@ func refuse(sites []site, o order) error {
 	var why []string
 	pools, kind := 0, dataset.ErrUnsupported
 	nodes := o.named || len(sites) > 1
-	head, could, sites := other(sites, o)
+	head, sites := spoken(sites, o.profile.Pool)
 	for _, st := range sites {
 		pools += len(st.pools)
 		reason, would := st.refusal(o, nodes)
@@ -287,31 +274,50 @@ func refuse(sites []site, o order) error {
 	if pools == 0 {
 		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", o.what)
 	}
+	if pools == 1 && len(sites) == 1 {
+		c := sites[0].pools[0]
+		reason, would := sites[0].unfit(c, o)
+		name, cannot := c.Name, "cannot keep profile "+o.profile.Name
+		if nodes {
+			name = c.of(sites[0].Name)
+		}
+		if would {
+			cannot = "cannot take it now"
+		}
+		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.what, name, cannot, reason)
+	}
 	if more := len(sites) - len(why); more > 0 {
 		why = append(why, fmt.Sprintf("and %d more nodes", more))
 	}
-	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s%s", o.what, head, o.profile.Name, strings.Join(why, "; "), could)
+	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s", o.what, head, o.profile.Name, strings.Join(why, "; "))
 }
 
-// refusal says why nothing of a site is for an order, once where that is the same for
-// all its pools.
+// refusal says why nothing of a site is for an order, each reason once.
 func (st site) refusal(o order, named bool) (line string, would bool) {
-	var why []string
-	same := named
-	for i, c := range st.pools {
+	var reasons, parts []string
+	pools := map[string][]string{} // by reason
+	for _, c := range st.pools {
 		reason, w := st.unfit(c, o)
 		would = would || w
-		same = same && (i == 0 || strings.HasSuffix(why[0], ": "+reason))
-		why = append(why, "pool "+c.Name+": "+reason)
+		if pools[reason] == nil {
+			reasons = append(reasons, reason)
+		}
+		pools[reason] = append(pools[reason], c.Name)
+	}
+	for _, reason := range reasons {
+		which := "pool "
+		if len(pools[reason]) > 1 {
+			which = "pools "
+		}
+		parts = append(parts, which+strings.Join(pools[reason], ", ")+": "+reason)
 	}
 	switch {
 	case len(st.pools) == 0:
 		return "node " + st.Name + ": it has no pool", false
 	case !named:
-		return strings.Join(why, "; "), would
-	case same && len(st.pools) > 1:
-		_, reason, _ := strings.Cut(why[0], ": ")
-		return "node " + st.Name + ": " + reason, would
+		return strings.Join(parts, "; "), would
+	case len(reasons) == 1 && len(st.pools) > 1:
+		return "node " + st.Name + ": " + reasons[0], would
 	}
-	return "node " + st.Name + ": " + strings.Join(why, ", "), would
+	return "node " + st.Name + ": " + strings.Join(parts, ", "), would
 }

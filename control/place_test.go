@@ -141,7 +141,7 @@ func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
 	b.tells(func(f *dataset.Facts) { f.Load10 = 3 })
 	req := create("db@busy")
 	req.Kind, req.Path = dataset.OpImport, "/srv/x"
-	a.planned(req, dataset.ErrUnsupported, "pool fast: load_10 is 34, not < 20; pool plain: load_10 is 34, not < 20")
+	a.planned(req, dataset.ErrUnsupported, "pools fast, plain: load_10 is 34, not < 20")
 }
 
 // TestTheDecisionRestsOnWhatWasChosen (I1, write skew): a node that is cordoned between

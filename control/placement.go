@@ -1,6 +1,8 @@
 package control
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -136,33 +138,21 @@ func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.
 	if err != nil {
 		return err
 	}
-	c, o := candidate{Pool: pool, guarded: s.seen.guarded(pool.Node), status: s.seen.pool(pool.ID)}, order{what: "volume " + d.Volume, profile: p, had: had}
-	_, err = choose([]candidate{c}, o)
-	if err == nil || c.less(p.Size, had) == "" {
-		return err
+	o := order{what: "volume " + d.Volume, profile: p, had: had}
+	cands := []candidate{{Pool: pool, guarded: s.seen.guarded(pool.Node), status: s.seen.pool(pool.ID)}}
+	if _, err = choose(cands, o); err != nil {
+		return s.withOthers(t, err, []site{{pools: cands}}, o)
 	}
-	return fmt.Errorf("%w%s", err, s.roomier(t, o))
+	return nil
 }
 
-// roomier names the pools that an order would fit otherwise.
-func (s *Service) roomier(t *tx, o order) string {
-	sites, err := s.sites(t)
-	if err != nil {
-		return ""
+// unfit is why a dataset, where it lies, could not have a profile even if it were made anew there; nil when
+// it could.
+func (s *Service) unfit(t *tx, d dataset.Dataset, p dataset.Profile) error {
+	if err := s.fits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
+		return err
 	}
-	o.profile.Pool = ""
-	var names []string
-	for _, st := range sites {
-		for _, c := range st.pools {
-			if why, _ := st.unfit(c, o); why == "" {
-				names = append(names, c.Name+" of node "+st.Name)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return " (ask for less, or make the pool larger)"
-	}
-	return " (pool " + dataset.Have(names) + " could)"
+	return nil
 }
 
 // tooLarge tells whether a dataset is larger than all of its pool already, as an older version made
@@ -174,8 +164,8 @@ func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 	return 0
 }
 
-// Pools lists all pools of all nodes: those on record, then those that nodes are
-// configured with and could not make, which have no UUID.
+// Pools lists all pools of all nodes, by the names of the nodes and then their own: those on record, and
+// those that nodes are configured with and could not make, which have no UUID.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
 	list, err := listAll[dataset.Pool](t, poolsPrefix)
@@ -205,6 +195,9 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 			out[i].Status = u.Status
 		}
 	}
+	slices.SortStableFunc(out, func(x, y api.Pool) int {
+		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name), bytes.Compare(x.ID[:], y.ID[:]))
+	})
 	return out, nil
 }
 

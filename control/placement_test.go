@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -93,7 +94,7 @@ func TestChoose(t *testing.T) {
 		{"not heard of", []candidate{pool("a", loopCan, nil)}, "a", nil, nil},
 		{"the first is away", []candidate{pool("a", loopCan, off), pool("b", loopCan, on)}, "b", nil, nil},
 		{"none", nil, "", dataset.ErrOffline, []string{"volume db: there is no pool", "pool create"}},
-		{"none fits", []candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", "pool a: it cannot enforce", "; pool b: it cannot enforce"}},
+		{"none fits", []candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", ": pools a, b: it cannot enforce a size"}},
 		{"one would fit", []candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
 		{"cordoned", []candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
 	} {
@@ -205,5 +206,24 @@ func TestRegister(t *testing.T) {
 		{Node: dataset.Node{ID: uuid.New(), Incarnation: uuid.New()}, Pools: []dataset.Pool{a.pools[0], a.pools[0]}},
 	} {
 		refused(t, e.Register(e.ctx, r), dataset.ErrInvalid, "register")
+	}
+}
+
+// Pools are listed by node and name, and not as their UUIDs happen to be.
+func TestPoolsAreInOrder(t *testing.T) {
+	e := newEnv(t)
+	for _, node := range []string{"gamma", "alpha", "delta", "beta"} {
+		e.agent(node)
+	}
+	pools, err := e.Pools(e.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range pools {
+		got = append(got, p.NodeName+"/"+p.Name)
+	}
+	if len(got) != 8 || !slices.IsSorted(got) {
+		t.Errorf("%v", got)
 	}
 }

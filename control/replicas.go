@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -179,7 +180,7 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 				reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
 			if reason != "" {
-				why = append(why, "pool "+c.Name+" of node "+st.Name+": "+reason)
+				why = append(why, "pool "+c.of(st.Name)+": "+reason)
 				continue
 			}
 			fit = append(fit, c)
@@ -222,8 +223,19 @@ func (s *Service) replicable(t *tx, d dataset.Dataset) error {
 		return nil
 	}
 	fit, why, err := s.replicaPools(t, d)
-	if err == nil && len(fit)+len(d.Copies) < d.Profile.Replicas.Count {
-		err = tooFew(d, why)
+	if err != nil || len(fit)+len(d.Copies) >= d.Profile.Replicas.Count {
+		return err
+	}
+	var names []string
+	for _, c := range fit {
+		node, err := t.nodeName(c.Node)
+		if err != nil {
+			return err
+		}
+		names = append(names, c.of(node))
+	}
+	if err = tooFew(d, why); len(names) > 0 {
+		err = fmt.Errorf("%w (%s)", err, poolsCould(names))
 	}
 	return err
 }

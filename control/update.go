@@ -1,6 +1,8 @@
 package control
 
 import (
+	"cmp"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -29,18 +31,19 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 		return nil, &d, nil
 	}
 	pool, err := t.pool(d)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, nil, err
-	case candidate{Pool: pool, status: s.seen.pool(pool.ID)}.unasked():
-		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, s.seen.pool(pool.ID).Reason)
-	case !pool.Capabilities.EnforcesSize:
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s (backend %s) cannot enforce a size", d.Volume, pool.Name, pool.Backend)
+	}
+	c := candidate{Pool: pool, status: s.seen.pool(pool.ID)}
+	why := cmp.Or(misfit(c, dataset.Profile{Size: next.Size}), c.less(next.Size, d.Size))
+	switch {
+	case c.unasked():
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, c.status.Reason)
+	case why != "":
+		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume, pool.Name, next.Size, why)
+		return nil, nil, s.withOthers(t, err, []site{{pools: []candidate{c}}}, order{profile: next.Profile, had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume create a smaller one and copy)", d.Volume, next.Size, d.Size.Said(d.Profile.Size))
-	}
-	if c := (candidate{status: s.seen.pool(pool.ID)}); c.less(next.Size, d.Size) != "" {
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s: pool %s: %s%s", d.Volume, next.Size, pool.Name, c.less(next.Size, d.Size), s.roomier(t, order{profile: next.Profile}))
 	}
 	op := on(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
@@ -108,7 +111,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	}
 	next := d
 	if next.Profile, err = onto(d, p); err != nil {
-		return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
+		return nil, nil, cmp.Or(s.unfit(t, d, p), dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err))
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was made: with the guard in the way, or without.

@@ -20,7 +20,7 @@ func TestResize(t *testing.T) {
 	a.planned(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB")
 	a.planned(resize("db", "10"), dataset.ErrInvalid, "10GiB")
 	a.planned(resize("db", ""), dataset.ErrInvalid)
-	a.planned(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain (backend dir) cannot enforce a size")
+	a.planned(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot give it size 10GiB: it cannot enforce a size")
 	a.planned(resize("nothing", "10GiB"), dataset.ErrNotFound)
 	op := a.plan(resize("db", "25GB"))
 	if op.Kind != dataset.OpResize || op.Dataset.Size != 25e9 || op.Dataset.Profile.Size != 25e9 {
@@ -142,6 +142,6 @@ func TestSetProfileThatGrows(t *testing.T) {
 	}
 	a.create("plain", "pool=plain")
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"})
-	refused(t, err, dataset.ErrUnsupported, "pool plain: it cannot enforce a size")
+	refused(t, err, dataset.ErrUnsupported, "pool plain cannot keep profile silver: it cannot enforce a size")
 	e.check()
 }

@@ -56,7 +56,7 @@ func wrongs() []wrong {
 		opt("size=0GiB", `bad size "0GiB": want more than nothing (leave the size out for no limit)`),
 		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
-		opt("size=17TiB", `volume db: no pool can keep profile bronze: pool default: it has 63.9GiB in all, less than 17TiB (ask for less, or make the pool larger)`),
+		opt("size=17TiB", `volume db: pool default cannot keep profile bronze: it has 63.9GiB in all, less than 17TiB (ask for less, or make the pool larger)`),
 
 		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (say db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
 		name("db@snapshot-", `bad UUID prefix "": `+wantPrefix),
@@ -67,6 +67,7 @@ func wrongs() []wrong {
 		opt("from=", `option from is empty: want a volume, a snapshot, or 4 to 36 characters of a UUID`),
 
 		name("x", `bad volume name "x": `+wantName),
+		name("y@golden", `bad volume name "y": `+wantName+`; and unknown profile "golden" `+meantGold),
 		name("@gold", `bad volume name "": `+wantName),
 		name("a/b", `bad volume name "a/b": `+wantName),
 		name("..", `bad volume name "..": `+wantName),
@@ -136,11 +137,12 @@ func testHelp(t *testing.T, w *world) {
 // kept halfway.
 func TestA10Backend(t *testing.T) {
 	w := begin(t, host.Options{Pool: "dir"}, engine.Options{})
+	const mend = `: on its node sizes need project quotas (unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota), and then a restart of drover`
 	before, records := w.everything(t), w.records(t)
 	for _, c := range []wrong{
-		{[]string{"db@gold"}, `volume db: no pool can keep profile gold: pool default: it cannot enforce a size`},
-		{[]string{"-o", "size=5GiB", "db"}, `volume db: no pool can keep profile bronze: pool default: it cannot enforce a size`},
-		{[]string{"-o", "fs=xfs", "db"}, `volume db: no pool can keep profile bronze: pool default: it has no filesystem xfs inside volumes`},
+		{[]string{"db@gold"}, `volume db: pool default cannot keep profile gold: it cannot enforce a size` + mend},
+		{[]string{"-o", "size=5GiB", "db"}, `volume db: pool default cannot keep profile bronze: it cannot enforce a size` + mend},
+		{[]string{"-o", "fs=xfs", "db"}, `volume db: pool default cannot keep profile bronze: it has no filesystem xfs inside volumes`},
 	} {
 		w.refused(t, "create "+c.args[len(c.args)-1]+": drover: "+c.want+"\n", append([]string{"volume", "create", "-d", w.h.Driver}, c.args...)...)
 	}
