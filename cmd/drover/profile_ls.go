@@ -21,11 +21,42 @@ func newProfileLsCmd(a *app) *cobra.Command {
 }
 
 func profileTable(profiles []dataset.Profile) *show.Table {
-	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "ON DELETE", "DESCRIPTION")
+	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule, onDelete(p.OnDelete), p.Description)
+		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule, speedShort(p.QoS), encrypted(p.Encryption), onDelete(p.OnDelete), p.Description)
 	}
 	return t
+}
+
+// speedShort is how fast a profile's volumes may be at most, for a cell: the reads, then the writes.
+func speedShort(q dataset.QoS) string {
+	var parts []string
+	for _, d := range []struct {
+		what string
+		iops int64
+		bps  dataset.Size
+	}{{"r", q.ReadIOPS, q.ReadBPS}, {"w", q.WriteIOPS, q.WriteBPS}} {
+		if d.iops > 0 {
+			d.what += fmt.Sprintf(" %d IOPS", d.iops)
+		}
+		if d.bps > 0 {
+			d.what += " " + d.bps.String() + "/s"
+		}
+		if len(d.what) > 1 {
+			parts = append(parts, d.what)
+		}
+	}
+	if q.Strict && len(parts) > 0 {
+		parts = append(parts, "strict")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func encrypted(k dataset.KeySource) string {
+	if k.Wanted() {
+		return "yes"
+	}
+	return ""
 }
 
 // storage says where a profile's volumes may lie.
