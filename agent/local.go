@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -41,7 +42,11 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	defer a.tellSoon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // it is made, and control is to know it whoever still waits
-	return op.Pool, a.register(ctx)
+	if err := a.register(ctx); err != nil {
+		return op.Pool, err
+	}
+	a.tellPools(ctx)
+	return op.Pool, nil
 }
 
 // lockPools keeps two pools from being taken in at once, as one name or one place
@@ -57,8 +62,11 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
 	}
 	found, err := foundAt(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errors.New("it is absent")
+	}
 	if err != nil {
-		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "adopt: %w", err)
+		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %w (is its disk mounted?)", path, err)
 	}
 	unlock, err := a.lockPools(ctx, "adoption of "+path)
 	if err != nil {
@@ -66,10 +74,10 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
-	var tried []string
+	var tried, unable []unadopted
 	for _, kind := range a.Backends.Kinds() {
 		if err := backends.Serves(ctx, kind); err != nil {
-			tried = append(tried, err.Error())
+			unable = append(unable, unadopted{kind.Name(), err})
 			continue
 		}
 		rec := found
@@ -81,7 +89,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 			b, err = kind.Open(ctx, rec.config(name, keyring{a}))
 		}
 		if err != nil {
-			tried = append(tried, fmt.Sprintf("backend %s: %v", kind.Name(), err))
+			tried = append(tried, unadopted{kind.Name(), err})
 			continue
 		}
 		rec.ID = b.ID()
@@ -90,7 +98,47 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		}
 		return a.adopt(ctx, name, rec)
 	}
-	return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(tried, "; "))
+	return dataset.Pool{}, nil, notAdopted(path, tried, unable)
+}
+
+// unadopted is why a backend found no pool of its own.
+type unadopted struct {
+	backend string
+	err     error
+}
+
+// notAdopted is the error when no backend did, of those that were tried and those that are unable to on
+// this host. It says why of those alone that have to do with what lies there.
+func notAdopted(path string, tried, unable []unadopted) error {
+	all := slices.Concat(tried, unable)
+	var is struct{ Backend string }
+	raw, err := os.ReadFile(filepath.Join(path, "pool.json")) // of every pool in a directory
+	if err == nil && json.Unmarshal(raw, &is) == nil && slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
+		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
+	}
+	if st, serr := os.Stat(path); errors.Is(err, os.ErrNotExist) && serr == nil && st.IsDir() {
+		but := ""
+		if len(unable) > 0 {
+			but = "; not every backend works on this host: drover doctor"
+		}
+		return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: no pool lies there (is its disk mounted? drover pool create NAME --backend KIND --path %[1]s makes a new one%s)", path, but)
+	}
+	holds := func(u unadopted) bool { // that lies there, and is not what it should be
+		kind := dataset.KindOf(u.err)
+		return kind == dataset.ErrExists || kind == dataset.ErrCorrupt
+	}
+	if slices.ContainsFunc(all, holds) {
+		all = slices.DeleteFunc(all, func(u unadopted) bool { return !holds(u) })
+	}
+	var why []string
+	for _, u := range all {
+		text := u.err.Error()
+		if who := "backend " + u.backend; !strings.HasPrefix(text, who) {
+			text = who + ": " + text
+		}
+		why = append(why, text)
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(why, "; "))
 }
 
 // foundAt is the record of whatever pool lies at a path.
@@ -146,6 +194,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		return op.Pool, nil, err
 	}
 	back, err := a.Control.Rebuild(ctx, a.node, found)
+	a.tellPools(ctx)
 	return op.Pool, back, err
 }
 

@@ -188,6 +188,16 @@ func TestCreatePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, path := range []string{full, filepath.Join(r.root, "missing")} {
+		_, _, err := r.AdoptPool(ctx, path)
+		if err == nil || !strings.HasPrefix(err.Error(), "nothing at "+path+" can be adopted: ") || !strings.Contains(err.Error(), "is its disk mounted?") || len(err.Error()) > 200+2*len(path) {
+			t.Errorf("adopt: %v", err)
+		}
+	}
+	known, err := r.link.Pools(ctx)
+	if err != nil || len(known) != 2 || known[1].Name != "second" || known[1].Status == nil || known[1].Status.Size == 0 { // before any heartbeat
+		t.Errorf("control knows %+v, %v", known, err)
+	}
 	if err := r.Create(ctx, "there", map[string]string{"pool": "second"}); err != nil {
 		t.Error(err)
 	}

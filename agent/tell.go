@@ -87,6 +87,8 @@ const (
 	tellAtOnce = 500
 	// tellTime is what one of several replicas has to take a heartbeat.
 	tellTime = 5 * time.Second
+	// tellPoolsTime is what who made a pool waits for the word of it.
+	tellPoolsTime = 2 * time.Second
 )
 
 // tell sends the status of those datasets that is another than was told, and all of
@@ -115,6 +117,18 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.whole = !t.failed
 	}
+}
+
+// tellPools tells at once how the pools are, for whoever made one and looks at it next. What it misses the
+// heartbeat that comes soon tells.
+func (a *Agent) tellPools(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tellPoolsTime)
+	defer cancel()
+	all := newTellers(a.apart)
+	for _, t := range all {
+		t.whole = true // it is no word of datasets: who knows of none waits for all
+	}
+	a.tellSome(ctx, all, nil)
 }
 
 func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {

@@ -158,7 +158,7 @@ func belowBtrfs(path string) error {
 func onBtrfs(path string) error {
 	kind, err := fsctl.KindOf(path)
 	if err == nil && kind != Name {
-		err = dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend btrfs wants a directory on a mounted btrfs (mkfs.btrfs makes one of a device; or use a pool of backend loop)", path, kind)
+		err = dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend btrfs wants a directory on a mounted btrfs, or a device that is to become one (drover pool create NAME --backend btrfs --device DEVICE)", path, kind)
 	}
 	return err
 }

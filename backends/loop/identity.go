@@ -74,7 +74,7 @@ func (p *Pool) suitable(mk bool) (string, error) {
 	}
 	if !ok {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m reflink=1), btrfs, or an image (drover pool create NAME --image SIZE)", p.path, kind)
+			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m reflink=1), btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", p.path, kind)
 	}
 	if kind == fsctl.Btrfs {
 		return layoutBtrfs, nil
@@ -87,7 +87,7 @@ func unsuitable(path string, kind fsctl.Kind, mk bool) error {
 		return dataset.Errorf(dataset.ErrOffline, "%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, btrfs, or an image (drover pool create NAME --image SIZE)", path, kind)
+		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
 }
 
 // identify reads which pool lies at path, making one there if that is wanted.
