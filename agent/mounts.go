@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"sort"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -184,10 +186,25 @@ func shortID(id string) string {
 // mountAttached mounts what a backend has attached on path, and lets go of it.
 func mountAttached(att backends.Attachment, path string) error {
 	if err := mountOn(att.Mount, path); err != nil {
-		return errors.Join(err, att.Release())
+		return errors.Join(unmountable(err), att.Release())
 	}
 	if err := att.Release(); err != nil {
 		return errors.Join(err, mount.Unmount(path))
 	}
 	return nil
+}
+
+// unmountable says what to do next where the kernel does not mount a filesystem that it has: it says
+// why in its own log alone.
+func unmountable(err error) error {
+	var failed *mount.Error
+	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {
+		return err
+	}
+	for _, why := range []error{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL} {
+		if errors.Is(err, why) {
+			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+		}
+	}
+	return err
 }

@@ -134,7 +134,8 @@ type Pool interface {
 	Delete(ctx context.Context, id uuid.UUID) error
 
 	// Snapshot takes snapshot s.ID of the head of s.Dataset, atomic while it is
-	// written to, and durable when it returns. Again: nothing if it is whole. One of
+	// written to, and durable when it returns. Again: nothing if it is whole. ErrCorrupt of a
+	// head that is seen to be damaged, which Restore takes and keeps all the same. One of
 	// kind transfer that shares its blocks is taken in a pool that is nearly full too:
 	// by it a dataset leaves that.
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
@@ -163,7 +164,8 @@ type Pool interface {
 	Stat(ctx context.Context, id uuid.UUID) (Entry, error)
 	// Used returns the bytes that a dataset's head takes in the pool (blocks
 	// shared with others count), as of Info.UsedLag ago at most, without a walk where the
-	// capabilities have OwnFilesystem or KnowsUsed, and of a mounted one without a fork.
+	// capabilities have OwnFilesystem or KnowsUsed, and of a mounted one without a fork. ErrCorrupt
+	// of a head that is seen to be damaged.
 	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
 	// Reap finishes the deletion of everything deleting and of the incoming
 	// datasets for which drop returns true, and removes temporary files. It

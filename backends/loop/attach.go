@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -106,31 +107,43 @@ func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error
 		return "", false, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", false, err
+	return look(f, item)
+}
+
+// look is inspect of an item's image that is open.
+func look(image *os.File, item string) (fs string, grow bool, err error) {
+	fs, size, err := superblock(image)
+	if errors.Is(err, dataset.ErrCorrupt) && item == head && crypt.FirstLost(image) == nil {
+		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
 	}
-	fs, size, err := superblock(f)
 	if err != nil {
-		return "", false, fmt.Errorf("%s: %w", f.Name(), err)
+		return "", false, fmt.Errorf("%s: %w", image.Name(), err)
 	}
 	if fs == luks {
 		return fs, true, nil
 	}
-	return fs, fi.Size()-size > growSlack, nil
+	have, err := image.Seek(0, io.SeekEnd)
+	return fs, have-size > growSlack, err
 }
 
 // superblock reads which filesystem is in an image, and of how many bytes; of a container, what
-// that has in it takes the key.
-func superblock(r io.ReaderAt) (fs string, size int64, err error) {
-	if _, is, err := crypt.Header(r); err != nil || is {
+// that has in it takes the key. ErrCorrupt: there is neither, or not all of it.
+func superblock(d fsctl.Disk) (fs string, size int64, err error) {
+	_, is, err := crypt.Header(d)
+	if err != nil {
+		return "", 0, err
+	}
+	if is {
+		have, err := d.Seek(0, io.SeekEnd)
+		if err == nil && have <= crypt.Overhead {
+			err = dataset.Errorf(dataset.ErrCorrupt, "it was cut off: the headers of its LUKS container take %s, and %s are there", dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
+		}
 		return luks, 0, err
 	}
-	fs, size, err = fsctl.Superblock(r)
-	if err == nil && fs == "" {
-		err = crypt.FirstLost(r)
-		if err == nil {
-			err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in the image")
+	fs, size, err = fsctl.Filesystem(d)
+	if err != nil && fs == "" {
+		if lost := crypt.FirstLost(d); lost != nil {
+			err = lost
 		}
 	}
 	return fs, size, err

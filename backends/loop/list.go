@@ -155,6 +155,8 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 	default:
 		if headless {
 			problems = append(problems, "its image is missing")
+		} else if _, _, err := p.inspect(dir, head); absentIsFine(err) != nil { // it may have gone meanwhile
+			problems = append(problems, dataset.OneLine(err))
 		}
 	}
 	for _, item := range c.items {
@@ -237,10 +239,11 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		}
 		const unit = 512 // of st_blocks: stat(2)
 		used = dataset.Size(st.Blocks) * unit
-		return nil
+		_, _, err = look(f, head)
+		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("used bytes of dataset %s: %w", id, err)
+		return used, fmt.Errorf("used bytes of dataset %s: %w", id, err)
 	}
 	return used, nil
 }

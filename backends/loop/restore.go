@@ -46,6 +46,9 @@ func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep
 			return 0, dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", snapshot)
 		}
 		if err == nil {
+			_, _, err = p.inspect(dir, snapshot.String())
+		}
+		if err == nil {
 			err = p.idle(ctx, dir)
 		}
 		if err == nil {
@@ -79,7 +82,7 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 		if err := p.same(dir, item, next); err != nil {
 			return err
 		}
-		if err := p.growAsHead(ctx, dir, image); err != nil {
+		if err := p.growAsHead(ctx, dir, item, image); err != nil {
 			return err
 		}
 		return setTag(image, restoredAttr, keep.ID)
@@ -101,21 +104,24 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 	return nil
 }
 
-// growAsHead makes next, whose image that is, as large as the head, which has grown since what it is
-// a clone of was taken. A container is opened for no restore: what is in it grows at the next mount.
-func (p *Pool) growAsHead(ctx context.Context, dir folder, image *os.File) error {
+// growAsHead makes next, whose image that is, as large as the head, which has grown since the item
+// that it is a clone of was taken. A container is opened for no restore: what is in it grows at the
+// next mount.
+func (p *Pool) growAsHead(ctx context.Context, dir folder, item string, image *os.File) error {
 	size, err := p.imageSize(dir, head)
-	if err != nil {
+	have, sErr := p.sizeOf(dir, item)
+	if err := errors.Join(err, sErr); err != nil {
 		return err
 	}
-	fs, _, err := p.inspect(dir, next)
-	have, sErr := p.imageSize(dir, next)
+	if _, _, err := p.inspect(dir, head); errors.Is(err, dataset.ErrCorrupt) { // it may have been cut off
+		if was, _ := recordedSize(dir, head); roundUp(was) > have.size {
+			size = max(size, have.imageFor(roundUp(was)))
+		}
+	}
 	switch {
-	case errors.Join(err, sErr) != nil:
-		return errors.Join(err, sErr)
-	case size <= have:
+	case size <= have.image:
 		return nil
-	case fs == luks:
+	case have.encrypted:
 		return image.Truncate(size)
 	}
 	return p.growIdle(ctx, dir, next, size)

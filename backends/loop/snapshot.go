@@ -33,6 +33,10 @@ func (p *Pool) snapshot(dir folder, s dataset.Snapshot) error {
 			return err
 		}
 	}
+	// What is damaged is none, and would push out by a schedule what is not.
+	if _, _, err := p.inspect(dir, head); err != nil {
+		return err
+	}
 	return p.keep(dir, s)
 }
 

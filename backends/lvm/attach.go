@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"sync"
@@ -99,7 +98,7 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	if v.size, err = file.Seek(0, 2); err != nil {
 		return v, err
 	}
-	var fs io.ReaderAt = file
+	var fs fsctl.Disk = file
 	v.inner = v.size
 	if v.open, v.key, err = p.enter(ctx, f, name, file); err != nil {
 		return v, err
@@ -109,10 +108,10 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 		v.inner, err = v.open.Size()
 	}
 	if err == nil {
-		v.fsType, v.fsSize, err = fsctl.Superblock(fs)
+		v.fsType, v.fsSize, err = fsctl.Filesystem(fs)
 	}
-	if err == nil && v.fsType == "" {
-		err = dataset.Errorf(dataset.ErrCorrupt, "no ext4 or XFS in volume %s", p.ref(name))
+	if errors.Is(err, dataset.ErrCorrupt) {
+		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", p.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())

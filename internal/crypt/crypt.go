@@ -134,8 +134,11 @@ func (d *Device) Path() string { return d.file.Name() }
 // ReadAt reads what is in it.
 func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.file.ReadAt(b, off) }
 
+// Seek is that of a file.
+func (d *Device) Seek(offset int64, whence int) (int64, error) { return d.file.Seek(offset, whence) }
+
 // Size is how many bytes are in it.
-func (d *Device) Size() (int64, error) { return d.file.Seek(0, io.SeekEnd) }
+func (d *Device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 
 // Close lets go of it. A second Close returns os.ErrClosed.
 func (d *Device) Close() error { return d.file.Close() }

@@ -4,7 +4,34 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"github.com/droverhq/drover/dataset"
 )
+
+// Disk is an image or a device; Seek tells its size.
+type Disk interface {
+	io.ReaderAt
+	io.Seeker
+}
+
+// Filesystem is Superblock of something that is to hold a filesystem, and all of it.
+// dataset.ErrCorrupt: it holds neither of the two, or was cut off, as a truncate(1) or a copy that
+// ran out of space leaves it. It reads two pages.
+func Filesystem(d Disk) (fs string, size int64, err error) {
+	if fs, size, err = Superblock(d); err != nil {
+		return "", 0, err
+	}
+	// After the superblock: what grows meanwhile, is large enough before that says so.
+	have, err := d.Seek(0, io.SeekEnd)
+	switch {
+	case err != nil:
+	case fs == "":
+		err = dataset.Errorf(dataset.ErrCorrupt, "it holds no ext4 or XFS")
+	case size > have:
+		err = dataset.Errorf(dataset.ErrCorrupt, "it was cut off: the %s in it has %s, and %s are there", fs, dataset.Size(size).Human(), dataset.Size(have).Human())
+	}
+	return fs, size, err
+}
 
 // Superblock reads which filesystem an image or a disk holds, and of how many bytes it is:
 // "xfs", "ext4", or "" for anything else.

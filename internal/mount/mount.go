@@ -46,6 +46,9 @@ type Error struct {
 	Err error
 }
 
+// StepCreate is the Step in which the kernel looks at the filesystem.
+const StepCreate = "fsconfig create"
+
 func (e *Error) Error() string {
 	where := ""
 	if e.Target != "" {
@@ -126,7 +129,7 @@ func detached(spec Spec) (int, *Error) {
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return fail(fs, "fsconfig create", err)
+		return fail(fs, StepCreate, err)
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, opts.attrs)
 	if err != nil {

@@ -1,0 +1,34 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// What the kernel says of a damaged filesystem is an errno: what to do is said beside it. Of what is
+// no damage nothing is.
+func TestUnmountableSaysWhatNext(t *testing.T) {
+	for _, c := range []struct {
+		step string
+		err  error
+		want bool
+	}{
+		{mount.StepCreate, unix.EIO, true},
+		{mount.StepCreate, unix.EUCLEAN, true},
+		{mount.StepCreate, unix.EBADMSG, true},
+		{mount.StepCreate, unix.EINVAL, true},
+		{mount.StepCreate, unix.EBUSY, false},
+		{"option nonsense", unix.EINVAL, false},
+	} {
+		failed := &mount.Error{Spec: mount.Spec{Source: "/dev/loop1", FSType: "xfs"}, Step: c.step, Err: c.err}
+		err := unmountable(failed)
+		if !errors.Is(err, c.err) || strings.Contains(err.Error(), "drover snapshot restore") != c.want {
+			t.Errorf("%v", err)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package loop
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/crypt"
+)
+
+// A head that was cut off, or holds nothing that it should, is said to be, and refused to whatever
+// would read or keep it as if it were whole. Its snapshots are as good as they were: a restore goes
+// on from one, and keeps what is there.
+func TestDamagedHead(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		for name, damage := range map[string]func(*os.File) error{
+			"it was cut off": func(image *os.File) error { return image.Truncate(int64(d.Size) / 3) },
+			"no ext4 or XFS": func(image *os.File) error {
+				_, err := image.WriteAt(make([]byte, 64<<10), 0)
+				return err
+			},
+		} {
+			d := d
+			d.ID = uuid.New()
+			f.create(d)
+			f.put(d.ID, "a", "one")
+			s := f.takeSnapshot(d)
+			f.must(f.Resize(f.Context(), d.ID, larger, nil))
+			d.Size = larger
+			f.must(f.WriteRecord(f.Context(), d, true))
+			f.harm(d, head, damage)
+			f.refusesDamaged(d, name)
+
+			keep := newSnapshot(d)
+			keep.Kind = dataset.SnapshotRestore
+			for range 2 {
+				f.must(f.Restore(f.Context(), d.ID, s.ID, keep, nil))
+			}
+			if got := f.get(d.ID, "a"); got != "one" {
+				f.Errorf("%s: after the restore it has %q", name, got)
+			}
+			f.hasSize(d.ID, larger)
+			f.hasSnapshot(s, "one", true)
+			f.refusesKept(d, keep)
+			f.harm(d, head, damage)
+			f.must(f.Delete(f.Context(), d.ID))
+		}
+	})
+}
+
+// harm does something to an image.
+func (f *fixture) harm(d dataset.Dataset, item string, damage func(*os.File) error) {
+	f.Helper()
+	dir := f.folderOf(d)
+	defer dir.Close()
+	image, err := dir.openFile(f.layout.image(item), os.O_RDWR)
+	f.must(err)
+	f.must(damage(image))
+	f.must(image.Close())
+}
+
+// refusesDamaged wants a damaged head to be refused with the cause and the mend, and listed so.
+func (f *fixture) refusesDamaged(d dataset.Dataset, why string) {
+	f.Helper()
+	_, attached := f.Attach(f.Context(), d.ID, backends.AttachOptions{})
+	_, cloned := f.Clone(f.Context(), newDataset(d.Profile.Filesystem.Type), head0(d), nil)
+	_, used := f.Used(f.Context(), d.ID)
+	moved := newSnapshot(d)
+	moved.Kind = dataset.SnapshotTransfer
+	e, err := f.Stat(f.Context(), d.ID)
+	f.must(err)
+	for what, err := range map[string]error{
+		"attach": attached, "clone": cloned, "used": used,
+		"snapshot":      f.Snapshot(f.Context(), newSnapshot(d), nil),
+		"snapshot sent": f.Snapshot(f.Context(), moved, nil),
+		"resize":        f.Resize(f.Context(), d.ID, 2*larger, nil),
+		"listed":        dataset.Errorf(dataset.ErrCorrupt, "%s", f.entries()[d.ID].Problem),
+		"looked at":     dataset.Errorf(dataset.ErrCorrupt, "%s", e.Problem),
+	} {
+		if err == nil {
+			f.Fatalf("%s: %s was not refused", why, what)
+		}
+		f.isKind(err, dataset.ErrCorrupt)
+		if !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "drover snapshot restore VOLUME SNAPSHOT") || strings.Contains(err.Error(), "\n") {
+			f.Errorf("%s: %v", what, err)
+		}
+	}
+	if len(e.Snapshots) != 1 {
+		f.Errorf("it has the snapshots %+v", e.Snapshots)
+	}
+}
+
+// refusesKept wants what a restore has kept of a damaged head to be there, and to pass for nothing
+// that is whole.
+func (f *fixture) refusesKept(d dataset.Dataset, keep dataset.Snapshot) {
+	f.Helper()
+	e, err := f.Stat(f.Context(), d.ID)
+	f.must(err)
+	if len(e.Snapshots) != 2 || e.Problem != "" {
+		f.Errorf("entry %+v", e)
+	}
+	_, cloned := f.Clone(f.Context(), newDataset(""), at(keep), nil)
+	_, sent := f.Send(f.Context(), at(keep), uuid.Nil, 0, io.Discard, nil)
+	again := newSnapshot(d)
+	again.Kind = dataset.SnapshotRestore
+	for _, err := range []error{cloned, sent, f.Restore(f.Context(), d.ID, keep.ID, again, nil)} {
+		f.isKind(err, dataset.ErrCorrupt)
+	}
+	f.must(f.DeleteSnapshot(f.Context(), d.ID, keep.ID))
+}
+
+// Of a container the headers are there or not: what else it lacks takes the key to see.
+func TestCutContainer(t *testing.T) {
+	header := make([]byte, 512)
+	copy(header, "LUKS\xba\xbe\x00\x02")
+	copy(header[168:], uuid.NewString())
+	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + sector: true} {
+		fs, _, err := superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
+		if fs != luks || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
+			t.Errorf("of %d bytes: %s, %v", size, fs, err)
+		}
+	}
+}
