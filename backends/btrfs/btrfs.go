@@ -233,7 +233,10 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	return st
 }
 
-// quotasHold fails when sizes are not what they were when the pool was opened.
+// quotasHold fails when sizes are not what they were when the pool was opened. Full quotas that the
+// kernel has given up it has counted anew: subvolumes with shared blocks that go have it do so now
+// and then, also those of others (github.com/kdave/btrfs-progs/issues/922), and it holds no limit
+// from then on.
 func (p *Pool) quotasHold(dir *os.File) error {
 	now, settled, err := subvol.Quotas(dir)
 	switch {
@@ -243,10 +246,16 @@ func (p *Pool) quotasHold(dir *os.File) error {
 		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
 	case now != p.quota:
 		return fmt.Errorf("quotas were %s and are %s now: restart drover", p.quota, now)
-	case !settled:
-		return fmt.Errorf("quotas are being counted anew, or have to be: sizes may not hold until then (btrfs quota rescan -w %s)", p.shelf.Path())
+	case settled:
+		return nil
 	}
-	return nil
+	if now == subvol.QuotaFull {
+		err = subvol.Recount(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota rescan -w %s): %w", p.shelf.Path(), err)
+	}
+	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w %s waits for it)", p.shelf.Path())
 }
 
 // within calls do with the pool's directory.

@@ -2,10 +2,12 @@ package btrfs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -176,6 +178,44 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	reason("")
 	f.wantLimit(c.Dataset.ID, little)
 	f.wantLimit(unlimited.ID, 0)
+}
+
+// TestQuotasAreCountedAnew has the kernel give its counts up, as it does by itself now and then: a pool
+// says so, and has it count, and nobody else has to.
+func TestQuotasAreCountedAnew(t *testing.T) {
+	f := newFixture(t)
+	c := f.stage()
+	head, err := os.Open(f.head(c.Dataset.ID))
+	f.must(err)
+	defer head.Close()
+	id, err := subvol.ID(head)
+	f.must(err)
+	f.write(c.Dataset.ID, strings.Repeat("x", 1<<20))
+	f.must(f.Snapshot(t.Context(), c.Keep, nil))
+	f.must(subvol.Hurry(head)) // what the two share is counted
+	scratch.Run(t, "btrfs", "qgroup", "create", "1/7", f.disk)
+	scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", fmt.Sprintf("0/%d", id), "1/7", f.disk)
+	if _, settled, err := quotas(f.disk); settled || err != nil {
+		t.Fatalf("the kernel has not given up: %v", err)
+	}
+	if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+f.path()) {
+		t.Errorf("%+v", st)
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, settled, err := quotas(f.disk)
+		f.must(err)
+		if settled {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody counts")
+		}
+		time.Sleep(10 * time.Millisecond) // whoever waits for the kernel would begin it
+	}
+	if st := f.Status(t.Context()); st.Reason != "" {
+		t.Errorf("%+v", st)
+	}
+	f.wantLimit(c.Dataset.ID, little)
 }
 
 func quotas(path string) (subvol.Quota, bool, error) {

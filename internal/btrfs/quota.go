@@ -19,6 +19,7 @@ const (
 	iocQgroupLimit = 0x8030942B // _IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)
 
 	iocQuotaControl = 0xC0109428 // _IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)
+	iocRescan       = 0x4040942C // _IOW(0x94, 44, struct btrfs_ioctl_quota_rescan_args)
 	iocRescanWait   = 0x0000942E // _IO(0x94, 46)
 	quotaEnable     = 1          // BTRFS_QUOTA_CTL_ENABLE
 
@@ -94,6 +95,16 @@ func EnableQuotas(f *os.File) error {
 	}
 	if err != nil {
 		return fmt.Errorf("switch quotas of %s on: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Recount has the kernel begin to count anew what full quotas have of the filesystem of f, and does
+// not wait for it. Once more while it does is fine.
+func Recount(f *os.File) error {
+	var args [8]uint64
+	if err := ioctl(f, iocRescan, unsafe.Pointer(&args)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("count quotas of %s anew: %w", f.Name(), err)
 	}
 	return nil
 }
