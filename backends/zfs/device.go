@@ -150,7 +150,7 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 	err := begin(cfg.Devices)
 	if err == nil {
 		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
-			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), err)
+			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), older(err))
 		}
 	}
 	if err == nil {
@@ -161,6 +161,16 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 		_ = finish([]string{device})
 	}
 	return err
+}
+
+// older says what a zpool(8) lacks that does not know the properties of a zpool of Drover's. That
+// of zfs-fuse does not, and mount(2) could not mount one either.
+func older(err error) error {
+	var failed *run.Error
+	if !errors.As(err, &failed) || !strings.Contains(failed.Stderr, "not a valid pool property") {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "pools of devices want OpenZFS, and the zpool(8) of this host is zfs-fuse's, or older (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; or give --path on a filesystem of zfs-fuse)")
 }
 
 func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {

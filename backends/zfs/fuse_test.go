@@ -3,9 +3,18 @@
 package zfs_test
 
 import (
+	"bytes"
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
@@ -37,5 +46,24 @@ func slow() []string {
 	return []string{
 		"UsedGrows", "WhatASizeCounts", "ConstantSnapshots", "ShrinkIsRefusedBelowWhatIsThere", "GrowMounted",
 		"StreamsAreAlwaysTheSame", "CopyBecomesHome", "WhatACopyIsNot", "DamagedStreamIsRefused",
+	}
+}
+
+// TestDevicesWantOpenZFS: it is said, and a device of which nothing could be made is as it was.
+func TestDevicesWantOpenZFS(t *testing.T) {
+	zpool(t, 128<<20) // for its server
+	device := scratch.Disk(t, diskSize)
+	before, err := os.ReadFile(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(t.TempDir(), "pool")
+	cfg := backends.Config{Name: "tank", Path: at, Mount: at, Devices: []string{device}, Make: true}
+	_, err = zfs.New(&run.System{}, clock.System{}).Open(t.Context(), cfg)
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "pools of devices want OpenZFS, and the zpool(8) of this host is zfs-fuse's") {
+		t.Errorf("refused with %v", err)
+	}
+	if after, err := os.ReadFile(device); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("something was written to it: %v", err)
 	}
 }
