@@ -43,7 +43,7 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume, pool.Name, next.Size, why)
 		return nil, nil, s.withOthers(t, err, []site{{pools: []candidate{c}}}, order{profile: next.Profile, had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume create a smaller one and copy)", d.Volume, next.Size, d.Size.Said(d.Profile.Size))
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume, next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := on(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
@@ -132,10 +132,11 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	if err := s.fits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
-	// A filesystem cannot be made smaller: a profile that promises less leaves
-	// the size, and the answer shows it.
-	next.Size = max(d.Size, next.Profile.Size)
-	next.Profile.Size = promise(next.Size, max(d.Profile.Size, next.Profile.Size))
+	pool, err := t.pool(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	next.Size, next.Profile.Size = resized(d, p.Size, pool.Capabilities.Shrink)
 	if err := s.replicable(t, next); err != nil { // of the size that it comes to
 		return nil, nil, err
 	}
@@ -149,6 +150,17 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	op := on(d)
 	op.Dataset = &next
 	return op, nil, nil
+}
+
+// resized returns the size that a volume comes to with a profile's, and what is asked for then.
+// Where a filesystem cannot be made smaller a profile that promises less leaves the size, and
+// the answer shows it; so does one that promises none.
+func resized(d dataset.Dataset, size dataset.Size, shrinks bool) (to, asked dataset.Size) {
+	if shrinks && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
+		return size, size
+	}
+	to = max(d.Size, size)
+	return to, promise(to, max(d.Profile.Size, size))
 }
 
 // choice is what profiles.yaml says for failover.

@@ -17,7 +17,7 @@ func TestResize(t *testing.T) {
 	resize := func(v, size string) api.Request {
 		return api.Request{Kind: dataset.OpResize, Volume: v, Size: size}
 	}
-	a.planned(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB")
+	a.planned(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB, and its filesystem cannot be made smaller (drover volume export db | drover volume import NEW@gold -o size=10GiB --from - makes another)")
 	a.planned(resize("db", "10"), dataset.ErrInvalid, "10GiB")
 	a.planned(resize("db", ""), dataset.ErrInvalid)
 	a.planned(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot give it size 10GiB: it cannot enforce a size")
@@ -143,5 +143,40 @@ func TestSetProfileThatGrows(t *testing.T) {
 	a.create("plain", "pool=plain")
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"})
 	refused(t, err, dataset.ErrUnsupported, "pool plain cannot keep profile silver: it cannot enforce a size")
+	e.check()
+}
+
+// A profile that promises less makes a volume smaller where its pool can; what was rounded up to it,
+// or a profile without a size, changes nothing.
+func TestSetProfileThatShrinks(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.pools[0].Capabilities.Shrink = true
+	a.register("alpha")
+	a.create("db@silver", "size=30GiB", "fs=xfs")
+	set := func(p string) dataset.Operation {
+		return *e.submit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: p}).Operation
+	}
+	if op := set("gold"); op.Kind != dataset.OpResize || op.State != dataset.OpPending {
+		t.Fatalf("%+v", op)
+	}
+	if v := e.volume("db"); v.Size != 30*dataset.GiB || v.Profile.Name != "silver" {
+		t.Errorf("set before its size was: %+v", v.Dataset)
+	}
+	a.work()
+	if v := e.volume("db"); v.Profile.Name != "gold" || v.Size != 20*dataset.GiB || v.Profile.Size != v.Size {
+		t.Errorf("%+v", v.Dataset)
+	}
+	p := e.profiles.byName["gold"]
+	p.Revision, p.Size = "r2", 20*dataset.GiB-2048
+	e.profiles.byName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.volume("db").Size != 20*dataset.GiB {
+		t.Errorf("rounded up: %+v", op)
+	}
+	p.Revision, p.Size = "r3", 0
+	e.profiles.byName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.volume("db").Size != 20*dataset.GiB {
+		t.Errorf("without a size: %+v", op)
+	}
 	e.check()
 }

@@ -95,6 +95,18 @@ var scenarios = map[string]func(c *console){
 		done := ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
 	},
+	"smaller": func(c *console) { // of a pool that can
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 20*dataset.GiB, 20*dataset.GiB
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpResize
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"larger": func(c *console) {
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		c.fake.outcome = api.Outcome{Volume: v}
+	},
 	"anonymous": func(c *console) {
 		long := strings.Repeat("0123456789abcdef", 4)
 		c.fake.volumes[1].Volume, c.fake.trash[0].Volume, c.fake.events[0].Volume = long, long, long

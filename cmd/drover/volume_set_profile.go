@@ -15,7 +15,9 @@ func newVolumeSetProfileCmd(a *app) *cobra.Command {
 		Use:   "set-profile NAME PROFILE",
 		Short: "Give a volume another profile, or the newest revision of its own",
 		Long: `Give a volume another profile, or the newest revision of its own: a profile is
-frozen into a volume when that is created, and editing the file changes none.`,
+frozen into a volume when that is created, and editing the file changes none.
+Its size comes too: a smaller one where the pool can make a volume smaller, and
+refused while that holds more. Elsewhere the size stays, which is said.`,
 		Args:              args(2),
 		ValidArgsFunction: complete(a, volumeWords, profileWords),
 	}
@@ -33,9 +35,12 @@ frozen into a volume when that is created, and editing the file changes none.`,
 		return a.report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision, already(out))
+			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
+				line += "; its size is " + d.Size.Said(d.Profile.Size)
+			}
 			// A courtesy: the change is made, whether or not its profile can be looked at.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
-				line += whySize(d, p)
+				line += whySize(d, p, out.Operation == nil)
 			}
 			return d.ID, line
 		})
@@ -43,14 +48,17 @@ frozen into a volume when that is created, and editing the file changes none.`,
 	return cmd
 }
 
-// whySize says why a volume is larger than its profile makes new ones, "" if it is not.
-func whySize(d dataset.Dataset, p dataset.Profile) string {
-	size := d.Size.Said(d.Profile.Size)
+// whySize says why a volume is larger than its profile makes new ones, "" if it is not. Idle:
+// nothing was asked of its pool.
+func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
+	size, want := d.Size.Said(d.Profile.Size), p.Size.Said(p.Size)
 	switch {
 	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
 		return ""
 	case p.Size == 0:
 		return fmt.Sprintf("; its size stays %s, as the profile says none", size)
+	case idle:
+		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s)", size, want, d.Volume, want)
 	}
-	return fmt.Sprintf("; its size stays %s and not %s, as volumes do not shrink", size, p.Size.Said(p.Size))
+	return fmt.Sprintf("; its size stays %s and not %s, as its filesystem cannot be made smaller", size, want)
 }
