@@ -74,6 +74,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	name := a.freePoolName(path)
+	defer a.pools.tidy(name)
 	var tried, unable []unadopted
 	for _, kind := range a.Backends.Kinds() {
 		if err := backends.Serves(ctx, kind); err != nil {

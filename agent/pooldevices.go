@@ -123,8 +123,8 @@ func (p *pools) asked(n api.NewPool) (poolRecord, error) {
 		if path == "" && len(n.Devices) > 0 {
 			continue
 		}
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean", n.Name, path)
+		if clean := filepath.Clean("/" + path); clean != path {
+			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean: want one such as %s", n.Name, path, clean)
 		}
 	}
 	if n.Image != "" {

@@ -63,6 +63,11 @@ func TestPoolOfDevices(t *testing.T) {
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "former", Devices: []string{"dev/a"}}); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("of a relative path: %v", err)
 	}
+	for path, want := range map[string]string{"srv/x": "such as /srv/x", "/srv/x/../y/": "such as /srv/y", "..": "such as /"} {
+		if _, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "dir", Path: path}); !errors.Is(err, dataset.ErrInvalid) || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("at %s: %v", path, err)
+		}
+	}
 	if len(f.got) > 0 {
 		t.Fatalf("%+v was opened", f.got)
 	}
@@ -158,6 +163,18 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 		}
 		if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "of-" + kind, Backend: kind, Devices: []string{a}}); err != nil {
 			t.Fatal(err)
+		}
+		if _, _, err := r.AdoptPool(t.Context(), a); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "it is pool of-"+kind) {
+			t.Errorf("%s: adopt: %v", kind, err)
+		}
+		if _, _, err := r.AdoptPool(t.Context(), b); err == nil {
+			t.Errorf("%s: an empty disk was adopted", kind)
+		}
+		for _, device := range []string{a, b} {
+			left := r.pools.imageMount(filepath.Base(device))
+			if _, err := os.Lstat(left); err == nil {
+				t.Errorf("%s is left", left)
+			}
 		}
 		for _, other := range []string{"dir", "btrfs"} {
 			for _, device := range []string{a, link(a)} {

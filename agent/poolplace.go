@@ -31,6 +31,13 @@ func (p *pools) placed(name string, rec poolRecord) error {
 	return nil
 }
 
+// tidy removes the empty folder in which what is no pool after all, or another one, was mounted.
+func (p *pools) tidy(name string) {
+	if _, there := p.byName(name); !there {
+		_ = os.Remove(p.imageMount(name)) // nothing is lost by one that stays
+	}
+}
+
 // waysTo returns the paths by which that of a pool to be is reached: a folder that is bound
 // elsewhere has several.
 func waysTo(path string) ([]string, error) {

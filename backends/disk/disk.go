@@ -245,7 +245,7 @@ func (d *Disk) empty(dir *os.File, below string) error {
 				return err
 			}
 		default:
-			return dataset.Errorf(dataset.ErrExists, "%s has a pool of drover's, with %q in it: it was left as it is (drover pool adopt %s takes it over)",
+			return dataset.Errorf(dataset.ErrExists, "there is a pool of drover's on %s, with %q in it: it was left as it is (drover pool adopt %s takes it over)",
 				strings.Join(d.Devices, " and "), below+name, d.Devices[0])
 		}
 	}

@@ -80,10 +80,18 @@ func (a *app) hostPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// onHost does that to a path in its place.
-func (a *app) onHost(path *string) (err error) {
-	*path, err = a.hostPath(*path)
-	return err
+// onHost has the path of a flag clean. It fails with ErrInvalid for a relative one, on whatever
+// host: what is made there outlives the folder that somebody was in.
+func (a *app) onHost(flag string, path *string) error {
+	if filepath.IsAbs(*path) {
+		*path = filepath.Clean(*path)
+		return nil
+	}
+	would, err := a.hostPath(*path)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
 }
 
 func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }

@@ -43,12 +43,12 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		}
 		p.Name = args[0]
 		for i := range p.Devices {
-			if err := a.onHost(&p.Devices[i]); err != nil {
+			if err := a.onHost("device", &p.Devices[i]); err != nil {
 				return err
 			}
 		}
 		if p.Path != "" || len(p.Devices) == 0 {
-			if err := a.onHost(&p.Path); err != nil {
+			if err := a.onHost("path", &p.Path); err != nil {
 				return err
 			}
 		}
