@@ -75,8 +75,20 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkMounts(r)
 	a.checkLimits(r)
 	a.checkHung(r)
+	r.sort()
 	r.first()
 	return r.list, nil
+}
+
+// sort puts errors first, then warnings: of many pools one would stand amid what is well.
+func (r *report) sort() {
+	place := func(f api.Finding) int {
+		if i := slices.Index([]string{levelError, levelWarning}, f.Level); i >= 0 {
+			return i
+		}
+		return 2
+	}
+	slices.SortStableFunc(r.list, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
 // first puts a store that is not to be believed before all else. What follows from it
@@ -157,12 +169,12 @@ func unnamed(name string, err error) string {
 func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	name := "pool " + p.Name
 	if p.backend == nil {
-		r.add(levelError, name, "", "is offline: %s", p.why)
+		r.add(levelError, name, "", "%s", isOffline(p.Name, p.why))
 		return
 	}
 	st, _ := a.pools.see(ctx, p.ID) // what is wrong stands in it
 	if !st.Online {
-		r.add(levelError, name, "", "is offline: %s", st.Reason)
+		r.add(levelError, name, "", "%s", isOffline(p.Name, st.Reason))
 		return
 	}
 	if why := p.held(); why != "" {

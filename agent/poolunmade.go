@@ -41,6 +41,13 @@ func offline(name, why string) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)
 }
 
+// isOffline says that a pool is offline, for where it is named already.
+func isOffline(name, why string) string {
+	pool := "pool " + name
+	why = strings.TrimPrefix(strings.TrimPrefix(why, pool+": "), pool+" is offline: ")
+	return strings.TrimPrefix(offline(name, why).Error(), pool+" ")
+}
+
 // unclaimed refuses the name of a pool that drover.yaml has otherwise.
 func (p *pools) unclaimed(name string) error {
 	for _, u := range p.unmade {
@@ -53,6 +60,6 @@ func (p *pools) unclaimed(name string) error {
 
 func (a *Agent) checkUnmade(r *report) {
 	for _, u := range a.pools.unmade {
-		r.add(levelError, "pool "+u.Name, "", "is offline: %s", u.Status.Reason)
+		r.add(levelError, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
 	}
 }
