@@ -69,7 +69,22 @@ var (
 func (Backend) Name() string { return Name }
 
 // Available implements backends.Kind.
-func (Backend) Available(ctx context.Context) error { return dir.Named(Name).Available(ctx) }
+func (b Backend) Available(ctx context.Context) error {
+	if b.Network == nil && !mountable("/proc/filesystems", "/lib/modules") {
+		return dataset.Errorf(dataset.ErrUnsupported, "backend nfs needs a kernel with NFS: this one has neither that nor modules (/proc/filesystems)")
+	}
+	return dir.Named(Name).Available(ctx)
+}
+
+// mountable tells whether the kernel has NFS, or may have it once a share is mounted: mount loads
+// the module then. What cannot be read is no reason against it.
+func mountable(filesystems, modules string) bool {
+	if _, err := os.Stat(modules); !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	known, err := os.ReadFile(filesystems)
+	return err != nil || slices.Contains(strings.Fields(string(known)), "nfs4")
+}
 
 // Open implements backends.Kind.
 func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
