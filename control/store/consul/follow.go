@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +105,7 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
+	before := s.feed.known()
 	pairs, meta, err := s.slow.KV().List(s.layout.rev, blocking(ctx, after))
 	if err == nil {
 		err = s.whole(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
@@ -118,25 +120,40 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 	if now[everything] == 0 {
 		s.formatted.Store(false) // somebody has emptied it: made anew at the next call
 	}
-	s.feed.take(now)
+	s.feed.take(now, before)
 	return meta.LastIndex, nil
 }
 
-// take takes in the shards as they are. When one has gone back, the store was
-// exchanged for an older one: everything may have changed, at an index that may
-// be below those given out before.
-func (f *feed) take(now map[string]uint64) {
+// known returns the shards as they were heard of, or written to by this process: an answer to a
+// question that comes after is no older.
+func (f *feed) known() map[string]uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	known := make(map[string]uint64, shards)
+	maps.Copy(known, f.heard)
+	for n, i := range f.shard {
+		if i > 0 {
+			known[shardName(n)] = max(known[shardName(n)], i)
+		}
+	}
+	return known
+}
+
+// take takes in the shards as they are, which were known as before when that was asked. When one
+// has gone back, the store was exchanged for an older one: everything may have changed, at an index
+// that may be below those given out before.
+func (f *feed) take(now, before map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	back, newest := false, uint64(0)
-	for rev, was := range f.heard {
+	for rev, was := range before {
 		back = back || now[rev] < was
 	}
 	for _, i := range now {
 		newest = max(newest, i)
 	}
 	if back {
-		f.lost = undone(f.heard, now, f.newest)
+		f.lost = undone(before, now, f.newest)
 		f.heard, f.newest, f.all, f.live, f.shard = now, newest, newest, 0, [shards]uint64{}
 		f.ringAll()
 		return

@@ -190,6 +190,8 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 	put(t, s, "cluster/clock", "2")
 	put(t, s, "a/c", "lost")
 	index := put(t, s, "a/b", "new")
+	writer := open(t, c, prefix) // and has not watched yet
+	wrote := put(t, writer, "a/e", "lost")
 	type answer struct {
 		index uint64
 		err   error
@@ -216,6 +218,11 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 	}
 	if v := value(t, s, "cluster/clock"); v != "1" {
 		t.Errorf("the clock is at %s", v)
+	}
+	if since {
+		if i, err := writer.Watch(t.Context(), "a/", wrote); err != nil || i >= wrote {
+			t.Errorf("who wrote at %d, and watched only after the restore, was told %d, %v", wrote, i, err)
+		}
 	}
 	a := <-watched
 	if a.err != nil || a.index >= index {
