@@ -163,11 +163,16 @@ func privateFolders(t *testing.T) {
 		options := "lowerdir=" + dir + ",upperdir=" + layer + "/upper,workdir=" + layer + "/work"
 		mount(t, "overlay", dir, "overlay", options)
 	}
+	folder(t, "/run/systemd")
+	folder(t, "/var/lib/drover")
+	// It stays: to remove a folder unmounts what another test has mounted on it, in its own namespace
+	// (rmdir, since Linux 3.18).
+	if err := os.MkdirAll("/run/drover", 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, dir := range []string{"/run/systemd", "/run/drover"} {
-		folder(t, dir)
 		mount(t, "tmpfs", dir, "tmpfs", "")
 	}
-	folder(t, "/var/lib/drover")
 	image := filepath.Join(t.TempDir(), "root.img")
 	must(t, nil, "truncate", "--size=6G", image)
 	must(t, nil, "mkfs.ext4", "-q", image)
