@@ -68,6 +68,21 @@ func TestWhatANodeMay(t *testing.T) {
 	if _, err := e.CancelOperation(as(nodeNamed("beta", b.id)), op.ID.String()); err != nil {
 		t.Error(err)
 	}
+	// But for a volume that it had made there, and that has not begun.
+	if _, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: true}); err != nil {
+		t.Fatal(err)
+	}
+	asked := create("elsewhere@gold")
+	asked.Engine = true
+	made, err := e.Submit(alpha, asked)
+	if err != nil || made.Operation.Node == a.id {
+		t.Fatal(made.Operation, err)
+	}
+	_, err = e.CancelOperation(as(nodeNamed("epsilon", e.agent("epsilon").id)), made.Operation.ID.String())
+	refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
+		t.Error(err)
+	}
 	e.check()
 }
 
