@@ -56,7 +56,10 @@ func onceEach(name string, devices []string) error {
 	seen := map[uint64]string{}
 	for _, path := range devices {
 		number, ok := deviceNumber(path)
-		if first, twice := seen[number]; ok && twice {
+		if !ok {
+			continue
+		}
+		if first, twice := seen[number]; twice {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are one device: give it once", name, first, path)
 		}
 		seen[number] = path
