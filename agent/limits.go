@@ -93,13 +93,10 @@ func newLimits(cfg Cgroups) *limits {
 
 // kind is what a pool on this host can promise that gives each volume a device.
 func (l *limits) kind() dataset.Limits {
-	switch {
-	case l.cannot() != nil:
+	if l.cannot() != nil {
 		return ""
-	case l.hierarchy.Version == iolimit.V1:
-		return dataset.LimitsContainer
 	}
-	return dataset.LimitsStrict
+	return l.hierarchy.Kind()
 }
 
 // cannot is why this host can hold volumes to nothing; nil: it can.

@@ -101,7 +101,7 @@ func proofs() map[string][]string {
 		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused"},
 		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
 		"own_device":        {"DeviceIsOwn"},
-		"limits":            {"CapabilitiesMatchInterfaces"}, // a node's, and no pool's
+		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // a node's, and no pool's
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
 		"encryption":        {"EncryptedIsUnreadable"},
@@ -131,6 +131,7 @@ func cases() []testcase {
 		{"AttachTwice", attachTwice},
 		{"VisitBesideTheHome", visitBesideTheHome},
 		{"DeviceIsOwn", deviceIsOwn},
+		{"SpeedIsLimited", speedIsLimited},
 		{"ReadOnlyMount", readOnlyMount},
 		{"UsedGrows", usedGrows},
 		{"UsedIsKnownOrFoundByAWalk", usedIsKnown},

@@ -118,7 +118,6 @@ func names() []string {
 	for _, c := range backendtest.Cases() {
 		list = append(list, c.Proves...)
 	}
-	list = slices.DeleteFunc(list, func(name string) bool { return name == "limits" }) // a node's, and no pool's
 	slices.Sort(list)
 	return slices.Compact(list)
 }
@@ -141,6 +140,8 @@ func fields(c dataset.Capabilities) (map[string]string, error) {
 			if v {
 				text[name] = "yes"
 			}
+		case string:
+			text[name] = v
 		case []any:
 			var words []string
 			for _, w := range v {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -95,6 +96,9 @@ func (s *suite) begin(ctx context.Context) error {
 			t.Fatal(err)
 		}
 		claims = Claims{pool.Info().Capabilities, pool.Info().Note}
+		if h, err := iolimit.Here(); err == nil && claims.Capabilities.OwnDevice {
+			claims.Capabilities.Limits = h.Kind() // as the agent says of its pools
+		}
 		if err := pool.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -7,8 +7,30 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
 )
+
+// Here is Detect among the mounts that this process sees, of what Holds. ErrNone: there is none.
+func Here() (Hierarchy, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return Hierarchy{}, err
+	}
+	h, err := Detect(table)
+	if err != nil {
+		return Hierarchy{}, err
+	}
+	return h, h.Holds()
+}
+
+// Kind is what volumes can be held to with a hierarchy.
+func (h Hierarchy) Kind() dataset.Limits {
+	if h.Version == V1 {
+		return dataset.LimitsContainer
+	}
+	return dataset.LimitsStrict
+}
 
 // Detect finds the hierarchy that limits block devices among mounts: that of version 1 with
 // the controller blkio, or that of version 2 with io. Where both are mounted a controller is

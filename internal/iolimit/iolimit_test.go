@@ -318,3 +318,36 @@ func TestOr(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
+
+// This process is in the group meanwhile, and nothing is left of that, of what another was killed
+// in neither; a group whose process lives stays.
+func TestWithin(t *testing.T) {
+	h, err := Here()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, _ := h.GroupOf(os.Getpid())
+	const prefix = "drover-iolimit-within-"
+	killed, alive := h.path(prefix+"999999999"), h.path(prefix+"1")
+	for _, dir := range []string{killed, alive} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() { _ = os.Remove(alive) }()
+	failed := errors.New("failed")
+	var was string
+	err = h.Within(prefix, func(group string) error {
+		if in, _ := h.GroupOf(os.Getpid()); in != group || in == home || !h.Has(group) {
+			t.Errorf("it is in %s, and %s is its own", in, group)
+		}
+		was = group
+		return failed
+	})
+	if in, _ := h.GroupOf(os.Getpid()); !errors.Is(err, failed) || in != home || h.Exists(was) {
+		t.Errorf("%v; after it in %s, was in %s", err, in, home)
+	}
+	if h.Exists(prefix+"999999999") || !h.Exists(prefix+"1") {
+		t.Error("what was left is there, or what is used is gone")
+	}
+}

@@ -1,0 +1,97 @@
+package backendtest
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/iolimit"
+)
+
+// What is read and written to see a limit, and in which time: long beside the tenth of a second
+// that the kernel counts in (DFL_THROTL_SLICE in block/blk-throttle.c), within which it lets go
+// early.
+const (
+	paced     = 600 * time.Millisecond
+	earliest  = paced * 7 / 10
+	parts     = 30
+	piece     = 64 << 10
+	perSecond = int64(parts * time.Second / paced)
+)
+
+// speedIsLimited holds this process to each limit on a dataset's device in turn, in a control
+// group of its own, and wants what it reads and writes past the cache to take as long as that
+// says, and less without. Where the host has no hierarchy for it no pool claims limits.
+func speedIsLimited(f *fixture) {
+	if !f.can.OwnDevice {
+		return
+	}
+	h, err := iolimit.Here()
+	if errors.Is(err, iolimit.ErrNone) {
+		return
+	}
+	f.ok(err)
+	m := f.mount(f.create().ID)
+	defer m.unmount()
+	device, is, err := iolimit.DeviceOf(m.path)
+	f.ok(err)
+	if !is {
+		f.Fatalf("%s lies on no device", m.path)
+	}
+	f.ok(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
+	f.ok(unix.Syncfs(int(m.root.Fd())))
+	f.ok(h.Within("drover-verify-", func(group string) error {
+		for _, c := range []struct {
+			what   string
+			limits iolimit.Limits
+			do     func(fd int, b []byte, at int64) (int, error)
+		}{
+			{"write_bps", iolimit.Limits{WriteBPS: perSecond * piece}, unix.Pwrite},
+			{"write_iops", iolimit.Limits{WriteIOPS: perSecond}, unix.Pwrite},
+			{"read_bps", iolimit.Limits{ReadBPS: perSecond * piece}, unix.Pread},
+			{"read_iops", iolimit.Limits{ReadIOPS: perSecond}, unix.Pread},
+		} {
+			free, err := direct(m.in("file"), c.do)
+			for tries := 0; err == nil && free > earliest/2 && tries < 5; tries++ { // the disk has others
+				free, err = direct(m.in("file"), c.do)
+			}
+			if err == nil {
+				err = h.Set(group, device, c.limits)
+			}
+			if err != nil {
+				return err
+			}
+			held, err := direct(m.in("file"), c.do)
+			if err := errors.Join(err, h.Clear(group, device)); err != nil {
+				return err
+			}
+			if held < earliest || free > earliest/2 {
+				f.Errorf("%s: %d pieces of %d KiB took %s under a limit that gives them %s, and %s without one", c.what, parts, piece>>10, held, paced, free)
+			}
+		}
+		return nil
+	}))
+}
+
+// direct reads or writes a file past the cache, a piece at a time.
+func direct(path string, do func(fd int, b []byte, at int64) (int, error)) (took time.Duration, err error) {
+	buf, err := unix.Mmap(-1, 0, piece, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(buf)) }()
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	began := time.Now()
+	for i := range int64(parts) {
+		if _, err := do(int(file.Fd()), buf, i*piece); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(began), nil
+}

@@ -1,0 +1,70 @@
+package iolimit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Within calls do while this process is in a group of its own below the root one, which is
+// removed after, with its rules. Its name is prefix and the process's number: those of that
+// prefix whose process was killed in it are removed as well. For one caller in a process at a
+// time; what else the process does meanwhile is done in there, and so are processes that it
+// starts, which must have ended.
+func (h Hierarchy) Within(prefix string, do func(group string) error) (err error) {
+	home, ok := h.GroupOf(os.Getpid())
+	if !ok {
+		return errors.New("this process is in a control group that is not to be seen from here")
+	}
+	h.forget(prefix)
+	group := Root + prefix + strconv.Itoa(os.Getpid())
+	if err := h.make(group); err != nil {
+		return err
+	}
+	defer func() {
+		if rErr := unix.Rmdir(h.path(group)); rErr != nil {
+			err = errors.Join(err, fmt.Errorf("remove control group %s: %w", group, rErr))
+		}
+	}()
+	if err := h.enter(group); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.enter(home)) }()
+	return do(group)
+}
+
+// make makes a group that can be limited.
+func (h Hierarchy) make(group string) error {
+	if h.Version == V2 {
+		return h.Enable(group)
+	}
+	if err := os.Mkdir(h.path(group), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make control group %s: %w", group, err)
+	}
+	return nil
+}
+
+// enter puts this process into a group.
+func (h Hierarchy) enter(group string) error {
+	if err := write(filepath.Join(h.path(group), "cgroup.procs"), strconv.Itoa(os.Getpid())); err != nil {
+		return fmt.Errorf("enter control group %s: %w", group, err)
+	}
+	return nil
+}
+
+// forget removes what killed processes have left of Within. A group that is in use stays: the
+// kernel refuses.
+func (h Hierarchy) forget(prefix string) {
+	left, _ := filepath.Glob(filepath.Join(h.Dir, prefix+"*"))
+	for _, path := range left {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), prefix))
+		if err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			_ = unix.Rmdir(path)
+		}
+	}
+}
