@@ -98,7 +98,7 @@ func proofs() map[string][]string {
 		"offline_grow":      {"GrowMounted"},
 		"shrink":            {"GrowIdle", "ShrinkIsRefusedBelowWhatIsThere"},
 		"counts_written":    {"WhatASizeCounts"},
-		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused"},
+		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused", "FreezeHoldsWriters"},
 		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
 		"own_device":        {"DeviceIsOwn"},
 		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // a node's, and no pool's
@@ -139,6 +139,7 @@ func cases() []testcase {
 		{"SnapshotIsImmutable", snapshotIsImmutable},
 		{"SnapshotWhileWritten", snapshotWhileWritten},
 		{"CloneWhileWritten", cloneWhileWritten},
+		{"FreezeHoldsWriters", freezeHoldsWriters},
 		{"ConstantSnapshots", constantSnapshots},
 		{"ClonesAreIndependent", clonesAreIndependent},
 		{"ClonesAndDeletedSources", clonesAndDeletedSources},

@@ -16,6 +16,8 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -84,6 +86,23 @@ func TestLeftIsRemoved(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A filesystem that was frozen by who was killed has no mount any more, and a device still.
+func TestFrozenIsRemoved(t *testing.T) {
+	path := filepath.Join(scratch.Mount(t, "btrfs", 2<<30), "pool")
+	kind := loop.New(&run.System{})
+	p, _ := pool(t, kind, path)
+	c, err := corner.Make(path, p.ID(), kind.Name())
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(c.Path, "001"), 0o700))
+	q, d := pool(t, kind, filepath.Join(c.Path, "001", "pool"))
+	a, err := q.Attach(t.Context(), d.ID, backends.AttachOptions{})
+	must(t, err)
+	root, err := mount.Detached(mount.Spec{Source: a.Mount.Source, FSType: a.Mount.FSType, Options: a.Mount.Options})
+	must(t, err)
+	must(t, errors.Join(a.Release(), fsctl.Freeze(root), root.Close()))
+	must(t, errors.Join(c.Remove(t.Context(), backends.NewRegistry(kind)), c.Close()))
 }
 
 // What has no more than a corner's name is listed as foreign and never touched.

@@ -19,7 +19,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/tree"
 )
@@ -127,23 +126,23 @@ func unmount(path string) error {
 // used it may be on its way out still.
 const patience = 20 * time.Second
 
-// detached waits until no loop device has a file below path.
+// detached waits until no loop device has a file below path, and has none stay for a frozen
+// filesystem.
 func detached(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		loops, err := loopdev.List()
-		if err != nil {
+		loops, err := attached(path)
+		if err != nil || len(loops) == 0 {
 			return err
-		}
-		i := slices.IndexFunc(loops, func(l loopdev.Info) bool { return strings.HasPrefix(l.Backing, path+"/") })
-		if i < 0 {
-			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return dataset.Errorf(dataset.ErrInUse, "%s is still attached to %s (losetup -d %s)", loops[i].Path, loops[i].Backing, loops[i].Path)
+			return dataset.Errorf(dataset.ErrInUse, "%s is still attached to %s (losetup -d %s)", loops[0].Path, loops[0].Backing, loops[0].Path)
 		case <-time.After(50 * time.Millisecond):
+		}
+		if err := Thaw(path); err != nil {
+			return err
 		}
 	}
 }

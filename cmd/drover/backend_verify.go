@@ -130,7 +130,7 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
 	began, n, claims := a.now(), 0, verify.Claims{}
-	err = corner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, func(e verify.Event) error {
+	err = corner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path, func(e verify.Event) error {
 		if e.Info != nil {
 			claims = *e.Info
 		}

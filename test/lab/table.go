@@ -15,7 +15,7 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
 // luks are the cases of the suite whose ways go through the mapping, or around it.
-const luks = "^TestSuiteEncrypted$/^xfs$/^(SizeIsEnforcedOrRefused|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+const luks = "^TestSuiteEncrypted$/^xfs$/^(SizeIsEnforcedOrRefused|SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
 
 // openZFS are the cases of the suite that say most of another implementation than zfs-fuse.
 const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|RootIsEmptyAndOwned|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable|ForeignThingsAreListedAndKept)$"

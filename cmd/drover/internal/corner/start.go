@@ -7,25 +7,29 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	corners "github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Start runs this program with args, which ends in Inside, and hands on its events until it
-// has ended. When ctx ends it is killed. It never outlives the caller.
-func Start(ctx context.Context, args []string, hear func(verify.Event) error) error {
+// Start runs this program with args, which ends in Inside the corner at path, and hands on its
+// events until it has ended. When ctx ends it is killed. It never outlives the caller.
+func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
 	// It dies with the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
 	cmd.Stderr = &said
+	cmd.Cancel = func() error { return kill(cmd.Process, path) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// Go makes all mounts private in it (golang.org/issue/19661).
 		Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
@@ -50,6 +54,17 @@ func Start(ctx context.Context, args []string, hear func(verify.Event) error) er
 		return fmt.Errorf("the suite ended early: %w: %s", err, text[:min(len(text), 2<<10)])
 	}
 	return nil
+}
+
+// kill ends a process, which is not over while a thread of it waits for a filesystem that it has
+// frozen.
+func kill(p *os.Process, path string) error {
+	err := p.Kill()
+	for p.Signal(syscall.Signal(0)) == nil {
+		err = errors.Join(err, corners.Thaw(path))
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
 }
 
 // follow hands on events until there are no more. The rest is read in any case, so that who
