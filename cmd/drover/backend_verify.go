@@ -283,16 +283,23 @@ func (a *app) verified(o *output, r *verify.Report) error {
 	var wrong []string
 	for _, v := range append(slices.Clone(r.Capabilities), r.Rest) {
 		if v.Proven == verify.Unproven || v.Proven == verify.Untried {
-			wrong = append(wrong, v.Name)
+			wrong = append(wrong, inWords(v.Name))
 		}
 	}
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
 }
 
+// shown is where a capability stands in a table.
+func shown(v verify.Verdict) int {
+	return slices.IndexFunc(everyAbility(), func(a ability) bool { return a.name == v.Name })
+}
+
 func (a *app) reportTable(r *verify.Report) error {
 	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
-	for _, v := range append(slices.Clone(r.Capabilities), r.Rest) {
-		t.Row(v.Name, v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
+	rows := slices.Clone(r.Capabilities)
+	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return shown(x) - shown(y) })
+	for _, v := range append(rows, r.Rest) {
+		t.Row(inWords(v.Name), v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
 		for _, f := range v.Failures {
 			t.Below(3, f)
 		}

@@ -104,3 +104,19 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 		w.pools[0].Status = status
 	}
 }
+
+// What is proven has words, which pool inspect has too.
+func TestCapabilitiesHaveWords(t *testing.T) {
+	r, err := proven(t.Context(), api.Pool{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range r.Capabilities {
+		if shown(v) < 0 {
+			t.Errorf("%s has none", v.Name)
+		}
+	}
+	if len(r.Capabilities) != len(everyAbility()) {
+		t.Errorf("%d are proven, and %d have words", len(r.Capabilities), len(everyAbility()))
+	}
+}

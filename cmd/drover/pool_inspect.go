@@ -77,9 +77,44 @@ func poolForm(p api.Pool) *show.Form {
 	return f
 }
 
+// ability is what pools can do that have a capability.
+type ability struct{ name, what string } // its name in JSON, and in words
+
+// everyAbility is all that pools can do, in the order in which it is shown.
+func everyAbility() []ability {
+	return []ability{
+		{"enforces_size", "enforce a volume's size"},
+		{"counts_written", "count in a volume's size what only a snapshot has"},
+		{"instant_snapshot", "snapshot and clone without copying"},
+		{"constant_snapshot", "snapshot in the same time however fragmented"},
+		{"clone_independent", "keep a clone when its snapshot is deleted"},
+		{"online_grow", "make a volume larger while it is in use"},
+		{"offline_grow", "make a volume larger at rest alone"},
+		{"shrink", "make a volume smaller"},
+		{"own_filesystem", "give each volume a filesystem of its own, to freeze too"},
+		{"filesystems", "make filesystems in volumes"},
+		{"knows_used", "know what a volume takes without a walk"},
+		{"own_device", "give each volume a block device of its own"},
+		{"limits", "limit a volume's speed"},
+		{"encryption", "encrypt a volume"},
+		{"delta", "send what changed between two snapshots"},
+		{"many_hosts", "have a volume mounted on several hosts at once"},
+	}
+}
+
+// inWords says what pools can do that have a capability; of what is none its name.
+func inWords(name string) string {
+	for _, a := range everyAbility() {
+		if a.name == name {
+			return a.what
+		}
+	}
+	return name
+}
+
 // speed says which limits of speed a pool's volumes are held to.
 func speed(c dataset.Capabilities) string {
-	const limit = "limit a volume's speed"
+	limit := inWords("limits")
 	switch {
 	case c.Limits == dataset.LimitsContainer:
 		return limit + " (v1: per container, from about a second after its start)"
@@ -91,7 +126,7 @@ func speed(c dataset.Capabilities) string {
 
 // abilities says in words what a pool's capabilities are.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
-	const grow = "make a volume larger while it is in use"
+	grow := inWords("online_grow")
 	online, offline := grow, ""
 	if except := c.OfflineGrow; c.OnlineGrow && len(except) > 0 {
 		others := slices.DeleteFunc(slices.Clone(c.Filesystems), func(fs string) bool { return slices.Contains(except, fs) })
@@ -101,17 +136,17 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		can  bool
 		what string
 	}{
-		{c.EnforcesSize, "enforce a volume's size"},
-		{c.InstantSnapshot, "snapshot and clone without copying"},
-		{c.ConstantSnapshot, "snapshot in the same time however fragmented"},
-		{c.CloneIndependent, "keep a clone when its snapshot is deleted"},
+		{c.EnforcesSize, inWords("enforces_size")},
+		{c.InstantSnapshot, inWords("instant_snapshot")},
+		{c.ConstantSnapshot, inWords("constant_snapshot")},
+		{c.CloneIndependent, inWords("clone_independent")},
 		{c.OnlineGrow, online},
-		{c.Shrink, "make a volume smaller"},
-		{c.OwnFilesystem, "give each volume a filesystem of its own"},
+		{c.Shrink, inWords("shrink")},
+		{c.OwnFilesystem, inWords("own_filesystem")},
 		{c.Limits != "", speed(c)},
-		{c.Encryption, "encrypt a volume"},
-		{c.Delta, "send what changed between two snapshots"},
-		{c.ManyHosts, "have a volume mounted on several hosts at once"},
+		{c.Encryption, inWords("encryption")},
+		{c.Delta, inWords("delta")},
+		{c.ManyHosts, inWords("many_hosts")},
 	} {
 		if e.can {
 			can = append(can, e.what)
