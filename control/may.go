@@ -66,13 +66,10 @@ func described(k dataset.OpKind) string {
 	return string(k)
 }
 
-// mayCancel does so for the end of an operation. What a node has had made on another one, which has not
-// begun, it may take back: that one may be gone.
+// mayCancel does so for the end of an operation. What a node has had made on another one it may take
+// back: that one may be gone.
 func (t *tx) mayCancel(op dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
-	if makes(op.Kind) && op.State == dataset.OpPending && op.Dataset != nil && (op.Dataset.SpelledBy == p.Node || op.Dataset.SpelledBy == uuid.Nil) {
-		return nil // nil: it came from no engine, and who asked for it is not on record
-	}
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
 		return dataset.Errorf(dataset.ErrForbidden, "%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume, api.AskControl)
 	}

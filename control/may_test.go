@@ -68,7 +68,7 @@ func TestWhatANodeMay(t *testing.T) {
 	if _, err := e.CancelOperation(as(nodeNamed("beta", b.id)), op.ID.String()); err != nil {
 		t.Error(err)
 	}
-	// But for a volume that it had made there, and that has not begun.
+	// But for a volume that it had made there: no other node's, and nobody else's.
 	if _, err := e.Cordon(e.ctx, a.id, api.Cordoned{Cordoned: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +78,27 @@ func TestWhatANodeMay(t *testing.T) {
 	if err != nil || made.Operation.Node == a.id {
 		t.Fatal(made.Operation, err)
 	}
-	_, err = e.CancelOperation(as(nodeNamed("epsilon", e.agent("epsilon").id)), made.Operation.ID.String())
+	epsilon := as(nodeNamed("epsilon", e.agent("epsilon").id))
+	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
 	refused(t, err, dataset.ErrForbidden, "in which it has no part")
 	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
 		t.Error(err)
 	}
+	made, err = e.Submit(alpha, create("typed@gold"))
+	if err != nil || made.Operation.Node == a.id {
+		t.Fatal(made.Operation, err)
+	}
+	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
+	refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
+		t.Error(err)
+	}
+	made, err = e.Submit(as(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}), create("person@gold"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.CancelOperation(alpha, made.Operation.ID.String())
+	refused(t, err, dataset.ErrForbidden, "in which it has no part")
 	e.check()
 }
 

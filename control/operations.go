@@ -73,6 +73,9 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	if err := t.may(op); err != nil {
 		return nil, nil, err
 	}
+	if makes(op.Kind) {
+		op.From = t.asking(op.Kind) // not before: who asks has no part in it
+	}
 	if alone(op.Kind) || withoutHome(*op) {
 		return op, nil, s.settle(t, op)
 	}

@@ -24,7 +24,7 @@ type Operation struct {
 	Options     map[string]string `json:"options,omitempty"`
 	Path        string            `json:"path,omitempty"`     // what an import reads, or of a rekey the file of the old key
 	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
-	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about. Of a delete: the home, which it goes without
+	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about. Of a delete: the home, which it goes without. Of what makes a dataset: the node that asked for it; nil: none did
 	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
 	Share       bool              `json:"share,omitempty"`    // of a move: nothing is copied, as both pools lie on one share
 	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
