@@ -52,7 +52,6 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 		return out, err
 	}
 	if out.Dataset != nil && !out.Lost {
-		a.takeIn(out)
 		a.pools.changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
@@ -60,17 +59,10 @@ func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (ou
 	return out, nil
 }
 
-// takeIn takes in what an answer says of a dataset that this node is the home of. It reports
-// false for one that has gone elsewhere since: who asks again, as the first answer was lost,
-// is told how it is now.
-func (a *Agent) takeIn(out api.Committed) bool {
-	if out.Dataset.Home != a.node {
-		return false
-	}
-	a.cache.apply(*out.Dataset, out.Index)
-	a.limits.heed(*out.Dataset)
-	return true
-}
+// isHere reports whether this node is the home of the dataset that an answer is of. It is not
+// where that has gone elsewhere since: who asks again, as the first answer was lost, is told
+// how it is now.
+func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.node }
 
 // under runs do as an operation that can be seen, cancelled and, when it takes
 // long, found on record; the failure of one on record goes on record as well.
@@ -98,7 +90,7 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
-	_, rerr := a.commit(context.WithoutCancel(ctx), &op)
+	_, rerr := a.report(context.WithoutCancel(ctx), &op)
 	if errors.Is(rerr, dataset.ErrCancelled) {
 		rerr = nil
 	}
@@ -117,9 +109,20 @@ func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
 	}
 }
 
-// commit has control put the outcome on record, and asks again as long as control
-// is away: what was done must not be left in doubt.
+// commit has control put the outcome on record, and takes in what it answers of the dataset.
+// Its lock is held: once that is let go, the dataset may be gone before the answer is taken in.
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	out, err := a.report(ctx, op)
+	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
+		a.cache.apply(*out.Dataset, out.Index)
+		a.limits.heed(*out.Dataset)
+	}
+	return out, err
+}
+
+// report has control put the outcome on record, and asks again as long as control
+// is away: what was done must not be left in doubt.
+func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	op.Incarnation = a.incarnation
 	for again := false; ; again = true {
 		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op})
@@ -306,7 +309,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 		return out, err
 	}
 	steps.At("delete.recorded")
-	if !a.takeIn(out) {
+	if !a.isHere(out) {
 		return out, nil
 	}
 	if err := a.unlearn(ctx, d); err != nil {

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,4 +133,30 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 		_, err := f.b.thePool().Stat(t.Context(), d.ID)
 		return errors.Is(err, dataset.ErrNotFound)
 	})
+}
+
+// What a removal is answered with is taken in before the dataset is let go: the purge that
+// follows would be done by then, and the record come back.
+func TestRemovedStaysRemoved(t *testing.T) {
+	r := newRigOf(t, []byte("default: gone\nprofiles: {gone: {on_delete: purge}}\n"))
+	ctx := t.Context()
+	var all sync.WaitGroup
+	for user := range 4 {
+		all.Go(func() {
+			for i := range 100 {
+				name := fmt.Sprintf("db%d-%d", user, i)
+				err := r.Create(ctx, name, nil)
+				if err == nil {
+					err = r.Remove(ctx, name)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.jobs.running()) == 0 })
+	await(t, func() bool { return len(r.cache.ids()) == 0 })
 }

@@ -69,7 +69,6 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
-	a.takeIn(out)
 	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
 		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
 	}

@@ -254,7 +254,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	if !a.takeIn(out) {
+	if !a.isHere(out) {
 		// What was made here is one more head that was overtaken: see letGoPull.
 		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: it came here, and went on to another node before control's answer did (ask again)", op.Volume)
 	}

@@ -7,10 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // makeDefault makes the pool that is there when nobody named one: image files
@@ -62,10 +61,6 @@ func (p *pools) makeDefault(ctx context.Context) error {
 // halfOfFree returns half of the free bytes where path lies, in whole GiB; 0
 // when that is less than one.
 func halfOfFree(path string) (dataset.Size, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", path, err)
-	}
-	half := dataset.Size(st.Bavail) * dataset.Size(st.Bsize) / 2
-	return half / dataset.GiB * dataset.GiB, nil
+	free, _, err := fsctl.Space(path)
+	return dataset.Size(free) / 2 / dataset.GiB * dataset.GiB, err
 }

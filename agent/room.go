@@ -13,17 +13,15 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // rootSpace returns the free bytes and the size of the disk that the root lies on,
 // and how many must be free for anything new to begin.
 func (p *pools) rootSpace() (free, size, least dataset.Size, err error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.a.Root, &fs); err != nil {
-		return 0, 0, 0, fmt.Errorf("statfs %s: %w", p.a.Root, err)
-	}
-	free, size = dataset.Size(fs.Bavail)*dataset.Size(fs.Bsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Bsize)
-	return free, size, min(size/100, 256*dataset.MiB), nil
+	bytes, all, err := fsctl.Space(p.a.Root)
+	free, size = dataset.Size(bytes), dataset.Size(all)
+	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
 // room refuses new bytes while the disk of the root is nearly full. A pool refuses

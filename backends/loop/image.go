@@ -176,15 +176,14 @@ func allocate(f *os.File, size int64) error {
 
 // hostRoom fails with ErrNoSpace when a file of a size would fill its disk up.
 func hostRoom(path string, size dataset.Size) error {
-	var st unix.Statfs_t
 	dir := filepath.Dir(path)
-	if err := unix.Statfs(dir, &st); errors.Is(err, os.ErrNotExist) {
+	bytes, all, err := fsctl.Space(dir)
+	if errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", dir)
 	} else if err != nil {
-		return fmt.Errorf("space of %s: %w", dir, err)
+		return err
 	}
-	free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
-	keep := backends.Reserve(dataset.Size(st.Blocks) * dataset.Size(st.Bsize))
+	free, keep := dataset.Size(bytes), backends.Reserve(dataset.Size(all))
 	if free < size+keep {
 		return dataset.Errorf(dataset.ErrNoSpace, "%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(), keep.Human())
 	}

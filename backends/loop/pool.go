@@ -179,11 +179,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 
 // space returns the free bytes and the size of the filesystem that a pool lies on.
 func space(root folder) (free, size dataset.Size, err error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(root.fd(), &st); err != nil {
-		return 0, 0, fmt.Errorf("space of %s: %w", root.Name(), err)
-	}
-	return dataset.Size(st.Bavail) * dataset.Size(st.Bsize), dataset.Size(st.Blocks) * dataset.Size(st.Bsize), nil
+	f, s, err := fsctl.SpaceOf(root.File)
+	return dataset.Size(f), dataset.Size(s), err
 }
 
 // room fails with ErrNoSpace when the pool is so full that nothing new should begin in

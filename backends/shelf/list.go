@@ -7,11 +7,11 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // List returns all that lies in the pool. Describe adds to the entry of a ready
@@ -142,11 +142,11 @@ func (s *Shelf) Status() dataset.PoolStatus {
 		return st
 	}
 	defer root.Close()
-	var fs unix.Statfs_t
+	var free, size int64
 	dir, err := root.Open(deletingArea)
 	if err == nil {
 		defer dir.Close()
-		err = unix.Fstatfs(int(dir.Fd()), &fs)
+		free, size, err = fsctl.SpaceOf(dir)
 	}
 	if err != nil {
 		st.Reason = err.Error()
@@ -158,8 +158,7 @@ func (s *Shelf) Status() dataset.PoolStatus {
 		return st
 	}
 	st.Online, st.Pending = true, len(names)
-	st.Size = dataset.Size(fs.Blocks) * dataset.Size(fs.Frsize)
-	st.Free = dataset.Size(fs.Bavail) * dataset.Size(fs.Frsize)
+	st.Size, st.Free = dataset.Size(size), dataset.Size(free)
 	return st
 }
 

@@ -1,0 +1,103 @@
+package fsctl
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestSteady(t *testing.T) {
+	t.Parallel()
+	const size = 1600
+	for name, c := range map[string]struct {
+		reads  []int64 // the last one stays
+		free   int64
+		waited int
+	}{
+		"enough at once":        {[]int64{100}, 100 * 512, 0},
+		"less than none, once":  {[]int64{-32, 1000}, 1000 * 512, 1},
+		"little, then enough":   {[]int64{5, 7, -32, 400}, 400 * 512, 3},
+		"little, and it stays":  {[]int64{5, -32, 7, 6}, 7 * 512, 9},
+		"none":                  {[]int64{0}, 0, 9},
+		"less than none always": {[]int64{-32}, 0, 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n, waited := 0, 0
+			free, all, err := steady(func(st *unix.Statfs_t) error {
+				*st = unix.Statfs_t{Bavail: uint64(c.reads[min(n, len(c.reads)-1)]), Blocks: size, Frsize: 512, Bsize: 4096}
+				n++
+				return nil
+			}, func() { waited++ })
+			if err != nil || free != c.free || all != size*512 || waited != c.waited {
+				t.Errorf("free %d of %d after %d waits, %v; want %d after %d", free, all, waited, err, c.free, c.waited)
+			}
+		})
+	}
+	if _, _, err := steady(func(*unix.Statfs_t) error { return unix.EIO }, nil); !errors.Is(err, unix.EIO) {
+		t.Errorf("a failed read: %v", err)
+	}
+	if _, _, err := Space(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an absent folder: %v", err)
+	}
+}
+
+// Clones of files with holes that are larger than what is free make statfs(2) say that
+// nothing is, for moments.
+func TestSpaceBesideClones(t *testing.T) {
+	t.Parallel()
+	dir := scratch.Mount(t, "xfs", 1<<30)
+	source, err := os.Create(filepath.Join(dir, "source"))
+	if err == nil {
+		_, err = source.WriteAt([]byte("end"), 10<<30)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	var cloning sync.WaitGroup
+	defer cloning.Wait()
+	end := make(chan struct{})
+	defer close(end)
+	cloning.Go(func() {
+		for {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			to, err := os.Create(filepath.Join(dir, "clone"))
+			if err == nil {
+				err = errors.Join(unix.IoctlFileClone(int(to.Fd()), int(source.Fd())), to.Close())
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	dips := 0
+	for range 20_000 {
+		var st unix.Statfs_t
+		free, size, err := Space(dir)
+		if err == nil {
+			err = unix.Statfs(dir, &st)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int64(st.Bavail) < int64(st.Blocks/2) {
+			dips++
+		}
+		if free < size/2 {
+			t.Fatalf("%d bytes free of %d", free, size)
+		}
+	}
+	t.Logf("statfs(2) said too little %d times", dips)
+}
