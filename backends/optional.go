@@ -73,6 +73,16 @@ func Serves(ctx context.Context, k Kind) error {
 	return k.Available(ctx)
 }
 
+// Bounded is a Kind that says what no pool of it can exceed, on whatever host.
+type Bounded interface {
+	Kind
+	// Best is what a pool can where its host lacks nothing. Pure.
+	Best() dataset.Capabilities
+	// Takes fails with ErrUnsupported, as Create does in each pool, for a size that no dataset
+	// with that filesystem inside can have; "": with whichever it gets. Pure.
+	Takes(fs string, size dataset.Size) error
+}
+
 // Former is a Kind that makes pools of block devices.
 type Former interface {
 	Kind

@@ -62,6 +62,19 @@ func misfit(c candidate, p dataset.Profile) string {
 	return misfence(c, p)
 }
 
+// Misfit says why no pool of a backend could keep a profile, on whatever host, as one can at best
+// what is said; "" when one could. Pure.
+func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string {
+	c := candidate{Pool: dataset.Pool{Name: p.Pool, Backend: backend, Capabilities: best}, guarded: true}
+	if best.OwnDevice {
+		c.Capabilities.Limits = dataset.LimitsStrict
+	}
+	if best.ManyHosts {
+		c.Share = uuid.Max // one of which it is not known which
+	}
+	return misfit(c, p)
+}
+
 // lacks says what a pool's host would need for something that it has not, with the command; "":
 // nothing would do.
 func (c candidate) lacks(what string) string {

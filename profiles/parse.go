@@ -12,12 +12,16 @@ const most = 256
 
 const notBuilt = "is not built yet in this version: leave it out"
 
-// Parse reads profiles.yaml. The file's name is only for errors. They are
+// Check says why no host whatsoever could keep a profile, and the key that this is about; nil when
+// one could.
+type Check func(p dataset.Profile) (key string, why error)
+
+// Parse reads profiles.yaml. What a check finds of a profile is a mistake in it. The file's name is only for errors. They are
 // ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
 // file, line, column, the offending line and, for an unknown key, the nearest
 // one; the error's own line is that of the first. A file that is no YAML gives
 // its first mistake alone.
-func Parse(file string, src []byte) (*Set, error) {
+func Parse(file string, src []byte, checks ...Check) (*Set, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
 		return nil, err
@@ -26,7 +30,7 @@ func Parse(file string, src []byte) (*Set, error) {
 	keys, err := root.Keys([]string{"default", "profiles"}, nil)
 	bad.Add(err)
 	s := &Set{profiles: map[string]dataset.Profile{}}
-	names, err := s.parseAll(root, keys["profiles"])
+	names, err := s.parseAll(root, keys["profiles"], checks)
 	bad.Add(err)
 	bad.Add(s.parseDefault(root, keys["default"], names))
 	if err := bad.Err(); err != nil {
@@ -36,7 +40,7 @@ func Parse(file string, src []byte) (*Set, error) {
 }
 
 // parseAll reads the profiles and returns the names of all, bad ones too.
-func (s *Set) parseAll(root, n strictyaml.Node) ([]string, error) {
+func (s *Set) parseAll(root, n strictyaml.Node, checks []Check) ([]string, error) {
 	fields, err := n.Fields()
 	if err != nil {
 		return nil, err
@@ -51,7 +55,7 @@ func (s *Set) parseAll(root, n strictyaml.Node) ([]string, error) {
 		if err := dataset.CheckProfileName(f.Name); err != nil {
 			bad.Add(f.Node.KeyErrorf("%v", err))
 		}
-		p, err := parseProfile(f.Name, f.Node)
+		p, err := parseProfile(f.Name, f.Node, checks)
 		if bad.Add(err) {
 			p.Revision = revision(p)
 			s.profiles[f.Name] = p
@@ -75,7 +79,7 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 	return n.Errorf("unknown profile %q (have: %s)", dataset.Clip(s.def), dataset.Have(names))
 }
 
-func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
+func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profile, error) {
 	p := dataset.Profile{
 		Name: name, Quiesce: dataset.QuiesceNone,
 		OnDelete: dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(24 * time.Hour)},
@@ -110,6 +114,17 @@ func parseProfile(name string, n strictyaml.Node) (dataset.Profile, error) {
 	}
 	bad.Add(takeover(keys, &p))
 	bad.Add(manyHosts(keys, &p))
+	if err := bad.Err(); err != nil {
+		return p, err
+	}
+	for _, check := range checks {
+		key, why := check(p)
+		at, ok := keys[key]
+		if !ok {
+			at = n
+		}
+		bad.Add(at.Wrap(why))
+	}
 	return p, bad.Err()
 }
 

@@ -227,10 +227,23 @@ func declared(p backends.Pool) (resizer, copier, staller bool) {
 	return resizer, copier, staller
 }
 
+// atBest reports whether a pool declares nothing that is not in best.
+func atBest(can, best dataset.Capabilities) bool {
+	is, most := reflect.ValueOf(can), reflect.ValueOf(best)
+	for i := range is.NumField() {
+		if f := is.Field(i); f.Kind() == reflect.Bool && f.Bool() && !most.Field(i).Bool() {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(can.Filesystems, func(fs string) bool { return !slices.Contains(best.Filesystems, fs) })
+}
+
 func capabilitiesMatchInterfaces(f *fixture) {
 	resizer, copier, staller := declared(f.pool)
 	_, sharer := f.pool.(backends.Sharer)
+	bounded, ok := f.kind.(backends.Bounded)
 	for what, wrong := range map[string]bool{
+		"more than its backend can at best":               ok && !atBest(f.can, bounded.Best()),
 		"ManyHosts without a share":                       f.can.ManyHosts && (!sharer || f.pool.Info().Share == uuid.Nil),
 		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
 		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,

@@ -58,6 +58,7 @@ type Backend struct {
 
 var (
 	_ backends.Former  = (*Backend)(nil)
+	_ backends.Bounded = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
 	_ backends.Copier  = (*Pool)(nil)
@@ -69,6 +70,22 @@ func New() *Backend { return &Backend{step: steps.At} }
 
 // Name implements backends.Kind.
 func (*Backend) Name() string { return Name }
+
+// Best implements backends.Bounded.
+func (*Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{
+		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
+		InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, Delta: true,
+	}
+}
+
+// Takes implements backends.Bounded.
+func (*Backend) Takes(_ string, size dataset.Size) error {
+	if size < minSize {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
+	}
+	return nil
+}
 
 // Available implements backends.Kind: root, and a kernel that has btrfs.
 func (*Backend) Available(context.Context) error {
@@ -184,15 +201,13 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	sized := p.quota != subvol.QuotaNone
+	can, sized := (*Backend)(nil).Best(), p.quota != subvol.QuotaNone
+	can.EnforcesSize, can.OnlineGrow, can.Shrink = sized, sized, sized
+	can.CountsWritten, can.KnowsUsed = p.quota == subvol.QuotaSimple, p.quota == subvol.QuotaFull
 	return backends.Info{
-		Capabilities: dataset.Capabilities{
-			EnforcesSize: sized, OnlineGrow: sized, Shrink: sized, CountsWritten: p.quota == subvol.QuotaSimple,
-			KnowsUsed: p.quota == subvol.QuotaFull, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			Delta: true,
-		},
-		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
-		Path: p.shelf.Path(), Missing: p.missing(),
+		Capabilities: can,
+		Note:         "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
+		Path:         p.shelf.Path(), Missing: p.missing(),
 	}
 }
 

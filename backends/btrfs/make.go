@@ -181,10 +181,8 @@ func (p *Pool) fits(size dataset.Size) error {
 	switch {
 	case !st.Online:
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
-	case size < minSize:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
 	case size > st.Size:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name, st.Size.Human())
 	}
-	return nil
+	return (*Backend)(nil).Takes("", size)
 }

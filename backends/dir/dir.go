@@ -70,6 +70,7 @@ func Named(name string) Backend { return Backend{name: name} }
 
 var (
 	_ backends.Former  = Backend{}
+	_ backends.Bounded = Backend{}
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Idler   = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
@@ -77,6 +78,19 @@ var (
 
 // Name implements backends.Kind.
 func (b Backend) Name() string { return cmp.Or(b.name, "dir") }
+
+// Best implements backends.Bounded.
+func (Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{EnforcesSize: true, KnowsUsed: true, OnlineGrow: true, Shrink: true, CloneIndependent: true}
+}
+
+// Takes implements backends.Bounded.
+func (Backend) Takes(_ string, size dataset.Size) error {
+	if size < minSize {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", size, minSize)
+	}
+	return nil
+}
 
 // Available returns nil where trees can be copied faithfully: as root, on Linux
 // 5.12 and later.
@@ -185,13 +199,14 @@ func (p *Pool) Info() backends.Info {
 	if p.disk != nil {
 		on = "; " + p.disk.Note()
 	}
+	can := Backend{}.Best()
+	if p.mend != "" {
+		can.EnforcesSize, can.KnowsUsed, can.OnlineGrow, can.Shrink = false, false, false, false
+	}
 	return backends.Info{
-		Capabilities: dataset.Capabilities{
-			EnforcesSize: p.mend == "", KnowsUsed: p.mend == "", OnlineGrow: p.mend == "", Shrink: p.mend == "",
-			CloneIndependent: true,
-		},
-		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use%s", p.fs, p.sizes(), p.how, on),
-		Path: p.shelf.Path(), Missing: p.missing(),
+		Capabilities: can,
+		Note:         fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use%s", p.fs, p.sizes(), p.how, on),
+		Path:         p.shelf.Path(), Missing: p.missing(),
 	}
 }
 

@@ -57,6 +57,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,8 +90,9 @@ type Backend struct {
 }
 
 var (
-	_ backends.Former = (*Backend)(nil)
-	_ backends.Server = (*Backend)(nil)
+	_ backends.Former  = (*Backend)(nil)
+	_ backends.Bounded = (*Backend)(nil)
+	_ backends.Server  = (*Backend)(nil)
 )
 
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
@@ -101,6 +103,19 @@ func New(runner run.Runner) *Backend {
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
+
+// Best implements backends.Bounded.
+func (b *Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
+		OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: []string{mkfs.XFS, mkfs.Ext4}, Encryption: true,
+	}
+}
+
+// Takes implements backends.Bounded.
+func (b *Backend) Takes(fs string, size dataset.Size) error {
+	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), size)
+}
 
 // Available implements backends.Kind: loop devices, and a filesystem to put on them.
 func (b *Backend) Available(ctx context.Context) error {
@@ -220,12 +235,12 @@ func (p *Pool) describe() error {
 		note = append(note, p.disk.Note())
 	}
 	_, constant := p.layout.(*btrfsLayout)
+	can := p.backend.Best()
+	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
+	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
-		Capabilities: dataset.Capabilities{
-			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: constant, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(host.Mounts), OfflineGrow: offline, OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: host.Makes, Encryption: seals == nil,
-		},
-		Missing: lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
+		Capabilities: can,
+		Missing:      lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}
 	return nil
 }

@@ -30,6 +30,7 @@
 package lvm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,7 @@ type Backend struct {
 
 var (
 	_ backends.Former    = (*Backend)(nil)
+	_ backends.Bounded   = (*Backend)(nil)
 	_ backends.Server    = (*Backend)(nil)
 	_ backends.Homed     = (*Backend)(nil)
 	_ backends.Pool      = (*Pool)(nil)
@@ -90,6 +92,19 @@ func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: ste
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
+
+// Best implements backends.Bounded.
+func (b *Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
+		OwnFilesystem: true, OwnDevice: true, Filesystems: []string{mkfs.XFS, mkfs.Ext4}, Encryption: true,
+	}
+}
+
+// Takes implements backends.Bounded.
+func (b *Backend) Takes(fs string, size dataset.Size) error {
+	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), size)
+}
 
 // PathOf implements backends.Former: the volume group that is made is named after the pool.
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
@@ -210,16 +225,14 @@ func (p *Pool) declare() error {
 			lacks = append(lacks, err.Error())
 		}
 	}
+	can := (*Backend)(nil).Best()
+	can.Encryption, can.Filesystems = seals == nil, host.Makes
+	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
-		Capabilities: dataset.Capabilities{
-			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: len(offline) < len(host.Mounts), OfflineGrow: offline,
-			OwnFilesystem: true, OwnDevice: true, Filesystems: host.Makes,
-			Encryption: seals == nil,
-		},
-		Missing: lacks,
-		Note:    fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
-		Path:    p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
+		Capabilities: can,
+		Missing:      lacks,
+		Note:         fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
+		Path:         p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
 	return p.settled()
 }

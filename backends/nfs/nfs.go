@@ -60,13 +60,21 @@ type Backend struct {
 }
 
 var (
-	_ backends.Kind   = Backend{}
-	_ backends.Idler  = (*Pool)(nil)
-	_ backends.Sharer = (*Pool)(nil)
+	_ backends.Bounded = Backend{}
+	_ backends.Idler   = (*Pool)(nil)
+	_ backends.Sharer  = (*Pool)(nil)
 )
 
 // Name implements backends.Kind.
 func (Backend) Name() string { return Name }
+
+// Best implements backends.Bounded: no share has project quotas.
+func (Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
+}
+
+// Takes implements backends.Bounded.
+func (Backend) Takes(string, dataset.Size) error { return nil }
 
 // Available implements backends.Kind.
 func (b Backend) Available(ctx context.Context) error {

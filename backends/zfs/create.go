@@ -19,6 +19,23 @@ import (
 // afterwards is how long what failed is cleaned up after; Reap does the rest.
 const afterwards = 20 * time.Second
 
+// Best implements backends.Bounded. OwnFilesystem is not in it, although df is true: ZFS cannot be
+// frozen.
+func (*Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
+		OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: true, Delta: true,
+	}
+}
+
+// Takes implements backends.Bounded.
+func (*Backend) Takes(_ string, size dataset.Size) error {
+	if size < minSize {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)
+	}
+	return nil
+}
+
 // Create implements backends.Pool.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	size := d.Size
@@ -26,8 +43,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		size = defaultSize
 	}
 	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
-		if size < minSize {
-			return 0, nil, dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)
+		if err := (*Backend)(nil).Takes("", size); err != nil {
+			return 0, nil, err
 		}
 		var key []byte
 		if d.Encryption != nil {

@@ -84,7 +84,7 @@ type Backend struct {
 }
 
 var (
-	_ backends.Kind    = (*Backend)(nil)
+	_ backends.Bounded = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Copier  = (*Pool)(nil)
 	_ backends.Resizer = (*Pool)(nil)
@@ -322,20 +322,18 @@ func (p *Pool) measure(ctx context.Context) error {
 // ID implements backends.Pool.
 func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
-// Info implements backends.Pool. OwnFilesystem is not declared, although df is true: ZFS
-// cannot be frozen.
+// Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs"+p.vdevs.note(), usedLag
 	if p.home.fuse {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
+	can := (*Backend)(nil).Best()
+	can.Encryption = p.encrypts()
 	return backends.Info{
-		Capabilities: dataset.Capabilities{
-			EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
-			OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: p.encrypts(), Delta: true,
-		},
-		Missing: p.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
+		Capabilities: can,
+		Missing:      p.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
 

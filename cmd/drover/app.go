@@ -48,6 +48,8 @@ type app struct {
 	// fencer is this host's guard, whose socket lies in a folder; boottime its clock.
 	fencer   func(run string) (fencer, error)
 	boottime func() time.Duration
+	// hasKey fails as an agent of this host would where a key file is not to be had.
+	hasKey func(path string) error
 
 	endpoint string    // --api
 	files    pki.Files // --cert, --key, --ca

@@ -31,7 +31,7 @@ func main() {
 	a := &app{
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
-		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime,
+		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime, hasKey: hasKey,
 	}
 	a.dial, a.prove = a.client, a.verify
 	os.Exit(execute(context.Background(), a, os.Args[1:]))

@@ -189,12 +189,12 @@ func newLog(level string) (*logrus.Logger, error) {
 func loadProfiles(file string) (*profiles.Set, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
-		return profiles.Parse("built-in profiles.yaml", drover.Profiles)
+		return profiles.Parse("built-in profiles.yaml", drover.Profiles, kept(kinds()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("profiles: %w", err)
 	}
-	return profiles.Parse(file, b)
+	return profiles.Parse(file, b, kept(kinds()))
 }
 
 func loadConfig(file string) (config.Config, error) {
@@ -205,7 +205,10 @@ func loadConfig(file string) (config.Config, error) {
 	if err != nil {
 		return config.Config{}, fmt.Errorf("configuration: %w", err)
 	}
-	return config.Parse(filepath.Clean(file), b)
+	return config.Parse(filepath.Clean(file), b, func(backend string) error {
+		_, err := kinds().Kind(backend)
+		return err
+	})
 }
 
 // reload takes profiles.yaml anew, and says so to reread; with a mistake in it the old set stays.

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
 )
@@ -16,17 +20,19 @@ func newProfileCheckCmd(a *app) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Check a file of profiles, before the server reads it",
 		Long: `Check a file of profiles, before the server reads it, and show what it comes to.
-Every mistake is told, with file, line and column. No server is asked: whether a
-pool can keep what a profile promises is seen when a volume is created.`,
+Every mistake is told, with file, line and column: also what no host could keep,
+as no backend can. Where a server answers, pools that no node has are told, and
+to root the key files that this host has not. Whether the pools that there are
+can keep a profile is seen when a volume is created.`,
 		Args: args(1),
 	}
 	o := outputFlags(cmd, false)
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		src, err := os.ReadFile(args[0])
 		if err != nil {
 			return err
 		}
-		set, err := profiles.Parse(args[0], src)
+		set, err := profiles.Parse(args[0], src, kept(kinds()))
 		if err != nil {
 			return a.mistakes(args[0], strictyaml.All(err))
 		}
@@ -48,9 +54,64 @@ pool can keep what a profile promises is seen when a volume is created.`,
 				}
 			}
 		}
+		if err := a.lacking(cmd.Context(), set.All()); err != nil {
+			return err
+		}
 		return profileTable(set.All()).Write(a.out)
 	}
 	return cmd
+}
+
+// lacking tells which pools and keys that profiles name are not there: a file may be checked on
+// another host, or before they are made.
+func (a *app) lacking(ctx context.Context, all []dataset.Profile) error {
+	var pools []string
+	var away error
+	if slices.ContainsFunc(all, func(p dataset.Profile) bool { return p.Pool != "" }) {
+		pools, away = a.poolNames(ctx)
+	}
+	for _, p := range all {
+		if at := p.Encryption.KeyFile; at != "" {
+			if err := a.hasKey(at); err != nil {
+				if err := a.say("profile %s makes no volumes on this host yet: %v", p.Name, err); err != nil {
+					return err
+				}
+			}
+		}
+		if p.Pool == "" || slices.Contains(pools, p.Pool) {
+			continue
+		}
+		why := fmt.Sprintf("which no node has (have: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
+		if away != nil {
+			why = fmt.Sprintf("and whether there is one is not known: %v", away)
+		}
+		if err := a.say("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasKey is app.hasKey. Whoever is not root cannot tell.
+func hasKey(path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	_, err := keys.ReadFile(path)
+	return err
+}
+
+func (a *app) poolNames(ctx context.Context) ([]string, error) {
+	c, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	pools, err := c.Pools(ctx)
+	var names []string
+	for _, p := range pools {
+		names = append(names, p.Name)
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names))), err
 }
 
 // mistakes tells each on a line of its own, the only one as the error itself.

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // A profile that freezes has a moment that others have not: the check says so.
@@ -23,4 +26,66 @@ func TestProfileCheckTellsOfFreezes(t *testing.T) {
 	if c.run(t, "profile", "check", "-o", "json", file); strings.Contains(c.out.String(), "freezes:") {
 		t.Errorf("in JSON: %s", c.out.String())
 	}
+}
+
+// What no host could keep is a mistake, by the kind of storage that it names, or by all of them;
+// and what one could keep is none.
+func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
+	for profile, want := range map[string]string{
+		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
+		"{backend: btrfs, qos: {read_iops: 500}}":                          "profiles.p.backend: no pool of backend btrfs can keep this profile: it has no block device for each volume, whose speed could be limited (backend loop, lvm could)",
+		"{backend: zfs, quiesce: freeze}":                                  "no pool of backend zfs can keep this profile: it cannot freeze one volume alone (backend loop, lvm could)",
+		"{backend: dir, snapshots: {schedule: '@daily', keep: {last: 1}}}": "it cannot take snapshots without copying (backend btrfs, loop, lvm, zfs could)",
+		"{backend: nfs, size: 1GiB}":                                       "no pool of backend nfs can keep this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
+		"{backend: loop, size: 1MiB}":                                      "no pool of backend loop can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+		"{backend: btrfs, size: 1MiB}":                                     "1MiB is too small for a subvolume (at least 16MiB)",
+		"{backend: lvm, size: 100MiB, filesystem: {type: xfs}}":            "100MiB is too small for xfs, which needs 300MiB",
+		"{size: 1KiB}": "no backend can keep all of this: ",
+		"{access: many, encryption: {key_file: /k}}":                                      "profiles.p: no backend can keep all of this: backend btrfs, dir, loop, lvm, zfs: several hosts cannot have a volume of it mounted at once, as access many wants; backend nfs: it cannot encrypt",
+		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
+		"{backend: lvm, quiesce: freeze, filesystem: {type: xfs, mount: [noatime]}}":      "",
+		"{backend: zfs, encryption: {exec: [/bin/key]}, size: 1MiB}":                      "",
+		"{backend: btrfs, size: 16MiB, snapshots: {schedule: '@daily', keep: {last: 1}}}": "",
+		"{backend: dir, size: 1MiB}":                                                      "",
+		"{access: many}":                                                                  "",
+		"{size: 1MiB}":                                                                    "", // dir and zfs have such
+	} {
+		file := filepath.Join(t.TempDir(), "profiles.yaml")
+		src := "default: plain\nprofiles:\n  plain: {}\n\n  p: " + profile + "\n"
+		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := newConsole(&fake{})
+		code := c.run(t, "profile", "check", file)
+		if _, err := loadProfiles(file); (err == nil) != (want == "") || (code == 0) != (want == "") || !strings.Contains(c.err.String(), want) {
+			t.Errorf("%s: exit %d: %s, and a server has %v, want %q", profile, code, c.err.String(), err, want)
+		}
+	}
+}
+
+// A pool that no node has, and a key that is not to be had, are told: they may come yet.
+func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "profiles.yaml")
+	src := "default: a\nprofiles:\n  a: {pool: fast}\n  b: {pool: fst}\n  c: {encryption: {key_file: " + dir + "/key}}\n"
+	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check := func(f *fake, parts ...string) {
+		t.Helper()
+		c := newConsole(f)
+		c.app.hasKey = hasKey
+		code := c.run(t, "profile", "check", file)
+		for _, part := range append(parts, "profile c makes no volumes on this host yet: key file "+dir+"/key is not there (bring it") {
+			if !strings.Contains(c.out.String(), part) || code != 0 {
+				t.Errorf("exit %d: %s%s, want %q", code, c.out.String(), c.err.String(), part)
+			}
+		}
+		if strings.Contains(c.out.String(), "profile a names") != (f.fail != nil) {
+			t.Errorf("of a pool that is there: %s", c.out.String())
+		}
+	}
+	there := []api.Pool{{Pool: dataset.Pool{Name: "fast"}}, {Pool: dataset.Pool{Name: "fast"}}, {Pool: dataset.Pool{Name: "plain"}}}
+	check(&fake{pools: there}, "profile b names pool fst, which no node has (have: fast, plain); did you mean fast?")
+	check(&fake{fail: map[string]error{"Pools": dataset.Errorf(dataset.ErrUnavailable, "no server")}}, "profile b names pool fst, and whether there is one is not known: no server")
 }

@@ -13,6 +13,15 @@ func TestServeChecksBeforeItMakes(t *testing.T) {
 	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	lop, btrfs := filepath.Join(t.TempDir(), "lop.yaml"), filepath.Join(t.TempDir(), "profiles.yaml")
+	for file, text := range map[string]string{
+		lop:   "pools: [{name: a, backend: dir, path: /a}, {name: b, backend: lop, path: /b}]\n",
+		btrfs: "default: p\nprofiles: {p: {backend: btrfs, qos: {read_iops: 50}}}\n",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	none := filepath.Join(t.TempDir(), "none.yaml")
 	for _, tc := range []struct {
 		flags []string
@@ -33,6 +42,8 @@ func TestServeChecksBeforeItMakes(t *testing.T) {
 		{[]string{"--config", none}, none + ": no such file", 1},
 		{[]string{"--profiles", none}, none + ": no such file", 1},
 		{[]string{"--config", yaml}, `unknown key "backnd", did you mean backend?`, 2},
+		{[]string{"--config", lop}, `pools[1].backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`, 2},
+		{[]string{"--profiles", btrfs}, "profiles.p.backend: no pool of backend btrfs can keep this profile: it has no block device for each volume", 2},
 	} {
 		dir := t.TempDir()
 		c := newConsole(theWorld())

@@ -74,8 +74,9 @@ const (
 
 // Parse reads drover.yaml. The file's name is only for errors. They are
 // ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
-// its place; the error's own line is that of the first. An empty file is fine.
-func Parse(file string, src []byte) (Config, error) {
+// its place; the error's own line is that of the first. An empty file is fine. backend fails for
+// a name that no backend has; nil: any may be one.
+func Parse(file string, src []byte, backend func(name string) error) (Config, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
 		return Config{}, err
@@ -101,7 +102,7 @@ func Parse(file string, src []byte) (Config, error) {
 	bad.Add(err)
 	c.CgroupParents, err = parents(keys["cgroup_parents"])
 	bad.Add(err)
-	c.Pools, err = pools(keys["pools"])
+	c.Pools, err = pools(keys["pools"], backend)
 	bad.Add(err)
 	c.Labels, err = labels(keys["labels"])
 	bad.Add(err)
@@ -139,7 +140,7 @@ func labels(n strictyaml.Node) (map[string]string, error) {
 	return out, bad.Err()
 }
 
-func pools(n strictyaml.Node) ([]Pool, error) {
+func pools(n strictyaml.Node, backend func(string) error) ([]Pool, error) {
 	items, err := n.Items()
 	if err != nil {
 		return nil, err
@@ -150,7 +151,7 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 	var bad strictyaml.Mistakes
 	var out []Pool
 	for _, item := range items {
-		p, err := pool(item)
+		p, err := pool(item, backend)
 		if !bad.Add(err) {
 			continue
 		}
@@ -171,7 +172,7 @@ func pools(n strictyaml.Node) ([]Pool, error) {
 	return out, bad.Err()
 }
 
-func pool(n strictyaml.Node) (Pool, error) {
+func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 	var p Pool
 	var bad strictyaml.Mistakes
 	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices", "trim"}, nil)
@@ -191,7 +192,9 @@ func pool(n strictyaml.Node) (Pool, error) {
 		}
 	}
 	bad.Add(word(keys["name"], &p.Name))
-	bad.Add(word(keys["backend"], &p.Backend))
+	if bad.Add(word(keys["backend"], &p.Backend)) && p.Backend != "" && backend != nil {
+		bad.Add(keys["backend"].Wrap(backend(p.Backend)))
+	}
 	bad.Add(path(keys["path"], &p.Path))
 	bad.Add(image(keys["image"], &p.Image))
 	p.Devices, err = devices(keys["devices"])

@@ -55,7 +55,7 @@ func TestParse(t *testing.T) {
 			Listen: &config.Listen{Address: "10.0.0.1:9471", Advertise: "10.0.0.1:9471"}, Control: []string{"10.0.0.1:9470", "[fd00::2]:9470"},
 		}},
 	} {
-		got, err := config.Parse("d.yaml", []byte(c.src))
+		got, err := config.Parse("d.yaml", []byte(c.src), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if diff := cmp.Diff(c.want, got); diff != "" {
@@ -143,7 +143,7 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:2:37: pools[0].path: bad path "c": want an absolute one, without ".." or a slash at its end in "pools: [{name: A, backend: B, path: c}]"`,
 		}},
 	} {
-		got, err := config.Parse("d.yaml", []byte(c.src))
+		got, err := config.Parse("d.yaml", []byte(c.src), nil)
 		if err == nil {
 			t.Errorf("%s: no mistake was found", name)
 			continue
@@ -166,17 +166,17 @@ func TestBounds(t *testing.T) {
 	for n := range 65 {
 		src += fmt.Sprintf("- {name: p%d, backend: dir, path: /p%d}\n", n, n)
 	}
-	if _, err := config.Parse("d.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "65 pools are too many (64 at most)") {
+	if _, err := config.Parse("d.yaml", []byte(src), nil); err == nil || !strings.Contains(err.Error(), "65 pools are too many (64 at most)") {
 		t.Error(err)
 	}
 	src = "labels:\n"
 	for n := range 65 {
 		src += fmt.Sprintf("  l%d: x\n", n)
 	}
-	if _, err := config.Parse("d.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "65 labels are too many (64 at most)") {
+	if _, err := config.Parse("d.yaml", []byte(src), nil); err == nil || !strings.Contains(err.Error(), "65 labels are too many (64 at most)") {
 		t.Error(err)
 	}
-	if _, err := config.Parse("d.yaml", []byte("labels: {a: "+strings.Repeat("x", 1025)+"}")); err == nil || !strings.Contains(err.Error(), "too long") {
+	if _, err := config.Parse("d.yaml", []byte("labels: {a: "+strings.Repeat("x", 1025)+"}"), nil); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Error(err)
 	}
 }
@@ -189,7 +189,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
-		c, err := config.Parse("d.yaml", src)
+		c, err := config.Parse("d.yaml", src, nil)
 		if err != nil {
 			for _, e := range strictyaml.All(err) {
 				if line := e.Error(); !errors.Is(e, dataset.ErrInvalid) || !strings.HasPrefix(line, "d.yaml:") || strings.Contains(line, "\n") {
@@ -204,4 +204,21 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A backend that there is none of is a mistake like any other, with its place.
+func TestUnknownBackend(t *testing.T) {
+	known := func(name string) error {
+		if name != "loop" {
+			return errors.New("unknown backend " + name)
+		}
+		return nil
+	}
+	if c, err := config.Parse("d.yaml", []byte("pools: [{name: a, backend: loop, path: /a}]\n"), known); err != nil || len(c.Pools) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	_, err := config.Parse("d.yaml", []byte("pools:\n- {name: a, backend: loop, path: /a}\n- {name: b, backend: lop, path: /b}\n"), known)
+	if want := `d.yaml:3:22: pools[1].backend: unknown backend lop in "- {name: b, backend: lop, path: /b}"`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
 }
