@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -14,16 +13,21 @@ import (
 // that cannot be told. So it is where this host was said to write no more, and did: its home may
 // have restored the dataset, and removed what it was, as whoever has that open changes no snapshot.
 func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
+	if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil || !mounted {
+		return nil
+	}
 	att, err := a.visit(ctx, d)
 	if err != nil {
 		return nil
 	}
-	is, err := os.Stat(att.Mount.Source)
+	var is, here unix.Stat_t
+	err = unix.Stat(att.Mount.Source, &is)
 	if err := errors.Join(err, att.Release()); err != nil {
 		return nil
 	}
-	here, err := os.Stat(a.mountPath(d.ID))
-	if err == nil && os.SameFile(here, is) || err != nil && !errors.Is(err, unix.ESTALE) {
+	err = unix.Stat(a.mountPath(d.ID), &here)
+	// By its number alone: the share may be mounted anew since, with a device of its own.
+	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict, "it was restored since, while this host was said to write no more: what is mounted here is no more what others have, and what is written to it is lost")

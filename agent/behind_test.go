@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
@@ -72,6 +73,41 @@ func TestGuestThatWroteOn(t *testing.T) {
 	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
+}
+
+// What is not mounted here, or by another mount of the share than there is now, is not said to be
+// what others have no more.
+func TestGuestThatIsNotBehind(t *testing.T) {
+	f, d := many(t)
+	path := f.b.mounts("db", "user")
+	att, err := f.b.visit(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := att.Mount.Source
+	if err := att.Release(); err != nil {
+		t.Fatal(err)
+	}
+	well := func(when string) {
+		t.Helper()
+		if err := f.b.settleGuest(t.Context(), d.ID, uuid.Nil); err != nil || f.b.guests.why(d.ID) != "" {
+			t.Errorf("%s: %v, %q", when, err, f.b.guests.why(d.ID))
+		}
+	}
+	if err := unix.Unmount(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	well("somebody has unmounted it")
+	again := t.TempDir() // the same folders, as a mount of its own
+	if err := unix.Mount("overlay", again, "overlay", 0, "lowerdir="+filepath.Dir(tree)+":"+t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(again, unix.MNT_DETACH) })
+	if err := unix.Mount(filepath.Join(again, filepath.Base(tree)), path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	well("the share was mounted anew since")
+	f.b.unmounts("db", "user")
 }
 
 // aside takes a mount away, with who has something open in it, until it is put back: a folder that
