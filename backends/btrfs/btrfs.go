@@ -34,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -53,7 +55,8 @@ const Name = "btrfs"
 
 // Backend is the kind of storage; New makes one.
 type Backend struct {
-	step func(string) // between two acts: for tests
+	step  func(string) // between two acts: for tests
+	clock clock.Clock
 }
 
 var (
@@ -66,7 +69,7 @@ var (
 )
 
 // New returns the backend.
-func New() *Backend { return &Backend{step: steps.At} }
+func New() *Backend { return &Backend{step: steps.At, clock: clock.System{}} }
 
 // Name implements backends.Kind.
 func (*Backend) Name() string { return Name }
@@ -106,7 +109,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	if cfg.Image != 0 {
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
 	}
-	p := &Pool{name: cfg.Name, step: b.step}
+	p := &Pool{name: cfg.Name, step: b.step, clock: b.clock}
 	var err error
 	if len(cfg.Devices) > 0 {
 		if p.disk, err = disk.Open(ctx, &run.System{}, cfg, fsctl.Btrfs, nil); err != nil {
@@ -191,6 +194,10 @@ type Pool struct {
 	step    func(string)
 
 	counts sync.RWMutex // held by who destroys, and for writing by who removes what was counted
+
+	clock clock.Clock
+	mu    sync.Mutex
+	again time.Duration // from when on a count of quotas may be begun anew, by the steady clock
 }
 
 // sizedPool is an open pool whose datasets can have a size.
@@ -261,17 +268,27 @@ func (p *Pool) quotasHold(dir *os.File) error {
 		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
 	case now != p.quota:
 		return fmt.Errorf("quotas were %s and are %s now: restart drover", p.quota, now)
-	case settled:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if settled {
+		p.again = 0
 		return nil
 	}
-	if now == subvol.QuotaFull {
-		err = subvol.Recount(dir)
+	if at := p.clock.Steady(); now == subvol.QuotaFull && at >= p.again {
+		if err = subvol.Recount(dir); err == nil {
+			p.again = at + recountEvery
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota rescan -w %s): %w", p.shelf.Path(), err)
 	}
 	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w %s waits for it)", p.shelf.Path())
 }
+
+// recountEvery is how long a count is left alone that the kernel may be at still, or has given up
+// itself: to read all trees each time that it does would be all that the disk is at.
+const recountEvery = 5 * time.Minute
 
 // within calls do with the pool's directory.
 func (p *Pool) within(do func(dir *os.File) error) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -181,9 +182,12 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 }
 
 // TestQuotasAreCountedAnew has the kernel give its counts up, as it does by itself now and then: a pool
-// says so, and has it count, and nobody else has to.
+// says so, and has it count, and nobody else has to. What is given up before that has ended is left
+// for a while.
 func TestQuotasAreCountedAnew(t *testing.T) {
 	f := newFixture(t)
+	now := clock.NewFake(time.Unix(1000, 0))
+	f.Pool.(*sizedPool).clock = now
 	c := f.stage()
 	head, err := os.Open(f.head(c.Dataset.ID))
 	f.must(err)
@@ -193,28 +197,35 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	f.write(c.Dataset.ID, strings.Repeat("x", 1<<20))
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	f.must(subvol.Hurry(head)) // what the two share is counted
-	scratch.Run(t, "btrfs", "qgroup", "create", "1/7", f.disk)
-	scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", fmt.Sprintf("0/%d", id), "1/7", f.disk)
-	if _, settled, err := quotas(f.disk); settled || err != nil {
-		t.Fatalf("the kernel has not given up: %v", err)
-	}
-	if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+f.path()) {
-		t.Errorf("%+v", st)
-	}
-	for deadline := time.Now().Add(time.Minute); ; {
-		_, settled, err := quotas(f.disk)
-		f.must(err)
-		if settled {
-			break
+	givesUp := func(group string) {
+		t.Helper()
+		scratch.Run(t, "btrfs", "qgroup", "create", group, f.disk)
+		scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", fmt.Sprintf("0/%d", id), group, f.disk)
+		if _, settled, err := quotas(f.disk); settled || err != nil {
+			t.Fatalf("the kernel has not given up: %v", err)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("nobody counts")
-		}
-		time.Sleep(10 * time.Millisecond) // whoever waits for the kernel would begin it
 	}
+	counts := func(want bool) {
+		t.Helper()
+		if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+f.path()) {
+			t.Errorf("%+v", st)
+		}
+		scratch.Run(t, "btrfs", "quota", "rescan", "-W", f.disk) // waits, and begins none
+		if _, settled, err := quotas(f.disk); settled != want || err != nil {
+			t.Errorf("counted: %t, want %t, %v", settled, want, err)
+		}
+	}
+	givesUp("1/7")
+	counts(true)
+	givesUp("1/8") // nobody has seen the end of the count
+	counts(false)
+	now.Advance(recountEvery)
+	counts(true)
 	if st := f.Status(t.Context()); st.Reason != "" {
 		t.Errorf("%+v", st)
 	}
+	givesUp("1/9") // at once, as it had ended
+	counts(true)
 	f.wantLimit(c.Dataset.ID, little)
 }
 
