@@ -24,7 +24,8 @@ type Report struct {
 	Rest         Verdict            `json:"rest"` // of what every pool promises
 	Cases        []Result           `json:"cases"`
 	Times        []backendtest.Time `json:"times"`
-	Skipped      []string           `json:"skipped"` // what was not tried, and why
+	Skipped      []string           `json:"skipped"`            // what was not tried, and why
+	Warnings     []string           `json:"warnings,omitempty"` // of what the run has left behind
 	Seconds      float64            `json:"seconds"`
 	OK           bool               `json:"ok"` // all that is claimed was proven
 }
