@@ -102,7 +102,7 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 		tb.Logf("once more: %v", err)
 		time.Sleep(100 * time.Millisecond) // nothing tells when that has ended
 		// A copy that was on a device of that number before is remembered, and stands in the way.
-		if _, err := (&run.System{}).Run(tb.Context(), run.Command{Name: "btrfs", Args: []string{"device", "scan", "--forget", dev.Path}}); err != nil {
+		if _, err := (&run.System{}).Run(tb.Context(), run.Command{Name: "btrfs", Args: []string{"device", "scan", "--forget", dev.Path}, Timeout: patience}); err != nil {
 			tb.Log(err)
 		}
 		err = mount.Mount(target, spec)
