@@ -354,13 +354,13 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started: %w (ask again)", err)
 }
 
-func (a *Agent) register(ctx context.Context) error {
+func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 	a.mu.Lock()
 	previous := a.previous
 	a.mu.Unlock()
 	err := a.Control.Register(ctx, api.Registration{
 		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels},
-		Pools: a.pools.records(), Boot: a.boot, Previous: previous,
+		Pools: a.pools.records(), Gone: gone, Boot: a.boot, Previous: previous,
 	})
 	if err != nil {
 		return err

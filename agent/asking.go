@@ -129,6 +129,22 @@ func (p *pools) letGo(id uuid.UUID) error {
 	return op.backend.Close()
 }
 
+// takeOut has nobody ask an open pool any more, as it is to be offline, and returns it. ErrOffline
+// for one that is not open, or does not answer.
+func (p *pools) takeOut(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
+	for b == nil {
+		if err := p.ask(ctx, id, func(backends.Pool) {}); err != nil {
+			return nil, err
+		}
+		p.change(id, func(op *openPool) {
+			if op.asked == nil { // otherwise somebody was faster
+				b, op.backend, op.why = op.backend, nil, why
+			}
+		})
+	}
+	return b, nil
+}
+
 // noAnswer says that a pool hangs.
 func noAnswer(since time.Time) string {
 	return fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is taken in when it answers)", since.UTC().Format(time.RFC3339))

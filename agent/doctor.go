@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -168,6 +169,10 @@ func unnamed(name string, err error) string {
 
 func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	name := "pool " + p.Name
+	if p.rec.Leaving != staying {
+		r.add(levelError, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.stuck, "that goes on by itself"))
+		return
+	}
 	if p.backend == nil {
 		r.add(levelError, name, "", "%s", isOffline(p.Name, p.why))
 		return

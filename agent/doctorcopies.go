@@ -55,7 +55,7 @@ func (a *Agent) checkReplicas(r *report) {
 			continue
 		}
 		subject := "volume " + k.Record.Volume
-		if a.pools.one(k.Pool) == nil {
+		if op := a.pools.one(k.Pool); op == nil || op.gone {
 			r.add(levelError, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
 		} else if why := a.copiesFresh.failure(id); why != "" {
 			r.add(levelWarning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)

@@ -64,6 +64,9 @@ func (op *openPool) free() error {
 
 // serves fails with ErrOffline while a pool is held, or offline.
 func (op *openPool) serves() error {
+	if op.rec.Leaving != staying {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
+	}
 	if op.backend == nil {
 		return offline(op.Name, op.why)
 	}
@@ -106,6 +109,9 @@ func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord))
 	p.recording.Lock()
 	defer p.recording.Unlock()
 	op := p.one(id)
+	if op == nil || op.gone {
+		return notOurs(id)
+	}
 	rec := op.rec
 	f(&rec)
 	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {

@@ -123,6 +123,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 		}
 		a.noteAll()
 	}
+	a.leavePools()
 	a.raisePools()
 	a.trimPools()
 	a.unmountForgotten()

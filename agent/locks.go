@@ -106,6 +106,18 @@ func (l *locks) give(k *keyLock) {
 	k.taken = false
 }
 
+// under returns the locks that are taken.
+func (l *locks) under() (ids []uuid.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, k := range l.held {
+		if k.taken {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // held is what somebody does with a lock, and for how long.
 type held struct {
 	what string

@@ -26,6 +26,13 @@ func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (a
 // doMake makes op.Dataset under a private name, lets fill put something in, and
 // claims the name for it. What was made goes again unless it is on record.
 func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
+	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
+	// under a lock is waited for before a pool goes.
+	unlock, err := a.locks.lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
 	pool, err := a.pools.get(op.Dataset.Pool)
 	if err != nil {
 		return out, err
@@ -33,12 +40,6 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 	if err := a.pools.room(ctx); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
-	// Nobody else knows the dataset before it is committed; then the next sync does.
-	unlock, err := a.locks.lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
-	if err != nil {
-		return out, err
-	}
-	defer unlock()
 	steps.At(name + ".begin")
 	if op.Source == nil {
 		if err := fitsPool(ctx, pool, op.Dataset.Profile.Size); err != nil {

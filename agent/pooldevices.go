@@ -86,7 +86,7 @@ func (p *pools) foreign(rec poolRecord) error {
 		p.mu.RLock()
 		o := p.byID[on]
 		p.mu.RUnlock()
-		if o != nil {
+		if o != nil && !o.gone {
 			return lies(dataset.ErrExists, path, o.Name)
 		}
 	}

@@ -84,7 +84,7 @@ func (p *pools) outside(path string) error {
 func (p *pools) enlist(op *openPool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if was := p.byID[op.ID]; was == nil {
+	if was := p.byID[op.ID]; was == nil || was.gone {
 		p.order = append(p.order, op.ID)
 	} else if was.rec.Path != op.rec.Path { // otherwise what was begun is of the same place
 		if err := was.opening.drop(); err != nil {

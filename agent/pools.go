@@ -47,6 +47,8 @@ type openPool struct {
 	rec     poolRecord
 	backend backends.Pool // nil while offline
 	why     string        // it is offline
+	gone    bool          // it was removed, and is kept in mind for who still asks about it
+	stuck   string        // why it is not yet, as the log says
 	opening *opening      // while it is being opened
 	asked   *question     // what it is asked now, while open
 	hung    string        // it is open, and does not answer that in time
@@ -103,7 +105,7 @@ func (p *pools) open(ctx context.Context) error {
 		if known.Backend != rec.Backend {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
 		}
-		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share, known.Found, known.Doubtful, known.Generation, known.Trimmed
+		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed, rec.Leaving = known.ID, known.Share, known.Found, known.Doubtful, known.Generation, known.Trimmed, known.Leaving
 		opened = append(opened, p.known(c.Name, rec))
 	}
 	for _, name := range names {
@@ -252,7 +254,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 func (p *pools) single(id uuid.UUID, name string) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	if o := p.byID[id]; o != nil && o.Name != name {
+	if o := p.byID[id]; o != nil && !o.gone && o.Name != name {
 		return dataset.Errorf(dataset.ErrExists, "what lies there is pool %s (at %s), or a copy of it", o.Name, o.rec.Path)
 	}
 	return nil
@@ -263,14 +265,13 @@ func (p *pools) disjoint(name string, rec poolRecord) error {
 	if err := p.unclaimed(name); err != nil {
 		return err
 	}
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	for _, o := range p.byID {
+	all := p.all()
+	for _, o := range all {
 		if o.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.rec.Backend, o.rec.Path)
 		}
 	}
-	for _, o := range p.byID {
+	for _, o := range all {
 		if overlap(rec, o.rec) {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s overlaps with pool %s at %s: give a path outside of it", name, rec.Path, o.Name, o.rec.Path)
 		}
@@ -341,13 +342,15 @@ func (p *pools) name(id uuid.UUID) string {
 	return id.String()
 }
 
-// records returns the pools for control, in their order.
+// records returns the pools for control, in their order, but for those that are being removed.
 func (p *pools) records() []dataset.Pool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	out := make([]dataset.Pool, 0, len(p.order))
 	for _, id := range p.order {
-		out = append(out, p.byID[id].Pool)
+		if op := p.byID[id]; op.rec.Leaving == staying {
+			out = append(out, op.Pool)
+		}
 	}
 	return out
 }

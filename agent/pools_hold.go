@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -33,7 +35,7 @@ func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, er
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
 		return "", fmt.Errorf("look at %s: %w", pool.Info().Path, err)
 	}
-	name := fmt.Sprintf("drover-pool-%s-%x-%x", pool.ID(), st.Dev, st.Ino)
+	name := holdName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over { // its disk had not answered for so long
@@ -55,6 +57,21 @@ func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, er
 	h.taken[name] = c
 	return "", nil
 }
+
+// let gives up a pool, so that another process may have it.
+func (h *holds) let(pool uuid.UUID) (err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, c := range h.taken {
+		if strings.HasPrefix(name, holdName(pool)) {
+			err = errors.Join(err, c.Close())
+			delete(h.taken, name)
+		}
+	}
+	return err
+}
+
+func holdName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
 func (h *holds) release() error {
 	h.mu.Lock()

@@ -89,6 +89,8 @@ type poolRecord struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Share is the one that it was made on; see openPool.inform.
 	Share uuid.UUID `json:"share,omitzero"`
+	// Leaving says that it is being removed; see RemovePool.
+	Leaving leaving `json:"leaving,omitempty"`
 }
 
 // get reads key into v and reports whether it is there.

@@ -50,6 +50,17 @@ type Razer interface {
 	Raze(ctx context.Context) error
 }
 
+// Clearer is a pool that can take back what its making put at its place.
+type Clearer interface {
+	// Clear closes the pool, and leaves its place as it was before there was one: nobody uses the
+	// pool, and it has no datasets. left says what stays there all the same, such as an empty
+	// filesystem on devices, which nothing short of writing over them takes away, and what would
+	// do. ErrConflict, and the pool is as it was: something lies in it. ErrInUse: it is mounted or
+	// held otherwise. Cut short it is the pool, without anything in it, or one that Open with Make
+	// makes whole again, under the same UUID.
+	Clear(ctx context.Context) (left string, err error)
+}
+
 // Turner is a pool that does one thing at a time.
 type Turner interface {
 	// Turn waits until nothing is under way in the pool, and has all else wait until done is

@@ -15,7 +15,8 @@ import (
 // Register puts a node and its pools on record. The agent that registers last
 // is the one whose reports count. Again: the same. One that has a certificate is called
 // what that says. ErrInvalid when it does not say who it is, ErrForbidden for a node that
-// was removed, ErrInUse while another machine with its identity is alive.
+// was removed, ErrInUse while another machine with its identity is alive, ErrConflict for a pool
+// that is gone while anything is on record there.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -63,7 +64,13 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		// A pool that the node had and does not name now stays on record: its
 		// datasets are offline, not gone.
 		for _, id := range old.Pools {
-			if !slices.Contains(n.Pools, id) {
+			switch {
+			case slices.Contains(n.Pools, id):
+			case slices.Contains(r.Gone, id):
+				if err := t.dropPool(n, id); err != nil {
+					return err
+				}
+			default:
 				n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
 			}
 		}
@@ -74,6 +81,11 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
 		return t.put(nodeKey(n.ID), n)
 	})
+	for _, id := range r.Gone {
+		if err == nil {
+			err = s.clearCondemned(ctx, n.ID, id)
+		}
+	}
 	if err != nil || before == "" {
 		return err
 	}

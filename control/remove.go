@@ -161,7 +161,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 			return nil, err
 		}
 	}
-	if err := s.clearCondemned(ctx, node); err != nil {
+	if err := s.clearCondemned(ctx, node, uuid.Nil); err != nil {
 		return nil, err
 	}
 	if err := s.clearGuest(ctx, node); err != nil {
@@ -191,9 +191,9 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 	return forgotten, nil
 }
 
-// clearCondemned forgets what a node that was removed was to destroy: nobody will say that it
-// has.
-func (s *Service) clearCondemned(ctx context.Context, node uuid.UUID) error {
+// clearCondemned forgets what a node that was removed was to destroy, or was to in a pool that
+// is gone: nobody will say that it has.
+func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
 	entries, err := newTx(ctx, s.store).list(homePrefix(node), "", 0)
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func (s *Service) clearCondemned(ctx context.Context, node uuid.UUID) error {
 				more, gone = false, false
 				var d dataset.Dataset
 				there, err := t.get(datasetKey(c.ID), &d)
-				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging {
+				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging || pool != uuid.Nil && d.Pool != pool {
 					return err
 				}
 				if more, err = t.delSnapshots(d); err != nil || more {
@@ -250,12 +250,8 @@ func (t *tx) dropNode(id uuid.UUID) error {
 		return err
 	}
 	for _, pool := range n.Pools {
-		var p dataset.Pool
-		if there, err := t.get(poolKey(pool), &p); err != nil {
+		if err := t.forgetPool(id, pool); err != nil {
 			return err
-		} else if there && p.Node == id {
-			t.del(poolKey(pool))
-			t.del(generationKey(pool))
 		}
 	}
 	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id), fencedKey(id), leftKey(id)} {

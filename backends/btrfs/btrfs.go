@@ -64,6 +64,7 @@ var (
 	_ backends.Bounded = (*Backend)(nil)
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Razer   = (*Pool)(nil)
+	_ backends.Clearer = (*Pool)(nil)
 	_ backends.Copier  = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
 )
@@ -331,6 +332,17 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 // Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
 // them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
+
+// Clear implements backends.Clearer.
+func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+	if err := p.Raze(ctx); err != nil {
+		return "", err
+	}
+	if p.disk != nil {
+		return p.disk.Left(Name), p.Close()
+	}
+	return "", p.shelf.Clear()
+}
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {

@@ -74,6 +74,7 @@ var (
 	_ backends.Pool    = (*Pool)(nil)
 	_ backends.Idler   = (*Pool)(nil)
 	_ backends.Resizer = (*sizedPool)(nil)
+	_ backends.Clearer = (*Pool)(nil)
 )
 
 // Name implements backends.Kind.
@@ -246,6 +247,14 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 // Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
 // them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
+
+// Clear implements backends.Clearer.
+func (p *Pool) Clear(context.Context) (left string, err error) {
+	if p.disk != nil {
+		return p.disk.Left(p.kind), p.Close()
+	}
+	return "", p.shelf.Clear()
+}
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }

@@ -313,6 +313,18 @@ func (d *Disk) mounted() (bool, error) {
 // Note says, for people, on which devices it lies.
 func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 
+// Left says what stays on the devices of a pool that was removed: an empty filesystem, that of
+// the next pool of its backend there.
+func (d *Disk) Left(backend string) string {
+	var devices, wipe []string
+	for _, device := range d.Devices {
+		devices = append(devices, "--device "+device)
+		wipe = append(wipe, "blkdiscard -z -f "+device)
+	}
+	return fmt.Sprintf("%s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
+		strings.Join(d.Devices, " and ")+map[bool]string{true: " keeps", false: " keep"}[len(d.Devices) == 1], backend, strings.Join(devices, " "), strings.Join(wipe, ", "))
+}
+
 // Close unmounts the filesystem unless it is in use. Of a nil Disk nothing.
 func (d *Disk) Close() error {
 	if d == nil {

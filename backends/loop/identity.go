@@ -33,6 +33,8 @@ type identity struct {
 	Layout  string    `json:"layout"`
 	// Generation is a counter: see backends.Pool.
 	Generation uint64 `json:"generation,omitempty"`
+	// Folder says that the directory was made with the pool: Clear takes it away.
+	Folder bool `json:"folder,omitempty"`
 }
 
 const format = 1
@@ -165,9 +167,11 @@ func empty(path string) error {
 
 // writeIdentity makes the pool's directory and, as the last act, its identity.
 func writeIdentity(path string, id identity) error {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	err := os.Mkdir(path, 0o700)
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	id.Folder = err == nil
 	root, err := openFolder(path)
 	if err != nil {
 		return err

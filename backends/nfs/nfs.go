@@ -278,6 +278,9 @@ type Pool struct {
 	note  string
 }
 
+// Clear implements backends.Clearer: of this host's pool. The share is others' too.
+func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.in.Clear(ctx) }
+
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	is := p.Pool.Info()

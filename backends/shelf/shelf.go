@@ -69,6 +69,8 @@ type marker struct {
 	Name    string    `json:"name"` // when it was made
 	// Generation is a counter: see backends.Pool.
 	Generation uint64 `json:"generation,omitempty"`
+	// Folder says that the directory was made with the pool: Clear takes it away.
+	Folder bool `json:"folder,omitempty"`
 }
 
 const format = 1
@@ -149,6 +151,7 @@ func (s *Shelf) Raise(generation uint64) error {
 // already, or was left half made, is fine.
 func (s *Shelf) make() error {
 	err := os.Mkdir(s.path, 0o700)
+	made := err == nil
 	if errors.Is(err, fs.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", filepath.Dir(s.path))
 	}
@@ -179,6 +182,7 @@ func (s *Shelf) make() error {
 		}
 	}
 	fresh := s.mark
+	fresh.Folder = made
 	if fresh.ID == uuid.Nil {
 		fresh.ID = uuid.New()
 	}

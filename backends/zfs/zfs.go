@@ -281,16 +281,6 @@ func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
 	return 0, err
 }
 
-// Raze implements backends.Razer.
-func (p *Pool) Raze(ctx context.Context) error {
-	for _, name := range []string{p.ghosts(), p.top()} {
-		if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
-			return err
-		}
-	}
-	return nil
-}
-
 // top is the pool's filesystem.
 func (p *Pool) top() string { return p.home.name + "/drover-" + p.ID().String() }
 

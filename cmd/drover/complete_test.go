@@ -52,6 +52,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"trash", "restore", ""}, []string{idGone.String(), idBare.String()}},
 		{[]string{"profile", "show", "g"}, []string{"gold"}},
 		{[]string{"pool", "inspect", ""}, []string{"default", "plain"}},
+		{[]string{"pool", "rm", ""}, []string{"default", "plain"}},
 		{[]string{"node", "inspect", ""}, []string{"host-a"}},
 		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // what ended cannot be cancelled
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},

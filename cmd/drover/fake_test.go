@@ -232,6 +232,10 @@ func (f *fake) CreatePool(_ context.Context, p api.NewPool) (dataset.Pool, error
 	return f.pool, f.called("CreatePool", p)
 }
 
+func (f *fake) RemovePool(_ context.Context, name string, forget bool) (api.RemovedPool, error) {
+	return api.RemovedPool{Pool: f.pool, Notes: []string{"profile gold is for pool fast: its volumes need another pool of that name"}}, f.called("RemovePool", name, forget)
+}
+
 func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
 	return f.pool, f.rebuilt, f.called("AdoptPool", path)
 }

@@ -5,8 +5,8 @@ import "github.com/spf13/cobra"
 func newPoolCmd(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "pool",
-		Short: "Look at the places where datasets are kept, and make more",
+		Short: "Look at the places where datasets are kept, make and remove them",
 	},
-		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
+		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a), newPoolRmCmd(a),
 	)
 }

@@ -51,7 +51,7 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume", "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "accept-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
+	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":

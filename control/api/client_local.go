@@ -40,6 +40,20 @@ func (c *Client) AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, er
 	return ask[dataset.Pool](ctx, c, call{method: http.MethodPost, path: "/v1/pools/accept", body: p})
 }
 
+// RemovePool removes a pool of the server's host that holds nothing; with forget it only takes it
+// off the record.
+func (c *Client) RemovePool(ctx context.Context, name string, forget bool) (p RemovedPool, err error) {
+	path, err := refs("/v1/pools/%s", name)
+	if err != nil {
+		return p, err
+	}
+	k := call{method: http.MethodDelete, path: path}
+	if forget {
+		k.query = query("forget", "true")
+	}
+	return ask[RemovedPool](ctx, c, k)
+}
+
 // RebuildStore brings back the names from the pools of the server's host.
 func (c *Client) RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error) {
 	k := call{method: http.MethodPost, path: "/v1/store/rebuild"}

@@ -259,6 +259,10 @@ func (f *fake) Generations(ctx context.Context, node uuid.UUID, g Generations) (
 	return Generations{Pools: g.Pools}, f.ask(ctx, "Generations", node, g)
 }
 
+func (f *fake) RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error) {
+	return RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, f.ask(ctx, "RemovePool", name, forget)
+}
+
 func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error) {
 	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path)
 }

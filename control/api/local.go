@@ -51,6 +51,16 @@ func (h handlers) pools() {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
 			return reply(h.Local.AcceptPool(ctx, in.Body))
 		})
+	add(h, del("/v1/pools/{pool}", "remove-pool", "pools", "Remove a pool of this host that holds nothing", "What Drover made at its place goes. Refused while anything lies or is on record there."),
+		func(ctx context.Context, in *struct {
+			Pool   string `path:"pool" doc:"its name"`
+			Forget bool   `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
+		}) (*answer[RemovedPool], error) {
+			if changeOf(ctx).Target = dataset.Clip(in.Pool); in.Forget {
+				changeOf(ctx).Detail = "forget"
+			}
+			return reply(h.Local.RemovePool(ctx, in.Pool, in.Forget))
+		})
 }
 
 func (h handlers) local() {
@@ -101,6 +111,10 @@ func (a absent) AdoptPool(context.Context, string) (dataset.Pool, []Rebuilt, err
 
 func (a absent) AcceptPool(context.Context, AcceptPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.err()
+}
+
+func (a absent) RemovePool(context.Context, string, bool) (RemovedPool, error) {
+	return RemovedPool{}, a.err()
 }
 
 func (a absent) Export(context.Context, string, string, io.Writer) (LeftOut, error) {

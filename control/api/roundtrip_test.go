@@ -147,6 +147,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"AcceptPool", []any{AcceptPool{"fast", true}}, f.pool, func(ctx context.Context, c *Client) (any, error) {
 			return c.AcceptPool(ctx, AcceptPool{"fast", true})
 		}},
+		{"RemovePool", []any{"fast", true}, RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *Client) (any, error) { return c.RemovePool(ctx, "fast", true) }},
 		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *Client) (any, error) { return c.RebuildStore(ctx, true) }},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)

@@ -105,6 +105,8 @@ type Local interface {
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
 	// AcceptPool has a pool that is held serve as it is.
 	AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error)
+	// RemovePool removes a pool that holds nothing; with forget it only takes it off the record.
+	RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error)
 	// RebuildStore fails with ErrOffline while a pool is, unless it is to be
 	// skipped.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)

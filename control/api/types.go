@@ -143,6 +143,8 @@ type FactsReport struct {
 type Registration struct {
 	Node  dataset.Node   `json:"node"`
 	Pools []dataset.Pool `json:"pools"`
+	// Gone are pools that the node has no more, on a person's word: they go off the record.
+	Gone []uuid.UUID `json:"gone,omitempty"`
 	// Boot and Previous are the machine's boot ID and the incarnations in that boot
 	// that this one comes after, from its own disk: they tell an agent that was
 	// restarted from another machine with the same identity.
@@ -260,6 +262,13 @@ type Pool struct {
 	dataset.Pool
 	NodeName string              `json:"node_name"`
 	Status   *dataset.PoolStatus `json:"status,omitempty"`
+}
+
+// RemovedPool is a pool that is no more.
+type RemovedPool struct {
+	Pool dataset.Pool `json:"pool"`
+	// Notes are what is to be known of its place, and of what named it.
+	Notes []string `json:"notes,omitempty" doc:"what stays at its place, and what named it"`
 }
 
 // Generations says of which generation pools are; what it answers, of which they were at most.

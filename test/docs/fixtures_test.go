@@ -35,6 +35,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"both-lost":     setupBothLost,
 		"disk-away":     setupDiskAway,
 		"disk-moved":    setupDiskMoved,
+		"pool-gone":     setupPoolGone,
 		"pool-full":     setupPoolFull,
 		"host-full":     setupHostFull,
 		"small":         setupSmall,
@@ -173,6 +174,11 @@ func setupDiskAway(t *testing.T, w *world) {
 func setupDiskMoved(t *testing.T, w *world) {
 	w.awaitUnused(t)
 	w.must(t, "umount /mnt/disk", "mkdir /mnt/new", "mount -o loop $(awk '$2 == \"/mnt/disk\" {print $1}' /etc/fstab) /mnt/new")
+}
+
+// setupPoolGone has a pool whose place is gone.
+func setupPoolGone(t *testing.T, w *world) {
+	w.must(t, "drover pool create old --backend dir --path /srv/old", "rm -r /srv/old")
 }
 
 // setupPoolFull has the disk back in its place, nearly full, with something in the

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// leavePools goes on with the removals that were cut short, or that something was in the way of.
+func (a *Agent) leavePools() {
+	for _, op := range a.pools.all() {
+		if op.rec.Leaving == staying || op.backend == nil && op.opening != nil {
+			continue
+		}
+		a.jobs.start("removal of pool "+op.Name, func(ctx context.Context, _ *job) error {
+			unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
+			if err != nil {
+				return err
+			}
+			defer unlock()
+			if now := a.pools.one(op.ID); now.gone || now.rec.Leaving == staying {
+				return nil
+			}
+			_, err = a.letPoolGo(ctx, op.ID)
+			if err != nil && a.pools.one(op.ID).stuck != err.Error() {
+				a.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not removed yet")
+				a.pools.change(op.ID, func(op *openPool) { op.stuck = err.Error() })
+			}
+			return err
+		})
+	}
+}
+
+// clear leaves the place of a pool as it was before there was one.
+func (a *Agent) clear(ctx context.Context, op *openPool) (left string, err error) {
+	var b backends.Pool
+	if op.backend != nil {
+		b, err = a.pools.takeOut(ctx, op.ID, "it is being removed")
+	} else {
+		b, err = a.whole(ctx, op)
+	}
+	if err != nil || b == nil {
+		return "", err
+	}
+	c, can := b.(backends.Clearer)
+	if !can {
+		return op.rec.place() + " keeps an empty pool", errors.Join(b.Close(), a.pools.holds.let(op.ID))
+	}
+	if left, err = c.Clear(ctx); err != nil {
+		return "", errors.Join(err, b.Close())
+	}
+	return left, a.pools.holds.let(op.ID)
+}
+
+// whole opens a pool that could not be opened, and is removed: it was cleared in part, and is made
+// whole again first. nil: it was cleared, or nobody can tell, as its place is away; then that is
+// all there is to do.
+func (a *Agent) whole(ctx context.Context, op *openPool) (backends.Pool, error) {
+	if _, err := os.Lstat(op.rec.Path); op.rec.Image > 0 && errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	kind, err := a.Backends.Kind(op.rec.Backend)
+	if err != nil {
+		return nil, err
+	}
+	cfg := op.rec.config(op.Name, keyring{a})
+	cfg.Make = true
+	b, err := kind.Open(ctx, cfg)
+	if err != nil {
+		a.Log.WithError(err).WithField("pool", op.Name).Warn("pool is removed; its place cannot be opened, and stays as it is")
+		return nil, nil
+	}
+	return b, nil
+}
+
+// release lets go of a pool whose place stays as it is.
+func (p *pools) release(id uuid.UUID) (err error) {
+	op := p.one(id)
+	if op.backend != nil {
+		err = p.letGo(id)
+	}
+	p.mu.Lock()
+	err = errors.Join(err, op.opening.drop())
+	p.mu.Unlock()
+	p.change(id, func(op *openPool) { op.backend, op.opening, op.why = nil, nil, "it is being removed" })
+	return errors.Join(err, p.holds.let(id))
+}
+
+// drop takes a pool off this node's record. What still asks about it is told that it is gone.
+func (p *pools) drop(ctx context.Context, id uuid.UUID) error {
+	p.recording.Lock()
+	defer p.recording.Unlock()
+	op := p.one(id)
+	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
+		return fmt.Errorf("pool %s: %w", op.Name, err)
+	}
+	p.change(id, func(op *openPool) {
+		op.gone, op.backend, op.opening, op.hung, op.why, op.rec.Leaving = true, nil, nil, "", "it was removed from this node", staying
+	})
+	p.mu.Lock()
+	p.order = slices.DeleteFunc(p.order, func(o uuid.UUID) bool { return o == id })
+	p.mu.Unlock()
+	p.tidy(op.Name)
+	return nil
+}
+
+// place is what drover pool adopt finds a pool by.
+func (r poolRecord) place() string {
+	if len(r.Devices) > 0 && r.Path == r.Mount {
+		return r.Devices[0]
+	}
+	return r.Path
+}
+
+// notHere is the refusal of a pool of another node, or of none.
+func (a *Agent) notHere(ctx context.Context, name string) error {
+	var have []string
+	for _, o := range a.pools.all() {
+		have = append(have, o.Name)
+	}
+	hint := "have: " + dataset.Have(have)
+	if near := dataset.Nearest(name, have); near != "" {
+		hint += "; did you mean " + near + "?"
+	}
+	list, _ := a.Control.Pools(ctx) // it is a hint
+	for _, p := range list {
+		if p.Name == name && p.Node != a.node {
+			hint = "node " + p.NodeName + " has one of that name: ask there"
+		}
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "no pool %q on this node (%s)", dataset.Clip(name), hint)
+}

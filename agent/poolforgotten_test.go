@@ -1,0 +1,303 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func (r *rig) newPool(name string) string {
+	r.t.Helper()
+	path := filepath.Join(r.root, name)
+	if _, err := r.CreatePool(r.t.Context(), api.NewPool{Name: name, Backend: "dir", Path: path}); err != nil {
+		r.t.Fatal(err)
+	}
+	return path
+}
+
+// A pool that is away is not removed, as nobody can look into it. It is forgotten, once nothing is
+// on record there but what is condemned; the other pools go on, and it can be taken back.
+func TestPoolAwayIsForgotten(t *testing.T) {
+	r := newRig(t, everyKind)
+	ctx := t.Context()
+	disk := scratch.Mount(t, "xfs", 2<<30)
+	path := filepath.Join(disk, "pool")
+	if _, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Create(ctx, "db", map[string]string{"pool": "fast"}); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := r.cache.volume("db")
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	r.keepsPool("fast", false, dataset.ErrOffline, "drover pool rm --forget fast")
+	r.keepsPool("fast", true, dataset.ErrConflict, "has 1 on record: volume db (", "drover volume rm", "drover trash purge")
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	r.keepsPool("fast", true, dataset.ErrConflict, "volume db (deleted, "+d.ID.String()[:8]+")")
+	if _, err := r.link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.RemovePool(ctx, "fast", true)
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" takes it back") {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	r.unlisted("fast")
+	if known, _, err := r.recorded(ctx); err != nil || len(known) > 0 {
+		t.Errorf("on record is %v, %v", known, err)
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	pool, back, err := r.AdoptPool(ctx, path)
+	if err != nil || pool.ID != d.Pool || len(back) != 1 {
+		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
+	}
+}
+
+// A pool that is well is forgotten with all that lies in it and is on nobody's record: whatever is
+// at its place stays.
+func TestPoolIsForgottenAsItIs(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	path := r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: op.ID}
+	if _, err := op.backend.Create(ctx, lost); err != nil {
+		t.Fatal(err)
+	}
+	if err := op.backend.Commit(ctx, lost.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost: only an empty one")
+	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+		t.Fatal(err)
+	}
+	r.unlisted("plain")
+	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
+		t.Error(err)
+	}
+	if pool, back, err := r.AdoptPool(ctx, path); err != nil || pool.ID != op.ID || len(back) != 1 {
+		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
+	}
+}
+
+// What is no pool's, and a trial of drover backend verify, keep a pool; so does drover.yaml, and,
+// of the default one, that there is no other. Who errs in the name is told which there are.
+func TestPoolStays(t *testing.T) {
+	r := newRig(t)
+	path := r.newPool("plain")
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.keepsPool("plain", false, dataset.ErrConflict, path+"/a, which is not drover's, "+path+"/b", " and 2 more")
+	r.keepsPool("default", false, dataset.ErrConflict, "stands in drover.yaml")
+	r.keepsPool("default", true, dataset.ErrConflict, "stands in drover.yaml")
+	r.keepsPool("plian", false, dataset.ErrNotFound, `no pool "plian" on this node (have: default, plain; did you mean plain?)`)
+	if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
+		t.Errorf("it serves no more: %v", err)
+	}
+	r.restart()
+	if op, there := r.pools.byName("plain"); !there || op.serves() != nil {
+		t.Error("it is not there any more")
+	}
+}
+
+func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
+	r := newRig(t, everyKind, func(c *Config) { c.Root, c.Pools = scratch.Mount(t, "ext4", 4<<30), nil })
+	ctx := t.Context()
+	image := filepath.Join(r.Root, "pools", "default.img")
+	if _, err := os.Stat(image); err != nil {
+		t.Fatal(err)
+	}
+	r.keepsPool("default", false, dataset.ErrConflict, "is the only one of this node", "drover pool create")
+	r.keepsPool("default", true, dataset.ErrConflict, "is the only one of this node")
+	r.newPool("plain")
+	if _, err := r.RemovePool(ctx, "default", false); err != nil {
+		t.Fatal(err)
+	}
+	r.unlisted("default")
+	if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its image: %v", err)
+	}
+	out, err := r.RemovePool(ctx, "plain", false)
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "makes the pool default at its next start") {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	r.restart()
+	if _, there := r.pools.byName("default"); !there {
+		t.Error("a node without any pool has not the default one")
+	}
+}
+
+// Whoever makes a volume in a pool that is being removed is faster, or has a plain error.
+func TestPoolIsRemovedUnderMakers(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	won := map[bool]int{}
+	for try := range 20 {
+		name := fmt.Sprint("p", try)
+		r.newPool(name)
+		errs := make([]error, 6)
+		var all sync.WaitGroup
+		begins := make(chan struct{})
+		if try%2 == 0 {
+			close(begins)
+		}
+		for i := range errs[1:] {
+			all.Go(func() { <-begins; errs[i+1] = r.Create(ctx, fmt.Sprint(name, "-", i), map[string]string{"pool": name}) })
+		}
+		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
+		if try%2 == 1 {
+			op, _ := r.pools.byName(name)
+			await(t, func() bool { now := r.pools.one(op.ID); return now.rec.Leaving != staying || now.gone })
+			close(begins)
+		}
+		all.Wait()
+		if errs[0] != nil && !errors.Is(errs[0], dataset.ErrConflict) && !errors.Is(errs[0], dataset.ErrPending) {
+			t.Fatal(errs[0])
+		}
+		won[errs[0] == nil]++
+		for i, err := range errs[1:] {
+			_, there := r.cache.volume(fmt.Sprint(name, "-", i))
+			if there != (err == nil) || there && errs[0] == nil || err != nil && (dataset.KindOf(err) == dataset.ErrInternal || strings.Contains(err.Error(), "no such file")) {
+				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
+			}
+		}
+		if op, there := r.pools.byName(name); there != (errs[0] != nil) || there && op.serves() != nil {
+			t.Errorf("pool there %t: %v", there, errs[0])
+		}
+	}
+	if won[true] == 0 || won[false] == 0 {
+		t.Errorf("removed: %v", won)
+	}
+}
+
+// What is under way when a pool is to go may be in it: it is waited for, and what it left is seen.
+func TestPoolRemovalWaitsForWork(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
+	unlock, err := r.locks.lock(ctx, d.ID, "create of volume db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
+	await(t, func() bool {
+		r.locks.mu.Lock()
+		defer r.locks.mu.Unlock()
+		return r.locks.held[d.ID].refs == 2
+	})
+	if _, err := r.pools.get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
+		t.Errorf("it is given to who asks now: %v", err)
+	}
+	if _, err := op.backend.Create(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := <-gone; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain holds volume db (incoming)") {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := r.pools.get(op.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// fusedClear is a pool whose place is cleared until the process dies.
+type fusedClear struct {
+	backends.Pool
+	f *fuse
+}
+
+func (p fusedClear) Clear(ctx context.Context) (left string, err error) {
+	return left, p.f.act("clear", func() error { left, err = p.Pool.(backends.Clearer).Clear(ctx); return err })
+}
+
+type fusedClears struct {
+	backends.Kind
+	f *fuse
+}
+
+func (k fusedClears) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := k.Kind.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return fusedClear{p, k.f}, nil
+}
+
+// fusedRegister is the way to control of an agent that dies.
+type fusedRegister struct {
+	fusedControl
+}
+
+func (c fusedRegister) Register(ctx context.Context, reg api.Registration) error {
+	return unavailable(c.h.fuse.act("register", func() error { return c.Service.Register(ctx, reg) }))
+}
+
+// The agent dies at every act of a removal, before it and after. Started again it has the pool as it
+// was, in which a volume can be made, or none; and nothing of it lies at its place, or all of it
+// where it was to be forgotten.
+func TestPoolRemovalCutShort(t *testing.T) {
+	for _, forget := range []bool{false, true} {
+		for _, late := range []bool{false, true} {
+			for n := 0; ; n++ {
+				h := &host{fuse: &fuse{left: -1}}
+				r := newRig(t, func(c *Config) {
+					c.Backends = backends.NewRegistry(fusedClears{dir.Backend{}, h.fuse})
+					c.State, c.Control = fusedStore{c.State, h}, fusedRegister{fusedControl{c.Control, h}}
+				})
+				path := r.newPool("plain")
+				await(t, func() bool { return len(r.pools.generations()) == 2 && !r.pools.one(r.pools.order[1]).raising })
+				h.fuse.set(n, late, nil)
+				_, err := r.RemovePool(t.Context(), "plain", forget)
+				cut := h.fuse.blown()
+				_ = r.Agent.Close() // which is dead
+				at := fmt.Sprintf("forget %t, late %t, act %d of %v: %v", forget, late, n, h.fuse.seen(), err)
+				h.fuse.mend()
+				r.start(r.Config)
+				await(t, func() bool {
+					op, there := r.pools.byName("plain")
+					if there && op.rec.Leaving != staying {
+						r.rounds(t.Context())
+					}
+					return !there || op.serves() == nil
+				})
+				_, there := r.pools.byName("plain")
+				_, missing := os.Stat(filepath.Join(path, "pool.json"))
+				if there && r.Create(t.Context(), "db", map[string]string{"pool": "plain"}) != nil || there == (missing != nil) && !forget || err == nil && there {
+					t.Errorf("%s: there %t, its marker: %v", at, there, missing)
+				}
+				if !there {
+					r.unlisted("plain")
+				}
+				if !cut {
+					t.Log(at)
+					break
+				}
+			}
+		}
+	}
+}

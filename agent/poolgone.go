@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// A pool goes in this order. It is on record that it is leaving: from then on nobody gets it to
+// work in, and control, told of the node's pools without it, plans nothing there. What had it
+// before is waited for. It is looked into once more. Control takes it off its record, and refuses
+// that while anything is on record there: then the pool stays as it was. Its place is cleared.
+// The agent's own record goes. A start that finds a pool leaving goes on from there.
+
+// leaving is what becomes of a pool.
+type leaving string
+
+const (
+	staying   leaving = ""
+	removed   leaving = "removed"   // what Drover made at its place goes
+	forgotten leaving = "forgotten" // its place stays as it is
+)
+
+const (
+	// goneTime bounds a removal, whoever waits for it: LVM takes seconds, others less.
+	goneTime = 2 * time.Minute
+	// workTime is what work that may be in the pool has to end.
+	workTime = 20 * time.Second
+	// namedFirst is how many things in a pool a refusal names.
+	namedFirst = 3
+)
+
+// RemovePool removes a pool of this node that holds nothing: what Drover made at its place goes,
+// and name and place can be used again. With forget it is taken off the record alone, and its
+// place, which may be away, stays as it is. ErrNotFound for a pool that is not here, ErrOffline
+// for one that nobody can look into, ErrConflict while anything lies, or is on record, there, and
+// for one that a start would make again. Again, after a crash too: goes on.
+func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
+	unlock, err := a.lockPools(ctx, "removal of pool "+name)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	op, known := a.pools.byName(name)
+	if err := a.mayGo(name, op); err != nil {
+		return out, err
+	}
+	if !known {
+		return out, a.notHere(ctx, name)
+	}
+	if !forget && op.rec.Leaving == staying {
+		if err := a.emptied(ctx, op); err != nil {
+			return out, err
+		}
+	}
+	out.Pool, out.Notes = op.Pool, a.namedIn(ctx, op)
+	if err := a.register(ctx); err != nil { // control has a say, so it is to be there
+		return out, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
+	defer cancel() // what is begun is brought to an end, whoever waits
+	how := removed
+	if forget {
+		how = forgotten
+	}
+	if err := a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = how }); err != nil {
+		return out, err
+	}
+	left, err := a.letPoolGo(ctx, op.ID)
+	if err != nil {
+		return out, err
+	}
+	if left != "" {
+		out.Notes = append([]string{left}, out.Notes...)
+	}
+	defer a.tellSoon()
+	a.tellPools(ctx)
+	return out, nil
+}
+
+// mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
+func (a *Agent) mayGo(name string, op *openPool) error {
+	if slices.ContainsFunc(a.Pools, func(c PoolConfig) bool { return c.Name == name }) {
+		return dataset.Errorf(dataset.ErrConflict, "pool %s stands in drover.yaml, and would be made again: take it out of that file and restart drover, then drover pool rm %s", name, name)
+	}
+	others := slices.ContainsFunc(a.pools.all(), func(o *openPool) bool { return o.Name != name && o.rec.Leaving == staying })
+	if op != nil && op.rec.Leaving == staying && !others && len(a.Pools) == 0 && (op.Default || name == "default") {
+		return dataset.Errorf(dataset.ErrConflict, "pool %s is the only one of this node, and drover would make it again at its next start: make another one first (drover pool create)", name)
+	}
+	return nil
+}
+
+// emptied fails with ErrConflict unless a pool holds nothing, and with ErrOffline where nobody can
+// look. What is on its way out is brought to its end before.
+func (a *Agent) emptied(ctx context.Context, op *openPool) error {
+	b, err := a.pools.online(ctx, op.ID)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrOffline, "whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget %s takes it off the record, and touches nothing at its place)", op.Name, err, op.Name)
+	}
+	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
+		return ofPool(op.Name, err)
+	}
+	return holdsNothing(ctx, op, b)
+}
+
+// holdsNothing is emptied for a pool that is open.
+func holdsNothing(ctx context.Context, op *openPool, b backends.Pool) error {
+	entries, err := b.List(ctx)
+	if err != nil {
+		return ofPool(op.Name, err)
+	}
+	var there []string
+	for _, e := range entries {
+		what := string(e.State) + " dataset " + e.ID.String()
+		switch {
+		case e.State == backends.EntryForeign:
+			what = e.Path + ", which is not drover's"
+		case e.Record != nil:
+			what = "volume " + e.Record.Volume
+			if e.State != backends.EntryReady {
+				what += " (" + string(e.State) + ")"
+			}
+		}
+		if n := len(e.Snapshots); n > 0 {
+			what += fmt.Sprintf(" with %d snapshots", n)
+		}
+		there = append(there, what)
+	}
+	corners, _ := corner.Find(b.Info().Path) // a pool that is no folder has none
+	for _, c := range corners {
+		if c.Foreign == "" { // which is listed as such
+			there = append(there, c.Path+", of drover backend verify")
+		}
+	}
+	if len(there) == 0 {
+		return nil
+	}
+	first, more := there, ""
+	if len(there) > namedFirst {
+		first, more = there[:namedFirst], fmt.Sprintf(" and %d more", len(there)-namedFirst)
+	}
+	return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s%s: only an empty one is removed (drover volume move or drover volume rm, then drover trash purge; drover doctor says what else to do)",
+		op.Name, strings.Join(first, ", "), more)
+}
+
+// namedIn says what names a pool, and what comes of its going.
+func (a *Agent) namedIn(ctx context.Context, op *openPool) (notes []string) {
+	list, _ := a.Control.Profiles(ctx) // it is a hint
+	for _, p := range list {
+		if p.Pool == op.Name {
+			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of that name", p.Name, op.Name))
+		}
+	}
+	if !slices.ContainsFunc(a.pools.all(), func(o *openPool) bool { return o.ID != op.ID }) {
+		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, unless there is another one by then")
+	}
+	return notes
+}
+
+// letPoolGo ends the removal of a pool that is on record as leaving. It stays so after an error, and
+// is tried again; but where anything lies or is on record there: then it stays a pool. left is
+// what is at its place still. The lock of pools is held.
+func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err error) {
+	op := a.pools.one(id)
+	how := op.rec.Leaving
+	steps.At("pool-remove.begun")
+	err = a.workEnds(ctx, op)
+	if err == nil && how == removed && op.backend != nil {
+		err = holdsNothing(ctx, op, op.backend)
+	}
+	if err == nil { // first without it: what control finds there after is all there is
+		err = a.register(ctx)
+	}
+	if err == nil {
+		err = a.register(ctx, id)
+	}
+	if err != nil && !inDoubt(err) {
+		return "", errors.Join(err, a.stays(ctx, id))
+	}
+	if err != nil {
+		return "", goesOn(op.Name, err)
+	}
+	steps.At("pool-remove.recorded")
+	if how == removed {
+		left, err = a.clear(ctx, op)
+	} else {
+		left, err = "what lies at "+op.rec.Path+" was left as it is (drover pool adopt "+op.rec.place()+" takes it back)", a.pools.release(id)
+	}
+	if errors.Is(err, dataset.ErrConflict) { // something came into it all the same
+		return "", errors.Join(err, a.stays(ctx, id))
+	}
+	if err != nil {
+		return "", goesOn(op.Name, err)
+	}
+	steps.At("pool-remove.cleared")
+	if err := a.pools.drop(ctx, id); err != nil {
+		return "", goesOn(op.Name, err)
+	}
+	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "path": op.rec.Path}).Infof("pool is %s, as asked", how)
+	return left, nil
+}
+
+func goesOn(name string, err error) error {
+	return fmt.Errorf("pool %s is being removed, and that goes on by itself: %w (drover pool rm %s tries again now)", name, err, name)
+}
+
+// stays has a pool be one again.
+func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
+	if err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Leaving = staying }); err != nil {
+		return err
+	}
+	defer a.tellSoon()
+	return a.register(ctx)
+}
+
+// workEnds waits for what may have had a pool before it was leaving. ErrPending, naming it.
+func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
+	ctx, cancel := context.WithTimeout(ctx, workTime)
+	defer cancel()
+	for _, id := range a.locks.under() {
+		if id == uuid.Nil { // our own
+			continue
+		}
+		unlock, err := a.locks.lock(ctx, id, "removal of pool "+op.Name)
+		if err != nil {
+			return err
+		}
+		unlock()
+	}
+	nothing := func(context.Context, *job) error { return nil }
+	for _, key := range []string{"generation/" + op.ID.String(), "trim of pool " + op.Name} {
+		select {
+		case <-a.jobs.start(key, nothing).done:
+		case <-ctx.Done():
+			return dataset.Errorf(dataset.ErrPending, "removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
+		}
+	}
+	return nil
+}

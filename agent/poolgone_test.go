@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// everyKind has a rig know the backends that run here.
+func everyKind(c *Config) {
+	c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())
+}
+
+// unlisted tells whether neither the agent, before and after a restart, nor control has a pool.
+func (r *rig) unlisted(name string) {
+	r.t.Helper()
+	for range 2 {
+		if _, there := r.pools.byName(name); there {
+			r.t.Errorf("the agent has pool %s", name)
+		}
+		list, err := r.link.Pools(r.t.Context())
+		for _, p := range list {
+			if p.Name == name {
+				r.t.Errorf("control has %+v", p)
+			}
+		}
+		found, dErr := r.Doctor(r.t.Context())
+		for _, f := range found {
+			if f.Subject == "pool "+name {
+				r.t.Errorf("doctor has %+v", f)
+			}
+		}
+		if err := errors.Join(err, dErr); err != nil {
+			r.t.Error(err)
+		}
+		r.restart()
+	}
+}
+
+// keepsPool wants that a pool stays.
+func (r *rig) keepsPool(name string, forget bool, kind *dataset.Kind, texts ...string) {
+	r.t.Helper()
+	_, err := r.RemovePool(r.t.Context(), name, forget)
+	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
+		r.t.Fatalf("rm of pool %s: %v, want %s", name, err, kind.Code)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			r.t.Errorf("rm of pool %s: %q, want %q in it", name, err, text)
+		}
+	}
+}
+
+// An empty pool goes, with all that its making has put there, and the same command makes another
+// one in its place, under its name.
+func TestPoolIsRemoved(t *testing.T) {
+	r := newRig(t, everyKind)
+	ctx := t.Context()
+	if err := os.MkdirAll(filepath.Join(r.root, "pools"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	xfs, subvol, plain := scratch.Mount(t, "xfs", 2<<30), scratch.Mount(t, "btrfs", 2<<30), t.TempDir()
+	given := filepath.Join(plain, "given")
+	if err := os.Mkdir(given, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for what, n := range map[string]api.NewPool{
+		"loop":          {Backend: "loop", Path: filepath.Join(xfs, "new")},
+		"loop-itself":   {Backend: "loop", Path: scratch.Mount(t, "xfs", 2<<30)},
+		"loop-on-btrfs": {Backend: "loop", Path: filepath.Join(subvol, "loop")},
+		"loop-image":    {Backend: "loop", Path: filepath.Join(plain, "pool.img"), Image: "600MiB"},
+		"loop-device":   {Backend: "loop", Devices: []string{scratch.Disk(t, 1<<30)}},
+		"dir":           {Backend: "dir", Path: filepath.Join(plain, "new")},
+		"dir-given":     {Backend: "dir", Path: given},
+		"dir-device":    {Backend: "dir", Devices: []string{scratch.Disk(t, 1<<30)}},
+		"btrfs":         {Backend: "btrfs", Path: filepath.Join(subvol, "pool")},
+		"btrfs-device":  {Backend: "btrfs", Devices: []string{scratch.Disk(t, 1<<30), scratch.Disk(t, 1<<30)}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n.Name = what
+			for range 2 {
+				if _, err := r.CreatePool(ctx, n); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.Create(ctx, "used", map[string]string{"pool": what}); err != nil {
+					t.Fatal(err)
+				}
+				d, _ := r.cache.volume("used")
+				r.keepsPool(what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
+				r.keepsPool(what, true, dataset.ErrConflict, "volume used", "drover volume rm")
+				r.destroy(d)
+				out, err := r.RemovePool(ctx, what, false)
+				if err != nil || out.Pool.Name != what {
+					t.Fatalf("%+v, %v", out, err)
+				}
+				if devices := len(n.Devices) > 0; devices != (len(out.Notes) == 1 && strings.Contains(out.Notes[0], "drover pool create NAME --backend "+n.Backend+" --device "+n.Devices[0])) {
+					t.Errorf("says %q", out.Notes)
+				}
+				if len(n.Devices) == 0 {
+					left, err := os.ReadDir(n.Path)
+					if had := n.Path == given || what == "loop-itself"; len(left) > 0 || had != (err == nil) {
+						t.Errorf("left at its place: %v, %v", left, err)
+					}
+				}
+				if _, err := os.Lstat(r.pools.imageMount(what)); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("where it was mounted: %v", err)
+				}
+				r.unlisted(what)
+			}
+		})
+	}
+}
+
+// destroy has a volume go for good.
+func (r *rig) destroy(d dataset.Dataset) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	if err := r.Remove(ctx, d.Volume); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
+		r.t.Fatal(err)
+	}
+	await(r.t, func() bool { _, there := r.cache.dataset(d.ID); return !there })
+}
