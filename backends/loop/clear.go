@@ -17,7 +17,14 @@ var _ backends.Clearer = (*Pool)(nil)
 
 // Clear implements backends.Clearer. Of images none is removed but the pool's own and the
 // templates, of folders none that holds anything.
-func (p *Pool) Clear(context.Context) (left string, err error) {
+func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+	entries, err := p.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(entries) > 0 {
+		return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, entries[0].Path)
+	}
 	if err := p.settled(); err != nil {
 		return "", err
 	}
@@ -76,13 +83,6 @@ func (p *Pool) clearFolder(root folder) error {
 
 // clearAreas removes all but the identity. ErrConflict: something is in the way.
 func (p *Pool) clearAreas(root folder) error {
-	strange, err := p.foreign(root)
-	if err != nil {
-		return err
-	}
-	if len(strange) > 0 {
-		return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, strange[0].Path)
-	}
 	made, err := root.entries(templates)
 	if err != nil {
 		return err

@@ -170,7 +170,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 // pool is one in a volume group, not open yet.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
-	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, keys: cfg.Keys, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
+	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, whole: len(cfg.Devices) > 0, tool: newTool(b.runner), runner: b.runner, keys: cfg.Keys, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
 }
 
 // check returns the name of the volume group that cfg names.
@@ -202,6 +202,7 @@ type Pool struct {
 	chunk      dataset.Size
 	info       backends.Info
 	inCorner   bool // its records are a folder of another pool's
+	whole      bool // its volume group was made for it
 
 	mu       sync.Mutex
 	attached map[uuid.UUID]int       // attachments that were not released

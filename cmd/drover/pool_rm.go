@@ -14,8 +14,8 @@ func newPoolRmCmd(a *app) *cobra.Command {
 		Long: `Remove a pool of the server's host that holds nothing: no volume, snapshot,
 copy or trash, and nothing that Drover did not put there. What Drover made at
 its place goes (its folders, its image file, its volumes in a volume group), and
-name and place can be used again. A device that it was made of keeps an empty
-filesystem: the command says what takes that again, or away.
+name and place can be used again. Devices that it was made of are not wiped: the
+command says what takes them again, and what wipes them.
 
 A pool that is away cannot be looked into, and is not removed. With --forget it
 is taken off the record alone, and nothing at its place is touched, there or

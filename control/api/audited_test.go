@@ -54,12 +54,14 @@ func TestAudit(t *testing.T) {
 
 // Who vouched for which node's end, and where a volume went for that, is in the log.
 func TestAuditOfWords(t *testing.T) {
-	f := newFlock(t, Deps{Service: newFake(), Members: newFake()})
+	f := newFlock(t, Deps{Service: newFake(), Members: newFake(), Local: newFake()})
 	admin := believing(f.pair(operator(pki.Admin)))
 	for _, c := range []struct{ method, path, body, want string }{
 		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b"}`, "node host-b"},
 		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b","force":true,"fenced":"host-a"}`, "node host-b, force, fenced host-a"},
 		{"DELETE", "/v1/volumes/db?force=true&fenced=host-a", "", "force, fenced host-a"},
+		{"DELETE", "/v1/pools/fast?forget=true", "", "forget"},
+		{"DELETE", "/v1/pools/fast", "", ""},
 		{"POST", "/v1/store/recover", `{"fenced":["host-a"]}`, "fenced host-a"},
 		{"POST", "/v1/store/recover", `{"confirm":"0123","fenced":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
 		{"POST", "/v1/store/recover", `{"confirm":"0123"}`, "confirmed 0123"},

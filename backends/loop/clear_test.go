@@ -1,0 +1,80 @@
+package loop
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A pool that is cleared is cut short at each step. What is there then is made whole by Open, and
+// cleared: nothing of it is left.
+func TestClearCutShort(t *testing.T) {
+	xfs, subvol := scratch.Mount(t, "xfs", 2<<30), scratch.Mount(t, "btrfs", 2<<30)
+	for what, cfg := range map[string]backends.Config{
+		"xfs":   {Path: filepath.Join(xfs, "pool")},
+		"btrfs": {Path: filepath.Join(subvol, "pool")},
+		"image": {Path: filepath.Join(t.TempDir(), "pool.img"), Image: 600 * dataset.MiB, Mount: filepath.Join(t.TempDir(), "mnt")},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg.Name, cfg.Make = "test", true
+			for at := 0; ; at++ {
+				cfg.ID = uuid.New()
+				b := New(&run.System{})
+				open := func() *Pool {
+					p, err := b.Open(t.Context(), cfg)
+					if err != nil {
+						t.Fatal(at, err)
+					}
+					return p.(*Pool)
+				}
+				p := open()
+				d := dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 64 * dataset.MiB}
+				if _, err := p.Create(t.Context(), d); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := p.Clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
+					t.Fatalf("with a volume: %v", err)
+				}
+				if err := p.Delete(t.Context(), d.ID); err != nil {
+					t.Fatal(err)
+				}
+				n := 0
+				b.step = func(step string) {
+					if n++; n > at {
+						panic(step)
+					}
+				}
+				cut := func() (step any) {
+					defer func() { step = recover() }()
+					_, err := p.Clear(t.Context())
+					if err != nil {
+						t.Error(at, err)
+					}
+					return nil
+				}()
+				b.step = func(string) {}
+				if _, err := os.Stat(cfg.Path); cut != nil && (what != "image" || err == nil) {
+					if _, err := open().Clear(t.Context()); err != nil {
+						t.Fatalf("after %v: %v", cut, err)
+					}
+				}
+				left, err := os.ReadDir(cfg.Path)
+				if cut == nil && !errors.Is(err, os.ErrNotExist) || len(left) > 0 {
+					t.Errorf("after %v there is %v, %v", cut, left, err)
+				}
+				_ = os.Remove(cfg.Path) // a folder that was there when the pool was made again
+				if cut == nil {
+					break
+				}
+			}
+		})
+	}
+}

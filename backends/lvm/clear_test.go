@@ -1,0 +1,79 @@
+//go:build lab
+
+package lvm
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A pool that is cleared leaves its devices free, or a volume group that was there before as it
+// was, at whichever step it was cut short before; one with a volume stays as it is.
+func TestCleared(t *testing.T) {
+	cfg := place(t, "lvm-first")
+	vg, device := filepath.Base(cfg.Path), cfg.Devices[0]
+	cfg.ID = uuid.New()
+	given := cfg
+	given.Devices = nil
+	for _, cfg := range []backends.Config{cfg, given} {
+		if cfg.Devices == nil {
+			lvmDo(t, "vgcreate", vg, device)
+		}
+		for _, cut := range []string{"", "lvm.clear." + poolName, "lvm.clear." + recordsName} {
+			b := New(&run.System{})
+			open := func() backends.Pool {
+				p, err := b.Open(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(cut, err)
+				}
+				return p
+			}
+			p := open()
+			d := dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 64 * dataset.MiB}
+			if _, err := p.Create(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.(backends.Clearer).Clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
+				t.Fatalf("with a volume: %v", err)
+			}
+			if err := p.Delete(t.Context(), d.ID); err != nil {
+				t.Fatal(err)
+			}
+			if cut != "" {
+				b.step = func(step string) {
+					if step == cut {
+						panic(crash{step})
+					}
+				}
+				func() {
+					defer func() { _ = recover() }()
+					_, err := p.(backends.Clearer).Clear(t.Context())
+					t.Errorf("was not cut short at %s: %v", cut, err)
+				}()
+				b.step = func(string) {}
+				p = open()
+			}
+			says, err := p.(backends.Clearer).Clear(t.Context())
+			if err != nil || strings.Contains(says, "blkdiscard -z -f "+device) != (cfg.Devices != nil) {
+				t.Fatalf("after %q: %q, %v", cut, says, err)
+			}
+			if cfg.Devices != nil {
+				do(t, "blkdiscard", "-z", "-f", device)
+				if err := disk.Vacant(device); err != nil {
+					t.Errorf("after %q: %v", cut, err)
+				}
+			} else if left := strings.TrimSpace(lvmDo(t, "vgs", "--noheadings", "--options", "vg_name,vg_tags,lv_count", vg)); strings.Join(strings.Fields(left), " ") != vg+" 0" {
+				t.Errorf("after %q the group is %q", cut, left)
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package control
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// without registers as an agent does that has a pool no more, and then says that it is gone.
+func (a *agent) without(name string, pool int) error {
+	a.Helper()
+	id := a.pools[pool].ID
+	all := a.pools
+	a.pools = slices.Delete(slices.Clone(all), pool, pool+1)
+	a.register(name)
+	reg := api.Registration{Node: dataset.Node{ID: a.id, Name: name, Incarnation: a.incarnation}, Pools: a.pools, Gone: []uuid.UUID{id}}
+	err := a.Register(a.ctx, reg)
+	if err != nil {
+		a.pools = all
+		a.register(name)
+	}
+	return err
+}
+
+// A pool goes off the record once nothing is on record there but what is condemned, which goes with
+// it; what lies in the node's other pools, and in pools of that name elsewhere, stays.
+func TestPoolIsGone(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("a"), e.agent("b")
+	create := func(name, pool string) dataset.Dataset {
+		return *a.commit(a.plan(api.Request{Kind: dataset.OpCreate, Volume: name, Options: map[string]string{"pool": pool}})).Dataset
+	}
+	db, other := create("db", "plain"), create("other", "fast")
+	conflict := func(text string) {
+		t.Helper()
+		refused(t, a.without("a", 1), dataset.ErrConflict, "pool plain of node a has 1 on record: "+text)
+	}
+	conflict("volume db (drover volume move")
+	e.submit(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	a.work()
+	conflict("volume db (deleted, " + db.ID.String()[:8] + ")")
+	e.submit(api.Request{Kind: dataset.OpPurge, Volume: db.ID.String()})
+	if err := a.without("a", 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Volume(e.ctx, db.ID.String()); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("what was condemned there: %v", err)
+	}
+	if v := e.volume("other"); v.ID != other.ID {
+		t.Errorf("another one is %+v", v)
+	}
+	list, err := e.Pools(e.ctx)
+	var names []string
+	for _, p := range list {
+		names = append(names, p.NodeName+"/"+p.Name)
+	}
+	if got := strings.Join(names, " "); err != nil || got != "a/fast b/fast b/plain" {
+		t.Errorf("there are %s, %v", got, err)
+	}
+	if err := b.without("b", 0); err != nil { // of which nothing is on record
+		t.Error(err)
+	}
+	if err := a.without("a", 0); err == nil || !strings.Contains(err.Error(), "volume other") {
+		t.Error(err)
+	}
+}
