@@ -90,6 +90,11 @@ func TestPoolIsForgottenAsItIs(t *testing.T) {
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
+	for name := range r.pools.holds.taken {
+		if strings.Contains(name, op.ID.String()) {
+			t.Errorf("another drover cannot have it: %s is held", name)
+		}
+	}
 	r.unlisted("plain")
 	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
 		t.Error(err)

@@ -30,7 +30,7 @@ func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 		if count > shownHomes {
 			left, more = left[:shownHomes], " and others"
 		}
-		return dataset.Errorf(dataset.ErrConflict, "pool %s of node %s has %d on record: %s%s (drover volume move or drover volume rm, then drover trash purge; a replica goes with its volume, or by drover node drain)",
+		return dataset.Errorf(dataset.ErrConflict, "pool %s of node %s has %d on record: %s%s (drover volume move or drover volume rm, then drover trash purge; a replica goes with its volume, or by drover node drain, a superseded copy by drover volume superseded discard)",
 			p.Name, n.Name, count, strings.Join(left, ", "), more)
 	}
 	t.events = append(t.events, api.Event{Type: "pool.remove", Node: n.Name, Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path)})

@@ -49,7 +49,7 @@ func TestCleared(t *testing.T) {
 				t.Fatal(err)
 			}
 			if cut != "" {
-				b.step = func(step string) {
+				p.(*Pool).step = func(step string) {
 					if step == cut {
 						panic(crash{step})
 					}
@@ -59,7 +59,6 @@ func TestCleared(t *testing.T) {
 					_, err := p.(backends.Clearer).Clear(t.Context())
 					t.Errorf("was not cut short at %s: %v", cut, err)
 				}()
-				b.step = func(string) {}
 				p = open()
 			}
 			says, err := p.(backends.Clearer).Clear(t.Context())
