@@ -317,12 +317,16 @@ func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 // the next pool of its backend there.
 func (d *Disk) Left(backend string) string {
 	var devices, wipe []string
+	keep := "keep"
+	if len(d.Devices) == 1 {
+		keep = "keeps"
+	}
 	for _, device := range d.Devices {
 		devices = append(devices, "--device "+device)
 		wipe = append(wipe, "blkdiscard -z -f "+device)
 	}
-	return fmt.Sprintf("%s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
-		strings.Join(d.Devices, " and ")+map[bool]string{true: " keeps", false: " keep"}[len(d.Devices) == 1], backend, strings.Join(devices, " "), strings.Join(wipe, ", "))
+	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
+		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, ", "))
 }
 
 // Close unmounts the filesystem unless it is in use. Of a nil Disk nothing.
