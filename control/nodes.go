@@ -61,18 +61,8 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 				return err
 			}
 		}
-		// A pool that the node had and does not name now stays on record: its
-		// datasets are offline, not gone.
-		for _, id := range old.Pools {
-			switch {
-			case slices.Contains(n.Pools, id):
-			case slices.Contains(r.Gone, id):
-				if err := t.dropPool(n, id); err != nil {
-					return err
-				}
-			default:
-				n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
-			}
+		if err := t.keepPools(&n, old.Pools, r.Gone); err != nil {
+			return err
 		}
 		who := "register of node " + n.Name
 		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"), record(who, "what it says of itself", n)); err != nil {
@@ -81,10 +71,8 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
 		return t.put(nodeKey(n.ID), n)
 	})
-	for _, id := range r.Gone {
-		if err == nil {
-			err = s.clearCondemned(ctx, n.ID, id)
-		}
+	if err == nil {
+		err = s.clearGone(ctx, n.ID, r.Gone)
 	}
 	if err != nil || before == "" {
 		return err

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -9,6 +11,33 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
+
+// keepPools keeps on record what pools a node had and does not name now, but for those that are
+// gone: their datasets are offline, not gone.
+func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
+	for _, id := range had {
+		switch {
+		case slices.Contains(n.Pools, id):
+		case slices.Contains(gone, id):
+			if err := t.dropPool(*n, id); err != nil {
+				return err
+			}
+		default:
+			n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
+		}
+	}
+	return nil
+}
+
+// clearGone forgets what a node was to destroy in pools that are gone.
+func (s *Service) clearGone(ctx context.Context, node uuid.UUID, gone []uuid.UUID) error {
+	for _, id := range gone {
+		if err := s.clearCondemned(ctx, node, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // dropPool takes a pool off the record that its node has no more. ErrConflict while anything is
 // on record there, but for what is condemned: who lets go of the pool lets go of that too. It
