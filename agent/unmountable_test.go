@@ -2,11 +2,15 @@ package agent
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -30,5 +34,20 @@ func TestUnmountableSaysWhatNext(t *testing.T) {
 		if !errors.Is(err, c.err) || strings.Contains(err.Error(), "drover snapshot restore") != c.want {
 			t.Errorf("%v", err)
 		}
+	}
+	empty := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(empty, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := loopdev.Attach(t.Context(), empty, loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mountAttached(backends.Attachment{Mount: backends.Mount{Source: dev.Path, FSType: "ext4"}, Release: dev.Close}, t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "drover snapshot restore") {
+		t.Errorf("a mount of zeros: %v", err)
 	}
 }
