@@ -115,6 +115,25 @@ func (f *fixture) refusesKept(d dataset.Dataset, keep dataset.Snapshot) {
 	f.must(f.DeleteSnapshot(f.Context(), d.ID, keep.ID))
 }
 
+// A list of a folder misses what gets its name while it is read: btrfs begins no further than it was then.
+func TestHeadThatAListMissed(t *testing.T) {
+	f := newFixture(t, "btrfs")
+	d := newDataset(ext4)
+	f.create(d)
+	dir := f.folderOf(d)
+	defer dir.Close()
+	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
+	f.read(&e, dir, contents{})
+	if e.Problem != "" {
+		t.Error(e.Problem)
+	}
+	f.must(f.layout.remove(dir, head))
+	f.read(&e, dir, contents{})
+	if e.Problem != "its image is missing" {
+		t.Errorf("without a head: %q", e.Problem)
+	}
+}
+
 // Of a container the headers are there or not: what else it lacks takes the key to see.
 func TestCutContainer(t *testing.T) {
 	header := make([]byte, 512)

@@ -153,9 +153,11 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 		}
 	case backends.EntryDeleting:
 	default:
-		if headless {
+		_, _, err := p.inspect(dir, head)
+		switch gone := errors.Is(err, os.ErrNotExist); {
+		case gone && headless: // a list alone misses on btrfs what gets its name meanwhile
 			problems = append(problems, "its image is missing")
-		} else if _, _, err := p.inspect(dir, head); absentIsFine(err) != nil { // it may have gone meanwhile
+		case err != nil && !gone: // it may have gone meanwhile
 			problems = append(problems, dataset.OneLine(err))
 		}
 	}
