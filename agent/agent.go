@@ -133,6 +133,7 @@ type Agent struct {
 	news        map[uuid.UUID]bool      // datasets that control is to hear of
 	copiesFresh *freshness
 	pulls       map[uuid.UUID]pullRecord
+	undersized  map[uuid.UUID]undersized
 	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
 	movers      map[uuid.UUID]mover
 	bases       map[uuid.UUID]movedBases
@@ -169,7 +170,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a := &Agent{
 		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
 		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
-		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
+		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
 	a.apart = replicas(cfg.Control)
@@ -237,8 +238,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
 		a.loadLeases(ctx), a.loadGuests(ctx),
-		a.loadPulls(ctx),
-		a.loadEnrolled(ctx),
+		a.loadPulls(ctx), a.loadUndersized(ctx), a.loadEnrolled(ctx),
 		a.loadStanding(ctx),
 	)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -266,22 +265,9 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 			return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
 		}
 	}
-	r, ok := pool.(backends.Resizer)
-	if !ok {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "resize of volume %s: its pool cannot enforce a size", d.Volume)
-	}
-	var root *os.File
-	if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil {
-		return out, err
-	} else if mounted {
-		if root, err = os.Open(a.mountPath(d.ID)); err != nil {
-			return out, err
-		}
-		defer root.Close()
-	}
 	steps.At("resize.begin")
 	jb.step("resizing")
-	if err := r.Resize(ctx, d.ID, op.Dataset.Size, root); err != nil {
+	if err := a.resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
 		return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
 	}
 	steps.At("resize.made")

@@ -75,6 +75,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkFailover(ctx, r)
 	a.checkMounts(r)
 	a.checkLimits(r)
+	a.checkSizes(r)
 	a.checkHung(r)
 	r.sort()
 	r.first()

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -134,6 +135,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.mendAll()
 	a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
 		a.resolvePulls(ctx)
+		a.sizeAgain(ctx)
 		a.unswear(ctx)
 		return nil
 	})
@@ -196,7 +198,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	if err != nil {
 		st.Problem = err.Error()
 	} else {
-		st.Problem = a.unkept(d)
+		st.Problem = cmp.Or(a.misSized(d), a.unkept(d))
 	}
 	return st
 }

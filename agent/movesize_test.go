@@ -1,6 +1,13 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -8,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -65,6 +73,87 @@ func TestForcedMoveToASmallerCopy(t *testing.T) {
 	if got := f.a.reads("db", "token"); got != "before" {
 		t.Errorf("it goes on with %q", got)
 	}
+	f.b.up()
+}
+
+// sizeless is loop, and resizes nothing for a while.
+type sizeless struct {
+	*loop.Backend
+	fails atomic.Bool
+}
+
+type sizelessPool struct {
+	*loop.Pool
+	of *sizeless
+}
+
+func (k *sizeless) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := k.Backend.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return sizelessPool{p.(*loop.Pool), k}, nil
+}
+
+func (p sizelessPool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
+	if p.of.fails.Load() {
+		return errors.New("not today")
+	}
+	return p.Pool.Resize(ctx, id, size, root)
+}
+
+// One that could not be given its size then says so, after a start as well, until it has it: a
+// resize to that does nothing, as it is on record.
+func TestSizeIsGivenLater(t *testing.T) {
+	t.Parallel()
+	f := newFlock(t, "loop", "loop")
+	kind := &sizeless{Backend: loop.New(&run.System{})}
+	f.a.down()
+	f.a.cfg.Backends = backends.NewRegistry(kind)
+	f.a.up()
+	d := f.a.volume("db", map[string]string{"size": sizeBefore.String()})
+	f.a.writes("db", "token", "before")
+	f.moves("db", f.b)
+	f.a.settled(d.ID)
+	f.b.resizes("db")
+	f.b.down()
+	kind.fails.Store(true)
+	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	want := "it was not given its size of 448MiB when it moved here and may still have 320MiB: not today"
+	says := func(when string, says bool) {
+		t.Helper()
+		list, err := f.a.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == levelError && strings.HasPrefix(x.Text, want) })
+		st := f.a.datasetStatus(t.Context(), f.record("db").Dataset)
+		if named != says || strings.HasPrefix(st.Problem, want) != says {
+			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)
+		}
+	}
+	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return known })
+	says("moved", true)
+	f.a.again()
+	f.a.sizeAgain(t.Context())
+	says("after a start", true)
+	path := f.a.mounts("db", "one") // it is of use all the same
+	if got, err := os.ReadFile(filepath.Join(path, "token")); err != nil || string(got) != "before" {
+		t.Errorf("it goes on with %q, %v", got, err)
+	}
+	kind.fails.Store(false)
+	f.a.sizeAgain(t.Context())
+	says("resized while it is mounted", false)
+	f.a.unmounts("db", "one")
+	f.a.sized("db")
+	f.a.again()
+	says("after another start", false)
 	f.b.up()
 }
 

@@ -161,30 +161,15 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
 	}
 	if p.Snapshot != uuid.Nil {
-		a.sizeAsRecorded(ctx, pool, d, p.Snapshot)
+		if err := a.sizeAsRecorded(ctx, pool, d, p.Snapshot); err != nil {
+			return err
+		}
 	}
 	steps.At("move.committed")
 	a.pools.changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
 	a.pruneSoon(d.ID)
 	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))
-}
-
-// sizeAsRecorded gives a head, which was made of a snapshot that is older than the volume's size, that
-// size. Where that fails the volume is of use all the same.
-func (a *Agent) sizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) {
-	r, can := pool.(backends.Resizer)
-	e, err := pool.Stat(ctx, d.ID)
-	i := indexOf(e, of)
-	if !can || err == nil && (i < 0 || e.Snapshots[i].Size == d.Size) {
-		return
-	}
-	if err == nil {
-		err = r.Resize(ctx, d.ID, d.Size, nil)
-	}
-	if err != nil {
-		a.log(d).WithError(err).WithField("size", d.Size).Error("it may not be as large as it is on record (drover volume resize, to more)")
-	}
 }
 
 // letGoPull destroys what came in vain when its time is over, or the volume is deleted:
