@@ -3,7 +3,6 @@ package zfs_test
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,7 +44,7 @@ func TestClear(t *testing.T) {
 		if !cut && !errors.Is(err, os.ErrNotExist) || len(names) > 0 {
 			t.Errorf("cut %t: there is %v, %v", cut, names, err)
 		}
-		_ = os.Remove(filepath.Join(b.cfg.Path))
+		_ = os.Remove(b.cfg.Path)
 		if all := lines(t, "list", "-H", "-o", "name", "-r", b.home); len(all) != 1 || strings.TrimSpace(all[0]) != b.home {
 			t.Errorf("cut %t: %q is there", cut, all)
 		}
