@@ -136,7 +136,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	if err != nil {
 		return nil, nil, err
 	}
-	next.Size, next.Profile.Size = resized(d, p.Size, pool.Capabilities.Shrink)
+	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
 	if err := s.replicable(t, next); err != nil { // of the size that it comes to
 		return nil, nil, err
 	}
@@ -154,9 +154,11 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 
 // resized returns the size that a volume comes to with a profile's, and what is asked for then.
 // Where a filesystem cannot be made smaller a profile that promises less leaves the size, and
-// the answer shows it; so does one that promises none.
-func resized(d dataset.Dataset, size dataset.Size, shrinks bool) (to, asked dataset.Size) {
-	if shrinks && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
+// the answer shows it; so does one that promises none, and the newest revision of its own: the
+// volume may have been made larger on purpose.
+func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
+	size := p.Size
+	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
 		return size, size
 	}
 	to = max(d.Size, size)

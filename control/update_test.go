@@ -167,7 +167,16 @@ func TestSetProfileThatShrinks(t *testing.T) {
 	if v := e.volume("db"); v.Profile.Name != "gold" || v.Size != 20*dataset.GiB || v.Profile.Size != v.Size {
 		t.Errorf("%+v", v.Dataset)
 	}
+	e.submit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "30GiB"})
+	a.work()
 	p := e.profiles.byName["gold"]
+	p.Revision = "r1b"
+	e.profiles.byName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.volume("db").Size != 30*dataset.GiB || e.volume("db").Profile.Revision != "r1b" {
+		t.Errorf("its own again, after it was made larger: %+v, %+v", op, e.volume("db").Dataset)
+	}
+	e.submit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "20GiB"})
+	a.work()
 	p.Revision, p.Size = "r2", 20*dataset.GiB-2048
 	e.profiles.byName["gold"] = p
 	if op := set("gold"); op.Kind != dataset.OpUpdate || e.volume("db").Size != 20*dataset.GiB {

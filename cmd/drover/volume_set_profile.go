@@ -16,8 +16,9 @@ func newVolumeSetProfileCmd(a *app) *cobra.Command {
 		Short: "Give a volume another profile, or the newest revision of its own",
 		Long: `Give a volume another profile, or the newest revision of its own: a profile is
 frozen into a volume when that is created, and editing the file changes none.
-Its size comes too: a smaller one where the pool can make a volume smaller, and
-refused while that holds more. Elsewhere the size stays, which is said.`,
+Its size comes too. A smaller one comes with another profile only, where the
+pool can make a volume smaller, and is refused while that holds more. Otherwise
+the size stays, which is said.`,
 		Args:              args(2),
 		ValidArgsFunction: complete(a, volumeWords, profileWords),
 	}
@@ -60,5 +61,5 @@ func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	case idle:
 		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s)", size, want, d.Volume, want)
 	}
-	return fmt.Sprintf("; its size stays %s and not %s, as its filesystem cannot be made smaller", size, want)
+	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s, where its pool can make it smaller)", size, want, d.Volume, want)
 }
