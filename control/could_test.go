@@ -40,7 +40,7 @@ func TestWhichPoolCould(t *testing.T) {
 	says("volume db: pool plain cannot keep profile gold: it cannot enforce a size", create("db@gold", "pool=plain"))
 	all("")
 	e.agent("beta")
-	says("volume db: no pool plain can keep profile gold: node alpha: pool plain: it cannot enforce a size; node beta: pool plain: it cannot enforce a size (pool fast of node beta could)", create("db@gold", "pool=plain"))
+	says("volume db: no pool plain can keep profile gold: nodes alpha, beta: pool plain: it cannot enforce a size (pool fast of node beta could)", create("db@gold", "pool=plain"))
 	says("volume db: pool plain cannot keep profile gold: it cannot enforce a size", imp) // its files are here
 }
 

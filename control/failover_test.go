@@ -40,7 +40,7 @@ func TestFailoverWantsGuards(t *testing.T) {
 	e = x.env(x.list[0])
 	takesOver(x.names, 1)
 	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
-	a.planned(create("db@auto"), dataset.ErrUnsupported, "node alpha: pool fast: its node has no guard", "systemctl enable --now drover-guard")
+	a.planned(create("db@auto"), dataset.ErrUnsupported, "nodes alpha, beta, gamma: pool fast: its node has no guard", "systemctl enable --now drover-guard")
 	a.guarded()
 	a.planned(create("db@auto"), dataset.ErrUnsupported, "of node beta: its node has no guard", "of node gamma")
 	c.guarded()

@@ -251,15 +251,66 @@ func askingFirst(sites []site, asking uuid.UUID) []site {
 	return sites
 }
 
-// refusedShown is for how many nodes an error says why they do not fit.
-const refusedShown = 10
+// refusedShown is how many pools or nodes an error names of those with one reason, and
+// refusedLength about how many bytes of reasons it has.
+const (
+	refusedShown  = 3
+	refusedLength = 330
+)
 
-// refuse is the error when nothing fits, with the reason for each node: ErrOffline when
-// one would fit if it were not away, otherwise ErrUnsupported. Pure.
+// listed is the names in an error, of many the first.
+func listed(what string, names []string) string {
+	switch more := len(names) - refusedShown; {
+	case len(names) == 1:
+		return what + " " + names[0]
+	case more > 1:
+		return fmt.Sprintf("%ss %s and %d more", what, strings.Join(names[:refusedShown], ", "), more)
+	}
+	return what + "s " + strings.Join(names, ", ")
+}
+
+// reasons are why nodes or pools are not for an order, in the order in which they came up.
+type reasons struct {
+	lines []string
+	by    map[string][]string // names by line
+}
+
+func (r *reasons) add(name, line string) {
+	if r.by == nil {
+		r.by = map[string][]string{}
+	}
+	if r.by[line] == nil {
+		r.lines = append(r.lines, line)
+	}
+	r.by[line] = append(r.by[line], name)
+}
+
+// text says what is not for an order, and why: what comes first, and of how many more.
+func (r *reasons) text(what, between string) string {
+	var parts []string
+	long, more := 0, 0
+	for i, line := range r.lines {
+		part := listed(what, r.by[line]) + ": " + line
+		if long += len(part); i > 0 && long > refusedLength || more > 0 {
+			more += len(r.by[line])
+			continue
+		}
+		parts = append(parts, part)
+	}
+	switch {
+	case more == 1:
+		parts = append(parts, "and 1 more "+what)
+	case more > 1:
+		parts = append(parts, fmt.Sprintf("and %d more %ss", more, what))
+	}
+	return strings.Join(parts, between)
+}
+
+// refuse is the error when nothing fits, with the reasons: ErrOffline when one would fit if
+// it were not away, otherwise ErrUnsupported. Pure.
 func refuse(sites []site, o order) error {
-	var why []string
-	pools, kind := 0, dataset.ErrUnsupported
-	nodes := o.named || len(sites) > 1
+	var why reasons
+	pools, kind, nodes := 0, dataset.ErrUnsupported, o.named || len(sites) > 1
 	head, sites := spoken(sites, o.profile.Pool)
 	for _, st := range sites {
 		pools += len(st.pools)
@@ -267,9 +318,7 @@ func refuse(sites []site, o order) error {
 		if would {
 			kind = dataset.ErrOffline
 		}
-		if len(why) < refusedShown {
-			why = append(why, reason)
-		}
+		why.add(st.Name, reason)
 	}
 	if pools == 0 {
 		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", o.what)
@@ -286,38 +335,28 @@ func refuse(sites []site, o order) error {
 		}
 		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.what, name, cannot, reason)
 	}
-	if more := len(sites) - len(why); more > 0 {
-		why = append(why, fmt.Sprintf("and %d more nodes", more))
+	text := why.lines[0]
+	if nodes {
+		text = why.text("node", "; ")
 	}
-	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s", o.what, head, o.profile.Name, strings.Join(why, "; "))
+	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s", o.what, head, o.profile.Name, text)
 }
 
 // refusal says why nothing of a site is for an order, each reason once.
 func (st site) refusal(o order, named bool) (line string, would bool) {
-	var reasons, parts []string
-	pools := map[string][]string{} // by reason
+	var why reasons
 	for _, c := range st.pools {
 		reason, w := st.unfit(c, o)
 		would = would || w
-		if pools[reason] == nil {
-			reasons = append(reasons, reason)
-		}
-		pools[reason] = append(pools[reason], c.Name)
-	}
-	for _, reason := range reasons {
-		which := "pool "
-		if len(pools[reason]) > 1 {
-			which = "pools "
-		}
-		parts = append(parts, which+strings.Join(pools[reason], ", ")+": "+reason)
+		why.add(c.Name, reason)
 	}
 	switch {
 	case len(st.pools) == 0:
-		return "node " + st.Name + ": it has no pool", false
+		return "it has no pool", false
 	case !named:
-		return strings.Join(parts, "; "), would
-	case len(reasons) == 1 && len(st.pools) > 1:
-		return "node " + st.Name + ": " + reasons[0], would
+		return why.text("pool", "; "), would
+	case len(why.lines) == 1 && len(st.pools) > 1:
+		return why.lines[0], would
 	}
-	return "node " + st.Name + ": " + strings.Join(parts, ", "), would
+	return why.text("pool", ", "), would
 }

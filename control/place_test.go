@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func TestPlacementPicksANodeThatFits(t *testing.T) {
 	e.where("busy", `architecture == "x86_64" and load_10 < 20`)
 	e.where("roomy", `pool.free > "900GiB"`)
 
-	a.planned(create("db@busy"), dataset.ErrOffline, "node alpha: its facts are not known yet; node beta: its facts are not known yet")
+	a.planned(create("db@busy"), dataset.ErrOffline, "nodes alpha, beta: its facts are not known yet")
 	a.tells(func(f *dataset.Facts) { f.Load10 = 34 })
 	a.planned(create("db@busy"), dataset.ErrOffline,
 		"volume db: no pool can keep profile busy: node alpha: load_10 is 34, not < 20; node beta: its facts are not known yet")
@@ -87,7 +88,35 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		`; node gamma: pool fast: node is "gamma", not != "gamma", pool plain: it cannot enforce a size`)
 }
 
-// TestAThousandNodesGiveAShortError: the first ten, and how many more.
+// What is said of many pools is short: each reason once, with the first names and how many more.
+func TestADozenPoolsGiveAShortError(t *testing.T) {
+	st := site{Node: dataset.Node{Name: "alpha"}}
+	for i := range 12 {
+		c := candidate{Pool: dataset.Pool{Name: fmt.Sprintf("pool-%d", i), Backend: "dir", Capabilities: dirCan, Missing: []string{"sizes need project quotas (unmount its filesystem, tune2fs -O project,quota /dev/sdb, mount it with -o prjquota)"}}}
+		if i%2 == 1 {
+			c.cordoned, c.Capabilities = true, loopCan
+		}
+		st.pools = append(st.pools, c)
+	}
+	o := order{what: "volume db", profile: dataset.Profile{Name: "gold", Size: 5}}
+	for _, sites := range [][]site{{st}, {st, st, st, st, st}} {
+		err := refuse(sites, o)
+		refused(t, err, dataset.ErrOffline, "volume db: no pool can keep profile gold: ", "pools pool-0, pool-2, pool-4 and 3 more: it cannot enforce a size: on its node sizes need", "tune2fs", "pools pool-1, pool-3, pool-5 and 3 more: its node is cordoned")
+		if len(err.Error()) > 400 {
+			t.Errorf("%d bytes: %v", len(err.Error()), err)
+		}
+	}
+	for i := range st.pools { // each with a reason of its own
+		st.pools[i].status, st.pools[i].cordoned, st.pools[i].Capabilities = &dataset.PoolStatus{Reason: fmt.Sprintf("%d %s", i, strings.Repeat("y", 60))}, false, loopCan
+	}
+	err := refuse([]site{st}, o)
+	refused(t, err, dataset.ErrOffline, "pool pool-0: it is offline: 0 y", "pool pool-1: it is offline: 1 y", "; and 9 more pools")
+	if len(err.Error()) > 400 {
+		t.Errorf("%d bytes: %v", len(err.Error()), err)
+	}
+}
+
+// TestAThousandNodesGiveAShortError: the first few, and how many more.
 func TestAThousandNodesGiveAShortError(t *testing.T) {
 	sites := make([]site, 1000)
 	for i := range sites {
@@ -98,7 +127,7 @@ func TestAThousandNodesGiveAShortError(t *testing.T) {
 	if o.where, err = placement(o.profile); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, refuse(sites, o), dataset.ErrUnsupported, "node node-9: pool default: load_10 is 9, not < 0; and 990 more nodes")
+	refused(t, refuse(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")
 }
 
 // TestSpreadGoesByFreeSpace: the more is free, the more often a pool is chosen, the same
@@ -207,7 +236,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	x.awaitEnd(liveNodeKey(nodes[0].Node.ID))
 	x.awaitEnd(liveNodeKey(nodes[1].Node.ID))
 	_, err := b.Plan(t.Context(), uuid.Nil, create("db"))
-	refused(t, err, dataset.ErrOffline, "node n1: pool fast: its node is away; node n1")
+	refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is away")
 }
 
 // A pool that its node had once, and does not name any more, gets nothing new: nobody would make it.

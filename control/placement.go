@@ -26,40 +26,51 @@ type candidate struct {
 }
 
 // misfit says why a profile cannot be kept on a pool, whatever its state; ""
-// when it can. Pure.
+// when it can. What nothing on its host would mend comes first. Pure.
 func misfit(c candidate, p dataset.Profile) string {
-	can := c.Capabilities
-	switch {
-	case p.Pool != "" && p.Pool != c.Name:
-		return "it is not pool " + p.Pool
-	case p.Backend != "" && p.Backend != c.Backend:
-		return "its backend is " + c.Backend + ", not " + p.Backend
-	case p.Size != 0 && !can.EnforcesSize:
-		return "it cannot enforce a size" + c.lacks("sizes")
-	case (p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot:
-		return "it cannot take snapshots without copying"
-	case p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem:
-		return "it cannot freeze one volume alone"
-	case p.Filesystem.Type != "" && !(c.anew && p.Filesystem.Chosen) && !slices.Contains(can.Filesystems, p.Filesystem.Type):
-		return "it has no filesystem " + p.Filesystem.Type + " inside volumes" + c.lacks(p.Filesystem.Type)
-	case len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem:
-		return "it has no mount options for one volume alone"
-	case p.Access == dataset.AccessMany && !can.ManyHosts:
-		return "several hosts cannot have a volume of it mounted at once, as access many wants"
-	case p.Encryption.Wanted() && !can.Encryption:
-		return "it cannot encrypt" + c.lacks("encryption")
-	case p.QoS.Limited() && !can.OwnDevice:
-		return "it has no block device for each volume, whose speed could be limited"
-	case p.QoS.Limited() && can.Limits == "":
-		return "its node cannot limit the speed of volumes (drover doctor there says why)"
-	case p.QoS.Strict && can.Limits != dataset.LimitsStrict:
-		return "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict"
-	case c.anew && p.Replicas.Count > 0 && !can.Delta:
-		return "it cannot tell replicas what changed"
-	case p.Failover.Auto && !c.guarded:
-		return "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"
+	mended := ""
+	for _, l := range c.lacking(p) {
+		if l.is && !l.mends {
+			return l.why
+		}
+		if l.is && mended == "" {
+			mended = l.why
+		}
 	}
-	return misfence(c, p)
+	if why := misfence(c, p); why != "" {
+		return why
+	}
+	return mended
+}
+
+// lack is what a pool may have not, and a profile wants.
+type lack struct {
+	is    bool
+	why   string
+	mends bool // something on its host would
+}
+
+// lacking is all that a pool may not have of what a profile wants. Pure.
+func (c candidate) lacking(p dataset.Profile) []lack {
+	can := c.Capabilities
+	fs := p.Filesystem.Type
+	size, inside, seal := c.lacks("sizes"), c.lacks(fs), c.lacks("encryption")
+	return []lack{
+		{p.Pool != "" && p.Pool != c.Name, "it is not pool " + p.Pool, false},
+		{p.Backend != "" && p.Backend != c.Backend, "its backend is " + c.Backend + ", not " + p.Backend, false},
+		{p.Size != 0 && !can.EnforcesSize, "it cannot enforce a size" + size, size != ""},
+		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot, "it cannot take snapshots without copying", false},
+		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze one volume alone", false},
+		{fs != "" && !(c.anew && p.Filesystem.Chosen) && !slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside, inside != ""},
+		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for one volume alone", false},
+		{p.Access == dataset.AccessMany && !can.ManyHosts, "several hosts cannot have a volume of it mounted at once, as access many wants", false},
+		{p.Encryption.Wanted() && !can.Encryption, "it cannot encrypt" + seal, seal != ""},
+		{p.QoS.Limited() && !can.OwnDevice, "it has no block device for each volume, whose speed could be limited", false},
+		{c.anew && p.Replicas.Count > 0 && !can.Delta, "it cannot tell replicas what changed", false},
+		{p.QoS.Limited() && can.Limits == "", "its node cannot limit the speed of volumes (drover doctor there says why)", true},
+		{p.QoS.Strict && can.Limits != dataset.LimitsStrict, "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict", true},
+		{p.Failover.Auto && !c.guarded, "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)", true},
+	}
 }
 
 // Misfit says why no pool of a backend could keep a profile, on whatever host, as one can at best

@@ -40,6 +40,9 @@ func TestMisfits(t *testing.T) {
 		{dir, dataset.Profile{Backend: "loop"}, "its backend is dir, not loop"},
 		{dir, dataset.Profile{Size: 1}, "it cannot enforce a size"},
 		{unsized, dataset.Profile{Size: 1}, "it cannot enforce a size: on its node sizes need quotas (enable), and then a restart of drover"},
+		{unsized, dataset.Profile{Size: 1, Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"}, // which nothing there mends
+		{less, dataset.Profile{Encryption: sealed.Encryption, Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
+		{limited(""), dataset.Profile{QoS: slow, Access: dataset.AccessMany}, "several hosts cannot have a volume of it mounted at once, as access many wants"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze one volume alone"},
@@ -131,7 +134,7 @@ func TestPlacement(t *testing.T) {
 		t.Errorf("what cannot be on a node that is away from its pool goes to %s", op.Node)
 	}
 	status(b, false)
-	a.planned(create("db@gold"), dataset.ErrOffline, "node alpha: pool fast: it is offline: absent, pool plain: it cannot enforce a size; node beta: pool fast: it is offline")
+	a.planned(create("db@gold"), dataset.ErrOffline, "nodes alpha, beta: pool fast: it is offline: absent, pool plain: it cannot enforce a size")
 	status(b, true)
 	a.planned(create("db", "from=mine"), dataset.ErrOffline, "it is offline")
 	if out := e.submit(create("db@gold")); out.Operation.Node != b.id { // anyone's request

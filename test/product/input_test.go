@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -137,10 +138,15 @@ func testHelp(t *testing.T, w *world) {
 // kept halfway.
 func TestA10Backend(t *testing.T) {
 	w := begin(t, host.Options{Pool: "dir"}, engine.Options{})
-	const mend = `: on its node sizes need project quotas (unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota), and then a restart of drover`
+	var pools []dataset.Pool
+	w.h.JSON(t, &pools, "pool", "ls")
+	if len(pools) != 1 || len(pools[0].Missing) != 1 || !strings.HasPrefix(pools[0].Missing[0], "sizes need ") {
+		t.Fatalf("%+v", pools)
+	}
+	mend := `: on its node ` + pools[0].Missing[0] + `, and then a restart of drover` // as the kernel here has project quotas, or not
 	before, records := w.everything(t), w.records(t)
 	for _, c := range []wrong{
-		{[]string{"db@gold"}, `volume db: pool default cannot keep profile gold: it cannot enforce a size` + mend},
+		{[]string{"db@gold"}, `volume db: pool default cannot keep profile gold: it cannot take snapshots without copying`},
 		{[]string{"-o", "size=5GiB", "db"}, `volume db: pool default cannot keep profile bronze: it cannot enforce a size` + mend},
 		{[]string{"-o", "fs=xfs", "db"}, `volume db: pool default cannot keep profile bronze: it has no filesystem xfs inside volumes`},
 	} {
