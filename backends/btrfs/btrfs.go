@@ -224,7 +224,7 @@ func (p *Pool) missing() []string {
 	if p.quota != subvol.QuotaNone {
 		return nil
 	}
-	return []string{"sizes need the quotas of its filesystem (btrfs quota enable " + p.shelf.Path() + ")"}
+	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " + p.shelf.Path() + ")"}
 }
 
 // sizes says how sizes are kept, or what would have them kept.
@@ -235,7 +235,7 @@ func (p *Pool) sizes() string {
 	case subvol.QuotaSimple:
 		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume for as long as a snapshot has it, and not what a clone shares"
 	default:
-		return fmt.Sprintf("no size limits, as the filesystem's quotas are off (btrfs quota enable %s, then restart drover)", p.shelf.Path())
+		return "no size limits, as the filesystem's quotas were off when drover started"
 	}
 }
 
@@ -256,7 +256,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	return st
 }
 
-// quotasHold fails when sizes are not what they were when the pool was opened. Full quotas that the
+// quotasHold fails when sizes do not hold as they did when the pool was opened; that they could
+// hold by now is in Info.Missing. Full quotas that the
 // kernel has given up it has counted anew: subvolumes with shared blocks that go have it do so now
 // and then, also those of others (github.com/kdave/btrfs-progs/issues/922), and it holds no limit
 // from then on.
@@ -267,6 +268,8 @@ func (p *Pool) quotasHold(dir *os.File) error {
 		return err
 	case now != p.quota && now == subvol.QuotaNone:
 		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
+	case p.quota == subvol.QuotaNone:
+		return nil
 	case now != p.quota:
 		return fmt.Errorf("quotas were %s and are %s now: restart drover", p.quota, now)
 	}

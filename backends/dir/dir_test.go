@@ -1,7 +1,10 @@
 package dir_test
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -62,4 +66,32 @@ func BenchmarkPath(b *testing.B) {
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
 		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, "ext4", 2<<30), "pool")}
 	}, func(cfg backends.Config) string { return filepath.Dir(cfg.Path) }, func() {})
+}
+
+// Without project quotas it is said what would bring them: another kernel, where this one has none.
+func TestWhatSizesNeed(t *testing.T) {
+	for fs, mend := range map[string]string{"ext4": "tune2fs -O project,quota /dev/loop", "xfs": "mount its filesystem with -o prjquota"} {
+		at := scratch.Mount(t, fs, 1<<30)
+		root, err := os.Open(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = fsctl.HoldsProjects(root)
+		if errors.Is(err, fsctl.ErrNoProjects) {
+			mend, err = "sizes need another kernel, as this one has no project quotas for "+fs, nil
+		}
+		if err := errors.Join(err, root.Close()); err != nil {
+			t.Fatal(err)
+		}
+		p, err := dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(at, "pool"), Make: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := p.Info(); len(is.Missing) != 1 || !strings.Contains(is.Missing[0], mend) || !strings.Contains(is.Note, ": no size limits;") {
+			t.Errorf("on %s it says %q and misses %q, want %q", fs, is.Note, is.Missing, mend)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

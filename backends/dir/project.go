@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -33,10 +35,12 @@ const rounded = 128 << 10
 // lacks says what would have sizes held below a directory on such a filesystem, "" where they are.
 func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	held, err := fsctl.HoldsProjects(dir)
-	if err != nil {
+	switch {
+	case errors.Is(err, fsctl.ErrNoProjects) && (kind == fsctl.XFS || kind == fsctl.Ext):
+		return noProjects, nil
+	case err != nil && !errors.Is(err, fsctl.ErrNoProjects):
 		return "", err
-	}
-	if held {
+	case held:
 		id, inherited, err := fsctl.Project(dir)
 		if err == nil && inherited {
 			return fmt.Sprintf("the pool is inside of project %d, and there is none within another: use a directory that is in none", id), nil
@@ -47,10 +51,23 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	case fsctl.XFS:
 		return "mount its filesystem with -o prjquota, anew as a remount cannot" + andRestart, nil
 	case fsctl.Ext:
-		return "unmount its filesystem, tune2fs -O project,quota DEVICE, mount it with -o prjquota" + andRestart, nil
+		return "unmount its filesystem, tune2fs -O project,quota " + deviceOf(dir.Name()) + ", mount it with -o prjquota" + andRestart, nil
 	}
 	return "only XFS and ext4 have them, mounted with -o prjquota", nil
 }
+
+// deviceOf is the device that a directory lies on, or a word for it.
+func deviceOf(dir string) string {
+	if table, err := mount.Table(); err == nil {
+		if on := table.On(dir); on != nil && filepath.IsAbs(on.Source) {
+			return on.Source
+		}
+	}
+	return "DEVICE"
+}
+
+// noProjects is said where nothing but another kernel would do.
+const noProjects = "the kernel has no project quotas for it"
 
 // andRestart ends what an operator of this host can do.
 const andRestart = ", then restart drover"
@@ -59,6 +76,9 @@ const andRestart = ", then restart drover"
 func (p *Pool) missing() []string {
 	if can, is := strings.CutSuffix(p.mend, andRestart); is {
 		return []string{"sizes need project quotas (" + can + ")"}
+	}
+	if p.mend == noProjects {
+		return []string{"sizes need another kernel, as this one has no project quotas for " + string(p.fs)}
 	}
 	return nil
 }
@@ -74,11 +94,15 @@ func (p *Pool) stillHolds(dir *os.File) error {
 
 // sizes says how sizes are kept, or what would have them kept.
 func (p *Pool) sizes() string {
+	why := " (" + p.mend + ")"
+	if len(p.missing()) > 0 { // which says it
+		why = ""
+	}
 	switch {
 	case p.mend != "" && p.unheld > 0:
-		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold (%s)", p.unheld, p.mend)
+		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold%s", p.unheld, why)
 	case p.mend != "":
-		return "no size limits (" + p.mend + ")"
+		return "no size limits" + why
 	}
 	full := "EDQUOT, but not what has CAP_SYS_RESOURCE (docker run --privileged)"
 	if p.fs == fsctl.XFS {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -322,6 +323,14 @@ func (b *bench) project() uint32 {
 	return id
 }
 
+// Of XFS too the mount option is missing, and not the kernel.
+func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
+	b := openBench(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-f"))
+	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{"sizes need project quotas (mount its filesystem with -o prjquota, anew as a remount cannot)"}) {
+		t.Errorf("it misses %q", info.Missing)
+	}
+}
+
 // A pool on a filesystem without limits works as one without sizes, and says how it would have
 // them; a volume from before gets them by its clone.
 func TestProjectQuotasComeLater(t *testing.T) {
@@ -330,8 +339,9 @@ func TestProjectQuotasComeLater(t *testing.T) {
 	if can := b.pool.Info().Capabilities; can.EnforcesSize || can.KnowsUsed || can.OnlineGrow || can.Shrink {
 		t.Errorf("it declares %+v", can)
 	}
-	if note := b.pool.Info().Note; !strings.Contains(note, "prjquota") || !strings.Contains(note, "tune2fs") {
-		t.Errorf("the note is %q", note)
+	want := "sizes need project quotas (unmount its filesystem, tune2fs -O project,quota " + os.Getenv(inside.Variable("quota")) + ", mount it with -o prjquota)"
+	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{want}) || !strings.Contains(info.Note, ": no size limits;") {
+		t.Errorf("it says %q, and misses %q, want %q", info.Note, info.Missing, want)
 	}
 	_, err := b.pool.Create(t.Context(), dataset.Dataset{ID: uuid.New(), Size: dataset.GiB})
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "prjquota") {

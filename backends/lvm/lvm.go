@@ -131,10 +131,21 @@ func checks() error {
 }
 
 // Serves implements backends.Server: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
+// What the kernel lacks comes first, as no package brings that.
 func (b *Backend) Serves(context.Context) error {
-	if _, err := run.LookPath(program); err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
+	_, missing := run.LookPath(program)
+	why := mapper()
+	switch {
+	case missing == nil:
+		return why
+	case why != nil:
+		return fmt.Errorf("%w; and it needs %s (apt-get install lvm2 thin-provisioning-tools)", why, program)
 	}
+	return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
+}
+
+// mapper fails where the kernel has no thin pools, or not for this process.
+func mapper() error {
 	switch err := dm.HasTarget("thin-pool"); {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")

@@ -53,12 +53,18 @@ type Tool struct{ runner run.Runner }
 func New(runner run.Runner) Tool { return Tool{runner} }
 
 // Available returns nil where containers can be opened on this host, otherwise an
-// ErrUnsupported that says what is missing and the command that would mend it.
+// ErrUnsupported that says what is missing and the command that would mend it: what the kernel
+// lacks first, as no package brings that.
 func Available() error {
-	if _, err := run.LookPath(program); err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
+	_, missing := run.LookPath(program)
+	why := target()
+	switch {
+	case missing == nil:
+		return why
+	case why != nil:
+		return fmt.Errorf("%w; and cryptsetup (apt-get install cryptsetup-bin)", why)
 	}
-	return target()
+	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
 }
 
 // Header tells whether what r reads begins with a LUKS2 container, and which UUID that has.

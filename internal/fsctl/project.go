@@ -9,6 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoProjects means that the kernel has no project quotas for that filesystem, however it is
+// mounted: it was built without them, or is older than Linux 5.14.
+var ErrNoProjects = errors.New("the kernel has no project quotas")
+
 // ErrNoQuota means that the filesystem counts no projects, or does no more.
 var ErrNoQuota = errors.New("the filesystem has no project quotas")
 
@@ -62,6 +66,7 @@ const (
 	quotaBlock  = 1024 // QIF_DQBLKSIZE: of hard and soft
 	limitsValid = 1    // QIF_BLIMITS
 
+	quotaFormat = 0x800004 // Q_GETFMT
 	quotaGet    = 0x800007 // Q_GETQUOTA
 	quotaSet    = 0x800008 // Q_SETQUOTA
 	quotaState  = 0x5808   // Q_XGETQSTATV
@@ -97,7 +102,7 @@ func LimitProject(dir *os.File, id uint32, bytes uint64) error {
 }
 
 // HoldsProjects tells whether the filesystem of dir holds projects to their limits, rather
-// than count at most.
+// than count at most. ErrNoProjects, of XFS and ext4.
 func HoldsProjects(dir *os.File) (bool, error) {
 	state := struct { // struct fs_quota_statv of linux/dqblk_xfs.h
 		version int8
@@ -107,12 +112,23 @@ func HoldsProjects(dir *os.File) (bool, error) {
 	}{version: 1}
 	err := quotactl(dir, quotaState, 0, unsafe.Pointer(&state))
 	if errors.Is(err, ErrNoQuota) {
-		return false, nil
+		return false, hasProjects(dir)
 	}
 	if err != nil {
 		return false, fmt.Errorf("find out whether project quotas are on: %w", err)
 	}
 	return state.flags&projectHeld != 0, nil
+}
+
+// hasProjects fails with ErrNoProjects where the kernel has no project quotas for the filesystem of
+// dir. Of those that are off it says ESRCH: do_quotactl of fs/quota/quota.c looks for them first.
+func hasProjects(dir *os.File) error {
+	var format uint32
+	err := quotactl(dir, quotaFormat, 0, unsafe.Pointer(&format))
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return ErrNoProjects
+	}
+	return nil
 }
 
 // quotactl is quotactl_fd(2), of Linux 5.14: it needs no device to be found.
