@@ -75,22 +75,6 @@ func New() *Backend { return &Backend{step: steps.At, clock: clock.System{}} }
 // Name implements backends.Kind.
 func (*Backend) Name() string { return Name }
 
-// Best implements backends.Bounded.
-func (*Backend) Best() dataset.Capabilities {
-	return dataset.Capabilities{
-		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
-		InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, Delta: true,
-	}
-}
-
-// Takes implements backends.Bounded.
-func (*Backend) Takes(_ string, size dataset.Size) error {
-	if size < minSize {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
-	}
-	return nil
-}
-
 // Available implements backends.Kind: root, and a kernel that has btrfs.
 func (*Backend) Available(context.Context) error {
 	// Unlike a look at /proc/filesystems this loads the module.

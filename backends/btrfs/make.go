@@ -16,6 +16,22 @@ import (
 // minSize leaves room for what btrfs reserves for its own trees while it writes.
 const minSize = 16 * dataset.MiB
 
+// Best implements backends.Bounded.
+func (*Backend) Best() dataset.Capabilities {
+	return dataset.Capabilities{
+		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
+		InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, Delta: true,
+	}
+}
+
+// Takes implements backends.Bounded.
+func (*Backend) Takes(_ string, size dataset.Size) error {
+	if size < minSize {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
+	}
+	return nil
+}
+
 // Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
