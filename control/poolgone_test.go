@@ -48,8 +48,8 @@ func TestPoolIsGone(t *testing.T) {
 	if err := a.without("a", 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Volume(e.ctx, db.ID.String()); dataset.KindOf(err) != dataset.ErrNotFound {
-		t.Errorf("what was condemned there: %v", err)
+	if s, err := a.Sync(a.ctx, a.id, 0, 0); err != nil || len(s.Datasets) != 1 || s.Datasets[0].ID != other.ID {
+		t.Errorf("on record with the node: %+v, %v", s.Datasets, err)
 	}
 	if v := e.volume("other"); v.ID != other.ID {
 		t.Errorf("another one is %+v", v)
