@@ -78,7 +78,7 @@ func TestWhatANodeMay(t *testing.T) {
 	if err != nil || made.Operation.Node == a.id {
 		t.Fatal(made.Operation, err)
 	}
-	epsilon := as(nodeNamed("epsilon", e.agent("epsilon").id))
+	epsilon := as(nodeNamed("epsilon", uuid.New())) // without a pool: nothing is placed there
 	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
 	refused(t, err, dataset.ErrForbidden, "in which it has no part")
 	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {

@@ -33,7 +33,7 @@ func SpaceOf(f *os.File) (free, size int64, err error) {
 			return fmt.Errorf("space of %s: %w", f.Name(), err)
 		}
 		return nil
-	}, func() { time.Sleep(time.Millisecond) })
+	}, func() { <-time.After(time.Millisecond) })
 }
 
 // steady reads until there is enough for a moment's clone not to matter.
