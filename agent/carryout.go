@@ -262,13 +262,13 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 	}
 	if op.Dataset.Size > d.Size {
 		if err := fitsPool(ctx, pool, op.Dataset.Size); err != nil {
-			return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
+			return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 		}
 	}
 	steps.At("resize.begin")
 	jb.step("resizing")
 	if err := a.resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
-		return out, fmt.Errorf("resize of volume %s: %w", d.Volume, err)
+		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 	}
 	steps.At("resize.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {

@@ -30,6 +30,7 @@ type keyCheck struct {
 type goneKey struct {
 	why                     error
 	homes, copies, profiles []string
+	trashed                 []dataset.Dataset
 }
 
 // sealedVolume is an encrypted dataset whose home is here, or of which a copy is.
@@ -156,8 +157,11 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	case why != nil && v.copied:
 		why.copies = append(why.copies, v.Volume)
 		return
+	case why != nil && v.State == dataset.StateTrashed:
+		why.trashed = append(why.trashed, v.Dataset)
+		return
 	case why != nil:
-		why.homes = append(why.homes, v.name())
+		why.homes = append(why.homes, v.Volume)
 		return
 	}
 	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // it may have one for each
@@ -184,19 +188,27 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 
 // missing says who cannot do without a key that is not here: all of them.
 func (c *keyCheck) missing(at string, g *goneKey) {
-	level, text := levelWarning, ""
+	level, text, mend := levelWarning, "", ""
 	if len(g.homes) > 0 {
 		level = levelError
+	}
+	var trashed []string
+	for _, d := range g.trashed {
+		trashed = append(trashed, d.Volume)
+		mend += " " + d.ID.String()[:8]
+	}
+	if mend != "" {
+		mend = "bring the key back; or, if it is gone for good, drover trash purge" + mend
 	}
 	for _, who := range []struct {
 		text  string
 		names []string
-	}{{"volumes that cannot be mounted", g.homes}, {"volumes with a copy here that could not be mounted if this node became their home", g.copies}, {"profiles that make no volumes here", g.profiles}} {
+	}{{"volumes that cannot be mounted", g.homes}, {"volumes in the trash that could not be restored", trashed}, {"volumes with a copy here that could not be mounted if this node became their home", g.copies}, {"profiles that make no volumes here", g.profiles}} {
 		if len(who.names) > 0 {
 			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
 		}
 	}
-	c.add(level, at, "", "is not to be had here: %v%s", g.why, text)
+	c.add(level, at, mend, "is not to be had here: %v%s", g.why, text)
 }
 
 // howMany is how many there are, and which.

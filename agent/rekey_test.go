@@ -369,7 +369,11 @@ func TestDoctorOfKeys(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, levelError, "", "is not there", "2 (first in the trash, second)", "1 (there)", "1 (gold)")
+	wants("key file "+k.gold, levelError, "drover trash purge "+short, "is not there", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
+	if err := k.Remove(t.Context(), "second@gold"); err != nil {
+		t.Fatal(err)
+	}
+	wants("key file "+k.gold, levelWarning, "drover trash purge "+short, "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a key of its own: then it is asked for each.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"

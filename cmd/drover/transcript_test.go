@@ -196,6 +196,16 @@ var scenarios = map[string]func(c *console){
 		done.op.Dataset = &next
 		works(c.fake, done)
 	},
+	"same-key": func(c *console) {
+		d := &c.fake.volumes[0]
+		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpRekey
+		next := *done.op.Dataset
+		next.Encryption = d.Encryption
+		done.op.Dataset = &next
+		works(c.fake, done)
+	},
 	"in-the-trash": func(c *console) {
 		c.fake.fail = map[string]error{"Submit old": dataset.Errorf(dataset.ErrNotFound, "volume old: it is in the trash, where nothing is changed (drover trash restore e0000000, then drover volume rekey old)")}
 	},

@@ -47,7 +47,11 @@ backups of the records.`,
 			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil || out.Operation.Dataset.Encryption == nil {
 				return d.ID, fmt.Sprintf("volume %s has another key now", d.Volume)
 			}
-			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume, before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID)
+			was, is := before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID
+			if was == is {
+				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before: its profile has no other one (exchange the key there, then this again)", d.Volume, is)
+			}
+			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume, was, is)
 		})
 	}
 	return cmd

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -110,7 +111,7 @@ func onDelete(o dataset.OnDelete) string {
 	case dataset.DeleteKeep:
 		return "in the trash until it is purged"
 	case dataset.DeleteTrash:
-		return "in the trash for " + units.HumanDuration(time.Duration(o.Trash))
+		return "in the trash for " + strings.ToLower(units.HumanDuration(time.Duration(o.Trash)))
 	}
 	return string(o.Mode)
 }
