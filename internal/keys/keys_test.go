@@ -103,6 +103,13 @@ func TestKeyFiles(t *testing.T) {
 		}
 		return path
 	}
+	beside := func(folder string, mode os.FileMode) string {
+		in := filepath.Join(dir, folder)
+		if err := os.Mkdir(in, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return must(file(filepath.Join(folder, "key"), 64, 0o600), os.Chmod(in, mode))
+	}
 	foreign, link, fifo := file("foreign", 64, 0o600), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
 	for _, c := range []struct{ name, path, want string }{
 		{"good", file("good", 64, 0o600), ""},
@@ -120,6 +127,8 @@ func TestKeyFiles(t *testing.T) {
 		{"fifo", must(fifo, unix.Mkfifo(fifo, 0o600)), "is no file"},
 		{"folder", must(filepath.Join(dir, "folder"), os.Mkdir(filepath.Join(dir, "folder"), 0o700)), "is no file"},
 		{"relative", "keys/gold", "absolute path"},
+		{"in a folder of everybody's", beside("open", 0o777), "chmod o-w " + filepath.Join(dir, "open")},
+		{"in one where each removes his own", beside("sticky", 0o777|os.ModeSticky), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			key, err := keys.Read(t.Context(), nil, dataset.KeySource{KeyFile: c.path}, keys.Ask{})

@@ -70,6 +70,13 @@ func ReadFile(path string) (Key, error) {
 	case st.Size < MinKey || st.Size > MaxKey:
 		return refuse("%s has %d bytes: a key has %d to %d (bring it from where you keep it; where nothing is encrypted by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
 	}
+	var in unix.Stat_t
+	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
+		return refuse("%s: %v", what, err)
+	}
+	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
+		return refuse("%s lies in a folder of mode %04o, so that others can remove or exchange it: chmod o-w %s", what, in.Mode&0o7777, filepath.Dir(path))
+	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
 	if err != nil {
 		return refuse("%s: %v", what, reasonOf(err))
