@@ -113,22 +113,33 @@ func (p *Pool) clearAreas(root folder) error {
 	return err
 }
 
-// clear unmounts a pool's image, and removes the file. ErrInUse: it is mounted still.
+// clear unmounts a pool's image, and removes the file. ErrInUse: it is mounted still; ErrOffline:
+// its name is another file's by now, which may hold anything.
 func (img *poolImage) clear(step func(string)) error {
-	if err := img.close(); err != nil {
+	var was, is os.FileInfo
+	on, err := img.mounted()
+	switch {
+	case err == nil && on:
+		was, err = os.Lstat(img.file)
+	case err == nil:
+		err = dataset.Errorf(dataset.ErrOffline, "%s is mounted no more", img.file)
+	}
+	if err = errors.Join(absentIsFine(err), img.close()); err != nil {
 		return err
 	}
-	on, err := img.mounted()
-	if err != nil {
+	if on, err = img.mounted(); absentIsFine(err) != nil {
 		return err
 	}
 	if on {
 		return dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", img.mount, img.mount)
 	}
-	step("loop.clear.unmounted")
+	step("clear.unmounted")
+	if is, err = os.Lstat(img.file); err == nil && !os.SameFile(was, is) {
+		return dataset.Errorf(dataset.ErrOffline, "%s is another file than was mounted: it was left as it is", img.file)
+	}
 	if err := absentIsFine(os.Remove(img.file)); err != nil {
 		return err
 	}
-	step("loop.clear.removed")
+	step("clear.removed")
 	return errors.Join(absentIsFine(os.Remove(img.mount)), syncDir(filepath.Dir(img.file)))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -74,6 +75,45 @@ func TestClearCutShort(t *testing.T) {
 				if cut == nil {
 					break
 				}
+			}
+		})
+	}
+}
+
+// Another file that was put in the place of the image, as by who brings a copy of it back, stays:
+// it is not what was seen to be empty.
+func TestClearLeavesAnotherImage(t *testing.T) {
+	for when, step := range map[string]string{"before": "", "after it was unmounted": "clear.unmounted"} {
+		t.Run(when, func(t *testing.T) {
+			dir, b := t.TempDir(), New(&run.System{})
+			cfg := backends.Config{Name: "test", ID: uuid.New(), Make: true, Path: filepath.Join(dir, "pool.img"), Image: 600 * dataset.MiB, Mount: filepath.Join(dir, "mnt")}
+			p, err := b.Open(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := p.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			exchange := func() {
+				if err := errors.Join(os.Rename(cfg.Path, cfg.Path+".old"), os.WriteFile(cfg.Path, []byte("a copy"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if step == "" {
+				exchange()
+			}
+			b.step = func(at string) {
+				if step != "" && strings.HasSuffix(at, step) {
+					exchange()
+				}
+			}
+			if _, err := p.(backends.Clearer).Clear(t.Context()); !errors.Is(err, dataset.ErrOffline) {
+				t.Errorf("cleared: %v", err)
+			}
+			if is, err := os.ReadFile(cfg.Path); string(is) != "a copy" {
+				t.Errorf("what was put there is %q, %v", is, err)
 			}
 		})
 	}
