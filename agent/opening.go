@@ -122,6 +122,9 @@ func (p *pools) retry(ctx context.Context) (again bool) {
 			continue
 		}
 		if op.opening == nil {
+			if op.rec.Leaving != staying { // its place may be being cleared
+				continue
+			}
 			next := *op
 			p.begin(&next)
 			next.why = op.why // until it is known better

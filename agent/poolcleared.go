@@ -71,7 +71,7 @@ func (a *Agent) whole(ctx context.Context, op *openPool) (backends.Pool, error) 
 		return nil, err
 	}
 	cfg := op.rec.config(op.Name, keyring{a})
-	cfg.Make = true
+	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices stays, so nothing lacks
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {
 		a.Log.WithError(err).WithField("pool", op.Name).Warn("pool is removed; its place cannot be opened, and stays as it is")

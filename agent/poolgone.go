@@ -71,7 +71,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
 	defer cancel() // what is begun is brought to an end, whoever waits
 	how := removed
-	if forget {
+	if forget || op.rec.Leaving == forgotten { // which goes on
 		how = forgotten
 	}
 	if err := a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = how }); err != nil {

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// clearing is a kind whose pools have something happen before they are cleared, and which counts
+// how often they are opened.
+type clearing struct {
+	backends.Kind
+	before func()
+	opened atomic.Int32
+}
+
+type clearingPool struct {
+	backends.Pool
+	of *clearing
+}
+
+func (k *clearing) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := k.Kind.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	k.opened.Add(1)
+	return clearingPool{p, k}, nil
+}
+
+func (p clearingPool) Clear(ctx context.Context) (string, error) {
+	p.of.before()
+	return p.Pool.(backends.Clearer).Clear(ctx)
+}
+
+// A heartbeat opens what is offline again, but not a pool whose place is being cleared: its image
+// would be mounted once more, and nobody would take it off.
+func TestPoolThatIsClearedIsNotOpenedAgain(t *testing.T) {
+	k := &clearing{Kind: dir.Backend{}}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(k) })
+	r.newPool("plain")
+	k.before = func() { r.pools.retry(t.Context()) }
+	was := k.opened.Load()
+	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+		t.Fatal(err)
+	}
+	if is := k.opened.Load(); is != was {
+		t.Errorf("it was opened %d times while it was cleared", is-was)
+	}
+	r.unlisted("plain")
+}
+
+// The devices of a pool that is being removed may be others' by the time that it goes on: nothing is
+// made on them.
+func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
+	r := newRig(t, everyKind)
+	ctx := t.Context()
+	if err := os.MkdirAll(filepath.Join(r.root, "pools"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	disk := scratch.Disk(t, 1<<30)
+	p, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Devices: []string{disk}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.pools.keep(ctx, p.ID, func(rec *poolRecord) { rec.Leaving = removed }); err != nil {
+		t.Fatal(err)
+	}
+	cfg := r.Config
+	r.close()
+	scratch.Run(t, "blkdiscard", "-z", "-f", disk)
+	r.start(cfg)
+	await(t, func() bool {
+		r.rounds(ctx)
+		_, there := r.pools.byName("fast")
+		return !there
+	})
+	if is, err := fsctl.Identify(disk); is != fsctl.Empty {
+		t.Errorf("on the device is %s now: %v", is, err)
+	}
+}
+
+// A pool that is being forgotten stays as it is, though the removal goes on by the plain command.
+func TestForgettingOfPoolGoesOn(t *testing.T) {
+	r := newRig(t)
+	path := r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving = forgotten }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
+		t.Error(err)
+	}
+	r.unlisted("plain")
+}
