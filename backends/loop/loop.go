@@ -114,7 +114,7 @@ func (b *Backend) Best() dataset.Capabilities {
 
 // Takes implements backends.Bounded.
 func (b *Backend) Takes(fs string, size dataset.Size) error {
-	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), size)
+	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), roundUp(size))
 }
 
 // Available implements backends.Kind: loop devices, and a filesystem to put on them.

@@ -30,7 +30,6 @@
 package lvm
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,10 +100,9 @@ func (b *Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded.
-func (b *Backend) Takes(fs string, size dataset.Size) error {
-	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), size)
-}
+// Takes implements backends.Bounded. What is small is made of whole extents, and those can be of any
+// size.
+func (b *Backend) Takes(_ string, size dataset.Size) error { return mkfs.CheckMax(size) }
 
 // PathOf implements backends.Former: the volume group that is made is named after the pool.
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
