@@ -252,3 +252,12 @@ func (a *Agent) tellCopy(ctx context.Context, c api.Copied) error {
 	}
 	return err
 }
+
+// leftSince reports whether a dataset was heard to have gone to another node at a later epoch
+// than that of a record: the record is of a store that was put back.
+func (c *cache) leftSince(d dataset.Dataset) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	k, kept := c.copies[d.ID]
+	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
+}

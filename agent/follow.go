@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,6 +57,10 @@ type known struct {
 	clock    uint64
 }
 
+// errOlder says that an answer which is not full takes back a move that this node has heard of:
+// the store was put back, and everything is to be asked for, with what shows that.
+var errOlder = errors.New("control's store is older than what this node has heard of")
+
 // errOvertaken says that an answer may be older than what this node did meanwhile: it is
 // to be asked for again.
 var errOvertaken = errors.New("what control said may be overtaken")
@@ -73,6 +78,9 @@ func (a *Agent) knows() known {
 func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
+	if !s.Full && slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) }) {
+		return errOlder
+	}
 	strange, err := a.meet(ctx, s, was)
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	if err == nil && v.ID != id {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
-	if err == nil && v.Home == a.node {
+	if err == nil && v.Home == a.node && !a.cache.leftSince(v.Dataset) {
 		a.cache.apply(v.Dataset, 0)
 	}
 	return v.Dataset, err

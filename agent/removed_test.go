@@ -48,6 +48,49 @@ func TestCopyOfBeforeItCame(t *testing.T) {
 	}
 }
 
+// A store that was put back to before a move does not make this node the home again, which it
+// was: what shows that it was put back comes with all else.
+func TestHomeOfBeforeItLeft(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	d := r.volume("db")
+	gone := d
+	gone.Home, gone.Epoch = uuid.New(), d.Epoch+1
+	if !r.cache.leave(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.node, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
+		t.Fatal("it is not left")
+	}
+	y := yieldRecord{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
+	if err := r.setGiven(ctx, d.ID, y); err != nil {
+		t.Fatal(err)
+	}
+	putBack := api.Sync{Cluster: r.cluster, Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
+	if err := r.take(ctx, putBack, known{asked: r.cache.now()}); !errors.Is(err, errOlder) {
+		t.Errorf("it is believed: %v", err)
+	}
+	if err := r.settleYield(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
+		t.Error(err)
+	}
+	if _, err := r.fetch(ctx, d.ID); err != nil {
+		t.Error(err)
+	}
+	if _, home := r.cache.dataset(d.ID); home {
+		t.Error("this node takes itself for the home")
+	}
+	if _, left := r.cache.copied(d.ID); !left {
+		t.Error("what went is forgotten")
+	}
+	if _, given := r.leases.yielded(d.ID); !given {
+		t.Error("the epoch that was given up may be opened again")
+	}
+	if _, err := r.Mount(ctx, "db", "one"); err == nil {
+		t.Error("it is mounted at an epoch that has ended")
+	}
+	if err := r.dropGiven(ctx, d.ID); err != nil { // or the rig looks after it
+		t.Error(err)
+	}
+	r.cache.setCopy(d.ID, nil)
+}
+
 // The end of a use is heard of a volume that nothing is known of any more, after a
 // restart too, and what was known of it on disk stays as it was.
 func TestUnmountOfAForgottenVolume(t *testing.T) {

@@ -296,6 +296,8 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 	_, copied := a.cache.copied(id)
 	_, known := a.cache.dataset(id)
 	switch {
+	case v.Home == a.node && a.cache.leftSince(v.Dataset): // a store that was put back says so
+		return nil
 	case v.Home == a.node && v.Epoch >= y.Epoch && v.Move != y.Move:
 	case v.Home != a.node && !copied && !known: // deleted, or what lies here of it has been dealt with
 		// Its record may be on disk still: a start without control would take it for home.
