@@ -78,9 +78,6 @@ func (a *Agent) knows() known {
 func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
-	if !s.Full && slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) }) {
-		return errOlder
-	}
 	strange, err := a.meet(ctx, s, was)
 	if err != nil {
 		return err
@@ -186,6 +183,9 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 // back from a backup, and takes for dead what is alive. Both are strange: nothing
 // is destroyed for them, until a person has the store rebuilt.
 func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool, err error) {
+	if !s.Full && slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) }) {
+		return false, errOlder
+	}
 	a.mu.Lock()
 	was, before := a.cluster, a.strange
 	a.mu.Unlock()
