@@ -263,7 +263,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.pools.open(ctx); err != nil {
 		return err
 	}
-	a.takeGuard(st)
+	a.takeGuard(st, 0)
 	err = a.loadLimits(ctx)         // before anything gets a device number that was another's
 	if err == nil && !a.recovered { // otherwise what is mounted is only known after
 		_, err = a.resolveMounts(ctx)

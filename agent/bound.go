@@ -75,6 +75,7 @@ type hold struct {
 	epoch    uint64
 	deadline time.Duration // the latest that was ever justified; 0: none
 	fence    time.Duration // how long after it the guard has it fenced at the latest; 0: as fencedFor
+	answer   uint64        // of the guard at which that was so, see bounds.answers
 	// vows are until when single nodes have promised to open no later epoch, as far as this
 	// node may rely on it.
 	vows map[uuid.UUID]time.Duration

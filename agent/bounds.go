@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,14 +17,15 @@ import (
 // bounds is how the datasets are held whose lease is bounded in time, and what this node
 // knows of its session with control. mu guards all of it; nothing is asked under mu.
 type bounds struct {
-	mu     sync.Mutex
-	tenure tenure
-	silent bool // control did not answer the last renewal
-	holds  map[uuid.UUID]*hold
-	armed  map[uuid.UUID]uint64 // what the guard has, as far as that is known, at which epoch
-	unread string               // why what this node is the home of was not read, as it was said last
-	moved  chan struct{}        // closed when any of the tenure changes
-	wake   chan struct{}
+	mu      sync.Mutex
+	tenure  tenure
+	silent  bool // control did not answer the last renewal
+	holds   map[uuid.UUID]*hold
+	armed   map[uuid.UUID]uint64 // what the guard has, as far as that is known, at which epoch
+	unread  string               // why what this node is the home of was not read, as it was said last
+	answers atomic.Uint64        // of the guard, to registrations
+	moved   chan struct{}        // closed when any of the tenure changes
+	wake    chan struct{}
 
 	// enrolling is held while who was given something changes on disk, so that this comes in
 	// the order in which it was decided; taken before mu.
@@ -104,12 +106,15 @@ func (b *bounds) arm(id uuid.UUID, epoch uint64) {
 	b.armed[id] = epoch
 }
 
-// fenceTakes takes in how long a fence of a dataset takes at most. By as much as that is
-// slower than was known, what was justified ends earlier.
-func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration) {
+// fenceTakes takes in how long a fence of a dataset takes at most, as the guard says at one of
+// its answers to a registration, or after it. A status that was on its way while the dataset was
+// registered may be of before, and says nothing of it. By as much as a fence is slower than was
+// known, what was justified ends earlier.
+func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration, answer uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.holds[id]; h != nil {
+	if h := b.holds[id]; h != nil && h.answer <= answer {
+		h.answer = answer
 		was, _ := h.overrun(&b.tenure)
 		h.fence = bound
 		is, _ := h.overrun(&b.tenure)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -77,6 +79,7 @@ type slowGuard struct {
 	mu   sync.Mutex
 	slow []guard.Policy
 	by   time.Duration
+	said map[uuid.UUID]time.Duration // of what was registered last, where that was slow
 }
 
 func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.Entry, error) {
@@ -87,10 +90,27 @@ func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.E
 	e, err := s.fusedGuard.Register(ctx, r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.said, r.Dataset)
 	if slices.Contains(s.slow, policy) {
 		e.Bound = s.by
+		if s.said == nil {
+			s.said = map[uuid.UUID]time.Duration{}
+		}
+		s.said[r.Dataset] = e.Bound
 	}
 	return e, err
+}
+
+func (s *slowGuard) Status(ctx context.Context) (guard.Status, error) {
+	st, err := s.fusedGuard.Status(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, e := range st.Datasets {
+		if bound, slow := s.said[e.Dataset]; slow {
+			st.Datasets[i].Bound = bound
+		}
+	}
+	return st, err
 }
 
 // What is mounted stays with the guard, though its fence takes too long by now: it is fenced
@@ -109,6 +129,11 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		slow.mu.Lock()
 		slow.slow = policies
 		slow.mu.Unlock()
+		answer := g.a.bounds.answers.Load()
+		before, err := slow.Status(t.Context()) // which comes in late
+		if err != nil {
+			t.Fatal(err)
+		}
 		unlock, err := g.a.locks.lock(t.Context(), d.ID, "test")
 		if err == nil {
 			err = g.a.arm(t.Context(), changed)
@@ -120,6 +145,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
 			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
 		}
+		g.a.takeGuard(before, answer)
 		g.a.bounds.mu.Lock()
 		fence := g.a.bounds.holds[d.ID].fence
 		g.a.bounds.mu.Unlock()
@@ -128,9 +154,9 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		}
 	}
 	slow.mu.Lock()
-	slow.slow = nil
+	slow.slow, slow.said = nil, nil
 	slow.mu.Unlock()
-	g.a.unmounts("db@auto", "user")
+	await(t, func() bool { return g.a.Unmount(t.Context(), "db@auto", "user") == nil }) // it may be fenced by now
 }
 
 // What is open, and the guard did not know, is held for as much less long as its fence is too

@@ -30,6 +30,7 @@ const startGuard = "systemctl start drover-guard"
 // told when that is another than before.
 func (a *Agent) watchGuard() {
 	for {
+		answer := a.bounds.answers.Load()
 		st, err := a.Guard.Status(a.ctx)
 		a.mu.Lock()
 		was := a.guarded
@@ -38,7 +39,7 @@ func (a *Agent) watchGuard() {
 		if was != (err == nil) {
 			a.tellSoon()
 		}
-		a.takeGuard(st)
+		a.takeGuard(st, answer)
 		select {
 		case <-a.ctx.Done():
 			return

@@ -28,7 +28,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 		a.guarded = true // so that the first that control hears says it
 		a.mu.Unlock()
 		a.inherit(st)
-		a.armAll(st)
+		a.armAll(st, 0)
 	}
 	return st
 }
@@ -38,9 +38,10 @@ func (a *Agent) isBounded(id uuid.UUID) bool {
 	return known && bounded(d)
 }
 
-// takeGuard takes in what the guard has. What is mounted no more it is to forget.
-func (a *Agent) takeGuard(st guard.Status) {
-	a.armAll(st)
+// takeGuard takes in what the guard has, asked after an answer of it. What is mounted
+// no more it is to forget.
+func (a *Agent) takeGuard(st guard.Status, answer uint64) {
+	a.armAll(st, answer)
 	for _, e := range st.Datasets {
 		if e.State != guard.StateArmed && e.State != guard.StateRebooted {
 			a.mendSoon(e.Dataset)
@@ -48,11 +49,11 @@ func (a *Agent) takeGuard(st guard.Status) {
 	}
 }
 
-func (a *Agent) armAll(st guard.Status) {
+func (a *Agent) armAll(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
 		if e.State != guard.StateRebooted { // nothing of that is mounted since
 			a.bounds.arm(e.Dataset, e.Epoch)
-			a.bounds.fenceTakes(e.Dataset, e.Bound)
+			a.bounds.fenceTakes(e.Dataset, e.Bound, answer)
 		}
 	}
 }
@@ -119,7 +120,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		}
 	}
 	if err == nil {
-		a.bounds.fenceTakes(d.ID, e.Bound)
+		a.bounds.fenceTakes(d.ID, e.Bound, a.bounds.answers.Add(1))
 	}
 	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost. From here on it is fed
 	if err != nil {
