@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Hold takes a name that one process of this host has at a time, until it is closed or
@@ -20,9 +22,12 @@ import (
 // ErrForbidden when that is a user's who is neither root nor who asks: the names stand in
 // /proc/net/unix, and anybody may take one.
 func Hold(ctx context.Context, name string) (io.Closer, error) {
-	const tries = 3 // whoever has it may be just going
+	const tries, pause = 30, 10 * time.Millisecond // whoever has it may be just going
 	addr := "@" + name
 	for try := 1; ; try++ {
+		if try > 1 {
+			<-clock.System{}.After(pause)
+		}
 		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", addr)
 		if err == nil {
 			return l, nil
@@ -37,13 +42,19 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 		if err != nil { // it does not listen, or does not take who comes
 			return nil, taken(name, err)
 		}
-		defer c.Close()
-		if cred, err := Peer(c.(*net.UnixConn)); err == nil {
+		cred, err := Peer(c.(*net.UnixConn))
+		who := whose(c.(*net.UnixConn))
+		_ = c.Close()
+		if err == nil {
 			if err := stranger(cred.Uid); err != nil {
 				return nil, err
 			}
+			// What this process closed is open in a child that it forked before, until that comes to its exec.
+			if int(cred.Pid) == os.Getpid() && try < tries {
+				continue
+			}
 		}
-		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s has it", whose(c.(*net.UnixConn)))
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s has it", who)
 	}
 }
 

@@ -2,12 +2,14 @@ package socket
 
 import (
 	"errors"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -35,6 +37,31 @@ func TestHold(t *testing.T) {
 	again, err := Hold(t.Context(), name)
 	if err != nil {
 		t.Fatalf("after it was let go: %v", err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A child that was forked while a name was held, and has not come to its exec, keeps the name
+// for a moment longer.
+func TestHoldWhatAForkStillHas(t *testing.T) {
+	name := "drover-test-" + uuid.NewString()
+	first, err := Hold(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forked, err := first.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(30*time.Millisecond, func() { _ = forked.Close() })
+	again, err := Hold(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := again.Close(); err != nil {
 		t.Fatal(err)
