@@ -47,7 +47,7 @@ func TestPoolAwayIsForgotten(t *testing.T) {
 	}
 	r.restart()
 	r.keepsPool("fast", false, dataset.ErrOffline, "drover pool rm --forget fast")
-	r.keepsPool("fast", true, dataset.ErrConflict, "has 1 on record: volume db (", "drover volume rm", "drover trash purge")
+	r.keepsPool("fast", true, dataset.ErrConflict, "pool fast holds volume db: only an empty one goes (", "drover volume rm", "drover trash purge")
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestPoolIsForgottenAsItIs(t *testing.T) {
 	if err := op.backend.Commit(ctx, lost.ID); err != nil {
 		t.Fatal(err)
 	}
-	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost: only an empty one")
+	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost: only an empty one goes")
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
@@ -228,6 +228,22 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	if _, err := r.pools.get(op.ID); err != nil {
 		t.Error(err)
 	}
+}
+
+// A pool in which something is on record is not out of service for a moment, whatever else is done.
+func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.newPool("plain")
+	if err := r.Create(ctx, "db", map[string]string{"pool": "plain"}); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := r.locks.lock(ctx, uuid.New(), "create of volume other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	r.keepsPool("plain", true, dataset.ErrConflict, "pool plain holds volume db: ")
 }
 
 // fusedClear is a pool whose place is cleared until the process dies.

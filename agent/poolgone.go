@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,8 +36,6 @@ const (
 	goneTime = 2 * time.Minute
 	// workTime is what work that may be in the pool has to end.
 	workTime = 20 * time.Second
-	// namedFirst is how many things in a pool a refusal names.
-	namedFirst = 3
 )
 
 // RemovePool removes a pool of this node that holds nothing: what Drover made at its place goes,
@@ -65,7 +62,11 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 		}
 	}
 	out.Pool, out.Notes = op.Pool, a.namedIn(ctx, op)
-	if err := a.register(ctx); err != nil { // control has a say, so it is to be there
+	var asked []uuid.UUID // while the pool serves still: a refusal leaves it as it is
+	if op.rec.Leaving == staying {
+		asked = append(asked, op.ID)
+	}
+	if err := a.register(ctx, asked...); err != nil { // control has a say, so it is to be there
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
@@ -143,15 +144,7 @@ func holdsNothing(ctx context.Context, op *openPool, b backends.Pool) error {
 			there = append(there, c.Path+", of drover backend verify")
 		}
 	}
-	if len(there) == 0 {
-		return nil
-	}
-	first, more := there, ""
-	if len(there) > namedFirst {
-		first, more = there[:namedFirst], fmt.Sprintf(" and %d more", len(there)-namedFirst)
-	}
-	return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s%s: only an empty one is removed (drover volume move or drover volume rm, then drover trash purge; drover doctor says what else to do)",
-		op.Name, strings.Join(first, ", "), more)
+	return dataset.Holds(op.Name, there)
 }
 
 // namedIn says what names a pool, and what comes of its going.

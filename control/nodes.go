@@ -72,7 +72,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		return t.put(nodeKey(n.ID), n)
 	})
 	if err == nil {
-		err = s.clearGone(ctx, n.ID, r.Gone)
+		err = s.clearGone(ctx, r)
 	}
 	if err != nil || before == "" {
 		return err

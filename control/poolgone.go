@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -13,10 +12,15 @@ import (
 )
 
 // keepPools keeps on record what pools a node had and does not name now, but for those that are
-// gone: their datasets are offline, not gone.
+// gone: their datasets are offline, not gone. Of one that is named and gone it is asked whether it
+// may go.
 func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
+		case slices.Contains(n.Pools, id) && slices.Contains(gone, id):
+			if _, err := t.mayDrop(*n, id); err != nil {
+				return err
+			}
 		case slices.Contains(n.Pools, id):
 		case slices.Contains(gone, id):
 			if err := t.dropPool(*n, id); err != nil {
@@ -30,40 +34,44 @@ func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
 }
 
 // clearGone forgets what a node was to destroy in pools that are gone.
-func (s *Service) clearGone(ctx context.Context, node uuid.UUID, gone []uuid.UUID) error {
-	for _, id := range gone {
-		if err := s.clearCondemned(ctx, node, id); err != nil {
+func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
+	for _, id := range r.Gone {
+		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
+			continue // it was only asked about
+		}
+		if err := s.clearCondemned(ctx, r.Node.ID, id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dropPool takes a pool off the record that its node has no more. ErrConflict while anything is
-// on record there, but for what is condemned: who lets go of the pool lets go of that too. It
-// rests on the node's record: whoever is about to put something there has read that, and its
-// agent has registered without the pool before, so that nothing new was planned for it.
+// dropPool takes a pool off the record that its node has no more.
 func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
-	var p dataset.Pool
-	there, err := t.get(poolKey(id), &p)
-	if err != nil || !there || p.Node != n.ID {
+	p, err := t.mayDrop(n, id)
+	if err != nil || p == nil {
 		return err // another node has adopted it
-	}
-	left, err := t.lyingIn(n.ID, id)
-	if err != nil {
-		return err
-	}
-	if len(left) > 0 {
-		more := ""
-		count := len(left)
-		if count > shownHomes {
-			left, more = left[:shownHomes], " and others"
-		}
-		return dataset.Errorf(dataset.ErrConflict, "pool %s of node %s has %d on record: %s%s (drover volume move or drover volume rm, then drover trash purge; a replica goes with its volume, or by drover node drain, a superseded copy by drover volume superseded discard)",
-			p.Name, n.Name, count, strings.Join(left, ", "), more)
 	}
 	t.events = append(t.events, api.Event{Type: "pool.remove", Node: n.Name, Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path)})
 	return t.forgetPool(n.ID, id)
+}
+
+// mayDrop returns a pool of a node that may go off the record, nil for one that is not the node's.
+// ErrConflict while anything is on record there, but for what is condemned: who lets go of the
+// pool lets go of that too. It rests on the node's record: whoever is about to put something there
+// has read that, and its agent has registered without the pool before, so that nothing new was
+// planned for it.
+func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
+	var p dataset.Pool
+	there, err := t.get(poolKey(id), &p)
+	if err != nil || !there || p.Node != n.ID {
+		return nil, err
+	}
+	left, err := t.lyingIn(n.ID, id)
+	if err != nil {
+		return nil, err
+	}
+	return &p, dataset.Holds(p.Name, left)
 }
 
 // forgetPool forgets a pool, unless it is another node's by now.

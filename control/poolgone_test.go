@@ -27,6 +27,11 @@ func (a *agent) without(name string, pool int) error {
 	return err
 }
 
+// mayLose registers as an agent does that asks whether a pool that it has may go.
+func (a *agent) mayLose(name string, pool int) error {
+	return a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Name: name, Incarnation: a.incarnation}, Pools: a.pools, Gone: []uuid.UUID{a.pools[pool].ID}})
+}
+
 // A pool goes off the record once nothing is on record there but what is condemned, which goes with
 // it; what lies in the node's other pools, and in pools of that name elsewhere, stays.
 func TestPoolIsGone(t *testing.T) {
@@ -38,13 +43,20 @@ func TestPoolIsGone(t *testing.T) {
 	db, other := create("db", "plain"), create("other", "fast")
 	conflict := func(text string) {
 		t.Helper()
-		refused(t, a.without("a", 1), dataset.ErrConflict, "pool plain of node a has 1 on record: "+text)
+		refused(t, a.mayLose("a", 1), dataset.ErrConflict, "pool plain holds "+text)
+		refused(t, a.without("a", 1), dataset.ErrConflict, "pool plain holds "+text)
 	}
-	conflict("volume db (drover volume move")
+	conflict("volume db: only an empty one goes (drover volume move")
 	e.submit(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	a.work()
 	conflict("volume db (deleted, " + db.ID.String()[:8] + ")")
 	e.submit(api.Request{Kind: dataset.OpPurge, Volume: db.ID.String()})
+	if err := a.mayLose("a", 1); err != nil {
+		t.Error(err)
+	}
+	if s, err := a.Sync(a.ctx, a.id, 0, 0); err != nil || len(s.Datasets) != 2 {
+		t.Errorf("asking has cleared something: %+v, %v", s.Datasets, err)
+	}
 	if err := a.without("a", 1); err != nil {
 		t.Fatal(err)
 	}

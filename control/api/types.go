@@ -144,6 +144,7 @@ type Registration struct {
 	Node  dataset.Node   `json:"node"`
 	Pools []dataset.Pool `json:"pools"`
 	// Gone are pools that the node has no more, on a person's word: they go off the record.
+	// Of one that is in Pools too it is only asked whether it may: ErrConflict says what lies there.
 	Gone []uuid.UUID `json:"gone,omitempty"`
 	// Boot and Previous are the machine's boot ID and the incarnations in that boot
 	// that this one comes after, from its own disk: they tell an agent that was
