@@ -18,7 +18,7 @@ import (
 
 // inform takes in what is fixed about a pool that was opened.
 func (op *openPool) inform(can dataset.Capabilities, is backends.Info) {
-	op.Capabilities, op.Missing, op.Note, op.Share = can, is.Missing, is.Note, is.Share
+	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
 		op.memory = table.InMemory(is.Path)
 	}

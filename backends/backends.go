@@ -183,6 +183,7 @@ type Pool interface {
 // Info is what is fixed about an open pool.
 type Info struct {
 	Capabilities dataset.Capabilities
+	Holds        []string // filesystems that a copy can have here: those too that cannot be made for want of a tool
 	Missing      []string // what the host lacks for more, each with what that is for first: "encryption needs cryptsetup (apt-get …)"
 	Note         string   // "XFS with reflinks: snapshots by FICLONE"
 	Path         string   // where the datasets lie

@@ -1,8 +1,6 @@
 package control
 
 import (
-	"slices"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -60,7 +58,7 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	if err != nil {
 		return n, err
 	}
-	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == d.Home })
+	sites = takers(sites, from)
 	var fit, alike []candidate
 	for i := range sites {
 		c, fits := first(sites[i:i+1], o)

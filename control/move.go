@@ -95,7 +95,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		cands = shared // a volume never leaves its share in passing
 	}
 	for i, c := range cands {
-		cands[i].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
+		cands[i] = c.takes(from)
 	}
 	o := order{what: "move of volume " + d.Volume + " to node " + target.Name, profile: wanted, had: had}
 	pool, err := choose(cands, o)
@@ -132,11 +132,8 @@ func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []cand
 	if err != nil {
 		return err
 	}
-	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == from.Node })
+	sites = takers(sites, from)
 	for i, st := range sites {
-		for j, c := range st.pools {
-			st.pools[j].anew = likeness(from, c.Pool) < likeKind && !oneShare(from, c.Pool)
-		}
 		sites[i].pools = slices.DeleteFunc(st.pools, func(c candidate) bool { return c.anew && from.Capabilities.Delta }) // its snapshots could not come along
 	}
 	o.profile.Placement = "" // it goes where a person says
@@ -162,6 +159,24 @@ func likeness(from, to dataset.Pool) (n int) {
 		n += likeName
 	}
 	return n
+}
+
+// takes is a pool with how that comes to it which lies in another. Pure.
+func (c candidate) takes(from dataset.Pool) candidate {
+	c.whole = likeness(from, c.Pool) >= likeKind
+	c.anew = !c.whole && !oneShare(from, c.Pool)
+	return c
+}
+
+// takers are the sites to which what lies in a pool could go, with how it would come to each pool there. Pure.
+func takers(sites []site, from dataset.Pool) []site {
+	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == from.Node })
+	for _, st := range sites {
+		for i, c := range st.pools {
+			st.pools[i] = c.takes(from)
+		}
+	}
+	return sites
 }
 
 // withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.

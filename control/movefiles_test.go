@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -80,5 +81,44 @@ func TestMoveKeepsWhatWasAsked(t *testing.T) {
 			t.Errorf("on record at %s with %s, %+v", to.name, got.Size, got.Profile.Filesystem)
 		}
 		e.check()
+	}
+}
+
+// What comes whole has its filesystem already: a node whose host lacks mkfs takes it, and a replica, but
+// nothing that is to be made there.
+func TestMoveToANodeWithoutMkfs(t *testing.T) {
+	e := newEnv(t)
+	e.replicated(1)
+	a := e.agent("alpha")
+	less := loopCan
+	less.Filesystems = nil
+	for _, c := range []struct {
+		node  string
+		holds []string
+	}{{"gamma", []string{"xfs"}}, {"delta", nil}} {
+		n := &agent{env: e, id: uuid.New(), incarnation: uuid.New()}
+		n.pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: less, Holds: c.holds, Path: "/c",
+			Missing: []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)"}}}
+		n.register(c.node)
+		e.agents = append(e.agents, n)
+	}
+	if op := e.agents[1].plan(create("new@silver", "fs=xfs")); op.Node != a.id {
+		t.Errorf("made where there is no mkfs: %+v", op)
+	}
+	a.create("db@silver", "fs=xfs")
+	_, err := e.Submit(e.ctx, moveTo("db", "delta"))
+	refused(t, err, dataset.ErrUnsupported, "xfs needs mkfs.xfs", "pool fast of node gamma could")
+	if op := e.submit(moveTo("db", "gamma")).Operation; op.Files {
+		t.Errorf("%+v", op)
+	}
+	a.create("off@silver", "fs=xfs")
+	e.edit(a, func(n *dataset.Node) { n.Cordoned, n.Draining = true, true })
+	if op := e.submit(api.Request{Kind: dataset.OpMove, Volume: "off"}).Operation; op.Node != e.agents[1].id {
+		t.Errorf("off its node: %+v", op)
+	}
+	e.edit(a, func(n *dataset.Node) { n.Cordoned, n.Draining = false, false })
+	d := a.create("safe@safe", "fs=xfs")
+	if got := e.volume("safe").Copies; len(got) != 1 || got[0] != e.agents[1].id {
+		t.Errorf("copies of %s: %v", d.ID, got)
 	}
 }

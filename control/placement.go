@@ -22,6 +22,7 @@ type candidate struct {
 	dropped  bool                // its node does not name it any more
 	guarded  bool                // its node's guard answers
 	anew     bool                // what comes is made anew there, file by file
+	whole    bool                // what comes has its filesystem already
 	status   *dataset.PoolStatus // nil: not heard of, and taken for good
 }
 
@@ -61,7 +62,7 @@ func (c candidate) lacking(p dataset.Profile) []lack {
 		{p.Size != 0 && !can.EnforcesSize, "it cannot enforce a size" + size, size != ""},
 		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot, "it cannot take snapshots without copying", false},
 		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze one volume alone", false},
-		{fs != "" && !(c.anew && p.Filesystem.Chosen) && !slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside, inside != ""},
+		{fs != "" && !(c.anew && p.Filesystem.Chosen) && !(c.whole && slices.Contains(c.Holds, fs)) && !slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside, inside != ""},
 		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for one volume alone", false},
 		{p.Access == dataset.AccessMany && !can.ManyHosts, "several hosts cannot have a volume of it mounted at once, as access many wants", false},
 		{p.Encryption.Wanted() && !can.Encryption, "it cannot encrypt" + seal, seal != ""},

@@ -175,8 +175,9 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 			continue
 		}
 		for _, c := range st.pools {
+			c.whole = likeness(from, c.Pool) >= likeKind
 			reason, _ := st.unfit(c, o)
-			if reason == "" && likeness(from, c.Pool) < likeKind {
+			if reason == "" && !c.whole {
 				reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
 			if reason != "" {

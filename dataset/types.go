@@ -264,6 +264,7 @@ type Pool struct {
 	Share        uuid.UUID    `json:"share,omitzero"`    // that it lies on: other pools of the same share see its bytes
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
 	Capabilities Capabilities `json:"capabilities"`
+	Holds        []string     `json:"holds,omitempty"`   // filesystems that what comes whole can have there, those too that its host cannot make
 	Missing      []string     `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
 	Note         string       `json:"note,omitempty"`    // which way it works here, and why
 }

@@ -240,7 +240,7 @@ func (p *Pool) describe() error {
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
 		Capabilities: can,
-		Missing:      lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
+		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +107,13 @@ func TestToolsThatGo(t *testing.T) {
 	findings := h.Exec(t, "doctor")
 	if said := findings.Out; findings.Exit != 0 || !strings.Contains(said, "serves what is there on this host, and makes nothing new: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
 		t.Errorf("doctor says\n%s", said)
+	}
+	var pools []api.Pool
+	h.JSON(t, &pools, "pool", "ls")
+	for _, p := range pools {
+		if p.Backend == "loop" && (len(p.Capabilities.Filesystems) > 0 || !slices.Equal(p.Holds, []string{"xfs", "ext4"})) {
+			t.Errorf("pool %s makes %v, and what is moved there can have %v", p.Name, p.Capabilities.Filesystems, p.Holds)
+		}
 	}
 	h.Must(t, "snapshot", "create", "db", "--name", "one")
 	h.Must(t, "clone", "db", "copy")
