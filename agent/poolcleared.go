@@ -33,51 +33,65 @@ func (a *Agent) leavePools() {
 				a.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not removed yet")
 				a.pools.change(op.ID, func(op *openPool) { op.stuck = err.Error() })
 			}
-			return err
+			return nil
 		})
 	}
 }
 
-// clear leaves the place of a pool as it was before there was one.
-func (a *Agent) clear(ctx context.Context, op *openPool) (left string, err error) {
+// clear leaves the place of a pool as it was before there was one. left says what stays there.
+func (a *Agent) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
+	op := a.pools.one(id)
 	if op.backend != nil {
-		b, err = a.pools.takeOut(ctx, op.ID, "it is being removed")
+		b, err = a.pools.takeOut(ctx, id, "it is being removed")
 	} else {
-		b, err = a.whole(ctx, op)
+		b, left, err = a.whole(ctx, op)
 	}
 	if err != nil || b == nil {
-		return "", err
+		return left, err
 	}
 	c, can := b.(backends.Clearer)
 	if !can {
-		return op.rec.place() + " keeps an empty pool", errors.Join(b.Close(), a.pools.holds.let(op.ID))
+		return op.rec.place() + " keeps an empty pool", errors.Join(b.Close(), a.pools.holds.let(id))
 	}
 	if left, err = c.Clear(ctx); err != nil {
 		return "", errors.Join(err, b.Close())
 	}
-	return left, a.pools.holds.let(op.ID)
+	return left, a.pools.holds.let(id)
 }
 
 // whole opens a pool that could not be opened, and is removed: it was cleared in part, and is made
-// whole again first. nil: it was cleared, or nobody can tell, as its place is away; then that is
-// all there is to do.
-func (a *Agent) whole(ctx context.Context, op *openPool) (backends.Pool, error) {
-	if _, err := os.Lstat(op.rec.Path); op.rec.Image > 0 && errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	kind, err := a.Backends.Kind(op.rec.Backend)
-	if err != nil {
-		return nil, err
+// whole again first. nil: it was cleared, or nobody can tell, as its place is away; then what left
+// says is all there is to do. ErrInUse while another drover has it.
+func (a *Agent) whole(ctx context.Context, op *openPool) (b backends.Pool, left string, err error) {
+	if op.opening != nil {
+		return nil, "", op.serves()
 	}
 	cfg := op.rec.config(op.Name, keyring{a})
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices stays, so nothing lacks
-	b, err := kind.Open(ctx, cfg)
-	if err != nil {
-		a.Log.WithError(err).WithField("pool", op.Name).Warn("pool is removed; its place cannot be opened, and stays as it is")
-		return nil, nil
+	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 && !within(cfg.Path, "/dev") {
+		return nil, "there is nothing at " + cfg.Path + " now: " + op.rec.takeBack("if its disk is away"), nil
 	}
-	return b, nil
+	kind, err := a.Backends.Kind(op.rec.Backend)
+	if err != nil {
+		return nil, "", err
+	}
+	b, err = kind.Open(ctx, cfg)
+	switch {
+	case ctx.Err() != nil:
+		return b, "", errors.Join(ctx.Err(), err)
+	case err != nil:
+		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.rec.place(), dataset.OneLine(err), op.rec.takeBack("if it is the pool still")), nil
+	}
+	if _, err := a.pools.holds.take(ctx, b); err != nil {
+		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s leaves its place as it is)", err, op.Name), b.Close())
+	}
+	return b, "", nil
+}
+
+// takeBack says how to remove what may lie at a pool's place once its record is gone.
+func (r poolRecord) takeBack(when string) string {
+	return when + ", drover pool adopt " + r.place() + " takes it back, to be removed again"
 }
 
 // release lets go of a pool whose place stays as it is.

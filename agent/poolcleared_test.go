@@ -2,16 +2,25 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/socket"
 )
 
 // clearing is a kind whose pools have something happen before they are cleared, and which counts
@@ -76,6 +85,7 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 	}
 	cfg := r.Config
 	r.close()
+	log := logtest.NewLocal(cfg.Log.(*logrus.Logger))
 	scratch.Run(t, "blkdiscard", "-z", "-f", disk)
 	r.start(cfg)
 	await(t, func() bool {
@@ -83,6 +93,14 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 		_, there := r.pools.byName("fast")
 		return !there
 	})
+	text := ""
+	for _, e := range log.AllEntries() {
+		left, _ := e.Data["left"].(string)
+		text += left
+	}
+	if !strings.Contains(text, "what lies at "+disk+" cannot be opened, and stays as it is: ") || !strings.Contains(text, "drover pool adopt "+disk+" takes it back") {
+		t.Errorf("it is said %s", text)
+	}
 	if is, err := fsctl.Identify(disk); is != fsctl.Empty {
 		t.Errorf("on the device is %s now: %v", is, err)
 	}
@@ -98,6 +116,38 @@ func TestForgettingOfPoolGoesOn(t *testing.T) {
 	}
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
+		t.Error(err)
+	}
+	r.unlisted("plain")
+}
+
+// A pool that another drover has by the time that its removal goes on is that one's: it is not
+// cleared, which is said, and it can be forgotten.
+func TestPoolThatIsRemovedIsAnothersByNow(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	path := r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	if err := r.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = removed }); err != nil {
+		t.Fatal(err)
+	}
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.pools.holds.taken)), func(n string) bool { return !strings.HasPrefix(n, holdName(op.ID)) })
+	cfg := r.Config
+	r.close()
+	other, err := socket.Hold(ctx, names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	r.start(cfg)
+	_, err = r.RemovePool(ctx, "plain", false)
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm --forget plain leaves its place as it is") {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
 		t.Error(err)

@@ -186,7 +186,7 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	}
 	steps.At("pool-remove.recorded")
 	if how == removed {
-		left, err = a.clear(ctx, op)
+		left, err = a.clear(ctx, id)
 	} else {
 		left, err = "what lies at "+op.rec.Path+" was left as it is (drover pool adopt "+op.rec.place()+" takes it back)", a.pools.release(id)
 	}
@@ -200,7 +200,7 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	if err := a.pools.drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
-	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "path": op.rec.Path}).Infof("pool is %s, as asked", how)
+	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "path": op.rec.Path, "left": left}).Infof("pool is %s, as asked", how)
 	return left, nil
 }
 
