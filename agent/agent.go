@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -106,6 +107,7 @@ type Agent struct {
 	cache  *cache
 	locks  locks
 	jobs   *jobs
+	words  atomic.Uint64 // how often it has registered
 	mounts mounts
 	facts  hostFacts
 	leases *leases
@@ -352,23 +354,6 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 		err = errors.New("its log says why")
 	}
 	return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started: %w (ask again)", err)
-}
-
-func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
-	a.mu.Lock()
-	previous := a.previous
-	a.mu.Unlock()
-	err := a.Control.Register(ctx, api.Registration{
-		Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels},
-		Pools: a.pools.records(), Gone: gone, Boot: a.boot, Previous: previous,
-	})
-	if err != nil {
-		return err
-	}
-	if err := a.letIn(ctx); err != nil {
-		return err
-	}
-	return a.storeGenerations(ctx)
 }
 
 // Close stops the work: operations on record go on at the next start, mounts

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -135,4 +136,40 @@ func (r *rig) destroy(d dataset.Dataset) {
 		r.t.Fatal(err)
 	}
 	await(r.t, func() bool { _, there := r.cache.dataset(d.ID); return !there })
+}
+
+// earlier is the way to control of an agent of which a word may be overtaken.
+type earlier struct {
+	api.Service
+	before func(api.Registration)
+}
+
+func (c *earlier) Register(ctx context.Context, reg api.Registration) error {
+	if c.before != nil {
+		c.before(reg)
+	}
+	return c.Service.Register(ctx, reg)
+}
+
+// A word of the node's pools that was under way while one of them went does not put it on record
+// again, and whoever said it is heard all the same.
+func TestPoolIsGoneForALateWordToo(t *testing.T) {
+	c := &earlier{}
+	r := newRig(t, func(cfg *Config) { c.Service, cfg.Control = cfg.Control, c })
+	ctx := t.Context()
+	r.newPool("plain")
+	r.Agent.stop() // so that nobody else registers
+	words := 0
+	c.before = func(api.Registration) {
+		if words++; words == 1 {
+			if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := r.register(ctx); err != nil || words != 5 { // the first, three of the removal, and the first anew
+		t.Errorf("registered %d times: %v", words, err)
+	}
+	c.before = nil
+	r.unlisted("plain")
 }

@@ -60,6 +60,28 @@ func (a *Agent) letIn(ctx context.Context) error {
 	return nil
 }
 
+// register has control put this node and its pools on record, and those that are gone off it. One
+// that a later one has overtaken names pools of before: it is said anew.
+func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
+	for overtaken := true; overtaken; {
+		a.mu.Lock()
+		previous := a.previous
+		a.mu.Unlock()
+		word := a.words.Add(1) // before it is looked which pools there are
+		err := a.Control.Register(ctx, api.Registration{
+			Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels, Word: word},
+			Pools: a.pools.records(), Gone: gone, Boot: a.boot, Previous: previous,
+		})
+		if overtaken = errors.Is(err, dataset.ErrStale) && word < a.words.Load(); err != nil && !overtaken {
+			return err
+		}
+	}
+	if err := a.letIn(ctx); err != nil {
+		return err
+	}
+	return a.storeGenerations(ctx)
+}
+
 // renewAgain is how often an agent says that it is alive as long as it does not know
 // for how long that holds.
 const renewAgain = 2 * time.Second

@@ -39,6 +39,9 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
+		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that are gone
+			return dataset.Errorf(dataset.ErrStale, "register of node %s: a later one of its agent was there before", n.Name)
+		}
 		if was, err := t.get(revokedNodeKey(n.ID), &revocation{}); err != nil {
 			return err
 		} else if was || !old.Removed.IsZero() {

@@ -81,3 +81,26 @@ func TestPoolIsGone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Of the words of one agent the last counts, however late one before it comes; the same again is
+// taken, and another agent counts anew.
+func TestLateRegistrationIsNone(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("a")
+	say := func(word uint64, pools []dataset.Pool) error {
+		return a.Register(a.ctx, api.Registration{Node: dataset.Node{ID: a.id, Name: "a", Incarnation: a.incarnation, Word: word}, Pools: pools, Gone: []uuid.UUID{a.pools[1].ID}})
+	}
+	for range 2 {
+		if err := say(2, a.pools[:1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, say(1, a.pools), dataset.ErrStale, "a later one of its agent")
+	if list, err := e.Pools(e.ctx); err != nil || len(list) != 1 {
+		t.Errorf("on record: %+v, %v", list, err)
+	}
+	a.incarnation = uuid.New()
+	if err := say(1, a.pools); err != nil {
+		t.Error(err)
+	}
+}

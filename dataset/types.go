@@ -249,6 +249,7 @@ type Node struct {
 	Pools       []uuid.UUID       `json:"pools"`
 	Dropped     []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
 	Registered  time.Time         `json:"registered,omitzero"` // when that was
+	Word        uint64            `json:"word,omitempty"`      // which of its registrations that was, as it counts them
 	Removed     time.Time         `json:"removed,omitzero"`    // since when its certificate is worth nothing; on record while datasets have their home there
 }
 
