@@ -192,13 +192,13 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 	if len(g.homes) > 0 {
 		level = levelError
 	}
-	var trashed []string
+	var trashed, purges []string
 	for _, d := range g.trashed {
 		trashed = append(trashed, d.Volume)
-		mend += " " + d.ID.String()[:8]
+		purges = append(purges, "drover trash purge "+d.ID.String()[:8])
 	}
-	if mend != "" {
-		mend = "bring the key back; or, if it is gone for good, drover trash purge" + mend
+	if purges != nil {
+		mend = "bring the key back; or, if it is gone for good, " + strings.Join(purges, "; ")
 	}
 	for _, who := range []struct {
 		text  string

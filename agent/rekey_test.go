@@ -338,7 +338,7 @@ func TestDoctorOfKeys(t *testing.T) {
 		}
 	}
 	first := k.encrypted("first@gold")
-	k.encrypted("second@gold")
+	second := k.encrypted("second@gold")
 	run := k.encrypted("run@run")
 	there := first
 	there.ID, there.Volume = uuid.New(), "there"
@@ -373,7 +373,7 @@ func TestDoctorOfKeys(t *testing.T) {
 	if err := k.Remove(t.Context(), "second@gold"); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, levelWarning, "drover trash purge "+short, "in the trash that could not be restored: 2 (first, second)")
+	wants("key file "+k.gold, levelWarning, "drover trash purge "+short+"; drover trash purge "+second.ID.String()[:8], "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a key of its own: then it is asked for each.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	corners "github.com/droverhq/drover/backends/corner"
@@ -21,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -218,11 +218,11 @@ func roomNow(p api.Pool, path string) error {
 	if homed(p) != nil {
 		return nil // the folder's says nothing
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s: statfs %s: %w", p.Name, path, err)
+	free, size, err := fsctl.Space(path)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
 	}
-	return enough(p, dataset.Size(fs.Bavail)*dataset.Size(fs.Frsize), dataset.Size(fs.Blocks)*dataset.Size(fs.Frsize))
+	return enough(p, dataset.Size(free), dataset.Size(size))
 }
 
 // mountedAt returns the folder of a pool: where its image is mounted, if it has one.
