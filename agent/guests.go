@@ -267,43 +267,63 @@ func (a *Agent) guestRounds() {
 
 // settleGuest ends a stay without a mount, and tells of a mount without one. Again: nothing.
 func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
+	g, known, stays, err := a.endedStay(ctx, id, told)
+	if err != nil || !stays {
+		return err
+	}
+	if !known {
+		g.Stay = uuid.New()
+	}
+	// Without the lock: who mounts or unmounts here what is mounted waits for no control.
+	now, asked := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: g.Stay, Held: true})
 	unlock, err := a.locks.lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if a.mistrust() != nil {
-		return nil
-	}
-	if _, home := a.cache.dataset(id); home {
-		return a.dropGuest(ctx, id) // which needs none
-	}
-	g, known := a.guests.get(id)
+	is, still := a.guests.get(id)
 	mounted, err := isMountPoint(a.mountPath(id))
 	switch {
 	case err != nil:
 		return err
-	case mounted || len(a.record(id).IDs) > 0:
-		return a.holdStay(ctx, id, g, known)
+	case !mounted && len(a.record(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
+		return nil // it ended meanwhile: the next sync says so if control heard of that before this
+	}
+	return a.holdStay(ctx, id, guestRecord{is.Indexed, g.Stay}, known, now, asked)
+}
+
+// endedStay ends a stay without a mount; stays: there is one.
+func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecord, known, stays bool, err error) {
+	unlock, err := a.locks.lock(ctx, id, "check of dataset "+id.String())
+	if err != nil {
+		return g, false, false, err
+	}
+	defer unlock()
+	if a.mistrust() != nil {
+		return g, false, false, nil
+	}
+	if _, home := a.cache.dataset(id); home {
+		return g, false, false, a.dropGuest(ctx, id) // which needs none
+	}
+	g, known = a.guests.get(id)
+	mounted, err := isMountPoint(a.mountPath(id))
+	if err != nil || mounted || len(a.record(id).IDs) > 0 {
+		return g, known, err == nil, err
 	}
 	a.guests.refuses(id, nil)
 	for _, stay := range []uuid.UUID{told, g.Stay} {
 		if stay != uuid.Nil {
 			if err := a.endStay(ctx, id, stay); err != nil {
-				return err
+				return g, known, false, err
 			}
 		}
 	}
 	steps.At("guest.ended")
-	return a.dropGuest(ctx, id)
+	return g, known, false, a.dropGuest(ctx, id)
 }
 
-// holdStay tells control of what is mounted here, whatever it decided meanwhile.
-func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known bool) (err error) {
-	if !known {
-		g.Stay = uuid.New()
-	}
-	now, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: g.Stay, Held: true})
+// holdStay takes in what control says of what is mounted here, whatever it decided meanwhile.
+func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known bool, now api.Indexed, err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
 		if err = fmt.Errorf("control has it not so on record: %w", err); a.guests.refuses(id, err) && known {
