@@ -36,12 +36,13 @@ unit_tests() {
 	gotest -timeout 20m -p 3 "$@" ./agent ./backends/{loop,btrfs,zfs} ./control/store/consul "${packages[@]}"
 }
 
-# Hosts that lose each other by the clock are not to lose the processor as well: those packages come alone.
+# Hosts that lose each other by the clock are not to lose the processor as well: those packages come alone,
+# and have it for less than half of the time, so beside each other.
 product_tests() {
 	local within=$1 packages
 	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster)$')
 	gotest -timeout "$within" -p 2 ./test/{product,faults,lab,docs,demo} "${packages[@]}"
-	gotest -timeout 30m -p 1 ./test/chaos ./test/cluster
+	gotest -timeout 30m -p 2 ./test/cluster ./test/chaos
 }
 
 short() {
