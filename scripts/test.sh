@@ -47,8 +47,8 @@ product_tests() {
 
 short() {
 	phase "build" 120 make build
-	phase "tests of packages" 300 unit_tests
-	phase "tests of the product" 900 product_tests 20m
+	phase "tests of packages" 400 unit_tests
+	phase "tests of the product" 780 product_tests 20m
 }
 
 long() {
@@ -67,6 +67,6 @@ esac
 need_root "testing mounts and engines"
 trap show_phases EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
-phase "images and tools" 540 prepare
+phase "images and tools" 240 prepare
 "$form"
 say "all tests passed"
