@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -18,6 +20,8 @@ import (
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has it on record, and may cancel it
+
+	dataset, pool uuid.UUID // that it is of; pool may be Nil
 }
 
 // acts are what this agent carries out.
@@ -69,7 +73,10 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	jb.begin(op)
-	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning}
+	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
+	if op.Dataset != nil {
+		r.pool = op.Dataset.Pool
+	}
 	a.mu.Lock()
 	a.running[op.ID] = r
 	a.mu.Unlock()

@@ -342,7 +342,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
-	case op.backend == nil || op.hung != "":
+	case op.rec.Leaving != staying || op.backend == nil || op.hung != "":
 		return dataset.Pool{}, op.serves()
 	case op.held() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict, "pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and on which node)", op.Name, a.NodeName)

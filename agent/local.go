@@ -73,6 +73,11 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		return dataset.Pool{}, nil, err
 	}
 	defer unlock()
+	for _, o := range a.pools.all() {
+		if o.rec.Leaving != staying && (o.rec.place() == path || o.rec.Path == path) {
+			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrConflict, "pool %s, which lies at %s, is being removed: it can be adopted once that is over (drover pool rm --forget %[1]s leaves it as it is; drover doctor)", o.Name, path)
+		}
+	}
 	name := a.freePoolName(path)
 	defer a.pools.tidy(name)
 	var tried, unable []unadopted

@@ -20,7 +20,7 @@ func (a *Agent) leavePools() {
 			continue
 		}
 		a.jobs.start("removal of pool "+op.Name, func(ctx context.Context, _ *job) error {
-			unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
+			unlock, err := a.lockPool(ctx, op)
 			if err != nil {
 				return err
 			}
@@ -36,6 +36,24 @@ func (a *Agent) leavePools() {
 			return nil
 		})
 	}
+}
+
+// wanted has a pool that was put back into drover.yaml while it was leaving be one again. One that may
+// be cleared in part held nothing, and is made again as if it had never been there.
+func (p *pools) wanted(ctx context.Context, name string, known map[string]poolRecord) error {
+	rec := known[name]
+	log := p.a.Log.WithField("pool", name)
+	switch {
+	case rec.Leaving == staying:
+		return nil
+	case rec.Off:
+		log.Warn("pool was being removed, and stands in drover.yaml again: it held nothing, and is made again")
+		delete(known, name)
+		return p.a.state.put(ctx, map[string]any{"pools/" + name: nil})
+	}
+	log.Warn("pool was being removed, and stands in drover.yaml again: it is kept as it is")
+	rec.Leaving, known[name] = staying, rec
+	return p.a.state.put(ctx, map[string]any{"pools/" + name: rec})
 }
 
 // clear leaves the place of a pool as it was before there was one. left says what stays there.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
@@ -153,4 +154,64 @@ func TestPoolThatIsRemovedIsAnothersByNow(t *testing.T) {
 		t.Error(err)
 	}
 	r.unlisted("plain")
+}
+
+// A disk that hangs while its pool goes keeps nobody from making another pool, and who would take
+// in what is being cleared is told.
+func TestPoolThatHangsAsItGoesHoldsUpNoOther(t *testing.T) {
+	hangs, hung := make(chan struct{}), make(chan struct{})
+	k := &clearing{Kind: dir.Backend{}, before: func() { close(hung); <-hangs }}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(k) })
+	path := r.newPool("plain")
+	gone := make(chan error, 1)
+	go func() { _, err := r.RemovePool(t.Context(), "plain", false); gone <- err }()
+	<-hung
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := r.CreatePool(ctx, api.NewPool{Name: "other", Backend: "dir", Path: filepath.Join(r.root, "other")}); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := r.AdoptPool(ctx, path); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain, which lies at "+path+", is being removed") {
+		t.Errorf("taken in: %v", err)
+	}
+	close(hangs)
+	if err := <-gone; err != nil {
+		t.Error(err)
+	}
+	r.unlisted("plain")
+}
+
+// Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
+// where it may be cleared in part.
+func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
+	for name, off := range map[string]bool{"whole": false, "cleared": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			path := r.newPool("plain")
+			op, _ := r.pools.byName("plain")
+			if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = removed, off }); err != nil {
+				t.Fatal(err)
+			}
+			cfg := r.Config
+			r.close()
+			if off {
+				if err := os.Remove(filepath.Join(path, "pool.json")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg.Pools = append(cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: path})
+			r.start(cfg)
+			for range 2 {
+				r.rounds(t.Context())
+				now, there := r.pools.byName("plain")
+				if !there || now.serves() != nil || off == (now.ID == op.ID) {
+					t.Fatalf("it is %+v", now)
+				}
+				r.restart()
+			}
+			if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -230,6 +230,39 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	}
 }
 
+// Work elsewhere is not waited for, and none once control has the pool off its record: what may be
+// cleared in part cannot stay.
+func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.newPool("plain")
+	d, imported, unknown := r.volume("db"), uuid.New(), uuid.New()
+	r.mu.Lock()
+	r.running[uuid.New()] = &running{dataset: imported, pool: d.Pool}
+	r.mu.Unlock()
+	hold := func(id uuid.UUID) {
+		unlock, err := r.locks.lock(ctx, id, "import of volume other")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(unlock)
+	}
+	hold(d.ID)
+	hold(imported)
+	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+		t.Error(err)
+	}
+	hold(unknown)
+	r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	if err := r.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = removed, true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+		t.Error(err)
+	}
+}
+
 // A pool in which something is on record is not out of service for a moment, whatever else is done.
 func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	r := newRig(t)

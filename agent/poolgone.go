@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,17 +45,20 @@ const (
 // for one that nobody can look into, ErrConflict while anything lies, or is on record, there, and
 // for one that a start would make again. Again, after a crash too: goes on.
 func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
-	unlock, err := a.lockPools(ctx, "removal of pool "+name)
+	op, known := a.pools.byName(name)
+	if !known {
+		return out, cmp.Or(a.mayGo(name, nil), a.notHere(ctx, name))
+	}
+	unlock, err := a.lockPool(ctx, op)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	op, known := a.pools.byName(name)
+	if op = a.pools.one(op.ID); op.gone { // meanwhile
+		return out, a.notHere(ctx, name)
+	}
 	if err := a.mayGo(name, op); err != nil {
 		return out, err
-	}
-	if !known {
-		return out, a.notHere(ctx, name)
 	}
 	if !forget && op.rec.Leaving == staying {
 		if err := a.emptied(ctx, op); err != nil {
@@ -71,11 +75,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
 	defer cancel() // what is begun is brought to an end, whoever waits
-	how := removed
-	if forget || op.rec.Leaving == forgotten { // which goes on
-		how = forgotten
-	}
-	if err := a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = how }); err != nil {
+	if err := a.setLeaving(ctx, op, forget); err != nil {
 		return out, err
 	}
 	left, err := a.letPoolGo(ctx, op.ID)
@@ -88,6 +88,29 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	defer a.tellSoon()
 	a.tellPools(ctx)
 	return out, nil
+}
+
+// lockPool keeps two from removing one pool at once. What lies in it is asked under that lock alone:
+// its disk may hang, and other pools are made and taken in meanwhile.
+func (a *Agent) lockPool(ctx context.Context, op *openPool) (unlock func(), err error) {
+	return a.locks.lock(ctx, op.ID, "removal of pool "+op.Name)
+}
+
+// setLeaving puts on record that a pool is leaving. No other one is made, taken in or leaving meanwhile.
+func (a *Agent) setLeaving(ctx context.Context, op *openPool, forget bool) error {
+	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.mayGo(op.Name, op); err != nil {
+		return err
+	}
+	how := removed
+	if forget || op.rec.Leaving == forgotten { // which goes on
+		how = forgotten
+	}
+	return a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = how })
 }
 
 // mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
@@ -163,20 +186,13 @@ func (a *Agent) namedIn(ctx context.Context, op *openPool) (notes []string) {
 
 // letPoolGo ends the removal of a pool that is on record as leaving. It stays so after an error, and
 // is tried again; but where anything lies or is on record there: then it stays a pool. left is
-// what is at its place still. The lock of pools is held.
+// what is at its place still. The pool's lock is held.
 func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err error) {
 	op := a.pools.one(id)
 	how := op.rec.Leaving
 	steps.At("pool-remove.begun")
-	err = a.workEnds(ctx, op)
-	if err == nil && how == removed && op.backend != nil {
-		err = holdsNothing(ctx, op, op.backend)
-	}
-	if err == nil { // first without it: what control finds there after is all there is
-		err = a.register(ctx)
-	}
-	if err == nil {
-		err = a.register(ctx, id)
+	if !op.rec.Off {
+		err = a.offRecord(ctx, op)
 	}
 	if err != nil && !inDoubt(err) {
 		return "", errors.Join(err, a.stays(ctx, id))
@@ -197,11 +213,34 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.cleared")
+	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name) // its name and place are another's from here on
+	if err != nil {
+		return "", goesOn(op.Name, err)
+	}
+	defer unlock()
 	if err := a.pools.drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "path": op.rec.Path, "left": left}).Infof("pool is %s, as asked", how)
 	return left, nil
+}
+
+// offRecord has control take a pool off its record, once nothing is under way, nor lies, in it.
+func (a *Agent) offRecord(ctx context.Context, op *openPool) error {
+	err := a.workEnds(ctx, op)
+	if err == nil && op.rec.Leaving == removed && op.backend != nil {
+		err = holdsNothing(ctx, op, op.backend)
+	}
+	if err == nil { // first without it: what control finds there after is all there is
+		err = a.register(ctx)
+	}
+	if err == nil {
+		err = a.register(ctx, op.ID)
+	}
+	if err == nil {
+		err = a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Off = true })
+	}
+	return err
 }
 
 func goesOn(name string, err error) error {
@@ -210,7 +249,7 @@ func goesOn(name string, err error) error {
 
 // stays has a pool be one again.
 func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
-	if err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Leaving = staying }); err != nil {
+	if err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Leaving, rec.Off = staying, false }); err != nil {
 		return err
 	}
 	defer a.tellSoon()
@@ -222,7 +261,7 @@ func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
 	for _, id := range a.locks.under() {
-		if id == uuid.Nil { // our own
+		if id == uuid.Nil || !a.mayBeIn(id, op.ID) {
 			continue
 		}
 		unlock, err := a.locks.lock(ctx, id, "removal of pool "+op.Name)
@@ -240,4 +279,29 @@ func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
 		}
 	}
 	return nil
+}
+
+// mayBeIn tells whether work on a dataset may be in a pool: it is known to, or nothing is known.
+func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
+	if a.pools.one(id) != nil { // the lock of a pool
+		return false
+	}
+	var in []uuid.UUID
+	if d, known := a.cache.dataset(id); known {
+		in = append(in, d.Pool)
+	}
+	if k, kept := a.cache.copied(id); kept {
+		in = append(in, k.Pool)
+	}
+	if p, comes := a.pull(id); comes {
+		in = append(in, p.Pool, p.From)
+	}
+	a.mu.Lock()
+	for _, r := range a.running {
+		if r.dataset == id && r.pool != uuid.Nil {
+			in = append(in, r.pool)
+		}
+	}
+	a.mu.Unlock()
+	return len(in) == 0 || slices.Contains(in, pool)
 }

@@ -96,6 +96,9 @@ func (p *pools) open(ctx context.Context) error {
 	var unknown []PoolConfig
 	configured := map[string]bool{}
 	for _, c := range p.a.Pools {
+		if err := p.wanted(ctx, c.Name, known); err != nil {
+			return err
+		}
 		configured[c.Name] = true
 		rec, known := p.configured(c), known[c.Name]
 		if known.ID == uuid.Nil {
@@ -105,7 +108,7 @@ func (p *pools) open(ctx context.Context) error {
 		if known.Backend != rec.Backend {
 			return dataset.Errorf(dataset.ErrInvalid, "pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
 		}
-		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed, rec.Leaving = known.ID, known.Share, known.Found, known.Doubtful, known.Generation, known.Trimmed, known.Leaving
+		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share, known.Found, known.Doubtful, known.Generation, known.Trimmed
 		opened = append(opened, p.known(c.Name, rec))
 	}
 	for _, name := range names {

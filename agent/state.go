@@ -89,8 +89,10 @@ type poolRecord struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Share is the one that it was made on; see openPool.inform.
 	Share uuid.UUID `json:"share,omitzero"`
-	// Leaving says that it is being removed; see RemovePool.
+	// Leaving says that it is being removed, Off that control has taken it off its record: then it
+	// may be cleared in part, and is no pool any more. See RemovePool.
 	Leaving leaving `json:"leaving,omitempty"`
+	Off     bool    `json:"off,omitempty"`
 }
 
 // get reads key into v and reports whether it is there.
