@@ -323,7 +323,7 @@ func (d *Disk) Left(backend string) string {
 	}
 	for _, device := range d.Devices {
 		devices = append(devices, "--device "+device)
-		wipe = append(wipe, "blkdiscard -z -f "+device)
+		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a busy one
 	}
 	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
 		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, ", "))

@@ -3,6 +3,7 @@ package disk_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/loopdev"
@@ -311,4 +313,30 @@ func TestStriped(t *testing.T) {
 		t.Errorf("%s of two devices", st.Size)
 	}
 	r.close(p)
+}
+
+// What a pool that is cleared says of wiping its devices spares one that is busy, and frees others.
+func TestWipingAsSaid(t *testing.T) {
+	each(t, func(r rig) {
+		device := scratch.Disk(r.T, size)
+		p := r.open(uuid.New(), true, device)
+		left, err := p.(backends.Clearer).Clear(r.Context())
+		if err != nil {
+			r.Fatal(err)
+		}
+		_, how, _ := strings.Cut(left, "for anything else: ")
+		how = strings.TrimSuffix(how, ")")
+		p = r.open(p.ID(), false, device)
+		if out, err := exec.CommandContext(r.Context(), "sh", "-c", how).CombinedOutput(); err == nil {
+			r.Fatalf("%s: a mounted device was wiped: %s", how, out)
+		}
+		r.has(p, r.volume(p))
+		r.close(p)
+		if out, err := exec.CommandContext(r.Context(), "sh", "-c", how).CombinedOutput(); err != nil {
+			r.Fatalf("%s: %v: %s", how, err, out)
+		}
+		if err := disk.Vacant(device); err != nil {
+			r.Error(err)
+		}
+	})
 }

@@ -271,6 +271,42 @@ func TestTwoPoolsThatAreOne(t *testing.T) {
 	}
 }
 
+// A pool that is removed leaves the share, and what the other hosts have there, as it is; one with a
+// volume stays.
+func TestPoolIsCleared(t *testing.T) {
+	share := t.TempDir()
+	a, b := open(t, share, "alpha"), open(t, share, "beta")
+	mine, theirs := dataset.Dataset{ID: uuid.New(), Epoch: 1}, dataset.Dataset{ID: uuid.New(), Epoch: 1}
+	for p, d := range map[backends.Pool]dataset.Dataset{a: mine, b: theirs} {
+		if _, err := p.Create(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(t.Context(), d.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, b, theirs.ID, "beta's")
+	clear := a.(backends.Clearer).Clear
+	if _, err := clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("with a volume: %v", err)
+	}
+	if err := a.Delete(t.Context(), mine.ID); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := clear(t.Context()); left != "" || err != nil {
+		t.Errorf("left %q, %v", left, err)
+	}
+	if _, err := os.Lstat(filepath.Join(share, "alpha")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder: %v", err)
+	}
+	if got := read(t, b, theirs.ID); got != "beta's" {
+		t.Errorf("the other host has %q", got)
+	}
+	if again := open(t, share, "alpha"); again.Info().Share != b.Info().Share {
+		t.Error("it is another share")
+	}
+}
+
 // What another host is making, and has no record of yet, is nobody's to take or to reap.
 func TestOthersAreLeftAlone(t *testing.T) {
 	share := t.TempDir()
