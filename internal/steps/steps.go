@@ -25,5 +25,7 @@ func Names() []string {
 		"resize.begin", "resize.made", "resize.recorded",
 		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
+		"pool-remove.begun", "pool-remove.recorded", "pool-remove.cleared",
+		"shelf.clear.pool.json", "shelf.clear.datasets",
 	}
 }

@@ -34,7 +34,7 @@ type drill struct {
 // drills are those of all operations. Where a drill needs a volume, "base" is
 // there, with a snapshot "first".
 func drills() []drill {
-	return slices.Concat(makingDrills(), snapshotDrills(), endingDrills(), mountDrills())
+	return slices.Concat(makingDrills(), snapshotDrills(), endingDrills(), mountDrills(), poolDrills())
 }
 
 // have reports whether there is a volume of that name.

@@ -1,0 +1,61 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// poolDrills: a pool that was made by mistake is removed, or forgotten. What is begun comes to its
+// end, whatever was in the way, and the same place is a pool's again.
+func poolDrills() []drill {
+	var all []drill
+	add := func(op, name string, forget bool) {
+		path := func(w *world) string { return filepath.Join(w.h.Dir, "mistake") }
+		ask := func(t *testing.T, w *world) error {
+			c := w.h.Client(t)
+			defer c.Close()
+			_, err := c.RemovePool(t.Context(), "mistake", forget)
+			return err
+		}
+		all = append(all, drill{
+			op: op, name: name, only: []string{"loop"}, ask: ask,
+			ready: func(t *testing.T, w *world) {
+				c := w.h.Client(t)
+				defer c.Close()
+				_, err := c.CreatePool(t.Context(), api.NewPool{Name: "mistake", Backend: "dir", Path: path(w)})
+				w.ok(t, err)
+			},
+			ends: func(t *testing.T, w *world, _ bool) {
+				c := w.h.Client(t)
+				defer c.Close()
+				await(t, "the pool goes", func() error {
+					list, err := c.Pools(t.Context())
+					for _, p := range list {
+						if p.Name == "mistake" {
+							err = errors.Join(err, fmt.Errorf("there is %+v", p))
+						}
+					}
+					if err == nil && !errors.Is(ask(t, w), dataset.ErrNotFound) { // it has waited for the end
+						err = errors.New("its host had it")
+					}
+					return err
+				})
+				if _, err := os.Lstat(filepath.Join(path(w), "pool.json")); errors.Is(err, fs.ErrNotExist) == forget {
+					t.Errorf("its place: %v", err)
+				}
+			},
+			clear: func(t *testing.T, w *world) { w.ok(t, os.RemoveAll(path(w))) },
+		})
+	}
+	add("pool-remove", "removed", false)
+	add("pool-remove", "forgotten", true)
+	add("shelf", "cleared in part", false)
+	return all
+}
