@@ -64,12 +64,12 @@ func (p *Pool) makeRecords(ctx context.Context, id uuid.UUID, there volume) erro
 // whatever else is known. What is not known lay there before the volume did, or mkfs has left
 // it, which writes the superblock last.
 func formatted(path string, id uuid.UUID) (bool, error) {
-	content, err := fsctl.Identify(path)
+	content, err := fsctl.Known(path)
 	if err != nil {
 		return false, err
 	}
 	switch content {
-	case fsctl.Empty, fsctl.OtherData:
+	case fsctl.OtherData:
 		return false, nil
 	case fsctl.HoldsExt:
 		f, err := os.Open(path)

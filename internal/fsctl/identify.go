@@ -77,7 +77,13 @@ func signatures() []signature {
 // the first and last 16 MiB and in 1,024 samples spread evenly between; of a disk it
 // can't be known short of reading it all. It changes nothing. An error means that it
 // could not be found out, not that there is nothing.
-func Identify(path string) (Content, error) {
+func Identify(path string) (Content, error) { return open(path, identify) }
+
+// Known is Identify where it does not matter whether anything that is not known lies there, which
+// takes reading: it says OtherData for Empty.
+func Known(path string) (Content, error) { return open(path, known) }
+
+func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Content, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("identify: %w", err)
@@ -95,6 +101,21 @@ func Identify(path string) (Content, error) {
 }
 
 func identify(r io.ReaderAt, size int64) (Content, error) {
+	content, err := known(r, size)
+	if err != nil || content != OtherData {
+		return content, err
+	}
+	zero, err := Zeros(r, size)
+	if err != nil {
+		return "", err
+	}
+	if zero {
+		return Empty, nil
+	}
+	return OtherData, nil
+}
+
+func known(r io.ReaderAt, size int64) (Content, error) {
 	for _, s := range signatures() {
 		off := s.offset
 		if off < 0 {
@@ -118,14 +139,7 @@ func identify(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil || zfs {
 		return HoldsZFS, err
 	}
-	zero, err := Zeros(r, size)
-	if err != nil {
-		return "", err
-	}
-	if !zero {
-		return OtherData, nil
-	}
-	return Empty, nil
+	return OtherData, nil
 }
 
 // holdsZFS looks for uberblocks in the four labels: two of 256 KiB at each end, their

@@ -76,8 +76,11 @@ func TestIdentifySignatures(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got, err := fsctl.Identify(patched(t, size, tt.off, tt.data)); err != nil || got != tt.want {
-				t.Errorf("%q, %v", got, err)
+			path := patched(t, size, tt.off, tt.data)
+			for _, identify := range []func(string) (fsctl.Content, error){fsctl.Identify, fsctl.Known} {
+				if got, err := identify(path); err != nil || got != tt.want {
+					t.Errorf("%q, %v", got, err)
+				}
 			}
 		})
 	}
@@ -87,6 +90,9 @@ func TestIdentifyEmpty(t *testing.T) {
 	for _, size := range []int64{0, 1, 511, 4096, 64 << 10, mib, 33 * mib, 4096 * mib} {
 		if got, err := fsctl.Identify(scratch.Image(t, "", size)); err != nil || got != fsctl.Empty {
 			t.Errorf("%d bytes: %q, %v", size, got, err)
+		}
+		if got, err := fsctl.Known(scratch.Image(t, "", size)); err != nil || got != fsctl.OtherData {
+			t.Errorf("%d bytes, of what is known: %q, %v", size, got, err)
 		}
 	}
 }
