@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/lab/inside"
 )
@@ -177,4 +178,52 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	f.a.unmounts("db", "one")
 	f.guestsOf("db")
 	f.b.unmounts("db", "two")
+}
+
+// A guest that was cut off, and of whom somebody says that it writes no more, writes on all the
+// same: not to what was restored, nor to what that keeps. Back again it has what was restored.
+func TestRestoreOnARealShare(t *testing.T) {
+	f := onRealShare(t)
+	f.a.volume("db@many", nil)
+	f.a.writes("db", "token", "old")
+	if err := outcome(f.ended(*f.asks(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
+		t.Fatal(err)
+	}
+	there := f.b.mounts("db", "user")
+	f.b.puts(there, "new")
+	f.guestsOf("db", f.b)
+	open, err := os.OpenFile(filepath.Join(there, "token"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	f.b.down()
+	word := store.Write{Key: "fenced/" + f.b.Node().String(), Value: []byte(`{"by":"a person"}`)}
+	if _, err := f.store.Txn(t.Context(), nil, []store.Write{word}); err != nil {
+		t.Fatal(err)
+	}
+	restore := f.ended(*f.asks(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
+	if err := outcome(restore); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = open.WriteAt([]byte("bad"), 0)
+	_, _ = open.Sync(), open.Close()
+	_ = os.WriteFile(filepath.Join(there, "another"), []byte("bad"), 0o600)
+	f.asks(api.Request{Kind: dataset.OpClone, Volume: "kept", Options: map[string]string{"from": restore.Snapshot.ID.String()}})
+	f.soon("what was kept is cloned", func() bool { _, err := f.svc.Volume(t.Context(), "kept"); return err == nil })
+	for volume, want := range map[string]string{"db": "old", "kept": "new"} {
+		if got := f.a.reads(volume, "token"); got != want {
+			t.Errorf("%s holds %q, want %q", volume, got, want)
+		}
+		at := f.a.mounts(volume, "look")
+		if _, err := os.Stat(filepath.Join(at, "another")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s has what was made by who was cut off: %v", volume, err)
+		}
+		f.a.unmounts(volume, "look")
+	}
+	f.b.up()
+	f.b.unmounts("db", "user")
+	if got := f.b.reads("db", "token"); got != "old" {
+		t.Errorf("back again it reads %q", got)
+	}
 }
