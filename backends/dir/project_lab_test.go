@@ -81,20 +81,24 @@ func below(disk string) backendtest.Factory[*testing.T] {
 	})
 }
 
-// All of it on ext4 too is for the long form: what differs there, other tests have.
-func TestProjectSuite(t *testing.T) {
-	kinds := []string{"xfs"}
+// kinds are the filesystems on which all of it runs. ext4 is for the long form: what differs there,
+// other tests have.
+func kinds() []string {
 	if long.Enabled() {
-		kinds = append(kinds, "ext4")
+		return []string{"xfs", "ext4"}
 	}
-	for _, fs := range kinds {
+	return []string{"xfs"}
+}
+
+func TestProjectSuite(t *testing.T) {
+	for _, fs := range kinds() {
 		t.Run(fs, func(t *testing.T) { backendtest.Run(t, "dir", below(holding(t, fs))) })
 	}
 }
 
 // C1 with the steps of projects and limits.
 func TestProjectC1StoppedAtEveryStep(t *testing.T) {
-	for _, fs := range []string{"xfs", "ext4"} {
+	for _, fs := range kinds() {
 		t.Run(fs, func(t *testing.T) { stoppedAtEveryStep(t, holding(t, fs)) })
 	}
 }

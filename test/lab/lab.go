@@ -145,11 +145,22 @@ const processor = "max,la57=off,erms=off,fsrm=off,smap=off,smep=off"
 // what it is.
 const kernel = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off norandmaps tsc=unstable random.trust_cpu=on apparmor=0"
 
+// race reports whether the race detector watches: what it watches takes several times as long.
+func race() bool { return os.Getenv("LAB_RACE") != "" }
+
+// memory is the machine's. Of 3 GiB the kernel has killed a test that the race detector watched.
+func memory() string {
+	if race() {
+		return "8G"
+	}
+	return "3G"
+}
+
 // machine is a PC without anything that a test does not use.
 func machine(files, dir, console, line string) []string {
 	return append([]string{
 		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "pc,accel=tcg", "-cpu", processor, "-m", "3G",
+		"-machine", "pc,accel=tcg", "-cpu", processor, "-m", memory(),
 		"-kernel", filepath.Join(files, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
 		"-append", kernel + line,
 		"-serial", "file:" + console,

@@ -100,9 +100,6 @@ func share(t *testing.T, from, to string) {
 // all reports whether the long entries run as well.
 func all() bool { return os.Getenv("LAB_LONG") != "" || long.Enabled() }
 
-// race reports whether the race detector watches: what it watches takes several times as long.
-func race() bool { return os.Getenv("LAB_RACE") != "" }
-
 func chosen(only, run string) []Entry {
 	var entries []Entry
 	for _, e := range Table() {

@@ -15,13 +15,36 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
 // luks are the cases of the suite whose ways go through the mapping, or around it.
-const luks = "^TestSuiteEncrypted$/^xfs$/^(SizeIsEnforcedOrRefused|SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+
+// filled is what else there is, but writes a dataset full through it.
+const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
+
+// thinShort are cases of the suite of which LVM's part is large, and thinFew those that `make lab`
+// adds: how an operation that is cut short at each step ends is elsewhere, as is what is a record's
+// or a filesystem's, and not a volume's.
+const (
+	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
+	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
+		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
+		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
+)
+
+// copied are the cases of project quotas' suite that copy many files, which says little of quotas.
+const copied = "^TestProjectSuite$/././^(KeepsEverything|SnapshotIsImmutable)$"
 
 // openZFS are the cases of the suite that say most of another implementation than zfs-fuse.
-const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|RootIsEmptyAndOwned|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable|ForeignThingsAreListedAndKept)$"
+const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable)$"
+
+// shareShort and shareFew are the cases of the suite on a share that say most of the server: backend
+// nfs has the rest.
+const (
+	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$"
+	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|SeenWhileItMoves)$"
+)
 
 // large are the cases of backendtest that take minutes on a share in here.
-const large = "^Test(OnNFS|SuiteNFS)$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
+const large = "^TestSuiteNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
 
 // uncut are the operations of backend zfs that are cut short at each step elsewhere: how that
 // ends does not hang on the kernel, and it takes long in here.
@@ -47,28 +70,31 @@ func Table() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
 		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Limit|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
-		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
-		{Package: "backends/dir", Run: "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$", Disks: []Disk{{"quota", 6 * gib}}},
-		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Skip: copied, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{Package: "backends/dir", Run: copied, Disks: []Disk{{"quota", 6 * gib}}, Longest: true},
+		{Package: "backends/dir", Run: shareShort, Disks: []Disk{{"quota", 6 * gib}}},
+		{Package: "backends/dir", Run: shareFew, Disks: []Disk{{"quota", 6 * gib}}, Long: true},
+		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: shareShort + "|" + shareFew, Disks: []Disk{{"quota", 6 * gib}}, Within: 40 * time.Minute, Longest: true},
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
-		{Package: "backends/lvm", Run: "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$", Disks: thin(), Modules: []string{"dm-thin-pool"}},
-		{Package: "backends/lvm", Run: "^TestSuite$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Long: true},
+		{Package: "backends/lvm", Run: thinShort, Disks: thin(), Modules: []string{"dm-thin-pool"}},
+		{Package: "backends/lvm", Run: thinFew, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
+		{Package: "backends/lvm", Run: "^TestSuite$", Skip: thinShort + "|" + thinFew, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
 		{Package: "backends/lvm", Run: "^TestC1CrashAtEveryStep$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
-		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Long: true},
+		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Longest: true},
 		{Package: "backends/lvm", Run: "^TestC1Encrypted$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
 		{Package: "backends/lvm", Skip: "^Test(Suite|C1|DevicesThatHoldSomething$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
 		{Package: "backends/lvm", Run: "^Test(SuiteInACorner|DevicesThatHoldSomething)$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
-		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
+		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|RestoreOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large, Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true},
 		{Package: "backends/nfs", Run: large, Disks: []Disk{{"share", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
-		{Package: "backends/dir", Run: large, Disks: []Disk{{"quota", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{Package: "backends/loop", Run: "^Test(MappingsThatWereLeft|FirstHeaderLost)$", Modules: []string{"dm-crypt"}},
 		{Package: "backends/loop", Run: luks, Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true},
+		{Package: "backends/loop", Run: filled, Modules: []string{"dm-crypt"}, Longest: true},
 		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true},
 		{Package: "agent", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
 		{Package: "backends/zfs", Run: openZFS, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 15 * time.Minute, Long: true},
