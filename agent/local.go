@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fsctl"
 )
 
 // CreatePool makes a pool on this node and puts it on record.
@@ -122,12 +123,16 @@ func notAdopted(path string, tried, unable []unadopted) error {
 	if err == nil && json.Unmarshal(raw, &is) == nil && slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
 		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
 	}
-	if st, serr := os.Stat(path); errors.Is(err, os.ErrNotExist) && serr == nil && st.IsDir() {
+	st, serr := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) && serr == nil && st.IsDir() {
 		but := ""
 		if len(unable) > 0 {
 			but = "; not every backend works on this host: drover doctor"
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: no pool lies there (is its disk mounted? drover pool create NAME --backend KIND --path %[1]s makes a new one%s)", path, but)
+	}
+	if content, cerr := fsctl.Identify(path); cerr == nil && content == fsctl.Empty && serr == nil && st.Mode()&os.ModeDevice != 0 {
+		return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device %[1]s makes a pool of it)", path)
 	}
 	holds := func(u unadopted) bool { // that lies there, and is not what it should be
 		kind := dataset.KindOf(u.err)

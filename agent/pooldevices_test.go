@@ -167,8 +167,8 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 		if _, _, err := r.AdoptPool(t.Context(), a); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "it is pool of-"+kind) {
 			t.Errorf("%s: adopt: %v", kind, err)
 		}
-		if _, _, err := r.AdoptPool(t.Context(), b); err == nil {
-			t.Errorf("%s: an empty disk was adopted", kind)
+		if _, _, err := r.AdoptPool(t.Context(), b); err == nil || err.Error() != "nothing at "+b+" can be adopted: it is empty (drover pool create NAME --backend KIND --device "+b+" makes a pool of it)" {
+			t.Errorf("%s: an empty disk was adopted: %v", kind, err)
 		}
 		for _, device := range []string{a, b} {
 			left := r.pools.imageMount(filepath.Base(device))
