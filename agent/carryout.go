@@ -250,14 +250,15 @@ func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 }
 
 // timed returns a snapshot with when it was taken, which an earlier try may have done
-// already; if not, now, by this node's clock: those of an epoch are told apart by it.
+// already; if not, now, by this node's clock: those of an epoch are told apart by it. And with the
+// size that its dataset had then.
 func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := indexOf(e, s.ID); err == nil && i >= 0 {
-		s.Created, s.Order = e.Snapshots[i].Created, e.Snapshots[i].Order
+		s.Created, s.Order, s.Size = e.Snapshots[i].Created, e.Snapshots[i].Order, e.Snapshots[i].Size
 		return s, nil
 	}
-	return s.TakenAfter(e.Snapshots, a.Clock.Now()), err
+	return a.asLarge(s).TakenAfter(e.Snapshots, a.Clock.Now()), err
 }
 
 // doResize gives a dataset another size, mounted or not.

@@ -62,13 +62,7 @@ func TestForcedMoveToASmallerCopy(t *testing.T) {
 	f.b.resizes("db")
 	f.b.sized("db")
 	f.b.down()
-	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
-	if err != nil || out.Operation.Loss == nil {
-		t.Fatalf("%+v, %v", out, err)
-	}
-	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
-		t.Fatalf("%+v", op.Problem)
-	}
+	f.forces("db", f.a, f.b)
 	f.a.sized("db")
 	if got := f.a.reads("db", "token"); got != "before" {
 		t.Errorf("it goes on with %q", got)
@@ -106,25 +100,7 @@ func (p sizelessPool) Resize(ctx context.Context, id uuid.UUID, size dataset.Siz
 // resize to that does nothing, as it is on record.
 func TestSizeIsGivenLater(t *testing.T) {
 	t.Parallel()
-	f := newFlock(t, "loop", "loop")
-	kind := &sizeless{Backend: loop.New(&run.System{})}
-	f.a.down()
-	f.a.cfg.Backends = backends.NewRegistry(kind)
-	f.a.up()
-	d := f.a.volume("db", map[string]string{"size": sizeBefore.String()})
-	f.a.writes("db", "token", "before")
-	f.moves("db", f.b)
-	f.a.settled(d.ID)
-	f.b.resizes("db")
-	f.b.down()
-	kind.fails.Store(true)
-	out, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
-		t.Fatalf("%+v", op.Problem)
-	}
+	f, _, kind := undersizes(t)
 	want := "it was not given its size of 448MiB when it moved here and may still have 320MiB: not today"
 	says := func(when string, says bool) {
 		t.Helper()
@@ -138,7 +114,6 @@ func TestSizeIsGivenLater(t *testing.T) {
 			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)
 		}
 	}
-	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return known })
 	says("moved", true)
 	f.a.again()
 	f.a.sizeAgain(t.Context())

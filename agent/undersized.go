@@ -109,6 +109,16 @@ func (a *Agent) sizeAsRecorded(ctx context.Context, pool backends.Pool, d datase
 	return nil
 }
 
+// asLarge returns the record of a snapshot that is taken now, with the size that its dataset has and
+// not the one on record where that was not given yet: whoever goes on from it goes by this. 0: it is
+// not known.
+func (a *Agent) asLarge(s dataset.Snapshot) dataset.Snapshot {
+	if u, known := a.isUndersized(s.Dataset); known {
+		s.Size = u.Was
+	}
+	return s
+}
+
 // sizeAgain resizes what could not be when it moved here.
 func (a *Agent) sizeAgain(ctx context.Context) {
 	a.mu.Lock()

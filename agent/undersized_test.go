@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// undersizes is a flock whose host a went on with a volume from a copy that is older than its size,
+// and could not give it that: b, which did, is down.
+func undersizes(t *testing.T) (f *flock, d dataset.Dataset, kind *sizeless) {
+	t.Helper()
+	f = newFlock(t, "loop", "loop")
+	kind = &sizeless{Backend: loop.New(&run.System{})}
+	f.a.down()
+	f.a.cfg.Backends = backends.NewRegistry(kind)
+	f.a.up()
+	d = f.a.volume("db", map[string]string{"size": sizeBefore.String()})
+	f.a.writes("db", "token", "before")
+	f.moves("db", f.b)
+	f.a.settled(d.ID)
+	f.b.resizes("db")
+	f.b.down()
+	kind.fails.Store(true)
+	f.forces("db", f.a, f.b)
+	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return known })
+	return f, d, kind
+}
+
+// forces moves a volume to a host without another, which is vouched for.
+func (f *flock) forces(volume string, to, without *host) {
+	f.Helper()
+	out, err := f.svc.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName, Force: true, Fenced: without.NodeName})
+	if err != nil || out.Operation == nil || out.Operation.Loss == nil {
+		f.Fatalf("%+v, %v", out, err)
+	}
+	if op := f.ended(*out.Operation); op.State != dataset.OpDone {
+		f.Fatalf("%+v", op.Problem)
+	}
+}
+
+// A volume that was not given its size has it at the next home: its snapshots, of whomever they are,
+// say how large it is, not how large it is to be.
+func TestUndersizedMovesOn(t *testing.T) {
+	t.Parallel()
+	f, d, _ := undersizes(t)
+	f.a.writes("db", "token", "later")
+	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := f.svc.Snapshot(t.Context(), "db", f.record("db").Latest.String()); err != nil || s.Size != sizeBefore {
+		t.Errorf("a snapshot of it has %s on record, %v", s.Size, err)
+	}
+	c := f.host("host-c", "loop")
+	c.up()
+	asC := context.WithValue(t.Context(), askerKey{}, c.Node())
+	if s, _, err := (sending{f.a.Agent}).Freshen(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
+		t.Errorf("one for a replica has %s, %v", s.Size, err)
+	}
+	f.a.writes("db", "token", "last")
+	f.moves("db", c)
+	c.sized("db")
+	if got := c.reads("db", "token"); got != "last" {
+		t.Errorf("it goes on with %q", got)
+	}
+	if u, known := c.isUndersized(d.ID); known {
+		t.Errorf("it is not of its size there: %+v", u)
+	}
+}
