@@ -138,8 +138,11 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 	}
 	defer unlock()
 	d, home := a.cache.dataset(id)
-	if !home || d.State == dataset.StatePurging {
+	switch {
+	case !home || d.State == dataset.StatePurging:
 		return a.dropUndersized(ctx, id)
+	case a.keeps(d, "resize") != nil:
+		return nil // what was given up is as it is; when the move ends in vain it is tried again
 	}
 	pool, err := a.pools.online(ctx, d.Pool)
 	if err == nil {

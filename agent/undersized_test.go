@@ -74,3 +74,35 @@ func TestUndersizedMovesOn(t *testing.T) {
 		t.Errorf("it is not of its size there: %+v", u)
 	}
 }
+
+// What was given up is not resized any more, or it is not what went to the next home.
+func TestUndersizedIsGivenUp(t *testing.T) {
+	t.Parallel()
+	f, d, kind := undersizes(t)
+	c := f.host("host-c", "loop")
+	c.up()
+	asked := false
+	c.fuse.set(-1, false, func(act string) {
+		if _, given := f.a.leases.yielded(d.ID); act != "commit" || !given || asked {
+			return
+		}
+		asked = true
+		kind.fails.Store(false)
+		f.a.sizeAgain(t.Context())
+		if _, still := f.a.isUndersized(d.ID); !still {
+			t.Error("it is resized when it was given up")
+		}
+	})
+	f.moves("db", c)
+	c.fuse.mend()
+	f.a.settled(d.ID)
+	if !asked {
+		t.Fatal("nothing was given up")
+	}
+	for _, k := range f.record("db").Kept {
+		if k.Node == f.a.Node() && k.Kind == dataset.CopySuperseded {
+			t.Errorf("what was left is kept as something else than what was given up: %+v", k)
+		}
+	}
+	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return !known })
+}
