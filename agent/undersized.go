@@ -121,6 +121,11 @@ func (a *Agent) asLarge(s dataset.Snapshot) dataset.Snapshot {
 
 // sizeAgain resizes what could not be when it moved here.
 func (a *Agent) sizeAgain(ctx context.Context) {
+	select {
+	case <-a.isIn:
+	default: // what of it is home here still, or already, control has not said yet
+		return
+	}
 	a.mu.Lock()
 	all := maps.Clone(a.undersized)
 	a.mu.Unlock()
@@ -139,6 +144,8 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 	defer unlock()
 	d, home := a.cache.dataset(id)
 	switch {
+	case !home && a.mistrust() != nil:
+		return nil
 	case !home || d.State == dataset.StatePurging:
 		return a.dropUndersized(ctx, id)
 	case a.keeps(d, "resize") != nil:

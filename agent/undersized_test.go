@@ -106,3 +106,34 @@ func TestUndersizedIsGivenUp(t *testing.T) {
 	}
 	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return !known })
 }
+
+// That a volume is not of its size is known until control has said whose it is: its record may not be
+// on disk yet when the agent ends.
+func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	if err := r.setUndersized(t.Context(), d.ID, undersized{Why: "no room"}); err != nil {
+		t.Fatal(err)
+	}
+	r.cache.remove(d.ID)
+	isIn := r.isIn
+	keeps := func(when string, want bool) {
+		t.Helper()
+		r.sizeAgain(t.Context())
+		if _, kept := r.isUndersized(d.ID); kept != want {
+			t.Errorf("%s: it is kept: %t", when, kept)
+		}
+	}
+	r.isIn = make(chan struct{})
+	keeps("control is away", true)
+	r.isIn = isIn
+	r.mu.Lock()
+	r.strange = "it is another one"
+	r.mu.Unlock()
+	keeps("control's store is not to be believed", true)
+	r.mu.Lock()
+	r.strange = ""
+	r.mu.Unlock()
+	keeps("it is another node's", false)
+	r.cache.apply(d, 0)
+}
