@@ -99,7 +99,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
-		if _, have := a.cache.dataset(d.ID); have && s.Full && strange {
+		if _, have := a.cache.dataset(d.ID); s.Full && strange && (have || a.cache.leftSince(d.Dataset)) {
 			continue // what it says of what is known here is not to be believed
 		}
 		old, _ := a.cache.dataset(d.ID)
@@ -183,7 +183,8 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 // back from a backup, and takes for dead what is alive. Both are strange: nothing
 // is destroyed for them, until a person has the store rebuilt.
 func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool, err error) {
-	if !s.Full && slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) }) {
+	left := slices.IndexFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) })
+	if left >= 0 && !s.Full {
 		return false, errOlder
 	}
 	a.mu.Lock()
@@ -197,6 +198,9 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 		why = "it is another one than this node worked with before"
 	case s.Full:
 		why = missing(s, knew, why != "" || recovered)
+		if why == "" && left >= 0 && knew.datasets != nil { // otherwise this node has the store go by its pools
+			why = older(s.Datasets[left].Volume)
+		}
 	}
 	if recovered && why == "" {
 		if err := a.takeRecovery(ctx, s); err != nil {

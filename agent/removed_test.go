@@ -91,6 +91,67 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	r.cache.setCopy(d.ID, nil)
 }
 
+// leaves has a node know that a volume of its own went to another one, at an epoch.
+func (r *rig) leaves(d dataset.Dataset, epoch uint64) {
+	gone := d
+	gone.Home, gone.Epoch = uuid.New(), epoch
+	r.cache.remove(d.ID)
+	r.cache.setCopy(d.ID, &api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.node, Pool: d.Pool, Kind: dataset.CopyLeft}})
+}
+
+// A full answer that takes back a move is none to believe, however far its clock has come; one that
+// has the volume here again at a later epoch is, and one of a store that went by what this node has.
+func TestFullAnswerOfBeforeItLeft(t *testing.T) {
+	for name, c := range map[string]struct {
+		clock    uint64
+		epochs   uint64 // after that at which it left
+		recovery *api.Recovering
+		knows    func(r *rig) known
+		believed bool
+	}{
+		"its clock is not behind":      {clock: 1 << 30},
+		"its clock is behind":          {clock: 10},
+		"it was recovered, without it": {clock: 1 << 30, recovery: &api.Recovering{ID: uuid.New(), Done: true}},
+		"it was recovered, with it":    {clock: 10, recovery: &api.Recovering{ID: uuid.New(), Done: true, Heard: true}, believed: true},
+		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*rig) known { return known{} }, believed: true},
+		"the volume came back":         {clock: 1 << 30, epochs: 2, believed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			d := r.volume("db")
+			r.raiseClock(1000)
+			r.leaves(d, d.Epoch+1)
+			says := d
+			says.Epoch += c.epochs
+			if c.knows == nil {
+				c.knows = func(r *rig) known { return r.knows() }
+			}
+			answer := api.Sync{Cluster: r.cluster, Full: true, Index: 1 << 41, Clock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
+			if err := r.take(t.Context(), answer, c.knows(r)); err != nil {
+				t.Fatal(err)
+			}
+			now, home := r.cache.dataset(d.ID)
+			if _, left := r.cache.copied(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
+				t.Errorf("home %t, left %t, %+v", home, left, now)
+			}
+			if err := r.mistrust(); (err == nil) != c.believed {
+				t.Errorf("the store is not to be believed: %v", err)
+			}
+			_, err := r.Mount(t.Context(), "db", "one")
+			if (err == nil) != c.believed {
+				t.Errorf("mount: %v", err)
+			}
+			if err == nil {
+				err = r.Unmount(t.Context(), "db", "one")
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			r.cache.setCopy(d.ID, nil) // or the rig looks after it
+		})
+	}
+}
+
 // The end of a use is heard of a volume that nothing is known of any more, after a
 // restart too, and what was known of it on disk stays as it was.
 func TestUnmountOfAForgottenVolume(t *testing.T) {
