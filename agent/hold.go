@@ -31,6 +31,9 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 		if d, err = a.fetch(ctx, op.DatasetID); err != nil {
 			return d, nil, unlock, err
 		}
+		if a.cache.leftSince(d) {
+			return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: it went to another node after epoch %d, of which control speaks: its store may have been put back (%s brings it up to date)", op.Volume, d.Epoch, a.mendStore())
+		}
 	}
 	if d.Home != a.node && d.Home != uuid.Nil {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume, a.nodes.name(d.Home))

@@ -152,6 +152,30 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 	}
 }
 
+// What control, put back, says of a volume that has left is not gone by before that is seen, nor by
+// an operation: what lies here may be what the real home goes on from. Of the same epoch it is newer
+// than what was known.
+func TestOperationOnWhatLeft(t *testing.T) {
+	for epochs, refused := range map[uint64]bool{0: false, 1: true} {
+		r := newRig(t)
+		d := r.volume("db")
+		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
+			r.leaves(d, d.Epoch+epochs)
+			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+			_, _, unlock, err := r.hold(t.Context(), op, "test")
+			unlock()
+			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
+				t.Errorf("%s, %d epochs later: %v", kind, epochs, err)
+			}
+		}
+		r.leaves(d, d.Epoch+epochs)
+		if err := r.Remove(t.Context(), "db"); (err != nil) != refused {
+			t.Errorf("removal, %d epochs later: %v", epochs, err)
+		}
+		r.cache.setCopy(d.ID, nil)
+	}
+}
+
 // The end of a use is heard of a volume that nothing is known of any more, after a
 // restart too, and what was known of it on disk stays as it was.
 func TestUnmountOfAForgottenVolume(t *testing.T) {
