@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 // poolDrills: a pool that was made by mistake is removed, or forgotten. What is begun comes to its
@@ -42,10 +41,13 @@ func poolDrills() []drill {
 							err = errors.Join(err, fmt.Errorf("there is %+v", p))
 						}
 					}
-					if err == nil && !errors.Is(ask(t, w), dataset.ErrNotFound) { // it has waited for the end
-						err = errors.New("its host had it")
+					found, dErr := c.Doctor(t.Context())
+					for _, f := range found {
+						if f.Subject == "pool mistake" {
+							dErr = errors.Join(dErr, fmt.Errorf("doctor has %+v", f))
+						}
 					}
-					return err
+					return errors.Join(err, dErr)
 				})
 				if _, err := os.Lstat(filepath.Join(path(w), "pool.json")); errors.Is(err, fs.ErrNotExist) == forget {
 					t.Errorf("its place: %v", err)
