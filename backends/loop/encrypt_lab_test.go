@@ -13,12 +13,13 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The suite with every dataset encrypted.
+// The suite with every dataset encrypted, the pools of a case with the same key.
 func TestSuiteEncrypted(t *testing.T) {
+	keys := backendtest.NewKeys()
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		backendtest.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
 			disk := scratch.Mount(t, fstype, suiteDisk)
-			return loop.New(&run.System{}), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Keys: backendtest.NewKeys()}
+			return loop.New(&run.System{}), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Keys: keys}
 		})
 	}
 }
