@@ -202,12 +202,33 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 	err = onDetached(ctx, path, fs, func(root *os.File) error { return growFS(root, fs, size) })
 	// The mount has replayed the journal all the same, as resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
-		err = p.resize2fs(ctx, path, size)
+		if err = unattached(ctx, image); err == nil {
+			err = p.resize2fs(ctx, path, size)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	return image.Sync()
+}
+
+// unattached waits until no device has an image, and keeps them all off until it is closed. A mount
+// that nobody sees ends with its last descriptor, and a child that this process has just forked has
+// that one until its exec: what the kernel writes at that end would undo what resize2fs has written.
+func unattached(ctx context.Context, image *os.File) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
+	defer cancel()
+	for {
+		err := loopdev.Claim(ctx, image)
+		if !errors.Is(err, loopdev.ErrAttached) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return dataset.Errorf(dataset.ErrInUse, "%w: %w", err, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 const resizeTimeout = 90 * time.Second

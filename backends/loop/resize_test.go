@@ -1,15 +1,22 @@
 package loop
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // A resize that was cut short after the image grew is finished at the next mount.
@@ -109,4 +116,55 @@ func (f *fixture) headBytes(id uuid.UUID) int64 {
 	size, err := f.imageSize(dir, head)
 	f.must(err)
 	return size
+}
+
+// runFunc is a runner of its own.
+type runFunc func(ctx context.Context, c run.Command) (run.Result, error)
+
+func (r runFunc) Run(ctx context.Context, c run.Command) (run.Result, error) { return r(ctx, c) }
+
+// A mount of an image that is on its way out, as a fork keeps it for a moment, writes nothing over
+// what resize2fs has written.
+func TestGrowBesideALateUnmount(t *testing.T) {
+	f := newFixture(t, "btrfs")
+	c := f.stage(ext4)
+	c.Other.Size = larger
+	var late struct {
+		dev  *loopdev.Device
+		root *os.File
+		once sync.Once
+	}
+	end := func() {
+		late.once.Do(func() {
+			if err := errors.Join(late.root.Close(), late.dev.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	f.forks.Next = runFunc(func(ctx context.Context, cmd run.Command) (run.Result, error) {
+		res, err := (&run.System{}).Run(ctx, cmd)
+		if cmd.Name == "resize2fs" {
+			end() // or it does not come before this
+		}
+		return res, err
+	})
+	f.backend.step = func(step string) {
+		if step != "loop.resize.truncated" {
+			return
+		}
+		images, _ := filepath.Glob(filepath.Join(f.path, incoming, "*", f.layout.image(next)))
+		if len(images) != 1 {
+			t.Fatalf("clones in the making: %v", images)
+		}
+		var err error
+		late.dev, err = attach(t.Context(), images[0], loopdev.Options{BlockSize: sector, Sole: true})
+		f.must(err)
+		late.root, err = mount.Detached(mount.Spec{Source: late.dev.Path, FSType: ext4})
+		f.must(err)
+		time.AfterFunc(100*time.Millisecond, end)
+	}
+	_, err := f.Clone(t.Context(), c.Other, head0(c.Dataset), nil)
+	f.must(err)
+	end()
+	f.hasSize(c.Other.ID, larger)
 }
