@@ -3,6 +3,7 @@ package lvm
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/droverhq/drover/backends"
@@ -15,9 +16,12 @@ var _ backends.Clearer = (*Pool)(nil)
 // Clear implements backends.Clearer. A volume group that was made for the pool goes, with its labels
 // on the devices; one that was there before stays, without Drover's volumes and tag in it.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
-	all, err := p.tool.volumes(ctx, p.vg)
+	g, all, err := p.tool.look(ctx, p.vg)
 	if err != nil {
 		return "", err
+	}
+	if tag := poolTag + p.ID().String(); !slices.Contains(g.Tags, tag) {
+		return "", dataset.Errorf(dataset.ErrOffline, "volume group %s has not the tag %s of pool %s any more: nothing in it is removed (vgs -o +vg_tags)", p.vg, tag, p.name)
 	}
 	others := ""
 	for name, v := range all {
@@ -64,7 +68,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	}
 	var wipe []string
 	for _, d := range devices {
-		wipe = append(wipe, "blkdiscard -z -f "+d)
+		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that one that is busy is refused
 	}
 	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, ", ")), p.tool.lvm(ctx, "pvremove", devices...)
 }
