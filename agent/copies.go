@@ -253,6 +253,19 @@ func (a *Agent) tellCopy(ctx context.Context, c api.Copied) error {
 	return err
 }
 
+// left returns the datasets that were heard to have gone to another node, and at which epochs.
+func (c *cache) left() map[uuid.UUID]uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	at := map[uuid.UUID]uint64{}
+	for id, k := range c.copies {
+		if k.Record != nil {
+			at[id] = k.Record.Epoch
+		}
+	}
+	return at
+}
+
 // leftSince reports whether a dataset was heard to have gone to another node at a later epoch
 // than that of a record: the record is of a store that was put back.
 func (c *cache) leftSince(d dataset.Dataset) bool {

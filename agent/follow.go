@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,13 +48,6 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 	}
 }
 
-// known is what an agent knew before it asked control.
-type known struct {
-	asked    uint64             // the moment of the cache, for an answer that is not full
-	datasets map[uuid.UUID]seen // and these for one that is
-	clock    uint64
-}
-
 // errOlder says that an answer which is not full takes back a move that this node has heard of:
 // the store was put back, and everything is to be asked for, with what shows that.
 var errOlder = errors.New("control's store is older than what this node has heard of")
@@ -64,14 +55,6 @@ var errOlder = errors.New("control's store is older than what this node has hear
 // errOvertaken says that an answer may be older than what this node did meanwhile: it is
 // to be asked for again.
 var errOvertaken = errors.New("what control said may be overtaken")
-
-func (a *Agent) knows() known {
-	k := known{datasets: a.cache.seen()}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	k.clock = a.clock
-	return k
-}
 
 // take takes in one answer; was is what was known before it was asked for. errOvertaken: it
 // is to be asked for again.
@@ -183,9 +166,9 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 // back from a backup, and takes for dead what is alive. Both are strange: nothing
 // is destroyed for them, until a person has the store rebuilt.
 func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool, err error) {
-	left := slices.IndexFunc(s.Datasets, func(d api.Indexed) bool { return a.cache.leftSince(d.Dataset) })
-	if left >= 0 && !s.Full {
-		return false, errOlder
+	back, err := a.takenBack(s, knew)
+	if err != nil {
+		return false, err
 	}
 	a.mu.Lock()
 	was, before := a.cluster, a.strange
@@ -198,8 +181,8 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 		why = "it is another one than this node worked with before"
 	case s.Full:
 		why = missing(s, knew, why != "" || recovered)
-		if why == "" && left >= 0 && knew.datasets != nil { // otherwise this node has the store go by its pools
-			why = older(s.Datasets[left].Volume)
+		if why == "" && back != "" {
+			why = older(back)
 		}
 	}
 	if recovered && why == "" {
@@ -233,44 +216,6 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 // anybody asks it to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
 	return a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Distrust: strange, Guard: a.isGuarded()})
-}
-
-// missing says which change a full answer lacks; empty: none that was seen. What
-// it does not name at all is gone in a store that goes on, and made since in one
-// that went back: which was written to when this node registered, and still has no
-// index above all that were seen; or whose clock is behind.
-func missing(s api.Sync, knew known, strange bool) string {
-	back := s.Clock != 0 && s.Clock < knew.clock
-	strange = strange || back
-	named := map[uuid.UUID]bool{}
-	for _, d := range s.Datasets {
-		named[d.ID] = true
-		if was := knew.datasets[d.ID]; d.Epoch < was.epoch || d.Epoch == was.epoch && d.Index < was.index {
-			return older(d.Volume)
-		}
-	}
-	for _, k := range s.Copies {
-		named[k.Dataset] = true
-		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
-			return older(k.Record.Volume) // it came here at this epoch
-		}
-	}
-	for _, was := range knew.datasets {
-		strange = strange || s.Index != 0 && s.Index <= was.index
-	}
-	for id, was := range knew.datasets {
-		if strange && !named[id] && !was.going {
-			return older(was.volume)
-		}
-	}
-	if back {
-		return "it is older than what this node has heard of (a change of another node's, for one): a backup was put back"
-	}
-	return ""
-}
-
-func older(volume string) string {
-	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", volume)
 }
 
 // mistrust fails while control's store is strange.

@@ -75,8 +75,10 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	for _, o := range a.pools.all() {
-		if o.rec.Leaving != staying && (o.rec.place() == path || o.rec.Path == path) {
-			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrConflict, "pool %s, which lies at %s, is being removed: it can be adopted once that is over (drover pool rm --forget %[1]s leaves it as it is; drover doctor)", o.Name, path)
+		if o.rec.place() == path || o.rec.Path == path { // before it is read: its disk may hang
+			if err := o.leaves(); err != nil {
+				return dataset.Pool{}, nil, err
+			}
 		}
 	}
 	name := a.freePoolName(path)
@@ -174,6 +176,9 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 	for _, p := range a.pools.all() {
 		if p.ID != rec.ID {
 			continue
+		}
+		if err := p.leaves(); err != nil { // by whatever path it was found
+			return dataset.Pool{}, nil, err
 		}
 		if st, err := a.pools.see(ctx, p.ID); err == nil && st.Online {
 			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)

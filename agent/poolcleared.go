@@ -46,14 +46,23 @@ func (p *pools) wanted(ctx context.Context, name string, known map[string]poolRe
 	switch {
 	case rec.Leaving == staying:
 		return nil
-	case rec.Off:
+	case rec.Off && rec.Leaving == removed:
 		log.Warn("pool was being removed, and stands in drover.yaml again: it held nothing, and is made again")
 		delete(known, name)
 		return p.a.state.put(ctx, map[string]any{"pools/" + name: nil})
 	}
 	log.Warn("pool was being removed, and stands in drover.yaml again: it is kept as it is")
-	rec.Leaving, known[name] = staying, rec
+	rec.Leaving, rec.Off = staying, false
+	known[name] = rec
 	return p.a.state.put(ctx, map[string]any{"pools/" + name: rec})
+}
+
+// leaves fails with ErrConflict while a pool is being removed.
+func (op *openPool) leaves() error {
+	if op.rec.Leaving == staying {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict, "pool %s, which lies at %s, is being removed: it can be adopted once that is over (drover doctor says what holds it up)", op.Name, op.rec.place())
 }
 
 // clear leaves the place of a pool as it was before there was one. left says what stays there.
@@ -97,7 +106,10 @@ func (a *Agent) whole(ctx context.Context, op *openPool) (b backends.Pool, left 
 	b, err = kind.Open(ctx, cfg)
 	switch {
 	case ctx.Err() != nil:
-		return b, "", errors.Join(ctx.Err(), err)
+		if b != nil {
+			err = b.Close()
+		}
+		return nil, "", errors.Join(ctx.Err(), err)
 	case err != nil:
 		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.rec.place(), dataset.OneLine(err), op.rec.takeBack("if it is the pool still")), nil
 	}

@@ -171,8 +171,14 @@ func TestPoolThatHangsAsItGoesHoldsUpNoOther(t *testing.T) {
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "other", Backend: "dir", Path: filepath.Join(r.root, "other")}); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := r.AdoptPool(ctx, path); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain, which lies at "+path+", is being removed") {
-		t.Errorf("taken in: %v", err)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(path), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []string{path, filepath.Join(link, filepath.Base(path))} {
+		if _, _, err := r.AdoptPool(ctx, way); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain, which lies at "+path+", is being removed") {
+			t.Errorf("taken in by %s: %v", way, err)
+		}
 	}
 	close(hangs)
 	if err := <-gone; err != nil {
@@ -184,17 +190,17 @@ func TestPoolThatHangsAsItGoesHoldsUpNoOther(t *testing.T) {
 // Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
 // where it may be cleared in part.
 func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
-	for name, off := range map[string]bool{"whole": false, "cleared": true} {
+	for name, is := range map[string]poolRecord{"whole": {Leaving: removed}, "cleared": {Leaving: removed, Off: true}, "forgotten": {Leaving: forgotten, Off: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			path := r.newPool("plain")
 			op, _ := r.pools.byName("plain")
-			if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = removed, off }); err != nil {
+			if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
 				t.Fatal(err)
 			}
 			cfg := r.Config
 			r.close()
-			if off {
+			if name == "cleared" {
 				if err := os.Remove(filepath.Join(path, "pool.json")); err != nil {
 					t.Fatal(err)
 				}
@@ -204,7 +210,7 @@ func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
 			for range 2 {
 				r.rounds(t.Context())
 				now, there := r.pools.byName("plain")
-				if !there || now.serves() != nil || off == (now.ID == op.ID) {
+				if !there || now.serves() != nil || (name == "cleared") == (now.ID == op.ID) {
 					t.Fatalf("it is %+v", now)
 				}
 				r.restart()

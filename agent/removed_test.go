@@ -152,6 +152,24 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 	}
 }
 
+// An answer that was asked for before the move was heard of, and comes in after it, is not of a store
+// that was put back: everything is asked for again.
+func TestFullAnswerThatIsOvertaken(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	before := r.knows()
+	r.leaves(d, d.Epoch+1)
+	answer := api.Sync{Cluster: r.cluster, Full: true, Index: 1 << 41, Clock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.datasets[d.ID].index}}}
+	if err := r.take(t.Context(), answer, before); !errors.Is(err, errOvertaken) {
+		t.Errorf("it was taken in: %v", err)
+	}
+	_, home := r.cache.dataset(d.ID)
+	if err := r.mistrust(); err != nil || home {
+		t.Errorf("home %t; the store: %v", home, err)
+	}
+	r.cache.setCopy(d.ID, nil) // or the rig looks after it
+}
+
 // What control, put back, says of a volume that has left is not gone by before that is seen, nor by
 // an operation: what lies here may be what the real home goes on from. Of the same epoch it is newer
 // than what was known.

@@ -326,7 +326,7 @@ func (d *Disk) Left(backend string) string {
 		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a busy one
 	}
 	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
-		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, ", "))
+		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, " && "))
 }
 
 // Close unmounts the filesystem unless it is in use. Of a nil Disk nothing.

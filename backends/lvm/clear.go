@@ -70,5 +70,5 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	for _, d := range devices {
 		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that one that is busy is refused
 	}
-	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, ", ")), p.tool.lvm(ctx, "pvremove", devices...)
+	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")), p.tool.lvm(ctx, "pvremove", devices...)
 }

@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+// known is what an agent knew before it asked control.
+type known struct {
+	asked    uint64               // the moment of the cache, for an answer that is not full
+	datasets map[uuid.UUID]seen   // and these for one that is
+	left     map[uuid.UUID]uint64 // datasets that were heard to have gone elsewhere, at which epochs
+	clock    uint64
+}
+
+func (a *Agent) knows() known {
+	k := known{datasets: a.cache.seen(), left: a.cache.left()}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k.clock = a.clock
+	return k
+}
+
+// takenBack returns a volume of a full answer that this node had heard to have gone elsewhere before it
+// asked. errOlder, of an answer that is not full: everything is to be asked for. errOvertaken: it was
+// heard only since, so that the answer may be of before the move.
+func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
+	for _, d := range s.Datasets {
+		switch {
+		case !a.cache.leftSince(d.Dataset):
+		case !s.Full:
+			return "", errOlder
+		case knew.datasets == nil: // this node has the store go by its pools
+		case knew.left[d.ID] <= d.Epoch:
+			return "", errOvertaken
+		default:
+			volume = d.Volume
+		}
+	}
+	return volume, nil
+}
+
+// missing says which change a full answer lacks; empty: none that was seen. What
+// it does not name at all is gone in a store that goes on, and made since in one
+// that went back: which was written to when this node registered, and still has no
+// index above all that were seen; or whose clock is behind.
+func missing(s api.Sync, knew known, strange bool) string {
+	back := s.Clock != 0 && s.Clock < knew.clock
+	strange = strange || back
+	named := map[uuid.UUID]bool{}
+	for _, d := range s.Datasets {
+		named[d.ID] = true
+		if was := knew.datasets[d.ID]; d.Epoch < was.epoch || d.Epoch == was.epoch && d.Index < was.index {
+			return older(d.Volume)
+		}
+	}
+	for _, k := range s.Copies {
+		named[k.Dataset] = true
+		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
+			return older(k.Record.Volume) // it came here at this epoch
+		}
+	}
+	for _, was := range knew.datasets {
+		strange = strange || s.Index != 0 && s.Index <= was.index
+	}
+	for id, was := range knew.datasets {
+		if strange && !named[id] && !was.going {
+			return older(was.volume)
+		}
+	}
+	if back {
+		return "it is older than what this node has heard of (a change of another node's, for one): a backup was put back"
+	}
+	return ""
+}
+
+func older(volume string) string {
+	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", volume)
+}
