@@ -190,7 +190,7 @@ func TestPoolThatHangsAsItGoesHoldsUpNoOther(t *testing.T) {
 // Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
 // where it may be cleared in part.
 func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
-	for name, is := range map[string]poolRecord{"whole": {Leaving: removed}, "cleared": {Leaving: removed, Off: true}, "forgotten": {Leaving: forgotten, Off: true}} {
+	for name, is := range map[string]poolRecord{"whole": {Leaving: removed}, "cleared": {Leaving: removed, Off: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			path := r.newPool("plain")
@@ -219,5 +219,33 @@ func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// One that was forgotten may hold something: while its disk is away nothing is made in its place.
+func TestForgottenPoolThatIsPutBackIntoTheFile(t *testing.T) {
+	r := newRig(t)
+	path := r.newPool("plain")
+	op, _ := r.pools.byName("plain")
+	if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = forgotten, true }); err != nil {
+		t.Fatal(err)
+	}
+	cfg := r.Config
+	r.close()
+	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pools = append(cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: path})
+	r.start(cfg)
+	if there, err := os.ReadDir(path); err != nil || len(there) > 0 {
+		t.Errorf("made in its place: %v, %v", there, err)
+	}
+	r.close()
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	r.start(cfg)
+	if now, there := r.pools.byName("plain"); !there || now.ID != op.ID || now.serves() != nil {
+		t.Errorf("it is %+v", now)
 	}
 }
