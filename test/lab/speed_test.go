@@ -3,6 +3,7 @@ package lab
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,20 +128,30 @@ func (vm *VM) fio(t *testing.T, volume, kind string) float64 {
 }
 
 // neighbour: another volume of the pool is as fast beside one that is written to as fast as it may
-// be as by itself. The best of each is what the machine can.
+// be as by itself. They take turns, and go by their medians: in here either is faster than itself by
+// a third now and then.
 func (vm *VM) neighbour(t *testing.T) {
-	var alone, beside float64
-	for i := range 2 * tries {
-		alone = max(alone, vm.fio(t, "other@free", "randwrite"))
+	var alone, beside []float64
+	kept := 0.0
+	for i := range 3 * tries {
+		alone = append(alone, vm.fio(t, "other@free", "randwrite"))
 		vm.must(t, container("db@slow", "-d --name busy")+"'while :; do dd if=/dev/zero of=/data/f bs=1M count=30 oflag=direct; done'")
-		beside = max(beside, vm.fio(t, "other@free", "randwrite"))
+		beside = append(beside, vm.fio(t, "other@free", "randwrite"))
 		vm.must(t, "docker rm -f busy")
-		t.Logf("another volume: %.0f operations a second alone, %.0f beside one that is limited", alone, beside)
-		if i+1 >= tries && beside >= 0.95*alone {
-			return
+		t.Logf("another volume: %.0f operations a second alone, %.0f beside one that is limited", alone[i], beside[i])
+		if kept = median(beside) / median(alone); i+1 >= 2*tries && kept >= 0.95 {
+			break
 		}
 	}
-	t.Errorf("another volume keeps %.2f of its speed", beside/alone)
+	t.Logf("another volume keeps %.2f of its speed", kept)
+	if kept < 0.95 {
+		t.Errorf("another volume keeps %.2f of its speed", kept)
+	}
+}
+
+func median(all []float64) float64 {
+	all = slices.Sorted(slices.Values(all))
+	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
 // dirty: 200 MiB in memory, at 5 MiB a second, hold up neither a snapshot nor a stop, and a writer
