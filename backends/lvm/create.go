@@ -196,6 +196,9 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if size == 0 {
 		size = defaultSize
 	}
+	if err := (*Backend)(nil).Takes(d.Profile.Filesystem.Type, size); err != nil {
+		return "", 0, err
+	}
 	size = p.roundUp(size)
 	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, p.info.Capabilities.Filesystems)
 	if err == nil {

@@ -30,6 +30,7 @@
 package lvm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,9 +101,16 @@ func (b *Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded. What is small is made of whole extents, and those can be of any
-// size.
-func (b *Backend) Takes(_ string, size dataset.Size) error { return mkfs.CheckMax(size) }
+// Takes implements backends.Bounded. What is asked for counts in extents of 4 MiB, also in a group
+// with larger ones: a profile would be good for that group alone.
+func (b *Backend) Takes(fs string, size dataset.Size) error {
+	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
+	fs = cmp.Or(fs, ext4)
+	if mkfs.Check(fs, (size+extent-1)/extent*extent) == nil {
+		return nil
+	}
+	return mkfs.Check(fs, size)
+}
 
 // PathOf implements backends.Former: the volume group that is made is named after the pool.
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }

@@ -7,18 +7,23 @@ import (
 	"github.com/droverhq/drover/internal/mkfs"
 )
 
-// What a volume group rounds up to whole extents is not too small.
-func TestTakesWhatIsRoundedUp(t *testing.T) {
+// A profile is refused what each group refuses, and nothing that one of usual extents makes.
+func TestTakesWhatIsMade(t *testing.T) {
 	b := New(nil)
 	for _, extent := range []dataset.Size{4 * dataset.MiB, 512 * dataset.MiB} {
 		p := &Pool{extent: extent}
 		p.info.Capabilities.Filesystems = []string{mkfs.XFS, mkfs.Ext4}
-		for _, fs := range []string{"", mkfs.XFS, mkfs.Ext4} {
-			for _, size := range []dataset.Size{16_000_000, 298 * dataset.MiB, dataset.GiB} {
+		for fs, sizes := range map[string]map[dataset.Size]bool{
+			"":        {1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: true, 200 * dataset.MiB: true, dataset.GiB: true, 17 * dataset.TiB: false},
+			mkfs.Ext4: {dataset.MiB: false, 16_000_000: true, 16 * dataset.MiB: true, 1<<63 - 1: false},
+			mkfs.XFS:  {8 * dataset.KiB: false, 16 * dataset.MiB: false, 200 * dataset.MiB: false, 298 * dataset.MiB: true, 300 * dataset.MiB: true},
+		} {
+			for size, want := range sizes {
 				d := dataset.Dataset{Size: size}
 				d.Profile.Filesystem.Type = fs
-				if _, _, err := p.choose(d); err == nil && b.Takes(fs, size) != nil {
-					t.Errorf("a group with extents of %s makes %s of %q, and it is said: %v", extent, size, fs, b.Takes(fs, size))
+				_, _, made := p.choose(d)
+				if taken := b.Takes(fs, size); (taken == nil) != want || !want && (made == nil || made.Error() != taken.Error()) {
+					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent, made, want)
 				}
 			}
 		}

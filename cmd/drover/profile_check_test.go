@@ -37,10 +37,14 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		"{backend: zfs, quiesce: freeze}":                                  "no pool of backend zfs can keep this profile: it cannot freeze one volume alone (backend loop, lvm could)",
 		"{backend: dir, snapshots: {schedule: '@daily', keep: {last: 1}}}": "it cannot take snapshots without copying (backend btrfs, loop, lvm, zfs could)",
 		"{backend: nfs, size: 1GiB}":                                       "no pool of backend nfs can keep this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
-		"{backend: loop, size: 1MiB}":                                      "no pool of backend loop can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, lvm, zfs could)",
+		"{backend: loop, size: 1MiB}":                                      "no pool of backend loop can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
 		"{backend: btrfs, size: 1MiB}":                                     "1MiB is too small for a subvolume (at least 16MiB)",
 		"{backend: loop, size: 100MiB, filesystem: {type: xfs}}":           "100MiB is too small for xfs, which needs 300MiB",
-		"{size: 1KiB}": "", // as lvm has it, in whole extents
+		"{backend: lvm, size: 1MiB}":                                       "no pool of backend lvm can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+		"{backend: loop, size: 200MiB, filesystem: {type: xfs}}":           "no pool of backend loop can keep this profile: 200MiB is too small for xfs, which needs 300MiB",
+		"{backend: lvm, size: 200MiB, filesystem: {type: xfs}}":            "no pool of backend lvm can keep this profile: 200MiB is too small for xfs, which needs 300MiB",
+		"{size: 8KiB}":                                                                    "profiles.p: no backend can keep all of this: ",
+		"{size: 8KiB, filesystem: {type: xfs}}":                                           "backend loop, lvm: 8KiB is too small for xfs, which needs 300MiB",
 		"{access: many, encryption: {key_file: /k}}":                                      "profiles.p: no backend can keep all of this: backend btrfs, dir, loop, lvm, zfs: several hosts cannot have a volume of it mounted at once, as access many wants; backend nfs: it cannot encrypt",
 		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
 		"{backend: lvm, size: 16MB}":                                                      "", // in whole extents
