@@ -47,11 +47,11 @@ func TestPoolAwayIsForgotten(t *testing.T) {
 	}
 	r.restart()
 	r.keepsPool("fast", false, dataset.ErrOffline, "drover pool rm --forget fast")
-	r.keepsPool("fast", true, dataset.ErrConflict, "pool fast holds volume db: only an empty one goes (", "drover volume rm", "drover trash purge")
+	r.keepsPool("fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db, then drover trash purge "+d.ID.String()[:8])
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
-	r.keepsPool("fast", true, dataset.ErrConflict, "volume db (deleted, "+d.ID.String()[:8]+")")
+	r.keepsPool("fast", true, dataset.ErrConflict, "pool fast holds volume db (in the trash, "+d.ID.String()[:8]+"): drover trash purge "+d.ID.String()[:8])
 	if _, err := r.link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestPoolIsForgottenAsItIs(t *testing.T) {
 	if err := op.backend.Commit(ctx, lost.ID); err != nil {
 		t.Fatal(err)
 	}
-	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost: only an empty one goes")
+	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not on record here): drover doctor")
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestPoolStays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.keepsPool("plain", false, dataset.ErrConflict, path+"/a, which is not drover's, "+path+"/b", " and 2 more")
+	r.keepsPool("plain", false, dataset.ErrConflict, path+"/a, which is not drover's: remove it yourself; "+path+"/b", " more")
 	r.keepsPool("default", false, dataset.ErrConflict, "stands in drover.yaml")
 	r.keepsPool("default", true, dataset.ErrConflict, "stands in drover.yaml")
 	r.keepsPool("plian", false, dataset.ErrNotFound, `no pool "plian" on this node (have: default, plain; did you mean plain?)`)

@@ -135,39 +135,67 @@ func (a *Agent) emptied(ctx context.Context, op *openPool) error {
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return ofPool(op.Name, err)
 	}
-	return holdsNothing(ctx, op, b)
+	return a.holdsNothing(ctx, op, b)
 }
 
 // holdsNothing is emptied for a pool that is open.
-func holdsNothing(ctx context.Context, op *openPool, b backends.Pool) error {
+func (a *Agent) holdsNothing(ctx context.Context, op *openPool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
 		return ofPool(op.Name, err)
 	}
-	var there []string
+	var there []dataset.Held
 	for _, e := range entries {
-		what := string(e.State) + " dataset " + e.ID.String()
-		switch {
-		case e.State == backends.EntryForeign:
-			what = e.Path + ", which is not drover's"
-		case e.Record != nil:
-			what = "volume " + e.Record.Volume
-			if e.State != backends.EntryReady {
-				what += " (" + string(e.State) + ")"
-			}
+		h := a.heldBy(op, e)
+		if n := len(e.Snapshots); n == 1 {
+			h.What += " with 1 snapshot"
+		} else if n > 1 {
+			h.What += fmt.Sprintf(" with %d snapshots", n)
 		}
-		if n := len(e.Snapshots); n > 0 {
-			what += fmt.Sprintf(" with %d snapshots", n)
-		}
-		there = append(there, what)
+		there = append(there, h)
 	}
 	corners, _ := corner.Find(b.Info().Path) // a pool that is no folder has none
 	for _, c := range corners {
-		if c.Foreign == "" { // which is listed as such
-			there = append(there, c.Path+", of drover backend verify")
+		switch {
+		case c.Foreign != "": // which is listed as such
+		case c.Busy:
+			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is under way", Mend: "try again after it"})
+		default:
+			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify", Mend: "drover doctor --gc " + c.ID.String()})
 		}
 	}
 	return dataset.Holds(op.Name, there)
+}
+
+// heldBy is what lies in a pool as what keeps it. What is on record counts, which the record
+// beside the data may be older than.
+func (a *Agent) heldBy(op *openPool, e backends.Entry) dataset.Held {
+	if e.State == backends.EntryForeign {
+		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
+	}
+	d, known := a.cache.dataset(e.ID)
+	volume := d.Volume
+	switch {
+	case known:
+	case e.Record != nil:
+		volume = e.Record.Volume
+	default:
+		volume = e.ID.String()
+	}
+	k, kept := a.cache.copied(e.ID)
+	switch {
+	case known && d.Pool == op.ID && e.State == backends.EntryReady:
+		return d.Held()
+	case e.State == backends.EntryDeleting || known && d.State == dataset.StatePurging:
+		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.Held()
+	case kept && k.Pool == op.ID:
+		return k.Held(volume, a.NodeName)
+	case a.making(e.ID) || a.copyOnRecord(e.ID):
+		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")", Mend: "work on it is under way, try again after it"}
+	case e.State == backends.EntryIncoming && !a.pools.doubts(op.ID, e.ID):
+		return dataset.Held{What: "volume " + volume + " (incoming)", Mend: "was cut short, goes at the next start of drover"}
+	}
+	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not on record here)", Mend: "drover doctor says what it is"}
 }
 
 // namedIn says what names a pool, and what comes of its going.
@@ -229,7 +257,7 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 func (a *Agent) offRecord(ctx context.Context, op *openPool) error {
 	err := a.workEnds(ctx, op)
 	if err == nil && op.rec.Leaving == removed && op.backend != nil {
-		err = holdsNothing(ctx, op, op.backend)
+		err = a.holdsNothing(ctx, op, op.backend)
 	}
 	if err == nil { // first without it: what control finds there after is all there is
 		err = a.register(ctx)

@@ -67,7 +67,7 @@ func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	if err != nil || !there || p.Node != n.ID {
 		return nil, err
 	}
-	left, err := t.lyingIn(n.ID, id)
+	left, err := t.lyingIn(n, id)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,8 @@ func (t *tx) forgetPool(node, id uuid.UUID) error {
 }
 
 // lyingIn names what is on record in a pool of a node, and what is to be made there.
-func (t *tx) lyingIn(node, pool uuid.UUID) (what []string, err error) {
+func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
+	node := n.ID
 	homes, err := listAll[claim](t, homePrefix(node))
 	if err != nil {
 		return nil, err
@@ -114,12 +115,8 @@ func (t *tx) lyingIn(node, pool uuid.UUID) (what []string, err error) {
 		if _, err := t.peek(datasetKey(c.ID), &d); err != nil {
 			return nil, err
 		}
-		switch {
-		case d.Pool != pool || d.State == dataset.StatePurging:
-		case d.State == dataset.StateReady:
-			what = append(what, "volume "+d.Volume)
-		default:
-			what = append(what, fmt.Sprintf("volume %s (deleted, %s)", d.Volume, d.ID.String()[:8]))
+		if d.Pool == pool && d.State != dataset.StatePurging {
+			held = append(held, d.Held())
 		}
 	}
 	for _, c := range copies {
@@ -130,7 +127,7 @@ func (t *tx) lyingIn(node, pool uuid.UUID) (what []string, err error) {
 		if _, err := t.peek(datasetKey(c.Dataset), &d); err != nil {
 			return nil, err
 		}
-		what = append(what, fmt.Sprintf("a copy (%s) of volume %s", c.Kind, d.Volume))
+		held = append(held, c.Held(d.Volume, n.Name))
 	}
 	for _, c := range work {
 		var op dataset.Operation
@@ -138,8 +135,8 @@ func (t *tx) lyingIn(node, pool uuid.UUID) (what []string, err error) {
 			return nil, err
 		}
 		if !op.State.Final() && op.Dataset != nil && op.Dataset.Pool == pool && op.Kind != dataset.OpPurge {
-			what = append(what, fmt.Sprintf("operation %s, the %s of volume %s", op.ID.String()[:8], op.Kind, op.Volume))
+			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s", op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it"})
 		}
 	}
-	return what, nil
+	return held, nil
 }

@@ -46,10 +46,10 @@ func TestPoolIsGone(t *testing.T) {
 		refused(t, a.mayLose("a", 1), dataset.ErrConflict, "pool plain holds "+text)
 		refused(t, a.without("a", 1), dataset.ErrConflict, "pool plain holds "+text)
 	}
-	conflict("volume db: only an empty one goes (drover volume move")
+	conflict("volume db: drover volume rm db, then drover trash purge " + db.ID.String()[:8])
 	e.submit(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	a.work()
-	conflict("volume db (deleted, " + db.ID.String()[:8] + ")")
+	conflict("volume db (in the trash, " + db.ID.String()[:8] + "): drover trash purge " + db.ID.String()[:8])
 	e.submit(api.Request{Kind: dataset.OpPurge, Volume: db.ID.String()})
 	if err := a.mayLose("a", 1); err != nil {
 		t.Error(err)

@@ -247,6 +247,10 @@ var scenarios = map[string]func(c *console){
 		c.fake.outcome = api.Outcome{Operation: &done.op}
 		c.fake.fail = map[string]error{"Submit " + idBare.String(): dataset.Errorf(dataset.ErrOffline, "pool default is offline")}
 	},
+	"namesakes": func(c *console) { // in the trash, from two pools
+		c.fake.trash[0].PoolName = "plain"
+		c.fake.trash[1].Volume = "old"
+	},
 	"broken": func(c *console) {
 		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Mend: "mount /srv/plain"})
 	},

@@ -45,8 +45,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 		if every {
 			return a.purgeAll(cmd.Context(), c, o, gone, yes)
 		}
-		v, err := pick(gone, "dataset in the trash", args[0],
-			func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
+		v, err := pickGone(gone, args[0])
 		if err != nil {
 			return err
 		}
@@ -62,6 +61,24 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 		return a.report(o, out, describePurged(v))
 	}
 	return cmd
+}
+
+// pickGone is pick for the trash, where several can have one name: each is said with its pool.
+func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
+	short := shortDatasets(gone)
+	var same []string
+	last := ""
+	for _, v := range gone {
+		if v.Volume == ref {
+			last = short(v.ID)
+			same = append(same, fmt.Sprintf("%s in pool %s of node %s", last, v.PoolName, v.Node))
+		}
+	}
+	if len(same) > 1 {
+		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous, "%q names several in the trash: %s (say which, as with drover trash purge %s)", ref, strings.Join(same, ", "), last)
+	}
+	return pick(gone, "dataset in the trash", ref,
+		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
 }
 
 func (a *app) purge(ctx context.Context, c remote, o *output, v api.Volume) (api.Outcome, error) {
