@@ -175,12 +175,12 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 		return
 	}
 	if p.backend == nil {
-		r.add(levelError, name, "", "%s", isOffline(p.Name, p.why))
+		r.add(levelError, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.why))
 		return
 	}
 	st, _ := a.pools.see(ctx, p.ID) // what is wrong stands in it
 	if !st.Online {
-		r.add(levelError, name, "", "%s", isOffline(p.Name, st.Reason))
+		r.add(levelError, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
 		return
 	}
 	if why := p.held(); why != "" {

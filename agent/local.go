@@ -80,6 +80,12 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 				return dataset.Pool{}, nil, err
 			}
 		}
+		if o.rec.Image == 0 {
+			continue
+		}
+		if err := a.here(ctx, o); err != nil && sameFile(path, o.rec.Path) { // it is online: its disk does not hang
+			return dataset.Pool{}, nil, err
+		}
 	}
 	name := a.freePoolName(path)
 	defer a.pools.tidy(name)
@@ -172,6 +178,20 @@ func foundAt(path string) (poolRecord, error) {
 	return found, nil
 }
 
+// here refuses to adopt a pool that this node has already, and that is online.
+func (a *Agent) here(ctx context.Context, p *openPool) error {
+	if st, err := a.pools.see(ctx, p.ID); err != nil || !st.Online {
+		return nil //nolint:nilerr // it may lie elsewhere by now
+	}
+	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	other, oerr := os.Stat(b)
+	return err == nil && oerr == nil && os.SameFile(one, other)
+}
+
 func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset.Pool, []api.Rebuilt, error) {
 	for _, p := range a.pools.all() {
 		if p.ID != rec.ID {
@@ -180,8 +200,8 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		if err := p.leaves(); err != nil { // by whatever path it was found
 			return dataset.Pool{}, nil, err
 		}
-		if st, err := a.pools.see(ctx, p.ID); err == nil && st.Online {
-			return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
+		if err := a.here(ctx, p); err != nil {
+			return dataset.Pool{}, nil, err
 		}
 		// It has moved. Its place in the order and its name stay.
 		name, rec.Default, rec.Generation = p.Name, p.rec.Default, p.rec.Generation

@@ -9,8 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // A folder that is bound elsewhere is what it is there too: none of another pool, of an engine
@@ -68,4 +72,61 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// The image of a pool that is here is that pool, by whichever name, and no riddle for each backend.
+func TestAdoptImageOfAPoolThatIsHere(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
+	image := filepath.Join(r.root, "images.img")
+	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("images")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
+		t.Fatal(err)
+	}
+	hard, soft := filepath.Join(r.root, "hard"), filepath.Join(r.root, "soft")
+	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{image, hard, soft, r.pools.imageMount("images")} {
+		_, _, err := r.AdoptPool(t.Context(), path)
+		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is pool images of this node already, at "+image) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// Doctor says what would bring back a pool whose disk is away, found so at a start or later.
+func TestDoctorMendsAPoolThatIsAway(t *testing.T) {
+	r := newRig(t)
+	at := filepath.Join(r.root, "second")
+	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "second", Backend: "dir", Path: at}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{at, filepath.Join(r.root, "pool")} {
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, when := range []string{"while it serves", "at a start"} {
+		findings, err := r.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mends := map[string]string{}
+		for _, f := range findings {
+			if strings.Contains(f.Text, "is offline") {
+				mends[f.Subject] = f.Mend
+			}
+		}
+		for _, part := range []string{"mount its disk", "drover pool adopt PATH", "drover pool rm --forget second"} {
+			if !strings.Contains(mends["pool second"], part) {
+				t.Errorf("%s: %q is not in %q", when, part, mends)
+			}
+		}
+		if mend := mends["pool default"]; !strings.Contains(mend, "drover.yaml") || strings.Contains(mend, "adopt") { // it stands there
+			t.Errorf("%s: of a pool of drover.yaml: %q", when, mend)
+		}
+		r.restart()
+	}
 }

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -46,6 +49,19 @@ func isOffline(name, why string) string {
 	pool := "pool " + name
 	why = strings.TrimPrefix(strings.TrimPrefix(why, pool+": "), pool+" is offline: ")
 	return strings.TrimPrefix(offline(name, why).Error(), pool+" ")
+}
+
+// offlineHint is what mends a pool that is offline; "" where its disk hangs, or its host lacks what its
+// backend needs, which is told for itself.
+func (a *Agent) offlineHint(ctx context.Context, p *openPool) string {
+	kind, err := a.Backends.Kind(p.Backend)
+	switch {
+	case err != nil || a.pools.one(p.ID).hung != "" || backends.Serves(ctx, kind) != nil:
+		return ""
+	case slices.ContainsFunc(a.Pools, func(c PoolConfig) bool { return c.Name == p.Name }):
+		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for good, take it out there, and restart drover"
+	}
+	return "mount its disk where it was; or drover pool adopt PATH, where it lies now; or, if it is gone for good, drover pool rm --forget " + p.Name
 }
 
 // unclaimed refuses the name of a pool that drover.yaml has otherwise.
