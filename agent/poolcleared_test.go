@@ -89,16 +89,16 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 	log := logtest.NewLocal(cfg.Log.(*logrus.Logger))
 	scratch.Run(t, "blkdiscard", "-z", "-f", disk)
 	r.start(cfg)
+	text := ""
 	await(t, func() bool {
 		r.rounds(ctx)
 		_, there := r.pools.byName("fast")
-		return !there
+		for _, e := range log.AllEntries() { // which comes after it went
+			left, _ := e.Data["left"].(string)
+			text += left
+		}
+		return !there && text != ""
 	})
-	text := ""
-	for _, e := range log.AllEntries() {
-		left, _ := e.Data["left"].(string)
-		text += left
-	}
 	if !strings.Contains(text, "what lies at "+disk+" cannot be opened, and stays as it is: ") || !strings.Contains(text, "drover pool adopt "+disk+" takes it back") {
 		t.Errorf("it is said %s", text)
 	}
