@@ -65,10 +65,10 @@ func (a *app) submit(ctx context.Context, c remote, o *output, req api.Request) 
 	m := a.meter(string(req.Kind)+" "+req.Volume, o.quiet)
 	op, err := a.wait(ctx, c, *out.Operation, m)
 	m.Close()
+	out.Operation = &op // as far as it is known, where that fails
 	if err != nil {
 		return out, err
 	}
-	out.Operation = &op
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
 		// The work is done, whether or not its result can be looked at: without

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -131,6 +132,25 @@ func TestPurgeAsks(t *testing.T) {
 				t.Errorf("did not ask %q: %q", tc.asks, c.err.String())
 			}
 		})
+	}
+}
+
+// A purge has taken effect when it is on record, also where its pool is away.
+func TestPurgeWhileThePoolIsAway(t *testing.T) {
+	for _, what := range []string{"old", "--all"} {
+		c := newConsole(theWorld())
+		failed := ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool default is offline")))
+		c.fake.outcome = api.Outcome{Operation: &failed.op}
+		code := c.run(t, "trash", "purge", what, "--yes")
+		const want = "is off the record; what lies in pool default is destroyed when that is back (or, if it never will be: drover pool rm --forget default)"
+		if code != 0 || !strings.Contains(c.out.String(), want) || c.err.Len() > 0 {
+			t.Errorf("%s: exit %d, %q, %q", what, code, c.out.String(), c.err.String())
+		}
+	}
+	c := newConsole(theWorld())
+	works(c.fake, ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrInternal, "input/output error"))))
+	if code := c.run(t, "trash", "purge", "old", "--yes"); code != 1 {
+		t.Errorf("it failed otherwise: exit %d", code)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -82,12 +83,27 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 }
 
 func (a *app) purge(ctx context.Context, c remote, o *output, v api.Volume) (api.Outcome, error) {
-	return a.submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+	out, err := a.submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+	if err != nil && awaitsPool(out) {
+		return out, nil
+	}
+	return out, err
+}
+
+// awaitsPool reports whether a purge ended while its pool was away. It has taken effect: the
+// dataset was condemned as the operation went on record, and its node goes on trying.
+func awaitsPool(out api.Outcome) bool {
+	op := out.Operation
+	return op != nil && op.State == dataset.OpFailed && errors.Is(ending(*op), dataset.ErrOffline)
 }
 
 func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
-	return func(api.Outcome) (uuid.UUID, string) {
-		return v.ID, fmt.Sprintf("purged dataset %s, once volume %s", v.ID, v.Volume)
+	return func(out api.Outcome) (uuid.UUID, string) {
+		line := fmt.Sprintf("purged dataset %s, once volume %s", v.ID, v.Volume)
+		if awaitsPool(out) {
+			line += fmt.Sprintf(": it is off the record; what lies in pool %s is destroyed when that is back (or, if it never will be: drover pool rm --forget %s)", v.PoolName, v.PoolName)
+		}
+		return v.ID, line
 	}
 }
 
