@@ -26,7 +26,11 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 	addr := "@" + name
 	for try := 1; ; try++ {
 		if try > 1 {
-			<-clock.System{}.After(pause)
+			select {
+			case <-ctx.Done():
+				return nil, taken(name, context.Cause(ctx))
+			case <-clock.System{}.After(pause):
+			}
 		}
 		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", addr)
 		if err == nil {
