@@ -102,16 +102,22 @@ func TestWhatANodeMay(t *testing.T) {
 	e.check()
 }
 
-// Nobody's word but a person's makes a copy the volume while its home may live.
-func TestANodeVouchesForNoDeath(t *testing.T) {
+// Only an admin vouches that a home writes no more: no node, and no operator of another role. The error
+// says what it takes.
+func TestI1AnAdminVouches(t *testing.T) {
 	e, _ := newCluster(t)
 	a, b := e.agent("alpha"), e.agent("beta")
 	a.create("db@gold")
 	e.moved("db", a, b, "beta")
 	req := forced("db", "alpha", "beta")
 	_, err := e.Submit(as(nodeNamed("alpha", a.id)), req)
-	refused(t, err, dataset.ErrForbidden, "a person must vouch for")
-	if _, err := e.Submit(as(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}), req); err != nil {
+	refused(t, err, dataset.ErrForbidden, "an admin must vouch for: ask with an admin's certificate")
+	operator := func(role pki.Role) context.Context {
+		return as(pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"})
+	}
+	_, err = e.Submit(operator(pki.Worker), req)
+	refused(t, err, dataset.ErrForbidden, "operator bob (operator) may not move volume db without its home, as that vouches that node beta writes no more (--fenced): that takes the role admin")
+	if _, err := e.Submit(operator(pki.Admin), req); err != nil {
 		t.Error(err)
 	}
 }

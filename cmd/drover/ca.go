@@ -138,7 +138,8 @@ func newCAIssueCmd(a *app) *cobra.Command {
 		Short: "Make an operator's certificate",
 		Long: `Make an operator's certificate, for a year: three files, for DROVER_CERT,
 DROVER_KEY and DROVER_CA. A viewer may look; an operator may also work with
-volumes and snapshots; an admin may all.`,
+volumes and snapshots; an admin may do everything, also vouch that a node
+writes no more (--fenced).`,
 		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir, o := dirFlag(cmd), outputFlags(cmd, false)

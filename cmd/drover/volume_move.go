@@ -23,8 +23,9 @@ moved, and the error names who holds it.
 With --force and --fenced NODE it goes on from the copy that the target has,
 without its home: for a node that is lost. What was written since that copy was
 taken is not in it, and of when it is is said first. --fenced is your word that
-the node writes to the volume no more: that it is off, or cut off for good. A
-node that comes back after that keeps what it had as a superseded copy.`,
+the node writes to the volume no more: that it is off, or cut off for good. It
+takes the role admin. A node that comes back after that keeps what it had as a
+superseded copy.`,
 		Example: `  drover volume move db host-b
   drover volume move db host-b --force --fenced host-a`,
 		Args:              args(2),

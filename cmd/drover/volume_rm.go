@@ -29,7 +29,8 @@ A volume whose home is away may be in use there, and is not deleted. With
 --force and --fenced NODE it goes to the trash without its home, for a node that
 is lost, where its profile would have it destroyed too. --fenced is your word
 that the node writes to the volume no more: that it is off, or cut off for good.
-A node that comes back after that finds the volume in the trash.`,
+It takes the role admin. A node that comes back after that finds the volume in
+the trash.`,
 		Example: `  drover volume rm db
   drover volume rm db --force --fenced host-a`,
 		Args:              args(1),

@@ -12,8 +12,11 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// AskControl says, in an error, how a person asks who is refused as a node's engine or agent.
+// AskControl says, in an error, how a person may ask for what a node's engine or agent is refused.
 const AskControl = "ask with an operator's certificate, or as root of a control host with " + onControl
+
+// AskAsAdmin is AskControl for what takes the role admin.
+const AskAsAdmin = "ask with an admin's certificate, or as root of a control host with " + onControl
 
 const onControl = "DROVER_API=unix:///run/drover/control.sock"
 
