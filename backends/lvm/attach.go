@@ -217,7 +217,7 @@ func elsewhere(dev dm.Device) string {
 	others, err := mount.Elsewhere()
 	if err == nil {
 		for _, h := range others.Holders(mount.Filesystem{Major: int(dev.Major), Minor: int(dev.Minor), Root: "/"}, "") {
-			return fmt.Sprintf("process %d (%s) has it mounted at %s in a mount namespace of its own", h.PID, h.Comm, h.Mountpoint)
+			return h.String()
 		}
 	}
 	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())

@@ -216,7 +216,7 @@ func (u *Uses) Nowhere(id uuid.UUID, folder string) error {
 	}
 	for tree.Root = range roots {
 		if list := others.Holders(tree, ""); len(list) > 0 {
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted in another mount namespace, that of process %d (%s), at %s", id, list[0].PID, list[0].Comm, list[0].Mountpoint)
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, list[0])
 		}
 	}
 	return nil

@@ -118,7 +118,7 @@ func (p *Pool) unused(id uuid.UUID) error {
 		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
 	}
 	for _, h := range others.From(p.root(id)) {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted in another mount namespace: process %d (%s) has it at %s", id, h.PID, h.Comm, h.Mountpoint)
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, h)
 	}
 	return nil
 }

@@ -17,7 +17,11 @@ func shared(id int, root, point string) *Entry {
 // what nobody can tell holds everything.
 func TestHoldersOnAShare(t *testing.T) {
 	const path = "/drover/mnt/db"
-	own := Mounts{shared(1, RootOf(2), "/mnt/share"), shared(2, RootOf(70), path), shared(3, RootOf(71), "/drover/mnt/other")}
+	disk := &Entry{ID: 5, Major: 8, Minor: 1, Root: "/", Mountpoint: "/"}
+	own := Mounts{disk, shared(1, RootOf(2), "/mnt/share"), shared(2, RootOf(70), path), shared(3, RootOf(71), "/drover/mnt/other")}
+	for _, e := range own[1:] {
+		e.Parent = disk.ID
+	}
 	db := Filesystem{Major: 0, Minor: 50, Root: RootOf(70)}
 	for name, c := range map[string]struct {
 		e    *Entry
@@ -31,7 +35,9 @@ func TestHoldersOnAShare(t *testing.T) {
 		"what was not looked up":         {shared(9, "/", "/data"), true},
 		"another share":                  {&Entry{ID: 9, Minor: 51, Root: "/", Mountpoint: "/data", FSType: "nfs4"}, false},
 	} {
-		f := Foreign{own: own, mounts: []foreignMount{{c.e, Holder{PID: 1}}}}
+		m := foreignMount{Entry: c.e, holder: Holder{PID: 1}}
+		m.place, m.placed = placeIn(disk, c.e.Mountpoint)
+		f := Foreign{own: own, mounts: []foreignMount{m}}
 		if got := len(f.Holders(db, path)) == 1; got != c.want {
 			t.Errorf("%s: it holds it: %t", name, got)
 		}

@@ -1,0 +1,119 @@
+package mount
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// MaxTable bounds the size of a mountinfo file in bytes. A namespace has at most
+// /proc/sys/fs/mount-max mounts, 100,000 unless an administrator changed it; at the usual
+// 150 bytes a line they fit.
+const MaxTable = 16 << 20
+
+// ErrTooLarge is returned for a mountinfo file that is larger than MaxTable.
+var ErrTooLarge = fmt.Errorf("the mount table is larger than %d MiB", MaxTable>>20)
+
+// parseTable reads a mountinfo file, proc_pid_mountinfo(5). A line may have any length, because
+// the path of a mount point may be longer than PATH_MAX, and any user with a user namespace can
+// make such a mount. moby/sys/mountinfo cannot be used here: it reads with bufio.Scanner, whose
+// default limit of 64 KiB a line makes one long line fail the whole table.
+//
+// Errors: ErrTooLarge, or what is wrong with the line that could not be parsed. A table that was
+// read in part is never returned.
+func parseTable(r io.Reader) (Mounts, error) {
+	limited := &io.LimitedReader{R: r, N: MaxTable + 1}
+	lines := bufio.NewReader(limited)
+	var table Mounts
+	for {
+		line, err := lines.ReadString('\n')
+		if limited.N <= 0 {
+			return nil, ErrTooLarge
+		}
+		if line != "" {
+			e, bad := parseEntry(strings.TrimSuffix(line, "\n"))
+			if bad != nil {
+				return nil, bad
+			}
+			table = append(table, e)
+		}
+		if errors.Is(err, io.EOF) {
+			return table, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// parseEntry parses one line of a mountinfo file:
+//
+//	36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+//
+// The optional fields between the options and the dash never consist of a dash alone.
+func parseEntry(line string) (*Entry, error) {
+	const mandatory = 6 // fields before the optional ones
+	bad := func(what string) error {
+		return fmt.Errorf("mountinfo line %q: %s", clip(line), what)
+	}
+	f := strings.Split(line, " ")
+	dash := mandatory
+	for dash < len(f) && f[dash] != "-" {
+		dash++
+	}
+	if dash+3 >= len(f) {
+		return nil, bad("not enough fields")
+	}
+	major, minor, _ := strings.Cut(f[2], ":")
+	var numbers [4]int
+	for i, s := range []string{f[0], f[1], major, minor} {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, bad("want a number instead of " + strconv.Quote(clip(s)))
+		}
+		numbers[i] = n
+	}
+	return &Entry{
+		ID: numbers[0], Parent: numbers[1], Major: numbers[2], Minor: numbers[3],
+		Root:       unescape(f[3]),
+		Mountpoint: unescape(f[4]),
+		Options:    strings.Clone(f[5]),
+		Optional:   strings.Join(f[mandatory:dash], " "),
+		FSType:     unescape(f[dash+1]),
+		Source:     unescape(f[dash+2]),
+		VFSOptions: strings.Join(f[dash+3:], " "),
+	}, nil
+}
+
+// unescape replaces \040 and the like, which the kernel writes for space, tab, newline, backslash
+// and hash (mangle_path in fs/seq_file.c). It returns a copy, so that no line is kept in memory
+// for one of its fields.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return strings.Clone(s)
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b = append(b, byte(n))
+				i += 3
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+// clip shortens what an error quotes.
+func clip(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}
