@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -50,16 +51,62 @@ func TestImportOfWhatHasMounts(t *testing.T) {
 	}
 }
 
-// A folder that the pool itself lies in is refused: the copy would never end.
-func TestImportOfWhatHoldsThePool(t *testing.T) {
+// A folder that contains a pool or the agent's root, or lies in one, is refused, by whichever path it is
+// reached: a copy of it would not end, or would be of what belongs to another volume. Nothing is left.
+func TestI6ImportOfWhatIsDroversOwn(t *testing.T) {
 	r := newRig(t)
-	for _, path := range []string{r.root, r.root + "/pool"} {
+	elsewhere, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, bound, beside := elsewhere+"/links", elsewhere+"/bound", elsewhere+"/beside"
+	for _, dir := range []string{links, bound, beside, r.root + "/pool/inner", r.mountRoot() + "/some"} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"root": r.root, "parent": filepath.Dir(r.root), "inner": r.root + "/pool/inner"} {
+		if err := os.Symlink(to, links+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind := func(from string, then func()) {
+		t.Helper()
+		if err := unix.Mount(from, bound, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		then()
+		if err := unix.Unmount(bound, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(path, says string) {
+		t.Helper()
 		op := r.imported("all", path)
-		if op.Problem == nil || op.Problem.Code != "invalid" || !strings.Contains(op.Problem.Message, "pool default") {
+		if op.Problem == nil || op.Problem.Code != "invalid" || !strings.Contains(op.Problem.Message, says) {
 			t.Errorf("%s: %s, %+v", path, op.State, op.Problem)
 		}
 		if left := r.inPool("incoming"); len(left) != 0 {
 			t.Errorf("left: %v", left)
 		}
 	}
+	pool, root := "pool default (at "+r.root+"/pool)", "the folder "+r.root
+	refused(r.root+"/pool", pool+" lies in ")
+	refused(r.root, pool+" lies in "+r.root)
+	refused(filepath.Dir(r.root), pool+" lies in ")
+	refused("/", " lies in / (import folders of it")
+	refused(r.root+"/pool/inner", r.root+"/pool/inner lies in "+pool)
+	refused(r.mountRoot()+"/some", " lies in "+root)
+	refused(links+"/root/pool/inner", "lies in "+pool)
+	refused(links+"/parent/"+filepath.Base(r.root), pool+" lies in ")
+	bind(filepath.Dir(r.root), func() {
+		refused(bound, pool+" lies in "+bound)
+		refused(bound+"/"+filepath.Base(r.root), pool+" lies in ")
+	})
+	bind(r.root+"/pool/inner", func() { refused(bound, bound+" lies in "+pool) })
+	bind(beside, func() {
+		if op := r.imported("beside", bound); op.State != dataset.OpDone {
+			t.Errorf("a folder beside them: %s, %+v", op.State, op.Problem)
+		}
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
@@ -61,22 +60,6 @@ func (r poolRecord) places() []string {
 		return []string{r.Path}
 	}
 	return []string{r.Path, r.Mount}
-}
-
-// outside refuses a folder that a pool lies in: a copy of it would copy itself, for
-// as long as there is room.
-func (p *pools) outside(path string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	for _, o := range p.all() {
-		there, err := filepath.EvalSymlinks(o.rec.Path)
-		if err == nil && within(there, path) {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s lies in %s (import folders of it, one at a time)", o.Name, path)
-		}
-	}
-	return nil
 }
 
 // enlist takes a pool in, in its place: control puts a dataset on the first pool

@@ -207,7 +207,7 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := errors.Join(a.pools.outside(op.Path), nothingBelow(op.Path)); err != nil {
+	if err := errors.Join(a.importable(ctx, src), nothingBelow(op.Path)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return a.importInto(ctx, jb, op, func(root *os.File) error {

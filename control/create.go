@@ -21,9 +21,6 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	if err != nil {
 		return nil, nil, s.sayProfiles(err, req)
 	}
-	if len(req.Path) > maxPath {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "path of %d bytes is too long (%d at most)", len(req.Path), maxPath)
-	}
 	if err := s.foreseeCreate(t, w, node); err != nil {
 		return nil, nil, err
 	}
@@ -94,9 +91,6 @@ func (s *Service) sayProfiles(err error, req api.Request) error {
 	}
 	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
 }
-
-// maxPath is PATH_MAX of linux/limits.h.
-const maxPath = 4096
 
 func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) error {
 	p, err := s.Deps.Profiles().Get(w.spec.Profile)

@@ -120,11 +120,22 @@ func TestCreateRefused(t *testing.T) {
 		{api.Request{Kind: dataset.OpClone, Volume: "db"}, dataset.ErrInvalid, []string{"a clone of what"}},
 		{api.Request{Kind: dataset.OpImport, Volume: "db@snapshot-f23ca986"}, dataset.ErrInvalid, []string{"import cannot be a clone"}},
 		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: strings.Repeat("/x", 4000)}, dataset.ErrInvalid, []string{"8000 bytes"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "plugins"}, dataset.ErrInvalid, []string{`folder to import "plugins": the path is relative`}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "."}, dataset.ErrInvalid, []string{"the path is relative"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "../etc"}, dataset.ErrInvalid, []string{"the path is relative"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv/../etc/"}, dataset.ErrInvalid, []string{`"/srv/../etc/": the path is not clean (say /etc)`}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv\x00"}, dataset.ErrInvalid, []string{"a zero byte"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live is for the import of a folder"}},
+		{api.Request{Kind: dataset.OpCreate, Volume: "db", Path: "/srv"}, dataset.ErrInvalid, []string{"a path is for import and rekey, and not for create"}},
+		{api.Request{Kind: dataset.OpCreate, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live is for the import of a folder"}},
+		{api.Request{Kind: dataset.OpRekey, Volume: "db", Path: "key.old"}, dataset.ErrInvalid, []string{`old key file "key.old": the path is relative`}},
 		{api.Request{Kind: "frobnicate", Volume: "db"}, dataset.ErrInvalid, []string{`"frobnicate"`}},
 		{api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: yes()}, dataset.ErrInvalid, []string{"submit it"}},
 	} {
 		a.planned(c.req, c.kind, c.parts...)
 	}
+	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpImport, Volume: "db"}) // of an archive, which no submission carries
+	refused(t, err, dataset.ErrInvalid, `import of volume "db": from which folder?`)
 	if st := e.check(); len(st.datasets)+len(st.operations) != 0 {
 		t.Errorf("refusals left %+v", st)
 	}

@@ -62,6 +62,9 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	} else if known {
 		return &recorded, nil, asked(recorded, req)
 	}
+	if req.Kind == dataset.OpImport && req.Path == "" {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "import of volume %q: from which folder? (say its path; a tar archive is sent to /v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
+	}
 	if op, err := s.joinMove(t, req); err != nil || op != nil {
 		return op, nil, err
 	}

@@ -76,6 +76,9 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 // decide returns the operation that a request comes to, or the dataset that is
 // already as asked.
 func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	if err := checkPath(req); err != nil {
+		return nil, nil, err
+	}
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
 		return s.planCreate(t, node, req)

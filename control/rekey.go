@@ -1,8 +1,6 @@
 package control
 
 import (
-	"path/filepath"
-
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -24,9 +22,6 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 	}
 	if d.Encryption == nil {
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key", d.Volume)
-	}
-	if req.Path != "" && !filepath.IsAbs(req.Path) || len(req.Path) > maxPath {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: old key file %q: want an absolute path on its home", d.Volume, dataset.Clip(req.Path))
 	}
 	p, err := s.Deps.Profiles().Get(d.Profile.Name)
 	if err != nil {

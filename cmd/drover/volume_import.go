@@ -23,7 +23,8 @@ func newVolumeImportCmd(a *app) *cobra.Command {
 host, a volume of Docker's own driver local (docker:VOLUME), or a tar archive
 on standard input (-). Owners, modes, extended attributes, hard links and holes
 are kept. The source is not changed. A folder with something mounted in it is
-refused, as the copy would lack that.
+refused, as the copy would lack that. So is a folder that contains, or lies in,
+a pool or Drover's own folder: the copy would copy itself.
 
 Data that changes while it is copied makes a useless copy of a database: stop
 what writes, or say --live to copy all the same.`,

@@ -33,6 +33,9 @@ backups of the records.`,
 		if oldKey != "" && !filepath.IsAbs(oldKey) {
 			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: want an absolute path", oldKey)
 		}
+		if oldKey != "" {
+			oldKey = filepath.Clean(oldKey)
+		}
 		c, err := a.connect()
 		if err != nil {
 			return err

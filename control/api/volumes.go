@@ -50,7 +50,7 @@ type ResizeVolume struct {
 
 // RekeyVolume asks for a data key to be wrapped anew.
 type RekeyVolume struct {
-	OldKeyFile string `json:"old_key_file,omitempty" doc:"file on the volume's home with the key that wraps it now, where that is no more where the profile says"`
+	OldKeyFile string `json:"old_key_file,omitempty" doc:"absolute and clean path of the file on the volume's home with the key that wraps it now, where that is no more where the profile says"`
 }
 
 // SetProfile asks for another profile.
@@ -65,7 +65,7 @@ type ProtectVolume struct {
 
 // ImportVolume asks for a volume with what lies in a folder of its host.
 type ImportVolume struct {
-	Path    string            `json:"path" doc:"the folder, on the host that the volume is made on"`
+	Path    string            `json:"path" doc:"the folder, on the host that the volume is made on: an absolute and clean path. One that contains, or lies in, a pool or Drover's own root is refused"`
 	Live    bool              `json:"live,omitempty" doc:"the folder may be in use"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

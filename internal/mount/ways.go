@@ -33,6 +33,25 @@ func (m Mounts) Ways(dir string) []string {
 	return ways
 }
 
+// Place returns the filesystem that an absolute path without symbolic links lies on, with the path in that
+// filesystem as its root. It reports false where no mount is seen. Nothing but the table is read.
+func (m Mounts) Place(path string) (Filesystem, bool) {
+	on := m.On(path)
+	if on == nil {
+		return Filesystem{}, false
+	}
+	rel, err := filepath.Rel(on.Mountpoint, path)
+	if err != nil {
+		return Filesystem{}, false
+	}
+	return Filesystem{Major: on.Major, Minor: on.Minor, Root: filepath.Join(on.Root, rel)}, true
+}
+
+// Within reports whether f is the tree other, or a part of it.
+func (f Filesystem) Within(other Filesystem) bool {
+	return f.Major == other.Major && f.Minor == other.Minor && within(f.Root, other.Root)
+}
+
 // On returns the mount that a path lies on, or nil where none is seen.
 func (m Mounts) On(path string) *Entry {
 	for at := path; ; at = filepath.Dir(at) {

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// importable fails with ErrInvalid if an import must not read a folder: one that contains, or lies in, a
+// pool or the agent's root. A copy of a folder that contains the pool copies itself for as long as there
+// is room, past the pool's reserve. What lies in a pool is another volume's, or a record of its backend.
+//
+// src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after
+// it was opened can hide what it is. Folders are compared by path, and by filesystem and path in there,
+// which also finds a folder that is bound elsewhere. A share of NFS that is mounted twice, from different
+// folders of its server, cannot be told from two shares.
+func (a *Agent) importable(ctx context.Context, src *os.File) error {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
+	if err != nil {
+		return fmt.Errorf("where is %s: %w", src.Name(), err)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, own := range a.ownFolders(ctx) {
+		switch {
+		case contains(table, path, own.path):
+			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s (import folders of it, one at a time)", own.what, path)
+		case contains(table, own.path, path):
+			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s, which is for Drover alone (drover clone copies a volume; a tar of the folder can be imported with --from -)", path, own.what)
+		}
+	}
+	return nil
+}
+
+// ownFolder is a folder, or an image file, that only Drover uses.
+type ownFolder struct{ what, path string }
+
+// ownFolders lists the places of all pools, and the agent's root. A place is listed by the path that is
+// recorded and, where its disk answers, by the path without symbolic links.
+func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
+	for _, o := range a.pools.all() {
+		for _, path := range o.rec.places() {
+			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
+			all = append(all, ownFolder{what, path})
+			if a.pools.answers(ctx, path) != nil { // an import that reads from this disk hangs as well
+				continue
+			}
+			if resolved, err := filepath.EvalSymlinks(path); err == nil && resolved != path {
+				all = append(all, ownFolder{what, resolved})
+			}
+		}
+	}
+	return append(all, ownFolder{"the folder " + a.Root, a.Root})
+}
+
+// contains reports whether path is dir or lies in it, by their paths or by where they are in one filesystem.
+func contains(table mount.Mounts, dir, path string) bool {
+	if within(path, dir) {
+		return true
+	}
+	outer, known := table.Place(dir)
+	inner, also := table.Place(path)
+	return known && also && inner.Within(outer)
+}

@@ -1,0 +1,44 @@
+package control
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// maxPath is PATH_MAX of linux/limits.h.
+const maxPath = 4096
+
+// checkPath fails with ErrInvalid if a request names a path that no agent can use as it is meant: one that
+// is relative, as the folder of the agent's process would decide what it means, or not clean, or too long;
+// and if the kind of the request reads nothing of a host.
+func checkPath(req api.Request) error {
+	if req.Live && (req.Kind != dataset.OpImport || req.Path == "") {
+		return dataset.Errorf(dataset.ErrInvalid, "live is for the import of a folder, and this is none (leave live out)")
+	}
+	if req.Path == "" {
+		return nil
+	}
+	var what string
+	switch req.Kind {
+	case dataset.OpImport:
+		what = "folder to import"
+	case dataset.OpRekey:
+		what = "old key file"
+	default:
+		return dataset.Errorf(dataset.ErrInvalid, "a path is for import and rekey, and not for %.40s (leave path out)", req.Kind)
+	}
+	switch {
+	case len(req.Path) > maxPath:
+		return dataset.Errorf(dataset.ErrInvalid, "%s: a path of %d bytes is too long (%d at most)", what, len(req.Path), maxPath)
+	case !filepath.IsAbs(req.Path):
+		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is relative (want an absolute path on the volume's host)", what, dataset.Clip(req.Path))
+	case strings.ContainsRune(req.Path, 0):
+		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path contains a zero byte", what, dataset.Clip(req.Path))
+	case filepath.Clean(req.Path) != req.Path:
+		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is not clean (say %s)", what, dataset.Clip(req.Path), dataset.Clip(filepath.Clean(req.Path)))
+	}
+	return nil
+}
