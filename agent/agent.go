@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/process"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -103,21 +104,22 @@ type Agent struct {
 	recovered   bool          // the agent's own state was lost, and control was not asked what is mounted before this start
 	reunion     reunion
 
-	pools  *pools
-	cache  *cache
-	locks  locks
-	jobs   *jobs
-	words  atomic.Uint64 // how often it has registered
-	mounts mounts
-	facts  hostFacts
-	leases *leases
-	guests guests
-	keeper *promise.Keeper // of what this node promised to others
-	bounds *bounds
-	limits *limits
-	nodes  nodes
-	sender *transfer.Server // to other nodes
-	puller *transfer.Client // from them
+	pools   *pools
+	cache   *cache
+	locks   locks
+	jobs    *jobs
+	words   atomic.Uint64 // how often it has registered
+	mounts  mounts
+	facts   hostFacts
+	leases  *leases
+	guests  guests
+	keeper  *promise.Keeper // of what this node promised to others
+	bounds  *bounds
+	limits  *limits
+	engines engines
+	nodes   nodes
+	sender  *transfer.Server // to other nodes
+	puller  *transfer.Client // from them
 
 	taking      sync.Mutex // held while an answer of control is taken in
 	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
@@ -125,10 +127,9 @@ type Agent struct {
 	cluster     uuid.UUID
 	clock       uint64 // the highest of control's store that was heard of; see api.Sync
 	clockOnDisk uint64
-	recovery    uuid.UUID // the last one that was taken in
-	strange     string    // why control's store is not to be believed; empty: it is
-	outside     string    // why control does not take this node in, or did not answer last; empty: it is in
-	generation  uint64
+	recovery    uuid.UUID     // the last one that was taken in
+	strange     string        // why control's store is not to be believed; empty: it is
+	outside     string        // why control does not take this node in, or did not answer last; empty: it is in
 	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
@@ -175,6 +176,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
+	a.engines = engines{state: a.state, boot: a.boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})
@@ -208,11 +210,9 @@ func (a *Agent) load(ctx context.Context) error {
 	if err := a.incarnate(ctx); err != nil {
 		return err
 	}
-	var eng engineRecord
-	if _, err := a.state.get(ctx, "engine", &eng); err != nil {
+	if err := a.engines.load(ctx); err != nil {
 		return err
 	}
-	a.generation = eng.Generation
 	if _, err := a.state.get(ctx, clockKey, &a.clock); err != nil {
 		return err
 	}

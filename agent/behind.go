@@ -36,7 +36,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 // guestStatus is what this node says of a dataset that it has mounted beside its home.
 func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
 	mounted, err := isMountPoint(a.mountPath(g.ID))
-	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.record(g.ID).uses(a.currentGeneration())}
+	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.record(g.ID))}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
 	} else if why := a.guests.why(g.ID); why != "" {

@@ -263,7 +263,7 @@ func (a *Agent) checkMounts(r *report) {
 		if table.At(path) == nil {
 			r.add(levelError, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
 		}
-		for _, m := range rec.uses(a.currentGeneration()) {
+		for _, m := range a.usesOf(rec) {
 			if m.Unverified {
 				r.add(levelInfo, "volume "+d.Volume, "", "mount %s is from before the engine's last start and not verified yet", shortID(m.ID))
 			}

@@ -351,7 +351,8 @@ func TestGuestWhoseStateWasLost(t *testing.T) {
 	if is, err := isMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
-	if err := f.b.dropUnverified(t.Context(), d, f.b.currentGeneration()+1); err != nil { // once nobody has it
+	f.b.Agent.began -= inheritedGrace
+	if err := f.b.Agent.dropUnverified(t.Context(), d, f.b.Agent.unverified(d.ID)); err != nil { // once nobody has it
 		t.Error(err)
 	}
 	f.guestsOf("db")

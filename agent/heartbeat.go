@@ -161,7 +161,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	st.ID = d.ID
 	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control takes no longer ones
 	if r := a.record(d.ID); len(r.IDs) > 0 {
-		st.Mounts = r.uses(a.currentGeneration())
+		st.Mounts = a.usesOf(r)
 	}
 	path := a.mountPath(d.ID)
 	mounted, err := isMountPoint(path)

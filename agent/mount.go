@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -16,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/plugin"
 )
 
 // Mount mounts a volume for one use and returns the path. Mounted already: one
@@ -76,7 +76,11 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	first := len(r.IDs) == 0
-	r.add(id, idCount{Count: 1, Generation: a.currentGeneration(), Since: a.Clock.Now(), As: spelling})
+	generation, err := a.engines.generation(ctx, plugin.Caller(ctx), id)
+	if err != nil {
+		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+	}
+	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling}, a.engines.hasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts
@@ -375,25 +379,4 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	a.release(d.ID)
 	a.freed(d.ID)
 	return nil
-}
-
-func (a *Agent) idle(id uuid.UUID) {
-	a.mounts.mu.Lock()
-	defer a.mounts.mu.Unlock()
-	if a.mounts.idle == nil {
-		a.mounts.idle = map[uuid.UUID]time.Duration{}
-	}
-	a.mounts.idle[id] = a.Clock.Steady()
-}
-
-func (a *Agent) unidle(id uuid.UUID) {
-	a.mounts.mu.Lock()
-	defer a.mounts.mu.Unlock()
-	delete(a.mounts.idle, id)
-}
-
-func (a *Agent) currentGeneration() uint64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.generation
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -110,59 +109,11 @@ func (a *Agent) mountedIDs() []uuid.UUID {
 	return out
 }
 
-// uses lists who uses a dataset, for people.
-func (r mountRecord) uses(generation uint64) []dataset.Mount {
-	out := make([]dataset.Mount, 0, len(r.IDs))
-	for id, c := range r.IDs {
-		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Unverified: c.Generation != generation})
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
-	return out
-}
-
-// add counts one more use. A use that an older generation of the engine left is
-// counted anew: the engine mounts again with the old ID and never unmounted.
-func (r mountRecord) add(id string, now idCount) {
-	c, ok := r.IDs[id]
-	if !ok || c.Generation != now.Generation {
-		r.IDs[id] = now
-		return
-	}
-	c.Count++
-	c.inherited = false
-	r.IDs[id] = c
-}
-
-// unverified reports whether the end of a use may have been missed.
-func (r mountRecord) unverified(generation uint64) bool {
-	for _, c := range r.IDs {
-		if c.Generation != generation || c.inherited {
-			return true
-		}
-	}
-	return false
-}
-
-// sub takes one use off; an unknown ID changes nothing. It reports whether the
-// record changed.
-func (r mountRecord) sub(id string) bool {
-	c, ok := r.IDs[id]
-	if !ok {
-		return false
-	}
-	if c.Count--; c.Count <= 0 {
-		delete(r.IDs, id)
-	} else {
-		r.IDs[id] = c
-	}
-	return true
-}
-
 // inUse is the refusal that names who holds a dataset.
 func (a *Agent) inUse(d dataset.Dataset, what string, r mountRecord) error {
 	var ids []string
-	for _, m := range r.uses(0) {
-		ids = append(ids, shortID(m.ID))
+	for _, id := range r.ids() {
+		ids = append(ids, shortID(id))
 	}
 	who := "mounted"
 	if len(ids) > 0 {
@@ -207,4 +158,19 @@ func unmountable(err error) error {
 		}
 	}
 	return err
+}
+
+func (a *Agent) idle(id uuid.UUID) {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	if a.mounts.idle == nil {
+		a.mounts.idle = map[uuid.UUID]time.Duration{}
+	}
+	a.mounts.idle[id] = a.Clock.Steady()
+}
+
+func (a *Agent) unidle(id uuid.UUID) {
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	delete(a.mounts.idle, id)
 }

@@ -212,7 +212,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	had, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
 	a.handed.note(d, e, asker(ctx), had, out, a.Clock.Steady())
 	a.pruneSoon(ds)
-	return out, len(a.record(ds).uses(0)) == 0, nil
+	return out, len(a.record(ds).IDs) == 0, nil
 }
 
 func indexOf(e backends.Entry, id uuid.UUID) int {

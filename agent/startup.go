@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -159,7 +158,7 @@ func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 		return nil // it was mounted just now
 	}
 	r.Epoch = d.Epoch
-	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.currentGeneration(), Since: a.started, inherited: true}
+	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.engines.newest(), Since: a.started, inherited: true}
 	a.mu.Lock()
 	a.verifyAt = a.Clock.Steady() + unverifiedGrace
 	a.mu.Unlock()
@@ -195,119 +194,4 @@ func (a *Agent) making(id uuid.UUID) bool {
 		}
 	}
 	return false
-}
-
-const (
-	// unverifiedGrace is what the engine has to mount its containers' volumes again
-	// after it started.
-	unverifiedGrace = 20 * time.Second
-	// inheritedGrace is what it has to start a container whose volume it mounted
-	// just before this agent started: two minutes for the mount of another one of
-	// its volumes, and some.
-	inheritedGrace = 3 * time.Minute
-	// verifyEvery is how often what is left unverified is looked at: that reads all
-	// of /proc.
-	verifyEvery = time.Minute
-)
-
-// verifyUses looks at the mount IDs whose end may have been missed: those that an
-// older generation of the engine left, and those from before the agent started,
-// since an engine that finds nobody to tell of an unmount tells nobody later.
-// They are real as long as the dataset is mounted in another place, as a
-// container has it (live-restore keeps such containers running). Which ID belongs
-// to which container cannot be told, so they go together when nobody is left.
-func (a *Agent) verifyUses(ctx context.Context) {
-	now := a.Clock.Steady()
-	a.mu.Lock()
-	gen, due := a.generation, a.verifyAt != 0 && now >= a.verifyAt
-	a.mu.Unlock()
-	if !due {
-		return
-	}
-	var open []uuid.UUID
-	for _, id := range a.mountedIDs() {
-		if a.record(id).unverified(gen) {
-			open = append(open, id)
-		}
-	}
-	var next time.Duration
-	if len(open) > 0 {
-		next = now + verifyEvery
-	}
-	a.mu.Lock()
-	if a.generation == gen {
-		a.verifyAt = next
-	}
-	a.mu.Unlock()
-	if len(open) == 0 {
-		return
-	}
-	held, err := holders()
-	if err != nil {
-		a.Log.WithError(err).Warn("uses whose end may have been missed were not verified")
-		return
-	}
-	for _, id := range open {
-		d, ok := a.knownHere(id)
-		if !ok || held(a.mountPath(id)) {
-			continue
-		}
-		if err := a.dropUnverified(ctx, d, gen); err != nil {
-			a.log(d).WithError(err).Warn("uses that have ended were not taken off")
-		}
-	}
-}
-
-// holders returns what tells whether that which is mounted on a path is mounted
-// in another place too: in another namespace, or by another name in ours.
-func holders() (held func(path string) bool, err error) {
-	elsewhere, err := mount.Elsewhere()
-	if err != nil {
-		return nil, err
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return nil, err
-	}
-	return func(path string) bool {
-		m := table.At(path)
-		if m == nil {
-			return false
-		}
-		for _, e := range table.Of(m.Major, m.Minor) {
-			if e.Mountpoint != path && within(e.Root, m.Root) {
-				return true
-			}
-		}
-		return len(elsewhere.Holders(mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}, path)) > 0
-	}, nil
-}
-
-// dropUnverified takes the uses that nobody can have any more off a dataset.
-func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, gen uint64) error {
-	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	old := a.Clock.Steady()-a.began >= inheritedGrace
-	r := a.record(d.ID)
-	n := len(r.IDs)
-	for id, c := range r.IDs {
-		if c.Generation != gen || c.inherited && old {
-			delete(r.IDs, id)
-		}
-	}
-	if len(r.IDs) == n {
-		return nil
-	}
-	if err := a.save(ctx, d, r, nil); err != nil {
-		return err
-	}
-	a.log(d).WithField("count", n-len(r.IDs)).Info("uses that ended while the engine or drover was away are taken off")
-	a.changed(d.ID)
-	if len(r.IDs) > 0 {
-		return nil
-	}
-	return a.unmountLocked(d)
 }

@@ -44,12 +44,6 @@ type nodeIdentity struct {
 	Strange string `json:"strange,omitempty"`
 }
 
-// engineRecord counts how often the engine has activated the plugin: mount IDs
-// of an older generation are unverified.
-type engineRecord struct {
-	Generation uint64 `json:"generation"`
-}
-
 // mountRecord is who uses a mounted dataset. It is void on another boot.
 type mountRecord struct {
 	Boot  string             `json:"boot"`

@@ -118,7 +118,7 @@ func TestI9AnotherBoot(t *testing.T) {
 		if err := r.Unmount(ctx, v.Volume, "before"); err != nil {
 			t.Fatal(err)
 		}
-		before.add("before", idCount{Count: 1, Since: r.Clock.Now()})
+		before.IDs["before"] = idCount{Count: 1, Since: r.Clock.Now()}
 		if err := r.state.put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
 			t.Fatal(err)
 		}

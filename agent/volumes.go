@@ -98,7 +98,7 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	if d.Home != a.node {
 		m["node"] = a.nodes.name(d.Home)
 		if _, guest := a.guests.get(d.ID); guest {
-			m["guest"], m["mounts"] = a.NodeName, a.record(d.ID).uses(a.currentGeneration())
+			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.record(d.ID))
 		}
 		return m
 	}
@@ -357,19 +357,6 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 		return err
 	})
 	return err
-}
-
-// Activated begins a new generation of the engine: the mount IDs of older ones
-// are unverified until the engine uses them again.
-func (a *Agent) Activated(ctx context.Context) {
-	a.mu.Lock()
-	a.generation++
-	gen := a.generation
-	a.verifyAt = a.Clock.Steady() + unverifiedGrace
-	a.mu.Unlock()
-	if err := a.state.put(ctx, map[string]any{"engine": engineRecord{Generation: gen}}); err != nil {
-		a.Log.WithError(err).Error("the engine's new generation was not put on disk")
-	}
 }
 
 // Help is what docker volume create -o help shows.

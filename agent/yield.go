@@ -161,11 +161,7 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 // holdersOf returns who uses a dataset: mount IDs, or in words what else of this host
 // does. A mount that nobody uses is taken off. The dataset's lock is held.
 func (a *Agent) holdersOf(d dataset.Dataset) ([]string, error) {
-	if uses := a.record(d.ID).uses(0); len(uses) > 0 {
-		ids := make([]string, len(uses))
-		for i, u := range uses {
-			ids[i] = u.ID
-		}
+	if ids := a.record(d.ID).ids(); len(ids) > 0 {
 		return ids, nil
 	}
 	mounted, err := isMountPoint(a.mountPath(d.ID))

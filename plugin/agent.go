@@ -10,8 +10,8 @@ import (
 // request's time is up or the engine hangs up. Errors are one line each, shown
 // to the user as they are.
 type Agent interface {
-	// Activated is told that an engine has started: once for each of its
-	// processes.
+	// Activated is called when a process activates the plugin. Caller(ctx) is that process. A Docker
+	// engine activates once in each of its processes. Podman activates in each command.
 	Activated(ctx context.Context)
 	Create(ctx context.Context, spec string, opts map[string]string) error
 	Remove(ctx context.Context, spec string) error

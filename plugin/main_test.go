@@ -20,6 +20,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv("PLUGIN_TEST_SOCKET"); socket != "" {
+		os.Exit(activateOnce(socket))
+	}
 	if os.Getenv("PLUGIN_TEST_CHILD") != "" {
 		os.Exit(child())
 	}

@@ -55,6 +55,7 @@ func New(agent Agent, opts Options) *Server {
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       identifyCaller,
 		ReadHeaderTimeout: readTimeout,
 		WriteTimeout:      writeTimeout,
 		// Idle connections stay: to end one would race with a call of the engine,

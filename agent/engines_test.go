@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/plugin"
+)
+
+// caller is a process that calls the plugin, as an engine or a command of Podman does.
+type caller struct {
+	context.Context
+	end func()
+}
+
+// newCaller starts a process that lives until end is called.
+func newCaller(t *testing.T) caller {
+	t.Helper()
+	cmd := exec.Command("sleep", "infinity")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := process.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := caller{Context: plugin.WithCaller(t.Context(), id)}
+	ended := false
+	c.end = func() {
+		if !ended {
+			ended = true
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(c.end)
+	return c
+}
+
+// by mounts a volume for a process.
+func (r *rig) by(c caller, volume, id string) {
+	r.t.Helper()
+	if _, err := r.Mount(c, volume, id); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// wantUnverified fails unless exactly these uses are unverified.
+func (r *rig) wantUnverified(want map[string]bool) {
+	r.t.Helper()
+	for _, id := range r.mountedIDs() {
+		for _, m := range r.usesOf(r.record(id)) {
+			if m.Unverified != want[m.ID] {
+				r.t.Errorf("use %s is unverified: %t, want %t", m.ID, m.Unverified, want[m.ID])
+			}
+		}
+	}
+}
+
+// TestI9Podman: each command of Podman activates the plugin and ends. None of them is another
+// engine, neither to Podman's uses nor to a Docker engine's, and none writes to the agent's state.
+func TestI9Podman(t *testing.T) {
+	r := newRig(t)
+	db, held := r.volume("db"), r.volume("held")
+	docker := newCaller(t)
+	r.Activated(docker)
+	r.by(docker, "db", "one")
+	mount := newCaller(t)
+	r.Activated(mount)
+	r.by(mount, "held", podmanID)
+	mount.end()
+
+	before, err := r.state.store.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		command := newCaller(t)
+		r.Activated(command)
+		command.end()
+	}
+	after, err := r.state.store.List(t.Context(), "", "", 0)
+	if err != nil || len(before) != len(after) {
+		t.Fatalf("%d keys, then %d, %v", len(before), len(after), err)
+	}
+	for i := range after {
+		if before[i].Key == engineKey && before[i].Index != after[i].Index {
+			t.Errorf("an activation wrote %s", after[i].Key)
+		}
+	}
+	r.wantUnverified(nil)
+	r.after(time.Hour)
+	r.want(db, "one")
+	r.want(held, podmanID)
+	for range 2 { // also when Drover starts again, and nobody is to be found who has it
+		r.restart()
+		r.after(inheritedGrace)
+		r.after(verifyEvery)
+		r.want(held, podmanID)
+	}
+
+	unmount := newCaller(t)
+	r.Activated(unmount)
+	if err := r.Unmount(unmount, "held", podmanID); err != nil {
+		t.Fatal(err)
+	}
+	r.want(held)
+}
+
+// TestI9Engines: only the uses of an engine that has ended are unverified, and only once a process
+// activates the plugin after it.
+func TestI9Engines(t *testing.T) {
+	r := newRig(t)
+	r.volume("db")
+	one, two := newCaller(t), newCaller(t)
+	for _, e := range []caller{one, two} {
+		r.Activated(e)
+	}
+	r.by(one, "db", "one")
+	r.by(two, "db", "two")
+	r.Activated(one) // its first answer was lost
+	r.by(one, "db", "another")
+	r.wantUnverified(nil)
+	one.end()
+	r.wantUnverified(nil)
+	r.restart()
+	r.wantUnverified(nil)
+	r.by(two, "db", "more") // which does not activate a plugin again that was restarted
+
+	next := newCaller(t)
+	r.Activated(next)
+	r.wantUnverified(map[string]bool{"one": true, "another": true})
+	r.by(next, "db", "one")
+	r.wantUnverified(map[string]bool{"another": true})
+	r.restart()
+	r.wantUnverified(map[string]bool{"another": true})
+	two.end()
+	r.Activated(newCaller(t))
+	r.wantUnverified(map[string]bool{"two": true, "more": true, "another": true})
+}
+
+// TestI9Proxy: a proxy that makes a process for each connection is no engine each time.
+func TestI9Proxy(t *testing.T) {
+	r := newRig(t)
+	r.volume("db")
+	connection := func() caller {
+		c := newCaller(t)
+		t.Cleanup(c.end)
+		return c
+	}
+	first := connection()
+	r.Activated(first)
+	first.end()
+	for range 3 {
+		c := connection()
+		r.by(c, "db", "one")
+		c.end()
+	}
+	r.wantUnverified(nil)
+	if n := len(r.engines.record.Running); n != 1 {
+		t.Errorf("%d engines", n)
+	}
+	r.Activated(connection())
+	r.wantUnverified(map[string]bool{"one": true})
+}
+
+// TestI9CallerNotKnown: of engines in other PID namespaces each activation may be another one.
+func TestI9CallerNotKnown(t *testing.T) {
+	r := newRig(t)
+	r.volume("db")
+	docker := newCaller(t)
+	r.Activated(docker)
+	r.by(docker, "db", "known")
+	r.Activated(t.Context())
+	r.by(caller{Context: t.Context()}, "db", "hidden")
+	r.wantUnverified(nil)
+	r.Activated(t.Context())
+	r.wantUnverified(map[string]bool{"hidden": true})
+}
+
+// TestI9EngineOfAnOlderVersion: its record names no process, so the next activation ends it.
+func TestI9EngineOfAnOlderVersion(t *testing.T) {
+	r := newRig(t)
+	r.volume("db")
+	if err := r.state.put(t.Context(), map[string]any{engineKey: engineRecord{Generation: 7}}); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	docker := newCaller(t)
+	r.by(docker, "db", "one")
+	if g := r.engines.newest(); g != 7 {
+		t.Errorf("generation %d, want 7: it runs since before the agent was replaced", g)
+	}
+	r.Activated(newCaller(t))
+	r.wantUnverified(map[string]bool{"one": true})
+}
