@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // boundSession is long enough for a loaded machine: what is held is for 3 s.
@@ -127,7 +128,15 @@ func writable(t *testing.T, path string, most time.Duration) bool {
 		}
 		return err == nil
 	case <-time.After(most):
-		t.Cleanup(func() { t.Log(<-done) }) // it waits for the thaw
+		t.Cleanup(func() { // the write waits for a thaw, which a test that failed may not have come to
+			scratch.Thaw(path)
+			select {
+			case err := <-done:
+				t.Log(err)
+			case <-time.After(10 * time.Second):
+				t.Log("the write has not ended")
+			}
+		})
 		return false
 	}
 }

@@ -249,6 +249,7 @@ func (h *host) agent() *Agent {
 func (h *host) tidy() {
 	points, _ := filepath.Glob(filepath.Join(h.cfg.Root, "mnt", "*"))
 	for _, p := range points {
+		scratch.Thaw(p)
 		for unix.Unmount(p, unix.MNT_DETACH) == nil {
 		}
 		if err := h.removeMountpoint(p); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,6 +47,17 @@ func (f *fuse) mend() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.left, f.dead, f.look = -1, false, nil
+}
+
+// died waits until the process of a fuse is dead, as gone says. A process that does not come to the
+// act at which it was to die fails the test.
+func died(t *testing.T, gone <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		t.Fatal("the process has not died: it never came to that act")
+	}
 }
 
 func (f *fuse) blown() bool {

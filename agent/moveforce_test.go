@@ -193,7 +193,7 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 			f.a.writes("db", "token", "given up")
 			gone := f.a.dies("yield", 1)
 			op := f.begins("db", f.b)
-			<-gone
+			died(t, gone)
 			f.a.down()
 			root, err := openRoot(t.Context(), f.a.thePool(), d.ID, backends.AttachOptions{})
 			if err != nil {
@@ -213,7 +213,7 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 			if op = f.ended(op); op.State != dataset.OpDone {
 				t.Fatalf("%+v", op.Problem)
 			}
-			<-untold
+			died(t, untold)
 			if to == "dir" { // where a way back would begin by removing it
 				if err := f.a.overtaken(t.Context(), f.a.thePool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
 					t.Fatalf("the way back before control has heard: %v", err)

@@ -98,7 +98,7 @@ func TestI1GivenUpIsGivenUp(t *testing.T) {
 	f.a.writes("db", "token", "old")
 	gone := f.b.dies("promote", 1)
 	op := f.begins("db", f.b)
-	<-gone
+	died(t, gone)
 	await(t, func() bool { y, given := f.a.leases.yielded(d.ID); return given && y.Told })
 	refused := func(when string) {
 		t.Helper()

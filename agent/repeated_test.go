@@ -37,7 +37,7 @@ func TestDoneAndNotReported(t *testing.T) {
 					req.Snapshot, req.Name = "", "second"
 				}
 				op := *f.asks(req).Operation
-				<-gone
+				died(t, gone)
 				f.a.down()
 				f.a.fuse.mend()
 				user := f.a

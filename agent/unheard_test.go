@@ -22,7 +22,7 @@ func homeUnheard(t *testing.T) (*flock, dataset.Dataset) {
 	await(t, func() bool { _, checked := f.upTo("db"); return !checked.IsZero() })
 	gone := f.b.dies("commit", 1)
 	f.begins("db", f.b)
-	<-gone
+	died(t, gone)
 	await(t, func() bool { return f.record("db").Home == f.b.Node() })
 	return f, d
 }

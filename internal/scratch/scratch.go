@@ -132,6 +132,9 @@ func unmountAll(target string) error {
 	}
 	var first error
 	under := table.Under(target)
+	for _, m := range under {
+		Thaw(m.Mountpoint)
+	}
 	for i := len(under) - 1; i >= 0; i-- {
 		point := under[i].Mountpoint
 		err := mount.Unmount(point)

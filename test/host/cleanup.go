@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // cleanup ends what runs and takes off what is mounted, whatever state it is in.
@@ -78,6 +79,9 @@ func unmountBelow(dir string) error {
 	}
 	var errs []error
 	under := table.Under(dir)
+	for _, m := range under {
+		scratch.Thaw(m.Mountpoint) // those below lie on it
+	}
 	for i := len(under) - 1; i >= 0; i-- {
 		if p := under[i].Mountpoint; strings.HasPrefix(p, dir+"/") {
 			errs = append(errs, unmountHard(p))
