@@ -87,6 +87,9 @@ type Backend struct {
 	every  int64        // bytes between two checkpoints, at least
 	lag    int64        // and at most, where the first is not on the disk yet
 	part   int64        // of a base that is shared at once
+	// ahead has the kernel begin to write what was received before a checkpoint flushes it. A test
+	// that cuts the power turns it off, or it would hide a flush that is missing.
+	ahead bool
 }
 
 var (
@@ -98,7 +101,7 @@ var (
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
 func New(runner run.Runner) *Backend {
-	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart}
+	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart, ahead: true}
 }
 
 // Name implements backends.Kind.

@@ -237,6 +237,9 @@ func (r *receiving) checkpoint() error {
 // push has the kernel begin to write what has come, so that little is left when a flush waits
 // for it. It is a hint: what can't be begun is written by the flush, which tells why not.
 func (r *receiving) push() {
+	if !r.pool.backend.ahead {
+		return
+	}
 	from := r.pushed
 	r.pushed = r.done.At
 	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.pushed-from, unix.SYNC_FILE_RANGE_WRITE)

@@ -350,6 +350,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 				t.Parallel()
 				disk := scratch.Image(t, fstype, 1<<30)
 				f := fixtureAt(t, scratch.MountImage(t, fstype, disk))
+				f.backend.ahead = false
 				c := f.stage(xfs)
 				scratch.Run(t, "sync", "-f", f.disk)
 				var copies []string
