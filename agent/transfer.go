@@ -176,7 +176,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
 		return a.under(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
-			c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return tree.ReadTar(jctx, r, root) })
+			c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
 			out = c
 			return err
 		})

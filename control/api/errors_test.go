@@ -153,7 +153,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/volumes/db/upload?o=x", "", 422, `bad option "x": want KEY=VALUE`},
 		{"GET", "/v1/events?after=-1", "", 422, "bad request: query.after: invalid integer"},
 		{"GET", "/v2/volumes", "", 404, "no such endpoint: GET /v2/volumes (GET /v1/openapi.yaml lists those there are)"},
-		{"PUT", "/v1/volumes", "", 404, "no such endpoint: PUT /v1/volumes (GET /v1/openapi.yaml lists those there are)"},
+		{"PUT", "/v1/volumes", "", 405, "wrong method: PUT /v1/volumes (this path takes GET, HEAD, POST)"},
+		{"DELETE", "/v1/trash/.", "", 400, `bad path "/v1/trash/.": it has an empty segment, or one of dots alone (no name is empty, . or ..)`},
 		{"GET", "/metrics", "", 404, ""},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -37,8 +36,9 @@ type Deps struct {
 }
 
 // Handler returns the API, version 1, with /metrics beside it. It is safe for
-// concurrent use. Every error, also that of an unknown endpoint or of a handler
-// that panicked, is a Problem; a panic takes down nothing but its request.
+// concurrent use. Every error, also that of an unknown endpoint, of a wrong method
+// or of a handler that panicked, is a Problem; a panic takes down nothing but its
+// request. It never redirects.
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
@@ -47,15 +47,7 @@ func Handler(d Deps) http.Handler {
 	if d.Metrics != nil {
 		plain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
 	}
-	mux.HandleFunc("/", unknownEndpoint)
-	return &guard{next: mux, version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked, patience: strangerTime}
-}
-
-// unknownEndpoint does not say not_found: a client must not take a wrong path
-// for a volume that is not there.
-func unknownEndpoint(w http.ResponseWriter, r *http.Request) {
-	line := fmt.Sprintf("no such endpoint: %s %s (GET /v1/openapi.yaml lists those there are)", dataset.Clip(r.Method), dataset.Clip(r.URL.Path))
-	problem(dataset.ErrInvalid, http.StatusNotFound, line).write(w)
+	return &guard{next: newRoutes(mux), version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked, patience: strangerTime}
 }
 
 // register puts the endpoints on mux and returns the document that describes

@@ -118,6 +118,27 @@ func explain(err error) error {
 	return err
 }
 
+// unfit gives an error its kind if it is about what an entry says, and not about the disk: ErrInvalid for
+// what no filesystem takes, ErrUnsupported for an attribute that this one does not. An error with a kind
+// keeps it.
+func unfit(err error) error {
+	if err == nil || dataset.KindOf(err) != dataset.ErrInternal {
+		return err
+	}
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	switch errno {
+	case unix.EOPNOTSUPP:
+		return dataset.Errorf(dataset.ErrUnsupported, "%w", err)
+	case unix.ENOENT, unix.EEXIST, unix.EISDIR, unix.ENOTDIR, unix.ENAMETOOLONG, unix.EINVAL, unix.ELOOP,
+		unix.ERANGE, unix.E2BIG, unix.EFBIG, unix.EMLINK, unix.EOVERFLOW:
+		return dataset.Errorf(dataset.ErrInvalid, "%w", err)
+	}
+	return err
+}
+
 // endReader remembers whether its stream came to an end: archive/tar takes a
 // stream that ends between two entries for a whole one.
 type endReader struct {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -246,6 +247,12 @@ func TestReadTarRefusesEscapes(t *testing.T) {
 		"below a device":                 {{Typeflag: tar.TypeChar, Name: "c"}, file("c/evil")},
 		"root is a symlink":              {symlink(".", "..")},
 		"hard link to symlink, below it": {symlink("s", ".."), link("l", "s"), file("l/evil")},
+		"hard link to a directory":       {dir("d"), link("l", "d")},
+		"symlink without a target":       {symlink("s", "")},
+		"file over a directory":          {dir("d"), file("d")},
+		"directory over a file":          {file("f"), dir("f")},
+		"name too long":                  {file(strings.Repeat("x", 300))},
+		"directory's name too long":      {file(strings.Repeat("x", 300) + "/f")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			outer := t.TempDir()
@@ -255,6 +262,20 @@ func TestReadTarRefusesEscapes(t *testing.T) {
 			wantKind(t, err, dataset.ErrInvalid)
 			wantUntouched(t, outer)
 		})
+	}
+}
+
+// An attribute that the filesystem does not take is said to be that, also of the root.
+func TestReadTarOfABadAttribute(t *testing.T) {
+	for _, h := range []tar.Header{
+		{Typeflag: tar.TypeReg, Name: "f", PAXRecords: map[string]string{paxXattr + "system.posix_acl_access": "junk"}},
+		{Typeflag: tar.TypeDir, Name: ".", PAXRecords: map[string]string{paxXattr + "system.posix_acl_access": "junk"}},
+	} {
+		err := ReadTar(t.Context(), bytes.NewReader(archive(t, h)), mkdir(t, t.TempDir(), "dst"))
+		wantKind(t, err, dataset.ErrUnsupported)
+		if want := fmt.Sprintf("unpack %q: set attribute", h.Name); !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -26,7 +27,9 @@ import (
 // An entry whose name or hard link is absolute, has a ".." or leads through a
 // symlink is dataset.ErrInvalid, a stream without its end mark or with a broken
 // header dataset.ErrCorrupt, a dir that holds something dataset.ErrExists; ACLs
-// in text (tar --acls) are dataset.ErrUnsupported. Nothing outside of dir is
+// in text (tar --acls) are dataset.ErrUnsupported. So is an attribute that dir's
+// filesystem does not take; an entry that none takes, such as a name of 300
+// bytes, is dataset.ErrInvalid. Nothing outside of dir is
 // touched, ever. After an error dir holds a part of the tree. It reads r to its
 // end. Durable only with WithSync. Safe for concurrent use on different dirs.
 func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) error {
@@ -80,7 +83,7 @@ func (x *extracting) all() error {
 			return x.src.explain(err)
 		}
 		if err := x.entry(h); err != nil {
-			return failed("unpack", h.Name, err)
+			return failed("unpack", h.Name, unfit(err))
 		}
 	}
 }
@@ -139,7 +142,11 @@ func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
 	if err != nil {
 		return err
 	}
-	return explain(linkInto(x.places.root, first, dir, base))
+	err = linkInto(x.places.root, first, dir, base)
+	if errors.Is(err, unix.EPERM) { // link(2) has no other reason here
+		return dataset.Errorf(dataset.ErrInvalid, "is a hard link to a directory: %w", err)
+	}
+	return explain(err)
 }
 
 func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
@@ -237,12 +244,15 @@ func (x *extracting) finishDirs() error {
 	for _, name := range names {
 		if name != "." {
 			if err := x.finishDir(name); err != nil {
-				return failed("unpack", name, err)
+				return failed("unpack", name, unfit(err))
 			}
 		}
 	}
-	if _, ok := x.dirs["."]; ok {
-		return x.finishDir(".")
+	if _, ok := x.dirs["."]; !ok {
+		return nil
+	}
+	if err := x.finishDir("."); err != nil {
+		return failed("unpack", ".", unfit(err))
 	}
 	return nil
 }
