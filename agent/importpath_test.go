@@ -76,7 +76,8 @@ func TestI6ImportOfWhatIsDroversOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		then()
-		if err := unix.Unmount(bound, 0); err != nil {
+		// The job closes the folder after its operation has ended.
+		if err := unix.Unmount(bound, unix.MNT_DETACH); err != nil {
 			t.Fatal(err)
 		}
 	}
