@@ -13,23 +13,35 @@ import (
 
 type manifest struct{ Implements []string }
 
-// routes puts the nine calls of the protocol on a mux. List and Capabilities have
-// no arguments: their retries are answered like any other.
+// routes returns the handler of the nine calls of the protocol. List and
+// Capabilities have no arguments: their retries are answered like any other.
+//
+// Paths are compared as they are. http.ServeMux would clean them and redirect:
+// a client that follows a redirect could end at another call.
 func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /Plugin.Activate", plain(s, "Activate", s.activate))
-	mux.HandleFunc("POST /VolumeDriver.Capabilities", plain(s, "Capabilities", s.capabilities))
-	mux.HandleFunc("POST /VolumeDriver.List", plain(s, "List", s.list))
-	mux.HandleFunc("POST /VolumeDriver.Create", named(s, call{name: "Create", limit: longCall}, s.create))
-	mux.HandleFunc("POST /VolumeDriver.Remove", named(s, call{name: "Remove", limit: shortCall}, s.remove))
-	mux.HandleFunc("POST /VolumeDriver.Mount", named(s, call{name: "Mount", limit: longCall}, s.mount))
-	mux.HandleFunc("POST /VolumeDriver.Unmount", named(s, call{name: "Unmount", limit: shortCall}, s.unmount))
-	mux.HandleFunc("POST /VolumeDriver.Path", named(s, call{name: "Path", limit: shortCall}, s.path))
-	mux.HandleFunc("POST /VolumeDriver.Get", named(s, call{name: "Get", limit: shortCall, keeps: true}, s.get))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method, r.URL.Path))
+	calls := map[string]http.HandlerFunc{
+		"/Plugin.Activate":           plain(s, "Activate", s.activate),
+		"/VolumeDriver.Capabilities": plain(s, "Capabilities", s.capabilities),
+		"/VolumeDriver.List":         plain(s, "List", s.list),
+		"/VolumeDriver.Create":       named(s, call{name: "Create", limit: longCall}, s.create),
+		"/VolumeDriver.Remove":       named(s, call{name: "Remove", limit: shortCall}, s.remove),
+		"/VolumeDriver.Mount":        named(s, call{name: "Mount", limit: longCall}, s.mount),
+		"/VolumeDriver.Unmount":      named(s, call{name: "Unmount", limit: shortCall}, s.unmount),
+		"/VolumeDriver.Path":         named(s, call{name: "Path", limit: shortCall}, s.path),
+		"/VolumeDriver.Get":          named(s, call{name: "Get", limit: shortCall, keeps: true}, s.get),
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handle, known := calls[r.URL.Path]
+		switch {
+		case !known:
+			refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method, r.URL.Path))
+		case r.Method != http.MethodPost:
+			w.Header().Set("Allow", http.MethodPost)
+			refuse(w, http.StatusMethodNotAllowed, dataset.Errorf(dataset.ErrInvalid, "call %s wants POST, not %.80q", r.URL.Path, r.Method))
+		default:
+			handle(w, r)
+		}
 	})
-	return mux
 }
 
 func (s *Server) activate(ctx context.Context) (any, error) {

@@ -34,7 +34,6 @@ func TestCalls(t *testing.T) {
 		{"VolumeDriver.Create", `{"Name":"db@gold","Opts":{"size":"20GiB","protect":""}}`, `["Create","db@gold",{"protect":"","size":"20GiB"}]`, `{}`},
 		{"VolumeDriver.Create", `{"Name":"db","Opts":null}`, `["Create","db",null]`, `{}`},
 		{"VolumeDriver.Create", `{"Name":"db","Opts":{},"Newer":[1]}`, `["Create","db",{}]`, `{}`},
-		{"VolumeDriver.Create", `{"Name":"db","Opts":{"help":""}}`, "", `{"Err":"drover: options:\n  size=SIZE\nprofiles:\n  gold\n"}`},
 		{"VolumeDriver.Remove", `{"Name":"a/../b"}`, `["Remove","a/../b"]`, `{}`},
 		{"VolumeDriver.Path", `{"Name":"db"}`, `["Path","db"]`, `{"Mountpoint":"/var/lib/drover/mnt/f23c"}`},
 		{"VolumeDriver.Mount", `{"Name":"db","ID":"0123"}`, `["Mount","db","0123"]`, `{"Mountpoint":"/var/lib/drover/mnt/f23c"}`},
@@ -57,6 +56,9 @@ func TestCalls(t *testing.T) {
 	all, _, _ := start(t, f, Options{Global: true})
 	if _, answer := all.raw(t, "VolumeDriver.Capabilities", ""); answer != `{"Capabilities":{"Scope":"global"}}`+"\n" {
 		t.Errorf("in a cluster: %s", answer)
+	}
+	if status, answer := e.raw(t, "VolumeDriver.Create", `{"Name":"db","Opts":{"help":""}}`); status != 500 || answer != `{"Err":"drover: options:\n  size=SIZE\nprofiles:\n  gold\n"}`+"\n" {
+		t.Errorf("help: %d %s", status, answer)
 	}
 	f.volumes = nil
 	if _, answer := e.raw(t, "VolumeDriver.List", "{}"); answer != "{\"Volumes\":[]}\n" {
@@ -83,14 +85,14 @@ func TestGetNeverSpoilsItsAnswer(t *testing.T) {
 func TestMountNeverSucceedsWithoutAPath(t *testing.T) {
 	for _, path := range []string{"", "mnt/x", "./x"} {
 		e, _, _ := start(t, &fake{path: path}, Options{})
-		if status, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`); status != 200 || !strings.HasPrefix(answer, `{"Err":"drover: mount of \"db\" has no absolute path`) {
+		if status, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`); status != 500 || !strings.HasPrefix(answer, `{"Err":"drover: mount of \"db\" has no absolute path`) {
 			t.Errorf("%d %s", status, answer)
 		}
 	}
 }
 
-// Errors arrive as they are shown: status 200, one prefix, one line.
-func TestErrorsKeepTheirText(t *testing.T) {
+// TestErrors: an error has a status that no client takes for success, one prefix and one line.
+func TestErrors(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List", "Get"} {
@@ -100,7 +102,7 @@ func TestErrorsKeepTheirText(t *testing.T) {
 			"two\nlines":                                          `{"Err":"drover: two; lines"}`,
 		} {
 			f.err = dataset.Errorf(dataset.ErrInvalid, "%s", text)
-			if status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`); status != 200 || answer != want+"\n" {
+			if status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`); status != 500 || answer != want+"\n" {
 				t.Errorf("%s: %d %s", method, status, answer)
 			}
 		}
@@ -189,39 +191,6 @@ func TestBodylessRetry(t *testing.T) {
 	}
 }
 
-func TestBadRequests(t *testing.T) {
-	f := &fake{path: "/m"}
-	e, _, _ := start(t, f, Options{})
-	for body, want := range map[string]string{
-		"{":                                  "request that cannot be read: unexpected end of JSON input",
-		"nope":                               "request that cannot be read: invalid character 'o' in literal null (expecting 'u')",
-		`{"Name":5}`:                         "request that cannot be read: json: cannot unmarshal number into Go struct field",
-		`{"Name":"a"}{}`:                     "request that cannot be read: invalid character '{' after top-level value",
-		"[]":                                 "request that cannot be read: json: cannot unmarshal array",
-		`"` + strings.Repeat("x", maxBody):   "request of more than 1048576 bytes",
-		strings.Repeat("[", maxBody/10) + "": "request that cannot be read: ",
-	} {
-		for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get"} {
-			if status, answer := e.raw(t, "VolumeDriver."+method, body); status != 400 || !strings.HasPrefix(answer, `{"Err":"drover: `+want) {
-				t.Errorf("%s %.20s: %d %s", method, body, status, answer)
-			}
-		}
-	}
-	for _, method := range []string{"", "VolumeDriver.Burn", "VolumeDriver.Mount/x"} {
-		if status, answer := e.raw(t, method, "{}"); status != 404 || !strings.HasPrefix(answer, `{"Err":"drover: no such call`) {
-			t.Errorf("%s: %d %s", method, status, answer)
-		}
-	}
-	if resp, err := e.http.Get("http://d/VolumeDriver.List"); err != nil || resp.StatusCode != 404 {
-		t.Error(resp, err)
-	} else {
-		resp.Body.Close()
-	}
-	if got := f.take(); got != nil {
-		t.Error("the agent was asked", got)
-	}
-}
-
 // TestPanic: a mistake of the agent is the error of one call. Of Get it is one of
 // the transport, since nobody knows whether the volume exists.
 func TestPanic(t *testing.T) {
@@ -232,7 +201,7 @@ func TestPanic(t *testing.T) {
 	}})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List"} {
 		status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`)
-		if status != 200 || answer != `{"Err":"drover: made a mistake with this call (its log says which)"}`+"\n" {
+		if status != 500 || answer != `{"Err":"drover: made a mistake with this call (its log says which)"}`+"\n" {
 			t.Errorf("%s: %d %s", method, status, answer)
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	maxBody = 1 << 20 // names and options
 )
 
+var errTooLarge = dataset.Errorf(dataset.ErrInvalid, "request of more than %d bytes", maxBody)
+
 var errNoBody = dataset.Errorf(dataset.ErrInvalid,
 	"the connection broke and the engine asked again without saying what (nothing was done: do it again)")
 
@@ -45,6 +47,9 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		case err != nil && c.keeps && errors.Is(err, errNoBody):
 			hangUp(w) // for which volume is not known, and it may well exist
 			return
+		case errors.Is(err, errTooLarge):
+			refuse(w, http.StatusRequestEntityTooLarge, err)
+			return
 		case err != nil:
 			refuse(w, http.StatusBadRequest, err)
 			return
@@ -56,7 +61,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		case c.keeps && !sayable(err):
 			hangUp(w)
 		default:
-			refuse(w, http.StatusOK, err)
+			refuse(w, http.StatusInternalServerError, err)
 		}
 	}
 }
@@ -67,7 +72,7 @@ func plain(s *Server, name string, f func(context.Context) (any, error)) http.Ha
 		defer s.begin()()
 		v, err := limited(r.Context(), s, name, shortCall, f)
 		if err != nil {
-			refuse(w, http.StatusOK, err)
+			refuse(w, http.StatusInternalServerError, err)
 			return
 		}
 		answer(w, http.StatusOK, v)
@@ -128,7 +133,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 	case len(body) == 0:
 		return errNoBody
 	case len(body) > maxBody:
-		return dataset.Errorf(dataset.ErrInvalid, "request of more than %d bytes", maxBody)
+		return errTooLarge
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		return dataset.Errorf(dataset.ErrInvalid, "request that cannot be read: %w", err)
@@ -136,7 +141,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// refuse answers with an error.
+// refuse answers with an error. The status is never 200: see the package comment.
 func refuse(w http.ResponseWriter, status int, err error) {
 	line := err.Error()
 	if !errors.As(err, new(helpText)) {

@@ -27,25 +27,27 @@ type agent struct {
 	mu      sync.Mutex
 	volumes map[string]bool
 	fail    map[string]error // by call
-	gets    int
+	calls   map[string]int   // since the last set
 }
 
 func (a *agent) set(call string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.fail = map[string]error{call: err}
-	a.gets = 0
+	a.calls = map[string]int{}
 }
 
-func (a *agent) asked() int {
+// asked returns how often a call has come since the last set.
+func (a *agent) asked(call string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.gets
+	return a.calls[call]
 }
 
 func (a *agent) do(call string, f func()) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.calls[call]++
 	if err := a.fail[call]; err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (a *agent) List(context.Context) (list []plugin.Volume, err error) {
 func (a *agent) Get(_ context.Context, spec string) (v plugin.Volume, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.gets++
+	a.calls["Get"]++
 	switch err := a.fail["Get"]; {
 	case err != nil:
 		return v, err
@@ -92,7 +94,7 @@ func (a *agent) Get(_ context.Context, spec string) (v plugin.Volume, err error)
 // serve starts the plugin for a driver name of its own, and an engine after it.
 func serve(t *testing.T) (*agent, *engine.Engine, string) {
 	t.Helper()
-	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}}
+	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}, calls: map[string]int{}}
 	driver := engine.DriverName()
 	l, err := socket.Listen(t.Context(), filepath.Join("/run/docker/plugins", driver+".sock"), "")
 	if err != nil {
@@ -128,7 +130,7 @@ func TestI7GetThatKnowsNothing(t *testing.T) {
 			t.Errorf("inspect: %s", r)
 		}
 	}
-	if n := a.asked(); n != 3 {
+	if n := a.asked("Get"); n != 3 {
 		t.Errorf("3 inspects came to %d Gets", n)
 	}
 	a.set("", nil)
@@ -143,23 +145,29 @@ func TestI7GetThatKnowsNothing(t *testing.T) {
 	if r := e.Docker(t, "volume", "inspect", "db"); !strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
 		t.Errorf("inspect of none: %s", r)
 	}
+	if n := a.asked("Get"); n != 1 {
+		t.Errorf("an inspect of none came to %d Gets", n)
+	}
 	a.set("", nil)
 	if got := e.Must(t, "volume", "inspect", "--format", "{{.Labels}}", "db"); got != "map[]" {
 		t.Errorf("labels after none: %s", got)
 	}
 }
 
-// TestTexts: errors are shown as the agent wrote them, whatever the command.
+// TestTexts: errors are shown as the agent wrote them, after the name of the call, whatever the command.
 func TestTexts(t *testing.T) {
 	a, e, driver := serve(t)
 	unknown := dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (have: bronze, gold, silver)`)
 	a.set("Create", unknown)
-	for _, args := range [][]string{
+	for i, args := range [][]string{
 		{"volume", "create", "--driver", driver, "db@glod"},
 		{"run", "--volume-driver", driver, "--volume", "db@glod:/data", "drover-redis", "true"},
 	} {
-		if r := e.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, `db@glod: drover: unknown profile "glod" (have: bronze, gold, silver)`) {
+		if r := e.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, `db@glod: VolumeDriver.Create: drover: unknown profile "glod" (have: bronze, gold, silver)`) {
 			t.Errorf("%v: %s", args, r)
+		}
+		if n := a.asked("Create"); n != i+1 {
+			t.Errorf("%v: Create came %d times after a refusal, want once", args, n-i)
 		}
 	}
 	// With control away the engine goes on from Get to Create, and says why (B5).
@@ -167,20 +175,20 @@ func TestTexts(t *testing.T) {
 	a.mu.Lock()
 	a.fail = map[string]error{"Get": away, "Create": away}
 	a.mu.Unlock()
-	if r := e.Docker(t, "volume", "create", "--driver", driver, "db"); !strings.Contains(r.Stderr, "create db: drover: control service is away") {
+	if r := e.Docker(t, "volume", "create", "--driver", driver, "db"); !strings.Contains(r.Stderr, "create db: VolumeDriver.Create: drover: control service is away") {
 		t.Errorf("control away: %s", r)
 	}
 	a.set("", nil)
-	if r := e.Docker(t, "volume", "create", "--driver", driver, "--opt", "help", "x1"); !strings.Contains(r.Stderr, "drover: options:\n  size=SIZE\n") {
+	if r := e.Docker(t, "volume", "create", "--driver", driver, "--opt", "help", "x1"); !strings.Contains(r.Stderr, "VolumeDriver.Create: drover: options:\n  size=SIZE\n") {
 		t.Errorf("help: %s", r)
 	}
 	e.Must(t, "volume", "create", "--driver", driver, "db")
 	a.set("Mount", dataset.Errorf(dataset.ErrInUse, "volume db is in use on host-b"))
-	if r := e.Docker(t, "run", "--volume", "db:/data", "drover-redis", "true"); !strings.Contains(r.Stderr, "drover: volume db is in use on host-b") || strings.Contains(r.Stderr, "VolumeDriver.Mount") {
+	if r := e.Docker(t, "run", "--volume", "db:/data", "drover-redis", "true"); !strings.Contains(r.Stderr, "VolumeDriver.Mount: drover: volume db is in use on host-b") {
 		t.Errorf("mount: %s", r)
 	}
 	a.set("Remove", dataset.Errorf(dataset.ErrProtected, "volume db is protected"))
-	if r := e.Docker(t, "volume", "rm", "db"); !strings.Contains(r.Stderr, "remove db: drover: volume db is protected") {
+	if r := e.Docker(t, "volume", "rm", "db"); !strings.Contains(r.Stderr, "remove db: VolumeDriver.Remove: drover: volume db is protected") {
 		t.Errorf("remove: %s", r)
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // wrong is an input that is refused: the arguments of docker volume create after
-// the driver, and what comes after "create NAME: drover: ".
+// the driver, and what comes after "create NAME: VolumeDriver.Create: drover: ". The call is the engine's word.
 type wrong struct {
 	args []string
 	want string
@@ -89,7 +89,7 @@ func TestA10I6(t *testing.T) {
 	for _, c := range wrongs() {
 		name := c.args[len(c.args)-1]
 		r := w.e.Docker(t, append([]string{"volume", "create", "-d", w.h.Driver}, c.args...)...)
-		want := "Error response from daemon: create " + name + ": drover: " + c.want + "\n"
+		want := "Error response from daemon: create " + name + ": VolumeDriver.Create: drover: " + c.want + "\n"
 		if got := anyUUID(r.Stderr); r.Exit != 1 || got != want {
 			t.Errorf("volume create %q: exit %d\n got %swant %s", c.args, r.Exit, got, want)
 		}
@@ -109,7 +109,7 @@ func TestA10I6(t *testing.T) {
 	} {
 		r := w.e.Docker(t, append(append([]string{"run", "--rm"}, args...), image, "true")...)
 		line, _, _ := strings.Cut(r.Stderr, "\n")
-		if want := `docker: Error response from daemon: create db@glod: drover: unknown profile "glod" ` + meantGold; r.Exit != 125 || strings.TrimSuffix(line, ".") != want {
+		if want := `docker: Error response from daemon: create db@glod: VolumeDriver.Create: drover: unknown profile "glod" ` + meantGold; r.Exit != 125 || strings.TrimSuffix(line, ".") != want {
 			t.Errorf("run %q: exit %d, %q, want 125 and %q", args, r.Exit, line, want)
 		}
 	}
@@ -126,7 +126,7 @@ func TestA10I6(t *testing.T) {
 // testHelp: -o help says what there is, and makes nothing.
 func testHelp(t *testing.T, w *world) {
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "-o", "help", "db")
-	for _, want := range []string{"create db: drover: options:", "size=SIZE", "label.KEY=VALUE", "profiles:", "gold ", "silver ", "bronze "} {
+	for _, want := range []string{"create db: VolumeDriver.Create: drover: options:", "size=SIZE", "label.KEY=VALUE", "profiles:", "gold ", "silver ", "bronze "} {
 		if r.Exit == 0 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("-o help says nothing of %q: exit %d, %s", want, r.Exit, r.Stderr)
 		}
@@ -150,7 +150,7 @@ func TestA10Backend(t *testing.T) {
 		{[]string{"-o", "size=5GiB", "db"}, `volume db: pool default cannot keep profile bronze: it cannot enforce a size` + mend},
 		{[]string{"-o", "fs=xfs", "db"}, `volume db: pool default cannot keep profile bronze: it has no filesystem xfs inside volumes`},
 	} {
-		w.refused(t, "create "+c.args[len(c.args)-1]+": drover: "+c.want+"\n", append([]string{"volume", "create", "-d", w.h.Driver}, c.args...)...)
+		w.refused(t, "create "+c.args[len(c.args)-1]+": VolumeDriver.Create: drover: "+c.want+"\n", append([]string{"volume", "create", "-d", w.h.Driver}, c.args...)...)
 	}
 	if after := w.records(t); after != records {
 		t.Errorf("something is left on record: %s, and before it %s", after, records)

@@ -129,8 +129,12 @@ func TestB11(t *testing.T) {
 	}
 	for i, s := range steps {
 		a := ask(t, h, s.call, request{Name: s.name, ID: s.id})
-		if a.Err != s.err || a.Status != http.StatusOK {
-			t.Errorf("%d. %s %s %q: %+v, want error %q", i, s.call, s.name, s.id, a, s.err)
+		status := http.StatusOK
+		if s.err != "" {
+			status = http.StatusInternalServerError
+		}
+		if a.Err != s.err || a.Status != status {
+			t.Errorf("%d. %s %s %q: %+v, want %d and error %q", i, s.call, s.name, s.id, a, status, s.err)
 		}
 		if want := s.call == "Mount" && s.err == ""; want != (a.Mountpoint == point) {
 			t.Errorf("%d. %s %s %q: mount point %q, want %s", i, s.call, s.name, s.id, a.Mountpoint, point)

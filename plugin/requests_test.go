@@ -1,0 +1,71 @@
+package plugin
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestBadRequests: what cannot be read is refused with a status that says whose mistake it is.
+func TestBadRequests(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	const unread = "request that cannot be read: "
+	for body, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"{":                                  {400, unread + "unexpected end of JSON input"},
+		"nope":                               {400, unread + "invalid character 'o' in literal null (expecting 'u')"},
+		`{"Name":5}`:                         {400, unread + "json: cannot unmarshal number into Go struct field"},
+		`{"Name":"a"}{}`:                     {400, unread + "invalid character '{' after top-level value"},
+		"[]":                                 {400, unread + "json: cannot unmarshal array"},
+		strings.Repeat("[", maxBody/10):      {400, unread},
+		`"` + strings.Repeat("x", maxBody):   {413, "request of more than 1048576 bytes"},
+		`"` + strings.Repeat("x", 9*maxBody): {413, "request of more than 1048576 bytes"},
+	} {
+		for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get"} {
+			if status, answer := e.raw(t, "VolumeDriver."+method, body); status != want.status || !strings.HasPrefix(answer, `{"Err":"drover: `+want.text) {
+				t.Errorf("%s %.20s: %d %s", method, body, status, answer)
+			}
+		}
+	}
+	if got := f.take(); got != nil {
+		t.Error("the agent was asked", got)
+	}
+}
+
+// TestUnknownCalls: a path that is not one of the nine calls is refused as it is. None is
+// cleaned: a redirect would lead a client to another call than the one that it made.
+func TestUnknownCalls(t *testing.T) {
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{})
+	for _, path := range []string{
+		"", "VolumeDriver.Burn", "VolumeDriver.Mount/x", "VolumeDriver.Mount/", "/VolumeDriver.List", "./VolumeDriver.List",
+		"VolumeDriver.Get/../VolumeDriver.Remove", "VolumeDriver.Get/%2e%2e/VolumeDriver.Remove", "volumedriver.list",
+	} {
+		if status, answer := e.raw(t, path, `{"Name":"db"}`); status != 404 || !strings.HasPrefix(answer, `{"Err":"drover: no such call`) {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		req, err := http.NewRequest(method, "http://d/VolumeDriver.Remove", strings.NewReader(`{"Name":"db"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := e.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		want := `{"Err":"drover: call /VolumeDriver.Remove wants POST, not \"` + method + `\""}` + "\n"
+		if err != nil || resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" || string(text) != want {
+			t.Errorf("%s: %s %s %v", method, resp.Status, text, err)
+		}
+	}
+	if got := f.take(); got != nil {
+		t.Error("the agent was asked", got)
+	}
+}
