@@ -42,7 +42,8 @@
 // something else is in the way, and was not touched; dataset.ErrNoSpace: the
 // pool or its host disk is too full; dataset.ErrUnsupported: this pool cannot,
 // whatever the state; dataset.ErrCorrupt: what is there is damaged or foreign;
-// dataset.ErrInUse: mounted or attached, where that stands in the way.
+// dataset.ErrInUse: attached or, in any mount namespace of this host, mounted, where
+// that stands in the way. Namespaces that cannot be examined are an error.
 package backends
 
 import (

@@ -128,6 +128,7 @@ func cases() []testcase {
 		{"RootIsEmptyAndOwned", rootIsEmptyAndOwned},
 		{"KeepsEverything", keepsEverything},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},
+		{"InUseInAnotherNamespace", inUseInAnotherNamespace},
 		{"AttachTwice", attachTwice},
 		{"VisitBesideTheHome", visitBesideTheHome},
 		{"DeviceIsOwn", deviceIsOwn},

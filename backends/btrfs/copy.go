@@ -319,7 +319,7 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 		return err
 	}
 	defer f.Close()
-	if err := p.uses.Nowhere(ds, p.shelf.PathOf(f)); err != nil {
+	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
 		return err
 	}
 	is, err := keep(f)
@@ -347,11 +347,11 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 }
 
 // Idle implements backends.Idler.
-func (p *Pool) Idle(_ context.Context, id uuid.UUID) error {
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return p.uses.Nowhere(id, p.shelf.PathOf(f))
+	return p.uses.None(ctx, id, p.shelf.PathOf(f))
 }

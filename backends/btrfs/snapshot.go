@@ -94,7 +94,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	if err := p.uses.None(ds, p.shelf.PathOf(f)); err != nil {
+	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
 		return err
 	}
 	old, err := f.Head()

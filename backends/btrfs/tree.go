@@ -181,7 +181,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 				return err
 			}
 		}
-		return p.uses.None(id, folder)
+		return p.uses.None(ctx, id, folder)
 	})
 }
 

@@ -37,20 +37,20 @@ func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOpt
 	return p.uses.Bind(s, f, head.Tree, opts.ReadOnly), nil
 }
 
-// idle is unused, saying what cannot be done meanwhile.
-func (p *Pool) idle(f *shelf.Folder, what string) error {
-	if err := p.uses.None(f.ID, p.shelf.PathOf(f)); err != nil {
+// idle fails with dataset.ErrInUse while a dataset is in use, saying what cannot be done meanwhile.
+func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
+	if err := p.uses.None(ctx, f.ID, p.shelf.PathOf(f)); err != nil {
 		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
 	return nil
 }
 
 // Idle implements backends.Idler.
-func (p *Pool) Idle(_ context.Context, id uuid.UUID) error {
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return p.uses.Nowhere(id, p.shelf.PathOf(f))
+	return p.uses.None(ctx, id, p.shelf.PathOf(f))
 }

@@ -261,7 +261,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.None(id, folder) })
+	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.None(ctx, id, folder) })
 }
 
 // WriteRecord implements backends.Pool.

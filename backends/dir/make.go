@@ -35,7 +35,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return shelf.Head{}, err
 		}
 		defer from.Close()
-		name, size, err := p.source(from, src)
+		name, size, err := p.source(ctx, from, src)
 		if err != nil {
 			return shelf.Head{}, err
 		}
@@ -47,12 +47,12 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 }
 
 // source returns the tree that src names, and its size. A head must not be in use.
-func (p *Pool) source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
+func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	if src.Snapshot != uuid.Nil {
 		s, err := f.Kept(src.Snapshot)
 		return s.Tree, s.Limit, err
 	}
-	if err := p.idle(f, "copied"); err != nil {
+	if err := p.idle(ctx, f, "copied"); err != nil {
 		return "", 0, err
 	}
 	h, err := f.Head()

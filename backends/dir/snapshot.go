@@ -29,7 +29,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 	if err := p.room(); err != nil {
 		return err
 	}
-	if err := p.idle(f, "copied"); err != nil {
+	if err := p.idle(ctx, f, "copied"); err != nil {
 		return err
 	}
 	from, err := f.Head()
@@ -97,7 +97,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	if err := p.idle(f, "restored"); err != nil {
+	if err := p.idle(ctx, f, "restored"); err != nil {
 		return err
 	}
 	old, err := f.Head()

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // attachTimeout bounds the wait for another process that attaches the same image.
@@ -147,4 +149,21 @@ func superblock(d fsctl.Disk) (fs string, size int64, err error) {
 		}
 	}
 	return fs, size, err
+}
+
+// attachedBy is the error where nothing in this mount namespace has a head's device mounted, and it is
+// in use. It names the process that has it mounted in another one.
+func attachedBy(device string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+	}
+	holder, err := mount.DeviceHolder(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+	switch {
+	case err != nil:
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+	case holder != nil:
+		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", holder)
+	}
+	return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
 }

@@ -335,8 +335,8 @@ const (
 	busyPause = 10 * time.Millisecond
 )
 
-// idle fails with ErrInUse when the head in dir is mounted, or attached to a loop device
-// and stays so.
+// idle fails with ErrInUse when the head in dir is mounted in any mount namespace, or attached to a
+// loop device and stays so.
 func (p *Pool) idle(ctx context.Context, dir folder) error {
 	for try := 0; ; try++ {
 		device, err := p.device(dir)
@@ -347,17 +347,22 @@ func (p *Pool) idle(ctx context.Context, dir folder) error {
 		if err != nil {
 			return err
 		}
-		where := table.From(device)
-		if m, there, err := p.letGo(dir); err != nil {
+		mapping, mapped, err := p.letGo(dir)
+		if err != nil {
 			return err
-		} else if all := table.Of(int(m.Major), int(m.Minor)); there && len(all) > 0 {
+		}
+		where := table.From(device)
+		if all := table.Of(int(mapping.Major), int(mapping.Minor)); mapped && len(all) > 0 {
 			where = all[0]
 		}
 		if where != nil {
 			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", where.Mountpoint)
 		}
 		if try == busyTries || ctx.Err() != nil {
-			return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
+			if mapped {
+				device = mapping.Path()
+			}
+			return attachedBy(device)
 		}
 		select {
 		case <-ctx.Done():

@@ -45,7 +45,8 @@ func TestSuiteInImage(t *testing.T) {
 // shows the same.
 func asWithout() []string {
 	return []string{
-		"KeepsEverything", "InUseIsNotDeleted", "SpeedIsLimited", "ReadOnlyMount", "AttachTwice", "SnapshotWhileWritten",
+		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace",
+		"SpeedIsLimited", "ReadOnlyMount", "AttachTwice", "SnapshotWhileWritten",
 		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing", "RestoreKeepsWhatTheHeadIsThen",
 		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused", "WhatACopyIsNot",
 		"SupersededHeadIsKept", "SeenWhileItMoves", "RootIsEmptyAndOwned", "RetryRenewsTheRecord",

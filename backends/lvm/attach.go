@@ -214,11 +214,12 @@ func mountedAt(dev dm.Device) string {
 
 // elsewhere says who has a device that is not mounted here.
 func elsewhere(dev dm.Device) string {
-	others, err := mount.Elsewhere()
-	if err == nil {
-		for _, h := range others.Holders(mount.Filesystem{Major: int(dev.Major), Minor: int(dev.Minor), Root: "/"}, "") {
-			return h.String()
-		}
+	holder, err := mount.DeviceHolder(int(dev.Major), int(dev.Minor))
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%s is open, and by whom is not known: %v", dev.Node(), err)
+	case holder != nil:
+		return holder.String()
 	}
 	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
 }

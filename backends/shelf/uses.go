@@ -1,12 +1,16 @@
 package shelf
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -21,6 +25,8 @@ import (
 type Uses struct {
 	mu       sync.Mutex
 	attached map[uuid.UUID]int // that were not released
+
+	elsewhere func() (*mount.Foreign, error) // for tests; nil: mount.Elsewhere
 }
 
 // Bind attaches a tree of a folder; see backends.Pool.
@@ -55,32 +61,50 @@ func (u *Uses) release(id uuid.UUID) {
 	}
 }
 
-// None fails with dataset.ErrInUse while a dataset is attached, or something of its
-// folder is mounted in this mount namespace.
-func (u *Uses) None(id uuid.UUID, folder string) error {
+// A container that is being started has a copy of each mount of the host until its runtime drops them,
+// also of a dataset that was unmounted meanwhile: what is seen only in another mount namespace is
+// looked for again for half a second before the dataset counts as in use.
+const (
+	lookTries = 5
+	lookPause = 100 * time.Millisecond
+)
+
+// None fails with dataset.ErrInUse while a dataset is attached, or something of its folder is mounted
+// anywhere on this host, in another mount namespace too. A backend asks it before it replaces or
+// destroys a head, or copies one file by file. A look that fails is an error.
+func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 	u.mu.Lock()
 	n := u.attached[id]
 	u.mu.Unlock()
 	if n > 0 {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
 	}
-	at, err := mountedAt(folder)
-	if err != nil {
-		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+	for try := 0; ; try++ {
+		at, err := u.mountedAt(folder)
+		switch {
+		case err != nil:
+			return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+		case at.untold:
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: unmount that first", id, at.point)
+		case at.point != "":
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
+		case at.holder == nil:
+			return nil
+		case try == lookTries || ctx.Err() != nil:
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, at.holder)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookPause):
+		}
 	}
-	if at.point != "" && at.untold {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: unmount that first", id, at.point)
-	}
-	if at.point != "" {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
-	}
-	return nil
 }
 
-// where is a place in this mount namespace where something is mounted; the zero value: nowhere.
+// where is a place where something is mounted; the zero value: nowhere.
 type where struct {
-	point  string
-	untold bool // it may be something else of the share
+	point  string        // in this mount namespace
+	untold bool          // what is mounted there may be something else of the share
+	holder *mount.Holder // in another mount namespace
 }
 
 // rootsOf returns what the mount table has for a directory of a share, and for those in it,
@@ -96,29 +120,31 @@ func rootsOf(dir *os.File) (map[string]bool, error) {
 	}
 	ours := map[string]bool{rootOf(self): true}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && e.IsDir() {
+		if !e.IsDir() {
+			continue
+		}
+		info, err := e.Info()
+		switch {
+		case err == nil:
 			ours[rootOf(info)] = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
 		}
 	}
 	return ours, nil
 }
 
-// mountedOf returns which of the mounts of a share is of a directory or of what is in it, or may
-// be.
-func mountedOf(dir *os.File, mounts mount.Mounts) (at where, err error) {
-	ours, err := rootsOf(dir)
-	if err != nil {
-		return at, err
-	}
+// mountedOf returns where one of the mounts of a share is of the directories with these roots, or may be.
+func mountedOf(roots map[string]bool, mounts mount.Mounts) (at where) {
 	for _, m := range mounts {
-		if ours[m.Root] {
-			return where{point: m.Mountpoint}, nil
+		if roots[m.Root] {
+			return where{point: m.Mountpoint}
 		}
 		if mount.Untold(m) {
-			at = where{m.Mountpoint, true}
+			at = where{point: m.Mountpoint, untold: true}
 		}
 	}
-	return at, nil
+	return at
 }
 
 // rootOf is what the mount table says of a directory of a share that is mounted.
@@ -130,11 +156,11 @@ func rootOf(dir os.FileInfo) string {
 	return mount.RootOf(st.Ino)
 }
 
-// mountedAt returns where a directory, or something below it, is mounted, or
-// where something is mounted below it; nowhere when neither is. Bind mounts are told
-// by the path in their filesystem that the mount table has for them, as seen
-// from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
-func mountedAt(folder string) (at where, err error) {
+// mountedAt returns where a directory, or something below it, is mounted, or where something is
+// mounted below it; nowhere when neither is. It looks in this mount namespace first, then in all
+// others. Bind mounts are told by the path in their filesystem that the mount table has for them, as
+// seen from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
+func (u *Uses) mountedAt(folder string) (at where, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {
 		return at, err
@@ -148,18 +174,46 @@ func mountedAt(folder string) (at where, err error) {
 	if err != nil {
 		return at, err
 	}
-	if below := table.Under(path); len(below) > 0 {
-		return where{point: below[0].Mountpoint}, nil
-	}
+	roots := map[string]bool{tree.Root: true}
 	if strings.HasPrefix(kind, "nfs") {
-		return mountedOf(dir, table.Of(tree.Major, tree.Minor))
+		if roots, err = rootsOf(dir); err != nil {
+			return at, err
+		}
 	}
-	for _, m := range table.Of(tree.Major, tree.Minor) {
-		if m.Root == tree.Root || strings.HasPrefix(m.Root, tree.Root+"/") {
-			return where{point: m.Mountpoint}, nil
+	if at = mountedHere(table, tree, path, kind, roots); at.point != "" {
+		return at, nil
+	}
+	look := u.elsewhere
+	if look == nil {
+		look = mount.Elsewhere
+	}
+	others, err := look()
+	if err != nil {
+		return at, err
+	}
+	for tree.Root = range roots {
+		if list := others.Holders(tree, ""); len(list) > 0 {
+			return where{holder: &list[0]}, nil
 		}
 	}
 	return at, nil
+}
+
+// mountedHere is mountedAt of this mount namespace alone.
+func mountedHere(table mount.Mounts, tree mount.Filesystem, path, kind string, roots map[string]bool) where {
+	if below := table.Under(path); len(below) > 0 {
+		return where{point: below[0].Mountpoint}
+	}
+	mounts := table.Of(tree.Major, tree.Minor)
+	if strings.HasPrefix(kind, "nfs") {
+		return mountedOf(roots, mounts)
+	}
+	for _, m := range mounts {
+		if m.Root == tree.Root || strings.HasPrefix(m.Root, tree.Root+"/") {
+			return where{point: m.Mountpoint}
+		}
+	}
+	return where{}
 }
 
 // lies returns which tree of which filesystem an open directory is, its path, and the kind of
@@ -183,41 +237,4 @@ func lies(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind s
 		return mount.Filesystem{Major: own.Major, Minor: own.Minor, Root: filepath.Join(own.Root, inside)}, path, own.FSType, nil
 	}
 	return tree, "", "", fmt.Errorf("the mount of %s is not in the mount table", path)
-}
-
-// Nowhere fails with dataset.ErrInUse where None does, and while the folder or what is in it is
-// mounted in another mount namespace.
-func (u *Uses) Nowhere(id uuid.UUID, folder string) error {
-	if err := u.None(id, folder); err != nil {
-		return err
-	}
-	dir, err := os.Open(folder)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	tree, _, kind, err := lies(dir, table)
-	if err != nil {
-		return err
-	}
-	others, err := mount.Elsewhere()
-	if err != nil {
-		return err
-	}
-	roots := map[string]bool{tree.Root: true}
-	if strings.HasPrefix(kind, "nfs") {
-		if roots, err = rootsOf(dir); err != nil {
-			return err
-		}
-	}
-	for tree.Root = range roots {
-		if list := others.Holders(tree, ""); len(list) > 0 {
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, list[0])
-		}
-	}
-	return nil
 }

@@ -1,10 +1,13 @@
 package shelf
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -29,16 +32,17 @@ func TestMountedOfAShare(t *testing.T) {
 		root string
 		want where
 	}{
-		"it":                     {root(folder), where{"/data", false}},
-		"its head":               {root(filepath.Join(folder, "head")), where{"/data", false}},
+		"it":                     {root(folder), where{point: "/data"}},
+		"its head":               {root(filepath.Join(folder, "head")), where{point: "/data"}},
 		"another":                {root(filepath.Dir(folder)), where{}},
-		"what was not looked up": {"/", where{"/data", true}},
+		"what was not looked up": {"/", where{point: "/data", untold: true}},
 	} {
 		dir, err := os.Open(folder)
 		if err != nil {
 			t.Fatal(err)
 		}
-		at, err := mountedOf(dir, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
+		roots, err := rootsOf(dir)
+		at := mountedOf(roots, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
 		if err != nil || at != c.want {
 			t.Errorf("%s: mounted at %+v, %v", name, at, err)
 		}
@@ -73,5 +77,17 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	s.marker.Unlock()
 	if st := <-looked; !st.Online {
 		t.Error(st.Reason)
+	}
+}
+
+// I11: a dataset counts as unused only after the other mount namespaces were examined: a look that
+// fails is an error.
+func TestI11FailedLookIsNoAnswer(t *testing.T) {
+	failed := errors.New("no /proc")
+	for _, want := range []error{nil, failed} {
+		u := Uses{elsewhere: func() (*mount.Foreign, error) { return &mount.Foreign{}, want }}
+		if err := u.None(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
 	}
 }

@@ -25,7 +25,8 @@ const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 // or a filesystem's, and not a volume's.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
-	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
+	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|" +
+		"SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
 		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
 		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
 )
