@@ -142,6 +142,9 @@ func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) erro
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
 			return err
 		}
+		if op.Problem == nil { // whoever asks for this operation is told of the dataset that there is
+			recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
+		}
 	}
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
 		op.Dataset = out.Dataset // who waits for it is told what becomes of the data
@@ -173,7 +176,11 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 		return rec, false, err
 	}
 	known, err = t.get(operationKey(op.ID), &rec)
-	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || rec.DatasetID != op.DatasetID) {
+	about := rec.DatasetID
+	if rec.Discarded != uuid.Nil { // its agent goes on to report what it made
+		about = rec.Discarded
+	}
+	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
 		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID, rec.Kind, rec.DatasetID)
 	}
 	return rec, known, err
@@ -228,6 +235,8 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", op.ID, op.Node, node)
 	case op.ID == uuid.Nil || op.DatasetID == uuid.Nil:
 		return bad("it does not say of which operation and dataset it is")
+	case op.Discarded != uuid.Nil:
+		return bad("only control says that a dataset was discarded for another one")
 	case op.Problem != nil && len(op.Problem.Message) > dataset.MaxLine:
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
 	case op.Problem != nil && !alone(op.Kind):

@@ -140,6 +140,7 @@ func TestSenselessReports(t *testing.T) {
 		"in the trash": func(op *dataset.Operation) bool {
 			return makes(op.Kind) && changed(op, func(d *dataset.Dataset) { d.State = dataset.StateTrashed })
 		},
+		"discarded for another": func(op *dataset.Operation) bool { op.Discarded = other; return true },
 		"no size": func(op *dataset.Operation) bool {
 			return op.Kind == dataset.OpResize && changed(op, func(d *dataset.Dataset) { d.Size = -1 })
 		},

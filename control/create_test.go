@@ -281,14 +281,30 @@ func createAsAgentsDo(a *agent, req api.Request) (dataset.Dataset, error) {
 	}
 }
 
+// namesTheVolume checks that an operation which is done names the dataset that there is, in its record
+// and in the answer to the same request, asked again.
+func (a *agent) namesTheVolume(op dataset.Operation, req api.Request, id uuid.UUID) {
+	a.Helper()
+	if op.DatasetID != id || op.Dataset == nil || op.Dataset.ID != id {
+		a.Errorf("operation %s is done and names dataset %s, and %+v: want %s", op.ID, op.DatasetID, op.Dataset, id)
+	}
+	req.ID = op.ID
+	if out := a.submit(req); out.Volume == nil || out.Volume.ID != id {
+		a.Errorf("operation %s, asked for again, answers volume %+v", op.ID, out.Volume)
+	}
+}
+
 // The same through operations on record: those that lost end as what was asked
 // for says, and what they made is to be taken back.
 func TestI5OnRecord(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	var ops []dataset.Operation
-	for _, req := range []api.Request{create("db@gold", "label.a=1"), create("db"), create("db@gold"), create("db@silver"), create("db", "label.a=2"),
-		{Kind: dataset.OpImport, Volume: "db", Path: "/srv"}} {
+	reqs := []api.Request{
+		create("db@gold", "label.a=1"), create("db"), create("db@gold"), create("db@silver"), create("db", "label.a=2"),
+		{Kind: dataset.OpImport, Volume: "db", Path: "/srv"},
+	}
+	for _, req := range reqs {
 		ops = append(ops, *e.submit(req).Operation)
 	}
 	ends := []dataset.OpState{dataset.OpDone, dataset.OpDone, dataset.OpDone, dataset.OpFailed, dataset.OpFailed, dataset.OpFailed}
@@ -305,6 +321,9 @@ func TestI5OnRecord(t *testing.T) {
 			got, err := e.Operation(e.ctx, op.ID.String(), 0)
 			if err != nil || got.State != ends[i] {
 				t.Errorf("%d ended as %s, %+v, %v", i, got.State, got.Problem, err)
+			}
+			if got.State == dataset.OpDone {
+				a.namesTheVolume(got, reqs[i], ops[0].DatasetID)
 			}
 			if ends[i] == dataset.OpFailed {
 				refused(t, got.Problem.Err(), dataset.ErrExists, "exists")

@@ -15,6 +15,9 @@ type Operation struct {
 	Asked     string    `json:"asked,omitempty"` // digest of the request: another one cannot have its ID
 	Volume    string    `json:"volume,omitempty"`
 	DatasetID uuid.UUID `json:"dataset_id"`
+	// Discarded is set in an operation that was to make a dataset and is done because an identical request
+	// made the volume first. It is what this operation made and took back; DatasetID is the volume's.
+	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned
 	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be; of a delete that is done, as it left it
 	Snapshot  *Snapshot `json:"snapshot,omitempty"`
