@@ -135,6 +135,10 @@ func (h *fakeHand) Kill(context.Context, hand.Target, time.Duration) hand.Outcom
 	return h.act(guard.ActKill)
 }
 
+func (h *fakeHand) Condemn(context.Context, hand.Target, time.Duration) hand.Outcome {
+	return h.act("condemn")
+}
+
 func (h *fakeHand) Undo(context.Context, hand.Target) error {
 	if o := h.act(guard.ActThaw); !o.Done {
 		return errors.New(o.Note)

@@ -158,7 +158,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 	if !r.Own {
 		return false
 	}
-	dir, err := unlisted(r.Paths[0])
+	dir, err := os.Open(r.Paths[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,45 +170,26 @@ func thaw(t *testing.T, r guard.Registration) bool {
 	return err == nil
 }
 
-// freezeAs freezes a filesystem, as somebody does who knows nothing of guards and holds
-// nothing of it after.
+// freezeAs freezes a filesystem, as somebody does who knows nothing of guards and holds nothing of it
+// after. Another process does it: this one is the agent of its datasets, and a guard that saw it hold
+// one would kill it.
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
-	do := func(act func(*os.File) error) error {
-		dir, err := unlisted(path)
-		if err != nil {
-			return err
-		}
-		return errors.Join(act(dir), dir.Close())
-	}
-	if err := do(fsctl.Freeze); err != nil {
+	do := func(act string) error { return as(t, "freezer", act, path).Run() }
+	if err := do("freeze"); err != nil {
 		t.Fatal(err)
 	}
 	done := false
 	thaw = func() {
 		if !done {
 			done = true
-			if err := do(fsctl.Thaw); err != nil {
+			if err := do("thaw"); err != nil {
 				t.Error(err)
 			}
 		}
 	}
 	t.Cleanup(thaw)
 	return thaw
-}
-
-// unlisted opens a directory through a mount that is in no table: this process is the
-// agent of its datasets, and a guard that saw it hold one would kill it.
-func unlisted(path string) (*os.File, error) {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err = errors.Join(err, unix.Close(tree)); err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(dir), path), nil
 }
 
 // entry returns what the guard knows of a dataset.

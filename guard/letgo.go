@@ -15,9 +15,9 @@ import (
 const (
 	// deathTime is how long killed holders have to end, once nothing holds them up.
 	deathTime = 5 * time.Second
-	// blowTime is how long is looked for holders to kill while the filesystem is frozen:
-	// those that wait for it end only when it is thawed.
-	blowTime = 500 * time.Millisecond
+	// condemnTime is how long it may take to send SIGKILL to all holders, and to examine all other
+	// processes, before the filesystem is thawed.
+	condemnTime = 5 * time.Second
 )
 
 // Thaw lets the writers of a fenced dataset go on, until a new deadline. It is for whoever
@@ -102,13 +102,14 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 	return e, nil
 }
 
-// Supersede gives up a dataset of which another node has a newer epoch: its holders are
-// killed, and then it is thawed, so that it can be unmounted and kept aside. What a killed
-// process was just writing may still reach the old copy. An engine that writes into it
-// (docker cp) is not killed and goes on, into the old copy. Idempotent.
+// Supersede gives up a dataset of which another node has a newer epoch: its holders are killed, and
+// then it is thawed, so that it can be unmounted and kept aside. It is not thawed before every process
+// that could write was sent SIGKILL and every other process was examined. What a killed process was
+// just writing may still reach the old copy. An engine that writes into it (docker cp) is not killed
+// and continues, into the old copy. Idempotent.
 //
-// ErrNotFound when it is not registered, ErrStale for another epoch, ErrInUse while killed
-// holders do not end: they are named, ask again.
+// ErrNotFound when it is not registered, ErrStale for another epoch. ErrInUse while processes cannot be
+// examined, or killed holders do not end: the error names them, and the caller must ask again.
 func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	e, err := g.giveUp(id, epoch)
 	if err != nil {
@@ -116,13 +117,15 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	}
 	g.descend(e)
 	began := g.Clock.Boottime()
-	o := g.Hand.Kill(ctx, e.Target, blowTime)
-	if err = g.Hand.Undo(ctx, e.Target); err == nil && !o.Done {
+	o := g.Hand.Condemn(ctx, e.Target, condemnTime)
+	if !o.Done {
+		err = dataset.Errorf(dataset.ErrInUse, "it is still fenced: not every process that could write was killed: %s", left(o))
+	} else if err = g.Hand.Undo(ctx, e.Target); err == nil {
 		o = g.Hand.Kill(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
-	}
-	if err == nil && !o.Done {
-		err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", left(o))
+		if err == nil && !o.Done {
+			err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", left(o))
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -61,6 +60,16 @@ func play(role string, args []string) error {
 		return playSleeper(args[0], args[1])
 	case "container":
 		return playContainer(args[0], args[1], args[2:])
+	case "stranger":
+		return playStranger(args)
+	case "lazy":
+		return playLazy(args[0], args[1], args[2])
+	case "thread":
+		return playThread(args[0], args[1])
+	case "deep":
+		return playDeep(args[0], args[1], args[2])
+	case "freezer":
+		return playFreezer(args[0], args[1])
 	}
 	return fmt.Errorf("no role %q", role)
 }
@@ -132,6 +141,10 @@ func playWriter(file, logFile string) error {
 	if err != nil {
 		return err
 	}
+	return writeOn(f, log)
+}
+
+func writeOn(f, log *os.File) error {
 	for n := 0; ; n++ {
 		if _, err := fmt.Fprintf(f, "%d\n", n); err != nil {
 			return err
@@ -198,11 +211,7 @@ func playSleeper(file, frozen string) error {
 // playContainer is what an engine makes of a container: a mount namespace with the dataset
 // on another path, and in it another role.
 func playContainer(source, target string, args []string) error {
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return err
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := privateMounts(); err != nil {
 		return err
 	}
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {

@@ -36,6 +36,7 @@ func Tune() (missing []string) {
 		{"its memory may be paged out (mlockall)", lockMemory},
 		{"it runs no sooner than others (SCHED_RR)", realTime},
 		{"it may be killed for memory (oom_score_adj)", keepAlive},
+		{"it does not see what processes with more capabilities have open", allCapable},
 	} {
 		if err := t.do(); err != nil {
 			missing = append(missing, fmt.Sprintf("%s: %v", t.what, err))
@@ -112,6 +113,33 @@ func realTime() error {
 			return nil
 		}
 	}
+}
+
+// allCapable fails unless this process has all capabilities that its host knows: ptrace(2) does not let
+// it look at a process that has one more.
+func allCapable() error {
+	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(string(bytes.TrimSpace(last)))
+	if err != nil {
+		return err
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(status)) {
+		if held, ok := strings.CutPrefix(line, "CapPrm:"); ok {
+			have, err := strconv.ParseUint(strings.TrimSpace(held), 16, 64)
+			if lacks := (uint64(1)<<(n+1) - 1) &^ have; err == nil && lacks != 0 {
+				return fmt.Errorf("it lacks capabilities %#x", lacks)
+			}
+			return err
+		}
+	}
+	return errors.New("no CapPrm in /proc/self/status")
 }
 
 const never = "-1000" // oom_score_adj: proc_pid_oom_score_adj(5)

@@ -88,7 +88,7 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 	if err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
-	if dir == nil {
+	if dir == nil { // and reach has seen everything
 		return Outcome{Done: true, At: t.now(), Note: "it is mounted nowhere"}, nil
 	}
 	defer dir.Close()
@@ -125,8 +125,9 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 // reachTime bounds the search for a mount of a filesystem that the host has not mounted.
 const reachTime = time.Second
 
-// reach opens the root of the dataset's filesystem: through the host's mount, or one in
-// another namespace when the host has none. nil when there is none.
+// reach opens the root of the dataset's filesystem: through the host's mount, or one in another
+// namespace when the host has none. It returns nil when the filesystem is mounted nowhere, and an error
+// when that could not be found out, or when a process has a file of it open all the same.
 func (t *Tool) reach(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -139,11 +140,15 @@ func (t *Tool) reach(ctx context.Context, target Target) (*os.File, error) {
 	}
 	root, e := "/", fsys.entry
 	if e == nil {
-		if w, err = t.see(ctx); err != nil {
+		l := t.looks.begin(ctx, t, target)
+		if w, err = l.namespaces(ctx); err == nil {
+			err = l.descriptors(ctx)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if root, e = w.elsewhere(fsys.Filesystem); e == nil {
-			return nil, nil
+			return nil, w.nowhere(target)
 		}
 	}
 	if err := t.mayFreeze(fsys.Filesystem, e.Mountpoint); err != nil {
@@ -183,8 +188,8 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 // process's root directory.
 func (w *world) elsewhere(fsys mount.Filesystem) (root string, e *mount.Entry) {
 	for _, p := range w.procs {
-		for _, view := range p.views {
-			for _, e := range view.Of(fsys.Major, fsys.Minor) {
+		for _, v := range p.views {
+			for _, e := range v.mounts.Of(fsys.Major, fsys.Minor) {
 				if e.Root == fsys.Root {
 					return filepath.Join("/proc", strconv.Itoa(p.PID), "root"), e
 				}
@@ -192,6 +197,20 @@ func (w *world) elsewhere(fsys mount.Filesystem) (root string, e *mount.Entry) {
 		}
 	}
 	return "", nil
+}
+
+// errHeld is returned for a filesystem that is mounted nowhere and that a process can write to.
+var errHeld = errors.New("it is mounted nowhere, and a process has it open")
+
+// nowhere fails unless all processes were examined and none holds the dataset.
+func (w *world) nowhere(target Target) error {
+	if held := w.holders(target); len(held) > 0 {
+		return fmt.Errorf("%w: process %d (%s)", errHeld, held[0].PID, held[0].Comm)
+	}
+	if left := w.unexamined(target); len(left) > 0 {
+		return fmt.Errorf("process %d (%s) may have it mounted: %w", left[0].PID, left[0].Comm, left[0].unexamined)
+	}
+	return nil
 }
 
 // mayFreeze refuses to freeze what is not the dataset's alone: a part of a filesystem, or
@@ -212,11 +231,15 @@ func (t *Tool) mayFreeze(fsys mount.Filesystem, path string) error {
 	return nil
 }
 
-// thaw undoes Freeze: what is not frozen, or mounted nowhere, is no error.
+// thaw undoes Freeze. A filesystem that is not frozen, or is mounted nowhere, is no error: through no
+// descriptor that is left can it be thawed.
 func (t *Tool) thaw(target Target) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
 	dir, err := t.reach(ctx, target)
+	if errors.Is(err, errHeld) {
+		return nil
+	}
 	if err != nil || dir == nil {
 		return err
 	}

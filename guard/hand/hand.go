@@ -87,9 +87,10 @@ type Tool struct {
 	Spare []int
 	Clock clock.Clock
 
-	world   worlds
-	noting  sync.Mutex
-	hanging looks
+	looks    looks
+	hanging  processes // that are being examined
+	suspects suspects
+	noting   sync.Mutex // guards the files of all datasets with what was done
 
 	mu       sync.Mutex
 	freezing map[uuid.UUID]*attempt
@@ -153,7 +154,8 @@ func (t *Tool) end(ctx context.Context, id uuid.UUID) error {
 	}
 }
 
-// Wait waits for what the kernel had not done when an act ended.
+// Wait waits for what the kernel had not done when an act ended, and until all processes that were
+// stopped to be examined were examined.
 func (t *Tool) Wait() { t.wg.Wait() }
 
 func (t *Tool) now() time.Duration { return clock.Boottime() }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/durable"
 )
@@ -56,11 +57,42 @@ const (
 	markV1       = "cgroup1"
 	markV2       = "cgroup2"
 	markProcess  = "process"
+	markSuspect  = "suspect" // a process that is stopped until it was examined
 	markReadOnly = "readonly"
 	markLimit    = "limit"
 )
 
-func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+".undo") }
+// undoSuffix ends the names of the files with marks.
+const undoSuffix = ".undo"
+
+func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+undoSuffix) }
+
+const (
+	lockFile  = "marks.lock"
+	lockTime  = 200 * time.Millisecond
+	lockPause = time.Millisecond
+)
+
+// lockMarks locks the files with marks of all datasets, also against the hand of an earlier guard that
+// is still at work: flock(2) of a file that nobody but root can open. A fence does not wait for another
+// hand that hangs: after lockTime it goes on without that lock.
+func (t *Tool) lockMarks() (unlock func()) {
+	t.noting.Lock()
+	f, err := os.OpenFile(filepath.Join(t.Run, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return t.noting.Unlock
+	}
+	for range lockTime / lockPause {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		<-t.Clock.After(lockPause)
+	}
+	return func() {
+		_ = f.Close() // which unlocks it
+		t.noting.Unlock()
+	}
+}
 
 // note puts on record that something is about to be done, once. Whoever did the same
 // before us, as docker pause does, undoes it: what is so already is not noted.
@@ -68,8 +100,12 @@ func (t *Tool) note(id uuid.UUID, m mark) error {
 	if strings.ContainsAny(m.what, "\n\x00") {
 		return fmt.Errorf("%s %q cannot be put on record", m.kind, m.what)
 	}
-	t.noting.Lock()
-	defer t.noting.Unlock()
+	defer t.lockMarks()()
+	return t.addMark(id, m)
+}
+
+// addMark adds a mark, once. The lock is held.
+func (t *Tool) addMark(id uuid.UUID, m mark) error {
 	have, err := t.marks(id)
 	if err != nil || slices.Contains(have, m) {
 		return err
@@ -77,10 +113,82 @@ func (t *Tool) note(id uuid.UUID, m mark) error {
 	return t.setMarks(id, append(have, m))
 }
 
+// noteProcesses notes one mark for each process, all at once. What others have stopped, as docker
+// pause does, is theirs to let go on: it is not noted. What is stopped already for another dataset
+// is noted for this one too, so that the end of the other fence does not let it go on. ours tells
+// which are noted.
+func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours []bool, err error) {
+	defer t.lockMarks()()
+	all, err := t.marksOfAll(uuid.Nil)
+	if err != nil {
+		return nil, err
+	}
+	have, err := t.marks(id)
+	if err != nil {
+		return nil, err
+	}
+	noted := len(have)
+	ours = make([]bool, len(list))
+	for i, p := range list {
+		if ours[i] = all.has(p.what()) || !halted(p); !ours[i] {
+			continue
+		}
+		if !slices.Contains(have, marks[i]) {
+			have = append(have, marks[i])
+		}
+	}
+	if len(have) == noted {
+		return ours, nil
+	}
+	return ours, t.setMarks(id, have)
+}
+
+// marked is what was done to processes and control groups for some datasets.
+type marked map[string]bool
+
+func (m marked) has(what string) bool { return m[what] }
+
+// marksOfAll returns what was done to processes and control groups for any dataset but one. The
+// lock is held.
+func (t *Tool) marksOfAll(but uuid.UUID) (marked, error) {
+	files, err := os.ReadDir(t.Run)
+	if err != nil {
+		return nil, err
+	}
+	all := marked{}
+	for _, f := range files {
+		name, ok := strings.CutSuffix(f.Name(), undoSuffix)
+		id, err := uuid.Parse(name)
+		if !ok || err != nil || id == but {
+			continue
+		}
+		marks, err := t.marks(id)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range marks {
+			switch m.kind {
+			case markProcess, markSuspect, markV1, markV2:
+				all[m.what] = true
+			}
+		}
+	}
+	return all, nil
+}
+
+// process returns the process that a mark is of.
+func (m mark) process() (Process, error) {
+	pid, start, _ := strings.Cut(m.what, " ")
+	p := Process{}
+	var err1, err2 error
+	p.PID, err1 = strconv.Atoi(pid)
+	p.Start, err2 = strconv.ParseUint(start, 10, 64)
+	return p, errors.Join(err1, err2)
+}
+
 // unnote takes back that something was about to be done: it is undone.
 func (t *Tool) unnote(id uuid.UUID, m mark) error {
-	t.noting.Lock()
-	defer t.noting.Unlock()
+	defer t.lockMarks()()
 	have, err := t.marks(id)
 	if err != nil || !slices.Contains(have, m) { // Undo was here
 		return err

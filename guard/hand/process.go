@@ -241,6 +241,11 @@ func (h *Hand) Kill(ctx context.Context, t Target, budget time.Duration) Outcome
 	return h.act(ctx, opKill, t, budget)
 }
 
+// Condemn asks for Tool.Condemn.
+func (h *Hand) Condemn(ctx context.Context, t Target, budget time.Duration) Outcome {
+	return h.act(ctx, opCondemn, t, budget)
+}
+
 // Undo asks for Tool.Undo.
 func (h *Hand) Undo(ctx context.Context, t Target) error {
 	_, err := h.ask(ctx, request{Op: opUndo, Target: t})

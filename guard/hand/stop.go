@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
-
-	"github.com/droverhq/drover/internal/mount"
 )
 
 const (
@@ -21,50 +19,131 @@ const (
 	settlePauses = 20
 )
 
-// Stop stops the holders of a dataset where they are: the control group of those that
-// have one for themselves, each process by SIGSTOP otherwise. And it makes the host's
-// mount read-only, which lets nobody in whom the host lets in anew; the kernel refuses
-// that as long as a file is open for writing through that mount. It is done when a look
-// at all processes finds no holder that runs.
+// Stop stops the holders of a dataset where they are: the control group of those that have one for
+// themselves, each process by SIGSTOP otherwise. It makes the host's mount read-only, so that nobody
+// can open a file for writing through it; the kernel refuses that while such a file is open. Holders
+// that a mount namespace shows are stopped at once, before descriptors are read. A process that
+// could not be examined in time is stopped too, and goes on once it was shown to hold nothing.
+//
+// It is done when a look at all processes finds no holder that runs, and no process that runs and
+// could not be examined.
 func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
-	return t.until(ctx, target, t.still, t.stop)
+	return t.until(ctx, target, rule{
+		holder:  t.still,
+		suspect: func(w *world, p *process) bool { return t.still(w, p.Process) },
+		act:     t.stop,
+	})
 }
 
-// until looks at the holders and acts on them until a look finds none that is not harmless,
-// or the context ends.
-func (t *Tool) until(ctx context.Context, target Target, harmless func(*world, Process) bool, act func(*world, Target, []Process) (bool, error)) Outcome {
+// rule is what an act does to holders, and to processes that may be holders because they could not
+// be examined, and when these are harmless.
+type rule struct {
+	holder  func(*world, Process) bool
+	suspect func(*world, *process) bool
+	act     func(w *world, target Target, holders []Process) (acted bool, err error)
+	// hung, if set, acts on a process that cannot be examined at all.
+	hung func(*process) error
+}
+
+// running returns those of the holders and suspects that are not harmless.
+func (r rule) running(w *world, holders []Process, suspects []*process) []Process {
+	left := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return r.holder(w, p) })
+	for _, p := range suspects {
+		if !r.suspect(w, p) {
+			left = append(left, p.Process)
+		}
+	}
+	return left
+}
+
+// until looks at the processes and acts on them until a look finds nobody who could write, or the
+// context ends. A look counts only if nothing had to be done meanwhile: a process that was stopped
+// during a look may have forked one that the look has missed.
+func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
 	ctx, end := t.begin(ctx, target.Dataset)
 	defer end()
 	var o Outcome
 	for {
-		w, err := t.see(ctx)
-		if err != nil {
-			o.Note = note(err, o.Note)
-			return o
-		}
-		looked := t.now()
-		holders := w.holders(target)
-		left := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return harmless(w, p) })
-		if o.Done = len(left) == 0; o.Done {
-			o.At, o.Left, o.Note = looked, nil, ""
-		} else {
-			o.Left = slices.Clone(left[:min(len(left), MaxLeft)])
-		}
-		if w.unread > 0 {
-			o.Note = fmt.Sprintf("%d processes did not let themselves be looked at in time", w.unread)
-		}
-		acted, err := act(w, target, holders)
+		ended, err := t.round(ctx, target, r, &o)
 		if err != nil {
 			o.Note = note(err, o.Note)
 		}
-		o.Anew = o.Anew || acted
-		if o.Done {
-			return o
-		}
-		if !t.settle(ctx, left, func(p Process) bool { return !same(p) || harmless(w, p) }) {
+		if ended {
 			return o
 		}
 	}
+}
+
+// round is one look and what follows from it. It returns true when the act has ended.
+func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (ended bool, err error) {
+	l := t.looks.begin(ctx, t, target)
+	w, err := l.namespaces(ctx)
+	if err != nil {
+		return true, err
+	}
+	acted, err := r.act(w, target, w.holdersByMounts(target))
+	o.Anew = o.Anew || acted
+	if late := l.descriptors(ctx); late != nil {
+		return true, errors.Join(err, late)
+	}
+	holders, suspects, err2 := t.classify(w, target)
+	if err = errors.Join(err, err2); err2 != nil {
+		return !t.settle(ctx, nil, nil), err
+	}
+	found := r.running(w, holders, suspects)
+	again, err2 := r.act(w, target, holders)
+	o.Anew = o.Anew || again
+	stopped, err3 := t.suspect(target, suspects)
+	for _, p := range suspects {
+		if r.hung != nil && (p.hung || t.suspects.failed(p.Process)) && !p.protected(target) {
+			err3 = errors.Join(err3, r.hung(p))
+		}
+	}
+	err = errors.Join(err, err2, err3)
+	left := r.running(w, holders, suspects)
+	o.At = t.now()
+	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
+		o.Left, o.Note = nil, ""
+		if len(suspects) > 0 {
+			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they are", len(suspects))
+		}
+		return true, err
+	}
+	o.Left = slices.Clone(left[:min(len(left), MaxLeft)])
+	if len(suspects) > 0 {
+		o.Note = fmt.Sprintf("%d processes could not be examined, as process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
+	}
+	return !t.settle(ctx, left, func(p Process) bool {
+		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
+			return !same(p) || r.suspect(w, suspects[at])
+		}
+		return !same(p) || r.holder(w, p)
+	}), err
+}
+
+// classify returns the holders of a dataset and the processes that could not be examined. A process
+// that is stopped because it holds the dataset need not be examined again.
+func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []*process, err error) {
+	holders = w.holders(target)
+	marks, err := t.marks(target.Dataset)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.resumeSuspects(target, marks)
+	known := map[string]bool{}
+	for _, m := range marks {
+		known[m.what] = known[m.what] || m.kind == markProcess
+	}
+	for _, p := range w.unexamined(target) {
+		switch {
+		case slices.ContainsFunc(holders, p.is): // one of its mount tables shows the dataset
+		case known[p.what()]:
+			holders = append(holders, p.Process)
+		case !t.suspects.isCleared(target.Dataset, p.Process):
+			suspects = append(suspects, p)
+		}
+	}
+	return holders, suspects, nil
 }
 
 // settle waits until processes are so, but not long: others may have come. It returns
@@ -107,6 +186,7 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 	h := hierarchiesOf(w.own)
 	groups := map[group]bool{}
 	var errs []error
+	var single []Process
 	for _, p := range holders {
 		if p.is(target.Agent) {
 			acted = true
@@ -118,22 +198,23 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 		if ok && !known {
 			alone = t.alone(g, target, holders)
 			groups[g] = alone
-			if alone && !g.asked() {
-				acted = true
-				errs = append(errs, t.freezeGroup(target, g))
+			if alone {
+				did, err := t.freezeGroup(target, g)
+				acted = acted || did
+				errs = append(errs, err)
 			}
 		}
-		if ok && alone || halted(p) {
+		if ok && alone {
 			continue
 		}
 		if p.PID == 1 {
 			errs = append(errs, errors.New("PID 1 holds it, and cannot be stopped"))
 			continue
 		}
-		acted = true
-		errs = append(errs, t.stopProcess(target, p))
+		single = append(single, p)
 	}
-	return acted, errors.Join(append(errs, t.readOnly(w, target))...)
+	did, err := t.stopProcesses(target, single)
+	return acted || did, errors.Join(append(errs, err, t.readOnly(w, target))...)
 }
 
 // alone tells whether a group has no process but holders that may be frozen: one that has
@@ -151,18 +232,45 @@ func (t *Tool) alone(g group, target Target, holders []Process) bool {
 	return true
 }
 
-func (t *Tool) freezeGroup(target Target, g group) error {
-	if err := t.note(target.Dataset, mark{g.kind, g.dir}); err != nil {
-		return err
+// freezeGroup freezes a group unless somebody has. One that is frozen for another dataset is noted
+// for this one too.
+func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
+	defer t.lockMarks()()
+	all, err := t.marksOfAll(uuid.Nil)
+	if err != nil {
+		return false, err
 	}
-	return g.freeze()
+	asked := g.asked()
+	if asked && !all.has(g.dir) {
+		return false, nil // by docker pause, which undoes it
+	}
+	if err := t.addMark(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
+		return false, err
+	}
+	return true, g.freeze()
 }
 
-func (t *Tool) stopProcess(target Target, p Process) error {
-	if err := t.note(target.Dataset, mark{markProcess, fmt.Sprintf("%d %d", p.PID, p.Start)}); err != nil {
-		return err
+// stopProcesses stops what runs.
+func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err error) {
+	if len(list) == 0 {
+		return false, nil
 	}
-	return signal(p, unix.SIGSTOP)
+	marks := make([]mark, len(list))
+	for i, p := range list {
+		marks[i] = mark{markProcess, p.what()}
+	}
+	ours, err := t.noteProcesses(target.Dataset, list, marks)
+	if err != nil {
+		return false, err
+	}
+	var errs []error
+	for i, p := range list {
+		if ours[i] && !halted(p) {
+			acted = true
+			errs = append(errs, signal(p, unix.SIGSTOP))
+		}
+	}
+	return acted, errors.Join(errs...)
 }
 
 // readOnly sets the read-only flag of the host's mount, mount_setattr(2). EBUSY, for a
@@ -190,12 +298,48 @@ func setReadOnly(path string, on bool) error {
 	return unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, &attr)
 }
 
-// Kill kills the holders of a dataset, except an engine, which it stops. It is done when
-// a look at all processes finds no other. A process that waits in the kernel dies
-// when that lets it go.
+// Kill kills the holders of a dataset, except an engine, which it stops. It is done when a look at
+// all processes finds no other holder, and no process that runs and could not be examined. A process
+// that waits in the kernel dies when that lets it go. A process that the kernel does not let be
+// examined, and that does not stop, is killed too.
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
-	harmless := func(_ *world, p Process) bool { return p.Engine && halted(p) }
-	return t.until(ctx, target, harmless, t.kill)
+	return t.until(ctx, target, rule{
+		holder:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
+		suspect: func(w *world, p *process) bool { return t.still(w, p.Process) },
+		act:     t.kill,
+		hung: func(p *process) error {
+			if halted(p.Process) {
+				return nil
+			}
+			return signal(p.Process, unix.SIGKILL)
+		},
+	})
+}
+
+// Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill it
+// does not wait for their end: those that wait for a frozen filesystem end only when that is thawed.
+// It is done when a look at all processes finds only holders that had been sent SIGKILL before, so
+// that no process that could write goes on after a thaw, and every other process was examined. One that
+// cannot be examined is not killed: the fence holds, and what is left is named.
+func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
+	condemned := map[processKey]bool{}
+	return t.until(ctx, target, rule{
+		holder:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && halted(p) },
+		suspect: func(*world, *process) bool { return false },
+		act: func(w *world, target Target, holders []Process) (bool, error) {
+			fresh := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return condemned[p.key()] })
+			if len(fresh) == 0 {
+				return false, nil
+			}
+			acted, err := t.kill(w, target, holders)
+			for _, p := range fresh {
+				if err == nil && !p.Engine && p.PID != 1 {
+					condemned[p.key()] = true
+				}
+			}
+			return acted, err
+		},
+	})
 }
 
 func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err error) {
@@ -207,10 +351,9 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 		case p.PID == 1:
 			errs = append(errs, errors.New("PID 1 holds it, and cannot be killed"))
 		case p.Engine:
-			if !halted(p) {
-				acted = true
-				errs = append(errs, t.stopProcess(target, p))
-			}
+			did, err := t.stopProcesses(target, []Process{p})
+			acted = acted || did
+			errs = append(errs, err)
 		default:
 			acted = true
 			errs = append(errs, signal(p, unix.SIGKILL))
@@ -229,66 +372,4 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 		}
 	}
 	return acted, errors.Join(append(errs, t.readOnly(w, target))...)
-}
-
-// Undo lets go on what Freeze and Stop have stopped. What is gone, or goes on already, is
-// no error; after one the rest is undone all the same, and what was not can be again.
-// Acts on the dataset that are under way are ended first.
-func (t *Tool) Undo(ctx context.Context, target Target) error {
-	if err := t.end(ctx, target.Dataset); err != nil {
-		return err
-	}
-	marks, err := t.marks(target.Dataset)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, m := range marks {
-		if err := t.undo(target, m); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s %s: %w", m.kind, m.what, err))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if err := errors.Join(remove(t.markFile(target.Dataset)), remove(t.frozenMark(target.Dataset))); err != nil {
-		return err
-	}
-	// A freeze that the kernel was through with only now has seen that it was not undone
-	// yet; a later one sees that it was.
-	if slices.Contains(marks, mark{markFreeze, "-"}) {
-		return t.thaw(target)
-	}
-	return nil
-}
-
-func (t *Tool) undo(target Target, m mark) error {
-	switch m.kind {
-	case markFreeze:
-		return t.thaw(target)
-	case markV1, markV2:
-		return group{m.kind, m.what}.thaw()
-	case markProcess:
-		pid, start, _ := strings.Cut(m.what, " ")
-		p := Process{}
-		var err1, err2 error
-		p.PID, err1 = strconv.Atoi(pid)
-		p.Start, err2 = strconv.ParseUint(start, 10, 64)
-		if err := errors.Join(err1, err2); err != nil {
-			return err
-		}
-		return signal(p, unix.SIGCONT)
-	case markReadOnly:
-		table, err := mount.Table()
-		if err != nil {
-			return err
-		}
-		if table.At(m.what) == nil {
-			return nil
-		}
-		return setReadOnly(m.what, false)
-	case markLimit:
-		return t.undoLimit(target, m.what)
-	}
-	return errors.New("this guard does not know what that is")
 }

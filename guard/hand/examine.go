@@ -1,0 +1,338 @@
+package hand
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+var (
+	errOutOfTime = errors.New("it has too many descriptors to read in time")
+	errHung      = errors.New("the kernel keeps the read of its descriptors or memory map waiting")
+)
+
+// examination reads all that one process holds: the mount namespaces of its threads, their
+// descriptors, working and root directories, and its memory map. Its time grows with the number of
+// descriptors, of which anybody can have as many as his limit allows.
+type examination struct {
+	w *world
+	p *process
+
+	// stop asks the examination to end with errOutOfTime. progress grows while it gets on: one
+	// that does not is waiting in the kernel.
+	stop     atomic.Bool
+	progress atomic.Int64
+}
+
+// findings are what an examination found. They replace those in the process.
+type findings struct {
+	views []*view
+	opens []open
+}
+
+// chunk is how many descriptors are read between two looks at stop.
+const chunk = 256
+
+// run examines the process. The error is nil when it was examined as a whole, or has ended; then
+// nothing was found.
+func (x *examination) run() (f findings, err error) {
+	dir := fmt.Sprintf("/proc/%d/task", x.p.PID)
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return f, unlessEnded(err)
+	}
+	x.progress.Add(1)
+	var files, places sharers
+	mapped := false
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			return f, err
+		}
+		at := filepath.Join(dir, task.Name())
+		err = x.task(at, tid, &files, &places, &f)
+		// All threads share their memory; the first one may be a zombie that has none.
+		if err == nil && !mapped {
+			mapped, err = x.mappings(at, &f)
+		}
+		if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
+			return findings{}, err
+		}
+		x.progress.Add(1)
+		if x.stop.Load() {
+			return findings{}, errOutOfTime
+		}
+	}
+	return f, nil
+}
+
+// mustBeTrusted reports whether the descriptors of a process cannot be read because it belongs to root
+// and has capabilities that this process lacks. That is the host's init where Drover runs with fewer
+// capabilities; the guard says at its start that it does. Its mounts are read all the same.
+func (x *examination) mustBeTrusted(err error) bool {
+	return errors.Is(err, fs.ErrPermission) && byRoot(x.p.PID)
+}
+
+func unlessEnded(err error) error {
+	if err == nil || mount.Ended(err) {
+		return nil
+	}
+	return err
+}
+
+// task examines one thread. What it shares with a thread before it is not read again.
+func (x *examination) task(at string, tid int, files, places *sharers, f *findings) error {
+	v, err := x.w.mounts.of(at)
+	if err != nil {
+		return err
+	}
+	if v != nil && (len(f.views) == 0 || f.views[len(f.views)-1] != v) {
+		f.views = append(f.views, v)
+	}
+	if places.isNew(tid, kcmpFS) {
+		for _, name := range []string{"cwd", "root"} {
+			if err := x.descriptor(at, name, true, f); err != nil {
+				return err
+			}
+		}
+	}
+	if files.isNew(tid, kcmpFiles) {
+		return x.descriptors(at, f)
+	}
+	return nil
+}
+
+// descriptors examines a descriptor table.
+func (x *examination) descriptors(at string, f *findings) error {
+	dir, err := os.Open(at + "/fd")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(chunk)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := x.descriptor(at, "fd/"+name, false, f); err != nil {
+				return err
+			}
+		}
+		x.progress.Add(1)
+		if x.stop.Load() {
+			return errOutOfTime
+		}
+	}
+}
+
+// descriptor examines one descriptor, or the working or root directory. It counts if it is on one
+// of the filesystems that are asked for and can be written through: a file that is open for
+// writing, or any directory.
+//
+// A descriptor on a detached mount (umount2(2), MNT_DETACH) has the ID of no mount in any table. It
+// is told by the device of its file, and its path is not known.
+func (x *examination) descriptor(at, name string, directory bool, f *findings) error {
+	path := filepath.Join(at, name)
+	var st unix.Statx_t
+	const fields = unix.STATX_MNT_ID | unix.STATX_TYPE
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &st); err != nil {
+		// It was closed meanwhile, or its file is gone from a share.
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
+			return nil
+		}
+		return &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil
+	}
+	through, attached := x.w.mounts.find(int(st.Mnt_id))
+	var o open
+	if attached {
+		if !x.w.wanted(through.Major, through.Minor) {
+			return nil
+		}
+		link, err := os.Readlink(path)
+		if err != nil {
+			return closed(err)
+		}
+		o = place(through, link)
+	} else {
+		d := x.w.detached(int(st.Dev_major), int(st.Dev_minor), path)
+		if d == nil {
+			return nil
+		}
+		o = open{major: d.major, minor: d.minor, path: "/", unplaced: true}
+	}
+	if kind == unix.S_IFREG && !directory {
+		if writable, err := forWriting(at, strings.TrimPrefix(name, "fd/")); err != nil || !writable {
+			return closed(err)
+		}
+	}
+	f.opens = append(f.opens, o)
+	return nil
+}
+
+// closed leaves out the error of a descriptor that was closed meanwhile.
+func closed(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// forWriting tells whether a file is open for writing: proc_pid_fdinfo(5).
+func forWriting(at, fd string) (bool, error) {
+	info, err := os.ReadFile(filepath.Join(at, "fdinfo", fd))
+	if err != nil {
+		return false, err
+	}
+	flags, err := strconv.ParseUint(field(info, "flags:"), 8, 32)
+	if err != nil {
+		return false, err
+	}
+	return flags&unix.O_ACCMODE != unix.O_RDONLY && flags&unix.O_PATH == 0, nil
+}
+
+// wanted reports whether somebody asks for a filesystem.
+func (w *world) wanted(major, minor int) bool {
+	for _, d := range w.devices {
+		if d.major == major && d.minor == minor {
+			return true
+		}
+	}
+	return false
+}
+
+// detached returns the filesystem asked for that a file on a detached mount may be of, nil when it
+// is of none. Of btrfs it is not always known which device number stat(2) reports for it: then every
+// file of a btrfs counts.
+func (w *world) detached(major, minor int, path string) *device {
+	for i, d := range w.devices {
+		if d.statMajor == major && d.statMinor == minor {
+			return &w.devices[i]
+		}
+		if d.statMajor == 0 && d.statMinor == 0 && d.major == 0 {
+			var st unix.Statfs_t
+			if err := unix.Statfs(path, &st); err != nil || st.Type == unix.BTRFS_SUPER_MAGIC {
+				return &w.devices[i]
+			}
+		}
+	}
+	return nil
+}
+
+// field returns the text after a name in a file of "name: text" lines.
+func field(b []byte, name string) string {
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {
+			return string(bytes.TrimSpace(rest))
+		}
+	}
+	return ""
+}
+
+// mappings finds the files that a task has mapped shared and writable: it writes to them without a
+// call, open or closed. proc_pid_maps(5). It reports whether the task has a memory map at all.
+func (x *examination) mappings(at string, f *findings) (has bool, err error) {
+	file, err := os.Open(at + "/maps")
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
+	for n := 0; lines.Scan(); n++ {
+		has = true
+		if n%chunk == 0 {
+			x.progress.Add(1)
+			if x.stop.Load() {
+				return has, errOutOfTime
+			}
+		}
+		if o, ok := x.mapping(lines.Bytes(), f.views); ok {
+			f.opens = append(f.opens, o)
+		}
+	}
+	return has, lines.Err()
+}
+
+// mapping parses one line of a maps file. Of several mounts that the path is in, the innermost is
+// the one that it is seen through.
+func (x *examination) mapping(line []byte, views []*view) (open, bool) {
+	word := bytes.Fields(line)
+	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
+		return open{}, false
+	}
+	major, minor, ok := deviceOfMapping(string(word[3]))
+	if !ok || !x.w.wanted(major, minor) {
+		return open{}, false
+	}
+	path := string(bytes.Join(word[5:], []byte(" ")))
+	best := open{major: major, minor: minor, path: "/", unplaced: true}
+	longest := -1
+	consider := func(table mount.Mounts, in *view) {
+		for _, e := range table.Of(major, minor) {
+			if within(path, e.Mountpoint) && len(e.Mountpoint) >= longest {
+				longest, best = len(e.Mountpoint), place(seenMount{e, in}, path)
+			}
+		}
+	}
+	if len(views) == 0 {
+		consider(x.w.own, nil)
+	}
+	for _, v := range views {
+		consider(v.mounts, v)
+	}
+	return best, true
+}
+
+func deviceOfMapping(s string) (major, minor int, ok bool) {
+	a, b, _ := strings.Cut(s, ":")
+	x, err1 := strconv.ParseUint(a, 16, 32)
+	y, err2 := strconv.ParseUint(b, 16, 32)
+	return int(x), int(y), errors.Join(err1, err2) == nil
+}
+
+// sharers are threads of which no two share a resource of kcmp(2).
+type sharers []int
+
+// Resources that kcmp(2) compares: linux/kcmp.h.
+const (
+	kcmpFiles = 2
+	kcmpFS    = 3
+)
+
+// maxSharers bounds how many threads are compared with each other. A process whose threads share
+// less than that has each of them examined.
+const maxSharers = 16
+
+// isNew reports whether a thread shares the resource with none of those before it, or whether that
+// could not be found out.
+func (s *sharers) isNew(tid, kind int) bool {
+	for _, other := range *s {
+		if equal, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), uintptr(kind), 0, 0, 0); errno == 0 && equal == 0 {
+			return false
+		}
+	}
+	if len(*s) < maxSharers {
+		*s = append(*s, tid)
+	}
+	return true
+}

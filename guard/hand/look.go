@@ -1,0 +1,337 @@
+package hand
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+const (
+	// lookers is how many processes are examined at once.
+	lookers = 4
+	// examineTime bounds the examination of processes with very many descriptors in one look,
+	// together with the part of its context that the caller has left. Those that are not examined
+	// by then are stopped first.
+	examineTime = 300 * time.Millisecond
+	examinePart = 3
+)
+
+// look is one look at all processes, under way or waited for.
+type look struct {
+	targets  map[uuid.UUID]Target // that it is for
+	within   time.Duration        // the time for the descriptors
+	listed   chan struct{}        // closed once all namespaces were read
+	examined chan struct{}        // closed once the descriptors were read too
+	world    *world
+	err      error
+}
+
+// namespaces waits until all processes were listed with their mount namespaces. This takes constant
+// time a process.
+func (l *look) namespaces(ctx context.Context) (*world, error) {
+	select {
+	case <-l.listed:
+		return l.world, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// descriptors waits until the descriptors were read too, of as many processes as was possible in
+// time. Only then may the opens of a process be read.
+func (l *look) descriptors(ctx context.Context) error {
+	select {
+	case <-l.examined:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// looks shares a look between all that want one at the same time: a hundred datasets that are
+// fenced at once cost two or three looks, not hundreds.
+type looks struct {
+	mu            sync.Mutex
+	running, next *look
+}
+
+// begin returns a look that begins after this call.
+func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.next
+	if l == nil {
+		l = &look{targets: map[uuid.UUID]Target{}, within: examineTime, listed: make(chan struct{}), examined: make(chan struct{})}
+		ls.next = l
+		if ls.running == nil {
+			go ls.run(t) // ends with the last look that somebody waits for
+		}
+	}
+	l.targets[target.Dataset] = target
+	if at, ok := ctx.Deadline(); ok {
+		l.within = min(l.within, time.Until(at)/examinePart)
+	}
+	return l
+}
+
+// rest bounds the pause between two looks.
+const rest = 100 * time.Millisecond
+
+// run looks for as long as somebody waits. Between two looks it rests as long as one took:
+// those that are to be stopped need the processor too, to come to their end.
+func (ls *looks) run(t *Tool) {
+	for {
+		ls.mu.Lock()
+		ls.running, ls.next = ls.next, nil
+		l := ls.running
+		ls.mu.Unlock()
+		if l == nil {
+			return
+		}
+		began := t.Clock.Steady()
+		l.world, l.err = t.list(l.targets)
+		close(l.listed)
+		if l.err == nil {
+			t.examineAll(l.world, l.within)
+		}
+		close(l.examined)
+		<-t.Clock.After(min(t.Clock.Steady()-began, rest))
+	}
+}
+
+// list lists all processes with the mount namespace of their first thread.
+func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
+	own, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := newMountTables(own)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{own: own, mounts: tables}
+	for _, target := range targets {
+		w.addDevice(target)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || slices.Contains(t.Spare, pid) {
+			continue
+		}
+		if p := w.first(pid); p != nil {
+			w.procs = append(w.procs, p)
+		}
+	}
+	return w, nil
+}
+
+// first looks at a process in constant time. It returns nil for one that has ended, for a thread of
+// the kernel and for another hand, which has a directory of the dataset open while it freezes.
+func (w *world) first(pid int) *process {
+	dir := "/proc/" + strconv.Itoa(pid)
+	st, err := statOf(dir)
+	if err != nil && mount.Ended(err) || err == nil && st.kernel {
+		return nil
+	}
+	p := &process{Process: Process{PID: pid, Start: st.start, Comm: st.comm}, size: descriptorsOf(dir)}
+	if err != nil {
+		p.unexamined = err
+		return p
+	}
+	v, err := w.mounts.of(dir)
+	switch {
+	case err == nil && v == nil:
+		p.host = true
+	case err == nil:
+		p.first, p.views = v, []*view{v}
+	case !mount.Ended(err): // the first thread of a process may have ended before the others
+		p.unexamined = err
+	}
+	if p.host && p.Comm == comm && byRoot(pid) {
+		return nil
+	}
+	p.Engine = p.host && slices.Contains(engines(), p.Comm) && byRoot(pid)
+	p.spared = pid == 1 || p.Engine || p.host && p.Comm == drover && byRoot(pid)
+	return p
+}
+
+// engines are the programs that write into volumes themselves, as docker cp does.
+func engines() []string { return []string{"dockerd", "podman"} }
+
+// drover is the name of Drover's processes.
+const drover = "drover"
+
+// protected reports whether a process must never be stopped before it was examined: init, an
+// engine, Drover. A name alone is no proof: a process chooses it.
+func (p *process) protected(target Target) bool { return p.spared || p.is(target.Agent) }
+
+// byRoot reports whether a process has only the user ID 0 of the host.
+func byRoot(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	return slices.Equal(strings.Fields(field(b, "Uid:")), []string{"0", "0", "0", "0"})
+}
+
+// descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 it is the size of the
+// folder (proc_pid_fd(5)); before that the size of the table serves (FDSize in proc_pid_status(5)).
+func descriptorsOf(dir string) int {
+	if st, err := os.Stat(dir + "/fd"); err == nil && st.Size() > 0 {
+		return int(st.Size())
+	}
+	b, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(field(b, "FDSize:")) // only an order to examine in
+	return n
+}
+
+// examineAll reads the descriptors of all processes. Of those that have very many it reads as many as
+// the time allows, the smaller ones first; all others are always read, however busy the host is.
+func (t *Tool) examineAll(w *world, within time.Duration) {
+	queue := slices.Clone(w.procs)
+	slices.SortStableFunc(queue, func(a, b *process) int {
+		if a.large() != b.large() {
+			if a.large() {
+				return 1
+			}
+			return -1
+		}
+		return a.size - b.size
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	slots := make(chan struct{}, lookers)
+	var wg sync.WaitGroup
+	for _, p := range queue {
+		slots <- struct{}{}
+		wg.Go(func() {
+			patience := context.Background()
+			if p.large() {
+				patience = ctx
+			}
+			t.examine(patience, w, p, sync.OnceFunc(func() { <-slots }))
+		})
+	}
+	wg.Wait()
+}
+
+// manyDescriptors is from how many descriptors on a process may be stopped before it was examined. To
+// examine that many takes some milliseconds. Few processes have so many: databases, proxies, brokers.
+const manyDescriptors = 1024
+
+func (p *process) large() bool { return p.size >= manyDescriptors && !p.spared }
+
+// examine examines one process and puts what it found, or why it found nothing, into p. A process
+// that is being examined already, in an examination that hangs, is not examined again: that one has
+// a thread of this process. release lets another examination begin: it is called when this one ends,
+// or gets on no more.
+func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()) {
+	defer release()
+	if p.unexamined != nil {
+		return
+	}
+	if ctx.Err() != nil || t.suspects.has(p.Process) {
+		p.unexamined = errOutOfTime
+		return
+	}
+	if !t.hanging.begin(p.key()) {
+		p.unexamined, p.hung = errHung, true
+		return
+	}
+	x := &examination{w: w, p: p}
+	done := make(chan result, 1)
+	go func() {
+		f, err := x.run()
+		t.hanging.end(p.key())
+		done <- result{f, err}
+	}()
+	if r, ok := await(ctx, t.Clock, x, done, release); !ok {
+		p.unexamined, p.hung = errHung, true
+	} else if p.unexamined = r.err; r.err == nil {
+		p.views, p.opens = r.views, r.opens
+	}
+}
+
+// result is what came of an examination.
+type result struct {
+	findings
+	err error
+}
+
+const (
+	// idleTime is after how long without progress an examination lets another one begin, and
+	// hungTime after how long it is given up. A process whose memory map is locked by a thread
+	// that waits in the kernel keeps readers of the map waiting.
+	idleTime = 20 * time.Millisecond
+	hungTime = 500 * time.Millisecond
+)
+
+// await waits for an examination. When ctx ends it asks the examination to stop. It calls idle when the
+// examination gets on no more, and returns false for one that hangs.
+func await(ctx context.Context, c clock.Clock, x *examination, done <-chan result, idle func()) (result, bool) {
+	progress, since := int64(-1), time.Duration(0)
+	stop := ctx.Done()
+	for {
+		select {
+		case r := <-done:
+			return r, true
+		case <-stop:
+			x.stop.Store(true)
+			stop = nil
+		case <-c.After(idleTime):
+		}
+		now := x.progress.Load()
+		if now != progress {
+			progress, since = now, c.Steady()
+			continue
+		}
+		idle()
+		if c.Steady()-since >= hungTime {
+			x.stop.Store(true)
+			return result{}, false
+		}
+	}
+}
+
+// processes is a set of processes. Safe for concurrent use.
+type processes struct {
+	mu  sync.Mutex
+	set map[processKey]bool
+}
+
+// begin adds a process; it returns false when the set has it already.
+func (l *processes) begin(key processKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.set[key] {
+		return false
+	}
+	if l.set == nil {
+		l.set = map[processKey]bool{}
+	}
+	l.set[key] = true
+	return true
+}
+
+func (l *processes) end(key processKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.set, key)
+}
