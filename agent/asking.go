@@ -157,15 +157,17 @@ func (p *pools) see(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, erro
 	var is dataset.PoolStatus
 	var g uint64
 	var gerr error
+	var warned []string
 	was := p.one(id)
 	err := p.ask(ctx, id, func(b backends.Pool) {
-		is = b.Status(ctx)
+		is, warned = b.Status(ctx), warnings(b)
 		g, gerr = b.Generation()
 	})
 	if err != nil {
 		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.one(id).hung, err.Error())}, err
 	}
 	is.ID = id
+	p.warn(id, warned)
 	if gerr != nil {
 		return is, ofPool(was.Name, gerr)
 	}

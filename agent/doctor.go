@@ -209,6 +209,7 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 	if p.memory != "" {
 		r.add(levelWarning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.inMemory())
 	}
+	checkWarnings(r, p)
 	checkLacks(r, p)
 	checkCorners(r, p)
 	if sure {

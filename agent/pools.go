@@ -53,6 +53,7 @@ type openPool struct {
 	asked   *question     // what it is asked now, while open
 	hung    string        // it is open, and does not answer that in time
 	back    bool          // it did again, and what it missed is to be done
+	warned  []string      // what it warned of when it was last looked at
 	unheld  string        // why another drover is not kept from it; empty: it is
 
 	memory     string // that it lies in, such as tmpfs; "": none

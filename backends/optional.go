@@ -44,6 +44,13 @@ type Trimmer interface {
 	Trim(ctx context.Context) (dataset.Size, error)
 }
 
+// Warner is a pool that can have something to warn about while it serves as it should.
+type Warner interface {
+	// Warnings returns one line for each thing that an operator should know about the open pool,
+	// such as damage that was repaired. It only reads what the pool knows already.
+	Warnings() []string
+}
+
 // Razer is a pool that has more than lies at its path.
 type Razer interface {
 	// Raze removes what else there is, of a pool without datasets whose path goes next.

@@ -119,7 +119,7 @@ func (img *poolImage) clear(step func(string)) error {
 	var was, is os.FileInfo
 	on, err := img.mounted()
 	switch {
-	case err == nil && on:
+	case err == nil && on != "":
 		was, err = os.Lstat(img.file)
 	case err == nil:
 		err = dataset.Errorf(dataset.ErrOffline, "%s is mounted no more", img.file)
@@ -130,7 +130,7 @@ func (img *poolImage) clear(step func(string)) error {
 	if on, err = img.mounted(); absentIsFine(err) != nil {
 		return err
 	}
-	if on {
+	if on != "" {
 		return dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", img.mount, img.mount)
 	}
 	step("clear.unmounted")

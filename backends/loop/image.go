@@ -22,12 +22,13 @@ import (
 )
 
 // poolImage is the XFS in one file that a pool lies in where the host has no reflinks.
-// Its blocks are allocated when it is made and never given back (mkfs -K, nodiscard):
-// a host disk that fills up then takes nothing from it.
+// Its blocks are allocated when it is made and never given back (mkfs -K, nodiscard, and no
+// discards on its device): a host disk that fills up then takes nothing from it.
 type poolImage struct {
-	file  string
-	mount string
-	note  []string
+	file   string
+	mount  string
+	note   []string
+	blocks imageBlocks
 }
 
 // minPoolImage is the least that is of use: XFS wants 300 MiB for itself.
@@ -71,7 +72,7 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 // peek fails with ErrExists when the XFS in a file that was there before is no pool's. It
 // reads alone, and replays no log: somebody, a virtual machine for one, may have it mounted.
 func (img *poolImage) peek(ctx context.Context) error {
-	if mounted, err := img.mounted(); err != nil || mounted {
+	if device, err := img.mounted(); err != nil || device != "" {
 		return err
 	}
 	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
@@ -190,70 +191,25 @@ func hostRoom(path string, size dataset.Size) error {
 	return nil
 }
 
-// lacking returns how many bytes of the image have no blocks.
-func (img *poolImage) lacking() (dataset.Size, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(img.file, &st); err != nil {
-		return 0, fmt.Errorf("blocks of %s: %w", img.file, err)
-	}
-	return max(0, dataset.Size(st.Size-st.Blocks*512)), nil
-}
-
-// refill gives the image back the blocks that a discard or a sparse copy took from it.
-func (img *poolImage) refill() error {
-	lack, err := img.lacking()
-	if err != nil || lack == 0 {
-		return err
-	}
-	f, err := os.OpenFile(img.file, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	// A full disk is no reason to keep what is in the pool from its users: see room.
-	if hostRoom(img.file, lack) == nil {
-		if err := allocate(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
-			return err
-		}
-	}
-	left, err := img.lacking()
-	if err != nil {
-		return err
-	}
-	img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks and got back %s", lack.Human(), (lack-left).Human()))
-	return nil
-}
-
-// room fails with ErrNoSpace when the image lacks blocks that its disk can't give.
-func (img *poolImage) room() error {
-	lack, err := img.lacking()
-	if err != nil || lack == 0 {
-		return err
-	}
-	if err := hostRoom(img.file, lack); err != nil {
-		return fmt.Errorf("the pool's image %s is not fully allocated, and creates are refused: %w (free space there, then restart drover)", img.file, err)
-	}
-	return nil
-}
-
 // attach mounts the image, or finds it mounted from an earlier run.
 func (img *poolImage) attach(ctx context.Context) error {
 	if err := os.MkdirAll(img.mount, 0o700); err != nil {
 		return err
 	}
-	mounted, err := img.mounted()
-	if err != nil || mounted {
+	device, err := img.mounted()
+	if err != nil {
 		return err
+	}
+	if device != "" {
+		img.keepBlocks(device)
+		return nil
 	}
 	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
+	img.keepBlocks(dev.Path)
 	if !dev.DirectIO {
 		img.note = append(img.note, "the image is used without direct I/O, which its disk has not")
 	}
@@ -266,37 +222,55 @@ func (img *poolImage) attach(ctx context.Context) error {
 	return err
 }
 
-// mounted tells whether the image is mounted in its place; something else there is
-// ErrOffline.
-func (img *poolImage) mounted() (bool, error) {
+// mounted returns the device by which the image is mounted in its place, or "" if nothing is
+// mounted there. If something else is, it returns ErrOffline.
+func (img *poolImage) mounted() (device string, err error) {
 	table, err := mount.Table()
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	e := table.At(img.mount)
 	if e == nil {
-		return false, nil
+		return "", nil
 	}
 	f, err := os.Open(img.file)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	defer f.Close()
 	info, ok, err := loopdev.FindByFile(f)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	if !ok || info.Path != e.Source {
-		return false, dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool's image %s belongs", e.Source, img.mount, img.file)
+		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool's image %s belongs", e.Source, img.mount, img.file)
 	}
-	return true, nil
+	return info.Path, nil
 }
 
 // close unmounts the image unless it is in use.
 func (img *poolImage) close() error {
+	device, lookErr := img.mounted()
 	err := mount.Unmount(img.mount)
 	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	if err == nil && lookErr == nil && device != "" {
+		removeDevice(device)
+	}
 	return err
 }
+
+// removeDevice removes the number of a device that refuses discards once the device is free, so
+// that whoever gets the number next has discards. It gives up after a moment: who is being forked
+// has a copy of the device, or of the mount, and loopdev.Attach looks for itself.
+func removeDevice(path string) {
+	for range removeTries {
+		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {
+			return
+		}
+		time.Sleep(busyPause)
+	}
+}
+
+const removeTries = 20

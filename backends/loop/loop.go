@@ -182,7 +182,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 	}
 	defer root.Close()
 	if p.image != nil {
-		if err := p.image.refill(); err != nil {
+		if err := p.image.refillAtOpen(); err != nil {
 			return err
 		}
 	}

@@ -76,6 +76,10 @@ func (d *Device) Close() error {
 // attempts bounds the races for a free device that one Attach may lose.
 const attempts = 100
 
+// replacements is how many devices that refuse discards one Attach tries to replace. The one
+// after that is taken as it is: all that it costs is room.
+const replacements = 8
+
 // Attach binds file, a regular file and no symbolic link, to a free loop device,
 // making one when all are taken. It fails with ErrAttached when the file has a
 // device, whoever attached it and by whatever name (known by device and inode). It
@@ -95,8 +99,16 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	if err := Claim(ctx, f); err != nil {
 		return nil, err
 	}
-	for range attempts {
+	for try := range attempts {
 		dev, err := attachFree(f, opts)
+		if err == nil && try < replacements && refusesDiscards(dev.Name()) {
+			// Best effort: while somebody else has the device open, its number stays.
+			if err := dev.Close(); err != nil {
+				return nil, err
+			}
+			_ = Remove(dev.Name())
+			continue
+		}
 		if err == nil {
 			if err := sole(f, opts); err != nil {
 				return nil, errors.Join(err, dev.Close())

@@ -1,0 +1,121 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/loopdev"
+)
+
+// A pool image keeps all of its blocks while it is open: its device refuses discards, so that
+// fstrim(8), which Debian runs each week, changes nothing. What punches a hole in the file itself
+// cannot be prevented. Each look at the pool finds that, allocates the blocks again, and says so.
+
+var _ backends.Warner = (*Pool)(nil)
+
+// imageBlocks is what happened to the blocks of an image since it was opened.
+type imageBlocks struct {
+	mu       sync.Mutex
+	regained dataset.Size // blocks that were lost and allocated again
+	discards error        // why the device still passes discards on; nil: it does not
+}
+
+// keepBlocks turns off discards on the image's device.
+func (img *poolImage) keepBlocks(device string) {
+	err := loopdev.DisableDiscard(device)
+	img.blocks.mu.Lock()
+	defer img.blocks.mu.Unlock()
+	img.blocks.discards = err
+}
+
+// lacking returns how many bytes of the image have no blocks.
+func (img *poolImage) lacking() (dataset.Size, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(img.file, &st); err != nil {
+		return 0, fmt.Errorf("blocks of %s: %w", img.file, err)
+	}
+	return max(0, dataset.Size(st.Size-st.Blocks*512)), nil
+}
+
+// refill allocates the blocks that the image lacks, and returns how many bytes it lacked and how
+// many it lacks now. It allocates nothing if that would fill the host's disk up.
+func (img *poolImage) refill() (lack, left dataset.Size, err error) {
+	img.blocks.mu.Lock()
+	defer img.blocks.mu.Unlock()
+	if lack, err = img.lacking(); err != nil || lack == 0 {
+		return 0, 0, err
+	}
+	f, err := os.OpenFile(img.file, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return lack, lack, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return lack, lack, err
+	}
+	if hostRoom(img.file, lack) == nil {
+		if err := allocate(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
+			return lack, lack, err
+		}
+	}
+	left, err = img.lacking()
+	return lack, left, err
+}
+
+// refillAtOpen is refill of an image that is being opened. A full host disk keeps nobody from what
+// is in the pool.
+func (img *poolImage) refillAtOpen() error {
+	lack, left, err := img.refill()
+	if err == nil && lack > 0 {
+		img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks and got back %s", lack.Human(), (lack-left).Human()))
+	}
+	return err
+}
+
+// room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
+func (img *poolImage) room() error {
+	if lack, err := img.lacking(); err != nil || lack == 0 {
+		return err
+	}
+	lack, left, err := img.refill()
+	if err != nil {
+		return err
+	}
+	img.blocks.mu.Lock()
+	img.blocks.regained += max(0, lack-left)
+	img.blocks.mu.Unlock()
+	if left == 0 {
+		return nil
+	}
+	if err = hostRoom(img.file, left); err == nil {
+		err = dataset.Errorf(dataset.ErrNoSpace, "its disk did not allocate them")
+	}
+	return fmt.Errorf("the pool's image %s is not fully allocated (it lacks %s), and creates are refused: %w (free space there)", img.file, left.Human(), err)
+}
+
+// Warnings implements backends.Warner.
+func (p *Pool) Warnings() []string {
+	if p.image == nil {
+		return nil
+	}
+	return p.image.warnings()
+}
+
+func (img *poolImage) warnings() (list []string) {
+	img.blocks.mu.Lock()
+	defer img.blocks.mu.Unlock()
+	if n := img.blocks.regained; n > 0 {
+		list = append(list, fmt.Sprintf("its image %s had lost %s of its blocks, and has them again: something on this host discards them or punches holes in the file", img.file, n.Human()))
+	}
+	if err := img.blocks.discards; err != nil {
+		list = append(list, fmt.Sprintf("fstrim on this host takes blocks of its image %s, which lacks them until Drover looks at the pool again: %v", img.file, err))
+	}
+	return list
+}
