@@ -187,46 +187,49 @@ func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error
 	return key, err
 }
 
-// growsInside is for the growth of an encrypted head that is mounted, from a loop device: which
-// filesystem it has, and what has its mapping fill the device, once that has grown, and returns its
-// bytes then. Nothing was changed where the key is not here, or another one.
-func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs string, inside func() (int64, error), err error) {
+// growsInside prepares the growth of an encrypted head that is mounted from a loop device: it
+// returns which filesystem the head has, its mapping, and what has the mapping fill the device. It
+// changes nothing, and fails if the key is absent or another one.
+func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs, inner string, inside func() (int64, error), err error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
 		err = crypt.New(p.backend.runner).Fits(ctx, device, key)
 	}
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	m, there, err := crypt.Find(p.mapping(dir))
 	if err == nil && !there {
 		err = dataset.Errorf(dataset.ErrConflict, "it is not mounted")
 	}
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	dev, err := os.Open(m.Path())
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	fs, _, err = superblock(dev)
-	return fs, func() (int64, error) {
-		if err := crypt.New(p.backend.runner).Resize(ctx, m.Name, key); err != nil {
-			return 0, err
-		}
-		p.step("resize.mapping")
-		dev, err := os.Open(m.Path())
-		if err != nil {
-			return 0, err
-		}
-		size, err := dev.Seek(0, io.SeekEnd)
-		return size, errors.Join(err, dev.Close())
-	}, errors.Join(err, dev.Close())
+	return fs, m.Path(), func() (int64, error) { return p.fillDevice(ctx, m.Name, m.Path(), key) }, errors.Join(err, dev.Close())
 }
 
-// growInContainer grows the filesystem in an encrypted image that nothing uses, and has grown.
-func (p *Pool) growInContainer(ctx context.Context, dir folder, path string, key []byte) error {
-	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
+// fillDevice has a mapping fill its loop device, and returns how many bytes the mapping has then.
+func (p *Pool) fillDevice(ctx context.Context, name, path string, key []byte) (int64, error) {
+	if err := crypt.New(p.backend.runner).Resize(context.WithoutCancel(ctx), name, key); err != nil {
+		return 0, err
+	}
+	p.step("resize.mapping")
+	dev, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	size, err := dev.Seek(0, io.SeekEnd)
+	return size, errors.Join(err, dev.Close())
+}
+
+// growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
+func (p *Pool) growInContainer(ctx context.Context, dir folder, g growth, key []byte) error {
+	dev, err := attach(ctx, g.image.Name(), loopdev.Options{BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}
@@ -240,13 +243,14 @@ func (p *Pool) growInContainer(ctx context.Context, dir folder, path string, key
 	if err != nil {
 		return fmt.Errorf("in the container: %w", err)
 	}
-	size, err := open.Size()
-	if err != nil {
-		return err
-	}
-	err = detached(open.Path(), fs, func(root *os.File) error { return growFS(root, fs, size) })
+	g.device, g.inner = dev.Path, open.Path()
+	g.inside = func() (int64, error) { return p.fillDevice(ctx, p.mapping(dir), open.Path(), key) }
+	err = detached(open.Path(), fs, func(root *os.File) error { return p.enlarge(root, fs, g) })
 	if errors.Is(err, fsctl.ErrCapability) { // see growIdle
-		err = p.resize2fs(ctx, open.Path(), size)
+		var size int64
+		if size, err = open.Size(); err == nil {
+			err = p.resize2fs(ctx, open.Path(), size)
+		}
 	}
 	return err
 }

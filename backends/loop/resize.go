@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -101,30 +101,95 @@ func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os
 	if !attached {
 		return dataset.Errorf(dataset.ErrConflict, "it is not mounted")
 	}
-	inside := func() (int64, error) { return size, nil }
+	g := growth{image: image, device: info.Path, size: size}
 	if fs == luks {
-		if fs, inside, err = p.growsInside(ctx, dir, info.Path); err != nil {
+		if fs, g.inner, g.inside, err = p.growsInside(ctx, dir, info.Path); err != nil {
 			return err
 		}
 	}
 	if err := growable(fs); err != nil {
 		return err
 	}
-	if err := image.Truncate(size); err != nil {
-		return err
-	}
-	p.step("resize.truncated")
-	if err := loopdev.SetCapacity(info.Path); err != nil {
-		return err
-	}
-	p.step("resize.capacity")
-	if size, err = inside(); err != nil {
-		return err
-	}
-	if err := growFS(root, fs, size); err != nil {
+	if err := p.enlarge(root, fs, g); err != nil {
 		return err
 	}
 	return errors.Join(fsctl.Sync(root), image.Sync(), p.layout.flush(dir))
+}
+
+// growth is what one mounted filesystem grows with.
+type growth struct {
+	image  *os.File
+	device string // the image's loop device
+	size   int64  // that the image gets
+	inner  string // the device that the filesystem lies on, if that is not the loop device
+	// inside has the inner device fill the loop device, and returns how many bytes it has then.
+	inside func() (int64, error)
+}
+
+// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it
+// fails, all of them are as large as before, so that no later mount finishes what was refused.
+// Only a filesystem that has begun to grow keeps its larger image.
+func (p *Pool) enlarge(root *os.File, fs string, g growth) error {
+	had, err := g.image.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if g.inside == nil {
+		g.inner, g.inside = g.device, func() (int64, error) { return g.image.Seek(0, io.SeekEnd) }
+	}
+	before, err := sizeOfMounted(root, fs, g.inner)
+	if err != nil {
+		return err
+	}
+	if err = p.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
+		return err // growIdle resumes after the latter
+	}
+	now, sErr := sizeOfMounted(root, fs, g.inner)
+	if sErr != nil || now != before {
+		return errors.Join(err, sErr)
+	}
+	undo := g.image.Truncate(had)
+	if undo == nil {
+		undo = loopdev.SetCapacity(g.device)
+	}
+	if undo == nil {
+		_, undo = g.inside()
+	}
+	if undo != nil {
+		return fmt.Errorf("%w (and its image is not as large as before: %w)", err, undo)
+	}
+	return err
+}
+
+func (p *Pool) enlargeAll(root *os.File, fs string, g growth) error {
+	if err := g.image.Truncate(g.size); err != nil {
+		return err
+	}
+	p.step("resize.truncated")
+	if err := loopdev.SetCapacity(g.device); err != nil {
+		return err
+	}
+	p.step("resize.capacity")
+	size, err := g.inside()
+	if err != nil {
+		return err
+	}
+	return growFS(root, fs, size)
+}
+
+// sizeOfMounted returns how many bytes the filesystem mounted at root takes of its device. ext4
+// keeps its superblock in the device's page cache. XFS does not, but answers a question.
+func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
+	if fs == xfs {
+		return fsctl.SizeXFS(root)
+	}
+	dev, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	defer dev.Close()
+	_, size, err := superblock(dev)
+	return size, err
 }
 
 // growable refuses before anything was changed what would fail after.
@@ -174,7 +239,8 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 	return p.exchange(dir, head, func(*os.File) error { return p.growIdle(ctx, dir, next, size) })
 }
 
-// growIdle grows an item that nothing uses, its image and the filesystem in it.
+// growIdle grows an item that nothing uses, its image and the filesystem in it. It mounts the
+// filesystem first, so that one that cannot be mounted is refused before anything changes.
 func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64) error {
 	image, err := dir.openFile(p.layout.image(item), os.O_RDWR)
 	if err != nil {
@@ -191,15 +257,18 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 			return err
 		}
 	}
-	if err := image.Truncate(size); err != nil {
+	path := dir.path(p.layout.image(item))
+	if fs == luks {
+		return errors.Join(p.growInContainer(ctx, dir, growth{image: image, size: size}, key), image.Sync())
+	}
+	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
+	if err != nil {
 		return err
 	}
-	p.step("resize.truncated")
-	path := filepath.Join(dir.Name(), p.layout.image(item))
-	if fs == luks {
-		return errors.Join(p.growInContainer(ctx, dir, path, key), image.Sync())
-	}
-	err = onDetached(ctx, path, fs, func(root *os.File) error { return growFS(root, fs, size) })
+	err = detached(dev.Path, fs, func(root *os.File) error {
+		return p.enlarge(root, fs, growth{image: image, device: dev.Path, size: size})
+	})
+	err = errors.Join(err, dev.Close())
 	// The mount has replayed the journal all the same, as resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
 		if err = unattached(ctx, image); err == nil {

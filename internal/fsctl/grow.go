@@ -61,6 +61,15 @@ func GrowXFS(dir *os.File, bytes int64) error {
 	return nil
 }
 
+// SizeXFS returns how many bytes the mounted XFS that dir lies on takes of its device.
+func SizeXFS(dir *os.File) (int64, error) {
+	geo, err := geometry(dir)
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", dir.Name(), err)
+	}
+	return int64(geo.dataBlocks) * int64(geo.blockSize), nil
+}
+
 func geometry(dir *os.File) (xfsGeometry, error) {
 	var geo xfsGeometry
 	if err := ioctl(dir, xfsIocGeometry, unsafe.Pointer(&geo)); err != nil {
