@@ -98,9 +98,16 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 		op.Dataset.Size = size
 		return err
 	}
+	planned := op.Dataset.Size
 	later, err := a.cloneBytes(ctx, jb, pool, op)
-	if err != nil || later == nil {
+	if err != nil {
 		return err
+	}
+	if later == nil {
+		if err := takeSize(op, planned); err != nil {
+			return errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+		}
+		return nil
 	}
 	jb.step("growing")
 	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
@@ -110,6 +117,20 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 	if err != nil {
 		return errors.Join(err, a.discard(ctx, pool, op.DatasetID))
 	}
+	return nil
+}
+
+// takeSize checks the size of a clone that was made, which is its source's if that was resized
+// since the clone was planned. A size that was asked for is not exceeded.
+func takeSize(op *dataset.Operation, planned dataset.Size) error {
+	d := op.Dataset
+	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
+		return nil
+	}
+	if asked := op.Options["size"]; asked != "" && d.Size > planned {
+		return dataset.Errorf(dataset.ErrInvalid, "size %s is smaller than its source's %s, which was resized meanwhile (leave the size out)", asked, d.Size.Said(0))
+	}
+	d.Profile.Size = max(d.Profile.Size, d.Size)
 	return nil
 }
 
@@ -151,6 +172,9 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
+	}
+	if later != nil && size > op.Dataset.Size { // its source was resized since it was planned
+		later = nil
 	}
 	if later == nil {
 		op.Dataset.Size = size

@@ -121,8 +121,8 @@ type Pool interface {
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or
 	// with a nil src.Snapshot the head as it is at one moment, mounted or not.
-	// d.Size 0 takes the source's; a larger one grows the clone, a smaller one
-	// is ErrUnsupported. A clone has its source's data key, or ErrInvalid. Progress may be nil.
+	// d.Size is what the clone has at least: it is grown to that, and has the source's size if
+	// that is larger, which a resize may have made it since d was planned. A clone has its source's data key, or ErrInvalid. Progress may be nil.
 	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
 	// Commit makes an incoming dataset, or a copy that was promoted, ready. Again:
 	// nothing. ErrNotFound when there is none. Its own durability may come later: an incoming dataset is

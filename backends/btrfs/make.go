@@ -98,23 +98,20 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	return h.Tree, h.Size, err
 }
 
-// cloneSize returns the size of a clone of a tree, of which size that is and want is asked.
+// cloneSize returns the size of a clone of a tree that has a size, where want is asked for: the
+// larger one of the two.
 func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size, want dataset.Size) (dataset.Size, error) {
 	switch {
 	case p.quota == subvol.QuotaNone:
 		return 0, nil // what was limited once is not here
-	case want == 0:
-		return size, nil
-	case want < size:
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, want)
-	case size == 0:
+	case size == 0 && want > 0:
 		used, err := p.used(ctx, from, name)
 		if err == nil && used > want {
 			err = over("what is to be cloned", used, want)
 		}
 		return want, err
 	}
-	return want, nil
+	return max(size, want), nil
 }
 
 // make makes a dataset whose head fill puts into its folder, and returns its size. What

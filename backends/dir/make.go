@@ -39,8 +39,9 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return shelf.Head{}, err
 		}
-		if size, err = p.cloneSize(size, d.Size); err != nil {
-			return shelf.Head{}, err
+		size = max(size, d.Size)
+		if p.mend != "" { // what was limited once is not here
+			size = 0
 		}
 		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
 	})
@@ -57,19 +58,6 @@ func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) 
 	}
 	h, err := f.Head()
 	return h.Tree, h.Size, err
-}
-
-// cloneSize returns the size of a clone of a tree, of which size that is and want is asked.
-func (p *Pool) cloneSize(size, want dataset.Size) (dataset.Size, error) {
-	switch {
-	case p.mend != "":
-		return 0, nil // what was limited once is not here
-	case want == 0:
-		return size, nil
-	case want < size:
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, want)
-	}
-	return want, nil
 }
 
 // make makes a dataset whose head fill puts into its folder, and returns its size. What

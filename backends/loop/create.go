@@ -54,9 +54,15 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return made{}, err
 		}
-		want, err := cloneSize(d, have.size)
-		if err != nil {
+		want := max(roundUp(d.Size), have.size)
+		if err := mkfs.CheckMax(want); err != nil && want > have.size {
 			return made{}, err
+		}
+		if want != d.Size { // the record says how large the head is: see sizeOf
+			d.Size = want
+			if err := p.writeOut(dir, recordFile, d); err != nil {
+				return made{}, err
+			}
 		}
 		m, image := made{item: head, size: want}, have.imageFor(want)
 		if grows := want > have.size && image > have.image; grows {
@@ -78,18 +84,6 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		progress(int64(size), int64(size))
 	}
 	return size, nil
-}
-
-// cloneSize returns the size of a clone d of something that has a size.
-func cloneSize(d dataset.Dataset, have dataset.Size) (dataset.Size, error) {
-	want := roundUp(d.Size)
-	switch {
-	case want == 0:
-		return have, nil
-	case want < have:
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and images can't shrink", d.Size, have)
-	}
-	return want, mkfs.CheckMax(want)
 }
 
 // openSource opens the directory that holds src and names the item in it.
@@ -201,6 +195,9 @@ func (p *Pool) built(root folder, d dataset.Dataset) (dataset.Size, bool, error)
 	}
 	if err := p.sameKey(dir, head, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
+	}
+	if roundUp(d.Size) < size.size { // a clone, whose source was larger than planned
+		d.Size = size.size
 	}
 	if err := p.writeRecord(dir, recordFile, d); err != nil {
 		return 0, false, noSpace(err)

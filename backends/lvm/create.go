@@ -282,9 +282,6 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return 0, err
 		}
 		size, want := of.Size, p.roundUp(d.Size)
-		if want != 0 && want < size {
-			return 0, dataset.Errorf(dataset.ErrUnsupported, "%s is less than the source's %s, and volumes can't shrink", d.Size, size)
-		}
 		if err := mkfs.CheckMax(want); err != nil {
 			return 0, err
 		}

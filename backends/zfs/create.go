@@ -113,12 +113,7 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 		}
 		origin, size = head.name+"@"+clonePrefix+d.ID.String(), head.refquota
 	}
-	switch {
-	case d.Size != 0 && d.Size < size:
-		return 0, nil, dataset.Errorf(dataset.ErrUnsupported, "a clone of %s cannot begin smaller (asked for %s): make it smaller afterwards", size, d.Size)
-	case d.Size != 0:
-		size = d.Size
-	}
+	size = max(size, d.Size)
 	return size, func(fs string) error {
 		if err := p.makeRoot(ctx, d, nil); err != nil {
 			return err
