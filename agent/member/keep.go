@@ -36,7 +36,7 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	m := &Member{files: pki.NodeFiles(dir), clock: clk}
 	pair, err := pki.LoadPair(m.files)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
-		return nil, dataset.Errorf(dataset.ErrNotFound, "this host has not joined a cluster: have a token made on a control host (drover node token), and start the agent with --join (%w)", err)
+		return nil, dataset.Errorf(dataset.ErrNotFound, "this host has not joined a cluster: have a token made on a control host (drover node token), and start the agent with --join @FILE (%w)", err)
 	}
 	if err == nil && pair.Identity.Kind != pki.Node {
 		err = dataset.Errorf(dataset.ErrCorrupt, "%s is the certificate of %s, and not of a node", m.files.Cert, pair.Identity)

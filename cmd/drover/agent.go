@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newAgentCmd(a *app) *cobra.Command {
@@ -26,8 +27,9 @@ containers and their volumes go on, and what is home here is mounted as before.
 
 The first time it joins the cluster with a token, which drover node token makes
 on a control host; from then on it has a certificate in the root, which it
-renews by itself. Everybody on the host can read a command line: say @FILE, or -
-for standard input, where that matters. A token is of no use once it was used.
+renews by itself. Everybody on the host can read a command line, so the token is
+read from a file (@FILE) or from standard input (-). A token is of no use once
+it was used.
 
 Stopping it leaves the mounts of running containers; starting it again finds
 them.`,
@@ -46,18 +48,22 @@ them.`,
 	f.common(cmd.Flags())
 	f.ofHost(cmd.Flags())
 	f.publishing(cmd.Flags(), toSwarm)
-	cmd.Flags().StringVar(&join, "join", "", "`TOKEN` to join the cluster with, @FILE or -; a host that has joined stays what it is")
+	cmd.Flags().StringVar(&join, "join", "", "where the token to join the cluster with is: `@FILE`, or - for standard input; a host that has joined stays what it is")
 	return cmd
 }
 
 // maxToken bounds what is read as a token.
 const maxToken = 4 << 10
 
-// readToken returns a token that was said, or lies where it was said.
-func readToken(a *app, said string) (string, error) {
+// readToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for
+// an empty source. A token on the command line is refused, as every user of the host can read that (I12);
+// the error does not repeat it.
+func readToken(a *app, source string) (string, error) {
 	var from io.Reader
-	switch file, ok := strings.CutPrefix(said, "@"); {
-	case said == "-":
+	switch file, ok := strings.CutPrefix(source, "@"); {
+	case source == "":
+		return "", nil
+	case source == "-":
 		from = a.in
 	case ok:
 		f, err := os.Open(file)
@@ -67,7 +73,7 @@ func readToken(a *app, said string) (string, error) {
 		defer f.Close()
 		from = f
 	default:
-		return said, nil
+		return "", dataset.Errorf(dataset.ErrInvalid, "--join takes no token on the command line, which every user of this host can read: put it in a file that only root can read and say --join @FILE, or say --join - and send it on standard input (if that was a token, it can still be used: have another made, drover node token)")
 	}
 	b, err := io.ReadAll(io.LimitReader(from, maxToken))
 	if err != nil {

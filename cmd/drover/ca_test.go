@@ -154,17 +154,21 @@ func TestTokenInFile(t *testing.T) {
 	}
 }
 
-func TestReadToken(t *testing.T) {
+func TestI12ReadToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(" sesame\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for said, want := range map[string]string{"": "", "sesame": "sesame", "@" + file: "sesame", "-": "from standard input"} {
+	for said, want := range map[string]string{"": "", "@" + file: "sesame", "-": "from standard input"} {
 		c := newConsole(theWorld())
 		c.in = strings.NewReader("from standard input\n")
 		if got, err := readToken(c.app, said); err != nil || got != want {
 			t.Errorf("%q: %q, %v", said, got, err)
 		}
+	}
+	_, err := readToken(newConsole(theWorld()).app, "drover-join-sesame")
+	if !errors.Is(err, dataset.ErrInvalid) || strings.Contains(err.Error(), "sesame") || !strings.Contains(err.Error(), "--join @FILE") {
+		t.Errorf("I12: a token on the command line: %v", err)
 	}
 	if _, err := readToken(newConsole(theWorld()).app, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
 		t.Error(err)

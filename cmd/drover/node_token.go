@@ -17,12 +17,13 @@ func newNodeTokenCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make a token with which one host joins the cluster",
-		Long: `Make a token with which one host joins the cluster, once: drover agent --join
-TOKEN. It is said this once and kept nowhere. With the name of a node that is
-there, that node comes back with it, as after its certificate ended.
+		Long: `Make a token with which one host joins the cluster, once: put it in a file
+there and say drover agent --join @FILE. It is printed this once and kept
+nowhere. With the name of an existing node, that node comes back with it, as
+after its certificate ended.
 
-With --out it is not said: it lies in that file, which its owner alone can read,
-for drover agent --join @FILE. What was in the file is replaced.`,
+With --out it is not printed, but written to that file, which only its owner can
+read. What was in the file is replaced.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := outputFlags(cmd, false)

@@ -26,6 +26,7 @@ type rule struct {
 	node     reach    // nodes
 	stranger bool     // also who has no certificate
 	quiet    bool     // changes nothing that anybody decided, so that the audit log has nothing of it
+	carries  bool     // a read that carries a volume or the store out, so that the audit log has it
 }
 
 // reach is for whom a node may ask.
@@ -52,9 +53,13 @@ func ruleOf(id string) (r rule, known bool) {
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume", "rewrite-volume", "set-volume-profile", "protect-volume",
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash", "purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anybody}, true
-	case "export-volume", "upload-volume":
+	case "export-volume":
+		return rule{role: pki.Worker, carries: true}, true
+	case "backup-store":
+		return rule{role: pki.Admin, carries: true}, true
+	case "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store", "backup-store", "cordon-node", "fence-node",
+	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store", "cordon-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
@@ -73,7 +78,7 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 	rule, known := ruleOf(op.OperationID)
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, change := PrincipalOf(hc.Context()), changeOf(hc.Context())
-		change.begins(op, hc.Param, known && rule.quiet)
+		change.begins(op, hc.Param, rule)
 		err := rule.allows(p, hc.Param("node"), op.Summary)
 		if !known {
 			err = nobodyMay(p, op.Summary)

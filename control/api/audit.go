@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Change is one line of the audit log: what somebody had changed, or wanted to.
+// Change is one line of the audit log: what somebody changed, or read as a whole, or wanted to.
 type Change struct {
 	Time    time.Time `json:"time"` // when it ended; set by who keeps the log
 	Who     string    `json:"who"`
@@ -22,11 +22,13 @@ type Change struct {
 	Target  string    `json:"target,omitempty"` // the volume, dataset, pool, token … that it is about
 	ID      uuid.UUID `json:"operation,omitzero"`
 	Detail  string    `json:"detail,omitempty"`
+	Bytes   int64     `json:"bytes,omitempty"` // of a volume or the store that went to the caller
 	Outcome Outcomes  `json:"outcome"`
 	Code    string    `json:"code,omitempty"`  // of the problem
 	Error   string    `json:"error,omitempty"` // its line
 
-	quiet bool // not for the log
+	quiet bool // for the log only if it was refused
+	read  bool // not for the log
 }
 
 // Outcomes is how a change ended.
@@ -50,18 +52,19 @@ func changeOf(ctx context.Context) *Change {
 	return &Change{}
 }
 
-// withChange begins a request's change, if it can be one.
+// withChange begins a request's change. That of a read is kept only if begins says so.
 func withChange(ctx context.Context, p Principal, r *http.Request) (context.Context, *Change) {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return ctx, nil
-	}
 	c := &Change{Who: p.String(), From: p.From, What: dataset.Clip(r.Method) + " " + dataset.Clip(r.URL.Path)}
+	c.read = r.Method == http.MethodGet || r.Method == http.MethodHead
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// begins says which endpoint is asked, and for what.
-func (c *Change) begins(op huma.Operation, param func(string) string, quiet bool) {
-	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), quiet
+// begins says which endpoint is asked, by whose rule, and for what.
+func (c *Change) begins(op huma.Operation, param func(string) string, r rule) {
+	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
+	if r.carries {
+		c.read = false
+	}
 	for _, name := range []string{"volume", "snapshot", "dataset", "id"} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)
@@ -89,6 +92,13 @@ func (c *Change) asks(req Request) {
 	c.says("fenced ", req.Fenced) // the node for whose end who asks vouches
 }
 
+// carried notes how much of a volume or the store went to the caller, and why not all.
+func (c *Change) carried(bytes int64, err error) {
+	if c.Bytes = bytes; err != nil {
+		c.failed(err)
+	}
+}
+
 // says adds to what was asked for; nothing where that is empty.
 func (c *Change) says(what, value string) {
 	if value == "" {
@@ -114,11 +124,11 @@ func (c *Change) reports(op dataset.Operation) {
 // ends gives the change to who keeps the log. status is the answer's, 0 for none.
 func (c *Change) ends(status int, keep func(Change)) {
 	switch {
-	case c == nil || keep == nil || c.quiet && status != http.StatusForbidden:
+	case keep == nil || c.read || c.quiet && status != http.StatusForbidden:
 		return
 	case status == http.StatusForbidden:
 		c.Outcome = Refused
-	case status >= 300 || status == 0:
+	case status >= 300 || status == 0 || c.Code != "":
 		c.Outcome = Failed
 	default:
 		c.Outcome = Done

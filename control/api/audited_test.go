@@ -1,7 +1,11 @@
 package api
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -12,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// TestAudit: each change is one entry, with who and how it ended; reads are none.
+// TestAudit: each change is one entry, with who and how it ended; reads of records are none.
 func TestAudit(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
@@ -72,6 +76,63 @@ func TestAuditOfWords(t *testing.T) {
 		if got := f.took(); len(got) != 1 || got[0].Outcome != Done || got[0].Detail != c.want {
 			t.Errorf("%s %s %s: %+v, want the detail %q", c.method, c.path, c.body, got, c.want)
 		}
+	}
+}
+
+// A read that carries a volume or the store out is in the log like a change: also one that was refused,
+// and one that broke off, with how many bytes went out.
+func TestAuditOfWhatIsCarriedOut(t *testing.T) {
+	fk := newFake()
+	fk.stream = func(_ context.Context, w io.Writer) error { _, err := w.Write(make([]byte, 3000)); return err }
+	f := newFlock(t, Deps{Service: fk, Local: fk, Backup: fk})
+	worker, admin := believing(f.pair(operator(pki.Worker))), believing(f.pair(operator(pki.Admin)))
+	want := func(want Change) {
+		t.Helper()
+		got := f.took()
+		for i := range got {
+			got[i].From, got[i].Error = "", ""
+		}
+		if diff := cmp.Diff([]Change{want}, got, cmp.AllowUnexported(Change{})); diff != "" {
+			t.Error("-want +got:\n" + diff)
+		}
+	}
+	bob := operator(pki.Worker).String()
+	_ = f.ask(worker, "GET", "/v1/volumes/db/export", "", "")
+	want(Change{Who: bob, What: "export-volume", Target: "db", Bytes: 3000, Outcome: Done})
+	_ = f.ask(worker, "GET", "/v1/volumes/db/export?snapshot=before", "", "")
+	want(Change{Who: bob, What: "export-volume", Target: "db", Detail: "snapshot before", Bytes: 3000, Outcome: Done})
+	_ = f.ask(worker, "GET", "/v1/store/backup", "", "")
+	want(Change{Who: bob, What: "backup-store", Outcome: Refused, Code: "forbidden"})
+	_ = f.ask(believing(f.pair(nodeA)), "GET", "/v1/volumes/db/export", "", "")
+	want(Change{Who: nodeA.String(), What: "export-volume", Target: "db", Outcome: Refused, Code: "forbidden"})
+	_ = f.ask(admin, "GET", "/v1/store/backup", "", "")
+	want(Change{Who: operator(pki.Admin).String(), What: "backup-store", Bytes: 3000, Outcome: Done})
+	fk.stream = func(_ context.Context, w io.Writer) error {
+		_, err := w.Write(make([]byte, 1000))
+		return errors.Join(err, dataset.Errorf(dataset.ErrOffline, "the pool went away"))
+	}
+	f.asksAndBreaksOff(worker, "/v1/volumes/db/export")
+	want(Change{Who: bob, What: "export-volume", Target: "db", Bytes: 1000, Outcome: Failed, Code: "offline"})
+	fk.err = dataset.Errorf(dataset.ErrNotFound, "no such volume")
+	_ = f.ask(worker, "GET", "/v1/volumes/none/export", "", "")
+	want(Change{Who: bob, What: "export-volume", Target: "none", Outcome: Failed, Code: "not_found"})
+}
+
+// asksAndBreaksOff makes a request whose answer ends before it is whole.
+func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
+	f.t.Helper()
+	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
+	r, err := http.NewRequestWithContext(f.t.Context(), "GET", "https://"+f.address+path, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil { // it broke off before anything was sent
+		return
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		f.t.Error("the answer was whole")
 	}
 }
 

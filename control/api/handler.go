@@ -152,9 +152,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		if change != nil {
-			change.failed(err)
-		}
+		change.failed(err)
 		ProblemOf(err).write(watched)
 		return
 	}

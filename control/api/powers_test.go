@@ -116,6 +116,10 @@ func TestI1WhoMayUseEachEndpoint(t *testing.T) {
 		if len(powers) > 0 && row.role == pki.Viewer {
 			t.Errorf("%s %v, and a viewer may", id, powers)
 		}
+		// A change is in the audit log anyway.
+		if carries := slices.Contains(row.powers, reads) && !slices.Contains(row.powers, decides); rule.carries != carries {
+			t.Errorf("%s: it carries data out: %t, and the audit log has it: %t", id, carries, rule.carries)
+		}
 		for who, may := range map[Principal]bool{
 			{Identity: operator(pki.Viewer)}: pki.Viewer.Covers(row.role),
 			{Identity: operator(pki.Worker)}: pki.Worker.Covers(row.role),

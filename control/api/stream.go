@@ -33,10 +33,11 @@ type Bytes struct {
 
 func (h handlers) transfers() {
 	add(h, download("/v1/volumes/{volume}/export", "export-volume", "volumes", "Read a volume as a tar archive", "application/x-tar"),
-		func(_ context.Context, in *struct {
+		func(ctx context.Context, in *struct {
 			VolumeParam
 			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
 		}) (*Bytes, error) {
+			changeOf(ctx).says("snapshot ", in.Snapshot)
 			return stream("application/x-tar", func(ctx context.Context, w *streamWriter) (err error) {
 				w.leftOut, err = h.Local.Export(ctx, in.Volume, in.Snapshot, w)
 				return err
@@ -101,7 +102,9 @@ func stream(contentType string, write func(context.Context, *streamWriter) error
 	return &Bytes{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
 		out := &streamWriter{w: w, contentType: contentType, trailers: wantsTrailers(r)}
-		out.end(write(r.Context(), out))
+		err := write(r.Context(), out)
+		changeOf(r.Context()).carried(out.sent, err)
+		out.end(err)
 	}}
 }
 
@@ -119,6 +122,7 @@ type streamWriter struct {
 	contentType string
 	trailers    bool
 	begun       bool
+	sent        int64
 	leftOut     LeftOut
 }
 
@@ -136,7 +140,9 @@ func (s *streamWriter) begin() {
 
 func (s *streamWriter) Write(b []byte) (int, error) {
 	s.begin()
-	return s.w.Write(b)
+	n, err := s.w.Write(b)
+	s.sent += int64(n)
+	return n, err
 }
 
 func (s *streamWriter) end(err error) {

@@ -1,5 +1,6 @@
 // Package audit keeps the audit log: a file with one line of JSON for each change
-// that somebody made, or was refused.
+// that somebody made, each volume and store that somebody read as a whole, and each
+// such request that was refused.
 package audit
 
 import (
@@ -22,7 +23,7 @@ const (
 	// maxFile is how large the file may grow before it becomes the old one, of which
 	// one is kept: some 100,000 changes in each.
 	maxFile = 32 << 20
-	// What changed nothing has an allowance, as anybody who reaches the port can cause
+	// What changed nothing, and carried nothing out, has an allowance, as anybody who reaches the port can cause
 	// it, and so could push out of the file what matters: each who asks, and all together
 	// who have no certificate, so many lines at once, and one more each interval.
 	maxVain   = 200
@@ -92,7 +93,7 @@ func (l *Log) keep(c api.Change) error {
 	if l.closed {
 		return os.ErrClosed
 	}
-	if c.Outcome != api.Done && !l.allow(c.Who) {
+	if c.Outcome != api.Done && c.Bytes == 0 && !l.allow(c.Who) {
 		l.dropped++
 		return nil
 	}

@@ -164,3 +164,17 @@ func TestFails(t *testing.T) {
 		t.Error("a link was followed")
 	}
 }
+
+// A request that carried data out is kept, however many vain lines its sender caused before, and however
+// it ended.
+func TestFloodHidesNoRead(t *testing.T) {
+	l, _, _ := open(t)
+	for range 2 * maxVain {
+		l.Keep(api.Change{Who: "operator bob (operator)", Outcome: api.Failed})
+	}
+	l.Keep(api.Change{Who: "operator bob (operator)", What: "export-volume", Outcome: api.Failed, Bytes: 1 << 30})
+	got := lines(t, l.path)
+	if last := got[len(got)-1]; len(got) != maxVain+1 || last.What != "export-volume" || last.Bytes != 1<<30 {
+		t.Errorf("%d lines, the last %+v", len(got), last)
+	}
+}
