@@ -121,6 +121,10 @@ func (obedient) Kill(context.Context, hand.Target, time.Duration) hand.Outcome {
 	return hand.Outcome{Done: true}
 }
 
+func (obedient) Condemn(context.Context, hand.Target, time.Duration) hand.Outcome {
+	return hand.Outcome{Done: true}
+}
+
 func (obedient) Undo(context.Context, hand.Target) error { return nil }
 
 func (obedient) Bind(context.Context, hand.Target) (mount.Filesystem, error) {
