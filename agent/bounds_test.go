@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,7 +19,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/scratch"
 )
 
 // boundSession is long enough for a loaded machine: what is held is for 3 s.
@@ -114,31 +111,6 @@ func (w *warden) fences(id uuid.UUID) guard.Entry {
 	var e guard.Entry
 	await(w.t, func() bool { e, _ = w.entry(id); return e.State == guard.StateFenced })
 	return e
-}
-
-// writable reports whether a volume that is mounted lets a file be written, within a time.
-func writable(t *testing.T, path string, most time.Duration) bool {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- os.WriteFile(filepath.Join(path, "written"), []byte("x"), 0o600) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-		return err == nil
-	case <-time.After(most):
-		t.Cleanup(func() { // the write waits for a thaw, which a test that failed may not have come to
-			scratch.Thaw(path)
-			select {
-			case err := <-done:
-				t.Log(err)
-			case <-time.After(10 * time.Second):
-				t.Log("the write has not ended")
-			}
-		})
-		return false
-	}
 }
 
 // What is mounted of a volume with failover auto the guard has from before its mount until

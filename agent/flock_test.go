@@ -79,6 +79,7 @@ profiles:
   slow: {size: 320MiB, qos: {write_bps: 5MiB}}
   faster: {size: 320MiB, qos: {write_bps: 20MiB}}
   frozen: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: freeze}
+  still: {size: 320MiB, quiesce: freeze}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
 `

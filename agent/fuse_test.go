@@ -29,6 +29,8 @@ type fuse struct {
 	look func(act string) // at each act, before it
 	at   string           // or at the nth act of that name
 	nth  int
+	// broken is what the next act of a name fails with; it then has no effect.
+	broken map[string]error
 }
 
 var errDead = errors.New("the process is dead")
@@ -39,6 +41,13 @@ func (f *fuse) set(n int, late bool, look func(string)) (blown <-chan struct{}) 
 	defer f.mu.Unlock()
 	f.left, f.late, f.dead, f.gone, f.acts, f.look = n, late, false, make(chan struct{}), nil, look
 	return f.gone
+}
+
+// fails has the next act of a name fail, while the process lives on.
+func (f *fuse) fails(act string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = map[string]error{act: err}
 }
 
 // mend lets everything through again, and nobody looks any longer: what an agent does when
@@ -81,6 +90,8 @@ func (f *fuse) act(name string, do func() error) error {
 		return errDead
 	}
 	f.acts = append(f.acts, name)
+	broken := f.broken[name]
+	delete(f.broken, name)
 	last := f.left == 0
 	if f.at == name {
 		if f.nth--; f.nth == 0 {
@@ -97,6 +108,9 @@ func (f *fuse) act(name string, do func() error) error {
 	f.mu.Unlock()
 	if look != nil {
 		look(name)
+	}
+	if broken != nil {
+		return broken
 	}
 	if last && !f.late {
 		return errDead

@@ -1,0 +1,84 @@
+package tree
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestOtherNamespace works in a folder of another mount namespace, of which no private copy of the
+// mount can be had: what is mounted below there is not copied as if it were the folder's own.
+func TestOtherNamespace(t *testing.T) {
+	src := mkdir(t, t.TempDir(), "src").Name()
+	covered := filepath.Join(src, "covered")
+	must(t, os.Mkdir(covered, 0o755))
+	opened, done := make(chan *os.File), make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		dir, err := func() (*os.File, error) {
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return nil, err
+			}
+			if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return nil, err
+			}
+			if err := unix.Mount("none", covered, "tmpfs", 0, ""); err != nil {
+				return nil, err
+			}
+			if err := os.WriteFile(filepath.Join(covered, "above"), []byte("another's"), 0o600); err != nil {
+				return nil, err
+			}
+			return os.Open(src)
+		}()
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- dir
+		<-done
+	}()
+	dir := <-opened
+	if dir == nil {
+		t.FailNow()
+	}
+	defer dir.Close()
+	if names := listing(t, filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())), "covered")); len(names) != 1 {
+		t.Fatalf("what is mounted there holds %q", names)
+	}
+	dst := mkdir(t, t.TempDir(), "dst")
+	if err := Copy(t.Context(), dir, dst, nil); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("the copy ended with %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dst.Name(), "covered", "above")); !os.IsNotExist(err) {
+		t.Errorf("what is mounted below was copied: %v", err)
+	}
+}
+
+// TestOpenAt leaves the directory by none of its ways: not above it, not by a link in the middle of a
+// name or at its end.
+func TestOpenAt(t *testing.T) {
+	outer := t.TempDir()
+	dir := mkdir(t, outer, "dir")
+	must(t, os.MkdirAll(filepath.Join(dir.Name(), "sub"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir.Name(), "sub", "file"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(outer, "file"), nil, 0o600))
+	must(t, os.Symlink("sub", filepath.Join(dir.Name(), "link")))
+	must(t, os.Symlink("sub/file", filepath.Join(dir.Name(), "last")))
+	for name, want := range map[string]error{
+		"sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,
+		"link/file": unix.ELOOP, "last": unix.ELOOP,
+	} {
+		fd, err := openAt(int(dir.Fd()), name, unix.O_RDONLY)
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+}
