@@ -18,11 +18,14 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// Mount mounts a volume for one use and returns the path. Mounted already: one
-// more use. Control is not asked: the home holds the lease.
+// Mount mounts a volume for one use and returns the path. If the volume is mounted already, it only
+// counts one more use. Control is not asked: the home holds the lease.
+//
+// The ID may be empty: orchestrators other than Docker and Podman send none. It counts like any other
+// ID, and is shared by all who send none.
 func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
-	if id == "" {
-		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: the request has no ID", spelling)
+	if len(id) > dataset.MaxMountID {
+		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)", dataset.Clip(spelling), len(id), dataset.MaxMountID)
 	}
 	d, err := a.find(ctx, spelling)
 	if err != nil {
@@ -80,7 +83,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling}, a.engines.hasEnded)
+	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx)}, a.engines.hasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts

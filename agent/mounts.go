@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"sync"
 	"time"
 
@@ -107,31 +106,6 @@ func (a *Agent) mountedIDs() []uuid.UUID {
 		}
 	}
 	return out
-}
-
-// inUse is the refusal that names who holds a dataset.
-func (a *Agent) inUse(d dataset.Dataset, what string, r mountRecord) error {
-	var ids []string
-	for _, id := range r.ids() {
-		ids = append(ids, shortID(id))
-	}
-	who := "mounted"
-	if len(ids) > 0 {
-		who = "mounted by " + strings.Join(ids, ", ")
-	}
-	// Docker's commands know no mount ID, and a volume by the spelling alone that it was used in.
-	ps := "docker ps -a"
-	for _, spelling := range a.used(d) {
-		ps += " --filter volume=" + spelling
-	}
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (stop its containers first; %s shows them)", what, d.Volume, who, a.NodeName, ps)
-}
-
-func shortID(id string) string {
-	if len(id) > 12 {
-		return id[:12]
-	}
-	return id
 }
 
 // mountAttached mounts what a backend has attached on path, and lets go of it.

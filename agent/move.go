@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/plugin"
 )
 
 // moving is a move that this node, its target, carries out.
@@ -195,28 +196,23 @@ func (m *moving) refused(now dataset.Operation) error {
 	return m.unheard(errors.New("it did not answer that it is wanted here"))
 }
 
-// users says for whom the home cannot give the dataset up, and how they are found there:
-// which spellings its engine has used, this node does not know. "": for nobody.
+// users says for whom the home cannot give the dataset up, and how to find those containers. It is
+// empty if nobody uses the dataset. This node does not know which spellings the engine there has used.
 func (m *moving) users(now dataset.Operation) string {
-	var ids []string
+	by := map[string]plugin.Tool{}
 	for _, h := range now.Holders {
-		if !strings.Contains(h, " ") {
-			ids = append(ids, shortID(h))
+		if !strings.Contains(h, " ") { // otherwise it is something else, in words
+			by[h] = toolByID(h)
 		}
 	}
-	if len(ids) == 0 {
+	if len(by) == 0 {
 		return ""
 	}
 	d := m.op.Dataset
 	spellings := []string{d.Volume, d.Spelling, d.Volume + "@" + d.Profile.Name}
 	slices.Sort(spellings)
-	ps := "docker ps -a"
-	for _, s := range slices.Compact(spellings) {
-		if s != "" {
-			ps += " --filter volume=" + s
-		}
-	}
-	return fmt.Sprintf("it is mounted by %s on node %s (stop its containers there first; %s shows them)", strings.Join(ids, ", "), m.home.Name, ps)
+	spellings = slices.DeleteFunc(slices.Compact(spellings), func(s string) bool { return s == "" })
+	return fmt.Sprintf("it is %s on node %s (%s)", mountedBy(by), m.home.Name, howToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
 // unheard is the error when the home is away, with the way out that a person has.

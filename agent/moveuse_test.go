@@ -25,7 +25,8 @@ func TestI11MoveInUse(t *testing.T) {
 	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
-	f.a.mounts("db", "web-1234567890abcdef")
+	web := strings.Repeat("1234abcd", 8) // as Docker's IDs are
+	f.a.mounts("db", web)
 	f.a.mounts("db", "job")
 	op := f.begins("db", f.b)
 	await(t, func() bool { _, asked := f.a.leases.recall(d.ID); return asked })
@@ -37,7 +38,7 @@ func TestI11MoveInUse(t *testing.T) {
 	f.a.unmounts("db", "job")
 	op = f.ended(op)
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code ||
-		!strings.Contains(op.Problem.Message, "it is mounted by job, web-12345678 on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") {
+		!strings.Contains(op.Problem.Message, "it is mounted by 1234abcd1234, job on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") {
 		t.Errorf("%+v: %+v", op.State, op.Problem)
 	}
 	v := f.record("db")
@@ -46,7 +47,7 @@ func TestI11MoveInUse(t *testing.T) {
 	}
 	await(t, func() bool { _, asked := f.a.leases.recall(d.ID); return !asked })
 	f.a.mounts("db", "new")
-	for _, id := range []string{"new", "job", "web-1234567890abcdef"} {
+	for _, id := range []string{"new", "job", web} {
 		f.a.unmounts("db", id)
 	}
 	f.moves("db", f.b)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
 )
 
 // state is what the agent keeps on its own disk. Keys:
@@ -56,6 +57,8 @@ type idCount struct {
 	Generation uint64    `json:"generation"`
 	Since      time.Time `json:"since"`
 	As         string    `json:"as,omitempty"` // the spelling that the engine mounted it by
+	// Tool is which engine mounted it. Empty: not known.
+	Tool plugin.Tool `json:"tool,omitempty"`
 	// inherited: read from disk when the agent started, and not used since. It may
 	// have ended while there was no agent to hear of it.
 	inherited bool

@@ -47,7 +47,7 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
 	for _, id := range r.ids() {
 		c := r.IDs[id]
-		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Unverified: a.engines.hasEnded(id, c)})
+		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Tool: string(c.tool(id)), Unverified: a.engines.hasEnded(id, c)})
 	}
 	return out
 }

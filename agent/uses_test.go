@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -46,7 +47,7 @@ func (m *usesModel) counts() map[string]int {
 }
 
 // TestI9 compares the agent's count of uses with the model's, after every call of
-// any sequence of them: with docker cp, with engines that are killed, with agents
+// any sequence of them: with and without an ID, with docker cp, with engines that are killed, with agents
 // that are restarted, and with unmounts of what nobody mounted.
 func TestI9(t *testing.T) {
 	r := newRig(t)
@@ -57,11 +58,12 @@ func TestI9(t *testing.T) {
 		d := r.volume(fmt.Sprintf("vol-%d", round))
 		m := &usesModel{ids: map[string]*useModel{}}
 		steps := rapid.SliceOfN(rapid.SampledFrom([]string{
-			"mount a", "mount a", "mount b", "mount c", "unmount a", "unmount a", "unmount b", "unmount c", "unmount z", "engine", "agent", "remove",
+			"mount a", "mount a", "mount b", "mount c", "mount ", "unmount a", "unmount a", "unmount b", "unmount c", "unmount ", "unmount z",
+			"engine", "agent", "remove",
 		}), 1, 15).Draw(rt, "steps")
 		for _, step := range steps {
 			var err error
-			switch id := step[len(step)-1:]; step {
+			switch what, id, _ := strings.Cut(step, " "); what {
 			case "engine":
 				m.generation++
 				r.Activated(ctx)
@@ -77,7 +79,7 @@ func TestI9(t *testing.T) {
 				}
 				err = nil
 			default:
-				if step[0] == 'm' {
+				if what == "mount" {
 					m.mount(id)
 					_, err = r.Mount(ctx, d.Volume, id)
 				} else {

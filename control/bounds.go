@@ -10,14 +10,13 @@ import (
 
 // What a node may say of itself: who has its certificate may be anybody.
 const (
-	maxPools   = 256       // of one node, with those that it had
-	maxTold    = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
-	maxSeen    = 200_000   // datasets, or copies, of one node that are remembered
-	maxMounts  = 10_000    // mount IDs of a dataset
-	maxMountID = 256       // bytes of one
-	maxFound   = 100_000   // datasets in a rebuild, and snapshots of each
-	maxRaised  = 1 << 53   // generation of a pool, which can always be raised further
-	maxRecord  = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
+	maxPools  = 256       // of one node, with those that it had
+	maxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
+	maxSeen   = 200_000   // datasets, or copies, of one node that are remembered
+	maxMounts = 10_000    // mount IDs of a dataset
+	maxFound  = 100_000   // datasets in a rebuild, and snapshots of each
+	maxRaised = 1 << 53   // generation of a pool, which can always be raised further
+	maxRecord = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
 )
 
 // within fails with ErrInvalid for more than there may be of something.
@@ -63,8 +62,8 @@ func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	for _, d := range h.Datasets {
 		err = cmp.Or(err, within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()), line(who, "what it says of dataset "+d.ID.String(), d.Problem))
 		for _, m := range d.Mounts {
-			if len(m.ID) > maxMountID {
-				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who, len(m.ID), maxMountID))
+			if len(m.ID) > dataset.MaxMountID {
+				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who, len(m.ID), dataset.MaxMountID))
 			}
 		}
 	}

@@ -312,11 +312,15 @@ type Capabilities struct {
 	Encryption       bool     `json:"encryption,omitempty"` // keeps a dataset so that without its key nothing of it can be read
 }
 
-// Mount is one use of a mounted dataset, as Docker names it.
+// MaxMountID is how many bytes a mount ID may have. Those of Docker and Podman have 64.
+const MaxMountID = 256
+
+// Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
-	ID         string    `json:"id"`
+	ID         string    `json:"id"` // empty: the engine sent none
 	Count      int       `json:"count"`
 	Since      time.Time `json:"since"`
+	Tool       string    `json:"tool,omitempty"`       // the engine: docker or podman; empty: not known
 	Unverified bool      `json:"unverified,omitempty"` // from before the engine last started
 }
 

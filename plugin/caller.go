@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"net"
+	"strings"
 
 	"github.com/droverhq/drover/internal/process"
 	"github.com/droverhq/drover/internal/socket"
@@ -23,8 +24,45 @@ func Caller(ctx context.Context) process.Identity {
 	return caller
 }
 
-// identifyCaller notes which process opened a connection (unix(7), SO_PEERCRED). The start time is
-// read now because the PID may be another process's later.
+// Tool is the container engine that a request comes from. Empty: another program, or not known.
+type Tool string
+
+const (
+	Docker Tool = "docker"
+	Podman Tool = "podman"
+)
+
+type toolKey struct{}
+
+// WithTool returns a context whose request comes from a tool.
+func WithTool(ctx context.Context, tool Tool) context.Context {
+	return context.WithValue(ctx, toolKey{}, tool)
+}
+
+// ToolOf returns the tool that a request comes from. It is known by the program of the caller's
+// process: the requests of Docker and Podman look alike, and both send the User-Agent of Go's
+// net/http.
+func ToolOf(ctx context.Context) Tool {
+	tool, _ := ctx.Value(toolKey{}).(Tool)
+	return tool
+}
+
+// toolOf returns the tool that a process belongs to.
+func toolOf(caller process.Identity) Tool {
+	program, err := caller.Program()
+	switch {
+	case err != nil:
+		return ""
+	case program == "podman":
+		return Podman
+	case strings.HasPrefix(program, "dockerd"): // some installations keep several versions beside each other
+		return Docker
+	}
+	return ""
+}
+
+// identifyCaller notes which process opened a connection (unix(7), SO_PEERCRED), and of which tool it
+// is. Both are looked up now because the PID may be another process's later.
 func identifyCaller(ctx context.Context, c net.Conn) context.Context {
 	var u *net.UnixConn
 	switch c := c.(type) {
@@ -43,5 +81,5 @@ func identifyCaller(ctx context.Context, c net.Conn) context.Context {
 	if err != nil {
 		return ctx
 	}
-	return WithCaller(ctx, caller)
+	return WithTool(WithCaller(ctx, caller), toolOf(caller))
 }

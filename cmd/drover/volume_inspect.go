@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -164,7 +165,7 @@ func (a *app) mountLines(v api.Volume) []string {
 	}
 	var lines []string
 	for _, m := range v.Status.Mounts {
-		line := m.ID + " since " + show.Ago(a.now(), m.Since)
+		line := strings.TrimSpace(m.Tool+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +43,19 @@ func (i Identity) HasEnded() (bool, error) {
 		return false, fmt.Errorf("look whether process %d has ended: %w", i.PID, err)
 	}
 	return start != i.Start || state == 'Z' || state == 'X', nil
+}
+
+// Program returns the name of the file that the process runs, without its folder. It fails when the
+// process has ended.
+func (i Identity) Program() (string, error) {
+	exe, err := os.Readlink("/proc/" + strconv.Itoa(i.PID) + "/exe")
+	if err != nil {
+		return "", fmt.Errorf("look at the program of process %d: %w", i.PID, err)
+	}
+	if now, err := Of(i.PID); err != nil || now != i {
+		return "", errors.Join(fmt.Errorf("look at the program of process %d: it has ended", i.PID), err)
+	}
+	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil // an upgrade replaces the file
 }
 
 // stat reads the start time and the state of a process: proc_pid_stat(5). The name of the program,

@@ -36,6 +36,12 @@ func TestIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, child, false)
+	if program, err := child.Program(); err != nil || program != filepath.Base(sleep) {
+		t.Errorf("%q, %v", program, err)
+	}
+	if program, err := (Identity{child.PID, child.Start + 1}).Program(); err == nil {
+		t.Errorf("an earlier process with the same PID runs %q", program)
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,10 +50,45 @@ func TestIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, child, true)
+	if program, err := child.Program(); err == nil {
+		t.Errorf("a process that has ended runs %q", program)
+	}
 	_ = cmd.Wait()
 	want(t, child, true)
 	if i, err := Of(child.PID); !errors.Is(err, os.ErrNotExist) || i.IsKnown() {
 		t.Errorf("%+v, %v", i, err)
+	}
+}
+
+// A program goes by its name after an upgrade has replaced its file.
+func TestProgramIsReplaced(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "podman")
+	if err := os.WriteFile(path, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "infinity")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	child, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program, err := child.Program(); err != nil || program != "podman" {
+		t.Errorf("%q, %v", program, err)
 	}
 }
 

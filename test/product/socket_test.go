@@ -112,10 +112,17 @@ func TestB11(t *testing.T) {
 		{"Unmount", "db@gold", "one", "", nil}, // not mounted
 		{"Unmount", "nothing", "one", "", nil}, // no such volume
 		{"Unmount", "../..", "one", "", nil},   // no such name
-		{"Mount", "db@gold", "", "drover: mount of db@gold: the request has no ID", nil},
+		{"Mount", "db@gold", strings.Repeat("i", 257), "drover: mount of db@gold: its ID has 257 bytes (256 at most)", nil},
+		{"Mount", "db@gold", "", "", map[string]int{"": 1}}, // as orchestrators do that know no IDs
+		{"Mount", "db@gold", "", "", map[string]int{"": 2}},
+		{"Unmount", "db@gold", "", "", map[string]int{"": 1}},
+		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by (no ID) on node host-a (stop its containers first)", map[string]int{"": 1}},
+		{"Unmount", "db@gold", "", "", nil},
 		{"Mount", "nothing", "one", `drover: no such volume: "nothing" (drover volume ls shows what there is)`, nil},
 		{"Unmount", "nothing", "one", "", nil}, // after a Mount that failed
 		{"Mount", "db@gold", "one", "", map[string]int{"one": 1}},
+		{"Mount", "db@gold", "", "", map[string]int{"one": 1, "": 1}},
+		{"Unmount", "db@gold", "", "", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "", "", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // an ID never seen
 		{"Mount", "db@gold", "one", "", map[string]int{"one": 2}},   // as docker cp does
@@ -123,7 +130,7 @@ func TestB11(t *testing.T) {
 		{"Unmount", "db", "one", "", map[string]int{"one": 1, "two": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // again
-		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first; docker ps -a --filter volume=db@gold --filter volume=db shows them)", map[string]int{"one": 1}},
+		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first)", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "one", "", nil},
 		{"Unmount", "db@gold", "one", "", nil},
 	}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A use is shown with its tool and its ID, where there are any.
+func TestMountLines(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	a := &app{now: func() time.Time { return now }}
+	got := a.mountLines(api.Volume{Status: &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{
+		{Count: 2, Since: now},
+		{ID: "0011aabb", Count: 1, Since: now, Tool: "docker"},
+		{ID: "job", Count: 1, Since: now, Unverified: true},
+	}}})
+	want := []string{
+		"(no ID) since just now, 2 times",
+		"docker 0011aabb since just now",
+		"job since just now, unverified since the engine last started",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}
