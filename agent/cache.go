@@ -292,6 +292,14 @@ func (c *cache) used(d dataset.Dataset, node uuid.UUID) []string {
 	return slices.Clone(c.usedLocked(&d, node))
 }
 
+// usedByPodman reports whether it is on record that Podman has used a dataset on this node.
+func (c *cache) usedByPodman(d dataset.Dataset) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.spellings[d.Volume]
+	return r != nil && r.Dataset == d.ID && r.Podman
+}
+
 // usedFor returns the dataset that the engine meant by a name when it used it last.
 func (c *cache) usedFor(name string) (uuid.UUID, bool) {
 	c.mu.RLock()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,12 +105,13 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 
 // saveSpelt is save, and what the engine spells the volume with it.
 func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord, spelling string) error {
-	if slices.Contains(a.used(d), spelling) {
+	tool := plugin.ToolOf(ctx)
+	if a.isSpelling(d, spelling, tool) {
 		return a.save(ctx, d, r, nil)
 	}
 	a.spelling.Lock()
 	defer a.spelling.Unlock()
-	more, learn := a.spelt(d, spelling)
+	more, learn := a.spelt(d, spelling, tool)
 	if err := a.save(ctx, d, r, more); err != nil {
 		return err
 	}

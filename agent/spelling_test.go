@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
 )
 
 // Spellings that the engine uses at the same time are all kept, and all dropped:
@@ -45,4 +49,66 @@ func TestSpellingsAtOnce(t *testing.T) {
 			t.Fatalf("%s is still there, as %v", name, r.used(d))
 		}
 	}
+}
+
+// TestPodmanRemovesItsOwn: after "podman volume reload" Podman has a record of each volume, and
+// "podman volume prune" removes all that none of its containers uses. What only others have used is
+// refused. What others use by another spelling stays for them.
+func TestPodmanRemovesItsOwn(t *testing.T) {
+	r := newRig(t)
+	docker, podman := plugin.WithTool(t.Context(), plugin.Docker), plugin.WithTool(t.Context(), plugin.Podman)
+	create := func(ctx context.Context, spelling string) {
+		t.Helper()
+		if err := r.Create(ctx, spelling, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use := func(ctx context.Context, spelling string) {
+		t.Helper()
+		if _, err := r.Mount(ctx, spelling, "id"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Unmount(ctx, spelling, "id"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(ctx context.Context, spelling string, refused string, left ...string) {
+		t.Helper()
+		err := r.Remove(ctx, spelling)
+		if refused == "" && err != nil || refused != "" && (!errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), refused)) {
+			t.Errorf("remove of %s: %v, want %q", spelling, err, refused)
+		}
+		list, err := r.List(t.Context())
+		var names []string
+		for _, v := range list {
+			names = append(names, v.Name)
+		}
+		if slices.Sort(names); err != nil || !slices.Equal(names, left) {
+			t.Errorf("after the removal of %s there are %v, want %v: %v", spelling, names, left, err)
+		}
+	}
+	anonymous := strings.Repeat("a1", 32)
+	for _, spelling := range []string{"dock", "sign@bronze", anonymous} {
+		create(docker, spelling)
+	}
+	create(podman, "pod")
+	create(docker, "both@bronze")
+	use(podman, "both")
+	const never = "was never used by podman on node host-a, and others may need it (drover volume rm "
+	all := []string{anonymous, "both", "both@bronze", "dock", "pod", "sign@bronze"}
+	for range 2 {
+		for _, name := range []string{"dock", "sign", anonymous} {
+			remove(podman, name, never+name, all...)
+		}
+		r.restart()
+	}
+	remove(podman, "both", "", anonymous, "both@bronze", "dock", "pod", "sign@bronze")
+	remove(podman, "both", never, anonymous, "both@bronze", "dock", "pod", "sign@bronze")
+	remove(podman, "pod", "", anonymous, "both@bronze", "dock", "sign@bronze")
+	use(podman, "dock")
+	use(podman, "sign")
+	remove(docker, "sign@bronze", "", anonymous, "both@bronze", "dock", "sign")
+	remove(podman, "sign", "", anonymous, "both@bronze", "dock")
+	create(docker, "both")
+	remove(docker, "both@bronze", "", anonymous, "both", "dock")
 }

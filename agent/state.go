@@ -67,6 +67,8 @@ type idCount struct {
 type spellingRecord struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Used    []string  `json:"used"`
+	// Podman says that Podman made or mounted the volume on this node. See removableBy.
+	Podman bool `json:"podman,omitempty"`
 }
 
 type poolRecord struct {

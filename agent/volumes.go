@@ -238,61 +238,6 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 	return *out.Dataset, nil
 }
 
-// learn puts on disk that this engine spells a volume so, unless the volume's own
-// record says it.
-func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
-	if !req.Engine || slices.Contains(a.used(d), req.Volume) {
-		return nil
-	}
-	a.spelling.Lock()
-	defer a.spelling.Unlock()
-	more, learned := a.spelt(d, req.Volume)
-	if len(more) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := a.state.put(ctx, more); err != nil {
-		return err
-	}
-	learned()
-	return nil
-}
-
-// unlearn forgets how the engine spelled a volume that is gone.
-func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
-	a.spelling.Lock()
-	defer a.spelling.Unlock()
-	if !a.cache.dropUsed(d) {
-		return nil
-	}
-	return a.state.put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
-}
-
-// forgetName forgets how the engine spelled a volume that was deleted elsewhere.
-func (a *Agent) forgetName(ctx context.Context, name string) error {
-	id, used := a.cache.usedFor(name)
-	if !used {
-		return nil
-	}
-	return a.unlearn(ctx, dataset.Dataset{ID: id, Volume: name})
-}
-
-// used returns the spellings that this engine has used for a volume.
-func (a *Agent) used(d dataset.Dataset) []string { return a.cache.used(d, a.node) }
-
-// spelt returns what is to be put on disk for the engine to have used a
-// spelling, and what takes it in once it is there. Nothing when it is known.
-// a.spelling is held until then.
-func (a *Agent) spelt(d dataset.Dataset, spelling string) (values map[string]any, learned func()) {
-	used := a.used(d)
-	if slices.Contains(used, spelling) {
-		return nil, func() {}
-	}
-	r := spellingRecord{Dataset: d.ID, Used: append(used, spelling)}
-	return map[string]any{"spellings/" + d.Volume: r}, func() { a.cache.setUsed(d.Volume, r) }
-}
-
 // Remove deletes a volume, or only forgets a spelling of it while the engine
 // uses another. It refuses while the volume is mounted, whoever asks.
 func (a *Agent) Remove(ctx context.Context, spelling string) error {
@@ -306,34 +251,17 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, "remove", r)
 	}
-	used := a.used(d)
-	if len(used) > 0 && !slices.Contains(used, spelling) {
-		return dataset.Errorf(dataset.ErrInUse, "volume %s is known to this engine as %s, which a container may need: docker volume rm %s", d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
+	tool := plugin.ToolOf(ctx)
+	if err := a.removableBy(tool, d, spelling); err != nil {
+		return err
 	}
-	if another, err := a.unspell(ctx, d, spelling); err != nil || another {
+	if another, err := a.unspell(ctx, tool, d, spelling); err != nil || another {
 		return err
 	}
 	if err := a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
 		return err
 	}
 	return a.forgetName(ctx, d.Volume) // where its home, which did it, is another node
-}
-
-// unspell drops a spelling of a volume of which the engine uses another one.
-func (a *Agent) unspell(ctx context.Context, d dataset.Dataset, spelling string) (another bool, err error) {
-	a.spelling.Lock()
-	defer a.spelling.Unlock()
-	used := a.used(d)
-	rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
-	if len(rest) == 0 {
-		return false, nil
-	}
-	r := spellingRecord{Dataset: d.ID, Used: rest}
-	if err := a.state.put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
-		return true, err
-	}
-	a.cache.setUsed(d.Volume, r)
-	return true, nil
 }
 
 // perform plans a request for an existing volume and carries it out here.

@@ -3,10 +3,12 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/droverhq/drover/internal/process"
@@ -30,8 +32,7 @@ func TestI9Caller(t *testing.T) {
 		e.http.CloseIdleConnections()
 	}
 
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "PLUGIN_TEST_SOCKET="+path)
+	cmd := callFrom(os.Args[0], path, "Plugin.Activate")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -53,9 +54,56 @@ func TestI9CallerNotKnown(t *testing.T) {
 	}
 }
 
-// activateOnce is a process that activates the plugin and ends.
-func activateOnce(socket string) (status int) {
-	resp, err := connect(socket).http.Post("http://plugin/Plugin.Activate", "", nil)
+// TestTool: the tool is known by the program of the process that asks, and Podman is listed names
+// that it can use. It uses no other names than bare ones, and refuses a list that has "@".
+func TestTool(t *testing.T) {
+	tools := make(chan Tool, 1)
+	f := &fake{hook: func(ctx context.Context) error { tools <- ToolOf(ctx); return nil }}
+	for _, name := range []string{"db@gold", "db", "db-test@snapshot-f23ca986", "plain"} {
+		f.volumes = append(f.volumes, Volume{Name: name, Mountpoint: "/" + name})
+	}
+	_, _, path := start(t, f, Options{})
+	const all = `{"Volumes":[{"Name":"db@gold","Mountpoint":"/db@gold"},{"Name":"db","Mountpoint":"/db"},` +
+		`{"Name":"db-test@snapshot-f23ca986","Mountpoint":"/db-test@snapshot-f23ca986"},{"Name":"plain","Mountpoint":"/plain"}]}`
+	const bare = `{"Volumes":[{"Name":"db","Mountpoint":"/db@gold"},` +
+		`{"Name":"db-test","Mountpoint":"/db-test@snapshot-f23ca986"},{"Name":"plain","Mountpoint":"/plain"}]}`
+	for program, want := range map[string]struct {
+		tool Tool
+		list string
+	}{
+		"podman": {Podman, bare}, "dockerd": {Docker, all}, "dockerd-29": {Docker, all}, "docker": {"", all}, "nomad": {"", all},
+	} {
+		binary, err := os.ReadFile(os.Args[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(t.TempDir(), program)
+		if err := os.WriteFile(copied, binary, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := callFrom(copied, path, "VolumeDriver.List").Output()
+		if got := <-tools; err != nil || got != want.tool || string(out) != want.list+"\n" {
+			t.Errorf("%s is tool %q, want %q: %v\n%swant\n%s", program, got, want.tool, err, out, want.list)
+		}
+	}
+	if got := ToolOf(t.Context()); got != "" {
+		t.Errorf("nobody is %q", got)
+	}
+}
+
+// callFrom is a process of a program, a copy of this one, that calls the plugin once.
+func callFrom(program, socket, method string) *exec.Cmd {
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), "PLUGIN_TEST_SOCKET="+socket, "PLUGIN_TEST_CALL="+method)
+	return cmd
+}
+
+// callOnce is what such a process does: it prints the answer.
+func callOnce(socket string) (status int) {
+	resp, err := connect(socket).http.Post("http://plugin/"+os.Getenv("PLUGIN_TEST_CALL"), "", nil)
+	if err == nil {
+		_, err = io.Copy(os.Stdout, resp.Body)
+	}
 	if err != nil || resp.StatusCode != http.StatusOK {
 		fmt.Println(resp, err)
 		return 1

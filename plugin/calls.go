@@ -63,6 +63,9 @@ func (s *Server) list(ctx context.Context) (any, error) {
 		s.unseen("List", "", err) // the engine prints the names that it remembers
 		return nil, err
 	}
+	if ToolOf(ctx) == Podman {
+		all = bareNames(all)
+	}
 	return volumeList(all), nil
 }
 

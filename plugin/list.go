@@ -3,11 +3,31 @@ package plugin
 import (
 	"encoding/json"
 	"io"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // volumeList is the answer of List. The engine looks at names and mountpoints
 // alone and asks Get for the rest, so nothing else is sent.
 type volumeList []Volume
+
+// bareNames returns each volume once, by its name without a profile or source. Podman refuses names
+// with "@", and "podman volume reload" fails for a list that has one. A bare name means the same
+// volume in every call.
+func bareNames(all []Volume) []Volume {
+	out := make([]Volume, 0, len(all))
+	seen := make(map[string]bool, len(all))
+	for _, v := range all {
+		sp, err := dataset.ParseSpec(v.Name)
+		if err != nil || seen[sp.Name] { // Podman could not use a bad spelling either
+			continue
+		}
+		seen[sp.Name] = true
+		v.Name = sp.Name
+		out = append(out, v)
+	}
+	return out
+}
 
 // chunk is what is written at once.
 const chunk = 32 << 10

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv("PLUGIN_TEST_SOCKET"); socket != "" {
-		os.Exit(activateOnce(socket))
+		os.Exit(callOnce(socket))
 	}
 	if os.Getenv("PLUGIN_TEST_CHILD") != "" {
 		os.Exit(child())
