@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,6 +222,8 @@ type bench struct {
 	hand  *fakeHand
 	dog   *fakeDog
 	run   string
+	// processes is how many the host has.
+	processes atomic.Int64
 	*guard.Guard
 	stop func()
 }
@@ -243,6 +246,7 @@ func (b *bench) start(t *testing.T) {
 	g, err := guard.New(t.Context(), guard.Options{
 		Run: b.run, Hand: b.hand, Clock: b.clock, Log: log, Version: "test", Ready: func() { close(ready) },
 		OpenWatchdog: func() (guard.Watchdog, error) { return b.dog, nil },
+		Processes:    func() int { return int(b.processes.Load()) },
 	})
 	if err != nil {
 		t.Fatal(err)

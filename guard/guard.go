@@ -54,6 +54,8 @@ type Options struct {
 	// looked at, Again how long a ladder that did not help waits to begin anew. A
 	// second, a second and a quarter of one when 0.
 	Step, Recheck, Again time.Duration
+	// Processes returns how many processes the host has; nil: those in /proc.
+	Processes func() int
 	// OpenWatchdog opens the watchdog device; nil: there is none.
 	OpenWatchdog func() (Watchdog, error)
 	// Missing are protections that the host does not allow, for Status.
@@ -98,6 +100,9 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 		o.Clock = systemClock{}
 	}
 	o.Step, o.Recheck, o.Again = or(o.Step, time.Second), or(o.Recheck, time.Second), or(o.Again, time.Second/4)
+	if o.Processes == nil {
+		o.Processes = countProcesses
+	}
 	boot, err := clock.BootID()
 	if err != nil {
 		return nil, err

@@ -372,3 +372,16 @@ func TestRegisteredLate(t *testing.T) {
 		t.Errorf("%v, %+v", err, b.Status().Datasets)
 	}
 }
+
+// A host with so many processes that a rung cannot look at them in time has longer rungs, and the guard
+// says so before it accepts a dataset.
+func TestBoundGrowsWithProcesses(t *testing.T) {
+	b := newBench(t)
+	for processes, want := range map[int64]time.Duration{200: time.Second, 2_500: time.Second, 20_000: 8 * time.Second} {
+		b.processes.Store(processes)
+		r := guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyFreeze, Deadline: b.clock.Boottime() + time.Minute}
+		if e, err := b.Register(t.Context(), r); err != nil || e.Bound != want {
+			t.Errorf("%d processes: bound %v, %v; want %v", processes, e.Bound, err, want)
+		}
+	}
+}

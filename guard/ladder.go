@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -31,9 +32,47 @@ func (g *Guard) ladder(e Entry) []rung {
 	return all
 }
 
+const (
+	// lookCost is what one look takes for each process of a busy host: BenchmarkLook in package hand.
+	lookCost = 200 * time.Microsecond
+	// looksPerRung is how many looks a rung needs: one that finds the holders, and one that finds
+	// them stopped.
+	looksPerRung = 2
+)
+
+// rungTime is the time that each rung has. It is Options.Step, or more on a host with so many processes
+// that to look at them takes longer.
+func (g *Guard) rungTime() time.Duration {
+	looks := time.Duration(g.Processes()) * lookCost * looksPerRung
+	return max(g.Step, looks)
+}
+
+// manyProcesses is assumed when the processes cannot be counted: the default of pid_max.
+const manyProcesses = 32768
+
+// countProcesses returns how many processes this host has.
+func countProcesses() int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return manyProcesses
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return manyProcesses
+	}
+	n := 0
+	for _, name := range names {
+		if name[0] >= '0' && name[0] <= '9' {
+			n++
+		}
+	}
+	return n
+}
+
 // bound is how long an entry's ladder takes.
 func (g *Guard) bound(e Entry) time.Duration {
-	d := time.Duration(len(g.ladder(e))) * g.Step
+	d := time.Duration(len(g.ladder(e))) * g.rungTime()
 	if e.Policy == PolicyWatchdog {
 		d += g.dog.timeout
 	}
@@ -107,7 +146,7 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	for i, r := range ladder {
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
-		o := r.do(ctx, g.asked(at.Target), g.Step)
+		o := r.do(ctx, g.asked(at.Target), g.rungTime())
 		if ctx.Err() != nil {
 			return -1
 		}
@@ -166,7 +205,7 @@ func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) 
 // could not.
 func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	began := g.Clock.Boottime()
-	o := r.do(ctx, g.asked(at.Target), g.Step)
+	o := r.do(ctx, g.asked(at.Target), g.rungTime())
 	if ctx.Err() != nil || o.Done && !o.Anew {
 		return true
 	}

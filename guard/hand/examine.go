@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -48,7 +47,7 @@ const chunk = 256
 // run examines the process. The error is nil when it was examined as a whole, or has ended; then
 // nothing was found.
 func (x *examination) run() (f findings, err error) {
-	dir := fmt.Sprintf("/proc/%d/task", x.p.PID)
+	dir := procDir(x.p.PID) + "/task"
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		return f, unlessEnded(err)

@@ -28,12 +28,19 @@ const (
 
 // look is one look at all processes, under way or waited for.
 type look struct {
+	began    time.Duration        // by the steady clock
 	targets  map[uuid.UUID]Target // that it is for
 	within   time.Duration        // the time for the descriptors
 	listed   chan struct{}        // closed once all namespaces were read
 	examined chan struct{}        // closed once the descriptors were read too
 	world    *world
 	err      error
+}
+
+// isFor reports whether a look keeps what is open of a dataset's filesystem.
+func (l *look) isFor(target Target) bool {
+	of, ok := l.targets[target.Dataset]
+	return ok && of.Filesystem == target.Filesystem && slices.Equal(of.Paths, target.Paths)
 }
 
 // namespaces waits until all processes were listed with their mount namespaces. This takes constant
@@ -63,12 +70,39 @@ func (l *look) descriptors(ctx context.Context) error {
 type looks struct {
 	mu            sync.Mutex
 	running, next *look
+	// acted is when something was last stopped or killed for a dataset, or its first look was
+	// asked for. Only a look that began later shows whether that was enough.
+	acted map[uuid.UUID]time.Duration
 }
 
-// begin returns a look that begins after this call.
+// didAct notes that something was stopped or killed for a dataset.
+func (ls *looks) didAct(id uuid.UUID, now time.Duration) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.acted[id] = now
+}
+
+// forget drops what is known of a dataset: what it does next begins with a new look.
+func (ls *looks) forget(id uuid.UUID) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	delete(ls.acted, id)
+}
+
+// begin returns a look at a dataset's holders that began after they were acted on last. It may be under
+// way: on a host with very many processes a look takes longer than a rung of the ladder.
 func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	acted, known := ls.acted[target.Dataset]
+	if !known {
+		if ls.acted == nil {
+			ls.acted = map[uuid.UUID]time.Duration{}
+		}
+		ls.acted[target.Dataset] = t.Clock.Steady()
+	} else if l := ls.running; l != nil && l.began > acted && l.isFor(target) {
+		return l
+	}
 	l := ls.next
 	if l == nil {
 		l = &look{targets: map[uuid.UUID]Target{}, within: examineTime, listed: make(chan struct{}), examined: make(chan struct{})}
@@ -94,18 +128,20 @@ func (ls *looks) run(t *Tool) {
 		ls.mu.Lock()
 		ls.running, ls.next = ls.next, nil
 		l := ls.running
+		if l != nil {
+			l.began = t.Clock.Steady()
+		}
 		ls.mu.Unlock()
 		if l == nil {
 			return
 		}
-		began := t.Clock.Steady()
 		l.world, l.err = t.list(l.targets)
 		close(l.listed)
 		if l.err == nil {
 			t.examineAll(l.world, l.within)
 		}
 		close(l.examined)
-		<-t.Clock.After(min(t.Clock.Steady()-began, rest))
+		<-t.Clock.After(min(t.Clock.Steady()-l.began, rest))
 	}
 }
 
@@ -132,42 +168,60 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 		if err != nil || slices.Contains(t.Spare, pid) {
 			continue
 		}
-		if p := w.first(pid); p != nil {
-			w.procs = append(w.procs, p)
-		}
+		w.procs = append(w.procs, w.first(pid))
 	}
 	return w, nil
 }
 
-// first looks at a process in constant time. It returns nil for one that has ended, for a thread of
-// the kernel and for another hand, which has a directory of the dataset open while it freezes.
+// first reads the mount namespace of a process, which takes one system call for those of the host.
 func (w *world) first(pid int) *process {
-	dir := "/proc/" + strconv.Itoa(pid)
-	st, err := statOf(dir)
-	if err != nil && mount.Ended(err) || err == nil && st.kernel {
-		return nil
-	}
-	p := &process{Process: Process{PID: pid, Start: st.start, Comm: st.comm}, size: descriptorsOf(dir)}
-	if err != nil {
-		p.unexamined = err
-		return p
-	}
+	p := &process{Process: Process{PID: pid}}
+	dir := procDir(pid)
 	v, err := w.mounts.of(dir)
 	switch {
 	case err == nil && v == nil:
 		p.host = true
 	case err == nil:
 		p.first, p.views = v, []*view{v}
+		w.identify(p)
 	case !mount.Ended(err): // the first thread of a process may have ended before the others
 		p.unexamined = err
 	}
-	if p.host && p.Comm == comm && byRoot(pid) {
-		return nil
-	}
-	p.Engine = p.host && slices.Contains(engines(), p.Comm) && byRoot(pid)
-	p.spared = pid == 1 || p.Engine || p.host && p.Comm == drover && byRoot(pid)
 	return p
 }
+
+// identify reads when a process began and its name, once.
+func (w *world) identify(p *process) {
+	if p.Start != 0 || p.gone {
+		return
+	}
+	st, err := statOf(procDir(p.PID))
+	switch {
+	case err == nil:
+		p.Start, p.Comm, p.gone = st.start, st.comm, st.kernel
+	case mount.Ended(err):
+		p.gone = true
+	default:
+		p.unexamined = err
+	}
+}
+
+// weigh identifies a process and finds out how it is to be examined. One that has ended, a thread of
+// the kernel and another hand, which has a directory of the dataset open while it freezes, are not.
+func (w *world) weigh(p *process) {
+	if w.identify(p); p.gone {
+		return
+	}
+	if p.host && p.Comm == comm && byRoot(p.PID) {
+		p.gone = true
+		return
+	}
+	p.Engine = p.host && slices.Contains(engines(), p.Comm) && byRoot(p.PID)
+	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && byRoot(p.PID)
+	p.size = descriptorsOf(procDir(p.PID))
+}
+
+func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 
 // engines are the programs that write into volumes themselves, as docker cp does.
 func engines() []string { return []string{"dockerd", "podman"} }
@@ -205,7 +259,8 @@ func descriptorsOf(dir string) int {
 // examineAll reads the descriptors of all processes. Of those that have very many it reads as many as
 // the time allows, the smaller ones first; all others are always read, however busy the host is.
 func (t *Tool) examineAll(w *world, within time.Duration) {
-	queue := slices.Clone(w.procs)
+	atOnce(w.procs, func(p *process, _ func()) { w.weigh(p) })
+	queue := slices.DeleteFunc(slices.Clone(w.procs), func(p *process) bool { return p.gone })
 	slices.SortStableFunc(queue, func(a, b *process) int {
 		if a.large() != b.large() {
 			if a.large() {
@@ -217,16 +272,26 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	atOnce(queue, func(p *process, release func()) {
+		patience := context.Background()
+		if p.large() {
+			patience = ctx
+		}
+		t.examine(patience, w, p, release)
+	})
+}
+
+// atOnce calls do for each process, for some at once, and waits for all. A call may let another one
+// begin before it ends.
+func atOnce(list []*process, do func(p *process, release func())) {
 	slots := make(chan struct{}, lookers)
 	var wg sync.WaitGroup
-	for _, p := range queue {
+	for _, p := range list {
 		slots <- struct{}{}
 		wg.Go(func() {
-			patience := context.Background()
-			if p.large() {
-				patience = ctx
-			}
-			t.examine(patience, w, p, sync.OnceFunc(func() { <-slots }))
+			release := sync.OnceFunc(func() { <-slots })
+			defer release()
+			do(p, release)
 		})
 	}
 	wg.Wait()
@@ -240,10 +305,9 @@ func (p *process) large() bool { return p.size >= manyDescriptors && !p.spared }
 
 // examine examines one process and puts what it found, or why it found nothing, into p. A process
 // that is being examined already, in an examination that hangs, is not examined again: that one has
-// a thread of this process. release lets another examination begin: it is called when this one ends,
-// or gets on no more.
+// a thread of this process. It calls release, which lets another examination begin, when it gets on no
+// more.
 func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()) {
-	defer release()
 	if p.unexamined != nil {
 		return
 	}

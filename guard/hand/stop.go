@@ -83,6 +83,9 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	}
 	acted, err := r.act(w, target, w.holdersByMounts(target))
 	o.Anew = o.Anew || acted
+	if acted {
+		t.looks.didAct(target.Dataset, t.Clock.Steady())
+	}
 	if late := l.descriptors(ctx); late != nil {
 		return true, errors.Join(err, late)
 	}
@@ -102,6 +105,9 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	err = errors.Join(err, err2, err3)
 	left := r.running(w, holders, suspects)
 	o.At = t.now()
+	if again || stopped || len(left) > 0 {
+		t.looks.didAct(target.Dataset, t.Clock.Steady())
+	}
 	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
 		o.Left, o.Note = nil, ""
 		if len(suspects) > 0 {
@@ -355,7 +361,7 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 			acted = acted || did
 			errs = append(errs, err)
 		default:
-			acted = true
+			acted = acted || !halted(p) // one that is stopped has undone nothing
 			errs = append(errs, signal(p, unix.SIGKILL))
 			if g, ok := h.groupOf(p.PID); ok && g.kind == markV1 {
 				groups[g] = true

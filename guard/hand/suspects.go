@@ -216,12 +216,22 @@ func (t *Tool) examineSuspects() {
 }
 
 func (t *Tool) examineSuspect(w *world, s suspect) {
-	at := slices.IndexFunc(w.procs, func(p *process) bool { return p.is(s.Process) })
+	at := slices.IndexFunc(w.procs, func(p *process) bool { return p.PID == s.PID })
+	if at >= 0 {
+		w.identify(w.procs[at])
+	}
+	if at >= 0 && !w.procs[at].is(s.Process) && w.procs[at].unexamined == nil {
+		at = -1 // another process has its PID
+	}
 	if at < 0 {
 		t.resolve(w, s, &process{Process: s.Process}) // it has ended
 		return
 	}
 	p := w.procs[at]
+	if w.weigh(p); p.gone {
+		t.resolve(w, s, &process{Process: s.Process})
+		return
+	}
 	if p.unexamined != nil || !t.hanging.begin(p.key()) {
 		t.suspects.fail(s)
 		return

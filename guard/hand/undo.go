@@ -20,6 +20,7 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 		return err
 	}
 	t.suspects.forget(target.Dataset)
+	t.looks.forget(target.Dataset)
 	marks, err := t.marks(target.Dataset)
 	if err != nil {
 		return err

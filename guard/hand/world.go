@@ -33,6 +33,7 @@ type process struct {
 	Process
 	size   int     // descriptors, to examine the small ones first
 	host   bool    // its first thread is in the host's mount namespace
+	gone   bool    // it has ended, or is a thread of the kernel, or a hand
 	spared bool    // it is init, an engine or Drover
 	first  *view   // the mount table that its first thread sees, nil for the host's
 	views  []*view // the mount tables that its threads see and the host does not
@@ -74,7 +75,7 @@ func (w *world) holders(target Target) []Process {
 	h := w.newHolding(target, fsys.Filesystem)
 	var found []Process
 	for _, p := range w.procs {
-		if h.by(p) {
+		if !p.gone && h.by(p) {
 			found = append(found, p.Process)
 		}
 	}
@@ -105,7 +106,7 @@ func (w *world) unexamined(target Target) []*process {
 	}
 	var found []*process
 	for _, p := range w.procs {
-		if p.unexamined != nil {
+		if p.unexamined != nil && !p.gone {
 			found = append(found, p)
 		}
 	}
