@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // CreatePool makes a pool on this node and puts it on record.
@@ -127,7 +128,7 @@ type unadopted struct {
 func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
-	raw, err := os.ReadFile(filepath.Join(path, "pool.json")) // of every pool in a directory
+	raw, err := safefile.Read(filepath.Join(path, "pool.json")) // of every pool in a directory
 	if err == nil && json.Unmarshal(raw, &is) == nil && slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
 		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // placed refuses a new pool where other things than its backend would take it along: below
@@ -84,7 +85,7 @@ func poolAt(dir string) uuid.UUID {
 		ID      uuid.UUID
 		Backend string
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, "pool.json"))
+	raw, err := safefile.Read(filepath.Join(dir, "pool.json"))
 	if err != nil || json.Unmarshal(raw, &mark) != nil || mark.Backend == "" {
 		return uuid.Nil
 	}

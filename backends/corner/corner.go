@@ -20,11 +20,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const (
@@ -71,7 +74,7 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 
 // markerOf reads which pool lies at path, and of which backend.
 func markerOf(path string) (there mark, err error) {
-	raw, err := os.ReadFile(filepath.Join(path, markerName))
+	raw, err := safefile.Read(filepath.Join(path, markerName))
 	if err == nil {
 		err = json.Unmarshal(raw, &there)
 	}
@@ -87,13 +90,29 @@ func (c *Corner) sign(m mark) error {
 	if c.lock, err = os.OpenFile(filepath.Join(c.Path, markName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return err
 	}
-	if err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := c.hold(); err != nil {
 		return err
 	}
 	if _, err := c.lock.Write(raw); err != nil {
 		return err
 	}
 	return c.lock.Sync()
+}
+
+// hold locks the mark that sign just created. Only Find can have it open by now, and releases it
+// at once; who holds it for longer is not waited for.
+func (c *Corner) hold() error {
+	const tries, pause = 100, 10 * time.Millisecond
+	for try := 1; ; try++ {
+		err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if try == tries {
+			return dataset.Errorf(dataset.ErrInUse, "%s holds a lock on %s", safefile.Holders(c.lock), c.lock.Name())
+		}
+		<-clock.System{}.After(pause)
+	}
 }
 
 // Close lets go of a corner.

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // superblock is what a device says of the filesystem that it belongs to; the zero value:
@@ -45,7 +45,7 @@ const (
 
 // readSuperblock reads what the device at path says. It changes nothing.
 func readSuperblock(path string) (superblock, error) {
-	f, err := os.Open(path)
+	f, err := safefile.OpenDisk(path)
 	if err != nil {
 		return superblock{}, fmt.Errorf("look at device: %w", err)
 	}

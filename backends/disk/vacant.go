@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const sysBlock = "/sys/dev/block"
@@ -229,7 +230,7 @@ func Suffice(devices []string, least dataset.Size) error {
 }
 
 func sizeOf(path string) (dataset.Size, error) {
-	f, err := os.Open(path)
+	f, err := safefile.OpenDisk(path)
 	if err != nil {
 		return 0, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const identityFile = "pool.json"
@@ -136,7 +137,7 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 
 func readIdentity(path string) (identity, error) {
 	var id identity
-	raw, err := os.ReadFile(filepath.Join(path, identityFile))
+	raw, err := safefile.Read(filepath.Join(path, identityFile))
 	if err != nil {
 		return id, err
 	}

@@ -42,6 +42,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Name is the backend's name in drover.yaml and profiles.yaml.
@@ -236,7 +237,7 @@ func join(path string, make bool) (uuid.UUID, error) {
 	}
 	defer root.Close()
 	for {
-		data, err := root.ReadFile(shareName)
+		data, err := safefile.ReadIn(root, shareName)
 		if err == nil {
 			var s share
 			if err := json.Unmarshal(data, &s); err != nil || s.ID == uuid.Nil || s.Format != 1 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Folder is the open folder of one dataset. The caller closes it.
@@ -272,7 +273,7 @@ func (f *Folder) ReadRecord() (*dataset.Dataset, error) {
 
 // ReadJSON reads a file that WriteJSON wrote.
 func ReadJSON(root *os.Root, name string, v any) error {
-	data, err := root.ReadFile(name)
+	data, err := safefile.ReadIn(root, name)
 	if err != nil {
 		return err
 	}

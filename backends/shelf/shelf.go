@@ -34,6 +34,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const (
@@ -277,7 +278,7 @@ func (s *Shelf) title() string {
 
 func readMarker(root *os.Root) (marker, error) {
 	var m marker
-	data, err := root.ReadFile(markerName)
+	data, err := safefile.ReadIn(root, markerName)
 	if err != nil {
 		return m, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Names of the file in a folder, and of the record of what is in it.
@@ -53,7 +54,7 @@ func Partial(root *os.Root) *backends.Partial {
 }
 
 func read(root *os.Root) (h have, err error) {
-	raw, err := root.ReadFile(RecordFile)
+	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {
 		err = json.Unmarshal(raw, &h)
 	}

@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Where zpool(8) puts a label, of which the second 16 KiB are what it is about: at the start
@@ -27,7 +28,7 @@ const (
 // labelOf returns the name of the zpool that a device says it is of; "": it says nothing.
 // It changes nothing.
 func labelOf(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := safefile.OpenDisk(path)
 	if err != nil {
 		return "", fmt.Errorf("look at device: %w", err)
 	}

@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Content is what a disk or an image holds.
@@ -84,7 +85,7 @@ func Identify(path string) (Content, error) { return open(path, identify) }
 func Known(path string) (Content, error) { return open(path, known) }
 
 func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Content, error) {
-	f, err := os.Open(path)
+	f, err := safefile.OpenDisk(path)
 	if err != nil {
 		return "", fmt.Errorf("identify: %w", err)
 	}

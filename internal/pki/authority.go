@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,13 +15,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // How long certificates are good: those of an authority, of operators, and of nodes
@@ -53,7 +55,7 @@ type Authority struct {
 
 // Create makes the authority of a new cluster in a folder, which is made when it is
 // not there, mode 0700. ErrExists when there is an authority in it, or anything else.
-func Create(dir string, now time.Time) (*Authority, error) {
+func Create(dir string, now time.Time) (a *Authority, err error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, err
 	}
@@ -64,41 +66,40 @@ func Create(dir string, now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 	for _, name := range []string{stateFile, bundleFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return nil, dataset.Errorf(dataset.ErrExists, "%s holds a certificate authority: name another folder, or use the one that is there (every certificate of its cluster hangs on it)", dir)
 		}
 	}
-	if there, err := os.ReadDir(dir); err != nil {
+	there, err := os.ReadDir(dir)
+	if err != nil {
 		return nil, err
-	} else if len(there) > 0 {
-		return nil, dataset.Errorf(dataset.ErrExists, "%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir, dataset.Clip(there[0].Name()))
 	}
-	a := &Authority{cluster: uuid.New()}
+	if i := slices.IndexFunc(there, func(e fs.DirEntry) bool { return e.Name() != lockFile }); i >= 0 {
+		return nil, dataset.Errorf(dataset.ErrExists, "%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir, dataset.Clip(there[i].Name()))
+	}
+	a = &Authority{cluster: uuid.New()}
 	if a.key, a.root, err = newRoot(a.cluster, now); err != nil {
 		return nil, err
 	}
 	return a, a.save(dir)
 }
 
-// lock keeps others from changing an authority's folder at the same time.
-func lock(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+// lockFile is the file in an authority's folder that lock locks. It is there only meanwhile.
+const lockFile = "lock"
+
+// lockWait bounds the wait for another process that changes the authority.
+const lockWait = 5 * time.Second
+
+// lock keeps other processes from changing an authority's folder at the same time. ErrNotFound
+// if there is no such folder, ErrInUse if another process holds the lock for longer than lockWait.
+func lock(dir string) (unlock func() error, err error) {
+	unlock, err = safefile.Lock(context.Background(), filepath.Join(dir, lockFile), lockWait)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "no such folder: %s", dir)
 	}
-	if err != nil {
-		return nil, err
-	}
-	err = unix.EINTR
-	for errors.Is(err, unix.EINTR) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil // which unlocks: nothing was written through it
+	return unlock, err
 }
 
 func newRoot(cluster uuid.UUID, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {

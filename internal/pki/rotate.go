@@ -2,6 +2,7 @@ package pki
 
 import (
 	"crypto/x509"
+	"errors"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -16,12 +17,12 @@ const overlap = MemberLife
 // the new root believe what it signs all the same, since the old one vouches for it:
 // the folder can reach control hosts, and certificates nodes, in any order.
 // ErrConflict while the rotation before it is not finished.
-func Rotate(dir string, now time.Time) (*Authority, error) {
+func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 	a, err := Load(dir)
 	if err != nil {
 		return nil, err
@@ -49,12 +50,12 @@ func Rotate(dir string, now time.Time) (*Authority, error) {
 // signed. ErrConflict in the first 30 days, when nodes may still have such ones,
 // unless forced: that is for a key that others may have. With no rotation under way
 // nothing changes.
-func FinishRotation(dir string, force bool, now time.Time) (*Authority, error) {
+func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 	a, err := Load(dir)
 	if err != nil || len(a.old) == 0 {
 		return a, err

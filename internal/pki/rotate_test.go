@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -150,5 +151,45 @@ func BenchmarkPeer(b *testing.B) {
 		if _, err := c.Peer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A user who can open the folder of an authority, and locks it, keeps nobody from changing it. No
+// file of a lock stays; one that a crash has left is none of somebody else's.
+func TestStrangerLocksTheFolder(t *testing.T) {
+	_, dir := create(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := pki.Rotate(dir, start.Add(time.Hour))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for the lock of the folder")
+	}
+	if names, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(names) != 2 {
+		t.Errorf("%v, %v", names, err)
+	}
+	fresh := t.TempDir()
+	if err := os.WriteFile(filepath.Join(fresh, "lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Create(fresh, start); err != nil {
+		t.Error(err)
 	}
 }

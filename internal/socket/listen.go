@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const (
@@ -25,6 +27,11 @@ const (
 	mode    = 0o660
 	// patience is how long whoever holds a socket has for taking a connection.
 	patience = 2 * time.Second
+	// lockWait bounds the wait for another process that makes its socket at the same path.
+	lockWait = 2 * patience
+	// folderWait bounds the wait for an earlier version of Drover: see lockFolder.
+	folderWait = 500 * time.Millisecond
+	folderPoll = 10 * time.Millisecond
 )
 
 // Listener is a socket that Listen made. Its file goes when it is closed, unless
@@ -51,17 +58,19 @@ func Listen(ctx context.Context, path, group string) (*Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	unlock, err := lock(filepath.Dir(path))
+	unlock, err := lock(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	defer unlock()
 	if err := vacate(ctx, path); err != nil {
-		return nil, err
+		return nil, errors.Join(err, unlock())
 	}
 	l, err := bind(ctx, path, group)
 	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("socket %s: %w", path, err), unlock())
+	}
+	if err := unlock(); err != nil {
+		return nil, errors.Join(fmt.Errorf("socket %s: %w", path, err), l.Close())
 	}
 	return l, nil
 }
@@ -77,24 +86,47 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// lock keeps two processes that start at once from removing each other's
-// socket. The lock is on the folder itself, so that it leaves no file.
-func lock(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
+// lock keeps two processes that start at once from removing each other's socket. It is held
+// while a socket is made, and not while it is served.
+func lock(ctx context.Context, path string) (unlock func() error, err error) {
+	file, err := safefile.Lock(ctx, path+".lock", lockWait)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(d.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+	folder, err := lockFolder(ctx, filepath.Dir(path))
+	if err != nil {
+		return nil, errors.Join(err, file())
+	}
+	return func() error { return errors.Join(folder.Close(), file()) }, nil
+}
+
+// lockFolder takes the lock that earlier versions of Drover take while they make a socket:
+// flock(2) on the folder. It keeps such a version from replacing the socket of this process
+// when both start at once.
+//
+// Every user who can open the folder can hold that lock. So it is waited for no longer than an
+// earlier version needs it, and then done without. Nothing is lost by that: whoever holds the
+// lock for longer keeps earlier versions out as well.
+func lockFolder(ctx context.Context, dir string) (folder *os.File, err error) {
+	folder, err = os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	for waited := time.Duration(0); waited < folderWait; waited += folderPoll {
+		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return folder, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), folder.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, context.Cause(ctx)), folder.Close())
+		case <-clock.System{}.After(folderPoll):
 		}
 	}
-	if err != nil {
-		_ = d.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { _ = d.Close() }, nil
+	return folder, nil
 }
 
 // vacate removes a socket file that nobody answers on.
@@ -191,24 +223,25 @@ func permit(path, group string) error {
 	return os.Chmod(path, mode)
 }
 
-// Close stops listening and removes the file. Again: the same answer.
+// Close removes the file and stops listening, in this order: see unlink. A second Close returns
+// the same error.
 func (l *Listener) Close() error {
 	l.once.Do(func() { l.err = errors.Join(l.unlink(), l.UnixListener.Close()) })
 	return l.err
 }
 
+// unlink removes the socket's file unless it is a successor's. It needs no lock: a file that
+// this process listens on is replaced by nobody, see vacate.
 func (l *Listener) unlink() error {
-	unlock, err := lock(filepath.Dir(l.path))
+	now, err := os.Lstat(l.path)
+	if err == nil && !os.SameFile(now, l.made) {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(l.path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	now, err := os.Lstat(l.path)
-	if err != nil || !os.SameFile(now, l.made) {
-		return nil // it has gone, or is a successor's
-	}
-	return os.Remove(l.path)
+	return err
 }

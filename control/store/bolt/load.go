@@ -177,6 +177,11 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if !info.Mode().IsRegular() {
 		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is no regular file", s.path)
 	}
+	// A copy that was put back may have another mode: whoever can open the file can read the
+	// hashes of join tokens, and hold the lock.
+	if err := f.Chmod(0o600); err != nil {
+		return contents{}, err
+	}
 	if info.Size() == 0 {
 		return contents{}, noCopyOnWrite(f)
 	}

@@ -35,7 +35,13 @@ func TestReopen(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
+	if err := os.Chmod(path, 0o644); err != nil { // as a backup that was copied back may be
+		t.Fatal(err)
+	}
 	s = open(t, path)
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("others can open the store: %v, %v", info.Mode(), err)
+	}
 	if diff := cmp.Diff(want, all(t, s)); diff != "" {
 		t.Error(diff)
 	}
@@ -68,7 +74,7 @@ func TestSecondProcessIsToldWhoHasIt(t *testing.T) {
 	path := pathIn(t.TempDir())
 	s := open(t, path)
 	_, err := bolt.Open(t.Context(), path, bolt.Options{Clock: newClock()})
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("another drover (pid %d)", os.Getpid())) {
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("another drover, process %d:", os.Getpid())) {
 		t.Errorf("got %v", err)
 	}
 	// One that waits gets it when the first lets go.

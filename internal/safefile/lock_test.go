@@ -1,0 +1,165 @@
+package safefile_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
+)
+
+const (
+	nobody = 65534
+	holds  = "SAFEFILE_TEST_HOLDS" // the path that this program, started by a test, locks
+)
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(holds); path != "" {
+		if _, err := safefile.Lock(context.Background(), path, time.Minute); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("locked")
+		select {}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// One at a time has the lock, though its file comes and goes.
+func TestLockExcludes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	inside, total := 0, 0
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				unlock, err := safefile.Lock(t.Context(), path, time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside++; inside != 1 { // a race, if two have it
+					t.Errorf("%d have it", inside)
+				}
+				time.Sleep(10 * time.Microsecond)
+				total++
+				inside--
+				if err := unlock(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := os.Lstat(path); total != 8*50 || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%d times, left: %v", total, err)
+	}
+}
+
+// Nobody but root can open the file, whatever the umask is.
+func TestLockIsPrivate(t *testing.T) {
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	path := filepath.Join(t.TempDir(), "lock")
+	unlock, err := safefile.Lock(t.Context(), path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+	if err := unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// leased makes a file with a lease, which an open without O_NONBLOCK waits for: fcntl(2).
+func leased(t *testing.T, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { f.Close() })
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	return err
+}
+
+// What another user put at the path is refused, and nothing is waited for.
+func TestLockOfAnotherUser(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want error
+		text string
+	}{
+		"owned": {func(p string) error {
+			return errors.Join(os.WriteFile(p, nil, 0o600), os.Chown(p, nobody, 0))
+		}, dataset.ErrForbidden, "uid 65534"},
+		"leased":   {func(p string) error { return leased(t, p) }, unix.EAGAIN, "unavailable"},
+		"readable": {func(p string) error { return os.WriteFile(p, nil, 0o644) }, dataset.ErrForbidden, "mode 0644"},
+		"fifo":     {func(p string) error { return unix.Mkfifo(p, 0o600) }, dataset.ErrInvalid, "regular"},
+		"folder":   {func(p string) error { return os.Mkdir(p, 0o700) }, unix.EISDIR, "directory"},
+		"symlink":  {func(p string) error { return os.Symlink(p+".target", p) }, unix.ELOOP, "symbolic"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "lock")
+			if err := c.make(path); err != nil {
+				t.Fatal(err)
+			}
+			_, err := ended(t, "Lock", func() (func() error, error) { return safefile.Lock(context.Background(), path, 0) })
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%v, want %v with %q", err, c.want, c.text)
+			}
+		})
+	}
+}
+
+// The error of a wait that is over names the process that holds the lock; kill -9 releases it.
+func TestLockNamesItsHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), holds+"="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	defer end()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
+		t.Fatal(line, err)
+	}
+	who := fmt.Sprintf("process %d holds it", cmd.Process.Pid)
+	_, err = ended(t, "Lock", func() (func() error, error) {
+		return safefile.Lock(context.Background(), path, 20*time.Millisecond)
+	})
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), who) {
+		t.Errorf("%v, want %q", err, who)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := safefile.Lock(ctx, path, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that the caller gave up", err)
+	}
+	end()
+	unlock, err := safefile.Lock(t.Context(), path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unlock(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,137 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// ended returns what f returned, and fails the test if f does not return: what blocks it is
+// released by a cleanup.
+func ended[T any](t *testing.T, what string, f func() (T, error)) (got T, err error) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); got, err = f() }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("%s does not end", what)
+	}
+	return got, err
+}
+
+// flocked holds flock(2) on a folder until the end of the test.
+func flocked(t *testing.T, dir string, how int) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { d.Close() })
+	return unix.Flock(int(d.Fd()), how)
+}
+
+// An unprivileged user who locks the folder of a socket blocks neither its start nor its end.
+func TestI1StrangerLocksTheFolder(t *testing.T) {
+	for name, how := range map[string]int{"exclusive": unix.LOCK_EX, "shared": unix.LOCK_SH} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // as /run is
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "d.sock")
+			as(t, nobody, func() error { return flocked(t, dir, how) })
+			open := func() (*Listener, error) { return Listen(context.Background(), path, "") }
+			l, err := ended(t, "Listen", open)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers(t, path)
+			if _, err := ended(t, "a second Listen", open); !errors.Is(err, dataset.ErrInUse) {
+				t.Error(err)
+			}
+			if _, err := ended(t, "Close", func() (any, error) { return nil, l.Close() }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A process of an earlier version locks the folder while it makes its socket. One that starts
+// at the same moment waits for it, and leaves its socket alone.
+func TestB13EarlierVersionAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "d.sock")
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	folder, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := Listen(t.Context(), path, "")
+		got <- err
+	}()
+	held := func() (any, error) { // it is about to take the lock of the folder
+		for {
+			if _, err := os.Lstat(path + ".lock"); err == nil || t.Context().Err() != nil {
+				return nil, err
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if _, err := ended(t, "Listen without a lock", held); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	earlier, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer earlier.Close()
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, dataset.ErrInUse) {
+		t.Error(err)
+	}
+	answers(t, path)
+}
+
+// The lock of a socket is no file of anybody else's, and nothing of it stays.
+func TestLockOfASocket(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "d.sock")
+	listen(t, path, "")
+	if _, err := os.Lstat(path + ".lock"); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the lock is still there:", err)
+	}
+	other := filepath.Join(dir, "e.sock")
+	if err := os.WriteFile(other+".lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(other+".lock", nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), other, ""); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error(err)
+	}
+}
