@@ -19,6 +19,7 @@ type feed struct {
 	first   uint64 // revision before changes[0]
 	changes []change
 	bells   map[uuid.UUID]*bell
+	ops     uint64 // how many changes of operations were told of
 }
 
 // change is one dataset of one node; a nil dataset: the node's work changed. None of either: who
@@ -57,6 +58,7 @@ func (f *feed) publish(t tiding) {
 	if t.House {
 		f.changes = append(f.changes, change{})
 	}
+	f.ops += uint64(len(t.Ops))
 	for _, op := range t.Ops {
 		f.ring(op)
 	}
@@ -64,6 +66,14 @@ func (f *feed) publish(t tiding) {
 		f.first += uint64(over)
 		f.changes = append([]change(nil), f.changes[over:]...)
 	}
+}
+
+// operations returns how many changes of operations this service was told of, its own and those of others
+// that share the store.
+func (f *feed) operations() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ops
 }
 
 // forget has everybody look at everything.

@@ -13,12 +13,9 @@ import (
 )
 
 const (
-	houseEvery    = 20 * time.Second
-	houseFull     = 10 * time.Minute // between two looks at everything: other services change things too
-	forgetEvery   = time.Hour
-	operationKept = 24 * time.Hour
-	routineKept   = time.Hour
-	failAgain     = time.Hour // between two reports of the same failure
+	houseEvery = 20 * time.Second
+	houseFull  = 10 * time.Minute // between two looks at everything: other services change things too
+	failAgain  = time.Hour        // between two reports of the same failure
 )
 
 // house is what the background work remembers from one round to the next, so
@@ -29,6 +26,7 @@ type house struct {
 	full     time.Time // when everything is looked at again
 	trashDue time.Time // when the next dataset in the trash expires; zero: none
 	forget   time.Time // when old operations are looked for again
+	ops      uint64    // how many changes of operations the feed had told of at the last look
 	plans    map[uuid.UUID]duePlan
 	hidden   bool              // the catalog may not be written
 	lanes    map[string]uint64 // of services, with their indexes, at the last look at everything
@@ -122,9 +120,9 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	if s.Shared {
 		s.lookAtMembers(ctx, h, everything)
 	}
-	if !now.Before(h.forget) {
+	if told := s.feed.operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
 		if err := errors.Join(s.forgetOperations(ctx), s.expireCopies(ctx)); err == nil {
-			h.forget = now.Add(forgetEvery)
+			h.forget, h.ops = now.Add(forgetEvery), told
 		} else if ctx.Err() == nil {
 			h.fail("forget old operations and copies", err)
 		}
@@ -277,48 +275,4 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		return s.condemn(t, &d, "trash.expire", "destroyed")
 	})
 	return until, err
-}
-
-// keptFor says how long an operation stays on record once it has ended. What
-// schedules ask for, and went well, is soon of no interest: there are some
-// hundreds a day for each volume.
-func keptFor(op dataset.Operation) time.Duration {
-	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
-		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
-		return routineKept
-	}
-	return operationKept
-}
-
-// forgetAtOnce bounds the operations that one transaction forgets.
-const forgetAtOnce = 100
-
-// forgetOperations drops the operations that ended long ago.
-func (s *Service) forgetOperations(ctx context.Context) error {
-	for after := ""; ; {
-		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
-		if err != nil {
-			return err
-		}
-		_, err = s.update(ctx, func(t *tx) error {
-			ran, err := s.hasRun(t)
-			if err != nil {
-				return err
-			}
-			for _, e := range entries {
-				after = e.Key
-				var op ended
-				if err := decode(e.Key, e.Value, &op); err != nil {
-					return err
-				}
-				if op.State.Final() && ran-time.Duration(op.Ran) >= keptFor(op.Operation) {
-					t.del(e.Key) // final: nobody writes it any more
-				}
-			}
-			return nil
-		})
-		if err != nil || len(entries) < forgetAtOnce {
-			return err
-		}
-	}
 }

@@ -224,8 +224,8 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 }
 
 // Operations lists those on record by their UUIDs: the ones that are not final
-// and those that ended within the last day; of scheduled snapshots and their
-// removals that went well, those of the last hours.
+// and those that ended within the last day, at most the last endedMost; of
+// scheduled snapshots and their removals that went well, those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
 	entries, err := newTx(ctx, s.store).list(operationsPrefix, after(operationsPrefix, p), limit)
@@ -289,7 +289,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 }
 
 func noOperation(ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such operation: %q (drover operation ls shows those of the last day)", dataset.Clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such operation: %q (drover operation ls shows those of the last day, at most the last 10,000)", dataset.Clip(ref))
 }
 
 // CancelOperation ends an operation that is not final. Its agent stops as soon

@@ -138,8 +138,10 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 // waits reports whether there is anything whose time goes by the count. What is damaged may
 // be.
 func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
+	if entries, err := t.list(operationsPrefix, "", 1); err != nil || len(entries) > 0 {
+		return true, err
+	}
 	for prefix, does := range map[string]func(store.Entry) bool{
-		operationsPrefix: func(store.Entry) bool { return true },
 		trashPrefix: func(e store.Entry) bool {
 			var tr inTrash
 			return decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()

@@ -12,6 +12,7 @@ import (
 // fetched.
 type listing[T any] struct {
 	short string
+	long  string // empty: short is all there is to say
 	fetch func(context.Context, remote) ([]T, error)
 	id    func(T) string
 	table func([]T) *show.Table
@@ -21,6 +22,7 @@ func newLsCmd[T any](a *app, l listing[T]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ls",
 		Short:             l.short,
+		Long:              l.long,
 		Args:              args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

@@ -14,6 +14,9 @@ import (
 func newOperationLsCmd(a *app) *cobra.Command {
 	return newLsCmd(a, listing[dataset.Operation]{
 		short: "List the operations under way and those of the last day, newest first",
+		long: `List the operations under way and those that ended within the last day, newest
+first: at most the last 10,000. Scheduled snapshots that went well are shown for
+an hour.`,
 		fetch: func(ctx context.Context, c remote) ([]dataset.Operation, error) {
 			ops, err := all(ctx, c.Operations)
 			slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })

@@ -62,6 +62,9 @@ type Store struct {
 	sessions *sessions
 	horizon  horizon
 
+	loaded     bool // by Open: from then on the file is not compacted
+	compaction Compaction
+
 	// mu guards what follows. It is held for reading while the file is used
 	// and for writing only while it is opened or closed.
 	mu     sync.RWMutex
@@ -105,7 +108,8 @@ func (s *Store) Stats() Stats {
 }
 
 // Open opens the store in the file at path, or makes an empty one where there
-// is none. It reads the whole file and checks it: dataset.ErrCorrupt for one
+// is none. It reads the whole file, checks it, and makes a large one that is mostly
+// free smaller (Compaction): dataset.ErrCorrupt for one
 // that is damaged or no store. Other errors: dataset.ErrInUse when another
 // process has it open, dataset.ErrUnsupported when a newer Drover wrote it.
 // Sessions of an earlier process are ended. Close the store after use.
@@ -116,6 +120,7 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
+	s.loaded = true
 	if err := s.dropBound(); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}

@@ -17,6 +17,7 @@ type contents struct {
 	indexed bool
 	entries int
 	damaged int // records that do not parse
+	pages   int // in use, those of the list of free pages too
 }
 
 // errNewer is the schema of a file that a newer Drover wrote.
@@ -58,6 +59,7 @@ func check(r io.ReaderAt, size int64) (contents, error) {
 	if c.schema == 0 || !c.indexed {
 		return contents{}, corrupt("it has no schema or no index")
 	}
+	c.pages = t.used
 	return c, nil
 }
 

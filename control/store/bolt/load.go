@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -155,20 +156,31 @@ func putIndex(meta *bbolt.Bucket, index uint64) error {
 // it through a mapping and from goroutines of its own, where a damaged page
 // would end the process.
 func (s *Store) openFile(ctx context.Context, name string, perm os.FileMode) (*os.File, contents, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
-	if err != nil {
-		return nil, contents{}, err
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
+		if err != nil {
+			return nil, contents{}, err
+		}
+		found, err := s.prepare(ctx, f)
+		switch {
+		case err == nil:
+			f, err = s.compact(ctx, f, found)
+			return f, found, err
+		case !errors.Is(err, errReplaced):
+			return nil, contents{}, errors.Join(err, f.Close())
+		}
+		if err := f.Close(); err != nil {
+			return nil, contents{}, err
+		}
 	}
-	found, err := s.prepare(ctx, f)
-	if err != nil {
-		return nil, contents{}, errors.Join(err, f.Close())
-	}
-	return f, found, nil
 }
 
 func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if err := s.lock(ctx, f); err != nil {
 		return contents{}, err
+	}
+	if there, err := s.isInPlace(f); err != nil || !there {
+		return contents{}, cmp.Or(err, errReplaced)
 	}
 	info, err := f.Stat()
 	if err != nil {

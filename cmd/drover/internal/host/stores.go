@@ -87,6 +87,9 @@ func checkConsul(st *consul.Store) func(context.Context) error {
 func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (*bolt.Store, error) {
 	path := filepath.Join(o.Root, name)
 	st, err := bolt.Open(ctx, path, opts)
+	if err == nil {
+		tellCompaction(o, path, st.Compaction())
+	}
 	if !errors.Is(err, dataset.ErrCorrupt) {
 		return st, err
 	}
@@ -96,4 +99,15 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	}
 	o.Log.WithError(err).WithFields(logrus.Fields{"file": path, "aside": aside}).Error("it was put aside")
 	return bolt.Open(ctx, path, opts)
+}
+
+// tellCompaction logs what opening a store did about its file.
+func tellCompaction(o Options, path string, c bolt.Compaction) {
+	log := o.Log.WithFields(logrus.Fields{"file": path, "from": c.From, "to": c.To})
+	switch {
+	case c.Err != nil:
+		log.WithError(c.Err).Warn("the store's file is mostly free and could not be compacted")
+	case c.From > 0:
+		log.Info("the store's file was mostly free and was compacted")
+	}
 }

@@ -1,0 +1,125 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// How long, and how many, operations that have ended stay on record. The limits by number and size bound
+// the store: a day of five operations a second would be 432,000 records of some 2.4 kB.
+const (
+	operationKept = 24 * time.Hour
+	routineKept   = time.Hour // of scheduled snapshots, see keptFor
+	endedMost     = 10_000
+	endedBytes    = 32 << 20 // of their records
+
+	forgetEvery  = time.Hour
+	forgetAfter  = 2000 // changes of operations: of each that it ended and, mostly, that it began
+	forgetAtOnce = 100  // operations in one transaction
+)
+
+// keptFor says how long an operation stays on record once it has ended. What
+// schedules ask for, and went well, is soon of no interest: there are some
+// hundreds a day for each volume.
+func keptFor(op dataset.Operation) time.Duration {
+	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
+		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
+		return routineKept
+	}
+	return operationKept
+}
+
+// endedRecord is what decides how long the record of an operation stays.
+type endedRecord struct {
+	key       string
+	bytes     int
+	ran       time.Duration // when it ended, by the time that services have run
+	ended     time.Time
+	kept      time.Duration
+	cancelled bool
+}
+
+// forgetOperations drops the records of operations that ended long ago, and the oldest of those that are
+// more than endedMost, or larger than endedBytes. A cancelled operation is the last to go for the latter:
+// while its record is there, the agent that did not hear of it takes back what it made.
+func (s *Service) forgetOperations(ctx context.Context) error {
+	records, err := s.endedRecords(ctx)
+	if err != nil {
+		return err
+	}
+	tooMany := map[string]bool{}
+	for _, r := range surplus(records, endedMost, endedBytes) {
+		tooMany[r.key] = true
+	}
+	now := s.counted()
+	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
+	for some := range slices.Chunk(gone, forgetAtOnce) {
+		_, err := s.update(ctx, func(t *tx) error {
+			ran, err := s.hasRun(t) // the mark may have been set back
+			if err != nil {
+				return err
+			}
+			for _, r := range some {
+				if tooMany[r.key] || ran-r.ran >= r.kept {
+					t.del(r.key) // final: nobody writes it any more
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endedRecords reads the operations that have ended.
+func (s *Service) endedRecords(ctx context.Context) (list []endedRecord, err error) {
+	for after := ""; ; {
+		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			after = e.Key
+			var op ended
+			if err := decode(e.Key, e.Value, &op); err != nil {
+				return nil, err
+			}
+			if op.State.Final() {
+				list = append(list, endedRecord{
+					key: e.Key, bytes: len(e.Value), ran: time.Duration(op.Ran), ended: op.Ended,
+					kept: keptFor(op.Operation), cancelled: op.State == dataset.OpCancelled,
+				})
+			}
+		}
+		if len(entries) < forgetAtOnce {
+			return list, nil
+		}
+	}
+}
+
+// surplus returns the records beyond so many and so many bytes: the oldest, and of cancelled operations
+// only if those alone are more. Pure.
+func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
+	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // those that stay come first
+		switch {
+		case x.cancelled && !y.cancelled:
+			return -1
+		case y.cancelled && !x.cancelled:
+			return 1
+		}
+		return cmp.Or(cmp.Compare(y.ran, x.ran), y.ended.Compare(x.ended), cmp.Compare(x.key, y.key))
+	})
+	bytes := 0
+	for i, r := range sorted {
+		if bytes += r.bytes; i >= most || bytes > mostBytes {
+			return sorted[i:]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// bbolt uses the pages of deleted keys again and never makes a file smaller, so a file stays as large as it
+// once was. Open compacts one that is mostly free: it copies what is in use to a new file, which takes the
+// place of the old one. Each start reads the whole file, so this also makes starts short again.
+const (
+	compactFrom = 64 << 20 // bytes of a file
+	compactFree = 4        // so many times as many pages as are in use
+	compactStep = 4 << 20  // bytes of one transaction
+)
+
+// Compaction is what Open did about a file that was mostly free.
+type Compaction struct {
+	From, To int64 // bytes of the file; 0: it was not compacted
+	Err      error // why the file stayed as it was
+}
+
+// Compaction returns what Open did about the file.
+func (s *Store) Compaction() Compaction { return s.compaction }
+
+// errReplaced says that the file was replaced, by a compaction in another process, while this one waited for
+// its lock.
+var errReplaced = errors.New("the file was replaced")
+
+// wasteful reports whether a file is large and mostly free.
+func wasteful(c contents, size int64) bool {
+	return c.schema != 0 && size >= compactFrom && int64(c.pages)*pageSize*compactFree <= size
+}
+
+// compact returns the file to use: f, or, if the store is only being opened and f is mostly free, a smaller
+// file in its place. If that fails f is used: Compaction tells why.
+func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if s.loaded || !wasteful(found, info.Size()) {
+		return f, nil
+	}
+	s.compaction.From = info.Size()
+	g, err := s.compacted(ctx, f, info.Size(), found)
+	if err != nil {
+		s.compaction.To, s.compaction.Err = info.Size(), err
+		return f, nil
+	}
+	if info, err = g.Stat(); err != nil {
+		return nil, errors.Join(err, g.Close(), f.Close())
+	}
+	s.compaction.To = info.Size()
+	return g, f.Close()
+}
+
+// compacted returns a new file with what f holds, open and locked, after it took the place of f. f stays
+// open. After an error f is in its place, unchanged: the caller can use it, and the next start tries again.
+func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found contents) (_ *os.File, err error) {
+	path := s.path + ".compact" // one that a crash left is overwritten
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	g, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.Close(), os.Remove(path))
+		}
+	}()
+	if err := noCopyOnWrite(g); err != nil {
+		return nil, err
+	}
+	if err := copyTo(ctx, path, f, size); err != nil {
+		return nil, err
+	}
+	if err := s.lock(ctx, g); err != nil {
+		return nil, err
+	}
+	info, err := g.Stat()
+	if err != nil {
+		return nil, err
+	}
+	copied, err := check(g, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	if copied.pages = found.pages; copied != found {
+		return nil, dataset.Errorf(dataset.ErrInternal, "the copy holds %+v, the file %+v", copied, found)
+	}
+	if err := errors.Join(g.Sync(), os.Rename(path, s.path)); err != nil {
+		return nil, err
+	}
+	// Should a power cut bring back the old file, that holds the same: nothing was written since.
+	return g, durable.SyncDir(filepath.Dir(s.path))
+}
+
+// copyTo copies the buckets of a file of so many bytes to an empty one at path. It is not flushed.
+func copyTo(ctx context.Context, path string, f io.ReaderAt, size int64) (err error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		PageSize: pageSize, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoStatistics: true, NoSync: true,
+		Timeout: time.Nanosecond,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	db.AllocSize = growBytes
+	t, root, err := newTree(f, size)
+	if err != nil {
+		return err
+	}
+	var buckets []element
+	err = t.walk(root, func(e element) error {
+		buckets = append(buckets, element{key: bytes.Clone(e.key), value: bytes.Clone(e.value)})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range buckets {
+		if err := copyBucket(ctx, db, t, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyBucket copies one bucket, in transactions of bounded size. Its keys come in their order, so that full
+// pages can be written.
+func copyBucket(ctx context.Context, db *bbolt.DB, t *tree, b element) error {
+	var some []element
+	bytesOf := 0
+	write := func() error {
+		defer func() { some, bytesOf = nil, 0 }()
+		return db.Update(func(tx *bbolt.Tx) error {
+			to, err := tx.CreateBucketIfNotExists(b.key)
+			if err != nil {
+				return err
+			}
+			to.FillPercent = 0.9
+			for _, e := range some {
+				if err := to.Put(e.key, e.value); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	err := t.bucket(b.value, func(e element) error {
+		some = append(some, element{key: bytes.Clone(e.key), value: bytes.Clone(e.value)})
+		if bytesOf += len(e.key) + len(e.value); bytesOf < compactStep {
+			return nil
+		}
+		return write()
+	})
+	if err != nil {
+		return err
+	}
+	return write()
+}
+
+// isInPlace reports whether an open file is still the one at the store's path.
+func (s *Store) isInPlace(f *os.File) (bool, error) {
+	open, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Lstat(s.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(open, named), err
+}
