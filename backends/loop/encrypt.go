@@ -229,7 +229,7 @@ func (p *Pool) fillDevice(ctx context.Context, name, path string, key []byte) (i
 
 // growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
 func (p *Pool) growInContainer(ctx context.Context, dir folder, g growth, key []byte) error {
-	dev, err := attach(ctx, g.image.Name(), loopdev.Options{BlockSize: sector, Sole: true})
+	dev, err := attach(ctx, g.image.Name(), loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}

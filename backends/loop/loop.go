@@ -90,6 +90,8 @@ type Backend struct {
 	// ahead has the kernel begin to write what was received before a checkpoint flushes it. A test
 	// that cuts the power turns it off, or it would hide a flush that is missing.
 	ahead bool
+	// fdatasync flushes a file that is received: fdatasync(2), unless a test has it fail.
+	fdatasync func(*os.File) error
 }
 
 var (
@@ -101,7 +103,10 @@ var (
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
 func New(runner run.Runner) *Backend {
-	return &Backend{runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart, ahead: true}
+	return &Backend{
+		runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart, ahead: true,
+		fdatasync: func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) },
+	}
 }
 
 // Name implements backends.Kind.

@@ -106,6 +106,7 @@ type receiving struct {
 	done     mark       // all before is in the image
 	safe     int64      // all before is on record, or about to be
 	flushing chan error // of a checkpoint that is on its way
+	lost     bool       // a flush has failed: see record
 
 	checked  int64        // until here there was room
 	free     dataset.Size // in the pool, when it was measured
@@ -162,7 +163,9 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	case err != nil:
 		// It is on record as far as it was flushed before: what fails now costs no more than
 		// to get it again.
-		_ = r.record()()
+		if !r.lost {
+			_ = r.record()()
+		}
 		return out, err
 	}
 	return r.finish()
@@ -283,11 +286,15 @@ func (r *receiving) wait() error {
 	return err
 }
 
-// record returns what flushes the image and records what is done by now.
+// record returns what flushes the image and records what is done by now. After a flush that failed
+// no other may follow: the kernel takes what it could not write for clean, so the next flush would
+// succeed without it (fsync(2), "NOTES"). The rest of the stream comes again, to a file that is
+// opened anew, and is written from the last record on.
 func (r *receiving) record() func() error {
 	have := partial{Snapshot: r.snapshot.ID, Header: r.in.header, Mark: r.done}
 	return func() error {
-		if err := unix.Fdatasync(int(r.image.Fd())); err != nil {
+		if err := r.pool.backend.fdatasync(r.image); err != nil {
+			r.lost = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
 		return r.pool.writeRecord(r.dir, partFile, have)

@@ -261,7 +261,7 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 	if fs == luks {
 		return errors.Join(p.growInContainer(ctx, dir, growth{image: image, size: size}, key), image.Sync())
 	}
-	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
+	dev, err := attach(ctx, path, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}

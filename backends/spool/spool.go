@@ -42,6 +42,8 @@ type Spool struct {
 	// since Gather was called.
 	Room func(came int64) error
 	Step func(string) // between two acts: for tests
+	// Flush writes a file's data to the disk. If it is nil, fdatasync(2) does: it is for tests.
+	Flush func(*os.File) error
 }
 
 // Partial returns what has come in part; nil: nothing that is of use.
@@ -145,8 +147,11 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 	}
 	g.safe, g.began = g.done, g.done.Offset
 	if err := g.run(ctx); err != nil {
-		if !errors.Is(err, dataset.ErrCorrupt) {
-			_ = g.flush() // what fails now costs no more than to get it again
+		// What fails now costs no more than to get it again. After a flush that failed there is
+		// none: the kernel takes what it could not write for clean, and the next one would succeed
+		// without it.
+		if !errors.Is(err, dataset.ErrCorrupt) && !g.lost {
+			_ = g.flush()
 		}
 		return out, err
 	}
@@ -204,6 +209,7 @@ type gathering struct {
 	progress   backends.Progress
 	done, safe mark
 	began      int64
+	lost       bool // a flush has failed
 }
 
 func (g *gathering) run(ctx context.Context) error {
@@ -245,7 +251,12 @@ func (g *gathering) flush() error {
 		return nil
 	}
 	g.Step("spool.written")
-	if err := unix.Fdatasync(int(g.f.Fd())); err != nil {
+	sync := g.Flush
+	if sync == nil {
+		sync = func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) }
+	}
+	if err := sync(g.f); err != nil {
+		g.lost = true
 		return fmt.Errorf("flush %s: %w", g.f.Name(), err)
 	}
 	g.Step("spool.flushed")

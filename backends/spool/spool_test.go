@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
@@ -27,6 +28,7 @@ type rig struct {
 	sent     backends.Stream
 	room     error
 	kind     string // that is wanted
+	flush    func(*os.File) error
 }
 
 func newRig(t *testing.T, size int) *rig {
@@ -69,6 +71,7 @@ func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
 	s := spool.Spool{
 		Root: r.root, Room: func(int64) error { return r.room }, Step: func(string) {},
 		Write: func(name string, v any) error { return shelf.WriteJSON(r.root, name, v, true) },
+		Flush: r.flush,
 	}
 	return s.Gather(r.Context(), d, r.kind, stream, nil, func(uuid.UUID) error { return nil })
 }
@@ -108,6 +111,35 @@ func TestGoesOnWhenThereIsRoom(t *testing.T) {
 		t.Errorf("%d bytes are kept", have)
 	}
 	r.room = nil
+	got, err := r.gather(have, bytes.NewReader(r.stream[have:]))
+	if err != nil || got != r.sent {
+		t.Errorf("gathered %+v, %v, want %+v", got, err, r.sent)
+	}
+	if raw, err := os.ReadFile(filepath.Join(r.dir, spool.File)); err != nil || !bytes.Equal(raw, r.content) {
+		t.Errorf("%d bytes lie there, %v", len(raw), err)
+	}
+}
+
+// I2: after a flush that failed there is no other, which would find nothing to write. What an
+// earlier one brought to the disk is on record, and the rest comes again.
+func TestI2FailedFlush(t *testing.T) {
+	r := newRig(t, 12<<20)
+	var flushes int
+	var safe int64
+	r.flush = func(f *os.File) error {
+		if flushes++; flushes == 2 {
+			safe = r.came()
+			return unix.EIO
+		}
+		return unix.Fdatasync(int(f.Fd()))
+	}
+	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, unix.EIO) {
+		t.Fatal(err)
+	}
+	have := r.came()
+	if safe == 0 || have != safe {
+		t.Errorf("%d bytes are on record, and %d on the disk", have, safe)
+	}
 	got, err := r.gather(have, bytes.NewReader(r.stream[have:]))
 	if err != nil || got != r.sent {
 		t.Errorf("gathered %+v, %v, want %+v", got, err, r.sent)
