@@ -15,7 +15,9 @@
 // When a commit fails (disk full, a flush error) the file is closed, checked
 // and opened again before anything else is done: after a failed flush the page
 // cache may hold what the disk doesn't (fsync(2), "Errors"), and bbolt would
-// build on it.
+// build on it. So the meta pages are written and flushed once more, the pages
+// dropped from the cache, and the file checked as the disk has it. While that
+// fails, every request is refused, and the next one tries again.
 package bolt
 
 import (
@@ -71,6 +73,8 @@ type Store struct {
 	db     *bbolt.DB
 	file   *os.File // bbolt's own; never closed here
 	failed error    // why there is no db
+
+	doubted bool // the committer's: a write has failed, so the page cache is not believed
 
 	reserve reserve // the committer's
 	index   uint64  // the committer's: the newest given out
@@ -172,6 +176,8 @@ func (s *Store) away(err error) error {
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return dataset.Errorf(dataset.ErrNoSpace, "store %s: %w (free some of its disk, then try again)", s.path, err)
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS):
+		return dataset.Errorf(dataset.ErrUnavailable, "store %s: its disk fails: %w (dmesg says more; docs/operations.md: A disk fails)", s.path, err)
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "store %s: %w", s.path, err)
 }

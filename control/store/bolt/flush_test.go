@@ -137,3 +137,50 @@ func loseMetaPages(t *testing.T, d *badDisk) {
 	}
 	fillDisk(t, filepath.Dir(d.image)) // what the hole gave back
 }
+
+// After a flush that failed the store goes by what the disk has, and not by what the page cache
+// still shows: it refuses to go on with a file that the disk has damaged.
+func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
+	d, s := newBadDisk(t)
+	f, err := os.Open(pathIn(d.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	extents, err := reflink.Extents(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := os.OpenFile(d.image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	for _, e := range extents {
+		from := max(e.Offset, 8192) // behind the meta pages
+		for off := from; off < e.Offset+e.Length; off += 4096 {
+			at := int64(e.Physical) + int64(off-e.Offset)
+			if _, err := unix.Seek(int(disk.Fd()), at, unix.SEEK_DATA); err != nil {
+				break // the rest has no blocks, and gets none
+			}
+			if _, err := disk.WriteAt(make([]byte, 16), at); err != nil {
+				break
+			}
+		}
+	}
+	if len(all(t, s)) != 50 {
+		t.Fatal("it is not in the page cache any more")
+	}
+	for range 400 {
+		_, err = s.Txn(t.Context(), nil, []store.Write{{Key: "large", Value: make([]byte, store.MaxValue)}})
+		if err != nil && !failed(err) {
+			break
+		}
+	}
+	if !errors.Is(err, dataset.ErrCorrupt) {
+		t.Fatalf("after a failed flush: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "k/00"); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("a read: %v", err)
+	}
+}

@@ -203,7 +203,27 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if err != nil {
 		return contents{}, s.foreign(err)
 	}
-	return found, rewriteMeta(f)
+	if err := rewriteMeta(f); err != nil || !s.doubted {
+		return found, err
+	}
+	return s.checkDisk(f)
+}
+
+// checkDisk checks what the disk has of the file, as the page cache may hold something else after a
+// write that failed. The pages are clean by now, so the kernel drops them and reads them again.
+func (s *Store) checkDisk(f *os.File) (contents, error) {
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return contents{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return contents{}, err
+	}
+	found, err := check(f, info.Size())
+	if err != nil {
+		return contents{}, s.foreign(err)
+	}
+	return found, nil
 }
 
 // foreign says what to do about a file that cannot be opened as it is.
@@ -275,6 +295,7 @@ func (s *Store) guard(fn func() error) (err error) {
 // acknowledged or not, is durable before anyone sees it.
 func (s *Store) reopen(ctx context.Context) error {
 	s.horizon.fail()
+	s.doubted = true
 	s.mu.Lock()
 	var err error
 	if s.failed == nil {
@@ -288,6 +309,7 @@ func (s *Store) reopen(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
+	s.doubted = false
 	s.watches.reset(s.index)
 	return nil
 }
