@@ -236,14 +236,14 @@ func TestI1HolderOfTwo(t *testing.T) {
 	end(t, cmd)
 	wrote(t, log, 0)
 	one, other = w.armed(t, one, ahead), w.armed(t, other, ahead)
-	e := w.fenced(t, one.Dataset)
+	w.fenced(t, one.Dataset)
 	w.fenced(t, other.Dataset)
 	next := clock.Boottime() + time.Minute
 	if _, err := w.Thaw(t.Context(), other.Dataset, other.Epoch, next); err != nil {
 		t.Fatal(err)
 	}
 	w.recheckedAfter(t, one.Dataset, clock.Boottime())
-	e = w.entry(t, one.Dataset)
+	e := w.entry(t, one.Dataset)
 	silent(t, log, e)
 	if e.Breaches != 0 || stateOf(t, cmd.Process.Pid) != "T" {
 		t.Errorf("the holder is in state %s: %+v", stateOf(t, cmd.Process.Pid), e)

@@ -113,7 +113,7 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	}
 	l.targets[target.Dataset] = target
 	if at, ok := ctx.Deadline(); ok {
-		l.within = min(l.within, time.Until(at)/examinePart)
+		l.within = min(l.within, at.Sub(clock.Deadline(0))/examinePart)
 	}
 	return l
 }
