@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/process"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -117,9 +118,11 @@ type Agent struct {
 	bounds  *bounds
 	limits  *limits
 	engines engines
-	nodes   nodes
-	sender  *transfer.Server // to other nodes
-	puller  *transfer.Client // from them
+
+	elsewhere func() (*mount.Foreign, error) // mount.Elsewhere; tests count and fail looks
+	nodes     nodes
+	sender    *transfer.Server // to other nodes
+	puller    *transfer.Client // from them
 
 	taking      sync.Mutex // held while an answer of control is taken in
 	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
@@ -131,6 +134,7 @@ type Agent struct {
 	strange     string        // why control's store is not to be believed; empty: it is
 	outside     string        // why control does not take this node in, or did not answer last; empty: it is in
 	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
+	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
 	news        map[uuid.UUID]bool      // datasets that control is to hear of
@@ -176,6 +180,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
+	a.elsewhere = mount.Elsewhere
 	a.engines = engines{state: a.state, boot: a.boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
@@ -273,9 +278,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.verifyAt = a.Clock.Steady() + unverifiedGrace
-	a.mu.Unlock()
+	a.awaitEngine()
 	s, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err

@@ -24,6 +24,7 @@ type bounds struct {
 	armed   map[uuid.UUID]uint64 // what the guard has, as far as that is known, at which epoch
 	unread  string               // why what this node is the home of was not read, as it was said last
 	answers atomic.Uint64        // of the guard, to registrations
+	kept    map[uuid.UUID]string // why the guard keeps what is not mounted, as it was logged last
 	moved   chan struct{}        // closed when any of the tenure changes
 	wake    chan struct{}
 
@@ -42,7 +43,7 @@ func newBounds(ctx context.Context) *bounds {
 	ctx, end := context.WithCancel(ctx)
 	return &bounds{
 		ctx: ctx, end: end,
-		holds: map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{},
+		holds: map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{}, kept: map[uuid.UUID]string{},
 		moved: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -133,6 +134,7 @@ func (b *bounds) disarm(id uuid.UUID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.armed, id)
+	delete(b.kept, id)
 }
 
 // armedAt returns at which epoch the guard has a dataset, as far as that is known.

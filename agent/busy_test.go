@@ -23,7 +23,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again") {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
-	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again, but nothing else: ask again to remove it") {
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again; ask again to remove it after that") {
 		t.Errorf("remove while the host is in it: %v", err)
 	}
 	if err := shell.Close(); err != nil {

@@ -294,7 +294,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
 	}
-	if err := a.unused(d, "remove"); err != nil {
+	if err := a.unused(ctx, d, "remove"); err != nil {
 		return out, err
 	}
 	steps.At("delete.begin")
@@ -331,7 +331,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 	if err != nil {
 		return out, err
 	}
-	if err := a.unused(d, "purge"); err != nil {
+	if err := a.unused(ctx, d, "purge"); err != nil {
 		return out, err
 	}
 	if err := a.mistrust(); err != nil {

@@ -105,7 +105,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	if err := a.supersede(ctx, d); err != nil {
 		return err
 	}
-	if err := a.unused(d, "let go of"); err != nil {
+	if err := a.unused(ctx, d, "let go of"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !isShown(k) {
 			if pool, err := a.pools.get(k.Pool); err == nil {
 				return a.noteKey(ctx, pool, k) // who has it mounted needs no key any more

@@ -14,6 +14,9 @@
 //	                     → checked → {ID, boot, engine's generation} on disk → reply
 //	Unmount(db@gold, ID) ID off disk → umount(2) when it was the last
 //
+// An ID that may belong to a container which outlived its engine ends only after a look at the mount
+// namespaces of the host, and so does what the guard has: see uses.go and holders.go.
+//
 // A mount below <root>/mnt is its own intent: one without an ID was never
 // acknowledged, or was given back, and is taken off at the next start.
 //

@@ -266,7 +266,7 @@ func (a *Agent) checkMounts(r *report) {
 		}
 		for _, m := range a.usesOf(rec) {
 			if m.Unverified {
-				r.add(levelInfo, "volume "+d.Volume, "", "mount %s is from before the engine's last start and not verified yet", shortID(m.ID))
+				r.add(levelInfo, "volume "+d.Volume, "", "mount %s may have ended and is not verified yet: the engine restarted since, or unmounted it while a process still had it mounted", shortID(m.ID))
 			}
 		}
 	}

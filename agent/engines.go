@@ -160,10 +160,7 @@ func (a *Agent) Activated(ctx context.Context) {
 	if err != nil {
 		a.Log.WithError(err).Error("the end of an engine was not put on disk")
 	}
-	if !ended {
-		return
+	if ended {
+		a.awaitEngine()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.verifyAt = a.Clock.Steady() + unverifiedGrace
 }

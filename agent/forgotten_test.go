@@ -68,7 +68,7 @@ func TestI1FencedAndForgotten(t *testing.T) {
 	}
 	r := g.a.record(d.ID)
 	clear(r.IDs)
-	if err := errors.Join(g.a.save(t.Context(), d, r, nil), g.a.unmountIdle(t.Context(), d)); err != nil {
+	if err := errors.Join(g.a.save(t.Context(), d, r, nil), g.a.unmountIdle(t.Context(), d, g.a.unmountUnheld)); err != nil {
 		t.Error(err)
 	}
 }

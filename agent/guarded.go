@@ -129,7 +129,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if most := fenceMost(span); e.Bound > most {
 		err := dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
 		if !mounted {
-			a.release(d.ID)
+			a.releaseSoon(d.ID)
 			return err
 		}
 		a.log(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
@@ -213,8 +213,9 @@ func (a *Agent) unmountable(d dataset.Dataset) error {
 // releaseTime bounds a request to the guard after an unmount.
 const releaseTime = 15 * time.Second
 
-// release has the guard forget a dataset that is mounted no more. What it could not be told
-// it is told later. The dataset's lock is held.
+// release has the guard forget a dataset. The caller has looked at the whole host, and nobody has
+// the dataset mounted: the guard fences nobody after this. If the guard cannot be reached it is told
+// later. The dataset's lock is held.
 func (a *Agent) release(id uuid.UUID) {
 	epoch, armed := a.bounds.armedAt(id)
 	if !armed || a.Guard == nil {
@@ -299,7 +300,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	if !mounted && !isFenced(e) {
-		a.release(id)
+		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	until := a.until(d)
@@ -315,7 +316,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		steps.At("fence.thawed")
 	}
 	if !mounted {
-		a.release(id)
+		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	if err = a.arm(ctx, d); err == nil {
@@ -348,9 +349,9 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// supersede gives up what is open here of a dataset that has gone on at another node while
-// it was fenced here: who holds it is killed, and it counts as used by nobody. Nothing for
-// one that the guard does not have. Its lock is held.
+// supersede gives up what is open here of a dataset that has gone on at another node while it was
+// fenced here: the guard kills every process on the host that holds the dataset, and only then its
+// uses end. It does nothing for a dataset that the guard does not have. The dataset's lock is held.
 func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	epoch, armed := a.bounds.armedAt(d.ID)
 	if !armed || a.Guard == nil {
@@ -360,9 +361,6 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	if !mounted {
-		defer a.release(d.ID)
-	} // otherwise the unmount does
 	_, err = a.Guard.Supersede(ctx, d.ID, epoch)
 	if errors.Is(err, dataset.ErrNotFound) {
 		a.bounds.disarm(d.ID)
@@ -379,6 +377,9 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 		if err := a.save(ctx, d, r, nil); err != nil {
 			return err
 		}
+	}
+	if !mounted { // otherwise the unmount does, after another look
+		a.release(d.ID)
 	}
 	return nil
 }

@@ -352,7 +352,7 @@ func TestGuestWhoseStateWasLost(t *testing.T) {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 	f.b.Agent.began -= inheritedGrace
-	if err := f.b.Agent.dropUnverified(t.Context(), d, f.b.Agent.unverified(d.ID)); err != nil { // once nobody has it
+	if err := f.b.Agent.dropUnverified(t.Context(), d, f.b.Agent.unverified(d.ID), 0); err != nil { // once nobody has it
 		t.Error(err)
 	}
 	f.guestsOf("db")

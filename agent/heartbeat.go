@@ -248,7 +248,7 @@ func (a *Agent) unmountForgotten() {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
 		a.jobs.start("unmount/"+id.String(), func(ctx context.Context, _ *job) error {
-			err := a.unmountIdle(ctx, d)
+			err := a.unmountIdle(ctx, d, a.unmountUnheld)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
 				a.log(d).WithError(err).Warn("left-over mount was not taken off")
 			}

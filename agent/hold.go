@@ -61,19 +61,24 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	return v.Dataset, err
 }
 
-// unused refuses while a dataset is mounted for someone. A mount that nobody
-// uses any more is taken off. The dataset's lock is held.
-func (a *Agent) unused(d dataset.Dataset, what string) error {
+// unused fails with ErrInUse while anybody on this host uses a dataset: by a recorded use, or by a
+// mount in any namespace. A mount that nobody uses is taken off, and the guard forgets the dataset.
+// what is the work that has to wait. The dataset's lock is held.
+func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) error {
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, what, r)
 	}
 	mounted, err := isMountPoint(a.mountPath(d.ID))
-	if err != nil || !mounted {
+	if err != nil {
 		return err
 	}
-	err = a.unmountLocked(d)
+	if mounted {
+		err = a.unmountUnheld(ctx, d)
+	} else {
+		err = a.releaseUnheld(ctx, d)
+	}
 	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // what is condemned is tried again
-		err = fmt.Errorf("cannot %s volume %s: %w, but nothing else: ask again to %s it", what, d.Volume, err, what)
+		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
 }

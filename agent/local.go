@@ -288,7 +288,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 				return err
 			}
 		}
-		if err := a.unused(dataset.Dataset{ID: id, Volume: id.String()}, "destroy"); err != nil {
+		if err := a.unused(ctx, dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}, "destroy"); err != nil {
 			return err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).Warn("destroyed what the store does not know, as asked")

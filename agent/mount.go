@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,7 +71,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	if err := a.checkArmed(ctx, d); err != nil {
 		if len(r.IDs) == 0 {
-			err = errors.Join(err, a.unmountLocked(d))
+			err = errors.Join(err, a.unmountLater(ctx, d)) // nobody was told the path
 		}
 		a.mendSoon(d.ID)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -157,14 +156,14 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	}
 	steps.At("mount.begin")
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
-		a.release(d.ID)
+		a.releaseSoon(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	if pool.Info().Capabilities.OwnDevice {
 		a.disinherit(ctx, d)
 	}
 	if err := a.limit(ctx, d); err != nil {
-		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLocked(d))
+		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLater(ctx, d))
 	}
 	a.log(d).WithField("path", path).Info("mounted")
 	return nil
@@ -284,7 +283,7 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	}
 	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, func(ctx context.Context, jb *job) error {
 		jb.step("writing out what is not on disk yet")
-		if err := a.unmountIdle(ctx, d); err != nil {
+		if err := a.unmountIdle(ctx, d, a.unmountLater); err != nil {
 			return err
 		}
 		a.leaves(ctx, d.ID)
@@ -314,31 +313,9 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	return d, named
 }
 
-func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
-	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	r := a.record(d.ID)
-	if !r.sub(id) {
-		return false, nil
-	}
-	// Its own deadline: an unmount that was heard must not be forgotten.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := a.save(ctx, d, r, nil); err != nil {
-		return false, fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
-	}
-	steps.At("unmount.recorded")
-	a.changed(d.ID)
-	a.yieldIfAsked(d.ID)
-	return len(r.IDs) == 0, nil
-}
-
-// unmountIdle unmounts a dataset that nobody uses. Used again, or not mounted:
-// nothing.
-func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset) error {
+// unmountIdle unmounts a dataset that nobody uses, by one of the ways to unmount. Used again, or not
+// mounted: nothing.
+func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset, unmount func(context.Context, dataset.Dataset) error) error {
 	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -347,10 +324,22 @@ func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset) error {
 	if len(a.record(d.ID).IDs) > 0 {
 		return nil
 	}
-	return a.unmountLocked(d)
+	return unmount(ctx, d)
 }
 
-// unmountLocked takes a dataset's mount off; its lock is held.
+// unmountLater unmounts a dataset whose last use the engine has ended, and releases the guard in the
+// background. The engine waits for the unmount, so nothing looks at the host's processes here: see
+// mayEndUnseen for why the use has ended. The guard is released after a look. The dataset's lock is
+// held.
+func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
+	if err := a.unmountLocked(d); err != nil {
+		return err
+	}
+	a.releaseSoon(d.ID)
+	return nil
+}
+
+// unmountLocked takes a dataset's mount off; its lock is held. The guard keeps the dataset.
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	path := a.mountPath(d.ID)
 	if err := a.unmountable(d); err != nil {
@@ -379,7 +368,6 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	a.unidle(d.ID)
 	a.changed(d.ID)
 	steps.At("unmount.unmounted")
-	a.release(d.ID)
 	a.freed(d.ID)
 	return nil
 }

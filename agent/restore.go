@@ -22,7 +22,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 		return out, err
 	}
 	if !made(ctx, pool, *op.Snapshot) {
-		if err := a.unused(d, "restore"); err != nil {
+		if err := a.unused(ctx, d, "restore"); err != nil {
 			return out, err
 		}
 		end, err := a.alone(ctx, d)

@@ -200,7 +200,7 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := a.supersede(ctx, gone); err != nil {
 		return err
 	}
-	if err := a.unused(gone, "let go of"); err != nil {
+	if err := a.unused(ctx, gone, "let go of"); err != nil {
 		return err
 	}
 	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))

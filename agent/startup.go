@@ -96,7 +96,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 	if fenced || unsure && a.mayBeFenced(id) {
 		return nil // once it is thawed it is looked at again
 	}
-	if err := a.unmountIdle(ctx, d); err != nil {
+	if err := a.unmountIdle(ctx, d, a.unmountUnheld); err != nil {
 		a.log(d).WithError(err).Warn("left-over mount was not taken off")
 		a.idle(id)
 	}
@@ -159,9 +159,7 @@ func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 	}
 	r.Epoch = d.Epoch
 	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.engines.newest(), Since: a.started, inherited: true}
-	a.mu.Lock()
-	a.verifyAt = a.Clock.Steady() + unverifiedGrace
-	a.mu.Unlock()
+	a.verifyBy(a.Clock.Steady() + unverifiedGrace)
 	return a.save(ctx, d, r, nil)
 }
 

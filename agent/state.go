@@ -50,6 +50,9 @@ type mountRecord struct {
 	Boot  string             `json:"boot"`
 	Epoch uint64             `json:"epoch"`
 	IDs   map[string]idCount `json:"ids"`
+	// Look says that a use ended while another one was taken for what was still seen in other mount
+	// namespaces. So the last use ends only after another look at them.
+	Look bool `json:"look,omitempty"`
 }
 
 type idCount struct {
@@ -59,6 +62,12 @@ type idCount struct {
 	As         string    `json:"as,omitempty"` // the spelling that the engine mounted it by
 	// Tool is which engine mounted it. Empty: not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
+	// Older says that an engine mounted with this ID again after it had ended once: Count may lack
+	// a use by a container that outlived the engine (live-restore).
+	Older bool `json:"older,omitempty"`
+	// Ended says that the engine has unmounted as often as it mounted, as far as is known, but a
+	// process still had the dataset mounted. The use ends once none has.
+	Ended bool `json:"ended,omitempty"`
 	// inherited: read from disk when the agent started, and not used since. It may
 	// have ended while there was no agent to hear of it.
 	inherited bool

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -9,14 +10,21 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/steps"
 )
 
-// add counts one more use of an ID. If the engine that made the recorded uses has ended, they are
-// replaced: the next engine mounts with the old ID again, and nobody unmounted.
+// add counts one more use of an ID. If the engine that made the recorded uses has ended, or they have
+// ended as far as is known, they are replaced: the engine mounts with the old ID again after a restart,
+// and nobody unmounted. But docker cp does so too, for a container that outlived the restart: Older
+// notes that, and the use ends only after a look at the host.
 func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use idCount) bool) {
 	c, ok := r.IDs[id]
-	if !ok || hasEnded(id, c) {
+	if !ok {
+		r.IDs[id] = now
+		return
+	}
+	if c.Ended || hasEnded(id, c) {
+		now.Older = true
 		r.IDs[id] = now
 		return
 	}
@@ -25,40 +33,123 @@ func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use id
 	r.IDs[id] = c
 }
 
-// sub removes one use of an ID and reports whether the record changed. An unknown ID changes nothing.
-func (r mountRecord) sub(id string) bool {
-	c, ok := r.IDs[id]
-	if !ok {
-		return false
-	}
-	if c.Count--; c.Count <= 0 {
-		delete(r.IDs, id)
-	} else {
-		r.IDs[id] = c
-	}
-	return true
-}
-
 // ids returns the mount IDs in order.
 func (r mountRecord) ids() []string { return slices.Sorted(maps.Keys(r.IDs)) }
+
+// accounts returns for how many mounts besides the mount point the uses account, without that of an
+// ID. Podman's use needs no container.
+func (r mountRecord) accounts(without string) (n int) {
+	for id := range r.IDs {
+		if id != without && id != podmanID {
+			n++
+		}
+	}
+	return n
+}
 
 // usesOf lists the uses of a dataset for people, in the order of their IDs.
 func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
 	for _, id := range r.ids() {
 		c := r.IDs[id]
-		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Tool: string(c.tool(id)), Unverified: a.engines.hasEnded(id, c)})
+		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Tool: string(c.tool(id)), Unverified: c.Ended || a.engines.hasEnded(id, c)})
 	}
 	return out
 }
 
-// unverified returns the uses of a dataset whose end may have been missed: those that an engine has
-// left which has ended, and those from before the agent started, as an engine that cannot reach the
-// agent does not repeat an Unmount.
+// unuse counts one use less and reports whether that was the dataset's last one. An unknown ID changes
+// nothing.
+func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
+	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	r := a.record(d.ID)
+	if !a.endUse(ctx, d, &r, id) {
+		return false, nil
+	}
+	// Its own deadline: an unmount that was heard must not be forgotten.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := a.save(ctx, d, r, nil); err != nil {
+		return false, fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	}
+	steps.At("unmount.recorded")
+	a.changed(d.ID)
+	a.yieldIfAsked(d.ID)
+	return len(r.IDs) == 0, nil
+}
+
+// endUse changes a record as an Unmount of an ID does, and reports whether it changed. The dataset's
+// lock is held.
+func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, id string) (changed bool) {
+	c, ok := r.IDs[id]
+	switch {
+	case !ok:
+		return false
+	case c.Count > 1:
+		c.Count--
+		r.IDs[id] = c
+		return true
+	case a.mayEndUnseen(*r, id):
+		delete(r.IDs, id)
+		return true
+	}
+	held := a.heldBeyond(ctx, d, r.accounts(id))
+	if held == "" {
+		delete(r.IDs, id)
+		r.Look = true
+		return true
+	}
+	a.verifyBy(a.Clock.Steady())
+	if c.Ended {
+		return false
+	}
+	a.log(d).WithField("id", id).Warnf("the engine has ended a use of the volume, which stays mounted until nobody has it: %s", held)
+	c.Ended, c.Count = true, 1
+	r.IDs[id] = c
+	return true
+}
+
+// mayEndUnseen reports whether the last use of an ID may end without a look at the host. That is so
+// for all that one engine process began and ends: it unmounts each time that it mounted, after the
+// container has ended. The agent hears every Mount, or the Mount fails. It may miss an Unmount while
+// it restarts, so that it never counts less uses than there are.
+//
+// Nothing of that holds for an ID of an older engine process (add), nor for Podman, which unmounts
+// under a running container when a user runs podman volume unmount. Their ends are compared with what
+// is seen on the host. If another use was taken for what was seen, this holds for the last use of the
+// dataset as well, whichever it is.
+func (a *Agent) mayEndUnseen(r mountRecord, id string) bool {
+	c := r.IDs[id]
+	if c.Older || c.Ended || c.Generation == 0 || id == podmanID || a.engines.hasEnded(id, c) {
+		return false
+	}
+	return len(r.IDs) > 1 || !r.Look
+}
+
+// heldBeyond describes a mount of a dataset besides its mount point, if there are more of them than a
+// number of uses accounts for. If the host cannot be looked at, there may be any number. It is empty
+// if each mount may belong to one of those uses. The dataset's lock is held.
+func (a *Agent) heldBeyond(ctx context.Context, d dataset.Dataset, uses int) string {
+	look, err := a.lookAtHost()
+	if err != nil {
+		return "whether a process has it mounted is not known: " + dataset.OneLine(err)
+	}
+	if list := a.holders(ctx, look, d); len(list) > uses {
+		return list[0]
+	}
+	return ""
+}
+
+// unverified returns the uses of a dataset that may have ended: those that the engine has unmounted
+// while a process still had the dataset, those that an engine has left which has ended, and those from
+// before the agent started, as an engine that cannot reach the agent does not repeat an Unmount.
 func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
 	uses := a.record(id).IDs
 	maps.DeleteFunc(uses, func(id string, c idCount) bool {
-		return !a.engines.hasEnded(id, c) && (!c.inherited || id == podmanID)
+		return !c.Ended && !a.engines.hasEnded(id, c) && (!c.inherited || id == podmanID)
 	})
 	return uses
 }
@@ -76,6 +167,24 @@ const (
 	verifyEvery = time.Minute
 )
 
+// awaitEngine gives an engine that may have restarted the time to mount its containers' volumes again,
+// and has unverified uses looked at then.
+func (a *Agent) awaitEngine() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.restarted = a.Clock.Steady() + unverifiedGrace
+	a.verifyAt = a.restarted
+}
+
+// verifyBy has unverified uses looked at in the first round after a moment.
+func (a *Agent) verifyBy(at time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.verifyAt == 0 || at < a.verifyAt {
+		a.verifyAt = max(at, 1)
+	}
+}
+
 // verifyUses looks whether unverified uses are real, when that is due. They are as long as the
 // dataset is mounted in another place, as a container has it (live-restore keeps such containers
 // running). Which ID belongs to which container cannot be told, so they end together when there is
@@ -83,7 +192,7 @@ const (
 func (a *Agent) verifyUses(ctx context.Context) {
 	now := a.Clock.Steady()
 	a.mu.Lock()
-	at := a.verifyAt
+	at, again := a.verifyAt, a.restarted
 	a.mu.Unlock()
 	if at == 0 || now < at {
 		return
@@ -98,6 +207,9 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	if len(open) > 0 {
 		next = now + verifyEvery
 	}
+	if now < again {
+		next = min(next, again)
+	}
 	a.mu.Lock()
 	if a.verifyAt == at { // otherwise an engine has started meanwhile
 		a.verifyAt = next
@@ -106,65 +218,52 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	if len(open) == 0 {
 		return
 	}
-	held, err := holders()
+	look, err := a.lookAtHost()
 	if err != nil {
 		a.Log.WithError(err).Warn("uses whose end may have been missed were not verified")
 		return
 	}
 	for id, uses := range open {
 		d, ok := a.knownHere(id)
-		if !ok || held(a.mountPath(id)) {
+		if !ok {
 			continue
 		}
-		if err := a.dropUnverified(ctx, d, uses); err != nil {
+		if err := a.dropUnverified(ctx, d, uses, len(a.holders(ctx, look, d))); err != nil {
 			a.log(d).WithError(err).Warn("uses that have ended were not taken off")
 		}
 	}
 }
 
-// holders returns what tells whether that which is mounted on a path is mounted
-// in another place too: in another namespace, or by another name in ours.
-func holders() (held func(path string) bool, err error) {
-	elsewhere, err := mount.Elsewhere()
-	if err != nil {
-		return nil, err
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return nil, err
-	}
-	return func(path string) bool {
-		m := table.At(path)
-		if m == nil {
-			return false
-		}
-		for _, e := range table.Of(m.Major, m.Minor) {
-			if e.Mountpoint != path && within(e.Root, m.Root) {
-				return true
-			}
-		}
-		return len(elsewhere.Holders(mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}, path)) > 0
-	}, nil
-}
-
-// dropUnverified ends those of the uses of a dataset that nobody can have any more and that nothing
-// has changed since it was looked.
-func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount) error {
+// dropUnverified ends uses of a dataset that were unverified when the host was looked at, and that
+// nothing has changed since. If nobody had the dataset mounted besides its mount point, all of them
+// end. Otherwise only those that the engine has unmounted end, as long as the other uses account for
+// all mounts that were seen.
+func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
 	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	old := a.Clock.Steady()-a.began >= inheritedGrace
+	now := a.Clock.Steady()
+	a.mu.Lock()
+	restarting := now < a.restarted
+	a.mu.Unlock()
+	over := func(id string, c idCount) bool {
+		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now-a.began >= inheritedGrace
+	}
 	r := a.record(d.ID)
 	n := len(r.IDs)
-	maps.DeleteFunc(r.IDs, func(id string, c idCount) bool {
-		was, open := looked[id]
-		return open && was == c && (a.engines.hasEnded(id, c) || c.inherited && old)
-	})
+	for id, was := range looked {
+		switch c, there := r.IDs[id]; {
+		case !there || c != was:
+		case c.Ended && holders <= r.accounts(id), holders == 0 && over(id, c):
+			delete(r.IDs, id)
+		}
+	}
 	if len(r.IDs) == n {
 		return nil
 	}
+	r.Look = true
 	if err := a.save(ctx, d, r, nil); err != nil {
 		return err
 	}
@@ -173,5 +272,5 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked ma
 	if len(r.IDs) > 0 {
 		return nil
 	}
-	return a.unmountLocked(d)
+	return a.unmountUnheld(ctx, d)
 }

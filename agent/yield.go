@@ -110,7 +110,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		return y, []string{dataset.OneLine(err)}, nil
 	}
 	if !given {
-		if holders, err := a.holdersOf(d); err != nil || len(holders) > 0 {
+		if holders, err := a.holdersOf(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
 		// Whoever has it in another mount namespace writes on, and what it has written may not
@@ -158,17 +158,21 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)})
 }
 
-// holdersOf returns who uses a dataset: mount IDs, or in words what else of this host
-// does. A mount that nobody uses is taken off. The dataset's lock is held.
-func (a *Agent) holdersOf(d dataset.Dataset) ([]string, error) {
+// holdersOf returns who uses a dataset: mount IDs, or in words what else of this host does. A mount
+// that nobody uses is taken off, and the guard forgets the dataset. The dataset's lock is held.
+func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, error) {
 	if ids := a.record(d.ID).ids(); len(ids) > 0 {
 		return ids, nil
 	}
 	mounted, err := isMountPoint(a.mountPath(d.ID))
-	if err != nil || !mounted {
+	if err != nil {
 		return nil, err
 	}
-	err = a.unmountLocked(d)
+	if mounted {
+		err = a.unmountUnheld(ctx, d)
+	} else {
+		err = a.releaseUnheld(ctx, d)
+	}
 	if errors.Is(err, dataset.ErrInUse) {
 		return []string{dataset.OneLine(err)}, nil
 	}

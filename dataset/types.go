@@ -321,7 +321,7 @@ type Mount struct {
 	Count      int       `json:"count"`
 	Since      time.Time `json:"since"`
 	Tool       string    `json:"tool,omitempty"`       // the engine: docker or podman; empty: not known
-	Unverified bool      `json:"unverified,omitempty"` // from before the engine last started
+	Unverified bool      `json:"unverified,omitempty"` // it may have ended: the engine restarted since, or unmounted it while a process still had it
 }
 
 // DatasetStatus is what a node's agent sees of a dataset now.

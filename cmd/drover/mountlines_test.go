@@ -21,7 +21,7 @@ func TestMountLines(t *testing.T) {
 	want := []string{
 		"(no ID) since just now, 2 times",
 		"docker 0011aabb since just now",
-		"job since just now, unverified since the engine last started",
+		"job since just now, unverified: it may have ended",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q\nwant %q", got, want)

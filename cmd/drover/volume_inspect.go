@@ -170,7 +170,7 @@ func (a *app) mountLines(v api.Volume) []string {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}
 		if m.Unverified {
-			line += ", unverified since the engine last started"
+			line += ", unverified: it may have ended"
 		}
 		lines = append(lines, line)
 	}

@@ -37,6 +37,7 @@ type Options struct {
 	Controls int           // replicas; 0: two
 	Hosts    int           // 0: three
 	Engines  int           // the first so many hosts have an engine; 0: two; negative: none
+	Restore  bool          // containers outlive these engines (live-restore)
 	Profiles string        // text of profiles.yaml; empty: the built-in set
 	Pool     string        // as host.Options has it; empty: xfs
 	Size     int64         // of each host's filesystem; 0: 4 GiB
@@ -173,7 +174,7 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 	t.Cleanup(func() { h.Guard.stop(t) })
 	h.Up(t)
 	if withEngine {
-		h.Engine = engine.Start(t, engine.Options{On: on})
+		h.Engine = engine.Start(t, engine.Options{On: on, LiveRestore: c.opts.Restore})
 	}
 	return h
 }

@@ -84,6 +84,32 @@ func TestI1Holder(t *testing.T) {
 	h.overtaken(t)
 }
 
+// TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the container's
+// volume in use, and with the guard. So the container has stopped when another host takes over.
+func TestI1CpBeforeFailover(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Engines: 1, Restore: true, Profiles: boundedProfiles})
+	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
+	cluster.Await(t, "a volume is made", func() error {
+		if r := h.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
+			return errors.New(r.Err)
+		}
+		return nil
+	})
+	h.id = h.a.Inspect(t, "db").ID
+	h.wr = c.StartWriter(t, h.a, "db@auto")
+	h.replicated(t)
+	h.a.Engine.Kill9(t)
+	h.a.Engine.Up(t)
+	h.wr.AwaitProgress(t)
+	h.a.Docker(t, "cp", "/etc/hostname", h.wr.Container()+":/data/copied")
+	h.wr.AwaitProgress(t)
+	if e, there := h.entry(t); !there || e.State != guard.StateArmed {
+		t.Fatalf("the guard has %t, %+v", there, e)
+	}
+	h.overtaken(t)
+}
+
 // replicated waits until another host has a whole replica.
 func (h *holder) replicated(t *testing.T) {
 	t.Helper()

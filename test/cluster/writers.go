@@ -102,6 +102,9 @@ var WriterProgram = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
+// Container is the name of its container, on a host with an engine.
+func (w *Writer) Container() string { return w.name }
+
 // Entries is what it has noted so far.
 func (w *Writer) Entries(t testing.TB) []witness.Entry {
 	t.Helper()

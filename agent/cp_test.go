@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// looks counts how often an agent looks at the whole host.
+func (r *rig) looks() *atomic.Int64 {
+	var n atomic.Int64
+	r.elsewhere = func() (*mount.Foreign, error) {
+		n.Add(1)
+		return mount.Elsewhere()
+	}
+	return &n
+}
+
+func (r *rig) unmount(d dataset.Dataset, id string) {
+	r.t.Helper()
+	if err := r.Unmount(r.t.Context(), d.Volume, id); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// copied is a docker cp into a running container, or out of it.
+func (r *rig) copied(d dataset.Dataset, id string) {
+	r.t.Helper()
+	r.mount(d, id)
+	r.unmount(d, id)
+}
+
+// wantHeld fails unless a volume in use is refused to be removed, in words that name the node and who
+// uses it.
+func (r *rig) wantHeld(d dataset.Dataset, who ...string) {
+	r.t.Helper()
+	err := r.Remove(r.t.Context(), d.Volume)
+	if !errors.Is(err, dataset.ErrInUse) {
+		r.t.Fatalf("removed: %v", err)
+	}
+	for _, word := range append(who, r.NodeName) {
+		if !strings.Contains(err.Error(), word) {
+			r.t.Errorf("%q does not name %s", err, word)
+		}
+	}
+}
+
+// TestI9CpAfterRestart: docker cp mounts with the ID of a container that outlived the engine, and
+// unmounts it. The container's use stays, whatever restarts in between, and ends with the container.
+func TestI9CpAfterRestart(t *testing.T) {
+	for name, cp := range map[string]func(r *rig, d dataset.Dataset){
+		"once":  func(r *rig, d dataset.Dataset) { r.copied(d, "one") },
+		"twice": func(r *rig, d dataset.Dataset) { r.copied(d, "one"); r.copied(d, "one") },
+		"agent restarted in between": func(r *rig, d dataset.Dataset) {
+			r.mount(d, "one")
+			r.restart()
+			r.unmount(d, "one")
+		},
+		"engine restarted in between": func(r *rig, d dataset.Dataset) {
+			r.mount(d, "one")
+			r.Activated(r.t.Context())
+			r.unmount(d, "one")
+		},
+		"agent away at the end": func(r *rig, d dataset.Dataset) {
+			r.mount(d, "one")
+			r.restart()
+			r.after(inheritedGrace)
+		},
+	} {
+		for _, end := range []string{"unmounted", "found out"} {
+			t.Run(name+", "+end, func(t *testing.T) {
+				r := newRig(t)
+				d := r.volume("db")
+				r.mount(d, "one")
+				stop := container(t, r.mountPath(d.ID))
+				r.Activated(t.Context())
+				r.after(unverifiedGrace)
+				cp(r, d)
+				r.want(d, "one")
+				r.wantHeld(d, "one")
+				r.after(verifyEvery)
+				r.restart()
+				r.want(d, "one")
+				r.wantHeld(d, "one")
+				stop()
+				if end == "unmounted" {
+					r.unmount(d, "one")
+				} else {
+					r.Activated(t.Context())
+					r.after(unverifiedGrace)
+					r.after(inheritedGrace)
+				}
+				r.want(d)
+				if err := r.Remove(t.Context(), "db"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestI9CpTwoContainers: of two containers that outlived the engine each keeps its use until it ends,
+// and the last one keeps the volume.
+func TestI9CpTwoContainers(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	r.mount(d, "two")
+	first := container(t, r.mountPath(d.ID))
+	second := container(t, r.mountPath(d.ID))
+	r.Activated(t.Context())
+	r.copied(d, "one")
+	r.copied(d, "two")
+	r.want(d, "one", "two")
+	first()
+	r.unmount(d, "one")
+	r.want(d, "two")
+	// Which use a container has cannot be told. This one is not in a container yet, and stands for the
+	// other one when that ends; so the last use stays, whichever it is.
+	r.mount(d, "new")
+	r.unmount(d, "two")
+	r.unmount(d, "new")
+	if n := len(r.record(d.ID).IDs); n != 1 {
+		t.Fatalf("%d uses, and a container has it", n)
+	}
+	r.wantHeld(d)
+	second()
+	r.after(verifyEvery)
+	r.want(d)
+}
+
+// TestI9RestartedContainer: an engine that was killed starts its containers again with their IDs. What
+// they hold ends with each of them.
+func TestI9RestartedContainer(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	for _, id := range []string{"one", "two"} {
+		r.mount(d, id)
+	}
+	r.Activated(t.Context())
+	var stop []func()
+	for _, id := range []string{"one", "two"} {
+		r.mount(d, id)
+		stop = append(stop, container(t, r.mountPath(d.ID)))
+	}
+	r.copied(d, "one")
+	r.want(d, "one", "two")
+	stop[0]()
+	r.unmount(d, "one")
+	r.want(d, "two")
+	stop[1]()
+	r.unmount(d, "two")
+	r.want(d)
+}
+
+// TestI9HotPath: what one engine process begins and ends is not looked for on the host. docker cp into
+// a running container, and into one that is stopped, is counted.
+func TestI9HotPath(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	docker := newCaller(t)
+	r.Activated(docker)
+	n := r.looks()
+	r.by(docker, "db", "one")
+	stop := container(t, r.mountPath(d.ID))
+	r.by(docker, "db", "one")
+	if c := r.record(d.ID).IDs["one"].Count; c != 2 {
+		t.Errorf("%d uses, want 2", c)
+	}
+	r.unmount(d, "one")
+	r.by(docker, "db", "stopped")
+	r.unmount(d, "stopped")
+	r.want(d, "one")
+	stop()
+	r.unmount(d, "one")
+	r.want(d)
+	if n.Load() != 0 {
+		t.Errorf("it looked %d times", n.Load())
+	}
+}
+
+// TestI9LookFails: where the host cannot be looked at, a use that may go on stays.
+func TestI9LookFails(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	r.Activated(t.Context())
+	r.elsewhere = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
+	r.copied(d, "one")
+	r.want(d, "one")
+	r.after(unverifiedGrace)
+	r.want(d, "one")
+	r.wantHeld(d, "one")
+	r.elsewhere = mount.Elsewhere
+	r.after(verifyEvery)
+	r.want(d)
+}
+
+// TestI9PodmanUnmount: podman volume unmount ends Podman's use while a container runs. It stays until
+// the container has ended.
+func TestI9PodmanUnmount(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	command := newCaller(t)
+	r.Activated(command)
+	r.by(command, "db", podmanID)
+	command.end()
+	stop := container(t, r.mountPath(d.ID))
+	r.unmount(d, podmanID)
+	r.want(d, podmanID)
+	r.wantHeld(d, podmanID[:12])
+	stop()
+	r.unmount(d, podmanID)
+	r.want(d)
+}
+
+// TestI9PodmanBesideDocker: podman volume mount accounts for no container.
+func TestI9PodmanBesideDocker(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	r.mount(d, podmanID)
+	stop := container(t, r.mountPath(d.ID))
+	r.Activated(t.Context())
+	r.copied(d, "one")
+	r.want(d, "one", podmanID)
+	stop()
+	r.unmount(d, "one")
+	r.want(d, podmanID)
+	r.unmount(d, podmanID)
+	r.want(d)
+}
+
+// TestI9UnmountDuringGrace: a use that is compared with the host right after an engine has started does
+// not end the others, which that engine is about to mount again.
+func TestI9UnmountDuringGrace(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	r.mount(d, "two")
+	stop := []func(){container(t, r.mountPath(d.ID)), container(t, r.mountPath(d.ID))}
+	r.Activated(t.Context())
+	r.copied(d, "one")
+	r.want(d, "one", "two")
+	for _, end := range stop {
+		end()
+	}
+	r.unmount(d, "one")
+	r.after(unverifiedGrace / 2)
+	r.want(d, "two")
+	r.mount(d, "two")
+	r.after(unverifiedGrace)
+	r.want(d, "two")
+	r.unmount(d, "two")
+	r.want(d)
+}

@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+)
+
+// TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the volume with the
+// guard. So when the node is cut off the container is stopped before another node goes on.
+func TestI1CpBeforeFailover(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	d := g.replicated("db")
+	path := g.a.mounts("db@auto", "one")
+	stop := container(t, path)
+	defer stop()
+	g.a.Activated(t.Context())
+	g.a.mounts("db@auto", "one")
+	g.a.unmounts("db@auto", "one")
+	if u := g.a.record(d.ID).IDs["one"]; !u.Ended {
+		t.Errorf("%+v", u)
+	}
+	await(t, func() bool { return len(g.a.jobs.running()) == 0 })
+	if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
+		t.Fatalf("the guard has %t, %+v", there, e)
+	}
+	g.la.away()
+	g.wires.setCut(true)
+	if e := g.wa.fences(d.ID); e.Fence == nil {
+		t.Errorf("%+v", e)
+	}
+	if writable(t, path, time.Second) {
+		t.Error("it can be written to")
+	}
+	g.la.back()
+	g.wires.setCut(false)
+	await(t, func() bool { e, _ := g.wa.entry(d.ID); return e.State == guard.StateArmed })
+	stop()
+	g.a.unmounts("db@auto", "one")
+	g.agrees(d, "the container has ended")
+}
+
+// TestI1GuardKeepsHeldVolume: a volume whose uses have all ended stays with the guard while a process
+// has it mounted in a namespace of its own, also over a restart of the agent; nor is it removed.
+func TestI1GuardKeepsHeldVolume(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	d := g.replicated("db")
+	stop := container(t, g.a.mounts("db@auto", "one"))
+	defer stop()
+	g.a.unmounts("db@auto", "one")
+	held := func(at string) {
+		t.Helper()
+		if err := g.a.Remove(t.Context(), "db@auto"); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("%s: removed: %v", at, err)
+		}
+		if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
+			t.Fatalf("%s: the guard has %t, %+v", at, there, e)
+		}
+	}
+	held("unmounted")
+	g.a.again()
+	held("restarted")
+	stop()
+	g.agrees(d, "the process has ended")
+	if err := g.a.Remove(t.Context(), "db@auto"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI11HeldWithoutUse: what is mounted and held without a recorded use is not unmounted, restored,
+// removed or destroyed.
+func TestI11HeldWithoutUse(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	path := r.mountPath(d.ID)
+	stop := container(t, path)
+	rec := r.record(d.ID)
+	clear(rec.IDs)
+	if err := r.save(t.Context(), d, rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.idle(d.ID)
+	work := map[string]func() error{
+		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
+		"restore": func() error { return r.unused(t.Context(), d, "restore") },
+		"remove":  func() error { return r.Remove(t.Context(), "db") },
+		"give up": func() error {
+			if list, err := r.holdersOf(t.Context(), d); err != nil || len(list) != 1 {
+				t.Errorf("held by %v, %v", list, err)
+			}
+			return dataset.ErrInUse
+		},
+	}
+	for name, do := range work {
+		if err := do(); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.after(2 * forgottenAfter)
+	r.unmountForgotten()
+	r.restart()
+	if mounted, err := isMountPoint(path); !mounted || err != nil {
+		t.Errorf("mounted: %t, %v", mounted, err)
+	}
+	stop()
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI9NotMountedAndHeld: a use is not taken for ended because its mount point is not mounted any more.
+func TestI9NotMountedAndHeld(t *testing.T) {
+	f := &flock{T: t}
+	f.serve()
+	f.a = f.host("host-a", "loop")
+	t.Cleanup(f.close)
+	f.a.up()
+	d := f.a.volume("db", nil)
+	path := f.a.mounts("db", "one")
+	stop := container(t, path)
+	if out, err := exec.Command("umount", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	f.a.Activated(t.Context())
+	look := func() {
+		t.Helper()
+		l, err := f.a.lookAtHost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.a.Agent.mu.Lock()
+		f.a.Agent.restarted = 0
+		f.a.Agent.mu.Unlock()
+		if err := f.a.dropUnverified(t.Context(), d, f.a.unverified(d.ID), len(f.a.holders(t.Context(), l, d))); err != nil {
+			t.Error(err)
+		}
+	}
+	look()
+	if n := len(f.a.record(d.ID).IDs); n != 1 {
+		t.Errorf("%d uses, and a container has it", n)
+	}
+	stop()
+	look()
+	if n := len(f.a.record(d.ID).IDs); n != 0 {
+		t.Errorf("%d uses, and nobody has it", n)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		t.Error(err)
+	}
+}

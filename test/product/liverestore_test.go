@@ -1,0 +1,99 @@
+package product
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestI9CpLiveRestore: docker cp into and out of containers that outlived their engine takes nothing from
+// them. Their volume is neither removed nor restored nor destroyed until they end, and then it is free.
+func TestI9CpLiveRestore(t *testing.T) {
+	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
+	for _, name := range []string{"one", "two"} {
+		w.command(t, name, "live@gold", ticking, "--hostname", name)
+		w.awaitMore(t, name, "/data/"+name)
+	}
+	w.drover(t, "snapshot", "create", "live", "--name", "before")
+	w.e.Kill9(t)
+	w.e.Up(t)
+	out := filepath.Join(t.TempDir(), "out")
+	for range 2 {
+		w.docker(t, "cp", "/etc/hostname", "one:/data/copied")
+		w.docker(t, "cp", "one:/data/one", out)
+		w.wantUses(t, "live@gold", 2, 2)
+		w.h.Restart(t)
+	}
+	w.wantInUse(t, "live", "one", "two")
+
+	w.docker(t, "stop", "two")
+	w.awaitMore(t, "one", "/data/one")
+	w.wantInUse(t, "live", "one")
+	w.docker(t, "stop", "one")
+	await(t, "nobody uses it", func() error {
+		if ids, uses := w.uses(t, "live@gold"); ids > 0 {
+			return fmt.Errorf("%d IDs, %d uses", ids, uses)
+		}
+		return nil
+	})
+	if got := w.once(t, "live@gold", "cat /data/one"); !strings.Contains(got, "tick") {
+		t.Errorf("what was written is lost: %q", got)
+	}
+	w.drover(t, "snapshot", "restore", "live", "before")
+}
+
+// TestI9EndedWithEngineDown: a container that ended while the engine was down loses its use soon after.
+func TestI9EndedWithEngineDown(t *testing.T) {
+	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
+	w.command(t, "one", "live@gold", ticking, "--hostname", "one")
+	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
+	w.e.Kill9(t)
+	if n, err := strconv.Atoi(pid); err != nil || unix.Kill(n, unix.SIGKILL) != nil {
+		t.Fatalf("process %q is not killed: %v", pid, err)
+	}
+	w.e.Up(t)
+	await(t, "nobody uses it", func() error {
+		if ids, uses := w.uses(t, "live@gold"); ids > 0 {
+			return fmt.Errorf("%d IDs, %d uses", ids, uses)
+		}
+		return nil
+	})
+	w.docker(t, "rm", "-f", "one")
+	w.docker(t, "volume", "rm", "live@gold")
+}
+
+// wantInUse fails unless a volume that containers write to is refused to be removed, restored and
+// destroyed, in words that name the node and a mount ID of each container, and they go on.
+func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
+	t.Helper()
+	w.wantUses(t, volume+"@gold", len(containers), len(containers))
+	var ids []string
+	for _, m := range w.inspect(t, volume+"@gold").Status.Mounts {
+		ids = append(ids, m.ID[:12])
+	}
+	dataset := w.inspect(t, volume+"@gold").Status.Dataset
+	for _, work := range [][]string{
+		{"volume", "rm", volume}, {"volume", "rm", volume, "--force"}, {"snapshot", "restore", volume, "before"}, {"trash", "purge", dataset, "--yes"},
+	} {
+		r := w.h.Exec(t, work...)
+		if r.Exit == 0 {
+			t.Errorf("drover %v succeeded on a volume in use: %s", work, r.Out)
+		}
+		for _, word := range append(ids, "host-a") {
+			if work[0] != "trash" && !strings.Contains(r.Err, word) { // what is in use is not in the trash
+				t.Errorf("drover %v: %q does not name %s", work, r.Err, word)
+			}
+		}
+	}
+	w.refused(t, "volume is in use", "volume", "rm", volume+"@gold")
+	for _, c := range containers {
+		w.awaitMore(t, c, "/data/"+c)
+	}
+}
