@@ -55,6 +55,9 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if a.shares(ctx, d) {
 		return nil // nothing is copied
 	}
+	if away, err := a.isAway(ctx, d.Home); err != nil || away {
+		return err // it cannot say how long it takes, and control refuses the move, with what to do
+	}
 	expected, how, err := a.expect(ctx, d)
 	if err != nil {
 		return err

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -273,6 +275,16 @@ func (a *Agent) lookNodes(ctx context.Context) error {
 	a.nodes.seen, a.nodes.missed = seen, nil
 	a.nodes.mu.Unlock()
 	return a.saveStanding(ctx)
+}
+
+// isAway reports whether control says that nothing is heard of a node. While control does not answer
+// nobody says so.
+func (a *Agent) isAway(ctx context.Context, node uuid.UUID) (bool, error) {
+	list, err := a.Control.NodeList(ctx, "")
+	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
+		return false, fmt.Errorf("nodes: %w", err)
+	}
+	return slices.ContainsFunc(list, func(n api.Node) bool { return n.ID == node && !n.Live }), nil
 }
 
 // peer returns a node as control has it now. ErrNotFound.

@@ -173,14 +173,11 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
 	}
-	list, err := m.a.Control.NodeList(ctx, "")
-	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
-		return err
+	away, err := m.a.isAway(ctx, m.op.From)
+	if away {
+		err = m.unheard(errors.New("it went away while it gave it up"))
 	}
-	if slices.ContainsFunc(list, func(n api.Node) bool { return n.ID == m.op.From && !n.Live }) {
-		return m.unheard(errors.New("it went away while it gave it up"))
-	}
-	return nil
+	return err
 }
 
 // refused says why the home did not give the dataset up.

@@ -71,7 +71,9 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	return nil
 }
 
-// fresh has the home take a snapshot to copy from.
+// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again, until
+// control says that it is away, or for unheardTries times Limits.Retry (20 s): a mount that waits for this
+// must end with what to do, and not with "pending". One that works on it still is asked busyTries times.
 func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.from()
 	if err != nil {
@@ -81,16 +83,28 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	if err != nil {
 		return s, err
 	}
-	for left := freshTries; ; left-- {
+	// An idle connection may be dead without anybody knowing: a request on it waits for a minute.
+	if t, ok := m.a.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+	until, busy := m.a.Clock.Steady()+unheardTries*m.a.Limits.Retry, busyTries
+	for {
 		s, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID, have)
-		away := errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrPending)
 		switch {
 		case err == nil:
 			return s, nil
-		case !away:
+		case errors.Is(err, dataset.ErrPending):
+			if busy--; busy < 0 {
+				return s, m.unheard(err)
+			}
+		case !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnavailable):
 			return s, fmt.Errorf("move of volume %s: node %s: %w", m.op.Volume, m.home.Name, err)
-		case left == 0:
+		case m.a.Clock.Steady() >= until:
 			return s, m.unheard(err)
+		default:
+			if away, aerr := m.a.isAway(ctx, m.op.From); aerr != nil || away {
+				return s, errors.Join(aerr, m.unheard(err))
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -100,8 +114,11 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	}
 }
 
-// freshTries is how often a home that does not answer is asked again, a second apart.
-const freshTries = 10
+// How often a home is asked again for a snapshot, Limits.Retry apart; see fresh.
+const (
+	unheardTries = 20
+	busyTries    = 10
+)
 
 // pull brings all snapshots over that this node lacks, and the wanted one. It returns how
 // many bytes their streams have.
