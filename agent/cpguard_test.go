@@ -140,7 +140,8 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 		f.a.Agent.mu.Lock()
 		f.a.Agent.restarted = 0
 		f.a.Agent.mu.Unlock()
-		if err := f.a.dropUnverified(t.Context(), d, f.a.unverified(d.ID), len(f.a.holders(t.Context(), l, d))); err != nil {
+		holders := len(f.a.holders(t.Context(), l, d))
+		if err := f.a.dropUnverified(t.Context(), d, f.a.unverified(d.ID), holders); err != nil {
 			t.Error(err)
 		}
 	}

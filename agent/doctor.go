@@ -273,7 +273,7 @@ func (a *Agent) checkMounts(r *report) {
 	for _, m := range table.Under(a.mountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
-			r.add(levelInfo, "mount "+m.Mountpoint, "", "nobody uses it; it is taken off soon")
+			r.add(levelInfo, "mount "+m.Mountpoint, "", "nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
 		}
 	}
 	r.add(levelOK, "mounts", "", "%d datasets are mounted", n)

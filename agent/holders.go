@@ -71,12 +71,14 @@ func (a *Agent) idleInPool(ctx context.Context, d dataset.Dataset) error {
 	}
 	idler, can := pool.(backends.Idler)
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "whether a process still has it mounted is not known: pool %s cannot tell", a.pools.name(d.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"whether a process still has it mounted is not known: pool %s cannot tell", a.pools.name(d.Pool))
 	}
-	if err := idler.Idle(ctx, d.ID); err != nil && !errors.Is(err, dataset.ErrNotFound) { // not found: there is nothing to hold
-		return err
+	err = idler.Idle(ctx, d.ID)
+	if errors.Is(err, dataset.ErrNotFound) { // there is nothing to hold
+		return nil
 	}
-	return nil
+	return err
 }
 
 // unheld fails with ErrInUse while a dataset is mounted anywhere besides its mount point, or that
@@ -84,10 +86,12 @@ func (a *Agent) idleInPool(ctx context.Context, d dataset.Dataset) error {
 func (a *Agent) unheld(ctx context.Context, d dataset.Dataset, what string) error {
 	look, err := a.lookAtHost()
 	if err != nil {
-		return dataset.Errorf(dataset.ErrInUse, "%s of volume %s: whether a process on node %s still has it mounted is not known: %w", what, d.Volume, a.NodeName, err)
+		return dataset.Errorf(dataset.ErrInUse,
+			"%s of volume %s: whether a process on node %s still has it mounted is not known: %w", what, d.Volume, a.NodeName, err)
 	}
 	if list := a.holders(ctx, look, d); len(list) > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "%s of volume %s: it is still in use on node %s: %s (end that first)", what, d.Volume, a.NodeName, list[0])
+		return dataset.Errorf(dataset.ErrInUse,
+			"%s of volume %s: it is still in use on node %s: %s (end that first)", what, d.Volume, a.NodeName, list[0])
 	}
 	return nil
 }
@@ -116,7 +120,8 @@ func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
 	}
 	if err := a.unheldByGuard(ctx, d); err != nil {
 		if a.bounds.isKept(d.ID, err.Error()) {
-			a.log(d).WithError(err).Warn("the guard goes on watching a volume that is unmounted: a process may still write to it")
+			const watches = "the guard goes on watching a volume that is unmounted: a process may still write to it"
+			a.log(d).WithError(err).Warn(watches)
 		}
 		return err
 	}
@@ -138,7 +143,8 @@ func (a *Agent) unheldByGuard(ctx context.Context, d dataset.Dataset) error {
 	}
 	// The device number may be another filesystem's by now.
 	if err := a.idleInPool(ctx, d); err != nil {
-		return dataset.Errorf(dataset.ErrInUse, "volume %s is unmounted, but still in use on node %s: %w", d.Volume, a.NodeName, err)
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s is unmounted, but still in use on node %s: %w", d.Volume, a.NodeName, err)
 	}
 	return nil
 }

@@ -52,7 +52,13 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
 	for _, id := range r.ids() {
 		c := r.IDs[id]
-		out = append(out, dataset.Mount{ID: id, Count: c.Count, Since: c.Since, Tool: string(c.tool(id)), Unverified: c.Ended || a.engines.hasEnded(id, c)})
+		out = append(out, dataset.Mount{
+			ID:         id,
+			Count:      c.Count,
+			Since:      c.Since,
+			Tool:       string(c.tool(id)),
+			Unverified: c.Ended || a.engines.hasEnded(id, c),
+		})
 	}
 	return out
 }
@@ -106,7 +112,8 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 	if c.Ended {
 		return false
 	}
-	a.log(d).WithField("id", id).Warnf("the engine has ended a use of the volume, which stays mounted until nobody has it: %s", held)
+	const stays = "the engine has ended a use of the volume, which stays mounted until nobody has it: "
+	a.log(d).WithField("id", id).Warn(stays + held)
 	c.Ended, c.Count = true, 1
 	r.IDs[id] = c
 	return true

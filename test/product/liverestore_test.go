@@ -80,7 +80,10 @@ func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 	}
 	dataset := w.inspect(t, volume+"@gold").Status.Dataset
 	for _, work := range [][]string{
-		{"volume", "rm", volume}, {"volume", "rm", volume, "--force"}, {"snapshot", "restore", volume, "before"}, {"trash", "purge", dataset, "--yes"},
+		{"volume", "rm", volume},
+		{"volume", "rm", volume, "--force"},
+		{"snapshot", "restore", volume, "before"},
+		{"trash", "purge", dataset, "--yes"},
 	} {
 		r := w.h.Exec(t, work...)
 		if r.Exit == 0 {
