@@ -19,6 +19,12 @@ func TestI11NamesTheTool(t *testing.T) {
 		docker = "docker ps -a --filter volume=db --filter volume=db@bronze"
 		podman = "podman ps -a --filter volume=db"
 		ends   = "podman volume unmount db ends a podman volume mount"
+
+		stop      = " on node host-a (stop its containers first"
+		ofPodman  = "podman (2f73349cfc46)" + stop + "; " + podman + " shows them; " + ends + ")"
+		ofDocker  = stop + "; " + docker + " shows them)"
+		ofNobody  = stop + ")"
+		ofSeveral = "podman (2f73349cfc46), job-1, one" + stop + "; " + docker + " and " + podman + " show them; " + ends + ")"
 	)
 	if _, err := r.Mount(t.Context(), "db@bronze", "first"); err != nil {
 		t.Fatal(err)
@@ -30,16 +36,13 @@ func TestI11NamesTheTool(t *testing.T) {
 		uses map[string]plugin.Tool
 		want string
 	}{
-		{map[string]plugin.Tool{"": ""}, "(no ID) on node host-a (stop its containers first)"},
-		{map[string]plugin.Tool{"job-1": ""}, "job-1 on node host-a (stop its containers first)"},
-		{map[string]plugin.Tool{"one": plugin.Docker}, "one on node host-a (stop its containers first; " + docker + " shows them)"},
-		{map[string]plugin.Tool{dockers: ""}, "0123abcd0123 on node host-a (stop its containers first; " + docker + " shows them)"},
-		{map[string]plugin.Tool{podmanID: plugin.Podman}, "podman (2f73349cfc46) on node host-a (stop its containers first; " + podman + " shows them; " + ends + ")"},
-		{map[string]plugin.Tool{podmanID: ""}, "podman (2f73349cfc46) on node host-a (stop its containers first; " + podman + " shows them; " + ends + ")"},
-		{
-			map[string]plugin.Tool{"one": plugin.Docker, podmanID: plugin.Podman, "job-1": ""},
-			"podman (2f73349cfc46), job-1, one on node host-a (stop its containers first; " + docker + " and " + podman + " show them; " + ends + ")",
-		},
+		{map[string]plugin.Tool{"": ""}, "(no ID)" + ofNobody},
+		{map[string]plugin.Tool{"job-1": ""}, "job-1" + ofNobody},
+		{map[string]plugin.Tool{"one": plugin.Docker}, "one" + ofDocker},
+		{map[string]plugin.Tool{dockers: ""}, "0123abcd0123" + ofDocker},
+		{map[string]plugin.Tool{podmanID: plugin.Podman}, ofPodman},
+		{map[string]plugin.Tool{podmanID: ""}, ofPodman},
+		{map[string]plugin.Tool{"one": plugin.Docker, podmanID: plugin.Podman, "job-1": ""}, ofSeveral},
 	} {
 		for id, tool := range c.uses {
 			if _, err := r.Mount(plugin.WithTool(t.Context(), tool), "db", id); err != nil {
@@ -48,7 +51,8 @@ func TestI11NamesTheTool(t *testing.T) {
 		}
 		r.restart() // the tool is on record
 		err := r.Remove(t.Context(), "db")
-		if want := "cannot remove volume db: it is mounted by " + c.want; !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
+		want := "cannot remove volume db: it is mounted by " + c.want
+		if !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
 			t.Errorf("%v:\n got %v\nwant %s", c.uses, err, want)
 		}
 		for _, m := range r.usesOf(r.record(d.ID)) {

@@ -84,15 +84,21 @@ func (a *Agent) removableBy(tool plugin.Tool, d dataset.Dataset, spelling string
 	used := a.used(d)
 	switch {
 	case tool == plugin.Podman && !a.cache.usedByPodman(d):
-		return dataset.Errorf(dataset.ErrInUse, "volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)", d.Volume, a.NodeName, d.Volume)
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)",
+			d.Volume, a.NodeName, d.Volume)
 	case len(used) > 0 && !slices.Contains(used, spelling):
-		return dataset.Errorf(dataset.ErrInUse, "volume %s is known to this engine as %s, which a container may need: docker volume rm %s", d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s is known to this engine as %s, which a container may need: docker volume rm %s",
+			d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
 	}
 	return nil
 }
 
 // unspell drops a spelling of a volume of which the engine uses another one.
-func (a *Agent) unspell(ctx context.Context, tool plugin.Tool, d dataset.Dataset, spelling string) (another bool, err error) {
+func (a *Agent) unspell(
+	ctx context.Context, tool plugin.Tool, d dataset.Dataset, spelling string,
+) (another bool, err error) {
 	a.spelling.Lock()
 	defer a.spelling.Unlock()
 	used := a.used(d)

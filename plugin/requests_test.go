@@ -26,7 +26,8 @@ func TestBadRequests(t *testing.T) {
 		`"` + strings.Repeat("x", 9*maxBody): {413, "request of more than 1048576 bytes"},
 	} {
 		for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get"} {
-			if status, answer := e.raw(t, "VolumeDriver."+method, body); status != want.status || !strings.HasPrefix(answer, `{"Err":"drover: `+want.text) {
+			status, answer := e.raw(t, "VolumeDriver."+method, body)
+			if status != want.status || !strings.HasPrefix(answer, `{"Err":"drover: `+want.text) {
 				t.Errorf("%s %.20s: %d %s", method, body, status, answer)
 			}
 		}
@@ -45,7 +46,8 @@ func TestUnknownCalls(t *testing.T) {
 		"", "VolumeDriver.Burn", "VolumeDriver.Mount/x", "VolumeDriver.Mount/", "/VolumeDriver.List", "./VolumeDriver.List",
 		"VolumeDriver.Get/../VolumeDriver.Remove", "VolumeDriver.Get/%2e%2e/VolumeDriver.Remove", "volumedriver.list",
 	} {
-		if status, answer := e.raw(t, path, `{"Name":"db"}`); status != 404 || !strings.HasPrefix(answer, `{"Err":"drover: no such call`) {
+		status, answer := e.raw(t, path, `{"Name":"db"}`)
+		if status != 404 || !strings.HasPrefix(answer, `{"Err":"drover: no such call`) {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
 	}

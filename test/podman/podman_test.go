@@ -1,0 +1,349 @@
+package podman
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// TestPodman: one Drover serves what does not disturb it. All the while "podman volume mount" holds a
+// volume.
+func TestPodman(t *testing.T) {
+	w := begin(t)
+	held := w.hold(t)
+	t.Run("I2 Drover is killed", w.testKilled)
+	t.Run("I6 create", w.testCreate)
+	t.Run("I9 two containers", w.testTwo)
+	t.Run("refused mount", w.testRefusedMount)
+	t.Run("reload", w.testReload)
+	t.Run("I11 in use", w.testInUse)
+	t.Run("kube play", w.testKube)
+	t.Run("I9 held", func(t *testing.T) { w.testHeld(t, held) })
+	if got := w.volumes(t); len(got) > 0 {
+		t.Errorf("Podman still has %v", got)
+	}
+	w.h.Clean(t)
+	if table, err := mount.Table(); err != nil || len(table.Under(filepath.Join(w.h.Root, "mnt"))) > 0 {
+		t.Errorf("mounts are left: %v, %v", table.Under(filepath.Join(w.h.Root, "mnt")), err)
+	}
+}
+
+// create makes a volume that fits the small files of these tests.
+func (w *world) create(t testing.TB, name string, options ...string) {
+	t.Helper()
+	args := []string{"volume", "create", "--driver", driver}
+	for _, o := range options {
+		args = append(args, "--opt", o)
+	}
+	w.podman(t, append(args, name)...)
+}
+
+// start runs a container in the background, with a volume at /data, that waits to be stopped.
+func (w *world) start(t testing.TB, name, volume string) {
+	t.Helper()
+	w.podman(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume", volume+":/data", image)
+}
+
+// exec runs a command of the shell in a container.
+func (w *world) exec(t testing.TB, name, command string) string {
+	t.Helper()
+	return w.podman(t, "exec", name, "sh", "-c", command)
+}
+
+// read has a container read the file of a volume.
+func (w *world) read(t testing.TB, volume string) string {
+	t.Helper()
+	return w.podman(t, "run", "--rm", "--volume", volume+":/data", image, "cat", "/data/file")
+}
+
+// testCreate: options are Drover's. A wrong one is an error, of which nothing is left on either side.
+func (w *world) testCreate(t *testing.T) {
+	w.create(t, "made", "profile=silver", "size=400MiB", "owner=70:71", "mode=2750", "label.team=web")
+	a, err := w.plug.Get("made")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := a.Volume.Status
+	if st["profile"] != "silver" || st["size"] != float64(400<<20) || fmt.Sprint(st["labels"]) != "map[team:web]" {
+		t.Errorf("status: %v", st)
+	}
+	got := w.podman(t, "volume", "inspect", "--format", "{{.Driver}} {{.Status.profile}}", "made")
+	if got != driver+" silver" {
+		t.Errorf("podman says %s", got)
+	}
+	for option, want := range map[string]string{
+		"bogus=1":           `drover: unknown option "bogus"`,
+		"profile=glod":      `drover: unknown profile "glod" (have: bronze, gold, silver)`,
+		"size=5":            `drover: bad size "5"`,
+		"size=1000TiB":      "drover: volume wrong: pool default cannot keep profile bronze",
+		"from=nothing-here": "drover: no volume is named, and no snapshot or dataset has a UUID",
+		"help=":             "drover: options:",
+	} {
+		w.refused(t, want, "volume", "create", "--driver", driver, "--opt", option, "wrong")
+	}
+	w.refused(t, "drover: bad volume name", "volume", "create", "--driver", driver, "x")
+	w.refused(t, "names must match", "volume", "create", "--driver", driver, "made@silver")
+	if got := w.volumes(t); !slices.Equal(got, []string{"held", "made"}) {
+		t.Errorf("Podman has %v", got)
+	}
+	if got := w.drovers(t); !slices.Equal(got, []string{"held", "left", "made"}) {
+		t.Errorf("Drover has %v", got)
+	}
+	w.podman(t, "volume", "rm", "made")
+	if got := w.drovers(t); slices.Contains(got, "made") {
+		t.Errorf("after its removal Drover has %v", got)
+	}
+}
+
+// testTwo: two containers have one volume, which is mounted until the second one ends. A restart finds
+// what was written.
+func (w *world) testTwo(t *testing.T) {
+	w.create(t, "shared")
+	w.start(t, "one", "shared")
+	w.start(t, "two", "shared")
+	w.exec(t, "one", "echo first > /data/file")
+	if got := w.exec(t, "two", "cat /data/file"); got != "first" {
+		t.Errorf("the second container reads %q", got)
+	}
+	w.podman(t, "restart", "--time", "0", "one")
+	w.wantUses(t, "shared", 1)
+	w.podman(t, "rm", "--force", "--time", "0", "one")
+	w.wantUses(t, "shared", 1)
+	w.exec(t, "two", "echo second >> /data/file")
+	w.podman(t, "restart", "--time", "0", "two")
+	if got := w.exec(t, "two", "cat /data/file"); got != "first\nsecond" {
+		t.Errorf("after a restart it reads %q", got)
+	}
+	w.podman(t, "rm", "--force", "--time", "0", "two")
+	w.wantUses(t, "shared", 0)
+	if got := w.read(t, "shared"); got != "first\nsecond" {
+		t.Errorf("the next container reads %q", got)
+	}
+	w.podman(t, "volume", "rm", "shared")
+}
+
+// testRefusedMount: a container whose volume is refused does not run, says why, and has written
+// nowhere: Podman would have a folder of its own on the root disk.
+func (w *world) testRefusedMount(t *testing.T) {
+	w.create(t, "gone")
+	w.h.Must(t, "volume", "rm", "gone")
+	const why = `drover: no such volume: "gone"`
+	write := []string{"run", "--rm", "--volume", "gone:/data", image, "sh", "-c", "echo lost > /data/file"}
+	w.refused(t, why, write...)
+	w.create(t, "damaged")
+	a, err := w.plug.Get("damaged")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(w.h.Root, "pools", "default", "datasets", filepath.Base(a.Volume.Mountpoint))
+	if err := os.Rename(data, data+".away"); err != nil {
+		t.Fatal(err)
+	}
+	write[3] = "damaged:/data"
+	w.refused(t, "drover: mount of volume damaged: ", write...)
+	w.wantUses(t, "damaged", 0)
+	if err := os.Rename(data+".away", data); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.podman(t, "ps", "--all", "--quiet"); got != "" {
+		t.Errorf("containers are left: %s", got)
+	}
+	for _, name := range []string{"gone", "damaged"} {
+		if _, err := os.Stat(filepath.Join(w.dir, "store", "volumes", name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("Podman has a folder of its own for volume %s: %v", name, err)
+		}
+	}
+	if got := w.podman(t, "run", "--rm", "--volume", "damaged:/data", image, "ls", "/data"); got != "" {
+		t.Errorf("the volume has %s", got)
+	}
+	w.podman(t, "volume", "rm", "damaged")
+	// Podman shows no volume at all until it has forgotten this one.
+	w.refused(t, why, "volume", "ls")
+	w.refused(t, why, "volume", "rm", "gone")
+	if got := w.volumes(t); !slices.Equal(got, []string{"held"}) {
+		t.Errorf("Podman has %v", got)
+	}
+}
+
+// testReload: Podman is listed names that it can use, and cannot delete what only others have used.
+func (w *world) testReload(t *testing.T) {
+	w.h.Must(t, "volume", "create", "spelled@silver", "-o", "size=400MiB")
+	if names, err := w.plug.List(); err != nil || !slices.Contains(names, "spelled@silver") {
+		t.Errorf("other engines are listed %v, %v", names, err)
+	}
+	w.podman(t, "volume", "reload")
+	if got := w.volumes(t); !slices.Equal(got, []string{"held", "left", "spelled"}) {
+		t.Errorf("after a reload Podman has %v", got)
+	}
+	w.refused(t, "was never used by podman on node host-a", "volume", "rm", "spelled")
+	w.podman(t, "run", "--rm", "--volume", "spelled:/data", image, "sh", "-c", "echo mine > /data/file")
+	w.podman(t, "volume", "rm", "spelled")
+	w.h.Must(t, "trash", "restore", "spelled")
+	w.podman(t, "volume", "reload")
+	if got := w.read(t, "spelled"); got != "mine" {
+		t.Errorf("the volume has %q", got)
+	}
+	w.h.Must(t, "volume", "rm", "spelled")
+	w.podman(t, "volume", "reload")
+	if got := w.volumes(t); !slices.Equal(got, []string{"held", "left"}) {
+		t.Errorf("after a removal in Drover Podman has %v", got)
+	}
+}
+
+// testInUse: who wants a volume that Podman has is told so, and with which command its containers are
+// found.
+func (w *world) testInUse(t *testing.T) {
+	w.create(t, "used")
+	w.start(t, "user", "used")
+	w.refused(t, "volume is being used", "volume", "rm", "used")
+	w.h.Must(t, "snapshot", "create", "used", "--name", "before")
+	const shown = "podman ps -a --filter volume=used"
+	for _, args := range [][]string{{"volume", "rm", "used"}, {"snapshot", "restore", "used", "before"}} {
+		r := w.h.Exec(t, args...)
+		want := "it is mounted by podman (2f73349cfc46) on node host-a (stop its containers first; " + shown + " shows them; " +
+			"podman volume unmount used ends a podman volume mount)\n"
+		if r.Exit == 0 || !strings.HasSuffix(r.Err, want) {
+			t.Errorf("drover %v: exit %d, %s, want %s", args, r.Exit, r.Err, want)
+		}
+	}
+	if r := w.sh(t, shown+" --format {{.Names}}"); r.out != "user\n" {
+		t.Errorf("want container user: %v", r)
+	}
+	w.podman(t, "rm", "--force", "--time", "0", "user")
+	w.h.Must(t, "snapshot", "restore", "used", "before")
+	w.podman(t, "volume", "rm", "used")
+}
+
+// testKilled: containers outlive Drover. One that ends while there is no Drover leaves its volume in
+// use, as Podman's own count says, until Podman is told.
+func (w *world) testKilled(t *testing.T) {
+	w.create(t, "kept")
+	w.start(t, "keeper", "kept")
+	w.exec(t, "keeper", "echo one > /data/file")
+	w.h.Kill9(t)
+	w.exec(t, "keeper", "echo two >> /data/file")
+	w.refused(t, "connection refused", "run", "--rm", "--volume", "kept:/data", image, "true")
+	w.h.Up(t)
+	w.wantUses(t, "kept", 1)
+	w.podman(t, "restart", "--time", "0", "keeper")
+	w.exec(t, "keeper", "echo three >> /data/file")
+	w.h.Kill9(t)
+	w.try(t, "stop", "--time", "0", "keeper")
+	w.h.Up(t)
+	w.wantUses(t, "kept", 1)
+	w.podman(t, "start", "keeper")
+	if got := w.exec(t, "keeper", "cat /data/file"); got != "one\ntwo\nthree" {
+		t.Errorf("the volume has %q", got)
+	}
+	w.podman(t, "rm", "--force", "--time", "0", "keeper")
+	w.wantUses(t, "kept", 1)
+	w.podman(t, "volume", "unmount", "kept")
+	w.wantUses(t, "kept", 0)
+	w.podman(t, "volume", "rm", "kept")
+}
+
+// testKube: a pod has a claim, and a volume that was made before it. Both outlive it.
+func (w *world) testKube(t *testing.T) {
+	const pod = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claimed, annotations: {volume.podman.io/driver: drover}}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pod}
+spec:
+  containers:
+  - name: box
+    image: localhost/box
+    volumeMounts: [{name: a, mountPath: /claimed}, {name: b, mountPath: /before}]
+  volumes:
+  - {name: a, persistentVolumeClaim: {claimName: claimed}}
+  - {name: b, persistentVolumeClaim: {claimName: before}}
+`
+	file := filepath.Join(w.dir, "pod.yaml")
+	w.write(t, file, pod, 0o644)
+	w.create(t, "before", "profile=silver")
+	w.podman(t, "kube", "play", file)
+	w.exec(t, "pod-box", "echo a > /claimed/file; echo b > /before/file")
+	w.wantUses(t, "claimed", 1)
+	w.podman(t, "kube", "down", file)
+	w.wantUses(t, "claimed", 0)
+	for volume, want := range map[string]string{"claimed": "a", "before": "b"} {
+		if got := w.read(t, volume); got != want {
+			t.Errorf("volume %s has %q, want %q", volume, got, want)
+		}
+		w.podman(t, "volume", "rm", volume)
+	}
+}
+
+// hold has "podman volume mount" mount a volume, and another engine mount one and end without an
+// unmount. It returns where the first one is mounted.
+func (w *world) hold(t *testing.T) (path string) {
+	t.Helper()
+	w.h.Must(t, "volume", "create", "left")
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "PODMAN_TEST_LEAVES=left", "PODMAN_TEST_SOCKET="+w.h.Socket())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.wantUses(t, "left", 1)
+	w.create(t, "held")
+	w.podman(t, "volume", "mount", "held")
+	path = w.podman(t, "volume", "inspect", "--format", "{{.Mountpoint}}", "held")
+	if err := os.WriteFile(filepath.Join(path, "file"), []byte("held"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// mountAndEnd is that other engine: a process that mounts a volume and ends.
+func mountAndEnd(name string) (status int) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", os.Getenv("PODMAN_TEST_SOCKET"))
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}
+	body := fmt.Appendf(nil, `{"Name":%q,"ID":"lost"}`, name)
+	resp, err := client.Post("http://plugin/VolumeDriver.Mount", "", bytes.NewReader(body))
+	if err != nil || resp.StatusCode != http.StatusOK {
+		fmt.Println(resp, err)
+		return 1
+	}
+	return 0
+}
+
+// testHeld: no command of Podman is the start of another engine, and no restart of Drover ends a use
+// of Podman. Drover has looked for uses that have ended once it has taken off that of the engine that
+// did: the volume of "podman volume mount", which no process needs to have open, is still there then.
+func (w *world) testHeld(t *testing.T, path string) {
+	await(t, "the use of the engine that has ended is taken off", func() error {
+		a, err := w.plug.Get("left")
+		if err == nil && len(a.Volume.Status["mounts"].([]any)) > 0 {
+			err = fmt.Errorf("%v", a.Volume.Status["mounts"])
+		}
+		return err
+	})
+	w.wantUses(t, "left", 0)
+	w.wantUses(t, "held", 1)
+	if got, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(got) != "held" {
+		t.Errorf("what was written: %q, %v", got, err)
+	}
+	w.podman(t, "volume", "unmount", "held")
+	w.wantUses(t, "held", 0)
+	w.podman(t, "volume", "rm", "held")
+	w.h.Must(t, "volume", "rm", "left")
+	w.podman(t, "volume", "reload")
+}
