@@ -18,8 +18,10 @@ const (
 )
 
 // Published are the facts of a node by name, as others are told them: numbers plain,
-// sizes in bytes, loads to a hundredth, "true" for what is there: backend.loop,
-// pool.fast. A pool that is offline is left out, as are texts that are not known.
+// sizes in bytes, loads to a hundredth, "true" for each pool that is online and for
+// its backend: pool.fast, backend.loop. A backend that could have a pool, and has
+// none that is online, is left out: nobody could put a volume there. So are texts
+// that are not known.
 func Published(n dataset.Node, f dataset.Facts) map[string]string {
 	out := map[string]string{
 		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion, "engine_version": f.Engine,
@@ -28,11 +30,9 @@ func Published(n dataset.Node, f dataset.Facts) map[string]string {
 		"load_1": load(f.Load1), "load_10": load(f.Load10), "load_15": load(f.Load15),
 	}
 	maps.DeleteFunc(out, func(_, v string) bool { return v == "" })
-	for _, b := range f.Backends {
-		out["backend."+b] = "true"
-	}
 	for _, p := range f.Pools {
 		if p.Online {
+			out["backend."+p.Backend] = "true"
 			out["pool."+p.Name] = "true"
 			out["pool."+p.Name+".free"] = inBytes(p.Free)
 		}

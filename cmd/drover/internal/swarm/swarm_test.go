@@ -84,7 +84,7 @@ func TestLabelsFollowFacts(t *testing.T) {
 	e := &docker{info: swarm.Info{NodeID: "s1", ControlAvailable: true}, members: []swarm.Node{
 		member("s1", true, map[string]string{"mine": "x", "drover.pool.old": "true"}), member("s2", false, nil), member("s3", false, map[string]string{"drover.cpus": "9"}),
 	}}
-	nodes := []api.Node{node("a", "s1", 3.14159), node("b", "s2", 1, dataset.PoolFacts{Name: "fast", Online: true, Free: 5}), {Node: dataset.Node{Name: "silent"}}}
+	nodes := []api.Node{node("a", "s1", 3.14159), node("b", "s2", 1, dataset.PoolFacts{Name: "fast", Backend: "loop", Online: true, Free: 5}), {Node: dataset.Node{Name: "silent"}}}
 	w := watcher(e, &nodes)
 	look := func() {
 		t.Helper()
@@ -106,7 +106,7 @@ func TestLabelsFollowFacts(t *testing.T) {
 	}
 	for i, want := range []map[string]string{
 		with("mine", "x", "drover.node", "a", "drover.load_10", "3.14"),
-		with("drover.node", "b", "drover.load_10", "1", "drover.pool.fast", "true", "drover.pool.fast.free", "5"),
+		with("drover.node", "b", "drover.load_10", "1", "drover.backend.loop", "true", "drover.pool.fast", "true", "drover.pool.fast.free", "5"),
 		{},
 	} {
 		if d := cmp.Diff(want, e.members[i].Spec.Labels); d != "" {
@@ -122,8 +122,10 @@ func TestLabelsFollowFacts(t *testing.T) {
 	}
 	nodes[1].Facts.Pools[0].Online = false
 	look()
-	if _, there := e.members[1].Spec.Labels["drover.pool.fast"]; there || e.updates != 4 {
-		t.Errorf("the pool is offline: %v", e.members[1].Spec.Labels)
+	for _, label := range []string{"drover.pool.fast", "drover.backend.loop"} {
+		if _, there := e.members[1].Spec.Labels[label]; there || e.updates != 4 {
+			t.Errorf("the pool is offline: %v", e.members[1].Spec.Labels)
+		}
 	}
 	if got := w.Engine(); got != (agent.Engine{Version: "28.0.1", Swarm: "s1"}) {
 		t.Errorf("%+v", got)
