@@ -1,6 +1,7 @@
 // Package chaos runs campaigns of faults against whole clusters of the real parts (see
 // test/cluster): processes that are killed and paused, networks cut one way and both,
-// quorums lost, hosts lost, several at once, while users on all hosts start and stop
+// quorums lost, hosts lost, engines killed under their containers, processes that keep what is
+// mounted, several at once, while users on all hosts start and stop
 // containers, and operators move, snapshot and remove volumes. What writers noted outside
 // of the volumes, and what clients were told, is held against what is there in the end.
 //
@@ -58,6 +59,7 @@ type Campaign struct {
 	dir     string // of what writers note
 	writer  string // their program
 	volumes []*volume
+	engines map[*cluster.Host]*dockerd
 	leases  *history.Recorder
 	names   *cluster.Traffic
 	report  tally
@@ -92,6 +94,8 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 		report: tally{Report: Report{Seed: opts.Seed, Faults: map[Kind]int{}, Operations: map[string]int{}, Reasons: map[string]int{}}},
 	}
 	defer k.units(t)()
+	endEngines := k.startEngines(t)
+	t.Cleanup(endEngines) // after the users, should this end in their middle
 	k.makeVolumes(t)
 	k.names = c.StartTraffic(t, cluster.Load{Prefix: fmt.Sprint("n", opts.Seed, "-"), Seed: opts.Seed, Pause: 300 * time.Millisecond, Fresh: 30})
 	stop := k.startUsers(t)
@@ -102,5 +106,6 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	k.report.Operations["names done"] += done
 	k.judge(t)
 	k.sweep(t)
+	endEngines()
 	return k.report.Report
 }

@@ -15,7 +15,10 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-func TestMain(m *testing.M) { engine.Main(m) }
+func TestMain(m *testing.M) {
+	chaos.Play()
+	engine.Main(m)
+}
 
 // number is what the environment says, or what it is without that.
 func number(t *testing.T, name string, otherwise int) int {

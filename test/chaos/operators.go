@@ -125,6 +125,8 @@ func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
 	k.lost[h] = true
 	k.mu.Unlock()
 	h.Kill9(t)
+	defer k.engines[h].part()()
+	k.engines[h].kill(t)
 	for _, v := range k.volumes {
 		k.stopWriters(t, v, h)
 	}
@@ -136,6 +138,7 @@ func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
 	}
 	time.Sleep(time.Until(began.Add(f.For)))
 	h.Up(t)
+	k.engines[h].start(t)
 	for _, v := range k.volumes {
 		k.unbar(t, v, h)
 	}

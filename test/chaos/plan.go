@@ -34,6 +34,11 @@ const (
 	ControlCut    Kind = "control-cut"    // a replica, from Consul
 	ControlDeaf   Kind = "control-deaf"   // a replica: it does not hear Consul
 	HostLost      Kind = "host-lost"      // a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
+	EngineKilled  Kind = "engine-killed"  // a host: its containers go on (live-restore)
+	FilesCopied   Kind = "files-copied"   // a host: docker cp on each of its containers, for as long
+	MountKept     Kind = "mount-kept"     // a host: a process with a copy of a container's mounts writes on
+	Strangers     Kind = "strangers"      // a host: processes with many descriptors that use no volume
+	HostBusy      Kind = "host-busy"      // a host: its CPUs and memory
 	StorePutBack  Kind = "store-put-back" // nobody: Consul, to what it was as long before; an operator recovers it
 )
 
@@ -64,6 +69,11 @@ type part struct {
 var (
 	hosts   = part{"host", 3}
 	guards  = part{"guard", 3}
+	engines = part{"engine", 3}
+	copied  = part{"copied", 3}
+	kept    = part{"kept", 3}
+	crowds  = part{"crowd", 3}
+	busy    = part{"busy", 1} // all have the same CPUs
 	control = part{"control", 2}
 	servers = part{"consul", 3}
 )
@@ -101,6 +111,11 @@ func sorts() []sort {
 		{ControlCut, 2, control, 1, 5 * time.Second},
 		{ControlDeaf, 2, control, 1, 5 * time.Second},
 		{HostLost, 5, hosts, 1, 8 * time.Second},
+		{EngineKilled, 8, engines, 1, 3 * time.Second},
+		{FilesCopied, 6, copied, 1, time.Second},
+		{MountKept, 5, kept, 1, 12 * time.Second},
+		{Strangers, 3, crowds, 1, 9 * time.Second},
+		{HostBusy, 2, busy, 1, 6 * time.Second},
 	}
 }
 

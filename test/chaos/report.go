@@ -22,6 +22,8 @@ type Report struct {
 	Lost       int            // volumes that lack what was flushed
 	Unended    int            // requests that took longer than Docker waits
 	Unseen     int            // faults that no writer was alive at
+	Ended      int            // uses that ended while their containers ran
+	Stuck      int            // strangers that guards killed, or did not let go on
 	Fence      time.Duration  // the longest, from the deadline
 }
 
@@ -79,6 +81,7 @@ func (r *Report) Add(other Report) {
 		r.Operations[k] += n
 	}
 	r.Writes, r.Overlaps, r.Lost = r.Writes+other.Writes, r.Overlaps+other.Overlaps, r.Lost+other.Lost
+	r.Ended, r.Stuck = r.Ended+other.Ended, r.Stuck+other.Stuck
 	r.Unended, r.Unseen, r.Fence = r.Unended+other.Unended, r.Unseen+other.Unseen, max(r.Fence, other.Fence)
 }
 
@@ -86,8 +89,8 @@ func (r *Report) Add(other Report) {
 func (r Report) String() string {
 	faults, n := list(r.Faults)
 	operations, _ := list(r.Operations)
-	return fmt.Sprintf("seed %d: %d faults (%s); %s; %d writes; overlaps %d, lost %d, unended %d, unseen %d, longest fence %s",
-		r.Seed, n, faults, operations, r.Writes, r.Overlaps, r.Lost, r.Unended, r.Unseen, r.Fence)
+	return fmt.Sprintf("seed %d: %d faults (%s); %s; %d writes; overlaps %d, lost %d, unended %d, unseen %d, ended uses %d, stuck strangers %d, longest fence %s",
+		r.Seed, n, faults, operations, r.Writes, r.Overlaps, r.Lost, r.Unended, r.Unseen, r.Ended, r.Stuck, r.Fence)
 }
 
 func list[K ~string](m map[K]int) (text string, sum int) {

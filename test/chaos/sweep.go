@@ -3,9 +3,8 @@ package chaos
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
@@ -21,7 +20,7 @@ func (k *Campaign) sweep(t testing.TB) {
 	t.Helper()
 	cluster.Await(t, "no volume is left", func() error { return k.remove(t) })
 	for _, h := range k.Hosts {
-		cluster.Await(t, "nothing is left on "+h.Name, func() error { return left(h) })
+		cluster.Await(t, "nothing is left on "+h.Name, func() error { return k.left(h) })
 		h.Clean(t, cluster.WeakGuard)
 	}
 }
@@ -50,7 +49,7 @@ func (k *Campaign) remove(t testing.TB) (err error) {
 }
 
 // left says what there is on a host of volumes.
-func left(h *cluster.Host) (err error) {
+func (k *Campaign) left(h *cluster.Host) (err error) {
 	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
 		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))
 		err = errors.Join(err, gerr)
@@ -72,17 +71,15 @@ func left(h *cluster.Host) (err error) {
 		}
 	}
 	for _, pid := range h.On.Processes() {
-		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() {
-			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the guard, nor its hand", pid))
+		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() && pid != k.engines[h].process().PID() {
+			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the engine, the guard or its hand", pid))
 		}
 	}
 	return errors.Join(err, merr, lerr)
 }
 
 // parent is the process that started another; 0: there is none any more.
-func parent(pid int) (ppid int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, rest, _ := strings.Cut(string(b), "PPid:")
-	_, _ = fmt.Sscan(rest, &ppid)
+func parent(pid int) int {
+	ppid, _ := strconv.Atoi(status(pid, "PPid"))
 	return ppid
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -40,13 +41,19 @@ type use struct {
 	epoch uint64
 }
 
-// writer is a container: a program that writes to a volume of a host through one file.
+// writer is a container: a program in a mount namespace of its own that writes to a volume of a host
+// through one file. Or it is a process that keeps a copy of a container's namespace.
 type writer struct {
-	on     *cluster.Host
-	id     string // its mount ID
-	name   string
-	opened time.Time
-	proc   *child.Process
+	on      *cluster.Host
+	id      string // its mount ID; empty: the engine knows nothing of it
+	epoch   uint64 // under which it was mounted
+	name    string
+	crowded bool // it has many descriptors
+	proc    *child.Process
+
+	engine sync.Mutex // one thing at a time is done with a container
+	over   bool       // the engine has stopped it
+	owed   int        // mounts for docker cp whose answer nobody heard
 }
 
 // A volume of these profiles has two users, each on any host; one of profile staying is
@@ -92,7 +99,7 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 				}
 			}
 			for _, h := range k.Hosts {
-				u.plugs = append(u.plugs, h.Plug(t))
+				u.plugs = append(u.plugs, k.engines[h].plug)
 			}
 			all.Go(func() { u.run(ctx, t) })
 		}
@@ -130,16 +137,19 @@ func (u *user) run(ctx context.Context, t testing.TB) {
 	for ctx.Err() == nil {
 		at := u.random.IntN(len(u.k.Hosts))
 		stays, pause := draw(u.random, 500*time.Millisecond, 6*time.Second), draw(u.random, 0, 1500*time.Millisecond)
+		crowded := u.random.IntN(crowdedEvery) == 0
 		if u.only >= 0 {
 			at, stays = u.only, time.Hour
 		}
 		id := host.NewID()
 		path, epoch, begun := u.mount(t, at, id)
+		owed := 0
 		if path != "" {
-			u.contain(ctx, t, at, id, path, epoch, stays)
+			w := &writer{on: u.k.Hosts[at], id: id, epoch: epoch, name: "w" + id[:12], crowded: crowded}
+			owed = u.contain(ctx, t, w, path, stays)
 		}
 		if begun {
-			u.unmount(t, at, id)
+			u.unmount(t, at, id, owed)
 		}
 		rest(ctx, pause)
 	}
@@ -201,40 +211,61 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 	}
 }
 
-// contain runs a writer in what is mounted, for a while.
-func (u *user) contain(ctx context.Context, t testing.TB, at int, id, path string, epoch uint64, stays time.Duration) {
-	w := &writer{on: u.k.Hosts[at], id: id, name: "w" + id[:12], opened: time.Now()}
-	if !u.k.start(t, u.v, w, path, epoch) {
-		return
+// contain runs a writer in what is mounted, for a while. It returns how many mounts of its ID may be
+// left beside the one that it began with.
+func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration) (owed int) {
+	root := filepath.Join(u.k.dir, w.name)
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Error(err)
+		return 0
+	}
+	if !u.k.start(t, u.v, w, "-root", root, "-volume", path, "-logs", u.k.dir) {
+		return 0
 	}
 	select {
 	case <-ctx.Done():
 	case <-w.proc.Done(): // its host was lost
 	case <-time.After(stays):
 	}
+	u.k.checkUse(t, u.v, w, "at the end of its container")
+	w.engine.Lock()
+	defer w.engine.Unlock()
+	u.k.stop(t, u.v, w)
+	u.k.look(t, u.v, w)
+	return w.owed
+}
+
+// stop ends a writer.
+func (k *Campaign) stop(t testing.TB, v *volume, w *writer) {
 	within := time.Minute
-	if u.v.profile == auto {
+	if v.profile == auto {
 		within = cluster.Limit // it is fenced for as long as the store is not to be believed
 	}
 	if err := w.proc.End(unix.SIGKILL, within); err != nil {
 		t.Error(err)
 	}
-	u.v.mu.Lock()
-	delete(u.v.writers, w)
-	u.v.mu.Unlock()
-	u.k.look(t, u.v, w)
+	w.over = true
+	v.mu.Lock()
+	delete(v.writers, w)
+	v.mu.Unlock()
 }
 
-// start starts a writer unless its host was lost meanwhile.
-func (k *Campaign) start(t testing.TB, v *volume, w *writer, path string, epoch uint64) bool {
+// start starts a writer in the mount namespace that box says, unless its host was lost meanwhile.
+func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.lost[w.on] {
 		return false
 	}
-	proc, err := child.Start(child.Spec{Log: k.log(w) + ".output", Args: w.on.On.Command(
-		k.writer, "-file", filepath.Join(path, cluster.Tokens), "-log", k.log(w), "-writer", w.name, "-every", "20ms",
-		"-dataset", v.id.String(), "-node", w.on.Name, "-epoch", fmt.Sprint(epoch))})
+	args := append([]string{
+		k.writer, "-file", "/data/" + cluster.Tokens, "-log", "/logs/" + w.name + ".log", "-writer", w.name, "-every", "20ms",
+		"-dataset", v.id.String(), "-node", w.on.Name, "-epoch", fmt.Sprint(w.epoch),
+	}, box...)
+	if w.crowded {
+		args = append(args, "-descriptors", fmt.Sprint(crowd))
+		k.report.count("containers with many descriptors")
+	}
+	proc, err := child.Start(child.Spec{Log: k.log(w) + ".output", Args: w.on.On.Command(args...)})
 	if err != nil {
 		t.Error(err)
 		return false
@@ -258,25 +289,32 @@ func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
 	return !k.lost[h] && !v.barred[h]
 }
 
-// unmount ends a use: asked until it is answered, as an engine does.
-func (u *user) unmount(t testing.TB, at int, id string) {
+// unmount ends a use: asked until it is answered, as an engine does, and once more for each mount that
+// is owed.
+func (u *user) unmount(t testing.TB, at int, id string, owed int) {
 	h := u.k.Hosts[at]
 	u.v.mu.Lock()
 	delete(u.v.uses, id)
 	u.v.mu.Unlock()
 	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Unmount, Node: h.Name, ID: id})
-	began := time.Now()
-	for {
-		err := u.plugs[at].Unmount(u.v.name, id)
-		if err == nil {
-			break
-		}
-		if time.Since(began) > cluster.Limit {
-			t.Errorf("unmount of %s on %s: %v", u.v.name, h.Name, err)
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
+	for range 1 + owed {
+		u.k.unmount(t, h, u.v, id)
 	}
 	end(history.Answer{Done: true})
 	u.k.report.count("unmounts done")
+}
+
+func (k *Campaign) unmount(t testing.TB, h *cluster.Host, v *volume, id string) {
+	began := time.Now()
+	for {
+		err := k.engines[h].plug.Unmount(v.name, id)
+		if err == nil {
+			return
+		}
+		if time.Since(began) > cluster.Limit {
+			t.Errorf("unmount of %s on %s: %v", v.name, h.Name, err)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }

@@ -37,8 +37,11 @@ type Answer struct {
 var ErrBroken = errors.New("no answer")
 
 // Plug returns one, for the length of the test.
-func (h *Host) Plug(t testing.TB) *Plug {
-	p := &Plug{socket: h.Socket()}
+func (h *Host) Plug(t testing.TB) *Plug { return NewPlug(t, h.Socket()) }
+
+// NewPlug returns one that speaks to a socket, for the length of the test.
+func NewPlug(t testing.TB, socket string) *Plug {
+	p := &Plug{socket: socket}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", p.socket)

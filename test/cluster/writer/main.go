@@ -1,6 +1,7 @@
 // Command writer writes to a volume until it is killed, a line and an fsync at a time
 // through a file that it opens once, and notes each outside of the volume. It goes on
-// after errors: whoever fences it must stop it.
+// after errors: whoever fences it must stop it. It can run in a mount namespace of its own, as
+// in a container, and in a copy of that, which outlives the container.
 package main
 
 import (
@@ -8,13 +9,19 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // the thread that enters a namespace starts the program there
+
 func main() {
 	var o options
+	var b box
 	flag.StringVar(&o.file, "file", "", "`FILE` in the volume")
 	flag.StringVar(&o.log, "log", "", "`FILE` outside of it")
 	flag.StringVar(&o.entry.Dataset, "dataset", "", "`UUID` of the dataset")
@@ -22,17 +29,39 @@ func main() {
 	flag.StringVar(&o.entry.Writer, "writer", "", "`NAME` that no other process has")
 	flag.Uint64Var(&o.entry.Epoch, "epoch", 0, "epoch under which the volume was mounted")
 	flag.DurationVar(&o.every, "every", 2*time.Millisecond, "pause between two writes")
+	flag.IntVar(&o.descriptors, "descriptors", 0, "open so `MANY` descriptors beside")
+	flag.StringVar(&b.root, "root", "", "run as in a container, whose root this empty `FOLDER` becomes")
+	flag.StringVar(&b.volume, "volume", "", "with -root: the `FOLDER` that is /data")
+	flag.StringVar(&b.logs, "logs", "", "with -root: the `FOLDER` that is /logs")
+	flag.IntVar(&b.beside, "beside", 0, "run in a copy of the mount namespace of a writer with -root, of this `PID`")
 	flag.Parse()
-	if err := o.run(); err != nil {
+	err := b.enter(remaining())
+	if err == nil {
+		err = o.run()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "writer:", err)
 		os.Exit(1)
 	}
 }
 
+// remaining are the arguments without those of the box.
+func remaining() (args []string) {
+	flag.Visit(func(f *flag.Flag) {
+		switch f.Name {
+		case "root", "volume", "logs", "beside":
+		default:
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	return args
+}
+
 type options struct {
-	file, log string
-	entry     witness.Entry // of the next write
-	every     time.Duration
+	file, log   string
+	entry       witness.Entry // of the next write
+	every       time.Duration
+	descriptors int
 }
 
 // run ends only with an error: of opening, or of the log.
@@ -47,6 +76,11 @@ func (o *options) run() error {
 		return err
 	}
 	defer log.Close()
+	for range o.descriptors {
+		if _, err := unix.FcntlInt(log.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open %d descriptors: %w", o.descriptors, err)
+		}
+	}
 	for tick := time.Tick(o.every); ; <-tick {
 		o.entry.Seq++
 		if err := o.write(f); err != nil {

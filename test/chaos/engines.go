@@ -1,0 +1,212 @@
+package chaos
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/child"
+	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
+)
+
+// dockerd is the engine of a host: a process that speaks to the plugin for the host's users. It has
+// live-restore: containers outlive it, and the next one neither mounts nor unmounts for them.
+type dockerd struct {
+	k    *Campaign
+	on   *cluster.Host
+	plug *host.Plug // to whichever process it is
+
+	mu   sync.Mutex
+	proc *child.Process
+}
+
+// startEngines starts an engine on each host. What it returns ends them; again: nothing.
+func (k *Campaign) startEngines(t testing.TB) (end func()) {
+	k.engines = map[*cluster.Host]*dockerd{}
+	for _, h := range k.Hosts {
+		e := &dockerd{k: k, on: h}
+		e.plug = host.NewPlug(t, e.socket())
+		k.engines[h] = e
+		e.start(t)
+	}
+	return func() {
+		for _, e := range k.engines {
+			e.kill(t)
+		}
+	}
+}
+
+// part is taken by whatever stops the engine.
+func (e *dockerd) part() (done func()) { return e.k.part("engine of " + e.on.Name) }
+
+func (e *dockerd) socket() string { return filepath.Join(e.on.Dir, "engine.sock") }
+
+// start starts a new process, and waits until it can be asked.
+func (e *dockerd) start(t testing.TB) {
+	t.Helper()
+	plugin := filepath.Join("/run/docker/plugins", e.on.Driver+".sock")
+	ready := make(chan struct{})
+	proc, err := play(e.on.On, "engine", filepath.Join(e.on.Dir, "engine.log"), 0, func(string) { close(ready) }, e.socket(), plugin)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	select {
+	case <-ready:
+	case <-proc.Done():
+		t.Errorf("the engine of %s ended: %v", e.on.Name, proc.Err())
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.proc = proc
+}
+
+// kill kills the process, and waits. What it was asked gets no answer.
+func (e *dockerd) kill(t testing.TB) {
+	t.Helper()
+	if err := e.process().End(unix.SIGKILL, time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+func (e *dockerd) process() *child.Process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.proc
+}
+
+// copyFiles is docker cp on each container of a host.
+func (k *Campaign) copyFiles(t testing.TB, f Fault, h *cluster.Host) {
+	var all sync.WaitGroup
+	for _, c := range k.containers(h) {
+		if c.w.id != "" {
+			all.Go(func() { k.copyFrom(t, c.v, c.w, f.For) })
+		}
+	}
+	all.Wait()
+}
+
+// copyFrom is docker cp: the engine mounts the volume once more with the mount ID of the container, and
+// unmounts it. If the mount fails the command does.
+func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Duration) {
+	w.engine.Lock()
+	defer w.engine.Unlock()
+	if w.over {
+		return
+	}
+	began := time.Now()
+	_, err := k.engines[w.on].plug.Mount(v.name, w.id)
+	k.report.ended(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", time.Since(began))
+	switch {
+	case errors.Is(err, host.ErrBroken):
+		w.owed++
+		k.report.count("copies without answer")
+		return
+	case err != nil:
+		k.report.count("copies refused")
+		k.report.why(err)
+		return
+	}
+	time.Sleep(lasts)
+	k.unmount(t, w.on, v, w.id)
+	k.report.count("copies done")
+	k.checkUse(t, v, w, "after docker cp")
+}
+
+// container is one that runs, or what runs like one.
+type container struct {
+	v *volume
+	w *writer
+}
+
+// containers are those on a host, in an order of their own.
+func (k *Campaign) containers(h *cluster.Host) (all []container) {
+	for _, v := range k.volumes {
+		v.mu.Lock()
+		for w := range v.writers {
+			if w.on == h {
+				all = append(all, container{v, w})
+			}
+		}
+		v.mu.Unlock()
+	}
+	slices.SortStableFunc(all, func(a, b container) int { return bytes.Compare(a.v.id[:], b.v.id[:]) })
+	return all
+}
+
+// checkUse fails the test when the use of a container has ended while the container runs.
+func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
+	t.Helper()
+	known, list := k.useOf(v, w)
+	if !known {
+		return
+	}
+	k.report.count("uses looked at")
+	k.mu.Lock()
+	lost := k.lost[w.on]
+	k.mu.Unlock()
+	if list == nil || lost || !canWrite(w.proc.PID()) {
+		return
+	}
+	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name, w.name, when, list)
+	k.report.mu.Lock()
+	defer k.report.mu.Unlock()
+	k.report.Ended++
+}
+
+// useOf asks the host of a container for the uses of its volume. It returns them if that of the container
+// is none of them. Nothing is known while the agent does not answer, or once the volume has another home.
+func (k *Campaign) useOf(v *volume, w *writer) (known bool, others []any) {
+	a, err := k.engines[w.on].plug.Get(v.name)
+	if err != nil || a.Volume == nil || a.Volume.Status["node"] != w.on.Name {
+		return false, nil
+	}
+	list, known := a.Volume.Status["mounts"].([]any)
+	used := slices.ContainsFunc(list, func(m any) bool {
+		use, _ := m.(map[string]any)
+		return use["id"] == w.id
+	})
+	if used {
+		return known, nil
+	}
+	return known, append([]any{}, list...)
+}
+
+// canWrite reports whether a process has not ended, and will not before it does anything more.
+func canWrite(pid int) bool {
+	if state := stateOf(pid); state == 0 || state == 'Z' || state == 'X' {
+		return false
+	}
+	for _, name := range []string{"SigPnd", "ShdPnd"} {
+		const killed = 1 << (unix.SIGKILL - 1)
+		if pending, err := strconv.ParseUint(status(pid, name), 16, 64); err != nil || pending&killed != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// stateOf is the state of a process, 0 once there is none.
+func stateOf(pid int) byte { return (status(pid, "State") + "\x00")[0] }
+
+// status is a field of proc_pid_status(5).
+func status(pid int, field string) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if name, value, _ := strings.Cut(line, ":"); name == field {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
