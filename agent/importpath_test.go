@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // imported is what becomes of an import of a folder.
@@ -110,4 +112,64 @@ func TestI6ImportOfWhatIsDroversOwn(t *testing.T) {
 			t.Errorf("a folder beside them: %s, %+v", op.State, op.Problem)
 		}
 	})
+}
+
+// A path may lead through a symbolic link of root's, as /var/run does, and not through one that
+// another user can change: that user would choose what root reads.
+func TestI6ImportThroughLinks(t *testing.T) {
+	r := newRig(t)
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const user = 65534
+	var errs []error
+	for _, dir := range []string{"real/data", "secret/data", "theirs"} {
+		errs = append(errs, os.MkdirAll(filepath.Join(top, dir), 0o755))
+	}
+	errs = append(errs,
+		os.WriteFile(top+"/real/data/file", []byte("meant"), 0o600),
+		os.WriteFile(top+"/secret/data/file", []byte("secret"), 0o600),
+		os.Symlink("real", top+"/link"), os.Symlink("../secret", top+"/theirs/dir"),
+		os.Lchown(top+"/theirs/dir", user, user), os.Chown(top+"/theirs", user, user))
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if op := r.imported("meant", top+"/link/data"); op.State != dataset.OpDone {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	op := r.imported("secret", top+"/theirs/dir/data")
+	if op.Problem == nil || op.Problem.Code != "invalid" || !strings.Contains(op.Problem.Message, top+"/theirs/dir is a symbolic link") {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	if left := r.inPool("incoming"); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// What is looked at is the folder that was opened, whatever has its name by then.
+func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
+	top := t.TempDir()
+	if err := os.MkdirAll(top+"/src/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	src, err := safefile.OpenFolder(top + "/src")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	if err := errors.Join(os.Rename(top+"/src", top+"/moved"), os.Mkdir(top+"/src", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", top+"/moved/sub", "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(top+"/moved/sub", unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := nothingBelow(src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
+		t.Errorf("%v, want that something is mounted in the folder that was opened", err)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
 )
@@ -202,12 +202,14 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 	if op.Path == "" {
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled, "import of volume %s was cut short by a restart: import it again", op.Volume)
 	}
-	src, err := openDir(op.Path)
+	// Whoever can rename what is on the way to the folder changes nothing from here on: it is looked
+	// at and read through this descriptor.
+	src, err := safefile.OpenFolder(op.Path)
 	if err != nil {
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := errors.Join(a.importable(ctx, src), nothingBelow(op.Path)); err != nil {
+	if err := errors.Join(a.importable(ctx, src), nothingBelow(src)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return a.importInto(ctx, jb, op, func(root *os.File) error {
@@ -226,12 +228,12 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 	})
 }
 
-// nothingBelow refuses a folder with something mounted in it: a copy would lack that,
-// and whoever then removed the source would lose it.
-func nothingBelow(path string) error {
-	path, err := filepath.EvalSymlinks(path)
+// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is
+// mounted, and the user who then removes the source would lose it.
+func nothingBelow(folder *os.File) error {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {
-		return err
+		return fmt.Errorf("where is %s: %w", folder.Name(), err)
 	}
 	table, err := mount.Table()
 	if err != nil {

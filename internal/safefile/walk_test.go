@@ -1,0 +1,147 @@
+package safefile_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
+)
+
+// A layout has what paths lead through in a folder that only root can write to.
+//
+//	real/data, real/run       a folder and a program
+//	links/real -> ../real     made by root, where only root can write
+//	links/abs  -> .../real
+//	open/      mode 0777      open/real -> ../real; open/data
+//	sticky/    mode 1777      sticky/real -> ../real; sticky/data/real -> ../../real; sticky/run
+//	theirs/    another user's theirs/real -> ../real; theirs/data/run
+//	group/     mode 0775      group/run
+func layout(t *testing.T) string {
+	t.Helper()
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"real/data", "links", "open/data", "sticky/data", "theirs/data", "group"} {
+		err = errors.Join(err, os.MkdirAll(filepath.Join(top, dir), 0o755))
+	}
+	for _, file := range []string{"real/run", "sticky/run", "theirs/data/run", "group/run", "open/data/run", "sticky/data/run"} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(top, file), []byte("#!/bin/sh\n"), 0o755))
+	}
+	for link, to := range map[string]string{
+		"links/real": "../real", "links/abs": filepath.Join(top, "real"), "links/twice": "abs/../real/.", "links/loop": "loop",
+		"links/run": "../real/run", "links/open": "../open/real", "links/proc": "/proc/self/root",
+		"open/real": "../real", "sticky/real": "../real", "sticky/data/real": "../../real", "theirs/real": "../real", "theirs/data/real": "../../real",
+	} {
+		err = errors.Join(err, os.Symlink(to, filepath.Join(top, link)))
+	}
+	err = errors.Join(err,
+		os.Chmod(filepath.Join(top, "open"), 0o777),
+		os.Chmod(filepath.Join(top, "sticky"), 0o777|os.ModeSticky),
+		os.Chmod(filepath.Join(top, "group"), 0o775),
+		os.Lchown(filepath.Join(top, "theirs/real"), nobody, nobody),
+		os.Chown(filepath.Join(top, "theirs"), nobody, nobody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return top
+}
+
+// A folder is reached through links that root alone can change, and through no others.
+func TestOpenFolder(t *testing.T) {
+	top := layout(t)
+	for path, want := range map[string]error{
+		"real/data":             nil,
+		"links/real/data":       nil,
+		"links/abs/data":        nil,
+		"links/twice/data":      nil,
+		"open/data":             nil, // whatever is there: it is opened once
+		"theirs/data":           nil,
+		"sticky/data/real":      dataset.ErrInvalid, // a link itself
+		"links/real":            dataset.ErrInvalid,
+		"sticky/data/real/data": nil, // nobody else can exchange sticky/data
+		"sticky/real/data":      dataset.ErrForbidden,
+		"open/real/data":        dataset.ErrForbidden,
+		"theirs/real/data":      dataset.ErrForbidden,
+		"theirs/data/real/data": dataset.ErrForbidden, // root made that link, and they can exchange theirs/data
+		"links/open/data":       dataset.ErrForbidden,
+		"links/proc/tmp":        dataset.ErrForbidden,
+		"links/loop/data":       unix.ELOOP,
+		"real/run":              unix.ENOTDIR,
+		"real/run/data":         unix.ENOTDIR,
+		"real/none":             os.ErrNotExist,
+	} {
+		f, err := safefile.OpenFolder(filepath.Join(top, path))
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+		if err != nil {
+			continue
+		}
+		is, err := f.Stat()
+		named, nerr := os.Stat(filepath.Join(top, path))
+		if err != nil || nerr != nil || !os.SameFile(is, named) {
+			t.Errorf("%s: another folder: %v, %v", path, err, nerr)
+		}
+		f.Close()
+	}
+	if _, err := safefile.OpenFolder("real"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Error(err)
+	}
+	if f, err := safefile.OpenFolder("/"); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+	_, err := safefile.OpenFolder(filepath.Join(top, "theirs/data/real/data"))
+	if err == nil || !strings.Contains(err.Error(), "write to "+filepath.Join(top, "theirs")+" ") || !strings.Contains(err.Error(), "theirs/data/real is a symbolic link") {
+		t.Errorf("%v does not say which link, and who can change it", err)
+	}
+}
+
+// A program is one that root alone can change, or exchange for another one.
+func TestCheckProgram(t *testing.T) {
+	top := layout(t)
+	for path, want := range map[string]error{
+		"real/run":        nil,
+		"links/run":       nil,
+		"links/real/run":  nil,
+		"sticky/data/run": nil,
+		"sticky/run":      dataset.ErrForbidden, // others can move a file of root there
+		"open/data/run":   dataset.ErrForbidden,
+		"theirs/data/run": dataset.ErrForbidden,
+		"group/run":       dataset.ErrForbidden,
+		"theirs/real/run": dataset.ErrForbidden,
+		"real/data":       dataset.ErrForbidden,
+		"real/none":       dataset.ErrNotFound,
+	} {
+		if err := safefile.CheckProgram(filepath.Join(top, path)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+	}
+	program := filepath.Join(top, "real/run")
+	for name, change := range map[string]func() error{
+		"group":  func() error { return os.Chmod(program, 0o775) },
+		"others": func() error { return os.Chmod(program, 0o757) },
+		"owner":  func() error { return errors.Join(os.Chmod(program, 0o755), os.Chown(program, nobody, 0)) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := safefile.CheckProgram(program); !errors.Is(err, dataset.ErrForbidden) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := errors.Join(os.Chmod(program, 0o755), os.Chown(program, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := safefile.CheckProgram("run"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Error(err)
+	}
+}
