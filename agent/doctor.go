@@ -73,6 +73,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkKeys(ctx, r, known)
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
+	a.checkFences(ctx, r)
 	a.checkMounts(r)
 	a.checkLimits(r)
 	a.checkSizes(r)

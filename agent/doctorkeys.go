@@ -221,8 +221,8 @@ func howMany(names []string) string {
 	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
-// WarnOfKeys has the log say what doctor would of keys: at a start, and whenever control goes by
-// other profiles. It waits for nothing, and can be called as often as that is.
+// WarnOfKeys logs what doctor says of keys and of fence programs: at a start, and whenever control has
+// new profiles. It returns at once.
 func (a *Agent) WarnOfKeys() {
 	a.jobs.startAgain("keys", func(ctx context.Context, _ *job) error {
 		r := &report{}
@@ -231,6 +231,7 @@ func (a *Agent) WarnOfKeys() {
 			known[id], _ = a.cache.dataset(id)
 		}
 		a.checkKeys(ctx, r, known)
+		a.checkFences(ctx, r)
 		for _, f := range r.list {
 			a.warnOfKey(f)
 		}

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -152,9 +152,12 @@ func (m *moving) fence(ctx context.Context) error {
 	return nil
 }
 
-// safeProgram fails with ErrForbidden unless a program is root's alone to change, and one of
-// those that this host allows, where it names any: a profile names it, and this runs it as
-// root.
+// safeProgram fails with ErrForbidden unless a program of a profile may run here as root: nobody but
+// root can change or exchange it, and this host allows it, if it allows only some.
+//
+// The program is then run by its path, not by a descriptor. That is as safe, since nobody but root
+// can make the path name something else, and a script needs its path: the interpreter opens it again,
+// and scripts find what is beside them by it.
 func safeProgram(args, allowed []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
@@ -162,12 +165,8 @@ func safeProgram(args, allowed []string) error {
 	if allowed != nil && !slices.Contains(allowed, args[0]) {
 		return dataset.Errorf(dataset.ErrForbidden, "program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it may run here as root)", args[0])
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(args[0], &st); err != nil {
-		return dataset.Errorf(dataset.ErrNotFound, "program %s: %w", args[0], err)
-	}
-	if st.Uid != 0 || st.Mode&(unix.S_IWGRP|unix.S_IWOTH) != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return dataset.Errorf(dataset.ErrForbidden, "program %s: want a file that belongs to root and nobody else may write (chown root, chmod go-w)", args[0])
+	if err := safefile.CheckProgram(args[0]); err != nil {
+		return fmt.Errorf("program %w", err)
 	}
 	return nil
 }

@@ -160,7 +160,22 @@ func TestFenceCommand(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "program /bin/true: fence_programs in drover.yaml") || len(c.Calls()) != 0 {
 		t.Errorf("%v, %+v", err, c.Calls())
 	}
+	warned := func() bool {
+		list, err := f.b.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list, func(l api.Finding) bool {
+			return l.Level == levelWarning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: fence_programs")
+		})
+	}
+	if !warned() {
+		t.Error("doctor does not say that the program may not run here")
+	}
 	f.b.FencePrograms = []string{"/bin/true"}
+	if warned() {
+		t.Error("doctor says that the program may not run here")
+	}
 	_, err = f.b.Mount(t.Context(), "db", "one")
 	if err == nil || !strings.Contains(err.Error(), "not certain to be cut off") || !strings.Contains(err.Error(), "no such outlet") || strings.Contains(err.Error(), "-f") {
 		t.Errorf("%v", err) // which stands in the operation; what the program is given is nobody's to read there
@@ -178,10 +193,12 @@ func TestFenceCommand(t *testing.T) {
 	}
 }
 
-// What a profile names is run as root: only what root alone can change.
+// What a profile names is run as root: only what root alone can change, or exchange for something
+// else, and only what this host allows.
 func TestSafeProgram(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "off")
-	if err := os.WriteFile(file, nil, 0o755); err != nil {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sub", "off")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	if err := safeProgram([]string{file}, nil); err != nil {
@@ -196,9 +213,16 @@ func TestSafeProgram(t *testing.T) {
 		}
 	}
 	for what, change := range map[string]func() error{
-		"for a group to write": func() error { return os.Chmod(file, 0o775) },
-		"another's":            func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
-		"a folder":             func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+		"for a group to write":      func() error { return os.Chmod(file, 0o775) },
+		"another's":                 func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
+		"a folder":                  func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+		"in a folder of another":    func() error { return os.Chown(filepath.Dir(file), 1000, 0) },
+		"in a folder for all":       func() error { return os.Chmod(filepath.Dir(file), 0o777|os.ModeSticky) },
+		"below a folder of another": func() error { return os.Chown(dir, 1000, 0) },
+		"below a folder of a group": func() error { return os.Chmod(dir, 0o775) },
+		"a link in a folder of another": func() error {
+			return errors.Join(os.Rename(file, dir+"/off"), os.Symlink(dir+"/off", file), os.Chown(filepath.Dir(file), 1000, 0))
+		},
 	} {
 		if err := change(); err != nil {
 			t.Fatal(err)
@@ -206,11 +230,15 @@ func TestSafeProgram(t *testing.T) {
 		if err := safeProgram([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
 			t.Errorf("%s: %v", what, err)
 		}
-		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, nil, 0o755)); err != nil {
+		sub := filepath.Dir(file)
+		if err := errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := safeProgram([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Error(err)
+	}
+	if err := safeProgram([]string{"off"}, nil); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Error(err)
 	}
 }
