@@ -131,16 +131,16 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 			},
 		})},
 	}
-	return append(list, metricsEndpoint(l.metrics, metrics)...), nil
+	return append(list, p.metricsEndpoint(l.metrics, metrics)...), nil
 }
 
-func metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
+func (p *process) metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
 	if l == nil {
 		return nil
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	return []endpoint{{"metrics", l, api.NewServer(mux)}}
+	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), api.NewServer(mux)}}
 }
 
 // replica is how other control replicas see this one.

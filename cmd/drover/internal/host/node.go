@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -67,11 +68,14 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if peers := ag.Peers(); peers != nil {
-		l, err := listenTLS(o.Listen.Address, credentials.Server(pki.Node))
+		network, err := p.network("peers", credentials.Server(pki.Node), peers, func(cs tls.ConnectionState) error {
+			_, err := credentials.Peer(cs, pki.Node)
+			return err
+		})
 		if err != nil {
 			return errors.Join(err, closeAll(list))
 		}
-		list = append(list, endpoint{"peers", l, p.networkServer(peers)})
+		list = append(list, network)
 	}
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }

@@ -2,8 +2,8 @@ package host
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"log"
 	"net"
 	"net/http"
 	"time"
@@ -80,28 +80,16 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 		return nil, err
 	}
 	list = append(list, endpoint{"api", local, api.NewServer(handler)})
-	l, err := listenTLS(p.Listen.Address, credentials.Asking())
+	network, err := p.network("network", credentials.Asking(), handler, func(cs tls.ConnectionState) error {
+		_, err := credentials.Peer(cs)
+		return err
+	})
 	if err != nil {
 		return list, err
 	}
-	list = append(list, endpoint{"network", l, p.networkServer(handler)})
+	list = append(list, network)
 	m, err := listenMetrics(p.Options)
-	return append(list, metricsEndpoint(m, metrics)...), err
-}
-
-// networkServer says what is wrong with whom it does not let in where it disturbs
-// nobody: anybody can knock.
-func (p *process) networkServer(handler http.Handler) *http.Server {
-	s := api.NewServer(handler)
-	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
-	return s
-}
-
-type quietLog struct{ log *logrus.Logger }
-
-func (q quietLog) Write(b []byte) (int, error) {
-	q.log.Debug(string(b))
-	return len(b), nil
+	return append(list, p.metricsEndpoint(m, metrics)...), err
 }
 
 func closeAll(list []endpoint) error {

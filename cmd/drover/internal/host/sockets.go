@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -45,15 +44,6 @@ func listenMetrics(o Options) (net.Listener, error) {
 		return nil, fmt.Errorf("metrics-listen: %w", err)
 	}
 	return l, nil
-}
-
-// listenTLS answers on the network: only peers that cfg lets in are heard.
-func listenTLS(address string, cfg *tls.Config) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	return tls.NewListener(l, cfg), nil
 }
 
 func take(ctx context.Context, handed *socket.Handed, name, path string) (net.Listener, error) {
