@@ -373,29 +373,3 @@ func await(ctx context.Context, c clock.Clock, x *examination, done <-chan resul
 		}
 	}
 }
-
-// processes is a set of processes. Safe for concurrent use.
-type processes struct {
-	mu  sync.Mutex
-	set map[processKey]bool
-}
-
-// begin adds a process; it returns false when the set has it already.
-func (l *processes) begin(key processKey) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.set[key] {
-		return false
-	}
-	if l.set == nil {
-		l.set = map[processKey]bool{}
-	}
-	l.set[key] = true
-	return true
-}
-
-func (l *processes) end(key processKey) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.set, key)
-}
