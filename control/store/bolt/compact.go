@@ -6,14 +6,12 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/durable"
 )
 
 // bbolt uses the pages of deleted keys again and never makes a file smaller, so a file stays as large as it
@@ -102,11 +100,15 @@ func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found con
 	if copied.pages = found.pages; copied != found {
 		return nil, dataset.Errorf(dataset.ErrInternal, "the copy holds %+v, the file %+v", copied, found)
 	}
-	if err := errors.Join(g.Sync(), os.Rename(path, s.path)); err != nil {
+	if err := g.Sync(); err != nil { // then it must not get the name
 		return nil, err
 	}
-	// Should a power cut bring back the old file, that holds the same: nothing was written since.
-	return g, durable.SyncDir(filepath.Dir(s.path))
+	if err := os.Rename(path, s.path); err != nil {
+		return nil, err
+	}
+	// settle flushes the folder, before anything is written. Until then a power cut may bring back the old
+	// file, which holds the same.
+	return g, nil
 }
 
 // copyTo copies the buckets of a file of so many bytes to an empty one at path. It is not flushed.
