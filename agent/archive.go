@@ -25,7 +25,7 @@ type sent struct{ r io.Reader }
 
 func (s sent) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = dataset.Errorf(dataset.ErrInvalid, "the archive broke off while it was sent: %w", err)
 	}
 	return n, err

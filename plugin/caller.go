@@ -27,6 +27,7 @@ func Caller(ctx context.Context) process.Identity {
 // Tool is the container engine that a request comes from. Empty: another program, or not known.
 type Tool string
 
+// The engines that are known.
 const (
 	Docker Tool = "docker"
 	Podman Tool = "podman"

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/fsctl"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/mkfs"
@@ -269,7 +270,7 @@ func removeDevice(path string) {
 		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {
 			return
 		}
-		time.Sleep(busyPause)
+		<-clock.System{}.After(busyPause)
 	}
 }
 

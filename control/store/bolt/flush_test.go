@@ -159,7 +159,7 @@ func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 	for _, e := range extents {
 		from := max(e.Offset, 8192) // behind the meta pages
 		for off := from; off < e.Offset+e.Length; off += 4096 {
-			at := int64(e.Physical) + int64(off-e.Offset)
+			at := int64(e.Physical) + off - e.Offset
 			if _, err := unix.Seek(int(disk.Fd()), at, unix.SEEK_DATA); err != nil {
 				break // the rest has no blocks, and gets none
 			}
