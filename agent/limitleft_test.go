@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,6 +117,19 @@ func TestLimitIsNotInherited(t *testing.T) {
 	}
 }
 
+// otherLoop returns the number of a loop device that is there, and not that one: the kernel limits no
+// device that is absent.
+func otherLoop(t *testing.T, but uint32) uint32 {
+	t.Helper()
+	for n := range uint32(256) {
+		if _, err := os.Stat(fmt.Sprintf("/sys/block/loop%d", n)); err == nil && n != but {
+			return n
+		}
+	}
+	t.Fatal("there is no other loop device")
+	return 0
+}
+
 // A dataset that somebody else has unmounted gets another device, and the first has no limit.
 func TestLimitOfTheDeviceBefore(t *testing.T) {
 	f := limitFlock(t)
@@ -123,7 +137,7 @@ func TestLimitOfTheDeviceBefore(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	before := iolimit.Device{Major: 7, Minor: (dev.Minor + 1) % 8}
+	before := iolimit.Device{Major: 7, Minor: otherLoop(t, dev.Minor)}
 	e := f.a.limits.get(d.ID)
 	e.mu.Lock()
 	e.rec.Device = before

@@ -78,7 +78,7 @@ func TestMembersAreShown(t *testing.T) {
 	if err := s.Register(t.Context(), registration(uuid.New(), "boot")); err != nil { // which says no address
 		t.Fatal(err)
 	}
-	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Backends: []string{"loop"}}}
+	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Pools: []dataset.PoolFacts{{Name: "fast", Backend: "loop", Online: true}}}}
 	if _, err := s.Facts(t.Context(), a.Node.ID, told); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestMembersAreShown(t *testing.T) {
 	}
 	s.PublishFacts = true
 	show()
-	if got := shelf.shows["a:9471"]; got.Meta["drover_load_10"] != "0.25" || !slices.Equal(got.Tags, []string{"backend.loop", "label.rack.r1"}) {
+	if got := shelf.shows["a:9471"]; got.Meta["drover_load_10"] != "0.25" || !slices.Equal(got.Tags, []string{"backend.loop", "label.rack.r1", "pool.fast"}) {
 		t.Errorf("%+v", got)
 	}
 

@@ -257,7 +257,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer image.Close()
-	r := &receiving{dir: folder{File: dir}, image: image, pool: &Pool{layout: xfsLayout{}, backend: &Backend{step: func(string) {}, every: 4, lag: 10}}, checked: 9, flushing: make(chan error, 1)}
+	r := &receiving{dir: folder{File: dir}, image: image, pool: &Pool{layout: xfsLayout{}, backend: &Backend{step: func(string) {}, every: 4, lag: 10, ahead: true}}, checked: 9, flushing: make(chan error, 1)}
 	r.done.Offset, r.done.At = 9, 90
 	if err := r.checkpoint(); err != nil || r.safe != 0 {
 		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)

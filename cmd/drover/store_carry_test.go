@@ -60,7 +60,7 @@ func TestStoreIsCarried(t *testing.T) {
 	absent(file)
 	absent(filepath.Join(dir, "none"))
 	open := storeIn(t, old)
-	say(1, "is open in another drover (pid", "store", "export", file, "--root", old)
+	say(1, "is open in another drover, process ", "store", "export", file, "--root", old)
 	if err := open.Close(); err != nil {
 		t.Fatal(err)
 	}
