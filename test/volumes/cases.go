@@ -240,7 +240,7 @@ func again(t *testing.T, w World) {
 // lists as it was used; one that contradicts it is refused, and leaves it alone.
 func Spellings(t *testing.T, w World) {
 	w.create(t, "till@gold")
-	const want = `create till@silver: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
+	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
 	w.refused(t, want, "volume", "create", "-d", w.Host.Driver, "till@silver")
 	w.refused(t, want, "run", "--rm", "-v", "till@silver:/data", "--volume-driver", w.Host.Driver, image, "true")
 	listed := func() string { return w.docker(t, "volume", "ls", "-q", "-f", "name=till") }
