@@ -181,7 +181,12 @@ func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 		return err
 	}
 	h, err := f.Head()
-	if err != nil || h.From != snapshot {
+	if err != nil {
+		return err
+	}
+	// A Supersede that was cut short has yet to make the head that snapshot: it would come back.
+	keeping, err := f.Named(h.Tree, snapshot)
+	if err != nil || h.From != snapshot && !keeping {
 		return err
 	}
 	return p.dropHead(ctx, f)
@@ -320,6 +325,9 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	}
 	defer f.Close()
 	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
+		return err
+	}
+	if err := f.Sweep(); err != nil {
 		return err
 	}
 	is, err := keep(f)

@@ -21,6 +21,9 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 		return err
 	}
 	defer f.Close()
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	if _, err := f.Kept(s.ID); err == nil {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
 	} else if !errors.Is(err, dataset.ErrNotFound) {
@@ -78,6 +81,9 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	kept, err := f.Kept(keep.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -97,14 +103,16 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
 		return err
 	}
+	if done, err := f.Restored(keep.ID); err != nil {
+		return err
+	} else if done {
+		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+	}
 	old, err := f.Head()
 	if err != nil {
 		return err
 	}
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if old.Tree == fresh.Tree {
-		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
-	}
 	if err = p.fitsHead(ctx, f, s, fresh); err == nil {
 		err = p.refill(ctx, f, s, fresh)
 	}
@@ -112,11 +120,11 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	p.step("btrfs.restore.made")
-	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}); err != nil {
-		return err
-	}
-	p.step("btrfs.restore.recorded")
-	if err := f.SetHead(fresh); err != nil {
+	was := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
+	if err := f.Replace(was, fresh, func() { p.step("btrfs.restore.recorded") }); err != nil {
+		if f.Removable(fresh.Tree) {
+			_ = p.destroyIn(context.WithoutCancel(ctx), f, fresh.Tree) // or Reap destroys it
+		}
 		return err
 	}
 	p.step("btrfs.restore.replaced")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/internal/long"
@@ -44,6 +45,13 @@ func uncounted() []string {
 		"ConstantSnapshots", "StreamsAreAlwaysTheSame", "CutStreamGoesOn", "DamagedStreamIsRefused", "DamagedRecordIsListed",
 		"SeenWhileItMoves", "SymlinksInThePoolAreNotFollowed", "RetryRenewsTheRecord", "RootIsEmptyAndOwned",
 	}
+}
+
+// I3: whichever system call of an operation fails, what the pool has stays whole.
+func TestI3FailingCalls(t *testing.T) {
+	failing.Run(t, "full", func(t *testing.T) (backends.Kind, backends.Config) {
+		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(t, "full", 5<<30), "pool")}
+	})
 }
 
 func TestPowerCut(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/internal/fsctl"
@@ -31,6 +32,9 @@ func TestSuite(t *testing.T) {
 		backendtest.Run(t, fs, on(func(t *testing.T) string { return scratch.Mount(t, fs, 1<<30) }))
 	}
 }
+
+// I3: whichever system call of an operation fails, what the pool has stays whole.
+func TestI3FailingCalls(t *testing.T) { failing.Run(t, "tmpfs", on(tmpfs)) }
 
 func tmpfs(t *testing.T) string { return tmpfsOf(t, "1g") }
 

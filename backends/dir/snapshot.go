@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -21,6 +22,9 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	defer f.Close()
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	if _, err := f.Kept(s.ID); err == nil {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
 	} else if !errors.Is(err, dataset.ErrNotFound) {
@@ -78,6 +82,9 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	done, err := f.Kept(keep.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -100,14 +107,16 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err := p.idle(ctx, f, "restored"); err != nil {
 		return err
 	}
+	if done, err := f.Restored(keep.ID); err != nil {
+		return err
+	} else if done {
+		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+	}
 	old, err := f.Head()
 	if err != nil {
 		return err
 	}
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if old.Tree == fresh.Tree {
-		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
-	}
 	if apart { // before anything is changed: there may be no room for it
 		if err := p.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
 			return fmt.Errorf("keep what it has: %w", err)
@@ -119,11 +128,8 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	p.step("dir.restore.copied")
 	kept := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
-	if err := f.WriteKept(kept); err != nil {
-		return err
-	}
-	p.step("dir.restore.recorded")
-	if err := f.SetHead(fresh); err != nil {
+	if err := f.Replace(kept, fresh, func() { p.step("dir.restore.recorded") }); err != nil {
+		p.discard(ctx, f, fresh)
 		return err
 	}
 	p.lift(f, old)
@@ -132,6 +138,18 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	p.step("dir.restore.set")
 	return p.part(ctx, f, kept)
+}
+
+// discard removes the tree of a head that a restore made and could not put in place. It takes the room
+// of a whole head. What cannot be removed now Reap removes.
+func (p *Pool) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
+	if !f.Removable(h.Tree) {
+		return
+	}
+	p.lift(f, h)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	_ = p.removeAll(after, f, h.Tree)
 }
 
 // part has what a restore kept be a copy, and removes the tree that was the head.
@@ -148,6 +166,8 @@ func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error
 		return err
 	}
 	p.step("dir.restore.parted")
-	_ = p.removeAll(ctx, f, was) // what is left of it Reap removes
+	if f.Removable(was) {
+		_ = p.removeAll(ctx, f, was) // what is left of it Reap removes
+	}
 	return nil
 }

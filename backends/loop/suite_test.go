@@ -8,8 +8,10 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/run"
@@ -50,6 +52,18 @@ func asWithout() []string {
 		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing", "RestoreKeepsWhatTheHeadIsThen",
 		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused", "WhatACopyIsNot",
 		"SupersededHeadIsKept", "SeenWhileItMoves", "RootIsEmptyAndOwned", "RetryRenewsTheRecord",
+	}
+}
+
+// I3: whichever system call of an operation fails, what the pool has stays whole.
+func TestI3FailingCalls(t *testing.T) {
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		failing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
+			if fstype != "xfs" && path.Base(t.Name()) != "restore" {
+				long.Only(t)
+			}
+			return loop.New(fault.Runner{Next: &run.System{}}), backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(t, fstype, suiteDisk), "pool")}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/dataset"
 )
@@ -64,6 +65,13 @@ func read(t *testing.T, p backends.Pool, id uuid.UUID) string {
 
 func TestSuite(t *testing.T) {
 	backendtest.Run(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
+		return nfs.Backend{Network: anywhere}, backends.Config{Name: "test", Path: filepath.Join(tmpfs(t), "pool")}
+	})
+}
+
+// I3: whichever system call of an operation fails, what the pool has stays whole.
+func TestI3FailingCalls(t *testing.T) {
+	failing.Run(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
 		return nfs.Backend{Network: anywhere}, backends.Config{Name: "test", Path: filepath.Join(tmpfs(t), "pool")}
 	})
 }

@@ -153,24 +153,6 @@ func (f *Folder) Headless() error {
 	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
 }
 
-// Keeps tells whether a snapshot is on record with a tree, or will be once that is no head.
-func (f *Folder) Keeps(tree string) (bool, error) {
-	names, err := ReadNames(f.Root, ".")
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		if _, ok := snapshotOf(name); !ok {
-			continue
-		}
-		var s Kept
-		if err := ReadJSON(f.Root, name, &s); err != nil || s.Tree == tree {
-			return true, nil // what can't be read may be it
-		}
-	}
-	return false, nil
-}
-
 // Snapshots returns the whole snapshots of a folder, the newest first. One that cannot be read
 // is none of them.
 func (f *Folder) Snapshots() ([]Kept, error) {

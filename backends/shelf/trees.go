@@ -121,17 +121,26 @@ func (f *Folder) Forget(id uuid.UUID) error {
 	return SyncDir(f.Root)
 }
 
-// Drop is Forget, and returns the tree that the snapshot had: "" when an earlier try has dropped
-// it, as far as that came.
+// Drop is Forget, and returns the tree to destroy. It is "" when the snapshot is not there, and when
+// another record names the tree, or may name it, as it cannot be read.
 func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
+	if err := f.Sweep(); err != nil {
+		return "", err
+	}
 	s, err := f.Kept(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return "", SyncDir(f.Root) // the earlier try may have been cut short before that
+		return "", SyncDir(f.Root) // an earlier try may have been cut short before that
 	}
 	if err != nil {
 		return "", err
 	}
-	return s.Tree, f.Forget(id)
+	if err := f.Forget(id); err != nil {
+		return "", err
+	}
+	if keeps, err := f.Keeps(s.Tree); err != nil || keeps {
+		return "", err
+	}
+	return s.Tree, nil
 }
 
 // DescribeTrees adds to an entry its snapshots, and what is wrong with them.

@@ -307,6 +307,9 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	if err := p.unused(ds); err != nil {
 		return err
 	}
+	if err := sweep(f); err != nil { // a restore that was cut short is none of a copy
+		return err
+	}
 	is, err := keep(f)
 	if err != nil {
 		return noSpace(err)
@@ -322,9 +325,6 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 		}
 	}
 	if f.State != backends.EntryCopy {
-		if _, err := p.tidy(ctx, f, nil); err != nil { // a restore that was cut short is none of a copy
-			return err
-		}
 		if err := p.shelf.Demote(f); err != nil {
 			return err
 		}

@@ -142,6 +142,9 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 }
 
 func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
+	if err := sweep(f); err != nil {
+		return err
+	}
 	if _, err := readSnapshot(f, s.ID); err == nil {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
 	} else if !errors.Is(err, dataset.ErrNotFound) {
@@ -185,6 +188,9 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	if err := p.dropOf(ctx, f, id); err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
+	if err := sweep(f); err != nil {
+		return err
+	}
 	s, err := readSnapshot(f, id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
@@ -212,6 +218,9 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
+	if err := sweep(f); err != nil {
+		return err
+	}
 	done, err := readSnapshot(f, keep.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -233,7 +242,11 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	old, fresh := strings.TrimPrefix(head.name, p.root(ds)+"/"), headPrefix+keep.ID.String()
-	if old == fresh {
+	since, err := recordsOf(f, func(s snapshot) bool { return s.FS == fresh })
+	if err != nil {
+		return err
+	}
+	if old == fresh || len(since) > 0 {
 		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
 	}
 	if err := p.unused(ds); err != nil {
@@ -264,8 +277,80 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 	if err := p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
 		return err
 	}
-	if err := p.record(ctx, f, keep, old, true); err != nil {
+	if err = p.record(ctx, f, keep, old, true); err == nil {
+		err = shelf.WriteJSON(f.Root, currentName, current{FS: fresh}, true)
+	}
+	if err != nil {
+		err = p.unswap(ctx, f, keep.ID, old, fresh, err)
+	}
+	return err
+}
+
+// unswap takes back what swap made before it failed with err: the record of the snapshot, or that would
+// be listed once the head is another, then the snapshot and the filesystem that was to be the head. It
+// takes back nothing when that filesystem is the head, as only a flush failed.
+func (p *Pool) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
+	head, hErr := headName(f.Root, f.ID)
+	if hErr != nil || head == fresh {
 		return err
 	}
-	return shelf.WriteJSON(f.Root, currentName, current{FS: fresh}, true)
+	rErr := f.Remove(recordOf(keep))
+	if rErr == nil {
+		rErr = shelf.SyncDir(f.Root)
+	}
+	if rErr != nil && !errors.Is(rErr, fs.ErrNotExist) {
+		return fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, keep, rErr)
+	}
+	after := context.WithoutCancel(ctx)
+	for _, name := range []string{p.snapshotName(f.ID, old, keep), p.root(f.ID) + "/" + fresh} {
+		_ = p.tool.zfs(after, "destroy", name) // or Reap destroys it
+	}
+	return err
+}
+
+// sweep removes, durably, each record of a snapshot that a restore would have kept of the filesystem
+// that is the head still; see shelf.Folder.Sweep. The snapshot itself Reap destroys.
+func sweep(f *shelf.Folder) error {
+	if f.State == backends.EntryCopy {
+		return nil
+	}
+	head, err := headName(f.Root, f.ID)
+	if err != nil {
+		return err
+	}
+	left, err := recordsOf(f, func(s snapshot) bool { return s.Kept && s.FS == head })
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	for _, id := range left {
+		if err := f.Remove(recordOf(id)); err != nil {
+			return err
+		}
+	}
+	return shelf.SyncDir(f.Root)
+}
+
+// recordsOf returns the snapshots on record that are wanted. A record that says nothing is none of them.
+func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, err error) {
+	names, err := shelf.ReadNames(f.Root, ".")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		id, ok := recordID(name)
+		if !ok {
+			continue
+		}
+		var s snapshot
+		err := shelf.ReadJSON(f.Root, name, &s)
+		var read *fs.PathError
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.As(err, &read):
+			return nil, err
+		case err == nil && wanted(s):
+			found = append(found, id)
+		}
+	}
+	return found, nil
 }

@@ -10,8 +10,10 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -28,6 +30,17 @@ func TestSuite(t *testing.T) {
 		_, mnt := zpool(t, suiteDisk)
 		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
 	}, lacks()...)
+}
+
+// I3: whichever system call of an operation fails, what the pool has stays whole.
+func TestI3FailingCalls(t *testing.T) {
+	failing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
+		if op := path.Base(t.Name()); op != "restore" && op != "supersede" {
+			long.Only(t)
+		}
+		_, mnt := zpool(t, suiteDisk)
+		return zfs.New(fault.Runner{Next: &run.System{}}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
+	})
 }
 
 // lines returns what a command of zfs writes.

@@ -101,16 +101,7 @@ func (z *ZFS) serve(tb testing.TB) {
 			}
 		})
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer null.Close()
-	server, err := os.StartProcess("/proc/self/exe", []string{"zfs-fuse"}, &os.ProcAttr{
-		Env:   append(os.Environ(), asServer+"="+path),
-		Files: []*os.File{null, null, null},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
-	})
+	kill, err := start(path)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -118,8 +109,7 @@ func (z *ZFS) serve(tb testing.TB) {
 		z.mu.Lock()
 		defer z.mu.Unlock()
 		z.end = nil
-		_ = server.Kill()
-		_, _ = server.Wait()
+		kill()
 		table, err := mount.Table()
 		if err != nil {
 			tb.Error(err)
@@ -137,4 +127,39 @@ func (z *ZFS) serve(tb testing.TB) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	tb.Fatal("zfs-fuse made no socket in 20 s")
+}
+
+// start starts zfs-fuse, which dies with the thread that starts it: so that is kept until kill.
+func start(path string) (kill func(), err error) {
+	begun, end := make(chan error), make(chan struct{})
+	var thread sync.WaitGroup
+	thread.Go(func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			begun <- err
+			return
+		}
+		defer null.Close()
+		server, err := os.StartProcess("/proc/self/exe", []string{"zfs-fuse"}, &os.ProcAttr{
+			Env:   append(os.Environ(), asServer+"="+path),
+			Files: []*os.File{null, null, null},
+			Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+		})
+		if begun <- err; err != nil {
+			return
+		}
+		<-end
+		_ = server.Kill()
+		_, _ = server.Wait()
+	})
+	if err := <-begun; err != nil {
+		thread.Wait()
+		return nil, err
+	}
+	return func() {
+		close(end)
+		thread.Wait()
+	}, nil
 }

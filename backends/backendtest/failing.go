@@ -1,0 +1,301 @@
+package backendtest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Failure is what happens to the system calls of an operation that change something on a disk.
+type Failure struct {
+	At      int        // index of the first call that fails
+	Errno   unix.Errno // that it fails with
+	Onwards bool       // all calls after it fail too
+}
+
+// Inject calls do, whose system calls fail as f says, and returns the names of all calls that change
+// something.
+type Inject func(f Failure, do func()) (calls []string, err error)
+
+// Failing runs each operation as often as it makes system calls that change something, and has
+// another one of them fail each time: once with ENOSPC, and with EIO from there on. After that a
+// different operation runs, the pool is opened anew, and its list must be that of the pool before or
+// after the operation: nothing is lost, nothing is listed that nobody took, and each listed snapshot
+// can be removed without harm to another. Thorough tries each operation after each failure, of both
+// kinds, and not one after the other.
+func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
+	t.Run(name, func(t R) {
+		for _, o := range operations() {
+			if o.apart && !thorough {
+				continue
+			}
+			t.Run(o.name, func(t R) {
+				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
+				if o.delta && !f.can.Delta || o.shares && !f.can.ManyHosts {
+					return
+				}
+				o.failAtEachCall(f, inject, thorough)
+			})
+		}
+	})
+}
+
+// world is what a pool may hold of a dataset.
+type world struct {
+	state backends.EntryState // "": it is gone
+	head  string              // content of the head; of a copy it is not looked at
+	has   map[uuid.UUID]string
+	// coming are snapshots that are not listed, and will be with the next change of the head: a copy whose
+	// superseded head was not yet taken from it.
+	coming map[uuid.UUID]string
+}
+
+func (w world) with(s dataset.Snapshot, content string) world {
+	w.has = maps.Clone(w.has)
+	w.has[s.ID] = content
+	return w
+}
+
+func (w world) without(s dataset.Snapshot) world {
+	w.has, w.coming = maps.Clone(w.has), maps.Clone(w.coming)
+	delete(w.has, s.ID)
+	delete(w.coming, s.ID)
+	return w
+}
+
+func (w world) headed(content string) world {
+	w.head = content
+	return w
+}
+
+func (w world) as(state backends.EntryState) world {
+	w.state = state
+	return w
+}
+
+// The contents of the file in a trial's dataset.
+const (
+	first  = "content of the first snapshot"
+	second = "of the second"
+	third  = "of the head"
+)
+
+// trial is a dataset whose first two contents are snapshots. An operation on it fails.
+type trial struct {
+	*fixture
+	d        dataset.Dataset
+	old, mid dataset.Snapshot
+	keep     dataset.Snapshot // that the operation makes, if it makes one
+	clone    dataset.Dataset  // likewise
+	worlds   []world          // that are possible now
+}
+
+func newTrial(f *fixture) *trial {
+	f.Helper()
+	t := &trial{fixture: f, d: f.create(), clone: f.record()}
+	f.write(t.d.ID, "file", first)
+	t.old = f.take(t.d)
+	f.write(t.d.ID, "file", second)
+	t.mid = f.take(t.d)
+	f.write(t.d.ID, "file", third)
+	t.keep = f.snapshot(t.d)
+	t.worlds = []world{{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first, t.mid.ID: second}, nil}}
+	return t
+}
+
+// change replaces each possible world by those that change makes of it.
+func (t *trial) change(change func(world) []world) {
+	var now []world
+	for _, w := range t.worlds {
+		if w.state == "" {
+			now = append(now, w)
+		} else {
+			now = append(now, change(w)...)
+		}
+	}
+	t.worlds = now
+}
+
+// becomes is change where one world becomes one other.
+func (t *trial) becomes(change func(world) world) {
+	t.change(func(w world) []world { return []world{change(w)} })
+}
+
+// failAtEachCall has each call of an operation fail.
+func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
+	f.Helper()
+	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.delta && !f.can.Delta })
+	for at := 0; ; at++ {
+		failures := []Failure{{at, unix.ENOSPC, false}, {at, unix.EIO, true}}
+		then := after
+		if !thorough {
+			failures = failures[at%2:][:1]
+			then = then[(at+at/len(after))%len(after):][:1]
+		}
+		reached := false
+		for _, failure := range failures {
+			for order, next := range then {
+				reached = o.fail(f, inject, failure, next, at+order) || reached
+			}
+		}
+		if !reached {
+			break
+		}
+	}
+}
+
+// fail has a call of an operation fail, and looks at the pool after another operation. It tells
+// whether there is such a call.
+func (o operation) fail(f *fixture, inject Inject, failure Failure, then operation, order int) bool {
+	f.Helper()
+	t := newTrial(f)
+	if o.keeps != "" {
+		t.keep.Kind = o.keeps
+	}
+	if o.prepare != nil {
+		o.prepare(t)
+	}
+	var err error
+	calls, iErr := inject(failure, func() { err = o.call(t) })
+	f.ok(iErr)
+	reached := len(calls) > failure.At
+	what := fmt.Sprintf("%s whose last of %d calls %v fails with %s (%v; onwards %t), then %s",
+		o.name, failure.At+1, calls[:min(failure.At+1, len(calls))], unix.ErrnoName(failure.Errno), err, failure.Onwards, then.name)
+	if !reached && err != nil {
+		f.Fatalf("%s: failed without a failure", what)
+	}
+	before := slices.Clone(t.worlds)
+	t.change(o.done(t))
+	if err != nil {
+		t.worlds = append(t.worlds, before...)
+		if o.between != nil {
+			for _, w := range before {
+				t.worlds = append(t.worlds, o.between(t, w)...)
+			}
+		}
+	}
+	if then.name == again {
+		t.worlds = before
+		then.call, then.done = o.call, o.done
+	}
+	if t.state() != "" || then.name == again {
+		if err := then.call(t); err != nil {
+			f.Fatalf("%s: the latter fails with %v", what, err)
+		}
+		t.change(then.done(t))
+	}
+	t.settled(what, order)
+	return reached
+}
+
+// state is that of the dataset; "": it is gone.
+func (t *trial) state() backends.EntryState {
+	t.Helper()
+	e, err := t.pool.Stat(t.ctx, t.d.ID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return ""
+	}
+	t.ok(err)
+	return e.State
+}
+
+// settled opens the pool anew and wants it to hold one of the worlds. Then it removes all.
+func (t *trial) settled(what string, order int) {
+	t.Helper()
+	t.open()
+	now := t.observed(what)
+	_, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
+	t.ok(err)
+	if reaped := t.observed(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head || reaped.state != now.state {
+		t.Fatalf("%s: there was %v, and what is left after reaping is %v", what, now, reaped)
+	}
+	t.is(what, now, func(w world) bool {
+		return w.state == now.state && (w.head == now.head || w.state != backends.EntryReady) && slices.Equal(idsOf(w.has), idsOf(now.has))
+	})
+	ids := idsOf(now.has)
+	for i := range ids {
+		id := uuid.MustParse(ids[(i+order)%len(ids)])
+		c := t.record()
+		_, err := t.pool.Clone(t.ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
+		if err != nil {
+			t.Fatalf("%s: snapshot %s cannot be read after %d others were removed: %v", what, id, i, err)
+		}
+		now.has[id] = t.content(c.ID)
+		t.is(what, now, func(w world) bool { return w.has[id] == now.has[id] })
+		t.ok(t.pool.Delete(t.ctx, c.ID))
+		t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, id))
+	}
+	if left := t.observed(what); len(left.has) > 0 || left.head != now.head {
+		t.Fatalf("%s: without the snapshots there is %v, want the head with %q", what, left, now.head)
+	}
+	t.ok(t.pool.Delete(t.ctx, t.d.ID))
+	t.ok(t.pool.Delete(t.ctx, t.clone.ID))
+	_, err = t.pool.Reap(t.ctx, func(uuid.UUID) bool { return true })
+	t.ok(err)
+	list, err := t.pool.List(t.ctx)
+	if err != nil || len(list) > 0 {
+		t.Fatalf("%s: after all was removed the list has %+v, %v", what, list, err)
+	}
+}
+
+// is leaves those worlds that fit what the pool holds, and wants one.
+func (t *trial) is(what string, now world, fits func(world) bool) {
+	t.Helper()
+	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
+	if len(possible) == 0 {
+		t.Fatalf("%s: the pool holds %v, which is none of %v", what, now, t.worlds)
+	}
+	t.worlds = possible
+}
+
+func idsOf(has map[uuid.UUID]string) []string {
+	var ids []string
+	for id := range has {
+		ids = append(ids, id.String())
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// observed returns what the pool holds, without the contents of snapshots.
+func (t *trial) observed(what string) world {
+	t.Helper()
+	now := world{has: map[uuid.UUID]string{}}
+	entries := t.entries(t.d.ID)
+	if len(entries) == 0 {
+		return now
+	}
+	e := entries[0]
+	if len(entries) > 1 || e.Problem != "" {
+		t.Fatalf("%s: listed as %+v", what, entries)
+	}
+	now.state = e.State
+	for _, s := range e.Snapshots {
+		if _, twice := now.has[s.ID]; twice {
+			t.Fatalf("%s: snapshot %s is listed twice", what, s.ID)
+		}
+		now.has[s.ID] = ""
+	}
+	if e.State == backends.EntryReady {
+		now.head = t.content(t.d.ID)
+	}
+	return now
+}
+
+// content is what the file in a head holds.
+func (t *trial) content(id uuid.UUID) string {
+	t.Helper()
+	m := t.mount(id)
+	defer m.unmount()
+	text, err := os.ReadFile(m.in("file"))
+	t.ok(err)
+	return string(text)
+}

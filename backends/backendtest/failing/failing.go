@@ -1,0 +1,18 @@
+// Package failing runs the cases of backendtest in which system calls fail.
+package failing
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/internal/fault"
+	"github.com/droverhq/drover/internal/long"
+)
+
+// Run runs them as subtests of t, under name. It needs root.
+func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T]) {
+	inject := func(f backendtest.Failure, do func()) (calls []string, err error) {
+		return fault.Run(fault.Failure{At: f.At, Errno: f.Errno, Onwards: f.Onwards}, do)
+	}
+	backendtest.Failing(t, name, factory, inject, long.Enabled())
+}

@@ -1,0 +1,157 @@
+package shelf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/fault"
+)
+
+// shelved is the folder of a ready dataset whose trees are directories.
+type shelved struct {
+	*testing.T
+	*Folder
+}
+
+func newShelved(t *testing.T) *shelved {
+	t.Helper()
+	s := &shelved{T: t}
+	shelf, err := Open(backends.Config{Name: "test", Path: filepath.Join(t.TempDir(), "pool"), Make: true}, "test")
+	s.ok(err)
+	d := dataset.Dataset{ID: uuid.New()}
+	f, _, err := shelf.Make(d.ID)
+	s.ok(err)
+	s.ok(errors.Join(f.Mkdir(FirstHead, 0o700), shelf.Finish(f, d), shelf.Commit(d.ID), f.Close()))
+	s.Folder, err = shelf.Find(d.ID)
+	s.ok(err)
+	t.Cleanup(func() { s.ok(s.Close()) })
+	return s
+}
+
+func (s *shelved) ok(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+// restore is what a backend does: it makes a tree and has it be the head.
+func (s *shelved) restore(keep uuid.UUID) error {
+	now, err := s.Head()
+	if err == nil {
+		err = s.Mkdir(RestoredTree(keep), 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	return s.Replace(Kept{Snapshot: dataset.Snapshot{ID: keep}, Tree: now.Tree}, Head{Tree: RestoredTree(keep)}, func() {})
+}
+
+// listed are the snapshots that the folder is said to have.
+func (s *shelved) listed() []uuid.UUID {
+	s.Helper()
+	var e backends.Entry
+	DescribeTrees(s.Folder, &e)
+	if e.Problem != "" {
+		s.Error(e.Problem)
+	}
+	var ids []uuid.UUID
+	for _, one := range e.Snapshots {
+		ids = append(ids, one.ID)
+	}
+	return ids
+}
+
+// I3: a restore that fails leaves no record that becomes a second snapshot of the head's tree with the
+// next restore, whichever of its calls failed.
+func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
+	for _, onwards := range []bool{false, true} {
+		for at := 0; ; at++ {
+			s := newShelved(t)
+			failed, next := uuid.New(), uuid.New()
+			s.ok(s.Mkdir(RestoredTree(failed), 0o700))
+			var err error
+			calls, fErr := fault.Run(fault.Failure{At: at, Errno: unix.ENOSPC, Onwards: onwards}, func() {
+				err = s.Replace(Kept{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}, Head{Tree: RestoredTree(failed)}, func() {})
+			})
+			s.ok(fErr)
+			now, hErr := s.Head()
+			s.ok(hErr)
+			what := calls[:min(at+1, len(calls))]
+			want := []uuid.UUID{next}
+			if now.Tree != FirstHead { // only a flush failed, if anything did
+				want = []uuid.UUID{failed, next}
+			}
+			if err == nil && len(want) != 2 {
+				t.Fatalf("%v: done, and the head is %s", what, now.Tree)
+			}
+			if left, err := s.Named(FirstHead, failed); err != nil || left && !onwards && now.Tree == FirstHead {
+				t.Errorf("%v: the record stays: %t, %v", what, left, err)
+			}
+			s.ok(s.Sweep())
+			s.ok(s.restore(next))
+			slices.SortFunc(want, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+			if got := s.listed(); !slices.Equal(got, want) {
+				t.Errorf("%v, then another restore: the snapshots are %v, want %v", what, got, want)
+			}
+			if at >= len(calls) {
+				break
+			}
+		}
+	}
+}
+
+// I3: removing one of two records of a tree leaves the tree to the other, also when the other cannot be
+// read.
+func TestI3DropSparesWhatAnotherNames(t *testing.T) {
+	s := newShelved(t)
+	one, other, damaged := uuid.New(), uuid.New(), uuid.New()
+	s.ok(s.restore(one))
+	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: other}, Tree: FirstHead})) // as an older version left it
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(damaged)), []byte("{"), 0o600))
+	drop := func(id uuid.UUID, want string) {
+		t.Helper()
+		if tree, err := s.Drop(id); err != nil || tree != want {
+			t.Errorf("dropped %s: %q, %v, want %q", id, tree, err, want)
+		}
+	}
+	drop(one, "")
+	drop(one, "") // again
+	drop(other, "")
+	s.ok(errors.Join(s.Remove(snapshotRecord(damaged)), s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead})))
+	drop(one, FirstHead)
+}
+
+// A restore that is asked for again after another one does not destroy its tree, which is a snapshot now.
+func TestRestoredBefore(t *testing.T) {
+	s := newShelved(t)
+	first, second := uuid.New(), uuid.New()
+	done := func(want bool) {
+		t.Helper()
+		if is, err := s.Restored(first); err != nil || is != want {
+			t.Errorf("done %t, %v, want %t", is, err, want)
+		}
+	}
+	done(false)
+	s.ok(s.Mkdir(RestoredTree(first), 0o700)) // a try that was cut short
+	done(false)
+	s.ok(s.Remove(RestoredTree(first)))
+	s.ok(s.restore(first))
+	done(true)
+	s.ok(s.restore(second))
+	_, err := s.Drop(first)
+	s.ok(err)
+	done(true)
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(second)), []byte("{"), 0o600))
+	if _, err := s.Restored(first); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("with a record that cannot be read: %v", err)
+	}
+}

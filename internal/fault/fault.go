@@ -1,0 +1,217 @@
+// Package fault makes system calls fail, for tests of what becomes of data when a disk is full or
+// broken. The program under test needs no hooks for it: a filter of seccomp(2) on one thread asks
+// this package about every call that changes something on a disk, and the kernel does not carry out
+// those that are to fail. Commands fail too, before and after they have run: see Runner.
+//
+// Calls of other threads and of child processes are carried out.
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Failure says which calls fail, and how.
+type Failure struct {
+	At      int        // index of the first call that fails; less than 0: none does
+	Errno   unix.Errno // that it fails with
+	Onwards bool       // all calls after it fail too
+}
+
+// running is the watcher of the thread whose calls fail now.
+var running atomic.Pointer[watcher]
+
+// Run calls do on a thread of its own and has calls of it fail. It returns the names of all calls that
+// were counted, in their order: the one that failed first is calls[f.At]. One Run at a time.
+func Run(f Failure, do func()) (calls []string, err error) {
+	type result struct {
+		calls []string
+		err   error
+	}
+	done := make(chan result)
+	onThread(func() {
+		w, err := watch(f)
+		if err != nil {
+			done <- result{nil, err}
+			return
+		}
+		running.Store(w)
+		do()
+		running.Store(nil)
+		close(w.ended)
+		go func() { // this thread ends before, and its filter with it
+			err := <-w.done
+			done <- result{w.calls, err}
+		}()
+	})
+	r := <-done
+	return r.calls, r.err
+}
+
+// onThread calls do on a thread that ends after it. The first thread of a process never ends, so it
+// is none for this.
+func onThread(do func()) {
+	go func() {
+		runtime.LockOSThread() // without an unlock: the thread ends with the goroutine
+		if unix.Gettid() != unix.Getpid() {
+			do()
+			return
+		}
+		onThread(do)
+		runtime.UnlockOSThread()
+	}()
+}
+
+// watcher answers for the calls of one thread.
+type watcher struct {
+	Failure
+
+	listener int
+	thread   int
+	ended    chan struct{} // closed when the thread calls nothing more
+	done     chan error    // has one value when the watcher has ended
+
+	mu    sync.Mutex
+	calls []string
+}
+
+// watch puts the filter on this thread and begins to answer.
+func watch(f Failure) (*watcher, error) {
+	program := filter()
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return nil, fmt.Errorf("watch system calls (seccomp, as root): %w", errno)
+	}
+	w := &watcher{Failure: f, listener: int(fd), thread: unix.Gettid(), ended: make(chan struct{}), done: make(chan error, 1)}
+	go func() {
+		err := w.run()
+		w.done <- errors.Join(err, unix.Close(w.listener))
+	}()
+	return w, nil
+}
+
+// filter is the program that asks the listener about the watched calls, and allows all others. It also
+// allows writes of 8 bytes: Go's runtime makes such a one to wake its poller, in a state in which it
+// cannot stop the thread for a garbage collection, and the listener would never run again.
+func filter() []unix.SockFilter {
+	const number, count = 0, 16 + 2*8 // offsets in struct seccomp_data: of the call, and of its third argument
+	load := func(at uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+	}
+	equal := func(value uint32, yes, no int) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jt: uint8(yes), Jf: uint8(no)}
+	}
+	watched := watched()
+	program := []unix.SockFilter{load(number), equal(unix.SYS_WRITE, 0, 3), load(count), equal(8, len(watched)+1, 0), load(number)}
+	for i, call := range watched {
+		program = append(program, equal(uint32(call), len(watched)-i, 0))
+	}
+	return append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF})
+}
+
+// call is struct seccomp_notif of linux/seccomp.h: a call that waits for an answer.
+type call struct {
+	id          uint64
+	pid         uint32 // of the thread
+	flags       uint32
+	number      int32
+	arch        uint32
+	instruction uint64
+	args        [6]uint64
+}
+
+// answer is struct seccomp_notif_resp.
+type answer struct {
+	id    uint64
+	val   int64
+	err   int32
+	flags uint32
+}
+
+// patience is how long after its work the thread, or a child of it, may take to end.
+const patience = 10 * time.Second
+
+// run answers until nobody has the filter any more.
+func (w *watcher) run() error {
+	var late <-chan time.Time
+	ended := w.ended
+	for {
+		select {
+		case <-ended:
+			late, ended = time.After(patience), nil
+		case <-late:
+			return fmt.Errorf("a child of the thread lives on, %s after its work", patience)
+		default:
+		}
+		fds := []unix.PollFd{{Fd: int32(w.listener), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 100)
+		switch {
+		case errors.Is(err, unix.EINTR), n == 0:
+			continue
+		case err != nil:
+			return err
+		case fds[0].Revents&unix.POLLIN == 0:
+			return nil // hung up
+		}
+		var c call
+		if err := w.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&c)); err != nil {
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
+				continue // its thread was interrupted, and calls again
+			}
+			return err
+		}
+		a := w.answer(c)
+		if err := w.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+}
+
+func (w *watcher) ioctl(request uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(w.listener), request, uintptr(arg)); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// answer decides on a call: it is carried out, or fails.
+func (w *watcher) answer(c call) answer {
+	a := answer{id: c.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	if int(c.pid) != w.thread { // a child's
+		return a
+	}
+	if name := c.changes(); name != "" && w.fails(name) {
+		a.flags, a.err = 0, -int32(w.Errno)
+	}
+	return a
+}
+
+// fails counts a call, and tells whether it is to fail.
+func (w *watcher) fails(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.calls)
+	w.calls = append(w.calls, name)
+	return n == w.At || w.Onwards && w.At >= 0 && n > w.At
+}
+
+// path is what a descriptor of a thread is open on; "" when it has no path.
+func (c call) path(fd uint64) string {
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.pid, int32(fd)))
+	if err != nil {
+		return ""
+	}
+	return target
+}
