@@ -70,6 +70,48 @@ func TestSubvolumesOfContainers(t *testing.T) {
 	}
 }
 
+// A subvolume that something in a dataset makes while a snapshot or clone of it is taken is not left out
+// of that unnoticed: the snapshot is refused, and nothing of it stays.
+func TestSubvolumeMadeMeanwhile(t *testing.T) {
+	for name, take := range map[string]func(f *fixture, c cast) error{
+		"snapshot": func(f *fixture, c cast) error { return f.Snapshot(t.Context(), c.Keep, nil) },
+		"clone": func(f *fixture, c cast) error {
+			_, err := f.Clone(t.Context(), c.Other, dataset.Source{Dataset: c.Dataset.ID}, nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			c := f.stage()
+			head := f.head(c.Dataset.ID)
+			f.backend.step = func(step string) {
+				if step == "btrfs.copy.begun" {
+					f.subvolume(head, "inner")
+				}
+			}
+			f.reopen()
+			f.fails(take(f, c), dataset.ErrUnsupported, "holds 1 subvolumes")
+			f.backend.step = func(string) {}
+			f.reopen()
+			if f.has(c.Dataset.ID, c.Keep.ID) {
+				t.Error("there is a snapshot without the subvolume")
+			}
+			f.must(subvolumeGone(head, "inner"))
+			f.settled()
+			f.must(take(f, c))
+		})
+	}
+}
+
+// subvolumeGone deletes a subvolume.
+func subvolumeGone(dir, name string) error {
+	parent, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(subvol.Delete(parent, name), parent.Close())
+}
+
 // A kept head is as unchangeable as any snapshot.
 func TestKeptHeadIsReadOnly(t *testing.T) {
 	f := newFixture(t)

@@ -3,6 +3,7 @@ package btrfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/google/uuid"
@@ -50,12 +51,8 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		return err
 	}
 	defer src.Close()
-	inside, err := subvol.Nested(src)
-	if err != nil {
+	if err := plain(from, src); err != nil {
 		return err
-	}
-	if len(inside) > 0 {
-		return nests(from, len(inside))
 	}
 	dir, err := to.Open(".")
 	if err != nil {
@@ -65,7 +62,27 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	if err := p.destroy(ctx, dir, as); err != nil {
 		return err
 	}
-	return noSpace(subvol.Snapshot(dir, as, src, readOnly))
+	p.step("btrfs.copy.begun")
+	if err := subvol.Snapshot(dir, as, src, readOnly); err != nil {
+		return noSpace(err)
+	}
+	// The source may be in use: a subvolume that was made in it before the snapshot is not in that.
+	if err := plain(from, src); err != nil {
+		if dErr := p.destroy(context.WithoutCancel(ctx), dir, as); dErr != nil {
+			err = fmt.Errorf("%w (what was copied stays until the next start: %v)", err, dErr)
+		}
+		return err
+	}
+	return nil
+}
+
+// plain fails with dataset.ErrUnsupported where something in a dataset made subvolumes in a tree of it.
+func plain(f *shelf.Folder, tree *os.File) error {
+	inside, err := subvol.Nested(tree)
+	if err == nil && len(inside) > 0 {
+		err = nests(f, len(inside))
+	}
+	return err
 }
 
 // nests is the error where something in a dataset made subvolumes.
@@ -153,10 +170,8 @@ func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 	if err := p.misses(dir, head.Size); err != nil && f.State == backends.EntryReady {
 		shelf.AddProblem(e, err)
 	}
-	if inside, err := subvol.Nested(dir); err != nil {
+	if err := plain(f, dir); err != nil {
 		shelf.AddProblem(e, err)
-	} else if len(inside) > 0 {
-		shelf.AddProblem(e, nests(f, len(inside)))
 	}
 }
 
