@@ -28,6 +28,7 @@ type house struct {
 	forget   time.Time // when old operations are looked for again
 	ops      uint64    // how many changes of operations the feed had told of at the last look
 	plans    map[uuid.UUID]duePlan
+	short    shortage
 	hidden   bool              // the catalog may not be written
 	lanes    map[string]uint64 // of services, with their indexes, at the last look at everything
 
@@ -40,7 +41,7 @@ type house struct {
 }
 
 func (s *Service) newHouse() *house {
-	return &house{plans: map[uuid.UUID]duePlan{}, failed: s.Failed, told: map[string]time.Time{}}
+	return &house{plans: map[uuid.UUID]duePlan{}, short: shortage{of: map[uuid.UUID]bool{}}, failed: s.Failed, told: map[string]time.Time{}}
 }
 
 // fail reports a failure, unless the same one was reported lately.
@@ -108,12 +109,16 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	if changes.any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
 		s.expireTrash(ctx, h)
 	}
-	if err := s.lookAtChanges(ctx, h, changes.datasets, everything); err == nil {
+	short, err := s.due(ctx, &h.short)
+	if err != nil && ctx.Err() == nil {
+		h.fail("look for nodes that can take a replica", err)
+	}
+	if err := s.lookAtChanges(ctx, h, slices.Concat(changes.datasets, short), everything); err == nil {
 		h.rev = changes.rev
 		if everything {
 			h.full = now.Add(houseFull)
 		}
-	} else if ctx.Err() == nil {
+	} else if h.short.nodes = ""; ctx.Err() == nil {
 		h.fail("look at what changed", err)
 	}
 	s.takeDue(ctx, h, now)
@@ -182,6 +187,7 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 		there, err := t.get(datasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.plans, id)
+			h.short.note(id, nil)
 			continue
 		}
 		if err := s.lookAtOne(ctx, h, id.String(), d, t.index(datasetKey(id)), err); err != nil {
@@ -194,7 +200,9 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 // lookAtOne returns only the errors that concern all.
 func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64, err error) error {
 	if err == nil {
-		err = errors.Join(s.look(ctx, h, d, index), s.replicate(ctx, d), s.forgetLost(ctx, d))
+		short := s.replicate(ctx, d)
+		h.short.note(d.ID, short)
+		err = errors.Join(s.look(ctx, h, d, index), short, s.forgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
