@@ -124,6 +124,10 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 // container has ended. The agent hears every Mount, or the Mount fails. It may miss an Unmount while
 // it restarts, so that it never counts less uses than there are.
 //
+// Known exception: when docker cp fails for one volume, dockerd sends Unmount for all volumes of the
+// container with its ID, although the container runs (containerStatPath in moby's daemon/archive.go). That
+// use ends early. See I9 in docs/invariants.md.
+//
 // Nothing of that holds for an ID of an older engine process (add), nor for Podman, which unmounts
 // under a running container when a user runs podman volume unmount. Their ends are compared with what
 // is seen on the host. If another use was taken for what was seen, this holds for the last use of the
