@@ -73,18 +73,19 @@ func TestMoveOnARealShare(t *testing.T) {
 // What a container has of one volume does not make another one used.
 func TestHeldOnARealShare(t *testing.T) {
 	f := onRealShare(t)
-	for _, name := range []string{"db", "other"} {
-		f.a.volume(name, map[string]string{"pool": "default"})
-	}
+	onShare := map[string]string{"pool": "default"}
+	of := []dataset.Dataset{f.a.volume("db", onShare), f.a.volume("other", onShare)}
 	db, other := f.a.mounts("db", "one"), f.a.mounts("other", "two")
 	in := t.TempDir()
 	_, _, end := inNamespace(t, `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
-	held, err := holders()
+	look, err := f.a.lookAtHost()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if held(db) || !held(other) {
-		t.Errorf("held: %t and %t", held(db), held(other))
+	for i, want := range []int{0, 1} {
+		if list := f.a.holders(t.Context(), look, of[i]); len(list) != want {
+			t.Errorf("%s is held %d times, not %d: %q", of[i].Volume, len(list), want, list)
+		}
 	}
 	if err := end(); err != nil {
 		t.Error(err)
@@ -119,7 +120,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	f.soon("the pool is offline", away)
 	f.a.writes("near", "token", "kept")
 	began := time.Now()
-	if _, err := holders(); err != nil {
+	if _, err := f.a.lookAtHost(); err != nil {
 		t.Error(err)
 	}
 	if err := f.a.Create(t.Context(), "new", map[string]string{"pool": "default"}); !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnsupported) {
