@@ -50,6 +50,8 @@ type app struct {
 	boottime func() time.Duration
 	// hasKey fails as an agent of this host would where a key file is not to be had.
 	hasKey func(path string) error
+	// authority is the folder of the cluster's certificate authority where --dir does not say another.
+	authority string
 
 	endpoint string    // --api
 	files    pki.Files // --cert, --key, --ca

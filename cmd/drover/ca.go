@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
+// defaultAuthority is app.authority outside of tests.
 const defaultAuthority = "/etc/drover/ca"
 
 func newCACmd(a *app) *cobra.Command {
@@ -27,8 +28,8 @@ func newCACmd(a *app) *cobra.Command {
 }
 
 // dirFlag gives a command the folder of the authority.
-func dirFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("dir", defaultAuthority, "`DIR` of the certificate authority, on this host")
+func dirFlag(a *app, cmd *cobra.Command) *string {
+	return cmd.Flags().String("dir", a.authority, "`DIR` of the certificate authority, on this host")
 }
 
 // authority is what programs are told of one.
@@ -56,11 +57,11 @@ checked and stays, for what is run at each start, as by docker compose up.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := outputFlags(cmd, false)
-	dir := cmd.Flags().String("dir", "", "`DIR` to make, on this host")
+	dir := cmd.Flags().String("dir", a.authority, "`DIR` to make, on this host")
 	keep := cmd.Flags().Bool("keep", false, "fine if there is one already: it stays")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *dir == "" {
-			return usage(cmd, "ca init needs --dir, the folder to make (%s is where the other commands look)", defaultAuthority)
+		if *dir == "" { // as of a variable of a script that is not set
+			return usage(cmd, "--dir is empty: name the folder to make, or leave --dir out for %s", a.authority)
 		}
 		made, err := pki.Create(*dir, a.now())
 		kept := *keep && errors.Is(err, dataset.ErrExists)
@@ -95,7 +96,7 @@ With --finish --force that ends at once, for a key that somebody else may have:
 nodes that have not heard of the new one by then must join anew.`,
 		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	dir, o := dirFlag(cmd), outputFlags(cmd, false)
+	dir, o := dirFlag(a, cmd), outputFlags(cmd, false)
 	cmd.Flags().BoolVar(&finish, "finish", false, "stop believing the key before")
 	cmd.Flags().BoolVar(&force, "force", false, "with --finish: also before all nodes can have new certificates")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -142,7 +143,7 @@ volumes and snapshots; an admin may do everything, also vouch that a node
 writes no more (--fenced).`,
 		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	dir, o := dirFlag(cmd), outputFlags(cmd, false)
+	dir, o := dirFlag(a, cmd), outputFlags(cmd, false)
 	cmd.Flags().StringVar(&role, "role", "", "what it may: `ROLE` admin, operator or viewer")
 	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, which must not be there")
 	completeFlag(cmd, "role", string(pki.Admin), string(pki.Worker), string(pki.Viewer))

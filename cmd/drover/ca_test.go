@@ -46,7 +46,7 @@ func TestCertificateAuthority(t *testing.T) {
 	}
 	refused("no certificate authority in "+dir, "ca", "issue", "bob", "--role", "viewer", "--dir", dir)
 	refused("no such folder", "ca", "rotate", "--dir", dir)
-	refused("ca init needs --dir, the folder to make (/etc/drover/ca is where the other commands look)", "ca", "init")
+	refused("--dir is empty: name the folder to make, or leave --dir out for /etc/drover/ca", "ca", "init", "--dir", "")
 	refused("holds something else (bob.pem)", "ca", "init", "--dir", occupied(t))
 	var made authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
@@ -94,6 +94,28 @@ func TestCertificateAuthority(t *testing.T) {
 	must("ca", "rotate", "--finish", "--force", "--dir", dir)
 	c.env["DROVER_API"] = "https://" + answering(t, f, dir)
 	refused("is not vouched for by this cluster's certificate authority", append(with, "node", "ls")...)
+}
+
+// Every command of the authority works in the same folder when --dir is left out.
+func TestDefaultAuthority(t *testing.T) {
+	c := newConsole(theWorld())
+	if c.authority != "/etc/drover/ca" {
+		t.Errorf("docs/cluster.md says /etc/drover/ca, not %s", c.authority)
+	}
+	c.authority, c.now = filepath.Join(t.TempDir(), "etc/drover/ca"), time.Now
+	for _, args := range [][]string{
+		{"ca", "init"},
+		{"ca", "init", "--keep"},
+		{"ca", "issue", "bob", "--role", "viewer", "--out", t.TempDir()},
+		{"ca", "rotate"},
+	} {
+		if code := c.run(t, args...); code != 0 {
+			t.Fatalf("%v: %d %s", args, code, c.err.String())
+		}
+	}
+	if _, err := pki.Load(c.authority); err != nil {
+		t.Error(err)
+	}
 }
 
 // occupied is a folder with something in it.

@@ -32,6 +32,7 @@ func main() {
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
 		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime, hasKey: hasKey,
+		authority: defaultAuthority,
 	}
 	a.dial, a.prove = a.client, a.verify
 	os.Exit(execute(context.Background(), a, os.Args[1:]))

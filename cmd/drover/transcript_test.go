@@ -45,7 +45,7 @@ func newConsole(f *fake) *console {
 		signals: context.WithCancel,
 		dial:    func(string) (remote, error) { return f, nil },
 		fencer:  func(string) (fencer, error) { return &c.guard, nil }, boottime: func() time.Duration { return time.Hour },
-		prove: proven, hasKey: func(string) error { return nil },
+		prove: proven, hasKey: func(string) error { return nil }, authority: defaultAuthority,
 		docker: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)

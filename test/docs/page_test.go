@@ -17,7 +17,8 @@ type page struct {
 	blocks []block
 }
 
-// A block is what a reader would copy: fenced, or indented with commands in it.
+// A block is what a reader would copy: fenced, also below the item of a list, or indented with
+// commands in it.
 type block struct {
 	line     int    // of its first line, from 1
 	language string // of a fence; console for indented commands
@@ -83,8 +84,9 @@ func (b block) commands() []command {
 }
 
 var (
-	notePattern   = regexp.MustCompile(`^<!-- test: (.*) -->$`)
+	notePattern   = regexp.MustCompile(`^ *<!-- test: (.*) -->$`)
 	notRunPattern = regexp.MustCompile(`^not run, because (\S+ ){2,}\S+$`)
+	fenceLine     = regexp.MustCompile("^( *)```(.*)$")
 )
 
 func parseNote(text string) (n note, err error) {
@@ -142,12 +144,14 @@ func parse(name, text string) (page, error) {
 // blockAt returns the block that begins at a line, nil when none does, and its
 // last line.
 func blockAt(lines []string, i int) (*block, int, error) {
-	if language, fenced := strings.CutPrefix(lines[i], "```"); fenced {
+	if m := fenceLine.FindStringSubmatch(lines[i]); m != nil {
+		indent, language := m[1], m[2]
+		b := &block{line: i + 2, language: language}
 		for end := i + 1; end < len(lines); end++ {
-			if lines[end] != "```" {
+			if lines[end] != indent+"```" {
+				b.lines = append(b.lines, strings.TrimPrefix(lines[end], indent))
 				continue
 			}
-			b := &block{line: i + 2, language: language, lines: lines[i+1 : end]}
 			if language != "console" && strings.Contains("\n"+strings.Join(b.lines, "\n"), "\n$ ") {
 				return nil, 0, fmt.Errorf("commands in a block of %q: want ```console", language)
 			}
@@ -156,7 +160,7 @@ func blockAt(lines []string, i int) (*block, int, error) {
 		return nil, 0, fmt.Errorf("a fence without an end")
 	}
 	if !strings.HasPrefix(lines[i], "    $ ") && !strings.HasPrefix(lines[i], "    # ") {
-		if strings.HasPrefix(lines[i], "$ ") {
+		if strings.HasPrefix(strings.TrimLeft(lines[i], " "), "$ ") {
 			return nil, 0, fmt.Errorf("a command outside of a block")
 		}
 		return nil, 0, nil

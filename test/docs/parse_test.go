@@ -14,7 +14,8 @@ func TestParse(t *testing.T) {
 		"```console\n$ drover doctor\ndrover: not well\n# a remark\n$ docker run \\\n    --name x\n```\n\n" +
 		"    # indented\n    $ drover volume ls\n    NAME\n\n    $ drover version\n\nEnd.\n" +
 		"<!-- test: not run, because nobody has it here -->\n\n```console\n$ make coffee\n```\n" +
-		"<!-- test: file=/x -->\n```yaml\na: b\n```\n"
+		"<!-- test: file=/x -->\n```yaml\na: b\n```\n" +
+		"1. Of a list:\n\n   <!-- test: setup=none -->\n   ```console\n   $ drover ca init\n   made\n   ```\n\n2. More.\n"
 	p, err := parse("p.md", text)
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +32,7 @@ func TestParse(t *testing.T) {
 		"console ", "$ drover volume ls => NAME", "$ drover version => ",
 		"console nobody has it here", "$ make coffee => ",
 		"yaml ",
+		"console ", "$ drover ca init => made",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -49,6 +51,7 @@ func TestParseRefuses(t *testing.T) {
 		"$ drover doctor\n",
 		"```sh\n$ drover doctor\n```\n",
 		"```console\n$ drover doctor\n",
+		"1. In a list\n\n   $ drover doctor\n",
 		"<!-- test: not run -->\n\n```console\n$ x\n```\n",
 		"<!-- test: not run, because no -->\n\n```console\n$ x\n```\n",
 		"<!-- test: setpu=db -->\n\n```console\n$ x\n```\n",
