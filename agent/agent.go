@@ -119,6 +119,7 @@ type Agent struct {
 	limits  *limits
 	engines engines
 
+	looks     looks
 	elsewhere func() (*mount.Foreign, error) // mount.Elsewhere; tests count and fail looks
 	nodes     nodes
 	sender    *transfer.Server // to other nodes

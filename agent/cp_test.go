@@ -157,9 +157,10 @@ func TestI9RestartedContainer(t *testing.T) {
 	r.want(d)
 }
 
-// TestI9HotPath: what one engine process begins and ends is not looked for on the host. docker cp into
-// a running container, and into one that is stopped, is counted.
-func TestI9HotPath(t *testing.T) {
+// TestI9OneLook: while another ID uses the dataset, the end of a use needs no look at the host. docker
+// cp into a running container, and into one that is stopped, is counted. The last use ends after one
+// look.
+func TestI9OneLook(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	docker := newCaller(t)
@@ -175,11 +176,50 @@ func TestI9HotPath(t *testing.T) {
 	r.by(docker, "db", "stopped")
 	r.unmount(d, "stopped")
 	r.want(d, "one")
+	if n.Load() != 0 {
+		t.Errorf("it looked %d times before the last use ended", n.Load())
+	}
 	stop()
 	r.unmount(d, "one")
 	r.want(d)
-	if n.Load() != 0 {
-		t.Errorf("it looked %d times", n.Load())
+	if n.Load() != 1 {
+		t.Errorf("it looked %d times, want once", n.Load())
+	}
+}
+
+// TestI9CpFails: a docker cp that fails for another volume of a running container sends Unmount with the
+// container's ID and no Mount. The volume stays in use until the container has ended.
+func TestI9CpFails(t *testing.T) {
+	for name, other := range map[string]bool{"alone": false, "while a stopped container is copied into": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			d := r.volume("db")
+			docker := newCaller(t)
+			r.Activated(docker)
+			r.by(docker, "db", "one")
+			stop := container(t, r.mountPath(d.ID))
+			last := "one"
+			if other {
+				r.by(docker, "db", "stopped")
+				last = "stopped"
+			}
+			r.unmount(d, "one")
+			if other {
+				r.unmount(d, "stopped")
+			}
+			r.want(d, last)
+			r.wantHeld(d, last)
+			r.restart()
+			r.after(inheritedGrace)
+			r.want(d, last)
+			r.wantHeld(d, last)
+			stop()
+			r.after(verifyEvery)
+			r.want(d)
+			if err := r.Remove(t.Context(), "db"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

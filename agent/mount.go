@@ -327,10 +327,9 @@ func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset, unmount func
 	return unmount(ctx, d)
 }
 
-// unmountLater unmounts a dataset whose last use the engine has ended, and releases the guard in the
-// background. The engine waits for the unmount, so nothing looks at the host's processes here: see
-// mayEndUnseen for why the use has ended. The guard is released after a look. The dataset's lock is
-// held.
+// unmountLater unmounts a dataset whose last use has ended, and releases the guard in the background:
+// the engine waits for the unmount, and the guard is released only after one more look at the host. The
+// dataset's lock is held.
 func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
 	if err := a.unmountLocked(d); err != nil {
 		return err

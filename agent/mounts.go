@@ -58,7 +58,6 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 		r.Epoch = old.Epoch
 		if old.Boot == a.boot {
 			r.IDs = maps.Clone(old.IDs)
-			r.Look = old.Look && len(old.IDs) > 0
 		}
 	}
 	if r.IDs == nil {

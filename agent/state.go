@@ -50,9 +50,6 @@ type mountRecord struct {
 	Boot  string             `json:"boot"`
 	Epoch uint64             `json:"epoch"`
 	IDs   map[string]idCount `json:"ids"`
-	// Look says that a use ended while another one was taken for what was still seen in other mount
-	// namespaces. So the last use ends only after another look at them.
-	Look bool `json:"look,omitempty"`
 }
 
 type idCount struct {

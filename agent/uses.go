@@ -105,7 +105,6 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 	held := a.heldBeyond(ctx, d, r.accounts(id))
 	if held == "" {
 		delete(r.IDs, id)
-		r.Look = true
 		return true
 	}
 	a.verifyBy(a.Clock.Steady())
@@ -120,24 +119,23 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 }
 
 // mayEndUnseen reports whether the last use of an ID may end without a look at the host. That is so
-// for all that one engine process began and ends: it unmounts each time that it mounted, after the
-// container has ended. The agent hears every Mount, or the Mount fails. It may miss an Unmount while
-// it restarts, so that it never counts less uses than there are.
+// while other IDs use the dataset, if one engine process began and ends the use: it unmounts as often
+// as it mounted, after the container has ended. The agent hears every Mount, or the Mount fails. It
+// may miss an Unmount while it restarts, so that it never counts less uses than there are.
 //
-// Known exception: when docker cp fails for one volume, dockerd sends Unmount for all volumes of the
-// container with its ID, although the container runs (containerStatPath in moby's daemon/archive.go). That
-// use ends early. See I9 in docs/invariants.md.
+// The last use of a dataset never ends unseen. When docker cp fails for one volume of a running
+// container, be it another driver's, dockerd sends Unmount for all volumes of the container with its
+// ID (containerStatPath in moby's daemon/archive.go, seen with 20.10).
 //
-// Nothing of that holds for an ID of an older engine process (add), nor for Podman, which unmounts
-// under a running container when a user runs podman volume unmount. Their ends are compared with what
-// is seen on the host. If another use was taken for what was seen, this holds for the last use of the
-// dataset as well, whichever it is.
+// An ID of an older engine process may end too often (add). So may Podman's, which unmounts under a
+// running container when a user runs podman volume unmount. Their ends are compared with what is seen
+// on the host.
 func (a *Agent) mayEndUnseen(r mountRecord, id string) bool {
 	c := r.IDs[id]
 	if c.Older || c.Ended || c.Generation == 0 || id == podmanID || a.engines.hasEnded(id, c) {
 		return false
 	}
-	return len(r.IDs) > 1 || !r.Look
+	return len(r.IDs) > 1
 }
 
 // heldBeyond describes a mount of a dataset besides its mount point, if there are more of them than a
@@ -274,7 +272,6 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked ma
 	if len(r.IDs) == n {
 		return nil
 	}
-	r.Look = true
 	if err := a.save(ctx, d, r, nil); err != nil {
 		return err
 	}

@@ -327,8 +327,11 @@ func (s *scan) task(pid int, task string) error {
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
+	if ns == s.own {
+		return nil
+	}
 	seen := view{ns: ns, root: rootOf(task)}
-	if ns == s.own || s.views[seen] {
+	if s.views[seen] {
 		return nil
 	}
 	mounts, err := TableOf(task)

@@ -37,12 +37,7 @@ func TestI9CpLiveRestore(t *testing.T) {
 	w.awaitMore(t, "one", "/data/one")
 	w.wantInUse(t, "live", "one")
 	w.docker(t, "stop", "one")
-	await(t, "nobody uses it", func() error {
-		if ids, uses := w.uses(t, "live@gold"); ids > 0 {
-			return fmt.Errorf("%d IDs, %d uses", ids, uses)
-		}
-		return nil
-	})
+	w.awaitUnused(t, "live@gold")
 	if got := w.once(t, "live@gold", "cat /data/one"); !strings.Contains(got, "tick") {
 		t.Errorf("what was written is lost: %q", got)
 	}
@@ -59,12 +54,7 @@ func TestI9EndedWithEngineDown(t *testing.T) {
 		t.Fatalf("process %q is not killed: %v", pid, err)
 	}
 	w.e.Up(t)
-	await(t, "nobody uses it", func() error {
-		if ids, uses := w.uses(t, "live@gold"); ids > 0 {
-			return fmt.Errorf("%d IDs, %d uses", ids, uses)
-		}
-		return nil
-	})
+	w.awaitUnused(t, "live@gold")
 	w.docker(t, "rm", "-f", "one")
 	w.docker(t, "volume", "rm", "live@gold")
 }
@@ -99,4 +89,15 @@ func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 	for _, c := range containers {
 		w.awaitMore(t, c, "/data/"+c)
 	}
+}
+
+// awaitUnused waits until a volume has no use on record.
+func (w *world) awaitUnused(t *testing.T, spelling string) {
+	t.Helper()
+	await(t, "nobody uses "+spelling, func() error {
+		if ids, uses := w.uses(t, spelling); ids > 0 {
+			return fmt.Errorf("%d IDs, %d uses", ids, uses)
+		}
+		return nil
+	})
 }
