@@ -3,17 +3,21 @@ package control
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -306,6 +310,66 @@ func TestRemoveEmptyNode(t *testing.T) {
 	_, err = e.RemoveNode(e.ctx, "alpha", false)
 	refused(t, err, dataset.ErrInvalid, "unknown node")
 	e.check()
+}
+
+// answeredLists is a store whose lists are what the test answers.
+type answeredLists struct {
+	store.Store
+	asked  chan struct{}
+	answer chan []store.Entry
+}
+
+func (s answeredLists) List(context.Context, string, string, int) ([]store.Entry, error) {
+	s.asked <- struct{}{}
+	return <-s.answer, nil
+}
+
+// A certificate is refused as soon as this replica has revoked it, also when another request looked at
+// the store just before and waits for the answer.
+func TestRevokedDuringALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
+		cert := &x509.Certificate{NotBefore: someday}
+		clk := clock.NewFake(someday)
+		st := answeredLists{asked: make(chan struct{}), answer: make(chan []store.Entry)}
+		s := &Service{Deps: Deps{Clock: clk}, store: st}
+		s.revoked.looked.L = &s.revoked.mu
+		asks := func() <-chan error {
+			answer := make(chan error, 1)
+			go func() { answer <- s.Revoked(bob, cert) }()
+			return answer
+		}
+		first := asks()
+		<-st.asked
+		st.answer <- nil
+		if err := <-first; err != nil { // something is known from here on
+			t.Fatal(err)
+		}
+		clk.Advance(revokedEvery)
+		before := asks()
+		<-st.asked
+		s.revoked.lookAgain() // as RevokeOperator does when it is on record
+		after := asks()
+		synctest.Wait()
+		select {
+		case err := <-after:
+			t.Errorf("answered from what was known before: %v", err)
+		default:
+		}
+		st.answer <- nil
+		if err := <-before; err != nil {
+			t.Error(err)
+		}
+		if !t.Failed() {
+			value, err := json.Marshal(revocation{Operator: "bob", At: clk.Now()})
+			if err != nil {
+				t.Error(err)
+			}
+			<-st.asked
+			st.answer <- []store.Entry{{Key: revokedOperatorKey("bob"), Value: value}}
+			refused(t, <-after, dataset.ErrForbidden, "was revoked")
+		}
+	})
 }
 
 // Another replica hears of it within seconds, and goes on with what it knew when the

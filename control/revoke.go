@@ -68,12 +68,13 @@ func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 }
 
 // revocations returns what is known, after a look at the store when it is time for one.
-// One request waits for that, and the others only while nothing is known yet.
+// One request waits for that. The others wait only while nothing is known yet, and after
+// this replica has revoked something: a look that began before does not know it.
 func (s *Service) revocations() ([]revocation, error) {
 	r := &s.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.looking && !r.loaded {
+	for r.looking && (!r.loaded || r.again) {
 		r.looked.Wait()
 	}
 	now := s.Clock.Steady()
