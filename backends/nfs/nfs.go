@@ -174,7 +174,11 @@ func suits(share string) error {
 			return err
 		}
 		for _, name := range names {
-			if name != shareName && !strings.HasPrefix(name, shelf.Temp) {
+			if strings.HasPrefix(name, shelf.Temp) {
+				continue
+			}
+			// Another host may have made the share, and a pool on it, since.
+			if _, err := root.Lstat(shareName); err != nil {
 				return dataset.Errorf(dataset.ErrExists, "it holds %q and is no share of drover's: make an empty folder on it, such as drover, and a pool below that for each host", name)
 			}
 		}
