@@ -65,6 +65,9 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 // mount in any namespace. A mount that nobody uses is taken off, and the guard forgets the dataset.
 // what is the work that has to wait. The dataset's lock is held.
 func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) error {
+	if err := a.verifyEnded(ctx, d); err != nil {
+		return err
+	}
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, what, r)
 	}

@@ -47,6 +47,16 @@ func (r mountRecord) accounts(without string) (n int) {
 	return n
 }
 
+// mayHaveEnded reports whether the engine has unmounted an ID that stayed, as a process had the dataset.
+func (r mountRecord) mayHaveEnded() bool {
+	for _, c := range r.IDs {
+		if c.Ended {
+			return true
+		}
+	}
+	return false
+}
+
 // usesOf lists the uses of a dataset for people, in the order of their IDs.
 func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
@@ -243,16 +253,38 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	}
 }
 
-// dropUnverified ends uses of a dataset that were unverified when the host was looked at, and that
-// nothing has changed since. If nobody had the dataset mounted besides its mount point, all of them
-// end. Otherwise only those that the engine has unmounted end, as long as the other uses account for
-// all mounts that were seen.
+// verifyEnded ends the uses that the engine has unmounted while a process had the dataset, if none has
+// it any more. Work that a use keeps from a dataset asks first, and does not wait for verifyUses. If the
+// host cannot be looked at, the uses stay. The dataset's lock is held.
+func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset) error {
+	r := a.record(d.ID)
+	if !r.mayHaveEnded() {
+		return nil
+	}
+	uses := r.IDs
+	maps.DeleteFunc(uses, func(_ string, c idCount) bool { return !c.Ended })
+	look, err := a.lookAtHost()
+	if err != nil {
+		return nil
+	}
+	return a.dropUnverifiedLocked(ctx, d, uses, len(a.holders(ctx, look, d)))
+}
+
+// dropUnverified is dropUnverifiedLocked under the dataset's lock.
 func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
 	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	return a.dropUnverifiedLocked(ctx, d, looked, holders)
+}
+
+// dropUnverifiedLocked ends uses of a dataset that were unverified when the host was looked at, and
+// that nothing has changed since. If nobody had the dataset mounted besides its mount point, all of
+// them end. Otherwise only those that the engine has unmounted end, as long as the other uses account
+// for all mounts that were seen. The dataset's lock is held.
+func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
 	now := a.Clock.Steady()
 	a.mu.Lock()
 	restarting := now < a.restarted

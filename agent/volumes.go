@@ -238,6 +238,27 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 	return *out.Dataset, nil
 }
 
+// unmountedByEngine fails with ErrInUse while a dataset has a recorded use. It waits for the dataset's
+// lock only if a look at the host may show that a use has ended.
+func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
+	r := a.record(d.ID)
+	if r.mayHaveEnded() {
+		unlock, err := a.locks.lock(ctx, d.ID, "removal of volume "+d.Volume)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := a.verifyEnded(ctx, d); err != nil {
+			return err
+		}
+		r = a.record(d.ID)
+	}
+	if len(r.IDs) > 0 {
+		return a.inUse(d, "remove", r)
+	}
+	return nil
+}
+
 // Remove deletes a volume, or only forgets a spelling of it while the engine
 // uses another. It refuses while the volume is mounted, whoever asks.
 func (a *Agent) Remove(ctx context.Context, spelling string) error {
@@ -248,8 +269,8 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	if err != nil {
 		return err
 	}
-	if r := a.record(d.ID); len(r.IDs) > 0 {
-		return a.inUse(d, "remove", r)
+	if err := a.unmountedByEngine(ctx, d); err != nil {
+		return err
 	}
 	tool := plugin.ToolOf(ctx)
 	if err := a.removableBy(tool, d, spelling); err != nil {
