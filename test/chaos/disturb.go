@@ -35,10 +35,12 @@ func (k *Campaign) disturb(t testing.TB, f Fault, h *cluster.Host) {
 		time.Sleep(f.For)
 		k.engines[h].start(t)
 		if f.N%2 == 0 { // docker cp is the first that the new one is asked for
-			k.copyFiles(t, f, h)
+			k.copyFiles(h, func(c container) { k.copyFrom(t, c.v, c.w, f.For) })
 		}
 	case FilesCopied:
-		k.copyFiles(t, f, h)
+		k.copyFiles(h, func(c container) { k.copyFrom(t, c.v, c.w, f.For) })
+	case CopyFailed:
+		k.copyFiles(h, func(c container) { k.failCopy(t, c.v, c.w) })
 	case MountKept:
 		k.keepMount(t, f, h)
 	case Strangers:

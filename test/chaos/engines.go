@@ -87,14 +87,28 @@ func (e *dockerd) process() *child.Process {
 }
 
 // copyFiles is docker cp on each container of a host.
-func (k *Campaign) copyFiles(t testing.TB, f Fault, h *cluster.Host) {
+func (k *Campaign) copyFiles(h *cluster.Host, cp func(c container)) {
 	var all sync.WaitGroup
 	for _, c := range k.containers(h) {
 		if c.w.id != "" {
-			all.Go(func() { k.copyFrom(t, c.v, c.w, f.For) })
+			all.Go(func() { cp(c) })
 		}
 	}
 	all.Wait()
+}
+
+// failCopy is docker cp that fails, as another driver refuses another volume of the container: the engine
+// unmounts this volume without having mounted it, and believes that the container has it no more.
+func (k *Campaign) failCopy(t testing.TB, v *volume, w *writer) {
+	w.engine.Lock()
+	defer w.engine.Unlock()
+	if w.over || w.forgotten {
+		return
+	}
+	k.unmount(t, w.on, v, w.id)
+	w.forgotten = true
+	k.report.count("copies failed")
+	k.checkUse(t, v, w, "after docker cp failed")
 }
 
 // copyFrom is docker cp: the engine mounts the volume once more with the mount ID of the container, and
@@ -105,12 +119,20 @@ func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Durat
 	if w.over {
 		return
 	}
+	id := w.id
+	if w.forgotten {
+		id = host.NewID()
+	}
 	began := time.Now()
-	_, err := k.engines[w.on].plug.Mount(v.name, w.id)
+	_, err := k.engines[w.on].plug.Mount(v.name, id)
 	k.report.ended(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", time.Since(began))
 	switch {
 	case errors.Is(err, host.ErrBroken):
-		w.owed++
+		if w.forgotten {
+			k.unmount(t, w.on, v, id)
+		} else {
+			w.owed++
+		}
 		k.report.count("copies without answer")
 		return
 	case err != nil:
@@ -119,7 +141,7 @@ func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Durat
 		return
 	}
 	time.Sleep(lasts)
-	k.unmount(t, w.on, v, w.id)
+	k.unmount(t, w.on, v, id)
 	k.report.count("copies done")
 	k.checkUse(t, v, w, "after docker cp")
 }
@@ -145,7 +167,8 @@ func (k *Campaign) containers(h *cluster.Host) (all []container) {
 	return all
 }
 
-// checkUse fails the test when the use of a container has ended while the container runs.
+// checkUse fails the test when the use of a container has ended while the container runs. One that the
+// engine has forgotten may have lost its use to another one of the volume.
 func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	t.Helper()
 	known, list := k.useOf(v, w)
@@ -156,7 +179,7 @@ func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	k.mu.Lock()
 	lost := k.lost[w.on]
 	k.mu.Unlock()
-	if list == nil || lost || !canWrite(w.proc.PID()) {
+	if list == nil || lost || w.forgotten && len(list) > 0 || !canWrite(w.proc.PID()) {
 		return
 	}
 	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name, w.name, when, list)

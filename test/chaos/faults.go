@@ -99,7 +99,7 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 		k.lose(t, f, one())
 	case StorePutBack:
 		k.putBack(t, f)
-	case EngineKilled, FilesCopied, MountKept, Strangers, HostBusy:
+	case EngineKilled, FilesCopied, CopyFailed, MountKept, Strangers, HostBusy:
 		k.disturb(t, f, one())
 	default:
 		t.Errorf("nobody knows how %s happens", f.Kind)

@@ -107,6 +107,27 @@ func TestContainersAndEngines(t *testing.T) {
 	k.wantCounted(t, "copies done", 3)
 }
 
+// A copy that fails takes the engine's use of a container that runs. The volume stays in use until the
+// container has ended, and is free then, although the engine unmounts it no more.
+func TestFailedCopy(t *testing.T) {
+	k, c := oneHost(t)
+	h := k.Hosts[0]
+	k.disturb(t, Fault{Kind: CopyFailed}, h)
+	k.disturb(t, Fault{Kind: CopyFailed}, h) // the engine has nothing more to unmount
+	k.wantCounted(t, "copies failed", 1)
+	k.disturb(t, Fault{Kind: FilesCopied}, h)
+	k.progresses(t, c.w)
+	k.checkUse(t, c.v, c.w, "at the end")
+	k.wantCounted(t, "uses looked at", 3)
+	if err := h.Plug(t).Remove(c.v.name); err == nil {
+		t.Error("removed while a container writes to it")
+	}
+	k.stop(t, c.v, c.w)
+	if err := h.Plug(t).Remove(c.v.name); err != nil {
+		t.Error(err)
+	}
+}
+
 // What copied the mounts of a container writes on when the container has ended, until it is stopped.
 func TestKeptMounts(t *testing.T) {
 	k, c := oneHost(t)

@@ -36,6 +36,7 @@ const (
 	HostLost      Kind = "host-lost"      // a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
 	EngineKilled  Kind = "engine-killed"  // a host: its containers go on (live-restore)
 	FilesCopied   Kind = "files-copied"   // a host: docker cp on each of its containers, for as long
+	CopyFailed    Kind = "copy-failed"    // a host: docker cp on each of its containers fails for another driver's volume
 	MountKept     Kind = "mount-kept"     // a host: a process with a copy of a container's mounts writes on
 	Strangers     Kind = "strangers"      // a host: processes with many descriptors that use no volume
 	HostBusy      Kind = "host-busy"      // a host: its CPUs and memory
@@ -113,6 +114,7 @@ func sorts() []sort {
 		{HostLost, 5, hosts, 1, 8 * time.Second},
 		{EngineKilled, 8, engines, 1, 3 * time.Second},
 		{FilesCopied, 6, copied, 1, time.Second},
+		{CopyFailed, 3, copied, 1, time.Second},
 		{MountKept, 5, kept, 1, 12 * time.Second},
 		{Strangers, 3, crowds, 1, 9 * time.Second},
 		{HostBusy, 2, busy, 1, 6 * time.Second},

@@ -51,9 +51,10 @@ type writer struct {
 	crowded bool // it has many descriptors
 	proc    *child.Process
 
-	engine sync.Mutex // one thing at a time is done with a container
-	over   bool       // the engine has stopped it
-	owed   int        // mounts for docker cp whose answer nobody heard
+	engine    sync.Mutex // one thing at a time is done with a container
+	over      bool       // the engine has stopped it
+	owed      int        // mounts for docker cp whose answer nobody heard
+	forgotten bool       // the engine has unmounted its volume while it ran, and does not once more
 }
 
 // A volume of these profiles has two users, each on any host; one of profile staying is
@@ -143,13 +144,13 @@ func (u *user) run(ctx context.Context, t testing.TB) {
 		}
 		id := host.NewID()
 		path, epoch, begun := u.mount(t, at, id)
-		owed := 0
+		unmounts := 1
 		if path != "" {
 			w := &writer{on: u.k.Hosts[at], id: id, epoch: epoch, name: "w" + id[:12], crowded: crowded}
-			owed = u.contain(ctx, t, w, path, stays)
+			unmounts = u.contain(ctx, t, w, path, stays)
 		}
 		if begun {
-			u.unmount(t, at, id, owed)
+			u.unmount(t, at, id, unmounts)
 		}
 		rest(ctx, pause)
 	}
@@ -211,16 +212,16 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 	}
 }
 
-// contain runs a writer in what is mounted, for a while. It returns how many mounts of its ID may be
-// left beside the one that it began with.
-func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration) (owed int) {
+// contain runs a writer in what is mounted, for a while. It returns how often the engine unmounts its ID
+// then.
+func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration) (unmounts int) {
 	root := filepath.Join(u.k.dir, w.name)
 	if err := os.Mkdir(root, 0o700); err != nil {
 		t.Error(err)
-		return 0
+		return 1
 	}
 	if !u.k.start(t, u.v, w, "-root", root, "-volume", path, "-logs", u.k.dir) {
-		return 0
+		return 1
 	}
 	select {
 	case <-ctx.Done():
@@ -232,7 +233,10 @@ func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string
 	defer w.engine.Unlock()
 	u.k.stop(t, u.v, w)
 	u.k.look(t, u.v, w)
-	return w.owed
+	if w.forgotten {
+		return w.owed
+	}
+	return 1 + w.owed
 }
 
 // stop ends a writer.
@@ -289,15 +293,14 @@ func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
 	return !k.lost[h] && !v.barred[h]
 }
 
-// unmount ends a use: asked until it is answered, as an engine does, and once more for each mount that
-// is owed.
-func (u *user) unmount(t testing.TB, at int, id string, owed int) {
+// unmount ends a use: it is asked that many times until it is answered, as an engine does.
+func (u *user) unmount(t testing.TB, at int, id string, unmounts int) {
 	h := u.k.Hosts[at]
 	u.v.mu.Lock()
 	delete(u.v.uses, id)
 	u.v.mu.Unlock()
 	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Unmount, Node: h.Name, ID: id})
-	for range 1 + owed {
+	for range unmounts {
 		u.k.unmount(t, h, u.v, id)
 	}
 	end(history.Answer{Done: true})
