@@ -5,6 +5,7 @@ package plugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,7 @@ type agent struct {
 	volumes map[string]bool
 	fail    map[string]error // by call
 	calls   map[string]int   // since the last set
+	creates []string         // the names that were asked for, with their options
 }
 
 func (a *agent) set(call string, err error) {
@@ -56,8 +58,11 @@ func (a *agent) do(call string, f func()) error {
 }
 
 func (a *agent) Activated(context.Context) {}
-func (a *agent) Create(_ context.Context, spec string, _ map[string]string) error {
-	return a.do("Create", func() { a.volumes[spec] = true })
+func (a *agent) Create(_ context.Context, spec string, opts map[string]string) error {
+	return a.do("Create", func() {
+		a.volumes[spec] = true
+		a.creates = append(a.creates, fmt.Sprint(spec, " ", opts))
+	})
 }
 func (a *agent) Remove(_ context.Context, spec string) error {
 	return a.do("Remove", func() { delete(a.volumes, spec) })
@@ -94,6 +99,12 @@ func (a *agent) Get(_ context.Context, spec string) (v plugin.Volume, err error)
 // serve starts the plugin for a driver name of its own, and an engine after it.
 func serve(t *testing.T) (*agent, *engine.Engine, string) {
 	t.Helper()
+	return serveOn(t, engine.Options{})
+}
+
+// serveOn is serve with options for the engine.
+func serveOn(t *testing.T, opts engine.Options) (*agent, *engine.Engine, string) {
+	t.Helper()
 	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}, calls: map[string]int{}}
 	driver := engine.DriverName()
 	l, err := socket.Listen(t.Context(), filepath.Join("/run/docker/plugins", driver+".sock"), "")
@@ -113,7 +124,7 @@ func serve(t *testing.T) (*agent, *engine.Engine, string) {
 			t.Error(err)
 		}
 	})
-	return a, engine.Start(t, engine.Options{}), driver
+	return a, engine.Start(t, opts), driver
 }
 
 // TestI7GetThatKnowsNothing: when the agent cannot say whether a volume exists, the engine keeps its

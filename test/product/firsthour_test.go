@@ -104,6 +104,8 @@ func TestFirstHour(t *testing.T) {
 		if want := "drover: volume \"there\" exists with size 1GiB, not 2GiB (drover volume resize there 2GiB)\n"; r.Exit != 1 || r.Err != want {
 			t.Errorf("drover volume create: exit %d, %q, want %q", r.Exit, r.Err, want)
 		}
+		// A name that this engine has not used comes with its options, if it contradicts the volume.
+		w.refused(t, `volume "there" exists with profile bronze, not gold`, "volume", "create", "-d", w.h.Driver, "there@gold")
 		w.drover(t, "volume", "resize", "there", "2GiB")
 		if st := w.inspect(t, "there").Status; st.Size != 2<<30 {
 			t.Errorf("size %d after resize", st.Size)
