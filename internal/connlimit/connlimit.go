@@ -1,6 +1,6 @@
-// Package connlimit bounds how many connections of a listener belong to peers that have not
-// shown who they are, so that strangers cannot use up the descriptors and the memory of a
-// process, nor keep those out whom it knows.
+// Package connlimit limits the connections of peers that have not authenticated, called strangers
+// here. Strangers then can neither use up the descriptors and memory of a server nor prevent known
+// peers from connecting.
 package connlimit
 
 import (
@@ -12,57 +12,64 @@ import (
 	"sync"
 )
 
-// Options say what a Listener does. They are not changed once it is made.
+// Options configure a Listener. They must not change after New.
 type Options struct {
-	// Most is how many strangers may be connected at once.
+	// Most is the maximum number of strangers' connections.
 	Most int
-	// Known returns nil for a peer that is no stranger, from what it showed in the handshake.
-	// If it is nil, every peer is a stranger.
+	// Known checks what a peer presented in the TLS handshake. It returns nil if the peer is known,
+	// and an error if it is a stranger. If Known is nil, every peer is a stranger. It is called
+	// concurrently.
 	Known func(tls.ConnectionState) error
-	// Closed is called with the address of a stranger whose connection was closed because there
-	// were too many. It must return at once, and may be nil.
+	// Closed is called with the address of a stranger whose connection the Listener closed because
+	// there were too many. It must return at once. It may be nil, and is called concurrently if
+	// Accept is.
 	Closed func(netip.Addr)
 }
 
-// Listener accepts every connection, and counts it as a stranger's until ConnState finds that the
-// peer is known. When there are more strangers than Options.Most, it closes a connection: the
-// oldest one of the network that has the most. A peer that is known later and quick to show it,
-// as a handshake takes milliseconds, so gets in while others hold as many connections as they
-// can. To refuse the newest connection instead would keep it out for as long as they do.
+// Listener accepts every connection and counts it as a stranger's until ConnState finds that the
+// peer is known. When there are more than Options.Most, it closes the oldest connection of the
+// network that has the most. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
 //
-// A network is an IPv4 address, or the first 64 bits of an IPv6 address.
+// So a known peer always gets in, even while strangers hold as many connections as they can: it
+// completes its handshake within milliseconds, before its connection is the oldest. If the Listener
+// refused the newest connection instead, strangers could keep known peers out.
+//
+// Safe for concurrent use.
 type Listener struct {
 	net.Listener
 	opts Options
 
 	mu        sync.Mutex
-	strangers map[netip.Prefix]*list.List // of *conn, the oldest first
-	count     int
-	next      uint64
+	strangers map[netip.Prefix]*list.List // each a list of *conn, the oldest first
+	count     int                         // the length of all lists together
+	next      uint64                      // the number of the next connection
 }
 
-// New returns a listener that accepts from l.
+// New returns a listener that accepts connections from l. Closing it closes l.
 func New(l net.Listener, opts Options) *Listener {
 	return &Listener{Listener: l, opts: opts, strangers: map[netip.Prefix]*list.List{}}
 }
 
-// conn is a connection that was accepted.
+// conn is an accepted connection.
 type conn struct {
 	net.Conn
-	of      *Listener
-	address netip.Addr
-	network netip.Prefix
-	number  uint64        // in the order in which connections came
-	place   *list.Element // among the strangers; nil: it is none, or closed. Guarded by of.mu
+	listener *Listener
+	address  netip.Addr
+	network  netip.Prefix
+	number   uint64 // connections are numbered in the order of Accept
+	// element is the entry in Listener.strangers. It is nil once the peer is known or the connection
+	// is closed. Guarded by Listener.mu.
+	element *list.Element
 }
 
-// Accept returns the next connection.
+// Accept returns the next connection, or the error of the underlying listener. It may close another
+// connection, as Listener describes.
 func (l *Listener) Accept() (net.Conn, error) {
 	accepted, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: accepted, of: l}
+	c := &conn{Conn: accepted, listener: l}
 	c.address, c.network = networkOf(accepted.RemoteAddr())
 	if victim := l.enter(c); victim != nil {
 		victim.reset()
@@ -73,8 +80,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// networkOf returns the address of a peer and its network; the zero values for what has none, such
-// as a unix socket.
+// networkOf returns the IP address of a peer and its network. Both are zero for a peer without an IP
+// address, such as one on a unix socket.
 func networkOf(peer net.Addr) (netip.Addr, netip.Prefix) {
 	tcp, ok := peer.(*net.TCPAddr)
 	if !ok {
@@ -92,7 +99,7 @@ func networkOf(peer net.Addr) (netip.Addr, netip.Prefix) {
 	return address, network
 }
 
-// enter counts a connection among the strangers. It returns the one that must be closed, if any.
+// enter adds a connection to the strangers'. It returns the connection that must be closed, or nil.
 func (l *Listener) enter(c *conn) (victim *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +110,7 @@ func (l *Listener) enter(c *conn) (victim *conn) {
 		of = list.New()
 		l.strangers[c.network] = of
 	}
-	c.place = of.PushBack(c)
+	c.element = of.PushBack(c)
 	if l.count++; l.count <= l.opts.Most {
 		return nil
 	}
@@ -118,7 +125,7 @@ func (l *Listener) enter(c *conn) (victim *conn) {
 	return victim
 }
 
-// leave takes a connection out of the strangers. Idempotent.
+// leave removes a connection from the strangers'. Idempotent.
 func (l *Listener) leave(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,42 +133,42 @@ func (l *Listener) leave(c *conn) {
 }
 
 func (l *Listener) leaveLocked(c *conn) {
-	if c.place == nil {
+	if c.element == nil {
 		return
 	}
 	of := l.strangers[c.network]
-	of.Remove(c.place)
+	of.Remove(c.element)
 	if of.Len() == 0 {
 		delete(l.strangers, c.network)
 	}
-	c.place = nil
+	c.element = nil
 	l.count--
 }
 
-// stranger reports whether a connection counts as a stranger's.
-func (l *Listener) stranger(c *conn) bool {
+// isStranger reports whether a connection counts as a stranger's.
+func (l *Listener) isStranger(c *conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return c.place != nil
+	return c.element != nil
 }
 
-// Strangers is how many strangers are connected.
+// Strangers returns the number of strangers' connections.
 func (l *Listener) Strangers() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.count
 }
 
-// ConnState is for http.Server, over TLS. With the first request, when the handshake is complete
-// and the peer has proven that it has the key of its certificate, it looks whether the peer is
-// known.
-func (l *Listener) ConnState(of net.Conn, state http.ConnState) {
-	secure, ok := of.(*tls.Conn)
+// ConnState is the ConnState function for an http.Server that serves TLS on this Listener. At the
+// first request of a connection it asks Options.Known about the peer. The handshake is complete by
+// then, so the peer has proven that it has the private key of its certificate.
+func (l *Listener) ConnState(nc net.Conn, state http.ConnState) {
+	secure, ok := nc.(*tls.Conn)
 	if !ok || state != http.StateActive || l.opts.Known == nil {
 		return
 	}
 	c, ok := secure.NetConn().(*conn)
-	if !ok || !l.stranger(c) {
+	if !ok || !l.isStranger(c) {
 		return
 	}
 	if shown := secure.ConnectionState(); shown.HandshakeComplete && l.opts.Known(shown) == nil {
@@ -171,14 +178,14 @@ func (l *Listener) ConnState(of net.Conn, state http.ConnState) {
 
 // Close closes the connection.
 func (c *conn) Close() error {
-	c.of.leave(c)
+	c.listener.leave(c)
 	return c.Conn.Close()
 }
 
-// reset closes the connection at once: the kernel keeps nothing of it either.
+// reset closes the connection with a TCP reset, so that the kernel drops its buffers at once.
 func (c *conn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
-	_ = c.Conn.Close() // which the server may have done just now
+	_ = c.Conn.Close() // fails if the server has just closed it
 }

@@ -20,7 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// listen returns a listener on loopback, and where the connections that it closed came from.
+// listen returns a listener on loopback, and a function that returns the addresses of the connections
+// that the listener closed.
 func listen(t *testing.T, opts Options) (l *Listener, closed func() []string) {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,7 +56,7 @@ func dial(t *testing.T, l *Listener, from string) net.Conn {
 	return c
 }
 
-// isOpen tells whether the other end has closed a connection, on which nothing is sent.
+// isOpen reports whether the other end has not closed a connection. Nothing may be sent on it.
 func isOpen(t *testing.T, c net.Conn, wantClosed bool) bool {
 	t.Helper()
 	wait := 10 * time.Millisecond
@@ -70,7 +71,8 @@ func isOpen(t *testing.T, c net.Conn, wantClosed bool) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// The oldest connection goes, of the address that has most: one that has few loses none.
+// The listener closes the oldest connection of the address that has the most. An address with few
+// connections loses none.
 func TestOldestOfTheAddressWithMostIsClosed(t *testing.T) {
 	l, closed := listen(t, Options{Most: 4})
 	from := []string{"127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.4", "127.0.0.2"}
@@ -97,7 +99,8 @@ func TestOldestOfTheAddressWithMostIsClosed(t *testing.T) {
 	}
 }
 
-// Of addresses that have as many, the oldest connection goes: with many addresses as well each newcomer gets in.
+// If several addresses have the most connections, the listener closes the oldest of all of these, so a
+// new peer gets in even if strangers use many addresses.
 func TestOldestOfAllIsClosed(t *testing.T) {
 	l, closed := listen(t, Options{Most: 3})
 	var want []string
@@ -118,7 +121,8 @@ func TestOldestOfAllIsClosed(t *testing.T) {
 	}
 }
 
-// What is closed is counted no more, whoever closes it and how often; many come and go at once.
+// A closed connection no longer counts, whichever end closes it and however often. Many peers connect
+// and disconnect concurrently.
 func TestEveryConnectionIsCountedOnce(t *testing.T) {
 	l, _ := listen(t, Options{Most: 8})
 	var wg sync.WaitGroup
@@ -140,7 +144,8 @@ func TestEveryConnectionIsCountedOnce(t *testing.T) {
 	}
 }
 
-// Who is known keeps his connection, whatever strangers do; a certificate alone makes nobody known.
+// A known peer keeps its connection, whatever strangers do. A certificate without its key makes no
+// peer known.
 func TestKnownPeerKeepsItsConnection(t *testing.T) {
 	good := errors.New("not known")
 	l, closed := listen(t, Options{Most: 2, Known: func(cs tls.ConnectionState) error {

@@ -2,4 +2,4 @@
 
 package fault
 
-var older map[int]string
+var legacyCalls map[int]string

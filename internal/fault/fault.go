@@ -1,9 +1,9 @@
-// Package fault makes system calls fail, for tests of what becomes of data when a disk is full or
-// broken. The program under test needs no hooks for it: a filter of seccomp(2) on one thread asks
-// this package about every call that changes something on a disk, and the kernel does not carry out
-// those that are to fail. Commands fail too, before and after they have run: see Runner.
+// Package fault makes system calls fail, to test what happens to data when a disk is full or broken.
+// The program under test needs no hooks: a seccomp(2) filter on one thread reports every call that
+// changes something on a disk to this package, which lets the call through or makes it fail without
+// effect. Commands can fail too, before or after they run: see Runner.
 //
-// Calls of other threads and of child processes are carried out.
+// Calls of other threads and of child processes never fail.
 package fault
 
 import (
@@ -19,18 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Failure says which calls fail, and how.
+// Failure defines which calls fail, and how.
 type Failure struct {
-	At      int        // index of the first call that fails; less than 0: none does
-	Errno   unix.Errno // that it fails with
-	Onwards bool       // all calls after it fail too
+	At      int        // the index of the first call that fails; if negative, none fails
+	Errno   unix.Errno // the error of the calls that fail
+	Onwards bool       // all later calls fail too
 }
 
-// running is the watcher of the thread whose calls fail now.
+// running is the watcher of the Run that is active, or nil.
 var running atomic.Pointer[watcher]
 
-// Run calls do on a thread of its own and has calls of it fail. It returns the names of all calls that
-// were counted, in their order: the one that failed first is calls[f.At]. One Run at a time.
+// Run calls do on a separate thread, whose calls fail as f defines. It returns the names of all calls
+// that changed something or failed, in order: calls[f.At] is the first that failed.
+//
+// Run needs root and fails if the kernel refuses the filter, or if a child process of do outlives do by
+// ten seconds. Not safe for concurrent use: a process may have only one Run at a time.
 func Run(f Failure, do func()) (calls []string, err error) {
 	type result struct {
 		calls []string
@@ -47,7 +50,7 @@ func Run(f Failure, do func()) (calls []string, err error) {
 		do()
 		running.Store(nil)
 		close(w.ended)
-		go func() { // this thread ends before, and its filter with it
+		go func() { // on another thread: the watcher ends only after this one has ended
 			err := <-w.done
 			done <- result{w.calls, err}
 		}()
@@ -56,11 +59,11 @@ func Run(f Failure, do func()) (calls []string, err error) {
 	return r.calls, r.err
 }
 
-// onThread calls do on a thread that ends after it. The first thread of a process never ends, so it
-// is none for this.
+// onThread calls do on a thread that ends when do returns. It does not use the first thread of the
+// process, because that one never ends.
 func onThread(do func()) {
 	go func() {
-		runtime.LockOSThread() // without an unlock: the thread ends with the goroutine
+		runtime.LockOSThread() // no unlock, so that the thread ends with the goroutine
 		if unix.Gettid() != unix.Getpid() {
 			do()
 			return
@@ -70,20 +73,20 @@ func onThread(do func()) {
 	}()
 }
 
-// watcher answers for the calls of one thread.
+// watcher decides which calls of one thread fail.
 type watcher struct {
 	Failure
 
 	listener int
 	thread   int
-	ended    chan struct{} // closed when the thread calls nothing more
-	done     chan error    // has one value when the watcher has ended
+	ended    chan struct{} // closed when do has returned
+	done     chan error    // receives one value when the watcher has ended
 
 	mu    sync.Mutex
 	calls []string
 }
 
-// watch puts the filter on this thread and begins to answer.
+// watch installs the filter on the current thread and starts a watcher for it.
 func watch(f Failure) (*watcher, error) {
 	program := filter()
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
@@ -100,11 +103,13 @@ func watch(f Failure) (*watcher, error) {
 	return w, nil
 }
 
-// filter is the program that asks the listener about the watched calls, and allows all others. It also
-// allows writes of 8 bytes: Go's runtime makes such a one to wake its poller, in a state in which it
-// cannot stop the thread for a garbage collection, and the listener would never run again.
+// filter returns the BPF program that reports the watched calls to the listener and allows all others.
+//
+// It also allows writes of 8 bytes. Go's runtime wakes its poller with such a write, and cannot stop
+// the thread for a garbage collection during it. If the write waited for the listener, a garbage
+// collection would wait for the thread, and the listener for the garbage collection.
 func filter() []unix.SockFilter {
-	const number, count = 0, 16 + 2*8 // offsets in struct seccomp_data: of the call, and of its third argument
+	const number, count = 0, 16 + 2*8 // offsets of the call's number and third argument in struct seccomp_data
 	load := func(at uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
 	}
@@ -140,10 +145,10 @@ type answer struct {
 	flags uint32
 }
 
-// patience is how long after its work the thread, or a child of it, may take to end.
+// patience is how long the thread and its child processes may take to end after do has returned.
 const patience = 10 * time.Second
 
-// run answers until nobody has the filter any more.
+// run answers calls until no thread or process has the filter any more.
 func (w *watcher) run() error {
 	var late <-chan time.Time
 	ended := w.ended
@@ -152,7 +157,7 @@ func (w *watcher) run() error {
 		case <-ended:
 			late, ended = time.After(patience), nil
 		case <-late:
-			return fmt.Errorf("a child of the thread lives on, %s after its work", patience)
+			return fmt.Errorf("a child process still runs %s after the test function returned", patience)
 		default:
 		}
 		fds := []unix.PollFd{{Fd: int32(w.listener), Events: unix.POLLIN}}
@@ -168,7 +173,7 @@ func (w *watcher) run() error {
 		var c call
 		if err := w.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&c)); err != nil {
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
-				continue // its thread was interrupted, and calls again
+				continue // a signal interrupted the call, and the thread repeats it
 			}
 			return err
 		}
@@ -186,19 +191,19 @@ func (w *watcher) ioctl(request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// answer decides on a call: it is carried out, or fails.
+// answer decides whether a call is carried out or fails.
 func (w *watcher) answer(c call) answer {
 	a := answer{id: c.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-	if int(c.pid) != w.thread { // a child's
+	if int(c.pid) != w.thread { // a call of a child process
 		return a
 	}
-	if name := c.changes(); name != "" && w.fails(name) {
+	if name := c.change(); name != "" && w.fails(name) {
 		a.flags, a.err = 0, -int32(w.Errno)
 	}
 	return a
 }
 
-// fails counts a call, and tells whether it is to fail.
+// fails counts a call and reports whether it must fail.
 func (w *watcher) fails(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,7 +212,7 @@ func (w *watcher) fails(name string) bool {
 	return n == w.At || w.Onwards && w.At >= 0 && n > w.At
 }
 
-// path is what a descriptor of a thread is open on; "" when it has no path.
+// path returns the path of the file that is open as fd, or "" if that cannot be found.
 func (c call) path(fd uint64) string {
 	target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.pid, int32(fd)))
 	if err != nil {

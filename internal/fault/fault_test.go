@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// replace writes a file anew, as much of the program does it.
+// replace replaces a file durably, as most of the program does.
 func replace(path, content string) error {
 	f, err := os.Create(path + ".tmp")
 	if err != nil {
@@ -81,8 +81,8 @@ func TestCommandsFail(t *testing.T) {
 	}
 }
 
-// TestPollerIsWoken: a write as Go's runtime makes it to wake its poller is not asked about. A
-// garbage collection in that moment would wait for the thread, and the thread for the listener.
+// TestPollerIsWoken: the filter allows the write of 8 bytes by which Go's runtime wakes its poller.
+// Otherwise a garbage collection could wait for the thread, and the thread for the listener.
 func TestPollerIsWoken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	for length, want := range map[int][]string{8: {"create"}, 9: {"create", "write"}} {

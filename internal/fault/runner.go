@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Runner passes commands on to Next. During Run each counts as two calls: its start, which fails
-// without that the command runs, and its end, which fails although it has done its work.
+// Runner passes commands on to Next. During Run each command counts as two calls. If its start fails,
+// the command does not run; if its end fails, the command has done its work. Safe for concurrent use.
 type Runner struct{ Next run.Runner }
 
 // Run implements run.Runner.

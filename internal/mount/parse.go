@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// MaxTable bounds the size of a mountinfo file in bytes. A namespace has at most
-// /proc/sys/fs/mount-max mounts, 100,000 unless an administrator changed it; at the usual
-// 150 bytes a line they fit.
+// MaxTable is the maximum size of a mountinfo file in bytes. It is large enough for 100,000 mounts, the
+// default of /proc/sys/fs/mount-max, at the usual 150 bytes a line.
 const MaxTable = 16 << 20
 
 // ErrTooLarge is returned for a mountinfo file that is larger than MaxTable.
@@ -22,8 +21,8 @@ var ErrTooLarge = fmt.Errorf("the mount table is larger than %d MiB", MaxTable>>
 // make such a mount. moby/sys/mountinfo cannot be used here: it reads with bufio.Scanner, whose
 // default limit of 64 KiB a line makes one long line fail the whole table.
 //
-// Errors: ErrTooLarge, or what is wrong with the line that could not be parsed. A table that was
-// read in part is never returned.
+// It fails with ErrTooLarge, with a read error, or with an error that quotes the line that could not
+// be parsed. It never returns part of a table.
 func parseTable(r io.Reader) (Mounts, error) {
 	limited := &io.LimitedReader{R: r, N: MaxTable + 1}
 	lines := bufio.NewReader(limited)
@@ -88,9 +87,9 @@ func parseEntry(line string) (*Entry, error) {
 	}, nil
 }
 
-// unescape replaces \040 and the like, which the kernel writes for space, tab, newline, backslash
-// and hash (mangle_path in fs/seq_file.c). It returns a copy, so that no line is kept in memory
-// for one of its fields.
+// unescape decodes octal escapes such as \040. The kernel writes them for space, tab, newline, backslash
+// and hash (mangle_path in fs/seq_file.c). unescape returns a copy, so that a field does not keep its
+// whole line in memory.
 func unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return strings.Clone(s)
@@ -109,7 +108,7 @@ func unescape(s string) string {
 	return string(b)
 }
 
-// clip shortens what an error quotes.
+// clip shortens a string that an error quotes.
 func clip(s string) string {
 	const most = 100
 	if len(s) <= most {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestParseTable(t *testing.T) {
-	long := strings.Repeat("/"+strings.Repeat("x", 250), 400) // of more than 64 KiB
+	long := strings.Repeat("/"+strings.Repeat("x", 250), 400) // longer than 64 KiB
 	for name, c := range map[string]struct {
 		line string
 		want *Entry
@@ -34,7 +34,7 @@ func TestParseTable(t *testing.T) {
 	}
 }
 
-// A table that cannot be read as a whole is not read at all.
+// A table that cannot be read completely is an error.
 func TestParseTableFails(t *testing.T) {
 	const good = "2 1 8:1 / /other rw - ext4 /dev/sda1 rw\n"
 	for name, c := range map[string]struct {
@@ -56,7 +56,7 @@ func TestParseTableFails(t *testing.T) {
 	}
 }
 
-// A copy of the host's mount is told by the directory on which it is mounted: a container that
+// A copy of the host's mount is recognized by the directory on which it is mounted. A container that
 // mounts its volume on a path that ends like the host's is a holder.
 func TestHoldersByPlace(t *testing.T) {
 	const path = "/root/mnt/uuid"
@@ -93,7 +93,7 @@ func TestHoldersByPlace(t *testing.T) {
 	}
 }
 
-// A process that could not be examined may hold anything.
+// A process that could not be examined counts as a holder of every filesystem.
 func TestUnexaminedIsAHolder(t *testing.T) {
 	f := Foreign{unexamined: []Holder{{PID: 7, Comm: "deep", Unexamined: ErrTooLarge}}}
 	for _, list := range [][]Holder{f.Holders(Filesystem{Major: 8, Root: "/"}, "/m"), f.From("pool")} {

@@ -7,21 +7,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootPrefix begins the root of what NFS is mounted, where it is known.
+// rootPrefix is the prefix of Entry.Root for an NFS mount whose directory in the share is known.
 const rootPrefix = "inode:"
 
-// RootOf is what stands in Entry.Root for a directory of a share that is mounted, by its
-// inode. NFS has "/" in the mount table for whatever is mounted of a share, so that the
-// volumes on it could not be told from each other, nor from the share.
+// RootOf returns the Entry.Root of an NFS mount of the directory with that inode. The kernel's mount
+// table shows the root "/" for every NFS mount, so it does not distinguish the volumes of a share from
+// each other or from the whole share.
 func RootOf(inode uint64) string { return rootPrefix + strconv.FormatUint(inode, 10) }
 
-// onShare tells a mount of NFS.
+// onShare reports whether a mount is of NFS.
 func onShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
-// tellShares finds out what of a share each mount is, as seen from a root directory. No server
-// is asked, which may be dead. What is covered, or lies within a share, is not looked up: it
-// keeps the root "/".
-func (m Mounts) tellShares(root string) {
+// resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root
+// directory of the process that sees the mounts. It asks no server, because the server may be dead. A
+// mount that is covered by another one, or whose mount point is inside a share, keeps the root "/".
+func (m Mounts) resolveShareRoots(root string) {
 	for _, e := range m {
 		if !onShare(e) || m.inShare(e) {
 			continue
@@ -35,11 +35,12 @@ func (m Mounts) tellShares(root string) {
 	}
 }
 
-// Untold tells whether it is not known what of a share a mount is: it may be any part of it.
+// Untold reports whether a mount is of NFS and its directory in the share is unknown, so that it may be
+// any part of the share.
 func Untold(e *Entry) bool { return onShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
 
-// inShare tells whether a mount point lies within what is mounted of a share: looking it up
-// would ask the server.
+// inShare reports whether a mount point is inside another NFS mount. To look it up, the kernel would ask
+// the server.
 func (m Mounts) inShare(e *Entry) bool {
 	for _, o := range m {
 		if onShare(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
@@ -49,8 +50,8 @@ func (m Mounts) inShare(e *Entry) bool {
 	return false
 }
 
-// Unsure tells whether a mount of a share, seen elsewhere, may be of any part of it: it is none
-// of those that are in m.
+// Unsure reports whether e, a mount in another mount namespace, is of NFS and may be any part of its
+// share. If m has a mount of the same directory, e is a mount of that directory.
 func (m Mounts) Unsure(e *Entry) bool {
 	if !onShare(e) {
 		return false

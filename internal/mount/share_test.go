@@ -77,7 +77,7 @@ func TestTellShares(t *testing.T) {
 			e.FSType, e.Root = "nfs4", "/"
 		}
 	}
-	table.tellShares("/proc/self/root")
+	table.resolveShareRoots("/proc/self/root")
 	for _, at := range dirs[:2] {
 		for _, e := range table {
 			if e.Mountpoint == at {

@@ -17,11 +17,12 @@ import (
 // Entry is one line of a mountinfo file (proc_pid_mountinfo(5)), unescaped.
 type Entry = mountinfo.Info
 
-// Mounts is a mount table at one moment, in the kernel's order: of several mounts on
-// one path the last one is seen.
+// Mounts is a mount table at one moment, in the kernel's order. If several mounts have the same mount
+// point, the last one hides the others. It is not changed after it was read, so it is safe for
+// concurrent use.
 type Mounts []*Entry
 
-// Table reads the mounts of this process's mount namespace.
+// Table reads the mounts of this process's mount namespace. Its errors are those of TableOf.
 func Table() (Mounts, error) {
 	m, err := TableOf("/proc/thread-self")
 	if err != nil {
@@ -30,9 +31,9 @@ func Table() (Mounts, error) {
 	return m, nil
 }
 
-// TableOf reads the mounts that a task sees, by its directory in /proc. The root of an NFS mount
-// is replaced as RootOf says. It fails with ErrTooLarge for a table of more than MaxTable bytes,
-// and for a task that has ended (Ended tells).
+// TableOf reads the mounts that a task sees. task is the directory of the task in /proc. The root of
+// an NFS mount is replaced by what RootOf returns for it. TableOf fails with ErrTooLarge for a table of
+// more than MaxTable bytes. Ended reports whether it failed because the task has ended.
 func TableOf(task string) (Mounts, error) {
 	f, err := os.Open(task + "/mountinfo")
 	if err != nil {
@@ -43,12 +44,12 @@ func TableOf(task string) (Mounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.tellShares(task + "/root")
+	m.resolveShareRoots(task + "/root")
 	return m, nil
 }
 
-// At returns the mount that is seen on target, an absolute path without symbolic
-// links, or nil when it is no mount point.
+// At returns the visible mount on target, or nil if target is not a mount point. target is an absolute
+// path without symbolic links.
 func (m Mounts) At(target string) *Entry {
 	for i := len(m) - 1; i >= 0; i-- {
 		if m[i].Mountpoint == target {
@@ -69,7 +70,7 @@ func (m Mounts) Under(dir string) Mounts {
 	return found
 }
 
-// Of returns the mounts of the filesystem with that device number.
+// Of returns the mounts of the filesystem with a device number.
 func (m Mounts) Of(major, minor int) Mounts {
 	var found Mounts
 	for _, e := range m {
@@ -80,7 +81,7 @@ func (m Mounts) Of(major, minor int) Mounts {
 	return found
 }
 
-// From returns a mount of that source, or nil when there is none.
+// From returns the first mount of a source, or nil if there is none.
 func (m Mounts) From(source string) *Entry {
 	for _, e := range m {
 		if e.Source == source {
@@ -90,21 +91,21 @@ func (m Mounts) From(source string) *Entry {
 	return nil
 }
 
-// within tells whether path is dir or below it.
+// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
-// Filesystem names a tree: the device number of its filesystem, and the path of the
-// tree's root in that filesystem ("/" for all of it).
+// Filesystem identifies a filesystem or a directory tree in it: the device number of the filesystem,
+// and the path of the tree's root in that filesystem ("/" for the whole filesystem).
 type Filesystem struct {
 	Major int    `json:"major"`
 	Minor int    `json:"minor"`
 	Root  string `json:"root"`
 }
 
-// Place is the directory on which something is mounted: a path in the filesystem with that device
-// number.
+// Place identifies a directory by the device number of its filesystem and its path in that filesystem.
+// It identifies a mount point independently of the mount namespace.
 type Place struct {
 	Major, Minor int
 	Path         string
@@ -122,8 +123,8 @@ func (m Mounts) Index() Index {
 	return index
 }
 
-// PlaceOf returns the directory on which an entry is mounted. It is not ok when the table does not
-// show the mount that contains the directory, as for a process with another root.
+// PlaceOf returns the directory on which an entry is mounted. ok is false if the table does not contain
+// the parent mount, for instance because the process has another root directory.
 func (x Index) PlaceOf(e *Entry) (p Place, ok bool) {
 	parent := x[e.Parent]
 	if parent == nil || parent == e {
@@ -132,8 +133,8 @@ func (x Index) PlaceOf(e *Entry) (p Place, ok bool) {
 	return placeIn(parent, e.Mountpoint)
 }
 
-// PlaceAt returns the directory on which the mount at path is mounted or, when path is no mount
-// point, the directory itself.
+// PlaceAt returns the directory on which the mount at path is mounted or, if path is not a mount
+// point, the directory at path. ok is false if the table does not show it.
 func (m Mounts) PlaceAt(path string) (p Place, ok bool) {
 	if e := m.At(path); e != nil {
 		return m.Index().PlaceOf(e)
@@ -161,18 +162,18 @@ func placeIn(e *Entry, path string) (p Place, ok bool) {
 // Holder is a process in whose mount namespace a filesystem is mounted, or one that could not be
 // examined and may have it mounted.
 type Holder struct {
-	// PID and Comm are of one process of the namespace.
+	// PID and Comm identify one process of the namespace.
 	PID  int
 	Comm string
-	// Namespace is the inode of the mount namespace, 0 when the kernel does not show it.
+	// Namespace is the inode of the mount namespace, or 0 if the kernel does not show it.
 	Namespace uint64
-	// Mountpoint is where, as that process sees it; empty when Unexamined is set.
+	// Mountpoint is the path of the mount as the process sees it. It is empty if Unexamined is set.
 	Mountpoint string
-	// Unexamined is why the process could not be examined, nil when it was.
+	// Unexamined is the error that prevented the examination of the process, or nil.
 	Unexamined error
 }
 
-// String says in a clause what the process holds, for an error message.
+// String returns a clause for an error message.
 func (h Holder) String() string {
 	if h.Unexamined != nil {
 		return fmt.Sprintf("process %d (%s) may have it mounted and cannot be examined: %v", h.PID, h.Comm, h.Unexamined)
@@ -180,7 +181,8 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) has it mounted at %s in another mount namespace", h.PID, h.Comm, h.Mountpoint)
 }
 
-// Foreign is what was mounted in other mount namespaces at one moment.
+// Foreign contains the mounts of all other mount namespaces at one moment. It is not changed after it
+// was read, so it is safe for concurrent use.
 type Foreign struct {
 	own        Mounts
 	mounts     []foreignMount
@@ -191,19 +193,19 @@ type foreignMount struct {
 	*Entry
 	holder Holder
 	place  Place
-	placed bool // place is known
+	placed bool // reports whether place is known
 }
 
 // Holders returns the processes that have fsys, or a directory of it, mounted in another mount
-// namespace: one for each namespace and mount point. Every process that could not be examined is
-// among them, with Unexamined set.
+// namespace: one for each namespace and mount point. The result includes every process that could not
+// be examined, with Unexamined set.
 //
-// A namespace that was made while the host had fsys mounted on ownTarget has a copy of that mount.
-// The copy is not counted. It is recognized by the directory on which it is mounted and not by its
-// path: a container can choose any path for its volume. If ownTarget is empty, copies count too.
+// A namespace that was created while the host had fsys mounted on ownTarget has a copy of that mount.
+// Holders does not return copies. It recognizes a copy by the directory on which it is mounted and not
+// by its path, because a container can choose any path for its volume. If ownTarget is empty, Holders
+// returns copies too.
 //
-// A mount of an NFS share that is not one of the host's mounts of that share may be any part of
-// it, and counts.
+// An NFS mount that matches no mount of the host may be any part of its share, so Holders returns it.
 func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	var ours Place
 	known := false
@@ -223,9 +225,9 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	return holders
 }
 
-// From returns the processes that have that source, or one below it, mounted in another mount
-// namespace. It is for filesystems whose sources are not devices. Every process that could not be
-// examined is among them, with Unexamined set.
+// From returns the processes that have a source, or a path below it, mounted in another mount
+// namespace. It is for filesystems whose sources are not devices. The result includes every process
+// that could not be examined, with Unexamined set.
 func (f *Foreign) From(source string) []Holder {
 	holders := slices.Clone(f.unexamined)
 	for _, m := range f.mounts {
@@ -236,11 +238,12 @@ func (f *Foreign) From(source string) []Holder {
 	return holders
 }
 
-// Elsewhere reads what is mounted in other mount namespaces. It sees the processes of this PID
-// namespace. A namespace that has no process, because only a file or a descriptor keeps it alive,
-// is not seen. A process that cannot be examined is not skipped: Holders and From return it.
+// Elsewhere reads the mounts of all other mount namespaces that have a process in this PID namespace. It
+// misses a mount namespace without a process, which a file or a descriptor can keep alive. It does not
+// skip a process that cannot be examined: Holders and From return it.
 //
-// It reads all of /proc: not for a hot path.
+// It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It fails
+// if it cannot list the processes or read the mounts of this process.
 func Elsewhere() (*Foreign, error) {
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
@@ -273,13 +276,13 @@ func Elsewhere() (*Foreign, error) {
 
 type scan struct {
 	own   uint64
-	views map[view]bool     // that were read
-	seen  map[mountKey]bool // mounts that were read; two views of one namespace show the same ones
+	views map[view]bool     // the views that were read
+	seen  map[mountKey]bool // the mounts that were read: two views of one namespace can show the same one
 	found Foreign
 }
 
-// mountKey identifies a mount. The kernel uses an ID again after an unmount, even while the
-// processes are read.
+// mountKey identifies a mount. The ID is not sufficient: the kernel can reuse it after an unmount while
+// Elsewhere reads the processes.
 type mountKey struct {
 	id, major, minor int
 	root             string
@@ -287,16 +290,17 @@ type mountKey struct {
 
 func keyOf(e *Entry) mountKey { return mountKey{e.ID, e.Major, e.Minor, e.Root} }
 
-// view is what a process sees of the mounts: a namespace, from its root directory
-// down, which chroot(2) may have moved.
+// view identifies the set of mounts that a process sees: those of its mount namespace that are below
+// its root directory, which chroot(2) can change.
 type view struct {
 	ns   uint64
 	root [3]uint64
 }
 
-// rootOf identifies the root directory of a process; one that is kept from us is zero.
-// It must not ask a server that may be dead, hence AT_STATX_DONT_SYNC.
-func rootOf(task string) [3]uint64 {
+// rootID identifies the root directory of a task by device number and inode. It returns zeros if the
+// kernel does not show the directory. AT_STATX_DONT_SYNC prevents a request to an NFS server, which may
+// be dead.
+func rootID(task string) [3]uint64 {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, task+"/root", unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
 		return [3]uint64{}
@@ -304,8 +308,8 @@ func rootOf(task string) [3]uint64 {
 	return [3]uint64{uint64(st.Dev_major), uint64(st.Dev_minor), st.Ino}
 }
 
-// process reads the mount namespaces of one process. Each thread is asked: the first one may have
-// ended while others run, and a thread can be in a namespace of its own.
+// process reads the mount namespaces of one process. It reads every thread: the first one may have
+// ended before the others, and a thread can have a different namespace.
 func (s *scan) process(pid int) error {
 	dir := fmt.Sprintf("/proc/%d/task", pid)
 	tasks, err := os.ReadDir(dir)
@@ -322,15 +326,15 @@ func (s *scan) process(pid int) error {
 
 func (s *scan) task(pid int, task string) error {
 	ns, err := namespaceOf(task)
-	// The kernel does not show the namespace of a process with more capabilities than ours
-	// (ptrace(2), access mode checks); it does show its mounts.
+	// The kernel hides the namespace of a process that has more capabilities than this one
+	// (ptrace(2), access mode checks), but shows its mounts.
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	if ns == s.own {
 		return nil
 	}
-	seen := view{ns: ns, root: rootOf(task)}
+	seen := view{ns: ns, root: rootID(task)}
 	if s.views[seen] {
 		return nil
 	}
@@ -356,7 +360,7 @@ func (s *scan) task(pid int, task string) error {
 	return nil
 }
 
-// commOf returns the name of a process, empty for one that has ended.
+// commOf returns the name of a process, or "" if the process has ended.
 func commOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
@@ -373,9 +377,9 @@ func namespaceOf(task string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// Ended reports whether an error of a read below /proc says that the task has ended or is a
-// zombie. The mountinfo file of a task without namespaces cannot be opened: EINVAL
-// (fs/proc_namespace.c).
+// Ended reports whether an error from reading /proc/PID means that the task has ended or is a zombie.
+// EINVAL is such an error: it is returned for the mountinfo file of a task that has released its
+// namespaces (fs/proc_namespace.c).
 func Ended(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
 }

@@ -80,7 +80,7 @@ func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
 		return
 	}
 	p.ns = ns
-	seen := view{ns: ns, root: rootOf(at)}
+	seen := view{ns: ns, root: rootID(at)}
 	if views[seen] {
 		return
 	}

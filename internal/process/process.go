@@ -1,4 +1,5 @@
-// Package process identifies a process of this host, also after it has ended.
+// Package process identifies processes of this host by PID and start time, so that a process is not
+// confused with a later one that has the same PID. All functions are safe for concurrent use.
 package process
 
 import (
@@ -13,18 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Identity is a process on one boot. The start time tells it from a later process with the same
-// PID. The zero value is a process that is not known.
+// Identity identifies a process within one boot. The start time distinguishes it from a later
+// process with the same PID. The zero value stands for an unknown process.
 type Identity struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // since the boot, in clock ticks: proc_pid_stat(5), starttime
 }
 
-// IsKnown reports whether i names a process.
+// IsKnown reports whether i is not the zero value.
 func (i Identity) IsKnown() bool { return i != Identity{} }
 
-// Of returns the identity of the process that has a PID now. It fails with an error that is
-// os.ErrNotExist when this PID namespace has no such process.
+// Of returns the identity of the process that has a PID now. If this PID namespace has no such
+// process, the error is os.ErrNotExist, or unix.ESRCH if the process ends during the call.
 func Of(pid int) (Identity, error) {
 	start, _, err := stat(pid)
 	if err != nil {
@@ -33,42 +34,43 @@ func Of(pid int) (Identity, error) {
 	return Identity{PID: pid, Start: start}, nil
 }
 
-// HasEnded reports whether the process has ended. A zombie has ended. On an error it is not known.
+// HasEnded reports whether the process has ended. A zombie has ended. If the error is not nil, the
+// answer is unknown.
 func (i Identity) HasEnded() (bool, error) {
 	start, state, err := stat(i.PID)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
 		return true, nil
 	case err != nil:
-		return false, fmt.Errorf("look whether process %d has ended: %w", i.PID, err)
+		return false, fmt.Errorf("check whether process %d has ended: %w", i.PID, err)
 	}
 	return start != i.Start || state == 'Z' || state == 'X', nil
 }
 
-// Program returns the name of the file that the process runs, without its folder. It fails when the
-// process has ended.
+// Program returns the name of the file that the process runs, without its folder. It fails if the
+// process has ended, or if the caller may not see the file (ptrace(2), access mode checks).
 func (i Identity) Program() (string, error) {
 	exe, err := os.Readlink("/proc/" + strconv.Itoa(i.PID) + "/exe")
 	if err != nil {
-		return "", fmt.Errorf("look at the program of process %d: %w", i.PID, err)
+		return "", fmt.Errorf("read the program of process %d: %w", i.PID, err)
 	}
 	if now, err := Of(i.PID); err != nil || now != i {
-		return "", errors.Join(fmt.Errorf("look at the program of process %d: it has ended", i.PID), err)
+		return "", errors.Join(fmt.Errorf("read the program of process %d: it has ended", i.PID), err)
 	}
-	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil // an upgrade replaces the file
+	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil // the kernel adds it once an upgrade has replaced the file
 }
 
-// stat reads the start time and the state of a process: proc_pid_stat(5). The name of the program,
-// which comes before both, may hold blanks and parentheses.
+// stat reads the start time and the state of a process: proc_pid_stat(5). Both follow the name of the
+// program, which may contain blanks and parentheses.
 func stat(pid int) (start uint64, state byte, err error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, 0, err
 	}
-	const startField = 19 // after the name, whose end is the last parenthesis
+	const startField = 19 // counted after the name, which ends with the last parenthesis
 	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(f) <= startField {
-		return 0, 0, fmt.Errorf("/proc/%d/stat has an unknown form", pid)
+		return 0, 0, fmt.Errorf("/proc/%d/stat has an unknown format", pid)
 	}
 	start, err = strconv.ParseUint(string(f[startField]), 10, 64)
 	return start, f[0][0], err

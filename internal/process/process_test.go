@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process is itself until it ends, also as a zombie and with a name that looks like other fields.
+// The identity of a process stays the same until it ends, also if its name looks like other fields of
+// the stat file. A zombie counts as ended.
 func TestIdentity(t *testing.T) {
 	own, err := Of(os.Getpid())
 	if err != nil || !own.IsKnown() {
@@ -45,7 +46,7 @@ func TestIdentity(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	// Its end is awaited without burying it.
+	// Wait for the end of the process without reaping it.
 	if err := unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// A program goes by its name after an upgrade has replaced its file.
+// Program returns the same name after an upgrade has replaced the file.
 func TestProgramIsReplaced(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Processes are the IDs of processes.
+// Processes is a list of process IDs.
 type Processes []int
 
-// String names them for an error message.
+// String formats the list for an error message.
 func (p Processes) String() string {
 	switch len(p) {
 	case 0:
@@ -26,13 +26,17 @@ func (p Processes) String() string {
 	return fmt.Sprintf("process %d and %d more", p[0], len(p)-1)
 }
 
-// maxLocks bounds how much of /proc/locks is read: other users can fill it.
+// maxLocks bounds how many bytes of /proc/locks are read: any user can make the file long by
+// taking locks.
 const maxLocks = 4 << 20
 
-// Holders returns the processes that hold a lock on f by flock(2), as /proc/locks shows them
-// (proc_locks(5)). It returns none if they are in another PID namespace, or if the filesystem
-// reports another device number there than stat(2), as btrfs does. A process that took the
-// lock and has ended is named as well while another process has the same open file.
+// Holders returns the processes that hold a flock(2) lock on f, according to /proc/locks
+// (proc_locks(5)). The result serves error messages and is not reliable:
+//
+//   - It is empty if /proc/locks cannot be read, if the holders are in another PID namespace, or
+//     if the filesystem is btrfs, whose device number in /proc/locks differs from that of stat(2).
+//   - A process that took the lock and ended is listed as long as another process still has the
+//     same open file.
 func Holders(f *os.File) (list Processes) {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
@@ -43,7 +47,7 @@ func Holders(f *os.File) (list Processes) {
 		return nil
 	}
 	defer locks.Close()
-	dev := uint64(st.Dev) //nolint:unconvert // not everywhere the same type
+	dev := uint64(st.Dev) //nolint:unconvert // its type differs between architectures
 	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(dev), unix.Minor(dev), st.Ino)
 	for lines := bufio.NewScanner(io.LimitReader(locks, maxLocks)); lines.Scan(); {
 		// "1: FLOCK  ADVISORY  WRITE 718 fd:00:1234 0 EOF"; a waiter has "->" after the number.

@@ -17,16 +17,17 @@ import (
 // lockPoll is how often Lock tries again while another process holds the lock.
 const lockPoll = 10 * time.Millisecond
 
-// Lock takes an exclusive lock between the processes of this host. The lock is flock(2) on a
-// file at path that exists only while the lock is held. The file has mode 0600: a process
-// that cannot open it cannot hold it, so other users cannot block the caller. Lock waits for
-// at most wait, and no longer than ctx.
+// Lock takes a lock that one process of this host can hold at a time: flock(2) on a file at
+// path. The file exists only while the lock is held. It has mode 0600: a process that cannot
+// open it cannot hold the lock, so other users cannot block the caller. Lock waits for at most
+// wait, and no longer than ctx.
 //
-// Lock fails with ErrInUse, and names the processes that hold the lock, when the wait is over.
-// It fails with ErrForbidden when another user owns the file or can open it.
+// Errors: ErrInUse, with the processes that hold the lock, when the wait is over; the cause of
+// ctx when that ends first; ErrForbidden when another user owns the file or can open it;
+// ErrInvalid when path is not a regular file.
 //
-// The file is removed while it is still locked. A process that waited for it then holds a
-// lock on a file without a name, notices, and starts over.
+// The caller calls unlock once. It removes the file while the lock is still held. A process that
+// waited for the lock then holds one on a removed file. It notices that and starts over.
 func Lock(ctx context.Context, path string, wait time.Duration) (unlock func() error, err error) {
 	for waited := time.Duration(0); ; waited += lockPoll {
 		f, err := openLock(path)
@@ -61,13 +62,14 @@ func openLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, reason(err)
 	}
-	if err := private(f); err != nil {
+	if err := checkPrivate(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
-// tryLock locks the file if no other process holds it, and it still has its name.
+// tryLock locks the file. It returns false if another process holds the lock, or if path no longer
+// names this file.
 func tryLock(f *os.File, path string) (locked bool, err error) {
 	err = unix.EINTR
 	for errors.Is(err, unix.EINTR) {
@@ -82,7 +84,7 @@ func tryLock(f *os.File, path string) (locked bool, err error) {
 	return isNamed(f, path)
 }
 
-// release removes the file of a lock that is held, unless it was exchanged for another one.
+// release removes the lock file while the lock is held, unless path names another file by now.
 func release(f *os.File, path string) error {
 	named, err := isNamed(f, path)
 	if err != nil || !named {
@@ -91,8 +93,8 @@ func release(f *os.File, path string) error {
 	return os.Remove(path)
 }
 
-// private fails unless f is a regular file that no other user can open.
-func private(f *os.File) error {
+// checkPrivate fails unless f is a regular file that no other user can open.
+func checkPrivate(f *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
@@ -124,7 +126,7 @@ func isNamed(f *os.File, path string) (bool, error) {
 	return os.SameFile(own, now), nil
 }
 
-// reason returns the cause of a path error: the caller's message has the path already.
+// reason returns the cause inside a path error: the caller's message contains the path already.
 func reason(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

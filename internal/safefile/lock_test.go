@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// One at a time has the lock, though its file comes and goes.
+// Only one caller at a time has the lock, though its file is created and removed all the time.
 func TestLockExcludes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	inside, total := 0, 0
@@ -68,7 +68,7 @@ func TestLockExcludes(t *testing.T) {
 	}
 }
 
-// Nobody but root can open the file, whatever the umask is.
+// Only root can open the file, whatever the umask is.
 func TestLockIsPrivate(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
@@ -85,7 +85,7 @@ func TestLockIsPrivate(t *testing.T) {
 	}
 }
 
-// leased makes a file with a lease, which an open without O_NONBLOCK waits for: fcntl(2).
+// leased creates a file with a lease. An open without O_NONBLOCK waits for the lease: fcntl(2).
 func leased(t *testing.T, path string) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -96,7 +96,7 @@ func leased(t *testing.T, path string) error {
 	return err
 }
 
-// What another user put at the path is refused, and nothing is waited for.
+// A file that another user put at the path is refused without waiting.
 func TestLockOfAnotherUser(t *testing.T) {
 	for name, c := range map[string]struct {
 		make func(path string) error
@@ -125,7 +125,7 @@ func TestLockOfAnotherUser(t *testing.T) {
 	}
 }
 
-// The error of a wait that is over names the process that holds the lock; kill -9 releases it.
+// When the wait is over, the error names the process that holds the lock. kill -9 releases the lock.
 func TestLockNamesItsHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	cmd := exec.Command(os.Args[0])

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRead is how many bytes Read and ReadIn return at most.
+// maxRead is the largest file that Read and ReadIn accept, in bytes.
 const maxRead = 4 << 20
 
 // Read returns the content of the regular file at path. It fails for a symbolic link, for
-// anything else that is not a regular file, and for a file of more than 4 MiB. As os.ReadFile
+// anything else that is not a regular file, and for a file of more than 4 MiB. Like os.ReadFile,
 // it returns fs.ErrNotExist if there is no such file.
 func Read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -24,7 +24,7 @@ func Read(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-// ReadIn is Read for a name in a directory. It follows symbolic links inside of root, as
+// ReadIn is like Read for a name in a directory, but it follows symbolic links inside root, as
 // os.Root does.
 func ReadIn(root *os.Root, name string) ([]byte, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -50,8 +50,9 @@ func readAll(f *os.File) ([]byte, error) {
 	return b, err
 }
 
-// OpenDisk opens a block device or a regular file for reading. It fails for anything else
-// without opening it: to open a FIFO may never end, and to open a watchdog device starts it.
+// OpenDisk opens a block device or a regular file for reading. It follows symbolic links. It fails
+// for anything else without opening it: opening a FIFO may block forever, and opening a watchdog
+// device starts the watchdog.
 func OpenDisk(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

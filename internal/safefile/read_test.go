@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// What a stranger can put in place of a file.
+// Things that another user can put at the path of a file.
 func replacements() map[string]func(path string) error {
 	return map[string]func(path string) error{
 		"fifo":    func(p string) error { return unix.Mkfifo(p, 0o644) },
@@ -38,7 +38,7 @@ func ended[T any](t *testing.T, what string, f func() (T, error)) (got T, err er
 	return got, err
 }
 
-// Neither what blocks nor what never ends is read.
+// A file that blocks its readers, or that never ends, is refused.
 func TestReadEnds(t *testing.T) {
 	for name, make := range replacements() {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestOpenDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		f, err := ended(t, "OpenDisk", func() (*os.File, error) { return safefile.OpenDisk(path) })
-		if opens := name == "endless"; opens != (err == nil) { // a sparse image may be as large as that
+		if opens := name == "endless"; opens != (err == nil) { // OpenDisk accepts it: a sparse image may be as large
 			t.Errorf("%s: %v", name, err)
 		}
 		if err == nil {

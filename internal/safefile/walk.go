@@ -12,30 +12,30 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// maxLinks bounds how many symbolic links a path may lead through, as the kernel does.
+// maxLinks bounds how many symbolic links one path may contain. The kernel has the same limit.
 const maxLinks = 40
 
-// walker follows an absolute path, one name at a time. It never lets the kernel follow a
-// symbolic link, so that it can look at each folder on the way, and it pins each folder with
-// a descriptor, so that what it looked at is what it goes on from.
+// walker follows an absolute path, one name at a time. It never lets the kernel follow a symbolic
+// link, so that it can check every folder on the way. It keeps a descriptor of the current folder
+// and resolves the next name relative to it, so that nobody can exchange a folder after the check.
 type walker struct {
 	path  string   // the whole path, for errors
-	names []string // that are left
+	names []string // the names that are not resolved yet
 	links int
-	at    *os.File // what was reached, opened with O_PATH
+	at    *os.File // the file or folder reached so far, opened with O_PATH
 	st    unix.Stat_t
-	way   string // the path of at, as it was walked
-	// loose is the first folder on the way that others than root can write to, so that they can
-	// make way name something else than at. It is empty if there is none.
+	way   string // the path of at, without symbolic links
+	// loose is the first folder on the way that a user other than root can change. Such a user can
+	// make the same path lead to another file. It is empty if there is none.
 	loose string
 }
 
-// walk follows path to its end. The last name may be a symbolic link only if last is true.
+// walk follows path to its end. The last name may be a symbolic link only if followLast is true.
 //
-// A symbolic link is followed only if nobody but root can change it: only root can write to the
-// folder that it is in, and to all those above. Who can change one could lead a process of root
-// to what he cannot read himself.
-func walk(path string, last bool) (*walker, error) {
+// A symbolic link is followed only if only root can change it: nobody else can write to its folder
+// or to any folder above. Otherwise a user could make a process of root open a file that the user
+// may not read.
+func walk(path string, followLast bool) (*walker, error) {
 	if !filepath.IsAbs(path) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%q: want an absolute path", path)
 	}
@@ -45,7 +45,7 @@ func walk(path string, last bool) (*walker, error) {
 		name := w.names[0]
 		w.names = w.names[1:]
 		if name != "" && name != "." {
-			err = w.step(name, last)
+			err = w.step(name, followLast)
 		}
 	}
 	if err != nil {
@@ -61,7 +61,7 @@ func (w *walker) close() {
 	}
 }
 
-// restart goes to the root folder.
+// restart continues from the root folder.
 func (w *walker) restart() error {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -70,7 +70,7 @@ func (w *walker) restart() error {
 	return w.reach(fd, "/")
 }
 
-// reach takes the descriptor of what was found at way.
+// reach makes fd, the file or folder at way, the current one. The walker closes it.
 func (w *walker) reach(fd int, way string) error {
 	w.close()
 	w.at, w.way = os.NewFile(uintptr(fd), way), way
@@ -80,14 +80,14 @@ func (w *walker) reach(fd int, way string) error {
 	return nil
 }
 
-// step goes from a folder to the name in it.
-func (w *walker) step(name string, last bool) error {
+// step resolves one name in the current folder.
+func (w *walker) step(name string, followLast bool) error {
 	way := filepath.Join(w.way, name)
 	isFolder := w.st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if isFolder && !w.rooted() {
-		w.isLoose()
+	if isFolder && !w.keepsFolders() {
+		w.markLoose()
 	}
-	// O_DIRECTORY has the kernel mount what autofs mounts on demand.
+	// With O_DIRECTORY the kernel mounts an autofs folder on demand.
 	fd, err := openAt(w.at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err == nil {
 		return w.reach(fd, way)
@@ -98,8 +98,8 @@ func (w *walker) step(name string, last bool) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: way, Err: err}
 	}
-	if w.st.Mode&0o022 != 0 { // a link or a file can be moved into a sticky folder
-		w.isLoose()
+	if w.st.Mode&0o022 != 0 { // into a sticky folder others can move a link or a file that root owns
+		w.markLoose()
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -110,27 +110,29 @@ func (w *walker) step(name string, last bool) error {
 		return w.reach(fd, way)
 	}
 	defer unix.Close(fd)
-	if len(w.names) == 0 && !last {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (name what it leads to)", way)
+	if len(w.names) == 0 && !followLast {
+		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (give the path that it points to)", way)
 	}
 	if w.loose != "" {
-		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a symbolic link, and others than root can write to %s (give the path without the link)", w.path, way, w.loose)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s: %s is a symbolic link, and users other than root can write to %s (give the path without the link)", w.path, way, w.loose)
 	}
 	return w.follow(fd, way)
 }
 
-// follow puts what a symbolic link leads to before the names that are left.
+// follow replaces a symbolic link by its target: the names of the target are resolved next.
 func (w *walker) follow(fd int, way string) error {
 	if w.links++; w.links > maxLinks {
 		return &fs.PathError{Op: "open", Path: w.path, Err: unix.ELOOP}
 	}
-	// Links of /proc lead elsewhere than they say, so they are not followed: proc_pid_root(5).
+	// The text of a link in /proc is not always the path to its target, so such links are not
+	// followed: proc_pid_root(5).
 	var kind unix.Statfs_t
 	if err := unix.Fstatfs(fd, &kind); err != nil {
 		return &fs.PathError{Op: "statfs", Path: way, Err: err}
 	}
 	if kind.Type == unix.PROC_SUPER_MAGIC {
-		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link of /proc (give the path without it)", w.path, way)
+		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link in /proc (give the path without it)", w.path, way)
 	}
 	target := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", target)
@@ -145,16 +147,17 @@ func (w *walker) follow(fd int, way string) error {
 	return nil
 }
 
-func (w *walker) isLoose() {
+// markLoose records that a user other than root can change the current folder.
+func (w *walker) markLoose() {
 	if w.loose == "" {
 		w.loose = w.way
 	}
 }
 
-// rooted reports whether nobody but root can exchange a folder that is in this one. In a sticky
-// folder others can neither remove nor rename what is not theirs, nor move a folder into it that
-// they cannot write to (rename(2)).
-func (w *walker) rooted() bool {
+// keepsFolders reports whether only root can exchange the folders in the current folder. That is so
+// in a sticky folder too: other users cannot remove or rename the folders of root in it, and they
+// cannot move a folder into it that they cannot write to (rename(2)).
+func (w *walker) keepsFolders() bool {
 	return w.st.Uid == 0 && (w.st.Mode&0o022 == 0 || w.st.Mode&unix.S_ISVTX != 0)
 }
 
@@ -166,10 +169,12 @@ func openAt(dir *os.File, name string, flags int) (fd int, err error) {
 	return fd, err
 }
 
-// OpenFolder opens the folder that an absolute path names. The descriptor, and no longer the
-// path, is what the folder is known by from then on. The path leads through a symbolic link only
-// if nobody but root can change that link: ErrForbidden otherwise. ErrInvalid if the folder is a
-// symbolic link itself.
+// OpenFolder opens the folder at an absolute path. The caller uses the descriptor from then on,
+// because the path may lead to another folder later.
+//
+// Errors: ErrForbidden if the path contains a symbolic link that users other than root can change,
+// or a link in /proc; ErrInvalid if the last name is a symbolic link or the path is not absolute;
+// otherwise an fs.PathError.
 func OpenFolder(path string) (*os.File, error) {
 	w, err := walk(path, false)
 	if err != nil {
@@ -183,9 +188,12 @@ func OpenFolder(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// CheckProgram fails with ErrForbidden unless nobody but root can change which program a path
-// names, or the program: neither the file, nor any folder or symbolic link on the way to it. What
-// was checked is then what runs, though it is run by its path. ErrNotFound if there is none.
+// CheckProgram checks that only root can change the program at an absolute path: the file, and
+// every folder and symbolic link on the way to it. A caller can then run the program by its path
+// and knows that it runs the file that was checked.
+//
+// Errors: ErrForbidden if another user can change one of these, or if path is not a regular file;
+// ErrNotFound if it does not exist; ErrInvalid if the path is not absolute; otherwise an fs.PathError.
 func CheckProgram(path string) error {
 	w, err := walk(path, true)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,11 +205,12 @@ func CheckProgram(path string) error {
 	defer w.close()
 	switch {
 	case w.st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return dataset.Errorf(dataset.ErrForbidden, "%s is not a file", path)
+		return dataset.Errorf(dataset.ErrForbidden, "%s is not a regular file", path)
 	case w.st.Uid != 0 || w.st.Mode&0o022 != 0:
-		return dataset.Errorf(dataset.ErrForbidden, "%s: others than root can write to it (chown root, chmod go-w)", path)
+		return dataset.Errorf(dataset.ErrForbidden, "%s: users other than root can write to it (chown root, chmod go-w)", path)
 	case w.loose != "":
-		return dataset.Errorf(dataset.ErrForbidden, "%s: others than root can write to %s, which is on the way to it (chown root, chmod go-w)", path, w.loose)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s: users other than root can write to %s, which is on the way to it (chown root, chmod go-w)", path, w.loose)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// A layout has what paths lead through in a folder that only root can write to.
+// A layout is a tree of folders and links below a folder that only root can write to.
 //
 //	real/data, real/run       a folder and a program
 //	links/real -> ../real     made by root, where only root can write
@@ -53,7 +53,7 @@ func layout(t *testing.T) string {
 	return top
 }
 
-// A folder is reached through links that root alone can change, and through no others.
+// OpenFolder follows links that only root can change, and no others.
 func TestOpenFolder(t *testing.T) {
 	top := layout(t)
 	for path, want := range map[string]error{
@@ -61,7 +61,7 @@ func TestOpenFolder(t *testing.T) {
 		"links/real/data":       nil,
 		"links/abs/data":        nil,
 		"links/twice/data":      nil,
-		"open/data":             nil, // whatever is there: it is opened once
+		"open/data":             nil, // another user may exchange it: it is opened once
 		"theirs/data":           nil,
 		"sticky/data/real":      dataset.ErrInvalid, // a link itself
 		"links/real":            dataset.ErrInvalid,
@@ -69,7 +69,7 @@ func TestOpenFolder(t *testing.T) {
 		"sticky/real/data":      dataset.ErrForbidden,
 		"open/real/data":        dataset.ErrForbidden,
 		"theirs/real/data":      dataset.ErrForbidden,
-		"theirs/data/real/data": dataset.ErrForbidden, // root made that link, and they can exchange theirs/data
+		"theirs/data/real/data": dataset.ErrForbidden, // root made that link, but another user can exchange theirs/data
 		"links/open/data":       dataset.ErrForbidden,
 		"links/proc/tmp":        dataset.ErrForbidden,
 		"links/loop/data":       unix.ELOOP,
@@ -105,7 +105,7 @@ func TestOpenFolder(t *testing.T) {
 	}
 }
 
-// A program is one that root alone can change, or exchange for another one.
+// CheckProgram accepts a program that only root can change or exchange.
 func TestCheckProgram(t *testing.T) {
 	top := layout(t)
 	for path, want := range map[string]error{
@@ -113,7 +113,7 @@ func TestCheckProgram(t *testing.T) {
 		"links/run":       nil,
 		"links/real/run":  nil,
 		"sticky/data/run": nil,
-		"sticky/run":      dataset.ErrForbidden, // others can move a file of root there
+		"sticky/run":      dataset.ErrForbidden, // another user can move a file that root owns there
 		"open/data/run":   dataset.ErrForbidden,
 		"theirs/data/run": dataset.ErrForbidden,
 		"group/run":       dataset.ErrForbidden,
