@@ -167,8 +167,12 @@ func (p *pools) see(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, erro
 		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.one(id).hung, err.Error())}, err
 	}
 	is.ID = id
+	if why := p.one(id).disk.failing; why != "" {
+		is.Online, is.Reason = false, why
+	}
 	p.warn(id, warned)
 	if gerr != nil {
+		p.suspect(id, gerr)
 		return is, ofPool(was.Name, gerr)
 	}
 	if g != was.generation {

@@ -89,6 +89,7 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
 	err := do(ctx, &op)
 	stop()
+	err = a.blamePool(ctx, op, err)
 	a.mu.Lock()
 	recorded := r.recorded
 	a.mu.Unlock()

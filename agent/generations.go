@@ -73,6 +73,9 @@ func (op *openPool) serves() error {
 	if op.hung != "" {
 		return offline(op.Name, op.hung)
 	}
+	if op.disk.failing != "" {
+		return offline(op.Name, op.disk.failing)
+	}
 	if op.late {
 		return offline(op.Name, "it was opened just now, and control is asked whether its disk was put back (ask again)")
 	}
@@ -151,7 +154,12 @@ func (p *pools) wasOf(ctx context.Context, id uuid.UUID, generation uint64) erro
 func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
 	var was openPool // what comes while it is raised counts for the next time
 	p.change(op.ID, func(op *openPool) { was, op.due, op.used, op.changed = *op, false, false, false })
-	if err := op.backend.Raise(to); err != nil {
+	unlock, err := p.identities.lock(ctx, op.ID, "raise of pool "+op.Name)
+	if err == nil {
+		err = op.backend.Raise(to)
+		unlock()
+	}
+	if err != nil {
 		p.change(op.ID, func(op *openPool) {
 			op.due, op.used, op.changed = op.due || was.due, op.used || was.used, op.changed || was.changed
 		})
@@ -314,6 +322,7 @@ func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 		a.pools.change(id, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
 	}
 	a.pools.change(id, func(op *openPool) { op.raising = false })
+	a.pools.suspect(id, err)
 	a.tellSoon()
 }
 

@@ -125,6 +125,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 		a.noteAll()
 	}
 	a.leavePools()
+	a.pools.probeSuspects()
 	a.raisePools()
 	a.trimPools()
 	a.unmountForgotten()

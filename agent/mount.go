@@ -157,7 +157,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	steps.At("mount.begin")
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
 		a.releaseSoon(d.ID)
-		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
 		a.disinherit(ctx, d)

@@ -37,7 +37,8 @@ type pools struct {
 	byID  map[uuid.UUID]*openPool
 	holds holds
 
-	recording sync.Mutex // held while what is on record of one is changed
+	recording  sync.Mutex // held while what is on record of one is changed
+	identities locks      // held while the identity of one is written
 
 	unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
 }
@@ -52,7 +53,8 @@ type openPool struct {
 	opening *opening      // while it is being opened
 	asked   *question     // what it is asked now, while open
 	hung    string        // it is open, and does not answer that in time
-	back    bool          // it did again, and what it missed is to be done
+	disk    diskHealth    // whether its disk takes writes: see pooldisk.go
+	back    bool          // it answers, or its disk works, again, and what it missed is to be done
 	warned  []string      // what it warned of when it was last looked at
 	unheld  string        // why another drover is not kept from it; empty: it is
 
@@ -186,10 +188,14 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	if err == nil {
 		op.generation, err = b.Generation()
 	}
+	if err == nil {
+		err = op.prove(b)
+	}
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
 	p.warnUnheld(op.Name, unheld)
+	op.disk = diskHealth{}
 	op.backend, op.why, op.unheld, op.due, op.raised = b, "", unheld, true, p.a.Clock.Steady()
 	if why := op.held(); why != "" {
 		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)

@@ -56,6 +56,8 @@ func isOffline(name, why string) string {
 func (a *Agent) offlineHint(ctx context.Context, p *openPool) string {
 	kind, err := a.Backends.Kind(p.Backend)
 	switch {
+	case a.pools.one(p.ID).diskFailure() != "":
+		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if dmesg asks for it): then the pool is online again by itself"
 	case err != nil || a.pools.one(p.ID).hung != "" || backends.Serves(ctx, kind) != nil:
 		return ""
 	case slices.ContainsFunc(a.Pools, func(c PoolConfig) bool { return c.Name == p.Name }):
