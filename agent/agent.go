@@ -119,6 +119,8 @@ type Agent struct {
 	limits  *limits
 	engines engines
 
+	volumeDisks volumeDisks
+
 	looks     looks
 	elsewhere func() (*mount.Foreign, error) // mount.Elsewhere; tests count and fail looks
 	nodes     nodes

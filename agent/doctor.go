@@ -74,7 +74,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
 	a.checkFences(ctx, r)
-	a.checkMounts(r)
+	a.checkMounts(ctx, r)
 	a.checkLimits(r)
 	a.checkSizes(r)
 	a.checkHung(r)
@@ -251,7 +251,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known m
 }
 
 // checkMounts compares the mount records with the mounts.
-func (a *Agent) checkMounts(r *report) {
+func (a *Agent) checkMounts(ctx context.Context, r *report) {
 	table, err := mount.Table()
 	if err != nil {
 		r.add(levelError, "mounts", "", "cannot be read: %v", err)
@@ -264,6 +264,8 @@ func (a *Agent) checkMounts(r *report) {
 		d, _ := a.cache.dataset(id)
 		if table.At(path) == nil {
 			r.add(levelError, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
+		} else if err := a.stopped(ctx, d, path); err != nil {
+			r.add(levelError, "volume "+d.Volume, "", "%v", err)
 		}
 		for _, m := range a.usesOf(rec) {
 			if m.Unverified {

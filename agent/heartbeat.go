@@ -178,14 +178,15 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	}
 	caps := pool.Info().Capabilities
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // for what it takes: not here
-	if walks && mounted {
-		return st
-	}
 	var used dataset.Size
-	var uerr error
+	var stopped, uerr error
 	if err = a.pools.ask(ctx, d.Pool, func(b backends.Pool) {
 		var fs unix.Statfs_t
+		if mounted {
+			stopped = a.volumeDisks.stopped(d, path, a.Clock.Steady())
+		}
 		switch {
+		case stopped != nil || walks && mounted:
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
 		case mounted && caps.OwnFilesystem && unix.Statfs(path, &fs) == nil:
@@ -194,11 +195,14 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 			used, uerr = b.Used(ctx, d.ID)
 		}
 	}); err == nil {
-		st.Used, err = used, uerr
+		st.Used, err = used, cmp.Or(stopped, uerr)
+		a.noteDisk(d, err)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		st.Problem = err.Error()
-	} else {
+	case walks && mounted:
+	default:
 		st.Problem = cmp.Or(a.misSized(d), a.unkept(d))
 	}
 	return st

@@ -64,6 +64,13 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", err
 	}
 	r := a.record(d.ID)
+	if err := a.stopped(ctx, d, path); err != nil {
+		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
+		if len(r.IDs) == 0 { // the next request mounts it anew
+			err = errors.Join(err, a.unmountLater(ctx, d))
+		}
+		return "", err
+	}
 	if _, known := r.IDs[id]; !known {
 		if d, err = a.opened(d); err != nil {
 			return "", err
@@ -178,6 +185,7 @@ func (a *Agent) mountDataset(ctx context.Context, pool backends.Pool, d dataset.
 	if err := mountAttached(att, path); err != nil {
 		return err
 	}
+	a.volumeDisks.forget()
 	if !att.Mount.Grow {
 		return nil
 	}
@@ -259,6 +267,13 @@ func isMountPoint(path string) (bool, error) {
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
+	}
+	if errors.Is(err, unix.EIO) { // the answer of an XFS that was shut down
+		table, terr := mount.Table()
+		if terr == nil && table.At(path) != nil {
+			return true, nil
+		}
+		err = errors.Join(err, terr)
 	}
 	if err != nil {
 		return false, fmt.Errorf("look at %s: %w", path, err)
@@ -350,7 +365,9 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
 	a.flushed(path, liftUnmount) // a snapshot gave up on one: it was slow, and is not now
-	if err = mount.Unmount(path); err == nil || errors.Is(err, mount.ErrNotMounted) {
+	err = mount.Unmount(path)
+	a.volumeDisks.forget()
+	if err == nil || errors.Is(err, mount.ErrNotMounted) {
 		a.endLimit(d)
 	} else {
 		up.back()

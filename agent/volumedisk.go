@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// A filesystem that could not write its journal takes no more writes, even when the disk works again:
+// XFS shuts down and answers EIO, ext4 and btrfs become read-only. Only a new mount ends that. A volume
+// is mounted anew when its last container has stopped and the next one starts.
+
+// volumeDisks is what the agent knows of the filesystems of mounted volumes.
+type volumeDisks struct {
+	mu     sync.Mutex
+	failed map[uuid.UUID]bool // the last look at these volumes found a disk error
+	table  mount.Mounts       // as it was read last; used until the steady clock shows until
+	until  time.Duration
+}
+
+// tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
+const tableAge = time.Second
+
+// stopped returns an error if the filesystem that is mounted at path takes no writes, although the
+// dataset is not read-only. It writes nothing, so an ext4 of Linux 6.12 to 6.14, which shows nowhere
+// that it stopped, is not found. On a disk that hangs it hangs.
+func (v *volumeDisks) stopped(d dataset.Dataset, path string, now time.Duration) error {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	err := unix.Stat(path, &st)
+	if err == nil {
+		err = unix.Statfs(path, &fs)
+	}
+	switch {
+	case isDiskError(err):
+		return takesNoWrites(err)
+	case err != nil || d.ReadOnly:
+		return nil
+	case fs.Flags&unix.ST_RDONLY == 0 && fs.Type != unix.EXT4_SUPER_MAGIC:
+		return nil // since Linux 6.12 an ext4 does not set the flag
+	}
+	table, err := v.mounts(now)
+	if err != nil {
+		return fmt.Errorf("whether its filesystem takes writes is not known: %w", err)
+	}
+	if e := table.At(path); e != nil {
+		// The options of the filesystem count, not those of the mount: a fence makes the mount read-only.
+		for _, option := range strings.Split(e.VFSOptions, ",") {
+			if slices.Contains([]string{"ro", "emergency_ro", "shutdown"}, option) {
+				return takesNoWrites(fmt.Errorf("mounted %s: %w", option, unix.EROFS))
+			}
+		}
+	}
+	return nil
+}
+
+func takesNoWrites(err error) error {
+	return fmt.Errorf("its filesystem takes no writes since an error of its disk (%w; dmesg says more): stop its containers, and start them again once the disk works; what was flushed before the error is kept", err)
+}
+
+func (v *volumeDisks) mounts(now time.Duration) (mount.Mounts, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.table != nil && now < v.until {
+		return v.table, nil
+	}
+	table, err := mount.Table()
+	if err == nil {
+		v.table, v.until = table, now+tableAge
+	}
+	return table, err
+}
+
+// forget drops the mount table that was read last, after a mount or an unmount.
+func (v *volumeDisks) forget() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.table = nil
+}
+
+// note records whether a look at a volume found a disk error, and reports whether that changed.
+func (v *volumeDisks) note(id uuid.UUID, failed bool) (changed bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if changed = v.failed[id] != failed; !changed {
+		return false
+	}
+	if v.failed == nil {
+		v.failed = map[uuid.UUID]bool{}
+	}
+	if v.failed[id] = failed; !failed {
+		delete(v.failed, id)
+	}
+	return true
+}
+
+// stopped is volumeDisks.stopped for a volume of a pool that answers. For one in a pool that is
+// offline it returns nil: the pool itself is reported. The outcome is recorded, and logged when it
+// changes.
+func (a *Agent) stopped(ctx context.Context, d dataset.Dataset, path string) error {
+	if _, err := a.pools.get(d.Pool); err != nil {
+		return nil
+	}
+	var found error
+	if err := a.pools.ask(ctx, d.Pool, func(backends.Pool) { found = a.volumeDisks.stopped(d, path, a.Clock.Steady()) }); err != nil {
+		return nil
+	}
+	a.noteDisk(d, found)
+	return found
+}
+
+// noteDisk records what a look at a volume found. A disk error that was not there before is logged,
+// and the volume's pool is probed: its disk may fail as a whole.
+func (a *Agent) noteDisk(d dataset.Dataset, err error) {
+	failed := isDiskError(err)
+	if !a.volumeDisks.note(d.ID, failed) {
+		return
+	}
+	if !failed {
+		a.log(d).Info("volume has no disk error any more")
+		return
+	}
+	a.log(d).Error("volume has a disk error: " + err.Error())
+	a.pools.suspect(d.Pool, err)
+}

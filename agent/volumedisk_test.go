@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A mounted volume whose filesystem took no more writes says so once in the log, and in its status and
+// doctor. It is not given to another container, and it can be unmounted.
+func TestVolumeWhoseFilesystemStopped(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) {
+			device, fail := scratch.FailingDisk(t, scratch.XFS)
+			scratch.Format(t, fs, device)
+			r := newRig(t)
+			log := logtest.NewLocal(r.Agent.Log.(*logrus.Logger))
+			d := r.volume("db")
+			r.mount(d, "user")
+			path := r.mountPath(d.ID)
+			if err := mount.Mount(path, mount.Spec{Source: device, FSType: fs}); err != nil { // instead of the pool's folder
+				t.Fatal(err)
+			}
+			r.mount(d, "second")
+			if st := r.datasetStatus(t.Context(), d); st.Problem != "" || !st.Mounted {
+				t.Errorf("while its disk works: %+v", st)
+			}
+			file, err := os.Create(filepath.Join(path, "file"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fail()
+			for range 3 { // the first fails to write data, another one the journal
+				if _, err := file.WriteString("more"); err == nil && file.Sync() == nil {
+					t.Error("written to a disk that fails")
+				}
+				if f, err := os.Create(filepath.Join(path, "another")); err == nil {
+					_ = f.Sync()
+					f.Close()
+				}
+			}
+			file.Close()
+			r.volumeDisks.forget() // as a second later
+			r.datasetStatus(t.Context(), d)
+			const want = "its filesystem takes no writes since an error of its disk"
+			if st := r.datasetStatus(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
+				t.Errorf("status %+v", st)
+			}
+			if f := r.finding("volume db"); f.Level != levelError || !strings.Contains(f.Text, want) {
+				t.Errorf("doctor: %+v", f)
+			}
+			if _, err := r.Mount(t.Context(), "db", "third"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {
+				t.Errorf("a mount: %v", err)
+			}
+			if n := len(r.record(d.ID).IDs); n != 2 {
+				t.Errorf("%d uses are counted", n)
+			}
+			lines := 0
+			for _, e := range log.AllEntries() {
+				if strings.HasPrefix(e.Message, "volume has a disk error: "+want) {
+					lines++
+				}
+			}
+			if st := r.statusOf("default"); lines != 1 || !st.Online {
+				t.Errorf("%d lines in the log; the pool, whose disk works: %+v", lines, st)
+			}
+			for _, id := range []string{"user", "second"} {
+				if err := r.Unmount(t.Context(), "db", id); err != nil {
+					t.Errorf("unmount: %v", err)
+				}
+			}
+			table, err := mount.Table()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e := table.At(path); e != nil && e.Source == device {
+				t.Errorf("it is mounted still: %+v", e)
+			}
+		})
+	}
+}
+
+// A filesystem that stopped taking writes, and that nobody uses, is mounted anew by the next request.
+func TestStoppedFilesystemIsMountedAnew(t *testing.T) {
+	r := newRig(t)
+	below := scratch.Mount(t, "xfs", scratch.XFS)
+	d := r.volume("db")
+	r.mount(d, "user")
+	path := r.mountPath(d.ID)
+	if err := unix.Mount(below, path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.save(t.Context(), d, mountRecord{Boot: r.boot}, nil); err != nil { // as a request that gave up
+		t.Fatal(err)
+	}
+	scratch.ShutDown(t, below)
+	if _, err := r.Mount(t.Context(), "db", "next"); !errors.Is(err, unix.EIO) {
+		t.Fatalf("mounted: %v", err)
+	}
+	r.mount(d, "next")
+}
