@@ -39,7 +39,8 @@ type revoked struct {
 	looked  sync.Cond     // a look has ended
 	looking bool          // one is under way
 	tried   bool          // one has ended
-	again   bool          // look now
+	asked   int           // how often this replica has revoked something
+	heard   int           // asked when the last look that has ended began
 	at      time.Duration // on the steady clock, when it ended
 	err     error         // how
 	known   []revocation
@@ -74,20 +75,21 @@ func (s *Service) revocations() ([]revocation, error) {
 	r := &s.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.looking && (!r.loaded || r.again) {
+	for r.looking && (!r.loaded || r.heard < r.asked) {
 		r.looked.Wait()
 	}
 	now := s.Clock.Steady()
-	if r.looking || r.tried && !r.again && now-r.at < revokedEvery {
+	if r.looking || r.tried && r.heard == r.asked && now-r.at < revokedEvery {
 		return r.known, r.unknown()
 	}
-	r.looking, r.again = true, false
+	r.looking = true
+	asked := r.asked
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
 	known, err := listAll[revocation](newTx(ctx, s.store), revokedPrefix)
 	cancel()
 	r.mu.Lock()
-	r.looking, r.tried, r.at = false, true, s.Clock.Steady()
+	r.looking, r.tried, r.heard, r.at = false, true, asked, s.Clock.Steady()
 	if r.err = err; err == nil {
 		r.known, r.loaded = known, true
 	}
@@ -107,7 +109,7 @@ func (r *revoked) unknown() error {
 func (r *revoked) lookAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.again = true
+	r.asked++
 }
 
 // revoke puts it on record and forgets what has no effect any more.
