@@ -10,51 +10,53 @@ import (
 )
 
 // podmanID is the mount ID that Podman sends for every volume: pseudoCtrID in Podman's
-// libpod/volume_internal_linux.go, the same one in all versions that know volume plugins.
+// libpod/volume_internal_linux.go. All versions that support volume plugins send the same one.
 //
-// Podman counts the uses of a volume in its database, mounts when that count leaves 0 and unmounts
-// when it is 0 again. The process that mounts has mostly ended by the time another one unmounts, and
-// a later command relies on the mount without asking again. So no end of a process ends this use,
-// nor does the absence of a container (podman volume mount needs none).
+// Podman counts the uses of a volume in its database. It mounts when the count becomes 1 and unmounts
+// when it becomes 0. Usually one process mounts and ends, later commands rely on the mount without
+// another request, and a different process unmounts. So the end of a process does not end this use, and
+// neither does the absence of a container: podman volume mount needs no container.
 const podmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918ec2"
 
-// engines tells whether the engine that made a use of a volume still runs. A Docker engine keeps in
-// memory what it has mounted, and forgets it when it is killed. So the uses of an engine that has
-// been followed by another one are unverified: they may have ended without an Unmount.
+// engines records which engine processes have mounted volumes, and which of them have ended. A Docker
+// engine keeps its mounts in memory and forgets them when it is killed. So the uses of an engine process
+// that was replaced by another one are unverified: they may have ended without an Unmount.
 //
-// Each engine process has a generation, which is recorded with its uses. The generation begins with
-// the first Mount of the process. It ends when any process activates the plugin after that process
-// has ended: an engine activates the plugin once when it starts. A process is identified by its PID
-// and start time, so neither a command of Podman, nor a second engine on the same socket, nor a
-// stray activation ends the generation of an engine that runs. An activation writes to the store
-// only if it ends a generation.
+// Each engine process has a generation, a number that is recorded with its uses. The generation begins
+// with the first Mount of the process. It ends when any process activates the plugin after that process
+// has ended: an engine activates the plugin once, when it starts. A process is identified by its PID and
+// start time. So the generation of a running engine is not ended by a Podman command, by a second engine
+// on the same socket, or by any other activation. An activation writes to the store only if it ends a
+// generation.
 //
-// A caller that is not known (see plugin.Caller), as an engine in another PID namespace, cannot be
-// followed. All such callers share one generation, and each activation ends it.
+// If the caller is unknown (see plugin.Caller), for instance an engine in another PID namespace, its end
+// cannot be detected. All such callers share one generation, and each activation ends it.
 //
-// A proxy that accepts the plugin's connections is taken for the engine. One that stays while the
-// engine behind it restarts hides the restart: the uses that ended meanwhile are verified only after
-// the next start of the agent.
+// A proxy in front of the plugin's socket is mistaken for the engine. If the engine restarts and the
+// proxy does not, the restart is not detected: uses that ended meanwhile are verified only after the next
+// start of the agent.
+//
+// Safe for concurrent use.
 type engines struct {
 	state state
 	boot  string
 
 	mu     sync.Mutex
 	record engineRecord
-	// activated are processes that activated the plugin since the agent started and have not
-	// mounted anything.
+	// activated contains the processes that have activated the plugin since the agent started and have
+	// not mounted a volume.
 	activated map[process.Identity]bool
 }
 
-// engineRecord is the engines that have uses on this boot.
+// engineRecord contains the engine processes that have mounted volumes on this boot.
 type engineRecord struct {
-	Generation uint64          `json:"generation"` // the highest that was given to an engine
+	Generation uint64          `json:"generation"` // the highest generation so far
 	Boot       string          `json:"boot,omitempty"`
 	Running    []engineProcess `json:"running,omitempty"` // oldest first
 }
 
 type engineProcess struct {
-	process.Identity // zero: all callers that are not known
+	process.Identity // zero for all unknown callers together
 
 	Generation uint64 `json:"generation"`
 }
@@ -67,7 +69,7 @@ func (e *engines) load(ctx context.Context) error {
 	}
 	switch e.record.Boot {
 	case e.boot:
-	case "": // by a version that recorded no processes
+	case "": // written by a version that did not record processes
 		e.record.Running = []engineProcess{{Generation: e.record.Generation}}
 	default:
 		e.record.Running = nil
@@ -75,8 +77,9 @@ func (e *engines) load(ctx context.Context) error {
 	return nil
 }
 
-// activate notes that a process activates the plugin, and reports whether that ended the generation
-// of an engine. If the error is not nil, the generation has ended but is still on disk.
+// activate records that a process activates the plugin, and reports whether that ended the generation
+// of an engine. If it did, the error is that of writing the record: the generation has ended in memory,
+// and its end may not be on disk.
 func (e *engines) activate(ctx context.Context, caller process.Identity) (ended bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -103,8 +106,8 @@ func (e *engines) activate(ctx context.Context, caller process.Identity) (ended 
 	return true, e.state.put(ctx, map[string]any{engineKey: e.record})
 }
 
-// generation returns the generation of a process that mounts a volume with an ID, and begins it if
-// there is none yet. It is 0 for Podman.
+// generation returns the generation of a process that mounts a volume with an ID. If the process has
+// none, a new one begins and is written to disk first. The generation of Podman is 0.
 func (e *engines) generation(ctx context.Context, caller process.Identity, id string) (uint64, error) {
 	if id == podmanID {
 		return 0, nil
@@ -116,9 +119,9 @@ func (e *engines) generation(ctx context.Context, caller process.Identity, id st
 			return p.Generation, nil
 		}
 	}
-	// An engine does not activate the plugin again when the agent restarts. So a caller that did not
-	// activate it since is most likely the newest engine, reached through a proxy that makes a
-	// process for each connection.
+	// An engine does not activate the plugin again when the agent restarts. So a caller that has not
+	// activated it since then is probably the newest engine, behind a proxy that starts a process for
+	// each connection.
 	if n := len(e.record.Running); n > 0 && caller.IsKnown() && !e.activated[caller] {
 		return e.record.Running[n-1].Generation, nil
 	}
@@ -132,7 +135,7 @@ func (e *engines) generation(ctx context.Context, caller process.Identity, id st
 	return next.Generation, nil
 }
 
-// newest returns the generation that began last and has not ended, or 0.
+// newest returns the newest generation that has not ended, or 0.
 func (e *engines) newest() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -142,8 +145,8 @@ func (e *engines) newest() uint64 {
 	return 0
 }
 
-// hasEnded reports whether the generation of a use has ended. Uses of no engine that is known never
-// end by that.
+// hasEnded reports whether the generation of a use has ended. The uses of Podman, and uses without a
+// generation, have none that could end.
 func (e *engines) hasEnded(id string, use idCount) bool {
 	if id == podmanID || use.Generation == 0 {
 		return false
@@ -153,14 +156,14 @@ func (e *engines) hasEnded(id string, use idCount) bool {
 	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool { return p.Generation == use.Generation })
 }
 
-// Activated is called when a process activates the plugin. If an engine has ended since it mounted
-// volumes, its uses are unverified from now on.
+// Activated is called when a process activates the plugin. If an engine that had mounted volumes has
+// ended, its uses are unverified from now on. Safe for concurrent use.
 func (a *Agent) Activated(ctx context.Context) {
 	ended, err := a.engines.activate(ctx, plugin.Caller(ctx))
 	if err != nil {
-		a.Log.WithError(err).Error("the end of an engine was not put on disk")
+		a.Log.WithError(err).Error("cannot record on disk that an engine has ended")
 	}
 	if ended {
-		a.awaitEngine()
+		a.delayVerify()
 	}
 }

@@ -14,20 +14,20 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// hostLook is what was mounted on this host at one moment, in all mount namespaces.
+// hostLook contains the mounts of this host at one moment, in all mount namespaces.
 type hostLook struct {
 	own       mount.Mounts
 	elsewhere *mount.Foreign
 }
 
-// looks shares looks at the host between callers that wait for one at the same time: a hundred
-// containers that stop together need a few looks and not a hundred. A caller never gets a look that
-// began before it asked.
+// looks shares looks at the host between callers: a hundred containers that stop together need a few
+// looks and not a hundred. A caller never gets a look that began before its call. Safe for concurrent
+// use.
 type looks struct {
-	turn sync.Mutex // one look at a time
+	turn sync.Mutex // held during a look: one at a time
 
 	mu   sync.Mutex
-	next *sharedLook // that has not begun
+	next *sharedLook // the next look, or nil if nobody waits for one
 }
 
 type sharedLook struct {
@@ -36,7 +36,8 @@ type sharedLook struct {
 	err  error
 }
 
-// share returns the result of a look that begins after the call.
+// share returns the result of a look that begins after the call. If several callers wait for the next
+// look, only one of them calls look.
 func (l *looks) share(look func() (hostLook, error)) (hostLook, error) {
 	l.mu.Lock()
 	s := l.next
@@ -59,8 +60,8 @@ func (l *looks) share(look func() (hostLook, error)) (hostLook, error) {
 	return s.look, s.err
 }
 
-// lookAtHost reads the mounts of all processes. It takes time that grows with the number of threads,
-// about 10 µs for each. Callers share a look. It must not be changed.
+// lookAtHost reads the mounts of all processes. It takes about 10 µs for each thread on the host.
+// Callers share the result and must not change it.
 func (a *Agent) lookAtHost() (hostLook, error) {
 	return a.looks.share(func() (hostLook, error) {
 		elsewhere, err := a.elsewhere()
@@ -73,26 +74,26 @@ func (a *Agent) lookAtHost() (hostLook, error) {
 }
 
 // holders describes where a dataset is mounted besides its mount point: one entry for each mount in
-// another mount namespace, for each mount in a second place of this one, and for each process that
-// could not be examined. The copies of the host's own mount that other namespaces have do not count.
+// another mount namespace, for each further mount in the host's namespace, and for each process that
+// could not be examined. Copies of the host's mount in other namespaces do not count.
 //
-// A dataset whose mount point is not mounted is asked of its pool. If the pool cannot tell, the
-// dataset counts as held.
+// If nothing is mounted on the mount point, holders asks the pool of the dataset. If the pool cannot
+// tell, the dataset counts as held.
 func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (list []string) {
 	if m := look.own.At(a.mountPath(d.ID)); m != nil {
 		return a.holdersOfTree(look, d.ID, mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root})
 	}
-	if err := a.idleInPool(ctx, d); err != nil {
+	if err := a.checkIdleInPool(ctx, d); err != nil {
 		list = append(list, dataset.OneLine(err))
 	}
 	return list
 }
 
-// holdersOfTree is holders of a dataset whose filesystem is known.
+// holdersOfTree is like holders for a dataset whose filesystem is known.
 func (a *Agent) holdersOfTree(look hostLook, id uuid.UUID, tree mount.Filesystem) (list []string) {
 	path := a.mountPath(id)
 	for _, e := range look.own.Of(tree.Major, tree.Minor) {
-		// Another Drover on this machine may have the dataset on a share, and takes care of that itself.
+		// A second Drover on this machine may have mounted the dataset from a share. It keeps its own record.
 		another := strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(path, a.Root))
 		if !another && within(e.Root, tree.Root) {
 			list = append(list, "it is mounted at "+e.Mountpoint)
@@ -104,32 +105,33 @@ func (a *Agent) holdersOfTree(look hostLook, id uuid.UUID, tree mount.Filesystem
 	return list
 }
 
-// idleInPool fails unless the pool of a dataset that is not mounted says that nobody on this host has
-// it in use.
-func (a *Agent) idleInPool(ctx context.Context, d dataset.Dataset) error {
+// checkIdleInPool asks the pool whether a process on this host uses a dataset that is not mounted. It
+// fails if one does, and if the pool is offline or cannot tell.
+func (a *Agent) checkIdleInPool(ctx context.Context, d dataset.Dataset) error {
 	pool, err := a.pools.online(ctx, d.Pool)
 	if err != nil {
-		return fmt.Errorf("whether a process still has it mounted is not known: %w", err)
+		return fmt.Errorf("cannot tell whether a process still has it mounted: %w", err)
 	}
 	idler, can := pool.(backends.Idler)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"whether a process still has it mounted is not known: pool %s cannot tell", a.pools.name(d.Pool))
+			"cannot tell whether a process still has it mounted: pool %s does not support that", a.pools.name(d.Pool))
 	}
 	err = idler.Idle(ctx, d.ID)
-	if errors.Is(err, dataset.ErrNotFound) { // there is nothing to hold
+	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder
 		return nil
 	}
 	return err
 }
 
-// unheld fails with ErrInUse while a dataset is mounted anywhere besides its mount point, or that
-// cannot be found out. what is the work that has to wait. The dataset's lock is held.
-func (a *Agent) unheld(ctx context.Context, d dataset.Dataset, what string) error {
+// checkUnheld fails with ErrInUse if a dataset is mounted anywhere besides its mount point, or if the
+// look at the host fails. what names the work for the error message. The dataset's lock is held.
+func (a *Agent) checkUnheld(ctx context.Context, d dataset.Dataset, what string) error {
 	look, err := a.lookAtHost()
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
-			"%s of volume %s: whether a process on node %s still has it mounted is not known: %w", what, d.Volume, a.NodeName, err)
+			"%s of volume %s: cannot tell whether a process on node %s still has it mounted: %w",
+			what, d.Volume, a.NodeName, err)
 	}
 	if list := a.holders(ctx, look, d); len(list) > 0 {
 		return dataset.Errorf(dataset.ErrInUse,
@@ -138,11 +140,11 @@ func (a *Agent) unheld(ctx context.Context, d dataset.Dataset, what string) erro
 	return nil
 }
 
-// unmountUnheld unmounts a dataset that has no recorded use, unless somebody has it mounted all the
-// same: then it stays mounted, and the guard keeps it. It fails with ErrInUse. The dataset's lock is
-// held.
+// unmountUnheld unmounts a dataset without a recorded use. If a process has it mounted nevertheless, it
+// stays mounted, the guard keeps watching it, and unmountUnheld fails with ErrInUse. The dataset's lock
+// is held.
 func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
-	if err := a.unheld(ctx, d, "unmount"); err != nil {
+	if err := a.checkUnheld(ctx, d, "unmount"); err != nil {
 		a.idle(d.ID)
 		return err
 	}
@@ -153,16 +155,16 @@ func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// releaseUnheld has the guard forget a dataset that is not mounted, unless anybody on this host has it
-// mounted all the same. It fails with ErrInUse then. A dataset that the guard does not have needs no
-// look. The dataset's lock is held.
+// releaseUnheld makes the guard forget a dataset that is not mounted. If a process on this host has it
+// mounted nevertheless, the guard keeps it and releaseUnheld fails with ErrInUse. If the guard does not
+// watch the dataset, releaseUnheld does nothing. The dataset's lock is held.
 func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
 	if _, armed := a.bounds.armedAt(d.ID); !armed || a.Guard == nil {
 		return nil
 	}
-	if err := a.unheldByGuard(ctx, d); err != nil {
-		if a.bounds.isKept(d.ID, err.Error()) {
-			const watches = "the guard goes on watching a volume that is unmounted: a process may still write to it"
+	if err := a.checkUnheldByGuard(ctx, d); err != nil {
+		if a.bounds.noteKept(d.ID, err.Error()) {
+			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
 			a.log(d).WithError(err).Warn(watches)
 		}
 		return err
@@ -171,8 +173,9 @@ func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// unheldByGuard is unheld for a dataset that is not mounted: the guard knows which filesystem it was.
-func (a *Agent) unheldByGuard(ctx context.Context, d dataset.Dataset) error {
+// checkUnheldByGuard is like checkUnheld for a dataset that is not mounted. It uses the filesystem that
+// the guard has recorded for the dataset.
+func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error {
 	e, there, err := a.entry(ctx, d.ID)
 	if err == nil && (!there || e.Filesystem == mount.Filesystem{}) { // it was never mounted
 		return nil
@@ -183,24 +186,25 @@ func (a *Agent) unheldByGuard(ctx context.Context, d dataset.Dataset) error {
 			return nil
 		}
 	}
-	// The device number may be another filesystem's by now.
-	if err := a.idleInPool(ctx, d); err != nil {
+	// These holders may have another filesystem, one that has got the device number since. The pool knows.
+	if err := a.checkIdleInPool(ctx, d); err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s is unmounted, but still in use on node %s: %w", d.Volume, a.NodeName, err)
 	}
 	return nil
 }
 
-// releaseSoon has the guard forget a dataset that is not mounted, as releaseUnheld does, in the
-// background.
+// releaseSoon makes the guard forget a dataset that is not mounted, in the background. See
+// releaseUnheld.
 func (a *Agent) releaseSoon(id uuid.UUID) {
 	if _, armed := a.bounds.armedAt(id); armed && a.Guard != nil {
 		a.mendSoon(id)
 	}
 }
 
-// isKept notes why the guard keeps a dataset that is not mounted, and reports whether that is news.
-func (b *bounds) isKept(id uuid.UUID, why string) bool {
+// noteKept records why the guard keeps a dataset that is not mounted. It reports whether the reason
+// differs from the recorded one.
+func (b *bounds) noteKept(id uuid.UUID, why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was := b.kept[id]

@@ -13,10 +13,12 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// add counts one more use of an ID. If the engine that made the recorded uses has ended, or they have
-// ended as far as is known, they are replaced: the engine mounts with the old ID again after a restart,
-// and nobody unmounted. But docker cp does so too, for a container that outlived the restart: Older
-// notes that, and the use ends only after a look at the host.
+// add counts one more use of an ID.
+//
+// The new use replaces the recorded ones if their engine process has ended, or if they are marked as
+// ended: the next engine mounts with the same ID again, and nobody unmounted the old uses. But a
+// container may have outlived its engine (live-restore), and docker cp mounts with its ID too. So Older
+// is set, and the use then ends only after a look at the host.
 func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use idCount) bool) {
 	c, ok := r.IDs[id]
 	if !ok {
@@ -33,22 +35,23 @@ func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use id
 	r.IDs[id] = c
 }
 
-// ids returns the mount IDs in order.
+// ids returns the mount IDs, sorted.
 func (r mountRecord) ids() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// accounts returns for how many mounts besides the mount point the uses account, without that of an
-// ID. Podman's use needs no container.
-func (r mountRecord) accounts(without string) (n int) {
+// expectedMounts returns how many mounts besides the mount point the uses of all IDs but one explain:
+// one for each ID. Podman's use explains none, because it can exist without a container.
+func (r mountRecord) expectedMounts(except string) (n int) {
 	for id := range r.IDs {
-		if id != without && id != podmanID {
+		if id != except && id != podmanID {
 			n++
 		}
 	}
 	return n
 }
 
-// mayHaveEnded reports whether the engine has unmounted an ID that stayed, as a process had the dataset.
-func (r mountRecord) mayHaveEnded() bool {
+// hasEndedUse reports whether an ID is recorded only because a process still had the dataset mounted
+// when the engine unmounted it.
+func (r mountRecord) hasEndedUse() bool {
 	for _, c := range r.IDs {
 		if c.Ended {
 			return true
@@ -108,11 +111,11 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 		c.Count--
 		r.IDs[id] = c
 		return true
-	case a.mayEndUnseen(*r, id):
+	case a.mayEndWithoutLook(*r, id):
 		delete(r.IDs, id)
 		return true
 	}
-	held := a.heldBeyond(ctx, d, r.accounts(id))
+	held := a.unexplainedMount(ctx, d, r.expectedMounts(id))
 	if held == "" {
 		delete(r.IDs, id)
 		return true
@@ -121,26 +124,26 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 	if c.Ended {
 		return false
 	}
-	const stays = "the engine has ended a use of the volume, which stays mounted until nobody has it: "
+	const stays = "the engine unmounted the volume, but it stays mounted as long as a process has it: "
 	a.log(d).WithField("id", id).Warn(stays + held)
 	c.Ended, c.Count = true, 1
 	r.IDs[id] = c
 	return true
 }
 
-// mayEndUnseen reports whether the last use of an ID may end without a look at the host. That is so
-// while other IDs use the dataset, if one engine process began and ends the use: it unmounts as often
-// as it mounted, after the container has ended. The agent hears every Mount, or the Mount fails. It
-// may miss an Unmount while it restarts, so that it never counts less uses than there are.
+// mayEndWithoutLook reports whether the last use of an ID may end without a look at the host. That
+// requires that other IDs use the dataset, and that one engine process made and ends the use. Such a
+// process unmounts as often as it mounted, after the container has ended. The count of its uses is
+// never too low: if the agent misses a Mount, the Mount fails, and if it misses an Unmount, the count
+// is too high.
 //
-// The last use of a dataset never ends unseen. When docker cp fails for one volume of a running
-// container, be it another driver's, dockerd sends Unmount for all volumes of the container with its
-// ID (containerStatPath in moby's daemon/archive.go, seen with 20.10).
+// The last ID of a dataset never ends without a look. When docker cp fails for any volume of a running
+// container, even a volume of another driver, dockerd sends Unmount with the container's ID for all of
+// its volumes (containerStatPath in moby's daemon/archive.go, seen with 20.10).
 //
-// An ID of an older engine process may end too often (add). So may Podman's, which unmounts under a
-// running container when a user runs podman volume unmount. Their ends are compared with what is seen
-// on the host.
-func (a *Agent) mayEndUnseen(r mountRecord, id string) bool {
+// Nor does an ID of an older engine process, whose count can be too low (see add), nor Podman's ID: a
+// user can run podman volume unmount while a container runs.
+func (a *Agent) mayEndWithoutLook(r mountRecord, id string) bool {
 	c := r.IDs[id]
 	if c.Older || c.Ended || c.Generation == 0 || id == podmanID || a.engines.hasEnded(id, c) {
 		return false
@@ -148,23 +151,26 @@ func (a *Agent) mayEndUnseen(r mountRecord, id string) bool {
 	return len(r.IDs) > 1
 }
 
-// heldBeyond describes a mount of a dataset besides its mount point, if there are more of them than a
-// number of uses accounts for. If the host cannot be looked at, there may be any number. It is empty
-// if each mount may belong to one of those uses. The dataset's lock is held.
-func (a *Agent) heldBeyond(ctx context.Context, d dataset.Dataset, uses int) string {
+// unexplainedMount counts the mounts of a dataset besides its mount point. If there are more than
+// expected, it returns a description of one of them, otherwise "". If the look at the host fails, it
+// returns a description of the failure. The dataset's lock is held.
+func (a *Agent) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
 	look, err := a.lookAtHost()
 	if err != nil {
-		return "whether a process has it mounted is not known: " + dataset.OneLine(err)
+		return "cannot tell whether a process has it mounted: " + dataset.OneLine(err)
 	}
-	if list := a.holders(ctx, look, d); len(list) > uses {
+	if list := a.holders(ctx, look, d); len(list) > expected {
 		return list[0]
 	}
 	return ""
 }
 
-// unverified returns the uses of a dataset that may have ended: those that the engine has unmounted
-// while a process still had the dataset, those that an engine has left which has ended, and those from
-// before the agent started, as an engine that cannot reach the agent does not repeat an Unmount.
+// unverified returns the uses of a dataset that may have ended:
+//
+//   - uses that the engine unmounted while a process still had the dataset mounted,
+//   - uses of an engine process that has ended,
+//   - uses from before the agent started, except Podman's: an engine that cannot reach the agent does
+//     not repeat its Unmount.
 func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
 	uses := a.record(id).IDs
 	maps.DeleteFunc(uses, func(id string, c idCount) bool {
@@ -174,28 +180,27 @@ func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
 }
 
 const (
-	// unverifiedGrace is what the engine has to mount its containers' volumes again
-	// after it started.
+	// unverifiedGrace is how long an engine may take after its start to mount the volumes of its
+	// containers again.
 	unverifiedGrace = 20 * time.Second
-	// inheritedGrace is what it has to start a container whose volume it mounted
-	// just before this agent started: two minutes for the mount of another one of
-	// its volumes, and some.
+	// inheritedGrace is how long an engine may take to start a container whose volume it mounted
+	// just before this agent started. The mount of another volume of the container can take two
+	// minutes.
 	inheritedGrace = 3 * time.Minute
-	// verifyEvery is how often what is left unverified is looked at: that reads all
-	// of /proc.
+	// verifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
 	verifyEvery = time.Minute
 )
 
-// awaitEngine gives an engine that may have restarted the time to mount its containers' volumes again,
-// and has unverified uses looked at then.
-func (a *Agent) awaitEngine() {
+// delayVerify postpones the check of unverified uses by unverifiedGrace, because an engine may have
+// restarted and needs the time to mount the volumes of its containers again.
+func (a *Agent) delayVerify() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.restarted = a.Clock.Steady() + unverifiedGrace
 	a.verifyAt = a.restarted
 }
 
-// verifyBy has unverified uses looked at in the first round after a moment.
+// verifyBy schedules a check of the unverified uses for the first heartbeat after at.
 func (a *Agent) verifyBy(at time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -204,10 +209,10 @@ func (a *Agent) verifyBy(at time.Duration) {
 	}
 }
 
-// verifyUses looks whether unverified uses are real, when that is due. They are as long as the
-// dataset is mounted in another place, as a container has it (live-restore keeps such containers
-// running). Which ID belongs to which container cannot be told, so they end together when there is
-// no such place.
+// verifyUses checks whether unverified uses have ended, if the check is due. A use has not ended as
+// long as the dataset is mounted anywhere besides its mount point, for instance in a container that
+// outlived its engine (live-restore). An ID cannot be assigned to a container, so all unverified uses of
+// a dataset end together, when it has no other mount.
 func (a *Agent) verifyUses(ctx context.Context) {
 	now := a.Clock.Steady()
 	a.mu.Lock()
@@ -239,7 +244,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	}
 	look, err := a.lookAtHost()
 	if err != nil {
-		a.Log.WithError(err).Warn("uses whose end may have been missed were not verified")
+		a.Log.WithError(err).Warn("cannot check whether unverified uses have ended")
 		return
 	}
 	for id, uses := range open {
@@ -248,17 +253,17 @@ func (a *Agent) verifyUses(ctx context.Context) {
 			continue
 		}
 		if err := a.dropUnverified(ctx, d, uses, len(a.holders(ctx, look, d))); err != nil {
-			a.log(d).WithError(err).Warn("uses that have ended were not taken off")
+			a.log(d).WithError(err).Warn("cannot remove uses that have ended")
 		}
 	}
 }
 
-// verifyEnded ends the uses that the engine has unmounted while a process had the dataset, if none has
-// it any more. Work that a use keeps from a dataset asks first, and does not wait for verifyUses. If the
-// host cannot be looked at, the uses stay. The dataset's lock is held.
+// verifyEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no
+// process has it mounted any more. Operations that need an unused dataset call it first, so that they do
+// not wait for verifyUses. If the look at the host fails, the uses stay. The dataset's lock is held.
 func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset) error {
 	r := a.record(d.ID)
-	if !r.mayHaveEnded() {
+	if !r.hasEndedUse() {
 		return nil
 	}
 	uses := r.IDs
@@ -270,7 +275,7 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset) error {
 	return a.dropUnverifiedLocked(ctx, d, uses, len(a.holders(ctx, look, d)))
 }
 
-// dropUnverified is dropUnverifiedLocked under the dataset's lock.
+// dropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
 func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
 	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
@@ -280,10 +285,11 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked ma
 	return a.dropUnverifiedLocked(ctx, d, looked, holders)
 }
 
-// dropUnverifiedLocked ends uses of a dataset that were unverified when the host was looked at, and
-// that nothing has changed since. If nobody had the dataset mounted besides its mount point, all of
-// them end. Otherwise only those that the engine has unmounted end, as long as the other uses account
-// for all mounts that were seen. The dataset's lock is held.
+// dropUnverifiedLocked ends unverified uses of a dataset after a look at the host. looked are the uses
+// that were unverified before the look, holders is the number of mounts besides the mount point. A use
+// that changed since the look stays. If there are no holders, all other uses in looked end. Otherwise
+// only uses that the engine has unmounted end, as long as the remaining uses explain all holders. The
+// dataset's lock is held.
 func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
 	now := a.Clock.Steady()
 	a.mu.Lock()
@@ -297,7 +303,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	for id, was := range looked {
 		switch c, there := r.IDs[id]; {
 		case !there || c != was:
-		case c.Ended && holders <= r.accounts(id), holders == 0 && over(id, c):
+		case c.Ended && holders <= r.expectedMounts(id), holders == 0 && over(id, c):
 			delete(r.IDs, id)
 		}
 	}
@@ -307,7 +313,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	if err := a.save(ctx, d, r, nil); err != nil {
 		return err
 	}
-	a.log(d).WithField("count", n-len(r.IDs)).Info("uses that ended while the engine or drover was away are taken off")
+	a.log(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
 	a.changed(d.ID)
 	if len(r.IDs) > 0 {
 		return nil

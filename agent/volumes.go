@@ -242,7 +242,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 // lock only if a look at the host may show that a use has ended.
 func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
 	r := a.record(d.ID)
-	if r.mayHaveEnded() {
+	if r.hasEndedUse() {
 		unlock, err := a.locks.lock(ctx, d.ID, "removal of volume "+d.Volume)
 		if err != nil {
 			return err

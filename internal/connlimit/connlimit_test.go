@@ -144,8 +144,8 @@ func TestEveryConnectionIsCountedOnce(t *testing.T) {
 	}
 }
 
-// A known peer keeps its connection, whatever strangers do. A certificate without its key makes no
-// peer known.
+// A known peer keeps its connection, whatever strangers do. A peer whose certificate Options.Known
+// rejects stays a stranger.
 func TestKnownPeerKeepsItsConnection(t *testing.T) {
 	good := errors.New("not known")
 	l, closed := listen(t, Options{Most: 2, Known: func(cs tls.ConnectionState) error {
