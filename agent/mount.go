@@ -292,19 +292,29 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	if !here {
 		return nil
 	}
+	began := a.Clock.Steady()
 	last, err := a.unuse(ctx, d, id)
 	if err != nil || !last {
 		return err
 	}
-	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, func(ctx context.Context, jb *job) error {
+	if id == podmanID {
+		a.unmountForPodman(ctx, d, began)
+		return nil
+	}
+	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, a.unmountUnused(d))
+	return err
+}
+
+// unmountUnused is a job that unmounts a dataset whose last use has ended.
+func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *job) error {
+	return func(ctx context.Context, jb *job) error {
 		jb.step("writing out what is not on disk yet")
 		if err := a.unmountIdle(ctx, d, a.unmountLater); err != nil {
 			return err
 		}
 		a.leaves(ctx, d.ID)
 		return nil
-	})
-	return err
+	}
 }
 
 // mountedAs returns the dataset that a mount ID is on record for. That need not be the

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -77,27 +78,38 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 }
 
 // unuse counts one use less and reports whether that was the dataset's last one. An unknown ID changes
-// nothing.
+// nothing. If Podman has given up waiting, its use stays: it keeps its count unless it hears that the
+// unmount succeeded.
 func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
 	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	r := a.record(d.ID)
+	before, r := a.record(d.ID), a.record(d.ID)
 	if !a.endUse(ctx, d, &r, id) {
 		return false, nil
 	}
-	// Its own deadline: an unmount that was heard must not be forgotten.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := a.save(ctx, d, r, nil); err != nil {
-		return false, fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	if err := a.saveUses(ctx, d, r); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil && id == podmanID {
+		return false, errors.Join(fmt.Errorf("unmount of volume %s: %w", d.Volume, err), a.saveUses(ctx, d, before))
 	}
 	steps.At("unmount.recorded")
 	a.changed(d.ID)
 	a.yieldIfAsked(d.ID)
 	return len(r.IDs) == 0, nil
+}
+
+// saveUses is save with a deadline of its own: an unmount that was heard must not be forgotten.
+func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mountRecord) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := a.save(ctx, d, r, nil); err != nil {
+		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	}
+	return nil
 }
 
 // endUse changes a record as an Unmount of an ID does, and reports whether it changed. The dataset's

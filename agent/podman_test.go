@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/droverhq/drover/control/store"
+)
+
+// hookedStore calls a function before it writes a mount record, if there is one.
+type hookedStore struct {
+	store.Store
+	onMounts *func()
+}
+
+func (s hookedStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	for _, w := range writes {
+		if f := *s.onMounts; f != nil && strings.HasPrefix(w.Key, "mounts/") {
+			f()
+		}
+	}
+	return s.Store.Txn(ctx, checks, writes)
+}
+
+// TestI9PodmanGivesUp: Podman keeps its count when it gave up waiting for an Unmount. Then the use
+// stays, whether Podman went before or while the end was recorded.
+func TestI9PodmanGivesUp(t *testing.T) {
+	var hangUp func()
+	r := newRig(t, func(c *Config) { c.State = hookedStore{c.State, &hangUp} })
+	d := r.volume("db")
+	r.mount(d, podmanID)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Unmount(gone, "db", podmanID); err == nil {
+		t.Error("an unmount that nobody waits for succeeded")
+	}
+	r.want(d, podmanID)
+
+	during, cancel := context.WithCancel(t.Context())
+	hangUp = cancel
+	if err := r.Unmount(during, "db", podmanID); err == nil {
+		t.Error("an unmount that nobody waited for to the end succeeded")
+	}
+	hangUp = nil
+	r.want(d, podmanID)
+	r.restart()
+	r.want(d, podmanID)
+	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+		t.Error(err)
+	}
+	r.want(d)
+}
+
+// TestI9PodmanHearsNoError: an Unmount by Podman succeeds once its use has ended, although the host
+// keeps the mount busy.
+func TestI9PodmanHearsNoError(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, podmanID)
+	shell, err := os.Open(r.mountPath(d.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+		t.Errorf("unmount while the host is in it: %v", err)
+	}
+	if ids := r.record(d.ID).ids(); len(ids) > 0 {
+		t.Errorf("uses: %v", ids)
+	}
+	// A container that starts before the unmount was tried again gets the volume.
+	r.mount(d, podmanID)
+	r.want(d, podmanID)
+	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+		t.Errorf("unmount while the host is in it: %v", err)
+	}
+	if err := shell.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		r.clock.Advance(forgottenAfter)
+		mounted, err := isMountPoint(r.mountPath(d.ID))
+		return err == nil && !mounted
+	})
+	r.want(d)
+}
+
+// TestI9PodmanIsAnsweredInTime: an Unmount by Podman is answered before Podman gives up, if the kernel
+// takes longer.
+func TestI9PodmanIsAnsweredInTime(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, podmanID)
+	// A job of this key is the unmount that runs.
+	begun, end := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(end) })
+	defer release()
+	slow := r.jobs.start("unmount/"+d.ID.String(), func(context.Context, *job) error { close(begun); <-end; return nil })
+	<-begun
+	answered := make(chan error)
+	go func() { answered <- r.Unmount(t.Context(), "db", podmanID) }()
+	await(t, func() bool {
+		r.clock.Advance(podmanPatience)
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Errorf("slow unmount: %v", err)
+			}
+			return true
+		default:
+			return false
+		}
+	})
+	release()
+	<-slow.done
+	r.restart() // the job was not the unmount, which the next start finds
+	r.want(d)
+}
