@@ -12,12 +12,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Replace makes another tree the head, durably, and the tree that was the head a snapshot: kept names
-// it. The record of the snapshot is written first. While it names the head's tree it is no snapshot,
-// so the rename that replaces the head also makes it one. Step is called between the two.
+// Replace makes fresh the head, durably, and turns the tree of the old head into a snapshot. kept is the
+// record of that snapshot. Replace writes kept first, then calls step, then replaces the head. As long as
+// kept names the tree of the head it does not count as a snapshot, so the rename that replaces the head
+// creates the snapshot in the same moment.
 //
-// When Replace fails and the head is still the old one, the record is removed. When the head is the new
-// one, as only a flush failed, the record stays.
+// If Replace fails and the head is still the old one, it removes the record. If only the flush after the
+// rename failed, the head is the new one and the record stays. The error is that of the step that failed.
+// The caller must not use the folder concurrently.
 func (f *Folder) Replace(kept Kept, fresh Head, step func()) error {
 	err := f.WriteKept(kept)
 	if err == nil {
@@ -36,12 +38,12 @@ func (f *Folder) Replace(kept Kept, fresh Head, step func()) error {
 	return err
 }
 
-// Sweep removes, durably, each record of a snapshot that names the head's tree. Such a record is left
-// by a restore or a Supersede that failed or was cut short. It is no snapshot, but it would become one
-// with the next head, beside the true one of the same tree. So everything that changes heads or
-// snapshots calls Sweep first.
+// Sweep removes, durably, each snapshot record that names the tree of the head. A restore or a Supersede
+// that failed or was interrupted leaves such a record. It does not count as a snapshot, but the next
+// change of the head would turn it into a second snapshot of the same tree. So every function that changes
+// heads or snapshots calls Sweep first. Idempotent.
 //
-// A copy keeps these records: its head is on the way to be that snapshot.
+// Sweep does nothing for a copy (backends.EntryCopy), whose head is about to become that snapshot.
 func (f *Folder) Sweep() error {
 	if f.State == backends.EntryCopy {
 		return nil
@@ -62,9 +64,12 @@ func (f *Folder) Sweep() error {
 	return SyncDir(f.Root)
 }
 
-// Restored tells whether the restore that kept what the head was as snapshot keep has been done: the
-// tree that it made is the head, or a snapshot since another restore. dataset.ErrCorrupt: the tree is
-// there, and a record that cannot be read may name it.
+// Restored reports whether a restore is complete. keep is the snapshot that the restore made of the old
+// head. The restore is complete if the tree that it created is the head, or belongs to a snapshot because
+// a later restore replaced the head again.
+//
+// It fails with dataset.ErrCorrupt if the tree exists and only a record that cannot be parsed may name it,
+// and with the error of any record that cannot be read.
 func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	tree := RestoredTree(keep)
 	now, err := f.Head()
@@ -77,26 +82,27 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	by, damaged, err := f.named(tree)
 	if err == nil && len(by) == 0 && len(damaged) > 0 {
 		err = dataset.Errorf(dataset.ErrCorrupt,
-			"dataset %s: the record of snapshot %s cannot be read, and may be of %s: remove that snapshot, or mend its record",
+			"dataset %s: the record of snapshot %s cannot be read, and may name %s: remove that snapshot, or repair its record",
 			f.ID, damaged[0], tree)
 	}
 	return len(by) > 0, err
 }
 
-// Keeps tells whether a snapshot is on record with a tree, or will be once that is no head. A record
-// that cannot be read may be it.
+// Keeps reports whether the record of any snapshot names a tree, or may name it because it cannot be
+// parsed. A record that names the tree of the head counts, although it is not a snapshot yet.
 func (f *Folder) Keeps(tree string) (bool, error) {
 	by, damaged, err := f.named(tree)
 	return len(by)+len(damaged) > 0, err
 }
 
-// Named tells whether the record of a snapshot names a tree.
+// Named reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
 func (f *Folder) Named(tree string, snapshot uuid.UUID) (bool, error) {
 	by, _, err := f.named(tree)
 	return slices.Contains(by, snapshot), err
 }
 
-// Removable tells whether a tree is neither the head nor named by a record, and so may be destroyed.
+// Removable reports whether a tree may be destroyed: it is not the head, and no record may name it. If
+// that cannot be read, it returns false.
 func (f *Folder) Removable(tree string) bool {
 	now, err := f.Head()
 	if err != nil || now.Tree == tree {
@@ -106,7 +112,7 @@ func (f *Folder) Removable(tree string) bool {
 	return err == nil && !keeps
 }
 
-// named returns the snapshots whose records name a tree, and those whose records say nothing.
+// named returns the snapshots whose records name a tree, and those whose records cannot be parsed.
 func (f *Folder) named(tree string) (by, damaged []uuid.UUID, err error) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {

@@ -16,17 +16,18 @@ import (
 )
 
 const (
-	// crowd is how many descriptors a process with many of them has: as a large table of a Kafka or an
-	// Elasticsearch, and below the limit of a test process here.
+	// crowd is the number of descriptors of a process that has very many. A large Kafka or Elasticsearch
+	// has as many, and the limit of a test process is higher.
 	crowd = 19_700
-	// One container of crowdedEvery has many.
+	// One in crowdedEvery containers has very many descriptors.
 	crowdedEvery = 4
-	// strangers is how many processes without a volume come at once that have many.
+	// strangers is the number of processes in one Strangers fault. They use no volume and have very many
+	// descriptors.
 	strangers = 3
-	nobody    = 65534
+	nobody    = 65534 // the user ID of the strangers
 )
 
-// disturb has a fault happen that is of a host's engine, of its containers, or of what else runs there.
+// disturb plays a fault of a host's engine, of its containers, or of its other processes.
 func (k *Campaign) disturb(t testing.TB, f Fault, h *cluster.Host) {
 	switch f.Kind {
 	case EngineKilled:
@@ -34,7 +35,7 @@ func (k *Campaign) disturb(t testing.TB, f Fault, h *cluster.Host) {
 		k.engines[h].kill(t)
 		time.Sleep(f.For)
 		k.engines[h].start(t)
-		if f.N%2 == 0 { // docker cp is the first that the new one is asked for
+		if f.N%2 == 0 { // docker cp is the first request to the new engine
 			k.copyFiles(h, func(c container) { k.copyFrom(t, c.v, c.w, f.For) })
 		}
 	case FilesCopied:
@@ -50,12 +51,12 @@ func (k *Campaign) disturb(t testing.TB, f Fault, h *cluster.Host) {
 	}
 }
 
-// keepMount has a process copy the mounts of a container and write on to its volume, which the engine
-// knows nothing of: it may outlive the container, and the host's mount.
+// keepMount starts a process that copies the mount namespace of a container and writes to its volume
+// without the engine's knowledge. The process may outlive the container and the host's mount.
 func (k *Campaign) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 	var of container
 	for _, c := range k.containers(h) {
-		_, err := os.Stat(k.log(c.w)) // it is in its namespace when it writes
+		_, err := os.Stat(k.log(c.w)) // the log exists once the container writes, in its namespace
 		if err == nil && c.w.id != "" && (of.v == nil || of.v.profile == staying) {
 			of = c
 		}
@@ -69,7 +70,7 @@ func (k *Campaign) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 		return
 	}
 	select {
-	case <-w.proc.Done(): // its host was lost, or the container ended too soon
+	case <-w.proc.Done(): // the host was lost, or the container ended too early
 	case <-time.After(f.For):
 	}
 	k.stop(t, of.v, w)
@@ -81,8 +82,8 @@ func (k *Campaign) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 	k.look(t, of.v, w)
 }
 
-// crowd has processes come to a host that use no volume and take long to look at. A guard may stop them
-// to do so. They must go on then.
+// crowd starts processes on a host that use no volume and take long to examine. A guard may stop them
+// for the examination. It must let them continue afterwards.
 func (k *Campaign) crowd(t testing.TB, f Fault, h *cluster.Host) {
 	var all sync.WaitGroup
 	for n := range strangers {
@@ -109,7 +110,8 @@ func (k *Campaign) crowd(t testing.TB, f Fault, h *cluster.Host) {
 	all.Wait()
 }
 
-// watchStranger looks at a process for a while, and then waits until it goes on.
+// watchStranger watches a process for a while and fails the test if the process then ends or stays
+// stopped.
 func (k *Campaign) watchStranger(t testing.TB, h *cluster.Host, p *child.Process, lasts time.Duration) {
 	was := false
 	for until := time.Now().Add(lasts); time.Now().Before(until) && p.Running(); time.Sleep(10 * time.Millisecond) {
@@ -124,7 +126,7 @@ func (k *Campaign) watchStranger(t testing.TB, h *cluster.Host, p *child.Process
 	}
 	switch {
 	case stopped():
-		t.Errorf("a stranger on %s was stopped, and does not go on", h.Name)
+		t.Errorf("a stranger on %s was stopped and does not continue", h.Name)
 	case !p.Running():
 		t.Errorf("a stranger on %s was ended: %v", h.Name, p.Err())
 	default:
@@ -136,7 +138,7 @@ func (k *Campaign) watchStranger(t testing.TB, h *cluster.Host, p *child.Process
 	k.report.Stuck++
 }
 
-// load keeps a host busy, and with it all others.
+// load keeps a host busy. All hosts share one machine, so it slows down the others as well.
 func (k *Campaign) load(t testing.TB, f Fault, h *cluster.Host) {
 	const mebibytes = 256
 	log := filepath.Join(k.dir, fmt.Sprintf("load-%d.output", f.N))

@@ -20,18 +20,19 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// dockerd is the engine of a host: a process that speaks to the plugin for the host's users. It has
-// live-restore: containers outlive it, and the next one neither mounts nor unmounts for them.
+// dockerd imitates the Docker engine of a host: a process that calls the plugin for the host's users. It
+// has live-restore: containers outlive the process, and the next process neither mounts nor unmounts for
+// them. Safe for concurrent use.
 type dockerd struct {
 	k    *Campaign
 	on   *cluster.Host
-	plug *host.Plug // to whichever process it is
+	plug *host.Plug // calls the plugin through the engine process that runs now
 
 	mu   sync.Mutex
 	proc *child.Process
 }
 
-// startEngines starts an engine on each host. What it returns ends them; again: nothing.
+// startEngines starts an engine on each host. The caller calls end to end them.
 func (k *Campaign) startEngines(t testing.TB) (end func()) {
 	k.engines = map[*cluster.Host]*dockerd{}
 	for _, h := range k.Hosts {
@@ -47,12 +48,12 @@ func (k *Campaign) startEngines(t testing.TB) (end func()) {
 	}
 }
 
-// part is taken by whatever stops the engine.
+// part waits until no other fault has stopped the engine, and reserves it until done is called.
 func (e *dockerd) part() (done func()) { return e.k.part("engine of " + e.on.Name) }
 
 func (e *dockerd) socket() string { return filepath.Join(e.on.Dir, "engine.sock") }
 
-// start starts a new process, and waits until it can be asked.
+// start starts a new process and waits until it accepts requests.
 func (e *dockerd) start(t testing.TB) {
 	t.Helper()
 	plugin := filepath.Join("/run/docker/plugins", e.on.Driver+".sock")
@@ -72,7 +73,7 @@ func (e *dockerd) start(t testing.TB) {
 	e.proc = proc
 }
 
-// kill kills the process, and waits. What it was asked gets no answer.
+// kill kills the process and waits for its end. Its pending requests get no answer.
 func (e *dockerd) kill(t testing.TB) {
 	t.Helper()
 	if err := e.process().End(unix.SIGKILL, time.Minute); err != nil {
@@ -86,7 +87,7 @@ func (e *dockerd) process() *child.Process {
 	return e.proc
 }
 
-// copyFiles is docker cp on each container of a host.
+// copyFiles calls cp, which imitates docker cp, concurrently for each container of a host.
 func (k *Campaign) copyFiles(h *cluster.Host, cp func(c container)) {
 	var all sync.WaitGroup
 	for _, c := range k.containers(h) {
@@ -97,8 +98,9 @@ func (k *Campaign) copyFiles(h *cluster.Host, cp func(c container)) {
 	all.Wait()
 }
 
-// failCopy is docker cp that fails, as another driver refuses another volume of the container: the engine
-// unmounts this volume without having mounted it, and believes that the container has it no more.
+// failCopy imitates a docker cp that fails because another driver refuses another volume of the
+// container: the engine unmounts this volume without having mounted it, and then believes that the
+// container does not use it any more.
 func (k *Campaign) failCopy(t testing.TB, v *volume, w *writer) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
@@ -111,8 +113,8 @@ func (k *Campaign) failCopy(t testing.TB, v *volume, w *writer) {
 	k.checkUse(t, v, w, "after docker cp failed")
 }
 
-// copyFrom is docker cp: the engine mounts the volume once more with the mount ID of the container, and
-// unmounts it. If the mount fails the command does.
+// copyFrom imitates docker cp: the engine mounts the volume once more with the mount ID of the container,
+// and unmounts it. If the mount fails, the command fails, which is no error of the test.
 func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Duration) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
@@ -146,13 +148,13 @@ func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Durat
 	k.checkUse(t, v, w, "after docker cp")
 }
 
-// container is one that runs, or what runs like one.
+// container is a running container, or a process that imitates one.
 type container struct {
 	v *volume
 	w *writer
 }
 
-// containers are those on a host, in an order of their own.
+// containers returns the containers on a host, ordered by volume.
 func (k *Campaign) containers(h *cluster.Host) (all []container) {
 	for _, v := range k.volumes {
 		v.mu.Lock()
@@ -167,9 +169,9 @@ func (k *Campaign) containers(h *cluster.Host) (all []container) {
 	return all
 }
 
-// checkUse fails the test when the use of a container has ended while the container runs. Which use
-// belongs to which container cannot be told once the engine was killed, or has forgotten a container. So
-// another use of the volume may stay in its place.
+// checkUse fails the test if the use of a container has ended while the container runs. Once the engine
+// was killed or has forgotten a container, the agent cannot assign a use to a container. Then another use
+// of the volume may stay instead.
 func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	t.Helper()
 	known, list := k.useOf(v, w)
@@ -189,8 +191,9 @@ func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	k.report.Ended++
 }
 
-// useOf asks the host of a container for the uses of its volume. It returns them if that of the container
-// is none of them. Nothing is known while the agent does not answer, or once the volume has another home.
+// useOf asks the host of a container for the uses of its volume. If the use of the container is among
+// them, others is nil, otherwise it lists them all. known is false if the agent does not answer, or if the
+// volume has another home by now.
 func (k *Campaign) useOf(v *volume, w *writer) (known bool, others []any) {
 	a, err := k.engines[w.on].plug.Get(v.name)
 	if err != nil || a.Volume == nil || a.Volume.Status["node"] != w.on.Name {
@@ -213,7 +216,7 @@ func isUnverified(use any) bool {
 	return fields["unverified"] == true
 }
 
-// canWrite reports whether a process has not ended, and will not before it does anything more.
+// canWrite reports whether a process can still write: it has not ended, and no SIGKILL is pending.
 func canWrite(pid int) bool {
 	if state := stateOf(pid); state == 0 || state == 'Z' || state == 'X' {
 		return false
@@ -227,10 +230,10 @@ func canWrite(pid int) bool {
 	return true
 }
 
-// stateOf is the state of a process, 0 once there is none.
+// stateOf returns the state of a process, or 0 if there is no such process.
 func stateOf(pid int) byte { return (status(pid, "State") + "\x00")[0] }
 
-// status is a field of proc_pid_status(5).
+// status returns a field of proc_pid_status(5), or "".
 func status(pid int, field string) string {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(b)) {
