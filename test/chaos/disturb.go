@@ -74,9 +74,13 @@ func (k *Campaign) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 	case <-time.After(f.For):
 	}
 	k.stop(t, of.v, w)
-	if _, err := os.Stat(k.log(w)); errors.Is(err, os.ErrNotExist) && !of.w.proc.Running() {
-		k.report.count("no mount to keep")
-		return
+	if _, err := os.Stat(k.log(w)); errors.Is(err, os.ErrNotExist) {
+		select {
+		case <-of.w.proc.Done(): // a process that ends loses its namespace some time before
+			k.report.count("no mount to keep")
+			return
+		case <-time.After(time.Minute):
+		}
 	}
 	k.report.count("mounts kept")
 	k.look(t, of.v, w)
