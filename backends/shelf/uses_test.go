@@ -1,9 +1,14 @@
 package shelf
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,4 +95,65 @@ func TestI11FailedLookIsNoAnswer(t *testing.T) {
 			t.Errorf("got %v, want %v", err, want)
 		}
 	}
+}
+
+// TestI11LooksAgain: the runtime of a container that starts has a copy of each mount of the host for a
+// moment. A dataset that only such a copy holds does not count as in use once the copy has gone; one that
+// is held for longer does.
+func TestI11LooksAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		endsAfter, cancelAfter, looks int // numbers of looks
+		want                          error
+	}{
+		"gone at the second look":  {endsAfter: 1, looks: 2},
+		"gone at the last look":    {endsAfter: lookTries, looks: lookTries + 1},
+		"held for longer":          {looks: lookTries + 1, want: dataset.ErrInUse},
+		"nobody waits any more":    {cancelAfter: 1, looks: 1, want: dataset.ErrInUse},
+		"given up between the two": {cancelAfter: 2, looks: 2, want: dataset.ErrInUse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			end := holder(t, folder)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			looks := 0
+			u := Uses{elsewhere: func() (*mount.Foreign, error) {
+				looks++
+				seen, err := mount.Elsewhere()
+				if looks == c.endsAfter {
+					end()
+				}
+				if looks == c.cancelAfter {
+					cancel()
+				}
+				return seen, err
+			}}
+			if err := u.None(ctx, uuid.New(), folder); !errors.Is(err, c.want) || looks != c.looks {
+				t.Errorf("%v after %d looks, want %v after %d", err, looks, c.want, c.looks)
+			}
+		})
+	}
+}
+
+// holder has a folder mounted in a mount namespace of its own until end is called.
+func holder(t *testing.T, folder string) (end func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && echo ready && exec sleep infinity`, folder, t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // Go makes all mounts private in it
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return end
 }
