@@ -31,6 +31,9 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 }
 
 func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	if _, err := f.Kept(s.ID); err == nil {
 		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
 	} else if !errors.Is(err, dataset.ErrNotFound) {
@@ -81,6 +84,9 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
+	if err := f.Sweep(); err != nil {
+		return err
+	}
 	kept, err := f.Kept(keep.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -97,25 +103,27 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
+	if done, err := f.Restored(keep.ID); err != nil {
+		return err
+	} else if done {
+		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+	}
 	old, err := f.Head()
 	if err != nil {
 		return err
 	}
 	fresh := shelf.RestoredTree(keep.ID)
-	if old.Tree == fresh {
-		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
-	}
 	if err := p.unused(ctx, ds); err != nil {
 		return err
 	}
 	if err := p.refill(ctx, f, s.Tree, old.Tree, fresh); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
-	if err := f.WriteKept(shelf.Kept{Snapshot: keep, Tree: old.Tree}); err != nil {
-		return err
-	}
-	p.step("lvm.restore.recorded")
-	if err := f.SetHead(shelf.Head{Tree: fresh}); err != nil {
+	was := shelf.Kept{Snapshot: keep, Tree: old.Tree}
+	if err := f.Replace(was, shelf.Head{Tree: fresh}, func() { p.step("lvm.restore.recorded") }); err != nil {
+		if f.Removable(fresh) {
+			_ = p.destroyIn(context.WithoutCancel(ctx), f, fresh) // or Reap destroys it
+		}
 		return err
 	}
 	p.step("lvm.restore.replaced")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -15,6 +16,14 @@ func TestSuite(t *testing.T) { suite(t, "thin", nil) }
 
 // The suite with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) { suite(t, "luks", backendtest.NewKeys()) }
+
+// I3: whichever system call of an operation fails, what the pool has stays whole. The calls are those of
+// records: of a command in here each takes about a second.
+func TestI3FailingCalls(t *testing.T) {
+	failing.Run(t, "thin", func(t *testing.T) (backends.Kind, backends.Config) {
+		return New(&run.System{}), place(t, "lvm-first")
+	})
+}
 
 func suite(t *testing.T, name string, keys backends.Keys) {
 	t.Helper()

@@ -87,8 +87,12 @@ func Table() []Entry {
 		{Package: "backends/lvm", Run: "^TestC1CrashAtEveryStep$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
 		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Longest: true},
 		{Package: "backends/lvm", Run: "^TestC1Encrypted$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
-		{Package: "backends/lvm", Skip: "^Test(Suite|C1|DevicesThatHoldSomething$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
+		{Package: "backends/lvm", Skip: "^Test(Suite|C1|I3FailingCalls$|DevicesThatHoldSomething$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
 		{Package: "backends/lvm", Run: "^Test(SuiteInACorner|DevicesThatHoldSomething)$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Longest: true},
+		{
+			Package: "backends/lvm", Run: "^TestI3FailingCalls$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"},
+			Within: 60 * time.Minute, Longest: true,
+		},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
 		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|RestoreOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
