@@ -12,15 +12,16 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// group is a control group that can be frozen, of the first version (the freezer
-// controller, cgroups(7) and the kernel's freezer-subsystem.rst) or the second
-// (cgroup.freeze, the kernel's cgroup-v2.rst).
+// group is a control group that can be frozen. It is of cgroup version 1 (the freezer controller:
+// cgroups(7), freezer-subsystem.rst of the kernel) or version 2 (cgroup.freeze: cgroup-v2.rst of the
+// kernel).
 type group struct {
 	kind string // markV1 or markV2
 	dir  string
 }
 
-// hierarchies are where the control groups of this host are mounted, "" where not.
+// hierarchies contains the mount points of the cgroup hierarchies of this host, "" for one that is not
+// mounted.
 type hierarchies struct{ v1, v2 string }
 
 func hierarchiesOf(table mount.Mounts) hierarchies {
@@ -36,8 +37,8 @@ func hierarchiesOf(table mount.Mounts) hierarchies {
 	return h
 }
 
-// groupOf returns the group of a process that can be frozen; none when it is in the root
-// groups, which cannot.
+// groupOf returns the freezable group of a process. It returns false if there is none: the root groups
+// cannot be frozen.
 func (h hierarchies) groupOf(pid int) (group, bool) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
@@ -57,29 +58,31 @@ func (h hierarchies) groupOf(pid int) (group, bool) {
 		}
 	}
 	for _, g := range []struct{ kind, mount, path string }{{markV1, h.v1, v1}, {markV2, h.v2, v2}} {
-		// A path that climbs out is of another cgroup namespace (cgroup_namespaces(7)).
+		// A path that begins with /.. is outside of this cgroup namespace (cgroup_namespaces(7)).
 		if g.mount == "" || g.path == "" || g.path == "/" || strings.HasPrefix(g.path, "/..") {
 			continue
 		}
 		found := group{g.kind, filepath.Join(g.mount, g.path)}
-		if _, err := os.Stat(found.control()); err == nil {
+		if _, err := os.Stat(found.freezeFile()); err == nil {
 			return found, true
 		}
 	}
 	return group{}, false
 }
 
-func (g group) control() string {
+// freezeFile returns the path of the file that freezes and thaws the group.
+func (g group) freezeFile() string {
 	if g.kind == markV1 {
 		return filepath.Join(g.dir, "freezer.state")
 	}
 	return filepath.Join(g.dir, "cgroup.freeze")
 }
 
-// freeze and thaw begin; frozen tells when no task of the group runs any more. A group
-// that is gone has none.
+// freeze starts to freeze the group. frozen reports when no task of the group runs any more. If the
+// group does not exist any more, freeze does nothing.
 func (g group) freeze() error { return g.write("FROZEN", "1") }
 
+// thaw thaws the group. If the group does not exist any more, thaw does nothing.
 func (g group) thaw() error { return g.write("THAWED", "0") }
 
 func (g group) write(v1, v2 string) error {
@@ -87,7 +90,7 @@ func (g group) write(v1, v2 string) error {
 	if g.kind == markV1 {
 		word = v1
 	}
-	f, err := os.OpenFile(g.control(), os.O_WRONLY, 0)
+	f, err := os.OpenFile(g.freezeFile(), os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -98,7 +101,8 @@ func (g group) write(v1, v2 string) error {
 	return errors.Join(err, f.Close())
 }
 
-// asked tells whether somebody has asked for the freeze of this very group.
+// asked reports whether a freeze of this group itself was requested, by the guard or another program. A
+// freeze of a parent group does not count.
 func (g group) asked() bool {
 	if g.kind == markV1 {
 		return word(g.dir, "freezer.self_freezing") == "1"
@@ -106,6 +110,7 @@ func (g group) asked() bool {
 	return word(g.dir, "cgroup.freeze") == "1"
 }
 
+// frozen reports whether no task of the group runs.
 func (g group) frozen() bool {
 	if g.kind == markV1 {
 		return word(g.dir, "freezer.state") == "FROZEN"
@@ -114,18 +119,18 @@ func (g group) frozen() bool {
 	return field(b, "frozen") == "1"
 }
 
+// word returns the content of a file without surrounding blanks, or "" if it cannot be read.
 func word(dir, file string) string {
 	b, _ := os.ReadFile(filepath.Join(dir, file))
 	return strings.TrimSpace(string(b))
 }
 
-// members returns the processes of the group and of those below it, which are frozen with
-// it.
+// members returns the processes of the group and of the groups below it, which are frozen with it.
 func (g group) members() ([]int, error) {
 	var pids []int
 	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a group went
+			return nil // the group was removed meanwhile
 		}
 		if err != nil || !d.IsDir() {
 			return err

@@ -19,12 +19,12 @@ import (
 
 var (
 	errOutOfTime = errors.New("it has too many descriptors to read in time")
-	errHung      = errors.New("the kernel keeps the read of its descriptors or memory map waiting")
+	errHung      = errors.New("the kernel does not finish the read of its descriptors or memory map")
 )
 
-// examination reads all that one process holds: the mount namespaces of its threads, their
-// descriptors, working and root directories, and its memory map. Its time grows with the number of
-// descriptors, of which anybody can have as many as his limit allows.
+// examination finds everything that one process holds: the mount namespaces of its threads, their
+// descriptors, working and root directories, and its memory map. The time that it takes grows with the
+// number of descriptors, which any user can raise up to the limit of the process.
 type examination struct {
 	w *world
 	p *process
@@ -35,7 +35,7 @@ type examination struct {
 	progress atomic.Int64
 }
 
-// findings are what an examination found. They replace those in the process.
+// findings are the result of an examination. They replace process.views and process.opens.
 type findings struct {
 	views []*view
 	opens []open
@@ -77,9 +77,9 @@ func (x *examination) run() (f findings, err error) {
 	return f, nil
 }
 
-// mustBeTrusted reports whether the descriptors of a process cannot be read because it belongs to root
-// and has capabilities that this process lacks. That is the host's init where Drover runs with fewer
-// capabilities; the guard says at its start that it does. Its mounts are read all the same.
+// mustBeTrusted reports whether err is that the descriptors of a process of root cannot be read because it
+// has capabilities that this process lacks. An example is the host's init, if Drover runs with fewer
+// capabilities, about which the guard warns when it starts. The mounts of such a process are still read.
 func (x *examination) mustBeTrusted(err error) bool {
 	return errors.Is(err, fs.ErrPermission) && byRoot(x.p.PID)
 }
@@ -91,7 +91,7 @@ func unlessEnded(err error) error {
 	return err
 }
 
-// task examines one thread. What it shares with a thread before it is not read again.
+// task examines one thread. It does not read again what the thread shares with an earlier thread.
 func (x *examination) task(at string, tid int, files, places *sharers, f *findings) error {
 	v, err := x.w.mounts.of(at)
 	if err != nil {
@@ -188,7 +188,7 @@ func (x *examination) descriptor(at, name string, directory bool, f *findings) e
 	return nil
 }
 
-// closed leaves out the error of a descriptor that was closed meanwhile.
+// closed returns nil for the error of a descriptor that was closed meanwhile, and any other error.
 func closed(err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -196,7 +196,7 @@ func closed(err error) error {
 	return err
 }
 
-// forWriting tells whether a file is open for writing: proc_pid_fdinfo(5).
+// forWriting reports whether a file is open for writing: proc_pid_fdinfo(5).
 func forWriting(at, fd string) (bool, error) {
 	info, err := os.ReadFile(filepath.Join(at, "fdinfo", fd))
 	if err != nil {
@@ -209,7 +209,7 @@ func forWriting(at, fd string) (bool, error) {
 	return flags&unix.O_ACCMODE != unix.O_RDONLY && flags&unix.O_PATH == 0, nil
 }
 
-// wanted reports whether somebody asks for a filesystem.
+// wanted reports whether a filesystem is one of w.devices.
 func (w *world) wanted(major, minor int) bool {
 	for _, d := range w.devices {
 		if d.major == major && d.minor == minor {
@@ -219,9 +219,9 @@ func (w *world) wanted(major, minor int) bool {
 	return false
 }
 
-// detached returns the filesystem asked for that a file on a detached mount may be of, nil when it
-// is of none. Of btrfs it is not always known which device number stat(2) reports for it: then every
-// file of a btrfs counts.
+// detached returns the filesystem in w.devices that may contain a file on a detached mount, or nil if none
+// may. The device number that stat(2) reports is not always known for btrfs. Then every file on any btrfs
+// counts.
 func (w *world) detached(major, minor int, path string) *device {
 	for i, d := range w.devices {
 		if d.statMajor == major && d.statMinor == minor {
@@ -247,8 +247,9 @@ func field(b []byte, name string) string {
 	return ""
 }
 
-// mappings finds the files that a task has mapped shared and writable: it writes to them without a
-// call, open or closed. proc_pid_maps(5). It reports whether the task has a memory map at all.
+// mappings finds the files that a task has mapped shared and writable (proc_pid_maps(5)). The task can
+// write to them without a system call, even after it has closed them. has is false if the task has no
+// memory map.
 func (x *examination) mappings(at string, f *findings) (has bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {
@@ -272,8 +273,9 @@ func (x *examination) mappings(at string, f *findings) (has bool, err error) {
 	return has, lines.Err()
 }
 
-// mapping parses one line of a maps file. Of several mounts that the path is in, the innermost is
-// the one that it is seen through.
+// mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
+// mounts that contain its path. It returns false if the line is not a shared writable mapping of a file on
+// one of w.devices.
 func (x *examination) mapping(line []byte, views []*view) (open, bool) {
 	word := bytes.Fields(line)
 	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
@@ -309,7 +311,7 @@ func deviceOfMapping(s string) (major, minor int, ok bool) {
 	return int(x), int(y), errors.Join(err1, err2) == nil
 }
 
-// sharers are threads of which no two share a resource of kcmp(2).
+// sharers are threads that use different instances of a resource that kcmp(2) compares.
 type sharers []int
 
 // Resources that kcmp(2) compares: linux/kcmp.h.
@@ -318,12 +320,12 @@ const (
 	kcmpFS    = 3
 )
 
-// maxSharers bounds how many threads are compared with each other. A process whose threads share
-// less than that has each of them examined.
+// maxSharers is the maximum length of a sharers. If the threads of a process use more instances of the
+// resource, further threads are examined without a comparison among them.
 const maxSharers = 16
 
-// isNew reports whether a thread shares the resource with none of those before it, or whether that
-// could not be found out.
+// isNew reports whether a thread must be examined, because it shares the resource with none of s or the
+// comparison failed. It adds such a thread to s.
 func (s *sharers) isNew(tid, kind int) bool {
 	for _, other := range *s {
 		if equal, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), uintptr(kind), 0, 0, 0); errno == 0 && equal == 0 {

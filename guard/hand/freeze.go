@@ -20,23 +20,25 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// retry is how often a filesystem is tried again that somebody else has frozen.
+// retry is the interval of the attempts to freeze a filesystem that another program has frozen.
 const retry = 2 * time.Millisecond
 
-// Freeze freezes the filesystem of a dataset that has one of its own. One that somebody
-// else has frozen is tried until that thaws it, or the context ends: whoever froze it can
-// let the writers go on. It is done as well when it is mounted nowhere. What the kernel
-// has not done when the context ends goes on, and is found by the next call.
+// Freeze freezes the filesystem of a dataset, if the dataset has a filesystem for itself.
+//
+// If another program has frozen the filesystem, Freeze tries again until that program thaws it or ctx
+// ends: the other program could thaw it at any time, and writers would continue. If the filesystem is
+// mounted nowhere, the act is done. If ctx ends before the kernel has finished, the freeze continues in
+// the background, and the next call finds its result.
 func (t *Tool) Freeze(ctx context.Context, target Target) Outcome {
 	if !target.Own {
-		return Outcome{Note: "it shares its filesystem with others: a freeze would stop those too"}
+		return Outcome{Note: "it shares its filesystem with other datasets: a freeze would stop those too"}
 	}
 	for {
-		a := t.attempt(target)
+		a := t.beginFreeze(target)
 		select {
 		case <-a.done:
 		case <-ctx.Done():
-			return Outcome{Note: "the kernel has not frozen it in time, and goes on with it"}
+			return Outcome{Note: "the kernel has not finished the freeze in time, and continues with it"}
 		}
 		if !errors.Is(a.err, fsctl.ErrFrozen) {
 			return a.outcome
@@ -47,20 +49,20 @@ func (t *Tool) Freeze(ctx context.Context, target Target) Outcome {
 		select {
 		case <-t.Clock.After(retry):
 		case <-ctx.Done():
-			return Outcome{Note: "somebody else has frozen its filesystem, and can thaw it"}
+			return Outcome{Note: "another program has frozen its filesystem, and can thaw it"}
 		}
 	}
 }
 
-// attempt is one call of FIFREEZE, which may take long.
+// attempt is one call of FIFREEZE, which may take long. outcome and err are valid once done is closed.
 type attempt struct {
 	done    chan struct{}
 	outcome Outcome
 	err     error
 }
 
-// attempt begins to freeze, or joins an attempt that is under way.
-func (t *Tool) attempt(target Target) *attempt {
+// beginFreeze starts an attempt to freeze a dataset, or returns the one that is under way.
+func (t *Tool) beginFreeze(target Target) *attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if a := t.freezing[target.Dataset]; a != nil {
@@ -71,7 +73,7 @@ func (t *Tool) attempt(target Target) *attempt {
 		t.freezing = map[uuid.UUID]*attempt{}
 	}
 	t.freezing[target.Dataset] = a
-	t.wg.Go(func() { // Wait waits for it
+	t.wg.Go(func() { // Tool.Wait waits for this
 		a.outcome, a.err = t.freezeOnce(target)
 		t.mu.Lock()
 		delete(t.freezing, target.Dataset)
@@ -84,11 +86,11 @@ func (t *Tool) attempt(target Target) *attempt {
 func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
-	dir, err := t.reach(ctx, target)
+	dir, err := t.openFilesystem(ctx, target)
 	if err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
-	if dir == nil { // and reach has seen everything
+	if dir == nil { // openFilesystem has examined all processes
 		return Outcome{Done: true, At: t.now(), Note: "it is mounted nowhere"}, nil
 	}
 	defer dir.Close()
@@ -96,39 +98,41 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 	if err := t.note(target.Dataset, intent); err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
-	var were lift
-	var unlimited error
+	var limits liftedLimits
+	var limitErr error
 	if _, frozen := t.frozenAt(target.Dataset); !frozen {
-		were, unlimited = t.unlimit(target.Dataset, dir)
+		limits, limitErr = t.liftLimits(target.Dataset, dir)
 	}
 	err = fsctl.Freeze(dir)
-	unlimited = errors.Join(unlimited, t.limitAgain(target.Dataset, were)) // while the device is in use: its number is nobody else's
+	// dir keeps the device in use, so that no other device has its number yet.
+	limitErr = errors.Join(limitErr, t.restoreLimits(target.Dataset, limits))
 	if err != nil {
-		return Outcome{Note: note(errors.Join(err, unlimited), "")}, err
+		return Outcome{Note: note(errors.Join(err, limitErr), "")}, err
 	}
 	o := Outcome{Done: true, At: t.now(), Anew: true}
-	if unlimited != nil {
-		o.Note = note(fmt.Errorf("the limits of its speed were not lifted for what was not on disk yet, or are not back: %w", unlimited), "")
+	if limitErr != nil {
+		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w", limitErr), "")
 	}
 	if err := t.markFrozen(target.Dataset, o.At); err != nil {
-		// It is frozen. A guard that is started anew takes it for somebody else's doing.
-		o.Note = note(fmt.Errorf("frozen, and it could not be noted: %w", err), "")
+		// Without the mark, the next hand assumes that another program has frozen it.
+		o.Note = note(fmt.Errorf("frozen, but that could not be recorded: %w", err), "")
 	}
-	// It may have been undone before the kernel was through with it.
+	// Undo may have removed the mark before the kernel finished the freeze.
 	if marks, err := t.marks(target.Dataset); err == nil && !slices.Contains(marks, intent) {
 		err := errors.Join(fsctl.Thaw(dir), remove(t.frozenMark(target.Dataset)))
-		return Outcome{Note: "it was undone before it was done"}, err
+		return Outcome{Note: "the freeze was undone before the kernel finished it"}, err
 	}
 	return o, nil
 }
 
-// reachTime bounds the search for a mount of a filesystem that the host has not mounted.
+// reachTime bounds the search for a mount in other namespaces, if the host has not mounted the filesystem.
 const reachTime = time.Second
 
-// reach opens the root of the dataset's filesystem: through the host's mount, or one in another
-// namespace when the host has none. It returns nil when the filesystem is mounted nowhere, and an error
-// when that could not be found out, or when a process has a file of it open all the same.
-func (t *Tool) reach(ctx context.Context, target Target) (*os.File, error) {
+// openFilesystem opens the root of the dataset's filesystem. It uses the host's mount, or a mount in
+// another namespace if the host has none. It returns nil if the filesystem is mounted nowhere and no
+// process can write to it. It returns errHeld if no mount was found but a process can write to it, and
+// another error if that could not be found out.
+func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return nil, err
@@ -147,19 +151,19 @@ func (t *Tool) reach(ctx context.Context, target Target) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if root, e = w.elsewhere(fsys.Filesystem); e == nil {
-			return nil, w.nowhere(target)
+		if root, e = w.foreignMount(fsys.Filesystem); e == nil {
+			return nil, w.checkNoHolders(target)
 		}
 	}
-	if err := t.mayFreeze(fsys.Filesystem, e.Mountpoint); err != nil {
+	if err := t.checkFreezable(fsys.Filesystem, e.Mountpoint); err != nil {
 		return nil, err
 	}
 	return openMount(root, e)
 }
 
-// openMount opens a mount, as a process sees it whose root directory is root, and makes
-// sure that it is that one: were it taken off meanwhile, the filesystem below would be
-// frozen, and a container can put a link in its place.
+// openMount opens the mount point of e below root, the root directory of a process that sees e. It fails
+// if the opened directory is not on e. That matters because e may be unmounted meanwhile, and Freeze
+// would then freeze the filesystem below, and because a container can put a symbolic link there.
 func openMount(root string, e *mount.Entry) (*os.File, error) {
 	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -175,8 +179,9 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), e.Mountpoint)
 	var st unix.Statx_t
-	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err == nil && int(st.Mnt_id) != e.ID {
-		err = fmt.Errorf("%s: the mount went while it was opened", e.Mountpoint)
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err == nil && int(st.Mnt_id) != e.ID {
+		err = fmt.Errorf("%s was unmounted while it was opened", e.Mountpoint)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -184,9 +189,9 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 	return f, nil
 }
 
-// elsewhere returns a mount of the filesystem that a process sees, and the path of that
-// process's root directory.
-func (w *world) elsewhere(fsys mount.Filesystem) (root string, e *mount.Entry) {
+// foreignMount returns a mount of the filesystem in another mount namespace, and the path in /proc of the
+// root directory of a process that sees it. e is nil if there is none.
+func (w *world) foreignMount(fsys mount.Filesystem) (root string, e *mount.Entry) {
 	for _, p := range w.procs {
 		for _, v := range p.views {
 			for _, e := range v.mounts.Of(fsys.Major, fsys.Minor) {
@@ -199,11 +204,11 @@ func (w *world) elsewhere(fsys mount.Filesystem) (root string, e *mount.Entry) {
 	return "", nil
 }
 
-// errHeld is returned for a filesystem that is mounted nowhere and that a process can write to.
-var errHeld = errors.New("it is mounted nowhere, and a process has it open")
+// errHeld is returned for a filesystem without any visible mount that a process can write to.
+var errHeld = errors.New("no mount of it is visible, but a process has it open")
 
-// nowhere fails unless all processes were examined and none holds the dataset.
-func (w *world) nowhere(target Target) error {
+// checkNoHolders fails if a process holds the dataset, or could not be examined.
+func (w *world) checkNoHolders(target Target) error {
 	if held := w.holders(target); len(held) > 0 {
 		return fmt.Errorf("%w: process %d (%s)", errHeld, held[0].PID, held[0].Comm)
 	}
@@ -213,11 +218,12 @@ func (w *world) nowhere(target Target) error {
 	return nil
 }
 
-// mayFreeze refuses to freeze what is not the dataset's alone: a part of a filesystem, or
-// one that this host, or the guard, lives on.
-func (t *Tool) mayFreeze(fsys mount.Filesystem, path string) error {
+// checkFreezable fails with ErrInvalid if a freeze would stop more than the dataset: if path shows only a
+// part of its filesystem, or if it is the filesystem of the host or of the guard.
+func (t *Tool) checkFreezable(fsys mount.Filesystem, path string) error {
 	if fsys.Root != "/" {
-		return dataset.Errorf(dataset.ErrInvalid, "on %s is %s of a filesystem and not all of it: a freeze would stop others too", path, fsys.Root)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"%s shows only %s of its filesystem: a freeze would stop other users of that filesystem too", path, fsys.Root)
 	}
 	for _, dir := range []string{"/", "/proc/self/exe", t.Root, t.Run} {
 		var st unix.Stat_t
@@ -225,18 +231,19 @@ func (t *Tool) mayFreeze(fsys mount.Filesystem, path string) error {
 			return fmt.Errorf("filesystem of %s: %w", dir, err)
 		}
 		if unix.Major(st.Dev) == uint32(fsys.Major) && unix.Minor(st.Dev) == uint32(fsys.Minor) {
-			return dataset.Errorf(dataset.ErrInvalid, "on %s is the filesystem of %s: a freeze would stop the host or the guard", path, dir)
+			return dataset.Errorf(dataset.ErrInvalid,
+				"the filesystem on %s is also that of %s: a freeze would stop the host or the guard", path, dir)
 		}
 	}
 	return nil
 }
 
-// thaw undoes Freeze. A filesystem that is not frozen, or is mounted nowhere, is no error: through no
-// descriptor that is left can it be thawed.
+// thaw undoes Freeze. It returns nil if the filesystem is not frozen, and if no mount of it is visible:
+// then there is nothing that could be opened to thaw it.
 func (t *Tool) thaw(target Target) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
-	dir, err := t.reach(ctx, target)
+	dir, err := t.openFilesystem(ctx, target)
 	if errors.Is(err, errHeld) {
 		return nil
 	}
@@ -250,6 +257,7 @@ func (t *Tool) thaw(target Target) error {
 	return nil
 }
 
+// remove removes a file. It returns nil if there is none.
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -257,9 +265,9 @@ func remove(path string) error {
 	return nil
 }
 
-// Bind tells what is mounted on the dataset's paths now. ErrNotFound when nothing is;
-// ErrInvalid when the paths have different things, or what should be a filesystem of its
-// own is none.
+// Bind returns the filesystem that is mounted on the dataset's paths now. It fails with ErrNotFound if
+// nothing is mounted there, and with ErrInvalid if different filesystems are, or if Target.Own is set
+// and the filesystem must not be frozen (see checkFreezable).
 func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -272,13 +280,15 @@ func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
 		}
 	}
 	if len(found) == 0 {
-		return mount.Filesystem{}, dataset.Errorf(dataset.ErrNotFound, "nothing is mounted on %s", strings.Join(target.Paths, ", "))
+		return mount.Filesystem{}, dataset.Errorf(dataset.ErrNotFound,
+			"nothing is mounted on %s", strings.Join(target.Paths, ", "))
 	}
 	if len(slices.Compact(found)) > 1 {
-		return mount.Filesystem{}, dataset.Errorf(dataset.ErrInvalid, "different filesystems are mounted on %s", strings.Join(target.Paths, ", "))
+		return mount.Filesystem{}, dataset.Errorf(dataset.ErrInvalid,
+			"different filesystems are mounted on %s", strings.Join(target.Paths, ", "))
 	}
 	if target.Own {
-		if err := t.mayFreeze(found[0], target.Paths[0]); err != nil {
+		if err := t.checkFreezable(found[0], target.Paths[0]); err != nil {
 			return mount.Filesystem{}, err
 		}
 	}

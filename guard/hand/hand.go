@@ -1,12 +1,25 @@
-// Package hand does for the guard what may hang in the kernel: freezing filesystems,
-// finding and stopping processes, flushing records. It runs in a process of its own, the
-// hand, because a thread that waits in the kernel (state D) keeps its whole process from
-// ending: a guard that did these things itself could not be killed, nor replaced.
+// Package hand performs the operations of the guard that may hang in the kernel: it freezes
+// filesystems, finds and stops processes, and flushes records. They run in a separate process, the
+// hand. A process with a thread that waits in the kernel (state D) cannot end, so a guard that did
+// this itself could not be killed or replaced.
 //
-// A Tool does the acts, Serve answers requests with them in the hand, and a Hand is the
-// guard's end: it starts the hand, and another one when that dies. What an act has begun
-// stands in files below Tool.Run before it is done, so that the hand of another guard of
-// the same boot goes on with it and can undo it.
+// Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with
+// a Tool. Hand is the guard's side of the connection: it starts the hand, and restarts it when it dies.
+//
+// An act records what it is about to do in files below Tool.Run. So a later guard of the same boot, with
+// another hand, can continue the act and undo it.
+//
+// # How holders are found
+//
+// A holder is a process that can write to a dataset. To find the holders, a look reads /proc:
+//
+//   - list reads the mount namespace of every process. A process in whose namespace the dataset is
+//     mounted is a holder, unless that mount is a copy of the host's.
+//   - examineAll then reads the descriptors, working directories and memory maps of every process. A
+//     process that has the dataset open for writing is a holder.
+//
+// The result is a world. A process that cannot be examined in time is a suspect: it is stopped first,
+// examined in the background, and continues once it was shown not to hold the dataset.
 package hand
 
 import (
@@ -23,74 +36,76 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// Target is a dataset as the acts know it.
+// Target is a dataset that acts are applied to.
 type Target struct {
 	Dataset uuid.UUID `json:"dataset"`
-	// Paths are where the host mounts it: absolute, without symbolic links.
+	// Paths are the mount points of the dataset on the host: absolute, without symbolic links.
 	Paths []string `json:"paths"`
-	// Own tells that it has a filesystem of its own, which may be frozen.
+	// Own is true if the dataset has a filesystem for itself, which may be frozen.
 	Own bool `json:"own,omitempty"`
-	// Filesystem is what Bind saw mounted there; the zero value: nothing yet.
+	// Filesystem is what Bind found mounted on Paths. It is zero if Bind has not found anything yet.
 	Filesystem mount.Filesystem `json:"filesystem,omitzero"`
-	// Agent is the process that asked for the fence. Were it stopped, it could never ask
-	// to undo that: it is killed at once when it holds the dataset, and started anew.
+	// Agent is the process that registered the dataset. If it holds the dataset, it is killed and
+	// not stopped: a stopped agent could never ask to undo the fence, a killed one is restarted.
 	Agent Process `json:"agent,omitzero"`
 }
 
-// Process is one that can write to a dataset: a holder.
+// Process identifies a process of this host.
 type Process struct {
 	PID int `json:"pid"`
-	// Start tells it from another one that gets its PID: proc_pid_stat(5), starttime.
+	// Start distinguishes the process from a later one with the same PID: proc_pid_stat(5), starttime.
 	Start uint64 `json:"start"`
 	Comm  string `json:"comm"`
-	// Engine tells that it is the container engine itself, as during docker cp. It is
-	// stopped and never killed: it holds more than this dataset.
+	// Engine is true for the container engine, which writes into volumes itself during docker cp. It
+	// is stopped and never killed, because it holds more than this dataset.
 	Engine bool `json:"engine,omitempty"`
 }
 
-// ProcessOf returns the process that has a PID now.
+// ProcessOf returns the process that has a PID now. It fails if there is none.
 func ProcessOf(pid int) (Process, error) {
 	st, err := statOf(filepath.Join("/proc", strconv.Itoa(pid)))
 	return Process{PID: pid, Start: st.start, Comm: st.comm}, err
 }
 
-// is tells whether two are one process.
+// is reports whether p and q identify the same process.
 func (p Process) is(q Process) bool { return p.PID == q.PID && p.Start == q.Start }
 
-// Outcome is what came of an act.
+// Outcome is the result of an act.
 type Outcome struct {
-	// Done tells that nobody could write to the dataset at the moment At of
-	// clock.Boottime, and as long as what was done is not undone.
+	// Done is true if nobody could write to the dataset at the moment At of clock.Boottime. That
+	// stays so until the act is undone.
 	Done bool          `json:"done"`
 	At   time.Duration `json:"at"`
-	// Anew tells that this act changed something; otherwise it found all done.
+	// Anew is true if this act changed something, and false if everything was done before.
 	Anew bool `json:"anew,omitempty"`
-	// Note is one line: why it is not done, or what is unusual.
+	// Note is one line: the reason why the act is not done, or something unusual.
 	Note string `json:"note,omitempty"`
-	// Left are holders that could not be stopped or killed, at most MaxLeft of them.
+	// Left lists holders that could not be stopped or killed, at most MaxLeft of them.
 	Left []Process `json:"left,omitempty"`
 }
 
-// MaxLeft bounds the processes that an Outcome names.
+// MaxLeft is the maximum length of Outcome.Left.
 const MaxLeft = 8
 
-// Tool does the acts, in the process that calls it. Each is idempotent, and ends when its
-// context does, apart from the time that the kernel keeps it. Safe for concurrent use; of
-// one dataset one act at a time, which the guard sees to.
+// Tool performs the acts in the calling process. Every act is idempotent. An act ends when its context
+// ends, or as soon after that as the kernel returns.
+//
+// Safe for concurrent use, except that the caller (the guard) must not run two acts on the same dataset
+// at once. Undo is the exception: it ends the other acts on its dataset first.
 type Tool struct {
-	// Run is a folder for what is good for this boot, on a filesystem that never waits
-	// for a disk (tmpfs).
+	// Run is a folder for files that are valid for this boot. It must be on a filesystem that never
+	// waits for a disk (tmpfs).
 	Run string
-	// Root is a folder for what must be found again after a power cut.
+	// Root is a folder for files that must survive a power cut.
 	Root string
-	// Spare are PIDs that are never touched: the guard and its hand.
+	// Spare lists the PIDs that acts ignore: the guard and its hand.
 	Spare []int
 	Clock clock.Clock
 
 	looks    looks
-	hanging  processes // that are being examined
+	hanging  processes // the processes whose examination is under way, maybe hanging
 	suspects suspects
-	noting   sync.Mutex // guards the files of all datasets with what was done
+	noting   sync.Mutex // guards the mark files of all datasets
 
 	mu       sync.Mutex
 	freezing map[uuid.UUID]*attempt
@@ -98,14 +113,15 @@ type Tool struct {
 	wg       sync.WaitGroup
 }
 
-// acts are those on the holders of a dataset that are under way.
+// acts are the acts on the holders of one dataset that are under way.
 type acts struct {
 	running map[*context.CancelFunc]bool
-	ended   chan struct{} // closed and made anew each time that one ends
+	ended   chan struct{} // closed and replaced each time that an act ends
 }
 
-// begin puts an act on the holders of a dataset among those that end ends.
-func (t *Tool) begin(ctx context.Context, id uuid.UUID) (context.Context, func()) {
+// beginAct registers an act on the holders of a dataset, so that endActs can end it. The caller calls
+// the returned function when the act is over.
+func (t *Tool) beginAct(ctx context.Context, id uuid.UUID) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,9 +145,9 @@ func (t *Tool) begin(ctx context.Context, id uuid.UUID) (context.Context, func()
 	}
 }
 
-// end ends the acts on the holders of a dataset, so that nothing is stopped anew while it
-// is undone.
-func (t *Tool) end(ctx context.Context, id uuid.UUID) error {
+// endActs cancels the acts on the holders of a dataset and waits for their end, so that no process is
+// stopped while Undo lets the processes continue.
+func (t *Tool) endActs(ctx context.Context, id uuid.UUID) error {
 	for {
 		t.mu.Lock()
 		a := t.acts[id]
@@ -149,13 +165,13 @@ func (t *Tool) end(ctx context.Context, id uuid.UUID) error {
 		select {
 		case <-ended:
 		case <-ctx.Done():
-			return fmt.Errorf("what is under way does not end: %w", ctx.Err())
+			return fmt.Errorf("acts under way on the dataset do not end: %w", ctx.Err())
 		}
 	}
 }
 
-// Wait waits for what the kernel had not done when an act ended, and until all processes that were
-// stopped to be examined were examined.
+// Wait waits for the work that acts have left to the background: freezes that the kernel had not
+// finished in time, and the examination of processes that were stopped for it.
 func (t *Tool) Wait() { t.wg.Wait() }
 
 func (t *Tool) now() time.Duration { return clock.Boottime() }

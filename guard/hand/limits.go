@@ -14,24 +14,24 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// lift are limits of how fast a device may be, as they were before they were lifted: the
-// agent's, and those that somebody else has set.
-type lift struct {
+// liftedLimits are the I/O limits of a device that are lifted during a freeze: those that the agent has
+// set, and those of other programs.
+type liftedLimits struct {
 	hierarchy iolimit.Hierarchy
-	was       []lifted
+	was       []liftedLimit
 }
 
-// lifted is a limit of one control group, as markLimit has it.
-type lifted struct {
+// liftedLimit is the limit of one control group. It is the content of a markLimit, as JSON.
+type liftedLimit struct {
 	Device iolimit.Device `json:"device"`
 	Group  string         `json:"group"`
 	Limits iolimit.Limits `json:"limits"`
 }
 
-// unlimit takes the limits of its speed from the device of a dataset: a freeze writes out first
-// what is in memory, and takes as long as the slowest of all control groups may write that.
-// Whoever set them has them back after it, by limitAgain; should this process end before, by Undo.
-func (t *Tool) unlimit(id uuid.UUID, dir *os.File) (l lift, err error) {
+// liftLimits removes the I/O limits from the device of a dataset before a freeze. A freeze first writes
+// out the dirty pages of all control groups, and would have to wait for the slowest limit. restoreLimits
+// sets the limits again after the freeze, and Undo does if this process ends before.
+func (t *Tool) liftLimits(id uuid.UUID, dir *os.File) (l liftedLimits, err error) {
 	dev, err := deviceOf(dir)
 	if err != nil {
 		return l, err
@@ -39,10 +39,10 @@ func (t *Tool) unlimit(id uuid.UUID, dir *os.File) (l lift, err error) {
 	if l.hierarchy, err = hierarchy(); err != nil || l.hierarchy.Dir == "" {
 		return l, err
 	}
-	return t.lift(id, l.hierarchy, dev)
+	return t.liftDevice(id, l.hierarchy, dev)
 }
 
-// hierarchy is that which limits devices on this host; the zero value: none does.
+// hierarchy returns the cgroup hierarchy that limits devices on this host, or the zero value if none does.
 func hierarchy() (iolimit.Hierarchy, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -63,18 +63,18 @@ func deviceOf(dir *os.File) (iolimit.Device, error) {
 	return iolimit.Device{Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev)}, nil
 }
 
-// lift puts on record what limits a device, and takes that away then.
-func (t *Tool) lift(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (lift, error) {
-	l := lift{hierarchy: h}
+// liftDevice records each limit of a device and then removes it. A limit that cannot be recorded stays.
+func (t *Tool) liftDevice(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (liftedLimits, error) {
+	l := liftedLimits{hierarchy: h}
 	found, err := h.Limiting(dev)
 	errs := []error{err}
 	for group, limits := range found {
-		one := lifted{dev, group, limits}
+		one := liftedLimit{dev, group, limits}
 		b, err := json.Marshal(one)
 		if err == nil {
 			err = t.note(id, mark{markLimit, string(b)})
 		}
-		if err == nil { // and one that could not be given back stays
+		if err == nil { // otherwise Undo could not restore it
 			l.was = append(l.was, one)
 			err = h.Clear(group, dev)
 		}
@@ -83,11 +83,12 @@ func (t *Tool) lift(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (lift
 	return l, errors.Join(errs...)
 }
 
-// limitAgain gives back what unlimit took. What could not be given back stays on record.
-func (t *Tool) limitAgain(id uuid.UUID, l lift) error {
+// restoreLimits sets the limits again that liftLimits removed. The mark of a limit that cannot be set
+// stays, so that Undo tries again.
+func (t *Tool) restoreLimits(id uuid.UUID, l liftedLimits) error {
 	var errs []error
 	for _, one := range l.was {
-		err := one.again(l.hierarchy)
+		err := one.restore(l.hierarchy)
 		if err == nil {
 			var b []byte
 			if b, err = json.Marshal(one); err == nil {
@@ -99,9 +100,9 @@ func (t *Tool) limitAgain(id uuid.UUID, l lift) error {
 	return errors.Join(errs...)
 }
 
-// again sets a limit again, but for what somebody has set since. A group that is gone limits
-// nobody.
-func (o lifted) again(h iolimit.Hierarchy) error {
+// restore sets a limit again. A value that another program has set meanwhile stays. If the group does not
+// exist any more, restore does nothing.
+func (o liftedLimit) restore(h iolimit.Hierarchy) error {
 	now, err := h.Get(o.Group, o.Device)
 	if err == nil {
 		err = h.Set(o.Group, o.Device, now.Or(o.Limits))
@@ -112,17 +113,17 @@ func (o lifted) again(h iolimit.Hierarchy) error {
 	return err
 }
 
-// undoLimit gives back what a hand that ended before has taken, while the dataset is on that
-// device still: or else its number may be another's.
+// undoLimit restores a limit that a hand removed and, because it ended, did not restore. It does so only
+// if the dataset is still mounted from that device: otherwise another device may have its number.
 func (t *Tool) undoLimit(target Target, what string) error {
-	var one lifted
+	var one liftedLimit
 	if err := json.Unmarshal([]byte(what), &one); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	flushes := t.freezing[target.Dataset] != nil
 	t.mu.Unlock()
-	if flushes { // which gives it back then
+	if flushes { // the freeze under way restores the limit at its end
 		return nil
 	}
 	table, err := mount.Table()
@@ -140,5 +141,5 @@ func (t *Tool) undoLimit(target Target, what string) error {
 	if err != nil || h.Dir == "" {
 		return err
 	}
-	return one.again(h)
+	return one.restore(h)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/iolimit"
 )
 
-// Every group's limit of a device is on record while it is lifted, and comes back but for what
-// somebody has set meanwhile; what limits other devices stays.
+// The limit of every group is recorded while it is lifted. It is restored, except for values that
+// another program has set meanwhile. Limits of other devices stay.
 func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 	h := iolimit.Hierarchy{Version: iolimit.V2, Dir: t.TempDir()}
 	dev, other := iolimit.Device{Major: 7, Minor: 5}, iolimit.Device{Major: 8}
@@ -37,7 +37,7 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 		}
 	}
 	tool, id := &Tool{Run: t.TempDir()}, uuid.New()
-	l, err := tool.lift(id, h, dev)
+	l, err := tool.liftDevice(id, h, dev)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 	if err := h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}); err != nil {
 		t.Fatal(err)
 	}
-	if err := tool.limitAgain(id, l); err != nil {
+	if err := tool.restoreLimits(id, l); err != nil {
 		t.Error(err)
 	}
 	theirs.ReadBPS = 4

@@ -26,25 +26,26 @@ const (
 	examinePart = 3
 )
 
-// look is one look at all processes, under way or waited for.
+// look is one look at all processes. It may not have begun yet.
 type look struct {
 	began    time.Duration        // by the steady clock
-	targets  map[uuid.UUID]Target // that it is for
-	within   time.Duration        // the time for the descriptors
-	listed   chan struct{}        // closed once all namespaces were read
-	examined chan struct{}        // closed once the descriptors were read too
+	targets  map[uuid.UUID]Target // the datasets whose holders it finds
+	within   time.Duration        // the time for the descriptors of processes that have very many
+	listed   chan struct{}        // closed when all namespaces have been read; world and err are valid then
+	examined chan struct{}        // closed when the descriptors have been read too
 	world    *world
 	err      error
 }
 
-// isFor reports whether a look keeps what is open of a dataset's filesystem.
+// isFor reports whether a look finds the holders of a dataset.
 func (l *look) isFor(target Target) bool {
 	of, ok := l.targets[target.Dataset]
 	return ok && of.Filesystem == target.Filesystem && slices.Equal(of.Paths, target.Paths)
 }
 
-// namespaces waits until all processes were listed with their mount namespaces. This takes constant
-// time a process.
+// namespaces waits until all processes are listed with their mount namespaces. The time for a process does
+// not depend on how many descriptors it has. The caller must not use world.process.opens before
+// descriptors has returned.
 func (l *look) namespaces(ctx context.Context) (*world, error) {
 	select {
 	case <-l.listed:
@@ -54,8 +55,7 @@ func (l *look) namespaces(ctx context.Context) (*world, error) {
 	}
 }
 
-// descriptors waits until the descriptors were read too, of as many processes as was possible in
-// time. Only then may the opens of a process be read.
+// descriptors waits until the descriptors have been read too, for as many processes as the time allowed.
 func (l *look) descriptors(ctx context.Context) error {
 	select {
 	case <-l.examined:
@@ -65,8 +65,8 @@ func (l *look) descriptors(ctx context.Context) error {
 	}
 }
 
-// looks shares a look between all that want one at the same time: a hundred datasets that are
-// fenced at once cost two or three looks, not hundreds.
+// looks shares a look between callers: a hundred datasets that are fenced at once need two or three looks,
+// not hundreds. Safe for concurrent use.
 type looks struct {
 	mu            sync.Mutex
 	running, next *look
@@ -75,22 +75,23 @@ type looks struct {
 	acted map[uuid.UUID]time.Duration
 }
 
-// didAct notes that something was stopped or killed for a dataset.
+// didAct records that something was stopped or killed for a dataset.
 func (ls *looks) didAct(id uuid.UUID, now time.Duration) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ls.acted[id] = now
 }
 
-// forget drops what is known of a dataset: what it does next begins with a new look.
+// forget removes a dataset, so that the next act on it begins with a new look.
 func (ls *looks) forget(id uuid.UUID) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	delete(ls.acted, id)
 }
 
-// begin returns a look at a dataset's holders that began after they were acted on last. It may be under
-// way: on a host with very many processes a look takes longer than a rung of the ladder.
+// begin returns a look for the holders of a dataset that begins after the last act on them. If such a look
+// is under way already, begin returns it: on a host with very many processes a look takes longer than a
+// rung of the ladder, so waiting for the next one would take too long.
 func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -108,7 +109,7 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 		l = &look{targets: map[uuid.UUID]Target{}, within: examineTime, listed: make(chan struct{}), examined: make(chan struct{})}
 		ls.next = l
 		if ls.running == nil {
-			go ls.run(t) // ends with the last look that somebody waits for
+			go ls.run(t) // ends when no look is requested any more
 		}
 	}
 	l.targets[target.Dataset] = target
@@ -118,11 +119,11 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	return l
 }
 
-// rest bounds the pause between two looks.
+// rest is the longest pause between two looks.
 const rest = 100 * time.Millisecond
 
-// run looks for as long as somebody waits. Between two looks it rests as long as one took:
-// those that are to be stopped need the processor too, to come to their end.
+// run performs looks until no look is requested any more. After each look it pauses for as long as the
+// look took: the processes that must stop or end need processor time as well.
 func (ls *looks) run(t *Tool) {
 	for {
 		ls.mu.Lock()
@@ -173,7 +174,8 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	return w, nil
 }
 
-// first reads the mount namespace of a process, which takes one system call for those of the host.
+// first reads the mount namespace of the first thread of a process. That takes one system call for a
+// process in the host's namespace.
 func (w *world) first(pid int) *process {
 	p := &process{Process: Process{PID: pid}}
 	dir := procDir(pid)
@@ -190,7 +192,7 @@ func (w *world) first(pid int) *process {
 	return p
 }
 
-// identify reads when a process began and its name, once.
+// identify reads the start time and the name of a process, once.
 func (w *world) identify(p *process) {
 	if p.Start != 0 || p.gone {
 		return
@@ -206,8 +208,9 @@ func (w *world) identify(p *process) {
 	}
 }
 
-// weigh identifies a process and finds out how it is to be examined. One that has ended, a thread of
-// the kernel and another hand, which has a directory of the dataset open while it freezes, are not.
+// weigh identifies a process and collects what the order of examination depends on. It sets gone for a
+// process that must not be examined: one that has ended, a kernel thread, or another hand, which has a
+// directory of the dataset open while it freezes.
 func (w *world) weigh(p *process) {
 	if w.identify(p); p.gone {
 		return
@@ -223,17 +226,17 @@ func (w *world) weigh(p *process) {
 
 func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 
-// engines are the programs that write into volumes themselves, as docker cp does.
+// engines lists the container engines. They write into volumes themselves, during docker cp.
 func engines() []string { return []string{"dockerd", "podman"} }
 
 // drover is the name of Drover's processes.
 const drover = "drover"
 
-// protected reports whether a process must never be stopped before it was examined: init, an
-// engine, Drover. A name alone is no proof: a process chooses it.
+// protected reports whether a process must not be stopped before it was examined: init, an engine, or
+// Drover. Engines and Drover are recognized by name and user ID, because any process can choose its name.
 func (p *process) protected(target Target) bool { return p.spared || p.is(target.Agent) }
 
-// byRoot reports whether a process has only the user ID 0 of the host.
+// byRoot reports whether all user IDs of a process are 0 on the host.
 func byRoot(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -242,8 +245,9 @@ func byRoot(pid int) bool {
 	return slices.Equal(strings.Fields(field(b, "Uid:")), []string{"0", "0", "0", "0"})
 }
 
-// descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 it is the size of the
-// folder (proc_pid_fd(5)); before that the size of the table serves (FDSize in proc_pid_status(5)).
+// descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 the size of the folder is
+// their number (proc_pid_fd(5)). Before that, descriptorsOf returns the size of the descriptor table
+// (FDSize in proc_pid_status(5)).
 func descriptorsOf(dir string) int {
 	if st, err := os.Stat(dir + "/fd"); err == nil && st.Size() > 0 {
 		return int(st.Size())

@@ -17,13 +17,15 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// frozenMark is the file that is there while a dataset's filesystem is frozen by us: the
-// kernel tells that one is frozen and not by whom. It holds when that was done.
+// frozenMark returns the path of the file that exists while we keep a dataset's filesystem frozen. It
+// is needed because the kernel reports that a filesystem is frozen, but not by whom. The file contains
+// the time of the freeze.
 func (t *Tool) frozenMark(id uuid.UUID) string {
 	return filepath.Join(t.Run, id.String()+".frozen")
 }
 
-// frozenAt returns when we froze the dataset's filesystem.
+// frozenAt returns when we froze the dataset's filesystem. frozen is false if we did not, or if the mark
+// cannot be read.
 func (t *Tool) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
 	b, err := os.ReadFile(t.frozenMark(id))
 	if err != nil {
@@ -37,8 +39,7 @@ func (t *Tool) markFrozen(id uuid.UUID, at time.Duration) error {
 	return replace(t.frozenMark(id), strconv.AppendInt(nil, int64(at), 10))
 }
 
-// replace puts a file in its place, whole for whoever reads it, without a flush: what
-// lies there is good for this boot only.
+// replace replaces a file atomically. It does not flush it, because the file is valid for this boot only.
 func replace(path string, b []byte) error {
 	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
 		return err
@@ -46,10 +47,11 @@ func replace(path string, b []byte) error {
 	return os.Rename(path+".tmp", path)
 }
 
-// mark is one thing that was done to a dataset's holders and that Undo takes back.
+// mark records one thing that an act does to a dataset or its holders and that Undo undoes. It is
+// written before the act does it.
 type mark struct {
-	kind string // of kinds
-	what string // a control group, a PID and its start, a path, a limit
+	kind string // markFreeze, markV1 and so on
+	what string // a control group, a PID and its start time, a path, or a limit
 }
 
 const (
@@ -57,12 +59,12 @@ const (
 	markV1       = "cgroup1"
 	markV2       = "cgroup2"
 	markProcess  = "process"
-	markSuspect  = "suspect" // a process that is stopped until it was examined
+	markSuspect  = "suspect" // a process that is stopped until it has been examined
 	markReadOnly = "readonly"
 	markLimit    = "limit"
 )
 
-// undoSuffix ends the names of the files with marks.
+// undoSuffix is the suffix of mark files. There is one file for each dataset.
 const undoSuffix = ".undo"
 
 func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+undoSuffix) }
@@ -73,9 +75,9 @@ const (
 	lockPause = time.Millisecond
 )
 
-// lockMarks locks the files with marks of all datasets, also against the hand of an earlier guard that
-// is still at work: flock(2) of a file that nobody but root can open. A fence does not wait for another
-// hand that hangs: after lockTime it goes on without that lock.
+// lockMarks locks the mark files of all datasets, in this process and with flock(2) against the hand of
+// an earlier guard that still runs. Only root can open the lock file. If the other hand does not release
+// the lock within lockTime, because it hangs, lockMarks returns without the flock: a fence must not wait.
 func (t *Tool) lockMarks() (unlock func()) {
 	t.noting.Lock()
 	f, err := os.OpenFile(filepath.Join(t.Run, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
@@ -94,17 +96,17 @@ func (t *Tool) lockMarks() (unlock func()) {
 	}
 }
 
-// note puts on record that something is about to be done, once. Whoever did the same
-// before us, as docker pause does, undoes it: what is so already is not noted.
+// note adds a mark for something that is about to be done. Idempotent. The caller must not add a mark for
+// something that another program has done already, such as docker pause: that program will undo it.
 func (t *Tool) note(id uuid.UUID, m mark) error {
 	if strings.ContainsAny(m.what, "\n\x00") {
-		return fmt.Errorf("%s %q cannot be put on record", m.kind, m.what)
+		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.what)
 	}
 	defer t.lockMarks()()
 	return t.addMark(id, m)
 }
 
-// addMark adds a mark, once. The lock is held.
+// addMark adds a mark. Idempotent. The lock is held.
 func (t *Tool) addMark(id uuid.UUID, m mark) error {
 	have, err := t.marks(id)
 	if err != nil || slices.Contains(have, m) {
@@ -143,7 +145,7 @@ func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours [
 	return ours, t.setMarks(id, have)
 }
 
-// marked is what was done to processes and control groups for some datasets.
+// marked is the set of processes and control groups that are marked, by mark.what.
 type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
@@ -176,7 +178,7 @@ func (t *Tool) marksOfAll(but uuid.UUID) (marked, error) {
 	return all, nil
 }
 
-// process returns the process that a mark is of.
+// process returns the process of a markProcess or markSuspect, without its name.
 func (m mark) process() (Process, error) {
 	pid, start, _ := strings.Cut(m.what, " ")
 	p := Process{}
@@ -186,16 +188,17 @@ func (m mark) process() (Process, error) {
 	return p, errors.Join(err1, err2)
 }
 
-// unnote takes back that something was about to be done: it is undone.
+// unnote removes a mark after the caller has undone what it records. Idempotent.
 func (t *Tool) unnote(id uuid.UUID, m mark) error {
 	defer t.lockMarks()()
 	have, err := t.marks(id)
-	if err != nil || !slices.Contains(have, m) { // Undo was here
+	if err != nil || !slices.Contains(have, m) { // Undo has removed it
 		return err
 	}
 	return t.setMarks(id, slices.DeleteFunc(have, func(has mark) bool { return has == m }))
 }
 
+// setMarks replaces the marks of a dataset. The lock is held.
 func (t *Tool) setMarks(id uuid.UUID, all []mark) error {
 	var b []byte
 	for _, m := range all {
@@ -204,7 +207,7 @@ func (t *Tool) setMarks(id uuid.UUID, all []mark) error {
 	return replace(t.markFile(id), b)
 }
 
-// marks returns what was noted, in that order.
+// marks returns the marks of a dataset in the order in which they were added.
 func (t *Tool) marks(id uuid.UUID) ([]mark, error) {
 	b, err := os.ReadFile(t.markFile(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -219,17 +222,18 @@ func (t *Tool) marks(id uuid.UUID) ([]mark, error) {
 	return all, nil
 }
 
-// Forget drops what was noted of a dataset in the folder that is Tool.Run, without undoing
-// it: a boot has.
+// Forget removes the marks of a dataset in run, which is Tool.Run, without undoing anything. It is for
+// marks of an earlier boot, whose effects the boot has undone.
 func Forget(run string, id uuid.UUID) error {
 	t := Tool{Run: run}
 	return errors.Join(remove(t.markFile(id)), remove(t.frozenMark(id)))
 }
 
-// recordSuffix ends the names of records below Root.
+// recordSuffix is the suffix of the records below Root.
 const recordSuffix = ".json"
 
-// Save puts a dataset's record below Root, durably; nil removes it.
+// Save writes the record of a dataset below Root, durably. If record is nil, Save removes it; it is no
+// error if there is none.
 func (t *Tool) Save(id uuid.UUID, record []byte) error {
 	path := filepath.Join(t.Root, id.String()+recordSuffix)
 	if record != nil {
@@ -244,11 +248,11 @@ func (t *Tool) Save(id uuid.UUID, record []byte) error {
 	return durable.SyncDir(t.Root)
 }
 
-// Load returns the records below Root.
+// Load returns the records below Root. See LoadRecords.
 func (t *Tool) Load() (map[uuid.UUID][]byte, error) { return LoadRecords(t.Root) }
 
-// LoadRecords returns the records in a folder; one that is not there has none. A file
-// with another name than a record's is somebody else's.
+// LoadRecords returns the records in a folder by dataset. A folder that does not exist has none. Files
+// whose names are not those of records are ignored. It fails if one of the records cannot be read.
 func LoadRecords(dir string) (map[uuid.UUID][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -11,22 +11,22 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// btrfs is the type of filesystem for which a mount table and stat(2) report different device
-// numbers: each subvolume has one of its own (stat(2), st_dev).
+// btrfs is a filesystem type whose device numbers differ between a mount table and stat(2): stat(2)
+// reports a separate number for each subvolume.
 const btrfs = "btrfs"
 
-// mountTables are the mount tables that were read in one look, and the mounts in them by ID.
-// Safe for concurrent use.
+// mountTables contains the mount tables that one look has read, and an index of their mounts by ID. A
+// table is read once for all tasks with the same namespace and root directory. Safe for concurrent use.
 type mountTables struct {
-	host string // the host's mount namespace
+	host string // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
 
 	mu    sync.Mutex
 	views map[viewKey]*view
 	byID  map[int]seenMount
 }
 
-// viewKey is what a process sees of the mounts: a namespace, from its root directory down, which
-// chroot(2) may have moved.
+// viewKey identifies the set of mounts that a process sees: those of its mount namespace that are below
+// its root directory, which chroot(2) can change.
 type viewKey struct {
 	ns   string
 	root [3]uint64
@@ -42,8 +42,9 @@ func newMountTables(own mount.Mounts) (*mountTables, error) {
 	return m, nil
 }
 
-// add takes in a table. Of two that show the same mount the one with the longer path is right: the
-// kernel reports open files by their path from the root of the namespace.
+// add indexes a table; in is nil for the host's. If two tables show the same mount, the entry with the
+// longer mount point is kept, because the kernel reports open files by their path from the root of the
+// namespace.
 func (m *mountTables) add(table mount.Mounts, in *view) {
 	for _, e := range table {
 		if known, ok := m.byID[e.ID]; !ok || known.in != nil && len(e.Mountpoint) > len(known.Mountpoint) {
@@ -52,8 +53,8 @@ func (m *mountTables) add(table mount.Mounts, in *view) {
 	}
 }
 
-// of returns the mount table that a task sees, nil for one in the host's namespace. Its errors are
-// those of mount.TableOf.
+// of returns the mount table that a task sees, or nil if the task is in the host's namespace. Its errors
+// are those of mount.TableOf.
 func (m *mountTables) of(task string) (*view, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
@@ -62,7 +63,7 @@ func (m *mountTables) of(task string) (*view, error) {
 	if err != nil || ns == m.host {
 		return nil, err
 	}
-	root, err := rootOf(task)
+	root, err := rootID(task)
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +88,9 @@ func (m *mountTables) of(task string) (*view, error) {
 	return v, nil
 }
 
-// ofPrivileged is of for a task with capabilities that this process lacks. The kernel does not show
-// the namespace of such a task (ptrace(2), access mode checks), but its mounts. Mounts have IDs of their
-// own in each namespace, which tell the host's.
+// ofPrivileged is like of for a task with capabilities that this process lacks. The kernel hides the
+// namespace of such a task (ptrace(2), access mode checks), but shows its mounts. Mount IDs differ
+// between namespaces, so a task that shows a mount with an ID of the host is in the host's namespace.
 func (m *mountTables) ofPrivileged(task string) (*view, error) {
 	table, err := mount.TableOf(task)
 	if err != nil {
@@ -107,8 +108,8 @@ func (m *mountTables) ofPrivileged(task string) (*view, error) {
 	return v, nil
 }
 
-// find returns the mount with an ID; not ok when no table that was read has it: it is internal to
-// the kernel, or detached, or not below the root directory of any process.
+// find returns the mount with an ID. It returns false if no table that was read contains it, because the
+// mount is internal to the kernel, is detached, or is not below the root directory of any process.
 func (m *mountTables) find(id int) (seenMount, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,9 +117,9 @@ func (m *mountTables) find(id int) (seenMount, bool) {
 	return found, ok
 }
 
-// rootOf identifies the root directory of a task. AT_STATX_DONT_SYNC: no server that may be dead is
-// asked.
-func rootOf(task string) ([3]uint64, error) {
+// rootID identifies the root directory of a task by device number and inode. AT_STATX_DONT_SYNC prevents
+// a request to an NFS server, which may be dead.
+func rootID(task string) ([3]uint64, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, task+"/root", unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
 		return [3]uint64{}, &os.PathError{Op: "statx", Path: task + "/root", Err: err}

@@ -19,15 +19,15 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// Conn is the descriptor on which a hand finds its guard.
+// Conn is the number of the descriptor that connects a hand to its guard.
 const Conn = 3
 
-// comm is the name of a hand's process, by which another hand knows it: while it freezes,
-// it has a directory of the dataset open, and is no holder for all that.
+// comm is the process name of a hand. Another hand recognizes it by this name: a hand that freezes a
+// filesystem has a directory of the dataset open, but does not count as a holder.
 const comm = "drover-hand"
 
-// Accept makes this process a hand: it returns its end of the connection to the guard that
-// started it.
+// Accept makes this process a hand. It sets the name of the process and returns the connection to the
+// guard that started it. Call it once.
 func Accept() (net.Conn, error) {
 	if err := os.WriteFile("/proc/self/comm", []byte(comm), 0); err != nil {
 		return nil, fmt.Errorf("name of the hand: %w", err)
@@ -40,26 +40,27 @@ func Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Hand is the guard's end. Safe for concurrent use.
+// Hand is the guard's side of a hand: each method sends a request and waits for the answer. A hand that
+// died is restarted by the next request. Safe for concurrent use.
 type Hand struct {
 	args []string
 
 	mu     sync.Mutex
-	link   *link // nil when the hand has died
+	link   *link // nil if the hand has died
 	seq    uint64
 	closed bool
 	wg     sync.WaitGroup
 }
 
-// link is a process that is a hand, and who waits for it.
+// link is the process of a hand and the connection to it.
 type link struct {
 	conn    net.Conn
 	process *os.Process
-	waiting map[uint64]chan answer
+	waiting map[uint64]chan answer // the requests without an answer, by request.Seq
 }
 
-// Start starts a hand: args is the argument vector of a program, by its path, that calls
-// Accept and Serve. Close it.
+// Start starts a hand. args is the argument vector of a program that calls Accept and Serve; args[0] is
+// the path of the program. The caller must call Close.
 func Start(args []string) (*Hand, error) {
 	h := &Hand{args: args}
 	h.mu.Lock()
@@ -67,7 +68,7 @@ func Start(args []string) (*Hand, error) {
 	return h, h.start()
 }
 
-// start starts a process; the lock is held.
+// start starts the process of a hand. The lock is held.
 func (h *Hand) start() error {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -92,7 +93,8 @@ func (h *Hand) start() error {
 	return nil
 }
 
-// read hands out answers until the hand dies. Those that wait ask the next one.
+// read passes answers to the goroutines that wait for them, until the hand dies. Then it closes their
+// channels, and they send their requests again, to the next hand.
 func (h *Hand) read(l *link) {
 	for {
 		var a answer
@@ -117,13 +119,12 @@ func (h *Hand) read(l *link) {
 		delete(l.waiting, seq)
 	}
 	h.mu.Unlock()
-	// A zombie that nobody reaps is all that could be left of it; one that hangs in the
-	// kernel is waited for as long as this guard lives.
+	// Reap the process. If it hangs in the kernel, this waits for the rest of the guard's life.
 	_, _ = l.process.Wait()
 }
 
-// Close lets the hand end, once it has done what it was asked for. It is waited for as
-// long as ctx says: one that hangs in the kernel ends when that lets it.
+// Close ends the hand after it has finished its acts, and waits for that until ctx ends. It fails if the
+// hand still waits in the kernel then. Such a hand ends as soon as the kernel returns.
 func (h *Hand) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true
@@ -143,11 +144,11 @@ func (h *Hand) Close(ctx context.Context) error {
 
 var errDied = errors.New("the hand died")
 
-// grace is how long an answer may be late that has a time of its own.
+// grace is how long the answer to an act may take in addition to the budget of the act.
 const grace = 100 * time.Millisecond
 
-// ask sends a request and waits for its answer, until ctx ends: the hand may do it later.
-// A hand that died is replaced.
+// ask sends a request and waits for the answer until ctx ends. The hand may still perform the request
+// after that. If the hand dies, ask sends the request once more, to a new hand.
 func (h *Hand) ask(ctx context.Context, r request) (answer, error) {
 	const tries = 2
 	for try := 1; ; try++ {
@@ -180,7 +181,7 @@ func (h *Hand) once(ctx context.Context, r request) (answer, error) {
 	}
 }
 
-// sendTime bounds the writing of a request, which waits when the hand reads nothing.
+// sendTime bounds the write of a request. The write blocks if the hand does not read.
 const sendTime = time.Second
 
 func (h *Hand) send(r request) (*link, chan answer, uint64, error) {
@@ -204,29 +205,29 @@ func (h *Hand) send(r request) (*link, chan answer, uint64, error) {
 	}
 	if err != nil {
 		delete(l.waiting, r.Seq)
-		_ = l.conn.Close() // the reader sees that it is gone
+		_ = l.conn.Close() // ends the goroutine that reads from it
 		h.link = nil
 		return nil, nil, 0, fmt.Errorf("%w: %w", errDied, err)
 	}
 	return l, c, r.Seq, nil
 }
 
-// act asks for an act that has so long.
+// act asks the hand for an act that may take budget.
 func (h *Hand) act(ctx context.Context, op string, t Target, budget time.Duration) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, budget+grace)
 	defer cancel()
 	a, err := h.ask(ctx, request{Op: op, Target: t, Budget: budget})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return Outcome{Note: "it hangs in the kernel"}
+		return Outcome{Note: "the hand waits in the kernel"}
 	case err != nil:
 		return Outcome{Note: note(err, "")}
 	}
 	return a.Outcome
 }
 
-// Freeze asks for Tool.Freeze. An act that the kernel keeps longer than its budget goes
-// on, and what it did is found by the next.
+// Freeze asks for Tool.Freeze. If the kernel takes longer than budget, the freeze continues, and the next
+// call finds its result. Freeze, Stop, Kill and Condemn report errors in Outcome.Note.
 func (h *Hand) Freeze(ctx context.Context, t Target, budget time.Duration) Outcome {
 	return h.act(ctx, opFreeze, t, budget)
 }
@@ -264,7 +265,7 @@ func (h *Hand) Save(ctx context.Context, id uuid.UUID, record json.RawMessage) e
 	return err
 }
 
-// Load asks for Tool.Load; a damaged record is null.
+// Load asks for Tool.Load. A damaged record is null.
 func (h *Hand) Load(ctx context.Context) (map[uuid.UUID]json.RawMessage, error) {
 	a, err := h.ask(ctx, request{Op: opLoad})
 	return a.Records, err

@@ -2,13 +2,13 @@ package hand
 
 import "sync"
 
-// processes is a set of processes. Safe for concurrent use.
+// processes is a set of processes. The zero value is empty. Safe for concurrent use.
 type processes struct {
 	mu  sync.Mutex
 	set map[processKey]bool
 }
 
-// begin adds a process; it returns false when the set has it already.
+// begin adds a process. It returns false if the set contains it already.
 func (l *processes) begin(key processKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -22,6 +22,7 @@ func (l *processes) begin(key processKey) bool {
 	return true
 }
 
+// end removes a process.
 func (l *processes) end(key processKey) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// maxMessage bounds a message between the guard and its hand, in bytes: all records of a
-// guard's table at most.
+// maxMessage is the maximum size of a message between the guard and its hand, in bytes. The largest
+// message contains all records of a guard.
 const maxMessage = 64 << 20
 
 const (
@@ -48,9 +48,9 @@ type answer struct {
 	Records    map[uuid.UUID]json.RawMessage `json:"records,omitempty"`
 }
 
-// Serve does what is asked for on conn until that ends, each act in a goroutine of its
-// own, and then ends the acts and waits for them: one that the kernel keeps is finished
-// and noted before this returns. The error is nil when the guard has gone.
+// Serve reads requests from conn and performs each in a separate goroutine, until conn ends. Then it
+// cancels the acts that run and waits for them. An act that waits in the kernel is finished and recorded
+// before Serve returns. The error is nil if the guard has closed the connection or has ended.
 func Serve(conn io.ReadWriter, t *Tool) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -61,7 +61,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 	for {
 		var r request
 		if err := frame.Read(conn, &r, maxMessage); err != nil {
-			// A guard that was killed with an answer unread resets the connection.
+			// The connection is reset if the guard was killed before it read an answer.
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) {
 				return nil
 			}
@@ -72,7 +72,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 			a.Seq = r.Seq
 			mu.Lock()
 			defer mu.Unlock()
-			_ = frame.Write(conn, a, maxMessage) // a guard that has gone is seen by the reader
+			_ = frame.Write(conn, a, maxMessage) // if the guard has ended, the next read fails
 		})
 	}
 }
@@ -105,12 +105,12 @@ func (t *Tool) do(ctx context.Context, r request) (a answer) {
 		a.Records = make(map[uuid.UUID]json.RawMessage, len(records))
 		for id, b := range records {
 			if !json.Valid(b) {
-				b = nil // told as null: there is a record, and it is damaged
+				b = nil // sent as null, which says that there is a record and that it is damaged
 			}
 			a.Records[id] = b
 		}
 	default:
-		err = dataset.Errorf(dataset.ErrInvalid, "the hand knows no %q", dataset.Clip(r.Op))
+		err = dataset.Errorf(dataset.ErrInvalid, "unknown operation %q", dataset.Clip(r.Op))
 	}
 	if err != nil {
 		a.Code, a.Error = dataset.KindOf(err).Code, dataset.OneLine(err)

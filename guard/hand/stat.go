@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stat is what proc_pid_stat(5) tells of a task.
+// stat contains fields of proc_pid_stat(5) for a task.
 type stat struct {
 	comm   string
 	state  byte
@@ -18,7 +18,7 @@ type stat struct {
 	kernel bool // a thread of the kernel
 }
 
-var errStat = errors.New("a stat file of another shape")
+var errStat = errors.New("the stat file has an unknown format")
 
 func statOf(dir string) (stat, error) {
 	b, err := os.ReadFile(dir + "/stat")
@@ -28,15 +28,15 @@ func statOf(dir string) (stat, error) {
 	return parseStat(b)
 }
 
-// parseStat reads a stat file. The name of a program may hold anything, parentheses too.
+// parseStat parses a stat file. The name of the program may contain any character, also parentheses.
 func parseStat(b []byte) (stat, error) {
 	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if from < 0 || to < from {
 		return stat{}, errStat
 	}
 	const (
-		flags       = 6           // fields after the name
-		starttime   = 19          // the same
+		flags       = 6           // index among the fields after the name
+		starttime   = 19          // likewise
 		kernelFlags = 0x0020_0000 // PF_KTHREAD, linux/sched.h
 	)
 	f := bytes.Fields(b[to+1:])
@@ -51,14 +51,14 @@ func parseStat(b []byte) (stat, error) {
 	return stat{string(b[from+1 : to]), f[0][0], start, bits&kernelFlags != 0}, nil
 }
 
-// same tells whether a process is still the one that was seen.
+// same reports whether a PID still belongs to the process that was seen.
 func same(p Process) bool {
 	st, err := statOf(filepath.Join("/proc", strconv.Itoa(p.PID)))
 	return err == nil && st.start == p.Start
 }
 
-// signal sends to the process that was seen, and to no other that got its PID. One that
-// is gone is no error.
+// signal sends a signal to a process, and never to another one that has got its PID. If the process has
+// ended, it returns nil.
 func signal(p Process, sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -77,8 +77,9 @@ func signal(p Process, sig unix.Signal) error {
 	return nil
 }
 
-// halted tells whether no thread of a process runs, nor will without a signal. A thread
-// that a debugger has stopped (t) goes on when that says so.
+// halted reports whether all threads of a process are stopped or have ended, so that the process cannot
+// continue without a signal. A thread that a debugger has stopped (state t) does not count as stopped:
+// the debugger can continue it.
 func halted(p Process) bool {
 	dir := filepath.Join("/proc", strconv.Itoa(p.PID), "task")
 	tasks, err := os.ReadDir(dir)

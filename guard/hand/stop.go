@@ -13,19 +13,20 @@ import (
 )
 
 const (
-	// pause is how long is waited before what was stopped is looked at.
+	// pause is the interval at which settle checks whether processes have stopped.
 	pause = 10 * time.Millisecond
-	// settlePauses is how often that is done before all processes are looked at again.
+	// settlePauses is the number of these checks before the next look at all processes.
 	settlePauses = 20
 )
 
-// Stop stops the holders of a dataset where they are: the control group of those that have one for
-// themselves, each process by SIGSTOP otherwise. It makes the host's mount read-only, so that nobody
-// can open a file for writing through it; the kernel refuses that while such a file is open. Holders
-// that a mount namespace shows are stopped at once, before descriptors are read. A process that
-// could not be examined in time is stopped too, and goes on once it was shown to hold nothing.
+// Stop stops the holders of a dataset without ending them. If only holders are in a control group, it
+// freezes the group, otherwise it sends SIGSTOP to each holder. It makes the host's mount read-only, so
+// that nobody can open a file for writing through it. The kernel refuses that while such a file is open,
+// which is no error. Holders that are found by their mount namespace are stopped at once, before
+// descriptors are read. A process that could not be examined in time is stopped too, and continues once
+// it was shown not to hold the dataset.
 //
-// It is done when a look at all processes finds no holder that runs, and no process that runs and
+// The act is done when a look at all processes finds no running holder, and no running process that
 // could not be examined.
 func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 	return t.until(ctx, target, rule{
@@ -35,12 +36,14 @@ func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 	})
 }
 
-// rule is what an act does to holders, and to processes that may be holders because they could not
-// be examined, and when these are harmless.
+// rule defines an act: when it is done, and what it does until then.
 type rule struct {
-	holder  func(*world, Process) bool
+	// holder reports whether a holder is harmless, so that nothing more must be done to it.
+	holder func(*world, Process) bool
+	// suspect reports the same for a process that could not be examined.
 	suspect func(*world, *process) bool
-	act     func(w *world, target Target, holders []Process) (acted bool, err error)
+	// act acts on the holders, and reports whether it did anything.
+	act func(w *world, target Target, holders []Process) (acted bool, err error)
 	// hung, if set, acts on a process that cannot be examined at all.
 	hung func(*process) error
 }
@@ -60,7 +63,7 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 // context ends. A look counts only if nothing had to be done meanwhile: a process that was stopped
 // during a look may have forked one that the look has missed.
 func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
-	ctx, end := t.begin(ctx, target.Dataset)
+	ctx, end := t.beginAct(ctx, target.Dataset)
 	defer end()
 	var o Outcome
 	for {
@@ -111,13 +114,13 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
 		o.Left, o.Note = nil, ""
 		if len(suspects) > 0 {
-			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they are", len(suspects))
+			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they have been examined", len(suspects))
 		}
 		return true, err
 	}
 	o.Left = slices.Clone(left[:min(len(left), MaxLeft)])
 	if len(suspects) > 0 {
-		o.Note = fmt.Sprintf("%d processes could not be examined, as process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
+		o.Note = fmt.Sprintf("%d processes could not be examined, for instance process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
 	}
 	return !t.settle(ctx, left, func(p Process) bool {
 		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
@@ -152,9 +155,9 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 	return holders, suspects, nil
 }
 
-// settle waits until processes are so, but not long: others may have come. It returns
-// false when the context has ended. A look at all processes meanwhile would take the
-// processor from those that have to come to an end.
+// settle waits until so returns true for all processes in left. It waits for settlePauses at most, because
+// there may be new holders. It returns false if the context has ended. Another look at all processes
+// during that time would only take processor time from those that must stop or end.
 func (t *Tool) settle(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {
@@ -169,8 +172,8 @@ func (t *Tool) settle(ctx context.Context, left []Process, so func(Process) bool
 	return true
 }
 
-// note keeps in one line why something is not done; that time ran out says less than
-// what was known before.
+// note formats an error as one line. If the error only says that time ran out, it returns was, the
+// earlier and more specific note, instead.
 func note(err error, was string) string {
 	if was != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		return was
@@ -178,7 +181,7 @@ func note(err error, was string) string {
 	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
-// still tells whether a process cannot go on by itself.
+// still reports whether a process is stopped or frozen, so that it cannot continue by itself.
 func (t *Tool) still(w *world, p Process) bool {
 	if halted(p) {
 		return true
@@ -187,7 +190,7 @@ func (t *Tool) still(w *world, p Process) bool {
 	return ok && g.frozen()
 }
 
-// stop begins to stop what runs, and tells whether there was any.
+// stop starts to stop the holders that run. It reports whether there was any.
 func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err error) {
 	h := hierarchiesOf(w.own)
 	groups := map[group]bool{}
@@ -223,8 +226,8 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 	return acted || did, errors.Join(append(errs, err, t.readOnly(w, target))...)
 }
 
-// alone tells whether a group has no process but holders that may be frozen: one that has
-// others is a login session, or a service of the host.
+// alone reports whether all processes of a group are holders that may be frozen. A group with other
+// processes may be a login session or a service of the host.
 func (t *Tool) alone(g group, target Target, holders []Process) bool {
 	members, err := g.members()
 	if err != nil {
@@ -279,8 +282,8 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	return acted, errors.Join(errs...)
 }
 
-// readOnly sets the read-only flag of the host's mount, mount_setattr(2). EBUSY, for a
-// file that is open for writing, is how it is while a holder is stopped.
+// readOnly makes the host's mount read-only (mount_setattr(2)). It ignores EBUSY, which the kernel returns
+// as long as a stopped holder has a file open for writing.
 func (t *Tool) readOnly(w *world, target Target) error {
 	fsys := w.filesystem(target)
 	if fsys.entry == nil || readOnly(fsys.entry) {
@@ -304,10 +307,11 @@ func setReadOnly(path string, on bool) error {
 	return unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, &attr)
 }
 
-// Kill kills the holders of a dataset, except an engine, which it stops. It is done when a look at
-// all processes finds no other holder, and no process that runs and could not be examined. A process
-// that waits in the kernel dies when that lets it go. A process that the kernel does not let be
-// examined, and that does not stop, is killed too.
+// Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
+// kernel dies when the kernel returns. A process that cannot be examined and does not stop is killed too.
+//
+// The act is done when a look at all processes finds no holder except stopped engines, and no running
+// process that could not be examined.
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 	return t.until(ctx, target, rule{
 		holder:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
@@ -323,10 +327,11 @@ func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 }
 
 // Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill it
-// does not wait for their end: those that wait for a frozen filesystem end only when that is thawed.
-// It is done when a look at all processes finds only holders that had been sent SIGKILL before, so
-// that no process that could write goes on after a thaw, and every other process was examined. One that
-// cannot be examined is not killed: the fence holds, and what is left is named.
+// does not wait for their end: a process that waits for a frozen filesystem ends only after the thaw. A
+// process that cannot be examined is not killed. It is named in Outcome.Left, and the fence stays.
+//
+// The act is done when a look at all processes has examined every process and finds only holders that
+// were sent SIGKILL before. Then no process that could write continues after a thaw.
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	condemned := map[processKey]bool{}
 	return t.until(ctx, target, rule{
@@ -348,6 +353,7 @@ func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	})
 }
 
+// kill sends SIGKILL to the holders, and stops those that are engines. It reports whether any of them ran.
 func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err error) {
 	var errs []error
 	groups := map[group]bool{}
@@ -361,15 +367,15 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 			acted = acted || did
 			errs = append(errs, err)
 		default:
-			acted = acted || !halted(p) // one that is stopped has undone nothing
+			acted = acted || !halted(p) // a stopped process cannot have forked during the look
 			errs = append(errs, signal(p, unix.SIGKILL))
 			if g, ok := h.groupOf(p.PID); ok && g.kind == markV1 {
 				groups[g] = true
 			}
 		}
 	}
-	// In a frozen group of the first version nothing dies. All that was frozen with it was
-	// killed just now: a group is frozen only when there is nothing else in it.
+	// No process dies in a frozen group of cgroup version 1, so thaw it. All of its processes were killed
+	// just now: a group is frozen only if all of its processes are holders.
 	marks, err := t.marks(target.Dataset)
 	errs = append(errs, err)
 	for g := range groups {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suspects are processes that could not be examined in time and may therefore hold a dataset. They
-// are stopped first and examined then, in the background: one that holds the dataset stays stopped,
-// one that does not goes on. Safe for concurrent use.
+// suspects are the processes that could not be examined in time and so may hold a dataset. They are
+// stopped first and then examined in the background. A suspect that holds the dataset stays stopped, the
+// others continue. Safe for concurrent use.
 type suspects struct {
 	mu      sync.Mutex
 	queue   map[processKey]*suspect
@@ -25,7 +25,7 @@ type suspects struct {
 	cleared map[uuid.UUID]map[processKey]bool
 }
 
-// processKey identifies a process: PIDs are used again.
+// processKey identifies a process. The PID alone does not, because the kernel reuses PIDs.
 type processKey struct {
 	pid   int
 	start uint64
@@ -39,14 +39,14 @@ type suspect struct {
 	failed  bool                 // its examination failed
 }
 
-// has reports whether a process waits for its examination.
+// has reports whether a process is queued for examination.
 func (s *suspects) has(p Process) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queue[p.key()] != nil
 }
 
-// failed reports whether the examination of a process was tried without time limit and failed.
+// failed reports whether a process is queued and its examination, which has no time limit, has failed.
 func (s *suspects) failed(p Process) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +148,8 @@ func (s *suspects) fail(p suspect) {
 	}
 }
 
-// suspect stops processes that may hold a dataset because they could not be examined, and has them
-// examined. It reports whether it stopped any.
+// suspect stops processes that could not be examined, and queues them for examination. It reports whether
+// it stopped any. It ignores protected processes.
 func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	var stop []Process
 	var marks []mark
@@ -182,7 +182,7 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	return acted, errors.Join(errs...)
 }
 
-// resumeSuspects queues the processes that an earlier hand has stopped and not examined.
+// resumeSuspects queues the processes that an earlier hand stopped and did not examine.
 func (t *Tool) resumeSuspects(target Target, marks []mark) {
 	start := false
 	for _, m := range marks {

@@ -11,12 +11,14 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// Undo lets go on what Freeze, Stop, Kill and Condemn have stopped. What is gone, or goes on
-// already, is no error; after one the rest is undone all the same, and what was not can be again. A
-// process or a control group that another dataset keeps stopped stays so. Acts on the dataset that
-// are under way are ended first.
+// Undo undoes what Freeze, Stop, Kill and Condemn have done to a dataset and its holders: processes
+// continue, and the filesystem is writable again. It first ends the acts on the dataset that are under
+// way. A process or control group that is also stopped for another dataset stays stopped.
+//
+// Idempotent: a process that has ended or already runs is no error. If one step fails, Undo continues
+// with the others and returns the errors of all. The caller can then call it again.
 func (t *Tool) Undo(ctx context.Context, target Target) error {
-	if err := t.end(ctx, target.Dataset); err != nil {
+	if err := t.endActs(ctx, target.Dataset); err != nil {
 		return err
 	}
 	t.suspects.forget(target.Dataset)
@@ -41,22 +43,24 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	if err := remove(t.frozenMark(target.Dataset)); err != nil {
 		return err
 	}
-	// A freeze that the kernel was through with only now has seen that it was not undone
-	// yet; a later one sees that it was.
+	// A freeze that the kernel finished before the marks were removed did not notice that it is undone,
+	// so thaw again. One that finishes later notices that its mark is missing, and thaws.
 	if slices.Contains(marks, mark{markFreeze, "-"}) {
 		return t.thaw(target)
 	}
 	return nil
 }
 
-// shared reports whether a mark is of something that several datasets may keep stopped.
+// shared reports whether a mark is of a process or control group, which may be stopped for several
+// datasets.
 func (m mark) shared() bool {
 	return m.kind == markProcess || m.kind == markSuspect || m.kind == markV1 || m.kind == markV2
 }
 
-// undoShared lets the processes and groups go on that no other dataset keeps stopped, and removes
-// the marks of the dataset unless some are kept. The lock is held all the while: an act for another
-// dataset that finds a process stopped notes it before or after this, and not in between.
+// undoShared continues the processes and control groups of a dataset, except those that are also
+// stopped for another dataset. Then it removes the marks of the dataset, unless keep is set or a step
+// failed. It holds the lock of the marks all the time: an act for another dataset that finds a process
+// stopped cannot add its mark between the check and the SIGCONT.
 func (t *Tool) undoShared(target Target, keep bool) error {
 	defer t.lockMarks()()
 	marks, err := t.marks(target.Dataset)
@@ -106,5 +110,5 @@ func (t *Tool) undo(target Target, m mark) error {
 	case markLimit:
 		return t.undoLimit(target, m.what)
 	}
-	return errors.New("this guard does not know what that is")
+	return errors.New("unknown kind of mark (written by another version of the guard)")
 }

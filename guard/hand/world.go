@@ -10,8 +10,9 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// world is which process could write where, at one moment. It is filled in two steps: take lists
-// all processes and reads their mount namespaces, then examine reads their descriptors.
+// world records which processes could write to which filesystems at one moment. It is filled in two
+// steps: Tool.list lists all processes with their mount namespaces, then Tool.examineAll reads their
+// descriptors. It does not change after that and is then safe for concurrent use.
 type world struct {
 	own    mount.Mounts // of the host: this process's namespace
 	mounts *mountTables
@@ -40,33 +41,35 @@ type process struct {
 	// opens are what it holds in any other way: open files that it can write to, open
 	// directories, its working and root directory, shared writable mappings.
 	opens []open
-	// unexamined is why its descriptors, or one of its mount tables, could not be read. Such a
-	// process is a possible holder of everything. hung: the kernel keeps the read waiting.
+	// unexamined is the error that prevented reading its descriptors or one of its mount tables. Such
+	// a process may hold any dataset. hung is true if the kernel does not finish the read.
 	unexamined error
 	hung       bool
 }
 
-// view is a mount table of another namespace. It is shared by all processes that see the same.
+// view is a mount table of another namespace. All processes that see the same mounts share it.
 type view struct {
 	mounts mount.Mounts
 	index  mount.Index
 }
 
-// open is a file or directory that a process holds, by its place in its filesystem.
+// open is a file or directory that a process has open: the device number of its filesystem, and its path
+// in that filesystem.
 type open struct {
 	major, minor int
 	path         string
-	through      seenMount // the mount that it is seen through; the zero value when that is detached
-	unplaced     bool      // only that it is below path is known
+	through      seenMount // the mount through which it was opened; zero if that mount is detached
+	unplaced     bool      // the exact path is unknown: it is path or below
 }
 
-// seenMount is a mount and the table that shows it, nil for the host's.
+// seenMount is a mount, and the table that contains it. in is nil for the host's table.
 type seenMount struct {
 	*mount.Entry
 	in *view
 }
 
-// holders returns the processes that are known to be able to write to a dataset.
+// holders returns the processes that can write to a dataset. Call it after the descriptors were read. It
+// does not include processes that could not be examined: see unexamined.
 func (w *world) holders(target Target) []Process {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
@@ -82,8 +85,8 @@ func (w *world) holders(target Target) []Process {
 	return found
 }
 
-// holdersByMounts returns those holders that the mount namespace of their first thread shows. Unlike
-// holders it can be called before the descriptors were read.
+// holdersByMounts returns the holders that can be recognized by the mount namespace of their first
+// thread. Unlike holders, it can be called before the descriptors were read.
 func (w *world) holdersByMounts(target Target) []Process {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
@@ -99,7 +102,7 @@ func (w *world) holdersByMounts(target Target) []Process {
 	return found
 }
 
-// unexamined returns the processes that may hold a dataset because they could not be examined.
+// unexamined returns the processes that could not be examined and so may hold a dataset.
 func (w *world) unexamined(target Target) []*process {
 	if !w.filesystem(target).ok {
 		return nil
@@ -113,17 +116,18 @@ func (w *world) unexamined(target Target) []*process {
 	return found
 }
 
-// filesystem is where a dataset's bytes are now.
+// filesystem is the filesystem of a dataset. ok is false if it is unknown.
 type filesystem struct {
 	mount.Filesystem
 	ok bool
-	// entry is the host's mount of it, nil when there is none.
+	// entry is the host's mount of the filesystem, or nil if there is none.
 	entry *mount.Entry
 }
 
-// filesystem finds the dataset's filesystem on the host's paths. When nothing is mounted there, it
-// is the one that Bind saw: containers may still have it mounted. Device numbers are used again:
-// one that the host has mounted in another place belongs to another dataset now.
+// filesystem returns the filesystem that the host has mounted on the paths of a dataset. If nothing is
+// mounted there, it returns the one that Bind found, because containers may still have it mounted. But if
+// the host has mounted a filesystem with that device number elsewhere, the kernel has reused the number
+// for another dataset, and the filesystem is unknown.
 func (w *world) filesystem(target Target) filesystem {
 	for _, path := range target.Paths {
 		if e := w.own.At(path); e != nil {
@@ -137,7 +141,7 @@ func (w *world) filesystem(target Target) filesystem {
 	return filesystem{was, true, nil}
 }
 
-// addDevice has descriptors on the filesystem of a dataset kept.
+// addDevice adds the filesystem of a dataset to w.devices, so that open files on it are recorded.
 func (w *world) addDevice(target Target) {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
@@ -156,13 +160,13 @@ func (w *world) addDevice(target Target) {
 	}
 }
 
-// holding answers which processes hold one dataset. A mount table is judged once for all that see
-// it.
+// holding decides which processes hold one dataset. It checks each mount table once for all processes
+// that share it. Not safe for concurrent use.
 type holding struct {
 	w      *world
 	fsys   mount.Filesystem
-	places []mount.Place // where the host has it mounted
-	views  map[*view]bool
+	places []mount.Place  // the directories on which the host has mounted the dataset
+	views  map[*view]bool // the results of in
 }
 
 func (w *world) newHolding(target Target, fsys mount.Filesystem) *holding {
@@ -175,9 +179,9 @@ func (w *world) newHolding(target Target, fsys mount.Filesystem) *holding {
 	return h
 }
 
-// by reports whether a process can write to the dataset. What it has of an NFS share may be of any
-// part of the share when its root is not known, and counts: to kill one process too many is better
-// than to have two writers.
+// by reports whether a process can write to the dataset. A file that was opened through an NFS mount
+// with an unknown root may be in any part of the share, so it counts: killing one process too many is
+// better than having two writers.
 func (h *holding) by(p *process) bool {
 	if slices.ContainsFunc(p.views, h.in) {
 		return true
@@ -190,10 +194,10 @@ func (h *holding) by(p *process) bool {
 	})
 }
 
-// in reports whether a mount table has the dataset mounted writable, other than as a copy of the
-// host's mount. Every service with a mount namespace of its own gets such a copy, and a container
-// that sees the whole host has it below a folder. Processes there hold what they have opened, as
-// the processes of the host do.
+// in reports whether a mount table contains a writable mount of the dataset that is not a copy of the
+// host's mount. Every service with a separate mount namespace gets a copy, and a container that sees the
+// whole host has one below some folder. Processes in these namespaces hold the dataset only if they have
+// opened a file of it, like processes in the host's namespace.
 func (h *holding) in(v *view) bool {
 	if known, ok := h.views[v]; ok {
 		return known
@@ -210,15 +214,15 @@ func (h *holding) in(v *view) bool {
 	return found
 }
 
-// copied tells a copy of the host's mount by the directory on which it is mounted. Its path tells
-// nothing: a container can choose any path for its volume.
+// copied reports whether a mount is a copy of the host's mount. It compares the directories on which they
+// are mounted and not the paths, because a container can choose any path for its volume.
 func (h *holding) copied(v *view, e *mount.Entry) bool {
 	p, ok := v.index.PlaceOf(e)
 	return ok && slices.Contains(h.places, p)
 }
 
-// untold reports whether a mount may be of any part of an NFS share. A copy of one of the host's
-// mounts is of the same part as that.
+// untold reports whether a mount may be of any part of an NFS share. It is not if the mount is a copy of
+// a mount of the host, which is of the same part.
 func (w *world) untold(m seenMount) bool {
 	e := m.Entry
 	if !w.own.Unsure(e) {
@@ -240,13 +244,14 @@ func readOnly(e *mount.Entry) bool {
 	return slices.Contains(strings.Split(e.Options, ","), "ro")
 }
 
+// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
-// place finds where in its filesystem a path is that is seen through a mount. A path that does not
-// begin with the mount point is that of a process with another root directory, or the mount was
-// moved meanwhile: it may be any file of what is mounted.
+// place converts a path that a process sees through a mount to the path in the mounted filesystem. If the
+// path does not begin with the mount point, the process has another root directory, or the mount was moved
+// meanwhile. Then the result is unplaced: it may be any file of the mount.
 func place(m seenMount, path string) open {
 	path = strings.TrimSuffix(path, " (deleted)")
 	o := open{major: m.Major, minor: m.Minor, path: strings.TrimSuffix(m.Root, "//deleted"), through: m}
