@@ -56,9 +56,6 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 
 // planPull chooses the pool, and how the bytes get there.
 func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
-	if err := t.halted(); err != nil {
-		return err
-	}
 	from, err := t.pool(d)
 	if err != nil {
 		return err

@@ -296,6 +296,11 @@ func TestMoveStale(t *testing.T) {
 	if err := a.yields(late, m); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("yielded another epoch: %v", err)
 	}
+	late = op
+	late.DatasetID = uuid.New()
+	if err := a.yields(late, m); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("yielded another dataset: %v", err)
+	}
 	snap := a.plan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 	if err := a.yields(op, m); err != nil {
 		t.Fatal(err)
@@ -303,8 +308,11 @@ func TestMoveStale(t *testing.T) {
 	if err := a.commits(snap); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a snapshot of what was given up: %v", err)
 	}
-	if err := a.yields(op, nil, "c1"); err != nil || e.operationNow(op.ID).Manifest == nil {
+	if err := a.yields(op, nil, "c1"); err != nil {
 		t.Errorf("a late word of holders: %v", err)
+	}
+	if now := e.operationNow(op.ID); now.Manifest == nil || len(now.Holders) != 0 || e.volume("db").Lease.InUse {
+		t.Errorf("after a late word of holders: %+v", now)
 	}
 	other := *m
 	other.Sum = "cd"
