@@ -29,13 +29,7 @@ func onDisks(t *testing.T, test func(d disk)) {
 // cut returns the root of the filesystem as it would be after a power cut now.
 func (d disk) cut() string {
 	d.Helper()
-	to := filepath.Join(d.TempDir(), "copy")
-	scratch.Copy(d.T, d.image, to)
-	var options []string
-	if d.fstype == "xfs" {
-		options = []string{"nouuid"}
-	}
-	return scratch.MountImage(d.T, d.fstype, to, options...)
+	return scratch.Cut(d.T, d.fstype, d.image)
 }
 
 // What was put in its place is there, whole, after a power cut: at first, and in the place of another.

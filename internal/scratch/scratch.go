@@ -179,6 +179,19 @@ func Copy(tb testing.TB, image, to string) {
 	tb.Fatalf("%s is written to all the time", image)
 }
 
+// Cut returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may
+// be mounted.
+func Cut(tb testing.TB, fstype, image string) (root string) {
+	tb.Helper()
+	to := filepath.Join(tb.TempDir(), "cut")
+	Copy(tb, image, to)
+	var options []string
+	if fstype == "xfs" { // which mounts no second filesystem with the same UUID
+		options = []string{"nouuid"}
+	}
+	return MountImage(tb, fstype, to, options...)
+}
+
 // Disk returns the path of a block device of size bytes that holds nothing, gone after the
 // test.
 func Disk(tb testing.TB, size int64) string {

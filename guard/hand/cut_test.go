@@ -1,0 +1,39 @@
+package hand
+
+import (
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+// I2: a record that was saved is there after a power cut, whole, and one that was removed is not.
+func TestI2RecordsSurviveAPowerCut(t *testing.T) {
+	image := scratch.Image(t, "ext4", scratch.Ext4)
+	tool := &Tool{Root: scratch.MountImage(t, "ext4", image)}
+	cut := func() map[uuid.UUID][]byte {
+		t.Helper()
+		all, err := LoadRecords(scratch.Cut(t, "ext4", image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	id := uuid.New()
+	if err := tool.Save(id, []byte(`{"epoch":3}`)); err != nil {
+		t.Fatal(err)
+	}
+	if all := cut(); string(all[id]) != `{"epoch":3}` {
+		t.Errorf("saved: %q", all)
+	}
+	if err := tool.Save(id, nil); err != nil {
+		t.Fatal(err)
+	}
+	if all := cut(); len(all) != 0 {
+		t.Errorf("removed: %q", all)
+	}
+}

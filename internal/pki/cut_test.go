@@ -1,0 +1,82 @@
+package pki_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+// onDisk returns an image with a filesystem, and where that is mounted.
+func onDisk(t *testing.T) (image, root string) {
+	t.Helper()
+	image = scratch.Image(t, "ext4", scratch.Ext4)
+	return image, scratch.MountImage(t, "ext4", image)
+}
+
+// I2: a power cut after any act of a Save leaves a pair. Once Save has returned it is the new one, and its key
+// is in its place.
+func TestI2SaveSurvivesAPowerCut(t *testing.T) {
+	a, _ := create(t)
+	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
+	image, root := onDisk(t)
+	if err := first.Save(pki.NodeFiles(root)); err != nil {
+		t.Fatal(err)
+	}
+	for acts := range second.SaveActs(pki.Files{}) + 1 {
+		if err := second.SaveCut(pki.NodeFiles(root), acts); err != nil {
+			t.Fatal(err)
+		}
+		f := pki.NodeFiles(scratch.Cut(t, "ext4", image))
+		got, err := pki.LoadPair(f)
+		if err != nil || !got.Key.Equal(first.Key) && !got.Key.Equal(second.Key) {
+			t.Errorf("cut after %d acts: %v", acts, err)
+		}
+		if acts < second.SaveActs(pki.Files{}) {
+			if err := first.Save(pki.NodeFiles(root)); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err == nil && !got.Key.Equal(second.Key) {
+			t.Error("the pair that was saved is not there")
+		}
+		if _, err := os.Lstat(f.Key + ".next"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the key is not in its place: %v", err)
+		}
+	}
+}
+
+// I2: an authority and a request are on the disk once they were made: every certificate of the cluster hangs
+// on the one, and a token was used up for the other.
+func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
+	image, root := onDisk(t)
+	a, err := pki.Create(filepath.Join(root, "ca"), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(scratch.Cut(t, "ext4", image), "ca")
+	if got, err := pki.Load(dir); err != nil || got.Cluster() != a.Cluster() {
+		t.Errorf("the authority: %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "ca.pem")); err != nil || string(b) != a.Bundle() {
+		t.Errorf("what others need to believe it: %q, %v", b, err)
+	}
+	req, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := req.Save(filepath.Join(root, "join.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pki.LoadRequest(filepath.Join(scratch.Cut(t, "ext4", image), "join.pem")); err != nil || got.PEM != req.PEM {
+		t.Errorf("the request: %v", err)
+	}
+}
