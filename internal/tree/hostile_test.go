@@ -99,3 +99,33 @@ func TestNoPrivateMount(t *testing.T) {
 	must(t, Copy(t.Context(), src, dst, nil))
 	wantEqual(t, src, dst)
 }
+
+// A private mount has no devices, is not written to where nothing is to be, and sees nothing that is mounted
+// elsewhere after it was made.
+func TestPrivateMount(t *testing.T) {
+	base := t.TempDir()
+	must(t, unix.Mount("none", base, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(base, unix.MNT_DETACH)) })
+	must(t, unix.Mount("", base, "", unix.MS_SHARED, ""))
+	dir := mkdir(t, base, "src")
+	below := mkdir(t, dir.Name(), "below").Name()
+	const always, still = unix.ST_NODEV, unix.ST_RDONLY | unix.ST_NOATIME
+	for a, want := range map[access]int64{readOnly: always | still, writable: always} {
+		r, err := openRoot(dir, a)
+		must(t, err)
+		defer r.close()
+		var st unix.Statfs_t
+		must(t, unix.Fstatfs(int(r.dir.Fd()), &st))
+		if got := st.Flags & (always | still); got != want {
+			t.Errorf("access %d: flags %#x, want %#x", a, got, want)
+		}
+		must(t, unix.Mount("none", below, "tmpfs", 0, ""))
+		fd, err := openAt(int(r.dir.Fd()), "below", unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			t.Errorf("access %d: what was mounted since is seen: %v", a, err)
+		} else {
+			must(t, unix.Close(fd))
+		}
+		must(t, unix.Unmount(below, unix.MNT_DETACH))
+	}
+}
