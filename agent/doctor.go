@@ -112,6 +112,10 @@ func (r *report) first() {
 // checkRoot looks at the disk of the root, without room on which nothing is made in
 // any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *report) {
+	if _, err := a.state.get(ctx, "identity", &nodeIdentity{}); err != nil {
+		r.add(levelError, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
+		return
+	}
 	free, size, least, err := a.pools.rootSpace()
 	switch {
 	case err != nil:

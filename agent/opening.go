@@ -37,7 +37,7 @@ func (p *pools) begin(op *openPool) {
 	o := &opening{since: p.a.Clock.Now(), done: make(chan struct{}), is: *op}
 	op.opening, op.why = o, "it is being opened"
 	go func() {
-		o.err = failingDisk(p.attach(p.a.ctx, &o.is))
+		o.err = failingDisk(o.is.Name, p.attach(p.a.ctx, &o.is))
 		p.mu.Lock()
 		over := o.over
 		close(o.done)

@@ -51,15 +51,15 @@ func isDiskError(err error) bool {
 }
 
 // failingDisk returns the error for a pool whose disk fails, if err says so, and err otherwise.
-func failingDisk(err error) error {
+func failingDisk(pool string, err error) error {
 	if !isDiskError(err) {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrOffline, "%s", diskFails(err))
+	return dataset.Errorf(dataset.ErrOffline, "%s", diskFails(pool, err))
 }
 
-func diskFails(err error) string {
-	text := err.Error()
+func diskFails(pool string, err error) string {
+	text := reason(pool, err)
 	if _, why, found := strings.Cut(text, "is offline: "); found {
 		text = why
 	}
@@ -152,7 +152,7 @@ func (p *pools) probed(ctx context.Context, id uuid.UUID, err error) {
 		before = op.disk.failing
 		switch {
 		case isDiskError(err):
-			now = diskFails(err)
+			now = diskFails(name, err)
 		case err != nil && before != "": // such as that the operator has unmounted its filesystem
 			now = reason(name, err)
 		}

@@ -93,6 +93,11 @@ func Table() []Entry {
 			Package: "backends/lvm", Run: "^TestI3FailingCalls$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"},
 			Within: 60 * time.Minute, Longest: true,
 		},
+		{
+			Package: "agent", Run: "^TestI(2PoolsDiskFails|2StoresDiskFails|9RootsDiskFails)$",
+			Disks: []Disk{{"faulty", 6 * gib}}, Modules: []string{"dm-flakey", "dm-thin-pool"},
+			Within: 20 * time.Minute, Long: true,
+		},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
 		{Package: "agent", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|RestoreOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},

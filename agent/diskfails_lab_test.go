@@ -1,0 +1,399 @@
+//go:build lab
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/backends/lvm"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/lab/inside"
+)
+
+// faultyRig is a host with pool default on a disk that fails when the test says so, and pool other on
+// the machine's root.
+type faultyRig struct {
+	*flock
+	h    *host
+	disk *inside.Faulty
+	// mount mounts the filesystem that the pool lies on, as the operator does; nil if Drover mounts it.
+	mount   func()
+	unmount func()
+}
+
+func command(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// format makes a filesystem on a faulty disk, and returns what mounts it on a new folder and unmounts it.
+func format(t *testing.T, disk *inside.Faulty, fs string) (at string, mounts, unmounts func()) {
+	t.Helper()
+	force := "-f"
+	if fs == "ext4" {
+		force = "-F"
+	}
+	command(t, "mkfs."+fs, "-q", force, disk.Path())
+	at = t.TempDir()
+	unmounts = func() {
+		t.Helper()
+		err := mount.Unmount(at)
+		for until := time.Now().Add(time.Minute); errors.Is(err, mount.ErrBusy) && time.Now().Before(until); {
+			err = mount.Unmount(at)
+		}
+		if err != nil && !errors.Is(err, mount.ErrNotMounted) {
+			t.Errorf("unmount the filesystem of the disk: %v", err)
+		}
+	}
+	mounts = func() { t.Helper(); command(t, "mount", "-t", fs, disk.Path(), at) }
+	mounts()
+	t.Cleanup(func() { disk.Works(); unmounts() })
+	return at, mounts, unmounts
+}
+
+// newFaultyRig makes a host whose pool default is of a backend on a filesystem of the faulty disk, or on
+// the device itself if fs is empty.
+func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyRig {
+	t.Helper()
+	r := &faultyRig{flock: &flock{T: t, may: "error"}, disk: inside.FaultyDisk(t, "faulty")}
+	pool := PoolConfig{Name: "default", Backend: backend, Image: image}
+	if fs == "" {
+		pool.Devices = []string{r.disk.Path()}
+		t.Cleanup(func() { // after the agent is closed
+			command(t, "lvm", "vgremove", "--config", "activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0}", "--force", "--yes", "drover-default")
+		})
+	} else {
+		at, mounts, unmounts := format(t, r.disk, fs)
+		pool.Path, r.mount, r.unmount = filepath.Join(at, "pool"), mounts, unmounts
+		if fs == "btrfs" {
+			command(t, "btrfs", "quota", "enable", at)
+		}
+	}
+	r.serve()
+	h := r.host("host-a", "dir")
+	h.cfg.Pools = []PoolConfig{pool, {Name: "other", Backend: "dir", Path: filepath.Join(t.TempDir(), "other")}}
+	h.cfg.Backends = backends.NewRegistry(loop.New(&run.System{}), dir.Backend{}, btrfs.New(), lvm.New(&run.System{}))
+	r.h, r.a = h, h
+	t.Cleanup(r.close)
+	h.up()
+	return r
+}
+
+// poolIs waits until control shows pool default online or not, and returns why not.
+func (r *faultyRig) poolIs(online bool) (reason string) {
+	r.Helper()
+	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		list, err := r.svc.Pools(r.Context())
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, p := range list {
+			if p.Name == "other" && (p.Status == nil || !p.Status.Online) {
+				r.Fatalf("the pool on another disk: %+v", p.Status)
+			}
+			if p.Name == "default" && p.Status != nil && p.Status.Online == online {
+				return p.Status.Reason
+			}
+			if time.Now().After(until) {
+				r.Fatalf("pool %s: %+v, want online %t", p.Name, p.Status, online)
+			}
+		}
+	}
+}
+
+// events counts the events of a type.
+func (r *faultyRig) events(kind string) (n int) {
+	r.Helper()
+	if err := r.svc.Events(r.Context(), 0, false, func(e api.Event) error {
+		if e.Type == kind {
+			n++
+		}
+		return nil
+	}); err != nil {
+		r.Error(err)
+	}
+	return n
+}
+
+// lines appends lines to a file and flushes each: those that were flushed are acknowledged.
+type lines struct {
+	f     *os.File
+	acked int
+}
+
+func (l *lines) write() error {
+	_, err := fmt.Fprintf(l.f, "line %d %s\n", l.acked, strings.Repeat("x", 4000))
+	if err == nil {
+		err = l.f.Sync()
+	}
+	if err == nil {
+		l.acked++
+	}
+	return err
+}
+
+// kept counts the lines of a file from its start, up to the first that is not whole.
+func kept(t *testing.T, path string) int {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		if line != fmt.Sprintf("line %d %s\n", n, strings.Repeat("x", 4000)) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// A pool whose disk fails is offline with one message, and comes back by itself. Lines that a container
+// wrote and flushed are all there after that, and another pool serves throughout.
+func TestI2PoolsDiskFails(t *testing.T) {
+	for _, c := range []struct {
+		backend, fs string
+		image       dataset.Size
+	}{
+		{"loop", "xfs", 0}, {"loop", "ext4", dataset.GiB}, {"dir", "ext4", 0}, {"dir", "xfs", 0}, {"btrfs", "btrfs", 0}, {"lvm", "", 0},
+	} {
+		for _, how := range []string{"writes", "all"} {
+			t.Run(strings.Join(strings.Fields(fmt.Sprint(c.backend, " ", c.fs, " ", how)), "-"), func(t *testing.T) {
+				r := newFaultyRig(t, c.backend, c.fs, c.image)
+				r.failsAndWorksAgain(how)
+			})
+		}
+	}
+}
+
+func (r *faultyRig) failsAndWorksAgain(how string) {
+	t, h := r.T, r.h
+	opts := map[string]string{"pool": "default"}
+	for _, name := range []string{"db", "idle"} {
+		h.volume(name, opts)
+		h.writes(name, "token", "kept")
+	}
+	h.volume("near", map[string]string{"pool": "other"})
+	path := h.mounts("db", "user")
+	file, err := os.Create(filepath.Join(path, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &lines{f: file}
+	for range 20 {
+		if err := log.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if how == "writes" {
+		r.disk.FailsWrites()
+	} else {
+		r.disk.Fails()
+	}
+	if err := log.write(); err == nil {
+		t.Error("a flush succeeded on a disk that fails")
+	}
+	if err := h.Create(t.Context(), "new", opts); err == nil || !strings.Contains(err.Error(), "its disk fails") {
+		t.Errorf("a create: %v", err)
+	}
+	if why := r.poolIs(false); !strings.Contains(why, "its disk fails") {
+		t.Errorf("the pool is offline: %s", why)
+	}
+	if _, err := h.Mount(t.Context(), "idle", "refused"); err == nil || !strings.Contains(err.Error(), "its disk fails") {
+		t.Errorf("a mount: %v", err)
+	}
+	h.writes("near", "token", "served")
+	if got := h.reads("near", "token"); got != "served" {
+		t.Errorf("the other pool: %q", got)
+	}
+	if n := r.events("pool.offline"); n != 1 {
+		t.Errorf("%d events say that it is offline", n)
+	}
+	file.Close()
+	h.unmounts("db", "user")
+
+	r.disk.Works()
+	if r.mount != nil {
+		r.unmount() // once Drover has unmounted the pool image that lies on it
+		r.mount()
+	}
+	r.poolIs(true)
+	if n := r.events("pool.online"); n != 1 {
+		t.Errorf("%d events say that it is online", n)
+	}
+	path = h.mounts("db", "again")
+	if n := kept(t, filepath.Join(path, "log")); n < log.acked {
+		t.Errorf("%d lines of %d that were acknowledged", n, log.acked)
+	}
+	h.unmounts("db", "again")
+	for _, name := range []string{"db", "idle"} {
+		if got := h.reads(name, "token"); got != "kept" {
+			t.Errorf("volume %s: %q", name, got)
+		}
+	}
+	h.volume("new", opts)
+}
+
+// A store whose disk fails refuses what it cannot keep, and says why. What it acknowledged is there when
+// the disk works again.
+func TestI2StoresDiskFails(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs"} {
+		for _, how := range []string{"writes", "all"} {
+			t.Run(fs+" "+how, func(t *testing.T) {
+				disk := inside.FaultyDisk(t, "faulty")
+				at, mounts, unmounts := format(t, disk, fs)
+				begin := func() *bolt.Store {
+					t.Helper()
+					st, err := bolt.Open(t.Context(), filepath.Join(at, "store.db"), bolt.Options{Clock: clock.System{}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return st
+				}
+				put := func(st *bolt.Store, n int) error {
+					_, err := st.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprint("key/", n), Value: []byte("value")}})
+					return err
+				}
+				st, acked := begin(), 0
+				for ; acked < 50; acked++ {
+					if err := put(st, acked); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if how == "writes" {
+					disk.FailsWrites()
+				} else {
+					disk.Fails()
+				}
+				for range 3 {
+					if err := put(st, acked); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "its disk fails") {
+						t.Errorf("a change: %v", err)
+					}
+				}
+				if err := st.Close(); err != nil {
+					t.Log(err)
+				}
+				disk.Works()
+				unmounts()
+				mounts()
+				st = begin()
+				list, err := st.List(t.Context(), "key/", "", 0)
+				if err != nil || len(list) < acked {
+					t.Errorf("%d keys of %d that were acknowledged, %v", len(list), acked, err)
+				}
+				if err := errors.Join(put(st, acked+1), st.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// When the disk of the agent's root fails, containers go on with the volumes that they have, and mounts
+// are refused with the reason. Uses that were acknowledged are known when the disk works again.
+func TestI9RootsDiskFails(t *testing.T) {
+	disk := inside.FaultyDisk(t, "faulty")
+	at, mounts, unmounts := format(t, disk, "ext4")
+	f := &flock{T: t, may: "error"}
+	f.serve()
+	h := f.host("host-a", "dir")
+	f.a = h
+	begin := func() (end func() error) {
+		t.Helper()
+		own, err := bolt.Open(t.Context(), filepath.Join(at, "agent.db"), bolt.Options{Clock: clock.System{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cfg.Root, h.cfg.State = at, own
+		h.up()
+		return own.Close
+	}
+	h.cfg.Pools[0].Path = filepath.Join(t.TempDir(), "pool") // on a disk that works
+	end := begin()
+	t.Cleanup(func() { f.close(); _ = end() }) // the last agent's
+	h.volume("db", nil)
+	h.volume("idle", nil)
+	path := h.mounts("db", "user")
+	file, err := os.Create(filepath.Join(path, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &lines{f: file}
+	if err := log.write(); err != nil {
+		t.Fatal(err)
+	}
+
+	disk.FailsWrites()
+	for _, name := range []string{"db", "idle"} {
+		if _, err := h.Mount(t.Context(), name, "refused"); err == nil || !strings.Contains(err.Error(), "its disk fails") {
+			t.Errorf("a mount of %s: %v", name, err)
+		}
+	}
+	if err := h.Unmount(t.Context(), "db", "user"); err == nil || !strings.Contains(err.Error(), "its disk fails") {
+		t.Errorf("an unmount: %v", err)
+	}
+	for range 10 {
+		if err := log.write(); err != nil {
+			t.Errorf("a container that writes: %v", err)
+		}
+	}
+	file.Close()
+	if _, err := h.Get(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+	found, err := h.Doctor(t.Context())
+	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool {
+		return f.Level == levelError && f.Subject == "root" && strings.Contains(f.Text, "its disk fails")
+	}) {
+		t.Errorf("doctor: %+v, %v", found, err)
+	}
+	if err := h.Close(); err != nil {
+		t.Log(err)
+	}
+	if err := end(); err != nil {
+		t.Log(err)
+	}
+	disk.Works()
+	for _, name := range []string{"db", "idle"} { // as after a boot: the root cannot be mounted anew else
+		d, _ := h.cache.volume(name)
+		if err := mount.Unmount(h.mountPath(d.ID)); err != nil {
+			t.Error(err)
+		}
+	}
+	unmounts()
+	mounts()
+	end = begin()
+	d, _ := h.cache.volume("db")
+	if r := h.record(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
+		t.Errorf("uses %+v", r.IDs)
+	}
+	if n := kept(t, filepath.Join(h.mounts("db", "second"), "log")); n != log.acked {
+		t.Errorf("%d lines of %d", n, log.acked)
+	}
+	h.unmounts("db", "second")
+	h.unmounts("db", "user")
+	h.mounts("idle", "user")
+	h.unmounts("idle", "user")
+}
