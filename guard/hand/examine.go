@@ -33,6 +33,8 @@ type examination struct {
 	// that does not is waiting in the kernel.
 	stop     atomic.Bool
 	progress atomic.Int64
+	// pace, if set, is called after each chunk of work. It may rest.
+	pace func()
 }
 
 // findings are the result of an examination. They replace process.views and process.opens.
@@ -43,6 +45,18 @@ type findings struct {
 
 // chunk is how many descriptors are read between two looks at stop.
 const chunk = 256
+
+// goOn ends a chunk of work. It fails when the examination must stop.
+func (x *examination) goOn() error {
+	x.progress.Add(1)
+	if x.pace != nil {
+		x.pace()
+	}
+	if x.stop.Load() {
+		return errOutOfTime
+	}
+	return nil
+}
 
 // run examines the process. The error is nil when it was examined as a whole, or has ended; then
 // nothing was found.
@@ -69,9 +83,8 @@ func (x *examination) run() (f findings, err error) {
 		if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
 			return findings{}, err
 		}
-		x.progress.Add(1)
-		if x.stop.Load() {
-			return findings{}, errOutOfTime
+		if err := x.goOn(); err != nil {
+			return findings{}, err
 		}
 	}
 	return f, nil
@@ -101,8 +114,13 @@ func (x *examination) task(at string, tid int, files, places *sharers, f *findin
 		f.views = append(f.views, v)
 	}
 	if places.isNew(tid, kcmpFS) {
+		dir, err := os.Open(at)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
 		for _, name := range []string{"cwd", "root"} {
-			if err := x.descriptor(at, name, true, f); err != nil {
+			if err := x.descriptor(dir, at, name, f); err != nil {
 				return err
 			}
 		}
@@ -129,44 +147,46 @@ func (x *examination) descriptors(at string, f *findings) error {
 			return err
 		}
 		for _, name := range names {
-			if err := x.descriptor(at, "fd/"+name, false, f); err != nil {
+			if err := x.descriptor(dir, at, name, f); err != nil {
 				return err
 			}
 		}
-		x.progress.Add(1)
-		if x.stop.Load() {
-			return errOutOfTime
+		if err := x.goOn(); err != nil {
+			return err
 		}
 	}
 }
 
-// descriptor examines one descriptor, or the working or root directory. It counts if it is on one
-// of the filesystems that are asked for and can be written through: a file that is open for
-// writing, or any directory.
+// descriptor examines one descriptor, or the working or root directory: a link in the folder dir of the
+// thread at. It counts if it is on one of the filesystems that are asked for and can be written
+// through: a file that is open for writing, or any directory.
+//
+// Most descriptors cost one system call, by a path of one name: to walk from /proc would cost as much
+// again. The link is not read unless the filesystem is asked for.
 //
 // A descriptor on a detached mount (umount2(2), MNT_DETACH) has the ID of no mount in any table. It
 // is told by the device of its file, and its path is not known.
-func (x *examination) descriptor(at, name string, directory bool, f *findings) error {
-	path := filepath.Join(at, name)
+func (x *examination) descriptor(dir *os.File, at, name string, f *findings) error {
 	var st unix.Statx_t
 	const fields = unix.STATX_MNT_ID | unix.STATX_TYPE
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &st); err != nil {
+	if err := unix.Statx(int(dir.Fd()), name, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &st); err != nil {
 		// It was closed meanwhile, or its file is gone from a share.
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
 			return nil
 		}
-		return &os.PathError{Op: "statx", Path: path, Err: err}
+		return &os.PathError{Op: "statx", Path: filepath.Join(dir.Name(), name), Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil
 	}
 	through, attached := x.w.mounts.find(int(st.Mnt_id))
+	if attached && !x.w.wanted(through.Major, through.Minor) {
+		return nil
+	}
+	path := filepath.Join(dir.Name(), name)
 	var o open
 	if attached {
-		if !x.w.wanted(through.Major, through.Minor) {
-			return nil
-		}
 		link, err := os.Readlink(path)
 		if err != nil {
 			return closed(err)
@@ -179,8 +199,8 @@ func (x *examination) descriptor(at, name string, directory bool, f *findings) e
 		}
 		o = open{major: d.major, minor: d.minor, path: "/", unplaced: true}
 	}
-	if kind == unix.S_IFREG && !directory {
-		if writable, err := forWriting(at, strings.TrimPrefix(name, "fd/")); err != nil || !writable {
+	if kind == unix.S_IFREG {
+		if writable, err := forWriting(at, name); err != nil || !writable {
 			return closed(err)
 		}
 	}

@@ -3,11 +3,13 @@ package hand
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,8 +23,9 @@ const (
 	lookers = 4
 	// examineTime bounds the examination of processes with very many descriptors in one look,
 	// together with the part of its context that the caller has left. Those that are not examined
-	// by then are stopped first.
-	examineTime = 300 * time.Millisecond
+	// by then are stopped first. It is so short that the second look of a rung has as much time as
+	// the first: otherwise that one has others to stop, and the rung needs a third.
+	examineTime = 150 * time.Millisecond
 	examinePart = 3
 )
 
@@ -73,6 +76,8 @@ type looks struct {
 	// acted is when something was last stopped or killed for a dataset, or its first look was
 	// asked for. Only a look that began later shows whether that was enough.
 	acted map[uuid.UUID]time.Duration
+
+	looking atomic.Bool // a look is under way
 }
 
 // didAct records that something was stopped or killed for a dataset.
@@ -136,12 +141,14 @@ func (ls *looks) run(t *Tool) {
 		if l == nil {
 			return
 		}
+		ls.looking.Store(true)
 		l.world, l.err = t.list(l.targets)
 		close(l.listed)
 		if l.err == nil {
 			t.examineAll(l.world, l.within)
 		}
 		close(l.examined)
+		ls.looking.Store(false)
 		<-t.Clock.After(min(t.Clock.Steady()-l.began, rest))
 	}
 }
@@ -156,7 +163,7 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{own: own, mounts: tables}
+	w := &world{own: own, mounts: tables, datasets: slices.Collect(maps.Keys(targets))}
 	for _, target := range targets {
 		w.addDevice(target)
 	}
@@ -184,8 +191,10 @@ func (w *world) first(pid int) *process {
 	case err == nil && v == nil:
 		p.host = true
 	case err == nil:
-		p.first, p.views = v, []*view{v}
-		w.identify(p)
+		p.views = []*view{v}
+		if w.identify(p); p.Start != 0 { // what is read of it without a lock does not change later
+			p.first = v
+		}
 	case !mount.Ended(err): // the first thread of a process may have ended before the others
 		p.unexamined = err
 	}
@@ -219,7 +228,9 @@ func (w *world) weigh(p *process) {
 		p.gone = true
 		return
 	}
-	p.Engine = p.host && slices.Contains(engines(), p.Comm) && byRoot(p.PID)
+	if p.host {
+		p.Engine = slices.Contains(engines(), p.Comm) && byRoot(p.PID)
+	}
 	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && byRoot(p.PID)
 	p.size = descriptorsOf(procDir(p.PID))
 }
@@ -258,122 +269,4 @@ func descriptorsOf(dir string) int {
 	}
 	n, _ := strconv.Atoi(field(b, "FDSize:")) // only an order to examine in
 	return n
-}
-
-// examineAll reads the descriptors of all processes. Of those that have very many it reads as many as
-// the time allows, the smaller ones first; all others are always read, however busy the host is.
-func (t *Tool) examineAll(w *world, within time.Duration) {
-	atOnce(w.procs, func(p *process, _ func()) { w.weigh(p) })
-	queue := slices.DeleteFunc(slices.Clone(w.procs), func(p *process) bool { return p.gone })
-	slices.SortStableFunc(queue, func(a, b *process) int {
-		if a.large() != b.large() {
-			if a.large() {
-				return 1
-			}
-			return -1
-		}
-		return a.size - b.size
-	})
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	atOnce(queue, func(p *process, release func()) {
-		patience := context.Background()
-		if p.large() {
-			patience = ctx
-		}
-		t.examine(patience, w, p, release)
-	})
-}
-
-// atOnce calls do for each process, for some at once, and waits for all. A call may let another one
-// begin before it ends.
-func atOnce(list []*process, do func(p *process, release func())) {
-	slots := make(chan struct{}, lookers)
-	var wg sync.WaitGroup
-	for _, p := range list {
-		slots <- struct{}{}
-		wg.Go(func() {
-			release := sync.OnceFunc(func() { <-slots })
-			defer release()
-			do(p, release)
-		})
-	}
-	wg.Wait()
-}
-
-// manyDescriptors is from how many descriptors on a process may be stopped before it was examined. To
-// examine that many takes some milliseconds. Few processes have so many: databases, proxies, brokers.
-const manyDescriptors = 1024
-
-func (p *process) large() bool { return p.size >= manyDescriptors && !p.spared }
-
-// examine examines one process and puts what it found, or why it found nothing, into p. A process
-// that is being examined already, in an examination that hangs, is not examined again: that one has
-// a thread of this process. It calls release, which lets another examination begin, when it gets on no
-// more.
-func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()) {
-	if p.unexamined != nil {
-		return
-	}
-	if ctx.Err() != nil || t.suspects.has(p.Process) {
-		p.unexamined = errOutOfTime
-		return
-	}
-	if !t.hanging.begin(p.key()) {
-		p.unexamined, p.hung = errHung, true
-		return
-	}
-	x := &examination{w: w, p: p}
-	done := make(chan result, 1)
-	go func() {
-		f, err := x.run()
-		t.hanging.end(p.key())
-		done <- result{f, err}
-	}()
-	if r, ok := await(ctx, t.Clock, x, done, release); !ok {
-		p.unexamined, p.hung = errHung, true
-	} else if p.unexamined = r.err; r.err == nil {
-		p.views, p.opens = r.views, r.opens
-	}
-}
-
-// result is what came of an examination.
-type result struct {
-	findings
-	err error
-}
-
-const (
-	// idleTime is after how long without progress an examination lets another one begin, and
-	// hungTime after how long it is given up. A process whose memory map is locked by a thread
-	// that waits in the kernel keeps readers of the map waiting.
-	idleTime = 20 * time.Millisecond
-	hungTime = 500 * time.Millisecond
-)
-
-// await waits for an examination. When ctx ends it asks the examination to stop. It calls idle when the
-// examination gets on no more, and returns false for one that hangs.
-func await(ctx context.Context, c clock.Clock, x *examination, done <-chan result, idle func()) (result, bool) {
-	progress, since := int64(-1), time.Duration(0)
-	stop := ctx.Done()
-	for {
-		select {
-		case r := <-done:
-			return r, true
-		case <-stop:
-			x.stop.Store(true)
-			stop = nil
-		case <-c.After(idleTime):
-		}
-		now := x.progress.Load()
-		if now != progress {
-			progress, since = now, c.Steady()
-			continue
-		}
-		idle()
-		if c.Steady()-since >= hungTime {
-			x.stop.Store(true)
-			return result{}, false
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package hand
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -21,4 +22,22 @@ func BenchmarkLook(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(processes), "µs/process")
 	b.ReportMetric(float64(processes), "processes")
+}
+
+// BenchmarkExamine measures the examination of a process with very many descriptors: this one. It prints
+// the time for each descriptor.
+func BenchmarkExamine(b *testing.B) {
+	const many = 15_000
+	descriptors(b, many)
+	tool := &Tool{Run: b.TempDir(), Clock: clock.System{}}
+	w, err := tool.list(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := (&examination{w: w, p: &process{Process: Process{PID: os.Getpid()}}}).run(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/many, "ns/descriptor")
 }

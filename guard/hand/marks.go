@@ -119,9 +119,10 @@ func (t *Tool) addMark(id uuid.UUID, m mark) error {
 // pause does, is theirs to let go on: it is not noted. What is stopped already for another dataset
 // is noted for this one too, so that the end of the other fence does not let it go on. ours tells
 // which are noted.
+//
+// The lock is held, and must be until the processes are stopped: whoever lets one continue holds it too.
 func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours []bool, err error) {
-	defer t.lockMarks()()
-	all, err := t.marksOfAll(uuid.Nil)
+	all, err := t.marksOfAll()
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,8 @@ func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours [
 	noted := len(have)
 	ours = make([]bool, len(list))
 	for i, p := range list {
-		if ours[i] = all.has(p.what()) || !halted(p); !ours[i] {
+		cleared := marks[i].kind == markSuspect && t.suspects.isCleared(id, p)
+		if ours[i] = !cleared && (all.has(p.what()) || !halted(p)); !ours[i] {
 			continue
 		}
 		if !slices.Contains(have, marks[i]) {
@@ -150,9 +152,9 @@ type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
 
-// marksOfAll returns what was done to processes and control groups for any dataset but one. The
+// marksOfAll returns what was done to processes and control groups for any dataset except some. The
 // lock is held.
-func (t *Tool) marksOfAll(but uuid.UUID) (marked, error) {
+func (t *Tool) marksOfAll(except ...uuid.UUID) (marked, error) {
 	files, err := os.ReadDir(t.Run)
 	if err != nil {
 		return nil, err
@@ -161,7 +163,7 @@ func (t *Tool) marksOfAll(but uuid.UUID) (marked, error) {
 	for _, f := range files {
 		name, ok := strings.CutSuffix(f.Name(), undoSuffix)
 		id, err := uuid.Parse(name)
-		if !ok || err != nil || id == but {
+		if !ok || err != nil || slices.Contains(except, id) {
 			continue
 		}
 		marks, err := t.marks(id)

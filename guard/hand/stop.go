@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,6 +58,16 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 	return left
 }
 
+// exceptCleared adds to a rule that suspects are harmless that were cleared since the look. They may run
+// again. Whether one was cleared is asked last: a process is cleared before it continues.
+func (t *Tool) exceptCleared(target Target, r rule) rule {
+	harmless := r.suspect
+	r.suspect = func(w *world, p *process) bool {
+		return harmless(w, p) || t.suspects.isCleared(target.Dataset, p.Process)
+	}
+	return r
+}
+
 // until looks at the processes and acts on them until a look finds nobody who could write, or the
 // context ends. A look counts only if nothing had to be done meanwhile: a process that was stopped
 // during a look may have forked one that the look has missed.
@@ -79,6 +88,7 @@ func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
 
 // round is one look and what follows from it. It returns true when the act has ended.
 func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (ended bool, err error) {
+	r = t.exceptCleared(target, r)
 	l := t.looks.begin(ctx, t, target)
 	w, err := l.namespaces(ctx)
 	if err != nil {
@@ -101,7 +111,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	o.Anew = o.Anew || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
-		if r.hung != nil && (p.hung || t.suspects.failed(p.Process)) && !p.protected(target) {
+		if r.hung != nil && (p.hung || t.suspects.failed(p.Process)) && !p.protected(target) && !r.suspect(w, p) {
 			err3 = errors.Join(err3, r.hung(p))
 		}
 	}
@@ -245,7 +255,7 @@ func (t *Tool) alone(g group, target Target, holders []Process) bool {
 // for this one too.
 func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	defer t.lockMarks()()
-	all, err := t.marksOfAll(uuid.Nil)
+	all, err := t.marksOfAll()
 	if err != nil {
 		return false, err
 	}
@@ -268,6 +278,7 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	for i, p := range list {
 		marks[i] = mark{markProcess, p.what()}
 	}
+	defer t.lockMarks()()
 	ours, err := t.noteProcesses(target.Dataset, list, marks)
 	if err != nil {
 		return false, err

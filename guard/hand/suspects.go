@@ -1,12 +1,10 @@
 package hand
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -19,10 +17,10 @@ type suspects struct {
 	mu      sync.Mutex
 	queue   map[processKey]*suspect
 	running bool
-	// cleared are those that were shown, while they were stopped, not to hold a dataset. A later
-	// look that has no time for them need not stop them again: what they could get since, they
-	// would get from a process that runs and holds the dataset.
-	cleared map[uuid.UUID]map[processKey]bool
+	// cleared are those that were shown, while they were stopped, not to hold a dataset, and when
+	// they were last examined. A later look that has no time for them need not stop them again: what
+	// they could get since, they would get from a process that runs and holds the dataset.
+	cleared map[uuid.UUID]map[processKey]time.Duration
 }
 
 // processKey identifies a process. The PID alone does not, because the kernel reuses PIDs.
@@ -36,7 +34,11 @@ func (p Process) key() processKey { return processKey{p.PID, p.Start} }
 type suspect struct {
 	Process
 	targets map[uuid.UUID]Target // of which it may hold something
+	queued  time.Duration        // when, by the steady clock
 	failed  bool                 // its examination failed
+
+	seen  *process // for its examination: what a list of all processes has of it
+	begun bool     // its examination began
 }
 
 // has reports whether a process is queued for examination.
@@ -56,9 +58,48 @@ func (s *suspects) failed(p Process) bool {
 
 // isCleared reports whether a process was shown not to hold a dataset.
 func (s *suspects) isCleared(id uuid.UUID, p Process) bool {
+	_, ok := s.clearedOf([]uuid.UUID{id}, p)
+	return ok
+}
+
+// clearedOf returns when a process was last shown to hold none of some datasets. It is not ok unless it
+// was shown for each of them.
+func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cleared[id][p.key()]
+	for i, id := range ids {
+		one, ok := s.cleared[id][p.key()]
+		if !ok {
+			return 0, false
+		}
+		if i == 0 || one < at {
+			at = one
+		}
+	}
+	return at, len(ids) > 0
+}
+
+// renew notes that a process that was cleared was examined again. What was found counts for itself.
+func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if _, ok := s.cleared[id][p.key()]; ok {
+			s.cleared[id][p.key()] = now
+		}
+	}
+}
+
+// waiting reports whether processes stand still until they are examined.
+func (s *suspects) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range s.queue {
+		if !q.failed {
+			return true
+		}
+	}
+	return false
 }
 
 // forget drops what is known with respect to a dataset.
@@ -75,12 +116,12 @@ func (s *suspects) forget(id uuid.UUID) {
 
 // add queues a process for its examination with respect to a dataset. It reports whether the caller
 // must start the examination of the queue.
-func (s *suspects) add(target Target, p Process) (start bool) {
+func (s *suspects) add(target Target, p Process, now time.Duration) (start bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queue[p.key()]
 	if q == nil {
-		q = &suspect{Process: p, targets: map[uuid.UUID]Target{}}
+		q = &suspect{Process: p, targets: map[uuid.UUID]Target{}, queued: now}
 		if s.queue == nil {
 			s.queue = map[processKey]*suspect{}
 		}
@@ -102,7 +143,7 @@ func (s *suspects) take(tried map[processKey]bool) (list []suspect, targets map[
 		if tried[key] {
 			continue
 		}
-		copied := suspect{Process: q.Process, targets: map[uuid.UUID]Target{}}
+		copied := suspect{Process: q.Process, targets: map[uuid.UUID]Target{}, queued: q.queued}
 		for id, target := range q.targets {
 			copied.targets[id], targets[id] = target, target
 		}
@@ -116,17 +157,17 @@ func (s *suspects) take(tried map[processKey]bool) (list []suspect, targets map[
 
 // settle takes a process off the queue that was examined for some datasets. What it was queued for
 // meanwhile stays.
-func (s *suspects) settle(p suspect, clear []uuid.UUID) {
+func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range clear {
 		if s.cleared == nil {
-			s.cleared = map[uuid.UUID]map[processKey]bool{}
+			s.cleared = map[uuid.UUID]map[processKey]time.Duration{}
 		}
 		if s.cleared[id] == nil {
-			s.cleared[id] = map[processKey]bool{}
+			s.cleared[id] = map[processKey]time.Duration{}
 		}
-		s.cleared[id][p.key()] = true
+		s.cleared[id][p.key()] = now
 	}
 	q := s.queue[p.key()]
 	if q == nil {
@@ -164,17 +205,21 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	if len(stop) == 0 {
 		return false, nil
 	}
+	defer t.lockMarks()()
 	ours, err := t.noteProcesses(target.Dataset, stop, marks)
 	if err != nil {
 		return false, err
 	}
 	var errs []error
 	for i, p := range stop {
-		start = t.suspects.add(target, p) || start
+		if t.suspects.isCleared(target.Dataset, p) { // since the look
+			continue
+		}
 		if ours[i] && !halted(p) {
 			acted = true
 			errs = append(errs, signal(p, unix.SIGSTOP))
 		}
+		start = t.suspects.add(target, p, t.Clock.Steady()) || start
 	}
 	if start {
 		t.wg.Go(t.examineSuspects) // Wait waits for it
@@ -187,111 +232,11 @@ func (t *Tool) resumeSuspects(target Target, marks []mark) {
 	start := false
 	for _, m := range marks {
 		if p, err := m.process(); m.kind == markSuspect && err == nil {
-			start = t.suspects.add(target, p) || start
+			start = t.suspects.add(target, p, t.Clock.Steady()) || start
 		}
 	}
 	if start {
 		t.wg.Go(t.examineSuspects)
-	}
-}
-
-// examineSuspects examines what is queued until nothing is left that it has not tried.
-func (t *Tool) examineSuspects() {
-	tried := map[processKey]bool{}
-	for {
-		list, targets := t.suspects.take(tried)
-		if len(list) == 0 {
-			return
-		}
-		w, err := t.list(targets)
-		for _, s := range list {
-			tried[s.key()] = true
-			if err != nil {
-				t.suspects.fail(s)
-				continue
-			}
-			t.examineSuspect(w, s)
-		}
-	}
-}
-
-func (t *Tool) examineSuspect(w *world, s suspect) {
-	at := slices.IndexFunc(w.procs, func(p *process) bool { return p.PID == s.PID })
-	if at >= 0 {
-		w.identify(w.procs[at])
-	}
-	if at >= 0 && !w.procs[at].is(s.Process) && w.procs[at].unexamined == nil {
-		at = -1 // another process has its PID
-	}
-	if at < 0 {
-		t.resolve(w, s, &process{Process: s.Process}) // it has ended
-		return
-	}
-	p := w.procs[at]
-	if w.weigh(p); p.gone {
-		t.resolve(w, s, &process{Process: s.Process})
-		return
-	}
-	if p.unexamined != nil || !t.hanging.begin(p.key()) {
-		t.suspects.fail(s)
-		return
-	}
-	x := &examination{w: w, p: p}
-	done := make(chan result, 1)
-	go func() {
-		// The hand runs before all that is not real-time. This may take seconds and must not.
-		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
-		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
-		f, err := x.run()
-		t.hanging.end(p.key())
-		done <- result{f, err}
-	}()
-	r, ok := await(context.Background(), t.Clock, x, done, func() {})
-	if !ok || r.err != nil {
-		t.suspects.fail(s)
-		return
-	}
-	p.views, p.opens = r.views, r.opens
-	t.resolve(w, s, p)
-}
-
-// resolve decides about a process that was examined: with respect to each dataset it is a holder,
-// which stays stopped, or is cleared. One that nothing keeps stopped goes on.
-func (t *Tool) resolve(w *world, s suspect, p *process) {
-	defer t.lockMarks()()
-	var clear []uuid.UUID
-	stopped := false
-	for id, target := range s.targets {
-		marks, err := t.marks(id)
-		if err != nil {
-			t.suspects.fail(s)
-			return
-		}
-		suspicion := mark{markSuspect, s.what()}
-		marked := slices.Contains(marks, suspicion)
-		stopped = stopped || marked
-		marks = slices.DeleteFunc(marks, func(m mark) bool { return m == suspicion })
-		fsys := w.filesystem(target)
-		if fsys.ok && w.newHolding(target, fsys.Filesystem).by(p) {
-			if certain := (mark{markProcess, s.what()}); marked && !slices.Contains(marks, certain) {
-				marks = append(marks, certain)
-			}
-		} else {
-			clear = append(clear, id)
-		}
-		if marked {
-			if err := t.setMarks(id, marks); err != nil {
-				t.suspects.fail(s)
-				return
-			}
-		}
-	}
-	t.suspects.settle(s, clear)
-	if !stopped {
-		return
-	}
-	if others, err := t.marksOfAll(uuid.Nil); err == nil && !others.has(s.what()) {
-		_ = signal(s.Process, unix.SIGCONT) // one that is gone, or is not ours to signal, stays as it is
 	}
 }
 

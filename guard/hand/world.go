@@ -4,7 +4,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/mount"
@@ -17,6 +19,8 @@ type world struct {
 	own    mount.Mounts // of the host: this process's namespace
 	mounts *mountTables
 	procs  []*process
+	// datasets are those that somebody asked for.
+	datasets []uuid.UUID
 	// devices are the filesystems of the datasets that somebody asked for: only descriptors
 	// on these are kept.
 	devices []device
@@ -32,12 +36,16 @@ type device struct {
 // process is what was seen of one.
 type process struct {
 	Process
-	size   int     // descriptors, to examine the small ones first
-	host   bool    // its first thread is in the host's mount namespace
-	gone   bool    // it has ended, or is a thread of the kernel, or a hand
-	spared bool    // it is init, an engine or Drover
-	first  *view   // the mount table that its first thread sees, nil for the host's
-	views  []*view // the mount tables that its threads see and the host does not
+	size int  // descriptors, to examine the small ones first
+	host bool // its first thread is in the host's mount namespace
+	// cleared: it has very many descriptors and was shown, while it was stopped, to hold none of the
+	// datasets; clearedAt is when it was last examined.
+	cleared   bool
+	clearedAt time.Duration
+	gone      bool    // it has ended, or is a thread of the kernel, or a hand
+	spared    bool    // it is init, an engine or Drover
+	first     *view   // the mount table that its first thread sees, nil for the host's
+	views     []*view // the mount tables that its threads see and the host does not
 	// opens are what it holds in any other way: open files that it can write to, open
 	// directories, its working and root directory, shared writable mappings.
 	opens []open

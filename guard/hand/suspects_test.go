@@ -1,0 +1,188 @@
+package hand
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// sleeper starts a process that does nothing, and ends it with the test.
+func sleeper(t *testing.T) Process {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	p, err := ProcessOf(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func untilHalted(t *testing.T, p Process, want bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); halted(p) != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("process %d is stopped: %t", p.PID, !want)
+		}
+	}
+}
+
+// The look that could not examine a process is older than the examination that cleared it: the process
+// is not stopped again, and nothing is left on record of it.
+func TestSuspectClearedSinceTheLook(t *testing.T) {
+	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	target := Target{Dataset: uuid.New()}
+	p := sleeper(t)
+	then := tool.Clock.Steady()
+	tool.suspects.settle(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
+	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: errOutOfTime}})
+	tool.Wait()
+	if acted || err != nil || halted(p) {
+		t.Errorf("acted: %t, %v; stopped: %t", acted, err, halted(p))
+	}
+	if marks, err := tool.marks(target.Dataset); len(marks) > 0 || err != nil {
+		t.Errorf("%v, %v", marks, err)
+	}
+	if at, _ := tool.suspects.clearedOf([]uuid.UUID{target.Dataset}, p); at != then {
+		t.Error("it was examined once more")
+	}
+	r := tool.exceptCleared(target, rule{suspect: func(*world, *process) bool { return false }})
+	if !r.suspect(nil, &process{Process: p}) {
+		t.Error("a fence waits for it")
+	}
+}
+
+// Suspects that hold nothing continue, each of them, and are cleared; nothing is left on record.
+func TestSuspectsContinue(t *testing.T) {
+	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	target := Target{Dataset: uuid.New()}
+	var list []*process
+	for range 10 {
+		list = append(list, &process{Process: sleeper(t), unexamined: errOutOfTime})
+	}
+	if acted, err := tool.suspect(target, list); !acted || err != nil {
+		t.Fatalf("acted: %t, %v", acted, err)
+	}
+	tool.Wait()
+	for _, p := range list {
+		untilHalted(t, p.Process, false)
+		if !tool.suspects.isCleared(target.Dataset, p.Process) {
+			t.Errorf("process %d is not cleared", p.PID)
+		}
+	}
+	if marks, err := tool.marks(target.Dataset); len(marks) > 0 || err != nil {
+		t.Errorf("%v, %v", marks, err)
+	}
+}
+
+// What a process opens after its descriptors were read is not seen: its examination waits until it has
+// stopped, but not for good.
+func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
+	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	p := sleeper(t)
+	now := tool.Clock.Steady()
+	if !tool.comesToAHalt([]suspect{{Process: p, queued: now}}) {
+		t.Error("it is examined while it runs")
+	}
+	if tool.comesToAHalt([]suspect{{Process: p, queued: now - haltTime}}) {
+		t.Error("one that cannot be stopped is never examined")
+	}
+	if err := signal(p, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	untilHalted(t, p, true)
+	if tool.comesToAHalt([]suspect{{Process: p, queued: tool.Clock.Steady()}}) {
+		t.Error("it has stopped, and is not examined")
+	}
+}
+
+// descriptors gives this process so many more descriptors until the test ends.
+func descriptors(tb testing.TB, n int) {
+	tb.Helper()
+	f, err := os.CreateTemp(tb.TempDir(), "")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = f.Close() })
+	for range n {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { _ = unix.Close(fd) })
+	}
+}
+
+// A large process that was cleared is left alone for some time, and while others stand still until they
+// are examined. Then a look examines it again: it may have opened the volume anew.
+func TestClearedAreExaminedAgain(t *testing.T) {
+	descriptors(t, manyDescriptors)
+	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	own, err := ProcessOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := Target{Dataset: uuid.New()}
+	other := Process{PID: 1 << 30, Start: 1}
+	for name, c := range map[string]struct {
+		ago     time.Duration
+		waiting bool
+		want    bool
+	}{
+		"just now":                 {-time.Hour, false, false},
+		"some time ago":            {2 * examineAgain, false, true},
+		"while others are stopped": {2 * examineAgain, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := tool.Clock.Steady()
+			tool.suspects.settle(suspect{Process: own}, []uuid.UUID{target.Dataset}, began-c.ago)
+			if c.waiting {
+				tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other}}
+				defer delete(tool.suspects.queue, other.key())
+			}
+			w, err := tool.list(map[uuid.UUID]Target{target.Dataset: target})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tool.examineAll(w, time.Minute)
+			for _, p := range w.procs {
+				if p.PID != own.PID {
+					continue
+				}
+				if examined := p.unexamined == nil; examined != c.want || !examined && !errors.Is(p.unexamined, errOutOfTime) {
+					t.Errorf("examined: %t, %v", examined, p.unexamined)
+				}
+			}
+			if at, _ := tool.suspects.clearedOf(w.datasets, own); (at >= began) != (c.want || c.ago <= 0) {
+				t.Errorf("last examined %v before this look", began-at)
+			}
+		})
+	}
+}
+
+// The examination of suspects leaves the processor to a look that is under way.
+func TestExaminationYieldsToLooks(t *testing.T) {
+	tool := &Tool{Clock: clock.System{}}
+	for _, looking := range []bool{false, true} {
+		tool.looks.looking.Store(looking)
+		x := &examination{}
+		p := &pacer{tool, x, tool.Clock.Steady() - workTime}
+		p.rest()
+		if got := x.progress.Load() > 0; got != looking {
+			t.Errorf("a look is under way: %t; it waited for it: %t", looking, got)
+		}
+	}
+}
