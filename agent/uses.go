@@ -77,9 +77,9 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 	return out
 }
 
-// unuse counts one use less and reports whether that was the dataset's last one. An unknown ID changes
-// nothing. If Podman has given up waiting, its use stays: it keeps its count unless it hears that the
-// unmount succeeded.
+// unuse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID
+// changes nothing. If Podman stops waiting before the end is recorded, its use stays, because Podman also
+// keeps its count of the uses unless it receives an answer without an error.
 func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
 	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
@@ -102,7 +102,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 	return len(r.IDs) == 0, nil
 }
 
-// saveUses is save with a deadline of its own: an unmount that was heard must not be forgotten.
+// saveUses saves a record even if ctx has ended: an Unmount that was received must not be forgotten.
 func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mountRecord) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -112,8 +112,8 @@ func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mountRecord) 
 	return nil
 }
 
-// endUse changes a record as an Unmount of an ID does, and reports whether it changed. The dataset's
-// lock is held.
+// endUse applies an Unmount of an ID to a record and reports whether the record changed. It looks at the
+// host unless mayEndWithoutLook allows an end without that. The dataset's lock is held.
 func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, id string) (changed bool) {
 	c, ok := r.IDs[id]
 	switch {

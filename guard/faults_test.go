@@ -159,8 +159,8 @@ func TestGuardKilledWhenFenced(t *testing.T) {
 	wrote(t, log, e.Fence.At)
 }
 
-// What somebody else has frozen is not fenced, since they can thaw it; it is once they
-// have.
+// A filesystem that another program has frozen is not fenced, because that program can thaw it. It is
+// fenced once the program has thawed it.
 func TestFrozenBySomebodyElse(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
@@ -171,7 +171,7 @@ func TestFrozenBySomebodyElse(t *testing.T) {
 	t.Cleanup(letGo)
 	w.until(t, r.Dataset, "the freeze has failed", func(e guard.Entry) bool {
 		return slices.ContainsFunc(e.Steps, func(s guard.Step) bool {
-			return s.Act == guard.ActFreeze && !s.Done && strings.Contains(s.Note, "somebody else")
+			return s.Act == guard.ActFreeze && !s.Done && strings.Contains(s.Note, "another program has frozen")
 		})
 	})
 	letGo()

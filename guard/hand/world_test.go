@@ -14,7 +14,7 @@ func entry(id, major, minor int, root, point, options string) *mount.Entry {
 	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
 }
 
-// sees is a process in a mount namespace that shows a mount on a directory of another one.
+// sees returns a process whose mount namespace has the mount e on a directory of the mount around.
 func sees(around, e *mount.Entry) process {
 	e.Parent = around.ID
 	table := mount.Mounts{around, e}
@@ -22,7 +22,7 @@ func sees(around, e *mount.Entry) process {
 	return process{first: v, views: []*view{v}}
 }
 
-// opened is a process that has a file open.
+// opened returns a process that has a file open through the mount m.
 func opened(m *mount.Entry, in *view, link string) process {
 	return process{opens: []open{place(seenMount{m, in}, link)}}
 }
@@ -31,7 +31,7 @@ func isHolder(own mount.Mounts, target Target, p process) bool {
 	return len((&world{own: own, procs: []*process{&p}}).holders(target)) == 1
 }
 
-// Who holds a dataset that is a folder of a filesystem.
+// Which processes hold a dataset that is a folder of a filesystem.
 func TestHolders(t *testing.T) {
 	const path = "/root/mnt/uuid"
 	own := mount.Mounts{entry(1, 8, 1, "/", "/", "rw"), entry(2, 8, 1, "/pool/uuid", path, "rw")}
@@ -71,8 +71,8 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// Who holds a dataset that is a folder of a share, where a mount says by its inode what it is of,
-// or does not say it.
+// Which processes hold a dataset that is a folder of an NFS share. The root of a mount is known by its
+// inode, or not known.
 func TestHoldersOnAShare(t *testing.T) {
 	const path = "/root/mnt/uuid"
 	shared := func(id int, root, point string) *mount.Entry {
@@ -124,8 +124,8 @@ func TestHoldersOnAShare(t *testing.T) {
 	}
 }
 
-// When the host has nothing mounted on the paths, it is what was seen there; a device that
-// is mounted in another place is another dataset's.
+// If nothing is mounted on the paths of a dataset, its filesystem is the one that Bind found there. If the
+// host has mounted that device elsewhere, it belongs to another dataset.
 func TestFilesystem(t *testing.T) {
 	was := mount.Filesystem{Major: 7, Minor: 1, Root: "/"}
 	for name, c := range map[string]struct {
@@ -163,7 +163,8 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// What is noted is noted once, in order, and only whole; Forget drops it.
+// Each mark is recorded once, and marks keep their order. A mark with a newline is refused. Forget removes
+// all marks.
 func TestMarks(t *testing.T) {
 	tool := &Tool{Run: t.TempDir()}
 	id := uuid.New()
