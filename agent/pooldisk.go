@@ -125,7 +125,7 @@ func (p *pools) probe(ctx context.Context, id uuid.UUID) {
 	written := false
 	var failed error
 	err := p.ask(ctx, id, func(b backends.Pool) {
-		// Not between the two halves of a raise, which this would undo.
+		// Not while this host raises the generation: the old one would be written over the new one.
 		unlock, err := p.identities.lock(ctx, id, "probe of pool "+p.name(id))
 		if err != nil {
 			return // drover stops
@@ -135,6 +135,9 @@ func (p *pools) probe(ctx context.Context, id uuid.UUID) {
 			return
 		}
 		g, err := b.Generation()
+		if p.one(id).rec.Share != uuid.Nil {
+			g++ // other hosts raise it too, without this lock: what they raised is never taken back
+		}
 		if err == nil {
 			err = b.Raise(g)
 		}

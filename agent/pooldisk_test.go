@@ -268,6 +268,32 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	}
 }
 
+// A probe of a share writes a later generation, as another host may raise it between the look and the
+// write.
+func TestProbeOfAShare(t *testing.T) {
+	f := newFlock(t, "nfs", "nfs")
+	p, _ := f.a.pools.byName("default")
+	at := func() uint64 {
+		t.Helper()
+		g, err := f.a.thePool().Generation()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	await(t, func() bool { return at() > 0 && !f.a.pools.one(p.ID).due && !f.a.pools.one(p.ID).raising })
+	before := at()
+	<-f.a.pools.suspect(p.ID, unix.EIO).done
+	if now := at(); now <= before {
+		t.Errorf("generation %d after %d", now, before)
+	}
+	for _, h := range f.hosts {
+		if op, _ := h.pools.byName("default"); op.held() != "" {
+			t.Errorf("%s: %s", h.NodeName, op.held())
+		}
+	}
+}
+
 // A probe of a disk that hangs ends: the pool is offline as one that hangs.
 func TestProbeOfAHangingDisk(t *testing.T) {
 	r, h, _, _ := hungRig(t)
