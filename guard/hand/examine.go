@@ -29,8 +29,8 @@ type examination struct {
 	w *world
 	p *process
 
-	// stop asks the examination to end with errOutOfTime. progress grows while it gets on: one
-	// that does not is waiting in the kernel.
+	// stop asks the examination to end with errOutOfTime. progress grows as long as it makes progress;
+	// otherwise it waits in the kernel.
 	stop     atomic.Bool
 	progress atomic.Int64
 	// pace, if set, is called after each chunk of work. It may rest.
@@ -43,11 +43,11 @@ type findings struct {
 	opens []open
 }
 
-// chunk is how many descriptors are read between two looks at stop.
+// chunk is the number of descriptors that are read between two checks of stop.
 const chunk = 256
 
-// goOn ends a chunk of work. It fails when the examination must stop.
-func (x *examination) goOn() error {
+// endChunk is called after each chunk of work. It fails if the examination must stop.
+func (x *examination) endChunk() error {
 	x.progress.Add(1)
 	if x.pace != nil {
 		x.pace()
@@ -58,8 +58,8 @@ func (x *examination) goOn() error {
 	return nil
 }
 
-// run examines the process. The error is nil when it was examined as a whole, or has ended; then
-// nothing was found.
+// run examines the process. The error is nil if the process was examined completely, or has ended. It is
+// errOutOfTime if stop was set.
 func (x *examination) run() (f findings, err error) {
 	dir := procDir(x.p.PID) + "/task"
 	tasks, err := os.ReadDir(dir)
@@ -83,7 +83,7 @@ func (x *examination) run() (f findings, err error) {
 		if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
 			return findings{}, err
 		}
-		if err := x.goOn(); err != nil {
+		if err := x.endChunk(); err != nil {
 			return findings{}, err
 		}
 	}
@@ -151,21 +151,21 @@ func (x *examination) descriptors(at string, f *findings) error {
 				return err
 			}
 		}
-		if err := x.goOn(); err != nil {
+		if err := x.endChunk(); err != nil {
 			return err
 		}
 	}
 }
 
 // descriptor examines one descriptor, or the working or root directory: a link in the folder dir of the
-// thread at. It counts if it is on one of the filesystems that are asked for and can be written
-// through: a file that is open for writing, or any directory.
+// thread at. It adds it to f if it is on one of w.devices and the thread can write through it: a file
+// that is open for writing, or any directory.
 //
-// Most descriptors cost one system call, by a path of one name: to walk from /proc would cost as much
-// again. The link is not read unless the filesystem is asked for.
+// Most descriptors need only one system call, relative to dir: a path from /proc would take twice the
+// time. The link is read only if the filesystem is one of w.devices.
 //
-// A descriptor on a detached mount (umount2(2), MNT_DETACH) has the ID of no mount in any table. It
-// is told by the device of its file, and its path is not known.
+// A descriptor on a detached mount (umount2(2), MNT_DETACH) has a mount ID that is in no table. It is
+// recognized by the device of its file, and its path is unknown.
 func (x *examination) descriptor(dir *os.File, at, name string, f *findings) error {
 	var st unix.Statx_t
 	const fields = unix.STATX_MNT_ID | unix.STATX_TYPE

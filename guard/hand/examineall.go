@@ -10,11 +10,12 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// examineAll reads the descriptors of all processes. Of those that have very many it reads as many as
-// the time allows, the smaller ones first; all others are always read, however busy the host is.
+// examineAll reads the descriptors of all processes. Processes that are not large are always examined,
+// however busy the host is. Large processes are examined as long as within allows, the ones with fewer
+// descriptors first.
 //
-// Large ones that were examined while they were stopped are last. All of them get their turn: the one
-// whose examination is the longest ago is the first of them.
+// Large processes that were cleared, which means that they were examined while they were stopped, come
+// last. Among these, the one whose last examination is the oldest is first, so that each gets its turn.
 func (t *Tool) examineAll(w *world, within time.Duration) {
 	atOnce(lookers, w.procs, func(p *process, _ func()) {
 		if w.weigh(p); p.large() {
@@ -39,6 +40,7 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 	})
 }
 
+// falseFirst compares two values for a sort that puts false before true.
 func falseFirst(a, b bool) int {
 	switch {
 	case a == b:
@@ -49,8 +51,8 @@ func falseFirst(a, b bool) int {
 	return -1
 }
 
-// atOnce calls do for each of a list, for n of them at once, and waits for all. A call may let another
-// one begin before it ends.
+// atOnce calls do for each element of a list, n at a time, and waits for all calls. A call can call release
+// so that another one begins before it ends.
 func atOnce[T any](n int, list []T, do func(p T, release func())) {
 	slots := make(chan struct{}, n)
 	var wg sync.WaitGroup
@@ -65,20 +67,22 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 	wg.Wait()
 }
 
-// examineAgain is how long a large process that was examined while it was stopped is left alone by looks,
-// and longer while other processes stand still until they are examined: these need the processor more.
+// examineAgain is the minimum time between two examinations of a cleared process by looks. While other
+// processes are stopped for their examination, looks do not examine cleared processes at all: the
+// processor time is needed for the stopped ones.
 const examineAgain = 5 * time.Second
 
-// manyDescriptors is from how many descriptors on a process may be stopped before it was examined. To
-// examine that many takes some milliseconds. Few processes have so many: databases, proxies, brokers.
+// manyDescriptors is the number of descriptors from which a process is large. Examining that many takes
+// some milliseconds. Few processes have so many: databases, proxies, message brokers.
 const manyDescriptors = 1024
 
+// large reports whether a process may be stopped before it is examined, because that takes long.
 func (p *process) large() bool { return p.size >= manyDescriptors && !p.spared }
 
-// examine examines one process and puts what it found, or why it found nothing, into p. A process
-// that is being examined already, in an examination that hangs, is not examined again: that one has
-// a thread of this process. It calls release, which lets another examination begin, when it gets on no
-// more.
+// examine examines one process and stores the findings, or the error, in p. If an earlier examination of
+// the same process still hangs, it does not start another one, because each that hangs occupies a thread
+// of the hand. When the examination makes no progress, examine calls release, so that another one can
+// begin.
 func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()) {
 	if p.unexamined != nil {
 		return
@@ -105,22 +109,22 @@ func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()
 	}
 }
 
-// result is what came of an examination.
+// result is the result of an examination.
 type result struct {
 	findings
 	err error
 }
 
 const (
-	// idleTime is after how long without progress an examination lets another one begin, and
-	// hungTime after how long it is given up. A process whose memory map is locked by a thread
-	// that waits in the kernel keeps readers of the map waiting.
+	// An examination without progress for idleTime lets another one begin, and without progress for
+	// hungTime counts as hung. It hangs, for instance, if a thread of the examined process waits in the
+	// kernel while it holds the lock of the memory map.
 	idleTime = 20 * time.Millisecond
 	hungTime = 500 * time.Millisecond
 )
 
-// await waits for an examination. When ctx ends it asks the examination to stop. It calls idle when the
-// examination gets on no more, and returns false for one that hangs.
+// await waits for the result of an examination. When ctx ends, it asks the examination to stop. It calls
+// idle when the examination makes no progress. It returns false if the examination hangs.
 func await(ctx context.Context, c clock.Clock, x *examination, done <-chan result, idle func()) (result, bool) {
 	progress, since := int64(-1), time.Duration(0)
 	stop := ctx.Done()

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// batchTime is for how long a batch begins examinations. The suspects that are left are examined
-	// in the next batch, by a new list of all processes and together with those that were stopped since.
+	// batchTime is how long a batch starts examinations. The remaining suspects are examined in the next
+	// batch, with a new list of all processes, together with processes that were stopped meanwhile.
 	batchTime = 5 * time.Second
-	// haltTime is how long the examination of a suspect waits until the suspect has stopped. One that
-	// a debugger keeps running, or that waits in the kernel, is examined then all the same.
+	// haltTime is how long an examination waits for its suspect to stop. Then it begins even if the
+	// suspect still runs, because a debugger continues it or because it waits in the kernel.
 	haltTime = time.Second
 )
 
-// examineSuspects examines what is queued until nothing is left that it has not tried.
+// examineSuspects examines the queued suspects until it has tried each of them.
 func (t *Tool) examineSuspects() {
 	tried := map[processKey]bool{}
 	for {
@@ -30,7 +30,7 @@ func (t *Tool) examineSuspects() {
 		if len(list) == 0 {
 			return
 		}
-		if t.comesToAHalt(list) {
+		if t.waitForHalt(list) {
 			continue
 		}
 		w, err := t.list(targets)
@@ -47,13 +47,13 @@ func (t *Tool) examineSuspects() {
 	}
 }
 
-// comesToAHalt waits a little if a suspect has not stopped yet but may do so in time. What a process
-// opens after its descriptors were read is not seen. And the fence waits until all have stopped: they
-// need the processor for that.
-func (t *Tool) comesToAHalt(list []suspect) bool {
+// waitForHalt waits for a moment and returns true if any suspect has not stopped yet and haltTime has not
+// passed for it. A suspect must stop first because the examination does not find files that it opens
+// later. Besides, the fence waits until all suspects have stopped, and they need processor time for that.
+func (t *Tool) waitForHalt(list []suspect) bool {
 	table, err := mount.Table()
 	if err != nil {
-		return false // which the list of processes fails with too
+		return false // the caller's list of processes fails with the same error
 	}
 	now := t.Clock.Steady()
 	for _, s := range list {
@@ -65,8 +65,8 @@ func (t *Tool) comesToAHalt(list []suspect) bool {
 	return false
 }
 
-// examineBatch examines suspects, one for each processor at once. Those with the fewest descriptors are
-// first, so that few wait for long. It returns the suspects whose examination began.
+// examineBatch examines suspects, one for each processor at a time. Suspects with few descriptors come
+// first, so that most of them are stopped only briefly. It returns the suspects whose examination began.
 func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	procs := make(map[int]*process, len(w.procs))
 	for _, p := range w.procs {
@@ -79,8 +79,8 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	}
 	slices.SortStableFunc(queue, func(a, b *suspect) int { return a.seen.size - b.seen.size })
 	began := t.Clock.Steady()
-	// One that makes no progress keeps its place until it is given up. On a host so busy that examinations
-	// only seem to hang, all of them would be under way at once otherwise, and looks would wait for them.
+	// An examination that makes no progress does not release its slot. Otherwise, on a host so busy that
+	// examinations only seem to hang, all of them would run at once, and looks would wait for them.
 	atOnce(runtime.GOMAXPROCS(0), queue, func(s *suspect, _ func()) {
 		if s.begun = t.Clock.Steady()-began < batchTime; s.begun {
 			t.examineSuspect(w, *s)
@@ -94,7 +94,8 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	return begun
 }
 
-// seen returns what a look saw of a suspect under its PID. It is gone if the PID is another process's now.
+// seen returns p, the process that a look found under the PID of a suspect. If that is nil or a different
+// process, the suspect has ended, and seen returns a process with gone set.
 func (w *world) seen(p *process, s Process) *process {
 	if p != nil {
 		if w.weigh(p); !p.gone && (p.is(s) || p.unexamined != nil) {
@@ -104,6 +105,7 @@ func (w *world) seen(p *process, s Process) *process {
 	return &process{Process: s, gone: true}
 }
 
+// examineSuspect examines one suspect without a time limit, and resolves it.
 func (t *Tool) examineSuspect(w *world, s suspect) {
 	p := s.seen
 	if p.gone {
@@ -132,29 +134,29 @@ func (t *Tool) examineSuspect(w *world, s suspect) {
 }
 
 const (
-	// workTime is how long the examination of a suspect works before it rests, for one restPart of the
-	// time that it worked and at most for restTime.
+	// workTime is how long the examination of a suspect works before it rests. It rests for the time
+	// that it worked divided by restPart, but at most for restTime.
 	workTime = 5 * time.Millisecond
 	restPart = 2
 	restTime = 10 * time.Millisecond
-	// lookRests bounds the rests, of restTime each, while a look is under way.
+	// lookRests is the maximum number of additional rests, of restTime each, while a look is under way.
 	lookRests = 10
 )
 
-// pacer makes the examination of a suspect rest. The hand runs before all that is not real-time, and such
-// examinations may take many seconds: a third of each processor is left to others. While a look is under
-// way nearly all is: a fence waits for the look.
+// pacer makes the examination of a suspect rest. The hand has real-time priority and such an examination
+// may take many seconds, so it leaves a third of each processor to other processes. While a look is under
+// way it leaves nearly everything, because a fence waits for the look.
 //
-// A thread of a lower priority would be no help. While it waits for the processor it keeps one of the
-// few places that Go has for threads that run (GOMAXPROCS), and the fence waits for it. Nor would it get
-// far on a busy host, where the stopped processes wait for it.
+// A thread with a lower priority would not help. While it waits for a processor, it occupies one of the
+// few slots for running threads in Go (GOMAXPROCS), and the fence waits for it. On a busy host it would
+// also progress too slowly for the stopped processes, which wait for it.
 type pacer struct {
 	t     *Tool
 	x     *examination
 	since time.Duration
 }
 
-// rest rests if it is time to.
+// rest rests if the examination has worked for workTime.
 func (p *pacer) rest() {
 	worked := p.t.Clock.Steady() - p.since
 	if worked < workTime {
@@ -162,14 +164,15 @@ func (p *pacer) rest() {
 	}
 	<-p.t.Clock.After(min(worked/restPart, restTime))
 	for i := 0; i < lookRests && p.t.looks.looking.Load(); i++ {
-		p.x.progress.Add(1) // it does not hang
+		p.x.progress.Add(1) // so that await does not count the examination as hung
 		<-p.t.Clock.After(restTime)
 	}
 	p.since = p.t.Clock.Steady()
 }
 
-// resolve decides about a process that was examined: with respect to each dataset it is a holder,
-// which stays stopped, or is cleared. It continues at once unless something keeps it stopped.
+// resolve applies the result of the examination of a suspect. For each dataset the process is a holder,
+// and its suspicion becomes a markProcess, or it is cleared. It continues at once, unless it is a holder
+// or is stopped for another dataset.
 func (t *Tool) resolve(w *world, s suspect, p *process) {
 	defer t.lockMarks()()
 	elsewhere, err := t.marksOfAll(slices.Collect(maps.Keys(s.targets))...)
@@ -208,6 +211,6 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 	}
 	t.suspects.settle(s, clear, t.Clock.Steady())
 	if stopped && !kept {
-		_ = signal(s.Process, unix.SIGCONT) // one that is gone, or is not ours to signal, stays as it is
+		_ = signal(s.Process, unix.SIGCONT) // an error means that the process has ended, or that we may not signal it
 	}
 }

@@ -21,10 +21,10 @@ import (
 const (
 	// lookers is how many processes are examined at once.
 	lookers = 4
-	// examineTime bounds the examination of processes with very many descriptors in one look,
-	// together with the part of its context that the caller has left. Those that are not examined
-	// by then are stopped first. It is so short that the second look of a rung has as much time as
-	// the first: otherwise that one has others to stop, and the rung needs a third.
+	// examineTime bounds the time that one look spends on large processes. The other bound is the
+	// remaining time of the caller divided by examinePart. Large processes that are not examined by
+	// then are stopped first. examineTime is short, so that the second look of a rung has as much time
+	// as the first. Otherwise the second would find more processes to stop, and need a third look.
 	examineTime = 150 * time.Millisecond
 	examinePart = 3
 )

@@ -58,8 +58,8 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 	return left
 }
 
-// exceptCleared adds to a rule that suspects are harmless that were cleared since the look. They may run
-// again. Whether one was cleared is asked last: a process is cleared before it continues.
+// exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although it
+// may run again. The check for cleared comes last, because a process is cleared before it continues.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
 	harmless := r.suspect
 	r.suspect = func(w *world, p *process) bool {
@@ -68,9 +68,9 @@ func (t *Tool) exceptCleared(target Target, r rule) rule {
 	return r
 }
 
-// until looks at the processes and acts on them until a look finds nobody who could write, or the
-// context ends. A look counts only if nothing had to be done meanwhile: a process that was stopped
-// during a look may have forked one that the look has missed.
+// until looks at all processes and acts on them, again and again, until a look finds no process that
+// could write, or the context ends. If anything had to be done during a look, the look does not count:
+// a process may have forked another one before it was stopped, and the look may have missed that one.
 func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
 	ctx, end := t.beginAct(ctx, target.Dataset)
 	defer end()

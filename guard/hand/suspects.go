@@ -17,9 +17,9 @@ type suspects struct {
 	mu      sync.Mutex
 	queue   map[processKey]*suspect
 	running bool
-	// cleared are those that were shown, while they were stopped, not to hold a dataset, and when
-	// they were last examined. A later look that has no time for them need not stop them again: what
-	// they could get since, they would get from a process that runs and holds the dataset.
+	// cleared contains, for each dataset, the processes that were shown not to hold it while they were
+	// stopped, and the time of their last examination. If a later look has no time for them, they need
+	// not be stopped again: they could get the dataset only from another process that runs and holds it.
 	cleared map[uuid.UUID]map[processKey]time.Duration
 }
 
@@ -31,13 +31,14 @@ type processKey struct {
 
 func (p Process) key() processKey { return processKey{p.PID, p.Start} }
 
+// suspect is a process that is queued for examination.
 type suspect struct {
 	Process
-	targets map[uuid.UUID]Target // of which it may hold something
-	queued  time.Duration        // when, by the steady clock
+	targets map[uuid.UUID]Target // the datasets that it may hold
+	queued  time.Duration        // when it was queued, by the steady clock
 	failed  bool                 // its examination failed
 
-	seen  *process // for its examination: what a list of all processes has of it
+	seen  *process // what the list of all processes contains about it
 	begun bool     // its examination began
 }
 
@@ -62,8 +63,8 @@ func (s *suspects) isCleared(id uuid.UUID, p Process) bool {
 	return ok
 }
 
-// clearedOf returns when a process was last shown to hold none of some datasets. It is not ok unless it
-// was shown for each of them.
+// clearedOf returns when a process that is cleared for all of some datasets was last examined. ok is false
+// if it is not cleared for one of them.
 func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +80,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew notes that a process that was cleared was examined again. What was found counts for itself.
+// renew records that a look examined a cleared process again. It does not matter what the look found: the
+// look uses its findings itself.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +92,7 @@ func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	}
 }
 
-// waiting reports whether processes stand still until they are examined.
+// waiting reports whether any process is stopped until it has been examined.
 func (s *suspects) waiting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +104,7 @@ func (s *suspects) waiting() bool {
 	return false
 }
 
-// forget drops what is known with respect to a dataset.
+// forget removes a dataset from the queue and from cleared.
 func (s *suspects) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

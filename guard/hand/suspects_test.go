@@ -94,17 +94,17 @@ func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
 	p := sleeper(t)
 	now := tool.Clock.Steady()
-	if !tool.comesToAHalt([]suspect{{Process: p, queued: now}}) {
+	if !tool.waitForHalt([]suspect{{Process: p, queued: now}}) {
 		t.Error("it is examined while it runs")
 	}
-	if tool.comesToAHalt([]suspect{{Process: p, queued: now - haltTime}}) {
+	if tool.waitForHalt([]suspect{{Process: p, queued: now - haltTime}}) {
 		t.Error("one that cannot be stopped is never examined")
 	}
 	if err := signal(p, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	untilHalted(t, p, true)
-	if tool.comesToAHalt([]suspect{{Process: p, queued: tool.Clock.Steady()}}) {
+	if tool.waitForHalt([]suspect{{Process: p, queued: tool.Clock.Steady()}}) {
 		t.Error("it has stopped, and is not examined")
 	}
 }

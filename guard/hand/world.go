@@ -19,35 +19,34 @@ type world struct {
 	own    mount.Mounts // of the host: this process's namespace
 	mounts *mountTables
 	procs  []*process
-	// datasets are those that somebody asked for.
+	// datasets are the datasets whose holders are wanted.
 	datasets []uuid.UUID
-	// devices are the filesystems of the datasets that somebody asked for: only descriptors
-	// on these are kept.
+	// devices are the filesystems of these datasets. Descriptors on other filesystems are ignored.
 	devices []device
 }
 
-// device is a filesystem by its device numbers: those in a mount table, and those that stat(2)
-// reports, which differ on btrfs. The latter are zero when they are not known.
+// device identifies a filesystem by its device number in a mount table and by the one that stat(2)
+// reports. They differ on btrfs. The latter is zero if it is unknown.
 type device struct {
 	major, minor         int
 	statMajor, statMinor int
 }
 
-// process is what was seen of one.
+// process is what a look has found out about a process.
 type process struct {
 	Process
-	size int  // descriptors, to examine the small ones first
+	size int  // the number of descriptors: processes with few are examined first
 	host bool // its first thread is in the host's mount namespace
-	// cleared: it has very many descriptors and was shown, while it was stopped, to hold none of the
-	// datasets; clearedAt is when it was last examined.
+	// cleared is true for a large process that was shown to hold none of the datasets while it was
+	// stopped. clearedAt is the time of its last examination.
 	cleared   bool
 	clearedAt time.Duration
 	gone      bool    // it has ended, or is a thread of the kernel, or a hand
 	spared    bool    // it is init, an engine or Drover
 	first     *view   // the mount table that its first thread sees, nil for the host's
 	views     []*view // the mount tables that its threads see and the host does not
-	// opens are what it holds in any other way: open files that it can write to, open
-	// directories, its working and root directory, shared writable mappings.
+	// opens are the files through which it can write without such a mount: files open for writing,
+	// open directories, its working and root directory, and shared writable mappings.
 	opens []open
 	// unexamined is the error that prevented reading its descriptors or one of its mount tables. Such
 	// a process may hold any dataset. hung is true if the kernel does not finish the read.
