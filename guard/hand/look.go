@@ -192,7 +192,7 @@ func (w *world) first(pid int) *process {
 		p.host = true
 	case err == nil:
 		p.views = []*view{v}
-		if w.identify(p); p.Start != 0 { // what is read of it without a lock does not change later
+		if w.identify(p); p.Start != 0 { // holdersByMounts reads the identity later, without a lock
 			p.first = v
 		}
 	case !mount.Ended(err): // the first thread of a process may have ended before the others

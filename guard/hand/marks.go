@@ -115,12 +115,13 @@ func (t *Tool) addMark(id uuid.UUID, m mark) error {
 	return t.setMarks(id, append(have, m))
 }
 
-// noteProcesses notes one mark for each process, all at once. What others have stopped, as docker
-// pause does, is theirs to let go on: it is not noted. What is stopped already for another dataset
-// is noted for this one too, so that the end of the other fence does not let it go on. ours tells
-// which are noted.
+// noteProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the
+// mark was added. A process that another program has stopped, such as docker pause, gets no mark, because
+// that program will continue it. A process that is already stopped for another dataset gets a mark for
+// this one too, so that it stays stopped when the other fence ends.
 //
-// The lock is held, and must be until the processes are stopped: whoever lets one continue holds it too.
+// The lock is held. The caller must hold it until the processes are stopped, because Undo and resolve hold
+// it while they let a process continue.
 func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours []bool, err error) {
 	all, err := t.marksOfAll()
 	if err != nil {
@@ -152,7 +153,7 @@ type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
 
-// marksOfAll returns what was done to processes and control groups for any dataset except some. The
+// marksOfAll returns the processes and control groups that are marked for any dataset except some. The
 // lock is held.
 func (t *Tool) marksOfAll(except ...uuid.UUID) (marked, error) {
 	files, err := os.ReadDir(t.Run)

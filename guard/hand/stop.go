@@ -86,7 +86,8 @@ func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
 	}
 }
 
-// round is one look and what follows from it. It returns true when the act has ended.
+// round performs one look and acts on its result. ended is true if the act is done or the context has
+// ended.
 func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (ended bool, err error) {
 	r = t.exceptCleared(target, r)
 	l := t.looks.begin(ctx, t, target)
@@ -251,8 +252,8 @@ func (t *Tool) alone(g group, target Target, holders []Process) bool {
 	return true
 }
 
-// freezeGroup freezes a group unless somebody has. One that is frozen for another dataset is noted
-// for this one too.
+// freezeGroup freezes a group, unless it is frozen already. A group that is already frozen for another
+// dataset gets a mark for this one too.
 func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	defer t.lockMarks()()
 	all, err := t.marksOfAll()

@@ -157,8 +157,8 @@ func (s *suspects) take(tried map[processKey]bool) (list []suspect, targets map[
 	return list, targets
 }
 
-// settle takes a process off the queue that was examined for some datasets. What it was queued for
-// meanwhile stays.
+// settle removes a process from the queue after it was examined for p.targets, and clears it for some of
+// these datasets. It stays queued for datasets that were added meanwhile.
 func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
