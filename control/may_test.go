@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/google/uuid"
@@ -132,5 +133,31 @@ func TestNameOfTheCertificate(t *testing.T) {
 	}
 	if nodes, err := e.NodeList(e.ctx, ""); err != nil || len(nodes) != 1 || nodes[0].Name != "alpha" {
 		t.Errorf("%+v, %v", nodes, err)
+	}
+}
+
+// What the answer to a node turns on is that very node: not any that is named, nor a certificate of another kind.
+func TestI1WhatNoOtherNodeMay(t *testing.T) {
+	e := newEnv(t)
+	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
+	d := a.create("db")
+	e.change(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { d.SpelledBy = b.id })
+	remove := dataset.Operation{Kind: dataset.OpDelete, Node: a.id, Volume: "db", DatasetID: d.ID}
+	create := dataset.Operation{Kind: dataset.OpCreate, Node: a.id, Volume: "new"}
+	folder := dataset.Operation{Kind: dataset.OpImport, Node: a.id, Volume: "new", Path: "/etc"}
+	for name, x := range map[string]struct {
+		who  pki.Identity
+		op   dataset.Operation
+		want error
+	}{
+		"delete what its engine made":            {nodeNamed("beta", b.id), remove, nil},
+		"delete what another's engine made":      {nodeNamed("gamma", c.id), remove, dataset.ErrForbidden},
+		"have a volume made elsewhere":           {nodeNamed("gamma", c.id), create, nil},
+		"import a folder of another host":        {nodeNamed("gamma", c.id), folder, dataset.ErrForbidden},
+		"create with a certificate of control's": {pki.Identity{Kind: pki.Control, Name: "c2"}, create, dataset.ErrForbidden},
+	} {
+		if err := newTx(as(x.who), e.store).may(&x.op); !errors.Is(err, x.want) {
+			t.Errorf("%s: %v, want %v", name, err, x.want)
+		}
 	}
 }
