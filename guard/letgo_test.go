@@ -1,0 +1,117 @@
+package guard_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/guard"
+)
+
+// overdue is a dataset at epoch 3 that is fenced, as its deadline passed.
+func (b *bench) overdue(t *testing.T) guard.Registration {
+	t.Helper()
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	b.clock.advance(2*time.Minute, false)
+	b.until(t, r.Dataset, guard.StateFenced)
+	return r
+}
+
+// I1: what is fenced at one epoch is let go of for no other one, be that earlier or later.
+func TestI1LetGoOfAtItsEpochAlone(t *testing.T) {
+	b := newBench(t)
+	r := b.overdue(t)
+	for _, epoch := range []uint64{2, 4} {
+		if _, err := b.Thaw(t.Context(), r.Dataset, epoch, b.clock.Boottime()+time.Minute); !isKind(err, "stale") {
+			t.Errorf("thawed for epoch %d: %v", epoch, err)
+		}
+		if _, err := b.Supersede(t.Context(), r.Dataset, epoch); !isKind(err, "stale") {
+			t.Errorf("given up for epoch %d: %v", epoch, err)
+		}
+		if e := b.entry(r.Dataset); e.State != guard.StateFenced {
+			t.Errorf("after epoch %d: %+v", epoch, e)
+		}
+	}
+	armed := b.registered(t, guard.PolicyKill, time.Minute)
+	for _, epoch := range []uint64{2, 4} {
+		if err := b.Release(t.Context(), armed.Dataset, epoch); !isKind(err, "stale") || b.entry(armed.Dataset).State != guard.StateArmed {
+			t.Errorf("released for epoch %d: %v, %+v", epoch, err, b.entry(armed.Dataset))
+		}
+	}
+}
+
+// I1: what is armed at one epoch is not registered, nor checked, at an earlier one.
+func TestI1EarlierEpochIsNotRegistered(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	r.Epoch = 2
+	if _, err := b.Register(t.Context(), r); !isKind(err, "stale") || b.entry(r.Dataset).Epoch != 3 {
+		t.Errorf("%v, %+v", err, b.entry(r.Dataset))
+	}
+	for _, epoch := range []uint64{2, 4} {
+		if _, err := b.Check(t.Context(), r.Dataset, epoch); !isKind(err, "stale") {
+			t.Errorf("checked for epoch %d: %v", epoch, err)
+		}
+	}
+}
+
+// I1: what is fenced goes on only until a moment that is to come, and soon.
+func TestI1ThawedUntilAMomentToCome(t *testing.T) {
+	b := newBench(t)
+	r := b.overdue(t)
+	for ahead, code := range map[time.Duration]string{0: "stale", -time.Second: "stale", guard.MaxAhead + 1: "invalid"} {
+		if _, err := b.Thaw(t.Context(), r.Dataset, 3, b.clock.Boottime()+ahead); !isKind(err, code) || b.entry(r.Dataset).State != guard.StateFenced {
+			t.Errorf("%v ahead: %v, %+v", ahead, err, b.entry(r.Dataset))
+		}
+	}
+}
+
+// I1: a dataset whose deadline has passed is not forgotten, though the guard has not come to fence it.
+func TestI1OverdueIsNotReleased(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	b.clock.advance(2*time.Minute, true) // and no alarm rings
+	if err := b.Release(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
+		t.Errorf("released: %v", err)
+	}
+	b.until(t, r.Dataset, guard.StateFenced)
+}
+
+// I1: what another request is changing is not forgotten.
+func TestI1ReleasedWhileItIsRegistered(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	disk := make(chan struct{})
+	b.hand.mu.Lock()
+	b.hand.hangs = disk
+	b.hand.mu.Unlock()
+	r.Epoch = 4
+	done := make(chan error, 1)
+	go func() { _, err := b.Register(t.Context(), r); done <- err }()
+	await(t, "it is being registered", func() bool { return b.entry(r.Dataset).Epoch == 4 }, func() string { return "it is not" })
+	if err := b.Release(t.Context(), r.Dataset, 4); !isKind(err, "conflict") {
+		t.Errorf("released: %v", err)
+	}
+	close(disk)
+	if err := <-done; err != nil || b.entry(r.Dataset).State != guard.StateArmed {
+		t.Errorf("%v, %+v", err, b.entry(r.Dataset))
+	}
+}
+
+// I1: what is given up is not thawed before everybody who could write was killed.
+func TestI1NotThawedBeforeAllAreKilled(t *testing.T) {
+	b := newBench(t)
+	r := b.overdue(t)
+	b.hand.mu.Lock()
+	b.hand.fails["condemn"] = true
+	b.hand.mu.Unlock()
+	if _, err := b.Supersede(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
+		t.Errorf("given up: %v", err)
+	}
+	if slices.Contains(b.hand.acts(), guard.ActThaw) {
+		t.Errorf("thawed: %v", b.hand.acts())
+	}
+	if err := b.Release(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
+		t.Errorf("released: %v", err)
+	}
+}
