@@ -85,6 +85,24 @@ func TestLockIsPrivate(t *testing.T) {
 	}
 }
 
+// A lock that ends leaves a file alone that took the place of its own.
+func TestLockThatWasExchanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	unlock, err := safefile.Lock(t.Context(), path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(path+".new", []byte("another"), 0o600), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unlock(); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "another" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // leased creates a file with a lease. An open without O_NONBLOCK waits for the lease: fcntl(2).
 func leased(t *testing.T, path string) error {
 	f, err := os.Create(path)
@@ -108,9 +126,12 @@ func TestLockOfAnotherUser(t *testing.T) {
 		}, dataset.ErrForbidden, "uid 65534"},
 		"leased":   {func(p string) error { return leased(t, p) }, unix.EAGAIN, "unavailable"},
 		"readable": {func(p string) error { return os.WriteFile(p, nil, 0o644) }, dataset.ErrForbidden, "mode 0644"},
-		"fifo":     {func(p string) error { return unix.Mkfifo(p, 0o600) }, dataset.ErrInvalid, "regular"},
-		"folder":   {func(p string) error { return os.Mkdir(p, 0o700) }, unix.EISDIR, "directory"},
-		"symlink":  {func(p string) error { return os.Symlink(p+".target", p) }, unix.ELOOP, "symbolic"},
+		"a group's": {func(p string) error {
+			return errors.Join(os.WriteFile(p, nil, 0o600), os.Chmod(p, 0o660))
+		}, dataset.ErrForbidden, "mode 0660"},
+		"fifo":    {func(p string) error { return unix.Mkfifo(p, 0o600) }, dataset.ErrInvalid, "regular"},
+		"folder":  {func(p string) error { return os.Mkdir(p, 0o700) }, unix.EISDIR, "directory"},
+		"symlink": {func(p string) error { return os.Symlink(p+".target", p) }, unix.ELOOP, "symbolic"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "lock")

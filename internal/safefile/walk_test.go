@@ -21,14 +21,14 @@ import (
 //	open/      mode 0777      open/real -> ../real; open/data
 //	sticky/    mode 1777      sticky/real -> ../real; sticky/data/real -> ../../real; sticky/run
 //	theirs/    another user's theirs/real -> ../real; theirs/data/run
-//	group/     mode 0775      group/run
+//	group/     mode 0775      group/run; group/data/real -> ../../real
 func layout(t *testing.T) string {
 	t.Helper()
 	top, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"real/data", "links", "open/data", "sticky/data", "theirs/data", "group"} {
+	for _, dir := range []string{"real/data", "links", "open/data", "sticky/data", "theirs/data", "group/data"} {
 		err = errors.Join(err, os.MkdirAll(filepath.Join(top, dir), 0o755))
 	}
 	for _, file := range []string{"real/run", "sticky/run", "theirs/data/run", "group/run", "open/data/run", "sticky/data/run"} {
@@ -37,7 +37,7 @@ func layout(t *testing.T) string {
 	for link, to := range map[string]string{
 		"links/real": "../real", "links/abs": filepath.Join(top, "real"), "links/twice": "abs/../real/.", "links/loop": "loop",
 		"links/run": "../real/run", "links/open": "../open/real", "links/proc": "/proc/self/root",
-		"open/real": "../real", "sticky/real": "../real", "sticky/data/real": "../../real", "theirs/real": "../real", "theirs/data/real": "../../real",
+		"open/real": "../real", "sticky/real": "../real", "sticky/data/real": "../../real", "theirs/real": "../real", "theirs/data/real": "../../real", "group/data/real": "../../real",
 	} {
 		err = errors.Join(err, os.Symlink(to, filepath.Join(top, link)))
 	}
@@ -70,6 +70,7 @@ func TestOpenFolder(t *testing.T) {
 		"open/real/data":        dataset.ErrForbidden,
 		"theirs/real/data":      dataset.ErrForbidden,
 		"theirs/data/real/data": dataset.ErrForbidden, // root made that link, but another user can exchange theirs/data
+		"group/data/real/data":  dataset.ErrForbidden, // root made that link too, and a group can exchange group/data
 		"links/open/data":       dataset.ErrForbidden,
 		"links/proc/tmp":        dataset.ErrForbidden,
 		"links/loop/data":       unix.ELOOP,
