@@ -19,7 +19,7 @@ type Info struct {
 	// Backing is the file's path as the kernel tells it, followed by " (deleted)"
 	// when it has none any more.
 	Backing string
-	// Dev and Inode identify the file as stat(2) does.
+	// Dev and Inode identify the file as stat(2) does. Both are 0 if the kernel does not tell.
 	Dev, Inode uint64
 	ReadOnly   bool
 	DirectIO   bool
@@ -27,7 +27,8 @@ type Info struct {
 }
 
 // List returns the loop devices of this host that have a file, in no certain order.
-// A device that goes meanwhile is left out.
+// A device that goes meanwhile is left out. One whose file cannot be asked, because the disk under it
+// has failed, has no Dev and Inode: it is the device of no file that works.
 func List() ([]Info, error) {
 	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
@@ -58,13 +59,16 @@ func describe(n int) (Info, error) {
 		return Info{}, err
 	}
 	defer dev.Close()
-	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
-	if err != nil {
-		return Info{}, fmt.Errorf("status of %s: %w", dev.Name(), err)
-	}
 	backing, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
 	if err != nil {
 		return Info{}, err
+	}
+	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	switch {
+	case gone(err):
+		return Info{}, fmt.Errorf("status of %s: %w", dev.Name(), err)
+	case err != nil:
+		return Info{Path: dev.Name(), Number: n, Backing: strings.TrimSuffix(string(backing), "\n")}, nil
 	}
 	return Info{
 		Path:      dev.Name(),

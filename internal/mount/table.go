@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -242,14 +243,24 @@ func (f *Foreign) From(source string) []Holder {
 // misses a mount namespace without a process, which a file or a descriptor can keep alive. It does not
 // skip a process that cannot be examined: Holders and From return it.
 //
-// It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It fails
-// if it cannot list the processes or read the mounts of this process.
-func Elsewhere() (*Foreign, error) {
+// It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It ends
+// after about 10 seconds: processes that were not read by then count as such that cannot be examined.
+// Otherwise a user who can make a user namespace could delay it without bound, with mount tables of
+// many megabytes. It fails if it cannot list the processes or read the mounts of this process.
+func Elsewhere() (*Foreign, error) { return elsewhere(lookTime) }
+
+// lookTime is long enough for 1,000 containers on a busy host, and short for somebody who waits.
+const lookTime = 10 * time.Second
+
+var errLookTime = errors.New("the look at all processes took too long (try again)")
+
+func elsewhere(within time.Duration) (*Foreign, error) {
+	until := time.Now().Add(within)
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
 	}
-	s := scan{own: own, views: map[view]bool{}, seen: map[mountKey]bool{}}
+	s := scan{own: own, until: until, views: map[view]bool{}, seen: map[mountKey]bool{}}
 	table, err := Table()
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
@@ -276,6 +287,7 @@ func Elsewhere() (*Foreign, error) {
 
 type scan struct {
 	own   uint64
+	until time.Time         // no mount table is read after it
 	views map[view]bool     // the views that were read
 	seen  map[mountKey]bool // the mounts that were read: two views of one namespace can show the same one
 	found Foreign
@@ -297,15 +309,14 @@ type view struct {
 	root [3]uint64
 }
 
-// rootID identifies the root directory of a task by device number and inode. It returns zeros if the
-// kernel does not show the directory. AT_STATX_DONT_SYNC prevents a request to an NFS server, which may
-// be dead.
-func rootID(task string) [3]uint64 {
+// rootID identifies the root directory of a task by device number and inode. ok is false if the kernel
+// does not show the directory. AT_STATX_DONT_SYNC prevents a request to an NFS server, which may be dead.
+func rootID(task string) (id [3]uint64, ok bool) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, task+"/root", unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
-		return [3]uint64{}
+		return id, false
 	}
-	return [3]uint64{uint64(st.Dev_major), uint64(st.Dev_minor), st.Ino}
+	return [3]uint64{uint64(st.Dev_major), uint64(st.Dev_minor), st.Ino}, true
 }
 
 // process reads the mount namespaces of one process. It reads every thread: the first one may have
@@ -334,15 +345,19 @@ func (s *scan) task(pid int, task string) error {
 	if ns == s.own {
 		return nil
 	}
-	seen := view{ns: ns, root: rootID(task)}
+	root, rooted := rootID(task)
+	seen := view{ns: ns, root: root}
 	if s.views[seen] {
 		return nil
+	}
+	if time.Now().After(s.until) {
+		return errLookTime
 	}
 	mounts, err := TableOf(task)
 	if err != nil {
 		return err
 	}
-	if ns != 0 {
+	if ns != 0 && rooted { // others may have another root directory
 		s.views[seen] = true
 	}
 	holder := Holder{PID: pid, Comm: commOf(pid), Namespace: ns}

@@ -80,7 +80,8 @@ func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
 		return
 	}
 	p.ns = ns
-	seen := view{ns: ns, root: rootID(at)}
+	root, _ := rootID(at)
+	seen := view{ns: ns, root: root}
 	if views[seen] {
 		return
 	}

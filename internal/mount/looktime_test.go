@@ -1,0 +1,43 @@
+package mount
+
+import (
+	"errors"
+	"os/exec"
+	"testing"
+)
+
+// A look that takes too long leaves nobody out: who was not read is a possible holder.
+func TestElsewhereIsBounded(t *testing.T) {
+	cmd := exec.Command("unshare", "--mount", "cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it is in its namespace
+		t.Fatal(err)
+	}
+	look, err := elsewhere(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range look.Holders(Filesystem{Major: 4095, Root: "/"}, "") {
+		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, errLookTime) {
+			return
+		}
+	}
+	t.Errorf("process %d is no possible holder", cmd.Process.Pid)
+}
