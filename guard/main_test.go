@@ -68,6 +68,8 @@ func play(role string, args []string) error {
 		return playThread(args[0], args[1])
 	case "deep":
 		return playDeep(args[0], args[1], args[2])
+	case "fuse":
+		return playFUSE(args)
 	case "freezer":
 		return playFreezer(args[0], args[1])
 	}

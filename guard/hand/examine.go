@@ -1,15 +1,14 @@
 package hand
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -174,7 +173,7 @@ func (x *examination) descriptor(dir *os.File, at, name string, f *findings) err
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
 			return nil
 		}
-		return &os.PathError{Op: "statx", Path: filepath.Join(dir.Name(), name), Err: err}
+		return x.undescribed(dir, name, f)
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
@@ -187,11 +186,10 @@ func (x *examination) descriptor(dir *os.File, at, name string, f *findings) err
 	path := filepath.Join(dir.Name(), name)
 	var o open
 	if attached {
-		link, err := os.Readlink(path)
-		if err != nil {
+		var err error
+		if o, err = placeOf(through, path); err != nil {
 			return closed(err)
 		}
-		o = place(through, link)
 	} else {
 		d := x.w.detached(int(st.Dev_major), int(st.Dev_minor), path)
 		if d == nil {
@@ -206,6 +204,62 @@ func (x *examination) descriptor(dir *os.File, at, name string, f *findings) err
 	}
 	f.opens = append(f.opens, o)
 	return nil
+}
+
+// undescribed examines a descriptor whose filesystem does not describe the file. A FUSE filesystem
+// refuses that to other users than its own, root included (fuse_allow_current_process), and one that has
+// shut down answers EIO. Neither says anything about the process: anybody can have such a descriptor, and
+// can give it to others. The kernel knows the mount without the filesystem. The descriptor counts if that
+// is one of those asked for, or if not even the device is known.
+func (x *examination) undescribed(dir *os.File, name string, f *findings) error {
+	path := filepath.Join(dir.Name(), name)
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return closed(&os.PathError{Op: "open", Path: path, Err: err})
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close()
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return err
+	}
+	id, err := strconv.Atoi(field(info, "mnt_id:"))
+	if err != nil {
+		return err
+	}
+	if through, attached := x.w.mounts.find(id); attached {
+		if !x.w.wanted(through.Major, through.Minor) {
+			return nil
+		}
+		o, err := placeOf(through, path)
+		if err != nil {
+			return closed(err)
+		}
+		f.opens = append(f.opens, o)
+		return nil
+	}
+	// With no field asked for, FUSE tells the device.
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if d := x.w.detached(int(st.Dev_major), int(st.Dev_minor), path); d != nil {
+		f.opens = append(f.opens, open{major: d.major, minor: d.minor, path: "/", unplaced: true})
+	}
+	return nil
+}
+
+// placeOf is place for a link of /proc. The kernel does not show a path that is longer than a page: what
+// is open there may be anywhere on its mount.
+func placeOf(through seenMount, path string) (open, error) {
+	link, err := os.Readlink(path)
+	if errors.Is(err, unix.ENAMETOOLONG) {
+		return open{major: through.Major, minor: through.Minor, path: "/", unplaced: true}, nil
+	}
+	if err != nil {
+		return open{}, err
+	}
+	return place(through, link), nil
 }
 
 // closed returns nil for the error of a descriptor that was closed meanwhile, and any other error.
@@ -265,70 +319,6 @@ func field(b []byte, name string) string {
 		}
 	}
 	return ""
-}
-
-// mappings finds the files that a task has mapped shared and writable (proc_pid_maps(5)). The task can
-// write to them without a system call, even after it has closed them. has is false if the task has no
-// memory map.
-func (x *examination) mappings(at string, f *findings) (has bool, err error) {
-	file, err := os.Open(at + "/maps")
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
-	for n := 0; lines.Scan(); n++ {
-		has = true
-		if n%chunk == 0 {
-			x.progress.Add(1)
-			if x.stop.Load() {
-				return has, errOutOfTime
-			}
-		}
-		if o, ok := x.mapping(lines.Bytes(), f.views); ok {
-			f.opens = append(f.opens, o)
-		}
-	}
-	return has, lines.Err()
-}
-
-// mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
-// mounts that contain its path. It returns false if the line is not a shared writable mapping of a file on
-// one of w.devices.
-func (x *examination) mapping(line []byte, views []*view) (open, bool) {
-	word := bytes.Fields(line)
-	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
-		return open{}, false
-	}
-	major, minor, ok := deviceOfMapping(string(word[3]))
-	if !ok || !x.w.wanted(major, minor) {
-		return open{}, false
-	}
-	path := string(bytes.Join(word[5:], []byte(" ")))
-	best := open{major: major, minor: minor, path: "/", unplaced: true}
-	longest := -1
-	consider := func(table mount.Mounts, in *view) {
-		for _, e := range table.Of(major, minor) {
-			if within(path, e.Mountpoint) && len(e.Mountpoint) >= longest {
-				longest, best = len(e.Mountpoint), place(seenMount{e, in}, path)
-			}
-		}
-	}
-	if len(views) == 0 {
-		consider(x.w.own, nil)
-	}
-	for _, v := range views {
-		consider(v.mounts, v)
-	}
-	return best, true
-}
-
-func deviceOfMapping(s string) (major, minor int, ok bool) {
-	a, b, _ := strings.Cut(s, ":")
-	x, err1 := strconv.ParseUint(a, 16, 32)
-	y, err2 := strconv.ParseUint(b, 16, 32)
-	return int(x), int(y), errors.Join(err1, err2) == nil
 }
 
 // sharers are threads that use different instances of a resource that kcmp(2) compares.

@@ -24,7 +24,7 @@ const (
 
 // examineSuspects examines the queued suspects until it has tried each of them.
 func (t *Tool) examineSuspects() {
-	tried := map[processKey]bool{}
+	tried := map[processKey]time.Duration{}
 	for {
 		list, targets := t.suspects.take(tried)
 		if len(list) == 0 {
@@ -36,13 +36,13 @@ func (t *Tool) examineSuspects() {
 		w, err := t.list(targets)
 		if err != nil {
 			for _, s := range list {
-				tried[s.key()] = true
+				tried[s.key()] = s.queued
 				t.suspects.fail(s)
 			}
 			continue
 		}
 		for _, s := range t.examineBatch(w, list) {
-			tried[s.key()] = true
+			tried[s.key()] = s.queued
 		}
 	}
 }

@@ -63,15 +63,14 @@ func (m *mountTables) of(task string) (*view, error) {
 	if err != nil || ns == m.host {
 		return nil, err
 	}
-	root, err := rootID(task)
-	if err != nil {
-		return nil, err
-	}
+	// A filesystem that does not describe the root directory, as a FUSE of another user or one that has
+	// shut down, leaves the mounts to be read: for this task alone, as others may have another root.
+	root, rootErr := rootID(task)
 	key := viewKey{ns, root}
 	m.mu.Lock()
 	v := m.views[key]
 	m.mu.Unlock()
-	if v != nil {
+	if v != nil && rootErr == nil {
 		return v, nil
 	}
 	table, err := mount.TableOf(task)
@@ -80,10 +79,12 @@ func (m *mountTables) of(task string) (*view, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if v = m.views[key]; v == nil {
+	if v = m.views[key]; v == nil || rootErr != nil {
 		v = &view{table, table.Index()}
-		m.views[key] = v
 		m.add(table, v)
+		if rootErr == nil {
+			m.views[key] = v
+		}
 	}
 	return v, nil
 }

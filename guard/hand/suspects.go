@@ -21,6 +21,9 @@ type suspects struct {
 	// stopped, and the time of their last examination. If a later look has no time for them, they need
 	// not be stopped again: they could get the dataset only from another process that runs and holds it.
 	cleared map[uuid.UUID]map[processKey]time.Duration
+	// fences counts how often a dataset was forgotten: what was examined for one fence says nothing for
+	// the next.
+	fences map[uuid.UUID]int
 }
 
 // processKey identifies a process. The PID alone does not, because the kernel reuses PIDs.
@@ -37,6 +40,7 @@ type suspect struct {
 	targets map[uuid.UUID]Target // the datasets that it may hold
 	queued  time.Duration        // when it was queued, by the steady clock
 	failed  bool                 // its examination failed
+	fences  map[uuid.UUID]int    // suspects.fences of its targets, when it was taken
 
 	seen  *process // what the list of all processes contains about it
 	begun bool     // its examination began
@@ -109,6 +113,10 @@ func (s *suspects) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.cleared, id)
+	if s.fences == nil {
+		s.fences = map[uuid.UUID]int{}
+	}
+	s.fences[id]++
 	for key, q := range s.queue {
 		if delete(q.targets, id); len(q.targets) == 0 {
 			delete(s.queue, key)
@@ -129,6 +137,9 @@ func (s *suspects) add(target Target, p Process, now time.Duration) (start bool)
 		}
 		s.queue[p.key()] = q
 	}
+	if _, known := q.targets[target.Dataset]; !known { // an examination that began before says nothing of it
+		q.queued, q.failed = now, false
+	}
 	q.targets[target.Dataset] = target
 	start = !s.running
 	s.running = true
@@ -136,18 +147,19 @@ func (s *suspects) add(target Target, p Process, now time.Duration) (start bool)
 }
 
 // take returns all that wait, and the datasets that they wait for. It ends the run when there is
-// nothing that was not tried since the run began.
-func (s *suspects) take(tried map[processKey]bool) (list []suspect, targets map[uuid.UUID]Target) {
+// nothing that was not tried since it was queued. tried has when that was.
+func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, targets map[uuid.UUID]Target) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	targets = map[uuid.UUID]Target{}
 	for key, q := range s.queue {
-		if tried[key] {
+		if at, was := tried[key]; was && at == q.queued {
 			continue
 		}
-		copied := suspect{Process: q.Process, targets: map[uuid.UUID]Target{}, queued: q.queued}
+		copied := suspect{Process: q.Process, targets: map[uuid.UUID]Target{}, queued: q.queued, fences: map[uuid.UUID]int{}}
 		for id, target := range q.targets {
 			copied.targets[id], targets[id] = target, target
+			copied.fences[id] = s.fences[id]
 		}
 		list = append(list, copied)
 	}
@@ -159,10 +171,14 @@ func (s *suspects) take(tried map[processKey]bool) (list []suspect, targets map[
 
 // settle removes a process from the queue after it was examined for p.targets, and clears it for some of
 // these datasets. It stays queued for datasets that were added meanwhile.
+// For a dataset whose fence was undone meanwhile it changes nothing.
 func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range clear {
+		if s.fences[id] != p.fences[id] {
+			continue
+		}
 		if s.cleared == nil {
 			s.cleared = map[uuid.UUID]map[processKey]time.Duration{}
 		}
@@ -176,7 +192,9 @@ func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
 		return
 	}
 	for id := range p.targets {
-		delete(q.targets, id)
+		if s.fences[id] == p.fences[id] {
+			delete(q.targets, id)
+		}
 	}
 	if len(q.targets) == 0 {
 		delete(s.queue, p.key())

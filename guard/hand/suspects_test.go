@@ -186,3 +186,31 @@ func TestExaminationYieldsToLooks(t *testing.T) {
 		}
 	}
 }
+
+// What an examination found counts for the fence that it began for, and not for the next one of the
+// dataset.
+func TestClearedEndsWithItsFence(t *testing.T) {
+	var s suspects
+	target, p := Target{Dataset: uuid.New()}, Process{PID: 4711, Start: 1}
+	s.add(target, p, time.Second)
+	list, _ := s.take(nil)
+	s.forget(target.Dataset) // the fence is undone
+	s.settle(list[0], []uuid.UUID{target.Dataset}, 2*time.Second)
+	if s.isCleared(target.Dataset, p) {
+		t.Error("it is cleared for the next fence")
+	}
+
+	s.add(target, p, 3*time.Second) // the next fence
+	s.settle(list[0], []uuid.UUID{target.Dataset}, 4*time.Second)
+	if s.isCleared(target.Dataset, p) || !s.has(p) {
+		t.Error("an examination for the fence before has settled it")
+	}
+	again, _ := s.take(map[processKey]time.Duration{p.key(): list[0].queued})
+	if len(again) != 1 {
+		t.Fatal("it is not examined for the next fence")
+	}
+	s.settle(again[0], []uuid.UUID{target.Dataset}, 5*time.Second)
+	if !s.isCleared(target.Dataset, p) || s.has(p) {
+		t.Error("an examination for this fence has not settled it")
+	}
+}

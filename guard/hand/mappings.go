@@ -1,0 +1,76 @@
+package hand
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// mappings finds the files that a task has mapped shared and writable (proc_pid_maps(5)). The task can
+// write to them without a system call, even after it has closed them. has is false if the task has no
+// memory map.
+func (x *examination) mappings(at string, f *findings) (has bool, err error) {
+	file, err := os.Open(at + "/maps")
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
+	for n := 0; lines.Scan(); n++ {
+		has = true
+		if n%chunk == 0 {
+			x.progress.Add(1)
+			if x.stop.Load() {
+				return has, errOutOfTime
+			}
+		}
+		if o, ok := x.mapping(lines.Bytes(), f.views); ok {
+			f.opens = append(f.opens, o)
+		}
+	}
+	return has, lines.Err()
+}
+
+// mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
+// mounts that contain its path. It returns false if the line is not a shared writable mapping of a file on
+// one of w.devices.
+func (x *examination) mapping(line []byte, views []*view) (open, bool) {
+	word := bytes.Fields(line)
+	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
+		return open{}, false
+	}
+	major, minor, ok := deviceOfMapping(string(word[3]))
+	if !ok || !x.w.wanted(major, minor) {
+		return open{}, false
+	}
+	path := string(bytes.Join(word[5:], []byte(" ")))
+	best := open{major: major, minor: minor, path: "/", unplaced: true}
+	longest := -1
+	consider := func(table mount.Mounts, in *view) {
+		for _, e := range table.Of(major, minor) {
+			if within(path, e.Mountpoint) && len(e.Mountpoint) >= longest {
+				longest, best = len(e.Mountpoint), place(seenMount{e, in}, path)
+			}
+		}
+	}
+	if len(views) == 0 {
+		consider(x.w.own, nil)
+	}
+	for _, v := range views {
+		consider(v.mounts, v)
+	}
+	return best, true
+}
+
+func deviceOfMapping(s string) (major, minor int, ok bool) {
+	a, b, _ := strings.Cut(s, ":")
+	x, err1 := strconv.ParseUint(a, 16, 32)
+	y, err2 := strconv.ParseUint(b, 16, 32)
+	return int(x), int(y), errors.Join(err1, err2) == nil
+}
