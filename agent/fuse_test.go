@@ -248,6 +248,13 @@ func (p fusedPool) Idle(ctx context.Context, id uuid.UUID) error {
 	return p.Pool.(backends.Idler).Idle(ctx, id)
 }
 
+func (p fusedPool) Staged(id uuid.UUID) string {
+	if s, can := p.Pool.(backends.Stager); can {
+		return s.Staged(id)
+	}
+	return ""
+}
+
 func (p fusedPool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
 	return p.h.fuse.act("snapshot", func() error { return p.Pool.Snapshot(ctx, s, progress) })
 }

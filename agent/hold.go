@@ -65,7 +65,7 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 // mount in any namespace. A mount that nobody uses is taken off, and the guard forgets the dataset.
 // what is the work that has to wait. The dataset's lock is held.
 func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) error {
-	if err := a.verifyEnded(ctx, d); err != nil {
+	if err := a.verifyEnded(ctx, d, what); err != nil {
 		return err
 	}
 	if r := a.record(d.ID); len(r.IDs) > 0 {

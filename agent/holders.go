@@ -81,7 +81,7 @@ func (a *Agent) lookAtHost() (hostLook, error) {
 // tell, the dataset counts as held.
 func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (list []string) {
 	if m := look.own.At(a.mountPath(d.ID)); m != nil {
-		return a.holdersOfTree(look, d.ID, mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root})
+		return a.holdersOfTree(look, d, mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root})
 	}
 	if err := a.checkIdleInPool(ctx, d); err != nil {
 		list = append(list, dataset.OneLine(err))
@@ -90,12 +90,17 @@ func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (
 }
 
 // holdersOfTree is like holders for a dataset whose filesystem is known.
-func (a *Agent) holdersOfTree(look hostLook, id uuid.UUID, tree mount.Filesystem) (list []string) {
-	path := a.mountPath(id)
+func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Filesystem) (list []string) {
+	path, staged := a.mountPath(d.ID), ""
+	if pool, err := a.pools.get(d.Pool); err == nil {
+		if s, stages := pool.(backends.Stager); stages {
+			staged = s.Staged(d.ID)
+		}
+	}
 	for _, e := range look.own.Of(tree.Major, tree.Minor) {
 		// A second Drover on this machine may have mounted the dataset from a share. It keeps its own record.
 		another := strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(path, a.Root))
-		if !another && within(e.Root, tree.Root) {
+		if !another && e.Mountpoint != staged && within(e.Root, tree.Root) {
 			list = append(list, "it is mounted at "+e.Mountpoint)
 		}
 	}
@@ -182,7 +187,7 @@ func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error
 	}
 	if err == nil {
 		look, lerr := a.lookAtHost()
-		if lerr == nil && len(a.holdersOfTree(look, d.ID, e.Filesystem)) == 0 {
+		if lerr == nil && len(a.holdersOfTree(look, d, e.Filesystem)) == 0 {
 			return nil
 		}
 	}

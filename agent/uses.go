@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -272,8 +273,11 @@ func (a *Agent) verifyUses(ctx context.Context) {
 
 // verifyEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no
 // process has it mounted any more. Operations that need an unused dataset call it first, so that they do
-// not wait for verifyUses. If the look at the host fails, the uses stay. The dataset's lock is held.
-func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset) error {
+// not wait for verifyUses. If a process still has it mounted, and the engine has unmounted all uses,
+// verifyEnded fails with ErrInUse and names the process: no container of the engine would be found. what
+// names the work for the error message. If the look at the host fails, the uses stay. The dataset's lock
+// is held.
+func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string) error {
 	r := a.record(d.ID)
 	if !r.hasEndedUse() {
 		return nil
@@ -284,7 +288,23 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return nil
 	}
-	return a.dropUnverifiedLocked(ctx, d, uses, len(a.holders(ctx, look, d)))
+	held := a.holders(ctx, look, d)
+	if err := a.dropUnverifiedLocked(ctx, d, uses, len(held)); err != nil {
+		return err
+	}
+	var ids []string
+	for id, c := range a.record(d.ID).IDs {
+		if !c.Ended {
+			return nil
+		}
+		ids = append(ids, shortID(id))
+	}
+	if len(ids) == 0 || len(held) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it (%s), but %s (end that first)",
+		what, d.Volume, a.NodeName, strings.Join(ids, ", "), held[0])
 }
 
 // dropUnverified takes the dataset's lock and calls dropUnverifiedLocked.

@@ -248,7 +248,7 @@ func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error 
 			return err
 		}
 		defer unlock()
-		if err := a.verifyEnded(ctx, d); err != nil {
+		if err := a.verifyEnded(ctx, d, "remove"); err != nil {
 			return err
 		}
 		r = a.record(d.ID)

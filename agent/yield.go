@@ -161,7 +161,7 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 // holdersOf returns who uses a dataset: mount IDs, or in words what else of this host does. A mount
 // that nobody uses is taken off, and the guard forgets the dataset. The dataset's lock is held.
 func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, error) {
-	if err := a.verifyEnded(ctx, d); err != nil {
+	if err := a.verifyEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
 	}
 	if ids := a.record(d.ID).ids(); len(ids) > 0 {

@@ -30,6 +30,13 @@ type Idler interface {
 	Idle(ctx context.Context, id uuid.UUID) error
 }
 
+// Stager is a pool that mounts heads in a place of its own, of which the mounts of datasets are copies.
+type Stager interface {
+	// Staged returns where the pool mounts the head of a dataset, and "" where it does not do so. A mount
+	// in that place is nobody's use.
+	Staged(id uuid.UUID) string
+}
+
 // Formatter is a pool that makes a filesystem of its own in each dataset.
 type Formatter interface {
 	// Filesystem is what a new dataset of a size gets whose profile names none.

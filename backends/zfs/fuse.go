@@ -40,6 +40,14 @@ func (p *Pool) stageDir(id uuid.UUID) string {
 	return filepath.Join(os.TempDir(), "drover-zfs-"+p.ID().String(), id.String())
 }
 
+// Staged implements backends.Stager.
+func (p *Pool) Staged(id uuid.UUID) string {
+	if !p.home.fuse {
+		return ""
+	}
+	return p.stageDir(id)
+}
+
 // stage mounts a head, or finds it mounted, and returns where.
 func (p *Pool) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
 	p.staging.Lock()
