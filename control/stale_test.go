@@ -290,3 +290,18 @@ func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
 		t.Errorf("it is at epoch %d", got)
 	}
 }
+
+// I1: a move is not committed without the word of what was pulled.
+func TestI1MoveWithoutItsManifest(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	op := *e.submit(moveTo("db", "beta")).Operation
+	b.recalls(op)
+	if err := a.yields(op, gaveUp(op)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.commits(op); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("it is committed: %v", err)
+	}
+}
