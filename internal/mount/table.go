@@ -13,6 +13,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Entry is one line of a mountinfo file (proc_pid_mountinfo(5)), unescaped.
@@ -255,7 +257,7 @@ const lookTime = 10 * time.Second
 var errLookTime = errors.New("the look at all processes took too long (try again)")
 
 func elsewhere(within time.Duration) (*Foreign, error) {
-	until := time.Now().Add(within)
+	until := clock.System{}.Steady() + within
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
@@ -287,7 +289,7 @@ func elsewhere(within time.Duration) (*Foreign, error) {
 
 type scan struct {
 	own   uint64
-	until time.Time         // no mount table is read after it
+	until time.Duration     // no mount table is read after it
 	views map[view]bool     // the views that were read
 	seen  map[mountKey]bool // the mounts that were read: two views of one namespace can show the same one
 	found Foreign
@@ -350,7 +352,7 @@ func (s *scan) task(pid int, task string) error {
 	if s.views[seen] {
 		return nil
 	}
-	if time.Now().After(s.until) {
+	if now := (clock.System{}).Steady(); now > s.until {
 		return errLookTime
 	}
 	mounts, err := TableOf(task)
