@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/dataset"
+)
+
+// stubborn is backend dir, whose pools take no generation, as when their disk is full.
+type stubborn struct {
+	dir.Backend
+	stubborn atomic.Bool
+	asked    atomic.Int32
+}
+
+func (b *stubborn) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := b.Backend.Open(ctx, cfg)
+	return stubbornPool{p, b}, err
+}
+
+type stubbornPool struct {
+	backends.Pool
+	b *stubborn
+}
+
+func (p stubbornPool) Raise(to uint64) error {
+	if p.b.asked.Add(1); p.b.stubborn.Load() {
+		return dataset.Errorf(dataset.ErrNoSpace, "no space")
+	}
+	return p.Pool.Raise(to)
+}
+
+// A pool is raised each raiseEvery while something in it is in use, or was changed, and soon
+// when a home came to it; one that lies idle is not. One that takes no generation serves on,
+// and is asked again as rarely.
+func TestWhenAPoolIsRaised(t *testing.T) {
+	b := &stubborn{}
+	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(b) })
+	nothing := func(context.Context, *job) error { return nil }
+	look := func(want uint64, what string) {
+		t.Helper()
+		r.raisePools()
+		if _, err := r.jobs.do(t.Context(), "generations", "raising", nothing); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.raiseDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// The start of an agent raises the pool as well, in the background.
+		if _, err := r.jobs.do(t.Context(), "generation/"+r.pools.all()[0].ID.String(), "raising", nothing); err != nil {
+			t.Fatal(err)
+		}
+		if g, err := r.pools.all()[0].backend.Generation(); g != want || err != nil {
+			t.Errorf("%s: generation %d, %v; want %d", what, g, err, want)
+		}
+	}
+	r.at(1)
+	r.clock.Advance(3 * raiseEvery)
+	look(1, "idle")
+	d := r.volume("db")
+	look(2, "a volume was made")
+	r.mount(d, "id")
+	look(2, "in use, for a moment")
+	r.clock.Advance(raiseEvery)
+	look(3, "in use")
+	r.clock.Advance(raiseEvery)
+	look(4, "still in use")
+	r.pools.changed(d.Pool, true)
+	look(5, "a home came")
+	b.stubborn.Store(true)
+	r.clock.Advance(raiseEvery)
+	look(5, "it takes none")
+	asked := b.asked.Load()
+	look(5, "it takes none")
+	if got := b.asked.Load(); got != asked {
+		t.Errorf("asked %d times more at once", got-asked)
+	}
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+	r.restart()
+	r.mount(d, "id")
+	look(5, "it takes none after a start")
+	b.stubborn.Store(false)
+	r.clock.Advance(raiseEvery)
+	look(6, "it takes one again")
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+}
