@@ -139,7 +139,9 @@ func mounted(fs string) func(t *testing.T, device string) {
 	return func(t *testing.T, device string) {
 		scratch.Format(t, fs, device)
 		at := t.TempDir()
-		if err := mount.Mount(at, mount.Spec{Source: device, FSType: fs}); err != nil {
+		// Read-only: a filesystem that can be written to changes its device by itself.
+		spec := mount.Spec{Source: device, FSType: fs, ReadOnly: true}
+		if err := mount.Mount(at, spec); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
