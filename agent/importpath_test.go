@@ -147,7 +147,7 @@ func TestI6ImportThroughLinks(t *testing.T) {
 	}
 }
 
-// What is looked at is the folder that was opened, whatever has its name by then.
+// An import examines the folder that it opened, even if another folder has that name by then.
 func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 	top := t.TempDir()
 	if err := os.MkdirAll(top+"/src/sub", 0o755); err != nil {

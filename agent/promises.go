@@ -157,7 +157,7 @@ func (m *moving) fence(ctx context.Context) error {
 //
 // The program is then run by its path, not by a descriptor. That is as safe, since nobody but root
 // can make the path name something else, and a script needs its path: the interpreter opens it again,
-// and scripts find what is beside them by it.
+// and a script may use it to find files in its own folder.
 func safeProgram(args, allowed []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")

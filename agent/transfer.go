@@ -202,8 +202,8 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 	if op.Path == "" {
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled, "import of volume %s was cut short by a restart: import it again", op.Volume)
 	}
-	// Whoever can rename what is on the way to the folder changes nothing from here on: it is looked
-	// at and read through this descriptor.
+	// From here on the folder is examined and read through this descriptor. Another user who renames a
+	// folder above it has no effect.
 	src, err := safefile.OpenFolder(op.Path)
 	if err != nil {
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)

@@ -47,7 +47,7 @@ func uncounted() []string {
 	}
 }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole.
+// I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	failing.Run(t, "full", func(t *testing.T) (backends.Kind, backends.Config) {
 		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(t, "full", 5<<30), "pool")}

@@ -69,7 +69,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	// The source may be in use: a subvolume that was made in it before the snapshot is not in that.
 	if err := plain(from, src); err != nil {
 		if dErr := p.destroy(context.WithoutCancel(ctx), dir, as); dErr != nil {
-			err = fmt.Errorf("%w (what was copied stays until the next start: %v)", err, dErr)
+			err = fmt.Errorf("%w (the copy could not be removed, the next start tries again: %v)", err, dErr)
 		}
 		return err
 	}

@@ -33,7 +33,7 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole.
+// I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) { failing.Run(t, "tmpfs", on(tmpfs)) }
 
 func tmpfs(t *testing.T) string { return tmpfsOf(t, "1g") }

@@ -55,7 +55,7 @@ func asWithout() []string {
 	}
 }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole.
+// I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		failing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {

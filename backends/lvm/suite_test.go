@@ -17,7 +17,7 @@ func TestSuite(t *testing.T) { suite(t, "thin", nil) }
 // The suite with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) { suite(t, "luks", backendtest.NewKeys()) }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole. The calls are those of
+// I3: an operation of which any system call fails damages nothing in the pool. The calls are those of
 // records: of a command in here each takes about a second.
 func TestI3FailingCalls(t *testing.T) {
 	failing.Run(t, "thin", func(t *testing.T) (backends.Kind, backends.Config) {

@@ -69,7 +69,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole.
+// I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	failing.Run(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
 		return nfs.Backend{Network: anywhere}, backends.Config{Name: "test", Path: filepath.Join(tmpfs(t), "pool")}

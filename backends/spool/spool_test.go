@@ -138,7 +138,7 @@ func TestI2FailedFlush(t *testing.T) {
 	}
 	have := r.came()
 	if safe == 0 || have != safe {
-		t.Errorf("%d bytes are on record, and %d on the disk", have, safe)
+		t.Errorf("%d bytes are recorded, but %d are on the disk", have, safe)
 	}
 	got, err := r.gather(have, bytes.NewReader(r.stream[have:]))
 	if err != nil || got != r.sent {

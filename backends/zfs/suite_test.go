@@ -32,7 +32,7 @@ func TestSuite(t *testing.T) {
 	}, lacks()...)
 }
 
-// I3: whichever system call of an operation fails, what the pool has stays whole.
+// I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	failing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
 		if op := path.Base(t.Name()); op != "restore" && op != "supersede" {

@@ -13,7 +13,7 @@ import (
 )
 
 // No path of a stream leads out of the subvolume that is received: neither by "..", nor through a symbolic link
-// or a mount. A link that is changed is changed itself, and not what it names.
+// or a mount. A change of a symbolic link changes the link, not its target.
 func TestI6ForgedPaths(t *testing.T) {
 	p := newPool(t)
 	owner := func(path string) uint32 {

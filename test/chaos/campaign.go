@@ -1,9 +1,9 @@
 // Package chaos runs campaigns of faults against whole clusters of the real parts (see
-// test/cluster): processes that are killed and paused, networks cut one way and both,
-// quorums lost, hosts lost, engines killed under their containers, processes that keep what is
-// mounted, several at once, while users on all hosts start and stop
-// containers, and operators move, snapshot and remove volumes. What writers noted outside
-// of the volumes, and what clients were told, is held against what is there in the end.
+// test/cluster). It kills and pauses processes, cuts networks in one direction or both, takes
+// quorums and hosts away, kills engines under their containers, and starts processes that keep a
+// mount. Several faults happen at once, while users on all hosts start and stop containers, and
+// operators move, snapshot and remove volumes. In the end it compares the volumes with what the
+// writers noted outside of them, and with what clients were told.
 //
 // What happens is a function of a seed: the faults, and who does what. When each of it
 // happens is not: the same seed does the same things to a cluster that may be elsewhere

@@ -108,8 +108,8 @@ func (w *world) testCreate(t *testing.T) {
 	}
 }
 
-// testTwo: two containers have one volume, which is mounted until the second one ends. A restart finds
-// what was written.
+// testTwo: two containers have one volume, which is mounted until the second one ends. After a
+// restart the data is there.
 func (w *world) testTwo(t *testing.T) {
 	w.create(t, "shared")
 	w.start(t, "one", "shared")

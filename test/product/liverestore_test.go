@@ -91,7 +91,7 @@ func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 	}
 }
 
-// awaitUnused waits until a volume has no use on record.
+// awaitUnused waits until no use of a volume is recorded.
 func (w *world) awaitUnused(t *testing.T, spelling string) {
 	t.Helper()
 	await(t, "nobody uses "+spelling, func() error {

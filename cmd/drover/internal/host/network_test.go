@@ -133,7 +133,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 	}
 }
 
-// What is closed is said in the log, once a minute.
+// The log names closed connections once a minute.
 func TestClosedConnectionsAreLogged(t *testing.T) {
 	var out bytes.Buffer
 	log := logrus.New()
