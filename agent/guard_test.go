@@ -120,6 +120,12 @@ func (g grip) Kill(ctx context.Context, t hand.Target, budget time.Duration) han
 	return g.Tool.Kill(ctx, t)
 }
 
+func (g grip) KillHolders(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome {
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	return g.Tool.KillHolders(ctx, t)
+}
+
 func (g grip) Condemn(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()

@@ -121,6 +121,10 @@ func (obedient) Kill(context.Context, hand.Target, time.Duration) hand.Outcome {
 	return hand.Outcome{Done: true}
 }
 
+func (obedient) KillHolders(context.Context, hand.Target, time.Duration) hand.Outcome {
+	return hand.Outcome{Done: true}
+}
+
 func (obedient) Condemn(context.Context, hand.Target, time.Duration) hand.Outcome {
 	return hand.Outcome{Done: true}
 }

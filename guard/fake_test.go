@@ -136,6 +136,10 @@ func (h *fakeHand) Kill(context.Context, hand.Target, time.Duration) hand.Outcom
 	return h.act(guard.ActKill)
 }
 
+func (h *fakeHand) KillHolders(context.Context, hand.Target, time.Duration) hand.Outcome {
+	return h.act(guard.ActKill)
+}
+
 func (h *fakeHand) Condemn(context.Context, hand.Target, time.Duration) hand.Outcome {
 	return h.act("condemn")
 }

@@ -24,6 +24,7 @@ type Hands interface {
 	Freeze(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
 	Stop(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
 	Kill(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
+	KillHolders(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
 	Condemn(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
 	Undo(ctx context.Context, t hand.Target) error
 	Bind(ctx context.Context, t hand.Target) (mount.Filesystem, error)

@@ -121,7 +121,7 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	if !o.Done {
 		err = dataset.Errorf(dataset.ErrInUse, "it is still fenced: not every process that could write was killed: %s", left(o))
 	} else if err = g.Hand.Undo(ctx, e.Target); err == nil {
-		o = g.Hand.Kill(ctx, e.Target, deathTime)
+		o = g.Hand.KillHolders(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
 		if err == nil && !o.Done {
 			err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", left(o))

@@ -227,7 +227,7 @@ func (h *Hand) act(ctx context.Context, op string, t Target, budget time.Duratio
 }
 
 // Freeze asks for Tool.Freeze. If the kernel takes longer than budget, the freeze continues, and the next
-// call finds its result. Freeze, Stop, Kill and Condemn report errors in Outcome.Note.
+// call finds its result. All calls that return an Outcome report errors in Outcome.Note.
 func (h *Hand) Freeze(ctx context.Context, t Target, budget time.Duration) Outcome {
 	return h.act(ctx, opFreeze, t, budget)
 }
@@ -240,6 +240,11 @@ func (h *Hand) Stop(ctx context.Context, t Target, budget time.Duration) Outcome
 // Kill asks for Tool.Kill.
 func (h *Hand) Kill(ctx context.Context, t Target, budget time.Duration) Outcome {
 	return h.act(ctx, opKill, t, budget)
+}
+
+// KillHolders asks for Tool.KillHolders.
+func (h *Hand) KillHolders(ctx context.Context, t Target, budget time.Duration) Outcome {
+	return h.act(ctx, opKillHolders, t, budget)
 }
 
 // Condemn asks for Tool.Condemn.

@@ -21,14 +21,15 @@ import (
 const maxMessage = 64 << 20
 
 const (
-	opFreeze  = "freeze"
-	opStop    = "stop"
-	opKill    = "kill"
-	opCondemn = "condemn"
-	opUndo    = "undo"
-	opBind    = "bind"
-	opSave    = "save"
-	opLoad    = "load"
+	opFreeze      = "freeze"
+	opStop        = "stop"
+	opKill        = "kill"
+	opKillHolders = "kill-holders"
+	opCondemn     = "condemn"
+	opUndo        = "undo"
+	opBind        = "bind"
+	opSave        = "save"
+	opLoad        = "load"
 )
 
 type request struct {
@@ -91,6 +92,8 @@ func (t *Tool) do(ctx context.Context, r request) (a answer) {
 		a.Outcome = t.Stop(ctx, r.Target)
 	case opKill:
 		a.Outcome = t.Kill(ctx, r.Target)
+	case opKillHolders:
+		a.Outcome = t.KillHolders(ctx, r.Target)
 	case opCondemn:
 		a.Outcome = t.Condemn(ctx, r.Target)
 	case opUndo:

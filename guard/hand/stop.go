@@ -320,22 +320,35 @@ func setReadOnly(path string, on bool) error {
 }
 
 // Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
-// kernel dies when the kernel returns. A process that cannot be examined and does not stop is killed too.
+// kernel dies when the kernel returns. A process that cannot be examined at all is killed too, if it was
+// told to stop at least haltTime ago and has not stopped.
 //
 // The act is done when a look at all processes finds no holder except stopped engines, and no running
 // process that could not be examined.
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
-	return t.until(ctx, target, rule{
+	r := t.killRule()
+	r.hung = func(p *process) error {
+		// A process needs processor time to stop, and a slow disk can hold up its examination.
+		if halted(p.Process) || !t.suspects.queuedFor(p.Process, haltTime, t.Clock.Steady()) {
+			return nil
+		}
+		return signal(p.Process, unix.SIGKILL)
+	}
+	return t.until(ctx, target, r)
+}
+
+// KillHolders is like Kill, but it never kills a process that cannot be examined. Such a process is
+// stopped and named in Outcome.Left.
+func (t *Tool) KillHolders(ctx context.Context, target Target) Outcome {
+	return t.until(ctx, target, t.killRule())
+}
+
+func (t *Tool) killRule() rule {
+	return rule{
 		holder:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
 		suspect: func(w *world, p *process) bool { return t.still(w, p.Process) },
 		act:     t.kill,
-		hung: func(p *process) error {
-			if halted(p.Process) {
-				return nil
-			}
-			return signal(p.Process, unix.SIGKILL)
-		},
-	})
+	}
 }
 
 // Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill it

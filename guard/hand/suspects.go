@@ -61,6 +61,14 @@ func (s *suspects) failed(p Process) bool {
 	return q != nil && q.failed
 }
 
+// queuedFor reports whether a process has been queued for at least d.
+func (s *suspects) queuedFor(p Process, d, now time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queue[p.key()]
+	return q != nil && now-q.queued >= d
+}
+
 // isCleared reports whether a process was shown not to hold a dataset.
 func (s *suspects) isCleared(id uuid.UUID, p Process) bool {
 	_, ok := s.clearedOf([]uuid.UUID{id}, p)

@@ -1,9 +1,12 @@
 package hand
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // sleeper starts a process that does nothing, and ends it with the test.
@@ -85,6 +89,52 @@ func TestSuspectsContinue(t *testing.T) {
 	}
 	if marks, err := tool.marks(target.Dataset); len(marks) > 0 || err != nil {
 		t.Errorf("%v, %v", marks, err)
+	}
+}
+
+// debugged attaches to a process as a debugger does: it does not stop for a signal until the test ends.
+func debugged(t *testing.T, p Process) {
+	t.Helper()
+	runtime.LockOSThread() // ptrace(2): only this thread may detach
+	if err := unix.PtraceAttach(p.PID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Wait4(p.PID, nil, unix.WALL, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.PtraceDetach(p.PID) // an error means that it was killed
+		runtime.UnlockOSThread()
+	})
+}
+
+// A process that can neither be examined nor stopped is not killed at once, because a slow disk can hold up
+// both. It is not killed at all where nothing but holders may be.
+func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
+	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	target := Target{Dataset: uuid.New(), Filesystem: mount.Filesystem{Major: 1 << 11, Minor: 1, Root: "/"}}
+	p := sleeper(t)
+	debugged(t, p)
+	tool.hanging.begin(p.key())
+	for _, act := range []struct {
+		name   string
+		do     func(context.Context, Target) Outcome
+		budget time.Duration
+		killed bool
+	}{
+		{"kill holders", tool.KillHolders, haltTime + haltTime/2, false},
+		{"undo", func(ctx context.Context, target Target) Outcome {
+			return Outcome{Left: []Process{p}, Done: tool.Undo(ctx, target) != nil}
+		}, haltTime, false},
+		{"kill, too early", tool.Kill, haltTime / 2, false},
+		{"kill", tool.Kill, 10 * haltTime, true},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), act.budget)
+		o := act.do(ctx, target)
+		cancel()
+		if left := slices.ContainsFunc(o.Left, p.is); left == act.killed || o.Done != act.killed || halted(p) != act.killed {
+			t.Errorf("%s: done: %t, left: %v; ended: %t", act.name, o.Done, o.Left, halted(p))
+		}
 	}
 }
 

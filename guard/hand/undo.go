@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// Undo undoes what Freeze, Stop, Kill and Condemn have done to a dataset and its holders: processes
+// Undo undoes what Freeze, Stop, Kill, KillHolders and Condemn have done to a dataset and its holders: processes
 // continue, and the filesystem is writable again. It first ends the acts on the dataset that are under
 // way. A process or control group that is also stopped for another dataset stays stopped.
 //
