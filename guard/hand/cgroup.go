@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -116,7 +117,7 @@ func (g group) frozen() bool {
 		return word(g.dir, "freezer.state") == "FROZEN"
 	}
 	b, _ := os.ReadFile(filepath.Join(g.dir, "cgroup.events"))
-	return field(b, "frozen") == "1"
+	return inuse.Field(b, "frozen") == "1"
 }
 
 // word returns the content of a file without surrounding blanks, or "" if it cannot be read.

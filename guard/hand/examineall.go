@@ -3,11 +3,12 @@ package hand
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 )
 
 // examineAll reads the descriptors of all processes. Processes that are not large are always examined,
@@ -79,73 +80,23 @@ const manyDescriptors = 1024
 // large reports whether a process may be stopped before it is examined, because that takes long.
 func (p *process) large() bool { return p.size >= manyDescriptors && !p.spared }
 
-// examine examines one process and stores the findings, or the error, in p. If an earlier examination of
-// the same process still hangs, it does not start another one, because each that hangs occupies a thread
-// of the hand. When the examination makes no progress, examine calls release, so that another one can
-// begin.
+// examine examines one process and stores the findings, or the error, in p. When the examination makes no
+// progress, examine calls release, so that another one can begin.
 func (t *Tool) examine(ctx context.Context, w *world, p *process, release func()) {
 	if p.unexamined != nil {
 		return
 	}
 	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared && (t.suspects.waiting() || t.Clock.Steady()-p.clearedAt < examineAgain) {
-		p.unexamined = errOutOfTime
+		p.unexamined = inuse.ErrOutOfTime
 		return
 	}
-	if !t.hanging.begin(p.key()) {
-		p.unexamined, p.hung = errHung, true
-		return
+	found, err := t.examiner.Examine(ctx, t.Clock, w.examinationOf(p), release)
+	if p.unexamined = err; err == nil {
+		p.found = found
 	}
-	x := &examination{w: w, p: p}
-	done := make(chan result, 1)
-	go func() {
-		f, err := x.run()
-		t.hanging.end(p.key())
-		done <- result{f, err}
-	}()
-	if r, ok := await(ctx, t.Clock, x, done, release); !ok {
-		p.unexamined, p.hung = errHung, true
-	} else if p.unexamined = r.err; r.err == nil {
-		p.views, p.opens = r.views, r.opens
-	}
+	p.hung = errors.Is(err, inuse.ErrHung)
 }
 
-// result is the result of an examination.
-type result struct {
-	findings
-	err error
-}
-
-const (
-	// An examination without progress for idleTime lets another one begin, and without progress for
-	// hungTime counts as hung. It hangs, for instance, if a thread of the examined process waits in the
-	// kernel while it holds the lock of the memory map.
-	idleTime = 20 * time.Millisecond
-	hungTime = 500 * time.Millisecond
-)
-
-// await waits for the result of an examination. When ctx ends, it asks the examination to stop. It calls
-// idle when the examination makes no progress. It returns false if the examination hangs.
-func await(ctx context.Context, c clock.Clock, x *examination, done <-chan result, idle func()) (result, bool) {
-	progress, since := int64(-1), time.Duration(0)
-	stop := ctx.Done()
-	for {
-		select {
-		case r := <-done:
-			return r, true
-		case <-stop:
-			x.stop.Store(true)
-			stop = nil
-		case <-c.After(idleTime):
-		}
-		now := x.progress.Load()
-		if now != progress {
-			progress, since = now, c.Steady()
-			continue
-		}
-		idle()
-		if c.Steady()-since >= hungTime {
-			x.stop.Store(true)
-			return result{}, false
-		}
-	}
+func (w *world) examinationOf(p *process) *inuse.Examination {
+	return &inuse.Examination{Scan: w.scan, PID: p.PID, Start: p.Start}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -112,24 +113,17 @@ func (t *Tool) examineSuspect(w *world, s suspect) {
 		t.resolve(w, s, p)
 		return
 	}
-	if p.unexamined != nil || !t.hanging.begin(p.key()) {
+	if p.unexamined != nil {
 		t.suspects.fail(s)
 		return
 	}
-	x := &examination{w: w, p: p}
-	x.pace = (&pacer{t, x, t.Clock.Steady()}).rest
-	done := make(chan result, 1)
-	go func() {
-		f, err := x.run()
-		t.hanging.end(p.key())
-		done <- result{f, err}
-	}()
-	r, ok := await(context.Background(), t.Clock, x, done, func() {})
-	if !ok || r.err != nil {
+	x := w.examinationOf(p)
+	x.Pace = (&pacer{t, x, t.Clock.Steady()}).rest
+	var err error
+	if p.found, err = t.examiner.Examine(context.Background(), t.Clock, x, func() {}); err != nil {
 		t.suspects.fail(s)
 		return
 	}
-	p.views, p.opens = r.views, r.opens
 	t.resolve(w, s, p)
 }
 
@@ -152,7 +146,7 @@ const (
 // also progress too slowly for the stopped processes, which wait for it.
 type pacer struct {
 	t     *Tool
-	x     *examination
+	x     *inuse.Examination
 	since time.Duration
 }
 
@@ -164,7 +158,7 @@ func (p *pacer) rest() {
 	}
 	<-p.t.Clock.After(min(worked/restPart, restTime))
 	for i := 0; i < lookRests && p.t.looks.looking.Load(); i++ {
-		p.x.progress.Add(1) // so that await does not count the examination as hung
+		p.x.Advance()
 		<-p.t.Clock.After(restTime)
 	}
 	p.since = p.t.Clock.Steady()
@@ -194,7 +188,7 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 		marks = slices.DeleteFunc(marks, func(m mark) bool { return m == suspicion })
 		fsys := w.filesystem(target)
 		certain := mark{markProcess, s.what()}
-		if fsys.ok && w.newHolding(target, fsys.Filesystem).by(p) {
+		if fsys.ok && w.newHolding(target, fsys.Filesystem).By(p.found) {
 			if marked && !slices.Contains(marks, certain) {
 				marks = append(marks, certain)
 			}

@@ -193,8 +193,8 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 // root directory of a process that sees it. e is nil if there is none.
 func (w *world) foreignMount(fsys mount.Filesystem) (root string, e *mount.Entry) {
 	for _, p := range w.procs {
-		for _, v := range p.views {
-			for _, e := range v.mounts.Of(fsys.Major, fsys.Minor) {
+		for _, v := range p.found.Views {
+			for _, e := range v.Mounts.Of(fsys.Major, fsys.Minor) {
 				if e.Root == fsys.Root {
 					return filepath.Join("/proc", strconv.Itoa(p.PID), "root"), e
 				}

@@ -33,6 +33,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -103,7 +104,7 @@ type Tool struct {
 	Clock clock.Clock
 
 	looks    looks
-	hanging  processes // the processes whose examination is under way, maybe hanging
+	examiner inuse.Examiner
 	suspects suspects
 	noting   sync.Mutex // guards the mark files of all datasets
 

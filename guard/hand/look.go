@@ -2,12 +2,10 @@ package hand
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -47,7 +46,7 @@ func (l *look) isFor(target Target) bool {
 }
 
 // namespaces waits until all processes are listed with their mount namespaces. The time for a process does
-// not depend on how many descriptors it has. The caller must not use world.process.opens before
+// not depend on how many descriptors it has. The caller must not use the files in world.process.found before
 // descriptors has returned.
 func (l *look) namespaces(ctx context.Context) (*world, error) {
 	select {
@@ -159,13 +158,13 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := newMountTables(own)
+	scan, err := inuse.NewScan(own)
 	if err != nil {
 		return nil, err
 	}
-	w := &world{own: own, mounts: tables, datasets: slices.Collect(maps.Keys(targets))}
+	w := &world{own: own, scan: scan, datasets: slices.Collect(maps.Keys(targets))}
 	for _, target := range targets {
-		w.addDevice(target)
+		w.want(target)
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -186,12 +185,12 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 func (w *world) first(pid int) *process {
 	p := &process{Process: Process{PID: pid}}
 	dir := procDir(pid)
-	v, err := w.mounts.of(dir)
+	v, err := w.scan.TableOf(dir)
 	switch {
 	case err == nil && v == nil:
 		p.host = true
 	case err == nil:
-		p.views = []*view{v}
+		p.found.Views = []*inuse.View{v}
 		if w.identify(p); p.Start != 0 { // holdersByMounts reads the identity later, without a lock
 			p.first = v
 		}
@@ -224,14 +223,14 @@ func (w *world) weigh(p *process) {
 	if w.identify(p); p.gone {
 		return
 	}
-	if p.host && p.Comm == comm && byRoot(p.PID) {
+	if p.host && p.Comm == comm && inuse.RunsAsRoot(p.PID) {
 		p.gone = true
 		return
 	}
 	if p.host {
-		p.Engine = slices.Contains(engines(), p.Comm) && byRoot(p.PID)
+		p.Engine = slices.Contains(engines(), p.Comm) && inuse.RunsAsRoot(p.PID)
 	}
-	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && byRoot(p.PID)
+	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && inuse.RunsAsRoot(p.PID)
 	p.size = descriptorsOf(procDir(p.PID))
 }
 
@@ -247,15 +246,6 @@ const drover = "drover"
 // Drover. Engines and Drover are recognized by name and user ID, because any process can choose its name.
 func (p *process) protected(target Target) bool { return p.spared || p.is(target.Agent) }
 
-// byRoot reports whether all user IDs of a process are 0 on the host.
-func byRoot(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return false
-	}
-	return slices.Equal(strings.Fields(field(b, "Uid:")), []string{"0", "0", "0", "0"})
-}
-
 // descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 the size of the folder is
 // their number (proc_pid_fd(5)). Before that, descriptorsOf returns the size of the descriptor table
 // (FDSize in proc_pid_status(5)).
@@ -267,6 +257,6 @@ func descriptorsOf(dir string) int {
 	if err != nil {
 		return 0
 	}
-	n, _ := strconv.Atoi(field(b, "FDSize:")) // only an order to examine in
+	n, _ := strconv.Atoi(inuse.Field(b, "FDSize:")) // only an order to examine in
 	return n
 }

@@ -35,7 +35,8 @@ func BenchmarkExamine(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if _, err := (&examination{w: w, p: &process{Process: Process{PID: os.Getpid()}}}).run(); err != nil {
+		x := w.examinationOf(&process{Process: Process{PID: os.Getpid()}})
+		if _, err := tool.examiner.Examine(b.Context(), tool.Clock, x, func() {}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
 )
 
 const (
@@ -298,7 +300,7 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 // as long as a stopped holder has a file open for writing.
 func (t *Tool) readOnly(w *world, target Target) error {
 	fsys := w.filesystem(target)
-	if fsys.entry == nil || readOnly(fsys.entry) {
+	if fsys.entry == nil || mount.IsReadOnly(fsys.entry) {
 		return nil
 	}
 	if err := t.note(target.Dataset, mark{markReadOnly, fsys.entry.Mountpoint}); err != nil {

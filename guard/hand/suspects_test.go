@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -52,7 +54,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	p := sleeper(t)
 	then := tool.Clock.Steady()
 	tool.suspects.settle(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
-	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: errOutOfTime}})
+	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: inuse.ErrOutOfTime}})
 	tool.Wait()
 	if acted || err != nil || halted(p) {
 		t.Errorf("acted: %t, %v; stopped: %t", acted, err, halted(p))
@@ -75,7 +77,7 @@ func TestSuspectsContinue(t *testing.T) {
 	target := Target{Dataset: uuid.New()}
 	var list []*process
 	for range 10 {
-		list = append(list, &process{Process: sleeper(t), unexamined: errOutOfTime})
+		list = append(list, &process{Process: sleeper(t), unexamined: inuse.ErrOutOfTime})
 	}
 	if acted, err := tool.suspect(target, list); !acted || err != nil {
 		t.Fatalf("acted: %t, %v", acted, err)
@@ -108,6 +110,24 @@ func debugged(t *testing.T, p Process) {
 	})
 }
 
+// hang begins an examination of a process that hangs until the test ends.
+func hang(t *testing.T, tool *Tool, p Process) {
+	t.Helper()
+	w, err := tool.list(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	x := w.examinationOf(&process{Process: p})
+	x.Pace = sync.OnceFunc(func() { close(begun); <-end })
+	go func() {
+		defer close(ended)
+		_, _ = tool.examiner.Examine(context.Background(), tool.Clock, x, func() {})
+	}()
+	<-begun
+	t.Cleanup(func() { close(end); <-ended })
+}
+
 // A process that can neither be examined nor stopped is not killed at once, because a slow disk can hold up
 // both. It is not killed at all where nothing but holders may be.
 func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
@@ -115,7 +135,7 @@ func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
 	target := Target{Dataset: uuid.New(), Filesystem: mount.Filesystem{Major: 1 << 11, Minor: 1, Root: "/"}}
 	p := sleeper(t)
 	debugged(t, p)
-	tool.hanging.begin(p.key())
+	hang(t, tool, p)
 	for _, act := range []struct {
 		name   string
 		do     func(context.Context, Target) Outcome
@@ -212,7 +232,7 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 				if p.PID != own.PID {
 					continue
 				}
-				if examined := p.unexamined == nil; examined != c.want || !examined && !errors.Is(p.unexamined, errOutOfTime) {
+				if examined := p.unexamined == nil; examined != c.want || !examined && !errors.Is(p.unexamined, inuse.ErrOutOfTime) {
 					t.Errorf("examined: %t, %v", examined, p.unexamined)
 				}
 			}
@@ -228,10 +248,10 @@ func TestExaminationYieldsToLooks(t *testing.T) {
 	tool := &Tool{Clock: clock.System{}}
 	for _, looking := range []bool{false, true} {
 		tool.looks.looking.Store(looking)
-		x := &examination{}
+		x := &inuse.Examination{}
 		p := &pacer{tool, x, tool.Clock.Steady() - workTime}
 		p.rest()
-		if got := x.progress.Load() > 0; got != looking {
+		if got := x.Progress() > 0; got != looking {
 			t.Errorf("a look is under way: %t; it waited for it: %t", looking, got)
 		}
 	}

@@ -92,6 +92,9 @@ func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
+// IsReadOnly reports whether nobody can write through a mount.
+func IsReadOnly(e *Entry) bool { return slices.Contains(strings.Split(e.Options, ","), "ro") }
+
 // Filesystem identifies a filesystem or a directory tree in it: the device number of the filesystem,
 // and the path of the tree's root in that filesystem ("/" for the whole filesystem).
 type Filesystem struct {

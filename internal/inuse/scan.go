@@ -1,9 +1,15 @@
-package hand
+// Package inuse finds out which processes use a directory tree or a filesystem: through a mount in another
+// mount namespace, an open file, a working or root directory, or a shared mapping. It decides by what the
+// kernel knows of each process, and asks no filesystem that may be dead.
+package inuse
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -15,13 +21,17 @@ import (
 // reports a separate number for each subvolume.
 const btrfs = "btrfs"
 
-// mountTables contains the mount tables that one look has read, and an index of their mounts by ID. A
-// table is read once for all tasks with the same namespace and root directory. Safe for concurrent use.
-type mountTables struct {
-	host string // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
+// Scan contains what the examinations of one look share: the mount tables that were read, an index of their
+// mounts by ID, and the filesystems whose open files are wanted. A table is read once for all tasks with the
+// same namespace and root directory. Call Want before the first examination; apart from that, a Scan is
+// safe for concurrent use.
+type Scan struct {
+	own     mount.Mounts
+	host    string   // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
+	devices []device // descriptors on other filesystems are ignored
 
 	mu    sync.Mutex
-	views map[viewKey]*view
+	views map[viewKey]*View
 	byID  map[int]seenMount
 }
 
@@ -32,44 +42,45 @@ type viewKey struct {
 	root [3]uint64
 }
 
-func newMountTables(own mount.Mounts) (*mountTables, error) {
+// NewScan returns a Scan without any filesystem. own is the mount table of this process.
+func NewScan(own mount.Mounts) (*Scan, error) {
 	host, err := os.Readlink("/proc/thread-self/ns/mnt")
 	if err != nil {
 		return nil, err
 	}
-	m := &mountTables{host: host, views: map[viewKey]*view{}, byID: map[int]seenMount{}}
-	m.add(own, nil)
-	return m, nil
+	s := &Scan{own: own, host: host, views: map[viewKey]*View{}, byID: map[int]seenMount{}}
+	s.add(own, nil)
+	return s, nil
 }
 
 // add indexes a table; in is nil for the host's. If two tables show the same mount, the entry with the
 // longer mount point is kept, because the kernel reports open files by their path from the root of the
 // namespace.
-func (m *mountTables) add(table mount.Mounts, in *view) {
+func (s *Scan) add(table mount.Mounts, in *View) {
 	for _, e := range table {
-		if known, ok := m.byID[e.ID]; !ok || known.in != nil && len(e.Mountpoint) > len(known.Mountpoint) {
-			m.byID[e.ID] = seenMount{e, in}
+		if known, ok := s.byID[e.ID]; !ok || known.in != nil && len(e.Mountpoint) > len(known.Mountpoint) {
+			s.byID[e.ID] = seenMount{e, in}
 		}
 	}
 }
 
-// of returns the mount table that a task sees, or nil if the task is in the host's namespace. Its errors
+// TableOf returns the mount table that a task sees, or nil if the task is in the host's namespace. Its errors
 // are those of mount.TableOf.
-func (m *mountTables) of(task string) (*view, error) {
+func (s *Scan) TableOf(task string) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		return m.ofPrivileged(task)
+		return s.ofPrivileged(task)
 	}
-	if err != nil || ns == m.host {
+	if err != nil || ns == s.host {
 		return nil, err
 	}
 	// A filesystem that does not describe the root directory, as a FUSE of another user or one that has
 	// shut down, leaves the mounts to be read: for this task alone, as others may have another root.
 	root, rootErr := rootID(task)
 	key := viewKey{ns, root}
-	m.mu.Lock()
-	v := m.views[key]
-	m.mu.Unlock()
+	s.mu.Lock()
+	v := s.views[key]
+	s.mu.Unlock()
 	if v != nil && rootErr == nil {
 		return v, nil
 	}
@@ -77,44 +88,44 @@ func (m *mountTables) of(task string) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if v = m.views[key]; v == nil || rootErr != nil {
-		v = &view{table, table.Index()}
-		m.add(table, v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v = s.views[key]; v == nil || rootErr != nil {
+		v = NewView(table)
+		s.add(table, v)
 		if rootErr == nil {
-			m.views[key] = v
+			s.views[key] = v
 		}
 	}
 	return v, nil
 }
 
-// ofPrivileged is like of for a task with capabilities that this process lacks. The kernel hides the
+// ofPrivileged is like TableOf for a task with capabilities that this process lacks. The kernel hides the
 // namespace of such a task (ptrace(2), access mode checks), but shows its mounts. Mount IDs differ
 // between namespaces, so a task that shows a mount with an ID of the host is in the host's namespace.
-func (m *mountTables) ofPrivileged(task string) (*view, error) {
+func (s *Scan) ofPrivileged(task string) (*View, error) {
 	table, err := mount.TableOf(task)
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, e := range table {
-		if known, ok := m.byID[e.ID]; ok && known.in == nil && known.Root == e.Root && known.Source == e.Source {
+		if known, ok := s.byID[e.ID]; ok && known.in == nil && known.Root == e.Root && known.Source == e.Source {
 			return nil, nil
 		}
 	}
-	v := &view{table, table.Index()}
-	m.add(table, v)
+	v := NewView(table)
+	s.add(table, v)
 	return v, nil
 }
 
 // find returns the mount with an ID. It returns false if no table that was read contains it, because the
 // mount is internal to the kernel, is detached, or is not below the root directory of any process.
-func (m *mountTables) find(id int) (seenMount, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	found, ok := m.byID[id]
+func (s *Scan) find(id int) (seenMount, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, ok := s.byID[id]
 	return found, ok
 }
 
@@ -126,4 +137,13 @@ func rootID(task string) ([3]uint64, error) {
 		return [3]uint64{}, &os.PathError{Op: "statx", Path: task + "/root", Err: err}
 	}
 	return [3]uint64{uint64(st.Dev_major), uint64(st.Dev_minor), st.Ino}, nil
+}
+
+// RunsAsRoot reports whether all user IDs of a process are 0 on the host.
+func RunsAsRoot(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	return slices.Equal(strings.Fields(Field(b, "Uid:")), []string{"0", "0", "0", "0"})
 }

@@ -1,4 +1,4 @@
-package hand
+package inuse
 
 import (
 	"bytes"
@@ -16,51 +16,62 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
+// Reasons why a process could not be examined; test with errors.Is.
 var (
-	errOutOfTime = errors.New("it has too many descriptors to read in time")
-	errHung      = errors.New("the kernel does not finish the read of its descriptors or memory map")
+	ErrOutOfTime = errors.New("it has too many descriptors to read in time")
+	ErrHung      = errors.New("the kernel does not finish the read of its descriptors or memory map")
 )
 
-// examination finds everything that one process holds: the mount namespaces of its threads, their
+// Examination finds everything that one process holds: the mount namespaces of its threads, their
 // descriptors, working and root directories, and its memory map. The time that it takes grows with the
 // number of descriptors, which any user can raise up to the limit of the process.
-type examination struct {
-	w *world
-	p *process
+type Examination struct {
+	Scan  *Scan
+	PID   int
+	Start uint64 // with PID it identifies the process: proc_pid_stat(5), starttime
+	// Pace, if set, is called after each chunk of work. It may rest.
+	Pace func()
 
-	// stop asks the examination to end with errOutOfTime. progress grows as long as it makes progress;
+	// stop asks the examination to end with ErrOutOfTime. progress grows as long as it makes progress;
 	// otherwise it waits in the kernel.
 	stop     atomic.Bool
 	progress atomic.Int64
-	// pace, if set, is called after each chunk of work. It may rest.
-	pace func()
 }
 
-// findings are the result of an examination. They replace process.views and process.opens.
-type findings struct {
-	views []*view
-	opens []open
+// Findings are the result of an examination.
+type Findings struct {
+	// Views are the mount tables that the threads of the process see and the host does not.
+	Views []*View
+	// Files are the files through which it can write without such a mount: files open for writing, open
+	// directories, its working and root directory, and shared writable mappings.
+	Files []File
 }
+
+// Advance records progress, so that an examination that rests does not count as hung.
+func (x *Examination) Advance() { x.progress.Add(1) }
+
+// Progress returns a number that grows with the progress of the examination.
+func (x *Examination) Progress() int64 { return x.progress.Load() }
 
 // chunk is the number of descriptors that are read between two checks of stop.
 const chunk = 256
 
 // endChunk is called after each chunk of work. It fails if the examination must stop.
-func (x *examination) endChunk() error {
+func (x *Examination) endChunk() error {
 	x.progress.Add(1)
-	if x.pace != nil {
-		x.pace()
+	if x.Pace != nil {
+		x.Pace()
 	}
 	if x.stop.Load() {
-		return errOutOfTime
+		return ErrOutOfTime
 	}
 	return nil
 }
 
 // run examines the process. The error is nil if the process was examined completely, or has ended. It is
-// errOutOfTime if stop was set.
-func (x *examination) run() (f findings, err error) {
-	dir := procDir(x.p.PID) + "/task"
+// ErrOutOfTime if stop was set.
+func (x *Examination) run() (f Findings, err error) {
+	dir := filepath.Join("/proc", strconv.Itoa(x.PID), "task")
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		return f, unlessEnded(err)
@@ -80,10 +91,10 @@ func (x *examination) run() (f findings, err error) {
 			mapped, err = x.mappings(at, &f)
 		}
 		if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
-			return findings{}, err
+			return Findings{}, err
 		}
 		if err := x.endChunk(); err != nil {
-			return findings{}, err
+			return Findings{}, err
 		}
 	}
 	return f, nil
@@ -92,8 +103,8 @@ func (x *examination) run() (f findings, err error) {
 // mustBeTrusted reports whether err is that the descriptors of a process of root cannot be read because it
 // has capabilities that this process lacks. An example is the host's init, if Drover runs with fewer
 // capabilities, about which the guard warns when it starts. The mounts of such a process are still read.
-func (x *examination) mustBeTrusted(err error) bool {
-	return errors.Is(err, fs.ErrPermission) && byRoot(x.p.PID)
+func (x *Examination) mustBeTrusted(err error) bool {
+	return errors.Is(err, fs.ErrPermission) && RunsAsRoot(x.PID)
 }
 
 func unlessEnded(err error) error {
@@ -104,13 +115,13 @@ func unlessEnded(err error) error {
 }
 
 // task examines one thread. It does not read again what the thread shares with an earlier thread.
-func (x *examination) task(at string, tid int, files, places *sharers, f *findings) error {
-	v, err := x.w.mounts.of(at)
+func (x *Examination) task(at string, tid int, files, places *sharers, f *Findings) error {
+	v, err := x.Scan.TableOf(at)
 	if err != nil {
 		return err
 	}
-	if v != nil && (len(f.views) == 0 || f.views[len(f.views)-1] != v) {
-		f.views = append(f.views, v)
+	if v != nil && (len(f.Views) == 0 || f.Views[len(f.Views)-1] != v) {
+		f.Views = append(f.Views, v)
 	}
 	if places.isNew(tid, kcmpFS) {
 		dir, err := os.Open(at)
@@ -131,7 +142,7 @@ func (x *examination) task(at string, tid int, files, places *sharers, f *findin
 }
 
 // descriptors examines a descriptor table.
-func (x *examination) descriptors(at string, f *findings) error {
+func (x *Examination) descriptors(at string, f *Findings) error {
 	dir, err := os.Open(at + "/fd")
 	if err != nil {
 		return err
@@ -157,15 +168,15 @@ func (x *examination) descriptors(at string, f *findings) error {
 }
 
 // descriptor examines one descriptor, or the working or root directory: a link in the folder dir of the
-// thread at. It adds it to f if it is on one of w.devices and the thread can write through it: a file
+// thread at. It adds it to f if it is on one of the wanted filesystems and the thread can write through it: a file
 // that is open for writing, or any directory.
 //
 // Most descriptors need only one system call, relative to dir: a path from /proc would take twice the
-// time. The link is read only if the filesystem is one of w.devices.
+// time. The link is read only if the filesystem is one of the wanted filesystems.
 //
 // A descriptor on a detached mount (umount2(2), MNT_DETACH) has a mount ID that is in no table. It is
 // recognized by the device of its file, and its path is unknown.
-func (x *examination) descriptor(dir *os.File, at, name string, f *findings) error {
+func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) error {
 	var st unix.Statx_t
 	const fields = unix.STATX_MNT_ID | unix.STATX_TYPE
 	if err := unix.Statx(int(dir.Fd()), name, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &st); err != nil {
@@ -179,30 +190,30 @@ func (x *examination) descriptor(dir *os.File, at, name string, f *findings) err
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil
 	}
-	through, attached := x.w.mounts.find(int(st.Mnt_id))
-	if attached && !x.w.wanted(through.Major, through.Minor) {
+	through, attached := x.Scan.find(int(st.Mnt_id))
+	if attached && !x.Scan.wanted(through.Major, through.Minor) {
 		return nil
 	}
 	path := filepath.Join(dir.Name(), name)
-	var o open
+	var o File
 	if attached {
 		var err error
 		if o, err = placeOf(through, path); err != nil {
 			return closed(err)
 		}
 	} else {
-		d := x.w.detached(int(st.Dev_major), int(st.Dev_minor), path)
+		d := x.Scan.detached(int(st.Dev_major), int(st.Dev_minor), path)
 		if d == nil {
 			return nil
 		}
-		o = open{major: d.major, minor: d.minor, path: "/", unplaced: true}
+		o = File{major: d.major, minor: d.minor, path: "/", unplaced: true}
 	}
 	if kind == unix.S_IFREG {
 		if writable, err := forWriting(at, name); err != nil || !writable {
 			return closed(err)
 		}
 	}
-	f.opens = append(f.opens, o)
+	f.Files = append(f.Files, o)
 	return nil
 }
 
@@ -211,7 +222,7 @@ func (x *examination) descriptor(dir *os.File, at, name string, f *findings) err
 // shut down answers EIO. Neither says anything about the process: anybody can have such a descriptor, and
 // can give it to others. The kernel knows the mount without the filesystem. The descriptor counts if that
 // is one of those asked for, or if not even the device is known.
-func (x *examination) undescribed(dir *os.File, name string, f *findings) error {
+func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error {
 	path := filepath.Join(dir.Name(), name)
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -223,19 +234,19 @@ func (x *examination) undescribed(dir *os.File, name string, f *findings) error 
 	if err != nil {
 		return err
 	}
-	id, err := strconv.Atoi(field(info, "mnt_id:"))
+	id, err := strconv.Atoi(Field(info, "mnt_id:"))
 	if err != nil {
 		return err
 	}
-	if through, attached := x.w.mounts.find(id); attached {
-		if !x.w.wanted(through.Major, through.Minor) {
+	if through, attached := x.Scan.find(id); attached {
+		if !x.Scan.wanted(through.Major, through.Minor) {
 			return nil
 		}
 		o, err := placeOf(through, path)
 		if err != nil {
 			return closed(err)
 		}
-		f.opens = append(f.opens, o)
+		f.Files = append(f.Files, o)
 		return nil
 	}
 	// With no field asked for, FUSE tells the device.
@@ -243,21 +254,21 @@ func (x *examination) undescribed(dir *os.File, name string, f *findings) error 
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
 		return &os.PathError{Op: "statx", Path: path, Err: err}
 	}
-	if d := x.w.detached(int(st.Dev_major), int(st.Dev_minor), path); d != nil {
-		f.opens = append(f.opens, open{major: d.major, minor: d.minor, path: "/", unplaced: true})
+	if d := x.Scan.detached(int(st.Dev_major), int(st.Dev_minor), path); d != nil {
+		f.Files = append(f.Files, File{major: d.major, minor: d.minor, path: "/", unplaced: true})
 	}
 	return nil
 }
 
 // placeOf is place for a link of /proc. The kernel does not show a path that is longer than a page: what
 // is open there may be anywhere on its mount.
-func placeOf(through seenMount, path string) (open, error) {
+func placeOf(through seenMount, path string) (File, error) {
 	link, err := os.Readlink(path)
 	if errors.Is(err, unix.ENAMETOOLONG) {
-		return open{major: through.Major, minor: through.Minor, path: "/", unplaced: true}, nil
+		return File{major: through.Major, minor: through.Minor, path: "/", unplaced: true}, nil
 	}
 	if err != nil {
-		return open{}, err
+		return File{}, err
 	}
 	return place(through, link), nil
 }
@@ -276,43 +287,15 @@ func forWriting(at, fd string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	flags, err := strconv.ParseUint(field(info, "flags:"), 8, 32)
+	flags, err := strconv.ParseUint(Field(info, "flags:"), 8, 32)
 	if err != nil {
 		return false, err
 	}
 	return flags&unix.O_ACCMODE != unix.O_RDONLY && flags&unix.O_PATH == 0, nil
 }
 
-// wanted reports whether a filesystem is one of w.devices.
-func (w *world) wanted(major, minor int) bool {
-	for _, d := range w.devices {
-		if d.major == major && d.minor == minor {
-			return true
-		}
-	}
-	return false
-}
-
-// detached returns the filesystem in w.devices that may contain a file on a detached mount, or nil if none
-// may. The device number that stat(2) reports is not always known for btrfs. Then every file on any btrfs
-// counts.
-func (w *world) detached(major, minor int, path string) *device {
-	for i, d := range w.devices {
-		if d.statMajor == major && d.statMinor == minor {
-			return &w.devices[i]
-		}
-		if d.statMajor == 0 && d.statMinor == 0 && d.major == 0 {
-			var st unix.Statfs_t
-			if err := unix.Statfs(path, &st); err != nil || st.Type == unix.BTRFS_SUPER_MAGIC {
-				return &w.devices[i]
-			}
-		}
-	}
-	return nil
-}
-
-// field returns the text after a name in a file of "name: text" lines.
-func field(b []byte, name string) string {
+// Field returns the text after a name in a file of "name: text" lines.
+func Field(b []byte, name string) string {
 	for line := range bytes.Lines(b) {
 		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {
 			return string(bytes.TrimSpace(rest))

@@ -1,4 +1,4 @@
-package hand
+package inuse
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 // mappings finds the files that a task has mapped shared and writable (proc_pid_maps(5)). The task can
 // write to them without a system call, even after it has closed them. has is false if the task has no
 // memory map.
-func (x *examination) mappings(at string, f *findings) (has bool, err error) {
+func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {
 		return false, err
@@ -27,11 +27,11 @@ func (x *examination) mappings(at string, f *findings) (has bool, err error) {
 		if n%chunk == 0 {
 			x.progress.Add(1)
 			if x.stop.Load() {
-				return has, errOutOfTime
+				return has, ErrOutOfTime
 			}
 		}
-		if o, ok := x.mapping(lines.Bytes(), f.views); ok {
-			f.opens = append(f.opens, o)
+		if o, ok := x.mapping(lines.Bytes(), f.Views); ok {
+			f.Files = append(f.Files, o)
 		}
 	}
 	return has, lines.Err()
@@ -39,20 +39,20 @@ func (x *examination) mappings(at string, f *findings) (has bool, err error) {
 
 // mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
 // mounts that contain its path. It returns false if the line is not a shared writable mapping of a file on
-// one of w.devices.
-func (x *examination) mapping(line []byte, views []*view) (open, bool) {
+// one of the wanted filesystems.
+func (x *Examination) mapping(line []byte, views []*View) (File, bool) {
 	word := bytes.Fields(line)
 	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
-		return open{}, false
+		return File{}, false
 	}
 	major, minor, ok := deviceOfMapping(string(word[3]))
-	if !ok || !x.w.wanted(major, minor) {
-		return open{}, false
+	if !ok || !x.Scan.wanted(major, minor) {
+		return File{}, false
 	}
 	path := string(bytes.Join(word[5:], []byte(" ")))
-	best := open{major: major, minor: minor, path: "/", unplaced: true}
+	best := File{major: major, minor: minor, path: "/", unplaced: true}
 	longest := -1
-	consider := func(table mount.Mounts, in *view) {
+	consider := func(table mount.Mounts, in *View) {
 		for _, e := range table.Of(major, minor) {
 			if within(path, e.Mountpoint) && len(e.Mountpoint) >= longest {
 				longest, best = len(e.Mountpoint), place(seenMount{e, in}, path)
@@ -60,10 +60,10 @@ func (x *examination) mapping(line []byte, views []*view) (open, bool) {
 		}
 	}
 	if len(views) == 0 {
-		consider(x.w.own, nil)
+		consider(x.Scan.own, nil)
 	}
 	for _, v := range views {
-		consider(v.mounts, v)
+		consider(v.Mounts, v)
 	}
 	return best, true
 }

@@ -1,0 +1,60 @@
+package inuse
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/mount"
+)
+
+// device identifies a filesystem by its device number in a mount table and by the one that stat(2)
+// reports. They differ on btrfs.
+type device struct {
+	major, minor         int
+	statMajor, statMinor int
+	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
+	anyBtrfs bool
+}
+
+// Want adds a filesystem to those whose open files are recorded. e is the host's mount of the directory
+// tree that matters, or nil if there is none or if several subvolumes of a btrfs matter.
+func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
+	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
+	switch {
+	case e == nil:
+		d.anyBtrfs = fsys.Major == 0
+	case e.FSType == btrfs:
+		var st unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, e.Mountpoint, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+		if d.anyBtrfs = err != nil; err == nil {
+			d.statMajor, d.statMinor = int(st.Dev_major), int(st.Dev_minor)
+		}
+	}
+	if !slices.Contains(s.devices, d) {
+		s.devices = append(s.devices, d)
+	}
+}
+
+// wanted reports whether a filesystem is a wanted one.
+func (s *Scan) wanted(major, minor int) bool {
+	return slices.ContainsFunc(s.devices, func(d device) bool { return d.major == major && d.minor == minor })
+}
+
+// detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none may.
+// major and minor are what stat(2) reports for the file. If they are unknown for a wanted btrfs, every file
+// on any btrfs counts.
+func (s *Scan) detached(major, minor int, path string) *device {
+	for i, d := range s.devices {
+		if d.statMajor == major && d.statMinor == minor {
+			return &s.devices[i]
+		}
+		if d.anyBtrfs {
+			var st unix.Statfs_t
+			if err := unix.Statfs(path, &st); err != nil || st.Type == unix.BTRFS_SUPER_MAGIC {
+				return &s.devices[i]
+			}
+		}
+	}
+	return nil
+}
