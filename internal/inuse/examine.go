@@ -175,7 +175,7 @@ func (x *Examination) descriptors(at string, f *Findings) error {
 // time. The link is read only if the filesystem is one of the wanted filesystems.
 //
 // A descriptor on a detached mount (umount2(2), MNT_DETACH) has a mount ID that is in no table. It is
-// recognized by the device of its file, and its path is unknown.
+// recognized by the device of its file.
 func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) error {
 	var st unix.Statx_t
 	const fields = unix.STATX_MNT_ID | unix.STATX_TYPE
@@ -206,7 +206,7 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 		if d == nil {
 			return nil
 		}
-		o = File{major: d.major, minor: d.minor, path: "/", unplaced: true}
+		o = x.Scan.placeDetached(d, path)
 	}
 	if kind == unix.S_IFREG {
 		if writable, err := forWriting(at, name); err != nil || !writable {
@@ -255,7 +255,7 @@ func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error 
 		return &os.PathError{Op: "statx", Path: path, Err: err}
 	}
 	if d := x.Scan.detached(int(st.Dev_major), int(st.Dev_minor), path); d != nil {
-		f.Files = append(f.Files, File{major: d.major, minor: d.minor, path: "/", unplaced: true})
+		f.Files = append(f.Files, x.Scan.placeDetached(d, path))
 	}
 	return nil
 }

@@ -15,15 +15,15 @@ const rootPrefix = "inode:"
 // each other or from the whole share.
 func RootOf(inode uint64) string { return rootPrefix + strconv.FormatUint(inode, 10) }
 
-// onShare reports whether a mount is of NFS.
-func onShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
+// OnShare reports whether a mount is of NFS.
+func OnShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
 // resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root
 // directory of the process that sees the mounts. It asks no server, because the server may be dead. A
 // mount that is covered by another one, or whose mount point is inside a share, keeps the root "/".
 func (m Mounts) resolveShareRoots(root string) {
 	for _, e := range m {
-		if !onShare(e) || m.inShare(e) {
+		if !OnShare(e) || m.inShare(e) {
 			continue
 		}
 		var st unix.Statx_t
@@ -37,13 +37,13 @@ func (m Mounts) resolveShareRoots(root string) {
 
 // Untold reports whether a mount is of NFS and its directory in the share is unknown, so that it may be
 // any part of the share.
-func Untold(e *Entry) bool { return onShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
+func Untold(e *Entry) bool { return OnShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
 
 // inShare reports whether a mount point is inside another NFS mount. To look it up, the kernel would ask
 // the server.
 func (m Mounts) inShare(e *Entry) bool {
 	for _, o := range m {
-		if onShare(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
+		if OnShare(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
 			return true
 		}
 	}
@@ -53,7 +53,7 @@ func (m Mounts) inShare(e *Entry) bool {
 // Unsure reports whether e, a mount in another mount namespace, is of NFS and may be any part of its
 // share. If m has a mount of the same directory, e is a mount of that directory.
 func (m Mounts) Unsure(e *Entry) bool {
-	if !onShare(e) {
+	if !OnShare(e) {
 		return false
 	}
 	for _, o := range m.Of(e.Major, e.Minor) {

@@ -1,0 +1,105 @@
+package inuse
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+// cloned opens a path below a clone of a directory's mount, which is attached nowhere (open_tree(2)).
+func cloned(t *testing.T, dir, path string, flags int) {
+	t.Helper()
+	clone, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Openat(clone, path, flags|unix.O_CLOEXEC, 0)
+	if err := unix.Close(clone); err != nil {
+		t.Error(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+}
+
+// Whoever works through a detached mount holds the dataset if its file belongs to it, and not for anything
+// else of the same filesystem: Drover itself copies trees through such mounts.
+func TestHoldersThroughDetachedMounts(t *testing.T) {
+	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+		top := scratch.Mount(t, fstype, 384<<20)
+		for name, c := range map[string]struct {
+			do    func(t *testing.T, disk string)
+			holds bool
+		}{
+			"a directory beside it": {func(t *testing.T, disk string) { cloned(t, disk+"/other", ".", unix.O_DIRECTORY) }, false},
+			"a file beside it":      {func(t *testing.T, disk string) { cloned(t, disk+"/other", "file", unix.O_RDWR) }, false},
+			"a deleted file beside it": {func(t *testing.T, disk string) {
+				cloned(t, disk+"/other", "file", unix.O_RDWR)
+				must(t, os.Remove(disk+"/other/file"))
+			}, false},
+			"its directory":  {func(t *testing.T, disk string) { cloned(t, disk+"/dataset", ".", unix.O_DIRECTORY) }, true},
+			"its file":       {func(t *testing.T, disk string) { cloned(t, disk+"/dataset/below", "file", unix.O_RDWR) }, true},
+			"a folder above": {func(t *testing.T, disk string) { cloned(t, disk, ".", unix.O_DIRECTORY) }, false}, // as through any mount
+			"its file, to read": {func(t *testing.T, disk string) {
+				cloned(t, disk+"/dataset/below", "file", unix.O_RDONLY)
+			}, false},
+			"its deleted file": {func(t *testing.T, disk string) {
+				cloned(t, disk+"/dataset/below", "file", unix.O_RDWR)
+				must(t, os.Remove(disk+"/dataset/below/file"))
+			}, true},
+			"its file, which has a name beside it": {func(t *testing.T, disk string) {
+				must(t, os.Link(disk+"/dataset/below/file", disk+"/other/link"))
+				cloned(t, disk+"/other", "link", unix.O_RDWR)
+			}, true},
+		} {
+			t.Run(fstype+", "+name, func(t *testing.T) {
+				disk := filepath.Join(top, uuid.NewString())
+				for _, dir := range []string{"dataset/below", "other"} {
+					must(t, os.MkdirAll(filepath.Join(disk, dir), 0o700))
+					must(t, os.WriteFile(filepath.Join(disk, dir, "file"), []byte("it"), 0o600))
+				}
+				path := filepath.Join(t.TempDir(), "mnt")
+				must(t, os.Mkdir(path, 0o700))
+				must(t, unix.Mount(filepath.Join(disk, "dataset"), path, "", unix.MS_BIND, ""))
+				t.Cleanup(func() { must(t, unix.Unmount(path, 0)) })
+				c.do(t, disk)
+				if got := holdsHere(t, path); got != c.holds {
+					t.Errorf("it is a holder: %t", got)
+				}
+			})
+		}
+	}
+}
+
+// holdsHere reports whether this process holds what is mounted on a path.
+func holdsHere(t *testing.T, path string) bool {
+	t.Helper()
+	own, err := mount.Table()
+	must(t, err)
+	e := own.At(path)
+	fsys := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
+	s, err := NewScan(own)
+	must(t, err)
+	s.Want(fsys, e)
+	var r Examiner
+	f, err := r.Examine(t.Context(), clock.System{}, &Examination{Scan: s, PID: os.Getpid()}, func() {})
+	must(t, err)
+	return NewHolding(own, fsys, []string{path}).By(f)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
