@@ -147,6 +147,35 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	}
 }
 
+// A mark that is a link is none, also when the link leads to the right one.
+func TestMarkThatIsALink(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	p, _ := pool(t, dir.Backend{}, path)
+	c, err := corner.Make(path, p.ID(), "dir")
+	must(t, err)
+	must(t, c.Close())
+	mark, away := filepath.Join(c.Path, "corner.json"), filepath.Join(t.TempDir(), "corner.json")
+	must(t, errors.Join(os.Rename(mark, away), os.Symlink(away, mark)))
+	list, err := corner.Find(path)
+	if err != nil || len(list) != 1 || list[0].Foreign == "" {
+		t.Errorf("found %+v, %v", list, err)
+	}
+}
+
+// A power cut leaves a corner that is found again, with the backend of its pools.
+func TestCornerSurvivesAPowerCut(t *testing.T) {
+	image := scratch.Image(t, "ext4", scratch.Ext4)
+	path := filepath.Join(scratch.MountImage(t, "ext4", image), "pool")
+	p, _ := pool(t, dir.Backend{}, path)
+	c, err := corner.Make(path, p.ID(), "dir")
+	must(t, err)
+	list, err := corner.Find(filepath.Join(scratch.Cut(t, "ext4", image), "pool"))
+	if err != nil || len(list) != 1 || list[0].ID != c.ID || list[0].Backend != "dir" {
+		t.Errorf("found %+v, %v", list, err)
+	}
+	must(t, c.Close())
+}
+
 // elsewhere is a backend whose pools have something outside of their folder.
 type elsewhere struct {
 	dir.Backend

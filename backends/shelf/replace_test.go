@@ -155,3 +155,49 @@ func TestRestoredBefore(t *testing.T) {
 		t.Errorf("with a record that cannot be read: %v", err)
 	}
 }
+
+// I3: the record that a failed restore left names the tree of the head. A removal of it, as of any other
+// snapshot, takes it away, before another restore makes a snapshot of it.
+func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
+	s := newShelved(t)
+	failed := uuid.New()
+	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}))
+	if tree, err := s.Drop(failed); err != nil || tree != "" {
+		t.Errorf("%q, %v", tree, err)
+	}
+	if named, err := s.Named(FirstHead, failed); err != nil || named {
+		t.Errorf("the record stays: %t, %v", named, err)
+	}
+}
+
+// I3: of a copy, the record that names the tree of the head is the snapshot that the head is about to become.
+func TestI3SweepSparesACopy(t *testing.T) {
+	s := newShelved(t)
+	last := uuid.New()
+	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: last}, Tree: FirstHead}))
+	s.State = backends.EntryCopy
+	s.ok(s.Sweep())
+	if named, err := s.Named(FirstHead, last); err != nil || !named {
+		t.Errorf("the last snapshot of the copy is gone: %t, %v", named, err)
+	}
+}
+
+// I3: only a tree that is not the head and that no record names, or may name, is destroyed.
+func TestI3Removable(t *testing.T) {
+	s := newShelved(t)
+	one, damaged := uuid.New(), uuid.New()
+	removable := func(tree string, want bool) {
+		t.Helper()
+		if is := s.Removable(tree); is != want {
+			t.Errorf("%s is removable: %t, want %t", tree, is, want)
+		}
+	}
+	removable(FirstHead, false)
+	s.ok(s.restore(one))
+	removable(FirstHead, false)
+	removable(RestoredTree(one), false)
+	s.ok(s.Forget(one))
+	removable(FirstHead, true)
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(damaged)), []byte("{"), 0o600))
+	removable(FirstHead, false)
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -93,6 +94,37 @@ func TestI11FailedLookIsNoAnswer(t *testing.T) {
 		u := Uses{elsewhere: func() (*mount.Foreign, error) { return &mount.Foreign{}, want }}
 		if err := u.None(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
 			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+}
+
+// I11: a dataset is in use while its folder is mounted in a second place, and while anything is mounted in it.
+func TestI11MountedHere(t *testing.T) {
+	folder, elsewhere := t.TempDir(), t.TempDir()
+	inside := filepath.Join(folder, "head")
+	if err := os.Mkdir(inside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var u Uses
+	for name, c := range map[string]struct {
+		source, target, fstype string
+		flags                  uintptr
+	}{
+		"the folder":               {folder, elsewhere, "", unix.MS_BIND},
+		"its head":                 {inside, elsewhere, "", unix.MS_BIND},
+		"another filesystem in it": {"none", inside, "tmpfs", 0},
+	} {
+		if err := u.None(t.Context(), uuid.New(), folder); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(c.source, c.target, c.fstype, c.flags, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.None(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("%s is mounted: %v", name, err)
+		}
+		if err := unix.Unmount(c.target, 0); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
