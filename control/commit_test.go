@@ -356,3 +356,19 @@ func TestIndexOfAnswers(t *testing.T) {
 		t.Errorf("index %d of a record with index %d", again.Index, entry.Index)
 	}
 }
+
+// A node that reports the operation of another node ends nothing, whatever it says of it.
+func TestReportOfAnotherNodesOperation(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@silver")
+	op := *e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
+	before := e.dump()
+	stolen := op
+	stolen.Node, stolen.Problem = b.id, &dataset.Problem{Message: "it failed"}
+	refused(t, b.commits(stolen), dataset.ErrStale, "is another one")
+	if diff := cmp.Diff(before, e.dump()); diff != "" {
+		t.Errorf("it is on record (-before +after):\n%s", diff)
+	}
+	a.commit(op)
+}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -175,5 +176,19 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	over()
 	if got := kind(); got != dataset.CopyGoing {
 		t.Errorf("without the move it is %s", got)
+	}
+}
+
+// A node reports only copies of its own.
+func TestCopyOfAnotherNode(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	d := a.create("db@gold")
+	e.moved("db", a, b, "beta")
+	before := e.dump()
+	c := dataset.Copy{Dataset: d.ID, Node: b.id, Pool: a.pools[0].ID, Kind: dataset.CopySuperseded, Epoch: 9, Snapshot: uuid.New(), Taken: someday}
+	refused(t, e.Copied(e.ctx, a.id, api.Copied{Incarnation: a.incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.id.String())
+	if diff := cmp.Diff(before, e.dump()); diff != "" {
+		t.Errorf("it is on record (-before +after):\n%s", diff)
 	}
 }

@@ -270,3 +270,20 @@ func (c *epochs) restartHost(t *rapid.T) {
 		h.hear()
 	}
 }
+
+// A move that is over is neither recalled nor given up again.
+func TestMoveThatIsOver(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.agent("alpha"), e.agent("beta")
+	a.create("db@gold")
+	op := *e.submit(moveTo("db", "beta")).Operation
+	b.recalls(op)
+	op.Manifest = gaveUp(op)
+	if err := a.yields(op, op.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	b.commit(op)
+	_, err := b.Recall(b.ctx, b.id, b.report(op))
+	refused(t, err, dataset.ErrStale, "is done already")
+	refused(t, a.yields(op, op.Manifest), dataset.ErrStale, "is done already")
+}

@@ -329,3 +329,32 @@ func TestAccessManyWantsAShare(t *testing.T) {
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUpdate, Volume: "one", Profile: "many"})
 	refused(t, err, dataset.ErrUnsupported, "several hosts cannot have a volume of it mounted at once")
 }
+
+// A volume does not move away from its share while a guest has it mounted, also one that came since the move was
+// asked for.
+func TestGuestsOfAVolumeThatLeavesItsShare(t *testing.T) {
+	e := newEnv(t)
+	share := uuid.New()
+	a, b, c := e.onShare("alpha", share), e.onShare("beta", uuid.New()), e.onShare("gamma", share)
+	d := a.createMany("db")
+	op := *e.submit(moveTo("db", "beta")).Operation
+	if op.Share {
+		t.Fatal("both are on one share")
+	}
+	b.recalls(op)
+	op.Manifest = gaveUp(op)
+	if err := a.yields(op, op.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	id := uuid.New()
+	held := api.Stay{Incarnation: c.incarnation, Dataset: d.ID, ID: id, Held: true}
+	if _, err := c.Guest(e.ctx, c.id, held); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, b.commits(op), dataset.ErrInUse, "cannot move volume db", "gamma")
+	c.leaves(d, id)
+	if got := *b.commit(op).Dataset; got.Home != b.id {
+		t.Errorf("%+v", got)
+	}
+	e.check()
+}

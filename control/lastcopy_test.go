@@ -256,3 +256,32 @@ func (l *lastCopy) letsGo() (left, replica dataset.CopyKind) {
 	}
 	return l.left.sync(0).Copies[0].Kind, l.replica.sync(0).Copies[0].Kind
 }
+
+// A copy that became something else since it was looked at is not let go of.
+func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
+	l := newLastCopy(t)
+	l.isWell()
+	var was dataset.Copy
+	l.edits(l.left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
+	if _, err := l.keeper.update(t.Context(), func(t *tx) error { return l.keeper.expireCopy(t, was) }); err != nil {
+		t.Fatal(err)
+	}
+	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopySuperseded {
+		t.Errorf("it is %s", is)
+	}
+}
+
+// A copy stays when the home is lost after it was decided to let go of the copy, and before that is on record.
+func TestExpiryBesideALostHome(t *testing.T) {
+	l := newLastCopy(t)
+	l.isWell()
+	l.keeper.spy = newSpy(l.keeper.Service.store)
+	l.keeper.Service.store = l.keeper.spy
+	l.keeper.spy.first(l.goes)
+	if err := l.keeper.expireCopies(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopyLeft {
+		t.Errorf("it is %s", is)
+	}
+}

@@ -257,3 +257,18 @@ func TestRebuildOnAnotherHost(t *testing.T) {
 		b.delete("db")
 	}
 }
+
+// A copy in another pool of the home, as a disk that was copied has, is left alone, however late its record is.
+func TestRebuildOfACopyInAnotherPool(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	d := a.create("db@bronze")
+	copied := api.Found{Pool: a.pools[1].ID, Dataset: d, Index: 1 << 40}
+	copied.Dataset.Pool = copied.Pool
+	if got := a.rebuild(copied)[d.ID]; got.Action != "known" || !strings.Contains(got.Note, "this copy is left alone") {
+		t.Errorf("%+v", got)
+	}
+	if v := e.volume("db"); v.Pool != d.Pool || v.Epoch != d.Epoch {
+		t.Errorf("it is on record in pool %s at epoch %d", v.Pool, v.Epoch)
+	}
+}

@@ -93,3 +93,27 @@ func TestSuppositions(t *testing.T) {
 		t.Errorf("it made a volume: %v", err)
 	}
 }
+
+// The record of a node is taken from memory for a few seconds, and not after the store went back: the store may
+// give the index of a record to another one then.
+func TestRecalledForAFewSeconds(t *testing.T) {
+	x := newShared(t, 1)
+	e := x.env(x.list[0])
+	a := e.agent("alpha")
+	recalled := func(want bool) {
+		t.Helper()
+		if _, ok := e.recalled.entry(a.id); ok != want {
+			t.Errorf("it is taken from memory: %t, want %t", ok, want)
+		}
+	}
+	a.create("db")
+	recalled(true)
+	x.clock.Advance(recalledFor)
+	recalled(false)
+	a.create("again")
+	recalled(true)
+	if err := e.wentBack(e.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	recalled(false)
+}

@@ -209,3 +209,22 @@ func TestSnapshotLists(t *testing.T) {
 	_, err := e.Snapshots(e.ctx, "nothing", api.Page{})
 	refused(t, err, dataset.ErrNotFound)
 }
+
+// A restore whose snapshot was removed while its report was decided is not on record as the latest state of the
+// volume.
+func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db@silver")
+	s := a.snapshot("db", "old")
+	op := a.plan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
+	e.spy.first(func() {
+		if _, err := e.update(e.ctx, func(t *tx) error { t.delSnapshot(s); return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	a.commit(op)
+	if v := e.volume("db"); v.Latest != uuid.Nil {
+		t.Errorf("the latest state is snapshot %s, which is gone", v.Latest)
+	}
+}

@@ -144,3 +144,31 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Errorf("events of what may not have happened: %s", diff)
 	}
 }
+
+// A create wakes no agent, as its answer has all of it. An answer that is lost has nothing: the agent is woken.
+func TestLostAnswerWakesTheAgent(t *testing.T) {
+	for lost, want := range map[bool]bool{false: false, true: true} {
+		e := newEnv(t)
+		a := e.agent("alpha")
+		a.create("first")
+		op := a.plan(create("db"))
+		rung, leave := e.feed.hear(a.id)
+		if lost {
+			e.spy.fail(1, true)
+		}
+		if err := a.commits(op); (err != nil) != lost {
+			t.Fatalf("lost %t: %v", lost, err)
+		}
+		e.spy.fail(0, false)
+		woken := false
+		select {
+		case <-rung:
+			woken = true
+		default:
+		}
+		if woken != want {
+			t.Errorf("lost %t: it is woken: %t", lost, woken)
+		}
+		leave()
+	}
+}

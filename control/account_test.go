@@ -1,0 +1,105 @@
+package control
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// accountCase is what the store and nodes say of a dataset after the store went back. home is its home on
+// record, at epoch 3, and other is another node.
+type accountCase struct {
+	home, other uuid.UUID
+	account
+	roll
+}
+
+func newAccount() *accountCase {
+	c := &accountCase{home: uuid.New(), other: uuid.New()}
+	c.id = uuid.New()
+	c.stored = c.at(3)
+	c.index = 10
+	c.given = map[uuid.UUID]api.Given{}
+	c.heard = map[uuid.UUID]bool{c.home: true}
+	c.fenced = map[uuid.UUID]bool{}
+	c.pools = map[uuid.UUID]bool{c.stored.Pool: true}
+	return c
+}
+
+// at returns the record of the dataset at an epoch.
+func (c *accountCase) at(epoch uint64) *dataset.Dataset {
+	d := dataset.Dataset{ID: c.id, Volume: "db", Home: c.home, Epoch: epoch, State: dataset.StateReady}
+	if c.stored != nil {
+		d.Pool = c.stored.Pool
+	} else {
+		d.Pool = uuid.New()
+	}
+	return &d
+}
+
+// claimed adds that the home says it has the dataset as it is in d, last written at index.
+func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
+	c.claims = append(c.claims, holding{api.Found{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
+}
+
+// What is right of a dataset after the store went back depends on the epoch of each statement: an epoch that is
+// over decides nothing.
+func TestJudgeByEpoch(t *testing.T) {
+	for name, x := range map[string]struct {
+		say    func(c *accountCase)
+		action string
+		epoch  uint64
+	}{
+		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
+		"its home gave up the epoch, to a node that is fenced": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.id, Epoch: 3, To: c.other}, true
+		}, "changed", 4},
+		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.id, Epoch: 1, To: c.other}, true
+		}, "", 3},
+		"its home gave up the epoch, to a node that is not heard": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.given[c.home] = api.Given{Dataset: c.id, Epoch: 3, To: c.other}
+		}, "disputed", 3},
+		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.given[c.home] = api.Given{Dataset: c.id, Epoch: 1, To: c.other}
+		}, "", 3},
+		"its home looked, and does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
+		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
+			c.silent, c.told = true, []holding{{Found: api.Found{Dataset: *c.at(3)}, node: c.home}}
+		}, "missing", 3},
+		"its home has a copy, and knows of an earlier epoch": {func(c *accountCase) {
+			c.silent, c.told = true, []holding{{Found: api.Found{Dataset: *c.at(2)}, node: c.home}}
+		}, "", 3},
+		"nobody has it":                         {func(*accountCase) {}, "forgotten", 3},
+		"nobody has it, and its home is silent": {func(c *accountCase) { delete(c.heard, c.home) }, "missing", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newAccount()
+			x.say(c)
+			if v := c.judge(c.roll); v.action != x.action || v.is.Epoch != x.epoch {
+				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.is.Epoch, x.action, x.epoch)
+			}
+		})
+	}
+}
+
+// Of one epoch, the record that was written last is right, whoever says it.
+func TestJudgeByIndex(t *testing.T) {
+	for index, want := range map[uint64]string{9: "renamed", 11: "as its home has it"} {
+		c := newAccount()
+		c.stored.Volume = "renamed"
+		d := c.at(3)
+		d.Volume = "as its home has it"
+		c.claimed(d, index)
+		if v := c.judge(c.roll); v.is.Volume != want {
+			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.is.Volume, want)
+		}
+	}
+}
