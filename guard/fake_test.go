@@ -64,6 +64,25 @@ func (f *fakeClock) advance(d time.Duration, quiet bool) {
 	}
 }
 
+// waiting returns how many alarms there are.
+func (f *fakeClock) waiting() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.alarms)
+}
+
+// next returns when the first alarm rings, 0 if none does.
+func (f *fakeClock) next() (at time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for a := range f.alarms {
+		if a.at != 0 && (at == 0 || a.at < at) {
+			at = a.at
+		}
+	}
+	return at
+}
+
 func (a *fakeAlarm) ring() {
 	if a.at != 0 && a.at <= a.clock.now {
 		a.at = 0
@@ -102,6 +121,9 @@ type fakeHand struct {
 	broken  error         // of the disk
 	hangs   chan struct{} // a disk that does not answer until this is closed
 	bare    bool          // nothing is mounted
+	blind   error         // why it cannot be seen what is mounted
+	binding func()        // runs during each Bind
+	anew    bool          // each act finds that somebody had undone it
 }
 
 func (h *fakeHand) act(a guard.Act) hand.Outcome {
@@ -115,7 +137,7 @@ func (h *fakeHand) act(a guard.Act) hand.Outcome {
 	if h.fails[a] {
 		return hand.Outcome{Note: "it does not"}
 	}
-	return hand.Outcome{Done: true, At: h.clock.Boottime(), Anew: first}
+	return hand.Outcome{Done: true, At: h.clock.Boottime(), Anew: first || h.anew}
 }
 
 func (h *fakeHand) acts() []guard.Act {
@@ -154,6 +176,12 @@ func (h *fakeHand) Undo(context.Context, hand.Target) error {
 func (h *fakeHand) Bind(context.Context, hand.Target) (mount.Filesystem, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.binding != nil {
+		h.binding()
+	}
+	if h.blind != nil {
+		return mount.Filesystem{}, h.blind
+	}
 	if h.bare {
 		return mount.Filesystem{}, dataset.Errorf(dataset.ErrNotFound, "nothing is mounted")
 	}

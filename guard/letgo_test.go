@@ -1,9 +1,12 @@
 package guard_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/guard"
 )
@@ -92,6 +95,9 @@ func TestI1ReleasedWhileItIsRegistered(t *testing.T) {
 	if err := b.Release(t.Context(), r.Dataset, 4); !isKind(err, "conflict") {
 		t.Errorf("released: %v", err)
 	}
+	if _, err := b.Register(t.Context(), r); !isKind(err, "conflict") {
+		t.Errorf("registered a second time at once: %v", err)
+	}
 	close(disk)
 	if err := <-done; err != nil || b.entry(r.Dataset).State != guard.StateArmed {
 		t.Errorf("%v, %+v", err, b.entry(r.Dataset))
@@ -114,4 +120,55 @@ func TestI1NotThawedBeforeAllAreKilled(t *testing.T) {
 	if err := b.Release(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
 		t.Errorf("released: %v", err)
 	}
+}
+
+// I1: the fence of what is given up ends with that. It would stop and kill the users of the next epoch.
+func TestI1SupersedeEndsTheFence(t *testing.T) {
+	b := newBench(t)
+	r := b.overdue(t)
+	fencing := func() bool { return b.clock.waiting() == 2 } // the guard, and the fence, which looks again
+	await(t, "the fence waits", fencing, func() string { return "it does not" })
+	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
+		t.Fatal(err)
+	}
+	if fencing() {
+		t.Error("the fence goes on")
+	}
+}
+
+// I1: the deadline of an epoch that was given up is none of the next epoch, also for a guard that is started
+// again.
+func TestI1DeadlineIsOfItsEpoch(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	if err := b.feed(r, 3, 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
+		t.Fatal(err)
+	}
+	r.Epoch, r.Deadline = 4, b.clock.Boottime()+30*time.Second
+	if _, err := b.Register(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	b.start(t)
+	if e := b.entry(r.Dataset); e.Epoch != 4 || e.Deadline != r.Deadline {
+		t.Errorf("epoch %d, its deadline is %v, want %v", e.Epoch, e.Deadline, r.Deadline)
+	}
+}
+
+// I1: a dataset that is registered too late is fenced also when the guard cannot find out whether it is mounted.
+func TestI1RegisteredLateWithoutALook(t *testing.T) {
+	b := newBench(t)
+	b.hand.mu.Lock()
+	b.hand.blind = errors.New("no answer from the filesystem")
+	b.hand.mu.Unlock()
+	r := guard.Registration{
+		Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{"/mnt/db"}, Own: true, Policy: guard.PolicyKill, Deadline: b.clock.Boottime(),
+	}
+	if _, err := b.Register(t.Context(), r); !isKind(err, "stale") {
+		t.Errorf("registered: %v", err)
+	}
+	b.until(t, r.Dataset, guard.StateFenced)
 }
