@@ -158,3 +158,14 @@ func TestProtectedInTheBase(t *testing.T) {
 		t.Errorf("the base holds %q", got)
 	}
 }
+
+// A difference is applied to its base alone: on another subvolume it would make a mixture of both.
+func TestDifferenceToAnotherBase(t *testing.T) {
+	p := newPool(t)
+	in := append([]byte("btrfs-stream\x00"), 1, 0, 0, 0)
+	in = append(in, command(2, named("x"), attribute(1, [16]byte{7}), attribute(2, uint64(1)), attribute(20, [16]byte{9}), attribute(21, uint64(1)))...)
+	in = append(in, command(21)...)
+	if err := btrfs.Apply(t.Context(), bytes.NewReader(in), p.create("home"), p.create("base")); !errors.Is(err, btrfs.ErrBase) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -331,5 +332,35 @@ func TestConstraints(t *testing.T) {
 		if fine := name == "as it should be" || name == "no identity" || name == "no client"; fine != (err == nil) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A role covers itself and those that may less; what is no role covers none, and is covered by none.
+func TestRoles(t *testing.T) {
+	for role, covers := range map[pki.Role][]pki.Role{
+		pki.Admin:  {pki.Admin, pki.Worker, pki.Viewer},
+		pki.Worker: {pki.Worker, pki.Viewer},
+		pki.Viewer: {pki.Viewer},
+		"":         nil,
+		"root":     nil,
+	} {
+		for _, other := range append(pki.Roles(), "", "root") {
+			if got := role.Covers(other); got != slices.Contains(covers, other) {
+				t.Errorf("%q covers %q: %t", role, other, got)
+			}
+		}
+	}
+}
+
+// A token of another cluster than the one that a host is a member of is refused.
+func TestTokenOfAnotherCluster(t *testing.T) {
+	a, _ := create(t)
+	clk := clock.NewFake(start)
+	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
+	if _, _, err := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("got %v", err)
+	}
+	if _, _, err := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk)); err != nil {
+		t.Error(err)
 	}
 }

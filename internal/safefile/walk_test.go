@@ -2,6 +2,7 @@ package safefile_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,5 +145,28 @@ func TestCheckProgram(t *testing.T) {
 	}
 	if err := safefile.CheckProgram("run"); !errors.Is(err, dataset.ErrInvalid) {
 		t.Error(err)
+	}
+}
+
+// OpenFolder follows as many links as the kernel, and no more.
+func TestOpenFolderFollowsFewLinks(t *testing.T) {
+	dir := t.TempDir()
+	link := func(n int) string { return filepath.Join(dir, fmt.Sprint("link", n)) }
+	if err := os.Mkdir(link(0), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 41; n++ {
+		if err := os.Symlink(fmt.Sprint("link", n-1), link(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := safefile.OpenFolder(link(40) + "/.")
+	if err != nil {
+		t.Errorf("40 links: %v", err)
+	} else {
+		f.Close()
+	}
+	if _, err := safefile.OpenFolder(link(41) + "/."); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("41 links: %v", err)
 	}
 }

@@ -60,7 +60,7 @@ func TestOtherNamespace(t *testing.T) {
 }
 
 // TestOpenAt leaves the directory by none of its ways: not above it, not by a link in the middle of a
-// name or at its end.
+// name or at its end, and not by a mount.
 func TestOpenAt(t *testing.T) {
 	outer := t.TempDir()
 	dir := mkdir(t, outer, "dir")
@@ -69,8 +69,11 @@ func TestOpenAt(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(outer, "file"), nil, 0o600))
 	must(t, os.Symlink("sub", filepath.Join(dir.Name(), "link")))
 	must(t, os.Symlink("sub/file", filepath.Join(dir.Name(), "last")))
+	mounted := mkdir(t, dir.Name(), "mounted").Name()
+	must(t, unix.Mount("none", mounted, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(mounted, unix.MNT_DETACH)) })
 	for name, want := range map[string]error{
-		"sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,
+		"mounted": unix.EXDEV, "sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,
 		"link/file": unix.ELOOP, "last": unix.ELOOP,
 	} {
 		fd, err := openAt(int(dir.Fd()), name, unix.O_RDONLY)
