@@ -89,7 +89,8 @@ func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (
 	return list
 }
 
-// holdersOfTree is like holders for a dataset whose filesystem is known.
+// holdersOfTree is like holders for a dataset whose filesystem is known. It returns nil if the device number
+// of the filesystem belongs to another filesystem now.
 func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Filesystem) (list []string) {
 	path, staged := a.mountPath(d.ID), ""
 	if pool, err := a.pools.get(d.Pool); err == nil {
@@ -97,10 +98,13 @@ func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Files
 			staged = s.Staged(d.ID)
 		}
 	}
-	for _, e := range look.own.Of(tree.Major, tree.Minor) {
+	if tree.Reused() {
+		return nil
+	}
+	for _, e := range look.own {
 		// A second Drover on this machine may have mounted the dataset from a share. It keeps its own record.
 		another := strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(path, a.Root))
-		if !another && e.Mountpoint != staged && within(e.Root, tree.Root) {
+		if tree.MayBe(e) && !another && e.Mountpoint != staged && within(e.Root, tree.Root) {
 			list = append(list, "it is mounted at "+e.Mountpoint)
 		}
 	}

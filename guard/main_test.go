@@ -60,6 +60,8 @@ func play(role string, args []string) error {
 		return playSleeper(args[0], args[1])
 	case "container":
 		return playContainer(args[0], args[1], args[2:])
+	case "private":
+		return playPrivate(args[0], args[1], args[2:])
 	case "stranger":
 		return playStranger(args)
 	case "lazy":

@@ -1,6 +1,7 @@
 package hand
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -195,7 +196,7 @@ func (w *world) foreignMount(fsys mount.Filesystem) (root string, e *mount.Entry
 	for _, p := range w.procs {
 		for _, v := range p.found.Views {
 			for _, e := range v.Mounts.Of(fsys.Major, fsys.Minor) {
-				if e.Root == fsys.Root {
+				if fsys.MayBe(e) && e.Root == fsys.Root {
 					return filepath.Join("/proc", strconv.Itoa(p.PID), "root"), e
 				}
 			}
@@ -265,18 +266,20 @@ func remove(path string) error {
 	return nil
 }
 
-// Bind returns the filesystem that is mounted on the dataset's paths now. It fails with ErrNotFound if
-// nothing is mounted there, and with ErrInvalid if different filesystems are, or if Target.Own is set
-// and the filesystem must not be frozen (see checkFreezable).
+// Bind returns the filesystem that is mounted on the dataset's paths now, with its identity. It fails
+// with ErrNotFound if nothing is mounted there, and with ErrInvalid if different filesystems are, or if
+// Target.Own is set and the filesystem must not be frozen (see checkFreezable).
 func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return mount.Filesystem{}, err
 	}
 	var found []mount.Filesystem
+	var first *mount.Entry
 	for _, path := range target.Paths {
 		if e := table.At(path); e != nil {
 			found = append(found, mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root})
+			first = cmp.Or(first, e)
 		}
 	}
 	if len(found) == 0 {
@@ -292,5 +295,19 @@ func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
 			return mount.Filesystem{}, err
 		}
 	}
-	return found[0], nil
+	return identify(first)
+}
+
+// identify returns the filesystem of a mount with its identity. It fails with ErrNotFound if the mount is
+// gone: the identity may be that of the next filesystem with the same device number.
+func identify(e *mount.Entry) (mount.Filesystem, error) {
+	fsys := mount.Identify(e)
+	table, err := mount.Table()
+	if err != nil {
+		return mount.Filesystem{}, err
+	}
+	if now := table.Index()[e.ID]; now == nil || now.Major != e.Major || now.Minor != e.Minor {
+		return mount.Filesystem{}, dataset.Errorf(dataset.ErrNotFound, "%s was unmounted meanwhile", e.Mountpoint)
+	}
+	return fsys, nil
 }

@@ -87,7 +87,7 @@ func (w *world) unexamined(target Target) []*process {
 	return found
 }
 
-// filesystem is the filesystem of a dataset. ok is false if it is unknown.
+// filesystem is the filesystem of a dataset. ok is false if none is known, or if it is mounted nowhere.
 type filesystem struct {
 	mount.Filesystem
 	ok bool
@@ -97,8 +97,11 @@ type filesystem struct {
 
 // filesystem returns the filesystem that the host has mounted on the paths of a dataset. If nothing is
 // mounted there, it returns the one that Bind found, because containers may still have it mounted. But if
-// the host has mounted a filesystem with that device number elsewhere, the kernel has reused the number
-// for another dataset, and the filesystem is unknown.
+// the device number belongs to another filesystem now, the kernel has reused it: the filesystem that Bind
+// found is mounted nowhere, no process can write to it, and ok is false.
+//
+// It reads the identity of the device each time. A process that a look has found by the number is a holder
+// only if the number still belongs to the dataset after the look.
 func (w *world) filesystem(target Target) filesystem {
 	for _, path := range target.Paths {
 		if e := w.own.At(path); e != nil {
@@ -106,8 +109,13 @@ func (w *world) filesystem(target Target) filesystem {
 		}
 	}
 	was := target.Filesystem
-	if was.Root == "" || target.Own && len(w.own.Of(was.Major, was.Minor)) > 0 {
+	if was.Root == "" || was.Reused() {
 		return filesystem{}
+	}
+	for _, e := range w.own.Of(was.Major, was.Minor) {
+		if !was.MayBe(e) {
+			return filesystem{}
+		}
 	}
 	return filesystem{was, true, nil}
 }

@@ -13,29 +13,6 @@ func entry(id, major, minor int, root, point, options string) *mount.Entry {
 	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
 }
 
-// If nothing is mounted on the paths of a dataset, its filesystem is the one that Bind found there. If the
-// host has mounted that device elsewhere, it belongs to another dataset.
-func TestFilesystem(t *testing.T) {
-	was := mount.Filesystem{Major: 7, Minor: 1, Root: "/"}
-	for name, c := range map[string]struct {
-		own    mount.Mounts
-		target Target
-		want   bool
-	}{
-		"mounted":        {mount.Mounts{entry(1, 7, 1, "/", "/m", "rw")}, Target{Paths: []string{"/m"}, Own: true}, true},
-		"gone":           {nil, Target{Paths: []string{"/m"}, Own: true, Filesystem: was}, true},
-		"used again":     {mount.Mounts{entry(1, 7, 1, "/", "/other", "rw")}, Target{Paths: []string{"/m"}, Own: true, Filesystem: was}, false},
-		"never mounted":  {nil, Target{Paths: []string{"/m"}, Own: true}, false},
-		"gone, a folder": {mount.Mounts{entry(1, 7, 1, "/", "/other", "rw")}, Target{Paths: []string{"/m"}, Filesystem: was}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := (&world{own: c.own}).filesystem(c.target); got.ok != c.want {
-				t.Errorf("%+v", got)
-			}
-		})
-	}
-}
-
 func TestParseStat(t *testing.T) {
 	b := []byte("42 (a) b (c) T 1 2 3 4 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0\n")
 	got, err := parseStat(b)

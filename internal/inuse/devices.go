@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"cmp"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,8 @@ type device struct {
 	statMajor, statMinor int
 	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
 	anyBtrfs bool
+	// identity is empty if the host has the filesystem mounted. Then its numbers are of no other one.
+	identity mount.Identity
 }
 
 // Want adds a filesystem to those whose open files are recorded. e is the host's mount of the directory
@@ -23,7 +26,11 @@ func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
 	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
 	switch {
 	case e == nil:
-		d.anyBtrfs = fsys.Major == 0
+		d.identity = fsys.Identity
+		if fsys.Major == 0 && (d.identity.Type == "" || d.identity.Type == btrfs) {
+			d.anyBtrfs = d.identity.StatMinor == 0
+			d.statMajor, d.statMinor = cmp.Or(d.identity.StatMajor, fsys.Major), cmp.Or(d.identity.StatMinor, fsys.Minor)
+		}
 	case e.FSType == btrfs:
 		var st unix.Statx_t
 		err := unix.Statx(unix.AT_FDCWD, e.Mountpoint, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
@@ -42,19 +49,21 @@ func (s *Scan) wanted(major, minor int) bool {
 }
 
 // detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none may.
-// major and minor are what stat(2) reports for the file. If they are unknown for a wanted btrfs, every file
-// on any btrfs counts.
+// major and minor are what stat(2) reports for the file, and path is its link in /proc. If the numbers are
+// unknown for a wanted btrfs, every file on it counts, or on any btrfs if its identity is unknown too.
 func (s *Scan) detached(major, minor int, path string) *device {
 	for i, d := range s.devices {
-		if d.statMajor == major && d.statMinor == minor {
+		same := d.statMajor == major && d.statMinor == minor
+		if same && d.identity.FSID == 0 || (same || d.anyBtrfs) && d.mayInclude(path) {
 			return &s.devices[i]
-		}
-		if d.anyBtrfs {
-			var st unix.Statfs_t
-			if err := unix.Statfs(path, &st); err != nil || st.Type == unix.BTRFS_SUPER_MAGIC {
-				return &s.devices[i]
-			}
 		}
 	}
 	return nil
+}
+
+// mayInclude reports whether a file may be on the btrfs d. The kernel reuses the numbers of subvolumes.
+func (d device) mayInclude(path string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	return err != nil || d.identity.IsBtrfs(st)
 }

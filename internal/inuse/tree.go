@@ -62,7 +62,7 @@ func (h *Holding) By(f Findings) bool {
 // unknown root may be in any part of the share, so it counts: killing one process too many is better than
 // having two writers.
 func (h *Holding) Includes(f File) bool {
-	if f.major != h.fsys.Major || f.minor != h.fsys.Minor {
+	if f.major != h.fsys.Major || f.minor != h.fsys.Minor || f.through.Entry != nil && !h.fsys.MayBe(f.through.Entry) {
 		return false
 	}
 	return within(f.path, h.fsys.Root) ||
@@ -80,6 +80,9 @@ func (h *Holding) In(v *View) bool {
 	}
 	found := false
 	for _, e := range v.Mounts.Of(h.fsys.Major, h.fsys.Minor) {
+		if !h.fsys.MayBe(e) {
+			continue
+		}
 		root := strings.TrimSuffix(e.Root, "//deleted")
 		if (within(root, h.fsys.Root) || h.untold(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e) {
 			found = true

@@ -96,11 +96,13 @@ func within(path, dir string) bool {
 func IsReadOnly(e *Entry) bool { return slices.Contains(strings.Split(e.Options, ","), "ro") }
 
 // Filesystem identifies a filesystem or a directory tree in it: the device number of the filesystem,
-// and the path of the tree's root in that filesystem ("/" for the whole filesystem).
+// and the path of the tree's root in that filesystem ("/" for the whole filesystem). Identity is needed
+// only if the filesystem may not be mounted any more.
 type Filesystem struct {
-	Major int    `json:"major"`
-	Minor int    `json:"minor"`
-	Root  string `json:"root"`
+	Major    int      `json:"major"`
+	Minor    int      `json:"minor"`
+	Root     string   `json:"root"`
+	Identity Identity `json:"identity,omitzero"`
 }
 
 // Place identifies a directory by the device number of its filesystem and its path in that filesystem.
@@ -205,7 +207,13 @@ type foreignMount struct {
 // returns copies too.
 //
 // An NFS mount that matches no mount of the host may be any part of its share, so Holders returns it.
+//
+// If the device number of fsys belongs to another filesystem now, nobody holds fsys, not even a process
+// that could not be examined.
 func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
+	if fsys.Reused() {
+		return nil
+	}
 	var ours Place
 	known := false
 	if ownTarget != "" {
@@ -213,7 +221,7 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	}
 	holders := slices.Clone(f.unexamined)
 	for _, m := range f.mounts {
-		if m.Major != fsys.Major || m.Minor != fsys.Minor || known && m.placed && m.place == ours {
+		if !fsys.MayBe(m.Entry) || known && m.placed && m.place == ours {
 			continue
 		}
 		root := strings.TrimSuffix(m.Root, "//deleted")

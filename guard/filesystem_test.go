@@ -1,0 +1,126 @@
+package guard_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// playPrivate mounts a block device with an ext4 that only its mount namespace shows, and plays another role
+// in it.
+func playPrivate(device, target string, args []string) error {
+	if err := privateMounts(); err != nil {
+		return err
+	}
+	if err := unix.Mount(device, target, "ext4", 0, ""); err != nil {
+		return err
+	}
+	if err := os.Setenv("DROVER_GUARD_TEST_ROLE", args[0]); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", append(os.Args[:1:1], args[1:]...), os.Environ())
+}
+
+// attachTo attaches an image to a loop device as soon as the kernel has released that device.
+func attachTo(t *testing.T, number int, image string) (device string) {
+	t.Helper()
+	device = "/dev/loop" + strconv.Itoa(number)
+	file, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	dev, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = dev.Close() })
+	cfg := unix.LoopConfig{Fd: uint32(file.Fd())}
+	cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	await(t, device+" is attached to another image", func() bool {
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &cfg)
+		return !errors.Is(err, unix.EBUSY)
+	}, func() string { return err.Error() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device
+}
+
+// thawOf thaws a filesystem that a process has mounted, if it is frozen.
+func thawOf(pid int, path string) {
+	roots, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/root", pid)) // the pattern is valid
+	for _, root := range roots {
+		if dir, err := os.Open(filepath.Join(root, path)); err == nil {
+			_ = fsctl.Thaw(dir)
+			_ = dir.Close()
+		}
+	}
+}
+
+// unmounted unmounts a dataset on the host.
+func unmounted(t *testing.T, r guard.Registration) {
+	t.Helper()
+	if err := unix.Unmount(r.Paths[0], 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The kernel gives the number of a released loop device to the next one. A process that has the next one
+// mounted does not hold the dataset.
+func TestReusedDeviceNumber(t *testing.T) {
+	w := newWorld(t)
+	r := own(t)
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := table.At(r.Paths[0]).Minor
+	image, inside := scratch.Image(t, "ext4", scratch.Ext4), t.TempDir()
+	r = w.armed(t, r, time.Second)
+	unmounted(t, r)
+	device := attachTo(t, number, image)
+	log := filepath.Join(t.TempDir(), "log")
+	cmd := begin(t, "private", device, inside, "writer", filepath.Join(inside, "file"), log)
+	t.Cleanup(func() { // before the end of a process that waits for a filesystem frozen by mistake
+		w.kill(t)
+		thawOf(cmd.Process.Pid, inside)
+	})
+	wrote(t, log, 0)
+	e := w.fenced(t, r.Dataset)
+	w.recheckedAfter(t, r.Dataset, clock.Boottime())
+	wrote(t, log, clock.Boottime())
+	if state := stateOf(t, cmd.Process.Pid); state == "T" || state == "Z" {
+		t.Errorf("a process that has another filesystem mounted is in state %s: %+v", state, e.Steps)
+	}
+}
+
+// If the host has unmounted a dataset, a process can still have a file of it open, through a mount that is
+// in no table.
+func TestI1DetachedAfterUnmount(t *testing.T) {
+	w := newWorld(t)
+	r := own(t)
+	log := filepath.Join(t.TempDir(), "log")
+	cmd := begin(t, "lazy", r.Paths[0], t.TempDir(), log)
+	wrote(t, log, 0)
+	r = w.armed(t, r, ahead)
+	unmounted(t, r)
+	e := w.fenced(t, r.Dataset)
+	w.recheckedAfter(t, r.Dataset, e.Fence.At)
+	silent(t, log, e)
+	if state := stateOf(t, cmd.Process.Pid); state != "T" {
+		t.Errorf("the holder is in state %s: %+v", state, e.Steps)
+	}
+}

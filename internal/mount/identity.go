@@ -1,0 +1,132 @@
+package mount
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Identity distinguishes a filesystem from a later one with the same device number. The kernel reuses the
+// number as soon as the filesystem is mounted in no namespace and no process has a file of it open. An
+// empty field is unknown. The fields are valid until the next boot.
+type Identity struct {
+	// Type is the filesystem type.
+	Type string `json:"type,omitempty"`
+	// Sequence identifies the block device. The kernel gives each device a number that no other device
+	// gets: diskseq in Documentation/ABI/stable/sysfs-block, since Linux 5.15. It changes when a loop
+	// device gets another file. For a partition, the first sector follows.
+	Sequence string `json:"sequence,omitempty"`
+	// Mapping is the UUID of a device mapper device, as LVM and LUKS set it.
+	Mapping string `json:"mapping,omitempty"`
+	// Source is the dataset of a ZFS mount. The kernel reports it. For most other filesystems, the
+	// program that mounts them chooses the source.
+	Source string `json:"source,omitempty"`
+	// StatMajor and StatMinor are the device number that stat(2) reports on btrfs, which has one for
+	// each subvolume.
+	StatMajor int `json:"statMajor,omitempty"`
+	StatMinor int `json:"statMinor,omitempty"`
+	// FSID identifies a btrfs filesystem: see btrfsID.
+	FSID uint32 `json:"fsid,omitempty"`
+}
+
+// Filesystem types that report more about their identity than others.
+const (
+	btrfs = "btrfs"
+	zfs   = "zfs"
+)
+
+// Identify returns the filesystem of a mount of this process's mount namespace. The caller must check
+// afterwards that the mount still exists: otherwise the identity may be of another filesystem.
+func Identify(e *Entry) Filesystem {
+	f := Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
+	f.Identity.Type = e.FSType
+	f.Identity.Sequence, f.Identity.Mapping = blockDevice(e.Major, e.Minor)
+	switch e.FSType {
+	case zfs:
+		f.Identity.Source = e.Source
+	case btrfs:
+		f.Identity.identifyBtrfs(e)
+	}
+	return f
+}
+
+// identifyBtrfs leaves the fields empty if the mount point does not show the mount.
+func (i *Identity) identifyBtrfs(e *Entry) {
+	fd, err := unix.Open(e.Mountpoint, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_MNT_ID, &st)
+	if err != nil || int(st.Mnt_id) != e.ID {
+		return
+	}
+	i.StatMajor, i.StatMinor = int(st.Dev_major), int(st.Dev_minor)
+	var fs unix.Statfs_t
+	if unix.Fstatfs(fd, &fs) == nil {
+		i.FSID = btrfsID(fs)
+	}
+}
+
+// btrfsID returns the part of f_fsid (statfs(2)) that is the same in all subvolumes of a btrfs: the other
+// part contains the number of the subvolume (btrfs_statfs in fs/btrfs/super.c).
+func btrfsID(fs unix.Statfs_t) uint32 { return uint32(fs.Fsid.Val[0]) }
+
+// IsBtrfs reports whether the result of statfs(2) is of the btrfs with that identity. If the identity is
+// unknown, any btrfs may be it.
+func (i Identity) IsBtrfs(fs unix.Statfs_t) bool {
+	return fs.Type == unix.BTRFS_SUPER_MAGIC && (i.FSID == 0 || i.FSID == btrfsID(fs))
+}
+
+// blockDevice reads what identifies the block device that has a number now. Unknown values are empty.
+func blockDevice(major, minor int) (sequence, mapping string) {
+	if major == 0 { // the filesystem has no block device
+		return "", ""
+	}
+	dir := fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)
+	attribute := func(name string) string {
+		b, err := os.ReadFile(dir + "/" + name)
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(b))
+	}
+	if sequence = attribute("diskseq"); sequence != "" {
+		return sequence, attribute("dm/uuid")
+	}
+	// dir is a symbolic link, and the directory of a partition is in that of its disk.
+	if disk, start := attribute("../diskseq"), attribute("start"); disk != "" && start != "" {
+		return disk + " " + start, ""
+	}
+	return "", attribute("dm/uuid")
+}
+
+// Reused reports whether the number of the filesystem's block device belongs to another block device now.
+// Then the filesystem is mounted nowhere, as a mount keeps the device in use. It returns false if that
+// cannot be told.
+//
+// A device mapper device with the same UUID is the same logical volume or LUKS volume, even if it was
+// deactivated in between. A UUID can be set later, but it never changes (dmsetup(8)).
+func (f Filesystem) Reused() bool {
+	sequence, mapping := blockDevice(f.Major, f.Minor)
+	return f.Identity.differs(sequence, mapping)
+}
+
+func (i Identity) differs(sequence, mapping string) bool {
+	other := func(was, now string) bool { return was != "" && now != "" && was != now }
+	same := func(was, now string) bool { return was != "" && was == now }
+	if same(i.Sequence, sequence) || same(i.Mapping, mapping) {
+		return false
+	}
+	return other(i.Sequence, sequence) || other(i.Mapping, mapping)
+}
+
+// MayBe reports whether a mount in any namespace may be of the filesystem. It does not compare Root.
+func (f Filesystem) MayBe(e *Entry) bool {
+	i := f.Identity
+	return f.Major == e.Major && f.Minor == e.Minor &&
+		(i.Type == "" || i.Type == e.FSType) && (i.Source == "" || i.Source == e.Source)
+}
