@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -129,10 +130,10 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 // reachTime bounds the search for a mount in other namespaces, if the host has not mounted the filesystem.
 const reachTime = time.Second
 
-// openFilesystem opens the root of the dataset's filesystem. It uses the host's mount, or a mount in
-// another namespace if the host has none. It returns nil if the filesystem is mounted nowhere and no
-// process can write to it. It returns errHeld if no mount was found but a process can write to it, and
-// another error if that could not be found out.
+// openFilesystem opens a directory of the dataset's filesystem. It uses the mount on the dataset's paths, or
+// another mount of the host, or one in another namespace. It returns nil if the filesystem is mounted
+// nowhere and no process can write to it. It returns errHeld if no mount was found but a process can write
+// to it, and another error if that could not be found out.
 func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -143,23 +144,56 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 	if !fsys.ok {
 		return nil, nil
 	}
-	root, e := "/", fsys.entry
-	if e == nil {
-		l := t.looks.begin(ctx, t, target)
-		if w, err = l.namespaces(ctx); err == nil {
-			err = l.descriptors(ctx)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if root, e = w.foreignMount(fsys.Filesystem); e == nil {
-			return nil, w.checkNoHolders(target)
-		}
-	}
-	if err := t.checkFreezable(fsys.Filesystem, e.Mountpoint); err != nil {
+	if err := t.checkFreezable(fsys.Filesystem, target.Paths[0]); err != nil {
 		return nil, err
 	}
-	return openMount(root, e)
+	if fsys.entry != nil {
+		return openMount("/", fsys.entry)
+	}
+	var dir *os.File
+	// Without a known identity, such a mount may be of another dataset, whose fence a thaw would undo.
+	if fsys.Confirmed() {
+		dir, err = openAny(fsys.Filesystem, w.hostMounts(fsys.Filesystem))
+	}
+	if dir != nil || err != nil {
+		return dir, err
+	}
+	l := t.looks.begin(ctx, t, target)
+	if w, err = l.namespaces(ctx); err == nil {
+		err = l.descriptors(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err = openAny(fsys.Filesystem, w.foreignMounts(fsys.Filesystem))
+	if dir == nil && err == nil {
+		err = w.checkNoHolders(target)
+	}
+	return dir, err
+}
+
+// reachableMount is a mount, and the path in /proc of the root directory of a process that sees it.
+type reachableMount struct {
+	*mount.Entry
+	root string
+}
+
+// openAny opens the first mount of a filesystem that can be opened. It returns nil if there is none, or if
+// the device number of the filesystem belongs to another one now. It fails if none can be opened.
+func openAny(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
+	var errs []error
+	for _, m := range mounts {
+		dir, err := openMount(m.root, m.Entry)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if fsys.Reused() { // dir keeps the device in use, so that this cannot change any more
+			return nil, dir.Close()
+		}
+		return dir, nil
+	}
+	return nil, errors.Join(errs...)
 }
 
 // openMount opens the mount point of e below root, the root directory of a process that sees e. It fails
@@ -190,19 +224,33 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 	return f, nil
 }
 
-// foreignMount returns a mount of the filesystem in another mount namespace, and the path in /proc of the
-// root directory of a process that sees it. e is nil if there is none.
-func (w *world) foreignMount(fsys mount.Filesystem) (root string, e *mount.Entry) {
+// hostMounts returns the host's mounts of a filesystem, also those that show only a part of it.
+func (w *world) hostMounts(fsys mount.Filesystem) (found []reachableMount) {
+	for _, e := range w.own {
+		if fsys.MayBe(e) {
+			found = append(found, reachableMount{e, "/"})
+		}
+	}
+	return found
+}
+
+// foreignMounts returns the mounts of a filesystem in other mount namespaces, one for each of them.
+func (w *world) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
+	seen := map[*inuse.View]bool{}
 	for _, p := range w.procs {
 		for _, v := range p.found.Views {
-			for _, e := range v.Mounts.Of(fsys.Major, fsys.Minor) {
-				if fsys.MayBe(e) && e.Root == fsys.Root {
-					return filepath.Join("/proc", strconv.Itoa(p.PID), "root"), e
+			if seen[v] {
+				continue
+			}
+			seen[v] = true
+			for _, e := range v.Mounts {
+				if fsys.MayBe(e) {
+					found = append(found, reachableMount{e, filepath.Join("/proc", strconv.Itoa(p.PID), "root")})
 				}
 			}
 		}
 	}
-	return "", nil
+	return found
 }
 
 // errHeld is returned for a filesystem without any visible mount that a process can write to.

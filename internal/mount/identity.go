@@ -115,13 +115,20 @@ func (f Filesystem) Reused() bool {
 	return f.Identity.differs(sequence, mapping)
 }
 
+// Confirmed reports whether the number of the filesystem's block device still belongs to the same block
+// device. It returns false if that cannot be told.
+func (f Filesystem) Confirmed() bool {
+	sequence, mapping := blockDevice(f.Major, f.Minor)
+	return f.Identity.matches(sequence, mapping)
+}
+
+func (i Identity) matches(sequence, mapping string) bool {
+	return i.Sequence != "" && i.Sequence == sequence || i.Mapping != "" && i.Mapping == mapping
+}
+
 func (i Identity) differs(sequence, mapping string) bool {
 	other := func(was, now string) bool { return was != "" && now != "" && was != now }
-	same := func(was, now string) bool { return was != "" && was == now }
-	if same(i.Sequence, sequence) || same(i.Mapping, mapping) {
-		return false
-	}
-	return other(i.Sequence, sequence) || other(i.Mapping, mapping)
+	return !i.matches(sequence, mapping) && (other(i.Sequence, sequence) || other(i.Mapping, mapping))
 }
 
 // MayBe reports whether a mount in any namespace may be of the filesystem. It does not compare Root.

@@ -24,6 +24,9 @@ func TestDiffers(t *testing.T) {
 			if got := c.was.differs(c.sequence, c.mapping); got != c.want {
 				t.Errorf("it differs: %t", got)
 			}
+			if c.was.matches(c.sequence, c.mapping) && c.want {
+				t.Error("it differs and matches")
+			}
 		})
 	}
 }
