@@ -56,6 +56,8 @@ func play(role string, args []string) error {
 		return playWriter(args[0], args[1])
 	case "mapper":
 		return playMapper(args[0], args[1])
+	case "later":
+		return playLater(args[0], args[1], args[2], args[3])
 	case "sleeper":
 		return playSleeper(args[0], args[1])
 	case "container":

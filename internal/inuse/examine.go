@@ -43,7 +43,7 @@ type Findings struct {
 	// Views are the mount tables that the threads of the process see and the host does not.
 	Views []*View
 	// Files are the files through which it can write without such a mount: files open for writing, open
-	// directories, its working and root directory, and shared writable mappings.
+	// directories, its working and root directory, and shared mappings that are or may become writable.
 	Files []File
 }
 

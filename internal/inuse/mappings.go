@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// mappings finds the files that a task has mapped shared and writable (proc_pid_maps(5)). The task can
-// write to them without a system call, even after it has closed them. has is false if the task has no
-// memory map.
+// mappings finds the files that a task has mapped shared and that it can write to (proc_pid_maps(5)). That
+// takes no system call, or only mprotect(2), even after it has closed them. has is false if the task has
+// no memory map.
 func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {
@@ -22,6 +22,7 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	defer file.Close()
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
+	var readOnly []File
 	for n := 0; lines.Scan(); n++ {
 		has = true
 		if n%chunk == 0 {
@@ -30,24 +31,30 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 				return has, ErrOutOfTime
 			}
 		}
-		if o, ok := x.mapping(lines.Bytes(), f.Views); ok {
+		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
+		case ok && writable:
 			f.Files = append(f.Files, o)
+		case ok && x.Scan.mayInclude(o):
+			readOnly = append(readOnly, o)
 		}
 	}
-	return has, lines.Err()
+	if err = lines.Err(); err == nil && len(readOnly) > 0 {
+		err = x.writableLater(at, readOnly, f)
+	}
+	return has, err
 }
 
 // mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
-// mounts that contain its path. It returns false if the line is not a shared writable mapping of a file on
-// one of the wanted filesystems.
-func (x *Examination) mapping(line []byte, views []*View) (File, bool) {
+// mounts that contain its path. It returns false if the line is not a shared mapping of a file on one of
+// the wanted filesystems.
+func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok bool) {
 	word := bytes.Fields(line)
-	if len(word) < 6 || len(word[1]) != 4 || word[1][1] != 'w' || word[1][3] != 's' {
-		return File{}, false
+	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' {
+		return File{}, false, false
 	}
 	major, minor, ok := deviceOfMapping(string(word[3]))
 	if !ok || !x.Scan.wanted(major, minor) {
-		return File{}, false
+		return File{}, false, false
 	}
 	path := string(bytes.Join(word[5:], []byte(" ")))
 	best := File{major: major, minor: minor, path: "/", unplaced: true}
@@ -65,7 +72,7 @@ func (x *Examination) mapping(line []byte, views []*View) (File, bool) {
 	for _, v := range views {
 		consider(v.Mounts, v)
 	}
-	return best, true
+	return best, word[1][1] == 'w', true
 }
 
 func deviceOfMapping(s string) (major, minor int, ok bool) {

@@ -27,8 +27,9 @@ const btrfs = "btrfs"
 // safe for concurrent use.
 type Scan struct {
 	own     mount.Mounts
-	host    string   // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
-	devices []device // descriptors on other filesystems are ignored
+	host    string     // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
+	devices []device   // descriptors on other filesystems are ignored
+	trees   []*Holding // the wanted directory trees
 
 	mu    sync.Mutex
 	views map[viewKey]*View
