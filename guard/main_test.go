@@ -58,6 +58,10 @@ func play(role string, args []string) error {
 		return playMapper(args[0], args[1])
 	case "later":
 		return playLater(args[0], args[1], args[2], args[3])
+	case "engine":
+		return playEngine(args[0], args[1], args[2])
+	case "inner":
+		return playInner(args[0], args[1], args[2], args[3])
 	case "sleeper":
 		return playSleeper(args[0], args[1])
 	case "container":

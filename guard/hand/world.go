@@ -128,5 +128,7 @@ func (w *world) want(target Target) {
 }
 
 func (w *world) newHolding(target Target, fsys mount.Filesystem) *inuse.Holding {
-	return inuse.NewHolding(w.own, fsys, target.Paths)
+	h := inuse.NewHolding(w.own, fsys, target.Paths)
+	h.FindOverlays(w.scan)
+	return h
 }

@@ -33,6 +33,7 @@ type Scan struct {
 
 	mu    sync.Mutex
 	views map[viewKey]*View
+	all   []*View // those in views, and those of a single task
 	byID  map[int]seenMount
 }
 
@@ -58,6 +59,9 @@ func NewScan(own mount.Mounts) (*Scan, error) {
 // longer mount point is kept, because the kernel reports open files by their path from the root of the
 // namespace.
 func (s *Scan) add(table mount.Mounts, in *View) {
+	if in != nil {
+		s.all = append(s.all, in)
+	}
 	for _, e := range table {
 		if known, ok := s.byID[e.ID]; !ok || known.in != nil && len(e.Mountpoint) > len(known.Mountpoint) {
 			s.byID[e.ID] = seenMount{e, in}

@@ -39,6 +39,8 @@ type Holding struct {
 	fsys   mount.Filesystem
 	places []mount.Place  // the directories on which the host has mounted the tree
 	views  map[*View]bool // the results of In
+	// overlays are the overlays whose upper directory is in the tree: see FindOverlays.
+	overlays map[deviceNumber]bool
 }
 
 // NewHolding returns the Holding of the tree fsys. own is the host's mount table, and paths are the paths on
@@ -73,22 +75,22 @@ func (h *Holding) Includes(f File) bool {
 // In reports whether a mount table contains a writable mount of the tree that is not a copy of the
 // host's mount. Every service with a separate mount namespace gets a copy, and a container that sees the
 // whole host has one below some folder. Processes in these namespaces hold the tree only if they have
-// opened a file of it, like processes in the host's namespace.
+// opened a file of it, like processes in the host's namespace. A mount of an overlay whose upper directory is
+// in the tree counts like a mount of the tree.
 func (h *Holding) In(v *View) bool {
 	if known, ok := h.views[v]; ok {
 		return known
 	}
-	found := false
-	for _, e := range v.Mounts.Of(h.fsys.Major, h.fsys.Minor) {
+	found := slices.ContainsFunc(v.Mounts, func(e *mount.Entry) bool {
+		if h.overlays[numberOf(e)] {
+			return !mount.IsReadOnly(e) && !h.copiedOverlay(v, e)
+		}
 		if !h.fsys.MayBe(e) {
-			continue
+			return false
 		}
 		root := strings.TrimSuffix(e.Root, "//deleted")
-		if (within(root, h.fsys.Root) || h.untold(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e) {
-			found = true
-			break
-		}
-	}
+		return (within(root, h.fsys.Root) || h.untold(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e)
+	})
 	h.views[v] = found
 	return found
 }

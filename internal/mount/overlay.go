@@ -1,0 +1,19 @@
+package mount
+
+import "strings"
+
+// UpperDir returns the upper directory of an overlay mount: the directory to which the kernel writes what is
+// written to the overlay. The path is as the program that mounted the overlay gave it, so it is valid in the
+// mount namespace of that program. ok is false if e is no overlay, is read-only, or has a relative path.
+func UpperDir(e *Entry) (path string, ok bool) {
+	if e.FSType != "overlay" {
+		return "", false
+	}
+	for option := range strings.SplitSeq(e.VFSOptions, ",") {
+		if path, ok = strings.CutPrefix(option, "upperdir="); ok {
+			path = unescape(path) // a comma in the path is escaped as well
+			return path, strings.HasPrefix(path, "/")
+		}
+	}
+	return "", false
+}
