@@ -249,15 +249,31 @@ func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error 
 		f.Files = append(f.Files, o)
 		return nil
 	}
-	// With no field asked for, FUSE tells the device.
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
-		return &os.PathError{Op: "statx", Path: path, Err: err}
+	major, minor, err := deviceOf(fd, path)
+	if err != nil {
+		return err
 	}
-	if d := x.Scan.detached(int(st.Dev_major), int(st.Dev_minor), path); d != nil {
+	if d := x.Scan.detached(major, minor, path); d != nil {
 		f.Files = append(f.Files, x.Scan.placeDetached(d, path))
 	}
 	return nil
+}
+
+// deviceOf returns the device number of a file whose filesystem does not describe it.
+func deviceOf(fd int, path string) (major, minor int, err error) {
+	var st unix.Statx_t
+	// With no field asked for, FUSE tells the device.
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
+	if err == nil {
+		return int(st.Dev_major), int(st.Dev_minor), nil
+	}
+	// An XFS that has shut down does not. Its f_fsid is its device number (xfs_fs_statfs in fs/xfs/xfs_super.c).
+	var fs unix.Statfs_t
+	if unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.XFS_SUPER_MAGIC {
+		dev := uint64(uint32(fs.Fsid.Val[0]))
+		return int(unix.Major(dev)), int(unix.Minor(dev)), nil
+	}
+	return 0, 0, &os.PathError{Op: "statx", Path: path, Err: err}
 }
 
 // placeOf is place for a link of /proc. The kernel does not show a path that is longer than a page: what
