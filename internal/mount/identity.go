@@ -16,7 +16,8 @@ type Identity struct {
 	Type string `json:"type,omitempty"`
 	// Sequence identifies the block device. The kernel gives each device a number that no other device
 	// gets: diskseq in Documentation/ABI/stable/sysfs-block, since Linux 5.15. It changes when a loop
-	// device gets another file. For a partition, the first sector follows.
+	// device gets another file, but not when a mapping gets another table. For a partition, the first
+	// sector follows.
 	Sequence string `json:"sequence,omitempty"`
 	// Mapping is the UUID of a device mapper device, as LVM and LUKS set it.
 	Mapping string `json:"mapping,omitempty"`
