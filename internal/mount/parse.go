@@ -32,6 +32,10 @@ func parseTable(r io.Reader) (Mounts, error) {
 		if limited.N <= 0 {
 			return nil, ErrTooLarge
 		}
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended { // the line is incomplete
+			return nil, err
+		}
 		if line != "" {
 			e, bad := parseEntry(strings.TrimSuffix(line, "\n"))
 			if bad != nil {
@@ -39,11 +43,8 @@ func parseTable(r io.Reader) (Mounts, error) {
 			}
 			table = append(table, e)
 		}
-		if errors.Is(err, io.EOF) {
+		if ended {
 			return table, nil
-		}
-		if err != nil {
-			return nil, err
 		}
 	}
 }

@@ -20,10 +20,17 @@ func OnShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
 // resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root
 // directory of the process that sees the mounts. It asks no server, because the server may be dead. A
-// mount that is covered by another one, or whose mount point is inside a share, keeps the root "/".
-func (m Mounts) resolveShareRoots(root string) {
+// mount that is covered by another one, or whose mount point is inside a share, keeps the root "/". For each
+// mount of NFS it compares all others, so it calls step for each, and fails with its error.
+func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error {
 	for _, e := range m {
-		if !OnShare(e) || m.inShare(e) {
+		if !OnShare(e) {
+			continue
+		}
+		if err := step(0); err != nil {
+			return err
+		}
+		if m.inShare(e) {
 			continue
 		}
 		var st unix.Statx_t
@@ -33,6 +40,7 @@ func (m Mounts) resolveShareRoots(root string) {
 			e.Root = RootOf(st.Ino)
 		}
 	}
+	return nil
 }
 
 // Untold reports whether a mount is of NFS and its directory in the share is unknown, so that it may be

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,17 +32,40 @@ func Table() (Mounts, error) {
 // an NFS mount is replaced by what RootOf returns for it. TableOf fails with ErrTooLarge for a table of
 // more than MaxTable bytes. Ended reports whether it failed because the task has ended.
 func TableOf(task string) (Mounts, error) {
+	return TableInSteps(task, func(int) error { return nil })
+}
+
+// TableInSteps is TableOf for a caller that must be able to stop: a user with a user namespace can make a
+// table that takes seconds to read. It calls step after each system call that reads the table, some 100 µs
+// apart, with the number of bytes that were read. If step fails, TableInSteps fails with the same error.
+func TableInSteps(task string, step func(bytes int) error) (Mounts, error) {
 	f, err := os.Open(task + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	m, err := parseTable(f)
+	m, err := parseTable(stepReader{f, step})
+	if err == nil {
+		err = m.resolveShareRoots(task+"/root", step)
+	}
 	if err != nil {
 		return nil, err
 	}
-	m.resolveShareRoots(task + "/root")
 	return m, nil
+}
+
+// stepReader calls step after each read, and fails with its error.
+type stepReader struct {
+	io.Reader
+	step func(bytes int) error
+}
+
+func (r stepReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if stop := r.step(n); stop != nil {
+		return 0, stop
+	}
+	return n, err
 }
 
 // At returns the visible mount on target, or nil if target is not a mount point. target is an absolute
