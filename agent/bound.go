@@ -123,6 +123,16 @@ func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
+// fenceMay returns how long a fence may take after a deadline that extend has returned. The guard shortens
+// the deadline if it can take longer by now, which this node has not heard yet. See overrun for who waits
+// how long.
+func (h *hold) fenceMay(t *tenure, deadline time.Duration) time.Duration {
+	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
+		return max(h.fence, fenceMost(t.ttl))
+	}
+	return max(h.fence, fencedFor(t.ttl))
+}
+
 // extend returns until when this node may write, as promise.Extend. A store that is not to be
 // believed may say that a dataset is this node's which is not any more: it begins nothing.
 func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {

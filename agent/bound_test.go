@@ -98,6 +98,29 @@ func TestExtend(t *testing.T) {
 	}
 }
 
+// How long a fence may take after a deadline: control waits for a session longer than those who promised.
+func TestFenceMay(t *testing.T) {
+	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
+	read := tenure{session: first, sent: at(990), ttl: boundTTL, row: 1, read: 1} // until 1050
+	for name, c := range map[string]struct {
+		t              tenure
+		fence          time.Duration
+		deadline, want int
+	}{
+		"by the session":                  {read, at(20), 1050, 130},
+		"by promises":                     {read, at(20), 1051, 30},
+		"by promises, with a slow fence":  {read, at(40), 1051, 40},
+		"by the session, with a slow one": {read, at(140), 1040, 140},
+		"a slow one, later than that":     {read, at(140), 1041, 140},
+		"by promises, without a session":  {tenure{ttl: boundTTL}, at(20), 1000, 30},
+	} {
+		h := hold{fence: c.fence, deadline: at(c.deadline)}
+		if got := h.fenceMay(&c.t, h.deadline); got != at(c.want) {
+			t.Errorf("%s: %v, want %v", name, got, at(c.want))
+		}
+	}
+}
+
 func vows(pairs ...any) map[uuid.UUID]time.Duration {
 	out := map[uuid.UUID]time.Duration{}
 	for i := 0; i < len(pairs); i += 2 {

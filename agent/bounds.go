@@ -154,6 +154,13 @@ func (a *Agent) until(d dataset.Dataset) time.Duration {
 	return b.hold(d).extend(&b.tenure, d.Followers(), b.alone(), now)
 }
 
+// fenceMay is hold.fenceMay.
+func (b *bounds) fenceMay(d dataset.Dataset, deadline time.Duration) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hold(d).fenceMay(&b.tenure, deadline)
+}
+
 // boundedHere are the datasets whose home is here and whose lease is bounded in time.
 func (a *Agent) boundedHere() (list []dataset.Dataset) {
 	if a.Guard == nil {
@@ -306,7 +313,7 @@ func (a *Agent) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	for _, d := range list {
 		until := a.until(d)
 		if _, armed := a.bounds.armedAt(d.ID); armed && until > now {
-			feeds = append(feeds, guard.Feed{Dataset: d.ID, Epoch: d.Epoch, Deadline: until})
+			feeds = append(feeds, guard.Feed{Dataset: d.ID, Epoch: d.Epoch, Deadline: until, Most: a.bounds.fenceMay(d, until)})
 		}
 	}
 	if len(feeds) == 0 {

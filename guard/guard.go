@@ -87,6 +87,9 @@ type Guard struct {
 // entry is an Entry and what is under way with it. The Guard's lock covers it.
 type entry struct {
 	Entry
+	// most is how long a fence may take for those who rely on Deadline: Feed.Most, or the bound with which
+	// the registration was answered.
+	most time.Duration
 	// busy: a request changes it.
 	busy bool
 	// end ends its ladder, ended is closed when that has ended; nil without one.
@@ -126,7 +129,7 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 				return nil, fmt.Errorf("guard: what was noted before the boot: %w", err)
 			}
 		}
-		g.table[id] = &entry{Entry: e}
+		g.table[id] = &entry{Entry: e, most: e.Bound}
 	}
 	return g, nil
 }

@@ -377,7 +377,7 @@ func TestRegisteredLate(t *testing.T) {
 // says so before it accepts a dataset.
 func TestBoundGrowsWithProcesses(t *testing.T) {
 	b := newBench(t)
-	for processes, want := range map[int64]time.Duration{200: time.Second, 2_500: time.Second, 20_000: 8 * time.Second} {
+	for processes, want := range map[int64]time.Duration{200: time.Second, 1_250: time.Second, 20_000: 8500 * time.Millisecond} {
 		b.processes.Store(processes)
 		r := guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyFreeze, Deadline: b.clock.Boottime() + time.Minute}
 		if e, err := b.Register(t.Context(), r); err != nil || e.Bound != want {

@@ -41,10 +41,11 @@ const (
 )
 
 // rungTime is the time that each rung has. It is Options.Step, or more on a host with so many processes
-// that to look at them takes longer.
+// that to look at them takes longer than half of that. The other half is for processes that are large, and
+// to stop the holders.
 func (g *Guard) rungTime() time.Duration {
 	looks := time.Duration(g.Processes()) * lookCost * looksPerRung
-	return max(g.Step, looks)
+	return max(g.Step, g.Step/2+looks)
 }
 
 // manyProcesses is assumed when the processes cannot be counted: the default of pid_max.
@@ -70,9 +71,9 @@ func countProcesses() int {
 	return n
 }
 
-// bound is how long an entry's ladder takes.
-func (g *Guard) bound(e Entry) time.Duration {
-	d := time.Duration(len(g.ladder(e))) * g.rungTime()
+// bound is how long an entry's ladder takes if each rung has so much time.
+func (g *Guard) bound(e Entry, rung time.Duration) time.Duration {
+	d := time.Duration(len(g.ladder(e))) * rung
 	if e.Policy == PolicyWatchdog {
 		d += g.dog.timeout
 	}

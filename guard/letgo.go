@@ -70,7 +70,7 @@ func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *
 		return nil, nil, err
 	}
 	if e.State == StateArmed && e.Deadline > now {
-		if err := g.feedOne(Feed{id, epoch, deadline}); err != nil {
+		if err := g.feedOne(Feed{Dataset: id, Epoch: epoch, Deadline: deadline}, g.rungTime()); err != nil {
 			return nil, nil, err
 		}
 		c := e.copy()

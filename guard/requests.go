@@ -91,7 +91,7 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 	}
 	next := Entry{Volume: r.Volume, Epoch: r.Epoch, Policy: r.Policy, Deadline: r.Deadline, Boot: g.boot, State: StateArmed}
 	next.Target = hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent}
-	next.Bound = g.bound(next)
+	next.Bound = g.bound(next, g.rungTime())
 	if late != nil {
 		next.Filesystem = *late
 	}
@@ -107,7 +107,7 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 		}
 		next.Fence = old.Fence
 	}
-	if e.Entry, e.busy = next, true; next.Deadline <= now {
+	if e.Entry, e.most, e.busy = next, next.Bound, true; next.Deadline <= now {
 		g.trip(e)
 	}
 	return e, was, nil
@@ -181,25 +181,32 @@ type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
+	// Most is how long after Deadline the fence may be complete at the latest, for those who rely on it.
+	// If it is 0, that is the bound with which the registration was answered.
+	Most time.Duration `json:"most,omitempty"`
 }
 
 // Feed takes later deadlines; an earlier one changes nothing. It returns why some were
 // refused: ErrNotFound for a dataset that is not registered, ErrStale for one that is
 // fenced, or whose deadline passed before this, or of another epoch; ErrInvalid for a
 // deadline too far ahead.
+//
+// Feed renews Entry.Bound, because the host may have more processes than at the registration. If a fence
+// can now take longer than Feed.Most, the deadline is earlier by the difference.
 func (g *Guard) Feed(feeds []Feed) map[uuid.UUID]error {
 	refused := map[uuid.UUID]error{}
+	rung := g.rungTime()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, f := range feeds {
-		if err := g.feedOne(f); err != nil {
+		if err := g.feedOne(f, rung); err != nil {
 			refused[f.Dataset] = err
 		}
 	}
 	return refused
 }
 
-func (g *Guard) feedOne(f Feed) error {
+func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 	e := g.table[f.Dataset]
 	if e == nil {
 		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", f.Dataset)
@@ -211,6 +218,11 @@ func (g *Guard) feedOne(f Feed) error {
 	if f.Epoch != e.Epoch {
 		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, f.Epoch)
 	}
+	e.Bound = g.bound(e.Entry, rung)
+	if f.Most != 0 {
+		e.most = f.Most
+	}
+	f.Deadline -= max(e.Bound-e.most, 0)
 	if f.Deadline > e.Deadline {
 		if err := checkDeadline(f.Deadline, now); err != nil {
 			return err

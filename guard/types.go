@@ -70,7 +70,8 @@ type Entry struct {
 	Boot     string        `json:"boot"` // of the deadline and of all moments here
 	State    State         `json:"state"`
 	// Bound is how long after the deadline the fence is complete at the latest, if each
-	// rung of the ladder does what it should; one that overruns it says so in Fence.
+	// rung of the ladder does what it should; one that overruns it says so in Fence. It grows with
+	// the number of processes; Feed renews it.
 	Bound time.Duration `json:"bound"`
 	// Fence is the last one that was complete, nil when there was none.
 	Fence *Fence `json:"fence,omitempty"`
