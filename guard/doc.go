@@ -9,7 +9,7 @@
 //
 //	freeze   FIFREEZE, where the dataset has a filesystem of its own
 //	stop     the control groups of the holders are frozen, holders without one are
-//	         stopped, as are processes with too many descriptors to examine in time;
+//	         stopped, as are processes with too much to examine in time;
 //	         the host's mount is made read-only
 //	kill     the holders are killed (Policy kill and watchdog)
 //	reboot   the watchdog device is fed no more (Policy watchdog)

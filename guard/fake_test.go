@@ -124,6 +124,8 @@ type fakeHand struct {
 	blind   error         // why it cannot be seen what is mounted
 	binding func()        // runs during each Bind
 	anew    bool          // each act finds that somebody had undone it
+	// contained: what a stop that fails leaves are not holders.
+	contained bool
 }
 
 func (h *fakeHand) act(a guard.Act) hand.Outcome {
@@ -135,7 +137,7 @@ func (h *fakeHand) act(a guard.Act) hand.Outcome {
 	}
 	h.did = append(h.did, a)
 	if h.fails[a] {
-		return hand.Outcome{Note: "it does not"}
+		return hand.Outcome{Note: "it does not", Contained: h.contained && a == guard.ActStop}
 	}
 	return hand.Outcome{Done: true, At: h.clock.Boottime(), Anew: first || h.anew}
 }

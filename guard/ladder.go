@@ -144,7 +144,11 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 
 // round climbs the ladder once and returns the rung that made sure, -1 for none.
 func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) int {
+	contained := false
 	for i, r := range ladder {
+		if contained && r.act == ActKill {
+			continue
+		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
 		o := r.do(ctx, g.asked(at.Target), g.rungTime())
@@ -156,6 +160,7 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 		if o.Done {
 			return i
 		}
+		contained = o.Contained
 	}
 	if at.Policy == PolicyWatchdog {
 		g.reboot(e)

@@ -70,6 +70,10 @@ func play(role string, args []string) error {
 		return playPrivate(args[0], args[1], args[2:])
 	case "stranger":
 		return playStranger(args)
+	case "mappings":
+		return playMappings(args)
+	case "mounts":
+		return playMounts(args)
 	case "lazy":
 		return playLazy(args[0], args[1], args[2])
 	case "thread":

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// batchTime is how long a batch starts examinations. The remaining suspects are examined in the next
-	// batch, with a new list of all processes, together with processes that were stopped meanwhile.
+	// batchTime is how long a batch starts examinations, unless the mount tables that it has read need too
+	// much memory before. The remaining suspects are examined in the next batch, with a new list of all
+	// processes, together with processes that were stopped meanwhile.
 	batchTime = 5 * time.Second
 	// haltTime is how long an examination waits for its suspect to stop. Then it begins even if the
 	// suspect still runs, because a debugger continues it or because it waits in the kernel.
@@ -66,7 +67,7 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	return false
 }
 
-// examineBatch examines suspects, one for each processor at a time. Suspects with few descriptors come
+// examineBatch examines suspects, one for each processor at a time. Suspects with little work come
 // first, so that most of them are stopped only briefly. It returns the suspects whose examination began.
 func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	procs := make(map[int]*process, len(w.procs))
@@ -81,9 +82,10 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	slices.SortStableFunc(queue, func(a, b *suspect) int { return a.seen.size - b.seen.size })
 	began := t.Clock.Steady()
 	// An examination that makes no progress does not release its slot. Otherwise, on a host so busy that
-	// examinations only seem to hang, all of them would run at once, and looks would wait for them.
-	atOnce(runtime.GOMAXPROCS(0), queue, func(s *suspect, _ func()) {
-		if s.begun = t.Clock.Steady()-began < batchTime; s.begun {
+	// examinations only seem to hang, all of them would run at once, and looks would wait for them. There
+	// are at most lookers, because each may keep mount tables of mount.MaxTable bytes in memory.
+	atOnce(min(runtime.GOMAXPROCS(0), lookers), queue, func(s *suspect, _ func()) {
+		if s.begun = t.Clock.Steady()-began < batchTime && !w.scan.Full(); s.begun {
 			t.examineSuspect(w, *s)
 		}
 	})

@@ -13,8 +13,8 @@
 //
 // A holder is a process that can write to a dataset. To find the holders, a look reads /proc:
 //
-//   - list reads the mount namespace of every process. A process in whose namespace the dataset is
-//     mounted is a holder, unless that mount is a copy of the host's.
+//   - list reads the mount namespace of every process, unless its mount table is large. A process in
+//     whose namespace the dataset is mounted is a holder, unless that mount is a copy of the host's.
 //   - examineAll then reads the descriptors, working directories and memory maps of every process. A
 //     process that has the dataset open for writing is a holder.
 //
@@ -24,9 +24,11 @@ package hand
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,10 +81,22 @@ type Outcome struct {
 	At   time.Duration `json:"at"`
 	// Anew is true if this act changed something, and false if everything was done before.
 	Anew bool `json:"anew,omitempty"`
+	// Contained is true if the act is not done, but every holder that was found is harmless: only processes
+	// that cannot be examined in time appear all the time. A stricter act would end holders for nothing.
+	Contained bool `json:"contained,omitempty"`
 	// Note is one line: the reason why the act is not done, or something unusual.
 	Note string `json:"note,omitempty"`
 	// Left lists holders that could not be stopped or killed, at most MaxLeft of them.
 	Left []Process `json:"left,omitempty"`
+}
+
+// note formats an error as one line. If the error only says that time ran out, it returns was, the
+// earlier and more specific note, instead.
+func note(err error, was string) string {
+	if was != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return was
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
 // MaxLeft is the maximum length of Outcome.Left.

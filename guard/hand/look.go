@@ -2,6 +2,7 @@ package hand
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"slices"
@@ -45,8 +46,8 @@ func (l *look) isFor(target Target) bool {
 	return ok && of.Filesystem == target.Filesystem && slices.Equal(of.Paths, target.Paths)
 }
 
-// namespaces waits until all processes are listed with their mount namespaces. The time for a process does
-// not depend on how many descriptors it has. The caller must not use the files in world.process.found before
+// namespaces waits until all processes are listed with their mount namespaces, except those whose mount
+// tables are large. The time does not depend on what a process has open. The caller must not use the files in world.process.found before
 // descriptors has returned.
 func (l *look) namespaces(ctx context.Context) (*world, error) {
 	select {
@@ -175,18 +176,19 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 		if err != nil || slices.Contains(t.Spare, pid) {
 			continue
 		}
-		w.procs = append(w.procs, w.first(pid))
+		w.procs = append(w.procs, &process{Process: Process{PID: pid}})
 	}
+	atOnce(lookers, w.procs, func(p *process, _ func()) { w.first(p) })
 	return w, nil
 }
 
-// first reads the mount namespace of the first thread of a process. That takes one system call for a
-// process in the host's namespace.
-func (w *world) first(pid int) *process {
-	p := &process{Process: Process{PID: pid}}
-	dir := procDir(pid)
-	v, err := w.scan.TableOf(dir)
+// first reads the mount namespace of the first thread of a process, unless its mount table is large. That
+// takes one system call for a process in the host's namespace.
+func (w *world) first(p *process) {
+	v, err := w.scan.SmallTableOf(procDir(p.PID))
 	switch {
+	case errors.Is(err, inuse.ErrLargeTable):
+		p.unread = true
 	case err == nil && v == nil:
 		p.host = true
 	case err == nil:
@@ -197,7 +199,6 @@ func (w *world) first(pid int) *process {
 	case !mount.Ended(err): // the first thread of a process may have ended before the others
 		p.unexamined = err
 	}
-	return p
 }
 
 // identify reads the start time and the name of a process, once.
@@ -208,7 +209,7 @@ func (w *world) identify(p *process) {
 	st, err := statOf(procDir(p.PID))
 	switch {
 	case err == nil:
-		p.Start, p.Comm, p.gone = st.start, st.comm, st.kernel
+		p.Start, p.Comm, p.gone, p.threads = st.start, st.comm, st.kernel, st.threads
 	case mount.Ended(err):
 		p.gone = true
 	default:
@@ -231,7 +232,10 @@ func (w *world) weigh(p *process) {
 		p.Engine = slices.Contains(engines(), p.Comm) && inuse.RunsAsRoot(p.PID)
 	}
 	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && inuse.RunsAsRoot(p.PID)
-	p.size = descriptorsOf(procDir(p.PID))
+	p.size = descriptorsOf(procDir(p.PID)) + p.threads*inuse.ThreadWork
+	if p.unread {
+		p.size += smallWork
+	}
 }
 
 func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }

@@ -6,16 +6,18 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // stat contains fields of proc_pid_stat(5) for a task.
 type stat struct {
-	comm   string
-	state  byte
-	start  uint64
-	kernel bool // a thread of the kernel
+	comm    string
+	state   byte
+	threads int // 0 in the file of a task that has ended
+	start   uint64
+	kernel  bool // a thread of the kernel
 }
 
 var errStat = errors.New("the stat file has an unknown format")
@@ -36,6 +38,7 @@ func parseStat(b []byte) (stat, error) {
 	}
 	const (
 		flags       = 6           // index among the fields after the name
+		numThreads  = 17          // likewise
 		starttime   = 19          // likewise
 		kernelFlags = 0x0020_0000 // PF_KTHREAD, linux/sched.h
 	)
@@ -45,10 +48,11 @@ func parseStat(b []byte) (stat, error) {
 	}
 	start, err1 := strconv.ParseUint(string(f[starttime]), 10, 64)
 	bits, err2 := strconv.ParseUint(string(f[flags]), 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
+	threads, err3 := strconv.Atoi(string(f[numThreads]))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return stat{}, err
 	}
-	return stat{string(b[from+1 : to]), f[0][0], start, bits&kernelFlags != 0}, nil
+	return stat{string(b[from+1 : to]), f[0][0], threads, start, bits&kernelFlags != 0}, nil
 }
 
 // same reports whether a PID still belongs to the process that was seen.
@@ -80,7 +84,16 @@ func signal(p Process, sig unix.Signal) error {
 // halted reports whether all threads of a process are stopped or have ended, so that the process cannot
 // continue without a signal. A thread that a debugger has stopped (state t) does not count as stopped:
 // the debugger can continue it.
-func halted(p Process) bool {
+func halted(p Process) bool { return allThreads(p, "TZX") }
+
+// resists reports whether a process that was sent SIGSTOP does not stop because a thread waits in the kernel
+// or is stopped by a debugger. A thread in another state only waits for a processor: it stops before its
+// program runs again.
+func resists(p Process) bool { return !allThreads(p, "TZXRS") }
+
+// allThreads reports whether all threads of a process are in one of these states (proc_pid_stat(5)). It
+// returns true for a process that has ended.
+func allThreads(p Process, states string) bool {
 	dir := filepath.Join("/proc", strconv.Itoa(p.PID), "task")
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
@@ -91,7 +104,7 @@ func halted(p Process) bool {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
-		if err != nil || !bytes.ContainsRune([]byte("TZX"), rune(st.state)) {
+		if err != nil || !strings.ContainsRune(states, rune(st.state)) {
 			return false
 		}
 	}

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/droverhq/drover/internal/mount"
 )
 
 const (
@@ -45,7 +42,8 @@ type rule struct {
 	suspect func(*world, *process) bool
 	// act acts on the holders, and reports whether it did anything.
 	act func(w *world, target Target, holders []Process) (acted bool, err error)
-	// hung, if set, acts on a process that cannot be examined at all.
+	// hung, if set, acts on a process that cannot be examined at all and was given time to stop. A process
+	// needs processor time to stop, and a slow disk can hold up its examination.
 	hung func(*process) error
 }
 
@@ -114,7 +112,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	o.Anew = o.Anew || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
-		if r.hung != nil && (p.hung || t.suspects.failed(p.Process)) && !p.protected(target) && !r.suspect(w, p) {
+		if r.hung != nil && t.suspects.stuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspect(w, p) {
 			err3 = errors.Join(err3, r.hung(p))
 		}
 	}
@@ -125,13 +123,14 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 		t.looks.didAct(target.Dataset, t.Clock.Steady())
 	}
 	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
-		o.Left, o.Note = nil, ""
+		o.Left, o.Note, o.Contained = nil, "", false
 		if len(suspects) > 0 {
 			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they have been examined", len(suspects))
 		}
 		return true, err
 	}
 	o.Left = slices.Clone(left[:min(len(left), MaxLeft)])
+	o.Contained = !acted && !again && t.contained(w, r, holders, suspects)
 	if len(suspects) > 0 {
 		o.Note = fmt.Sprintf("%d processes could not be examined, for instance process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
 	}
@@ -183,15 +182,6 @@ func (t *Tool) settle(ctx context.Context, left []Process, so func(Process) bool
 		}
 	}
 	return true
-}
-
-// note formats an error as one line. If the error only says that time ran out, it returns was, the
-// earlier and more specific note, instead.
-func note(err error, was string) string {
-	if was != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
-		return was
-	}
-	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
 // still reports whether a process is stopped or frozen, so that it cannot continue by itself.
@@ -296,31 +286,6 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	return acted, errors.Join(errs...)
 }
 
-// readOnly makes the host's mount read-only (mount_setattr(2)). It ignores EBUSY, which the kernel returns
-// as long as a stopped holder has a file open for writing.
-func (t *Tool) readOnly(w *world, target Target) error {
-	fsys := w.filesystem(target)
-	if fsys.entry == nil || mount.IsReadOnly(fsys.entry) {
-		return nil
-	}
-	if err := t.note(target.Dataset, mark{markReadOnly, fsys.entry.Mountpoint}); err != nil {
-		return err
-	}
-	err := setReadOnly(fsys.entry.Mountpoint, true)
-	if errors.Is(err, unix.EBUSY) {
-		return nil
-	}
-	return err
-}
-
-func setReadOnly(path string, on bool) error {
-	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
-	if on {
-		attr = unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	}
-	return unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, &attr)
-}
-
 // Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
 // kernel dies when the kernel returns. A process that cannot be examined at all is killed too, if it was
 // told to stop at least haltTime ago and has not stopped.
@@ -330,8 +295,7 @@ func setReadOnly(path string, on bool) error {
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 	r := t.killRule()
 	r.hung = func(p *process) error {
-		// A process needs processor time to stop, and a slow disk can hold up its examination.
-		if halted(p.Process) || !t.suspects.queuedFor(p.Process, haltTime, t.Clock.Steady()) {
+		if !resists(p.Process) {
 			return nil
 		}
 		return signal(p.Process, unix.SIGKILL)

@@ -53,20 +53,13 @@ func (s *suspects) has(p Process) bool {
 	return s.queue[p.key()] != nil
 }
 
-// failed reports whether a process is queued and its examination, which has no time limit, has failed.
-func (s *suspects) failed(p Process) bool {
+// stuck reports whether a process was stopped for its examination, was queued at least haltTime ago, and
+// cannot be examined: its examination hangs or has failed.
+func (s *suspects) stuck(p *process, now time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queue[p.key()]
-	return q != nil && q.failed
-}
-
-// queuedFor reports whether a process has been queued for at least d.
-func (s *suspects) queuedFor(p Process, d, now time.Duration) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	q := s.queue[p.key()]
-	return q != nil && now-q.queued >= d
+	return q != nil && now-q.queued >= haltTime && (p.hung || q.failed)
 }
 
 // isCleared reports whether a process was shown not to hold a dataset.
@@ -253,6 +246,23 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 		t.wg.Go(t.examineSuspects) // Wait waits for it
 	}
 	return acted, errors.Join(errs...)
+}
+
+// contained reports whether all holders are harmless, and all suspects will be: each of them can be examined,
+// it was only not examined in time.
+func (t *Tool) contained(w *world, r rule, holders []Process, suspects []*process) bool {
+	now := t.Clock.Steady()
+	for _, p := range holders {
+		if !r.holder(w, p) {
+			return false
+		}
+	}
+	for _, p := range suspects {
+		if t.suspects.stuck(p, now) && !r.suspect(w, p) {
+			return false
+		}
+	}
+	return len(suspects) > 0
 }
 
 // resumeSuspects queues the processes that an earlier hand stopped and did not examine.

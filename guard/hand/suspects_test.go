@@ -199,7 +199,7 @@ func descriptors(tb testing.TB, n int) {
 // A large process that was cleared is left alone for some time, and while others stand still until they
 // are examined. Then a look examines it again: it may have opened the volume anew.
 func TestClearedAreExaminedAgain(t *testing.T) {
-	descriptors(t, manyDescriptors)
+	descriptors(t, smallWork)
 	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
 	own, err := ProcessOf(os.Getpid())
 	if err != nil {

@@ -23,10 +23,12 @@ type world struct {
 // process is what a look has found out about a process.
 type process struct {
 	Process
-	size int  // the number of descriptors: processes with few are examined first
-	host bool // its first thread is in the host's mount namespace
-	// cleared is true for a large process that was shown to hold none of the datasets while it was
-	// stopped. clearedAt is the time of its last examination.
+	threads int
+	size    int  // the work to examine it, as far as it is known: processes with little are examined first
+	host    bool // its first thread is in the host's mount namespace
+	unread  bool // the mount table of its first thread is large: list has not read it
+	// cleared is true for a process that was shown to hold none of the datasets while it was stopped.
+	// clearedAt is the time of its last examination.
 	cleared   bool
 	clearedAt time.Duration
 	gone      bool        // it has ended, or is a thread of the kernel, or a hand

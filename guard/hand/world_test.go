@@ -16,7 +16,7 @@ func entry(id, major, minor int, root, point, options string) *mount.Entry {
 func TestParseStat(t *testing.T) {
 	b := []byte("42 (a) b (c) T 1 2 3 4 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0\n")
 	got, err := parseStat(b)
-	if err != nil || got != (stat{comm: "a) b (c", state: 'T', start: 777}) {
+	if err != nil || got != (stat{comm: "a) b (c", state: 'T', threads: 1, start: 777}) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, _ := parseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n")); !got.kernel {

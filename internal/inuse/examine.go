@@ -18,19 +18,25 @@ import (
 
 // Reasons why a process could not be examined; test with errors.Is.
 var (
-	ErrOutOfTime = errors.New("it has too many descriptors to read in time")
+	ErrOutOfTime = errors.New("it has too many descriptors, mappings, threads or mounts to read in time")
 	ErrHung      = errors.New("the kernel does not finish the read of its descriptors or memory map")
 )
 
 // Examination finds everything that one process holds: the mount namespaces of its threads, their
 // descriptors, working and root directories, and its memory map. The time that it takes grows with the
-// number of descriptors, which any user can raise up to the limit of the process.
+// number of descriptors, mappings, threads and mounts, which any user can raise up to the limits of the
+// process and of user namespaces.
 type Examination struct {
 	Scan  *Scan
 	PID   int
 	Start uint64 // with PID it identifies the process: proc_pid_stat(5), starttime
+	// Budget, if set, limits the work.
+	Budget *Budget
 	// Pace, if set, is called after each chunk of work. It may rest.
 	Pace func()
+
+	done   int // the work so far
+	tables int // the bytes of mount tables that were read so far
 
 	// stop asks the examination to end with ErrOutOfTime. progress grows as long as it makes progress;
 	// otherwise it waits in the kernel.
@@ -53,51 +59,54 @@ func (x *Examination) Advance() { x.progress.Add(1) }
 // Progress returns a number that grows with the progress of the examination.
 func (x *Examination) Progress() int64 { return x.progress.Load() }
 
-// chunk is the number of descriptors that are read between two checks of stop.
+// chunk is the number of descriptors, or of lines of a memory map, that are read between two checks of stop.
 const chunk = 256
 
-// endChunk is called after each chunk of work. It fails if the examination must stop.
-func (x *Examination) endChunk() error {
-	x.progress.Add(1)
-	if x.Pace != nil {
-		x.Pace()
-	}
-	if x.stop.Load() {
-		return ErrOutOfTime
-	}
-	return nil
-}
-
 // run examines the process. The error is nil if the process was examined completely, or has ended. It is
-// ErrOutOfTime if stop was set.
+// ErrOutOfTime if stop was set, and ErrTooMuch or ErrBudget if the budget does not suffice.
 func (x *Examination) run() (f Findings, err error) {
-	dir := filepath.Join("/proc", strconv.Itoa(x.PID), "task")
-	tasks, err := os.ReadDir(dir)
+	dir, err := os.Open(filepath.Join("/proc", strconv.Itoa(x.PID), "task"))
 	if err != nil {
 		return f, unlessEnded(err)
 	}
-	x.progress.Add(1)
-	var files, places sharers
-	mapped := false
-	for _, task := range tasks {
-		tid, err := strconv.Atoi(task.Name())
+	defer dir.Close()
+	var t threads
+	for {
+		names, err := dir.Readdirnames(chunk)
+		if errors.Is(err, io.EOF) {
+			return f, nil
+		}
 		if err != nil {
-			return f, err
+			return Findings{}, unlessEnded(err)
 		}
-		at := filepath.Join(dir, task.Name())
-		err = x.task(at, tid, &files, &places, &f)
-		// All threads share their memory; the first one may be a zombie that has none.
-		if err == nil && !mapped {
-			mapped, err = x.mappings(at, &f)
-		}
-		if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
-			return Findings{}, err
-		}
-		if err := x.endChunk(); err != nil {
-			return Findings{}, err
+		for _, name := range names {
+			if err := x.thread(filepath.Join(dir.Name(), name), &t, &f); err != nil {
+				return Findings{}, err
+			}
 		}
 	}
-	return f, nil
+}
+
+// threads is what was examined of the resources that the threads of a process can share.
+type threads struct {
+	files, places sharers
+	mapped        bool // the memory map was read
+}
+
+func (x *Examination) thread(at string, t *threads, f *Findings) error {
+	tid, err := strconv.Atoi(filepath.Base(at))
+	if err != nil {
+		return err
+	}
+	err = x.task(at, tid, &t.files, &t.places, f)
+	// All threads share their memory; the first one may be a zombie that has none.
+	if err == nil && !t.mapped {
+		t.mapped, err = x.mappings(at, f)
+	}
+	if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
+		return err
+	}
+	return x.endChunk(ThreadWork)
 }
 
 // mustBeTrusted reports whether err is that the descriptors of a process of root cannot be read because it
@@ -116,7 +125,7 @@ func unlessEnded(err error) error {
 
 // task examines one thread. It does not read again what the thread shares with an earlier thread.
 func (x *Examination) task(at string, tid int, files, places *sharers, f *Findings) error {
-	v, err := x.Scan.TableOf(at)
+	v, err := x.Scan.TableOf(at, x.endTableChunk)
 	if err != nil {
 		return err
 	}
@@ -161,7 +170,7 @@ func (x *Examination) descriptors(at string, f *Findings) error {
 				return err
 			}
 		}
-		if err := x.endChunk(); err != nil {
+		if err := x.endChunk(len(names)); err != nil {
 			return err
 		}
 	}

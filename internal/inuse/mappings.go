@@ -23,12 +23,11 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
 	var readOnly []File
-	for n := 0; lines.Scan(); n++ {
+	for n := 1; lines.Scan(); n++ {
 		has = true
 		if n%chunk == 0 {
-			x.progress.Add(1)
-			if x.stop.Load() {
-				return has, ErrOutOfTime
+			if err := x.endChunk(chunk / mappingsPerWork); err != nil {
+				return has, err
 			}
 		}
 		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {

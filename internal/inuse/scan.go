@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -31,10 +32,14 @@ type Scan struct {
 	devices []device   // descriptors on other filesystems are ignored
 	trees   []*Holding // the wanted directory trees
 
+	listed atomic.Int64 // the bytes that SmallTableOf has read
+
 	mu    sync.Mutex
 	views map[viewKey]*View
-	all   []*View // those in views, and those of a single task
+	all   []*View          // those in views, and those of a single task
+	large map[viewKey]bool // the tables that SmallTableOf has not read
 	byID  map[int]seenMount
+	size  int // of all tables together, in bytes
 }
 
 // viewKey identifies the set of mounts that a process sees: those of its mount namespace that are below
@@ -50,7 +55,7 @@ func NewScan(own mount.Mounts) (*Scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Scan{own: own, host: host, views: map[viewKey]*View{}, byID: map[int]seenMount{}}
+	s := &Scan{own: own, host: host, views: map[viewKey]*View{}, large: map[viewKey]bool{}, byID: map[int]seenMount{}}
 	s.add(own, nil)
 	return s, nil
 }
@@ -69,12 +74,48 @@ func (s *Scan) add(table mount.Mounts, in *View) {
 	}
 }
 
+const (
+	// smallTable is the maximum size of a table that SmallTableOf reads. That of a container usually has
+	// less than 10 KiB. The kernel writes about 40 MiB a second.
+	smallTable = 64 << 10
+	// listedTables is how many bytes of tables SmallTableOf reads in all.
+	listedTables = 8 << 20
+)
+
+// ErrLargeTable is returned by SmallTableOf.
+var ErrLargeTable = errors.New("its mount table is too large to read in time")
+
+// SmallTableOf is TableOf for a list of all processes, which must not take long: any user can make thousands
+// of mount namespaces with large tables. It fails with ErrLargeTable for a table that is large, and for all
+// others once it has read very much.
+func (s *Scan) SmallTableOf(task string) (*View, error) {
+	read := 0
+	return s.tableOf(task, true, func(bytes int) error {
+		read += bytes
+		if s.listed.Add(int64(bytes)) > listedTables || read > smallTable {
+			return ErrLargeTable
+		}
+		return nil
+	})
+}
+
 // TableOf returns the mount table that a task sees, or nil if the task is in the host's namespace. Its errors
-// are those of mount.TableOf.
-func (s *Scan) TableOf(task string) (*View, error) {
+// are those of mount.TableInSteps.
+func (s *Scan) TableOf(task string, step func(bytes int) error) (*View, error) {
+	return s.tableOf(task, false, step)
+}
+
+// Full reports whether the tables need so much memory that no more should be read.
+func (s *Scan) Full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size > mount.MaxTable
+}
+
+func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		return s.ofPrivileged(task)
+		return s.ofPrivileged(task, step)
 	}
 	if err != nil || ns == s.host {
 		return nil, err
@@ -84,20 +125,28 @@ func (s *Scan) TableOf(task string) (*View, error) {
 	root, rootErr := rootID(task)
 	key := viewKey{ns, root}
 	s.mu.Lock()
-	v := s.views[key]
+	v, large := s.views[key], s.large[key]
 	s.mu.Unlock()
 	if v != nil && rootErr == nil {
 		return v, nil
 	}
-	table, err := mount.TableOf(task)
+	if small && large {
+		return nil, ErrLargeTable
+	}
+	size := 0
+	table, err := mount.TableInSteps(task, func(bytes int) error { size += bytes; return step(bytes) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, ErrLargeTable) && rootErr == nil {
+		s.large[key] = true
+	}
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if v = s.views[key]; v == nil || rootErr != nil {
 		v = NewView(table)
 		s.add(table, v)
+		s.size += size
 		if rootErr == nil {
 			s.views[key] = v
 		}
@@ -108,8 +157,9 @@ func (s *Scan) TableOf(task string) (*View, error) {
 // ofPrivileged is like TableOf for a task with capabilities that this process lacks. The kernel hides the
 // namespace of such a task (ptrace(2), access mode checks), but shows its mounts. Mount IDs differ
 // between namespaces, so a task that shows a mount with an ID of the host is in the host's namespace.
-func (s *Scan) ofPrivileged(task string) (*View, error) {
-	table, err := mount.TableOf(task)
+func (s *Scan) ofPrivileged(task string, step func(bytes int) error) (*View, error) {
+	size := 0
+	table, err := mount.TableInSteps(task, func(bytes int) error { size += bytes; return step(bytes) })
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +172,7 @@ func (s *Scan) ofPrivileged(task string) (*View, error) {
 	}
 	v := NewView(table)
 	s.add(table, v)
+	s.size += size
 	return v, nil
 }
 

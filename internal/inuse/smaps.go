@@ -23,11 +23,10 @@ func (x *Examination) writableLater(at string, readOnly []File, f *Findings) err
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
 	var mapping []byte
-	for n := 0; lines.Scan(); n++ {
+	for n := 1; lines.Scan(); n++ {
 		if n%chunk == 0 {
-			x.progress.Add(1)
-			if x.stop.Load() {
-				return ErrOutOfTime
+			if err := x.endChunk(chunk / mappingsPerWork); err != nil {
+				return err
 			}
 		}
 		flags, ok := bytes.CutPrefix(lines.Bytes(), []byte("VmFlags:"))

@@ -1,0 +1,64 @@
+package hand
+
+import (
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// A process whose examination hangs gets time to stop before it is killed, and is not killed if it only
+// waits for a processor.
+func TestHungProcessMayStop(t *testing.T) {
+	var s suspects
+	p := &process{Process: Process{PID: 4711, Start: 1}, hung: true}
+	now := 10 * time.Second
+	if s.stuck(p, now) {
+		t.Error("it was not stopped before")
+	}
+	s.add(Target{}, p.Process, now)
+	if s.stuck(p, now+haltTime-1) || !s.stuck(p, now+haltTime) {
+		t.Errorf("it is stuck: %t after less than %v, %t then", s.stuck(p, now+haltTime-1), haltTime, s.stuck(p, now+haltTime))
+	}
+	if p.hung = false; s.stuck(p, now+haltTime) {
+		t.Error("a process that could not be examined in time is killed")
+	}
+	running := sleeper(t)
+	if resists(running) {
+		t.Error("a process that can be stopped resists")
+	}
+}
+
+// A fence is contained if all holders are stopped, and all other processes could be examined later.
+func TestContained(t *testing.T) {
+	tool := &Tool{Clock: clock.System{}}
+	holder, other := Process{PID: 1 << 30, Start: 1}, &process{Process: Process{PID: 1<<30 + 1, Start: 1}}
+	r := rule{suspect: func(*world, *process) bool { return false }}
+	for name, c := range map[string]struct {
+		harmless, stuck bool
+		suspects        []*process
+		want            bool
+	}{
+		"a holder that runs":                {false, false, []*process{other}, false},
+		"a process that was not examined":   {true, false, []*process{other}, true},
+		"a process that cannot be examined": {true, true, []*process{other}, false},
+		"nobody":                            {true, false, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.holder = func(*world, Process) bool { return c.harmless }
+			tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other.Process, failed: c.stuck, queued: -haltTime}}
+			if got := tool.contained(nil, r, []Process{holder}, c.suspects); got != c.want {
+				t.Errorf("contained: %t", got)
+			}
+		})
+	}
+}
+
+// A process that a debugger has stopped can continue at any time.
+func TestTracedProcessResists(t *testing.T) {
+	p := sleeper(t)
+	debugged(t, p)
+	if !resists(p) || halted(p) {
+		t.Errorf("it resists: %t, it is stopped: %t", resists(p), halted(p))
+	}
+}
