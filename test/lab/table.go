@@ -80,7 +80,6 @@ func Table() []Entry {
 		{Package: "backends/dir", Run: shareFew, Disks: []Disk{{"quota", 6 * gib}}, Long: true},
 		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: shareShort + "|" + shareFew, Disks: []Disk{{"quota", 6 * gib}}, Within: 40 * time.Minute, Longest: true},
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
-		{Package: "internal/mount", Run: "^TestReusedMapping$", Disks: []Disk{{"mapping", 2 * gib}}},
 		{Package: "agent", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: thinShort, Disks: thin(), Modules: []string{"dm-thin-pool"}},
 		{Package: "backends/lvm", Run: thinFew, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},

@@ -1,47 +1,37 @@
 //go:build lab
 
-package mount_test
+package inside_test
 
 import (
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// dmsetup runs dmsetup(8), which reads a table from its standard input.
-func dmsetup(t *testing.T, table string, args ...string) {
-	t.Helper()
-	cmd := exec.Command("dmsetup", args...)
-	cmd.Stdin = strings.NewReader(table)
-	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1") // it would wait for udev, which does not run here
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("dmsetup %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-}
-
 // A mapping keeps its identity when its table changes, as lvextend(8) does under a mount, and when it is
 // activated again. Another mapping with the same number has another identity.
 func TestReusedMapping(t *testing.T) {
 	const name, device = "drover-identity", "/dev/mapper/drover-identity"
-	disk, target := inside.Disk(t, "mapping"), t.TempDir()
+	disk, target := inside.Disk(t, "first"), t.TempDir()
 	small, large := "0 400000 linear "+disk+" 2048", "0 800000 linear "+disk+" 2048"
 	for kind, id := range map[string][]string{"with a UUID": {"--uuid", "LVM-drover-test"}, "without a UUID": nil} {
 		t.Run(kind, func(t *testing.T) {
 			create := func(id ...string) {
 				t.Helper()
-				dmsetup(t, small, append([]string{"create", name, "--major", "253", "--minor", "77"}, id...)...)
+				do(t, small, append([]string{"dmsetup", "create", name, "--major", "253", "--minor", "77"}, id...)...)
 			}
 			create(id...)
-			defer dmsetup(t, "", "remove", "--retry", name)
-			if out, err := exec.Command("mkfs.ext4", "-q", "-F", device).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
+			defer do(t, "", "dmsetup", "remove", "--retry", name)
+			do(t, "", "mkfs.ext4", "-q", "-F", device)
+			if err := mount.Mount(target, mount.Spec{Source: device, FSType: "ext4"}); err != nil {
+				t.Fatal(err)
 			}
-			mountAt(t, target, mount.Spec{Source: device, FSType: "ext4"})
-			fsys := mount.Identify(table(t).At(target))
+			table, err := mount.Table()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fsys := mount.Identify(table.At(target))
 			t.Logf("%+v", fsys)
 			if fsys.Identity.Sequence == "" || (fsys.Identity.Mapping == "") != (id == nil) {
 				t.Errorf("%+v", fsys)
@@ -53,19 +43,19 @@ func TestReusedMapping(t *testing.T) {
 				}
 			}
 			is("mounted", false)
-			dmsetup(t, "", "suspend", name)
-			dmsetup(t, large, "load", name)
+			do(t, "", "dmsetup", "suspend", name)
+			do(t, large, "dmsetup", "load", name)
 			is("suspended", false)
-			dmsetup(t, "", "resume", name)
+			do(t, "", "dmsetup", "resume", name)
 			is("with another table", false)
 			if err := mount.Unmount(target); err != nil {
 				t.Fatal(err)
 			}
 			is("unmounted", false)
-			dmsetup(t, "", "remove", "--retry", name)
+			do(t, "", "dmsetup", "remove", "--retry", name)
 			create(id...)
 			is("activated again", id == nil) // without a UUID, it may be anything
-			dmsetup(t, "", "remove", "--retry", name)
+			do(t, "", "dmsetup", "remove", "--retry", name)
 			create("--uuid", "LVM-another")
 			is("another mapping", true)
 		})
