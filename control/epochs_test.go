@@ -1,6 +1,7 @@
 package control
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -286,4 +287,58 @@ func TestMoveThatIsOver(t *testing.T) {
 	_, err := b.Recall(b.ctx, b.id, b.report(op))
 	refused(t, err, dataset.ErrStale, "is done already")
 	refused(t, a.yields(op, op.Manifest), dataset.ErrStale, "is done already")
+}
+
+// A move is decided again when its target is cordoned, or loses its pools, before the move is on record.
+func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
+	for refusal, changes := range map[string]func(e *env, b *agent) error{
+		"is cordoned": func(e *env, b *agent) error {
+			_, err := e.Cordon(e.ctx, b.id, api.Cordoned{Cordoned: true})
+			return err
+		},
+		"there is no pool": func(e *env, b *agent) error {
+			_, err := e.update(e.ctx, func(t *tx) error {
+				for _, p := range b.pools {
+					t.del(poolKey(p.ID))
+				}
+				return nil
+			})
+			return err
+		},
+	} {
+		t.Run(refusal, func(t *testing.T) {
+			e := newEnv(t)
+			a, b := e.agent("alpha"), e.agent("beta")
+			a.create("db@silver")
+			e.spy.first(func() {
+				if err := changes(e, b); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := a.submits(moveTo("db", "beta")); err == nil || !strings.Contains(err.Error(), refusal) {
+				t.Errorf("got %v, want %q", err, refusal)
+			}
+			if v := e.volume("db"); v.Move != uuid.Nil {
+				t.Errorf("it is to move: %+v", v)
+			}
+		})
+	}
+}
+
+// A removal that overlaps a registration takes nothing of that back.
+func TestRemovalBesideARegistration(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	a.create("db")
+	e.spy.first(func() {
+		a.incarnation = uuid.New()
+		a.register("alpha")
+	})
+	if _, err := e.RemoveNode(e.ctx, "alpha", true); err != nil {
+		t.Fatal(err)
+	}
+	var n dataset.Node
+	if _, err := newTx(e.ctx, e.spy).get(nodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
+		t.Errorf("on record: %+v, %v", n, err)
+	}
 }

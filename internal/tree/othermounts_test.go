@@ -85,3 +85,20 @@ func TestOpenAt(t *testing.T) {
 		}
 	}
 }
+
+// What is made new never takes the place of what is there, nor of what a link leads to.
+func TestCreateFileTakesNothingOver(t *testing.T) {
+	dir := mkdir(t, t.TempDir(), "dir")
+	must(t, os.WriteFile(filepath.Join(dir.Name(), "there"), []byte("mine"), 0o600))
+	must(t, os.Symlink("there", filepath.Join(dir.Name(), "link")))
+	must(t, os.Symlink("nowhere", filepath.Join(dir.Name(), "dangling")))
+	for _, name := range []string{"there", "link", "dangling"} {
+		f, err := createFile(dir, name)
+		if err == nil {
+			must(t, f.Close())
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
