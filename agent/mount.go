@@ -88,7 +88,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx)}, a.engines.hasEnded)
+	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx), mounted: a.Clock.Steady()}, a.engines.hasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts

@@ -65,9 +65,11 @@ type idCount struct {
 	// Ended says that the engine has unmounted as often as it mounted, as far as is known, but a
 	// process still had the dataset mounted. The use ends once none has.
 	Ended bool `json:"ended,omitempty"`
-	// inherited: read from disk when the agent started, and not used since. It may
-	// have ended while there was no agent to hear of it.
+	// inherited is true if some of the uses were read from disk when the agent started. They may have
+	// ended while no agent ran.
 	inherited bool
+	// mounted is the time of the last Mount since the agent started, by the steady clock.
+	mounted time.Duration
 }
 
 type spellingRecord struct {

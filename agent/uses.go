@@ -33,7 +33,7 @@ func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use id
 		return
 	}
 	c.Count++
-	c.inherited = false
+	c.mounted = now.mounted
 	r.IDs[id] = c
 }
 
@@ -183,7 +183,8 @@ func (a *Agent) unexplainedMount(ctx context.Context, d dataset.Dataset, expecte
 //   - uses that the engine unmounted while a process still had the dataset mounted,
 //   - uses of an engine process that has ended,
 //   - uses from before the agent started, except Podman's: an engine that cannot reach the agent does
-//     not repeat its Unmount.
+//     not repeat its Unmount. A Mount with the same ID since then proves nothing: the container may have
+//     been stopped while there was no agent, and started again.
 func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
 	uses := a.record(id).IDs
 	maps.DeleteFunc(uses, func(id string, c idCount) bool {
@@ -196,9 +197,8 @@ const (
 	// unverifiedGrace is how long an engine may take after its start to mount the volumes of its
 	// containers again.
 	unverifiedGrace = 20 * time.Second
-	// inheritedGrace is how long an engine may take to start a container whose volume it mounted
-	// just before this agent started. The mount of another volume of the container can take two
-	// minutes.
+	// inheritedGrace is how long an engine may take to start a container after it mounted the volume,
+	// or after this agent started. The mount of another volume of the container can take two minutes.
 	inheritedGrace = 3 * time.Minute
 	// verifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
 	verifyEvery = time.Minute
@@ -328,7 +328,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	restarting := now < a.restarted
 	a.mu.Unlock()
 	over := func(id string, c idCount) bool {
-		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now-a.began >= inheritedGrace
+		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now-max(a.began, c.mounted) >= inheritedGrace
 	}
 	r := a.record(d.ID)
 	n := len(r.IDs)

@@ -280,11 +280,6 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	}
 	r.restart()
 	r.clock.Set(r.clock.Now().Add(time.Hour))
-	// The engine is told of its own use, as docker cp does.
-	r.mount(again, "id-of-again")
-	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
-		t.Fatal(err)
-	}
 	// Somebody on the host has it, in no other namespace.
 	place := t.TempDir()
 	src, err := os.Open(r.mountPath(bound.ID))
@@ -299,6 +294,11 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 		r.after(verifyEvery)
 		r.want(d, "id-of-db")
 	}
+	// This container was stopped while there was no agent. It is started and stopped again.
+	r.mount(again, "id-of-again")
+	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
+		t.Fatal(err)
+	}
 	r.after(verifyEvery)
 	r.want(d)
 	r.want(again, "id-of-again")
@@ -309,8 +309,6 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	r.after(verifyEvery)
 	r.want(bound)
 	r.want(again, "id-of-again")
-	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
-		t.Fatal(err)
-	}
+	r.after(inheritedGrace)
 	r.want(again)
 }
