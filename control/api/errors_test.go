@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -396,21 +395,6 @@ func TestNoReadDeadlineOutlivesTheBody(t *testing.T) {
 		h.ServeHTTP(d, httptest.NewRequest("POST", path, strings.NewReader(body)))
 		if f.take() == nil {
 			t.Error(path, "was not asked")
-		}
-	}
-}
-
-// A handler that was given nobody to tell who asks over TLS lets nobody in, not even to join.
-func TestNobodyToTellWhoAsks(t *testing.T) {
-	h := Handler(Deps{Service: newFake()})
-	for _, path := range []string{"/v1/join", "/v1/volumes"} {
-		r := httptest.NewRequest("POST", path, strings.NewReader("{}"))
-		r.Header.Set("Content-Type", "application/json")
-		r.TLS = &tls.ConnectionState{}
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if w.Code != 403 || !strings.Contains(w.Body.String(), "this address answers nobody") {
-			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
 }

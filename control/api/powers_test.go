@@ -1,8 +1,10 @@
 package api
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"maps"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -183,4 +185,19 @@ func fieldsOfEndpoints(t *testing.T) map[string][]string {
 		}
 	}
 	return all
+}
+
+// A handler that was given nobody to tell who asks over TLS lets nobody in, not even to join.
+func TestNobodyToTellWhoAsks(t *testing.T) {
+	h := Handler(Deps{Service: newFake()})
+	for _, path := range []string{"/v1/join", "/v1/volumes"} {
+		r := httptest.NewRequest("POST", path, strings.NewReader("{}"))
+		r.Header.Set("Content-Type", "application/json")
+		r.TLS = &tls.ConnectionState{}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != 403 || !strings.Contains(w.Body.String(), "this address answers nobody") {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
 }
