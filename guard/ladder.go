@@ -190,9 +190,6 @@ func (g *Guard) asked(t hand.Target) hand.Target {
 func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e.State == StateSuperseded {
-		return // meanwhile
-	}
 	e.add(Step{Act: act, Began: began, Ended: g.Clock.Boottime(), Done: o.Done, Note: o.Note, Left: o.Left})
 	log := g.log(e.Entry).WithFields(logrus.Fields{"act": act, "note": o.Note})
 	if !o.Done {
@@ -220,9 +217,6 @@ func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e.State == StateSuperseded {
-		return true // meanwhile
-	}
 	e.Breaches++
 	e.add(Step{Act: r.act, Began: began, Ended: g.Clock.Boottime(), Done: o.Done, Note: o.Note, Left: o.Left})
 	if !o.Done {
@@ -237,8 +231,8 @@ func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 func (g *Guard) reboot(e *entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e.State == StateSuperseded {
-		return // meanwhile
+	if e.busy {
+		return // it is about to be thawed or given up
 	}
 	now := g.Clock.Boottime()
 	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is not there"}

@@ -109,7 +109,8 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 // and continues, into the old copy. Idempotent.
 //
 // ErrNotFound when it is not registered, ErrStale for another epoch. ErrInUse while processes cannot be
-// examined, or killed holders do not end: the error names them, and the caller must ask again.
+// examined, or killed holders do not end: the error names them, and the caller must ask again. As long as not
+// every process that could write was sent SIGKILL, the dataset stays fenced, and the guard keeps checking that.
 func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	e, err := g.giveUp(id, epoch)
 	if err != nil {
@@ -120,7 +121,7 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	o := g.Hand.Condemn(ctx, e.Target, condemnTime)
 	if !o.Done {
 		err = dataset.Errorf(dataset.ErrInUse, "it is still fenced: not every process that could write was killed: %s", left(o))
-	} else if err = g.Hand.Undo(ctx, e.Target); err == nil {
+	} else if err = g.condemned(ctx, e); err == nil {
 		o = g.Hand.KillHolders(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
 		if err == nil && !o.Done {
@@ -135,13 +136,38 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 		err = fmt.Errorf("give up superseded volume %s: %w", e.Volume, err)
 		s.Note = dataset.OneLine(err)
 	}
+	if !o.Done {
+		g.fenceAgain(e)
+	}
 	e.add(s)
 	g.save(e)
 	return e.copy(), err
 }
 
-// giveUp makes an entry busy and marks it as given up: it is fenced no more, whatever comes
-// of killing its holders.
+// condemned marks an entry as superseded, because its holders were killed, and thaws its dataset.
+func (g *Guard) condemned(ctx context.Context, e *entry) error {
+	g.mu.Lock()
+	if e.State != StateRebooted {
+		e.State = StateSuperseded
+	}
+	g.save(e)
+	g.mu.Unlock()
+	return g.Hand.Undo(ctx, e.Target)
+}
+
+// fenceAgain resumes the fence of an entry that could not be given up. The lock is held.
+func (g *Guard) fenceAgain(e *entry) {
+	switch e.State {
+	case StateArmed: // another node has a newer epoch, so the deadline does not matter any more
+		g.trip(e)
+	case StateFencing, StateFenced:
+		if g.ctx != nil { // otherwise Run does, when it begins
+			g.climb(e)
+		}
+	}
+}
+
+// giveUp makes an entry busy that Supersede is about to give up. It stays fenced until its holders are killed.
 func (g *Guard) giveUp(id uuid.UUID, epoch uint64) (*entry, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -149,11 +175,7 @@ func (g *Guard) giveUp(id uuid.UUID, epoch uint64) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.State != StateRebooted {
-		e.State = StateSuperseded
-	}
 	e.busy = true
-	g.save(e)
 	return e, nil
 }
 

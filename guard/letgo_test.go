@@ -104,6 +104,43 @@ func TestI1ReleasedWhileItIsRegistered(t *testing.T) {
 	}
 }
 
+// I1: a fence is checked, and mended, as long as its holders could not all be killed. Nobody else looks after it:
+// the agent may have ended.
+func TestI1FenceIsCheckedUntilAllAreKilled(t *testing.T) {
+	for name, overdue := range map[string]bool{"fenced": true, "armed": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			r := b.registered(t, guard.PolicyKill, time.Minute)
+			if overdue {
+				b.clock.advance(2*time.Minute, false)
+				b.until(t, r.Dataset, guard.StateFenced)
+			}
+			b.hand.mu.Lock()
+			b.hand.fails["condemn"] = true
+			b.hand.mu.Unlock()
+			if _, err := b.Supersede(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
+				t.Errorf("given up: %v", err)
+			}
+			b.until(t, r.Dataset, guard.StateFenced)
+			before := len(b.hand.acts())
+			await(t, "the fence is checked", func() bool {
+				b.clock.advance(time.Minute, false)
+				return len(b.hand.acts()) > before
+			}, func() string { return "it is not" })
+			b.hand.mu.Lock()
+			b.hand.fails["condemn"] = false
+			b.hand.mu.Unlock()
+			e, err := b.Supersede(t.Context(), r.Dataset, 3)
+			if err != nil || e.State != guard.StateSuperseded {
+				t.Errorf("%s, %v", e.State, err)
+			}
+			if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
+				t.Errorf("released: %v", err)
+			}
+		})
+	}
+}
+
 // I1: what is given up is not thawed before everybody who could write was killed.
 func TestI1NotThawedBeforeAllAreKilled(t *testing.T) {
 	b := newBench(t)
