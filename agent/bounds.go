@@ -14,26 +14,28 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// bounds is how the datasets are held whose lease is bounded in time, and what this node
-// knows of its session with control. mu guards all of it; nothing is asked under mu.
+// bounds contains the state of this node's time-bounded leases: how long each dataset may be
+// kept open, and what this node knows of its session with control. bound.go computes the
+// deadlines; this file obtains what the computation needs. mu guards the fields from tenure to
+// moved; answers is atomic. No request is sent while mu is held.
 type bounds struct {
 	mu      sync.Mutex
 	tenure  tenure
 	silent  bool // control did not answer the last renewal
 	holds   map[uuid.UUID]*hold
-	armed   map[uuid.UUID]uint64 // what the guard has, as far as that is known, at which epoch
-	unread  string               // why what this node is the home of was not read, as it was said last
-	answers atomic.Uint64        // of the guard, to registrations
-	kept    map[uuid.UUID]string // why the guard keeps what is not mounted, as it was logged last
-	moved   chan struct{}        // closed when any of the tenure changes
-	wake    chan struct{}
+	armed   map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
+	unread  string               // the last logged reason why readHolds failed, or ""
+	answers atomic.Uint64        // the number of registrations that the guard has answered
+	kept    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
+	moved   chan struct{}        // closed and replaced when tenure or silent changes
+	wake    chan struct{}        // wakes keepBounds
 
-	// enrolling is held while who was given something changes on disk, so that this comes in
-	// the order in which it was decided; taken before mu.
+	// enrolling is held while the set of enrolled nodes changes on disk, so that changes are
+	// written in the order in which they were decided. It is locked before mu.
 	enrolling sync.Mutex
 
-	// ctx is of renewing and feeding, which go on while an agent that stops waits for its
-	// work: what is fenced by then nobody could mend.
+	// ctx is the context of renewals and of keepBounds. They continue until an agent that stops
+	// has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
 	ctx context.Context
 	end context.CancelFunc
 	wg  sync.WaitGroup
@@ -48,6 +50,7 @@ func newBounds(ctx context.Context) *bounds {
 	}
 }
 
+// soon makes keepBounds run at once.
 func (b *bounds) soon() {
 	select {
 	case b.wake <- struct{}{}:
@@ -55,7 +58,8 @@ func (b *bounds) soon() {
 	}
 }
 
-// change changes what is known of the session, and wakes who waits for that.
+// change changes tenure or silent with mu locked. It wakes those that wait for moved, and
+// keepBounds.
 func (b *bounds) change(f func()) {
 	b.mu.Lock()
 	f()
@@ -65,8 +69,9 @@ func (b *bounds) change(f func()) {
 	b.soon()
 }
 
-// isNews takes in why what this node is the home of was not read, "" when it was, and reports
-// whether that was another before: it is tried again several times in a session.
+// isNews records why readHolds failed, or "" if it succeeded, and reports whether the reason is
+// another than the last one. readHolds is repeated several times in a session, and must not log
+// the same reason each time.
 func (b *bounds) isNews(why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,22 +80,24 @@ func (b *bounds) isNews(why string) bool {
 	return was != why
 }
 
-// heard takes in that control answered a renewal.
+// heard records that control answered a renewal. session and ttl are from the answer, sent is
+// the time of the request, and now is the time of the answer.
 func (b *bounds) heard(session uuid.UUID, sent, ttl, now time.Duration) {
 	b.change(func() { b.silent = false; b.tenure.renewed(session, sent, ttl, now) })
 }
 
-// unheard takes in that it did not.
+// unheard records that control did not answer a renewal.
 func (b *bounds) unheard() { b.change(func() { b.silent = true }) }
 
-// alone reports whether control's word is not enough, or not enough yet: it did not answer
-// the last renewal, or none of this process, or not what this node is the home of. The lock
-// is held.
+// alone reports whether promises of other nodes are needed, because what control says is not
+// sufficient: control did not answer the last renewal or has not answered any renewal of this
+// process, or this node has not read yet which datasets it is the home of. The caller holds mu.
 func (b *bounds) alone() bool {
 	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
 }
 
-// hold returns how a dataset is held; the lock is held.
+// hold returns the state of a dataset's lease, and creates it if there is none. If the state is
+// of another epoch, its deadline and promises are discarded. The caller holds mu.
 func (b *bounds) hold(d dataset.Dataset) *hold {
 	h := b.holds[d.ID]
 	if h == nil {
@@ -101,16 +108,19 @@ func (b *bounds) hold(d dataset.Dataset) *hold {
 	return h
 }
 
+// arm records that the guard has, or may have, a dataset registered at an epoch.
 func (b *bounds) arm(id uuid.UUID, epoch uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.armed[id] = epoch
 }
 
-// fenceTakes takes in how long a fence of a dataset takes at most, as the guard says at one of
-// its answers to a registration, or after it. A status that was on its way while the dataset was
-// registered may be of before, and says nothing of it. By as much as a fence is slower than was
-// known, what was justified ends earlier.
+// fenceTakes records how long a fence of a dataset takes at most, according to the guard.
+// answer is the value of b.answers before the guard was asked. A report older than the recorded
+// one is ignored: a status that was requested before the registration may be about an earlier
+// one.
+//
+// If fences have become slower, the deadline becomes earlier by the difference.
 func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration, answer uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,13 +133,14 @@ func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration, answer uint64) {
 	}
 }
 
-// span is the time of a session; 0: not known yet.
+// span returns the TTL of a session with control, or 0 if it is not known yet.
 func (b *bounds) span() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.tenure.ttl
 }
 
+// disarm records that the guard has forgotten a dataset.
 func (b *bounds) disarm(id uuid.UUID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,7 +148,8 @@ func (b *bounds) disarm(id uuid.UUID) {
 	delete(b.kept, id)
 }
 
-// armedAt returns at which epoch the guard has a dataset, as far as that is known.
+// armedAt returns the epoch at which the guard has a dataset registered. armed is false if the
+// guard is not known to have it.
 func (b *bounds) armedAt(id uuid.UUID) (epoch uint64, armed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -145,7 +157,8 @@ func (b *bounds) armedAt(id uuid.UUID) (epoch uint64, armed bool) {
 	return epoch, armed
 }
 
-// until returns until when a dataset may be open here, as far as that is known now.
+// until returns the deadline until which a dataset may be open here, as far as known now. A
+// deadline that has passed means that it may not be open.
 func (a *Agent) until(d dataset.Dataset) time.Duration {
 	doubted, now, b := a.mistrust() != nil, a.Clock.Steady(), a.bounds
 	b.mu.Lock()
@@ -161,7 +174,8 @@ func (b *bounds) fenceMay(d dataset.Dataset, deadline time.Duration) time.Durati
 	return b.hold(d).fenceMay(&b.tenure, deadline)
 }
 
-// boundedHere are the datasets whose home is here and whose lease is bounded in time.
+// boundedHere returns the datasets whose home is this node and whose lease is bounded in time.
+// Without a guard there are none.
 func (a *Agent) boundedHere() (list []dataset.Dataset) {
 	if a.Guard == nil {
 		return nil
@@ -174,10 +188,11 @@ func (a *Agent) boundedHere() (list []dataset.Dataset) {
 	return list
 }
 
-// idleBounds is how often it is looked whether there is anything to hold.
+// idleBounds is the interval of keepBounds while this node is the home of no time-bounded
+// dataset, or does not know the TTL of its session.
 const idleBounds = time.Minute
 
-// keepBounds puts off the deadlines of what is held here until the agent stops.
+// keepBounds extends the deadlines of the datasets that are open here, until bounds.ctx ends.
 func (a *Agent) keepBounds() {
 	for {
 		wait := a.keepBoundsOnce(a.bounds.ctx)
@@ -190,9 +205,10 @@ func (a *Agent) keepBounds() {
 	}
 }
 
-// keepBoundsOnce reads what this node is the home of, where that is not known for the
-// session that it has; asks the other nodes while control is silent; and feeds the guard.
-// It returns after how long it is to be called again.
+// keepBoundsOnce performs one round of keepBounds. It starts readHolds if this node has not
+// read yet, in its current session, which datasets it is the home of. It asks the other nodes
+// for promises while control is silent. Then it feeds the guard. It returns the time to wait
+// before the next round.
 func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 	list := a.boundedHere()
 	a.forgetHolds()
@@ -219,13 +235,15 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 	return wait
 }
 
-// readHolds reads what this node is the home of, for what it holds during a row of renewals.
+// readHolds reads from control which datasets this node is the home of, and records that it did
+// so during a row of renewals (see tenure.row). If it fails, it logs the reason, and keepBounds
+// calls it again.
 func (a *Agent) readHolds(ctx context.Context, row uint64) {
 	s, err := a.join(ctx)
 	if err == nil {
 		err = errors.Join(a.mistrust(), a.lookNodes(ctx))
 	}
-	if err == nil && s.Halted != "" { // another home may have seen what this node was too late for
+	if err == nil && s.Halted != "" { // another node may have noticed a restored store before this node could
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
 	}
 	if err != nil {
@@ -238,8 +256,8 @@ func (a *Agent) readHolds(ctx context.Context, row uint64) {
 	a.bounds.change(func() { a.bounds.tenure.readDuring(row) })
 }
 
-// promisers are the nodes that could take over what is in use here, with what each would
-// have to promise.
+// promisers returns the nodes that could take over datasets that are open here. For each node,
+// it returns the epochs that the node must promise not to exceed.
 func (a *Agent) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
 	epochs := map[uuid.UUID][]promise.Epoch{}
 	now := a.Clock.Steady()
@@ -257,8 +275,10 @@ func (a *Agent) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch 
 	return epochs
 }
 
-// askAll asks all nodes that could take over what is in use here to promise not to, each
-// once for all datasets, and reports whether all did.
+// askAll asks every node that could take over a dataset that is open here to promise not to. It
+// sends one request to each node, for all datasets, and waits for most at the longest. It
+// reports whether all nodes promised all that they were asked for. If there is no such node, it
+// returns true.
 func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
 	epochs := a.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)
@@ -276,7 +296,8 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 	return all
 }
 
-// askOne asks one node, and returns how much it promised.
+// askOne asks one node for promises, and returns how many of the wanted ones the node made. It
+// logs errors and refusals.
 func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
 	address := a.nodes.address(node)
 	if address == "" || a.PeerHTTP == nil {
@@ -305,8 +326,8 @@ func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epo
 	return len(answer.Granted)
 }
 
-// feedGuard feeds all deadlines in one request. What the guard has fenced meanwhile, or
-// does not know, is looked at by itself.
+// feedGuard sends all deadlines to the guard in one request. If the guard refuses one, because
+// it has fenced the dataset or does not know it, a job repairs that: see mendSoon.
 func (a *Agent) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	now := a.Clock.Steady()
 	var feeds []guard.Feed
@@ -331,11 +352,14 @@ func (a *Agent) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	}
 }
 
-// heldWait is what a mount waits for control to confirm what this node is the home of.
+// heldWait is how long a mount waits until control confirms which datasets this node is the
+// home of.
 const heldWait = 5 * time.Second
 
-// held returns until when a dataset may be open here. ErrUnavailable when that is over, or
-// not known yet.
+// held returns the deadline until which a dataset may be open here. If there is none yet, it
+// waits for control for at most heldWait. It fails with ErrUnavailable if control does not
+// answer or confirm it in time, or if control's store is not trusted, and with the error of
+// ctx.
 func (a *Agent) held(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
 	late := a.Clock.After(heldWait)
 	for {

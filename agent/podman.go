@@ -7,17 +7,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// podmanPatience is how long after its start an Unmount of Podman waits for the kernel's unmount.
-// Podman waits 5 seconds for an answer unless it is configured otherwise.
+// podmanPatience is how long after its start an Unmount of Podman waits for unmount(2). Podman waits 5
+// seconds for an answer unless it is configured otherwise.
 const podmanPatience = 3 * time.Second
 
-// unmountForPodman unmounts a dataset whose last use, by Podman, has ended. It waits for that until
-// podmanPatience after the Unmount began, and returns no error.
+// unmountForPodman unmounts a dataset after Podman's last use of it has ended. It waits until
+// podmanPatience after the Unmount began, and returns no error. If the unmount takes longer or fails, it
+// continues or is repeated in the background, and a Mount waits for it.
 //
-// Podman takes an Unmount that fails, or that it gave up waiting for, for one that did not happen. It
-// keeps its count, and gives the next container the bare mount point without a Mount. So once its use
-// is off the record, Podman must hear of success, and in time. The unmount continues, or is tried
-// again, in the background. A Mount waits for it.
+// If an Unmount fails or times out, Podman assumes that it did not happen: it keeps its use count, and
+// gives the next container the bare mount point without a Mount. So once the agent has removed Podman's
+// use from its records, the Unmount must succeed, and in time.
 func (a *Agent) unmountForPodman(ctx context.Context, d dataset.Dataset, began time.Duration) {
 	late := a.Clock.After(began + podmanPatience - a.Clock.Steady())
 	jb := a.jobs.start("unmount/"+d.ID.String(), a.unmountUnused(d))
@@ -28,6 +28,6 @@ func (a *Agent) unmountForPodman(ctx context.Context, d dataset.Dataset, began t
 		}
 	case <-late:
 		a.log(d).Warn("podman's last use has ended, and the unmount goes on")
-	case <-ctx.Done(): // Podman has gone: nobody hears the answer
+	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
 	}
 }

@@ -33,7 +33,7 @@ func TestHungProcessMayStop(t *testing.T) {
 func TestContained(t *testing.T) {
 	tool := &Tool{Clock: clock.System{}}
 	holder, other := Process{PID: 1 << 30, Start: 1}, &process{Process: Process{PID: 1<<30 + 1, Start: 1}}
-	r := rule{suspect: func(*world, *process) bool { return false }}
+	r := rule{suspectHarmless: func(*world, *process) bool { return false }}
 	for name, c := range map[string]struct {
 		harmless, stuck bool
 		suspects        []*process
@@ -45,7 +45,7 @@ func TestContained(t *testing.T) {
 		"nobody":                            {true, false, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.holder = func(*world, Process) bool { return c.harmless }
+			r.holderHarmless = func(*world, Process) bool { return c.harmless }
 			tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other.Process, failed: c.stuck, queued: -haltTime}}
 			if got := tool.contained(nil, r, []Process{holder}, c.suspects); got != c.want {
 				t.Errorf("contained: %t", got)

@@ -11,15 +11,16 @@ import (
 	"github.com/droverhq/drover/internal/inuse"
 )
 
-// examineAll reads the descriptors of all processes. Processes that are not large are always examined,
-// however busy the host is. Large processes are examined as long as within allows, the ones with less work
-// first.
+// examineAll examines all processes. It examines every process that is not large, however busy the host
+// is. It spends at most within on large processes, and examines those with less work first. A process
+// that is not examined has an error in process.unexamined: it is a possible holder.
 //
-// The number of descriptors and threads is known before, the number of mappings is not: the kernel shows it
-// only line by line. So a process that turns out to be more work than smallWork is large, too.
+// The number of descriptors and threads is known before the examination. The number of mappings is not:
+// the kernel shows them only line by line. So a process counts as large, too, if its examination turns
+// out to be more work than smallWork, or more than fairWork once the budget of the look is used up.
 //
-// Large processes that were cleared, which means that they were examined while they were stopped, come
-// last. Among these, the one whose last examination is the oldest is first, so that each gets its turn.
+// Processes that were cleared come last. Such a process was stopped, examined, and found to hold none of
+// the datasets. The one with the oldest examination comes first, so that each of them gets its turn.
 func (t *Tool) examineAll(w *world, within time.Duration) {
 	atOnce(lookers, w.procs, func(p *process, _ func()) {
 		w.weigh(p)
@@ -55,14 +56,16 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 }
 
 const (
-	// smallWork is the work from which a process is large. It takes some milliseconds. Few processes are
-	// so much: databases, proxies, message brokers, and programs with thousands of threads or mappings.
+	// smallWork is the work, in units of package inuse, from which a process is large. It takes some
+	// milliseconds. Few processes need so much: databases, proxies, message brokers, and programs with
+	// thousands of threads or mappings.
 	smallWork = 1024
-	// A look spends lookWork, and fairWork for each process, on all processes that are not large. This is
-	// less than smallWork for each: otherwise 1,000 processes just below that would take seconds.
+	// A look spends at most lookWork, plus fairWork for each process, on the processes that are not large. If
+	// it spent up to smallWork on each of them, 1,000 processes just below smallWork would take seconds.
 	lookWork = 50_000
 	fairWork = 64
-	// manyTimes is how large a process is assumed to be that has more mappings than expected, in smallWork.
+	// manyTimes is the assumed size, in multiples of smallWork, of a process that turned out to need more than
+	// smallWork. It sorts such a process after most other large ones.
 	manyTimes = 16
 )
 
@@ -77,8 +80,8 @@ func falseFirst(a, b bool) int {
 	return -1
 }
 
-// atOnce calls do for each element of a list, n at a time, and waits for all calls. A call can call release
-// so that another one begins before it ends.
+// atOnce calls do for each element of a list, with at most n calls at a time, and waits for all of them.
+// A call of do can call release early, so that another call begins while it still runs.
 func atOnce[T any](n int, list []T, do func(p T, release func())) {
 	slots := make(chan struct{}, n)
 	var wg sync.WaitGroup
@@ -93,18 +96,21 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 	wg.Wait()
 }
 
-// examineAgain is the minimum time between two examinations of a cleared process by looks. While other
-// processes are stopped for their examination, looks do not examine cleared processes at all: the
-// processor time is needed for the stopped ones.
+// examineAgain is the minimum time between two examinations of a cleared process by looks. While suspects
+// are stopped, looks do not examine cleared processes at all: the suspects need the processor time.
 const examineAgain = 5 * time.Second
 
-// large reports whether a process may be stopped before it is examined, because that takes long. One that
-// was stopped for it, and cleared, counts as large as well.
+// large reports whether a process is examined only if there is time after the others. Without an
+// examination it becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its
+// size. A spared process never does.
 func (p *process) large() bool { return (p.size >= smallWork || p.cleared) && !p.spared }
 
-// examine examines one process and stores the findings, or the error, in p. When the examination makes no
-// progress, examine calls release, so that another one can begin. Processes that are never stopped have no
-// budget.
+// examine examines one process and stores the findings or the error in p. It calls release when the
+// examination makes no progress. Processes that are never stopped have no budget.
+//
+// Without an examination, it stores inuse.ErrOutOfTime if ctx has ended, if the process is a suspect, or
+// if it was cleared and looks must not examine it yet: see examineAgain. It does nothing if p has an
+// error already.
 func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.Budget, release func()) {
 	if p.unexamined != nil {
 		return

@@ -15,18 +15,20 @@ import (
 )
 
 const (
-	// batchTime is how long a batch starts examinations, unless the mount tables that it has read need too
-	// much memory before. The remaining suspects are examined in the next batch, with a new list of all
-	// processes, together with processes that were stopped meanwhile.
+	// batchTime is how long a batch starts new examinations. It starts none after that, or once the mount
+	// tables that it has read need too much memory. The next batch examines the remaining suspects and those
+	// that were stopped meanwhile, with a new list of all processes.
 	batchTime = 5 * time.Second
 	// haltTime is how long an examination waits for its suspect to stop. Then it begins even if the
 	// suspect still runs, because a debugger continues it or because it waits in the kernel.
 	haltTime = time.Second
 )
 
-// examineSuspects examines the queued suspects until it has tried each of them.
+// examineSuspects examines the queued suspects in batches, until it has tried each of them since it was
+// queued. A suspect that cannot be examined stays in the queue. suspects.add and suspects.take ensure
+// that only one call runs at a time.
 func (t *Tool) examineSuspects() {
-	tried := map[processKey]time.Duration{}
+	tried := map[processKey]time.Duration{} // the value of suspect.queued at the last attempt
 	for {
 		list, targets := t.suspects.take(tried)
 		if len(list) == 0 {
@@ -49,9 +51,12 @@ func (t *Tool) examineSuspects() {
 	}
 }
 
-// waitForHalt waits for a moment and returns true if any suspect has not stopped yet and haltTime has not
-// passed for it. A suspect must stop first because the examination does not find files that it opens
-// later. Besides, the fence waits until all suspects have stopped, and they need processor time for that.
+// waitForHalt returns false if examinations can begin: every suspect has stopped, or was queued at least
+// haltTime ago, or the mount table cannot be read. Otherwise it waits for pause and returns true. The
+// caller must then take the suspects from the queue again.
+//
+// A suspect must stop first because the examination does not find files that it opens later. Also, the
+// fence waits until all suspects have stopped, and they need processor time to do so.
 func (t *Tool) waitForHalt(list []suspect) bool {
 	table, err := mount.Table()
 	if err != nil {
@@ -59,7 +64,7 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	}
 	now := t.Clock.Steady()
 	for _, s := range list {
-		if now-s.queued < haltTime && !t.still(&world{own: table}, s.Process) {
+		if now-s.queued < haltTime && !t.stoppedOrFrozen(&world{own: table}, s.Process) {
 			<-t.Clock.After(pause)
 			return true
 		}
@@ -67,8 +72,9 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	return false
 }
 
-// examineBatch examines suspects, one for each processor at a time. Suspects with little work come
-// first, so that most of them are stopped only briefly. It returns the suspects whose examination began.
+// examineBatch examines suspects, one for each processor at a time, but not more than lookers. Suspects
+// with little work come first, so that most suspects are stopped only briefly. It returns the suspects
+// whose examination began.
 func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	procs := make(map[int]*process, len(w.procs))
 	for _, p := range w.procs {
@@ -77,7 +83,7 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	queue := make([]*suspect, len(list))
 	for i := range list {
 		queue[i] = &list[i]
-		queue[i].seen = w.seen(procs[list[i].PID], list[i].Process)
+		queue[i].seen = w.find(procs[list[i].PID], list[i].Process)
 	}
 	slices.SortStableFunc(queue, func(a, b *suspect) int { return a.seen.size - b.seen.size })
 	began := t.Clock.Steady()
@@ -97,9 +103,11 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	return begun
 }
 
-// seen returns p, the process that a look found under the PID of a suspect. If that is nil or a different
-// process, the suspect has ended, and seen returns a process with gone set.
-func (w *world) seen(p *process, s Process) *process {
+// find returns the process of the suspect s. p is the process that the list of all processes contains
+// under its PID, or nil. If there is none, or if it is a different process, the suspect has ended, and
+// find returns a process with gone set. If the identity of p cannot be read, find returns p with its
+// error, so that s is not cleared.
+func (w *world) find(p *process, s Process) *process {
 	if p != nil {
 		if w.weigh(p); !p.gone && (p.is(s) || p.unexamined != nil) {
 			return p
@@ -108,7 +116,8 @@ func (w *world) seen(p *process, s Process) *process {
 	return &process{Process: s, gone: true}
 }
 
-// examineSuspect examines one suspect without a time limit, and resolves it.
+// examineSuspect examines one suspect without a time limit. Then it resolves the suspect, or marks it as
+// failed.
 func (t *Tool) examineSuspect(w *world, s suspect) {
 	p := s.seen
 	if p.gone {
@@ -140,8 +149,8 @@ const (
 )
 
 // pacer makes the examination of a suspect rest. The hand has real-time priority and such an examination
-// may take many seconds, so it leaves a third of each processor to other processes. While a look is under
-// way it leaves nearly everything, because a fence waits for the look.
+// may take many seconds, so it leaves a third of the time of each processor to other processes. While a look
+// is under way, it leaves nearly all of it, because a fence waits for the look.
 //
 // A thread with a lower priority would not help. While it waits for a processor, it occupies one of the
 // few slots for running threads in Go (GOMAXPROCS), and the fence waits for it. On a busy host it would
@@ -166,9 +175,12 @@ func (p *pacer) rest() {
 	p.since = p.t.Clock.Steady()
 }
 
-// resolve applies the result of the examination of a suspect. For each dataset the process is a holder,
-// and its suspicion becomes a markProcess, or it is cleared. It continues at once, unless it is a holder
-// or is stopped for another dataset.
+// resolve applies the result of the examination of a suspect, for each dataset that it may hold. If the
+// process is a holder of the dataset, its markSuspect becomes a markProcess, and it stays stopped.
+// Otherwise resolve removes the mark and clears the process for the dataset.
+//
+// A process that is a holder of none of the datasets, and is not stopped for another dataset, continues
+// at once. If the marks cannot be read or written, the suspect is marked as failed and stays stopped.
 func (t *Tool) resolve(w *world, s suspect, p *process) {
 	defer t.lockMarks()()
 	elsewhere, err := t.marksOfAll(slices.Collect(maps.Keys(s.targets))...)
@@ -207,6 +219,6 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 	}
 	t.suspects.settle(s, clear, t.Clock.Steady())
 	if stopped && !kept {
-		_ = signal(s.Process, unix.SIGCONT) // an error means that the process has ended, or that we may not signal it
+		_ = signal(s.Process, unix.SIGCONT) // if we may not signal it, we have not stopped it either
 	}
 }

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// lookers is how many processes are examined at once.
+	// lookers is the maximum number of processes that a look, or a batch of suspects, examines at once.
 	lookers = 4
 	// examineTime bounds the time that one look spends on large processes. The other bound is the
 	// remaining time of the caller divided by examinePart. Large processes that are not examined by
@@ -29,13 +29,13 @@ const (
 	examinePart = 3
 )
 
-// look is one look at all processes. It may not have begun yet.
+// look is one pass over all processes, which several callers can share. It may not have begun yet.
 type look struct {
 	began    time.Duration        // by the steady clock
 	targets  map[uuid.UUID]Target // the datasets whose holders it finds
-	within   time.Duration        // the time for the descriptors of processes that have very many
-	listed   chan struct{}        // closed when all namespaces have been read; world and err are valid then
-	examined chan struct{}        // closed when the descriptors have been read too
+	within   time.Duration        // the maximum time for large processes: see examineTime
+	listed   chan struct{}        // closed after Tool.list has returned; world and err are valid then
+	examined chan struct{}        // closed after Tool.examineAll has returned too
 	world    *world
 	err      error
 }
@@ -46,9 +46,12 @@ func (l *look) isFor(target Target) bool {
 	return ok && of.Filesystem == target.Filesystem && slices.Equal(of.Paths, target.Paths)
 }
 
-// namespaces waits until all processes are listed with their mount namespaces, except those whose mount
-// tables are large. The time does not depend on what a process has open. The caller must not use the files in world.process.found before
-// descriptors has returned.
+// namespaces waits until all processes are listed with their mount namespaces, except those with a large
+// mount table. How long that takes does not depend on what the processes have open. It fails if the
+// processes cannot be listed, or with the error of ctx.
+//
+// Until descriptors has returned, the caller must not use the fields of a process that examineAll sets:
+// see holdersByMounts.
 func (l *look) namespaces(ctx context.Context) (*world, error) {
 	select {
 	case <-l.listed:
@@ -58,7 +61,8 @@ func (l *look) namespaces(ctx context.Context) (*world, error) {
 	}
 }
 
-// descriptors waits until the descriptors have been read too, for as many processes as the time allowed.
+// descriptors waits until the processes have been examined, as many as the time allowed. It fails only
+// with the error of ctx.
 func (l *look) descriptors(ctx context.Context) error {
 	select {
 	case <-l.examined:
@@ -73,8 +77,8 @@ func (l *look) descriptors(ctx context.Context) error {
 type looks struct {
 	mu            sync.Mutex
 	running, next *look
-	// acted is when something was last stopped or killed for a dataset, or its first look was
-	// asked for. Only a look that began later shows whether that was enough.
+	// acted is the time at which a process was last stopped or killed for a dataset, or at which its first
+	// look was requested. Only a look that began later shows whether that was enough.
 	acted map[uuid.UUID]time.Duration
 
 	looking atomic.Bool // a look is under way
@@ -153,7 +157,9 @@ func (ls *looks) run(t *Tool) {
 	}
 }
 
-// list lists all processes with the mount namespace of their first thread.
+// list lists all processes except t.Spare, with the mount namespace of their first thread unless its
+// mount table is large. It fails if /proc or the host's mount table cannot be read. An error of one
+// process is stored in its unexamined field.
 func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	own, err := mount.Table()
 	if err != nil {
@@ -178,13 +184,13 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 		}
 		w.procs = append(w.procs, &process{Process: Process{PID: pid}})
 	}
-	atOnce(lookers, w.procs, func(p *process, _ func()) { w.first(p) })
+	atOnce(lookers, w.procs, func(p *process, _ func()) { w.readFirstThread(p) })
 	return w, nil
 }
 
-// first reads the mount namespace of the first thread of a process, unless its mount table is large. That
-// takes one system call for a process in the host's namespace.
-func (w *world) first(p *process) {
+// readFirstThread reads the mount namespace of the first thread of a process, unless its mount table is
+// large. That takes one system call for a process in the host's namespace.
+func (w *world) readFirstThread(p *process) {
 	v, err := w.scan.SmallTableOf(procDir(p.PID))
 	switch {
 	case errors.Is(err, inuse.ErrLargeTable):
@@ -217,9 +223,9 @@ func (w *world) identify(p *process) {
 	}
 }
 
-// weigh identifies a process and collects what the order of examination depends on. It sets gone for a
-// process that must not be examined: one that has ended, a kernel thread, or another hand, which has a
-// directory of the dataset open while it freezes.
+// weigh identifies a process and estimates the work to examine it. It recognizes engines and other spared
+// processes, and sets gone for a process that must not be examined: one that has ended, a kernel thread,
+// or another hand, which has a directory of the dataset open while it freezes.
 func (w *world) weigh(p *process) {
 	if w.identify(p); p.gone {
 		return
@@ -261,6 +267,6 @@ func descriptorsOf(dir string) int {
 	if err != nil {
 		return 0
 	}
-	n, _ := strconv.Atoi(inuse.Field(b, "FDSize:")) // only an order to examine in
+	n, _ := strconv.Atoi(inuse.Field(b, "FDSize:")) // 0 on error: the budget limits the work all the same
 	return n
 }

@@ -11,67 +11,71 @@ import (
 )
 
 const (
-	// pause is the interval at which settle checks whether processes have stopped.
+	// pause is the interval at which waitFor checks whether processes have stopped.
 	pause = 10 * time.Millisecond
 	// settlePauses is the number of these checks before the next look at all processes.
 	settlePauses = 20
 )
 
-// Stop stops the holders of a dataset without ending them. If only holders are in a control group, it
-// freezes the group, otherwise it sends SIGSTOP to each holder. It makes the host's mount read-only, so
-// that nobody can open a file for writing through it. The kernel refuses that while such a file is open,
-// which is no error. Holders that are found by their mount namespace are stopped at once, before
-// descriptors are read. A process that could not be examined in time is stopped too, and continues once
-// it was shown not to hold the dataset.
+// Stop stops the holders of a dataset without ending them. If a control group contains only holders, Stop
+// freezes the group. It sends SIGSTOP to every other holder. It also makes the host's mount read-only, so
+// that nobody can open a file for writing through it. That is not possible while a file is open for
+// writing, which is no error.
 //
-// The act is done when a look at all processes finds no running holder, and no running process that
-// could not be examined.
+// Holders that are found by their mount namespace are stopped at once, before descriptors are read. A
+// process that could not be examined in time is stopped too. It continues once it was shown not to hold
+// the dataset. If the agent is a holder, it is killed: see Target.Agent.
+//
+// The act is done when a look at all processes finds no running holder, and no running process that could
+// not be examined. Errors are reported in Outcome.Note.
 func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
-	return t.until(ctx, target, rule{
-		holder:  t.still,
-		suspect: func(w *world, p *process) bool { return t.still(w, p.Process) },
-		act:     t.stop,
+	return t.repeat(ctx, target, rule{
+		holderHarmless:  t.stoppedOrFrozen,
+		suspectHarmless: func(w *world, p *process) bool { return t.stoppedOrFrozen(w, p.Process) },
+		act:             t.stop,
 	})
 }
 
-// rule defines an act: when it is done, and what it does until then.
+// rule defines an act: what it does to holders and suspects, and when it is done.
 type rule struct {
-	// holder reports whether a holder is harmless, so that nothing more must be done to it.
-	holder func(*world, Process) bool
-	// suspect reports the same for a process that could not be examined.
-	suspect func(*world, *process) bool
+	// holderHarmless reports whether nothing more must be done to a holder.
+	holderHarmless func(*world, Process) bool
+	// suspectHarmless reports the same for a process that could not be examined.
+	suspectHarmless func(*world, *process) bool
 	// act acts on the holders, and reports whether it did anything.
 	act func(w *world, target Target, holders []Process) (acted bool, err error)
-	// hung, if set, acts on a process that cannot be examined at all and was given time to stop. A process
-	// needs processor time to stop, and a slow disk can hold up its examination.
+	// hung, if set, acts on a process whose examination hangs or has failed, and which was told to stop at least
+	// haltTime ago. Before that, the reason may be a busy host or a slow disk.
 	hung func(*process) error
 }
 
 // running returns those of the holders and suspects that are not harmless.
 func (r rule) running(w *world, holders []Process, suspects []*process) []Process {
-	left := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return r.holder(w, p) })
+	left := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return r.holderHarmless(w, p) })
 	for _, p := range suspects {
-		if !r.suspect(w, p) {
+		if !r.suspectHarmless(w, p) {
 			left = append(left, p.Process)
 		}
 	}
 	return left
 }
 
-// exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although it
-// may run again. The check for cleared comes last, because a process is cleared before it continues.
+// exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although
+// it may run again. It checks that last, because a process is cleared before it continues.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
-	harmless := r.suspect
-	r.suspect = func(w *world, p *process) bool {
+	harmless := r.suspectHarmless
+	r.suspectHarmless = func(w *world, p *process) bool {
 		return harmless(w, p) || t.suspects.isCleared(target.Dataset, p.Process)
 	}
 	return r
 }
 
-// until looks at all processes and acts on them, again and again, until a look finds no process that
-// could write, or the context ends. If anything had to be done during a look, the look does not count:
-// a process may have forked another one before it was stopped, and the look may have missed that one.
-func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
+// repeat performs rounds until a look finds no process that could write, or ctx ends, or the processes
+// cannot be listed. It stores errors in Outcome.Note.
+//
+// If anything had to be done during a round, the act is not done yet: a process may have forked another
+// one before it was stopped, and the look may have missed that one.
+func (t *Tool) repeat(ctx context.Context, target Target, r rule) Outcome {
 	ctx, end := t.beginAct(ctx, target.Dataset)
 	defer end()
 	var o Outcome
@@ -86,8 +90,8 @@ func (t *Tool) until(ctx context.Context, target Target, r rule) Outcome {
 	}
 }
 
-// round performs one look and acts on its result. ended is true if the act is done or the context has
-// ended.
+// round performs one look and acts on its result. ended is true if the act is done, if ctx has ended, or
+// if the processes cannot be listed.
 func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (ended bool, err error) {
 	r = t.exceptCleared(target, r)
 	l := t.looks.begin(ctx, t, target)
@@ -105,14 +109,14 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	}
 	holders, suspects, err2 := t.classify(w, target)
 	if err = errors.Join(err, err2); err2 != nil {
-		return !t.settle(ctx, nil, nil), err
+		return !t.waitFor(ctx, nil, nil), err
 	}
 	found := r.running(w, holders, suspects)
 	again, err2 := r.act(w, target, holders)
 	o.Anew = o.Anew || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
-		if r.hung != nil && t.suspects.stuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspect(w, p) {
+		if r.hung != nil && t.suspects.stuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspectHarmless(w, p) {
 			err3 = errors.Join(err3, r.hung(p))
 		}
 	}
@@ -134,16 +138,17 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	if len(suspects) > 0 {
 		o.Note = fmt.Sprintf("%d processes could not be examined, for instance process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
 	}
-	return !t.settle(ctx, left, func(p Process) bool {
+	return !t.waitFor(ctx, left, func(p Process) bool {
 		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
-			return !same(p) || r.suspect(w, suspects[at])
+			return !same(p) || r.suspectHarmless(w, suspects[at])
 		}
-		return !same(p) || r.holder(w, p)
+		return !same(p) || r.holderHarmless(w, p)
 	}), err
 }
 
-// classify returns the holders of a dataset and the processes that could not be examined. A process
-// that is stopped because it holds the dataset need not be examined again.
+// classify returns the holders of a dataset, and the processes that could not be examined and may be
+// holders. A process that is already stopped as a holder counts as a holder without an examination. It
+// also queues suspects that an earlier hand has stopped: see resumeSuspects.
 func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []*process, err error) {
 	holders = w.holders(target)
 	marks, err := t.marks(target.Dataset)
@@ -167,10 +172,10 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 	return holders, suspects, nil
 }
 
-// settle waits until so returns true for all processes in left. It waits for settlePauses at most, because
-// there may be new holders. It returns false if the context has ended. Another look at all processes
-// during that time would only take processor time from those that must stop or end.
-func (t *Tool) settle(ctx context.Context, left []Process, so func(Process) bool) bool {
+// waitFor waits until so returns true for all processes in left, but not longer than settlePauses pauses,
+// because new holders may have appeared. It returns false if ctx has ended. Another look during that time
+// would only take processor time from the processes that must stop or end.
+func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {
 		case <-t.Clock.After(pause):
@@ -184,8 +189,8 @@ func (t *Tool) settle(ctx context.Context, left []Process, so func(Process) bool
 	return true
 }
 
-// still reports whether a process is stopped or frozen, so that it cannot continue by itself.
-func (t *Tool) still(w *world, p Process) bool {
+// stoppedOrFrozen reports whether a process is stopped or frozen, so that it cannot continue by itself.
+func (t *Tool) stoppedOrFrozen(w *world, p Process) bool {
 	if halted(p) {
 		return true
 	}
@@ -193,7 +198,9 @@ func (t *Tool) still(w *world, p Process) bool {
 	return ok && g.frozen()
 }
 
-// stop starts to stop the holders that run. It reports whether there was any.
+// stop starts to stop the holders that run, and makes the host's mount read-only. It kills the agent
+// instead: see Target.Agent. acted is true if it signalled a process or froze a group. PID 1 cannot be
+// stopped, which is an error.
 func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err error) {
 	h := hierarchiesOf(w.own)
 	groups := map[group]bool{}
@@ -208,7 +215,7 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 		g, ok := h.groupOf(p.PID)
 		alone, known := groups[g]
 		if ok && !known {
-			alone = t.alone(g, target, holders)
+			alone = t.onlyHolders(g, target, holders)
 			groups[g] = alone
 			if alone {
 				did, err := t.freezeGroup(target, g)
@@ -229,9 +236,9 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 	return acted || did, errors.Join(append(errs, err, t.readOnly(w, target))...)
 }
 
-// alone reports whether all processes of a group are holders that may be frozen. A group with other
-// processes may be a login session or a service of the host.
-func (t *Tool) alone(g group, target Target, holders []Process) bool {
+// onlyHolders reports whether all processes of a group are holders that may be frozen. Otherwise the
+// group may be a login session or a service of the host. It returns false if the group cannot be read.
+func (t *Tool) onlyHolders(g group, target Target, holders []Process) bool {
 	members, err := g.members()
 	if err != nil {
 		return false
@@ -244,8 +251,8 @@ func (t *Tool) alone(g group, target Target, holders []Process) bool {
 	return true
 }
 
-// freezeGroup freezes a group, unless it is frozen already. A group that is already frozen for another
-// dataset gets a mark for this one too.
+// freezeGroup freezes a group and marks it. A group that is already frozen for another dataset only gets
+// a mark. A group that another program has frozen is left alone.
 func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	defer t.lockMarks()()
 	all, err := t.marksOfAll()
@@ -254,7 +261,7 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	}
 	asked := g.asked()
 	if asked && !all.has(g.dir) {
-		return false, nil // by docker pause, which undoes it
+		return false, nil // another program has frozen it, such as docker pause, and will thaw it
 	}
 	if err := t.addMark(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
 		return false, err
@@ -262,7 +269,8 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	return true, g.freeze()
 }
 
-// stopProcesses stops what runs.
+// stopProcesses marks the processes of a list and sends SIGSTOP to those that run. It leaves alone a
+// process that another program has stopped. acted is true if it sent a signal.
 func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err error) {
 	if len(list) == 0 {
 		return false, nil
@@ -287,11 +295,11 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 }
 
 // Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
-// kernel dies when the kernel returns. A process that cannot be examined at all is killed too, if it was
-// told to stop at least haltTime ago and has not stopped.
+// kernel ends when the kernel returns. Kill also kills a process whose examination hangs or has failed,
+// if it was told to stop at least haltTime ago and does not stop: see resists.
 //
 // The act is done when a look at all processes finds no holder except stopped engines, and no running
-// process that could not be examined.
+// process that could not be examined. Errors are reported in Outcome.Note.
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 	r := t.killRule()
 	r.hung = func(p *process) error {
@@ -300,34 +308,36 @@ func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 		}
 		return signal(p.Process, unix.SIGKILL)
 	}
-	return t.until(ctx, target, r)
+	return t.repeat(ctx, target, r)
 }
 
-// KillHolders is like Kill, but it never kills a process that cannot be examined. Such a process is
-// stopped and named in Outcome.Left.
+// KillHolders is like Kill, but it never kills a process that cannot be examined. It stops such a
+// process, and names it in Outcome.Left as long as it runs.
 func (t *Tool) KillHolders(ctx context.Context, target Target) Outcome {
-	return t.until(ctx, target, t.killRule())
+	return t.repeat(ctx, target, t.killRule())
 }
 
 func (t *Tool) killRule() rule {
 	return rule{
-		holder:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
-		suspect: func(w *world, p *process) bool { return t.still(w, p.Process) },
-		act:     t.kill,
+		holderHarmless:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
+		suspectHarmless: func(w *world, p *process) bool { return t.stoppedOrFrozen(w, p.Process) },
+		act:             t.kill,
 	}
 }
 
-// Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill it
-// does not wait for their end: a process that waits for a frozen filesystem ends only after the thaw. A
-// process that cannot be examined is not killed. It is named in Outcome.Left, and the fence stays.
+// Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill, it
+// does not wait for their end: a process that waits for a frozen filesystem ends only after the thaw. It
+// stops a process that cannot be examined, and never kills it. As long as there is such a process, the
+// act is not done, and Outcome.Left names the process.
 //
-// The act is done when a look at all processes has examined every process and finds only holders that
-// were sent SIGKILL before. Then no process that could write continues after a thaw.
+// The act is done when a look has examined every process and finds only stopped engines, and holders that
+// were sent SIGKILL before. Then no process that could write, except an engine, continues after a thaw.
+// Errors are reported in Outcome.Note.
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	condemned := map[processKey]bool{}
-	return t.until(ctx, target, rule{
-		holder:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && halted(p) },
-		suspect: func(*world, *process) bool { return false },
+	return t.repeat(ctx, target, rule{
+		holderHarmless:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && halted(p) },
+		suspectHarmless: func(*world, *process) bool { return false },
 		act: func(w *world, target Target, holders []Process) (bool, error) {
 			fresh := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return condemned[p.key()] })
 			if len(fresh) == 0 {
@@ -344,7 +354,8 @@ func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	})
 }
 
-// kill sends SIGKILL to the holders, and stops those that are engines. It reports whether any of them ran.
+// kill sends SIGKILL to the holders, stops those that are engines, and makes the host's mount read-only.
+// acted is true if any of them was running. PID 1 cannot be killed, which is an error.
 func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err error) {
 	var errs []error
 	groups := map[group]bool{}
@@ -370,7 +381,7 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 	marks, err := t.marks(target.Dataset)
 	errs = append(errs, err)
 	for g := range groups {
-		if slices.Contains(marks, mark{g.kind, g.dir}) && t.alone(g, target, holders) {
+		if slices.Contains(marks, mark{g.kind, g.dir}) && t.onlyHolders(g, target, holders) {
 			errs = append(errs, g.thaw())
 		}
 	}

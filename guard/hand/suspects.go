@@ -253,12 +253,12 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 func (t *Tool) contained(w *world, r rule, holders []Process, suspects []*process) bool {
 	now := t.Clock.Steady()
 	for _, p := range holders {
-		if !r.holder(w, p) {
+		if !r.holderHarmless(w, p) {
 			return false
 		}
 	}
 	for _, p := range suspects {
-		if t.suspects.stuck(p, now) && !r.suspect(w, p) {
+		if t.suspects.stuck(p, now) && !r.suspectHarmless(w, p) {
 			return false
 		}
 	}

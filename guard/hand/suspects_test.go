@@ -65,8 +65,8 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	if at, _ := tool.suspects.clearedOf([]uuid.UUID{target.Dataset}, p); at != then {
 		t.Error("it was examined once more")
 	}
-	r := tool.exceptCleared(target, rule{suspect: func(*world, *process) bool { return false }})
-	if !r.suspect(nil, &process{Process: p}) {
+	r := tool.exceptCleared(target, rule{suspectHarmless: func(*world, *process) bool { return false }})
+	if !r.suspectHarmless(nil, &process{Process: p}) {
 		t.Error("a fence waits for it")
 	}
 }

@@ -10,14 +10,15 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// placeDetached returns where in its filesystem an open file or directory is, if its mount is in no table:
-// a detached mount (umount2(2), MNT_DETACH) or a clone that was never attached (open_tree(2)). The
-// filesystem is d, and path is the link of the descriptor.
+// placeDetached returns the place of an open file or directory in its filesystem if its mount is in no
+// table: a detached mount (umount2(2), MNT_DETACH) or a clone that was never attached (open_tree(2)). d
+// is the filesystem, and path is the link of the descriptor.
 //
-// The kernel shows such a file by its path below the root of its mount, and does not say where that root
-// is. So this function opens the file once more by its handle, through a mount of the host, whose root is
-// known (open_by_handle_at(2)). The file is open, so the kernel has it in memory and reads no disk. If
-// there is no such mount, or the filesystem has no handles, the file may be anywhere in the filesystem.
+// For such a file, the kernel shows the path below the root of its mount, and does not show where that
+// root is. So placeDetached opens the file once more by its handle (open_by_handle_at(2)), through a
+// mount of the host whose root is known. The file is open, so it is in the kernel's memory and no disk is
+// read. If no such mount exists, or if the filesystem has no handles, the file may be anywhere in the
+// filesystem.
 func (s *Scan) placeDetached(d *device, path string) File {
 	anywhere := File{major: d.major, minor: d.minor, path: "/", unplaced: true}
 	for _, e := range s.own.Of(d.major, d.minor) {
@@ -50,7 +51,9 @@ func sameFile(fd int, path string) error {
 	return nil
 }
 
-// placeByHandle opens what path refers to through a mount of the host, and places it.
+// placeByHandle opens the file at path by its handle, through the mount e of the host, and returns its
+// place in the filesystem. It fails if the filesystem has no handles, if another mount covers e, or if
+// the file has several names.
 func placeByHandle(e *mount.Entry, path string) (File, error) {
 	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
@@ -82,7 +85,7 @@ func placeByHandle(e *mount.Entry, path string) (File, error) {
 		return File{}, err
 	}
 	o := place(seenMount{Entry: e}, link)
-	if o.unplaced { // it is outside of that mount: then the kernel shows the path in the filesystem
+	if o.unplaced { // the file is outside of the tree that e shows: the link is its path in the filesystem
 		o.path, o.unplaced = filepath.Clean(link), false
 	}
 	o.through = seenMount{}

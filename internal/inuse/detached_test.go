@@ -32,8 +32,9 @@ func cloned(t *testing.T, dir, path string, flags int) {
 	t.Cleanup(func() { _ = unix.Close(fd) })
 }
 
-// Whoever works through a detached mount holds the dataset if its file belongs to it, and not for anything
-// else of the same filesystem: Drover itself copies trees through such mounts.
+// A process with a file open through a detached mount holds the dataset only if the file belongs to the
+// dataset, and not if it is elsewhere on the same filesystem: Drover itself copies trees through such
+// mounts.
 func TestHoldersThroughDetachedMounts(t *testing.T) {
 	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
 		top := scratch.Mount(t, fstype, 384<<20)

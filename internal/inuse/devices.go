@@ -16,12 +16,13 @@ type device struct {
 	statMajor, statMinor int
 	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
 	anyBtrfs bool
-	// identity is empty if the host has the filesystem mounted. Then its numbers are of no other one.
+	// identity is empty if the host has the filesystem mounted: no other filesystem has its numbers then.
 	identity mount.Identity
 }
 
-// Want adds a filesystem to those whose open files are recorded. e is the host's mount of the directory
-// tree that matters, or nil if there is none or if several subvolumes of a btrfs matter.
+// Want adds a directory tree to those that the scan looks for: open files on its filesystem are recorded.
+// e is the host's mount of the tree. It is nil if there is none, or if several subvolumes of a btrfs are
+// wanted. Call Want before the first examination.
 func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
 	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
 	switch {
@@ -44,26 +45,29 @@ func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
 	}
 }
 
-// wanted reports whether a filesystem is a wanted one.
+// wanted reports whether a filesystem is one of those that Want has added.
 func (s *Scan) wanted(major, minor int) bool {
 	return slices.ContainsFunc(s.devices, func(d device) bool { return d.major == major && d.minor == minor })
 }
 
-// detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none may.
-// major and minor are what stat(2) reports for the file, and path is its link in /proc. If the numbers are
-// unknown for a wanted btrfs, every file on it counts, or on any btrfs if its identity is unknown too.
+// detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none
+// does. major and minor are the numbers that stat(2) reports for the file, and path is its link in /proc.
+//
+// If the stat(2) numbers of a wanted btrfs are unknown, every file on that btrfs counts. If its identity
+// is unknown too, every file on any btrfs counts.
 func (s *Scan) detached(major, minor int, path string) *device {
 	for i, d := range s.devices {
 		same := d.statMajor == major && d.statMinor == minor
-		if same && d.identity.FSID == 0 || (same || d.anyBtrfs) && d.mayInclude(path) {
+		if same && d.identity.FSID == 0 || (same || d.anyBtrfs) && d.mayContain(path) {
 			return &s.devices[i]
 		}
 	}
 	return nil
 }
 
-// mayInclude reports whether a file may be on the btrfs d. The kernel reuses the numbers of subvolumes.
-func (d device) mayInclude(path string) bool {
+// mayContain reports whether the file at path may be on the btrfs d. The number alone is not enough,
+// because the kernel reuses the numbers of subvolumes.
+func (d device) mayContain(path string) bool {
 	var st unix.Statfs_t
 	err := unix.Statfs(path, &st)
 	return err != nil || d.identity.IsBtrfs(st)

@@ -9,18 +9,22 @@ import (
 	"github.com/droverhq/drover/internal/process"
 )
 
-// Examiner performs examinations that the kernel may never finish. The zero value is ready. Safe for
-// concurrent use.
+// Examiner performs examinations that the kernel may never finish. It runs at most one examination of a
+// process at a time. The zero value is ready for use. Safe for concurrent use.
 type Examiner struct {
 	mu sync.Mutex
-	// running are the processes whose examination is under way, maybe hanging.
+	// running contains the processes whose examination is under way or hangs.
 	running map[process.Identity]bool
 }
 
-// Examine performs an examination. When ctx ends, it asks the examination to stop, which then fails with
-// ErrOutOfTime. Examine calls idle each time that the examination makes no progress for a moment. It fails
-// with ErrHung if the examination hangs, or if an earlier one of the same process still hangs: each
-// examination that hangs occupies a thread.
+// Examine performs an examination, and calls idle each time that the examination makes no progress for
+// idleTime. When ctx ends, it asks the examination to stop.
+//
+// It fails with ErrOutOfTime if the examination stopped because ctx ended, and with ErrHung if the
+// examination makes no progress for hungTime. It also fails with ErrHung if an earlier examination of the
+// same process still hangs, because each of them occupies a thread. With a Budget, it can fail with
+// ErrTooMuch or ErrBudget. Any other error means that the process cannot be examined. If the process has
+// ended, the error is nil.
 func (r *Examiner) Examine(ctx context.Context, c clock.Clock, x *Examination, idle func()) (Findings, error) {
 	id := process.Identity{PID: x.PID, Start: x.Start}
 	if !r.begin(id) {
@@ -38,7 +42,8 @@ func (r *Examiner) Examine(ctx context.Context, c clock.Clock, x *Examination, i
 	return Findings{}, ErrHung
 }
 
-// begin records the start of an examination. It returns false if one of that process is under way.
+// begin records the start of an examination. It returns false if an examination of that process is under
+// way.
 func (r *Examiner) begin(id process.Identity) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,8 +71,8 @@ type result struct {
 }
 
 const (
-	// An examination without progress for idleTime lets another one begin, and without progress for
-	// hungTime counts as hung. It hangs, for instance, if a thread of the examined process waits in the
+	// If an examination makes no progress for idleTime, another one may begin. If it makes none for
+	// hungTime, it counts as hung. An example is a thread of the examined process that waits in the
 	// kernel while it holds the lock of the memory map.
 	idleTime = 20 * time.Millisecond
 	hungTime = 500 * time.Millisecond

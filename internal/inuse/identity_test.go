@@ -37,8 +37,8 @@ func TestHoldersByIdentity(t *testing.T) {
 	}
 }
 
-// Which files on detached mounts are of a dataset that the host has unmounted. Two btrfs are real, because
-// the file is asked for its filesystem.
+// Finds files on detached mounts of a dataset that the host has unmounted. The two btrfs are real,
+// because the test needs statfs(2) of their files.
 func TestDetachedFiles(t *testing.T) {
 	one, other := scratch.Mount(t, "btrfs", scratch.Btrfs), scratch.Mount(t, "btrfs", scratch.Btrfs)
 	table, err := mount.Table()

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// mappings finds the files that a task has mapped shared and that it can write to (proc_pid_maps(5)). That
-// takes no system call, or only mprotect(2), even after it has closed them. has is false if the task has
-// no memory map.
+// mappings finds the shared mappings of files to which a task can write (proc_pid_maps(5)). The task can
+// write to such a file even after it has closed it: that takes no system call, or only mprotect(2). has
+// is false if the task has no memory map.
 func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {
@@ -33,7 +33,7 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
 		case ok && writable:
 			f.Files = append(f.Files, o)
-		case ok && x.Scan.mayInclude(o):
+		case ok && x.Scan.wantedTreeIncludes(o):
 			readOnly = append(readOnly, o)
 		}
 	}
@@ -43,9 +43,9 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	return has, err
 }
 
-// mapping parses one line of a maps file. It assumes that the file was opened through the innermost of the
-// mounts that contain its path. It returns false if the line is not a shared mapping of a file on one of
-// the wanted filesystems.
+// mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a
+// wanted filesystem. mapping assumes that the file was opened through the innermost mount that contains
+// its path.
 func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok bool) {
 	word := bytes.Fields(line)
 	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' {

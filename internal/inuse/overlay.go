@@ -11,16 +11,17 @@ type deviceNumber struct{ major, minor int }
 
 func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Minor} }
 
-// FindOverlays finds the overlays whose upper directory is in the tree, among the mount tables that the scan
-// has read so far. A process that sees such an overlay can write to the tree without seeing the tree: as a
-// container of an engine that runs in a container and keeps its images on a volume. Call it before the first
-// call of In or By.
+// FindOverlays finds the overlays whose upper directory is in the tree, in the mount tables that the scan
+// has read so far. A process that sees such an overlay can write to the tree without seeing the tree. An
+// example is a container of an engine that itself runs in a container and keeps its images on a volume.
+// Call FindOverlays before the first call of In or By.
 //
-// The path of an upper directory is valid in the mount namespace of the program that mounted the overlay. So
-// it is looked up only in tables that show both the overlay and the tree. If the host shows the overlay, only
-// the host's table counts: the overlay of a container of the host has its upper directory on the host, and
-// the container may have a volume mounted at the same path. An overlay that is the root directory of a process
-// was mounted by another one.
+// The path of an upper directory is valid in the mount namespace of the program that mounted the overlay.
+// So the path is looked up only in tables that show both the overlay and the tree. There are two
+// exceptions. If the host shows the overlay, only the host's table counts: the upper directory of a
+// container of the host is on the host, and the container may have a volume mounted at the same path. If
+// the overlay is the root directory in a table, that table does not count: a program in another namespace
+// mounted the overlay.
 func (h *Holding) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}
 	onHost := map[deviceNumber]bool{}
@@ -33,6 +34,8 @@ func (h *Holding) FindOverlays(s *Scan) {
 	}
 }
 
+// findOverlaysIn adds the overlays in one table. mayBeMounter reports whether the table may be that of
+// the program that mounted an overlay.
 func (h *Holding) findOverlaysIn(table mount.Mounts, mayBeMounter func(*mount.Entry) bool) {
 	shown := false
 	for _, e := range table {

@@ -1,6 +1,21 @@
-// Package inuse finds out which processes use a directory tree or a filesystem: through a mount in another
-// mount namespace, an open file, a working or root directory, or a shared mapping. It decides by what the
-// kernel knows of each process, and asks no filesystem that may be dead.
+// Package inuse finds the processes that can write to a directory tree or a filesystem: through a mount
+// in another mount namespace, an open file, a working or root directory, or a shared mapping. It relies
+// on what the kernel knows of each process. It avoids requests to disks and servers that may be dead, and
+// an Examiner abandons an examination that hangs in the kernel.
+//
+// A look at all processes takes these steps:
+//
+//  1. NewScan creates what all examinations share. Scan.Want adds each directory tree that is looked for.
+//  2. Scan.SmallTableOf reads the mount table of a process if that is quick. This step is optional.
+//  3. Examiner.Examine examines a process and returns its Findings. A Budget can limit the work.
+//  4. NewHolding and Holding.FindOverlays prepare the check of one tree. Holding.By reports whether
+//     the Findings of a process show that it can write to the tree.
+//
+// A process that cannot be examined may be able to write to any tree. The caller decides what to do about
+// it.
+//
+// In this package, the host is the mount namespace of the calling process, and a task is a thread. A task
+// is named by its directory in /proc.
 package inuse
 
 import (
@@ -22,22 +37,23 @@ import (
 // reports a separate number for each subvolume.
 const btrfs = "btrfs"
 
-// Scan contains what the examinations of one look share: the mount tables that were read, an index of their
-// mounts by ID, and the filesystems whose open files are wanted. A table is read once for all tasks with the
-// same namespace and root directory. Call Want before the first examination; apart from that, a Scan is
-// safe for concurrent use.
+// Scan holds the state that the examinations of one look share: the mount tables that were read, an index
+// of their mounts by ID, and the filesystems whose open files are recorded. A table is read once for all
+// tasks with the same namespace and root directory.
+//
+// Call Want before the first examination. Apart from Want, a Scan is safe for concurrent use.
 type Scan struct {
 	own     mount.Mounts
 	host    string     // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
-	devices []device   // descriptors on other filesystems are ignored
+	devices []device   // the wanted filesystems: descriptors on other ones are ignored
 	trees   []*Holding // the wanted directory trees
 
 	listed atomic.Int64 // the bytes that SmallTableOf has read
 
 	mu    sync.Mutex
 	views map[viewKey]*View
-	all   []*View          // those in views, and those of a single task
-	large map[viewKey]bool // the tables that SmallTableOf has not read
+	all   []*View          // the values of views, and the tables that belong to one task only
+	large map[viewKey]bool // the tables that were too large for SmallTableOf
 	byID  map[int]seenMount
 	size  int // of all tables together, in bytes
 }
@@ -49,7 +65,8 @@ type viewKey struct {
 	root [3]uint64
 }
 
-// NewScan returns a Scan without any filesystem. own is the mount table of this process.
+// NewScan returns a Scan that looks for no tree yet: see Want. own is the mount table of the calling
+// process. It fails if /proc cannot be read.
 func NewScan(own mount.Mounts) (*Scan, error) {
 	host, err := os.Readlink("/proc/thread-self/ns/mnt")
 	if err != nil {
@@ -60,9 +77,11 @@ func NewScan(own mount.Mounts) (*Scan, error) {
 	return s, nil
 }
 
-// add indexes a table; in is nil for the host's. If two tables show the same mount, the entry with the
-// longer mount point is kept, because the kernel reports open files by their path from the root of the
-// namespace.
+// add indexes a table. in is nil for the host's table. The caller holds s.mu, except in NewScan.
+//
+// If two tables show the same mount, add keeps the entry with the longer mount point, because the kernel
+// reports open files by their path from the root of the namespace. It never replaces an entry of the
+// host's table.
 func (s *Scan) add(table mount.Mounts, in *View) {
 	if in != nil {
 		s.all = append(s.all, in)
@@ -82,12 +101,14 @@ const (
 	listedTables = 8 << 20
 )
 
-// ErrLargeTable is returned by SmallTableOf.
+// ErrLargeTable is returned by SmallTableOf for a table that it does not read. TableOf reads such a
+// table.
 var ErrLargeTable = errors.New("its mount table is too large to read in time")
 
-// SmallTableOf is TableOf for a list of all processes, which must not take long: any user can make thousands
-// of mount namespaces with large tables. It fails with ErrLargeTable for a table that is large, and for all
-// others once it has read very much.
+// SmallTableOf is TableOf for a list of all processes, which must not take long: any user can make
+// thousands of mount namespaces with large tables. It fails with ErrLargeTable if a table has more than
+// smallTable bytes, and for every further table once it has read listedTables bytes in all. Tables that
+// were read before are still returned.
 func (s *Scan) SmallTableOf(task string) (*View, error) {
 	read := 0
 	return s.tableOf(task, true, func(bytes int) error {
@@ -99,23 +120,27 @@ func (s *Scan) SmallTableOf(task string) (*View, error) {
 	})
 }
 
-// TableOf returns the mount table that a task sees, or nil if the task is in the host's namespace. Its errors
-// are those of mount.TableInSteps.
+// TableOf returns the mount table that a task sees, or nil if the task is in the host's namespace. It
+// calls step as mount.TableInSteps does, and fails with the error of step. Other errors are those of
+// reading /proc: mount.Ended reports whether the task has ended.
 func (s *Scan) TableOf(task string, step func(bytes int) error) (*View, error) {
 	return s.tableOf(task, false, step)
 }
 
-// Full reports whether the tables need so much memory that no more should be read.
+// Full reports whether the tables that were read have more than mount.MaxTable bytes in all. The caller
+// should not start further examinations then, because the tables stay in memory.
 func (s *Scan) Full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.size > mount.MaxTable
 }
 
+// tableOf is TableOf. If small is true, it fails with ErrLargeTable for a table that step has rejected
+// before.
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		if small { // only the whole table shows whether the task is of the host, as an engine
+		if small { // only the whole table shows whether the task is in the host's namespace, as an engine is
 			step = func(int) error { return nil }
 		}
 		return s.ofPrivileged(task, step)
@@ -123,8 +148,8 @@ func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*Vi
 	if err != nil || ns == s.host {
 		return nil, err
 	}
-	// A filesystem that does not describe the root directory, as a FUSE of another user or one that has
-	// shut down, leaves the mounts to be read: for this task alone, as others may have another root.
+	// If the filesystem of the root directory does not describe it (a FUSE of another user, or a filesystem that
+	// has shut down), the table is read for this task only: another task may have a different root directory.
 	root, rootErr := rootID(task)
 	key := viewKey{ns, root}
 	s.mu.Lock()

@@ -9,10 +9,13 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// writableLater finds the shared mappings that a task may make writable (mprotect(2)): those of a file that
-// was opened for writing. Only smaps tells them from the others (VmFlags, proc_pid_smaps(5)). The kernel
-// walks the page tables of the task for it, so this function is called only if a task has a read-only shared
-// mapping of a wanted tree. If smaps cannot be read, all these mappings count.
+// writableLater adds the shared mappings that a task can make writable with mprotect(2) to f: the
+// mappings of files that were opened for writing. Only the flag mw in smaps distinguishes them from other
+// read-only mappings (VmFlags, proc_pid_smaps(5)).
+//
+// To produce smaps, the kernel walks the page tables of the task. So writableLater is called only for a
+// task with a read-only shared mapping of a wanted tree. If smaps cannot be opened, all of readOnly
+// counts.
 func (x *Examination) writableLater(at string, readOnly []File, f *Findings) error {
 	file, err := os.Open(at + "/smaps")
 	if err != nil {
@@ -42,13 +45,14 @@ func (x *Examination) writableLater(at string, readOnly []File, f *Findings) err
 	return lines.Err()
 }
 
-// isMapping reports whether a line of smaps is the first one of a mapping: the others begin with a name.
+// isMapping reports whether a line of smaps is the first one of a mapping. The other lines begin with a
+// name and a colon.
 func isMapping(line []byte) bool {
 	first, _, _ := bytes.Cut(line, []byte(" "))
 	return bytes.Contains(first, []byte("-")) && !bytes.HasSuffix(first, []byte(":"))
 }
 
-// mayInclude reports whether a file may be in one of the wanted trees.
-func (s *Scan) mayInclude(f File) bool {
+// wantedTreeIncludes reports whether a file may be in one of the wanted trees.
+func (s *Scan) wantedTreeIncludes(f File) bool {
 	return slices.ContainsFunc(s.trees, func(h *Holding) bool { return h.Includes(f) })
 }

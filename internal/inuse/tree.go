@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// View is a mount table of another namespace. All processes that see the same mounts share it.
+// View is the mount table of another namespace than the host's. All processes that see the same mounts
+// share it, so it must not be changed.
 type View struct {
 	Mounts mount.Mounts
 	index  mount.Index
@@ -17,13 +18,13 @@ type View struct {
 // NewView returns the View of a mount table.
 func NewView(table mount.Mounts) *View { return &View{table, table.Index()} }
 
-// File is a file or directory that a process has open: the device number of its filesystem, and its path
-// in that filesystem.
+// File is a file or directory that a process has open or mapped: the device number of its filesystem, and
+// its path in that filesystem.
 type File struct {
 	major, minor int
 	path         string
 	through      seenMount // the mount through which it was opened; zero if that mount is detached
-	unplaced     bool      // the exact path is unknown: it is path or below
+	unplaced     bool      // the exact path is unknown: the file is at path or below it
 }
 
 // seenMount is a mount, and the table that contains it. in is nil for the host's table.
@@ -55,28 +56,29 @@ func NewHolding(own mount.Mounts, fsys mount.Filesystem, paths []string) *Holdin
 	return h
 }
 
-// By reports whether a process can write to the tree.
+// By reports whether the findings of a process show that it can write to the tree.
 func (h *Holding) By(f Findings) bool {
 	return slices.ContainsFunc(f.Views, h.In) || slices.ContainsFunc(f.Files, h.Includes)
 }
 
 // Includes reports whether a file may be in the tree. A file that was opened through an NFS mount with an
-// unknown root may be in any part of the share, so it counts: killing one process too many is better than
-// having two writers.
+// unknown root may be in any part of the share, so it counts: to stop one process too many is better than
+// to have two writers.
 func (h *Holding) Includes(f File) bool {
 	if f.major != h.fsys.Major || f.minor != h.fsys.Minor || f.through.Entry != nil && !h.fsys.MayBe(f.through.Entry) {
 		return false
 	}
 	return within(f.path, h.fsys.Root) ||
 		f.unplaced && within(h.fsys.Root, f.path) ||
-		f.through.Entry != nil && h.untold(f.through)
+		f.through.Entry != nil && h.hasUnknownRoot(f.through)
 }
 
-// In reports whether a mount table contains a writable mount of the tree that is not a copy of the
-// host's mount. Every service with a separate mount namespace gets a copy, and a container that sees the
-// whole host has one below some folder. Processes in these namespaces hold the tree only if they have
-// opened a file of it, like processes in the host's namespace. A mount of an overlay whose upper directory is
-// in the tree counts like a mount of the tree.
+// In reports whether a mount table contains a writable mount of the tree that is not a copy of the host's
+// mount. A mount of an overlay whose upper directory is in the tree counts like a mount of the tree.
+//
+// Copies do not count because every service with a separate mount namespace has one, and a container that
+// sees the whole host has one below some folder. The processes in these namespaces hold the tree only if
+// they have opened a file in it, like processes in the host's namespace.
 func (h *Holding) In(v *View) bool {
 	if known, ok := h.views[v]; ok {
 		return known
@@ -89,7 +91,7 @@ func (h *Holding) In(v *View) bool {
 			return false
 		}
 		root := strings.TrimSuffix(e.Root, "//deleted")
-		return (within(root, h.fsys.Root) || h.untold(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e)
+		return (within(root, h.fsys.Root) || h.hasUnknownRoot(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e)
 	})
 	h.views[v] = found
 	return found
@@ -102,9 +104,9 @@ func (h *Holding) copied(v *View, e *mount.Entry) bool {
 	return ok && slices.Contains(h.places, p)
 }
 
-// untold reports whether a mount may be of any part of an NFS share. It is not if the mount is a copy of
-// a mount of the host, which is of the same part.
-func (h *Holding) untold(m seenMount) bool {
+// hasUnknownRoot reports whether m is an NFS mount that may show any part of its share. It returns false
+// if m is a copy of a mount of the host: the copy shows the same part.
+func (h *Holding) hasUnknownRoot(m seenMount) bool {
 	e := m.Entry
 	if !h.own.Unsure(e) {
 		return false
@@ -127,8 +129,8 @@ func within(path, dir string) bool {
 }
 
 // place converts a path that a process sees through a mount to the path in the mounted filesystem. If the
-// path does not begin with the mount point, the process has another root directory, or the mount was moved
-// meanwhile. Then the result is unplaced: it may be any file of the mount.
+// path does not begin with the mount point, the process has another root directory, or the mount was
+// moved meanwhile. Then the result is unplaced: the file may be anywhere below the root of the mount.
 func place(m seenMount, path string) File {
 	path = strings.TrimSuffix(path, " (deleted)")
 	o := File{major: m.Major, minor: m.Minor, path: strings.TrimSuffix(m.Root, "//deleted"), through: m}

@@ -11,14 +11,15 @@ func entry(id, major, minor int, root, point, options string) *mount.Entry {
 	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
 }
 
-// sees returns what is found of a process whose mount namespace has the mount e on a directory of the mount around.
+// sees returns the findings of a process in whose mount namespace e is mounted on a directory of the
+// mount around.
 func sees(around, e *mount.Entry) Findings {
 	e.Parent = around.ID
 	table := mount.Mounts{around, e}
 	return Findings{Views: []*View{NewView(table)}}
 }
 
-// opened returns what is found of a process that has a file open through the mount m.
+// opened returns the findings of a process that has a file open through the mount m.
 func opened(m *mount.Entry, in *View, link string) Findings {
 	return Findings{Files: []File{place(seenMount{m, in}, link)}}
 }

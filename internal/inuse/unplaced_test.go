@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// examined returns what is found of this process, and a Holding of a tree.
+// examined returns the findings of this process, and a Holding of a tree.
 func examined(t *testing.T, tree mount.Filesystem) (Findings, *Holding) {
 	t.Helper()
 	table, err := mount.Table()
@@ -33,7 +33,7 @@ func filesystemOn(t *testing.T, path, root string) mount.Filesystem {
 	return mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: root, Identity: mount.Identity{Type: e.FSType}}
 }
 
-// The kernel does not show a path that is longer than a page. What is open there may be in any tree of the
+// The kernel does not show a path that is longer than a page. Such a file may be in any tree of the
 // filesystem.
 func TestLongPathCounts(t *testing.T) {
 	disk := scratch.Mount(t, "ext4", scratch.Ext4)

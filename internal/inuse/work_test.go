@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/mount"
 )
 
-// Many processes that are just below the limit for one of them do not delay a look for long.
+// Many processes that are just below the limit of one process do not delay a look for long.
 func TestBudget(t *testing.T) {
 	const processes, all, each, fair, step = 10_000, 50_000, 1024, 64, 16
 	b := NewBudget(all+processes*fair, each, fair)

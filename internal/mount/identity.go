@@ -9,37 +9,38 @@ import (
 )
 
 // Identity distinguishes a filesystem from a later one with the same device number. The kernel reuses the
-// number as soon as the filesystem is mounted in no namespace and no process has a file of it open. An
-// empty field is unknown. The fields are valid until the next boot.
+// number as soon as the filesystem is mounted in no namespace and no process has a file of it open. If a
+// field is empty, its value is unknown. The fields are valid until the next boot.
 type Identity struct {
 	// Type is the filesystem type.
 	Type string `json:"type,omitempty"`
 	// Sequence identifies the block device. The kernel gives each device a number that no other device
 	// gets: diskseq in Documentation/ABI/stable/sysfs-block, since Linux 5.15. It changes when a loop
-	// device gets another file, but not when a mapping gets another table. For a partition, the first
-	// sector follows.
+	// device gets another file, but not when a device mapper device gets another table. For a partition,
+	// Sequence is the number of the disk, a space, and the first sector of the partition.
 	Sequence string `json:"sequence,omitempty"`
 	// Mapping is the UUID of a device mapper device, as LVM and LUKS set it.
 	Mapping string `json:"mapping,omitempty"`
-	// Source is the dataset of a ZFS mount. The kernel reports it. For most other filesystems, the
-	// program that mounts them chooses the source.
+	// Source is the dataset of a ZFS mount, as the kernel reports it. It is empty for other filesystems:
+	// for most of them, the program that mounts them can choose any source.
 	Source string `json:"source,omitempty"`
-	// StatMajor and StatMinor are the device number that stat(2) reports on btrfs, which has one for
-	// each subvolume.
+	// StatMajor and StatMinor are the device number that stat(2) reports for a btrfs. Each of its
+	// subvolumes has another one. For other filesystems they are 0.
 	StatMajor int `json:"statMajor,omitempty"`
 	StatMinor int `json:"statMinor,omitempty"`
 	// FSID identifies a btrfs filesystem: see btrfsID.
 	FSID uint32 `json:"fsid,omitempty"`
 }
 
-// Filesystem types that report more about their identity than others.
+// Filesystem types of which Identify records more than the block device.
 const (
 	btrfs = "btrfs"
 	zfs   = "zfs"
 )
 
-// Identify returns the filesystem of a mount of this process's mount namespace. The caller must check
-// afterwards that the mount still exists: otherwise the identity may be of another filesystem.
+// Identify returns the filesystem of a mount of this process's mount namespace, with its identity. It
+// does not fail: what it cannot read stays empty. The caller must check afterwards that the mount still
+// exists: otherwise the identity may be of another filesystem.
 func Identify(e *Entry) Filesystem {
 	f := Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
 	f.Identity.Type = e.FSType
@@ -53,7 +54,8 @@ func Identify(e *Entry) Filesystem {
 	return f
 }
 
-// identifyBtrfs leaves the fields empty if the mount point does not show the mount.
+// identifyBtrfs sets the fields for a btrfs. It leaves them empty if another mount covers the mount point
+// of e.
 func (i *Identity) identifyBtrfs(e *Entry) {
 	fd, err := unix.Open(e.Mountpoint, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -76,13 +78,14 @@ func (i *Identity) identifyBtrfs(e *Entry) {
 // part contains the number of the subvolume (btrfs_statfs in fs/btrfs/super.c).
 func btrfsID(fs unix.Statfs_t) uint32 { return uint32(fs.Fsid.Val[0]) }
 
-// IsBtrfs reports whether the result of statfs(2) is of the btrfs with that identity. If the identity is
-// unknown, any btrfs may be it.
+// IsBtrfs reports whether fs, a result of statfs(2), describes the btrfs with this identity. If i.FSID is
+// unknown, it returns true for any btrfs.
 func (i Identity) IsBtrfs(fs unix.Statfs_t) bool {
 	return fs.Type == unix.BTRFS_SUPER_MAGIC && (i.FSID == 0 || i.FSID == btrfsID(fs))
 }
 
-// blockDevice reads what identifies the block device that has a number now. Unknown values are empty.
+// blockDevice returns what identifies the block device that has a device number now. Unknown values are
+// empty.
 func blockDevice(major, minor int) (sequence, mapping string) {
 	if major == 0 { // the filesystem has no block device
 		return "", ""
@@ -105,34 +108,38 @@ func blockDevice(major, minor int) (sequence, mapping string) {
 	return "", attribute("dm/uuid")
 }
 
-// Reused reports whether the number of the filesystem's block device belongs to another block device now.
-// Then the filesystem is mounted nowhere, as a mount keeps the device in use. It returns false if that
-// cannot be told.
+// Reused reports whether the device number of the filesystem's block device belongs to another block
+// device now. Then the filesystem is mounted nowhere, because a mount keeps its device in use. It returns
+// false if too little is known: it is not the opposite of Confirmed.
 //
 // A device mapper device with the same UUID is the same logical volume or LUKS volume, even if it was
-// deactivated in between. A UUID can be set later, but it never changes (dmsetup(8)).
+// deactivated meanwhile. A UUID can be set later, but it never changes (dmsetup(8)).
 func (f Filesystem) Reused() bool {
 	sequence, mapping := blockDevice(f.Major, f.Minor)
 	return f.Identity.differs(sequence, mapping)
 }
 
-// Confirmed reports whether the number of the filesystem's block device still belongs to the same block
-// device. It returns false if that cannot be told.
+// Confirmed reports whether the device number of the filesystem's block device still belongs to the same
+// block device. It returns false if too little is known: it is not the opposite of Reused.
 func (f Filesystem) Confirmed() bool {
 	sequence, mapping := blockDevice(f.Major, f.Minor)
 	return f.Identity.matches(sequence, mapping)
 }
 
+// matches reports whether the values are known to be of the same block device.
 func (i Identity) matches(sequence, mapping string) bool {
 	return i.Sequence != "" && i.Sequence == sequence || i.Mapping != "" && i.Mapping == mapping
 }
 
+// differs reports whether the values are known to be of another block device. It is not the opposite of
+// matches.
 func (i Identity) differs(sequence, mapping string) bool {
 	other := func(was, now string) bool { return was != "" && now != "" && was != now }
 	return !i.matches(sequence, mapping) && (other(i.Sequence, sequence) || other(i.Mapping, mapping))
 }
 
-// MayBe reports whether a mount in any namespace may be of the filesystem. It does not compare Root.
+// MayBe reports whether e, a mount in any namespace, may be a mount of the filesystem. It does not
+// compare Root.
 func (f Filesystem) MayBe(e *Entry) bool {
 	i := f.Identity
 	return f.Major == e.Major && f.Minor == e.Minor &&
