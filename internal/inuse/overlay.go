@@ -1,7 +1,9 @@
 package inuse
 
 import (
+	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -28,15 +30,15 @@ func (h *Holding) FindOverlays(s *Scan) {
 	for _, e := range h.own {
 		onHost[numberOf(e)] = true
 	}
-	h.findOverlaysIn(h.own, func(*mount.Entry) bool { return true })
+	h.findOverlaysIn(h.own, s.overlaysOfHost(h.own), func(deviceNumber) bool { return true })
 	for _, v := range s.allViews() {
-		h.findOverlaysIn(v.Mounts, func(e *mount.Entry) bool { return !onHost[numberOf(e)] })
+		h.findOverlaysIn(v.Mounts, v.overlays, func(n deviceNumber) bool { return !onHost[n] })
 	}
 }
 
-// findOverlaysIn adds the overlays in one table. mayBeMounter reports whether the table may be that of
-// the program that mounted an overlay.
-func (h *Holding) findOverlaysIn(table mount.Mounts, mayBeMounter func(*mount.Entry) bool) {
+// findOverlaysIn adds the overlays in one table. list are the overlays of the table. mayBeMounter reports
+// whether the table may be that of the program that mounted an overlay.
+func (h *Holding) findOverlaysIn(table mount.Mounts, list func() []overlay, mayBeMounter func(deviceNumber) bool) {
 	shown := false
 	for _, e := range table {
 		shown = shown || h.fsys.MayBe(e) && within(strings.TrimSuffix(e.Root, "//deleted"), h.fsys.Root)
@@ -44,14 +46,70 @@ func (h *Holding) findOverlaysIn(table mount.Mounts, mayBeMounter func(*mount.En
 	if !shown {
 		return
 	}
+	for _, o := range list() {
+		if mayBeMounter(o.number) && h.fsys.MayBe(o.on) && (o.root == "" || within(o.root, h.fsys.Root)) {
+			h.overlays[o.number] = true
+		}
+	}
+}
+
+// overlay is an overlay in a mount table.
+type overlay struct {
+	number deviceNumber
+	on     *mount.Entry // the mount that contains its upper directory
+	root   string       // the path of its upper directory in that filesystem, or "" if it is unknown
+}
+
+// maxDepth is the maximum number of components of the path of an upper directory that is looked up. Engines
+// use less than ten. A deeper directory may be in any tree of its filesystem.
+const maxDepth = 64
+
+// overlaysIn returns the overlays in a table that are not mounted on the root directory. Any user can make a
+// table with thousands of mounts of overlays, so each upper directory is looked up once, and by an index.
+func overlaysIn(table mount.Mounts) (list []overlay) {
+	type key struct {
+		number deviceNumber
+		path   string
+	}
+	found := map[key]bool{}
+	var points map[string]*mount.Entry
 	for _, e := range table {
 		path, ok := mount.UpperDir(e)
-		if !ok || e.Mountpoint == "/" || !mayBeMounter(e) {
+		k := key{numberOf(e), path}
+		if !ok || e.Mountpoint == "/" || found[k] {
 			continue
 		}
-		if on := table.On(path); on != nil && h.fsys.MayBe(on) {
-			upper, ok := table.Place(path)
-			h.overlays[numberOf(e)] = h.overlays[numberOf(e)] || ok && within(upper.Root, h.fsys.Root)
+		found[k] = true
+		if points == nil {
+			points = make(map[string]*mount.Entry, len(table))
+			for _, e := range table {
+				points[e.Mountpoint] = e
+			}
+		}
+		if on, root := upperIn(points, path); on != nil {
+			list = append(list, overlay{k.number, on, root})
+		}
+	}
+	return list
+}
+
+// upperIn returns the mount that contains a path, and the path in the mounted filesystem.
+func upperIn(points map[string]*mount.Entry, path string) (on *mount.Entry, root string) {
+	path = filepath.Clean(path)
+	known := true
+	if parts := strings.SplitN(path, "/", maxDepth+1); len(parts) > maxDepth {
+		path, known = strings.Join(parts[:maxDepth], "/"), false
+	}
+	for at := path; ; at = filepath.Dir(at) {
+		if e := points[at]; e != nil {
+			rest := strings.TrimPrefix(path, strings.TrimSuffix(at, "/"))
+			if known {
+				root = filepath.Join(e.Root, rest)
+			}
+			return e, root
+		}
+		if at == filepath.Dir(at) {
+			return nil, ""
 		}
 	}
 }
@@ -62,13 +120,25 @@ func (h *Holding) copiedOverlay(v *View, e *mount.Entry) bool {
 	if !ok {
 		return false
 	}
-	index := h.own.Index()
+	if h.index == nil {
+		h.index = h.own.Index()
+	}
 	for _, own := range h.own.Of(e.Major, e.Minor) {
-		if place, known := index.PlaceOf(own); known && place == at {
+		if place, known := h.index.PlaceOf(own); known && place == at {
 			return true
 		}
 	}
 	return false
+}
+
+// overlaysOfHost returns a function that returns the overlays in the host's table.
+func (s *Scan) overlaysOfHost(own mount.Mounts) func() []overlay {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hostOverlays == nil {
+		s.hostOverlays = sync.OnceValue(func() []overlay { return overlaysIn(own) })
+	}
+	return s.hostOverlays
 }
 
 // allViews returns the mount tables of other namespaces that were read so far.

@@ -1,7 +1,10 @@
 package inuse
 
 import (
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -67,5 +70,37 @@ func TestEngineIsNoHolderThroughAnOverlay(t *testing.T) {
 	h.FindOverlays(&Scan{all: []*View{engine, container}})
 	if h.In(engine) || !h.In(container) {
 		t.Errorf("engine %t, container %t", h.In(engine), h.In(container))
+	}
+}
+
+// Any user can make a mount table with thousands of overlays. The time to look at them grows with their
+// number, and not with its square.
+func TestManyOverlays(t *testing.T) {
+	table := func(n int) mount.Mounts {
+		tree := entry(1, 8, 1, "/pool/uuid", "/volume", "rw")
+		list := mount.Mounts{entry(2, 8, 1, "/", "/", "rw"), tree}
+		for i := range n {
+			e := entry(3+i, 0, 100, "/", fmt.Sprintf("/mnt/%d", i), "rw")
+			e.FSType, e.VFSOptions = "overlay", "rw,upperdir=/volume"+strings.Repeat("/a", 2*maxDepth)
+			list = append(list, e)
+		}
+		return list
+	}
+	lookups := func(n int) float64 {
+		list := table(n)
+		return testing.AllocsPerRun(1, func() {
+			if got := overlaysIn(list); len(got) != 1 || got[0].on != list[1] || got[0].root != "" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	if few, many := lookups(100), lookups(10_000); many > 200*few {
+		t.Errorf("%v allocations for 100 overlays, %v for 10,000", few, many)
+	}
+	h := NewHolding(mount.Mounts{entry(2, 8, 1, "/", "/", "rw")}, mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
+	began := time.Now()
+	h.FindOverlays(&Scan{all: []*View{NewView(table(16_000))}})
+	if took := time.Since(began); took > 2*time.Second || !h.overlays[deviceNumber{0, 100}] {
+		t.Errorf("%v: %v", took, h.overlays)
 	}
 }

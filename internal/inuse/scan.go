@@ -56,6 +56,8 @@ type Scan struct {
 	large map[viewKey]bool // the tables that were too large for SmallTableOf
 	byID  map[int]seenMount
 	size  int // of all tables together, in bytes
+
+	hostOverlays func() []overlay // the overlays in the host's table
 }
 
 // viewKey identifies the set of mounts that a process sees: those of its mount namespace that are below

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -11,12 +12,15 @@ import (
 // View is the mount table of another namespace than the host's. All processes that see the same mounts
 // share it, so it must not be changed.
 type View struct {
-	Mounts mount.Mounts
-	index  mount.Index
+	Mounts   mount.Mounts
+	index    mount.Index
+	overlays func() []overlay // the result of overlaysIn
 }
 
 // NewView returns the View of a mount table.
-func NewView(table mount.Mounts) *View { return &View{table, table.Index()} }
+func NewView(table mount.Mounts) *View {
+	return &View{table, table.Index(), sync.OnceValue(func() []overlay { return overlaysIn(table) })}
+}
 
 // File is a file or directory that a process has open or mapped: the device number of its filesystem, and
 // its path in that filesystem.
@@ -42,6 +46,7 @@ type Holding struct {
 	views  map[*View]bool // the results of In
 	// overlays are the overlays whose upper directory is in the tree: see FindOverlays.
 	overlays map[deviceNumber]bool
+	index    mount.Index // of own, once copiedOverlay needs it
 }
 
 // NewHolding returns the Holding of the tree fsys. own is the host's mount table, and paths are the paths on
