@@ -3,7 +3,8 @@ package inuse
 import (
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,44 +22,71 @@ import (
 // filesystem.
 func (s *Scan) placeDetached(d *device, path string) File {
 	anywhere := File{major: d.major, minor: d.minor, path: "/", unplaced: true}
-	for _, e := range s.own.Of(d.major, d.minor) {
-		if mount.OnShare(e) {
-			continue // the server may be dead
-		}
-		if o, err := placeByHandle(e, path); err == nil {
+	f, err := handleOf(path)
+	if err != nil {
+		return anywhere
+	}
+	for _, e := range s.placers(d) {
+		if o, err := f.placeThrough(e); err == nil {
 			return o
 		}
 	}
 	return anywhere
 }
 
-// sameFile fails unless fd and path refer to the same file, and the file has no other name. A file with
-// several names may have been opened by another one than the kernel shows.
-func sameFile(fd int, path string) error {
-	var a, b unix.Stat_t
-	if err := unix.Fstat(fd, &a); err != nil {
-		return &os.PathError{Op: "fstat", Path: path, Err: err}
+const (
+	// maxPlacers is the maximum number of mounts through which a file is looked for. A host with a btrfs
+	// usually has about ten subvolumes mounted.
+	maxPlacers = 16
+	// detachedWork is the work to place one file, in units of work.
+	detachedWork = 16
+)
+
+// placers returns the host's mounts of a filesystem through which files are placed: at most maxPlacers, those
+// that show the largest parts first. It returns no mount of a share, because the server may be dead.
+func (s *Scan) placers(d *device) mount.Mounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number := deviceNumber{d.major, d.minor}
+	if known, ok := s.placersOf[number]; ok {
+		return known
 	}
-	if err := unix.Stat(path, &b); err != nil {
-		return &os.PathError{Op: "stat", Path: path, Err: err}
+	list := slices.DeleteFunc(s.own.Of(d.major, d.minor), mount.OnShare)
+	slices.SortStableFunc(list, func(a, b *mount.Entry) int { return len(a.Root) - len(b.Root) })
+	list = list[:min(len(list), maxPlacers)]
+	if s.placersOf == nil {
+		s.placersOf = map[deviceNumber]mount.Mounts{}
 	}
-	if a.Dev != b.Dev || a.Ino != b.Ino {
-		return fmt.Errorf("%s is another file than its handle refers to", path)
-	}
-	if a.Mode&unix.S_IFMT != unix.S_IFDIR && a.Nlink > 1 {
-		return fmt.Errorf("%s has %d names", path, a.Nlink)
-	}
-	return nil
+	s.placersOf[number] = list
+	return list
 }
 
-// placeByHandle opens the file at path by its handle, through the mount e of the host, and returns its
-// place in the filesystem. It fails if the filesystem has no handles, if another mount covers e, or if
-// the file has several names.
-func placeByHandle(e *mount.Entry, path string) (File, error) {
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
-	if err != nil {
-		return File{}, &os.PathError{Op: "name_to_handle_at", Path: path, Err: err}
+// handled is an open file with its handle.
+type handled struct {
+	path   string // the link of the descriptor in /proc
+	handle unix.FileHandle
+	stat   unix.Stat_t
+}
+
+// handleOf fails if the filesystem has no handles, and if the file has several names: it may have been opened
+// by another name than the kernel shows.
+func handleOf(path string) (f handled, err error) {
+	f.path = path
+	if err := unix.Stat(path, &f.stat); err != nil {
+		return f, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
+	if f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1 {
+		return f, fmt.Errorf("%s has %d names", path, f.stat.Nlink)
+	}
+	if f.handle, _, err = unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return f, &os.PathError{Op: "name_to_handle_at", Path: path, Err: err}
+	}
+	return f, nil
+}
+
+// placeThrough opens the file by its handle, through the mount e of the host, and returns its place in the
+// filesystem. It fails if another mount covers e, and if e does not show the file.
+func (f handled) placeThrough(e *mount.Entry) (File, error) {
 	// open_by_handle_at(2) takes no O_PATH descriptor of a mount.
 	root, err := unix.Open(e.Mountpoint, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -66,27 +94,33 @@ func placeByHandle(e *mount.Entry, path string) (File, error) {
 	}
 	defer unix.Close(root)
 	var st unix.Statx_t
-	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO, &st); err != nil {
 		return File{}, &os.PathError{Op: "statx", Path: e.Mountpoint, Err: err}
 	}
 	if st.Mnt_id != uint64(e.ID) {
 		return File{}, fmt.Errorf("another mount covers %s", e.Mountpoint)
 	}
-	fd, err := unix.OpenByHandleAt(root, handle, unix.O_PATH|unix.O_CLOEXEC)
+	fd, err := unix.OpenByHandleAt(root, f.handle, unix.O_PATH|unix.O_CLOEXEC)
 	if err != nil {
-		return File{}, &os.PathError{Op: "open_by_handle_at", Path: path, Err: err}
+		return File{}, &os.PathError{Op: "open_by_handle_at", Path: f.path, Err: err}
 	}
 	defer unix.Close(fd)
-	if err := sameFile(fd, path); err != nil {
-		return File{}, err
+	var opened unix.Stat_t
+	if err := unix.Fstat(fd, &opened); err != nil {
+		return File{}, &os.PathError{Op: "fstat", Path: f.path, Err: err}
+	}
+	if opened.Dev != f.stat.Dev || opened.Ino != f.stat.Ino {
+		return File{}, fmt.Errorf("%s is another file than its handle refers to", f.path)
 	}
 	link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return File{}, err
 	}
 	o := place(seenMount{Entry: e}, link)
-	if o.unplaced { // the file is outside of the tree that e shows: the link is its path in the filesystem
-		o.path, o.unplaced = filepath.Clean(link), false
+	// The kernel shows "/" for a file that the mount does not show (prepend_path in fs/d_path.c).
+	isRoot := e.Mountpoint == "/" && opened.Ino == st.Ino && opened.Dev == unix.Mkdev(st.Dev_major, st.Dev_minor)
+	if o.unplaced || strings.TrimSuffix(link, " (deleted)") == "/" && !isRoot {
+		return File{}, fmt.Errorf("%s is outside of the tree that %s shows", f.path, e.Mountpoint)
 	}
 	o.through = seenMount{}
 	return o, nil

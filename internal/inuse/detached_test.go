@@ -3,6 +3,8 @@ package inuse
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -74,28 +76,72 @@ func TestHoldersThroughDetachedMounts(t *testing.T) {
 				must(t, unix.Mount(filepath.Join(disk, "dataset"), path, "", unix.MS_BIND, ""))
 				t.Cleanup(func() { must(t, unix.Unmount(path, 0)) })
 				c.do(t, disk)
-				if got := holdsHere(t, path); got != c.holds {
-					t.Errorf("it is a holder: %t", got)
+				own, err := mount.Table()
+				must(t, err)
+				if got := holdsHere(t, own, path); got != c.holds {
+					t.Errorf("By = %t, want %t", got, c.holds)
 				}
 			})
 		}
 	}
 }
 
+// If the host has mounted only parts of the filesystem, as with the subvolumes of a btrfs, a file that none
+// of them shows may be anywhere.
+func TestDetachedBesidePartialMounts(t *testing.T) {
+	disk, dir := scratch.Mount(t, "ext4", scratch.Ext4), t.TempDir()
+	for _, part := range []string{"dataset", "other", "third"} {
+		must(t, os.Mkdir(filepath.Join(disk, part), 0o700))
+		must(t, os.Mkdir(filepath.Join(dir, part), 0o700))
+		must(t, os.WriteFile(filepath.Join(disk, part, "file"), []byte("it"), 0o600))
+		must(t, unix.Mount(filepath.Join(disk, part), filepath.Join(dir, part), "", unix.MS_BIND, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, part), 0)) })
+	}
+	for _, c := range []struct {
+		opened string
+		shown  []string // what the host has mounted
+		holds  bool
+	}{
+		{"dataset", []string{"other", "dataset"}, true},
+		{"dataset", []string{"other"}, true},
+		{"other", []string{"other", "dataset"}, false},
+		{"third", []string{"other", "dataset"}, true},
+	} {
+		t.Run(c.opened+" beside "+strings.Join(c.shown, ", "), func(t *testing.T) {
+			own, err := mount.Table()
+			must(t, err)
+			e := own.At(filepath.Join(dir, "dataset"))
+			own = slices.DeleteFunc(own, func(o *mount.Entry) bool {
+				return o.Major == e.Major && o.Minor == e.Minor && !slices.Contains(c.shown, strings.TrimPrefix(o.Root, "/"))
+			})
+			cloned(t, filepath.Join(disk, c.opened), "file", unix.O_RDWR)
+			s, err := NewScan(own)
+			must(t, err)
+			fsys := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
+			if got := holdsTree(t, s, fsys, e); got != c.holds {
+				t.Errorf("By = %t, want %t", got, c.holds)
+			}
+		})
+	}
+}
+
 // holdsHere reports whether this process holds what is mounted on a path.
-func holdsHere(t *testing.T, path string) bool {
+func holdsHere(t *testing.T, own mount.Mounts, path string) bool {
 	t.Helper()
-	own, err := mount.Table()
-	must(t, err)
 	e := own.At(path)
-	fsys := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
 	s, err := NewScan(own)
 	must(t, err)
+	return holdsTree(t, s, mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}, e)
+}
+
+// holdsTree reports whether this process holds a tree, of which e is a mount.
+func holdsTree(t *testing.T, s *Scan, fsys mount.Filesystem, e *mount.Entry) bool {
+	t.Helper()
 	s.Want(fsys, e)
 	var r Examiner
 	f, err := r.Examine(t.Context(), clock.System{}, &Examination{Scan: s, PID: os.Getpid()}, func() {})
 	must(t, err)
-	return NewHolding(own, fsys, []string{path}).By(f)
+	return NewHolding(s.own, fsys, []string{e.Mountpoint}).By(f)
 }
 
 func must(t *testing.T, err error) {

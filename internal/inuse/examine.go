@@ -229,6 +229,9 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 			return nil
 		}
 		o = x.Scan.placeDetached(d, path)
+		if err := x.endChunk(detachedWork); err != nil {
+			return err
+		}
 	}
 	if kind == unix.S_IFREG {
 		if writable, err := forWriting(at, name); err != nil || !writable {
@@ -280,6 +283,7 @@ func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error 
 	}
 	if d := x.Scan.detached(major, minor, path); d != nil {
 		f.Files = append(f.Files, x.Scan.placeDetached(d, path))
+		return x.endChunk(detachedWork)
 	}
 	return nil
 }

@@ -140,6 +140,7 @@ func place(m seenMount, path string) File {
 	path = strings.TrimSuffix(path, " (deleted)")
 	o := File{major: m.Major, minor: m.Minor, path: strings.TrimSuffix(m.Root, "//deleted"), through: m}
 	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(m.Mountpoint, "/"))
+	ok = ok && (rest == "" || rest[0] == '/')
 	if o.unplaced = !ok; ok {
 		o.path = filepath.Join(o.path, rest)
 	}
