@@ -37,6 +37,14 @@ func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use id
 	r.IDs[id] = c
 }
 
+// verifyFrom returns when a use may be verified at the earliest, because of its last Mount.
+func (c idCount) verifyFrom() time.Duration {
+	if c.mounted == 0 {
+		return 0
+	}
+	return c.mounted + mountedGrace
+}
+
 // ids returns the mount IDs, sorted.
 func (r mountRecord) ids() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
@@ -197,9 +205,13 @@ const (
 	// unverifiedGrace is how long an engine may take after its start to mount the volumes of its
 	// containers again.
 	unverifiedGrace = 20 * time.Second
-	// inheritedGrace is how long an engine may take to start a container after it mounted the volume,
-	// or after this agent started. The mount of another volume of the container can take two minutes.
+	// inheritedGrace is how long an engine may take to start a container whose volume it mounted
+	// just before this agent started. The mount of another volume of the container can take two
+	// minutes.
 	inheritedGrace = 3 * time.Minute
+	// mountedGrace is the same for a volume that it mounted after that. A container can have several
+	// slow volumes, and this use does little harm until then.
+	mountedGrace = 10 * time.Minute
 	// verifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
 	verifyEvery = time.Minute
 )
@@ -328,7 +340,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	restarting := now < a.restarted
 	a.mu.Unlock()
 	over := func(id string, c idCount) bool {
-		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now-max(a.began, c.mounted) >= inheritedGrace
+		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now >= max(a.began+inheritedGrace, c.verifyFrom())
 	}
 	r := a.record(d.ID)
 	n := len(r.IDs)

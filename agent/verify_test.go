@@ -309,6 +309,8 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	r.after(verifyEvery)
 	r.want(bound)
 	r.want(again, "id-of-again")
-	r.after(inheritedGrace)
+	r.after(mountedGrace - 3*verifyEvery)
+	r.want(again, "id-of-again")
+	r.after(2 * verifyEvery)
 	r.want(again)
 }

@@ -18,9 +18,9 @@ func TestContainedHoldersAreNotKilled(t *testing.T) {
 	b.clock.advance(time.Second, false)
 	await(t, "the ladder was climbed again", func() bool {
 		b.clock.advance(time.Second, false)
-		return len(b.hand.acts()) >= 4
+		return len(b.hand.acts()) >= 6
 	}, func() string { return "" })
-	if got := b.hand.acts()[:4]; !slices.Equal(got, []guard.Act{guard.ActFreeze, guard.ActStop, guard.ActFreeze, guard.ActStop}) {
+	if got := b.hand.acts()[:6]; !slices.Equal(got, []guard.Act{guard.ActFreeze, guard.ActStop, guard.ActStop, guard.ActFreeze, guard.ActStop, guard.ActStop}) {
 		t.Errorf("it did %v", got)
 	}
 	if e := b.entry(r.Dataset); e.State != guard.StateFencing {

@@ -147,7 +147,7 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	contained := false
 	for i, r := range ladder {
 		if contained && r.act == ActKill {
-			continue
+			i, r = i-1, ladder[i-1] // the time of this rung is for those that could not be examined
 		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()

@@ -96,9 +96,20 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 	wg.Wait()
 }
 
-// examineAgain is the minimum time between two examinations of a cleared process by looks. While suspects
-// are stopped, looks do not examine cleared processes at all: the suspects need the processor time.
-const examineAgain = 5 * time.Second
+const (
+	// examineAgain is the minimum time between two examinations of a cleared process by looks.
+	examineAgain = 5 * time.Second
+	// examineAgainLate is the same while suspects are stopped, because they need the processor time. It is
+	// not longer, because any user can keep a suspect busy, and a cleared process may have received a file.
+	examineAgainLate = 2 * examineAgain
+)
+
+func (t *Tool) examineAgainAfter() time.Duration {
+	if t.suspects.waiting() {
+		return examineAgainLate
+	}
+	return examineAgain
+}
 
 // large reports whether a process is examined only if there is time after the others. Without an
 // examination it becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its
@@ -115,7 +126,7 @@ func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.
 	if p.unexamined != nil {
 		return
 	}
-	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared && (t.suspects.waiting() || t.Clock.Steady()-p.clearedAt < examineAgain) {
+	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared && t.Clock.Steady()-p.clearedAt < t.examineAgainAfter() {
 		p.unexamined = inuse.ErrOutOfTime
 		return
 	}

@@ -150,13 +150,9 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 	if fsys.entry != nil {
 		return openMount("/", fsys.entry)
 	}
-	var dir *os.File
-	// Without a known identity, such a mount may be of another dataset, whose fence a thaw would undo.
-	if fsys.Confirmed() {
-		dir, err = openAny(fsys.Filesystem, w.hostMounts(fsys.Filesystem))
-	}
-	if dir != nil || err != nil {
-		return dir, err
+	dir, hostErr := openOfHost(fsys.Filesystem, w.hostMounts(fsys.Filesystem))
+	if dir != nil {
+		return dir, nil
 	}
 	l := t.looks.begin(ctx, t, target)
 	if w, err = l.namespaces(ctx); err == nil {
@@ -166,10 +162,22 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 		return nil, err
 	}
 	dir, err = openAny(fsys.Filesystem, w.foreignMounts(fsys.Filesystem))
-	if dir == nil && err == nil {
+	if dir != nil {
+		return dir, nil
+	}
+	if err = errors.Join(hostErr, err); err == nil {
 		err = w.checkNoHolders(target)
 	}
-	return dir, err
+	return nil, err
+}
+
+// openOfHost is openAny for mounts of the host besides the dataset's paths. Without a known identity of the
+// filesystem, such a mount may be of another dataset, whose fence a thaw would undo. Then it fails.
+func openOfHost(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
+	if len(mounts) > 0 && !fsys.Confirmed() && !fsys.Reused() {
+		return nil, fmt.Errorf("%s is mounted, and may be another filesystem with the same device number", mounts[0].Mountpoint)
+	}
+	return openAny(fsys, mounts)
 }
 
 // reachableMount is a mount, and the path in /proc of the root directory of a process that sees it.

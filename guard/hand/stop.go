@@ -105,6 +105,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 		t.looks.didAct(target.Dataset, t.Clock.Steady())
 	}
 	if late := l.descriptors(ctx); late != nil {
+		o.Contained = len(r.running(w, w.holdersByMounts(target), nil)) == 0
 		return true, errors.Join(err, late)
 	}
 	holders, suspects, err2 := t.classify(w, target)

@@ -195,8 +195,8 @@ func descriptors(tb testing.TB, n int) {
 	}
 }
 
-// A large process that was cleared is left alone for some time, and while others stand still until they
-// are examined. Then a look examines it again: it may have opened the volume anew.
+// A large process that was cleared is left alone for some time, and for longer while others stand still until
+// they are examined. Then a look examines it again: it may have opened the volume anew.
 func TestClearedAreExaminedAgain(t *testing.T) {
 	descriptors(t, smallWork)
 	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
@@ -212,8 +212,9 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 		want    bool
 	}{
 		"just now":                 {-time.Hour, false, false},
-		"some time ago":            {2 * examineAgain, false, true},
-		"while others are stopped": {2 * examineAgain, true, false},
+		"some time ago":            {examineAgain, false, true},
+		"while others are stopped": {examineAgain, true, false},
+		"long ago":                 {examineAgainLate, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := tool.Clock.Steady()

@@ -98,6 +98,11 @@ func blockDevice(major, minor int) (sequence, mapping string) {
 		}
 		return strings.TrimSpace(string(b))
 	}
+	// The number of a disk with removable media changes with the medium, and some report a change at a reset
+	// of their bus, whatever is mounted (disk_check_events in block/disk-events.c).
+	if attribute("removable") == "1" || attribute("../removable") == "1" {
+		return "", attribute("dm/uuid")
+	}
 	if sequence = attribute("diskseq"); sequence != "" {
 		return sequence, attribute("dm/uuid")
 	}
