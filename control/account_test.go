@@ -45,8 +45,8 @@ func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
 	c.claims = append(c.claims, holding{api.Found{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
 }
 
-// What is right of a dataset after the store went back depends on the epoch of each statement: an epoch that is
-// over decides nothing.
+// After the store was put back, nodes disagree about a dataset. A statement of an epoch that has ended decides
+// nothing.
 func TestJudgeByEpoch(t *testing.T) {
 	for name, x := range map[string]struct {
 		say    func(c *accountCase)

@@ -339,6 +339,6 @@ func TestRemovalBesideARegistration(t *testing.T) {
 	}
 	var n dataset.Node
 	if _, err := newTx(e.ctx, e.spy).get(nodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
-		t.Errorf("on record: %+v, %v", n, err)
+		t.Errorf("record of the removed node: %+v, %v", n, err)
 	}
 }

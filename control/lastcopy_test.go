@@ -271,7 +271,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	}
 }
 
-// A copy stays when the home is lost after it was decided to let go of the copy, and before that is on record.
+// A copy stays if its home is lost between the decision to remove the copy and the record of that decision.
 func TestExpiryBesideALostHome(t *testing.T) {
 	l := newLastCopy(t)
 	l.isWell()

@@ -210,8 +210,8 @@ func TestSnapshotLists(t *testing.T) {
 	refused(t, err, dataset.ErrNotFound)
 }
 
-// A restore whose snapshot was removed while its report was decided is not on record as the latest state of the
-// volume.
+// A snapshot is removed while control handles the report of its restore. Then the record of the volume does not
+// name that snapshot as its latest state.
 func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")

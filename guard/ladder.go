@@ -40,9 +40,9 @@ const (
 	looksPerRung = 2
 )
 
-// rungTime is the time that each rung has. It is Options.Step, or more on a host with so many processes
-// that to look at them takes longer than half of that. The other half is for processes that are large, and
-// to stop the holders.
+// rungTime is the time that each rung has. It is Options.Step, or more on a host with many processes: half of
+// Options.Step is for large processes and to stop the holders, and a look at all processes may take longer
+// than the other half.
 func (g *Guard) rungTime() time.Duration {
 	looks := time.Duration(g.Processes()) * lookCost * looksPerRung
 	return max(g.Step, g.Step/2+looks)

@@ -18,7 +18,7 @@ func (h *fakeHand) set(change func()) {
 	change()
 }
 
-// I1: what was given up is used neither by the next epoch nor by its own before its holders have ended.
+// I1: no epoch can use a superseded dataset before its holders have ended, neither its own nor the next.
 func TestI1SupersededUntilItsHoldersEnd(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -93,7 +93,7 @@ func TestI1FencedIsWatchedAfterARestart(t *testing.T) {
 	await(t, "it is looked at", func() bool { return b.clock.waiting() == 2 }, func() string { return string(b.entry(r.Dataset).State) })
 }
 
-// I1: a deadline that passes while the guard looks at what is mounted counts.
+// I1: the guard fences a dataset whose deadline passes while it looks at the mounts.
 func TestI1DeadlineDuringACheck(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)

@@ -42,8 +42,7 @@ func (r *Examiner) Examine(ctx context.Context, c clock.Clock, x *Examination, i
 	return Findings{}, ErrHung
 }
 
-// begin records the start of an examination. It returns false if an examination of that process is under
-// way.
+// begin records the start of an examination. It returns false if another one of the same process has not ended.
 func (r *Examiner) begin(id process.Identity) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

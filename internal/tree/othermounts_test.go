@@ -86,7 +86,7 @@ func TestOpenAt(t *testing.T) {
 	}
 }
 
-// What is made new never takes the place of what is there, nor of what a link leads to.
+// A new file never replaces an existing one, and never the target of a symbolic link.
 func TestCreateFileTakesNothingOver(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "dir")
 	must(t, os.WriteFile(filepath.Join(dir.Name(), "there"), []byte("mine"), 0o600))
