@@ -16,13 +16,15 @@ import (
 // A disk may begin to hang while its pool is open, and heartbeats tell of all pools. So what
 // is asked of a pool in passing is asked beside other work, one question a pool at a time: one
 // that does not answer in time is offline, whatever else is asked of it, and has one goroutine
-// wait for it. That belongs to nobody: nothing ends it but the disk, so a stop does not wait.
+// wait for it. That belongs to nobody: nothing ends it but the disk, so a stop waits only closePatience.
 
 const (
 	// askPatience is what an open pool has to answer; as askTurns, so that a clock that
 	// jumps, as on a host that was paused, counts for one of them.
 	askPatience = 5 * time.Second
 	askTurns    = 10
+	// closePatience is how long a stop waits for the pools that are being asked or opened.
+	closePatience = 2 * time.Second
 )
 
 // question is what an open pool is asked, for as long as its disk takes.
@@ -114,6 +116,23 @@ func (p *pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 		p.a.Log.WithField("pool", p.name(id)).Info("pool answers again")
 		p.a.tellSoon()
 	}
+}
+
+// finish waits until no pool is being asked or opened, but no longer than patience in all. It does not
+// wait for a pool that is known to hang. It measures real time: a stop ends whatever the injected clock says.
+func (p *pools) finish(patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var done []<-chan struct{}
+	for _, op := range p.all() {
+		if op.asked != nil && op.hung == "" {
+			done = append(done, op.asked.done)
+		}
+		if op.opening != nil {
+			done = append(done, op.opening.done)
+		}
+	}
+	p.a.waitFor(ctx, patience, done)
 }
 
 // letGo closes an open pool, or has that done once it answers.

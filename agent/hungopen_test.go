@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -101,6 +102,22 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r.start(cfg)
 	r.mount(there, "id")
 	r.want(there, "id")
+}
+
+// An agent stops while a healthy pool is being asked: the stop waits for the answer, so the pool is closed
+// when the stop has ended.
+func TestStopWaitsForAnAnswer(t *testing.T) {
+	r, h, _, _ := hungRig(t)
+	h.hangs("status")
+	r.tellSoon()
+	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+	time.AfterFunc(closePatience/10, h.goesOn) // no event tells that the stop waits for the pools
+	cfg := r.Config
+	r.close()
+	if !h.closed() {
+		t.Error("the pool is not closed")
+	}
+	r.start(cfg)
 }
 
 // A pool was put back with the agent's record of it, and is opened while others are served: as

@@ -376,6 +376,7 @@ func (p *pools) all() []*openPool {
 }
 
 func (p *pools) close() error {
+	p.finish(closePatience)
 	var errs []error
 	for _, op := range p.all() {
 		if op.backend != nil {
