@@ -20,6 +20,10 @@ import (
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has it on record, and may cancel it
+	asked    bool // control was asked to put it on record, and may do so later even if it did not answer
+
+	// settle ends the wait for that, so that control is not asked after it has returned.
+	settle func()
 
 	dataset, pool uuid.UUID // that it is of; pool may be Nil
 }
@@ -73,27 +77,27 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	jb.begin(op)
+	planned := apart(op) // do changes op meanwhile
 	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
 	if op.Dataset != nil {
 		r.pool = op.Dataset.Pool
 	}
 	a.mu.Lock()
 	a.running[op.ID] = r
+	r.settle = a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
 	a.mu.Unlock()
 	defer func() { // last of all: from then on one that is not final on record is begun again
 		a.mu.Lock()
 		delete(a.running, op.ID)
 		a.mu.Unlock()
 	}()
-	planned := apart(op) // do changes op meanwhile
-	stop := a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
 	err := do(ctx, &op)
-	stop()
+	r.settle()
 	err = a.blamePool(ctx, op, err)
 	a.mu.Lock()
-	recorded := r.recorded
+	onRecord := r.recorded || r.asked
 	a.mu.Unlock()
-	if err == nil || !recorded || a.ctx.Err() != nil {
+	if err == nil || !onRecord || a.ctx.Err() != nil {
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
@@ -106,6 +110,11 @@ func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do fun
 
 // putOnRecord makes long work an operation that people can watch.
 func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
+	a.mu.Lock()
+	if r := a.running[op.ID]; r != nil {
+		r.asked = true
+	}
+	a.mu.Unlock()
 	err := a.Control.Record(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -131,8 +140,9 @@ func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committe
 // is away: what was done must not be left in doubt.
 func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	op.Incarnation = a.incarnation
+	inFlight := a.recordInFlight(op.ID)
 	for again := false; ; again = true {
-		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op})
+		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op, Again: again || inFlight})
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
 				// The report that was not answered may have been taken, and its outcome
@@ -149,6 +159,22 @@ func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committe
 		case <-a.Clock.After(a.Limits.Retry):
 		}
 	}
+}
+
+// recordInFlight reports whether control was asked to put an operation on record, did not answer, and so
+// may still do it. Control is not asked afterwards: a Record that arrives after the Commit has the
+// operation begun again, and a create that had lost its name would make a volume that nobody asked for.
+func (a *Agent) recordInFlight(op uuid.UUID) bool {
+	a.mu.Lock()
+	r := a.running[op]
+	a.mu.Unlock()
+	if r == nil {
+		return false
+	}
+	r.settle()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return r.asked && !r.recorded
 }
 
 // inDoubt reports whether a commit that failed so may have happened: a store

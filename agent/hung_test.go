@@ -27,6 +27,7 @@ type hung struct {
 	waits int  // calls that did
 	shut  bool // the pool was closed
 	own   bool // its datasets are filesystems of their own
+	fails bool // no dataset can be made
 }
 
 func (h *hung) hangs(call string) {
@@ -85,6 +86,17 @@ func (p hungPool) Close() error {
 	defer p.h.mu.Unlock()
 	p.h.shut = p.h.shut || p.name == "other"
 	return p.Pool.Close()
+}
+
+func (p hungPool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	p.h.wait(p.name, "create")
+	p.h.mu.Lock()
+	fails := p.h.fails
+	p.h.mu.Unlock()
+	if fails {
+		return 0, dataset.Errorf(dataset.ErrNoSpace, "pool %s is full", p.name)
+	}
+	return p.Pool.Create(ctx, d)
 }
 
 func (p hungPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {

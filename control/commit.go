@@ -46,7 +46,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		if err := s.foreseeReport(t, op); err != nil {
 			return err
 		}
-		if err := s.conclude(t, op, &out); err != nil {
+		if err := s.conclude(t, op, r.Again, &out); err != nil {
 			return err
 		}
 		return t.answer(&out)
@@ -108,8 +108,9 @@ func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
 	return t.foresee(keys)
 }
 
-// conclude decides on the report of an operation.
-func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) error {
+// conclude decides on the report of an operation. The end of an operation that is not on record goes on
+// record only if again is set (see api.Report): otherwise nobody waits for it.
+func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := t.recorded(op)
 	if err != nil {
 		return err
@@ -135,8 +136,11 @@ func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) erro
 			return err
 		}
 	}
-	if !known { // nobody waits for it, and what its agent says of it is no record
-		return nil
+	if !known {
+		if again, err = t.mayArrive(op, again); err != nil || !again {
+			return err
+		}
+		recorded, t.answered = op, false
 	}
 	if out.Lost {
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
@@ -153,6 +157,20 @@ func (s *Service) conclude(t *tx, op dataset.Operation, out *api.Committed) erro
 	recorded.Problem, recorded.Dataset, recorded.Snapshot = op.Problem, op.Dataset, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
 	return s.finish(t, recorded)
+}
+
+// mayArrive reports whether an earlier Record or Commit of an operation that is not on record may arrive
+// later and change something. The failure of an operation that has had its effect is no end: the first
+// report of it succeeded. Submit puts a move on record, so an agent's Record adds nothing to it.
+func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
+	if !again || op.Kind == dataset.OpMove {
+		return false, nil
+	}
+	if op.Problem == nil {
+		return true, nil
+	}
+	over, err := t.over(op)
+	return !over, err
 }
 
 // refusal is why the volume that another request made first is not what an

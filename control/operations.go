@@ -144,7 +144,8 @@ func (s *Service) record(t *tx, op dataset.Operation) error {
 
 // Record puts an operation on record that its agent carries out already and
 // that takes longer than its caller can wait. Again, or for one whose outcome
-// is on record: nothing. Errors as of Commit.
+// is on record: nothing. One whose outcome left nothing on record, as a create that lost its name, would
+// be begun again: see api.Report, Again. Errors as of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
@@ -191,8 +192,14 @@ func (t *tx) over(op dataset.Operation) (bool, error) {
 	case dataset.OpDelete:
 		return d.State != dataset.StateReady, nil
 	case dataset.OpSnapshot, dataset.OpRestore:
+		if op.Snapshot == nil { // only in the report of a failure
+			return false, nil
+		}
 		return t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 	case dataset.OpSnapshotDelete:
+		if op.Snapshot == nil {
+			return false, nil
+		}
 		there, err := t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 		return !there, err
 	}

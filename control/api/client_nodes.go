@@ -33,7 +33,10 @@ func (c *Client) Plan(ctx context.Context, id uuid.UUID, req Request) (Plan, err
 
 // Commit puts the outcome of an operation on record.
 func (c *Client) Commit(ctx context.Context, id uuid.UUID, r Report) (Committed, error) {
-	return ask[Committed](ctx, c, node(id, "/commit", r))
+	k := node(id, "/commit", r)
+	r.Again = true
+	k.repeated = r
+	return ask[Committed](ctx, c, k)
 }
 
 // Record puts an operation on record as running.

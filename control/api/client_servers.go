@@ -95,6 +95,10 @@ func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Respo
 		if err == nil {
 			err = use(s, resp)
 		}
+		if err != nil && k.repeated != nil && brokeOff(err) && len(c.servers) == 1 && ctx.Err() == nil {
+			k.body, k.repeated = k.repeated, nil
+			return c.each(ctx, k, use)
+		}
 		if err == nil || len(c.servers) == 1 {
 			return err
 		}
@@ -105,8 +109,15 @@ func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Respo
 			return err
 		}
 		c.leave(at)
-		if away = append(away, err); !k.twice() && !unsent(err) {
+		away = append(away, err)
+		if unsent(err) {
+			continue
+		}
+		if !k.twice() {
 			return err
+		}
+		if k.repeated != nil {
+			k.body, k.repeated = k.repeated, nil
 		}
 	}
 	return allAway(away)
@@ -131,6 +142,17 @@ func unsent(err error) bool {
 	var op *net.OpError
 	var alert tls.AlertError
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &alert) || errors.Is(err, dataset.ErrForbidden)
+}
+
+// brokenOffError is the cause of a request whose connection broke: one that was idle may have been closed
+// by a server that is there.
+type brokenOffError struct{ error }
+
+func (e brokenOffError) Unwrap() error { return e.error }
+
+func brokeOff(err error) bool {
+	var broken brokenOffError
+	return errors.As(err, &broken) && !unsent(err)
 }
 
 // errSilent is the cause of a request that one of several servers did not answer.
@@ -164,7 +186,7 @@ func (c *Client) attempt(ctx context.Context, s *server, k call) (*http.Response
 		defer end(nil)
 	}
 	if err != nil {
-		return nil, s.failed(ctx, k, err)
+		return nil, s.failed(ctx, k, brokenOffError{err})
 	}
 	defer resp.Body.Close()
 	if ctx.Err() != nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -260,5 +261,38 @@ func TestSpreadAndApart(t *testing.T) {
 	}
 	if _, err := NewClient("http://a,ftp://b"); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Error(err)
+	}
+}
+
+// A report that a server may have taken without an answer says so to the next server, and one that no
+// server has received does not.
+func TestCommitSaysThatItIsSentAgain(t *testing.T) {
+	for name, fail := range map[string]func(*replica){
+		"breaks off": func(r *replica) { r.answers(broken) },
+		"gone":       (*replica).down,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, list := some(t, 2)
+			fail(list[0])
+			got := make(chan Report, 1)
+			list[1].answers(func(w http.ResponseWriter, req *http.Request) {
+				var r Report
+				if err := json.NewDecoder(req.Body).Decode(&r); err != nil {
+					t.Error(err)
+				}
+				got <- r
+				_, _ = w.Write([]byte("{}"))
+			})
+			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpCreate}
+			if _, err := c.Commit(soon(t), uuid.New(), Report{Operation: op}); err != nil {
+				t.Fatal(err)
+			}
+			if r := <-got; r.Again != (name == "breaks off") || r.Operation.ID != op.ID {
+				t.Errorf("it has got %+v", r)
+			}
+			if n := list[0].asked.Load(); n > 1 {
+				t.Errorf("the first was asked %d times", n)
+			}
+		})
 	}
 }

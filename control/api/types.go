@@ -52,6 +52,10 @@ type Plan struct {
 type Report struct {
 	Incarnation uuid.UUID         `json:"incarnation"`
 	Operation   dataset.Operation `json:"operation"` // with the real size in Dataset or Snapshot
+	// Again says that an earlier Record or Commit of the operation was sent and not answered, so it may
+	// still arrive. A Commit then puts the end of the operation on record in any case, and what arrives
+	// after it changes nothing.
+	Again bool `json:"again,omitempty"`
 }
 
 // Committed is the outcome on record.

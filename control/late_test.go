@@ -1,0 +1,96 @@
+package control
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// again is the report of an operation of which an earlier one may still arrive.
+func (a *agent) again(op dataset.Operation) api.Report {
+	r := a.report(op)
+	r.Again = true
+	return r
+}
+
+// A Record or a Commit that arrives after its operation has ended, and of which the agent said that it may,
+// changes nothing, even if the operation has left nothing that shows that it ended.
+func TestReportsThatArriveLate(t *testing.T) {
+	ends := map[string]func(a *agent, op dataset.Operation){
+		"lost its name": func(a *agent, op dataset.Operation) {
+			a.create("db")
+			if out, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil || !out.Lost {
+				a.Fatalf("%+v, %v", out, err)
+			}
+			a.delete("db")
+		},
+		"made and purged": func(a *agent, op dataset.Operation) {
+			if out, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil || out.Lost {
+				a.Fatalf("%+v, %v", out, err)
+			}
+			a.delete("db")
+			a.submit(api.Request{Kind: dataset.OpPurge, Volume: op.DatasetID.String()})
+			a.work()
+		},
+		"failed": func(a *agent, op dataset.Operation) {
+			op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+			if _, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil {
+				a.Fatalf("%v", err)
+			}
+		},
+	}
+	late := map[string]func(a *agent, op dataset.Operation){
+		"record": func(a *agent, op dataset.Operation) {
+			if err := a.Record(a.ctx, a.id, a.report(op)); err != nil {
+				a.Errorf("%v", err)
+			}
+		},
+		"commit": func(a *agent, op dataset.Operation) {
+			_, err := a.Commit(a.ctx, a.id, a.report(op))
+			refused(a, err, dataset.ErrConflict)
+		},
+	}
+	for how, end := range ends {
+		for what, arrives := range late {
+			t.Run(how+", "+what, func(t *testing.T) {
+				e := newEnv(t)
+				a := e.agent("alpha")
+				op := a.plan(create("db@gold"))
+				end(a, op)
+				arrives(a, op)
+				if open := a.open(); len(open) != 0 {
+					t.Errorf("%d operations would be carried out again", len(open))
+				}
+				if v, err := a.Volume(a.ctx, "db"); err == nil {
+					t.Errorf("there is a volume: dataset %s", v.ID)
+				}
+				e.check()
+			})
+		}
+	}
+}
+
+// A report that the first one has overtaken is no failure of what the first one did.
+func TestFailureAfterSuccess(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	op := a.plan(create("db@gold"))
+	a.commit(op)
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrUnavailable, "control did not answer"))
+	if _, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := e.Operation(e.ctx, op.ID.String(), 0)
+	refused(t, err, dataset.ErrNotFound)
+	if v, err := a.Volume(a.ctx, "db"); err != nil || v.ID != op.DatasetID {
+		t.Errorf("%+v, %v", v, err)
+	}
+	// One that an agent made up does no harm either.
+	op = a.plan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+	op.Problem, op.Snapshot = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full")), nil
+	if _, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil {
+		t.Fatal(err)
+	}
+	e.check()
+}
