@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/process"
 	"github.com/droverhq/drover/internal/run"
@@ -121,8 +122,9 @@ type Agent struct {
 
 	volumeDisks volumeDisks
 
-	looks     looks
-	elsewhere func() (*mount.Foreign, error) // mount.Elsewhere; tests count and fail looks
+	looks     looks                                                           // at mounts
+	elsewhere func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
+	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
 	nodes     nodes
 	sender    *transfer.Server // to other nodes
 	puller    *transfer.Client // from them
@@ -183,7 +185,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.clock = cfg.Clock
-	a.elsewhere = mount.Elsewhere
+	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
 	a.engines = engines{state: a.state, boot: a.boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)

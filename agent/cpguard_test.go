@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/inuse"
+	"github.com/droverhq/drover/internal/mount"
 )
 
 // TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the volume with the
@@ -48,12 +52,21 @@ func TestI1CpBeforeFailover(t *testing.T) {
 }
 
 // TestI1GuardKeepsHeldVolume: a volume whose uses have all ended stays with the guard while a process
-// has it mounted in a namespace of its own, also over a restart of the agent; nor is it removed.
+// has it mounted in a namespace of its own, or has a file of it open, also over a restart of the agent; nor is
+// it removed.
 func TestI1GuardKeepsHeldVolume(t *testing.T) {
-	t.Parallel()
+	for name, holder := range holders {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testGuardKeeps(t, holder)
+		})
+	}
+}
+
+func testGuardKeeps(t *testing.T, holder func(*testing.T, string) func()) {
 	g := newGuarded(t)
 	d := g.replicated("db")
-	stop := container(t, g.a.mounts("db@auto", "one"))
+	stop := holder(t, g.a.mounts("db@auto", "one"))
 	defer stop()
 	g.a.unmounts("db@auto", "one")
 	held := func(at string) {
@@ -78,11 +91,17 @@ func TestI1GuardKeepsHeldVolume(t *testing.T) {
 // TestI11HeldWithoutUse: what is mounted and held without a recorded use is not unmounted, restored,
 // removed or destroyed.
 func TestI11HeldWithoutUse(t *testing.T) {
+	for name, holder := range holders {
+		t.Run(name, func(t *testing.T) { testHeldWithoutUse(t, holder) })
+	}
+}
+
+func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "one")
 	path := r.mountPath(d.ID)
-	stop := container(t, path)
+	stop := holder(t, path)
 	rec := r.record(d.ID)
 	clear(rec.IDs)
 	if err := r.save(t.Context(), d, rec, nil); err != nil {
@@ -112,6 +131,77 @@ func TestI11HeldWithoutUse(t *testing.T) {
 		t.Errorf("mounted: %t, %v", mounted, err)
 	}
 	stop()
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI11MountOnTheHost: a second mount on the host is a use, whatever its path. A container that shares its
+// mounts with the host chooses the path. A copy of Drover's mount, which every recursive bind of the host makes,
+// is none.
+func TestI11MountOnTheHost(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	path, dir := r.mountPath(d.ID), t.TempDir()
+	same := filepath.Join(dir, strings.TrimPrefix(path, r.root))
+	if err := os.MkdirAll(same, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		from, to, flag string
+		holders        int
+	}{
+		"a volume, on a path that ends like Drover's": {path, same, "--bind", 1},
+		"a copy of all mounts":                        {r.root, dir, "--rbind", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, err := exec.Command("mount", c.flag, c.from, c.to).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			defer func() {
+				if out, err := exec.Command("umount", "-R", c.to).CombinedOutput(); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+			}()
+			look, err := r.lookAtHost()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if list := r.holders(t.Context(), look, d); len(list) != c.holders {
+				t.Errorf("%v", list)
+			}
+		})
+	}
+	r.unmount(d, "one")
+}
+
+// TestI11FailedLookAtFiles: if nobody can tell whether a process has a file of a dataset open, it is not
+// unmounted, restored, removed or moved.
+func TestI11FailedLookAtFiles(t *testing.T) {
+	r := newRig(t)
+	d := r.volume("db")
+	r.mount(d, "one")
+	rec := r.record(d.ID)
+	clear(rec.IDs)
+	if err := r.save(t.Context(), d, rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	open := r.files
+	r.files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
+	for name, do := range map[string]func() error{
+		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
+		"restore": func() error { return r.unused(t.Context(), d, "restore") },
+		"remove":  func() error { return r.Remove(t.Context(), "db") },
+	} {
+		if err := do(); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "no /proc") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if list, err := r.holdersOf(t.Context(), d); err != nil || len(list) != 1 {
+		t.Errorf("held by %v, %v", list, err)
+	}
+	r.files = open
 	if err := r.Remove(t.Context(), "db"); err != nil {
 		t.Error(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -18,6 +19,7 @@ import (
 type hostLook struct {
 	own       mount.Mounts
 	elsewhere *mount.Foreign
+	files     *inuse.Files // nil if the look was at mounts only
 }
 
 // looks shares looks at the host between callers: a hundred containers that stop together need a few
@@ -69,19 +71,48 @@ func (a *Agent) lookAtHost() (hostLook, error) {
 			return hostLook{}, err
 		}
 		own, err := mount.Table()
-		return hostLook{own, elsewhere}, err
+		return hostLook{own: own, elsewhere: elsewhere}, err
 	})
+}
+
+// lookAtFiles reads what lookAtHost reads, and which files of a tree are open: see inuse.Open. It takes about
+// ten times as long. Callers share the result and must not change it.
+func (a *Agent) lookAtFiles(ctx context.Context, tree mount.Filesystem) (hostLook, error) {
+	look, err := a.lookAtHost()
+	if err == nil {
+		look.files, err = a.files(ctx, []mount.Filesystem{tree})
+	}
+	return look, err
+}
+
+// lookAtDataset is lookAtFiles for a mounted dataset. For one that is not mounted it is lookAtHost, because
+// holders asks the pool then, which looks at open files.
+func (a *Agent) lookAtDataset(ctx context.Context, d dataset.Dataset) (hostLook, error) {
+	own, err := mount.Table()
+	if err != nil {
+		return hostLook{}, err
+	}
+	if m := own.At(a.mountPath(d.ID)); m != nil {
+		return a.lookAtFiles(ctx, treeOf(m))
+	}
+	return a.lookAtHost()
+}
+
+// treeOf returns the directory tree that a mount shows.
+func treeOf(m *mount.Entry) mount.Filesystem {
+	return mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}
 }
 
 // holders describes where a dataset is mounted besides its mount point: one entry for each mount in
 // another mount namespace, for each further mount in the host's namespace, and for each process that
-// could not be examined. Copies of the host's mount in other namespaces do not count.
+// could not be examined. Copies of the host's mount in other namespaces do not count. If the look was at
+// files as well, there is one entry for each process that has a file of the dataset open.
 //
 // If nothing is mounted on the mount point, holders asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.
 func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (list []string) {
 	if m := look.own.At(a.mountPath(d.ID)); m != nil {
-		return a.holdersOfTree(look, d, mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root})
+		return a.holdersOfTree(look, d, treeOf(m))
 	}
 	if err := a.checkIdleInPool(ctx, d); err != nil {
 		list = append(list, dataset.OneLine(err))
@@ -101,17 +132,35 @@ func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Files
 	if tree.Reused() {
 		return nil
 	}
+	ours, known := look.own.PlaceAt(path)
+	index := look.own.Index()
 	for _, e := range look.own {
-		// A second Drover on this machine may have mounted the dataset from a share. It keeps its own record.
-		another := strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(path, a.Root))
-		if tree.MayBe(e) && !another && e.Mountpoint != staged && within(e.Root, tree.Root) {
+		if !tree.MayBe(e) || e.Mountpoint == staged || !within(e.Root, tree.Root) {
+			continue
+		}
+		place, placed := index.PlaceOf(e)
+		isCopy := known && placed && place == ours
+		if !isCopy && !a.isOfAnotherDrover(d, e) {
 			list = append(list, "it is mounted at "+e.Mountpoint)
 		}
 	}
 	for _, h := range look.elsewhere.Holders(tree, path) {
 		list = append(list, h.String())
 	}
+	if look.files != nil {
+		for _, o := range look.files.Openers(tree, func(e *mount.Entry) bool { return a.isOfAnotherDrover(d, e) }) {
+			list = append(list, o.String())
+		}
+	}
 	return list
+}
+
+// isOfAnotherDrover reports whether a mount on this host can be that of a second Drover on this machine, which
+// keeps its own record. Only a share can be mounted by two, and the path is all that identifies such a mount.
+func (a *Agent) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
+	pool := a.pools.one(d.Pool)
+	shared := pool == nil || pool.rec.Share != uuid.Nil // of a pool of another node, nothing is known here
+	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(a.mountPath(d.ID), a.Root))
 }
 
 // checkIdleInPool asks the pool whether a process on this host uses a dataset that is not mounted. It
@@ -133,10 +182,11 @@ func (a *Agent) checkIdleInPool(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// checkUnheld fails with ErrInUse if a dataset is mounted anywhere besides its mount point, or if the
-// look at the host fails. what names the work for the error message. The dataset's lock is held.
+// checkUnheld fails with ErrInUse if a dataset is mounted anywhere besides its mount point, if a process has
+// a file of it open, or if the look at the host fails. what names the work for the error message. The
+// dataset's lock is held.
 func (a *Agent) checkUnheld(ctx context.Context, d dataset.Dataset, what string) error {
-	look, err := a.lookAtHost()
+	look, err := a.lookAtDataset(ctx, d)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
 			"%s of volume %s: cannot tell whether a process on node %s still has it mounted: %w",
@@ -190,7 +240,7 @@ func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error
 		return nil
 	}
 	if err == nil {
-		look, lerr := a.lookAtHost()
+		look, lerr := a.lookAtFiles(ctx, e.Filesystem)
 		if lerr == nil && len(a.holdersOfTree(look, d, e.Filesystem)) == 0 {
 			return nil
 		}

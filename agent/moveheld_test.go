@@ -3,7 +3,9 @@ package agent
 import (
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -32,18 +34,31 @@ func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, s
 	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
 }
 
-// A volume that a process has in a mount namespace of its own, whose use has ended for the
-// agent, is not given up: it may write there still.
+// A volume that a process has in a mount namespace of its own, or a file of it, is not given up, even if its
+// use has ended for the agent: the process may still write.
 func TestI1MoveOfWhatAnotherNamespaceHas(t *testing.T) {
-	for _, backend := range []string{"dir", "nfs"} {
-		t.Run(backend, func(t *testing.T) {
-			f := newFlock(t, backend, backend)
+	const mounted = `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`
+	// The container hands the file to a process of the host, and ends.
+	const handed = `mount --bind "$0" "$1"; exec 3>"$1/token"
+		exec nsenter --mount="/proc/$2/ns/mnt" sh -ec "echo ready; read -r line; echo late >&3; echo written; read -r line || true"`
+	for _, c := range []struct{ name, backend, script string }{
+		{"dir", "dir", mounted},
+		{"nfs", "nfs", mounted},
+		{"dir, a file handed over", "dir", handed},
+		{"nfs, a file handed over", "nfs", handed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFlock(t, c.backend, c.backend)
 			f.a.volume("db", nil)
 			path, in := f.a.mounts("db", "web"), t.TempDir()
-			tell, said, end := inNamespace(t, `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`, path, in)
+			tell, said, end := inNamespace(t, c.script, path, in, strconv.Itoa(os.Getpid()))
 			f.a.unmounts("db", "web")
 			op := f.ended(f.begins("db", f.b))
-			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, in) {
+			words := in
+			if c.script == handed {
+				words = "head/token open in it"
+			}
+			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, words) {
 				t.Errorf("%s: %+v", op.State, op.Problem)
 			}
 			_, err := tell.Write([]byte("\n"))

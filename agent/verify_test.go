@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -212,7 +213,25 @@ func (r *rig) want(d dataset.Dataset, ids ...string) {
 // called.
 func container(t *testing.T, path string) (end func()) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && echo ready && exec sleep infinity`, path, t.TempDir())
+	return uses(t, path, `mount --bind "$0" "$1" && echo ready && exec sleep infinity`)
+}
+
+// handedOver starts a process of the host that a container has handed a file of the dataset mounted on path
+// to. The container has ended, so no mount namespace shows the mount.
+func handedOver(t *testing.T, path string) (end func()) {
+	t.Helper()
+	return uses(t, path, `mount --bind "$0" "$1" && exec 3>"$1/handed" &&
+		exec nsenter --mount="/proc/$2/ns/mnt" sh -c "echo ready && exec sleep infinity"`)
+}
+
+// holders are ways to use a dataset without Drover.
+var holders = map[string]func(t *testing.T, path string) (end func()){"container": container, "handed over": handedOver}
+
+// uses runs a shell script in a mount namespace of its own until end is called. It returns once the script has
+// written a line.
+func uses(t *testing.T, path, script string) (end func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script, path, t.TempDir(), strconv.Itoa(os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err == nil {

@@ -129,6 +129,7 @@ func cases() []testcase {
 		{"KeepsEverything", keepsEverything},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},
 		{"InUseInAnotherNamespace", inUseInAnotherNamespace},
+		{"InUseWithoutMount", inUseWithoutMount},
 		{"AttachTwice", attachTwice},
 		{"VisitBesideTheHome", visitBesideTheHome},
 		{"DeviceIsOwn", deviceIsOwn},

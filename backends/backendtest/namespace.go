@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// writer is a process that has a dataset mounted in a mount namespace of its own, where no unmount
-// of the host reaches it.
+// writer is a process that can write to a dataset that the host has unmounted.
 type writer struct {
 	f    *fixture
 	pid  int
@@ -36,8 +36,35 @@ umount "$0"
 echo $$
 while read -r line; do printf %s "$line" >"$1/file"; sync -f "$1"; echo written; done`
 
-// writer starts a process that keeps a dataset mounted after the host has unmounted it.
-func (f *fixture) writer(d dataset.Dataset) *writer {
+// hiddenWriters are programs of processes that can write to a dataset that no mount namespace shows. Each
+// begins with the path of the dataset, another path, and the PID of this process. They write each line that
+// they read to the file "file" of the dataset.
+var hiddenWriters = []struct {
+	name    string
+	command []string
+}{
+	{"with a file that was handed to a process of the host", append(slices.Clone(inNamespace), `mount --bind "$0" "$1"
+umount "$0"
+exec 3<>"$1/file"
+exec nsenter --mount="/proc/$2/ns/mnt" sh -ec 'echo $$
+while read -r line; do printf %s "$line" >/proc/self/fd/3; sync -f /proc/self/fd/3; echo written; done'`)},
+	{"with a file on a detached mount", []string{"sh", "-ec", `mount --bind "$0" "$1"
+exec 3<>"$1/file"
+umount -l "$1"
+echo $$
+while read -r line; do printf %s "$line" >/proc/self/fd/3; sync -f /proc/self/fd/3; echo written; done`}},
+	{"with a working directory on a detached mount", []string{"sh", "-ec", `mount --bind "$0" "$1"
+cd "$1"
+umount -l "$1"
+echo $$
+while read -r line; do printf %s "$line" >file; sync -f file; echo written; done`}},
+}
+
+// inNamespace is a command that runs a shell script in a mount namespace of its own.
+var inNamespace = []string{"unshare", "--mount", "--propagation", "private", "sh", "-ec"}
+
+// writer starts a process that can write to a dataset after the host has unmounted it.
+func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.Helper()
 	m, at := f.mount(d.ID), f.TempDir()
 	in, tell, err := os.Pipe()
@@ -50,7 +77,7 @@ func (f *fixture) writer(d dataset.Dataset) *writer {
 	ctx := context.WithoutCancel(f.ctx)
 	go func() {
 		_, err := (&run.System{}).Run(ctx, run.Command{
-			Name: "unshare", Args: []string{"--mount", "--propagation", "private", "sh", "-ec", writerScript, m.path, at},
+			Name: command[0], Args: append(slices.Clone(command[1:]), m.path, at, strconv.Itoa(os.Getpid())),
 			Timeout: writerTimeout, Stdin: in, Stdout: said,
 		})
 		done <- errors.Join(err, in.Close(), said.Close())
@@ -67,7 +94,7 @@ func (w *writer) line() string {
 	w.f.Helper()
 	text, err := w.said.ReadString('\n')
 	if err != nil {
-		w.f.Fatalf("the writer in another mount namespace said %q: %v", text, err)
+		w.f.Fatalf("the writer said %q: %v", text, err)
 	}
 	return strings.TrimSpace(text)
 }
@@ -140,32 +167,59 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	return list
 }
 
-// inUseInAnotherNamespace proves I11 on a dataset that a process of another mount namespace has
-// mounted, though the host has unmounted it: nothing replaces, destroys or copies its head, the error
-// names the process, and once that process has ended every call works.
+// actsIn returns the acts with these names, or all if there are none.
+func (f *fixture) actsIn(d dataset.Dataset, s dataset.Snapshot, names []string) []act {
+	return slices.DeleteFunc(f.acts(d, s), func(a act) bool { return len(names) > 0 && !slices.Contains(names, a.name) })
+}
+
+// inUseInAnotherNamespace proves I11 on a dataset that a process of another mount namespace has mounted,
+// though the host has unmounted it.
 func inUseInAnotherNamespace(f *fixture) {
+	f.inUseBy("a process of another mount namespace", append(slices.Clone(inNamespace), writerScript))
+}
+
+// inUseWithoutMount proves I11 on a dataset that no mount namespace shows, and that a process can write to:
+// see hiddenWriters. It tries all calls with the first one only, because a pool takes half a second to refuse
+// a call. On zfs this is a known hole (I11 in docs/invariants.md): without a mount, the device number of the
+// filesystem is unknown.
+func inUseWithoutMount(f *fixture) {
+	if f.kind.Name() == "zfs" {
+		return
+	}
+	var only []string
+	for _, w := range hiddenWriters {
+		f.inUseBy("a process "+w.name, w.command, only...)
+		only = []string{"restore", "delete"}
+	}
+}
+
+// inUseBy creates a dataset that the process of a command can write to, and checks that nothing replaces,
+// destroys or copies its head, that the error names the process, and that every call works once that
+// process has ended. It tries the calls in only, or all if there are none.
+func (f *fixture) inUseBy(who string, command []string, only ...string) {
+	f.Helper()
 	d := f.create()
 	f.write(d.ID, "file", "old")
 	s := f.take(d)
-	w := f.writer(d)
+	w := f.writer(d, command)
 	w.write("new")
-	for _, a := range f.acts(d, s) {
+	for _, a := range f.actsIn(d, s, only) {
 		err := a.call()
 		if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d ", w.pid)) {
-			f.Errorf("%s: got %v, want an in_use error that names process %d", a.name, err, w.pid)
+			f.Errorf("%s while it is used by %s: got %v, want an in_use error that names process %d", a.name, who, err, w.pid)
 		}
 	}
 	w.write("newer")
 	w.end()
 	f.hasSnapshots(d.ID, s)
 	f.holds(d.ID, "file", "newer")
-	for _, a := range f.acts(d, s) {
+	for _, a := range f.actsIn(d, s, only) {
 		err := a.call()
 		if err == nil && a.undo != nil {
 			err = a.undo()
 		}
 		if err != nil {
-			f.Fatalf("%s, after the process has ended: %v", a.name, err)
+			f.Fatalf("%s after %s has ended: %v", a.name, who, err)
 		}
 	}
 	f.absent(d.ID)

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
 )
 
 // attachTimeout bounds the wait for another process that attaches the same image.
@@ -152,18 +152,18 @@ func superblock(d fsctl.Disk) (fs string, size int64, err error) {
 }
 
 // attachedBy is the error where nothing in this mount namespace has a head's device mounted, and it is
-// in use. It names the process that has it mounted in another one.
-func attachedBy(device string) error {
+// in use. It names a process that has it mounted in another one, or has a file of it open.
+func attachedBy(ctx context.Context, device string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
 	}
-	holder, err := mount.DeviceHolder(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+	user, err := inuse.DeviceUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
 	switch {
 	case err != nil:
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
-	case holder != nil:
-		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", holder)
+	case user != "":
+		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", user)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
 }

@@ -362,7 +362,7 @@ func (p *Pool) idle(ctx context.Context, dir folder) error {
 			if mapped {
 				device = mapping.Path()
 			}
-			return attachedBy(device)
+			return attachedBy(ctx, device)
 		}
 		select {
 		case <-ctx.Done():

@@ -47,7 +47,7 @@ func TestSuiteInImage(t *testing.T) {
 // shows the same.
 func asWithout() []string {
 	return []string{
-		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace",
+		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
 		"SpeedIsLimited", "ReadOnlyMount", "AttachTwice", "SnapshotWhileWritten",
 		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing", "RestoreKeepsWhatTheHeadIsThen",
 		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused", "WhatACopyIsNot",

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/dm"
 	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mkfs"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -195,7 +196,7 @@ func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
 	case err != nil:
 		return fmt.Errorf("find out whether dataset %s is in use: %w", id, err)
 	case dev.Open > 0:
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, elsewhere(seen))
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, userOf(ctx, seen))
 	}
 	return nil
 }
@@ -212,14 +213,14 @@ func mountedAt(dev dm.Device) string {
 	return ""
 }
 
-// elsewhere says who has a device that is not mounted here.
-func elsewhere(dev dm.Device) string {
-	holder, err := mount.DeviceHolder(int(dev.Major), int(dev.Minor))
+// userOf describes a process that uses a device that is not mounted here.
+func userOf(ctx context.Context, dev dm.Device) string {
+	user, err := inuse.DeviceUser(ctx, int(dev.Major), int(dev.Minor))
 	switch {
 	case err != nil:
 		return fmt.Sprintf("%s is open, and by whom is not known: %v", dev.Node(), err)
-	case holder != nil:
-		return holder.String()
+	case user != "":
+		return user
 	}
 	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
 }

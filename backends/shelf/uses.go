@@ -17,6 +17,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -26,7 +28,8 @@ type Uses struct {
 	mu       sync.Mutex
 	attached map[uuid.UUID]int // that were not released
 
-	elsewhere func() (*mount.Foreign, error) // for tests; nil: mount.Elsewhere
+	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.Elsewhere
+	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
 }
 
 // Bind attaches a tree of a folder; see backends.Pool.
@@ -67,11 +70,15 @@ func (u *Uses) release(id uuid.UUID) {
 const (
 	lookTries = 5
 	lookPause = 100 * time.Millisecond
+	// lookBound is how long looks are repeated. One look can take many seconds on a busy host.
+	lookBound = 2 * time.Second
 )
 
-// None fails with dataset.ErrInUse while a dataset is attached, or something of its folder is mounted
-// anywhere on this host, in another mount namespace too. A backend asks it before it replaces or
-// destroys a head, or copies one file by file. A look that fails is an error.
+// None fails with dataset.ErrInUse while a dataset is attached, something of its folder is mounted
+// anywhere on this host, in another mount namespace too, or a process has a directory or file of it open
+// (see inuse.Open). Only the kernel's list of open files shows a file that a container handed to another
+// process. A backend calls None before it replaces or destroys a head, or copies one file by file. A look
+// that fails is an error.
 func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 	u.mu.Lock()
 	n := u.attached[id]
@@ -79,8 +86,9 @@ func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 	if n > 0 {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
 	}
+	began := clock.System{}.Steady()
 	for try := 0; ; try++ {
-		at, err := u.mountedAt(folder)
+		at, err := u.usedAt(ctx, folder)
 		switch {
 		case err != nil:
 			return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
@@ -88,10 +96,10 @@ func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: unmount that first", id, at.point)
 		case at.point != "":
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
-		case at.holder == nil:
+		case at.user == "":
 			return nil
-		case try == lookTries || ctx.Err() != nil:
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, at.holder)
+		case try == lookTries || ctx.Err() != nil || clock.System{}.Steady()-began > lookBound:
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, at.user)
 		}
 		select {
 		case <-ctx.Done():
@@ -102,9 +110,9 @@ func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 
 // where is a place where something is mounted; the zero value: nowhere.
 type where struct {
-	point  string        // in this mount namespace
-	untold bool          // what is mounted there may be something else of the share
-	holder *mount.Holder // in another mount namespace
+	point  string // in this mount namespace
+	untold bool   // what is mounted there may be something else of the share
+	user   string // describes a process that has it mounted in another mount namespace, or has it open
 }
 
 // rootsOf returns what the mount table has for a directory of a share, and for those in it,
@@ -156,11 +164,11 @@ func rootOf(dir os.FileInfo) string {
 	return mount.RootOf(st.Ino)
 }
 
-// mountedAt returns where a directory, or something below it, is mounted, or where something is
-// mounted below it; nowhere when neither is. It looks in this mount namespace first, then in all
-// others. Bind mounts are told by the path in their filesystem that the mount table has for them, as
-// seen from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
-func (u *Uses) mountedAt(folder string) (at where, err error) {
+// usedAt returns where a directory, or something below it, is mounted or open, or where something is
+// mounted below it; nowhere when none is. It looks in this mount namespace first, then in all others, and
+// last at what processes have open. Bind mounts are told by the path in their filesystem that the mount
+// table has for them, as seen from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
+func (u *Uses) usedAt(ctx context.Context, folder string) (at where, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {
 		return at, err
@@ -191,15 +199,35 @@ func (u *Uses) mountedAt(folder string) (at where, err error) {
 	if err != nil {
 		return at, err
 	}
+	inPool := tree
 	for tree.Root = range roots {
 		if list := others.Holders(tree, ""); len(list) > 0 {
-			return where{holder: &list[0]}, nil
+			return where{user: list[0].String()}, nil
+		}
+	}
+	roots[inPool.Root] = true // a file can be open through the pool's mount of a share as well
+	return u.openedIn(ctx, tree, roots)
+}
+
+// openedIn returns a process that has something open in one of the directories with these roots.
+func (u *Uses) openedIn(ctx context.Context, tree mount.Filesystem, roots map[string]bool) (at where, err error) {
+	open := u.files
+	if open == nil {
+		open = inuse.Open
+	}
+	files, err := open(ctx, []mount.Filesystem{tree})
+	if err != nil {
+		return at, err
+	}
+	for tree.Root = range roots {
+		if list := files.Openers(tree, nil); len(list) > 0 {
+			return where{user: list[0].String()}, nil
 		}
 	}
 	return at, nil
 }
 
-// mountedHere is mountedAt of this mount namespace alone.
+// mountedHere is usedAt for the mounts of this mount namespace.
 func mountedHere(table mount.Mounts, tree mount.Filesystem, path, kind string, roots map[string]bool) where {
 	if below := table.Under(path); len(below) > 0 {
 		return where{point: below[0].Mountpoint}

@@ -2,6 +2,7 @@ package shelf
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
@@ -86,17 +88,31 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	}
 }
 
-// I11: a dataset counts as unused only after the other mount namespaces were examined: a look that
-// fails is an error.
+// I11: a dataset counts as unused only after the other mount namespaces and the open files were examined: a
+// look that fails is an error.
 func TestI11FailedLookIsNoAnswer(t *testing.T) {
 	failed := errors.New("no /proc")
-	for _, want := range []error{nil, failed} {
-		u := Uses{elsewhere: func() (*mount.Foreign, error) { return &mount.Foreign{}, want }}
+	for name, c := range map[string]struct{ mounts, files error }{
+		"none":        {},
+		"at mounts":   {mounts: failed},
+		"at files":    {files: failed},
+		"at anything": {failed, failed},
+	} {
+		u := Uses{
+			elsewhere: func() (*mount.Foreign, error) { return &mount.Foreign{}, c.mounts },
+			files: func(context.Context, []mount.Filesystem) (*inuse.Files, error) {
+				return &inuse.Files{}, c.files
+			},
+		}
+		want := cmp.Or(c.mounts, c.files)
 		if err := u.None(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
-			t.Errorf("got %v, want %v", err, want)
+			t.Errorf("%s fails: got %v, want %v", name, err, want)
 		}
 	}
 }
+
+// noFiles is a look that finds no open files.
+func noFiles(context.Context, []mount.Filesystem) (*inuse.Files, error) { return &inuse.Files{}, nil }
 
 // I11: a dataset is in use while its folder is mounted in a second place, and while anything is mounted in it.
 func TestI11MountedHere(t *testing.T) {
@@ -149,7 +165,7 @@ func TestI11LooksAgain(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			looks := 0
-			u := Uses{elsewhere: func() (*mount.Foreign, error) {
+			u := Uses{files: noFiles, elsewhere: func() (*mount.Foreign, error) {
 				looks++
 				seen, err := mount.Elsewhere()
 				if looks == c.endsAfter {

@@ -230,14 +230,14 @@ func (w *world) weigh(p *process) {
 	if w.identify(p); p.gone {
 		return
 	}
-	if p.host && p.Comm == comm && inuse.RunsAsRoot(p.PID) {
+	if p.host && p.Comm == inuse.CommHand && inuse.RunsAsRoot(p.PID) {
 		p.gone = true
 		return
 	}
 	if p.host {
 		p.Engine = slices.Contains(engines(), p.Comm) && inuse.RunsAsRoot(p.PID)
 	}
-	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == drover && inuse.RunsAsRoot(p.PID)
+	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == inuse.CommDrover && inuse.RunsAsRoot(p.PID)
 	p.size = descriptorsOf(procDir(p.PID)) + p.threads*inuse.ThreadWork
 	if p.unread {
 		p.size += smallWork
@@ -248,9 +248,6 @@ func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 
 // engines lists the container engines. They write into volumes themselves, during docker cp.
 func engines() []string { return []string{"dockerd", "podman"} }
-
-// drover is the name of Drover's processes.
-const drover = "drover"
 
 // protected reports whether a process must not be stopped before it was examined: init, an engine, or
 // Drover. Engines and Drover are recognized by name and user ID, because any process can choose its name.

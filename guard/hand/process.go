@@ -16,20 +16,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/frame"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/inuse"
 	"github.com/droverhq/drover/internal/mount"
 )
 
 // Conn is the number of the descriptor that connects a hand to its guard.
 const Conn = 3
 
-// comm is the process name of a hand. Another hand recognizes it by this name: a hand that freezes a
-// filesystem has a directory of the dataset open, but does not count as a holder.
-const comm = "drover-hand"
-
 // Accept makes this process a hand. It sets the name of the process and returns the connection to the
 // guard that started it. Call it once.
 func Accept() (net.Conn, error) {
-	if err := os.WriteFile("/proc/self/comm", []byte(comm), 0); err != nil {
+	if err := os.WriteFile("/proc/self/comm", []byte(inuse.CommHand), 0); err != nil {
 		return nil, fmt.Errorf("name of the hand: %w", err)
 	}
 	f := os.NewFile(Conn, "guard")

@@ -19,19 +19,33 @@ import (
 // root is. So placeDetached opens the file once more by its handle (open_by_handle_at(2)), through a
 // mount of the host whose root is known. The file is open, so it is in the kernel's memory and no disk is
 // read. If no such mount exists, or if the filesystem has no handles, the file may be anywhere in the
-// filesystem.
-func (s *Scan) placeDetached(d *device, path string) File {
+// filesystem. A file with several names may have been opened by another name than the kernel shows, so it
+// may be anywhere, too.
+//
+// still is false if the descriptor was closed meanwhile.
+func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
 	anywhere := File{major: d.major, minor: d.minor, path: "/", unplaced: true}
-	f, err := handleOf(path)
-	if err != nil {
-		return anywhere
+	file := handled{path: path}
+	if err := file.readStat(); err != nil {
+		return anywhere, !mount.Ended(err)
 	}
-	for _, e := range s.placers(d) {
-		if o, err := f.placeThrough(e); err == nil {
-			return o
+	anywhere.removed = file.stat.Nlink == 0
+	placers := s.placers(d)
+	if len(placers) == 0 || file.readHandle() != nil {
+		return anywhere, true
+	}
+	for _, e := range placers {
+		o, err := file.placeThrough(e)
+		switch {
+		case err != nil:
+		case file.hasSeveralNames():
+			anywhere.name = o.path
+			return anywhere, true
+		default:
+			return o, true
 		}
 	}
-	return anywhere
+	return anywhere, true
 }
 
 const (
@@ -64,29 +78,40 @@ func (s *Scan) placers(d *device) mount.Mounts {
 // handled is an open file with its handle.
 type handled struct {
 	path   string // the link of the descriptor in /proc
+	stat   unix.Statx_t
 	handle unix.FileHandle
-	stat   unix.Stat_t
 }
 
-// handleOf fails if the filesystem has no handles, and if the file has several names: it may have been opened
-// by another name than the kernel shows.
-func handleOf(path string) (f handled, err error) {
-	f.path = path
-	if err := unix.Stat(path, &f.stat); err != nil {
-		return f, &os.PathError{Op: "stat", Path: path, Err: err}
+// readStat asks no server: it may be dead.
+func (f *handled) readStat() error {
+	const fields = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_NLINK
+	if err := unix.Statx(unix.AT_FDCWD, f.path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &f.stat); err != nil {
+		return &os.PathError{Op: "statx", Path: f.path, Err: err}
 	}
-	if f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1 {
-		return f, fmt.Errorf("%s has %d names", path, f.stat.Nlink)
+	return nil
+}
+
+// readHandle fails if the filesystem has no handles.
+func (f *handled) readHandle() (err error) {
+	if f.handle, _, err = unix.NameToHandleAt(unix.AT_FDCWD, f.path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return &os.PathError{Op: "name_to_handle_at", Path: f.path, Err: err}
 	}
-	if f.handle, _, err = unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
-		return f, &os.PathError{Op: "name_to_handle_at", Path: path, Err: err}
-	}
-	return f, nil
+	return nil
+}
+
+func (f *handled) hasSeveralNames() bool {
+	return f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1
+}
+
+// is reports whether a is of the same file.
+func (f *handled) is(a unix.Statx_t) bool {
+	return a.Ino == f.stat.Ino && a.Dev_major == f.stat.Dev_major && a.Dev_minor == f.stat.Dev_minor
 }
 
 // placeThrough opens the file by its handle, through the mount e of the host, and returns its place in the
-// filesystem. It fails if another mount covers e, and if e does not show the file.
-func (f handled) placeThrough(e *mount.Entry) (File, error) {
+// filesystem. It fails if another mount covers e, and if e does not show the file. If the file has several
+// names, the place is that of one of them.
+func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 	// open_by_handle_at(2) takes no O_PATH descriptor of a mount.
 	root, err := unix.Open(e.Mountpoint, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -105,20 +130,20 @@ func (f handled) placeThrough(e *mount.Entry) (File, error) {
 		return File{}, &os.PathError{Op: "open_by_handle_at", Path: f.path, Err: err}
 	}
 	defer unix.Close(fd)
-	var opened unix.Stat_t
-	if err := unix.Fstat(fd, &opened); err != nil {
-		return File{}, &os.PathError{Op: "fstat", Path: f.path, Err: err}
+	opened := handled{path: fmt.Sprintf("/proc/self/fd/%d", fd)}
+	if err := opened.readStat(); err != nil {
+		return File{}, err
 	}
-	if opened.Dev != f.stat.Dev || opened.Ino != f.stat.Ino {
+	if !f.is(opened.stat) {
 		return File{}, fmt.Errorf("%s is another file than its handle refers to", f.path)
 	}
-	link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	link, err := os.Readlink(opened.path)
 	if err != nil {
 		return File{}, err
 	}
 	o := place(seenMount{Entry: e}, link)
 	// The kernel shows "/" for a file that the mount does not show (prepend_path in fs/d_path.c).
-	isRoot := e.Mountpoint == "/" && opened.Ino == st.Ino && opened.Dev == unix.Mkdev(st.Dev_major, st.Dev_minor)
+	isRoot := e.Mountpoint == "/" && f.is(st)
 	if o.unplaced || strings.TrimSuffix(link, " (deleted)") == "/" && !isRoot {
 		return File{}, fmt.Errorf("%s is outside of the tree that %s shows", f.path, e.Mountpoint)
 	}

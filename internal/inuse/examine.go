@@ -228,8 +228,9 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 		if d == nil {
 			return nil
 		}
-		o = x.Scan.placeDetached(d, path)
-		if err := x.endChunk(detachedWork); err != nil {
+		var still bool
+		o, still = x.Scan.placeDetached(d, path)
+		if err := x.endChunk(detachedWork); err != nil || !still {
 			return err
 		}
 	}
@@ -282,7 +283,9 @@ func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error 
 		return err
 	}
 	if d := x.Scan.detached(major, minor, path); d != nil {
-		f.Files = append(f.Files, x.Scan.placeDetached(d, path))
+		if o, still := x.Scan.placeDetached(d, path); still {
+			f.Files = append(f.Files, o)
+		}
 		return x.endChunk(detachedWork)
 	}
 	return nil

@@ -29,6 +29,10 @@ type File struct {
 	path         string
 	through      seenMount // the mount through which it was opened; zero if that mount is detached
 	unplaced     bool      // the exact path is unknown: the file is at path or below it
+	// removed and name are known for some files with unplaced set. removed reports that the file has no name
+	// any more, and name is one of the several names that it has.
+	removed bool
+	name    string
 }
 
 // seenMount is a mount, and the table that contains it. in is nil for the host's table.

@@ -23,12 +23,14 @@ import (
 // after about 10 seconds: processes that were not read by then count as such that cannot be examined.
 // Otherwise a user who can make a user namespace could delay it without bound, with mount tables of
 // many megabytes. It fails if it cannot list the processes or read the mounts of this process.
-func Elsewhere() (*Foreign, error) { return elsewhere(lookTime) }
+func Elsewhere() (*Foreign, error) { return elsewhere(LookTime) }
 
-// lookTime is long enough for 1,000 containers on a busy host, and short for somebody who waits.
-const lookTime = 10 * time.Second
+// LookTime is how long a look at all processes may take. It is long enough for 1,000 containers on a busy
+// host, and short for somebody who waits.
+const LookTime = 10 * time.Second
 
-var errLookTime = errors.New("the look at all processes took too long (try again)")
+// ErrLookTime means that a process was not examined because the look had to end before.
+var ErrLookTime = errors.New("the look at all processes took too long (try again)")
 
 func elsewhere(within time.Duration) (*Foreign, error) {
 	until := clock.System{}.Steady() + within
@@ -55,7 +57,7 @@ func elsewhere(within time.Duration) (*Foreign, error) {
 			continue
 		}
 		if err := s.process(pid); err != nil && !Ended(err) {
-			s.found.unexamined = append(s.found.unexamined, Holder{PID: pid, Comm: commOf(pid), Unexamined: err})
+			s.found.unexamined = append(s.found.unexamined, Holder{PID: pid, Comm: CommOf(pid), Unexamined: err})
 		}
 	}
 	return &s.found, nil
@@ -127,7 +129,7 @@ func (s *scan) task(pid int, task string) error {
 		return nil
 	}
 	if now := (clock.System{}).Steady(); now > s.until {
-		return errLookTime
+		return ErrLookTime
 	}
 	mounts, err := TableOf(task)
 	if err != nil {
@@ -136,7 +138,7 @@ func (s *scan) task(pid int, task string) error {
 	if ns != 0 && rooted { // others may have another root directory
 		s.views[seen] = true
 	}
-	holder := Holder{PID: pid, Comm: commOf(pid), Namespace: ns}
+	holder := Holder{PID: pid, Comm: CommOf(pid), Namespace: ns}
 	index := mounts.Index()
 	for _, e := range mounts {
 		if s.seen[keyOf(e)] {
@@ -151,8 +153,8 @@ func (s *scan) task(pid int, task string) error {
 	return nil
 }
 
-// commOf returns the name of a process, or "" if the process has ended.
-func commOf(pid int) string {
+// CommOf returns the name of a process, or "" if the process has ended.
+func CommOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return ""

@@ -35,7 +35,7 @@ func TestElsewhereIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range look.Holders(Filesystem{Major: 4095, Root: "/"}, "") {
-		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, errLookTime) {
+		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, ErrLookTime) {
 			return
 		}
 	}

@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,8 +21,9 @@ func RootOf(inode uint64) string { return rootPrefix + strconv.FormatUint(inode,
 func OnShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
 // resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root
-// directory of the process that sees the mounts. It asks no server, because the server may be dead. A
-// mount that is covered by another one, or whose mount point is inside a share, keeps the root "/". For each
+// directory of the process that sees the mounts. It asks no server and no daemon, because it may
+// be dead. A mount keeps the root "/" if another one covers it, if its mount point is inside another share, or
+// if the mount point is inside a filesystem with a daemon and the kernel would have to ask that daemon. For each
 // mount of NFS it compares all others, so it calls step for each, and fails with its error.
 func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error {
 	for _, e := range m {
@@ -30,12 +33,14 @@ func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error
 		if err := step(0); err != nil {
 			return err
 		}
-		if m.inShare(e) {
+		stat := statMountPoint
+		switch {
+		case m.isInside(e, OnShare):
 			continue
+		case m.isInside(e, isRemote):
+			stat = statKnownMountPoint
 		}
-		var st unix.Statx_t
-		const quiet = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
-		err := unix.Statx(unix.AT_FDCWD, root+e.Mountpoint, quiet, unix.STATX_INO|unix.STATX_MNT_ID, &st)
+		st, err := stat(root, e.Mountpoint)
 		if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id == uint64(e.ID) {
 			e.Root = RootOf(st.Ino)
 		}
@@ -43,15 +48,60 @@ func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error
 	return nil
 }
 
+const (
+	quiet      = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	rootFields = unix.STATX_INO | unix.STATX_MNT_ID
+)
+
+func statMountPoint(root, path string) (st unix.Statx_t, err error) {
+	err = unix.Statx(unix.AT_FDCWD, root+path, quiet, rootFields, &st)
+	return st, err
+}
+
+// statKnownMountPoint is statMountPoint with only what the kernel has in memory: it fails if a server or a
+// daemon would have to be asked, and before Linux 5.12.
+func statKnownMountPoint(root, path string) (st unix.Statx_t, err error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return st, err
+	}
+	defer unix.Close(dir)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: resolveCached | unix.RESOLVE_NO_SYMLINKS}
+	fd := -1
+	for range cachedTries {
+		if fd, err = unix.Openat2(dir, "."+path, &how); !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
+	if err != nil {
+		return st, err
+	}
+	defer unix.Close(fd)
+	err = unix.Statx(fd, "", quiet|unix.AT_EMPTY_PATH, rootFields, &st)
+	return st, err
+}
+
+const (
+	// resolveCached is RESOLVE_CACHED of openat2(2).
+	resolveCached = 0x20
+	// cachedTries is how often a lookup in memory is tried: it also fails if anything is renamed meanwhile.
+	cachedTries = 3
+)
+
 // Untold reports whether a mount is of NFS and its directory in the share is unknown, so that it may be
 // any part of the share.
 func Untold(e *Entry) bool { return OnShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
 
-// inShare reports whether a mount point is inside another NFS mount. To look it up, the kernel would ask
-// the server.
-func (m Mounts) inShare(e *Entry) bool {
+// isRemote reports whether the kernel asks a server or a daemon to look up a name in a filesystem.
+func isRemote(e *Entry) bool {
+	kind, _, _ := strings.Cut(e.FSType, ".") // such as fuse.sshfs
+	return OnShare(e) || slices.Contains([]string{"fuse", "fuseblk", "cifs", "smb3", "ceph", "afs", "lustre"}, kind)
+}
+
+// isInside reports whether a mount point is inside another mount of such a filesystem.
+func (m Mounts) isInside(e *Entry, such func(*Entry) bool) bool {
 	for _, o := range m {
-		if OnShare(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
+		if such(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
 			return true
 		}
 	}

@@ -1,10 +1,14 @@
 package mount
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +45,77 @@ func TestHoldersOnAShare(t *testing.T) {
 		if got := len(f.Holders(db, path)) == 1; got != c.want {
 			t.Errorf("%s: it holds it: %t", name, got)
 		}
+	}
+}
+
+// A mount of a share inside a FUSE whose daemon does not answer is not looked up: the look would wait for ever.
+func TestShareInsideDeadFUSE(t *testing.T) {
+	dir := t.TempDir()
+	daemon, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { _ = unix.Close(daemon) }) // ends what waits for it
+	t.Cleanup(end)
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", daemon)
+	if err := unix.Mount("dead", dir, "fuse.dead", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	table, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := shared(1, "/", dir+"/share")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := append(table, e).resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for the daemon")
+		end()
+		<-done
+	}
+	if !Untold(e) {
+		t.Errorf("its root is %s", e.Root)
+	}
+}
+
+// A mount of a share inside a filesystem with a daemon is looked up if the kernel need not ask the daemon. So
+// each container counts for its own volume only if its root directory is a FUSE.
+func TestShareInsideKnownFUSE(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	at := dir + "/share"
+	if err := errors.Join(os.Mkdir(at, 0o700), unix.Mount("none", at, "tmpfs", 0, "size=1m")); err != nil {
+		t.Fatal(err)
+	}
+	table, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.At(dir).FSType, table.At(at).FSType = "fuse.known", "nfs4"
+	if err := table.resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if e := table.At(at); Untold(e) {
+		t.Errorf("its root is %s", e.Root)
 	}
 }
 

@@ -222,8 +222,8 @@ type foreignMount struct {
 }
 
 // Holders returns the processes that have fsys, or a directory of it, mounted in another mount
-// namespace: one for each namespace and mount point. The result includes every process that could not
-// be examined, with Unexamined set.
+// namespace: one for each namespace and mount point. After them the result includes every process that could
+// not be examined, with Unexamined set.
 //
 // A namespace that was created while the host had fsys mounted on ownTarget has a copy of that mount.
 // Holders does not return copies. It recognizes a copy by the directory on which it is mounted and not
@@ -243,7 +243,7 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	if ownTarget != "" {
 		ours, known = f.own.PlaceAt(ownTarget)
 	}
-	holders := slices.Clone(f.unexamined)
+	var holders []Holder
 	for _, m := range f.mounts {
 		if !fsys.MayBe(m.Entry) || known && m.placed && m.place == ours {
 			continue
@@ -253,18 +253,18 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 			holders = append(holders, m.holder)
 		}
 	}
-	return holders
+	return append(holders, f.unexamined...)
 }
 
 // From returns the processes that have a source, or a path below it, mounted in another mount
-// namespace. It is for filesystems whose sources are not devices. The result includes every process
-// that could not be examined, with Unexamined set.
+// namespace. It is for filesystems whose sources are not devices. After them the result includes every
+// process that could not be examined, with Unexamined set.
 func (f *Foreign) From(source string) []Holder {
-	holders := slices.Clone(f.unexamined)
+	var holders []Holder
 	for _, m := range f.mounts {
 		if within(m.Source, source) {
 			holders = append(holders, m.holder)
 		}
 	}
-	return holders
+	return append(holders, f.unexamined...)
 }

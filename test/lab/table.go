@@ -25,7 +25,7 @@ const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 // or a filesystem's, and not a volume's.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
-	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|" +
+	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|InUseWithoutMount|" +
 		"SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
 		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
 		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
@@ -40,7 +40,7 @@ const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|Snapshot
 // shareShort and shareFew are the cases of the suite on a share that say most of the server: backend
 // nfs has the rest.
 const (
-	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|SnapshotWhileWritten)$"
+	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|InUseWithoutMount|SnapshotWhileWritten)$"
 	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|SeenWhileItMoves)$"
 )
 
