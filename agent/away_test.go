@@ -200,7 +200,10 @@ func TestEndInDoubt(t *testing.T) {
 // so, and nothing was made.
 func TestI8NotTakenIn(t *testing.T) {
 	r := newRig(t)
-	r.isIn = make(chan struct{}) // and never will be
+	cfg := r.Config
+	r.close()
+	r.link.keepOut()
+	r.start(cfg)
 	done := make(chan error, 1)
 	go func() { done <- r.Create(t.Context(), "new", nil) }()
 	for {

@@ -45,6 +45,7 @@ type link struct {
 	deaf             bool          // what it knows of a node it does not say
 	renewed          time.Duration // when the last renewal came by
 	late             chan struct{} // closed when it lets an agent register
+	out              bool          // it lets no agent register
 	old              bool          // it leads to a control of an older version
 	mute             bool          // of snapshots it says nothing, however long one waits
 	said             uint64        // the highest generation of a pool that was told, and answered
@@ -100,6 +101,13 @@ func (l *link) refuses() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refuse = true
+}
+
+// keepOut has control register no agent from now on.
+func (l *link) keepOut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out = true
 }
 
 func (l *link) lastRenewed() time.Duration {
@@ -162,8 +170,11 @@ func through[T any](ctx context.Context, l *link, f func(context.Context) (T, er
 
 func (l *link) Register(ctx context.Context, r api.Registration) error {
 	l.mu.Lock()
-	late := l.late
+	late, out := l.late, l.out
 	l.mu.Unlock()
+	if out {
+		return errAway
+	}
 	if late != nil {
 		<-late
 	}
