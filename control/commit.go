@@ -55,8 +55,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return api.Committed{}, err
 	}
 	s.recalled.note(last, node, began)
-	if index != 0 {
-		out.Index = index
+	if out.Dataset == nil || last.written(datasetKey(out.Dataset.ID)) >= 0 {
+		out.Index = index // otherwise it is that of an earlier transaction: see answer
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.seen.forget(op.DatasetID)

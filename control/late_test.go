@@ -71,6 +71,31 @@ func TestReportsThatArriveLate(t *testing.T) {
 	}
 }
 
+// A Commit that is sent again, after the first has arrived, answers with the index of the record and not with
+// that of the operation's end. An agent that took the record for newer than it is would take the store for
+// one that was restored from a backup.
+func TestIndexOfACommitSentAgain(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	ops := a.operations()
+	for _, kind := range []dataset.OpKind{
+		dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpResize,
+		dataset.OpRestore, dataset.OpSnapshotDelete, dataset.OpDelete,
+	} {
+		first := a.commit(ops[kind])
+		out, err := a.Commit(a.ctx, a.id, a.again(ops[kind]))
+		if err != nil || out.Dataset == nil || out.Lost {
+			t.Errorf("%s: %+v, %v", kind, out, err)
+			continue
+		}
+		record, err := e.spy.Store.Get(e.ctx, datasetKey(out.Dataset.ID))
+		if err != nil || out.Index != record.Index || first.Index != record.Index {
+			t.Errorf("%s: index %d and then %d, want that of the record: %d, %v", kind, first.Index, out.Index, record.Index, err)
+		}
+	}
+	e.check()
+}
+
 // A report that the first one has overtaken is no failure of what the first one did.
 func TestFailureAfterSuccess(t *testing.T) {
 	e := newEnv(t)
