@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
@@ -108,7 +109,7 @@ type Agent struct {
 
 	pools   *pools
 	cache   *cache
-	locks   locks
+	locks   locks.Set
 	jobs    *jobs
 	words   atomic.Uint64 // how often it has registered
 	mounts  mounts
@@ -184,7 +185,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
-	a.locks.clock = cfg.Clock
+	a.locks.Clock = cfg.Clock
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
 	a.engines = engines{state: a.state, boot: a.boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)

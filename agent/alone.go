@@ -22,7 +22,7 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	if d.Profile.Access != dataset.AccessMany {
 		return func() {}, nil
 	}
-	unlock, err := a.guests.asking.lock(ctx, d.ID, "having volume "+d.Volume+" alone")
+	unlock, err := a.guests.asking.Lock(ctx, d.ID, "having volume "+d.Volume+" alone")
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		unlock, err := k.locks.lock(ctx, src.ID, "test")
+		unlock, err := k.locks.Lock(ctx, src.ID, "test")
 		if err == nil {
 			unlock()
 		}

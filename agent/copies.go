@@ -83,7 +83,7 @@ func (a *Agent) copies() {
 // settleCopy makes a copy what it is to be: without a head, or gone. Again: nothing. In
 // use it is left as it is: nobody new begins, and who holds it ends it.
 func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.lock(ctx, id, "check of the copy of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {
 		return err
 	}

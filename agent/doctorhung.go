@@ -26,18 +26,18 @@ const (
 // checkHung names the datasets on which something has been done for long, and what of it
 // waits in the kernel, where nothing can end it: everything else goes on beside it.
 func (a *Agent) checkHung(r *report) {
-	slow := a.locks.longer(slowAfter, a.Clock.Steady())
+	slow := a.locks.HeldFor(slowAfter, a.Clock.Steady())
 	if len(slow) == 0 {
 		return
 	}
 	stuck := inKernel()
 	for _, w := range slow {
-		text := fmt.Sprintf("has been under way for %s", w.held.Round(time.Second))
+		text := fmt.Sprintf("has been under way for %s", w.For.Round(time.Second))
 		if len(stuck) == 0 {
-			r.add(levelInfo, w.what, "", "%s", text)
+			r.add(levelInfo, w.What, "", "%s", text)
 			continue
 		}
-		r.add(levelWarning, w.what, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u", "%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
+		r.add(levelWarning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u", "%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
 	}
 }
 

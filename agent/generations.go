@@ -154,7 +154,7 @@ func (p *pools) wasOf(ctx context.Context, id uuid.UUID, generation uint64) erro
 func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
 	var was openPool // what comes while it is raised counts for the next time
 	p.change(op.ID, func(op *openPool) { was, op.due, op.used, op.changed = *op, false, false, false })
-	unlock, err := p.identities.lock(ctx, op.ID, "raise of pool "+op.Name)
+	unlock, err := p.identities.Lock(ctx, op.ID, "raise of pool "+op.Name)
 	if err == nil {
 		err = op.backend.Raise(to)
 		unlock()

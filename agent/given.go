@@ -212,7 +212,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 				break
 			}
 		}
-		unlock, err := a.locks.lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
+		unlock, err := a.locks.Lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
 		if err != nil {
 			return nil
 		}

@@ -274,7 +274,7 @@ func (a *Agent) mendSoon(id uuid.UUID) {
 // one that it has forgotten, and forget one that is mounted no more. Of one whose home is
 // elsewhere settleCopy does the rest. Again: nothing.
 func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.lock(ctx, id, "confirmation of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -40,7 +41,7 @@ type guests struct {
 	of      map[uuid.UUID]guestRecord
 	refused map[uuid.UUID]string // mounted here, and why nobody else is to have it here
 	alone   map[uuid.UUID]aloneStay
-	asking  locks // each while control is asked for a dataset alone
+	asking  locks.Set // each while control is asked for a dataset alone
 }
 
 func (g *guests) get(id uuid.UUID) (guestRecord, bool) {
@@ -276,7 +277,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	}
 	// Without the lock: who mounts or unmounts here what is mounted waits for no control.
 	now, asked := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: g.Stay, Held: true})
-	unlock, err := a.locks.lock(ctx, id, "check of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return err
 	}
@@ -294,7 +295,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 
 // endedStay ends a stay without a mount; stays: there is one.
 func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecord, known, stays bool, err error) {
-	unlock, err := a.locks.lock(ctx, id, "check of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return g, false, false, err
 	}

@@ -22,7 +22,7 @@ import (
 // of its epoch. unlock is never nil, and to be called whatever err is; with
 // ErrOffline the pool is nil and the dataset is known.
 func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool, unlock func(), err error) {
-	unlock, err = a.locks.lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
+	unlock, err = a.locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
 	if err != nil {
 		return d, nil, func() {}, err
 	}

@@ -164,7 +164,7 @@ func (l *limits) missed(id uuid.UUID) error {
 // again, and doctor says so meanwhile.
 func (a *Agent) relimit(d dataset.Dataset) {
 	a.jobs.startAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *job) error {
-		unlock, err := a.locks.lock(ctx, d.ID, "limit of volume "+d.Volume)
+		unlock, err := a.locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
 			return err
 		}

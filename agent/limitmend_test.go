@@ -252,7 +252,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.bounds.mu.Lock()
 	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
 	f.a.bounds.mu.Unlock()
-	unlock, err := f.a.locks.lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
+	unlock, err := f.a.locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	for i := range volumes {
 		name := fmt.Sprint("db", i)
 		d, _ := f.guarded(name)
-		unlock, err := f.a.locks.lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
+		unlock, err := f.a.locks.Lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,7 +54,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 // lockPools keeps two pools from being taken in at once, as one name or one place
 // could be both's.
 func (a *Agent) lockPools(ctx context.Context, what string) (unlock func(), err error) {
-	return a.locks.lock(ctx, uuid.Nil, what)
+	return a.locks.Lock(ctx, uuid.Nil, what)
 }
 
 // AdoptPool takes a pool that was made elsewhere, or before the store was lost,
@@ -274,7 +274,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if err := p.serves(); err != nil {
 			return err
 		}
-		unlock, err := a.locks.lock(ctx, id, "gc of dataset "+id.String())
+		unlock, err := a.locks.Lock(ctx, id, "gc of dataset "+id.String())
 		if err != nil {
 			return err
 		}

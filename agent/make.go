@@ -28,7 +28,7 @@ func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (a
 func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
 	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
 	// under a lock is waited for before a pool goes.
-	unlock, err := a.locks.lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	unlock, err := a.locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
@@ -137,7 +137,7 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 // cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
 // size, which is for when they write to the source again.
 func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
-	unlock, err := a.locks.lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	unlock, err := a.locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
 	}

@@ -71,11 +71,7 @@ func TestI4WhatIsBeingMadeIsNotCollected(t *testing.T) {
 		}
 		id := list[0].ID
 		go func() { collected <- r.Collect(t.Context(), id) }()
-		await(t, func() bool {
-			r.locks.mu.Lock()
-			defer r.locks.mu.Unlock()
-			return r.locks.held[id] != nil && r.locks.held[id].refs == 2
-		})
+		await(t, func() bool { return r.locks.Users(id) == 2 })
 	}
 	d := r.volume("db")
 	if err := <-collected; !errors.Is(err, dataset.ErrExists) {

@@ -54,7 +54,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 
 // use puts an ID on record if the dataset is mounted, otherwise returns no path.
 func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
-	unlock, err := a.locks.lockSoon(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
 	}
@@ -127,7 +127,7 @@ func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord,
 
 // ensureMounted mounts a dataset that is not. Again: nothing.
 func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
-	unlock, err := a.locks.lockSoon(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 // unmountIdle unmounts a dataset that nobody uses, by one of the ways to unmount. Used again, or not
 // mounted: nothing.
 func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset, unmount func(context.Context, dataset.Dataset) error) error {
-	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}

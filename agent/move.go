@@ -221,7 +221,7 @@ func (m *moving) unheard(why error) error {
 // promote makes a head of what came last, and has control open the next epoch here.
 func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	a, op := m.a, m.op
-	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}

@@ -128,7 +128,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		return 0, err
 	}
 	a, op := m.a, m.op
-	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return 0, err
 	}
@@ -158,7 +158,7 @@ func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
 	}
-	unlock, err := m.a.locks.lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
+	unlock, err := m.a.locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		return err
 	}
 	a, op := m.a, m.op
-	unlock, err := a.locks.lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (a *Agent) noteDone(ctx context.Context, pool backends.Pool, d dataset.Data
 
 // noteNow renews the record beside a dataset from what is known of it now.
 func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.lock(ctx, id, "update of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "update of dataset "+id.String())
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if _, err := s.Pool(ctx, ds); err != nil { // which may take its time: not while it is locked
 		return out, false, err
 	}
-	unlock, err := a.locks.lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
+	unlock, err := a.locks.Lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
 	if err != nil {
 		return out, false, err
 	}

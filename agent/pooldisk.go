@@ -126,7 +126,7 @@ func (p *pools) probe(ctx context.Context, id uuid.UUID) {
 	var failed error
 	err := p.ask(ctx, id, func(b backends.Pool) {
 		// Not while this host raises the generation: the old one would be written over the new one.
-		unlock, err := p.identities.lock(ctx, id, "probe of pool "+p.name(id))
+		unlock, err := p.identities.Lock(ctx, id, "probe of pool "+p.name(id))
 		if err != nil {
 			return // drover stops
 		}

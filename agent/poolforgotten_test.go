@@ -204,17 +204,13 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	r.newPool("plain")
 	op, _ := r.pools.byName("plain")
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
-	unlock, err := r.locks.lock(ctx, d.ID, "create of volume db")
+	unlock, err := r.locks.Lock(ctx, d.ID, "create of volume db")
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone := make(chan error, 1)
 	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
-	await(t, func() bool {
-		r.locks.mu.Lock()
-		defer r.locks.mu.Unlock()
-		return r.locks.held[d.ID].refs == 2
-	})
+	await(t, func() bool { return r.locks.Users(d.ID) == 2 })
 	if _, err := r.pools.get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("it is given to who asks now: %v", err)
 	}
@@ -241,7 +237,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	r.running[uuid.New()] = &running{dataset: imported, pool: d.Pool}
 	r.mu.Unlock()
 	hold := func(id uuid.UUID) {
-		unlock, err := r.locks.lock(ctx, id, "import of volume other")
+		unlock, err := r.locks.Lock(ctx, id, "import of volume other")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +267,7 @@ func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	if err := r.Create(ctx, "db", map[string]string{"pool": "plain"}); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := r.locks.lock(ctx, uuid.New(), "create of volume other")
+	unlock, err := r.locks.Lock(ctx, uuid.New(), "create of volume other")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 // lockPool keeps two from removing one pool at once. What lies in it is asked under that lock alone:
 // its disk may hang, and other pools are made and taken in meanwhile.
 func (a *Agent) lockPool(ctx context.Context, op *openPool) (unlock func(), err error) {
-	return a.locks.lock(ctx, op.ID, "removal of pool "+op.Name)
+	return a.locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
 // setLeaving puts on record that a pool is leaving. No other one is made, taken in or leaving meanwhile.
@@ -288,11 +288,11 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	for _, id := range a.locks.under() {
+	for _, id := range a.locks.Held() {
 		if id == uuid.Nil || !a.mayBeIn(id, op.ID) {
 			continue
 		}
-		unlock, err := a.locks.lock(ctx, id, "removal of pool "+op.Name)
+		unlock, err := a.locks.Lock(ctx, id, "removal of pool "+op.Name)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -38,7 +39,7 @@ type pools struct {
 	holds holds
 
 	recording  sync.Mutex // held while what is on record of one is changed
-	identities locks      // held while the identity of one is written
+	identities locks.Set  // held while the identity of one is written
 
 	unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
 }

@@ -122,7 +122,7 @@ func (a *Agent) resolvePull(ctx context.Context, id uuid.UUID, p pullRecord) err
 	if !home {
 		return a.letGoPull(ctx, id, p)
 	}
-	unlock, err := a.locks.lock(ctx, id, "move of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, id, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 		a.copySoon(id)
 		return err
 	}
-	unlock, err := a.locks.lock(ctx, id, "removal of what a move brought in vain")
+	unlock, err := a.locks.Lock(ctx, id, "removal of what a move brought in vain")
 	if err != nil {
 		return err
 	}

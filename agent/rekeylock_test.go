@@ -73,7 +73,7 @@ func TestRekeyLocksNobodyOut(t *testing.T) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		unlock, err := k.locks.lock(ctx, d.ID, "unmount")
+		unlock, err := k.locks.Lock(ctx, d.ID, "unmount")
 		cancel()
 		if err != nil {
 			t.Errorf("run %d: %v", count, err)

@@ -197,7 +197,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if s.Epoch > d.Epoch { // what it went on without meanwhile, if anything, the record says
 		return a.relook(ctx, k)
 	}
-	unlock, err := a.locks.lock(ctx, id, "refresh of the replica of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (
 	defer cancel(nil)
 	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
 		jb.moved(done, total)
-		if a.locks.wanted(d.ID) {
+		if a.locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse, "a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
 		}
 	})

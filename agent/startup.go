@@ -143,7 +143,7 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 		a.log(d).Warn("mount of a dataset that is not on record is left alone")
 		return nil
 	}
-	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}

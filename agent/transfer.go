@@ -96,7 +96,7 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
 		end()
 	}()
-	unlock, err := a.locks.lock(ctx, d.ID, "export of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool cannot tell what changed between snapshots", d.Volume)
 	}
-	unlock, err := a.locks.lock(ctx, d.ID, "comparison of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {
 		return out, err
 	}

@@ -137,7 +137,7 @@ func (a *Agent) sizeAgain(ctx context.Context) {
 }
 
 func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
-	unlock, err := a.locks.lock(ctx, id, "resize")
+	unlock, err := a.locks.Lock(ctx, id, "resize")
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 // changes nothing. If Podman stops waiting before the end is recorded, its use stays, because Podman also
 // keeps its count of the uses unless it receives an answer without an error.
 func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
-	unlock, err := a.locks.lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return false, err
 	}
@@ -325,7 +325,7 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 
 // dropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
 func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
-	unlock, err := a.locks.lock(ctx, d.ID, "check of volume "+d.Volume)
+	unlock, err := a.locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}

@@ -243,7 +243,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d datas
 func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
 	r := a.record(d.ID)
 	if r.hasEndedUse() {
-		unlock, err := a.locks.lock(ctx, d.ID, "removal of volume "+d.Volume)
+		unlock, err := a.locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
 		if err != nil {
 			return err
 		}

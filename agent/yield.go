@@ -96,7 +96,7 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 // giveUp gives a dataset up under its lock: a change that was under way ends first. It
 // returns who or what keeps it from that.
 func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given bool) (yieldRecord, []string, error) {
-	unlock, err := a.locks.lockSoon(ctx, id, "move of dataset "+id.String())
+	unlock, err := a.locks.LockUrgent(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
 	}
@@ -291,7 +291,7 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	unlock, err := a.locks.lock(ctx, id, "move of dataset "+id.String())
+	unlock, err := a.locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package agent
+package locks
 
 import (
 	"context"
@@ -15,14 +15,14 @@ import (
 // One at a time for each dataset, side by side for different ones, and nothing is
 // kept of a lock that nobody wants.
 func TestLocks(t *testing.T) {
-	var l locks
+	var l Set
 	ids := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
 	inside, n := make([]int, len(ids)), make([]int, len(ids))
 	var wg sync.WaitGroup
 	for i := range 300 {
 		wg.Go(func() {
 			k := i % len(ids)
-			unlock, err := l.lock(t.Context(), ids[k], "count")
+			unlock, err := l.Lock(t.Context(), ids[k], "count")
 			if err != nil {
 				t.Error(err)
 				return
@@ -36,31 +36,31 @@ func TestLocks(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n[0] != 100 || n[1] != 100 || n[2] != 100 || len(l.held) != 0 {
-		t.Errorf("counted %v; %d locks are kept", n, len(l.held))
+	if n[0] != 100 || n[1] != 100 || n[2] != 100 || len(l.all) != 0 {
+		t.Errorf("counted %v; %d locks are kept", n, len(l.all))
 	}
 }
 
 // Who gives up is told what the holder does; what was waited for in vain is as
 // free as before.
 func TestLocksGiveUp(t *testing.T) {
-	var l locks
+	var l Set
 	id := uuid.New()
-	unlock, err := l.lock(t.Context(), id, "restore of volume db")
+	unlock, err := l.Lock(t.Context(), id, "restore of volume db")
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = l.lock(gone, id, "mount of volume db")
+	_, err = l.Lock(gone, id, "mount of volume db")
 	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "mount of volume db") || !strings.Contains(err.Error(), "restore of volume db") {
 		t.Errorf("got %v", err)
 	}
 	unlock()
-	if len(l.held) != 0 {
-		t.Errorf("%d locks are kept", len(l.held))
+	if len(l.all) != 0 {
+		t.Errorf("%d locks are kept", len(l.all))
 	}
-	again, err := l.lock(t.Context(), id, "mount of volume db")
+	again, err := l.Lock(t.Context(), id, "mount of volume db")
 	if err != nil {
 		t.Fatal(err)
 	}
