@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -96,7 +97,7 @@ func (l Limits) orDefault() Limits {
 // Agent is the agent of one host. All methods are safe for concurrent use.
 type Agent struct {
 	Config
-	state       state
+	state       records.DB
 	node        uuid.UUID
 	incarnation uuid.UUID
 	boot        string
@@ -108,7 +109,7 @@ type Agent struct {
 	reunion     reunion
 
 	pools   *pools
-	cache   *cache
+	cache   *records.Cache
 	locks   locks.Set
 	jobs    *jobs
 	words   atomic.Uint64 // how often it has registered
@@ -181,8 +182,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	a := &Agent{
-		Config: cfg, state: state{cfg.State}, boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: newCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
+		Config: cfg, state: records.OpenDB(cfg.State), boot: strings.TrimSpace(string(boot)),
+		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: records.NewCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
 		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
 	}
 	a.locks.Clock = cfg.Clock
@@ -224,27 +225,27 @@ func (a *Agent) load(ctx context.Context) error {
 	if err := a.engines.load(ctx); err != nil {
 		return err
 	}
-	if _, err := a.state.get(ctx, clockKey, &a.clock); err != nil {
+	if _, err := a.state.Get(ctx, clockKey, &a.clock); err != nil {
 		return err
 	}
 	a.clockOnDisk = a.clock
-	if _, err := a.state.get(ctx, recoveryKey, &a.recovery); err != nil {
+	if _, err := a.state.Get(ctx, recoveryKey, &a.recovery); err != nil {
 		return err
 	}
 	return errors.Join(
-		a.state.each(ctx, "volumes/", func(_ string, v []byte) error {
+		a.state.Each(ctx, "volumes/", func(_ string, v []byte) error {
 			var d api.Indexed
 			err := json.Unmarshal(v, &d)
 			if err == nil {
-				a.cache.load(d)
+				a.cache.Load(d)
 			}
 			return err
 		}),
-		a.state.each(ctx, "spellings/", func(name string, v []byte) error {
-			var r spellingRecord
+		a.state.Each(ctx, "spellings/", func(name string, v []byte) error {
+			var r records.Spellings
 			err := json.Unmarshal(v, &r)
 			if err == nil {
-				a.cache.setUsed(name, r)
+				a.cache.SetSpellings(name, r)
 			}
 			return err
 		}),

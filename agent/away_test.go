@@ -86,7 +86,7 @@ func TestI7ControlAway(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Retry)
-		now, _ := r.cache.dataset(d.ID)
+		now, _ := r.cache.Dataset(d.ID)
 		return now.Protected
 	})
 	if _, err := r.Get(t.Context(), "nosuch"); !errors.Is(err, dataset.ErrNotFound) {
@@ -147,7 +147,7 @@ func TestCommitInDoubt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d, ok := r.cache.volume("db"); !ok || len(r.inPool("datasets")) != 1 || len(r.inPool("incoming")) != 0 {
+			if d, ok := r.cache.Volume("db"); !ok || len(r.inPool("datasets")) != 1 || len(r.inPool("incoming")) != 0 {
 				t.Errorf("%+v, %t", d, ok)
 			}
 			return
@@ -183,7 +183,7 @@ func TestEndInDoubt(t *testing.T) {
 			if got := len(r.inPool("datasets")); got != c.want || len(r.inPool("incoming")) != 0 {
 				t.Errorf("%d datasets, incoming %v; want %d", got, r.inPool("incoming"), c.want)
 			}
-			if _, ok := r.cache.volume("db"); ok != (c.want == 1) {
+			if _, ok := r.cache.Volume("db"); ok != (c.want == 1) {
 				t.Errorf("the volume is known: %t", ok)
 			}
 			if err := r.Create(t.Context(), "db", nil); err != nil {

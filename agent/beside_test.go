@@ -45,7 +45,7 @@ func (h *host) left(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
 		_, given := h.leases.yielded(id)
-		_, kept := h.cache.copied(id)
+		_, kept := h.cache.Copy(id)
 		_, comes := h.pull(id)
 		if comes && !h.isPulling(id) {
 			h.resolvePulls(h.f.Context())
@@ -278,8 +278,8 @@ func (f *flock) filesMovesCutShort(targets []*host, lates ...bool) {
 func (h *host) knows(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
-		d, known := h.cache.dataset(id)
-		_, left := h.cache.copied(id)
+		d, known := h.cache.Dataset(id)
+		_, left := h.cache.Copy(id)
 		return known && !left && d.Home == h.node && h.opens(d, "look at") == nil
 	})
 }

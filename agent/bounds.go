@@ -180,8 +180,8 @@ func (a *Agent) boundedHere() (list []dataset.Dataset) {
 	if a.Guard == nil {
 		return nil
 	}
-	for _, id := range a.cache.ids() {
-		if d, home := a.cache.dataset(id); home && bounded(d) {
+	for _, id := range a.cache.IDs() {
+		if d, home := a.cache.Dataset(id); home && bounded(d) {
 			list = append(list, d)
 		}
 	}

@@ -123,7 +123,7 @@ const lackTime = 10 * time.Second
 
 // lacks asks the home how much this node lacks of a dataset of which it has a copy.
 func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
-	k, kept := a.cache.copied(d.ID)
+	k, kept := a.cache.Copy(d.ID)
 	if !kept || a.PeerHTTP == nil {
 		return 0, false
 	}

@@ -130,7 +130,7 @@ func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := a.report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
-		a.cache.apply(*out.Dataset, out.Index)
+		a.cache.Apply(*out.Dataset, out.Index)
 		a.limits.heed(*out.Dataset)
 	}
 	return out, err
@@ -365,7 +365,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 		return out, err
 	}
 	// A recovery may have brought it back since the purge was planned, or while this waited.
-	if now, ok := a.cache.dataset(d.ID); ok && now.State != dataset.StatePurging {
+	if now, ok := a.cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more", d.Volume, now.State)
 	}
 	steps.At("purge.begin")
@@ -378,6 +378,6 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 		return out, err
 	}
 	steps.At("purge.recorded")
-	a.cache.remove(d.ID)
+	a.cache.Remove(d.ID)
 	return out, errors.Join(a.drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.mountPath(d.ID)))
 }

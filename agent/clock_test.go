@@ -60,7 +60,7 @@ func TestClockIsKept(t *testing.T) {
 	if err := r.keepClock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	e, err := r.state.store.Get(t.Context(), clockKey)
+	e, err := r.State.Get(t.Context(), clockKey)
 	if err != nil || string(e.Value) != "7" {
 		t.Fatalf("%s, %v", e.Value, err)
 	}
@@ -68,7 +68,7 @@ func TestClockIsKept(t *testing.T) {
 	if err := r.keepClock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := r.state.store.Get(t.Context(), clockKey); err != nil || again.Index != e.Index {
+	if again, err := r.State.Get(t.Context(), clockKey); err != nil || again.Index != e.Index {
 		t.Errorf("it was written again, %v", err)
 	}
 }

@@ -48,7 +48,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			if _, err := r.link.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: has.String()}); err != nil {
 				t.Fatal(err)
 			}
-			await(t, func() bool { d, _ := r.cache.volume("db"); return d.Size == has })
+			await(t, func() bool { d, _ := r.cache.Volume("db"); return d.Size == has })
 
 			out, err := r.doCreate(t.Context(), &job{}, free)
 			if err != nil {

@@ -70,8 +70,8 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 	k := newKeyRig(t)
 	src := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.Node(), Size: 1 << 30, Encryption: &dataset.Encryption{ID: uuid.New()}}
 	src.Profile.Quiesce = dataset.QuiesceFreeze
-	k.cache.apply(src, 1)
-	defer k.cache.remove(src.ID)
+	k.cache.Apply(src, 1)
+	defer k.cache.Remove(src.ID)
 	root := k.filled(src.ID)
 	still := func() bool {
 		again := fsctl.Freeze(root)

@@ -59,7 +59,7 @@ func TestCondemnedNoMore(t *testing.T) {
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
-		r.cache.apply(d, r.cache.index(d.ID)+1)
+		r.cache.Apply(d, r.cache.Index(d.ID)+1)
 		if _, err := r.carryOut(t.Context(), &job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
@@ -107,17 +107,17 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 	way := newLink(f.b.cfg.Control)
 	f.b.cfg.Control = way
 	f.b.up()
-	await(t, func() bool { k, kept := f.b.cache.copied(d.ID); return kept && k.Kind == dataset.CopyReplica })
+	await(t, func() bool { k, kept := f.b.cache.Copy(d.ID); return kept && k.Kind == dataset.CopyReplica })
 	if kind := f.kept().Kind; kind != dataset.CopyReplica {
 		t.Errorf("on record it is %s", kind)
 	}
-	k, _ := f.b.cache.copied(d.ID)
+	k, _ := f.b.cache.Copy(d.ID)
 	k.Kind, k.Was = dataset.CopyGoing, dataset.CopyReplica
 	for _, away := range []bool{false, true} {
 		if away {
 			way.away()
 		}
-		f.b.cache.setCopy(d.ID, &k)
+		f.b.cache.SetCopy(d.ID, &k)
 		if err := f.b.settleCopy(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
 			t.Errorf("control away %v: %v", away, err)
 		}
@@ -158,5 +158,5 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	}
 	all.Wait()
 	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.jobs.running()) == 0 })
-	await(t, func() bool { return len(r.cache.ids()) == 0 })
+	await(t, func() bool { return len(r.cache.IDs()) == 0 })
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -15,11 +16,11 @@ import (
 )
 
 func (a *Agent) loadCopies(ctx context.Context) error {
-	return a.state.each(ctx, "copies/", func(_ string, v []byte) error {
+	return a.state.Each(ctx, "copies/", func(_ string, v []byte) error {
 		var k api.Kept
 		err := json.Unmarshal(v, &k)
 		if err == nil {
-			a.cache.setCopy(k.Dataset, &k)
+			a.cache.SetCopy(k.Dataset, &k)
 		}
 		return err
 	})
@@ -29,16 +30,16 @@ func (a *Agent) loadCopies(ctx context.Context) error {
 // home is another node. That is on disk before anything is done about it, so that no
 // start without control takes the dataset for its own again.
 func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
-	if d, home := a.cache.dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
+	if d, home := a.cache.Dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
 		return nil // from before it came here
 	}
 	key := k.Dataset.String()
-	if err := a.state.put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
 		return err
 	}
-	if !a.cache.leave(k) { // it came here while that was written
-		d, _ := a.cache.dataset(k.Dataset)
-		return a.state.put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.cache.index(k.Dataset)}})
+	if !a.cache.ReplaceByCopy(k) { // it came here while that was written
+		d, _ := a.cache.Dataset(k.Dataset)
+		return a.state.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.cache.Index(k.Dataset)}})
 	}
 	a.leases.forget(k.Dataset)
 	a.forgetGiven(k.Dataset)
@@ -49,16 +50,16 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 
 // forgetCopy takes in that this node keeps no copy of a dataset any more.
 func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
-	k, kept := a.cache.copied(id)
+	k, kept := a.cache.Copy(id)
 	if !kept {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
 		return err
 	}
-	a.cache.setCopy(id, nil)
-	if isShown(k) {
-		a.idle(shownAs(k)) // it is taken off
+	a.cache.SetCopy(id, nil)
+	if records.IsShown(k) {
+		a.idle(records.ShownAs(k)) // it is taken off
 	}
 	return nil
 }
@@ -75,7 +76,7 @@ func (a *Agent) copySoon(id uuid.UUID) {
 
 // copies tries again what could not be done about copies.
 func (a *Agent) copies() {
-	for _, id := range a.cache.copyIDs() {
+	for _, id := range a.cache.CopyIDs() {
 		a.copySoon(id)
 	}
 }
@@ -88,7 +89,7 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
-	k, kept := a.cache.copied(id)
+	k, kept := a.cache.Copy(id)
 	if !kept || a.mistrust() != nil {
 		return nil
 	}
@@ -101,12 +102,12 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	if p, comes := a.pull(id); comes && p.Files {
 		return nil // what lies here is made anew, file by file
 	}
-	d, _ := a.cache.either(id)
+	d, _ := a.cache.DatasetOrCopy(id)
 	if err := a.supersede(ctx, d); err != nil {
 		return err
 	}
 	if err := a.unused(ctx, d, "let go of"); err != nil {
-		if errors.Is(err, dataset.ErrInUse) && !isShown(k) {
+		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
 			if pool, err := a.pools.get(k.Pool); err == nil {
 				return a.noteKey(ctx, pool, k) // who has it mounted needs no key any more
 			}
@@ -251,26 +252,4 @@ func (a *Agent) tellCopy(ctx context.Context, c api.Copied) error {
 		return nil
 	}
 	return err
-}
-
-// left returns the datasets that were heard to have gone to another node, and at which epochs.
-func (c *cache) left() map[uuid.UUID]uint64 {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	at := map[uuid.UUID]uint64{}
-	for id, k := range c.copies {
-		if k.Record != nil {
-			at[id] = k.Record.Epoch
-		}
-	}
-	return at
-}
-
-// leftSince reports whether a dataset was heard to have gone to another node at a later epoch
-// than that of a record: the record is of a store that was put back.
-func (c *cache) leftSince(d dataset.Dataset) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	k, kept := c.copies[d.ID]
-	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
 }

@@ -377,7 +377,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	}
 	disk.Works()
 	for _, name := range []string{"db", "idle"} { // as after a boot: the root cannot be mounted anew else
-		d, _ := h.cache.volume(name)
+		d, _ := h.cache.Volume(name)
 		if err := mount.Unmount(h.mountPath(d.ID)); err != nil {
 			t.Error(err)
 		}
@@ -385,7 +385,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	unmounts()
 	mounts()
 	end = begin()
-	d, _ := h.cache.volume("db")
+	d, _ := h.cache.Volume("db")
 	if r := h.record(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
 		t.Errorf("uses %+v", r.IDs)
 	}

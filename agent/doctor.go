@@ -112,7 +112,7 @@ func (r *report) first() {
 // checkRoot looks at the disk of the root, without room on which nothing is made in
 // any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *report) {
-	if _, err := a.state.get(ctx, "identity", &nodeIdentity{}); err != nil {
+	if _, err := a.state.Get(ctx, "identity", &nodeIdentity{}); err != nil {
 		r.add(levelError, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
@@ -265,7 +265,7 @@ func (a *Agent) checkMounts(ctx context.Context, r *report) {
 	for _, id := range a.mountedIDs() {
 		n++
 		rec, path := a.record(id), a.mountPath(id)
-		d, _ := a.cache.dataset(id)
+		d, _ := a.cache.Dataset(id)
 		if table.At(path) == nil {
 			r.add(levelError, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
 		} else if err := a.stopped(ctx, d, path); err != nil {

@@ -85,7 +85,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.root}
-	r.cache.setCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
+	r.cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
 	damaged := theirs
 	damaged.Problem = "its record can't be read"
 	for want, entry := range []backends.Entry{theirs, damaged} {
@@ -182,7 +182,7 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
 	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
-		r.cache.setCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+		r.cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
 	}
 	r.copiesFresh.mu.Lock()
 	r.copiesFresh.of[behind] = &replica{failed: "no way to its home"}

@@ -31,8 +31,8 @@ func (a *Agent) checkFences(ctx context.Context, r *report) {
 			uses(p)
 		}
 	}
-	for _, id := range a.cache.copyIDs() {
-		if k, kept := a.cache.copied(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
+	for _, id := range a.cache.CopyIDs() {
+		if k, kept := a.cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
 			uses(k.Record.Profile)
 		}
 	}

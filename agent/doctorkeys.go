@@ -81,8 +81,8 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 	for _, d := range known {
 		all = append(all, sealedVolume{d, false})
 	}
-	for _, id := range a.cache.copyIDs() {
-		if k, kept := a.cache.copied(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
+	for _, id := range a.cache.CopyIDs() {
+		if k, kept := a.cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
 			all = append(all, sealedVolume{*k.Record, true})
 		}
 	}
@@ -227,8 +227,8 @@ func (a *Agent) WarnOfKeys() {
 	a.jobs.startAgain("keys", func(ctx context.Context, _ *job) error {
 		r := &report{}
 		known := map[uuid.UUID]dataset.Dataset{}
-		for _, id := range a.cache.ids() {
-			known[id], _ = a.cache.dataset(id)
+		for _, id := range a.cache.IDs() {
+			known[id], _ = a.cache.Dataset(id)
 		}
 		a.checkKeys(ctx, r, known)
 		a.checkFences(ctx, r)
@@ -263,7 +263,7 @@ func (a *Agent) checkRecordKey(r *report, p *openPool, e backends.Entry, now rec
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 		return
 	}
-	d, known := a.cache.either(e.ID)
+	d, known := a.cache.DatasetOrCopy(e.ID)
 	home := d.Home == a.node
 	other := func() bool {
 		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID && d.Encryption.KeyID != e.Record.Encryption.KeyID

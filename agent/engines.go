@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/internal/process"
 	"github.com/droverhq/drover/plugin"
 )
@@ -38,7 +39,7 @@ const podmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918e
 //
 // Safe for concurrent use.
 type engines struct {
-	state state
+	state records.DB
 	boot  string
 
 	mu     sync.Mutex
@@ -64,7 +65,7 @@ type engineProcess struct {
 const engineKey = "engine"
 
 func (e *engines) load(ctx context.Context) error {
-	if there, err := e.state.get(ctx, engineKey, &e.record); err != nil || !there {
+	if there, err := e.state.Get(ctx, engineKey, &e.record); err != nil || !there {
 		return err
 	}
 	switch e.record.Boot {
@@ -103,7 +104,7 @@ func (e *engines) activate(ctx context.Context, caller process.Identity) (ended 
 		return false, nil
 	}
 	e.record.Running = running
-	return true, e.state.put(ctx, map[string]any{engineKey: e.record})
+	return true, e.state.Put(ctx, map[string]any{engineKey: e.record})
 }
 
 // generation returns the generation of a process that mounts a volume with an ID. If the process has
@@ -127,7 +128,7 @@ func (e *engines) generation(ctx context.Context, caller process.Identity, id st
 	}
 	next := engineRecord{Generation: e.record.Generation + 1, Boot: e.boot}
 	next.Running = append(slices.Clone(e.record.Running), engineProcess{caller, next.Generation})
-	if err := e.state.put(ctx, map[string]any{engineKey: next}); err != nil {
+	if err := e.state.Put(ctx, map[string]any{engineKey: next}); err != nil {
 		return 0, err
 	}
 	e.record = next

@@ -14,7 +14,7 @@ import (
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
 func (a *Agent) loadEnrolled(ctx context.Context) error {
-	return a.state.each(ctx, "enrolled/", func(rest string, _ []byte) error {
+	return a.state.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
 		id, err1 := uuid.Parse(ds)
 		node, err2 := uuid.Parse(who)
@@ -42,7 +42,7 @@ func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
 	if noted, err := a.mayEnrol(id, node, false); noted || err != nil {
 		return err
 	}
-	err := a.state.put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
+	err := a.state.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
 	a.bounds.mu.Lock()
 	defer a.bounds.mu.Unlock()
 	h := a.bounds.holds[id]
@@ -59,7 +59,7 @@ func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
 // mayEnrol puts a node among those that were given something of a dataset, as yet in memory,
 // and reports whether nothing more is to be done. With noted, only one that is on disk.
 func (a *Agent) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
-	d, home := a.cache.dataset(id)
+	d, home := a.cache.Dataset(id)
 	if !home || !bounded(d) || a.Guard == nil {
 		return true, nil
 	}
@@ -112,7 +112,7 @@ func (a *Agent) dropGone(ctx context.Context, d dataset.Dataset, read time.Durat
 		}
 	}
 	a.bounds.mu.Unlock()
-	return a.state.put(ctx, drop)
+	return a.state.Put(ctx, drop)
 }
 
 // forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
@@ -121,7 +121,7 @@ func (a *Agent) forgetHolds() {
 	var left []uuid.UUID
 	a.bounds.mu.Lock()
 	for id, h := range a.bounds.holds {
-		if _, known := a.cache.dataset(id); known {
+		if _, known := a.cache.Dataset(id); known {
 			continue
 		}
 		if h.at(0); len(h.enrolled) == 0 {
@@ -161,12 +161,12 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	}
 	drop, again := map[string]any{}, map[string]any{}
 	each(func(h *hold, id, node uuid.UUID) {
-		if _, back := a.cache.dataset(id); !back {
+		if _, back := a.cache.Dataset(id); !back {
 			h.enrolled[node] = enrolment{false, h.enrolled[node].asked}
 			drop[enrolledKey(id, node)] = nil
 		}
 	})
-	if err := a.state.put(ctx, drop); err != nil {
+	if err := a.state.Put(ctx, drop); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {
@@ -174,7 +174,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 		if _, dropped := drop[key]; !dropped {
 			return
 		}
-		if _, back := a.cache.dataset(id); back {
+		if _, back := a.cache.Dataset(id); back {
 			again[key] = struct{}{}
 		} else {
 			delete(h.enrolled, node)
@@ -183,7 +183,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	if len(again) == 0 {
 		return nil
 	}
-	if err := a.state.put(ctx, again); err != nil {
+	if err := a.state.Put(ctx, again); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {

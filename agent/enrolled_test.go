@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -105,7 +106,7 @@ func (silentGuard) Status(context.Context) (guard.Status, error) { return guard.
 func (r *rig) kept() dataset.Dataset {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: r.Node(), Epoch: 3, State: dataset.StateReady}
 	d.Profile.Failover.Auto = true
-	r.cache.apply(d, 1)
+	r.cache.Apply(d, 1)
 	return d
 }
 
@@ -179,11 +180,11 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 		close(s.on)
 		t.Fatal("it is back already, and is dropped on disk")
 	}
-	r.cache.remove(d.ID)
+	r.cache.Remove(d.ID)
 	go drops()
 	<-s.asked
 	d.Epoch++
-	r.cache.apply(d, 2)
+	r.cache.Apply(d, 2)
 	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
 	select {
 	case err := <-done:
@@ -210,13 +211,13 @@ func TestUnenrolGoesOn(t *testing.T) {
 		err  error
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
-		a := &Agent{bounds: newBounds(t.Context()), cache: newCache(), Config: Config{Clock: clock.NewFake(time.Now()), Guard: silentGuard{}}}
+		a := &Agent{bounds: newBounds(t.Context()), cache: records.NewCache(), Config: Config{Clock: clock.NewFake(time.Now()), Guard: silentGuard{}}}
 		asked := 0
 		a.Control = telling{volume: func() error { asked++; return c.err }}
 		for range 3 {
 			d := dataset.Dataset{ID: uuid.New()}
 			d.Profile.Failover.Auto = true
-			a.cache.apply(d, 1)
+			a.cache.Apply(d, 1)
 			a.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
 		}
 		if err := a.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {

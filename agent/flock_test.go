@@ -266,7 +266,7 @@ func (h *host) volume(spec string, opts map[string]string) dataset.Dataset {
 		h.f.Fatal(err)
 	}
 	name, _, _ := strings.Cut(spec, "@")
-	d, ok := h.cache.volume(name)
+	d, ok := h.cache.Volume(name)
 	if !ok {
 		h.f.Fatal("the volume is not known")
 	}

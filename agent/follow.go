@@ -22,7 +22,7 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 		if !joined {
 			s, err = a.join(a.ctx)
 		} else {
-			rev, was := s.Rev, known{asked: a.cache.now()}
+			rev, was := s.Rev, known{asked: a.cache.Moment()}
 			s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait)
 			switch {
 			case err == nil && s.Full: // control does not remember that far
@@ -82,11 +82,11 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
-		if _, have := a.cache.dataset(d.ID); s.Full && strange && (have || a.cache.leftSince(d.Dataset)) {
+		if _, have := a.cache.Dataset(d.ID); s.Full && strange && (have || a.cache.HasLeftSince(d.Dataset)) {
 			continue // what it says of what is known here is not to be believed
 		}
-		old, _ := a.cache.dataset(d.ID)
-		if a.cache.apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
+		old, _ := a.cache.Dataset(d.ID)
+		if a.cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
 			changed = append(changed, d)
 		}
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
@@ -148,7 +148,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		return nil // forgetOthers has seen to it
 	}
 	for _, id := range s.Removed {
-		if !a.cache.removeOf(id, asked) {
+		if !a.cache.RemoveAsOf(id, asked) {
 			return errOvertaken
 		}
 		a.leases.forget(id)
@@ -239,18 +239,18 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
 	}
-	for _, id := range a.cache.copyIDs() {
+	for _, id := range a.cache.CopyIDs() {
 		if !named[id] {
 			err = errors.Join(err, a.forgetCopy(ctx, id))
 		}
 	}
 	gone = map[uuid.UUID]bool{}
-	asked := a.cache.now()
-	for id, now := range a.cache.seen() {
+	asked := a.cache.Moment()
+	for id, now := range a.cache.Revisions() {
 		if named[id] {
 			continue
 		}
-		if was.datasets != nil && now.index > was.datasets[id].index { // not 0, as after a recovery
+		if was.datasets != nil && now.Index > was.datasets[id].Index { // not 0, as after a recovery
 			switch d, err := a.fetch(ctx, id); {
 			case err == nil && d.Home == a.node:
 				continue
@@ -258,7 +258,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 				return gone, err
 			}
 		}
-		if a.cache.removeOf(id, asked) { // otherwise it came here just now
+		if a.cache.RemoveAsOf(id, asked) { // otherwise it came here just now
 			gone[id] = true
 			a.leases.forget(id)
 			a.forgetGiven(id)

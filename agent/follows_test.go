@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -40,8 +41,8 @@ func TestRecordBesideTheDataFollows(t *testing.T) {
 func TestGetOfASpellingThatWasUsed(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	used := map[string]any{"spellings/db": spellingRecord{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
-	if err := r.state.put(t.Context(), used); err != nil {
+	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
+	if err := r.state.Put(t.Context(), used); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
@@ -61,7 +62,7 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 	d := r.volume("db")
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	d.Epoch++
-	r.cache.apply(d, r.cache.index(d.ID)+1)
+	r.cache.Apply(d, r.cache.Index(d.ID)+1)
 	if _, err := r.carryOut(ctx, &job{}, op); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("a purge of an older epoch: %v", err)
 	}
@@ -81,14 +82,14 @@ func TestFullAnswerIsOvertaken(t *testing.T) {
 	}
 	d := r.volume("since")
 	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: d.Pool}
-	r.cache.apply(gone, 1)
+	r.cache.Apply(gone, 1)
 	if err := r.take(t.Context(), s, was); err != nil {
 		t.Fatal(err)
 	}
-	if _, known := r.cache.dataset(d.ID); !known {
+	if _, known := r.cache.Dataset(d.ID); !known {
 		t.Error("a volume that was made since is forgotten")
 	}
-	if _, known := r.cache.dataset(gone.ID); known {
+	if _, known := r.cache.Dataset(gone.ID); known {
 		t.Error("a volume that is not on record is kept")
 	}
 }

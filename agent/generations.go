@@ -117,7 +117,7 @@ func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord))
 	}
 	rec := op.rec
 	f(&rec)
-	if err := p.a.state.put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
+	if err := p.a.state.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
 		return fmt.Errorf("pool %s: %w", op.Name, err)
 	}
 	p.change(id, func(op *openPool) { op.rec = rec })
@@ -271,7 +271,7 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 // one may hang.
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
-		if d, known := a.cache.dataset(id); known {
+		if d, known := a.cache.Dataset(id); known {
 			a.pools.touched(d.Pool)
 		}
 	}

@@ -179,7 +179,7 @@ func TestHostThatWasPutBack(t *testing.T) {
 		cfg := r.Config
 		r.close()
 		putBack()
-		if err := r.state.put(t.Context(), map[string]any{"pools/default": rec}); err != nil {
+		if err := r.state.Put(t.Context(), map[string]any{"pools/default": rec}); err != nil {
 			t.Fatal(err)
 		}
 		r.start(cfg)

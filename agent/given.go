@@ -217,7 +217,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 			return nil
 		}
 		defer unlock()
-		d, home := a.cache.dataset(id)
+		d, home := a.cache.Dataset(id)
 		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
 			return nil
 		}

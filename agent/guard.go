@@ -126,7 +126,7 @@ func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bo
 // mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
 // here, as when the agent's state was lost, it may.
 func (a *Agent) mayBeFenced(id uuid.UUID) bool {
-	d, known := a.cache.either(id)
+	d, known := a.cache.DatasetOrCopy(id)
 	_, armed := a.bounds.armedAt(id)
 	return a.Guard != nil && (armed || !known || bounded(d))
 }

@@ -19,7 +19,7 @@ import (
 // meetGuard asks the guard what it has, before anything is done about what is mounted,
 // where that may be bounded in time.
 func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
-	if a.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.cache.ids(), a.cache.copyIDs()...), a.isBounded) {
+	if a.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.cache.IDs(), a.cache.CopyIDs()...), a.isBounded) {
 		return st
 	}
 	st, err := a.Guard.Status(ctx)
@@ -34,7 +34,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 }
 
 func (a *Agent) isBounded(id uuid.UUID) bool {
-	d, known := a.cache.either(id)
+	d, known := a.cache.DatasetOrCopy(id)
 	return known && bounded(d)
 }
 
@@ -241,7 +241,7 @@ func (a *Agent) mendAll() {
 	armed := slices.Collect(maps.Keys(a.bounds.armed))
 	a.bounds.mu.Unlock()
 	for _, id := range armed {
-		_, home := a.cache.dataset(id)
+		_, home := a.cache.Dataset(id)
 		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && (!mounted || !home) {
 			a.mendSoon(id)
 		}
@@ -279,8 +279,8 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
-	d, home := a.cache.dataset(id)
-	if _, copied := a.cache.copied(id); copied {
+	d, home := a.cache.Dataset(id)
+	if _, copied := a.cache.Copy(id); copied {
 		a.copySoon(id)
 		return nil
 	}

@@ -100,7 +100,7 @@ func (g *guests) refuses(id uuid.UUID, why error) (first bool) {
 
 func (a *Agent) loadGuests(ctx context.Context) error {
 	a.guests.of, a.guests.refused, a.guests.alone = map[uuid.UUID]guestRecord{}, map[uuid.UUID]string{}, map[uuid.UUID]aloneStay{}
-	return a.state.each(ctx, "guests/", func(_ string, v []byte) error {
+	return a.state.Each(ctx, "guests/", func(_ string, v []byte) error {
 		var r guestRecord
 		err := json.Unmarshal(v, &r)
 		if err == nil {
@@ -112,7 +112,7 @@ func (a *Agent) loadGuests(ctx context.Context) error {
 
 // setGuest puts a stay on disk, and then takes it in.
 func (a *Agent) setGuest(ctx context.Context, r guestRecord) error {
-	if err := a.state.put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
 		return err
 	}
 	a.guests.mu.Lock()
@@ -126,7 +126,7 @@ func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 	if _, guest := a.guests.get(id); !guest {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.guests.mu.Lock()
@@ -137,7 +137,7 @@ func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 
 // visits reports whether a dataset is mounted here as a guest, rather than brought here.
 func (a *Agent) visits(d dataset.Dataset) bool {
-	if now, home := a.cache.dataset(d.ID); home {
+	if now, home := a.cache.Dataset(d.ID); home {
 		d = now
 	}
 	return d.Home != a.node && d.Profile.Access == dataset.AccessMany
@@ -145,7 +145,7 @@ func (a *Agent) visits(d dataset.Dataset) bool {
 
 // knownHere returns what this node knows of a dataset: as its home, with a copy, or as a guest.
 func (a *Agent) knownHere(id uuid.UUID) (dataset.Dataset, bool) {
-	if d, known := a.cache.either(id); known {
+	if d, known := a.cache.DatasetOrCopy(id); known {
 		return d, true
 	}
 	g, guest := a.guests.get(id)
@@ -303,7 +303,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 	if a.mistrust() != nil {
 		return g, false, false, nil
 	}
-	if _, home := a.cache.dataset(id); home {
+	if _, home := a.cache.Dataset(id); home {
 		return g, false, false, a.dropGuest(ctx, id) // which needs none
 	}
 	g, known = a.guests.get(id)

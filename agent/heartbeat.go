@@ -58,7 +58,7 @@ func (a *Agent) heartbeats(begun func()) {
 				purgeAt = now + purgeEvery
 			}
 			all.tryAgain()
-			a.tell(a.ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.cache.ids)))
+			a.tell(a.ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.cache.IDs)))
 			a.tellFacts(a.ctx)
 			if err := errors.Join(a.flush(a.ctx), a.keepClock(a.ctx)); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
@@ -108,8 +108,8 @@ func (a *Agent) leave(ctx context.Context) {
 const purgeEvery = 10 * time.Minute
 
 func (a *Agent) purgeCondemned() {
-	for _, id := range a.cache.ids() {
-		if d, ok := a.cache.dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.node {
+	for _, id := range a.cache.IDs() {
+		if d, ok := a.cache.Dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.node {
 			a.purgeLater(d)
 		}
 	}
@@ -214,7 +214,7 @@ const flushAtOnce = 60
 // flush copies the records that changed to disk, for a start without control.
 func (a *Agent) flush(ctx context.Context) error {
 	for {
-		dirty := a.cache.takeDirty(flushAtOnce)
+		dirty := a.cache.TakeChanged(flushAtOnce)
 		if len(dirty) == 0 {
 			return nil
 		}
@@ -225,8 +225,8 @@ func (a *Agent) flush(ctx context.Context) error {
 				values["volumes/"+id.String()] = d
 			}
 		}
-		if err := a.state.put(ctx, values); err != nil {
-			a.cache.untake(dirty)
+		if err := a.state.Put(ctx, values); err != nil {
+			a.cache.ReturnChanged(dirty)
 			return err
 		}
 	}

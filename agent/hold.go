@@ -26,12 +26,12 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	if err != nil {
 		return d, nil, func() {}, err
 	}
-	d, ok := a.cache.dataset(op.DatasetID)
+	d, ok := a.cache.Dataset(op.DatasetID)
 	if !ok {
 		if d, err = a.fetch(ctx, op.DatasetID); err != nil {
 			return d, nil, unlock, err
 		}
-		if a.cache.leftSince(d) {
+		if a.cache.HasLeftSince(d) {
 			return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: it went to another node after epoch %d, of which control speaks: its store may have been put back (%s brings it up to date)", op.Volume, d.Epoch, a.mendStore())
 		}
 	}
@@ -55,8 +55,8 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	if err == nil && v.ID != id {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
-	if err == nil && v.Home == a.node && !a.cache.leftSince(v.Dataset) {
-		a.cache.apply(v.Dataset, 0)
+	if err == nil && v.Home == a.node && !a.cache.HasLeftSince(v.Dataset) {
+		a.cache.Apply(v.Dataset, 0)
 	}
 	return v.Dataset, err
 }
@@ -236,7 +236,7 @@ func (a *Agent) flushed(path string, within time.Duration) {
 // note writes the record beside the dataset anew. Not flushed: the store has it;
 // this one is for the day when the store is lost.
 func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
-	d.Written = a.cache.index(d.ID)
+	d.Written = a.cache.Index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 

@@ -88,18 +88,18 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 		}
 		h.Pools = append(h.Pools, p.ID)
 		for _, f := range here {
-			if _, copied := a.cache.copied(f.Dataset.ID); !copied { // whose head was not taken away yet
+			if _, copied := a.cache.Copy(f.Dataset.ID); !copied { // whose head was not taken away yet
 				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
 			}
 		}
 	}
-	for _, id := range a.cache.ids() {
-		if d, known := a.cache.dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
-			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: a.cache.index(id)})
+	for _, id := range a.cache.IDs() {
+		if d, known := a.cache.Dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
+			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: a.cache.Index(id)})
 		}
 	}
-	for _, id := range a.cache.copyIDs() {
-		if k, kept := a.cache.copied(id); kept {
+	for _, id := range a.cache.CopyIDs() {
+		if k, kept := a.cache.Copy(id); kept {
 			h.Copies = append(h.Copies, k)
 		}
 	}
@@ -130,7 +130,7 @@ func (a *Agent) newRecovery(s api.Sync) bool {
 // the next answer.
 func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
 	if s.Recovery.Heard {
-		a.cache.forgetIndexes()
+		a.cache.ForgetIndexes()
 		if err := a.flush(ctx); err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
 	if err := a.belong(ctx, s.Cluster, ""); err != nil {
 		return err
 	}
-	if err := a.state.put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -44,11 +44,11 @@ func TestRecoveredStore(t *testing.T) {
 		}
 		answer(true, heard)
 		r.restart()
-		_, knows := r.cache.dataset(late.ID)
+		_, knows := r.cache.Dataset(late.ID)
 		if got := r.doubts(); (got == "") != heard || knows == heard {
 			t.Errorf("heard %t: doctor says %q, it knows of it: %t", heard, got, knows)
 		}
-		if d, _ := r.cache.dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
+		if d, _ := r.cache.Dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
 			t.Errorf("heard %t: %+v", heard, d)
 		}
 		if !heard {
@@ -74,9 +74,9 @@ func TestHoldings(t *testing.T) {
 		t.Fatal(err)
 	}
 	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.node, Pool: uuid.New()}
-	r.cache.apply(away, 7)
+	r.cache.Apply(away, 7)
 	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.node, Pool: r.pool().ID(), Epoch: 2}}
-	r.cache.setCopy(k.Dataset, &k)
+	r.cache.SetCopy(k.Dataset, &k)
 	if err := r.setGiven(t.Context(), db.ID, yieldRecord{Epoch: db.Epoch, To: uuid.Max}); err != nil {
 		t.Fatal(err)
 	}

@@ -150,7 +150,7 @@ func hungRig(t *testing.T) (r *rig, h *hung, here, there dataset.Dataset) {
 	if err := r.Create(t.Context(), "there", map[string]string{"pool": "other"}); err != nil {
 		t.Fatal(err)
 	}
-	there, _ = r.cache.volume("there")
+	there, _ = r.cache.Volume("there")
 	return r, h, here, there
 }
 

@@ -149,7 +149,7 @@ func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
 			} else {
 				h.hangs("open")
 			}
-			if err := r.state.put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
+			if err := r.state.Put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
 				t.Fatal(err)
 			}
 			mounts := func() error {

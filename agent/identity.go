@@ -26,11 +26,11 @@ const recoveredKey = "recovered"
 // identify learns who this node is, or makes it up, once.
 func (a *Agent) identify(ctx context.Context) error {
 	var id nodeIdentity
-	known, err := a.state.get(ctx, "identity", &id)
+	known, err := a.state.Get(ctx, "identity", &id)
 	if err != nil {
 		return err
 	}
-	if a.recovered, err = a.state.get(ctx, recoveredKey, &struct{}{}); err != nil {
+	if a.recovered, err = a.state.Get(ctx, recoveredKey, &struct{}{}); err != nil {
 		return err
 	}
 	if !known {
@@ -47,7 +47,7 @@ func (a *Agent) identify(ctx context.Context) error {
 		if a.recovered {
 			first[recoveredKey] = struct{}{}
 		}
-		if err := a.state.put(ctx, first); err != nil {
+		if err := a.state.Put(ctx, first); err != nil {
 			return err
 		}
 	}
@@ -59,7 +59,7 @@ func (a *Agent) identify(ctx context.Context) error {
 // strange.
 func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) error {
 	id := nodeIdentity{Node: a.node, Cluster: cluster, Strange: strange}
-	if err := a.state.put(ctx, map[string]any{"identity": id}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"identity": id}); err != nil {
 		return err
 	}
 	if err := a.writeIdentity(id); err != nil {
@@ -118,4 +118,12 @@ func (a *Agent) writeIdentity(id nodeIdentity) error {
 		return fmt.Errorf("who this node is: %w", err)
 	}
 	return nil
+}
+
+type nodeIdentity struct {
+	Node    uuid.UUID `json:"node"`
+	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
+	// Strange says why that one's store is not to be believed. It stays so over a
+	// restart, with which the indexes of an older store come up to what was seen.
+	Strange string `json:"strange,omitempty"`
 }

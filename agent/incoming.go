@@ -63,7 +63,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 	var promote []uuid.UUID
 	n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
 		making := a.making(id) // asked first: what was just made is on record
-		if _, onRecord := a.cache.dataset(id); onRecord {
+		if _, onRecord := a.cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)
 			}
@@ -107,7 +107,7 @@ func (a *Agent) settleDoubts(ctx context.Context, p *openPool) error {
 	}
 	var left []uuid.UUID
 	for _, e := range entries {
-		_, onRecord := a.cache.dataset(e.ID)
+		_, onRecord := a.cache.Dataset(e.ID)
 		if e.State == backends.EntryIncoming && !onRecord && !a.making(e.ID) && a.pools.doubts(p.ID, e.ID) {
 			left = append(left, e.ID)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -84,9 +85,9 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		{func(e *guard.Entry) { e.Boot = "another" }, false},
 		{func(e *guard.Entry) { e.State = guard.StateFenced }, false},
 	} {
-		a := &Agent{bounds: newBounds(t.Context()), cache: newCache(), boot: "this"}
+		a := &Agent{bounds: newBounds(t.Context()), cache: records.NewCache(), boot: "this"}
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
-		a.cache.apply(d, 1)
+		a.cache.Apply(d, 1)
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}
 		e.Dataset = d.ID
 		c.change(&e)
@@ -127,7 +128,7 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 	if err := g.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { now, _ := g.a.cache.dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
+	await(t, func() bool { now, _ := g.a.cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
 	await(t, func() bool { _, kept := c.replicaOf(d.ID); return kept }) // it has heard of that as well
 	if !g.a.finds(c) {
 		t.Fatal("nobody looks where it is")

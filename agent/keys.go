@@ -34,7 +34,7 @@ func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
 	}
 	of := k.a.standsFor(d.ID)
 	records := []dataset.Dataset{d}
-	now, known := k.a.cache.either(of)
+	now, known := k.a.cache.DatasetOrCopy(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
 		records[0] = now
 		if d.Encryption != nil && d.Encryption.KeyID != now.Encryption.KeyID {
@@ -91,7 +91,7 @@ func (a *Agent) standIn(id, of uuid.UUID) (end func()) {
 
 // standsFor returns the dataset that another stands for, if it does, or else that itself.
 func (a *Agent) standsFor(id uuid.UUID) uuid.UUID {
-	if k, is := a.cache.shown(id); is {
+	if k, is := a.cache.ShownBy(id); is {
 		return k.Dataset
 	}
 	a.mu.Lock()
@@ -128,7 +128,7 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 	d := op.Dataset
 	var from dataset.Dataset
 	if op.Source != nil {
-		from, _ = a.cache.either(op.Source.Dataset)
+		from, _ = a.cache.DatasetOrCopy(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
 			return ctx, dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
 		}

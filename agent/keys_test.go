@@ -207,7 +207,7 @@ func (k *keyRig) encrypted(spec string) dataset.Dataset {
 func (k *keyRig) known(spec string) dataset.Dataset {
 	k.t.Helper()
 	name, _, _ := strings.Cut(spec, "@")
-	d, ok := k.cache.volume(name)
+	d, ok := k.cache.Volume(name)
 	if !ok || d.Encryption == nil {
 		k.t.Fatalf("%s is not known as encrypted: %+v", name, d)
 	}

@@ -5,19 +5,20 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 )
 
 // known is what an agent knew before it asked control.
 type known struct {
-	asked    uint64               // the moment of the cache, for an answer that is not full
-	datasets map[uuid.UUID]seen   // and these for one that is
-	left     map[uuid.UUID]uint64 // datasets that were heard to have gone elsewhere, at which epochs
+	asked    uint64                         // the moment of the cache, for an answer that is not full
+	datasets map[uuid.UUID]records.Revision // and these for one that is
+	left     map[uuid.UUID]uint64           // datasets that were heard to have gone elsewhere, at which epochs
 	clock    uint64
 }
 
 func (a *Agent) knows() known {
-	k := known{datasets: a.cache.seen(), left: a.cache.left()}
+	k := known{datasets: a.cache.Revisions(), left: a.cache.Left()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k.clock = a.clock
@@ -30,7 +31,7 @@ func (a *Agent) knows() known {
 func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
-		case !a.cache.leftSince(d.Dataset):
+		case !a.cache.HasLeftSince(d.Dataset):
 		case !s.Full:
 			return "", errOlder
 		case knew.datasets == nil: // this node has the store go by its pools
@@ -53,22 +54,22 @@ func missing(s api.Sync, knew known, strange bool) string {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
-		if was := knew.datasets[d.ID]; d.Epoch < was.epoch || d.Epoch == was.epoch && d.Index < was.index {
+		if was := knew.datasets[d.ID]; d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
 			return older(d.Volume)
 		}
 	}
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
-		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.epoch {
+		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.Epoch {
 			return older(k.Record.Volume) // it came here at this epoch
 		}
 	}
 	for _, was := range knew.datasets {
-		strange = strange || s.Index != 0 && s.Index <= was.index
+		strange = strange || s.Index != 0 && s.Index <= was.Index
 	}
 	for id, was := range knew.datasets {
-		if strange && !named[id] && !was.going {
-			return older(was.volume)
+		if strange && !named[id] && !was.Purging {
+			return older(was.Volume)
 		}
 	}
 	if back {

@@ -36,7 +36,7 @@ func newLeases() *leases {
 
 // loadLeases reads which epochs were given up.
 func (a *Agent) loadLeases(ctx context.Context) error {
-	return a.state.each(ctx, "yields/", func(rest string, v []byte) error {
+	return a.state.Each(ctx, "yields/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -104,7 +104,7 @@ func (l *leases) open() []uuid.UUID {
 
 // setGiven puts on disk that an epoch is given up, and only then takes it in.
 func (a *Agent) setGiven(ctx context.Context, id uuid.UUID, y yieldRecord) error {
-	if err := a.state.put(ctx, map[string]any{"yields/" + id.String(): y}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"yields/" + id.String(): y}); err != nil {
 		return err
 	}
 	a.leases.mu.Lock()
@@ -118,7 +118,7 @@ func (a *Agent) dropGiven(ctx context.Context, id uuid.UUID) error {
 	if _, given := a.leases.yielded(id); !given {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{"yields/" + id.String(): nil}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"yields/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.leases.mu.Lock()
@@ -156,13 +156,13 @@ func (a *Agent) underway(d dataset.Dataset, what string, move, to uuid.UUID) err
 // opened returns the record of a dataset as it is known now, for what waited for its
 // lock meanwhile. It fails when the dataset may not be mounted here for another user.
 func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
-	now, known := a.cache.dataset(d.ID)
+	now, known := a.cache.Dataset(d.ID)
 	if known {
 		d = now
 	} else if g, guest := a.guests.get(d.ID); guest && g.State == dataset.StateReady {
 		return g.Dataset, a.guests.open(g.Dataset)
 	}
-	switch _, left := a.cache.copied(d.ID); {
+	switch _, left := a.cache.Copy(d.ID); {
 	case left || d.Home != a.node:
 		return d, dataset.Errorf(dataset.ErrConflict, "volume %s went to another node meanwhile: ask again", d.Volume)
 	case d.State != dataset.StateReady:
@@ -177,7 +177,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 // freed has those look again who wait until a dataset is not mounted any more.
 func (a *Agent) freed(id uuid.UUID) {
 	a.yieldIfAsked(id)
-	if _, left := a.cache.copied(id); left {
+	if _, left := a.cache.Copy(id); left {
 		a.copySoon(id)
 	}
 	if _, guest := a.guests.get(id); guest {

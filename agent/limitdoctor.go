@@ -32,7 +32,7 @@ func (a *Agent) checkLimits(r *report) {
 		a.checkLimited(r, e)
 	}
 	for id, err := range l.misses() {
-		d, _ := a.cache.either(id)
+		d, _ := a.cache.DatasetOrCopy(id)
 		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says: %v; that is tried again each %s", err, mendEvery)
 	}
 	for _, rec := range l.leftovers() {
@@ -116,7 +116,7 @@ func (l *limits) strictly(outside []string) string {
 }
 
 func (a *Agent) checkLimited(r *report, e *limited) {
-	d, _ := a.cache.either(e.id)
+	d, _ := a.cache.DatasetOrCopy(e.id)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.lift != 0 {

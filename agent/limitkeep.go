@@ -108,13 +108,13 @@ func (a *Agent) endLifts() {
 
 // renewLimits takes in what profiles say now, of what is mounted, and tries again what failed.
 func (a *Agent) renewLimits() {
-	for _, id := range a.limits.stale(a.cache.dataset) {
-		if d, known := a.cache.dataset(id); known {
+	for _, id := range a.limits.stale(a.cache.Dataset) {
+		if d, known := a.cache.Dataset(id); known {
 			a.relimit(d)
 		}
 	}
 	for _, id := range a.mountedIDs() {
-		if d, known := a.cache.dataset(id); known && d.Profile.QoS.Limited() && a.limits.get(id) == nil {
+		if d, known := a.cache.Dataset(id); known && d.Profile.QoS.Limited() && a.limits.get(id) == nil {
 			a.relimit(d)
 		}
 	}
@@ -169,7 +169,7 @@ func (a *Agent) relimit(d dataset.Dataset) {
 			return err
 		}
 		defer unlock()
-		d, known := a.cache.dataset(d.ID)
+		d, known := a.cache.Dataset(d.ID)
 		if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil || !mounted || !known {
 			a.limits.miss(d.ID, err)
 			return err
@@ -256,7 +256,7 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 	if fencing, err := k.isFencing(e.id, k.askGuard); err != nil || fencing {
 		return err
 	}
-	d, _ := k.cache.either(e.id)
+	d, _ := k.cache.DatasetOrCopy(e.id)
 	if known {
 		k.log(d).WithField("groups", astray).Warn("its speed was not limited in control groups: somebody has changed that, or made them anew: it is again")
 		return k.limits.set(e.rec, astray)
@@ -288,7 +288,7 @@ func (k *keeper) usedIn(e *limited, bind []string) (groups []string, err error) 
 		}
 	}
 	if !slices.Equal(bare, e.bare) {
-		d, _ := k.cache.either(e.id)
+		d, _ := k.cache.DatasetOrCopy(e.id)
 		if len(bare) > 0 {
 			k.log(d).WithField("groups", bare).Error("its speed is not limited in control groups that have no controller io")
 		}
@@ -325,7 +325,7 @@ func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 // open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
 // again. Who does not know sets nothing.
 func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
-	d, known := a.cache.dataset(id)
+	d, known := a.cache.Dataset(id)
 	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
 		return true, nil
 	}

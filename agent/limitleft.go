@@ -29,7 +29,7 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 	var errs []error
 	var gone []*limited
 	err = errors.Join(
-		a.state.each(ctx, "limits/", func(rest string, v []byte) error {
+		a.state.Each(ctx, "limits/", func(rest string, v []byte) error {
 			e := &limited{}
 			var err error
 			if e.id, err = uuid.Parse(rest); err != nil {
@@ -46,7 +46,7 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 			}
 			return nil
 		}),
-		a.state.each(ctx, "left/", func(_ string, v []byte) error {
+		a.state.Each(ctx, "left/", func(_ string, v []byte) error {
 			var rec limitRecord
 			err := json.Unmarshal(v, &rec)
 			a.limits.left[rec.Device] = rec
@@ -70,7 +70,7 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 	}
 	for _, m := range table.Under(a.mountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if d, known := a.cache.dataset(id); err == nil && known && d.Profile.QoS.Limited() {
+		if d, known := a.cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
 			a.relimit(d)
 		}
 	}
@@ -85,7 +85,7 @@ func (a *Agent) imposeAll(ctx context.Context) error {
 		e.rec.Lifted = time.Time{}
 		told["limits/"+e.id.String()] = e.rec
 	}
-	if err := a.state.put(ctx, told); err != nil {
+	if err := a.state.Put(ctx, told); err != nil {
 		return err
 	}
 	asked := sync.OnceValues(a.askGuard)
@@ -175,7 +175,7 @@ func (a *Agent) strip(ctx context.Context, id uuid.UUID, rec limitRecord) error 
 	if errors.Is(err, errNotNow) {
 		err = nil
 	}
-	return errors.Join(err, a.state.put(ctx, told))
+	return errors.Join(err, a.state.Put(ctx, told))
 }
 
 // leaves notes what is left on a device, with what was before.
@@ -198,7 +198,7 @@ func (a *Agent) clearLeft(ctx context.Context) {
 			a.limits.mu.Lock()
 			delete(a.limits.left, rec.Device)
 			a.limits.mu.Unlock()
-			err = a.state.put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+			err = a.state.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 		}
 		if err != nil && !errors.Is(err, errNotNow) {
 			a.Log.WithError(err).WithField("device", rec.Device).Error("limit of a volume that is not there any more was not taken away")
@@ -275,7 +275,7 @@ func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
 		}
 		log.WithError(err).Error("the number of its device may have a limit that somebody has left")
 		rec := l.leaves(limitRecord{Boot: a.boot, Device: dev, Limits: has, Groups: []string{g}})
-		if err := a.state.put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
+		if err := a.state.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
 			log.WithError(err).Error("that is not on record")
 		}
 	}

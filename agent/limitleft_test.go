@@ -172,7 +172,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 	if !f.a.says(not) {
 		t.Error("doctor does not say so")
 	}
-	now, _ := f.a.cache.dataset(d.ID)
+	now, _ := f.a.cache.Dataset(d.ID)
 	if st := f.a.datasetStatus(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
@@ -325,9 +325,9 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	}
 	f.a.wantTold(dev, slowly, "thawed")
 	f.a.bounds.disarm(d.ID)
-	f.a.cache.apply(d, 0)
+	f.a.cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
-	f.a.cache.apply(held, 0)
+	f.a.cache.Apply(held, 0)
 	f.a.down() // what it lifts it sets again as it stops
 	if fencing, err := f.a.isFencing(d.ID, f.a.askGuard); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
@@ -359,7 +359,7 @@ func (f *flock) guarded(name string) (d, held dataset.Dataset) {
 	f.a.mounts(name, "one")
 	held = d
 	held.Profile.Failover.Auto = true
-	f.a.cache.apply(held, 0)
+	f.a.cache.Apply(held, 0)
 	return d, held
 }
 

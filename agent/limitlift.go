@@ -42,7 +42,7 @@ func (a *Agent) raise(d dataset.Dataset, bound time.Duration) (up lifting, err e
 	}
 	rec := e.rec
 	rec.Lifted = a.Clock.Now()
-	if err := a.state.put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return up, err
 	}
 	e.rec, e.lift = rec, a.Clock.Steady()+bound

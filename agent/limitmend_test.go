@@ -261,7 +261,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Errorf("fencing: %v", err)
 	}
 	f.a.wantTold(dev, slowly, "fencing")
-	f.a.cache.apply(free, 0) // or the keeper would limit it again
+	f.a.cache.Apply(free, 0) // or the keeper would limit it again
 	says.say(d.ID, guard.StateArmed)
 	if err := f.a.limit(t.Context(), free); err != nil {
 		t.Error(err)
@@ -269,7 +269,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
 	unlock()
 	f.a.bounds.disarm(d.ID)
-	f.a.cache.apply(d, 0)
+	f.a.cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
 }
 
@@ -286,7 +286,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() {
-			f.a.cache.apply(d, 0)
+			f.a.cache.Apply(d, 0)
 			unlock()
 			f.a.unmounts(name, "one")
 		}()

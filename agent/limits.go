@@ -220,7 +220,7 @@ func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
 	if was := e.rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
 		rec.Before = append(slices.Clip(rec.Before), was)
 	}
-	if err := a.state.put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return err
 	}
 	e.rec = rec

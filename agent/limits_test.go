@@ -167,7 +167,7 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
 	} {
 		rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
-		if err := f.a.state.put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
+		if err := f.a.state.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.Set(iolimit.Root, dev, c.is); err != nil {

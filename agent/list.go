@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
@@ -14,7 +15,7 @@ import (
 // else answers. With ListAll all others of the cluster come with them, as they were first
 // created; while control does not say which there are, they are left out.
 func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
-	list := a.cache.list(a.node)
+	list := a.cache.List(a.node)
 	if a.ListAll {
 		others, err := a.others(ctx, list)
 		if err != nil {
@@ -24,7 +25,7 @@ func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
 	}
 	out := make([]plugin.Volume, len(list))
 	for i, l := range list {
-		out[i] = plugin.Volume{Name: l.spelling, Mountpoint: a.mountPath(l.dataset)}
+		out[i] = plugin.Volume{Name: l.Spelling, Mountpoint: a.mountPath(l.Dataset)}
 	}
 	return out, nil
 }
@@ -34,12 +35,12 @@ func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
 const listTime = 20 * time.Second
 
 // others returns the volumes that are not among those of this node.
-func (a *Agent) others(ctx context.Context, own []listed) (others []listed, err error) {
+func (a *Agent) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime, dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
 	defer cancel()
 	names := map[string]bool{}
 	for _, l := range own {
-		if sp, err := dataset.ParseSpec(l.spelling); err == nil {
+		if sp, err := dataset.ParseSpec(l.Spelling); err == nil {
 			names[sp.Name] = true
 		}
 	}
@@ -50,7 +51,7 @@ func (a *Agent) others(ctx context.Context, own []listed) (others []listed, err 
 		}
 		for _, v := range list.Items {
 			if !names[v.Volume] {
-				others = append(others, listed{v.Spelling, v.ID})
+				others = append(others, records.Listed{Spelling: v.Spelling, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {

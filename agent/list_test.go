@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -79,7 +80,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 
 // There may be more than one answer of control holds.
 func TestListOfManyPages(t *testing.T) {
-	a := &Agent{Config: Config{Control: pages{}, ListAll: true}, cache: newCache()}
+	a := &Agent{Config: Config{Control: pages{}, ListAll: true}, cache: records.NewCache()}
 	list, err := a.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Name != "a@gold" || list[1].Name != "b@gold" {
 		t.Errorf("%+v, %v", list, err)

@@ -211,7 +211,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		}
 		a.pools.place(name, &rec)
 	}
-	if err := a.state.put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	a.pools.openAll(ctx, true, a.pools.known(name, rec))
@@ -295,7 +295,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if err := p.backend.Delete(ctx, id); err != nil {
 			return err
 		}
-		a.cache.remove(id)
+		a.cache.Remove(id)
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)

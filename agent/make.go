@@ -143,7 +143,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 	}
 	defer unlock()
 	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
-	if d, ok := a.cache.dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+	if d, ok := a.cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
 		}

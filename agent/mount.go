@@ -320,7 +320,7 @@ func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *job) err
 // mountedAs returns the dataset that a mount ID is on record for. That need not be the
 // one with the name: a rebuild can have renamed it since, or nothing else be known of it.
 func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
-	d, named := a.cache.volume(name)
+	d, named := a.cache.Volume(name)
 	if named {
 		if _, used := a.record(d.ID).IDs[id]; used {
 			return d, true

@@ -83,7 +83,7 @@ func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
 	r.mount(used, "mine")
 	gone := used
 	gone.State = dataset.StatePurging
-	r.cache.apply(gone, r.cache.index(used.ID)+1)
+	r.cache.Apply(gone, r.cache.Index(used.ID)+1)
 	if path, err := r.use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}

@@ -28,7 +28,7 @@ type mounts struct {
 }
 
 func (a *Agent) loadMounts(ctx context.Context) error {
-	return a.state.each(ctx, "mounts/", func(rest string, v []byte) error {
+	return a.state.Each(ctx, "mounts/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -70,11 +70,11 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 // that a mount without control needs, and then in memory.
 func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := a.cache.copied(d.ID); !left && d.Home == a.node { // whose home is elsewhere is mounted by no start
-		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.cache.index(d.ID)}
+	if _, left := a.cache.Copy(d.ID); !left && d.Home == a.node { // whose home is elsewhere is mounted by no start
+		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.cache.Index(d.ID)}
 	}
 	maps.Copy(values, more)
-	if err := a.state.put(ctx, values); err != nil {
+	if err := a.state.Put(ctx, values); err != nil {
 		return err
 	}
 	a.mounts.mu.Lock()
@@ -92,7 +92,7 @@ func (a *Agent) drop(ctx context.Context, id uuid.UUID) error {
 	if !known {
 		return nil
 	}
-	return a.state.put(ctx, map[string]any{"mounts/" + id.String(): nil})
+	return a.state.Put(ctx, map[string]any{"mounts/" + id.String(): nil})
 }
 
 // mounted returns the records of datasets that have mount IDs on this boot.

@@ -97,7 +97,7 @@ func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out
 // overtaken refuses a move to where something is kept that the volume has not, which would
 // go with what its home has no more.
 func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
-	k, kept := a.cache.copied(op.DatasetID)
+	k, kept := a.cache.Copy(op.DatasetID)
 	if !kept {
 		return nil
 	}
@@ -336,7 +336,7 @@ func (m *moving) dropHead(ctx context.Context) error {
 		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
 			return m.a.dropBeside(ctx, rec)
 		}
-		if k, kept := m.a.cache.copied(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
+		if k, kept := m.a.cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
 			return m.a.keepPlace(ctx, m.pool, *k.Record, rec)
 		}
 		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.dropBeside(ctx, rec))

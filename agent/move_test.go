@@ -299,10 +299,10 @@ func (h *host) settled(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
 		_, given := h.leases.yielded(id)
-		_, kept := h.cache.copied(id)
+		_, kept := h.cache.Copy(id)
 		e, err := h.thePool().Stat(h.f.Context(), id)
 		if h.f.shared != "" {
-			_, known := h.cache.dataset(id)
+			_, known := h.cache.Dataset(id)
 			return !kept && !given && !known && errors.Is(err, dataset.ErrNotFound)
 		}
 		return kept && !given && err == nil && e.State == backends.EntryCopy && !e.Promoted

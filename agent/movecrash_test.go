@@ -18,7 +18,7 @@ func (h *host) opener(id uuid.UUID) bool {
 	if h.fuse.blown() {
 		return false
 	}
-	d, home := a.cache.dataset(id)
+	d, home := a.cache.Dataset(id)
 	if !home {
 		return false
 	}
@@ -135,9 +135,9 @@ func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op 
 			return false
 		case <-time.After(10 * time.Millisecond):
 			_, given := from.agent().leases.yielded(id)
-			_, kept := from.agent().cache.copied(id)
+			_, kept := from.agent().cache.Copy(id)
 			if f.shared != "" {
-				_, home := from.agent().cache.dataset(id)
+				_, home := from.agent().cache.Dataset(id)
 				kept = !home
 			}
 			if kept && !given {

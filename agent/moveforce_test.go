@@ -44,7 +44,7 @@ func TestForcedMove(t *testing.T) {
 	}
 
 	f.b.up()
-	await(t, func() bool { _, kept := f.b.cache.copied(d.ID); return kept })
+	await(t, func() bool { _, kept := f.b.cache.Copy(d.ID); return kept })
 	if _, err := f.b.use(t.Context(), d, "db", "new"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a new user of what was overtaken: %v", err)
 	}
@@ -125,7 +125,7 @@ func TestMoveFiles(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			f.a.fuse.set(-1, false, func(act string) { // what comes is no head that it has left
-				if k, kept := f.a.cache.copied(d.ID); kept && act == "commit" {
+				if k, kept := f.a.cache.Copy(d.ID); kept && act == "commit" {
 					if err := f.a.settleKept(t.Context(), k); err != nil {
 						t.Error(err)
 					}

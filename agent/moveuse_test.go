@@ -266,7 +266,7 @@ func TestMoveCancelled(t *testing.T) {
 				epoch = f.record("db").Epoch
 			}
 			await(t, func() bool {
-				dd, ok := f.a.cache.dataset(d.ID)
+				dd, ok := f.a.cache.Dataset(d.ID)
 				return ok && dd.Epoch == epoch && f.a.opens(dd, "mount") == nil
 			})
 			if got := f.a.reads("db", "token"); got != "old" {

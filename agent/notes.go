@@ -42,7 +42,7 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
-	d, known := a.cache.dataset(id)
+	d, known := a.cache.Dataset(id)
 	if !known || d.State == dataset.StatePurging {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (a *Agent) noteAll() {
 				if ctx.Err() != nil || a.mistrust() != nil {
 					return nil
 				}
-				if d, known := a.cache.dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.cache.index(e.ID)) {
+				if d, known := a.cache.Dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.cache.Index(e.ID)) {
 					if err := a.noteNow(ctx, e.ID); err != nil {
 						return err
 					}

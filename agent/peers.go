@@ -76,7 +76,7 @@ func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 // mayHave fails with ErrForbidden unless a node is to have a dataset of this one: by a
 // move to it that is under way, or as a copy of it is on record there.
 func (a *Agent) mayHave(ctx context.Context, peer, ds uuid.UUID) error {
-	d, known := a.cache.either(ds)
+	d, known := a.cache.DatasetOrCopy(ds)
 	if !known {
 		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, a.NodeName)
 	}
@@ -125,11 +125,11 @@ func (a *Agent) moves(d dataset.Dataset, node uuid.UUID) bool {
 type sending struct{ a *Agent }
 
 func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
-	d, known := s.a.cache.dataset(ds)
+	d, known := s.a.cache.Dataset(ds)
 	if known {
 		return s.a.given(ctx, d.Pool)
 	}
-	k, kept := s.a.cache.copied(ds)
+	k, kept := s.a.cache.Copy(ds)
 	if !kept {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, s.a.NodeName)
 	}
@@ -178,7 +178,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, false, err
 	}
 	defer unlock()
-	d, known := a.cache.dataset(ds)
+	d, known := a.cache.Dataset(ds)
 	if !known || d.State == dataset.StatePurging {
 		return out, false, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}
@@ -260,7 +260,7 @@ func newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 // Tree opens the files of a snapshot, or with a nil one of a dataset that was given up.
 func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
 	a := s.a
-	d, known := a.cache.dataset(ds)
+	d, known := a.cache.Dataset(ds)
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}

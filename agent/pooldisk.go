@@ -186,7 +186,7 @@ func (p *pools) reopen(ctx context.Context, id uuid.UUID, why string) {
 		return
 	}
 	for _, ds := range p.a.mountedIDs() {
-		if d, known := p.a.cache.dataset(ds); !known || d.Pool == id {
+		if d, known := p.a.cache.Dataset(ds); !known || d.Pool == id {
 			return
 		}
 	}
@@ -214,7 +214,7 @@ func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) 
 		return err
 	}
 	id := uuid.Nil
-	if d, known := a.cache.dataset(op.DatasetID); known {
+	if d, known := a.cache.Dataset(op.DatasetID); known {
 		id = d.Pool
 	}
 	if op.Dataset != nil {

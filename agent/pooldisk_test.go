@@ -167,10 +167,10 @@ func (r *rig) wantFailing(errno error) {
 	if st := r.statusOf("default"); !st.Online || st.Reason != "" {
 		t.Errorf("the other pool: %+v", st)
 	}
-	if _, known := r.cache.volume("near"); !known {
+	if _, known := r.cache.Volume("near"); !known {
 		r.volume("near")
 	}
-	near, _ := r.cache.volume("near")
+	near, _ := r.cache.Volume("near")
 	r.mount(near, "user")
 	if err := r.Unmount(t.Context(), "near", "user"); err != nil {
 		t.Error(err)
@@ -210,7 +210,7 @@ func TestPoolOnAFailingDisk(t *testing.T) {
 				b.fails(nil, nil)
 				r.rounds(t.Context())
 				await(t, func() bool { return r.statusOf("other").Online })
-				d, _ := r.cache.volume("db")
+				d, _ := r.cache.Volume("db")
 				r.mount(d, "user")
 				if off, on := lines("pool is offline: its disk fails"), lines("pool is online again: its disk works"); off != 1 || on != 1 {
 					t.Errorf("%d lines say that it is offline, and %d that it is online again", off, on)
@@ -325,7 +325,7 @@ func TestFailingPoolIsMountedAnew(t *testing.T) {
 	if err := r.pools.keep(t.Context(), p.ID, func(rec *poolRecord) { rec.Mount = rec.Path }); err != nil { // as one on devices
 		t.Fatal(err)
 	}
-	d, _ := r.cache.volume("db")
+	d, _ := r.cache.Volume("db")
 	r.mount(d, "user")
 	b.fails(unix.EROFS, nil)
 	if err := r.createIn("other", "new"); err == nil {

@@ -41,7 +41,7 @@ func TestPoolAwayIsForgotten(t *testing.T) {
 	if err := r.Create(ctx, "db", map[string]string{"pool": "fast"}); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := r.cache.volume("db")
+	d, _ := r.cache.Volume("db")
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestPoolIsRemovedUnderMakers(t *testing.T) {
 		}
 		won[errs[0] == nil]++
 		for i, err := range errs[1:] {
-			_, there := r.cache.volume(fmt.Sprint(name, "-", i))
+			_, there := r.cache.Volume(fmt.Sprint(name, "-", i))
 			if there != (err == nil) || there && errs[0] == nil || err != nil && (dataset.KindOf(err) == dataset.ErrInternal || strings.Contains(err.Error(), "no such file")) {
 				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
 			}

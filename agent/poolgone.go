@@ -173,7 +173,7 @@ func (a *Agent) heldBy(op *openPool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
 	}
-	d, known := a.cache.dataset(e.ID)
+	d, known := a.cache.Dataset(e.ID)
 	volume := d.Volume
 	switch {
 	case known:
@@ -182,7 +182,7 @@ func (a *Agent) heldBy(op *openPool, e backends.Entry) dataset.Held {
 	default:
 		volume = e.ID.String()
 	}
-	k, kept := a.cache.copied(e.ID)
+	k, kept := a.cache.Copy(e.ID)
 	switch {
 	case known && d.Pool == op.ID && e.State == backends.EntryReady:
 		return d.Held()
@@ -315,10 +315,10 @@ func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
 		return false
 	}
 	var in []uuid.UUID
-	if d, known := a.cache.dataset(id); known {
+	if d, known := a.cache.Dataset(id); known {
 		in = append(in, d.Pool)
 	}
-	if k, kept := a.cache.copied(id); kept {
+	if k, kept := a.cache.Copy(id); kept {
 		in = append(in, k.Pool)
 	}
 	if p, comes := a.pull(id); comes {

@@ -37,7 +37,7 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 		known[o.Name], values["pools/"+o.Name] = rec, rec
 		names = append(names, o.Name)
 	}
-	return names, p.a.state.put(ctx, values)
+	return names, p.a.state.Put(ctx, values)
 }
 
 // overlap reports whether one of two pools lies, or is mounted, within the other.

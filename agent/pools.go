@@ -79,7 +79,7 @@ func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPo
 func (p *pools) open(ctx context.Context) error {
 	known := map[string]poolRecord{}
 	var names []string
-	err := p.a.state.each(ctx, "pools/", func(name string, v []byte) error {
+	err := p.a.state.Each(ctx, "pools/", func(name string, v []byte) error {
 		var r poolRecord
 		if err := json.Unmarshal(v, &r); err != nil {
 			return err
@@ -248,7 +248,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	if err := errors.Join(p.single(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(ofPool(name, err), b.Close())
 	}
-	if err := p.a.state.put(ctx, map[string]any{"pools/" + name: rec, making + name: nil}); err != nil {
+	if err := p.a.state.Put(ctx, map[string]any{"pools/" + name: rec, making + name: nil}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	p.warnUnheld(name, unheld)

@@ -213,7 +213,7 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	r := newRig(t)
 	db := r.volume("db")
 	id := r.pool().ID()
-	if err := r.state.put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
+	if err := r.state.Put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()

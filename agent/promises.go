@@ -59,13 +59,13 @@ func (a *Agent) promises(w http.ResponseWriter, r *http.Request) (out promise.An
 // notHome says why a node is not the home of a dataset at an epoch, as far as is known here;
 // "" when it is.
 func (a *Agent) notHome(node uuid.UUID, e promise.Epoch) string {
-	if d, here := a.cache.dataset(e.Dataset); here {
+	if d, here := a.cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
 			return "" // this node has missed where it went, and has nothing to open after that
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", a.NodeName, d.Epoch)
 	}
-	if k, kept := a.cache.copied(e.Dataset); kept && k.Record != nil {
+	if k, kept := a.cache.Copy(e.Dataset); kept && k.Record != nil {
 		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // it may have heard of a later one first
 			return ""
 		}

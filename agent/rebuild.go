@@ -65,8 +65,8 @@ func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err
 // after. An incoming one of which nobody knows whether it was acknowledged comes
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
-	copied, known := a.cache.dataset(e.ID)
-	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.cache.index(e.ID)}
+	copied, known := a.cache.Dataset(e.ID)
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):
@@ -105,7 +105,7 @@ func (a *Agent) accept(ctx context.Context) error {
 		return err
 	}
 	// On disk too, or the next start would find the store older than it was.
-	a.cache.forgetIndexes()
+	a.cache.ForgetIndexes()
 	if err := a.flush(ctx); err != nil {
 		return err
 	}

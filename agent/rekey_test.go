@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -49,10 +50,10 @@ func TestKeyProgramIsAskedOfVolumes(t *testing.T) {
 		t.Error("a clone is opened by another data key", err)
 	}
 	shown := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), Shown: true}}
-	k.cache.setCopy(d.ID, &shown)
-	defer k.cache.setCopy(d.ID, nil)
+	k.cache.SetCopy(d.ID, &shown)
+	defer k.cache.SetCopy(d.ID, nil)
 	looked := d
-	looked.ID = shownAs(shown)
+	looked.ID = records.ShownAs(shown)
 	k.asked()
 	if got, err := (keyring{k.Agent}).DataKey(t.Context(), looked); err != nil || !bytes.Equal(got, data) {
 		t.Error(err)
@@ -177,9 +178,9 @@ func TestCopiesFollowARekey(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	k.cache.remove(d.ID) // as a node that has a copy
+	k.cache.Remove(d.ID) // as a node that has a copy
 	before := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
-	k.cache.setCopy(d.ID, &before)
+	k.cache.SetCopy(d.ID, &before)
 	if err := k.canOpen(t.Context(), now); err != nil {
 		t.Errorf("with the new key: %v", err)
 	}
@@ -189,7 +190,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 		if what == "heard" {
 			after.Record = &now
 		}
-		k.cache.setCopy(d.ID, &after)
+		k.cache.SetCopy(d.ID, &after)
 		if got, err := (keyring{k.Agent}).DataKey(t.Context(), of); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("what is newer is %s: %v", what, err)
 		}
@@ -199,7 +200,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
 		pool := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.Kept{Record: &now, Copy: before.Copy}
-		k.cache.setCopy(d.ID, &kept)
+		k.cache.SetCopy(d.ID, &kept)
 		r := &report{}
 		k.checkRecordKey(r, &openPool{}, pool.entry, onRecord)
 		if said := fmt.Sprint(r.list); len(r.list) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
@@ -219,7 +220,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 			t.Errorf("written %d times, beside it lies %+v of %+v", pool.wrote, beside.Encryption, beside.Profile.Encryption)
 		}
 	}
-	k.cache.setCopy(d.ID, nil)
+	k.cache.SetCopy(d.ID, nil)
 }
 
 // A record beside the data that was not written at a rekey is named until it is, with what has it
@@ -342,7 +343,7 @@ func TestDoctorOfKeys(t *testing.T) {
 	run := k.encrypted("run@run")
 	there := first
 	there.ID, there.Volume = uuid.New(), "there"
-	k.cache.setCopy(there.ID, &api.Kept{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
+	k.cache.SetCopy(there.ID, &api.Kept{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
 
 	k.reprofile(k.profiled(k.silver))
 	old := "key " + first.Encryption.KeyID + " of key file " + k.gold
@@ -381,7 +382,7 @@ func TestDoctorOfKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants("volume run", "", "")
-	k.cache.setCopy(there.ID, nil)
+	k.cache.SetCopy(there.ID, nil)
 	lost := run
 	lost.Profile = lost.Profile.Clone()
 	lost.Profile.Encryption = dataset.KeySource{}

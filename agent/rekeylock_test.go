@@ -83,7 +83,7 @@ func TestRekeyLocksNobodyOut(t *testing.T) {
 		if count++; count == 1 { // as another rekey does
 			now, other := d, key.Wrap(d.Encryption.ID, data)
 			now.Encryption = &other
-			k.cache.apply(now, 0)
+			k.cache.Apply(now, 0)
 		}
 		if _, err := goes.WriteString("go\n"); err != nil {
 			t.Fatal(err)

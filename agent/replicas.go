@@ -67,8 +67,8 @@ func (a *Agent) keepFresh() {
 // refreshDue begins what is due and returns how long nothing else is.
 func (a *Agent) refreshDue() (wait time.Duration) {
 	every := map[uuid.UUID]time.Duration{}
-	for _, id := range a.cache.copyIDs() {
-		if k, kept := a.cache.copied(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
+	for _, id := range a.cache.CopyIDs() {
+		if k, kept := a.cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
 			every[id] = time.Duration(k.Record.Profile.Replicas.Every)
 		}
 	}
@@ -154,7 +154,7 @@ func (a *Agent) stopRefresh(id uuid.UUID) {
 // refresh brings over what a replica lacks. What its home does not have any more goes here
 // too; the snapshot that the next difference rests on stays until that is here.
 func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
-	k, kept := a.cache.copied(id)
+	k, kept := a.cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
 		a.isPulling(id) || a.mistrust() != nil || a.PeerHTTP == nil {
 		return nil
@@ -202,7 +202,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
-	if now, kept := a.cache.copied(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
+	if now, kept := a.cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
 		return nil
 	}
 	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.moved})

@@ -212,7 +212,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	}
 	c.up()
 	await(t, func() bool {
-		k, kept := c.cache.copied(d.ID)
+		k, kept := c.cache.Copy(d.ID)
 		return kept && k.Kind == dataset.CopySuperseded
 	})
 	f.b.writes("db", "token", "four")
@@ -220,7 +220,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
 		t.Errorf("%s: %+v", op.State, op.Problem)
 	}
-	k, _ := c.cache.copied(d.ID)
+	k, _ := c.cache.Copy(d.ID)
 	if got := c.holds(d, k.Snapshot, "token"); got != "two" {
 		t.Errorf("what it has and the volume has not holds %q", got)
 	}
@@ -309,7 +309,7 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 	f.a.cfg.Control = lenient{undecided{f.a.cfg.Control}}
 	f.a.again()
 	f.a.settled(d.ID)
-	left, _ := f.a.cache.copied(d.ID)
+	left, _ := f.a.cache.Copy(d.ID)
 	k := left
 	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
 	for _, under := range []func() (end func()){
@@ -326,17 +326,17 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 		},
 	} {
 		end := under()
-		f.a.cache.setCopy(d.ID, &k)
+		f.a.cache.SetCopy(d.ID, &k)
 		if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.a.thePool().Stat(t.Context(), d.ID); err != nil {
 			t.Fatalf("destroyed under a move: %v", err)
 		}
-		f.a.cache.setCopy(d.ID, &left)
+		f.a.cache.SetCopy(d.ID, &left)
 		end()
 	}
-	f.a.cache.setCopy(d.ID, &k)
+	f.a.cache.SetCopy(d.ID, &k)
 	if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}

@@ -31,7 +31,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 		op, known := r.known(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpDone && len(r.jobs.running()) == 0
 	})
-	d, ok := r.cache.volume("db")
+	d, ok := r.cache.Volume("db")
 	if !ok {
 		t.Fatal("the volume is not known")
 	}

@@ -119,8 +119,8 @@ type heavy struct {
 // through all files they are only counted.
 func (p *pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	w := weight{weighed: true}
-	for _, id := range p.a.cache.ids() {
-		d, ok := p.a.cache.dataset(id)
+	for _, id := range p.a.cache.IDs() {
+		d, ok := p.a.cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
 			continue
 		}

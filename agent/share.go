@@ -163,8 +163,8 @@ func (a *Agent) torn(ctx context.Context, p *openPool) (map[uuid.UUID]bool, erro
 // takeAgain has what this node is the home of taken from where on its share it lies still, where
 // the record of that was lost here before it was.
 func (a *Agent) takeAgain(ctx context.Context) {
-	for _, id := range a.cache.ids() {
-		d, home := a.cache.dataset(id)
+	for _, id := range a.cache.IDs() {
+		d, home := a.cache.Dataset(id)
 		if _, comes := a.pull(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.isPulling(id) {
 			continue
 		}

@@ -326,7 +326,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	if err := g.a.Create(t.Context(), "db@shut", nil); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := g.a.cache.volume("db")
+	d, _ := g.a.cache.Volume("db")
 	g.a.writes("db", "token", "kept")
 	path := g.a.mounts("db", "user")
 	holder := exec.Command("sleep", "1000")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,21 +20,11 @@ import (
 // has it, mounted read-only: what is kept is not touched by that, not by the recovery of its
 // filesystem's log either. Its UUID is made of what it shows, so that each start finds it.
 
-// shownAs is the dataset that a copy is shown as.
-func shownAs(k api.Kept) uuid.UUID {
-	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
-}
-
-// isShown reports whether a copy is to be mounted for somebody to look at.
-func isShown(k api.Kept) bool {
-	return k.Shown && k.Kind == dataset.CopySuperseded && k.Record != nil
-}
-
 // settleShown mounts a head that was overtaken, or takes that away, as is wanted. Again:
 // nothing. The copy's lock is held.
 func (a *Agent) settleShown(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	switch {
-	case isShown(k):
+	case records.IsShown(k):
 		return a.show(ctx, pool, k)
 	case k.Kind == dataset.CopySuperseded, k.Was == dataset.CopySuperseded:
 		return a.hide(ctx, pool, k)
@@ -47,7 +38,7 @@ func (a *Agent) tellShown(ctx context.Context, k api.Kept, why error) error {
 	if k.Kind != dataset.CopySuperseded || !k.Shown && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
-	path := a.mountPath(shownAs(k))
+	path := a.mountPath(records.ShownAs(k))
 	mounted, err := isMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)
@@ -92,7 +83,7 @@ func (a *Agent) shownProblem(k api.Kept, why error) string {
 // could be told from it: that is what is mounted then.
 func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	d := *k.Record
-	d.ID, d.Size, d.ReadOnly = shownAs(k), 0, true
+	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true
 	path := a.mountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || mounted {
 		return err
@@ -119,7 +110,7 @@ func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error 
 
 // hide takes away what show made.
 func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error {
-	id := shownAs(k)
+	id := records.ShownAs(k)
 	path := a.mountPath(id)
 	err := mount.Unmount(path)
 	switch {
@@ -137,7 +128,7 @@ func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error 
 
 // checkShown says of a mount that no container has whether a person asked for it.
 func (a *Agent) checkShown(r *report, id uuid.UUID, path string) bool {
-	k, is := a.cache.shown(id)
+	k, is := a.cache.ShownBy(id)
 	if is {
 		r.add(levelInfo, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
 	}

@@ -13,6 +13,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -81,7 +82,7 @@ func (f *flock) looksAt() string {
 // nothingShown waits until all is gone that showed the copy that was kept.
 func (f *flock) nothingShown(k api.KeptCopy, what string) {
 	f.Helper()
-	id := shownAs(api.Kept{Copy: k.Copy})
+	id := records.ShownAs(api.Kept{Copy: k.Copy})
 	path := f.b.mountPath(id)
 	await(f.T, func() bool { return f.kept().Path == "" })
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -174,7 +175,7 @@ func TestShownWhileInUse(t *testing.T) {
 	f.b.down()
 	f.submits(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
 	f.b.up()
-	await(t, func() bool { _, kept := f.b.cache.copied(d.ID); return kept })
+	await(t, func() bool { _, kept := f.b.cache.Copy(d.ID); return kept })
 	f.shows(true)
 	await(t, func() bool { return strings.Contains(f.kept().Problem, "it is mounted by user on node host-b") })
 	f.b.unmounts("db", "user")
@@ -198,7 +199,7 @@ func TestShownIsPurged(t *testing.T) {
 		_, gone := os.Lstat(path)
 		return errors.Is(err, dataset.ErrNotFound) && errors.Is(gone, os.ErrNotExist)
 	})
-	if _, err := f.b.thePool().Stat(t.Context(), shownAs(api.Kept{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.b.thePool().Stat(t.Context(), records.ShownAs(api.Kept{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 }
@@ -225,7 +226,7 @@ func TestShownAfterAPowerCut(t *testing.T) {
 	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(filepath.Join(f.a.mountPath(shownAs(k)), "token"))
+	got, err := os.ReadFile(filepath.Join(f.a.mountPath(records.ShownAs(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -244,7 +245,7 @@ func TestShownAsItLies(t *testing.T) {
 	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
-	path := f.a.mountPath(shownAs(k))
+	path := f.a.mountPath(records.ShownAs(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
@@ -252,7 +253,7 @@ func TestShownAsItLies(t *testing.T) {
 	if err := os.Remove(filepath.Join(path, "token")); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a removal: %v", err)
 	}
-	if e, err := f.a.thePool().Stat(t.Context(), shownAs(k)); !errors.Is(err, dataset.ErrNotFound) {
+	if e, err := f.a.thePool().Stat(t.Context(), records.ShownAs(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
 	if err := f.a.hide(t.Context(), f.a.thePool(), k); err != nil {
@@ -323,7 +324,7 @@ func TestShownFailsInOtherWords(t *testing.T) {
 	f.shows(true)
 	f.looksAt()
 	f.b.down() // and nobody else tells of it
-	k, _ := f.b.cache.copied(d.ID)
+	k, _ := f.b.cache.Copy(d.ID)
 	for _, step := range []struct{ why, told error }{
 		{errors.New("loop7: busy"), errors.New("loop7: busy")},
 		{errors.New("loop8: busy"), errors.New("loop7: busy")},

@@ -30,7 +30,7 @@ const incarnationsKept = 100
 // that it comes after.
 func (a *Agent) incarnate(ctx context.Context) error {
 	var known incarnations
-	if _, err := a.state.get(ctx, incarnationsKey, &known); err != nil {
+	if _, err := a.state.Get(ctx, incarnationsKey, &known); err != nil {
 		return err
 	}
 	if known.Boot == a.boot {
@@ -40,7 +40,7 @@ func (a *Agent) incarnate(ctx context.Context) error {
 		a.previous = append(a.previous[:1:1], a.previous[over+1:]...)
 	}
 	ids := append(append([]uuid.UUID(nil), a.previous...), a.incarnation)
-	return a.state.put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, ids}})
+	return a.state.Put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, ids}})
 }
 
 // letIn notes that control knows this incarnation: those before are over.
@@ -51,7 +51,7 @@ func (a *Agent) letIn(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, []uuid.UUID{a.incarnation}}}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, []uuid.UUID{a.incarnation}}}); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -52,7 +52,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 		if err != nil || m.Mountpoint != a.mountPath(id) {
 			continue
 		}
-		if _, is := a.cache.shown(id); is {
+		if _, is := a.cache.ShownBy(id); is {
 			continue
 		}
 		fenced, err := a.isFencedBy(id, asked)
@@ -127,7 +127,7 @@ func (a *Agent) reunite(ctx context.Context) error {
 	if !all || a.mistrust() != nil {
 		return nil // it does not say all; see accept
 	}
-	err = a.state.put(ctx, map[string]any{recoveredKey: nil})
+	err = a.state.Put(ctx, map[string]any{recoveredKey: nil})
 	a.reunion.done = err == nil
 	return err
 }
@@ -183,7 +183,7 @@ func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	_, scratch := a.scratch[id]
 	a.mu.Unlock()
-	if _, shown := a.cache.shown(id); shown || scratch || a.isBeside(id) {
+	if _, shown := a.cache.ShownBy(id); shown || scratch || a.isBeside(id) {
 		return true
 	}
 	for _, op := range a.jobs.running() {

@@ -106,7 +106,7 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 		cfg := p.Config
 		p.close()
 		pool()
-		if err := p.state.put(p.t.Context(), map[string]any{"pools/default": rec}); err != nil {
+		if err := p.state.Put(p.t.Context(), map[string]any{"pools/default": rec}); err != nil {
 			p.t.Fatal(err)
 		}
 		meanwhile()

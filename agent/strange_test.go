@@ -91,7 +91,7 @@ func TestStrangeStoreDestroysNothing(t *testing.T) {
 			if got := r.doubts(); !strings.Contains(got, c.says) {
 				t.Errorf("doctor says %q, want %q", got, c.says)
 			}
-			if now, ok := r.cache.dataset(db.ID); !ok || now.State != dataset.StateReady || now.Epoch != db.Epoch {
+			if now, ok := r.cache.Dataset(db.ID); !ok || now.State != dataset.StateReady || now.Epoch != db.Epoch {
 				t.Errorf("it is known as %+v, %t", now, ok)
 			}
 			for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpSnapshotDelete, dataset.OpRestore} {
@@ -255,5 +255,5 @@ func (r *rig) forgetAll() error {
 	for _, e := range list {
 		values[e.Key] = nil
 	}
-	return r.state.put(r.t.Context(), values)
+	return r.state.Put(r.t.Context(), values)
 }

@@ -108,7 +108,7 @@ func (a *Agent) checkFailover(ctx context.Context, r *report) {
 
 // whereNow returns the record of a dataset as control has it.
 func (a *Agent) whereNow(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if now, here := a.cache.dataset(d.ID); here {
+	if now, here := a.cache.Dataset(d.ID); here {
 		return now, nil
 	}
 	now, err := a.fetch(ctx, d.ID)

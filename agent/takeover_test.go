@@ -35,7 +35,7 @@ func (f *flock) auto(spec, text string) dataset.Dataset {
 	var d dataset.Dataset
 	await(f.T, func() bool { // control has heard of the guards
 		err := f.a.Create(f.Context(), spec, nil)
-		d, _ = f.a.cache.volume(name)
+		d, _ = f.a.cache.Volume(name)
 		return err == nil
 	})
 	f.a.writes(name, "token", text)

@@ -113,7 +113,7 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.failed = false
 	}
-	a.tellThese(ctx, new, slices.Concat(a.cache.ids(), a.cache.copyIDs(), a.guests.ids()))
+	a.tellThese(ctx, new, slices.Concat(a.cache.IDs(), a.cache.CopyIDs(), a.guests.ids()))
 	for _, t := range new {
 		t.whole = !t.failed
 	}
@@ -148,7 +148,7 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	a.mu.Unlock()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
-		d, ok := a.cache.dataset(id)
+		d, ok := a.cache.Dataset(id)
 		if c, replica := a.replicaOf(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}

@@ -295,7 +295,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 		}
 		to.Snapshot, out.Newer = s.ID, s.ID.String()
 	}
-	d, ok := a.cache.dataset(from.Dataset)
+	d, ok := a.cache.Dataset(from.Dataset)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
 	}

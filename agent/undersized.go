@@ -22,7 +22,7 @@ type undersized struct {
 }
 
 func (a *Agent) loadUndersized(ctx context.Context) error {
-	return a.state.each(ctx, "undersized/", func(rest string, v []byte) error {
+	return a.state.Each(ctx, "undersized/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -41,7 +41,7 @@ func (a *Agent) setUndersized(ctx context.Context, id uuid.UUID, u undersized) e
 	if was, known := a.isUndersized(id); known && was == u {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -55,7 +55,7 @@ func (a *Agent) dropUndersized(ctx context.Context, id uuid.UUID) error {
 	if _, known := a.isUndersized(id); !known {
 		return nil
 	}
-	if err := a.state.put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
+	if err := a.state.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -142,7 +142,7 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 		return err
 	}
 	defer unlock()
-	d, home := a.cache.dataset(id)
+	d, home := a.cache.Dataset(id)
 	switch {
 	case !home && a.mistrust() != nil:
 		return nil
@@ -186,8 +186,8 @@ func (a *Agent) resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 
 // checkSizes names what is not of its size.
 func (a *Agent) checkSizes(r *report) {
-	for _, id := range a.cache.ids() {
-		d, _ := a.cache.dataset(id)
+	for _, id := range a.cache.IDs() {
+		d, _ := a.cache.Dataset(id)
 		if why := a.misSized(d); why != "" {
 			r.add(levelError, "volume "+d.Volume, "", "%s", why)
 		}

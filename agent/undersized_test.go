@@ -115,7 +115,7 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	if err := r.setUndersized(t.Context(), d.ID, undersized{Why: "no room"}); err != nil {
 		t.Fatal(err)
 	}
-	r.cache.remove(d.ID)
+	r.cache.Remove(d.ID)
 	isIn := r.isIn
 	keeps := func(when string, want bool) {
 		t.Helper()
@@ -135,5 +135,5 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	r.strange = ""
 	r.mu.Unlock()
 	keeps("it is another node's", false)
-	r.cache.apply(d, 0)
+	r.cache.Apply(d, 0)
 }

@@ -105,7 +105,7 @@ func TestOvertakenWhileCutOff(t *testing.T) {
 			return c.Node == f.b.Node() && c.Kind == dataset.CopySuperseded && c.Snapshot != uuid.Nil
 		})
 	})
-	if known, ok := f.b.cache.dataset(d.ID); ok {
+	if known, ok := f.b.cache.Dataset(d.ID); ok {
 		t.Errorf("it is known as its own: %+v", known)
 	}
 	if err := f.b.mistrust(); err != nil {

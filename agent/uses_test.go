@@ -121,7 +121,7 @@ func TestI9AnotherBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		before.IDs["before"] = idCount{Count: 1, Since: r.Clock.Now()}
-		if err := r.state.put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
+		if err := r.state.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -174,7 +174,7 @@ func (r *rig) volume(name string) dataset.Dataset {
 	if err := r.Create(r.t.Context(), name, nil); err != nil {
 		r.t.Fatal(err)
 	}
-	d, ok := r.cache.volume(name)
+	d, ok := r.cache.Volume(name)
 	if !ok {
 		r.t.Fatal("the volume is not known")
 	}

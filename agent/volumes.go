@@ -25,7 +25,7 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	if err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", err)
 	}
-	d, known := a.cache.volume(sp.Name)
+	d, known := a.cache.Volume(sp.Name)
 	if !known {
 		d, known = a.guests.named(sp.Name)
 	}

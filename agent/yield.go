@@ -64,7 +64,7 @@ func (a *Agent) yieldIfAsked(id uuid.UUID) {
 // two of these: it goes on.
 func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 	y, given := a.leases.yielded(id)
-	if d, known := a.cache.dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
+	if d, known := a.cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
 		return a.settleYield(ctx, id, y)
 	}
 	asked, recalled := a.leases.recall(id)
@@ -101,7 +101,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		return y, nil, err
 	}
 	defer unlock()
-	d, known := a.cache.dataset(id)
+	d, known := a.cache.Dataset(id)
 	if !known || d.Home != a.node || d.Epoch != y.Epoch || d.State != dataset.StateReady {
 		return y, nil, nil // control has not said all of it yet, or something else since
 	}
@@ -296,15 +296,15 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 		return err
 	}
 	defer unlock()
-	_, copied := a.cache.copied(id)
-	_, known := a.cache.dataset(id)
+	_, copied := a.cache.Copy(id)
+	_, known := a.cache.Dataset(id)
 	switch {
-	case v.Home == a.node && a.cache.leftSince(v.Dataset): // a store that was put back says so
+	case v.Home == a.node && a.cache.HasLeftSince(v.Dataset): // a store that was put back says so
 		return nil
 	case v.Home == a.node && v.Epoch >= y.Epoch && v.Move != y.Move:
 	case v.Home != a.node && !copied && !known: // deleted, or what lies here of it has been dealt with
 		// Its record may be on disk still: a start without control would take it for home.
-		if err := a.state.put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
+		if err := a.state.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err
 		}
 	default:

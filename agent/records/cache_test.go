@@ -1,4 +1,4 @@
-package agent
+package records
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ import (
 // was seen, and the names and lists that follow from these alone.
 type cacheModel struct {
 	records map[uuid.UUID]api.Indexed
-	used    map[string]spellingRecord
+	used    map[string]Spellings
 	dirty   map[uuid.UUID]bool
 }
 
@@ -68,19 +68,19 @@ func TestCache(t *testing.T) {
 		ids[i] = uuid.New()
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		c := newCache()
-		m := &cacheModel{records: map[uuid.UUID]api.Indexed{}, used: map[string]spellingRecord{}, dirty: map[uuid.UUID]bool{}}
+		c := NewCache()
+		m := &cacheModel{records: map[uuid.UUID]api.Indexed{}, used: map[string]Spellings{}, dirty: map[uuid.UUID]bool{}}
 		check := func() {
 			for i, id := range ids {
 				want, known := m.records[id]
-				if got, ok := c.dataset(id); ok != known || !cmp.Equal(got, want.Dataset) || c.index(id) != want.Index {
-					rt.Fatalf("dataset %d: %+v at %d, want %+v", i, got, c.index(id), want)
+				if got, ok := c.Dataset(id); ok != known || !cmp.Equal(got, want.Dataset) || c.Index(id) != want.Index {
+					rt.Fatalf("dataset %d: %+v at %d, want %+v", i, got, c.Index(id), want)
 				}
 			}
 			var want, listed []string
 			for _, name := range []string{nameOf(0), nameOf(2)} {
 				live := m.live(name)
-				got, ok := c.volume(name)
+				got, ok := c.Volume(name)
 				if ok != (len(live) > 0) || ok && !slices.Contains(live, got.ID) {
 					rt.Fatalf("volume %s: %+v, %t; want one of %v", name, got, ok, live)
 				}
@@ -90,8 +90,8 @@ func TestCache(t *testing.T) {
 					want = append(want, m.used[name].Used...)
 				}
 			}
-			for _, l := range c.list(node) {
-				listed = append(listed, l.spelling)
+			for _, l := range c.List(node) {
+				listed = append(listed, l.Spelling)
 			}
 			if slices.Sort(want); !slices.Equal(slices.Sorted(slices.Values(listed)), want) {
 				rt.Fatalf("listed %v, want %v", listed, want)
@@ -108,13 +108,13 @@ func TestCache(t *testing.T) {
 					Epoch:     rapid.Uint64Range(1, 3).Draw(rt, "epoch"),
 				}
 				index := rapid.Uint64Range(0, 8).Draw(rt, "index")
-				if got, want := c.apply(d, index), m.apply(d, index); got != want {
+				if got, want := c.Apply(d, index), m.apply(d, index); got != want {
 					rt.Fatalf("changed: %t, want %t", got, want)
 				}
 			},
 			"remove": func(rt *rapid.T) {
 				id := rapid.SampledFrom(ids[:]).Draw(rt, "dataset")
-				c.remove(id)
+				c.Remove(id)
 				if _, known := m.records[id]; known {
 					delete(m.records, id)
 					m.dirty[id] = true
@@ -122,14 +122,14 @@ func TestCache(t *testing.T) {
 			},
 			"use": func(rt *rapid.T) {
 				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
-				r := spellingRecord{Dataset: ids[i], Used: []string{nameOf(i), nameOf(i) + "@silver"}[:rapid.IntRange(1, 2).Draw(rt, "spellings")]}
-				c.setUsed(nameOf(i), r)
+				r := Spellings{Dataset: ids[i], Used: []string{nameOf(i), nameOf(i) + "@silver"}[:rapid.IntRange(1, 2).Draw(rt, "spellings")]}
+				c.SetSpellings(nameOf(i), r)
 				m.used[nameOf(i)] = r
 			},
 			"drop": func(rt *rapid.T) {
 				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
 				had := m.used[nameOf(i)].Dataset == ids[i]
-				if got := c.dropUsed(dataset.Dataset{ID: ids[i], Volume: nameOf(i)}); got != had {
+				if got := c.ForgetSpellings(dataset.Dataset{ID: ids[i], Volume: nameOf(i)}); got != had {
 					rt.Fatalf("dropped: %t, want %t", got, had)
 				}
 				if had {
@@ -137,7 +137,7 @@ func TestCache(t *testing.T) {
 				}
 			},
 			"flush": func(rt *rapid.T) {
-				got := c.takeDirty(len(ids))
+				got := c.TakeChanged(len(ids))
 				if want := slices.Collect(maps.Keys(m.dirty)); len(got) != len(want) {
 					rt.Fatalf("%d records to be copied, want %d", len(got), len(want))
 				}
@@ -148,7 +148,7 @@ func TestCache(t *testing.T) {
 					}
 				}
 				if rapid.Bool().Draw(rt, "fails") {
-					c.untake(got)
+					c.ReturnChanged(got)
 					return
 				}
 				clear(m.dirty)
@@ -168,15 +168,15 @@ func TestCacheNameReused(t *testing.T) {
 		"deleted, then made":  {{Dataset: old, Index: 1}, {Dataset: trashed, Index: 2}, {Dataset: next, Index: 3}},
 		"heard the other way": {{Dataset: old, Index: 1}, {Dataset: next, Index: 3}, {Dataset: trashed, Index: 2}},
 	} {
-		c := newCache()
+		c := NewCache()
 		for _, d := range order {
-			c.apply(d.Dataset, d.Index)
+			c.Apply(d.Dataset, d.Index)
 		}
-		if got, ok := c.volume("db"); !ok || got.ID != next.ID {
+		if got, ok := c.Volume("db"); !ok || got.ID != next.ID {
 			t.Errorf("%s: %+v, %t", name, got, ok)
 		}
-		c.remove(old.ID)
-		if got, ok := c.volume("db"); !ok || got.ID != next.ID {
+		c.Remove(old.ID)
+		if got, ok := c.Volume("db"); !ok || got.ID != next.ID {
 			t.Errorf("%s, then purged: %+v, %t", name, got, ok)
 		}
 	}

@@ -1,0 +1,222 @@
+package records
+
+import (
+	"reflect"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Cache is what this node knows of the datasets whose home it is, of the copies that it keeps of other
+// datasets, and of every name that its engine has used. It answers when control cannot. The agent's own
+// commits and control's answers keep it current. It is safe for concurrent use.
+type Cache struct {
+	mu        sync.RWMutex
+	datasets  map[uuid.UUID]*api.Indexed // whose home is this node
+	copies    map[uuid.UUID]api.Kept     // of datasets whose home is another node
+	shows     map[uuid.UUID]uuid.UUID    // a dataset that shows a copy → the dataset of that copy
+	names     map[string]uuid.UUID       // live volumes
+	spellings map[string]*Spellings      // by name
+	dirty     map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
+	moment    uint64                     // how many records were added or replaced
+	since     map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
+}
+
+// NewCache returns an empty cache.
+func NewCache() *Cache {
+	return &Cache{
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, shows: map[uuid.UUID]uuid.UUID{}, names: map[string]uuid.UUID{},
+		spellings: map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
+	}
+}
+
+// Load adds a record that was read from disk.
+func (c *Cache) Load(d api.Indexed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.putLocked(d)
+}
+
+func (c *Cache) putLocked(d api.Indexed) {
+	c.datasets[d.ID] = &d
+	c.moment++
+	c.since[d.ID] = c.moment
+	if d.State == dataset.StateReady {
+		c.names[d.Volume] = d.ID
+	}
+}
+
+// Apply adds or replaces the record of a dataset, unless a newer one or one of a later epoch is known: an
+// older store must not open an epoch again that has ended. Index 0 is newer than any. It reports whether
+// the record has changed.
+func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.datasets[d.ID]
+	if old != nil {
+		if index != 0 && index <= old.Index || d.Epoch < old.Epoch {
+			return false
+		}
+		if reflect.DeepEqual(old.Dataset, d) {
+			old.Index = max(old.Index, index)
+			return false
+		}
+		c.unnameLocked(old)
+	}
+	c.putLocked(api.Indexed{Dataset: d, Index: index})
+	c.dirty[d.ID] = true
+	return true
+}
+
+// Remove removes the record of a dataset. Again: nothing.
+func (c *Cache) Remove(id uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removeLocked(id)
+}
+
+func (c *Cache) removeLocked(id uuid.UUID) {
+	d := c.datasets[id]
+	if d == nil {
+		return
+	}
+	delete(c.datasets, id)
+	delete(c.since, id)
+	c.unnameLocked(d)
+	c.dirty[id] = true
+}
+
+// Moment returns the current moment, for RemoveAsOf.
+func (c *Cache) Moment() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.moment
+}
+
+// RemoveAsOf removes the record of a dataset of which control's answer says that its home is another node.
+// asked is the moment before the question. A record that was added or replaced since then stays, because
+// the answer may be older.
+func (c *Cache) RemoveAsOf(id uuid.UUID, asked uint64) (removed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since[id] > asked {
+		return false
+	}
+	c.removeLocked(id)
+	return true
+}
+
+// unnameLocked removes the name of a dataset. If a name was used again, the records on disk may have two
+// datasets of that name: the other one then has it.
+func (c *Cache) unnameLocked(d *api.Indexed) {
+	if c.names[d.Volume] != d.ID {
+		return
+	}
+	delete(c.names, d.Volume)
+	for id, o := range c.datasets {
+		if id != d.ID && o.Volume == d.Volume && o.State == dataset.StateReady {
+			c.names[d.Volume] = id
+		}
+	}
+}
+
+// Dataset returns the record of a dataset whose home is this node.
+func (c *Cache) Dataset(id uuid.UUID) (dataset.Dataset, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if k := c.datasets[id]; k != nil {
+		return k.Dataset, true
+	}
+	return dataset.Dataset{}, false
+}
+
+// Volume returns the record of a live volume by its name.
+func (c *Cache) Volume(name string) (dataset.Dataset, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if id, ok := c.names[name]; ok {
+		return c.datasets[id].Dataset, true
+	}
+	return dataset.Dataset{}, false
+}
+
+// IDs returns the datasets whose home is this node.
+func (c *Cache) IDs() []uuid.UUID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]uuid.UUID, 0, len(c.datasets))
+	for id := range c.datasets {
+		out = append(out, id)
+	}
+	return out
+}
+
+// TakeChanged returns at most limit of the records that have changed since the last call, nil for one that
+// was removed.
+func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.Indexed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[uuid.UUID]*api.Indexed{}
+	for id := range c.dirty {
+		if len(out) == limit {
+			break
+		}
+		out[id] = nil
+		if k := c.datasets[id]; k != nil {
+			d := *k
+			out[id] = &d
+		}
+		delete(c.dirty, id)
+	}
+	return out
+}
+
+// ReturnChanged has takeDirty return these records again: they could not be written.
+func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.Indexed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range taken {
+		c.dirty[id] = true
+	}
+}
+
+// Index returns the index of the last known transaction that wrote a dataset's record, 0 if none is known.
+func (c *Cache) Index(id uuid.UUID) uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if d := c.datasets[id]; d != nil {
+		return d.Index
+	}
+	return 0
+}
+
+// Revision is the newest that is known of a dataset.
+type Revision struct {
+	Index, Epoch uint64
+	Volume       string
+	Purging      bool // it is being purged
+}
+
+// Revisions returns the newest that is known of each dataset whose home is this node.
+func (c *Cache) Revisions() map[uuid.UUID]Revision {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make(map[uuid.UUID]Revision, len(c.datasets))
+	for id, d := range c.datasets {
+		out[id] = Revision{d.Index, d.Epoch, d.Volume, d.State == dataset.StatePurging}
+	}
+	return out
+}
+
+// ForgetIndexes has any record replace the known one, whatever its index.
+func (c *Cache) ForgetIndexes() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, d := range c.datasets {
+		d.Index = 0
+		c.dirty[id] = true
+	}
+}

@@ -1,0 +1,115 @@
+package records
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// ReplaceByCopy replaces the record of a dataset whose home is now another node by the copy that stays here. It
+// does nothing if the record is of the copy's epoch or a later one: then what is known of the copy is older
+// than the move of the dataset to this node.
+func (c *Cache) ReplaceByCopy(k api.Kept) (left bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.Epoch {
+		return false
+	}
+	c.setCopyLocked(k.Dataset, &k)
+	c.removeLocked(k.Dataset)
+	return true
+}
+
+// Copy returns the copy that this node keeps of a dataset whose home is elsewhere.
+func (c *Cache) Copy(id uuid.UUID) (api.Kept, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	k, kept := c.copies[id]
+	return k, kept
+}
+
+// SetCopy adds or replaces the copy of a dataset. Nil removes it.
+func (c *Cache) SetCopy(id uuid.UUID, k *api.Kept) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setCopyLocked(id, k)
+}
+
+func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
+	delete(c.shows, ShownAs(c.copies[id]))
+	delete(c.copies, id)
+	if k == nil {
+		return
+	}
+	c.copies[id] = *k
+	if IsShown(*k) {
+		c.shows[ShownAs(*k)] = id
+	}
+}
+
+// ShownBy returns the copy that a dataset shows (see ShownAs).
+func (c *Cache) ShownBy(id uuid.UUID) (api.Kept, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	of, is := c.shows[id]
+	return c.copies[of], is
+}
+
+// CopyIDs returns the datasets of which this node keeps a copy.
+func (c *Cache) CopyIDs() []uuid.UUID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Keys(c.copies))
+}
+
+// DatasetOrCopy returns the record of a dataset whose home is this node, or of which this node keeps a copy.
+func (c *Cache) DatasetOrCopy(id uuid.UUID) (dataset.Dataset, bool) {
+	if d, home := c.Dataset(id); home {
+		return d, true
+	}
+	k, kept := c.Copy(id)
+	if !kept {
+		return dataset.Dataset{}, false
+	}
+	if k.Record == nil {
+		return dataset.Dataset{ID: id, Volume: id.String(), Pool: k.Pool, State: dataset.StatePurging}, true
+	}
+	return *k.Record, true
+}
+
+// Left returns the datasets that are known to have moved to another node, with the epoch at which.
+func (c *Cache) Left() map[uuid.UUID]uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	at := map[uuid.UUID]uint64{}
+	for id, k := range c.copies {
+		if k.Record != nil {
+			at[id] = k.Record.Epoch
+		}
+	}
+	return at
+}
+
+// HasLeftSince reports whether a dataset is known to have moved to another node at a later epoch than that of
+// a record. Such a record is from a store that was restored from a backup.
+func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	k, kept := c.copies[d.ID]
+	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
+}
+
+// ShownAs returns the dataset that shows a copy: its UUID is the same at each start.
+func ShownAs(k api.Kept) uuid.UUID {
+	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
+}
+
+// IsShown reports whether a copy should be mounted for an operator to look at.
+func IsShown(k api.Kept) bool {
+	return k.Shown && k.Kind == dataset.CopySuperseded && k.Record != nil
+}

@@ -1,0 +1,89 @@
+package records
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for
+// concurrent use. Its keys:
+//
+//	identity               nodeIdentity
+//	recovered              the database was lost, and control has not yet said what is mounted
+//	incarnations           incarnations
+//	engine                 engineRecord
+//	recovery               the last recovery of control's store that this node has applied
+//	standing               standingRecord
+//	clock                  the highest clock of control's store, some seconds late
+//	mounts/<dataset>       mountRecord
+//	spellings/<name>       records.Spellings
+//	volumes/<dataset>      api.Indexed, a copy for the time when control is away
+//	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
+//	yields/<dataset>       yieldRecord
+//	pulls/<dataset>        pullRecord
+//	enrolled/<dataset>/<node>  a node that was given a part of a dataset
+//	pools/<name>           poolRecord
+//	making/<name>          poolRecord of a pool that is being made, as asked: see intend
+//	limits/<dataset>       limitRecord
+//	left/<device>          limitRecord of limits that could not be removed
+type DB struct{ store store.Store }
+
+// OpenDB returns the database in a store, which the caller closes.
+func OpenDB(st store.Store) DB { return DB{st} }
+
+// Get decodes the value of key into v and reports whether there is one. It fails with ErrCorrupt if the
+// value cannot be decoded.
+func (s DB) Get(ctx context.Context, key string, v any) (bool, error) {
+	e, err := s.store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("agent's state: %w", err)
+	}
+	if err := json.Unmarshal(e.Value, v); err != nil {
+		return false, dataset.Errorf(dataset.ErrCorrupt, "agent's state: value of %s is damaged: %w", key, err)
+	}
+	return true, nil
+}
+
+// Put writes values under their keys in one durable transaction. A nil value deletes the key.
+func (s DB) Put(ctx context.Context, values map[string]any) error {
+	writes := make([]store.Write, 0, len(values))
+	for k, v := range values {
+		if v == nil {
+			writes = append(writes, store.Write{Key: k, Delete: true})
+			continue
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("agent's state: encode %s: %w", k, err)
+		}
+		writes = append(writes, store.Write{Key: k, Value: b})
+	}
+	if _, err := s.store.Txn(ctx, nil, writes); err != nil {
+		return fmt.Errorf("agent's state: %w", err)
+	}
+	return nil
+}
+
+// Each calls fn with the raw value of each key that begins with prefix, and the rest of the key. An error
+// of fn ends it, with ErrCorrupt: fn decodes the value.
+func (s DB) Each(ctx context.Context, prefix string, fn func(rest string, value []byte) error) error {
+	list, err := s.store.List(ctx, prefix, "", 0)
+	if err != nil {
+		return fmt.Errorf("agent's state: %w", err)
+	}
+	for _, e := range list {
+		if err := fn(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
+			return dataset.Errorf(dataset.ErrCorrupt, "agent's state: value of %s is damaged: %w", e.Key, err)
+		}
+	}
+	return nil
+}

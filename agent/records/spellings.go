@@ -1,0 +1,127 @@
+package records
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Spellings is what the engine of this node has used the name of a volume for.
+type Spellings struct {
+	Dataset uuid.UUID `json:"dataset"`
+	Used    []string  `json:"used"` // spellings, as db@gold
+	// Podman says that Podman made or mounted the volume on this node. See removableBy.
+	Podman bool `json:"podman,omitempty"`
+}
+
+// Listed is a line of docker volume ls.
+type Listed struct {
+	Spelling string
+	Dataset  uuid.UUID
+}
+
+// List returns the live volumes whose home is node, this one, those of which it keeps a copy, and those of
+// other nodes that its engine has used. Each is in the spellings that the engine has used, or, if it has
+// used none, in the one with which the volume was created.
+func (c *Cache) List(node uuid.UUID) []Listed {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]Listed, 0, len(c.names))
+	for _, id := range c.names {
+		d := &c.datasets[id].Dataset
+		used := c.usedLocked(d, node)
+		if len(used) == 0 {
+			used = []string{d.Spelling}
+		}
+		for _, sp := range used {
+			out = append(out, Listed{sp, id})
+		}
+	}
+	elsewhere := map[uuid.UUID]string{}
+	for id, k := range c.copies {
+		if _, taken := c.names[volumeOfCopy(k)]; !taken && k.Record != nil && k.Record.State == dataset.StateReady {
+			elsewhere[id] = k.Record.Spelling
+		}
+	}
+	for name, r := range c.spellings {
+		if _, taken := c.names[name]; taken || c.datasets[r.Dataset] != nil {
+			continue
+		}
+		delete(elsewhere, r.Dataset)
+		for _, sp := range r.Used {
+			out = append(out, Listed{sp, r.Dataset})
+		}
+	}
+	for id, sp := range elsewhere {
+		out = append(out, Listed{sp, id})
+	}
+	return out
+}
+
+func volumeOfCopy(k api.Kept) string {
+	if k.Record == nil {
+		return ""
+	}
+	return k.Record.Volume
+}
+
+// usedLocked returns the spellings on record. If there is no record, the engine that created the volume
+// has used the spelling with which it was created.
+func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
+	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
+		return r.Used
+	}
+	if d.SpelledBy == node {
+		return []string{d.Spelling}
+	}
+	return nil
+}
+
+// SpellingsOf returns the spellings that the engine of node, this one, has used for a dataset.
+func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Clone(c.usedLocked(&d, node))
+}
+
+// UsedByPodman reports whether it is on record that Podman has used a dataset on this node.
+func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.spellings[d.Volume]
+	return r != nil && r.Dataset == d.ID && r.Podman
+}
+
+// DatasetNamed returns the dataset for which the engine used a name last.
+func (c *Cache) DatasetNamed(name string) (uuid.UUID, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.spellings[name]
+	if r == nil {
+		return uuid.Nil, false
+	}
+	return r.Dataset, true
+}
+
+// SetSpellings replaces the spellings of a name.
+func (c *Cache) SetSpellings(name string, r Spellings) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spellings[name] = &r
+}
+
+// ForgetSpellings removes the spellings of a dataset's name, unless another dataset has that name now. It reports
+// whether there were any.
+func (c *Cache) ForgetSpellings(d dataset.Dataset) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.spellings[d.Volume]
+	if r == nil || r.Dataset != d.ID {
+		return false
+	}
+	delete(c.spellings, d.Volume)
+	return true
+}
