@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
@@ -111,7 +112,7 @@ type Agent struct {
 	pools   *pools
 	cache   *records.Cache
 	locks   locks.Set
-	jobs    *jobs
+	jobs    *jobs.Runner
 	words   atomic.Uint64 // how often it has registered
 	mounts  mounts
 	facts   hostFacts
@@ -194,7 +195,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.isIn = make(chan struct{})
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
-	a.jobs = newJobs(a.ctx, &a.wg)
+	a.jobs = jobs.New(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.pools = newPools(a)
 	a.limits = newLimits(cfg.Cgroups)
@@ -369,7 +370,7 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 // Close stops the work: operations on record go on at the next start, mounts
 // stay. Again: nothing.
 func (a *Agent) Close() error {
-	a.jobs.close(a.stop)
+	a.jobs.Close(a.stop)
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
@@ -191,7 +192,7 @@ func TestBoundedStop(t *testing.T) {
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")
 	release, closed := make(chan struct{}), make(chan struct{})
-	g.a.jobs.start("slow", func(context.Context, *job) error { <-release; return nil })
+	g.a.jobs.Start("slow", func(context.Context, *jobs.Job) error { <-release; return nil })
 	was, _ := g.wa.entry(d.ID)
 	go func() { g.a.down(); close(closed) }()
 	await(t, func() bool {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -223,7 +224,7 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 		return idleBounds
 	}
 	if unread && !silent {
-		a.jobs.start("leases", func(ctx context.Context, _ *job) error { a.readHolds(ctx, row); return nil })
+		a.jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { a.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if !alone {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -159,8 +160,7 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 	for !op.State.Final() {
 		left := until - a.Clock.Steady()
 		if left <= 0 || ctx.Err() != nil {
-			jb := &job{op: op, progress: op.Progress}
-			return jb.pending("mount of volume " + op.Volume)
+			return jobs.Pending("mount of volume "+op.Volume, op.ID, op.Progress)
 		}
 		next, err := a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
 		switch {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -29,8 +30,8 @@ type running struct {
 }
 
 // acts are what this agent carries out.
-func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error) {
-	return map[dataset.OpKind]func(context.Context, *job, *dataset.Operation) (api.Committed, error){
+func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error) {
+	return map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
 		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey, dataset.OpRewrite: a.doRewrite,
@@ -44,10 +45,10 @@ func (a *Agent) does() []dataset.OpKind { return slices.Sorted(maps.Keys(a.acts(
 // carryOut does what an operation says and has control put the outcome on
 // record. It can be called again for the same operation after a crash: each act
 // is idempotent by the UUIDs in it.
-func (a *Agent) carryOut(ctx context.Context, jb *job, op dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
 	act, known := a.acts()[op.Kind]
 	if !known { // which goes on record, or it would be begun again for ever
-		act = func(context.Context, *job, *dataset.Operation) (out api.Committed, err error) {
+		act = func(context.Context, *jobs.Job, *dataset.Operation) (out api.Committed, err error) {
 			return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
 		}
 	}
@@ -73,10 +74,10 @@ func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.no
 
 // under runs do as an operation that can be seen, cancelled and, when it takes
 // long, found on record; the failure of one on record goes on record as well.
-func (a *Agent) under(ctx context.Context, jb *job, op dataset.Operation, do func(context.Context, *dataset.Operation) error) error {
+func (a *Agent) under(ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	jb.begin(op)
+	jb.Begin(op)
 	planned := apart(op) // do changes op meanwhile
 	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
 	if op.Dataset != nil {
@@ -185,7 +186,7 @@ func inDoubt(err error) bool {
 }
 
 // doSnapshot takes a snapshot of a dataset, mounted or not.
-func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "snapshot")
 	defer unlock()
 	if err != nil {
@@ -213,8 +214,8 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *job, op *dataset.Operation) 
 			return out, err
 		}
 	}
-	jb.step("taking the snapshot")
-	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.moved), thaw())
+	jb.Step("taking the snapshot")
+	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
 		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
@@ -246,7 +247,7 @@ func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s datas
 
 // doSnapshotDelete destroys a snapshot and then forgets it. The operation is on
 // record: a crash between the two does both again.
-func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "removal of a snapshot")
 	defer unlock()
 	if err != nil {
@@ -256,7 +257,7 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *job, op *dataset.Opera
 		return out, err
 	}
 	steps.At("snapshot-delete.begin")
-	jb.step("removing the snapshot")
+	jb.Step("removing the snapshot")
 	if err := pool.DeleteSnapshot(ctx, d.ID, op.Snapshot.ID); err != nil {
 		return out, fmt.Errorf("snapshot %s of volume %s: %w", op.Snapshot.ID, d.Volume, err)
 	}
@@ -289,7 +290,7 @@ func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapsho
 }
 
 // doResize gives a dataset another size, mounted or not.
-func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "resize")
 	defer unlock()
 	if err != nil {
@@ -301,7 +302,7 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 		}
 	}
 	steps.At("resize.begin")
-	jb.step("resizing")
+	jb.Step("resizing")
 	if err := a.resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
 		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 	}
@@ -315,7 +316,7 @@ func (a *Agent) doResize(ctx context.Context, jb *job, op *dataset.Operation) (o
 
 // doDelete takes a volume's name away. The bytes stay, in the trash, or go with
 // a purge that follows.
-func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := a.hold(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
@@ -325,7 +326,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 		return out, err
 	}
 	steps.At("delete.begin")
-	jb.step("recording")
+	jb.Step("recording")
 	if out, err = a.commit(ctx, op); err != nil {
 		return out, err
 	}
@@ -349,7 +350,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *job, op *dataset.Operation) (o
 }
 
 // doPurge destroys a condemned dataset.
-func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "purge")
 	defer unlock()
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -369,7 +370,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *job, op *dataset.Operation) (ou
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more", d.Volume, now.State)
 	}
 	steps.At("purge.begin")
-	jb.step("destroying")
+	jb.Step("destroying")
 	if err := pool.Delete(ctx, d.ID); err != nil {
 		return out, fmt.Errorf("purge of dataset %s: %w", d.ID, err)
 	}

@@ -39,7 +39,7 @@ func TestClockBehind(t *testing.T) {
 			if got := r.doubts(); !strings.Contains(got, "older than what this node has") {
 				t.Fatalf("lacks %t: doctor says %q", lacks, got)
 			}
-			await(t, func() bool { return len(r.jobs.running()) == 0 })
+			await(t, func() bool { return len(r.jobs.Running()) == 0 })
 			if op, known := r.known(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
 				t.Errorf("lacks %t: an operation of the older store was carried out: it is %s", lacks, op.State)
 			}

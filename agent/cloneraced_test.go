@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/loop"
@@ -50,7 +51,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			}
 			await(t, func() bool { d, _ := r.cache.Volume("db"); return d.Size == has })
 
-			out, err := r.doCreate(t.Context(), &job{}, free)
+			out, err := r.doCreate(t.Context(), &jobs.Job{}, free)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +62,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			if err != nil || e.Record == nil || e.Record.Size != has {
 				t.Errorf("beside it is %+v, %v", e.Record, err)
 			}
-			_, err = r.doCreate(t.Context(), &job{}, sized)
+			_, err = r.doCreate(t.Context(), &jobs.Job{}, sized)
 			if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "smaller than its source's 128MiB") {
 				t.Errorf("a clone of %s with %s: %v", has, had, err)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -113,7 +114,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 			made.Encryption = nil
 		}
 		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Source: &dataset.Source{Dataset: src.ID}}
-		if err := k.makeBytes(t.Context(), &job{}, p, &op); !errors.Is(err, c.fails) {
+		if err := k.makeBytes(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(p.did, c.did) || !slices.Equal(p.sizes, c.sizes) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -60,7 +61,7 @@ func TestCondemnedNoMore(t *testing.T) {
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
 		r.cache.Apply(d, r.cache.Index(d.ID)+1)
-		if _, err := r.carryOut(t.Context(), &job{}, op); !errors.Is(err, dataset.ErrStale) {
+		if _, err := r.carryOut(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
 	}
@@ -157,6 +158,6 @@ func TestRemovedStaysRemoved(t *testing.T) {
 		})
 	}
 	all.Wait()
-	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.jobs.running()) == 0 })
+	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.jobs.Running()) == 0 })
 	await(t, func() bool { return len(r.cache.IDs()) == 0 })
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -66,7 +67,7 @@ func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
 
 // copySoon makes a copy what it is to be, as a job of its own.
 func (a *Agent) copySoon(id uuid.UUID) {
-	a.jobs.startAgain("copy/"+id.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleCopy(ctx, id); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("copy is not what it is to be yet; it is tried again")
 		}

@@ -31,7 +31,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 	if u := g.a.record(d.ID).IDs["one"]; !u.Ended {
 		t.Errorf("%+v", u)
 	}
-	await(t, func() bool { return len(g.a.jobs.running()) == 0 })
+	await(t, func() bool { return len(g.a.jobs.Running()) == 0 })
 	if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
 		t.Fatalf("the guard has %t, %+v", there, e)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -224,7 +225,7 @@ func howMany(names []string) string {
 // WarnOfKeys logs what doctor says of keys and of fence programs: at a start, and whenever control has
 // new profiles. It returns at once.
 func (a *Agent) WarnOfKeys() {
-	a.jobs.startAgain("keys", func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
 		r := &report{}
 		known := map[uuid.UUID]dataset.Dataset{}
 		for _, id := range a.cache.IDs() {

@@ -7,13 +7,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
 // makeElsewhere has another node make a volume. Then errLost: who asked looks again, and
 // finds the volume as anybody's.
-func (a *Agent) makeElsewhere(ctx context.Context, jb *job, req api.Request) (d dataset.Dataset, err error) {
+func (a *Agent) makeElsewhere(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := a.askElsewhere(ctx, jb, req)
 	if err != nil {
 		return d, err
@@ -29,14 +30,14 @@ func (a *Agent) makeElsewhere(ctx context.Context, jb *job, req api.Request) (d 
 
 // askElsewhere puts an operation on record for another node's agent, and awaits its end
 // for as long as it takes. It is returned as it ended; nil when there was nothing to do.
-func (a *Agent) askElsewhere(ctx context.Context, jb *job, req api.Request) (out api.Outcome, err error) {
+func (a *Agent) askElsewhere(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = a.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
 		return out, err
 	}
 	op := *out.Operation
-	jb.follow(op)
-	jb.begin(op)
+	follow(jb, op)
+	jb.Begin(op)
 	for !op.State.Final() {
 		now, err := patient(ctx, a, func() (dataset.Operation, error) {
 			return a.Control.Operation(ctx, op.ID.String(), syncWait)
@@ -51,7 +52,7 @@ func (a *Agent) askElsewhere(ctx context.Context, jb *job, req api.Request) (out
 			return out, err
 		default:
 			op = now
-			jb.follow(op)
+			follow(jb, op)
 		}
 	}
 	out.Operation = &op
@@ -78,13 +79,13 @@ func (a *Agent) reconsider(ctx context.Context, op dataset.Operation, req api.Re
 }
 
 // follow takes over how far another node's agent is.
-func (jb *job) follow(op dataset.Operation) {
+func follow(jb *jobs.Job, op dataset.Operation) {
 	at := "waits for node " + short(op.Node)
 	if op.Progress.Step != "" {
 		at = op.Progress.Step + " on node " + short(op.Node)
 	}
-	jb.step(at)
-	jb.moved(op.Progress.Done, op.Progress.Total)
+	jb.Step(at)
+	jb.Moved(op.Progress.Done, op.Progress.Total)
 }
 
 // outcome is the error of an operation that has ended; nil when it is done.

@@ -120,7 +120,7 @@ func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 func (r *rig) awaitRunning(asked chan error) dataset.Operation {
 	r.t.Helper()
 	for {
-		if running := r.jobs.running(); len(running) > 0 {
+		if running := r.jobs.Running(); len(running) > 0 {
 			return running[0]
 		}
 		select {

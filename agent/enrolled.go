@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -134,7 +135,7 @@ func (a *Agent) forgetHolds() {
 	if len(left) == 0 {
 		return
 	}
-	a.jobs.start("left", func(ctx context.Context, _ *job) error {
+	a.jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
 		}

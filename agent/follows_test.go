@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -63,7 +64,7 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	d.Epoch++
 	r.cache.Apply(d, r.cache.Index(d.ID)+1)
-	if _, err := r.carryOut(ctx, &job{}, op); !errors.Is(err, dataset.ErrStale) {
+	if _, err := r.carryOut(ctx, &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("a purge of an older epoch: %v", err)
 	}
 	if _, err := r.pool().Stat(ctx, d.ID); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -275,7 +276,7 @@ func (a *Agent) raisePools() {
 			a.pools.touched(d.Pool)
 		}
 	}
-	a.jobs.start("generations", func(ctx context.Context, _ *job) error { return a.raiseDue(ctx) })
+	a.jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return a.raiseDue(ctx) })
 }
 
 func (a *Agent) raiseDue(ctx context.Context) error {
@@ -294,13 +295,13 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 	if err != nil || !kept {
 		return err // it is tried again; that control is away follow says
 	}
-	var work []*job
+	var work []*jobs.Job
 	for _, op := range due() { // none of which is held
 		if !all && a.Clock.Steady()-op.raised < raiseEvery {
 			continue
 		}
 		a.pools.change(op.ID, func(op *openPool) { op.raising = true })
-		work = append(work, a.jobs.start("generation/"+op.ID.String(), func(ctx context.Context, _ *job) error {
+		work = append(work, a.jobs.Start("generation/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			a.raiseOne(ctx, op.ID)
 			return nil
 		}))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -201,7 +202,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 	if a.PeerHTTP == nil {
 		return
 	}
-	a.jobs.startAgain("prune/"+id.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for waited := time.Duration(0); waited < tidyAtLast; waited += tidyAfter {
 			select {
 			case <-ctx.Done():

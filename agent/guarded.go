@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/mount"
@@ -252,7 +253,7 @@ func (a *Agent) mendAll() {
 			a.mendSoon(d.ID)
 		}
 	}
-	a.jobs.start("enrolled", func(ctx context.Context, _ *job) error {
+	a.jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
 			a.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
 		}
@@ -262,7 +263,7 @@ func (a *Agent) mendAll() {
 
 // mendSoon brings what the guard has of a dataset together with what is so, as a job.
 func (a *Agent) mendSoon(id uuid.UUID) {
-	a.jobs.start("guard/"+id.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.mend(ctx, id); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("a volume is not as the guard is to have it; it is tried again")
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -197,7 +198,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
 	if !a.nodes.knows(r.Home) { // who looks at it is told the name
-		a.jobs.start("nodes", func(ctx context.Context, _ *job) error { return a.lookNodes(ctx) })
+		a.jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.lookNodes(ctx) })
 	}
 	if err := a.mountpoint(path); err != nil {
 		return err
@@ -249,7 +250,7 @@ func (a *Agent) endStay(ctx context.Context, id, stay uuid.UUID) error {
 // guestSoon has control and what is mounted here agree on a dataset, as a job of its own. told
 // is a stay that control has on record.
 func (a *Agent) guestSoon(id, told uuid.UUID) {
-	a.jobs.startAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleGuest(ctx, id, told); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -134,7 +135,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.copies()
 	a.guestRounds()
 	a.mendAll()
-	a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
+	a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.resolvePulls(ctx)
 		a.sizeAgain(ctx)
 		a.unswear(ctx)
@@ -252,7 +253,7 @@ func (a *Agent) unmountForgotten() {
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
-		a.jobs.start("unmount/"+id.String(), func(ctx context.Context, _ *job) error {
+		a.jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			err := a.unmountIdle(ctx, d, a.unmountUnheld)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
 				a.log(d).WithError(err).Warn("left-over mount was not taken off")

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
@@ -251,7 +252,7 @@ func (a *Agent) purgeLater(d dataset.Dataset) {
 
 // background carries an operation out as a job of its own.
 func (a *Agent) background(key string, op dataset.Operation) {
-	a.jobs.start(key, func(ctx context.Context, jb *job) error {
+	a.jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
 		_, err := a.carryOut(ctx, jb, op)
 		if err != nil && ctx.Err() == nil {
 			level := logrus.ErrorLevel

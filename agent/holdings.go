@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -25,7 +26,7 @@ const holdAgain = 30
 // as a job of its own, once more when one is under way. None waits for another, which may be
 // away.
 func (a *Agent) holdSoon(recovery uuid.UUID) {
-	a.jobs.startAgain("hold/"+recovery.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := a.holdings(ctx)
 		if err != nil {
 			a.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")

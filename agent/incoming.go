@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 )
 
@@ -19,21 +20,21 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	a.mu.Lock()
 	maps.Copy(a.lost, lost)
 	a.mu.Unlock()
-	waitFor := func(all ...*job) {
+	waitFor := func(all ...*jobs.Job) {
 		select {
 		case <-a.isIn:
 		default:
 			a.waitFor(ctx, startPatience, ends(all))
 		}
 	}
-	waitFor(a.jobs.start("pulls", func(ctx context.Context, _ *job) error {
+	waitFor(a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.takeAgain(ctx)
 		a.resolvePulls(ctx)
 		return nil
 	}))
-	var all []*job
+	var all []*jobs.Job
 	for _, p := range a.pools.all() {
-		all = append(all, a.jobs.startAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *job) error {
+		all = append(all, a.jobs.StartAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if now, there := a.pools.byName(p.Name); there {
 				a.resolveIncoming(ctx, now)
 			}

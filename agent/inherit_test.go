@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -177,7 +178,7 @@ func TestAddressesAreKept(t *testing.T) {
 		asked := make(chan struct{}, 1)
 		a.Control = counting{asked: asked}
 		var wg sync.WaitGroup
-		a.jobs = newJobs(t.Context(), &wg)
+		a.jobs = jobs.New(t.Context(), &wg)
 		for range c.others {
 			a.nodes.seen[uuid.New()] = dataset.Node{}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -221,12 +222,12 @@ func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) err
 // doRekey wraps a data key by the key that the profile has now. The record alone changes, in one
 // step, once the new wrapping is proven: a crash before it leaves what was, and again it does the
 // same. The keys are read before the dataset is locked: who mounts it does not wait for that.
-func (a *Agent) doRekey(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := a.hold(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {
 		steps.At("rekey.begin")
-		jb.step("wrapping the data key")
+		jb.Step("wrapping the data key")
 		next, err := a.rewrap(ctx, d, *op)
 		if err != nil {
 			return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -245,7 +246,7 @@ func (k *keyRig) rekey(name, oldKey string) error {
 	if err != nil {
 		return err
 	}
-	_, err = k.carryOut(k.t.Context(), &job{}, *p.Operation)
+	_, err = k.carryOut(k.t.Context(), &jobs.Job{}, *p.Operation)
 	return err
 }
 
@@ -307,7 +308,7 @@ func (k *keyRig) nowhere(secrets ...[]byte) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.jobs.close(func() {}) // nobody logs any more
+	k.jobs.Close(func() {}) // nobody logs any more
 	places := map[string][]byte{"the log": k.log.Bytes(), "doctor": fmt.Append(nil, findings)}
 	if err := filepath.WalkDir(k.root, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {

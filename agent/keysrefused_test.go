@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -56,7 +57,7 @@ func (k *keyRig) resize(name, size string) error {
 	if err != nil || p.Operation == nil { // it has that already
 		return err
 	}
-	_, err = k.carryOut(k.t.Context(), &job{}, *p.Operation)
+	_, err = k.carryOut(k.t.Context(), &jobs.Job{}, *p.Operation)
 	return err
 }
 
@@ -79,7 +80,7 @@ func TestWithoutItsKeyNothingIsChanged(t *testing.T) {
 		"rekey by the wrong file": func() error { return k.rekey("db", k.silver) },
 		"move": func() error {
 			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", DatasetID: d.ID, Dataset: &d, From: d.Home}
-			_, err := k.doMove(t.Context(), &job{}, &op)
+			_, err := k.doMove(t.Context(), &jobs.Job{}, &op)
 			return err
 		},
 	}

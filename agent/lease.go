@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -252,7 +253,7 @@ func (a *Agent) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
 	}
 	n.mu.Unlock()
 	if due {
-		a.jobs.start("nodes", func(ctx context.Context, _ *job) error {
+		a.jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
 			if err := a.lookNodes(ctx); err != nil && ctx.Err() == nil {
 				a.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/iolimit"
@@ -163,7 +164,7 @@ func (l *limits) missed(id uuid.UUID) error {
 // relimit holds a dataset to what its profile says now, if it is mounted. What fails is tried
 // again, and doctor says so meanwhile.
 func (a *Agent) relimit(d dataset.Dataset) {
-	a.jobs.startAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 		unlock, err := a.locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
 			return err

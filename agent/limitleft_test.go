@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -313,7 +314,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 			if err := act(); err != nil && state != "" {
 				t.Errorf("%q, %s: %v", state, what, err)
 			}
-			if _, err := f.a.jobs.do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *job) error { return nil }); err != nil { // whose end it is
+			if _, err := f.a.jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil { // whose end it is
 				t.Error(err)
 			}
 			f.a.wantTold(dev, iolimit.Limits{}, string(state)+", "+what)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -15,7 +16,7 @@ import (
 )
 
 // doCreate makes a dataset, empty or as a clone.
-func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (api.Committed, error) {
+func (a *Agent) doCreate(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	name := "create"
 	if op.Source != nil {
 		name = "clone"
@@ -25,7 +26,7 @@ func (a *Agent) doCreate(ctx context.Context, jb *job, op *dataset.Operation) (a
 
 // doMake makes op.Dataset under a private name, lets fill put something in, and
 // claims the name for it. What was made goes again unless it is on record.
-func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
+func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
 	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
 	// under a lock is waited for before a pool goes.
 	unlock, err := a.locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
@@ -61,7 +62,7 @@ func (a *Agent) doMake(ctx context.Context, jb *job, op *dataset.Operation, name
 			return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
 		}
 	}
-	jb.step("recording")
+	jb.Step("recording")
 	out, err = a.commit(ctx, op)
 	if inDoubt(err) {
 		return out, err // the next sync tells whether it is on record
@@ -91,9 +92,9 @@ func settle(d *dataset.Dataset, pool backends.Pool) {
 	}
 }
 
-func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) error {
+func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
-		jb.step("making")
+		jb.Step("making")
 		size, err := pool.Create(ctx, *op.Dataset)
 		op.Dataset.Size = size
 		return err
@@ -109,7 +110,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *job, pool backends.Pool, op *
 		}
 		return nil
 	}
-	jb.step("growing")
+	jb.Step("growing")
 	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
 	if err == nil { // once more: it is there, and its record says how large now
 		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
@@ -136,7 +137,7 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 
 // cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
 // size, which is for when they write to the source again.
-func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
+func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := a.locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
@@ -165,8 +166,8 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *job, pool backends.Pool, op 
 			return nil, err
 		}
 	}
-	jb.step("cloning")
-	size, err := pool.Clone(in, made, *op.Source, jb.moved)
+	jb.Step("cloning")
+	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
 	// An earlier try that was cut short has made it, and its source was smaller then, and may be
 	// larger by now than what is asked for.
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -36,8 +37,8 @@ func TestI3WhatIsBeingMadeIsNotReaped(t *testing.T) {
 		if _, err := r.join(t.Context()); err != nil {
 			t.Error(err)
 		}
-		cleaned := func(context.Context, *job) error { return nil }
-		if _, err := r.jobs.do(t.Context(), "incoming/"+r.pool().ID().String(), "", cleaned); err != nil {
+		cleaned := func(context.Context, *jobs.Job) error { return nil }
+		if _, err := r.jobs.Do(t.Context(), "incoming/"+r.pool().ID().String(), "", cleaned); err != nil {
 			t.Error(err)
 		}
 		joined = true

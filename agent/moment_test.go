@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -55,7 +56,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 		t.Helper()
 		plan, err := r.plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
-			_, err = r.carryOut(t.Context(), &job{}, *plan.Operation)
+			_, err = r.carryOut(t.Context(), &jobs.Job{}, *plan.Operation)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -115,7 +116,7 @@ func TestSnapshotsByTheHomesClock(t *testing.T) {
 				}
 				r.clock.Advance(time.Minute)
 			}
-			if _, err := r.carryOut(t.Context(), &job{}, op); err != nil {
+			if _, err := r.carryOut(t.Context(), &jobs.Job{}, op); err != nil {
 				t.Fatal(err)
 			}
 		}

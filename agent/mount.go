@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fsctl"
@@ -41,8 +42,8 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 			return path, err
 		}
 		what := "mount of volume " + d.Volume
-		_, err = a.jobs.do(ctx, "mount/"+d.ID.String(), what, func(ctx context.Context, jb *job) error {
-			jb.step("mounting")
+		_, err = a.jobs.Do(ctx, "mount/"+d.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
+			jb.Step("mounting")
 			return a.ensureMounted(ctx, d)
 		})
 		if err != nil {
@@ -301,14 +302,14 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 		a.unmountForPodman(ctx, d, began)
 		return nil
 	}
-	_, err = a.jobs.do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, a.unmountUnused(d))
+	_, err = a.jobs.Do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, a.unmountUnused(d))
 	return err
 }
 
 // unmountUnused is a job that unmounts a dataset whose last use has ended.
-func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *job) error {
-	return func(ctx context.Context, jb *job) error {
-		jb.step("writing out what is not on disk yet")
+func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job) error {
+	return func(ctx context.Context, jb *jobs.Job) error {
+		jb.Step("writing out what is not on disk yet")
 		if err := a.unmountIdle(ctx, d, a.unmountLater); err != nil {
 			return err
 		}

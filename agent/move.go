@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -20,7 +21,7 @@ import (
 // moving is a move that this node, its target, carries out.
 type moving struct {
 	a    *Agent
-	jb   *job
+	jb   *jobs.Job
 	op   *dataset.Operation
 	pool backends.Pool
 	home dataset.Node
@@ -32,7 +33,7 @@ type moving struct {
 
 // doMove makes this node the home of a dataset that another node has. It is begun again
 // after a crash: what has come is kept, and each step is idempotent.
-func (a *Agent) doMove(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	pool, err := a.pools.online(ctx, op.Dataset.Pool)
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -126,7 +127,7 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 // recall has the home give the dataset up, and waits for that, but not for long while it
 // is in use.
 func (m *moving) recall(ctx context.Context) error {
-	m.jb.step("asking node " + m.home.Name + " for it")
+	m.jb.Step("asking node " + m.home.Name + " for it")
 	a, op := m.a, m.op
 	asked := *op
 	asked.Incarnation = a.incarnation
@@ -147,10 +148,10 @@ func (m *moving) recall(ctx context.Context) error {
 			until, left = a.Clock.Steady()+a.Limits.Lease, a.Limits.Lease
 		}
 		if who := m.users(now); who != "" {
-			m.jb.step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
+			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
 			a.tellSoon()
 		} else {
-			m.jb.step("asking node " + m.home.Name + " for it")
+			m.jb.Step("asking node " + m.home.Name + " for it")
 		}
 		now, err = patient(ctx, a, func() (dataset.Operation, error) {
 			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
@@ -226,7 +227,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, err
 	}
 	defer unlock()
-	m.jb.step("making it the home")
+	m.jb.Step("making it the home")
 	if err := m.atBest(ctx); err != nil {
 		return out, err
 	}
@@ -238,7 +239,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.promoted")
-	m.jb.step("recording")
+	m.jb.Step("recording")
 	out, err = a.commit(context.WithoutCancel(ctx), op)
 	if inDoubt(err) {
 		return out, err // the next sync tells whether it is on record

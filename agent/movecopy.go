@@ -48,7 +48,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	}
 	before := int64(-1)
 	for range roundsInUse {
-		m.jb.step("copying, in use")
+		m.jb.Step("copying, in use")
 		began := m.a.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
@@ -135,7 +135,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	defer unlock()
 	began := a.Clock.Steady()
 	got, err := a.puller.Pull(ctx, transfer.Pull{
-		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.moved,
+		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
 		Bases: op.Manifest == nil, // and not while nobody can write
 	})
 	if err != nil {
@@ -200,7 +200,7 @@ func (m *moving) copyRest(ctx context.Context) error {
 	if m.op.Share {
 		return nil
 	}
-	m.jb.step("copying the rest")
+	m.jb.Step("copying the rest")
 	if m.op.Files {
 		return m.copyFiles(ctx, given)
 	}
@@ -256,7 +256,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	} else if replaces || rec.Beside != uuid.Nil {
 		made.ID = besideOf(op.DatasetID, op.ID)
 	}
-	files := transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Manifest: given, Progress: m.jb.moved}
+	files := transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Manifest: given, Progress: m.jb.Moved}
 	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
 		err = fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {

@@ -261,7 +261,7 @@ func TestMoveCancelled(t *testing.T) {
 			if op = f.ended(op); op.State != dataset.OpCancelled {
 				t.Fatalf("%s: %+v", op.State, op.Problem)
 			}
-			await(t, func() bool { return len(f.b.jobs.running()) == 0 })
+			await(t, func() bool { return len(f.b.jobs.Running()) == 0 })
 			if act == "recall" { // it may have been given up in that moment
 				epoch = f.record("db").Epoch
 			}

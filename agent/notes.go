@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +20,7 @@ import (
 // waits for it: its pools may go to somebody who has the records alone.
 func (a *Agent) noteLater(d api.Indexed) {
 	a.limits.heed(d.Dataset)
-	a.jobs.start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *job) error {
+	a.jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
 		return a.noteNow(ctx, d.ID)
 	})
 }
@@ -58,7 +59,7 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 // note is not flushed, so one may have gone with the power, or with the process
 // that was to write it.
 func (a *Agent) noteAll() {
-	a.jobs.start("notes", func(ctx context.Context, _ *job) error {
+	a.jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
 		for _, p := range a.pools.all() {
 			if p.backend == nil || p.hung != "" {
 				continue

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -197,9 +198,9 @@ func (a *Agent) waitFor(ctx context.Context, patience time.Duration, all []<-cha
 }
 
 // ends is what waitFor takes of jobs.
-func ends(all []*job) (list []<-chan struct{}) {
+func ends(all []*jobs.Job) (list []<-chan struct{}) {
 	for _, jb := range all {
-		list = append(list, jb.done)
+		list = append(list, jb.Ended())
 	}
 	return list
 }

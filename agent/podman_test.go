@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -98,7 +99,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(end) })
 	defer release()
-	slow := r.jobs.start("unmount/"+d.ID.String(), func(context.Context, *job) error { close(begun); <-end; return nil })
+	slow := r.jobs.Start("unmount/"+d.ID.String(), func(context.Context, *jobs.Job) error { close(begun); <-end; return nil })
 	<-begun
 	answered := make(chan error)
 	go func() { answered <- r.Unmount(t.Context(), "db", podmanID) }()
@@ -115,7 +116,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 		}
 	})
 	release()
-	<-slow.done
+	<-slow.Ended()
 	r.restart() // the job was not the unmount, which the next start finds
 	r.want(d)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,7 +20,7 @@ func (a *Agent) leavePools() {
 		if op.rec.Leaving == staying || op.backend == nil && op.opening != nil {
 			continue
 		}
-		a.jobs.start("removal of pool "+op.Name, func(ctx context.Context, _ *job) error {
+		a.jobs.Start("removal of pool "+op.Name, func(ctx context.Context, _ *jobs.Job) error {
 			unlock, err := a.lockPool(ctx, op)
 			if err != nil {
 				return err

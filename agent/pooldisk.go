@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -67,7 +68,7 @@ func diskFails(pool string, err error) string {
 }
 
 // suspect starts a probe of a pool if err may come from its disk. The job is nil if there is none.
-func (p *pools) suspect(id uuid.UUID, err error) *job {
+func (p *pools) suspect(id uuid.UUID, err error) *jobs.Job {
 	if !isDiskError(err) {
 		return nil
 	}
@@ -86,7 +87,7 @@ func (p *pools) blame(ctx context.Context, id uuid.UUID, err error) error {
 	if probe == nil {
 		return err
 	}
-	p.a.waitFor(ctx, askPatience, []<-chan struct{}{probe.done})
+	p.a.waitFor(ctx, askPatience, []<-chan struct{}{probe.Ended()})
 	op := p.one(id)
 	if why := op.diskFailure(); why != "" {
 		return offline(op.Name, why)
@@ -111,8 +112,8 @@ func (p *pools) probeSuspects() {
 	}
 }
 
-func (p *pools) startProbe(id uuid.UUID) *job {
-	return p.a.jobs.start("probe/"+id.String(), func(ctx context.Context, _ *job) error {
+func (p *pools) startProbe(id uuid.UUID) *jobs.Job {
+	return p.a.jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		p.probe(ctx, id)
 		return nil
 	})

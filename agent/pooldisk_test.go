@@ -259,7 +259,7 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	for range 20 {
 		r.pools.changed(p.ID, true)
 		r.rounds(t.Context())
-		<-r.pools.suspect(p.ID, unix.EIO).done
+		<-r.pools.suspect(p.ID, unix.EIO).Ended()
 	}
 	await(t, func() bool { return !r.pools.one(p.ID).raising })
 	now := r.pools.one(p.ID)
@@ -283,7 +283,7 @@ func TestProbeOfAShare(t *testing.T) {
 	}
 	await(t, func() bool { return at() > 0 && !f.a.pools.one(p.ID).due && !f.a.pools.one(p.ID).raising })
 	before := at()
-	<-f.a.pools.suspect(p.ID, unix.EIO).done
+	<-f.a.pools.suspect(p.ID, unix.EIO).Ended()
 	if now := at(); now <= before {
 		t.Errorf("generation %d after %d", now, before)
 	}
@@ -303,7 +303,7 @@ func TestProbeOfAHangingDisk(t *testing.T) {
 	await(t, func() bool {
 		r.clock.Advance(askPatience / askTurns)
 		select {
-		case <-probe.done:
+		case <-probe.Ended():
 			return true
 		default:
 			return false

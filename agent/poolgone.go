@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/control/api"
@@ -298,10 +299,10 @@ func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
 		}
 		unlock()
 	}
-	nothing := func(context.Context, *job) error { return nil }
+	nothing := func(context.Context, *jobs.Job) error { return nil }
 	for _, key := range []string{"generation/" + op.ID.String(), "trim of pool " + op.Name} {
 		select {
-		case <-a.jobs.start(key, nothing).done:
+		case <-a.jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
 			return dataset.Errorf(dataset.ErrPending, "removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
 		}

@@ -89,7 +89,7 @@ func (m *moving) swear(ctx context.Context) error {
 	if !op.Dataset.Profile.Failover.Auto {
 		return nil
 	}
-	m.jb.step("waiting until it is certain that its last home writes no more")
+	m.jb.Step("waiting until it is certain that its last home writes no more")
 	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
 	until := a.Clock.Steady() + a.Limits.Lease
 	for {
@@ -137,7 +137,7 @@ func (m *moving) fence(ctx context.Context) error {
 	if !goesByItself(op) || f.Kind != dataset.FenceExec {
 		return nil
 	}
-	m.jb.step("cutting its last home off")
+	m.jb.Step("cutting its last home off")
 	home, err := a.peer(ctx, op.Loss.Fenced)
 	if err == nil {
 		err = safeProgram(f.Exec, a.FencePrograms)

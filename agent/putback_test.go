@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -106,7 +107,7 @@ func (f *flock) keepsNewer(d dataset.Dataset, has dataset.Copy, want error) {
 	if _, _, err := (sending{f.a.Agent}).Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if err := f.b.refresh(f.Context(), &job{}, d.ID); err == nil {
+	if err := f.b.refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
 		f.Error("it was refreshed")
 	}
 	if e, err := f.b.thePool().Stat(f.Context(), d.ID); err != nil || indexOf(e, has.Snapshot) < 0 {

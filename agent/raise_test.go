@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -40,18 +41,18 @@ func (p stubbornPool) Raise(to uint64) error {
 func TestWhenAPoolIsRaised(t *testing.T) {
 	b := &stubborn{}
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(b) })
-	nothing := func(context.Context, *job) error { return nil }
+	nothing := func(context.Context, *jobs.Job) error { return nil }
 	look := func(want uint64, what string) {
 		t.Helper()
 		r.raisePools()
-		if _, err := r.jobs.do(t.Context(), "generations", "raising", nothing); err != nil {
+		if _, err := r.jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.raiseDue(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// The start of an agent raises the pool as well, in the background.
-		if _, err := r.jobs.do(t.Context(), "generation/"+r.pools.all()[0].ID.String(), "raising", nothing); err != nil {
+		if _, err := r.jobs.Do(t.Context(), "generation/"+r.pools.all()[0].ID.String(), "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
 		if g, err := r.pools.all()[0].backend.Generation(); g != want || err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -108,7 +109,7 @@ func (a *Agent) refreshDue() (wait time.Duration) {
 }
 
 func (a *Agent) startRefresh(id uuid.UUID) {
-	a.jobs.startAgain("replica/"+id.String(), func(ctx context.Context, jb *job) error {
+	a.jobs.StartAgain("replica/"+id.String(), func(ctx context.Context, jb *jobs.Job) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		a.copiesFresh.mu.Lock()
@@ -153,7 +154,7 @@ func (a *Agent) stopRefresh(id uuid.UUID) {
 
 // refresh brings over what a replica lacks. What its home does not have any more goes here
 // too; the snapshot that the next difference rests on stays until that is here.
-func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
+func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	k, kept := a.cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
 		a.isPulling(id) || a.mistrust() != nil || a.PeerHTTP == nil {
@@ -180,7 +181,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if err := a.pools.room(ctx); err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
-	jb.step("refreshing the replica of volume " + d.Volume)
+	jb.Step("refreshing the replica of volume " + d.Volume)
 	checked := a.Clock.Now().UTC().Round(0)
 	peer := "https://" + home.Address
 	have, err := snapshotsOf(ctx, pool, id)
@@ -205,7 +206,7 @@ func (a *Agent) refresh(ctx context.Context, jb *job, id uuid.UUID) error {
 	if now, kept := a.cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
 		return nil
 	}
-	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.moved})
+	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.Moved})
 	if err != nil {
 		return err
 	}

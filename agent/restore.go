@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -12,7 +13,7 @@ import (
 )
 
 // doRestore puts a dataset that is not in use back to a snapshot.
-func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "restore")
 	defer unlock()
 	if err != nil {
@@ -32,7 +33,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 		defer end()
 	}
 	steps.At("restore.begin")
-	jb.step("restoring")
+	jb.Step("restoring")
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
@@ -49,7 +50,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *job, op *dataset.Operation) (
 
 // restoreBytes restores so that no host can write to what is kept: of one that has it mounted
 // somebody vouched that it writes no more, or it would have been refused.
-func (a *Agent) restoreBytes(ctx context.Context, jb *job, pool backends.Pool, d dataset.Dataset, op *dataset.Operation) error {
+func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset, op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
 		now, err := patient(ctx, a, func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
@@ -60,5 +61,5 @@ func (a *Agent) restoreBytes(ctx context.Context, jb *job, pool backends.Pool, d
 			restore = sharer.RestoreApart
 		}
 	}
-	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.moved)
+	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.Moved)
 }

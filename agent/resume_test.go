@@ -29,7 +29,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	stale := api.Sync{Cluster: r.cluster, Operations: []dataset.Operation{*out.Operation}}
 	await(t, func() bool {
 		op, known := r.known(ctx, out.Operation.ID)
-		return known && op.State == dataset.OpDone && len(r.jobs.running()) == 0
+		return known && op.State == dataset.OpDone && len(r.jobs.Running()) == 0
 	})
 	d, ok := r.cache.Volume("db")
 	if !ok {
@@ -46,11 +46,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err := r.take(ctx, stale, known{}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool {
-		r.jobs.mu.Lock()
-		defer r.jobs.mu.Unlock()
-		return len(r.jobs.all) == 0
-	})
+	await(t, func() bool { return r.jobs.Count() == 0 })
 	r.mount(d, "id")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "written since" {
 		t.Errorf("it holds %q, %v", b, err)

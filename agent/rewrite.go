@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -12,7 +13,7 @@ import (
 
 // doRewrite has the pool write the head of a dataset anew, which nobody uses: a mount or a move ends
 // it.
-func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "rewrite")
 	defer unlock()
 	if err != nil {
@@ -30,11 +31,11 @@ func (a *Agent) doRewrite(ctx context.Context, jb *job, op *dataset.Operation) (
 		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: %s", d.Volume, why)
 	}
 	steps.At("rewrite.begin")
-	jb.step("writing it anew")
+	jb.Step("writing it anew")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
-		jb.moved(done, total)
+		jb.Moved(done, total)
 		if a.locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse, "a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
 		}

@@ -138,7 +138,7 @@ func TestCancelledCreate(t *testing.T) {
 		_, err := r.Control.CancelOperation(ctx, named[1])
 		return err == nil
 	})
-	await(t, func() bool { return len(r.jobs.running()) == 0 })
+	await(t, func() bool { return len(r.jobs.Running()) == 0 })
 	for _, area := range []string{"datasets", "incoming", "deleting"} {
 		if left := r.inPool(area); len(left) != 0 {
 			t.Errorf("%s: %v", area, left)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/fsctl"
@@ -25,7 +26,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var work []*job
+	var work []*jobs.Job
 	for _, id := range a.mountedIDs() {
 		d, ok := a.knownHere(id)
 		if !ok {
@@ -36,7 +37,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			continue
 		}
 		a.log(d).Warn("dataset in use is not mounted: mounting it again")
-		again := a.jobs.start("mount/"+id.String(), func(ctx context.Context, _ *job) error {
+		again := a.jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if err := a.ensureMounted(ctx, d); err != nil {
 				a.log(d).WithError(err).Error("dataset in use was not mounted")
 			}
@@ -59,15 +60,15 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
-		work = append(work, a.jobs.start("mounted/"+id.String(), func(ctx context.Context, _ *job) error {
+		work = append(work, a.jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			return a.resolveMount(ctx, id, fenced, err != nil)
 		}))
 	}
 	all = a.waitFor(ctx, startPatience, ends(work))
 	for _, jb := range work {
 		select {
-		case <-jb.done:
-			err = errors.Join(err, jb.err)
+		case <-jb.Ended():
+			err = errors.Join(err, jb.Result())
 		default:
 		}
 	}
@@ -186,7 +187,7 @@ func (a *Agent) making(id uuid.UUID) bool {
 	if _, shown := a.cache.ShownBy(id); shown || scratch || a.isBeside(id) {
 		return true
 	}
-	for _, op := range a.jobs.running() {
+	for _, op := range a.jobs.Running() {
 		if op.DatasetID == id {
 			return true
 		}

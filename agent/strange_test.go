@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -84,7 +85,7 @@ func TestStrangeStoreDestroysNothing(t *testing.T) {
 				c.change(s)
 			})
 			r.restart()
-			await(t, func() bool { return len(r.jobs.running()) == 0 })
+			await(t, func() bool { return len(r.jobs.Running()) == 0 })
 			if got := r.inPool("datasets"); len(got) != 2 || len(r.inPool("incoming")) != 1 {
 				t.Fatalf("in the pool: %v, incoming %v", got, r.inPool("incoming"))
 			}
@@ -99,7 +100,7 @@ func TestStrangeStoreDestroysNothing(t *testing.T) {
 					ID: uuid.New(), Kind: kind, Node: r.node, Volume: "db", DatasetID: db.ID, Epoch: db.Epoch,
 					Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: db.ID}, Source: &dataset.Source{Dataset: db.ID, Snapshot: uuid.New()},
 				}
-				_, err := r.carryOut(ctx, &job{}, op)
+				_, err := r.carryOut(ctx, &jobs.Job{}, op)
 				if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 					t.Errorf("%s: %v", kind, err)
 				}

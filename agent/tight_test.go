@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -97,7 +98,7 @@ func TestScheduledSnapshotIsReportedFromANarrowPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.free = dataset.GiB
-	if _, err := r.carryOut(ctx, &job{}, *out.Operation); err != nil {
+	if _, err := r.carryOut(ctx, &jobs.Job{}, *out.Operation); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	list, err := r.Control.Snapshots(ctx, d.ID.String(), api.Page{})

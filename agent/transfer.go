@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -170,7 +171,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	}
 	op := *plan.Operation
 	var out api.Committed // read only when the job has ended well
-	joined, err := a.jobs.do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *job) error {
+	joined, err := a.jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *jobs.Job) error {
 		// The archive comes with the request: it ends with it.
 		jctx, cancel := context.WithCancel(jctx)
 		defer cancel()
@@ -198,7 +199,7 @@ func usedID(id uuid.UUID) error {
 }
 
 // doImport makes a volume from a folder of this host.
-func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (api.Committed, error) {
+func (a *Agent) doImport(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Path == "" {
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled, "import of volume %s was cut short by a restart: import it again", op.Volume)
 	}
@@ -213,13 +214,13 @@ func (a *Agent) doImport(ctx context.Context, jb *job, op *dataset.Operation) (a
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return a.importInto(ctx, jb, op, func(root *os.File) error {
-		if err := tree.Copy(ctx, src, root, func(n int64) { jb.moved(n, 0) }); err != nil {
+		if err := tree.Copy(ctx, src, root, func(n int64) { jb.Moved(n, 0) }); err != nil {
 			return err
 		}
 		if op.Live {
 			return nil
 		}
-		jb.step("comparing")
+		jb.Step("comparing")
 		diff, err := tree.Compare(ctx, src, root)
 		if err == nil && len(diff) > 0 {
 			err = dataset.Errorf(dataset.ErrConflict, "%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
@@ -247,7 +248,7 @@ func nothingBelow(folder *os.File) error {
 	return nil
 }
 
-func (a *Agent) importInto(ctx context.Context, jb *job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {
+func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {
 	pool, err := a.pools.get(op.Dataset.Pool)
 	if err != nil {
 		return api.Committed{}, err
@@ -257,7 +258,7 @@ func (a *Agent) importInto(ctx context.Context, jb *job, op *dataset.Operation, 
 		return api.Committed{}, err
 	}
 	return a.doMake(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		jb.step("copying")
+		jb.Step("copying")
 		root, err := openRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -18,7 +19,7 @@ const TrimEvery = 7 * 24 * time.Hour
 
 // trimPools has the devices of pools told what of them is free, when it is time. Images are
 // left out: their blocks are to stay theirs.
-func (a *Agent) trimPools() (begun []*job) {
+func (a *Agent) trimPools() (begun []*jobs.Job) {
 	now := a.Clock.Now()
 	for _, op := range a.pools.all() {
 		t, ok := op.backend.(backends.Trimmer)
@@ -31,7 +32,7 @@ func (a *Agent) trimPools() (begun []*job) {
 			continue
 		}
 		id, name := op.ID, op.Name
-		begun = append(begun, a.jobs.start("trim of pool "+name, func(ctx context.Context, _ *job) error {
+		begun = append(begun, a.jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
 			return a.trim(ctx, id, name, t)
 		}))
 	}

@@ -88,7 +88,7 @@ func TestTrim(t *testing.T) {
 			got = append(got, <-trimmed)
 		}
 		for _, jb := range r.trimPools() {
-			<-jb.done
+			<-jb.Ended()
 		}
 		for len(trimmed) > 0 {
 			got = append(got, <-trimmed)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
@@ -182,7 +183,7 @@ func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d
 	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
 	for {
 		var made dataset.Dataset // read only when the job has ended well
-		joined, err := a.jobs.do(ctx, "name/"+name, what, func(ctx context.Context, jb *job) error {
+		joined, err := a.jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
 			d, err := a.makeOnce(ctx, jb, req)
 			made = d
 			return err
@@ -215,8 +216,8 @@ func (a *Agent) found(ctx context.Context, p api.Plan, err error, req api.Reques
 // errLost says that another request made the volume first: look again.
 var errLost = errors.New("another request was first")
 
-func (a *Agent) makeOnce(ctx context.Context, jb *job, req api.Request) (d dataset.Dataset, err error) {
-	jb.step("planning")
+func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+	jb.Step("planning")
 	req.ID = uuid.New()
 	plan, err := a.plan(ctx, req)
 	if err != nil {
@@ -289,8 +290,8 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	req.ID = uuid.New()
-	_, err := a.jobs.do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *job) error {
-		jb.step("planning")
+	_, err := a.jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
+		jb.Step("planning")
 		plan, err := a.plan(ctx, req)
 		if err != nil || plan.Done != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,7 +35,7 @@ type yieldRecord struct {
 
 // yieldSoon answers a recall as a job of its own, once more when one is under way.
 func (a *Agent) yieldSoon(id uuid.UUID) {
-	a.jobs.startAgain("yield/"+id.String(), func(ctx context.Context, _ *job) error {
+	a.jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for {
 			err := a.yield(ctx, id)
 			if err == nil || ctx.Err() != nil {

@@ -1,4 +1,4 @@
-package agent
+package jobs
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newTestJobs(t *testing.T) *jobs {
+func newTestJobs(t *testing.T) *Runner {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	j := newJobs(ctx, &wg)
+	j := New(ctx, &wg)
 	t.Cleanup(func() {
-		j.close(stop)
+		j.Close(stop)
 		wg.Wait()
 	})
 	return j
@@ -32,7 +32,7 @@ func TestJobsJoin(t *testing.T) {
 	var runs atomic.Int64
 	gate, begun := make(chan struct{}), make(chan struct{})
 	failure := errors.New("it failed")
-	work := func(context.Context, *job) error {
+	work := func(context.Context, *Job) error {
 		if runs.Add(1) == 1 {
 			close(begun)
 		}
@@ -42,7 +42,7 @@ func TestJobsJoin(t *testing.T) {
 	var wg sync.WaitGroup
 	var joined atomic.Int64
 	ask := func() {
-		was, err := j.do(t.Context(), "key", "work", work)
+		was, err := j.Do(t.Context(), "key", "work", work)
 		if !errors.Is(err, failure) {
 			t.Errorf("got %v", err)
 		}
@@ -55,12 +55,14 @@ func TestJobsJoin(t *testing.T) {
 	for range 9 {
 		wg.Go(ask)
 	}
-	await(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return len(j.all) == 1 })
+	if n := j.Count(); n != 1 {
+		t.Errorf("%d jobs of one key are in progress, want 1", n)
+	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	// All nine have joined once they are in; those that come later would run anew.
 	for range 1000 {
-		if _, err := j.do(gone, "key", "work", work); !errors.Is(err, dataset.ErrPending) {
+		if _, err := j.Do(gone, "key", "work", work); !errors.Is(err, dataset.ErrPending) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -69,11 +71,11 @@ func TestJobsJoin(t *testing.T) {
 	if runs.Load()+joined.Load() != 10 {
 		t.Errorf("%d ran and %d joined, of 10", runs.Load(), joined.Load())
 	}
-	if n := len(j.running()); n != 0 {
+	if n := len(j.Running()); n != 0 {
 		t.Errorf("%d jobs are left", n)
 	}
 	before := runs.Load()
-	if was, _ := j.do(t.Context(), "key", "work", work); was || runs.Load() != before+1 {
+	if was, _ := j.Do(t.Context(), "key", "work", work); was || runs.Load() != before+1 {
 		t.Errorf("joined a job that had ended")
 	}
 }
@@ -86,19 +88,19 @@ func TestJobsPending(t *testing.T) {
 	id := uuid.New()
 	for _, c := range []struct {
 		key   string
-		begin func(jb *job)
+		begin func(jb *Job)
 		says  []string
 	}{
-		{"nothing", func(*job) {}, []string{"snapshot of db takes long and goes on (waiting)", "ask again"}},
-		{"step", func(jb *job) { jb.step("copying") }, []string{"(copying)"}},
-		{"far", func(jb *job) {
-			jb.begin(dataset.Operation{ID: id, Kind: dataset.OpImport})
-			jb.step("copying")
-			jb.moved(1<<30, 2<<30)
+		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and goes on (waiting)", "ask again"}},
+		{"step", func(jb *Job) { jb.Step("copying") }, []string{"(copying)"}},
+		{"far", func(jb *Job) {
+			jb.Begin(dataset.Operation{ID: id, Kind: dataset.OpImport})
+			jb.Step("copying")
+			jb.Moved(1<<30, 2<<30)
 		}, []string{"goes on as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := j.do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *job) error {
+		_, err := j.Do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *Job) error {
 			c.begin(jb)
 			cancel()
 			<-gate
@@ -113,7 +115,7 @@ func TestJobsPending(t *testing.T) {
 			}
 		}
 	}
-	running := j.running()
+	running := j.Running()
 	if len(running) != 1 || running[0].ID != id || running[0].Progress.Done != 1<<30 {
 		t.Errorf("running: %+v", running)
 	}
@@ -123,26 +125,26 @@ func TestJobsPending(t *testing.T) {
 func TestJobsClose(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	j := newJobs(ctx, &wg)
+	j := New(ctx, &wg)
 	ended := false
 	begun := make(chan struct{})
-	j.start("key", func(ctx context.Context, _ *job) error {
+	j.Start("key", func(ctx context.Context, _ *Job) error {
 		close(begun)
 		<-ctx.Done()
 		ended = true
 		return nil
 	})
 	<-begun
-	j.start("key", func(context.Context, *job) error { t.Error("a second job of that key"); return nil })
-	j.close(stop)
+	j.Start("key", func(context.Context, *Job) error { t.Error("a second job of that key"); return nil })
+	j.Close(stop)
 	wg.Wait()
 	if !ended {
 		t.Error("it was not waited for")
 	}
-	if _, err := j.do(t.Context(), "other", "work", nil); !errors.Is(err, dataset.ErrUnavailable) {
+	if _, err := j.Do(t.Context(), "other", "work", nil); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}
-	j.start("other", nil)
+	j.Start("other", nil)
 }
 
 // What changes while a job runs is looked at by it once more, however often it changes,
@@ -152,11 +154,11 @@ func TestStartAgain(t *testing.T) {
 	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	j := newJobs(ctx, &wg)
+	j := New(ctx, &wg)
 	var mu sync.Mutex
 	runs, beside := 0, 0
 	begun, goOn := make(chan struct{}, 10), make(chan struct{})
-	look := func(context.Context, *job) error {
+	look := func(context.Context, *Job) error {
 		mu.Lock()
 		runs++
 		beside++
@@ -171,12 +173,12 @@ func TestStartAgain(t *testing.T) {
 		mu.Unlock()
 		return nil
 	}
-	j.startAgain("k", look)
+	j.StartAgain("k", look)
 	<-begun
 	for range 5 {
-		j.startAgain("k", look)
+		j.StartAgain("k", look)
 	}
-	j.start("k", look) // which wants no more than that it runs
+	j.Start("k", look) // which wants no more than that it runs
 	goOn <- struct{}{}
 	<-begun
 	goOn <- struct{}{}

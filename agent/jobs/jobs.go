@@ -1,0 +1,187 @@
+// Package jobs runs the work of the agent that outlives the requests that asked for it.
+package jobs
+
+import (
+	"context"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Runner is the work in progress, one job for each key. A job belongs to the agent and not to the request
+// that began it: it goes on if the request ends, and a request for the same key joins it. It is safe for
+// concurrent use.
+type Runner struct {
+	ctx context.Context
+	wg  *sync.WaitGroup
+	mu  sync.Mutex
+	all map[string]*Job
+}
+
+// Job is one piece of work in progress.
+type Job struct {
+	key   string
+	done  chan struct{}
+	err   error
+	again bool // it is to run once more when it has run; guarded by jobs.mu
+
+	mu       sync.Mutex
+	op       dataset.Operation // without a UUID until it is known
+	progress dataset.Progress
+}
+
+func newJob(key string) *Job { return &Job{key: key, done: make(chan struct{})} }
+
+// Ended is closed when the job has ended.
+func (jb *Job) Ended() <-chan struct{} { return jb.done }
+
+// Result returns the error of a job that has ended.
+func (jb *Job) Result() error { return jb.err }
+
+// New returns a runner. Jobs end when ctx does; wg waits for them.
+func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
+	return &Runner{ctx: ctx, wg: wg, all: map[string]*Job{}}
+}
+
+// Do runs fn as the job of that key, or joins the job of that key that is in progress, and waits until the
+// job or ctx ends. If ctx ends first, it fails with ErrPending and says what the job does and how far it
+// is. joined reports that fn was not run for this caller. It fails with ErrUnavailable once the agent stops.
+func (j *Runner) Do(ctx context.Context, key, what string, fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
+	j.mu.Lock()
+	jb, joined := j.all[key]
+	if !joined {
+		if err := j.ctx.Err(); err != nil {
+			j.mu.Unlock()
+			return false, dataset.Errorf(dataset.ErrUnavailable, "%s: drover is stopping", what)
+		}
+		jb = newJob(key)
+		j.all[key] = jb
+		j.wg.Add(1)
+		go j.run(jb, fn)
+	}
+	j.mu.Unlock()
+	select {
+	case <-jb.done:
+		return joined, jb.err
+	case <-ctx.Done():
+		return joined, jb.pending(what)
+	}
+}
+
+// Close lets no new job begin, and calls stop, which ends the context of the jobs in progress.
+func (j *Runner) Close(stop func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	stop()
+}
+
+func (j *Runner) run(jb *Job, fn func(context.Context, *Job) error) {
+	defer j.wg.Done()
+	for more := true; more; {
+		jb.err = fn(j.ctx, jb)
+		j.mu.Lock()
+		if more = jb.again && j.ctx.Err() == nil; !more {
+			delete(j.all, jb.key)
+		}
+		jb.again = false
+		j.mu.Unlock()
+	}
+	close(jb.done)
+}
+
+// Running returns the operations of the jobs in progress, each with its progress.
+func (j *Runner) Running() []dataset.Operation {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []dataset.Operation
+	for _, jb := range j.all {
+		jb.mu.Lock()
+		if jb.op.ID != uuid.Nil {
+			op := dataset.Operation{ID: jb.op.ID, Kind: jb.op.Kind, DatasetID: jb.op.DatasetID, Progress: jb.progress}
+			out = append(out, op)
+		}
+		jb.mu.Unlock()
+	}
+	return out
+}
+
+// Begin says which operation the job carries out.
+func (jb *Job) Begin(op dataset.Operation) {
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	jb.op = op
+}
+
+// Step says what the job does now.
+func (jb *Job) Step(name string) {
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	jb.progress = dataset.Progress{Step: name}
+}
+
+// Moved says how many bytes of how many have been copied in this step.
+func (jb *Job) Moved(done, total int64) {
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	jb.progress.Done, jb.progress.Total = done, total
+}
+
+func (jb *Job) pending(what string) error {
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	return Pending(what, jb.op.ID, jb.progress)
+}
+
+// Pending returns an ErrPending for a caller that no longer waits for what was asked. It says how far that
+// is, and names the operation, if its UUID is known.
+func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
+	at := progress.Step
+	if at == "" {
+		at = "waiting"
+	}
+	if progress.Total > 0 {
+		at += ", " + dataset.Size(progress.Done).Human() + " of " + dataset.Size(progress.Total).Human()
+	}
+	if op == uuid.Nil {
+		return dataset.Errorf(dataset.ErrPending, "%s takes long and goes on (%s): ask again", what, at)
+	}
+	return dataset.Errorf(dataset.ErrPending, "%s goes on as operation %s (%s): ask again, or drover operation watch %s", what, op.String()[:8], at, op.String()[:8])
+}
+
+// Count returns how many jobs are in progress.
+func (j *Runner) Count() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.all)
+}
+
+// Start runs fn as the job of that key, unless one is in progress, and returns the job without waiting.
+func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) *Job {
+	return j.launch(key, fn, false)
+}
+
+// StartAgain is start, but has a job that is in progress run once more: what it has looked at may have
+// changed since.
+func (j *Runner) StartAgain(key string, fn func(ctx context.Context, jb *Job) error) *Job {
+	return j.launch(key, fn, true)
+}
+
+func (j *Runner) launch(key string, fn func(ctx context.Context, jb *Job) error, again bool) *Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if jb, runs := j.all[key]; runs {
+		jb.again = jb.again || again
+		return jb
+	}
+	jb := newJob(key)
+	if jb.err = j.ctx.Err(); jb.err != nil {
+		close(jb.done)
+		return jb
+	}
+	j.all[key] = jb
+	j.wg.Add(1)
+	go j.run(jb, fn)
+	return jb
+}
