@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -53,7 +54,7 @@ func (a *Agent) checkGuests(r *report) {
 	for _, id := range a.guests.ids() {
 		g, _ := a.guests.get(id)
 		if why := a.guests.why(id); why != "" {
-			r.add(levelError, "volume "+g.Volume, "stop its containers here", "is mounted here beside its home, and %s", why)
+			r.Add(findings.Error, "volume "+g.Volume, "stop its containers here", "is mounted here beside its home, and %s", why)
 		}
 	}
 }

@@ -11,18 +11,11 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
-)
-
-// The levels of a finding.
-const (
-	levelOK      = "ok"
-	levelInfo    = "info"
-	levelWarning = "warning"
-	levelError   = "error"
 )
 
 // DamagedMark is in the names of files in the root that could not be read at a
@@ -31,14 +24,10 @@ const DamagedMark = ".damaged-"
 
 // report collects findings.
 type report struct {
-	list    []api.Finding
+	findings.List
 	strange string // why the store is not to be believed; empty: it is
 	mend    string // what would do then
 	unknown int    // datasets that lie in the pools and that such a store does not know
-}
-
-func (r *report) add(level, subject, mend, format string, args ...any) {
-	r.list = append(r.list, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Mend: mend})
 }
 
 // Doctor says what on this host works, what does not and why, and what lies in
@@ -53,14 +42,14 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	known, halted, err := a.recorded(ctx)
 	switch {
 	case err != nil:
-		r.add(levelError, "control", "", "does not answer: %v (what is mounted goes on)", err)
+		r.Add(findings.Error, "control", "", "does not answer: %v (what is mounted goes on)", err)
 	case outside != "":
-		r.add(levelError, "control", "", "answers, and this node has no part in what it decides: %s (what is mounted goes on)", outside)
+		r.Add(findings.Error, "control", "", "answers, and this node has no part in what it decides: %s (what is mounted goes on)", outside)
 	default:
-		r.add(levelOK, "control", "", "answers; %d datasets have their home here", len(known))
+		r.Add(findings.OK, "control", "", "answers; %d datasets have their home here", len(known))
 	}
 	if halted != "" && r.strange == "" { // another node says so, or control itself
-		r.add(levelError, "store", r.mend, "%s", halted)
+		r.Add(findings.Error, "store", r.mend, "%s", halted)
 	}
 	a.checkDamaged(r)
 	a.checkRoot(ctx, r)
@@ -80,18 +69,18 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkHung(r)
 	r.sort()
 	r.first()
-	return r.list, nil
+	return r.All, nil
 }
 
 // sort puts errors first, then warnings: of many pools one would stand amid what is well.
 func (r *report) sort() {
 	place := func(f api.Finding) int {
-		if i := slices.Index([]string{levelError, levelWarning}, f.Level); i >= 0 {
+		if i := slices.Index([]string{findings.Error, findings.Warning}, f.Level); i >= 0 {
 			return i
 		}
 		return 2
 	}
-	slices.SortStableFunc(r.list, func(x, y api.Finding) int { return place(x) - place(y) })
+	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
 // first puts a store that is not to be believed before all else. What follows from it
@@ -104,28 +93,28 @@ func (r *report) first() {
 	if r.unknown > 0 {
 		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.unknown)
 	}
-	r.add(levelError, "store", r.mend, "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
-	n := len(r.list) - 1
-	r.list = append(r.list[n:], r.list[:n]...)
+	r.Add(findings.Error, "store", r.mend, "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
+	n := len(r.All) - 1
+	r.All = append(r.All[n:], r.All[:n]...)
 }
 
 // checkRoot looks at the disk of the root, without room on which nothing is made in
 // any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *report) {
 	if _, err := a.state.Get(ctx, "identity", &nodeIdentity{}); err != nil {
-		r.add(levelError, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
+		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
 	free, size, least, err := a.pools.rootSpace()
 	switch {
 	case err != nil:
-		r.add(levelError, "root", "", "%v", err)
+		r.Add(findings.Error, "root", "", "%v", err)
 	case free < least:
-		r.add(levelError, "root", a.pools.rootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
+		r.Add(findings.Error, "root", a.pools.rootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
 	case free < backends.Reserve(size):
-		r.add(levelWarning, "root", a.pools.rootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
+		r.Add(findings.Warning, "root", a.pools.rootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
 	default:
-		r.add(levelOK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), a.Root)
+		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), a.Root)
 	}
 }
 
@@ -134,14 +123,14 @@ func (a *Agent) checkRoot(ctx context.Context, r *report) {
 func (a *Agent) checkDamaged(r *report) {
 	files, err := filepath.Glob(filepath.Join(a.Root, "*"+DamagedMark+"*"))
 	if err != nil {
-		r.add(levelError, "root", "", "%v", err)
+		r.Add(findings.Error, "root", "", "%v", err)
 	}
 	mend := "put a backup in its place, or have the store rebuilt; then remove it"
 	if r.strange != "" {
 		mend = "remove it after the rebuild"
 	}
 	for _, f := range files {
-		r.add(levelWarning, "store", mend, "%s could not be read and was put aside", f)
+		r.Add(findings.Warning, "store", mend, "%s could not be read and was put aside", f)
 	}
 }
 
@@ -150,13 +139,13 @@ func (a *Agent) checkBackends(ctx context.Context, r *report) {
 		name, err := "backend "+k.Name(), k.Available(ctx)
 		switch {
 		case err == nil:
-			r.add(levelOK, name, "", "works on this host")
+			r.Add(findings.OK, name, "", "works on this host")
 		case !slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }): // nobody is without it
-			r.add(levelInfo, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.Serves(ctx, k) == nil:
-			r.add(levelWarning, name, "", "serves what is there on this host, and makes nothing new: %s", unnamed(k.Name(), err))
+			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s", unnamed(k.Name(), err))
 		default:
-			r.add(levelWarning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+			r.Add(findings.Warning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		}
 	}
 }
@@ -176,43 +165,43 @@ func unnamed(name string, err error) string {
 func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	name := "pool " + p.Name
 	if p.rec.Leaving != staying {
-		r.add(levelError, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.stuck, "that goes on by itself"))
+		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.stuck, "that goes on by itself"))
 		return
 	}
 	if p.backend == nil {
-		r.add(levelError, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.why))
+		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.why))
 		return
 	}
 	st, _ := a.pools.see(ctx, p.ID) // what is wrong stands in it
 	if !st.Online {
-		r.add(levelError, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
+		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
 		return
 	}
 	if why := p.held(); why != "" {
-		r.add(levelError, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
+		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
 		return
 	}
 	tight := st.Size > 0 && st.Free*5 < st.Size
 	switch {
 	case st.Reason != "" && !tight: // such as that its sizes do not hold: room would not mend it
-		r.add(levelError, name, "", "%s", st.Reason)
+		r.Add(findings.Error, name, "", "%s", st.Reason)
 	case st.Reason != "":
-		r.add(levelError, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
+		r.Add(findings.Error, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
 	case tight:
-		r.add(levelWarning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
+		r.Add(findings.Warning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
 	default:
-		r.add(levelOK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
+		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
 	}
 	if p.unheld != "" {
-		r.add(levelWarning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.unheld)
+		r.Add(findings.Warning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.unheld)
 	}
 	entries, err := p.backend.List(ctx)
 	if err != nil {
-		r.add(levelError, name, "", "cannot be listed: %v", err)
+		r.Add(findings.Error, name, "", "cannot be listed: %v", err)
 		return
 	}
 	if p.memory != "" {
-		r.add(levelWarning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.inMemory())
+		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.inMemory())
 	}
 	checkWarnings(r, p)
 	checkLacks(r, p)
@@ -249,7 +238,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known m
 		}
 		nanos, why, err := staller.Stall(ctx, id)
 		if err == nil && time.Duration(nanos) > stallWarning {
-			r.add(levelWarning, "volume "+d.Volume, "stop its containers, then: drover volume rewrite "+d.Volume, "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
+			r.Add(findings.Warning, "volume "+d.Volume, "stop its containers, then: drover volume rewrite "+d.Volume, "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
 		}
 	}
 }
@@ -258,7 +247,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known m
 func (a *Agent) checkMounts(ctx context.Context, r *report) {
 	table, err := mount.Table()
 	if err != nil {
-		r.add(levelError, "mounts", "", "cannot be read: %v", err)
+		r.Add(findings.Error, "mounts", "", "cannot be read: %v", err)
 		return
 	}
 	n := 0
@@ -267,21 +256,21 @@ func (a *Agent) checkMounts(ctx context.Context, r *report) {
 		rec, path := a.record(id), a.mountPath(id)
 		d, _ := a.cache.Dataset(id)
 		if table.At(path) == nil {
-			r.add(levelError, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
+			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
 		} else if err := a.stopped(ctx, d, path); err != nil {
-			r.add(levelError, "volume "+d.Volume, "", "%v", err)
+			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
 		}
 		for _, m := range a.usesOf(rec) {
 			if m.Unverified {
-				r.add(levelInfo, "volume "+d.Volume, "", "mount %s may have ended and is not verified yet: the engine restarted since, or unmounted it while a process still had it mounted", shortID(m.ID))
+				r.Add(findings.Info, "volume "+d.Volume, "", "mount %s may have ended and is not verified yet: the engine restarted since, or unmounted it while a process still had it mounted", shortID(m.ID))
 			}
 		}
 	}
 	for _, m := range table.Under(a.mountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
-			r.add(levelInfo, "mount "+m.Mountpoint, "", "nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
+			r.Add(findings.Info, "mount "+m.Mountpoint, "", "nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
 		}
 	}
-	r.add(levelOK, "mounts", "", "%d datasets are mounted", n)
+	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }

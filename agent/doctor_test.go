@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -31,11 +32,11 @@ func TestDoctorLooksAgain(t *testing.T) {
 	}
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	gone := backends.Entry{ID: uuid.New(), State: backends.EntryDeleting, Path: filepath.Join(r.root, "gone")}
-	findings := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
+	found := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
 		rep := &report{}
 		r.checkEntries(t.Context(), rep, p, entries, known)
 		var texts []string
-		for _, f := range rep.list {
+		for _, f := range rep.All {
 			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Mend)
 		}
 		return texts
@@ -52,7 +53,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 		"placed since":  {nil, known},
 		"purged since":  {entries, map[uuid.UUID]dataset.Dataset{d.ID: d, purged.ID: purged}},
 	} {
-		if got := findings(c.entries, c.known); len(got) > 0 {
+		if got := found(c.entries, c.known); len(got) > 0 {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -62,14 +63,14 @@ func TestDoctorLooksAgain(t *testing.T) {
 	left.Path = r.root
 	strange := backends.Entry{ID: uuid.New(), State: backends.EntryReady, Path: r.root}
 	for name, e := range map[string]backends.Entry{"left by a crash": left, "not on record": strange} {
-		if got := findings(append(entries, e), maps.Clone(known)); len(got) != 1 {
+		if got := found(append(entries, e), maps.Clone(known)); len(got) != 1 {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
 	if err := p.backend.Delete(t.Context(), d.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := findings(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
+	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
 		t.Errorf("on record and not in the pool: %q", got)
 	}
 }
@@ -91,8 +92,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	for want, entry := range []backends.Entry{theirs, damaged} {
 		rep := &report{}
 		r.checkEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
-		if len(rep.list) != want {
-			t.Errorf("of %+v: %+v", entry, rep.list)
+		if len(rep.All) != want {
+			t.Errorf("of %+v: %+v", entry, rep.All)
 		}
 		if f, ok := r.lying(entry, false); ok {
 			t.Errorf("brought back: %+v", f)
@@ -101,8 +102,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	stranger := theirs
 	stranger.ID = uuid.New()
 	rep := &report{}
-	if r.checkEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.list) != 1 || !strings.Contains(rep.list[0].Mend, "--gc") {
-		t.Errorf("of a copy that is not on record: %+v", rep.list)
+	if r.checkEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
+		t.Errorf("of a copy that is not on record: %+v", rep.All)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
@@ -115,8 +116,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		}
 		rep := &report{}
 		r.checkSnapshots(t.Context(), rep, p, entries, known)
-		if len(rep.list) != want {
-			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.list)
+		if len(rep.All) != want {
+			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
 		}
 		if f, ok := r.lying(entries[0], false); !ok || len(f.Snapshots) != want {
 			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
@@ -140,17 +141,17 @@ func TestDoctorOnALostStore(t *testing.T) {
 	r.loseStore(false)
 	all := func() (text string, first api.Finding) {
 		t.Helper()
-		findings, err := r.Doctor(ctx)
+		found, err := r.Doctor(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range findings {
+		for _, f := range found {
 			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Mend + ")\n"
 		}
-		return text, findings[0]
+		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != levelError || first.Mend != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
+	if first.Subject != "store" || first.Level != findings.Error || first.Mend != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -190,17 +191,17 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	rep := &report{}
 	r.checkReplicas(rep)
 	said := map[string]api.Finding{}
-	for _, f := range rep.list {
+	for _, f := range rep.All {
 		said[f.Subject] = f
 	}
-	if f := said["volume v"+ghost.String()]; f.Level != levelError || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Mend, "drover node drain host-a") {
+	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Mend, "drover node drain host-a") {
 		t.Errorf("in a pool that is not here: %+v", f)
 	}
-	if f := said["volume v"+behind.String()]; f.Level != levelWarning || !strings.Contains(f.Text, "no way to its home") {
+	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {
 		t.Errorf("not refreshed: %+v", f)
 	}
 	if len(said) != 2 {
-		t.Errorf("%+v", rep.list)
+		t.Errorf("%+v", rep.All)
 	}
 }
 
@@ -220,12 +221,12 @@ func (k missingKind) Available(context.Context) error {
 func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 	r := newRig(t)
 	p, _ := r.pools.byName("default")
-	for name, level := range map[string]string{p.Backend: levelWarning, "other": levelInfo} {
+	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
 		r.Backends = backends.NewRegistry(missingKind{name: name})
 		rep := &report{}
 		r.checkBackends(t.Context(), rep)
-		if len(rep.list) != 1 || rep.list[0].Level != level || !strings.Contains(rep.list[0].Text, "no tools") {
-			t.Errorf("%s: %+v", name, rep.list)
+		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {
+			t.Errorf("%s: %+v", name, rep.All)
 		}
 	}
 }
@@ -234,11 +235,11 @@ func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 func TestDoctorOnWhatAPoolLacks(t *testing.T) {
 	r := newRig(t)
 	said := ""
-	findings, err := r.Doctor(t.Context())
+	found, err := r.Doctor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range findings {
+	for _, f := range found {
 		if f.Subject == "pool default" && strings.Contains(f.Text, "against others") {
 			said = f.Level + ": " + f.Text
 		}

@@ -30,8 +30,8 @@ func TestDoctorNamesABackendOnce(t *testing.T) {
 		r.Backends = backends.NewRegistry(lacking{why: why})
 		rep := &report{}
 		r.checkBackends(t.Context(), rep)
-		if len(rep.list) != 1 || rep.list[0].Subject != "backend thin" || rep.list[0].Text != want {
-			t.Errorf("%q: %+v", why, rep.list)
+		if len(rep.All) != 1 || rep.All[0].Subject != "backend thin" || rep.All[0].Text != want {
+			t.Errorf("%q: %+v", why, rep.All)
 		}
 	}
 }

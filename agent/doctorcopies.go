@@ -3,6 +3,7 @@ package agent
 import (
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -33,17 +34,17 @@ func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
 	k, kept := a.cache.Copy(e.ID)
 	switch {
 	case e.Problem != "":
-		r.add(levelError, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
+		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
 	case !kept:
 		if !a.comes(e.ID) {
-			r.add(levelWarning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it", "lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
+			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it", "lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
 		} else if !a.isPulling(e.ID) {
-			r.add(levelInfo, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, keptInVain)
+			r.Add(findings.Info, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, keptInVain)
 		}
 	case len(a.record(e.ID).IDs) > 0:
-		r.add(levelError, subject, "stop its containers here", "went on at another node (epoch %d ended here), but is in use here by %d: what they write is kept as a superseded snapshot once they stop", k.Epoch, len(a.record(e.ID).IDs))
+		r.Add(findings.Error, subject, "stop its containers here", "went on at another node (epoch %d ended here), but is in use here by %d: what they write is kept as a superseded snapshot once they stop", k.Epoch, len(a.record(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
-		r.add(levelWarning, subject, "drover volume superseded ls", "the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)
+		r.Add(findings.Warning, subject, "drover volume superseded ls", "the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)
 	}
 }
 
@@ -56,9 +57,9 @@ func (a *Agent) checkReplicas(r *report) {
 		}
 		subject := "volume " + k.Record.Volume
 		if op := a.pools.one(k.Pool); op == nil || op.gone {
-			r.add(levelError, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
+			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
 		} else if why := a.copiesFresh.failure(id); why != "" {
-			r.add(levelWarning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
+			r.Add(findings.Warning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
 		}
 	}
 }

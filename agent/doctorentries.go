@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/dataset"
@@ -31,7 +32,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 		a.checkRecordKey(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.add(levelWarning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
+			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy, !onRecord && a.copyOnRecord(e.ID) && e.State != backends.EntryDeleting:
 			a.checkCopy(r, p, e)
 		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
@@ -39,7 +40,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 		case !onRecord || e.State == backends.EntryDeleting:
 			a.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
-			r.add(levelError, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
+			r.Add(findings.Error, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
 		}
 	}
 	if r.strange == "" {
@@ -57,9 +58,9 @@ func checkCorners(r *report, p *openPool) {
 		switch {
 		case l.Foreign != "": // it is listed as such
 		case l.Busy:
-			r.add(levelInfo, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
+			r.Add(findings.Info, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
 		default:
-			r.add(levelWarning, "pool "+p.Name, "drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
+			r.Add(findings.Warning, "pool "+p.Name, "drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
 				"a drover backend verify that was killed has left %s", l.Path)
 		}
 	}
@@ -82,12 +83,12 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *report, p *openPool, e b
 	}
 	switch {
 	case doubtful:
-		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
+		r.Add(findings.Warning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
 			"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
-		r.add(levelInfo, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
+		r.Add(findings.Info, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
 	default:
-		r.add(levelWarning, subject, a.wayOut(e, "drover store rebuild brings it back"),
+		r.Add(findings.Warning, subject, a.wayOut(e, "drover store rebuild brings it back"),
 			"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
 	}
 }
@@ -101,10 +102,10 @@ func (a *Agent) checkElsewhere(ctx context.Context, r *report, p *openPool, e ba
 	case err == nil:
 		return false
 	case errors.Is(err, dataset.ErrExists):
-		r.add(levelWarning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
+		r.Add(findings.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
 			"lies in pool %s as %s, which has its home at another node: it is kept, as that may not have taken it from here yet", p.Name, volumeOf(e))
 	default:
-		r.add(levelWarning, subject, "", "lies in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
+		r.Add(findings.Warning, subject, "", "lies in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
 	}
 	return true
 }
@@ -130,7 +131,7 @@ func (a *Agent) checkMissing(ctx context.Context, r *report, p *openPool, entrie
 		}
 		_, err := p.backend.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.add(levelError, "dataset "+id.String(), a.gone(d), "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+			r.Add(findings.Error, "dataset "+id.String(), a.gone(d), "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -39,7 +40,7 @@ func (a *Agent) checkFences(ctx context.Context, r *report) {
 	for _, program := range slices.Sorted(maps.Keys(users)) {
 		if err := safeProgram([]string{program}, a.FencePrograms); err != nil {
 			slices.Sort(users[program])
-			r.add(levelWarning, "failover", "", "volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
+			r.Add(findings.Warning, "failover", "", "volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
 				strings.Join(users[program], ", "), err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -34,10 +35,10 @@ func (a *Agent) checkHung(r *report) {
 	for _, w := range slow {
 		text := fmt.Sprintf("has been under way for %s", w.For.Round(time.Second))
 		if len(stuck) == 0 {
-			r.add(levelInfo, w.What, "", "%s", text)
+			r.Add(findings.Info, w.What, "", "%s", text)
 			continue
 		}
-		r.add(levelWarning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u", "%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
+		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u", "%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
 	}
 }
 
@@ -51,9 +52,9 @@ func (a *Agent) checkPoolInTime(ctx context.Context, r *report, p *openPool, kno
 	}()
 	select {
 	case <-done:
-		r.list, r.unknown = append(r.list, own.list...), r.unknown+own.unknown
+		r.All, r.unknown = append(r.All, own.All...), r.unknown+own.unknown
 	case <-a.Clock.After(poolPatience):
-		r.add(levelError, "pool "+p.Name, "look at its disk (dmesg)", "does not answer within %s: what it lies on hangs", poolPatience)
+		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)", "does not answer within %s: what it lies on hangs", poolPatience)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -67,7 +68,7 @@ func (a *Agent) checkKeys(ctx context.Context, r *report, known map[uuid.UUID]da
 	for _, name := range slices.Sorted(maps.Keys(c.now)) {
 		p := c.now[name]
 		if key, why := c.read(ctx, p.Encryption, p); why == nil {
-			c.add(levelOK, "profile "+p.Name, "", "has its key here: %s", key.ID())
+			c.Add(findings.OK, "profile "+p.Name, "", "has its key here: %s", key.ID())
 		} else {
 			why.profiles = append(why.profiles, p.Name)
 		}
@@ -106,17 +107,17 @@ func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 		}
 	}
 	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
-	level := levelInfo // nobody is without it
+	level := findings.Info // nobody is without it
 	switch {
 	case err == nil || len(can) > 0 && len(volumes) == 0:
-		c.add(levelOK, "encryption", "", "works on this host")
+		c.Add(findings.OK, "encryption", "", "works on this host")
 		return
 	case len(volumes) > 0 && !volumes[0].copied:
-		level = levelError
+		level = findings.Error
 	case len(volumes)+len(c.now) > 0:
-		level = levelWarning
+		level = findings.Warning
 	}
-	c.add(level, "encryption", "", "cannot work on this host: %v", err)
+	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
 }
 
 // read returns the key at a place, or who else misses it.
@@ -149,7 +150,7 @@ func placeOf(from dataset.KeySource) string {
 
 func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	if !v.Profile.Encryption.Wanted() {
-		c.add(levelError, "volume "+v.Volume, fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
+		c.Add(findings.Error, "volume "+v.Volume, fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
 			"cannot be mounted: where its key is was lost with its record; its data key is wrapped by key %s", v.Encryption.KeyID)
 		return
 	}
@@ -174,24 +175,24 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	rekey := rekeyOf(v.Dataset)
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
-		c.add(levelWarning, "volume "+v.Volume, "bring the key here that its home has",
+		c.Add(findings.Warning, "volume "+v.Volume, "bring the key here that its home has",
 			"could not be mounted here if this node became its home: its data key is wrapped by key %s, and %s is key %s here", v.Encryption.KeyID, at, key.ID())
 	case old:
-		c.add(levelError, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
+		c.Add(findings.Error, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
 			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
 	case now.Wanted() && !now.Equal(v.Profile.Encryption) && !v.copied: // of copies the home says so
 		if next, why := c.read(ctx, now, v.Profile); why == nil && next.ID() == key.ID() {
 			return
 		}
-		c.add(levelWarning, "volume "+v.name(), rekey, "still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
+		c.Add(findings.Warning, "volume "+v.name(), rekey, "still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
 	}
 }
 
 // missing says who cannot do without a key that is not here: all of them.
 func (c *keyCheck) missing(at string, g *goneKey) {
-	level, text, mend := levelWarning, "", ""
+	level, text, mend := findings.Warning, "", ""
 	if len(g.homes) > 0 {
-		level = levelError
+		level = findings.Error
 	}
 	var trashed, purges []string
 	for _, d := range g.trashed {
@@ -209,7 +210,7 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
 		}
 	}
-	c.add(level, at, mend, "is not to be had here: %v%s", g.why, text)
+	c.Add(level, at, mend, "is not to be had here: %v%s", g.why, text)
 }
 
 // howMany is how many there are, and which.
@@ -233,7 +234,7 @@ func (a *Agent) WarnOfKeys() {
 		}
 		a.checkKeys(ctx, r, known)
 		a.checkFences(ctx, r)
-		for _, f := range r.list {
+		for _, f := range r.All {
 			a.warnOfKey(f)
 		}
 		return nil
@@ -242,9 +243,9 @@ func (a *Agent) WarnOfKeys() {
 
 func (a *Agent) warnOfKey(f api.Finding) {
 	switch f.Level {
-	case levelWarning:
+	case findings.Warning:
 		a.Log.WithField("subject", f.Subject).Warn(f.Text)
-	case levelError:
+	case findings.Error:
 		a.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
 }
@@ -279,5 +280,5 @@ func (a *Agent) checkRecordKey(r *report, p *openPool, e backends.Entry, now rec
 	if home {
 		mend = rekeyOf(d)
 	}
-	r.add(levelWarning, "dataset "+e.ID.String(), mend, "volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
+	r.Add(findings.Warning, "dataset "+e.ID.String(), mend, "volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -13,10 +14,10 @@ import (
 // wants it will be told, before anybody asks.
 func checkLacks(r *report, p *openPool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
-		r.add(levelOK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
+		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
 	}
 	if len(p.Missing) > 0 {
-		r.add(levelOK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.Missing, "; "))
+		r.Add(findings.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.Missing, "; "))
 	}
 }
 

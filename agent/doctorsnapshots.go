@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -16,7 +17,7 @@ import (
 func (a *Agent) checkSnapshots(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := a.recordedSnapshots(ctx)
 	if err != nil {
-		r.add(levelError, "control", "", "does not list its snapshots: %v", err)
+		r.Add(findings.Error, "control", "", "does not list its snapshots: %v", err)
 		return
 	}
 	for _, e := range entries {
@@ -29,13 +30,13 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *report, p *openPool, entr
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
 			if !recorded[d.ID][s.ID] && !ours(s) && a.unknownSnapshot(ctx, s.ID) {
-				r.add(levelWarning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
+				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
 					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
 			if !there[id] && d.State != dataset.StatePurging && a.missingSnapshot(ctx, p, d.ID, id) {
-				r.add(levelError, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
+				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
 					"of volume %s is on record but does not lie in pool %s", d.Volume, p.Name)
 			}
 		}

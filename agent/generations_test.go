@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -100,18 +101,18 @@ func (r *rig) holds(d dataset.Dataset) {
 	if err != nil || list[0].Status == nil || !list[0].Status.Held || list[0].Status.Online || !strings.Contains(list[0].Status.Reason, wayOut) {
 		r.t.Errorf("control shows %+v, %v", list, err)
 	}
-	findings, err := r.Doctor(ctx)
+	found, err := r.Doctor(ctx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	said := 0
-	for _, f := range findings {
-		if f.Subject == "pool default" && f.Level == levelError && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Mend, "drover pool accept default --confirmed") {
+	for _, f := range found {
+		if f.Subject == "pool default" && f.Level == findings.Error && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Mend, "drover pool accept default --confirmed") {
 			said++
 		}
 	}
 	if said != 1 {
-		r.t.Errorf("doctor says %+v", findings)
+		r.t.Errorf("doctor says %+v", found)
 	}
 }
 

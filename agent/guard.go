@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -70,16 +71,16 @@ func (a *Agent) checkGuard(ctx context.Context, r *report) {
 	}
 	st, err := a.Guard.Status(ctx)
 	if err != nil {
-		r.add(levelInfo, "guard", startGuard, "%v: no volume with failover auto is put on this host, or mounted", err)
+		r.Add(findings.Info, "guard", startGuard, "%v: no volume with failover auto is put on this host, or mounted", err)
 		return
 	}
-	r.add(levelOK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
+	r.Add(findings.OK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
 	for _, m := range st.Missing {
-		r.add(levelWarning, "guard", "run it by its unit, on the host itself", "is weaker than it should be: %s", m)
+		r.Add(findings.Warning, "guard", "run it by its unit, on the host itself", "is weaker than it should be: %s", m)
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
-			r.add(levelError, "volume "+e.Volume, "", "is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
+			r.Add(findings.Error, "volume "+e.Volume, "", "is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
@@ -178,10 +179,10 @@ func TestGuardIsSeen(t *testing.T) {
 		return f.a.guarded
 	}
 	await(t, guarded)
-	doctor(levelOK, "watches over 0 datasets")
+	doctor(findings.OK, "watches over 0 datasets")
 	w.down()
 	await(t, func() bool { return !guarded() })
-	doctor(levelInfo, startGuard)
+	doctor(findings.Info, startGuard)
 	w.up()
 	await(t, guarded)
 }

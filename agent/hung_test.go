@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -265,7 +266,7 @@ func (r *rig) isHung(there dataset.Dataset, found int) {
 			r.t.Errorf("%+v", st)
 		}
 	}
-	if f := r.finding("pool other"); f.Level != levelError || !strings.Contains(f.Text, want) {
+	if f := r.finding("pool other"); f.Level != findings.Error || !strings.Contains(f.Text, want) {
 		r.t.Errorf("%+v", f)
 	}
 	_, err := r.Mount(ctx, "there", "id")

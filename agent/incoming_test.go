@@ -42,11 +42,11 @@ func (r *rig) loseStore(freshRoot bool) {
 // says returns what doctor finds of a dataset, and what would mend it.
 func (r *rig) says(d dataset.Dataset) (text string) {
 	r.t.Helper()
-	findings, err := r.Doctor(r.t.Context())
+	found, err := r.Doctor(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for _, f := range findings {
+	for _, f := range found {
 		if f.Subject == "dataset "+d.ID.String() {
 			text += f.Text + " (" + f.Mend + ")"
 		}

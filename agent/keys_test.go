@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -304,12 +305,12 @@ func TestDataKeysOfVolumes(t *testing.T) {
 // nowhere wants no secret in the log, in the state or the pool, nor in what doctor says.
 func (k *keyRig) nowhere(secrets ...[]byte) {
 	k.t.Helper()
-	findings, err := k.Doctor(k.t.Context())
+	found, err := k.Doctor(k.t.Context())
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	k.jobs.Close(func() {}) // nobody logs any more
-	places := map[string][]byte{"the log": k.log.Bytes(), "doctor": fmt.Append(nil, findings)}
+	places := map[string][]byte{"the log": k.log.Bytes(), "doctor": fmt.Append(nil, found)}
 	if err := filepath.WalkDir(k.root, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
 			places[path], err = os.ReadFile(path)
@@ -352,9 +353,9 @@ func TestKeyIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.refused(k.opens("db@gold"), "is not there", d.Encryption.KeyID)
-	findings, err := k.Doctor(t.Context())
-	if err != nil || !slices.ContainsFunc(findings, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == levelOK }) {
-		t.Errorf("the pool can encrypt, and doctor says %s", fmt.Sprint(findings))
+	found, err := k.Doctor(t.Context())
+	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == findings.OK }) {
+		t.Errorf("the pool can encrypt, and doctor says %s", fmt.Sprint(found))
 	}
 	if err := k.Create(t.Context(), "clear@plain", nil); err != nil {
 		t.Error(err)

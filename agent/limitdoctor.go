@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/iolimit"
 )
@@ -18,25 +19,25 @@ func (a *Agent) checkLimits(r *report) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.hierarchy.Has(g) })
 	switch {
 	case l.cannot() != nil:
-		r.add(levelInfo, "speed limits", "mount a control group hierarchy with the controllers io and memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
+		r.Add(findings.Info, "speed limits", "mount a control group hierarchy with the controllers io and memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
 	case l.hierarchy.Version == iolimit.V1:
-		r.add(levelOK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.hierarchy.Dir)
+		r.Add(findings.OK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.hierarchy.Dir)
 	case l.lostNow() != "":
-		r.add(levelError, "speed limits", "", "v2: %s", l.lostNow())
+		r.Add(findings.Error, "speed limits", "", "v2: %s", l.lostNow())
 	case len(there) == 0:
-		r.add(levelInfo, "speed limits", "", "v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the first mount of a volume with qos hands it down", strings.Join(l.parents, ", "))
+		r.Add(findings.Info, "speed limits", "", "v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the first mount of a volume with qos hands it down", strings.Join(l.parents, ", "))
 	default:
-		r.add(levelOK, "speed limits", "", "v2: for all containers below %s together, from the first moment (%s)", strings.Join(there, ", "), l.hierarchy.Dir)
+		r.Add(findings.OK, "speed limits", "", "v2: for all containers below %s together, from the first moment (%s)", strings.Join(there, ", "), l.hierarchy.Dir)
 	}
 	for _, e := range l.all() {
 		a.checkLimited(r, e)
 	}
 	for id, err := range l.misses() {
 		d, _ := a.cache.DatasetOrCopy(id)
-		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says: %v; that is tried again each %s", err, mendEvery)
+		r.Add(findings.Error, "volume "+d.Volume, "", "its speed is not limited as its profile says: %v; that is tried again each %s", err, mendEvery)
 	}
 	for _, rec := range l.leftovers() {
-		r.add(levelWarning, "device "+rec.Device.String(), "", "has the limit of a volume yet that is not there any more; to take that away is tried again each %s", mendEvery)
+		r.Add(findings.Warning, "device "+rec.Device.String(), "", "has the limit of a volume yet that is not there any more; to take that away is tried again each %s", mendEvery)
 	}
 }
 
@@ -120,25 +121,25 @@ func (a *Agent) checkLimited(r *report, e *limited) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.lift != 0 {
-		r.add(levelInfo, "volume "+d.Volume, "", "limit of its speed is lifted for a flush since %s", e.rec.Lifted.Format(time.RFC3339))
+		r.Add(findings.Info, "volume "+d.Volume, "", "limit of its speed is lifted for a flush since %s", e.rec.Lifted.Format(time.RFC3339))
 		return
 	}
 	groups, err := a.astray(e)
 	if err != nil {
-		r.add(levelError, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
+		r.Add(findings.Error, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
 	} else if len(groups) > 0 {
-		r.add(levelError, "volume "+d.Volume, "", "its speed is not limited as its profile says in the control groups %s; that is looked at each %s", strings.Join(groups, ", "), lookSeldom)
+		r.Add(findings.Error, "volume "+d.Volume, "", "its speed is not limited as its profile says in the control groups %s; that is looked at each %s", strings.Join(groups, ", "), lookSeldom)
 	}
 	const mend = "name what is above it in cgroup_parents of drover.yaml"
 	if len(e.bare) > 0 {
-		r.add(levelError, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
 	}
 	out := a.limits.outside(e)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:
-		r.add(levelError, "volume "+d.Volume, mend, "%s", a.limits.strictly(out))
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", a.limits.strictly(out))
 	default:
-		r.add(levelWarning, "volume "+d.Volume, mend, "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", strings.Join(out, ", "), strings.Join(a.limits.parents, ", "))
+		r.Add(findings.Warning, "volume "+d.Volume, mend, "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", strings.Join(out, ", "), strings.Join(a.limits.parents, ", "))
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -59,7 +60,7 @@ func TestMoveIdle(t *testing.T) {
 		t.Error(err)
 	} else {
 		for _, l := range list {
-			if (l.Level == levelWarning || l.Level == levelError) && !strings.Contains(l.Text, "its data is in memory") {
+			if (l.Level == findings.Warning || l.Level == findings.Error) && !strings.Contains(l.Text, "its data is in memory") {
 				t.Errorf("doctor: %+v", l)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -54,7 +55,7 @@ func TestForcedMove(t *testing.T) {
 	inUse := false
 	list, err := f.b.Doctor(t.Context())
 	for _, l := range list {
-		inUse = inUse || l.Level == levelError && strings.Contains(l.Text, "is in use here by 1")
+		inUse = inUse || l.Level == findings.Error && strings.Contains(l.Text, "is in use here by 1")
 	}
 	if err != nil || !inUse {
 		t.Errorf("doctor does not say that it is in use: %+v, %v", list, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/zfs"
@@ -108,7 +109,7 @@ func TestSizeIsGivenLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == levelError && strings.HasPrefix(x.Text, want) })
+		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == findings.Error && strings.HasPrefix(x.Text, want) })
 		st := f.a.datasetStatus(t.Context(), f.record("db").Dataset)
 		if named != says || strings.HasPrefix(st.Problem, want) != says {
 			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)

@@ -14,6 +14,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -150,7 +151,7 @@ func (r *rig) wantFailing(errno error) {
 	if st := r.statusOf("other"); st.Online || !strings.Contains(st.Reason, "its disk fails") || !strings.Contains(st.Reason, errno.Error()) || strings.Contains(st.Reason, "\n") {
 		t.Errorf("status %+v", st)
 	}
-	if f := r.finding("pool other"); f.Level != levelError || !strings.Contains(f.Text, "its disk fails") || !strings.Contains(f.Mend, "replace the disk") {
+	if f := r.finding("pool other"); f.Level != findings.Error || !strings.Contains(f.Text, "its disk fails") || !strings.Contains(f.Mend, "replace the disk") {
 		t.Errorf("doctor: %+v", f)
 	}
 	p, _ := r.pools.byName("other")

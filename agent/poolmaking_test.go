@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -120,12 +121,12 @@ func TestDoctorNamesAPoolOnce(t *testing.T) {
 // Doctor begins with what is wrong, and leaves the rest as it was.
 func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
 	r := &report{}
-	for i, level := range []string{levelOK, levelWarning, levelInfo, levelError, levelOK, levelWarning, levelError} {
-		r.add(level, strconv.Itoa(i), "", "")
+	for i, level := range []string{findings.OK, findings.Warning, findings.Info, findings.Error, findings.OK, findings.Warning, findings.Error} {
+		r.Add(level, strconv.Itoa(i), "", "")
 	}
 	r.sort()
 	got := ""
-	for _, f := range r.list {
+	for _, f := range r.All {
 		got += f.Subject
 	}
 	if got != "3615024" {

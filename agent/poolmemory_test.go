@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
@@ -44,13 +45,13 @@ func TestPoolInMemorySaysSo(t *testing.T) {
 		}
 	}
 	r.restart()
-	findings, err := r.Doctor(t.Context())
+	found, err := r.Doctor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	said := map[string]bool{}
-	for _, f := range findings {
-		if f.Level == levelWarning && f.Text == says {
+	for _, f := range found {
+		if f.Level == findings.Warning && f.Text == says {
 			said[f.Subject] = true
 		}
 	}

@@ -109,12 +109,12 @@ func TestDoctorMendsAPoolThatIsAway(t *testing.T) {
 		}
 	}
 	for _, when := range []string{"while it serves", "at a start"} {
-		findings, err := r.Doctor(t.Context())
+		found, err := r.Doctor(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		mends := map[string]string{}
-		for _, f := range findings {
+		for _, f := range found {
 			if strings.Contains(f.Text, "is offline") {
 				mends[f.Subject] = f.Mend
 			}

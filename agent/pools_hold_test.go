@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/findings"
 )
 
 // A user without rights who takes a pool's name, which everybody can read, while
@@ -53,7 +55,7 @@ func TestPoolNameTakenByAUser(t *testing.T) {
 	}
 	said := false
 	for _, f := range list {
-		said = said || f.Level == levelWarning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
+		said = said || f.Level == findings.Warning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
 	}
 	if !said {
 		t.Errorf("doctor does not say it: %+v", list)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -266,18 +267,18 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 			t.Errorf("%s is shown as %+v, %+v", name, p, p.Status)
 		}
 	}
-	findings, err := r.Doctor(ctx)
+	found, err := r.Doctor(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	said := 0
-	for _, f := range findings {
-		if f.Level == levelError && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
+	for _, f := range found {
+		if f.Level == findings.Error && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
 			said++
 		}
 	}
 	if said != 2 {
-		t.Errorf("doctor says %+v", findings)
+		t.Errorf("doctor says %+v", found)
 	}
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "new", Backend: "dir", Path: filepath.Join(r.root, "other")}); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("another pool of that name: %v", err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -78,6 +79,6 @@ func (p *pools) unclaimed(name string) error {
 
 func (a *Agent) checkUnmade(r *report) {
 	for _, u := range a.pools.unmade {
-		r.add(levelError, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
+		r.Add(findings.Error, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
 	}
 }

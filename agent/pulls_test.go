@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -37,7 +38,7 @@ func TestBroughtInVain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range list {
-		if (l.Level == levelWarning || l.Level == levelError) && !strings.Contains(l.Text, "its data is in memory") {
+		if (l.Level == findings.Warning || l.Level == findings.Error) && !strings.Contains(l.Text, "its data is in memory") {
 			t.Errorf("doctor: %+v", l)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
@@ -204,7 +205,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 		k.cache.SetCopy(d.ID, &kept)
 		r := &report{}
 		k.checkRecordKey(r, &openPool{}, pool.entry, onRecord)
-		if said := fmt.Sprint(r.list); len(r.list) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
+		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
@@ -214,8 +215,8 @@ func TestCopiesFollowARekey(t *testing.T) {
 		}
 		beside := pool.entry.Record
 		r = &report{}
-		if k.checkRecordKey(r, &openPool{}, pool.entry, onRecord); len(r.list) > 0 {
-			t.Errorf("and then %v", r.list)
+		if k.checkRecordKey(r, &openPool{}, pool.entry, onRecord); len(r.All) > 0 {
+			t.Errorf("and then %v", r.All)
 		}
 		if pool.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
 			t.Errorf("written %d times, beside it lies %+v of %+v", pool.wrote, beside.Encryption, beside.Profile.Encryption)
@@ -241,7 +242,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := k.said(subject)
-	if f.Level != levelWarning || f.Mend != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
+	if f.Level != findings.Warning || f.Mend != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
 		t.Errorf("of a record with the old key doctor says %+v", f)
 	}
 	if err := k.rekey("db", ""); err != nil {
@@ -254,8 +255,8 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 	trashed.State = dataset.StateTrashed
 	r := &report{}
 	k.checkRecordKey(r, &openPool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
-	if len(r.list) != 1 || r.list[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
-		t.Errorf("in the trash doctor says %+v", r.list)
+	if len(r.All) != 1 || r.All[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
+		t.Errorf("in the trash doctor says %+v", r.All)
 	}
 
 	exchanged := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: d} }
@@ -275,8 +276,8 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
 		r := &report{}
-		if k.checkRecordKey(r, &openPool{}, c.e, c.now); len(r.list) > 0 {
-			t.Errorf("of what is %s doctor says %v", what, r.list)
+		if k.checkRecordKey(r, &openPool{}, c.e, c.now); len(r.All) > 0 {
+			t.Errorf("of what is %s doctor says %v", what, r.All)
 		}
 	}
 }
@@ -317,7 +318,7 @@ func (k *keyRig) said(subject string) (f api.Finding) {
 		k.t.Fatal(err)
 	}
 	for _, l := range list {
-		if l.Subject == subject && l.Level != levelOK {
+		if l.Subject == subject && l.Level != findings.OK {
 			f = l
 		}
 	}
@@ -348,8 +349,8 @@ func TestDoctorOfKeys(t *testing.T) {
 
 	k.reprofile(k.profiled(k.silver))
 	old := "key " + first.Encryption.KeyID + " of key file " + k.gold
-	wants("volume first", levelWarning, "drover volume rekey first", "still needs "+old)
-	wants("volume second", levelWarning, "drover volume rekey second", "still needs "+old)
+	wants("volume first", findings.Warning, "drover volume rekey first", "still needs "+old)
+	wants("volume second", findings.Warning, "drover volume rekey second", "still needs "+old)
 	wants("volume run", "", "")
 	if err := k.rekey("second", ""); err != nil {
 		t.Fatal(err)
@@ -361,21 +362,21 @@ func TestDoctorOfKeys(t *testing.T) {
 	}
 
 	k.write(t, k.gold, 3)
-	wants("volume first", levelError, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
-	wants("volume there", levelWarning, "bring the key", "could not be mounted here", first.Encryption.KeyID)
+	wants("volume first", findings.Error, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
+	wants("volume there", findings.Warning, "bring the key", "could not be mounted here", first.Encryption.KeyID)
 	if err := k.Remove(t.Context(), "first@gold"); err != nil {
 		t.Fatal(err)
 	}
 	short := first.ID.String()[:8]
-	wants("volume first in the trash", levelError, "drover trash restore "+short+", then drover volume rekey first --old-key-file", "cannot be mounted")
+	wants("volume first in the trash", findings.Error, "drover trash restore "+short+", then drover volume rekey first --old-key-file", "cannot be mounted")
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, levelError, "drover trash purge "+short, "is not there", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
+	wants("key file "+k.gold, findings.Error, "drover trash purge "+short, "is not there", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
 	if err := k.Remove(t.Context(), "second@gold"); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, levelWarning, "drover trash purge "+short+"; drover trash purge "+second.ID.String()[:8], "in the trash that could not be restored: 2 (first, second)")
+	wants("key file "+k.gold, findings.Warning, "drover trash purge "+short+"; drover trash purge "+second.ID.String()[:8], "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a key of its own: then it is asked for each.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"
@@ -389,7 +390,7 @@ func TestDoctorOfKeys(t *testing.T) {
 	lost.Profile.Encryption = dataset.KeySource{}
 	r := &report{}
 	k.checkKeys(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
-	if said := fmt.Sprint(r.list); !strings.Contains(said, "where its key is was lost") || !strings.Contains(said, "drover volume rekey run") {
+	if said := fmt.Sprint(r.All); !strings.Contains(said, "where its key is was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)
 	}
 }

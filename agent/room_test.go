@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -20,16 +21,16 @@ import (
 // finding returns what doctor says of something.
 func (r *rig) finding(subject string) api.Finding {
 	r.t.Helper()
-	findings, err := r.Doctor(r.t.Context())
+	found, err := r.Doctor(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for _, f := range findings {
+	for _, f := range found {
 		if f.Subject == subject {
 			return f
 		}
 	}
-	r.t.Fatalf("doctor says nothing of %s: %+v", subject, findings)
+	r.t.Fatalf("doctor says nothing of %s: %+v", subject, found)
 	return api.Finding{}
 }
 
@@ -71,7 +72,7 @@ func TestRootDiskFull(t *testing.T) {
 			if err := r.Remove(t.Context(), "waste"); err != nil {
 				t.Fatal(err)
 			}
-			if f := r.finding("root"); f.Level != levelOK || f.Mend != "" {
+			if f := r.finding("root"); f.Level != findings.OK || f.Mend != "" {
 				t.Errorf("with room: %+v", f)
 			}
 			advice := func(what, text string) {
@@ -81,13 +82,13 @@ func TestRootDiskFull(t *testing.T) {
 				}
 			}
 			leave(t, disk, 40<<20)
-			if f := r.finding("root"); f.Level != levelWarning {
+			if f := r.finding("root"); f.Level != findings.Warning {
 				t.Errorf("with little room: %+v", f)
 			} else {
 				advice("with little room", f.Mend)
 			}
 			leave(t, disk, 1<<20)
-			if f := r.finding("root"); f.Level != levelError || !strings.Contains(f.Text, "creates are refused") {
+			if f := r.finding("root"); f.Level != findings.Error || !strings.Contains(f.Text, "creates are refused") {
 				t.Errorf("full: %+v", f)
 			} else {
 				advice("full", f.Mend)
@@ -136,7 +137,7 @@ func TestDoctorAsksForNoRoomInVain(t *testing.T) {
 	op, _ := r.pools.byName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
 	r.weighs(&weighty{Pool: op.backend, status: st}, 0)
-	if f := r.finding("pool default"); f.Level != levelError || f.Mend != "" || f.Text != why {
+	if f := r.finding("pool default"); f.Level != findings.Error || f.Mend != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
 }
@@ -183,7 +184,7 @@ func TestFullPoolAdvice(t *testing.T) {
 				image = size
 			}
 			r.weighs(p, image)
-			if f := r.finding("pool default"); f.Level != levelError || f.Mend != c.want {
+			if f := r.finding("pool default"); f.Level != findings.Error || f.Mend != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
 			err := r.pools.mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))

@@ -191,12 +191,12 @@ func TestNotTakenYetIsNotCollected(t *testing.T) {
 	}
 	kept := func(when string, says string, kind error) {
 		t.Helper()
-		findings, err := f.a.Doctor(t.Context())
+		found, err := f.a.Doctor(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		text := ""
-		for _, is := range findings {
+		for _, is := range found {
 			text += is.Subject + ": " + is.Text + " (" + is.Mend + ")\n"
 		}
 		if !strings.Contains(text, says) || strings.Contains(text, "--gc") || strings.Contains(text, "quarantined") {

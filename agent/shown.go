@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -130,7 +131,7 @@ func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error 
 func (a *Agent) checkShown(r *report, id uuid.UUID, path string) bool {
 	k, is := a.cache.ShownBy(id)
 	if is {
-		r.add(levelInfo, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
+		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
 	}
 	return is
 }

@@ -13,6 +13,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -112,7 +113,7 @@ func TestShown(t *testing.T) {
 	for _, l := range list {
 		if strings.Contains(l.Subject, path) {
 			said++
-			if l.Level != levelInfo || !strings.Contains(l.Mend, "--off") {
+			if l.Level != findings.Info || !strings.Contains(l.Mend, "--off") {
 				t.Errorf("doctor says %+v", l)
 			}
 		} else if strings.Contains(l.Text+l.Subject, filepath.Base(path)) {

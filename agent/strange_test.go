@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -38,12 +39,12 @@ func (r *rig) incoming() dataset.Dataset {
 // doubts returns what doctor says of the store.
 func (r *rig) doubts() (text string) {
 	r.t.Helper()
-	findings, err := r.Doctor(r.t.Context())
+	found, err := r.Doctor(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for _, f := range findings {
-		if f.Subject == "store" && f.Level == levelError {
+	for _, f := range found {
+		if f.Subject == "store" && f.Level == findings.Error {
 			text += f.Text
 		}
 	}

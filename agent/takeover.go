@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -102,7 +103,7 @@ func (a *Agent) checkFailover(ctx context.Context, r *report) {
 	switch {
 	case err != nil: // that control is away is said already
 	case st.Halted != "":
-		r.add(levelError, "failover", "drover node ls", "no volume fails over, since %s: %s", st.Since.UTC().Format(time.RFC3339), st.Halted)
+		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s", st.Since.UTC().Format(time.RFC3339), st.Halted)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -166,7 +167,7 @@ func TestFenceCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 		return slices.ContainsFunc(list, func(l api.Finding) bool {
-			return l.Level == levelWarning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: fence_programs")
+			return l.Level == findings.Warning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: fence_programs")
 		})
 	}
 	if !warned() {
@@ -260,7 +261,7 @@ func TestDoctorOfAHalt(t *testing.T) {
 	f.a.up()
 	list, err := f.a.Doctor(t.Context())
 	said := slices.ContainsFunc(list, func(l api.Finding) bool {
-		return l.Level == levelError && l.Subject == "failover" && strings.Contains(l.Text, "since 1970-01-01T00:00:00Z: 2 nodes vanished")
+		return l.Level == findings.Error && l.Subject == "failover" && strings.Contains(l.Text, "since 1970-01-01T00:00:00Z: 2 nodes vanished")
 	})
 	if err != nil || !said {
 		t.Errorf("%+v, %v", list, err)
@@ -307,7 +308,7 @@ func TestDoctorOutside(t *testing.T) {
 	list, err := f.a.Doctor(t.Context())
 	for subject, text := range map[string]string{"control": "pool default is node host-b's", "store": "the store went back"} {
 		if err != nil || !slices.ContainsFunc(list, func(l api.Finding) bool {
-			return l.Level == levelError && l.Subject == subject && strings.Contains(l.Text, text)
+			return l.Level == findings.Error && l.Subject == subject && strings.Contains(l.Text, text)
 		}) {
 			t.Errorf("nothing of %q: %+v, %v", text, list, err)
 		}

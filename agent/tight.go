@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -39,6 +40,6 @@ func (a *Agent) checkTight(ctx context.Context, r *report, p *openPool, d datase
 		return
 	}
 	if err := tight(ctx, p.backend, d); errors.Is(err, dataset.ErrNoSpace) {
-		r.add(levelWarning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v", p.Name, err)
+		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v", p.Name, err)
 	}
 }

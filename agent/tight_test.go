@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -67,8 +68,8 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	rep := &report{}
 	p, _ := r.pools.byName("default")
 	r.checkTight(ctx, rep, p, d)
-	if len(rep.list) != 1 || rep.list[0].Level != levelWarning || !strings.Contains(rep.list[0].Text, "no scheduled snapshot") {
-		t.Errorf("doctor: %+v", rep.list)
+	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") {
+		t.Errorf("doctor: %+v", rep.All)
 	}
 	if err := take(false); err != nil {
 		t.Errorf("by hand: %v", err)
@@ -77,8 +78,8 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	if err := take(true); err != nil {
 		t.Errorf("with enough free: %v", err)
 	}
-	if r.checkTight(ctx, rep, p, d); len(rep.list) != 1 {
-		t.Errorf("doctor: %+v", rep.list)
+	if r.checkTight(ctx, rep, p, d); len(rep.All) != 1 {
+		t.Errorf("doctor: %+v", rep.All)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -189,7 +190,7 @@ func (a *Agent) checkSizes(r *report) {
 	for _, id := range a.cache.IDs() {
 		d, _ := a.cache.Dataset(id)
 		if why := a.misSized(d); why != "" {
-			r.add(levelError, "volume "+d.Volume, "", "%s", why)
+			r.Add(findings.Error, "volume "+d.Volume, "", "%s", why)
 		}
 	}
 }

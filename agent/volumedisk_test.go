@@ -11,6 +11,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/scratch"
@@ -56,7 +57,7 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 			if st := r.datasetStatus(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
 				t.Errorf("status %+v", st)
 			}
-			if f := r.finding("volume db"); f.Level != levelError || !strings.Contains(f.Text, want) {
+			if f := r.finding("volume db"); f.Level != findings.Error || !strings.Contains(f.Text, want) {
 				t.Errorf("doctor: %+v", f)
 			}
 			if _, err := r.Mount(t.Context(), "db", "third"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 )
 
@@ -30,6 +31,6 @@ func (p *pools) warn(id uuid.UUID, now []string) {
 // checkWarnings reports what a pool warns of.
 func checkWarnings(r *report, p *openPool) {
 	for _, line := range warnings(p.backend) {
-		r.add(levelWarning, "pool "+p.Name, "", "%s", line)
+		r.Add(findings.Warning, "pool "+p.Name, "", "%s", line)
 	}
 }

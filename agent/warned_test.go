@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 )
@@ -60,8 +61,8 @@ func TestPoolWarnings(t *testing.T) {
 		rep := &report{}
 		p, _ := r.pools.byName("default")
 		r.checkPool(t.Context(), rep, p, nil, false)
-		for _, f := range rep.list {
-			if f.Level == levelWarning && strings.HasPrefix(f.Text, "it lost ") {
+		for _, f := range rep.All {
+			if f.Level == findings.Warning && strings.HasPrefix(f.Text, "it lost ") {
 				lines = append(lines, f.Text)
 			}
 		}
