@@ -198,7 +198,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.jobs = jobs.New(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.pools = newPools(a)
-	a.limits = newLimits(cfg.Cgroups)
+	a.limits = newLimits(cfg.Cgroups, a.cgroupDeps())
 	a.facts = newHostFacts(cfg.Host)
 	if a.PeerID == nil {
 		a.PeerID = certified
@@ -279,8 +279,8 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.takeGuard(st, 0)
-	err = a.loadLimits(ctx)         // before anything gets a device number that was another's
-	if err == nil && !a.recovered { // otherwise what is mounted is only known after
+	err = a.limits.loadLimits(ctx, a.recovered) // before anything gets a device number that was another's
+	if err == nil && !a.recovered {             // otherwise what is mounted is only known after
 		_, err = a.resolveMounts(ctx)
 	}
 	if err != nil {
@@ -297,7 +297,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 	}
 	a.bounds.wg.Go(a.renews)
-	a.wg.Go(a.keepLimits)
+	a.wg.Go(a.limits.keepLimits)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()
 	if a.Guard != nil {

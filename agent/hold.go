@@ -123,7 +123,7 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 	itself := pool.Info().Freezes && d.Encryption == nil // what it sees is ciphertext then
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
 	until := a.Clock.Steady() + liftSnapshot - longStall // the freeze comes after it
-	up, err := a.raise(d, liftSnapshot)
+	up, err := a.limits.raise(d, liftSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}

@@ -14,8 +14,7 @@ import (
 )
 
 // checkLimits says what this host can hold volumes to, and whether it does.
-func (a *Agent) checkLimits(r *report) {
-	l := a.limits
+func (l *limits) checkLimits(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.hierarchy.Has(g) })
 	switch {
 	case l.cannot() != nil:
@@ -30,10 +29,10 @@ func (a *Agent) checkLimits(r *report) {
 		r.Add(findings.OK, "speed limits", "", "v2: for all containers below %s together, from the first moment (%s)", strings.Join(there, ", "), l.hierarchy.Dir)
 	}
 	for _, e := range l.all() {
-		a.checkLimited(r, e)
+		l.checkLimited(r, e)
 	}
 	for id, err := range l.misses() {
-		d, _ := a.cache.DatasetOrCopy(id)
+		d, _ := l.cache.DatasetOrCopy(id)
 		r.Add(findings.Error, "volume "+d.Volume, "", "its speed is not limited as its profile says: %v; that is tried again each %s", err, mendEvery)
 	}
 	for _, rec := range l.leftovers() {
@@ -72,11 +71,11 @@ func (l *limits) outside(e *limited) (groups []string) {
 }
 
 // unkept says which promise on the speed of a dataset is broken; empty: none.
-func (a *Agent) unkept(d dataset.Dataset) string {
-	if err := a.limits.missed(d.ID); err != nil {
+func (l *limits) unkept(d dataset.Dataset) string {
+	if err := l.missed(d.ID); err != nil {
 		return "its speed is not limited as its profile says: " + err.Error()
 	}
-	e := a.limits.get(d.ID)
+	e := l.get(d.ID)
 	if e == nil {
 		return ""
 	}
@@ -86,15 +85,15 @@ func (a *Agent) unkept(d dataset.Dataset) string {
 	if !d.Profile.QoS.Strict {
 		return ""
 	}
-	if lost := a.limits.lostNow(); lost != "" {
+	if lost := l.lostNow(); lost != "" {
 		return "its profile is strict about its speed: " + lost
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if out := a.limits.outside(e); len(out) > 0 {
-		return a.limits.strictly(out)
+	if out := l.outside(e); len(out) > 0 {
+		return l.strictly(out)
 	}
-	if groups, err := a.astray(e); err != nil || len(groups) > 0 {
+	if groups, err := l.astray(e); err != nil || len(groups) > 0 {
 		return "its profile is strict about its speed, which is not limited in control group " + strings.Join(groups, ", ")
 	}
 	return ""
@@ -116,15 +115,15 @@ func (l *limits) strictly(outside []string) string {
 	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") + ", which is below none of " + strings.Join(l.parents, ", ") + ": it has a limit of its own there, from about a second after its start"
 }
 
-func (a *Agent) checkLimited(r *report, e *limited) {
-	d, _ := a.cache.DatasetOrCopy(e.id)
+func (l *limits) checkLimited(r *findings.List, e *limited) {
+	d, _ := l.cache.DatasetOrCopy(e.id)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.lift != 0 {
 		r.Add(findings.Info, "volume "+d.Volume, "", "limit of its speed is lifted for a flush since %s", e.rec.Lifted.Format(time.RFC3339))
 		return
 	}
-	groups, err := a.astray(e)
+	groups, err := l.astray(e)
 	if err != nil {
 		r.Add(findings.Error, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
 	} else if len(groups) > 0 {
@@ -134,12 +133,12 @@ func (a *Agent) checkLimited(r *report, e *limited) {
 	if len(e.bare) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
 	}
-	out := a.limits.outside(e)
+	out := l.outside(e)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:
-		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", a.limits.strictly(out))
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", l.strictly(out))
 	default:
-		r.Add(findings.Warning, "volume "+d.Volume, mend, "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", strings.Join(out, ", "), strings.Join(a.limits.parents, ", "))
+		r.Add(findings.Warning, "volume "+d.Volume, mend, "is used in control group %s, which is below none of %s: it has a limit of its own there, from about a second after its start", strings.Join(out, ", "), strings.Join(l.parents, ", "))
 	}
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -33,33 +31,33 @@ const (
 
 // keepLimits has new containers held to the limits of the volumes that they use, and changes
 // limits with profiles, until the agent stops.
-func (a *Agent) keepLimits() {
-	k := keeper{Agent: a}
-	full := a.Clock.Steady()
+func (l *limits) keepLimits() {
+	k := keeper{limits: l}
+	full := l.clock.Steady()
 	for {
 		var next <-chan time.Time
-		if wait := a.limits.pause(a.Clock.Steady()); wait > 0 {
-			next = a.Clock.After(wait)
+		if wait := l.pause(l.clock.Steady()); wait > 0 {
+			next = l.clock.After(wait)
 		}
 		told := false
 		select {
-		case <-a.ctx.Done():
+		case <-l.ctx.Done():
 			return
-		case <-a.limits.wake:
+		case <-l.wake:
 			told = true
 		case <-next:
 		}
-		now := a.Clock.Steady()
+		now := l.clock.Steady()
 		all := now-full >= mendEvery
 		if all {
 			full = now
-			a.clearLeft(a.ctx)
+			l.clearLeft(l.ctx)
 		}
 		if told || all {
-			a.renewLimits()
+			l.renewLimits()
 		}
-		a.endLifts()
-		if len(a.limits.all()) > 0 {
+		l.endLifts()
+		if len(l.all()) > 0 {
 			k.look(now, all)
 		}
 	}
@@ -99,24 +97,24 @@ func (l *limits) usedNow(id uuid.UUID, now time.Duration) {
 }
 
 // endLifts ends what was lifted for too long.
-func (a *Agent) endLifts() {
-	for _, e := range a.limits.all() {
-		if err := a.lower(a.ctx, e, false); err != nil {
-			a.Log.WithError(err).WithField("dataset", e.id).Error("speed is not limited again")
+func (l *limits) endLifts() {
+	for _, e := range l.all() {
+		if err := l.lower(l.ctx, e, false); err != nil {
+			l.logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited again")
 		}
 	}
 }
 
 // renewLimits takes in what profiles say now, of what is mounted, and tries again what failed.
-func (a *Agent) renewLimits() {
-	for _, id := range a.limits.stale(a.cache.Dataset) {
-		if d, known := a.cache.Dataset(id); known {
-			a.relimit(d)
+func (l *limits) renewLimits() {
+	for _, id := range l.stale(l.cache.Dataset) {
+		if d, known := l.cache.Dataset(id); known {
+			l.relimit(d)
 		}
 	}
-	for _, id := range a.mountedIDs() {
-		if d, known := a.cache.Dataset(id); known && d.Profile.QoS.Limited() && a.limits.get(id) == nil {
-			a.relimit(d)
+	for _, id := range l.mounts.InUse() {
+		if d, known := l.cache.Dataset(id); known && d.Profile.QoS.Limited() && l.get(id) == nil {
+			l.relimit(d)
 		}
 	}
 }
@@ -163,28 +161,28 @@ func (l *limits) missed(id uuid.UUID) error {
 
 // relimit holds a dataset to what its profile says now, if it is mounted. What fails is tried
 // again, and doctor says so meanwhile.
-func (a *Agent) relimit(d dataset.Dataset) {
-	a.jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
-		unlock, err := a.locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
+func (l *limits) relimit(d dataset.Dataset) {
+	l.jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		unlock, err := l.locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		d, known := a.cache.Dataset(d.ID)
-		if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil || !mounted || !known {
-			a.limits.miss(d.ID, err)
+		d, known := l.cache.Dataset(d.ID)
+		if mounted, err := l.mounts.IsMounted(d.ID); err != nil || !mounted || !known {
+			l.miss(d.ID, err)
 			return err
 		}
-		err = a.limit(ctx, d)
-		was := a.limits.missed(d.ID)
-		a.limits.miss(d.ID, err)
-		a.changed(d.ID)
+		err = l.limit(ctx, d)
+		was := l.missed(d.ID)
+		l.miss(d.ID, err)
+		l.changed(d.ID)
 		switch {
 		case err == nil:
-			a.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
+			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
 		case was == nil || was.Error() != err.Error():
-			a.log(d).WithError(err).Error("speed is not limited as the profile says")
-			a.limits.soon() // which has the keeper try again, where it would wait to be told
+			l.log(d).WithError(err).Error("speed is not limited as the profile says")
+			l.soon() // which has the keeper try again, where it would wait to be told
 		}
 		return nil
 	})
@@ -192,7 +190,7 @@ func (a *Agent) relimit(d dataset.Dataset) {
 
 // keeper sees to it that control groups hold what they are to.
 type keeper struct {
-	*Agent
+	*limits
 	users mount.Users
 	rules map[string]map[iolimit.Device]iolimit.Limits // of groups, in this look; nil: one cannot be limited
 }
@@ -200,17 +198,17 @@ type keeper struct {
 // look finds who uses what is limited, and sets what is missing.
 func (k *keeper) look(now time.Duration, all bool) {
 	if err := k.users.Look(now, all); err != nil {
-		k.Log.WithError(err).Warn("who uses volumes whose speed is limited was not found")
+		k.logger.WithError(err).Warn("who uses volumes whose speed is limited was not found")
 		return
 	}
-	base, err := k.limits.base()
-	if k.limits.lose(err) {
-		k.Log.WithError(err).Error("speed of volumes is not limited")
+	base, err := k.base()
+	if k.lose(err) {
+		k.logger.WithError(err).Error("speed of volumes is not limited")
 	}
 	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
-	for _, e := range k.limits.all() {
+	for _, e := range k.all() {
 		if err := k.hold(k.ctx, e, base); err != nil {
-			k.Log.WithError(err).WithField("dataset", e.id).Error("speed is not limited")
+			k.logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited")
 		}
 	}
 }
@@ -254,13 +252,13 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 	if len(astray) == 0 && known {
 		return nil
 	}
-	if fencing, err := k.isFencing(e.id, k.askGuard); err != nil || fencing {
+	if fencing, err := k.fence.Look()(e.id); err != nil || fencing {
 		return err
 	}
 	d, _ := k.cache.DatasetOrCopy(e.id)
 	if known {
 		k.log(d).WithField("groups", astray).Warn("its speed was not limited in control groups: somebody has changed that, or made them anew: it is again")
-		return k.limits.set(e.rec, astray)
+		return k.set(e.rec, astray)
 	}
 	defer k.changed(e.id)
 	rec := e.rec
@@ -273,9 +271,9 @@ func (k *keeper) hold(ctx context.Context, e *limited, base []string) error {
 // e.mu is held.
 func (k *keeper) usedIn(e *limited, bind []string) (groups []string, err error) {
 	var bare []string
-	for _, pid := range k.users.Of(int(e.rec.Device.Major), int(e.rec.Device.Minor), k.mountPath(e.id)) {
-		g, ok := k.limits.hierarchy.GroupOf(pid)
-		if !ok || k.limits.binds(bind, g) {
+	for _, pid := range k.users.Of(int(e.rec.Device.Major), int(e.rec.Device.Minor), k.mounts.Path(e.id)) {
+		g, ok := k.hierarchy.GroupOf(pid)
+		if !ok || k.binds(bind, g) {
 			continue
 		}
 		rules, err := k.told(g)
@@ -284,7 +282,7 @@ func (k *keeper) usedIn(e *limited, bind []string) (groups []string, err error) 
 			return nil, err
 		case rules != nil:
 			groups = union(groups, []string{g})
-		case k.limits.hierarchy.Exists(g):
+		case k.hierarchy.Exists(g):
 			bare = union(bare, []string{g})
 		}
 	}
@@ -313,35 +311,12 @@ func (k *keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	if is {
 		return rules, nil
 	}
-	rules, err := k.limits.hierarchy.Rules(g)
+	rules, err := k.hierarchy.Rules(g)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 		return nil, err
 	}
 	k.rules[g] = rules
 	return rules, nil
-}
-
-// isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
-// the limit, which is set again once it is thawed. Its flush may last when the dataset may be
-// open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
-// again. Who does not know sets nothing.
-func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
-	d, known := a.cache.Dataset(id)
-	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
-		return true, nil
-	}
-	fenced, err := a.isFencedBy(id, asked)
-	if err != nil {
-		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
-	}
-	return fenced, err
-}
-
-// askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
-func (a *Agent) askGuard() (guard.Status, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
-	defer cancel()
-	return a.Guard.Status(ctx)
 }
 
 // binds tells whether rules on groups bind those in another.
@@ -352,14 +327,14 @@ func (l *limits) binds(groups []string, g string) bool {
 }
 
 // astray returns the groups that do not hold what they were told. e.mu is held.
-func (a *Agent) astray(e *limited) (groups []string, err error) {
+func (l *limits) astray(e *limited) (groups []string, err error) {
 	if e.over || e.lift != 0 {
 		return nil, nil
 	}
 	for _, g := range e.rec.Groups {
-		rules, err := a.limits.hierarchy.Rules(g)
+		rules, err := l.hierarchy.Rules(g)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && !a.limits.hierarchy.Exists(g): // nobody is in it
+		case errors.Is(err, fs.ErrNotExist) && !l.hierarchy.Exists(g): // nobody is in it
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		case rules[e.rec.Device] != e.rec.Limits:

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,7 +20,7 @@ import (
 // loadLimits takes in what was set before this start. What was set for a device that is
 // another's now, or nobody's, is taken away: who got its number would inherit that. What is
 // mounted still holds its limits from here on, also where a crash had left them lifted.
-func (a *Agent) loadLimits(ctx context.Context) error {
+func (l *limits) loadLimits(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {
 		return err
@@ -29,7 +28,7 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 	var errs []error
 	var gone []*limited
 	err = errors.Join(
-		a.state.Each(ctx, "limits/", func(rest string, v []byte) error {
+		l.db.Each(ctx, "limits/", func(rest string, v []byte) error {
 			e := &limited{}
 			var err error
 			if e.id, err = uuid.Parse(rest); err != nil {
@@ -38,40 +37,40 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 			if err := json.Unmarshal(v, &e.rec); err != nil {
 				return err
 			}
-			m := table.At(a.mountPath(e.id))
-			if e.rec.Boot == a.boot && m != nil && e.rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
-				a.limits.put(e)
+			m := table.At(l.mounts.Path(e.id))
+			if e.rec.Boot == l.boot && m != nil && e.rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
+				l.put(e)
 			} else {
 				gone = append(gone, e)
 			}
 			return nil
 		}),
-		a.state.Each(ctx, "left/", func(_ string, v []byte) error {
+		l.db.Each(ctx, "left/", func(_ string, v []byte) error {
 			var rec limitRecord
 			err := json.Unmarshal(v, &rec)
-			a.limits.left[rec.Device] = rec
+			l.left[rec.Device] = rec
 			return err
 		}))
 	if err != nil {
 		return err
 	}
 	for _, e := range gone {
-		errs = append(errs, a.strip(ctx, e.id, e.rec))
+		errs = append(errs, l.strip(ctx, e.id, e.rec))
 	}
-	a.clearLeft(ctx)
-	if a.recovered {
-		errs = append(errs, a.sweep())
+	l.clearLeft(ctx)
+	if recovered {
+		errs = append(errs, l.sweep())
 	}
-	if a.limits.why == nil {
-		errs = append(errs, a.imposeAll(ctx))
+	if l.why == nil {
+		errs = append(errs, l.imposeAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
-		a.Log.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
+		l.logger.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
 	}
-	for _, m := range table.Under(a.mountRoot()) {
+	for _, m := range table.Under(l.mounts.Root()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if d, known := a.cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
-			a.relimit(d)
+		if d, known := l.cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
+			l.relimit(d)
 		}
 	}
 	return nil
@@ -79,19 +78,19 @@ func (a *Agent) loadLimits(ctx context.Context) error {
 
 // imposeAll has all hold again what is on record, at a start. A guard that hangs is asked once for
 // all of them: so long they would wait, each.
-func (a *Agent) imposeAll(ctx context.Context) error {
-	all, told := a.limits.all(), map[string]any{}
+func (l *limits) imposeAll(ctx context.Context) error {
+	all, told := l.all(), map[string]any{}
 	for _, e := range all {
 		e.rec.Lifted = time.Time{}
 		told["limits/"+e.id.String()] = e.rec
 	}
-	if err := a.state.Put(ctx, told); err != nil {
+	if err := l.db.Put(ctx, told); err != nil {
 		return err
 	}
-	asked := sync.OnceValues(a.askGuard)
+	fencing := l.fence.Look()
 	var errs []error
 	for _, e := range all {
-		errs = append(errs, a.impose(e, asked))
+		errs = append(errs, l.impose(e, fencing))
 	}
 	return errors.Join(errs...)
 }
@@ -108,13 +107,13 @@ func (l *limits) above() []string {
 // sweep takes away what limits loop devices that have no file, where the agent's state was lost,
 // and with it what it has set: of no use to anybody now, and whoever gets the number would have
 // it. A number of any other device is not used again: its rules went with it.
-func (a *Agent) sweep() error {
-	if a.limits.why != nil {
+func (l *limits) sweep() error {
+	if l.why != nil {
 		return nil
 	}
 	var errs []error
-	for _, g := range a.limits.above() {
-		rules, err := a.limits.hierarchy.Rules(g)
+	for _, g := range l.above() {
+		rules, err := l.hierarchy.Rules(g)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -122,8 +121,8 @@ func (a *Agent) sweep() error {
 			if dev.Major != loopMajor || has == (iolimit.Limits{}) || attached(dev) {
 				continue
 			}
-			a.Log.WithField("group", g).WithField("device", dev).Warn("a loop device without a file had a limit: taken away")
-			errs = append(errs, a.limits.hierarchy.Clear(g, dev))
+			l.logger.WithField("group", g).WithField("device", dev).Warn("a loop device without a file had a limit: taken away")
+			errs = append(errs, l.hierarchy.Clear(g, dev))
 		}
 	}
 	return errors.Join(errs...)
@@ -138,19 +137,19 @@ func attached(dev iolimit.Device) bool {
 }
 
 // endLimit forgets the limits of a dataset that is mounted no more.
-func (a *Agent) endLimit(d dataset.Dataset) {
-	a.limits.miss(d.ID, nil)
-	e := a.limits.get(d.ID)
+func (l *limits) endLimit(d dataset.Dataset) {
+	l.miss(d.ID, nil)
+	e := l.get(d.ID)
 	if e == nil {
 		return
 	}
-	if err := a.unlimited(context.WithoutCancel(a.ctx), e); err != nil {
-		a.log(d).WithError(err).Error("limits of its speed were left over")
+	if err := l.unlimited(context.WithoutCancel(l.ctx), e); err != nil {
+		l.log(d).WithError(err).Error("limits of its speed were left over")
 	}
 }
 
 // unlimited forgets the limits of a dataset, whose device it takes them away from.
-func (a *Agent) unlimited(ctx context.Context, e *limited) error {
+func (l *limits) unlimited(ctx context.Context, e *limited) error {
 	e.mu.Lock()
 	over, rec := e.over, e.rec
 	e.over = true
@@ -158,24 +157,24 @@ func (a *Agent) unlimited(ctx context.Context, e *limited) error {
 	if over {
 		return nil
 	}
-	a.limits.mu.Lock()
-	delete(a.limits.of, e.id)
-	a.limits.mu.Unlock()
-	return a.strip(ctx, e.id, rec)
+	l.mu.Lock()
+	delete(l.of, e.id)
+	l.mu.Unlock()
+	return l.strip(ctx, e.id, rec)
 }
 
 // strip takes away what was told of a device that is no more what a dataset lies on. What
 // cannot be taken away stays on record, by the device.
-func (a *Agent) strip(ctx context.Context, id uuid.UUID, rec limitRecord) error {
+func (l *limits) strip(ctx context.Context, id uuid.UUID, rec limitRecord) error {
 	told := map[string]any{"limits/" + id.String(): nil}
-	err := a.takeAway(rec)
+	err := l.takeAway(rec)
 	if err != nil {
-		told["left/"+rec.Device.String()] = a.limits.leaves(rec)
+		told["left/"+rec.Device.String()] = l.leaves(rec)
 	}
 	if errors.Is(err, errNotNow) {
 		err = nil
 	}
-	return errors.Join(err, a.state.Put(ctx, told))
+	return errors.Join(err, l.db.Put(ctx, told))
 }
 
 // leaves notes what is left on a device, with what was before.
@@ -191,17 +190,17 @@ func (l *limits) leaves(rec limitRecord) limitRecord {
 }
 
 // clearLeft tries again to take away what was left.
-func (a *Agent) clearLeft(ctx context.Context) {
-	for _, rec := range a.limits.leftovers() {
-		err := a.takeAway(rec)
+func (l *limits) clearLeft(ctx context.Context) {
+	for _, rec := range l.leftovers() {
+		err := l.takeAway(rec)
 		if err == nil {
-			a.limits.mu.Lock()
-			delete(a.limits.left, rec.Device)
-			a.limits.mu.Unlock()
-			err = a.state.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+			l.mu.Lock()
+			delete(l.left, rec.Device)
+			l.mu.Unlock()
+			err = l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 		}
 		if err != nil && !errors.Is(err, errNotNow) {
-			a.Log.WithError(err).WithField("device", rec.Device).Error("limit of a volume that is not there any more was not taken away")
+			l.logger.WithError(err).WithField("device", rec.Device).Error("limit of a volume that is not there any more was not taken away")
 		}
 	}
 }
@@ -221,15 +220,15 @@ var errNotNow = errors.New("no limit can be taken away since this start")
 // takeAway takes away what is as a record says that it was set, value by value: somebody may
 // have set others for who has that number now. What another volume's device is now holds what
 // that is told, in the groups that it names.
-func (a *Agent) takeAway(rec limitRecord) error {
-	if rec.Boot != a.boot {
+func (l *limits) takeAway(rec limitRecord) error {
+	if rec.Boot != l.boot {
 		return nil
 	}
-	if a.limits.why != nil {
+	if l.why != nil {
 		return errNotNow
 	}
 	groups := rec.Groups
-	for _, e := range a.limits.all() {
+	for _, e := range l.all() {
 		if e.device() == rec.Device {
 			e.mu.Lock() // it names no more of them meanwhile
 			defer e.mu.Unlock()
@@ -239,9 +238,9 @@ func (a *Agent) takeAway(rec limitRecord) error {
 	}
 	var errs []error
 	for _, g := range groups {
-		has, err := a.limits.hierarchy.Get(g, rec.Device)
+		has, err := l.hierarchy.Get(g, rec.Device)
 		if rest := has.Without(append(rec.Before, rec.Limits)...); err == nil && rest != has {
-			err = a.limits.hierarchy.Set(g, rec.Device, rest)
+			err = l.hierarchy.Set(g, rec.Device, rest)
 		}
 		errs = append(errs, err)
 	}
@@ -251,9 +250,8 @@ func (a *Agent) takeAway(rec limitRecord) error {
 // disinherit takes away what holds already for the device that a dataset was just mounted
 // from, which is its own: who had its number before has left it, of this host's agents one whose
 // record is lost.
-func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
-	l := a.limits
-	dev, own, err := iolimit.DeviceOf(a.mountPath(d.ID))
+func (l *limits) disinherit(ctx context.Context, d dataset.Dataset) {
+	dev, own, err := iolimit.DeviceOf(l.mounts.Path(d.ID))
 	if err != nil || !own || l.why != nil {
 		return
 	}
@@ -265,7 +263,7 @@ func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
 		if err == nil && has == (iolimit.Limits{}) {
 			continue
 		}
-		log := a.log(d).WithField("group", g).WithField("device", dev)
+		log := l.log(d).WithField("group", g).WithField("device", dev)
 		if err == nil {
 			err = l.hierarchy.Clear(g, dev)
 		}
@@ -274,8 +272,8 @@ func (a *Agent) disinherit(ctx context.Context, d dataset.Dataset) {
 			continue
 		}
 		log.WithError(err).Error("the number of its device may have a limit that somebody has left")
-		rec := l.leaves(limitRecord{Boot: a.boot, Device: dev, Limits: has, Groups: []string{g}})
-		if err := a.state.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
+		rec := l.leaves(limitRecord{Boot: l.boot, Device: dev, Limits: has, Groups: []string{g}})
+		if err := l.db.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
 			log.WithError(err).Error("that is not on record")
 		}
 	}

@@ -69,7 +69,7 @@ func TestLimitThatIsLeft(t *testing.T) {
 		f.a.again()
 	}
 	undo()
-	f.a.clearLeft(t.Context())
+	f.a.limits.clearLeft(t.Context())
 	f.a.wantTold(dev, iolimit.Limits{}, "tried again")
 	if f.a.says("has the limit of a volume yet that is not there any more") {
 		t.Error("doctor says still that it is left")
@@ -186,7 +186,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.a.renewLimits() // as each half minute
+	f.a.limits.renewLimits() // as each half minute
 	f.soon("limited", func() bool {
 		got, err := h.Get("/absent.slice", f.a.device(d))
 		return err == nil && got == slowly && f.a.limits.missed(d.ID) == nil
@@ -225,7 +225,7 @@ func TestStrictIsHeldOrSaid(t *testing.T) {
 	e.mu.Lock()
 	rec := e.rec
 	rec.Groups = union(rec.Groups, []string{"/user.slice/mine"})
-	err := f.a.rule(t.Context(), e, rec)
+	err := f.a.limits.rule(t.Context(), e, rec)
 	e.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 	if now > liftSnapshot+10*time.Second {
 		t.Errorf("it was tried until %s", now)
 	}
-	up, err := f.a.raise(d, liftSnapshot)
+	up, err := f.a.limits.raise(d, liftSnapshot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	d, held := f.guarded("db")
 	dev := f.a.device(d)
 	f.a.bounds.arm(d.ID, d.Epoch)
-	look := func() error { (&keeper{Agent: f.a.Agent}).look(0, false); return nil }
+	look := func() error { (&keeper{limits: f.a.limits}).look(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
 			f.a.bounds.mu.Lock()
@@ -300,10 +300,10 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 		says.say(d.ID, state)
 		for what, act := range map[string]func() error{
 			"a look":    look,
-			"a start":   func() error { return f.a.loadLimits(t.Context()) },
-			"a profile": func() error { return f.a.limit(t.Context(), held) },
+			"a start":   func() error { return f.a.limits.loadLimits(t.Context(), f.a.recovered) },
+			"a profile": func() error { return f.a.limits.limit(t.Context(), held) },
 			"the end of a snapshot": func() error {
-				up, err := f.a.raise(held, time.Hour)
+				up, err := f.a.limits.raise(held, time.Hour)
 				up.back()
 				return err
 			},

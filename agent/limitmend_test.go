@@ -34,17 +34,17 @@ func TestLimitThatIsLeftOnAnothersNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
-	blind := &Agent{Config: f.a.Config, boot: f.a.boot, state: f.a.state, limits: newLimits(Cgroups{Hierarchy: h})}
-	blind.limits.why = iolimit.ErrNone
+	blind := newLimits(Cgroups{Hierarchy: h}, f.a.cgroupDeps())
+	blind.why = iolimit.ErrNone
 	if err := blind.strip(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
 	}
 	blind.clearLeft(t.Context())
-	if n := len(blind.limits.leftovers()); n != 1 {
+	if n := len(blind.leftovers()); n != 1 {
 		t.Errorf("%d are on record where nothing can be taken away", n)
 	}
 	f.a.limits.leaves(rec)
-	f.a.clearLeft(t.Context())
+	f.a.limits.clearLeft(t.Context())
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
 	}
@@ -158,7 +158,7 @@ func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.a.recovered = lost
-		if err := f.a.loadLimits(t.Context()); err != nil {
+		if err := f.a.limits.loadLimits(t.Context(), f.a.recovered); err != nil {
 			t.Fatal(err)
 		}
 		want := slowly
@@ -257,13 +257,13 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	says.say(d.ID, guard.StateFencing)
-	if err := f.a.limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
+	if err := f.a.limits.limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
 		t.Errorf("fencing: %v", err)
 	}
 	f.a.wantTold(dev, slowly, "fencing")
 	f.a.cache.Apply(free, 0) // or the keeper would limit it again
 	says.say(d.ID, guard.StateArmed)
-	if err := f.a.limit(t.Context(), free); err != nil {
+	if err := f.a.limits.limit(t.Context(), free); err != nil {
 		t.Error(err)
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
@@ -299,7 +299,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	}
 	says.say(uuid.New(), "")
 	asked()
-	if err := f.a.loadLimits(t.Context()); err != nil {
+	if err := f.a.limits.loadLimits(t.Context(), f.a.recovered); err != nil {
 		t.Fatal(err)
 	}
 	// What else looks at the guard meanwhile is not as many.

@@ -11,10 +11,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/iolimit"
 	"github.com/droverhq/drover/internal/mount"
 )
@@ -32,6 +35,7 @@ type Cgroups struct {
 // set is on disk before (limits/<dataset>), and goes before the device does. What cannot be
 // taken away then is on disk as well (left/<device>), until it was.
 type limits struct {
+	cgroupDeps
 	hierarchy iolimit.Hierarchy
 	why       error    // there is none
 	leaky     error    // there is one that does not hold all that is written: no mount is promised anything, and what is left in it is taken away
@@ -71,9 +75,49 @@ func limitsOf(q dataset.QoS) iolimit.Limits {
 	return iolimit.Limits{ReadBPS: int64(q.ReadBPS), WriteBPS: int64(q.WriteBPS), ReadIOPS: q.ReadIOPS, WriteIOPS: q.WriteIOPS}
 }
 
+// datasetRecords has the records of datasets; a *records.Cache is one.
+type datasetRecords interface {
+	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // whose home is this node
+	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also of those of which this node keeps a copy
+}
+
+// datasetMounts knows where datasets are mounted.
+type datasetMounts interface {
+	Root() string             // the folder of all mount points
+	Path(id uuid.UUID) string // the mount point of a dataset
+	IsMounted(id uuid.UUID) (bool, error)
+	InUse() []uuid.UUID // the datasets that have mount IDs
+}
+
+// fences knows which datasets the guard fences.
+type fences interface {
+	// Look returns a function that reports whether the guard fences a dataset, or is about to. It asks the
+	// guard at most once.
+	Look() (isFencing func(id uuid.UUID) (bool, error))
+}
+
+// cgroupDeps is what limits needs of the rest of the agent.
+type cgroupDeps struct {
+	ctx     context.Context // of the agent's life
+	boot    string          // the UUID of this boot
+	db      records.DB
+	cache   datasetRecords
+	locks   *locks.Set
+	jobs    *jobs.Runner
+	mounts  datasetMounts
+	fence   fences
+	changed func(id uuid.UUID) // the status of a dataset has changed
+	clock   clock.Clock
+	logger  logrus.FieldLogger
+}
+
+func (l *limits) log(d dataset.Dataset) *logrus.Entry {
+	return l.logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+}
+
 // newLimits finds what this host can hold volumes to.
-func newLimits(cfg Cgroups) *limits {
-	l := &limits{hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
+func newLimits(cfg Cgroups, deps cgroupDeps) *limits {
+	l := &limits{cgroupDeps: deps, hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
 		of: map[uuid.UUID]*limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]limitRecord{}}
 	if l.hierarchy.Dir == "" {
 		table, err := mount.Table()
@@ -101,15 +145,6 @@ func (l *limits) kind() dataset.Limits {
 
 // cannot is why this host can hold volumes to nothing; nil: it can.
 func (l *limits) cannot() error { return cmp.Or(l.why, l.leaky) }
-
-// can is what a pool can do on this host.
-func (a *Agent) can(b backends.Pool) dataset.Capabilities {
-	c := b.Info().Capabilities
-	if c.OwnDevice {
-		c.Limits = a.limits.kind()
-	}
-	return c
-}
 
 // base returns the groups that a rule is set on whoever uses the volume: of version 1 the
 // root group, whose are the kernel's own writes; of version 2 those below which all
@@ -159,34 +194,34 @@ func (l *limits) soon() {
 
 // limit holds a dataset that was just mounted to the limits of its profile, before anybody
 // is told of the mount. Its lock is held. Again: the same.
-func (a *Agent) limit(ctx context.Context, d dataset.Dataset) error {
-	e := a.limits.get(d.ID)
+func (l *limits) limit(ctx context.Context, d dataset.Dataset) error {
+	e := l.get(d.ID)
 	if !d.Profile.QoS.Limited() {
 		if e != nil {
-			return a.unlimit(ctx, e)
+			return l.unlimit(ctx, e)
 		}
 		return nil
 	}
-	switch kind := a.limits.kind(); {
+	switch kind := l.kind(); {
 	case kind == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", a.limits.cannot())
+		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", l.cannot())
 	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
 		return dataset.Errorf(dataset.ErrUnsupported, "its profile is strict about its speed, and this host has control groups of version 1: %s (boot it with version 2, or drover volume set-profile)", heldV1)
 	}
-	dev, own, err := iolimit.DeviceOf(a.mountPath(d.ID))
+	dev, own, err := iolimit.DeviceOf(l.mounts.Path(d.ID))
 	if err != nil {
 		return err
 	}
 	if !own {
 		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited: it has no block device of its own")
 	}
-	groups, err := a.limits.base()
+	groups, err := l.base()
 	if err != nil {
 		return err
 	}
 	if e != nil && e.device() != dev { // it was unmounted by somebody else
-		if err := a.unlimited(ctx, e); err != nil {
-			a.log(d).WithError(err).Error("limits of its speed were left over")
+		if err := l.unlimited(ctx, e); err != nil {
+			l.log(d).WithError(err).Error("limits of its speed were left over")
 		}
 		e = nil
 	}
@@ -195,13 +230,13 @@ func (a *Agent) limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	a.limits.put(e) // before anything is told: what is told in part is taken away as well
+	l.put(e) // before anything is told: what is told in part is taken away as well
 	rec := e.rec
-	rec.Boot, rec.Device, rec.Limits, rec.Groups = a.boot, dev, limitsOf(d.Profile.QoS), union(groups, rec.Groups)
-	if err := a.rule(ctx, e, rec); err != nil {
+	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.boot, dev, limitsOf(d.Profile.QoS), union(groups, rec.Groups)
+	if err := l.rule(ctx, e, rec); err != nil {
 		return err
 	}
-	a.limits.soon()
+	l.soon()
 	return nil
 }
 
@@ -216,27 +251,27 @@ const heldV1 = "v1: per container, from about a second after its start"
 
 // rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
 // is held.
-func (a *Agent) rule(ctx context.Context, e *limited, rec limitRecord) error {
+func (l *limits) rule(ctx context.Context, e *limited, rec limitRecord) error {
 	if was := e.rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
 		rec.Before = append(slices.Clip(rec.Before), was)
 	}
-	if err := a.state.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
+	if err := l.db.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return err
 	}
 	e.rec = rec
 	if e.lift != 0 {
 		return nil
 	}
-	return a.impose(e, a.askGuard)
+	return l.impose(e, l.fence.Look())
 }
 
 // impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
 // once it is thawed. asked is what the guard says. e.mu is held.
-func (a *Agent) impose(e *limited, asked func() (guard.Status, error)) error {
-	if fencing, err := a.isFencing(e.id, asked); err != nil || fencing {
+func (l *limits) impose(e *limited, isFencing func(uuid.UUID) (bool, error)) error {
+	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
 	}
-	err := a.limits.set(e.rec, e.rec.Groups)
+	err := l.set(e.rec, e.rec.Groups)
 	if err == nil {
 		e.rec.Before = nil
 	}
@@ -265,19 +300,19 @@ func (l *limits) clear(rec limitRecord) error {
 
 // unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
 // gives back then what it has lifted.
-func (a *Agent) unlimit(ctx context.Context, e *limited) error {
-	if fencing, err := a.isFencing(e.id, a.askGuard); err != nil || fencing {
+func (l *limits) unlimit(ctx context.Context, e *limited) error {
+	if fencing, err := l.fence.Look()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending, "its limit is taken away once it is not fenced any more"))
 	}
 	e.mu.Lock()
 	if e.lift == 0 {
-		if err := a.limits.clear(e.rec); err != nil {
+		if err := l.clear(e.rec); err != nil {
 			e.mu.Unlock()
 			return err
 		}
 	}
 	e.mu.Unlock()
-	return a.unlimited(ctx, e)
+	return l.unlimited(ctx, e)
 }
 
 // union returns the elements of both, in order, each once.

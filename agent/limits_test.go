@@ -139,7 +139,7 @@ func TestLimitIsBackAfterAStart(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	if _, err := f.a.raise(d, time.Hour); err != nil {
+	if _, err := f.a.limits.raise(d, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "lifted")
@@ -190,11 +190,11 @@ func TestLiftIsBounded(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	up, err := f.a.raise(d, time.Nanosecond)
+	up, err := f.a.limits.raise(d, time.Nanosecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.a.endLifts()
+	f.a.limits.endLifts()
 	f.a.wantTold(dev, slowly, "lifted for too long")
 	up.back()
 	f.a.wantTold(dev, slowly, "after that")
@@ -217,7 +217,7 @@ func TestLimitIsMended(t *testing.T) {
 	e.mu.Lock()
 	rec := e.rec
 	rec.Groups = union(rec.Groups, []string{"/again"})
-	err := f.a.rule(t.Context(), e, rec)
+	err := f.a.limits.rule(t.Context(), e, rec)
 	e.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestLimitIsMended(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
-	(&keeper{Agent: f.a.Agent}).look(f.a.Clock.Steady(), false)
+	(&keeper{limits: f.a.limits}).look(f.a.Clock.Steady(), false)
 	if got, err := f.a.limits.hierarchy.Get("/again", dev); err != nil || got != slowly {
 		t.Errorf("its group, made anew: %+v, %v", got, err)
 	}

@@ -168,9 +168,9 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
-		a.disinherit(ctx, d)
+		a.limits.disinherit(ctx, d)
 	}
-	if err := a.limit(ctx, d); err != nil {
+	if err := a.limits.limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLater(ctx, d))
 	}
 	a.log(d).WithField("path", path).Info("mounted")
@@ -371,7 +371,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.idle(d.ID)
 		return err
 	}
-	up, err := a.raise(d, liftUnmount)
+	up, err := a.limits.raise(d, liftUnmount)
 	if err != nil {
 		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
@@ -379,7 +379,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	err = mount.Unmount(path)
 	a.volumeDisks.forget()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
-		a.endLimit(d)
+		a.limits.endLimit(d)
 	} else {
 		up.back()
 	}

@@ -137,7 +137,7 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	up, err := a.raise(d, liftSnapshot)
+	up, err := a.limits.raise(d, liftSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}

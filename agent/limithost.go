@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+)
+
+// can is what a pool can do on this host.
+func (a *Agent) can(b backends.Pool) dataset.Capabilities {
+	c := b.Info().Capabilities
+	if c.OwnDevice {
+		c.Limits = a.limits.kind()
+	}
+	return c
+}
+
+// isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
+// the limit, which is set again once it is thawed. Its flush may last when the dataset may be
+// open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
+// again. Who does not know sets nothing.
+func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+	d, known := a.cache.Dataset(id)
+	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
+		return true, nil
+	}
+	fenced, err := a.isFencedBy(id, asked)
+	if err != nil {
+		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
+	}
+	return fenced, err
+}
+
+// askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
+func (a *Agent) askGuard() (guard.Status, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
+	defer cancel()
+	return a.Guard.Status(ctx)
+}
+
+// settled flushes a filesystem that is mounted on path until that is soon done, at that moment at
+// the latest: a limit that is lifted until then lets its writers make more dirty than the disk
+// takes.
+func (a *Agent) settled(d dataset.Dataset, path string, until time.Duration) error {
+	var took time.Duration
+	for range flushes {
+		began := a.Clock.Steady()
+		if began+shortStall > until {
+			break
+		}
+		done, err := a.writeOutSoon(path, until-began)
+		if err != nil {
+			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		}
+		if took = a.Clock.Steady() - began; done && took <= shortStall {
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrPending, "volume %s is written to faster than its disk takes it: what came within %s is written out in as long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume, took.Round(100*time.Millisecond), longStall)
+}
+
+const (
+	// shortStall is what a flush may take for a freeze to come next, whose own flush has what
+	// was written meanwhile; longStall is what writers may be held up.
+	shortStall = time.Second
+	longStall  = 2 * time.Second
+	flushes    = 5
+)
+
+// fencing asks the guard, for limits.
+type fencing struct{ a *Agent }
+
+func (f fencing) Look() func(uuid.UUID) (bool, error) {
+	asked := sync.OnceValues(f.a.askGuard)
+	return func(id uuid.UUID) (bool, error) { return f.a.isFencing(id, asked) }
+}
+
+// mountTable knows where the agent mounts datasets, for limits.
+type mountTable struct{ a *Agent }
+
+func (m mountTable) Root() string                         { return m.a.mountRoot() }
+func (m mountTable) Path(id uuid.UUID) string             { return m.a.mountPath(id) }
+func (m mountTable) IsMounted(id uuid.UUID) (bool, error) { return isMountPoint(m.a.mountPath(id)) }
+func (m mountTable) InUse() []uuid.UUID                   { return m.a.mountedIDs() }
+
+func (a *Agent) cgroupDeps() cgroupDeps {
+	return cgroupDeps{
+		ctx: a.ctx, boot: a.boot, db: a.state, cache: a.cache, locks: &a.locks, jobs: a.jobs,
+		mounts: mountTable{a}, fence: fencing{a}, changed: a.changed, clock: a.Clock, logger: a.Log,
+	}
+}
