@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -145,7 +146,7 @@ type Agent struct {
 	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	news        map[uuid.UUID]bool      // datasets that control is to hear of
+	news        *report.News
 	copiesFresh *freshness
 	pulls       map[uuid.UUID]pullRecord
 	undersized  map[uuid.UUID]undersized
@@ -163,7 +164,6 @@ type Agent struct {
 	joined func()        // tells that control has taken this agent in, and is called again each time
 	isIn   chan struct{} // closed then
 
-	beat chan struct{} // wakes the heartbeat
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -184,8 +184,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config: cfg, state: records.OpenDB(cfg.State), boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: records.NewCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: map[uuid.UUID]bool{},
-		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{}, beat: make(chan struct{}, 1),
+		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: records.NewCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: report.New(),
+		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{},
 	}
 	a.locks.Clock = cfg.Clock
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open

@@ -114,7 +114,7 @@ func (p *pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 		_ = b.Close()
 	case back:
 		p.a.Log.WithField("pool", p.name(id)).Info("pool answers again")
-		p.a.tellSoon()
+		p.a.news.Soon()
 	}
 }
 

@@ -50,7 +50,7 @@ func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
 }
 
 // checkGuests says what this node has mounted beside other homes.
-func (a *Agent) checkGuests(r *report) {
+func (a *Agent) checkGuests(r *diagnosis) {
 	for _, id := range a.guests.ids() {
 		g, _ := a.guests.get(id)
 		if why := a.guests.why(id); why != "" {

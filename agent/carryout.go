@@ -63,7 +63,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 		a.pools.changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
-	a.changed(op.DatasetID)
+	a.news.Changed(op.DatasetID)
 	return out, nil
 }
 

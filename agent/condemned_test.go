@@ -99,7 +99,7 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 		if err := os.Rename(from, to); err != nil {
 			t.Fatal(err)
 		}
-		f.a.changed(d.ID)
+		f.a.news.Changed(d.ID)
 		await(t, func() bool { st := f.record("db").Status; return st != nil && (st.Problem == "") == well })
 	}
 	aside := e.Path + ".aside"

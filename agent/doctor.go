@@ -22,8 +22,8 @@ import (
 // start and were put aside.
 const DamagedMark = ".damaged-"
 
-// report collects findings.
-type report struct {
+// diagnosis is what doctor has found so far.
+type diagnosis struct {
 	findings.List
 	strange string // why the store is not to be believed; empty: it is
 	mend    string // what would do then
@@ -33,7 +33,7 @@ type report struct {
 // Doctor says what on this host works, what does not and why, and what lies in
 // the pools that the store does not know. It changes nothing.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
-	r := &report{mend: a.mendStore()}
+	r := &diagnosis{mend: a.mendStore()}
 	a.mu.Lock()
 	r.strange = a.strange
 	outside := a.outside
@@ -73,7 +73,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 }
 
 // sort puts errors first, then warnings: of many pools one would stand amid what is well.
-func (r *report) sort() {
+func (r *diagnosis) sort() {
 	place := func(f api.Finding) int {
 		if i := slices.Index([]string{findings.Error, findings.Warning}, f.Level); i >= 0 {
 			return i
@@ -85,7 +85,7 @@ func (r *report) sort() {
 
 // first puts a store that is not to be believed before all else. What follows from it
 // has no line of its own: a rebuild mends all of that.
-func (r *report) first() {
+func (r *diagnosis) first() {
 	if r.strange == "" {
 		return
 	}
@@ -100,7 +100,7 @@ func (r *report) first() {
 
 // checkRoot looks at the disk of the root, without room on which nothing is made in
 // any pool.
-func (a *Agent) checkRoot(ctx context.Context, r *report) {
+func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 	if _, err := a.state.Get(ctx, "identity", &nodeIdentity{}); err != nil {
 		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
@@ -120,7 +120,7 @@ func (a *Agent) checkRoot(ctx context.Context, r *report) {
 
 // checkDamaged names the files that were put aside at a start as they could not
 // be read.
-func (a *Agent) checkDamaged(r *report) {
+func (a *Agent) checkDamaged(r *diagnosis) {
 	files, err := filepath.Glob(filepath.Join(a.Root, "*"+DamagedMark+"*"))
 	if err != nil {
 		r.Add(findings.Error, "root", "", "%v", err)
@@ -134,7 +134,7 @@ func (a *Agent) checkDamaged(r *report) {
 	}
 }
 
-func (a *Agent) checkBackends(ctx context.Context, r *report) {
+func (a *Agent) checkBackends(ctx context.Context, r *diagnosis) {
 	for _, k := range a.Backends.Kinds() {
 		name, err := "backend "+k.Name(), k.Available(ctx)
 		switch {
@@ -162,7 +162,7 @@ func unnamed(name string, err error) string {
 	return err.Error()
 }
 
-func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	name := "pool " + p.Name
 	if p.rec.Leaving != staying {
 		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.stuck, "that goes on by itself"))
@@ -217,7 +217,7 @@ func (a *Agent) checkPool(ctx context.Context, r *report, p *openPool, known map
 
 // roomHint says what would bring a pool below 80 %. On a store that is not to be
 // believed nothing would: it comes first.
-func (a *Agent) roomHint(ctx context.Context, r *report, p *openPool, st dataset.PoolStatus) string {
+func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *openPool, st dataset.PoolStatus) string {
 	if r.strange != "" {
 		return ""
 	}
@@ -227,7 +227,7 @@ func (a *Agent) roomHint(ctx context.Context, r *report, p *openPool, st dataset
 // stallWarning is how long a snapshot may hold up writers before doctor says so.
 const stallWarning = 100 * time.Millisecond
 
-func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset) {
 	staller, ok := p.backend.(backends.Staller)
 	if !ok {
 		return
@@ -244,7 +244,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *report, p *openPool, known m
 }
 
 // checkMounts compares the mount records with the mounts.
-func (a *Agent) checkMounts(ctx context.Context, r *report) {
+func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 	table, err := mount.Table()
 	if err != nil {
 		r.Add(findings.Error, "mounts", "", "cannot be read: %v", err)

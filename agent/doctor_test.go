@@ -33,7 +33,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	gone := backends.Entry{ID: uuid.New(), State: backends.EntryDeleting, Path: filepath.Join(r.root, "gone")}
 	found := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
-		rep := &report{}
+		rep := &diagnosis{}
 		r.checkEntries(t.Context(), rep, p, entries, known)
 		var texts []string
 		for _, f := range rep.All {
@@ -90,7 +90,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	damaged := theirs
 	damaged.Problem = "its record can't be read"
 	for want, entry := range []backends.Entry{theirs, damaged} {
-		rep := &report{}
+		rep := &diagnosis{}
 		r.checkEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
 		if len(rep.All) != want {
 			t.Errorf("of %+v: %+v", entry, rep.All)
@@ -101,7 +101,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	stranger := theirs
 	stranger.ID = uuid.New()
-	rep := &report{}
+	rep := &diagnosis{}
 	if r.checkEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
 		t.Errorf("of a copy that is not on record: %+v", rep.All)
 	}
@@ -114,7 +114,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		if err != nil || len(entries) != 1 {
 			t.Fatal(entries, err)
 		}
-		rep := &report{}
+		rep := &diagnosis{}
 		r.checkSnapshots(t.Context(), rep, p, entries, known)
 		if len(rep.All) != want {
 			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
@@ -188,7 +188,7 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	r.copiesFresh.mu.Lock()
 	r.copiesFresh.of[behind] = &replica{failed: "no way to its home"}
 	r.copiesFresh.mu.Unlock()
-	rep := &report{}
+	rep := &diagnosis{}
 	r.checkReplicas(rep)
 	said := map[string]api.Finding{}
 	for _, f := range rep.All {
@@ -223,7 +223,7 @@ func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 	p, _ := r.pools.byName("default")
 	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
 		r.Backends = backends.NewRegistry(missingKind{name: name})
-		rep := &report{}
+		rep := &diagnosis{}
 		r.checkBackends(t.Context(), rep)
 		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {
 			t.Errorf("%s: %+v", name, rep.All)

@@ -28,7 +28,7 @@ func TestDoctorNamesABackendOnce(t *testing.T) {
 		"backend thinner was expected": "cannot work on this host: backend thinner was expected",
 	} {
 		r.Backends = backends.NewRegistry(lacking{why: why})
-		rep := &report{}
+		rep := &diagnosis{}
 		r.checkBackends(t.Context(), rep)
 		if len(rep.All) != 1 || rep.All[0].Subject != "backend thin" || rep.All[0].Text != want {
 			t.Errorf("%q: %+v", why, rep.All)

@@ -29,7 +29,7 @@ func (a *Agent) comes(id uuid.UUID) bool {
 }
 
 // checkCopy looks at what lies here of a dataset whose home is elsewhere.
-func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
+func (a *Agent) checkCopy(r *diagnosis, p *openPool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
 	k, kept := a.cache.Copy(e.ID)
 	switch {
@@ -49,7 +49,7 @@ func (a *Agent) checkCopy(r *report, p *openPool, e backends.Entry) {
 }
 
 // checkReplicas names the replicas that this node is to keep and does not.
-func (a *Agent) checkReplicas(r *report) {
+func (a *Agent) checkReplicas(r *diagnosis) {
 	for _, id := range a.cache.CopyIDs() {
 		k, kept := a.cache.Copy(id)
 		if !kept || k.Kind != dataset.CopyReplica || k.Record == nil {

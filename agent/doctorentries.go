@@ -19,7 +19,7 @@ import (
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // checkEntries compares what lies in a pool with what the store knows.
-func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
 		again, _, err := a.recorded(ctx)
 		if err != nil {
@@ -49,7 +49,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *report, p *openPool, entrie
 }
 
 // checkCorners names what a drover backend verify has made in a pool.
-func checkCorners(r *report, p *openPool) {
+func checkCorners(r *diagnosis, p *openPool) {
 	list, err := corner.Find(p.backend.Info().Path)
 	if err != nil {
 		return // a pool that is no folder has none
@@ -68,7 +68,7 @@ func checkCorners(r *report, p *openPool) {
 
 // checkUnrecorded looks at something that is on its way out, or that the store did not
 // know.
-func (a *Agent) checkUnrecorded(ctx context.Context, r *report, p *openPool, e backends.Entry, now recordsNow) {
+func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *openPool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
 	doubtful := incoming && a.pools.doubts(p.ID, e.ID)
@@ -95,7 +95,7 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *report, p *openPool, e b
 
 // checkElsewhere looks whether something that this node has not on record is another's, or may
 // be.
-func (a *Agent) checkElsewhere(ctx context.Context, r *report, p *openPool, e backends.Entry) bool {
+func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *openPool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
 	err := a.nobodys(ctx, e.ID)
 	switch {
@@ -120,7 +120,7 @@ func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 }
 
 // checkMissing names what is on record in a pool and does not lie there.
-func (a *Agent) checkMissing(ctx context.Context, r *report, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
+func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
 		there[e.ID] = there[e.ID] || e.State == backends.EntryReady || e.State == backends.EntryIncoming

@@ -13,7 +13,7 @@ import (
 // checkFences warns of fence programs that this node would refuse to run: those of control's
 // profiles, and those of volumes with a copy here. They are needed when a home is lost, which is too
 // late to find out. None is run.
-func (a *Agent) checkFences(ctx context.Context, r *report) {
+func (a *Agent) checkFences(ctx context.Context, r *diagnosis) {
 	if a.PeerHTTP == nil { // no other node whose volumes this one could take over
 		return
 	}

@@ -26,7 +26,7 @@ const (
 
 // checkHung names the datasets on which something has been done for long, and what of it
 // waits in the kernel, where nothing can end it: everything else goes on beside it.
-func (a *Agent) checkHung(r *report) {
+func (a *Agent) checkHung(r *diagnosis) {
 	slow := a.locks.HeldFor(slowAfter, a.Clock.Steady())
 	if len(slow) == 0 {
 		return
@@ -43,8 +43,8 @@ func (a *Agent) checkHung(r *report) {
 }
 
 // checkPoolInTime is checkPool for a pool that may never answer.
-func (a *Agent) checkPoolInTime(ctx context.Context, r *report, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
-	own := &report{strange: r.strange, mend: r.mend}
+func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+	own := &diagnosis{strange: r.strange, mend: r.mend}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -21,7 +21,7 @@ import (
 
 // keyCheck looks at the keys of what this node has. Each is read once.
 type keyCheck struct {
-	*report
+	*diagnosis
 	a    *Agent
 	now  map[string]dataset.Profile // that encrypt, by name, as control has them
 	have map[string]keys.Key        // by place
@@ -51,8 +51,8 @@ func (v sealedVolume) name() string {
 // checkKeys says whether this node can encrypt, and whether it has the keys of its profiles, of
 // its volumes and of what it has copies of; and what needs a key that its profile names no more.
 // known are the datasets whose home it is.
-func (a *Agent) checkKeys(ctx context.Context, r *report, known map[uuid.UUID]dataset.Dataset) {
-	c := &keyCheck{report: r, a: a, now: map[string]dataset.Profile{}, have: map[string]keys.Key{}, gone: map[string]*goneKey{}}
+func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID]dataset.Dataset) {
+	c := &keyCheck{diagnosis: r, a: a, now: map[string]dataset.Profile{}, have: map[string]keys.Key{}, gone: map[string]*goneKey{}}
 	if all, err := a.Control.Profiles(ctx); err == nil { // that control is away is said already
 		for _, p := range all {
 			if p.Encryption.Wanted() {
@@ -227,7 +227,7 @@ func howMany(names []string) string {
 // new profiles. It returns at once.
 func (a *Agent) WarnOfKeys() {
 	a.jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
-		r := &report{}
+		r := &diagnosis{}
 		known := map[uuid.UUID]dataset.Dataset{}
 		for _, id := range a.cache.IDs() {
 			known[id], _ = a.cache.Dataset(id)
@@ -261,7 +261,7 @@ func rekeyOf(d dataset.Dataset) string {
 
 // checkRecordKey names a record beside the data that has the data key wrapped by another key than
 // the one that control has: that key is not to be destroyed yet.
-func (a *Agent) checkRecordKey(r *report, p *openPool, e backends.Entry, now recordsNow) {
+func (a *Agent) checkRecordKey(r *diagnosis, p *openPool, e backends.Entry, now recordsNow) {
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 		return
 	}

@@ -12,7 +12,7 @@ import (
 
 // checkLacks says in a line what a pool has not, and other backends have: what a profile that
 // wants it will be told, before anybody asks.
-func checkLacks(r *report, p *openPool) {
+func checkLacks(r *diagnosis, p *openPool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
 	}

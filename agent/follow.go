@@ -109,7 +109,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	if s.Full {
 		for _, d := range s.Datasets {
-			a.changed(d.ID) // what control heard from us may be gone with its process
+			a.news.Changed(d.ID) // what control heard from us may be gone with its process
 		}
 		if !strange {
 			a.WarnOfKeys()
@@ -273,7 +273,7 @@ func (a *Agent) converge(d api.Indexed) {
 	if d.Home != a.node {
 		return
 	}
-	a.changed(d.ID)
+	a.news.Changed(d.ID)
 	if d.State == dataset.StatePurging {
 		a.purgeLater(d.Dataset)
 		return

@@ -324,7 +324,7 @@ func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 	}
 	a.pools.change(id, func(op *openPool) { op.raising = false })
 	a.pools.suspect(id, err)
-	a.tellSoon()
+	a.news.Soon()
 }
 
 // storeRaised has what the store is to hear of put on record.
@@ -370,7 +370,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	if err := a.pools.raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err
 	}
-	defer a.tellSoon()
+	defer a.news.Soon()
 	a.noteAll()
 	a.copies()
 	a.purgeCondemned()

@@ -38,7 +38,7 @@ func (a *Agent) watchGuard() {
 		a.guarded = err == nil
 		a.mu.Unlock()
 		if was != (err == nil) {
-			a.tellSoon()
+			a.news.Soon()
 		}
 		a.takeGuard(st, answer)
 		select {
@@ -65,7 +65,7 @@ func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) {
 }
 
 // checkGuard says how the guard is, where there is to be one.
-func (a *Agent) checkGuard(ctx context.Context, r *report) {
+func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 	if a.Guard == nil {
 		return
 	}

@@ -326,7 +326,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	if err == nil && len(a.record(id).IDs) == 0 {
 		a.idle(id)
 	}
-	a.changed(id)
+	a.news.Changed(id)
 	return err
 }
 

@@ -338,7 +338,7 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	why := a.leftBehind(ctx, now.Dataset)
 	if a.guests.refuses(id, why) {
 		a.log(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
-		a.changed(id)
+		a.news.Changed(id)
 	}
 	if known && now.Index == g.Index {
 		return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -17,22 +16,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// changed has the next heartbeat, which comes at once, tell of a dataset.
-func (a *Agent) changed(id uuid.UUID) {
-	a.mu.Lock()
-	a.news[id] = true
-	a.mu.Unlock()
-	a.tellSoon()
-}
-
-// tellSoon has a heartbeat come at once: it tells of the pools in any case.
-func (a *Agent) tellSoon() {
-	select {
-	case a.beat <- struct{}{}:
-	default:
-	}
-}
-
 // settleTime lets changes that come together go out together.
 const settleTime = 50 * time.Millisecond
 
@@ -41,7 +24,7 @@ const settleTime = 50 * time.Millisecond
 // it has told of all that the start found.
 func (a *Agent) heartbeats(begun func()) {
 	all := newTellers(a.apart)
-	a.tell(a.ctx, all, a.takeNews())
+	a.tell(a.ctx, all, a.news.Take())
 	a.tellFacts(a.ctx)
 	begun()
 	purgeAt := a.Clock.Steady() + purgeEvery
@@ -64,23 +47,15 @@ func (a *Agent) heartbeats(begun func()) {
 			if err := errors.Join(a.flush(a.ctx), a.keepClock(a.ctx)); err != nil && a.ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
 			}
-		case <-a.beat:
+		case <-a.news.Wanted():
 			select {
 			case <-a.ctx.Done():
 				return
 			case <-a.Clock.After(settleTime):
 			}
-			a.tell(a.ctx, all, a.takeNews())
+			a.tell(a.ctx, all, a.news.Take())
 		}
 	}
-}
-
-func (a *Agent) takeNews() []uuid.UUID {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ids := slices.Collect(maps.Keys(a.news))
-	clear(a.news)
-	return ids
 }
 
 // leaveTime bounds what a stop waits for control.

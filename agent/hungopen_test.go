@@ -45,7 +45,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			h.own = call == "used"
 			h.mu.Unlock()
 			h.hangs(call)
-			r.changed(there.ID)
+			r.news.Changed(there.ID)
 			await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
 			why := noAnswer(r.other().asked.since)
 			await(t, func() bool {
@@ -87,7 +87,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.hangs("status")
-	r.tellSoon()
+	r.news.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
 	q, cfg := r.other().asked, r.Config
 	r.close()
@@ -109,7 +109,7 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 func TestStopWaitsForAnAnswer(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.hangs("status")
-	r.tellSoon()
+	r.news.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
 	time.AfterFunc(closePatience/10, h.goesOn) // no event tells that the stop waits for the pools
 	cfg := r.Config

@@ -93,6 +93,6 @@ func (m mountTable) InUse() []uuid.UUID                   { return m.a.mountedID
 func (a *Agent) cgroupDeps() cgroupDeps {
 	return cgroupDeps{
 		ctx: a.ctx, boot: a.boot, db: a.state, cache: a.cache, locks: &a.locks, jobs: a.jobs,
-		mounts: mountTable{a}, fence: fencing{a}, changed: a.changed, clock: a.Clock, logger: a.Log,
+		mounts: mountTable{a}, fence: fencing{a}, changed: a.news.Changed, clock: a.Clock, logger: a.Log,
 	}
 }

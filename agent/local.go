@@ -41,7 +41,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err != nil {
 		return dataset.Pool{}, err
 	}
-	defer a.tellSoon()
+	defer a.news.Soon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // it is made, and control is to know it whoever still waits
 	if err := a.register(ctx); err != nil {
@@ -215,7 +215,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset
 		return dataset.Pool{}, nil, err
 	}
 	a.pools.openAll(ctx, true, a.pools.known(name, rec))
-	defer a.tellSoon()
+	defer a.news.Soon()
 	if err := a.takeLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}

@@ -106,7 +106,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		a.pools.changed(d.Pool, false)
 	}
 	steps.At("mount.recorded")
-	a.changed(d.ID)
+	a.news.Changed(d.ID)
 	return path, nil
 }
 
@@ -393,7 +393,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.log(d).WithField("path", path).Info("unmounted")
 	}
 	a.unidle(d.ID)
-	a.changed(d.ID)
+	a.news.Changed(d.ID)
 	steps.At("unmount.unmounted")
 	a.freed(d.ID)
 	return nil

@@ -149,7 +149,7 @@ func (m *moving) recall(ctx context.Context) error {
 		}
 		if who := m.users(now); who != "" {
 			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
-			a.tellSoon()
+			a.news.Soon()
 		} else {
 			m.jb.Step("asking node " + m.home.Name + " for it")
 		}

@@ -171,7 +171,7 @@ func (p *pools) probed(ctx context.Context, id uuid.UUID, err error) {
 		log.Info("pool is online again: its disk works")
 	}
 	if (now == "") != (before == "") {
-		p.a.tellSoon()
+		p.a.news.Soon()
 	}
 	if now != "" {
 		p.reopen(ctx, id, now)

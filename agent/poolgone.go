@@ -86,7 +86,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	if left != "" {
 		out.Notes = append([]string{left}, out.Notes...)
 	}
-	defer a.tellSoon()
+	defer a.news.Soon()
 	a.tellPools(ctx)
 	return out, nil
 }
@@ -281,7 +281,7 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 	if err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Leaving, rec.Off = staying, false }); err != nil {
 		return err
 	}
-	defer a.tellSoon()
+	defer a.news.Soon()
 	return a.register(ctx)
 }
 

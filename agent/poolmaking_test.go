@@ -120,7 +120,7 @@ func TestDoctorNamesAPoolOnce(t *testing.T) {
 
 // Doctor begins with what is wrong, and leaves the rest as it was.
 func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
-	r := &report{}
+	r := &diagnosis{}
 	for i, level := range []string{findings.OK, findings.Warning, findings.Info, findings.Error, findings.OK, findings.Warning, findings.Error} {
 		r.Add(level, strconv.Itoa(i), "", "")
 	}

@@ -77,7 +77,7 @@ func (p *pools) unclaimed(name string) error {
 	return nil
 }
 
-func (a *Agent) checkUnmade(r *report) {
+func (a *Agent) checkUnmade(r *diagnosis) {
 	for _, u := range a.pools.unmade {
 		r.Add(findings.Error, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
 	}

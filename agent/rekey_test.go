@@ -203,7 +203,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 		pool := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.Kept{Record: &now, Copy: before.Copy}
 		k.cache.SetCopy(d.ID, &kept)
-		r := &report{}
+		r := &diagnosis{}
 		k.checkRecordKey(r, &openPool{}, pool.entry, onRecord)
 		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
@@ -214,7 +214,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 			}
 		}
 		beside := pool.entry.Record
-		r = &report{}
+		r = &diagnosis{}
 		if k.checkRecordKey(r, &openPool{}, pool.entry, onRecord); len(r.All) > 0 {
 			t.Errorf("and then %v", r.All)
 		}
@@ -253,7 +253,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 	}
 	trashed := now
 	trashed.State = dataset.StateTrashed
-	r := &report{}
+	r := &diagnosis{}
 	k.checkRecordKey(r, &openPool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
 	if len(r.All) != 1 || r.All[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
 		t.Errorf("in the trash doctor says %+v", r.All)
@@ -275,7 +275,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 		"without a record":     {backends.Entry{ID: d.ID, State: backends.EntryReady}, as},
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
-		r := &report{}
+		r := &diagnosis{}
 		if k.checkRecordKey(r, &openPool{}, c.e, c.now); len(r.All) > 0 {
 			t.Errorf("of what is %s doctor says %v", what, r.All)
 		}
@@ -388,7 +388,7 @@ func TestDoctorOfKeys(t *testing.T) {
 	lost := run
 	lost.Profile = lost.Profile.Clone()
 	lost.Profile.Encryption = dataset.KeySource{}
-	r := &report{}
+	r := &diagnosis{}
 	k.checkKeys(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
 	if said := fmt.Sprint(r.All); !strings.Contains(said, "where its key is was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)

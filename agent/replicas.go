@@ -257,7 +257,7 @@ func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
 	r.copy = c
 	was := r.told
 	a.copiesFresh.mu.Unlock()
-	a.changed(c.Dataset)
+	a.news.Changed(c.Dataset)
 	if !c.Tells(was) {
 		return nil
 	}

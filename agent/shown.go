@@ -128,7 +128,7 @@ func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error 
 }
 
 // checkShown says of a mount that no container has whether a person asked for it.
-func (a *Agent) checkShown(r *report, id uuid.UUID, path string) bool {
+func (a *Agent) checkShown(r *diagnosis, id uuid.UUID, path string) bool {
 	k, is := a.cache.ShownBy(id)
 	if is {
 		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)

@@ -95,7 +95,7 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 }
 
 // checkFailover says whether volumes fail over by themselves, where there are other hosts.
-func (a *Agent) checkFailover(ctx context.Context, r *report) {
+func (a *Agent) checkFailover(ctx context.Context, r *diagnosis) {
 	if a.PeerHTTP == nil {
 		return
 	}

@@ -35,7 +35,7 @@ func tight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 }
 
 // checkTight names the volumes whose scheduled snapshots are not taken for it.
-func (a *Agent) checkTight(ctx context.Context, r *report, p *openPool, d dataset.Dataset) {
+func (a *Agent) checkTight(ctx context.Context, r *diagnosis, p *openPool, d dataset.Dataset) {
 	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
 		return
 	}

@@ -65,7 +65,7 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	if err := take(true); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "no scheduled snapshot while the pool has less than 10GiB free (it has 9GiB)") {
 		t.Errorf("scheduled: %v", err)
 	}
-	rep := &report{}
+	rep := &diagnosis{}
 	p, _ := r.pools.byName("default")
 	r.checkTight(ctx, rep, p, d)
 	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") {

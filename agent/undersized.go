@@ -48,7 +48,7 @@ func (a *Agent) setUndersized(ctx context.Context, id uuid.UUID, u undersized) e
 	a.mu.Lock()
 	a.undersized[id] = u
 	a.mu.Unlock()
-	a.changed(id)
+	a.news.Changed(id)
 	return nil
 }
 
@@ -62,7 +62,7 @@ func (a *Agent) dropUndersized(ctx context.Context, id uuid.UUID) error {
 	a.mu.Lock()
 	delete(a.undersized, id)
 	a.mu.Unlock()
-	a.changed(id)
+	a.news.Changed(id)
 	return nil
 }
 
@@ -186,7 +186,7 @@ func (a *Agent) resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 }
 
 // checkSizes names what is not of its size.
-func (a *Agent) checkSizes(r *report) {
+func (a *Agent) checkSizes(r *diagnosis) {
 	for _, id := range a.cache.IDs() {
 		d, _ := a.cache.Dataset(id)
 		if why := a.misSized(d); why != "" {

@@ -106,7 +106,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 		return false, errors.Join(fmt.Errorf("unmount of volume %s: %w", d.Volume, err), a.saveUses(ctx, d, before))
 	}
 	steps.At("unmount.recorded")
-	a.changed(d.ID)
+	a.news.Changed(d.ID)
 	a.yieldIfAsked(d.ID)
 	return len(r.IDs) == 0, nil
 }
@@ -362,7 +362,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 		return err
 	}
 	a.log(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
-	a.changed(d.ID)
+	a.news.Changed(d.ID)
 	if len(r.IDs) > 0 {
 		return nil
 	}

@@ -29,7 +29,7 @@ func (p *pools) warn(id uuid.UUID, now []string) {
 }
 
 // checkWarnings reports what a pool warns of.
-func checkWarnings(r *report, p *openPool) {
+func checkWarnings(r *diagnosis, p *openPool) {
 	for _, line := range warnings(p.backend) {
 		r.Add(findings.Warning, "pool "+p.Name, "", "%s", line)
 	}

@@ -58,7 +58,7 @@ func TestPoolWarnings(t *testing.T) {
 		return lines
 	}
 	found := func() (lines []string) {
-		rep := &report{}
+		rep := &diagnosis{}
 		p, _ := r.pools.byName("default")
 		r.checkPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {

@@ -1,0 +1,51 @@
+// Package report collects what the agent should report to control.
+package report
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// News is what the next heartbeat reports. Components add to it; the heartbeat takes it. It is safe for
+// concurrent use.
+type News struct {
+	mu      sync.Mutex
+	changed map[uuid.UUID]bool
+	soon    chan struct{} // holds one token while a heartbeat is wanted
+}
+
+// New returns empty news.
+func New() *News {
+	return &News{changed: map[uuid.UUID]bool{}, soon: make(chan struct{}, 1)}
+}
+
+// Changed has the next heartbeat report the status of a dataset, and be sent at once.
+func (n *News) Changed(id uuid.UUID) {
+	n.mu.Lock()
+	n.changed[id] = true
+	n.mu.Unlock()
+	n.Soon()
+}
+
+// Soon has a heartbeat be sent at once. Each heartbeat reports the pools.
+func (n *News) Soon() {
+	select {
+	case n.soon <- struct{}{}:
+	default:
+	}
+}
+
+// Wanted receives when a heartbeat should be sent at once.
+func (n *News) Wanted() <-chan struct{} { return n.soon }
+
+// Take returns the datasets that have changed since the last call.
+func (n *News) Take() []uuid.UUID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ids := slices.Collect(maps.Keys(n.changed))
+	clear(n.changed)
+	return ids
+}
