@@ -197,8 +197,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.jobs = jobs.New(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
-	a.pools = newPools(a)
 	a.limits = newLimits(cfg.Cgroups, a.cgroupDeps())
+	a.pools = newPools(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
 	if a.PeerID == nil {
 		a.PeerID = certified
@@ -275,7 +275,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	st := a.meetGuard(ctx)
 	a.bounds.wg.Go(a.keepBounds) // whatever takes its time from here on
-	if err := a.pools.open(ctx); err != nil {
+	if err := a.pools.open(ctx, a.node, a.recovered); err != nil {
 		return err
 	}
 	a.takeGuard(st, 0)

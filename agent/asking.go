@@ -43,7 +43,7 @@ func (p *pools) ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 		if err != nil {
 			return err
 		}
-		for turn := 0; !p.a.waitFor(ctx, askPatience/askTurns, []<-chan struct{}{q.done}); {
+		for turn := 0; !waitFor(ctx, p.clock, askPatience/askTurns, []<-chan struct{}{q.done}); {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -73,7 +73,7 @@ func (p *pools) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mi
 		return op.asked, false, nil
 	}
 	next := *op
-	next.asked = &question{since: p.a.Clock.Now(), done: make(chan struct{})}
+	next.asked = &question{since: p.clock.Now(), done: make(chan struct{})}
 	p.byID[id] = &next
 	go func() {
 		f(next.backend)
@@ -91,7 +91,7 @@ func (p *pools) hangs(id uuid.UUID, q *question) error {
 		}
 	})
 	if first {
-		p.a.Log.WithField("pool", p.name(id)).Error("pool is offline: it " + noAnswer(q.since))
+		p.log.WithField("pool", p.name(id)).Error("pool is offline: it " + noAnswer(q.since))
 	}
 	return offline(p.name(id), noAnswer(q.since))
 }
@@ -113,8 +113,8 @@ func (p *pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 	case over:
 		_ = b.Close()
 	case back:
-		p.a.Log.WithField("pool", p.name(id)).Info("pool answers again")
-		p.a.news.Soon()
+		p.log.WithField("pool", p.name(id)).Info("pool answers again")
+		p.news.Soon()
 	}
 }
 
@@ -132,7 +132,7 @@ func (p *pools) finish(patience time.Duration) {
 			done = append(done, op.opening.done)
 		}
 	}
-	p.a.waitFor(ctx, patience, done)
+	waitFor(ctx, p.clock, patience, done)
 }
 
 // letGo closes an open pool, or has that done once it answers.

@@ -99,7 +99,7 @@ func (p *pools) change(id uuid.UUID, f func(op *openPool)) {
 	next := *op
 	f(&next)
 	p.byID[id] = &next
-	log, was, is := p.a.Log.WithField("pool", next.Name), op.held(), next.held()
+	log, was, is := p.log.WithField("pool", next.Name), op.held(), next.held()
 	switch {
 	case is != "" && was == "":
 		log.Error("pool is held: " + is)
@@ -118,7 +118,7 @@ func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord))
 	}
 	rec := op.rec
 	f(&rec)
-	if err := p.a.state.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
+	if err := p.db.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
 		return fmt.Errorf("pool %s: %w", op.Name, err)
 	}
 	p.change(id, func(op *openPool) { op.rec = rec })
@@ -168,7 +168,7 @@ func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
 	}
 	p.change(op.ID, func(op *openPool) {
 		op.unstored = op.unstored || was.due || was.changed
-		op.generation, op.raised = max(op.generation, to), p.a.Clock.Steady()
+		op.generation, op.raised = max(op.generation, to), p.clock.Steady()
 	})
 	return p.wasOf(ctx, op.ID, to)
 }
@@ -306,7 +306,7 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 			return nil
 		}))
 	}
-	a.waitFor(ctx, startPatience, ends(work)) // what comes later is stored then
+	waitFor(ctx, a.Clock, startPatience, ends(work)) // what comes later is stored then
 	return a.storeRaised(ctx)
 }
 

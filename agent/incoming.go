@@ -24,7 +24,7 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 		select {
 		case <-a.isIn:
 		default:
-			a.waitFor(ctx, startPatience, ends(all))
+			waitFor(ctx, a.Clock, startPatience, ends(all))
 		}
 	}
 	waitFor(a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {

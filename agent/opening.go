@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // A disk that hangs lets whoever asks it wait for ever, where nothing ends it. So pools are
@@ -35,10 +36,10 @@ type opening struct {
 
 // begin opens a pool beside other work. Nobody else knows op yet.
 func (p *pools) begin(op *openPool) {
-	o := &opening{since: p.a.Clock.Now(), done: make(chan struct{}), is: *op}
+	o := &opening{since: p.clock.Now(), done: make(chan struct{}), is: *op}
 	op.opening, op.why = o, "it is being opened"
 	go func() {
-		o.err = failingDisk(o.is.Name, p.attach(p.a.ctx, &o.is))
+		o.err = failingDisk(o.is.Name, p.attach(p.ctx, &o.is))
 		p.mu.Lock()
 		over := o.over
 		close(o.done)
@@ -79,7 +80,7 @@ func (p *pools) settle(ctx context.Context, patience time.Duration, late bool, l
 	for _, op := range list {
 		done = append(done, op.opening.done)
 	}
-	p.a.waitFor(ctx, patience, done)
+	waitFor(ctx, p.clock, patience, done)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, op := range list {
@@ -136,7 +137,7 @@ func (p *pools) retry(ctx context.Context) (again bool) {
 	p.mu.Unlock()
 	back := p.settle(ctx, patience, true, asked)
 	for _, op := range back {
-		p.a.Log.WithField("pool", op.Name).Info("pool is online again")
+		p.log.WithField("pool", op.Name).Info("pool is online again")
 	}
 	return again || len(back) > 0
 }
@@ -170,7 +171,7 @@ func (p *pools) answers(ctx context.Context, path string) error {
 			there = err == nil
 		}
 	}()
-	if p.a.waitFor(ctx, startPatience, []<-chan struct{}{done}) {
+	if waitFor(ctx, p.clock, startPatience, []<-chan struct{}{done}) {
 		return nil
 	}
 	return errors.Join(ctx.Err(), dataset.Errorf(dataset.ErrOffline, "it does not answer within %s: what it lies on hangs (look at its disk: dmesg)", startPatience))
@@ -178,8 +179,8 @@ func (p *pools) answers(ctx context.Context, path string) error {
 
 // waitFor waits for work on pools to be done, for so long altogether, and reports whether all
 // is. What it lies on may hang.
-func (a *Agent) waitFor(ctx context.Context, patience time.Duration, all []<-chan struct{}) bool {
-	late := a.Clock.After(patience)
+func waitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
+	late := c.After(patience)
 	for _, done := range all {
 		select {
 		case <-done:

@@ -43,19 +43,19 @@ func (a *Agent) leavePools() {
 // be cleared in part held nothing, and is made again as if it had never been there.
 func (p *pools) wanted(ctx context.Context, name string, known map[string]poolRecord) error {
 	rec := known[name]
-	log := p.a.Log.WithField("pool", name)
+	log := p.log.WithField("pool", name)
 	switch {
 	case rec.Leaving == staying:
 		return nil
 	case rec.Off && rec.Leaving == removed:
 		log.Warn("pool was being removed, and stands in drover.yaml again: it held nothing, and is made again")
 		delete(known, name)
-		return p.a.state.Put(ctx, map[string]any{"pools/" + name: nil})
+		return p.db.Put(ctx, map[string]any{"pools/" + name: nil})
 	}
 	log.Warn("pool was being removed, and stands in drover.yaml again: it is kept as it is")
 	rec.Leaving, rec.Off = staying, false
 	known[name] = rec
-	return p.a.state.Put(ctx, map[string]any{"pools/" + name: rec})
+	return p.db.Put(ctx, map[string]any{"pools/" + name: rec})
 }
 
 // leaves fails with ErrConflict while a pool is being removed.
@@ -143,7 +143,7 @@ func (p *pools) drop(ctx context.Context, id uuid.UUID) error {
 	p.recording.Lock()
 	defer p.recording.Unlock()
 	op := p.one(id)
-	if err := p.a.state.Put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
+	if err := p.db.Put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
 		return fmt.Errorf("pool %s: %w", op.Name, err)
 	}
 	p.change(id, func(op *openPool) {

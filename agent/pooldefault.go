@@ -16,7 +16,7 @@ import (
 // where the root lies on a filesystem with reflinks, otherwise in an image that
 // takes half of the free space, otherwise plain folders.
 func (p *pools) makeDefault(ctx context.Context) error {
-	dir := filepath.Join(p.a.Root, "pools")
+	dir := filepath.Join(p.root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make the folder of pools: %w", err)
 	}
@@ -43,10 +43,10 @@ func (p *pools) makeDefault(ctx context.Context) error {
 		_, err := p.make(ctx, "default", rec)
 		if err == nil {
 			if rec.Backend == "dir" {
-				p.a.Log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
+				p.log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
 			}
 			if rec.Image > 0 {
-				p.a.Log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
+				p.log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
 			}
 			return nil
 		}

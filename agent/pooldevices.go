@@ -27,7 +27,7 @@ func (p *pools) place(name string, rec *poolRecord) {
 	if rec.Path != "" || len(rec.Devices) == 0 {
 		return
 	}
-	kind, err := p.a.Backends.Kind(rec.Backend)
+	kind, err := p.backends.Kind(rec.Backend)
 	if former, ok := kind.(backends.Former); ok && err == nil {
 		rec.Path = former.PathOf(name, rec.Mount)
 	}
@@ -42,7 +42,7 @@ func (p *pools) formable(ctx context.Context, name string, rec poolRecord, kind 
 		return onceEach(name, rec.Devices)
 	}
 	var can []string
-	for _, k := range p.a.Backends.Kinds() {
+	for _, k := range p.backends.Kinds() {
 		if _, ok := k.(backends.Former); ok && k.Available(ctx) == nil {
 			can = append(can, k.Name())
 		}

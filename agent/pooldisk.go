@@ -87,7 +87,7 @@ func (p *pools) blame(ctx context.Context, id uuid.UUID, err error) error {
 	if probe == nil {
 		return err
 	}
-	p.a.waitFor(ctx, askPatience, []<-chan struct{}{probe.Ended()})
+	waitFor(ctx, p.clock, askPatience, []<-chan struct{}{probe.Ended()})
 	op := p.one(id)
 	if why := op.diskFailure(); why != "" {
 		return offline(op.Name, why)
@@ -113,7 +113,7 @@ func (p *pools) probeSuspects() {
 }
 
 func (p *pools) startProbe(id uuid.UUID) *jobs.Job {
-	return p.a.jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+	return p.jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		p.probe(ctx, id)
 		return nil
 	})
@@ -163,7 +163,7 @@ func (p *pools) probed(ctx context.Context, id uuid.UUID, err error) {
 		op.disk.failing, op.disk.suspect = now, false
 		op.back = op.back || before != "" && now == ""
 	})
-	log := p.a.Log.WithField("pool", name)
+	log := p.log.WithField("pool", name)
 	switch {
 	case now != "" && before == "":
 		log.Error("pool is offline: " + now)
@@ -171,7 +171,7 @@ func (p *pools) probed(ctx context.Context, id uuid.UUID, err error) {
 		log.Info("pool is online again: its disk works")
 	}
 	if (now == "") != (before == "") {
-		p.a.news.Soon()
+		p.news.Soon()
 	}
 	if now != "" {
 		p.reopen(ctx, id, now)
@@ -186,8 +186,8 @@ func (p *pools) reopen(ctx context.Context, id uuid.UUID, why string) {
 	if !p.one(id).rec.apart() {
 		return
 	}
-	for _, ds := range p.a.mountedIDs() {
-		if d, known := p.a.cache.Dataset(ds); !known || d.Pool == id {
+	for _, ds := range p.mounts.InUse() {
+		if d, known := p.cache.Dataset(ds); !known || d.Pool == id {
 			return
 		}
 	}
@@ -197,7 +197,7 @@ func (p *pools) reopen(ctx context.Context, id uuid.UUID, why string) {
 	}
 	p.change(id, func(op *openPool) { op.disk = diskHealth{closed: true} })
 	if err := b.Close(); err != nil {
-		p.a.Log.WithError(err).WithField("pool", p.name(id)).Warn("pool with a failing disk was not closed cleanly")
+		p.log.WithError(err).WithField("pool", p.name(id)).Warn("pool with a failing disk was not closed cleanly")
 	}
 }
 

@@ -15,7 +15,7 @@ const making = "making/"
 // disks by now, and a pool of another one would be refused there.
 func (p *pools) intend(ctx context.Context, name string, rec *poolRecord) error {
 	var begun poolRecord
-	if _, err := p.a.state.Get(ctx, making+name, &begun); err != nil {
+	if _, err := p.db.Get(ctx, making+name, &begun); err != nil {
 		return err
 	}
 	want := *rec
@@ -27,5 +27,5 @@ func (p *pools) intend(ctx context.Context, name string, rec *poolRecord) error 
 		rec.ID = begun.ID
 		return nil
 	}
-	return p.a.state.Put(ctx, map[string]any{making + name: rec})
+	return p.db.Put(ctx, map[string]any{making + name: rec})
 }

@@ -16,14 +16,14 @@ import (
 // agent's own state was lost, and returns their names. With control away there
 // are none: what is configured is found where it lies.
 func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names []string, err error) {
-	list, err := p.a.Control.Pools(ctx)
+	list, err := p.control.Pools(ctx)
 	if err != nil {
-		p.a.Log.WithError(err).Warn("control does not say which pools this node had")
+		p.log.WithError(err).Warn("control does not say which pools this node had")
 		return nil, nil
 	}
 	values := map[string]any{}
 	for _, o := range list {
-		if o.Node != p.a.node || o.ID == uuid.Nil {
+		if o.Node != p.node || o.ID == uuid.Nil {
 			continue
 		}
 		if err := p.answers(ctx, o.Path); err != nil { // and what it is nobody else knows
@@ -37,7 +37,7 @@ func (p *pools) recall(ctx context.Context, known map[string]poolRecord) (names 
 		known[o.Name], values["pools/"+o.Name] = rec, rec
 		names = append(names, o.Name)
 	}
-	return names, p.a.state.Put(ctx, values)
+	return names, p.db.Put(ctx, values)
 }
 
 // overlap reports whether one of two pools lies, or is mounted, within the other.
@@ -71,7 +71,7 @@ func (p *pools) enlist(op *openPool) {
 		p.order = append(p.order, op.ID)
 	} else if was.rec.Path != op.rec.Path { // otherwise what was begun is of the same place
 		if err := was.opening.drop(); err != nil {
-			p.a.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
+			p.log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
 		}
 	}
 	p.byID[op.ID] = op
@@ -82,14 +82,14 @@ func (p *pools) enlist(op *openPool) {
 // default pool, then the others by name.
 func (p *pools) compare(x, y *openPool) int {
 	place := func(o *openPool) int {
-		i := slices.IndexFunc(p.a.Pools, func(c PoolConfig) bool { return c.Name == o.Name })
+		i := slices.IndexFunc(p.config, func(c PoolConfig) bool { return c.Name == o.Name })
 		switch {
 		case i >= 0:
 			return i
 		case o.Default:
-			return len(p.a.Pools)
+			return len(p.config)
 		}
-		return len(p.a.Pools) + 1
+		return len(p.config) + 1
 	}
 	return cmp.Or(cmp.Compare(place(x), place(y)), cmp.Compare(x.Name, y.Name))
 }

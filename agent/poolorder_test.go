@@ -18,8 +18,7 @@ func TestPoolsHaveOneOrder(t *testing.T) {
 		{"ant", "default", "hdd", "ssd", "zoo"},
 		{"zoo", "ssd", "ant", "hdd", "default"},
 	} {
-		a := &Agent{Config: Config{Pools: configured}}
-		p := newPools(a)
+		p := newPools(poolDeps{config: configured})
 		for _, name := range met {
 			p.enlist(&openPool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
 		}

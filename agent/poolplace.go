@@ -63,7 +63,7 @@ func waysTo(path string) ([]string, error) {
 
 // misplaced says in what a path lies where there can be no pool, "" when it may.
 func (p *pools) misplaced(path string) string {
-	if mounts := p.a.mountRoot(); within(path, mounts) {
+	if mounts := p.mounts.Root(); within(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {

@@ -10,11 +10,16 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // PoolConfig is a pool that the operator named in drover.yaml.
@@ -32,7 +37,8 @@ type PoolConfig struct {
 // UUID: when it is absent or another lies in its place it is offline, and never
 // made again.
 type pools struct {
-	a     *Agent
+	poolDeps
+	node  uuid.UUID // this one; set by open
 	mu    sync.RWMutex
 	order []uuid.UUID
 	byID  map[uuid.UUID]*openPool
@@ -72,14 +78,46 @@ type openPool struct {
 	raised     time.Duration // when that was last, or it was opened, by the steady clock
 }
 
-func newPools(a *Agent) *pools { return &pools{a: a, byID: map[uuid.UUID]*openPool{}} }
+// poolDeps is what pools needs of the rest of the agent.
+type poolDeps struct {
+	ctx      context.Context // of the agent's life
+	root     string          // the agent's folder
+	nodeName string
+	config   []PoolConfig // of drover.yaml
+	backends *backends.Registry
+	control  interface {
+		Pools(ctx context.Context) ([]api.Pool, error)
+	}
+	keys   backends.Keys
+	limits func() dataset.Limits // what this host can promise a volume that has a device of its own
+	db     records.DB
+	cache  *records.Cache
+	jobs   *jobs.Runner
+	mounts datasetMounts
+	news   *report.News
+	clock  clock.Clock
+	log    logrus.FieldLogger
+}
+
+func newPools(deps poolDeps) *pools { return &pools{poolDeps: deps, byID: map[uuid.UUID]*openPool{}} }
+
+// can returns what a pool can do on this host.
+func (p *pools) can(b backends.Pool) dataset.Capabilities {
+	c := b.Info().Capabilities
+	if c.OwnDevice {
+		c.Limits = p.limits()
+	}
+	return c
+}
 
 // open opens the pools that are configured, those that were made or adopted
-// before, and the default pool when there is no other.
-func (p *pools) open(ctx context.Context) error {
+// before, and the default pool when there is no other. node is this node;
+// recovered says that the agent's own database was lost.
+func (p *pools) open(ctx context.Context, node uuid.UUID, recovered bool) error {
+	p.node = node
 	known := map[string]poolRecord{}
 	var names []string
-	err := p.a.state.Each(ctx, "pools/", func(name string, v []byte) error {
+	err := p.db.Each(ctx, "pools/", func(name string, v []byte) error {
 		var r poolRecord
 		if err := json.Unmarshal(v, &r); err != nil {
 			return err
@@ -91,7 +129,7 @@ func (p *pools) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(names) == 0 && p.a.recovered {
+	if len(names) == 0 && recovered {
 		if names, err = p.recall(ctx, known); err != nil {
 			return err
 		}
@@ -99,7 +137,7 @@ func (p *pools) open(ctx context.Context) error {
 	var opened []*openPool
 	var unknown []PoolConfig
 	configured := map[string]bool{}
-	for _, c := range p.a.Pools {
+	for _, c := range p.config {
 		if err := p.wanted(ctx, c.Name, known); err != nil {
 			return err
 		}
@@ -144,7 +182,7 @@ func (p *pools) configured(c PoolConfig) poolRecord {
 
 // imageMount is where a pool's image is mounted, in the words of the kernel.
 func (p *pools) imageMount(name string) string {
-	dir := filepath.Join(p.a.Root, "pools")
+	dir := filepath.Join(p.root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = there
 	}
@@ -153,7 +191,7 @@ func (p *pools) imageMount(name string) string {
 
 // known is a pool that was seen before, and is not open yet.
 func (p *pools) known(name string, rec poolRecord) *openPool {
-	return &openPool{rec: rec, on: p.a.NodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default}}
+	return &openPool{rec: rec, on: p.nodeName, Pool: dataset.Pool{ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default}}
 }
 
 // openAll opens known pools; those that cannot be opened are offline. For late see settle.
@@ -165,20 +203,20 @@ func (p *pools) openAll(ctx context.Context, late bool, list ...*openPool) {
 	p.settle(ctx, startPatience, late, list)
 	for _, op := range list {
 		if now, there := p.byName(op.Name); there && now.backend == nil {
-			p.a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "error": now.why}).Error("pool is offline")
+			p.log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "error": now.why}).Error("pool is offline")
 		}
 	}
 }
 
 func (p *pools) attach(ctx context.Context, op *openPool) error {
-	kind, err := p.a.Backends.Kind(op.rec.Backend)
+	kind, err := p.backends.Kind(op.rec.Backend)
 	if err != nil {
 		return err
 	}
 	if err := backends.Serves(ctx, kind); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, op.rec.config(op.Name, keyring{p.a}))
+	b, err := kind.Open(ctx, op.rec.config(op.Name, p.keys))
 	if err != nil {
 		return err
 	}
@@ -197,11 +235,11 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 	}
 	p.warnUnheld(op.Name, unheld)
 	op.disk = diskHealth{}
-	op.backend, op.why, op.unheld, op.due, op.raised = b, "", unheld, true, p.a.Clock.Steady()
+	op.backend, op.why, op.unheld, op.due, op.raised = b, "", unheld, true, p.clock.Steady()
 	if why := op.held(); why != "" {
-		p.a.Log.WithField("pool", op.Name).Error("pool is held: " + why)
+		p.log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}
-	op.inform(p.a.can(b), b.Info())
+	op.inform(p.can(b), b.Info())
 	return nil
 }
 
@@ -209,7 +247,7 @@ func (p *pools) attach(ctx context.Context, op *openPool) error {
 // already is taken as it is: a first start may have been cut short, or this node
 // may have forgotten it. With one it is a new pool: see intend.
 func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPool, error) {
-	kind, err := p.a.Backends.Kind(rec.Backend)
+	kind, err := p.backends.Kind(rec.Backend)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +271,7 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 			return nil, err
 		}
 	}
-	cfg := rec.config(name, keyring{p.a})
+	cfg := rec.config(name, p.keys)
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {
@@ -241,23 +279,23 @@ func (p *pools) make(ctx context.Context, name string, rec poolRecord) (*openPoo
 	}
 	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
 	if len(rec.Devices) > 0 {
-		rec.Trimmed = p.a.Clock.Now() // mkfs does that
+		rec.Trimmed = p.clock.Now() // mkfs does that
 	}
 	unheld, err := p.holds.take(ctx, b)
 	generation, gerr := b.Generation()
 	if err := errors.Join(p.single(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(ofPool(name, err), b.Close())
 	}
-	if err := p.a.state.Put(ctx, map[string]any{"pools/" + name: rec, making + name: nil}); err != nil {
+	if err := p.db.Put(ctx, map[string]any{"pools/" + name: rec, making + name: nil}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	p.warnUnheld(name, unheld)
-	op := &openPool{rec: rec, on: p.a.NodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.a.Clock.Steady(), Pool: dataset.Pool{
+	op := &openPool{rec: rec, on: p.nodeName, backend: b, unheld: unheld, generation: generation, due: true, raised: p.clock.Steady(), Pool: dataset.Pool{
 		ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices, Reach: dataset.ReachNode, Default: rec.Default,
 	}}
-	op.inform(p.a.can(b), b.Info())
+	op.inform(p.can(b), b.Info())
 	p.enlist(op)
-	p.a.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
+	p.log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).Info("pool is ready: " + op.Note)
 	return op, nil
 }
 

@@ -86,6 +86,6 @@ func (h *holds) release() error {
 
 func (p *pools) warnUnheld(name, unheld string) {
 	if unheld != "" {
-		p.a.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
+		p.log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
 	}
 }

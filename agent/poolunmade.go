@@ -16,9 +16,9 @@ import (
 // is shown as offline, and the other pools serve. Nothing tries again before the next
 // start: who mends its disk may not be done yet.
 func (p *pools) missing(c PoolConfig, why error) {
-	p.a.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).Error("pool of drover.yaml is offline: it could not be made")
+	p.log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).Error("pool of drover.yaml is offline: it could not be made")
 	p.unmade = append(p.unmade, api.Pool{
-		Pool: dataset.Pool{Name: c.Name, Node: p.a.node, Backend: c.Backend, Path: p.configured(c).Path, Devices: c.Devices, Reach: dataset.ReachNode},
+		Pool: dataset.Pool{Name: c.Name, Node: p.node, Backend: c.Backend, Path: p.configured(c).Path, Devices: c.Devices, Reach: dataset.ReachNode},
 		Status: &dataset.PoolStatus{
 			Reason: dataset.Cut(reason(c.Name, why) + " (it could not be made; restart drover when that is mended)"),
 		},

@@ -19,7 +19,7 @@ import (
 // rootSpace returns the free bytes and the size of the disk that the root lies on,
 // and how many must be free for anything new to begin.
 func (p *pools) rootSpace() (free, size, least dataset.Size, err error) {
-	bytes, all, err := fsctl.Space(p.a.Root)
+	bytes, all, err := fsctl.Space(p.root)
 	free, size = dataset.Size(bytes), dataset.Size(all)
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
@@ -31,7 +31,7 @@ func (p *pools) room(ctx context.Context) error {
 	if err != nil || free >= least {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", p.a.Root, free.Human(), size.Human(), p.rootHint(ctx))
+	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", p.root, free.Human(), size.Human(), p.rootHint(ctx))
 }
 
 // fitsPool refuses a volume that is larger than all of its pool; of many together the sizes may be more.
@@ -47,11 +47,11 @@ func fitsPool(ctx context.Context, pool backends.Pool, size dataset.Size) error 
 func (p *pools) rootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range p.all() {
-		if !op.rec.apart() && sameDisk(op.rec.Path, p.a.Root) {
+		if !op.rec.apart() && sameDisk(op.rec.Path, p.root) {
 			on = append(on, op.ID)
 		}
 	}
-	hints := []string{"free space on that disk: df -h " + p.a.Root}
+	hints := []string{"free space on that disk: df -h " + p.root}
 	if h := p.weigh(ctx, on); h.trashed > 0 {
 		hints = append(hints, h.trashHint())
 	}
@@ -119,8 +119,8 @@ type heavy struct {
 // through all files they are only counted.
 func (p *pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	w := weight{weighed: true}
-	for _, id := range p.a.cache.IDs() {
-		d, ok := p.a.cache.Dataset(id)
+	for _, id := range p.cache.IDs() {
+		d, ok := p.cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
 			continue
 		}

@@ -64,7 +64,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			return a.resolveMount(ctx, id, fenced, err != nil)
 		}))
 	}
-	all = a.waitFor(ctx, startPatience, ends(work))
+	all = waitFor(ctx, a.Clock, startPatience, ends(work))
 	for _, jb := range work {
 		select {
 		case <-jb.Ended():

@@ -40,11 +40,11 @@ func (a *Agent) trimPools() (begun []*jobs.Job) {
 }
 
 func (p *pools) trimEvery(name string) time.Duration {
-	i := slices.IndexFunc(p.a.Pools, func(c PoolConfig) bool { return c.Name == name })
-	if i < 0 || p.a.Pools[i].Trim == 0 {
+	i := slices.IndexFunc(p.config, func(c PoolConfig) bool { return c.Name == name })
+	if i < 0 || p.config[i].Trim == 0 {
 		return TrimEvery
 	}
-	return p.a.Pools[i].Trim
+	return p.config[i].Trim
 }
 
 // trim trims one that is in its place. That it was is on record before: one that fails, or takes

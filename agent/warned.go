@@ -23,7 +23,7 @@ func (p *pools) warn(id uuid.UUID, now []string) {
 	p.change(id, func(op *openPool) { before, op.warned = op.warned, now })
 	for _, line := range now {
 		if !slices.Contains(before, line) {
-			p.a.Log.WithField("pool", p.name(id)).Warn("pool: " + line)
+			p.log.WithField("pool", p.name(id)).Warn("pool: " + line)
 		}
 	}
 }

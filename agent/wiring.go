@@ -8,19 +8,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
-
-// can is what a pool can do on this host.
-func (a *Agent) can(b backends.Pool) dataset.Capabilities {
-	c := b.Info().Capabilities
-	if c.OwnDevice {
-		c.Limits = a.limits.kind()
-	}
-	return c
-}
 
 // isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
 // the limit, which is set again once it is thawed. Its flush may last when the dataset may be
@@ -94,5 +84,13 @@ func (a *Agent) cgroupDeps() cgroupDeps {
 	return cgroupDeps{
 		ctx: a.ctx, boot: a.boot, db: a.state, cache: a.cache, locks: &a.locks, jobs: a.jobs,
 		mounts: mountTable{a}, fence: fencing{a}, changed: a.news.Changed, clock: a.Clock, logger: a.Log,
+	}
+}
+
+func (a *Agent) poolDeps() poolDeps {
+	return poolDeps{
+		ctx: a.ctx, root: a.Root, nodeName: a.NodeName, config: a.Pools, backends: a.Backends, control: a.Control,
+		keys: keyring{a}, limits: a.limits.kind, db: a.state, cache: a.cache, jobs: a.jobs, mounts: mountTable{a},
+		news: a.news, clock: a.Clock, log: a.Log,
 	}
 }
