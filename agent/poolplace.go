@@ -106,3 +106,12 @@ func ofEngine(dir string) bool {
 	info, err := os.Lstat(filepath.Join(dir, "engine-id"))
 	return err == nil && info.Mode().IsRegular() || has("containers", "image", "volumes") || has("io.containerd.metadata.v1.bolt")
 }
+
+// imageMount is where a pool's image is mounted, in the words of the kernel.
+func (p *pools) imageMount(name string) string {
+	dir := filepath.Join(p.root, "pools")
+	if there, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = there
+	}
+	return filepath.Join(dir, name)
+}

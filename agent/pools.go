@@ -10,16 +10,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
-	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 )
 
 // PoolConfig is a pool that the operator named in drover.yaml.
@@ -76,38 +71,6 @@ type openPool struct {
 	raising    bool          // it is being raised
 	unstored   bool          // it was raised, and the store has not heard of that
 	raised     time.Duration // when that was last, or it was opened, by the steady clock
-}
-
-// poolDeps is what pools needs of the rest of the agent.
-type poolDeps struct {
-	ctx      context.Context // of the agent's life
-	root     string          // the agent's folder
-	nodeName string
-	config   []PoolConfig // of drover.yaml
-	backends *backends.Registry
-	control  interface {
-		Pools(ctx context.Context) ([]api.Pool, error)
-	}
-	keys   backends.Keys
-	limits func() dataset.Limits // what this host can promise a volume that has a device of its own
-	db     records.DB
-	cache  *records.Cache
-	jobs   *jobs.Runner
-	mounts datasetMounts
-	news   *report.News
-	clock  clock.Clock
-	log    logrus.FieldLogger
-}
-
-func newPools(deps poolDeps) *pools { return &pools{poolDeps: deps, byID: map[uuid.UUID]*openPool{}} }
-
-// can returns what a pool can do on this host.
-func (p *pools) can(b backends.Pool) dataset.Capabilities {
-	c := b.Info().Capabilities
-	if c.OwnDevice {
-		c.Limits = p.limits()
-	}
-	return c
 }
 
 // open opens the pools that are configured, those that were made or adopted
@@ -178,15 +141,6 @@ func (p *pools) configured(c PoolConfig) poolRecord {
 	rec := poolRecord{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
 	p.place(c.Name, &rec)
 	return rec
-}
-
-// imageMount is where a pool's image is mounted, in the words of the kernel.
-func (p *pools) imageMount(name string) string {
-	dir := filepath.Join(p.root, "pools")
-	if there, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = there
-	}
-	return filepath.Join(dir, name)
 }
 
 // known is a pool that was seen before, and is not open yet.
