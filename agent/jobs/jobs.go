@@ -24,8 +24,8 @@ type Runner struct {
 type Job struct {
 	key   string
 	done  chan struct{}
-	err   error
-	again bool // it is to run once more when it has run; guarded by jobs.mu
+	err   error // valid once done is closed
+	again bool  // it is to run once more when it has run; guarded by Runner.mu
 
 	mu       sync.Mutex
 	op       dataset.Operation // without a UUID until it is known
@@ -40,7 +40,7 @@ func (jb *Job) Ended() <-chan struct{} { return jb.done }
 // Result returns the error of a job that has ended.
 func (jb *Job) Result() error { return jb.err }
 
-// New returns a runner. Jobs end when ctx does; wg waits for them.
+// New returns a runner. Jobs receive ctx and should return when it ends. wg counts the jobs in progress.
 func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 	return &Runner{ctx: ctx, wg: wg, all: map[string]*Job{}}
 }
@@ -70,7 +70,7 @@ func (j *Runner) Do(ctx context.Context, key, what string, fn func(ctx context.C
 	}
 }
 
-// Close lets no new job begin, and calls stop, which ends the context of the jobs in progress.
+// Close calls stop, which must cancel the context that New was given. After Close, no new job can begin.
 func (j *Runner) Close(stop func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -162,8 +162,8 @@ func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) 
 	return j.launch(key, fn, false)
 }
 
-// StartAgain is start, but has a job that is in progress run once more: what it has looked at may have
-// changed since.
+// StartAgain is like Start. If a job of that key is in progress, it runs once more afterwards, with the fn with
+// which it was started, because its input may have changed.
 func (j *Runner) StartAgain(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, true)
 }

@@ -1,5 +1,5 @@
-// Package locks has a lock for each dataset. Whoever changes a dataset, its mounts or its records on this
-// host holds the lock of that dataset. Different datasets never wait for each other.
+// Package locks provides one lock for each dataset. Code that changes a dataset, its mounts or its records
+// on this host must hold the lock of that dataset. A lock is not reentrant.
 package locks
 
 import (
@@ -17,35 +17,37 @@ import (
 
 // Set is one lock for each dataset. The zero value is ready. It is safe for concurrent use.
 type Set struct {
-	// Clock measures how long locks are held. Nil: nobody asks.
+	// Clock measures how long locks are held. If it is nil, HeldFor must not be called.
 	Clock clock.Clock
 
 	mu  sync.Mutex
 	all map[uuid.UUID]*lock // of datasets whose lock is held or waited for
 }
 
+// lock is the state of one lock. Set.mu guards all fields but token.
 type lock struct {
 	token  chan struct{} // holds one token while the lock is free
-	users  int           // who holds the lock, and who waits for it
-	urgent int           // how many of those who wait asked with LockUrgent
-	holder string        // what the holder does
-	taken  bool
-	since  time.Duration // when it was taken, by the steady clock
+	users  int           // the number of callers that hold the lock or wait for it
+	urgent int           // the number of waiting callers that used LockUrgent
+	work   string        // what the holder does, for error messages
+	held   bool
+	since  time.Duration // the steady time at which the lock was taken
 }
 
-// Lock takes the lock of a dataset in order to do what, and returns the function that releases it. It
-// fails only if ctx ends first, with ErrPending, and names what the holder does.
+// Lock takes the lock of a dataset and returns the function that releases it, to be called once. what
+// describes the caller's work for error messages. If ctx ends while Lock waits, Lock fails with ErrPending,
+// and the error describes the holder's work.
 func (s *Set) Lock(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
 	return s.take(ctx, id, what, 0)
 }
 
-// LockUrgent is lock for a caller that should not wait for work that can be done at any time. The holder
-// can ask isUrgent and end such work.
+// LockUrgent is like Lock, for a caller that should not wait for work that can be postponed. The holder of
+// such work checks IsUrgent and stops early.
 func (s *Set) LockUrgent(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
 	return s.take(ctx, id, what, 1)
 }
 
-// IsUrgent reports whether anybody who asked with LockUrgent waits for the lock of a dataset.
+// IsUrgent reports whether a call of LockUrgent waits for the lock of a dataset.
 func (s *Set) IsUrgent(id uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,23 +59,33 @@ func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (
 	l := s.join(id, urgent)
 	defer s.update(func() { l.urgent -= urgent })
 	select {
+	case <-l.token: // a lock that is free is taken even if ctx has ended
+		return s.hold(id, l, what), nil
+	default:
+	}
+	select {
 	case <-l.token:
-		s.update(func() {
-			l.holder, l.taken = what, true
-			if s.Clock != nil {
-				l.since = s.Clock.Steady()
-			}
-		})
-		return func() {
-			s.update(func() { l.taken = false })
-			l.token <- struct{}{}
-			s.leave(id, l)
-		}, nil
+		return s.hold(id, l, what), nil
 	case <-ctx.Done():
-		var holder string
-		s.update(func() { holder = l.holder })
+		var work string
+		s.update(func() { work = l.work })
 		s.leave(id, l)
-		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again", what, holder)
+		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again", what, work)
+	}
+}
+
+// hold notes who holds a lock whose token was taken, and returns the function that releases it.
+func (s *Set) hold(id uuid.UUID, l *lock, what string) (unlock func()) {
+	s.update(func() {
+		l.work, l.held = what, true
+		if s.Clock != nil {
+			l.since = s.Clock.Steady()
+		}
+	})
+	return func() {
+		s.update(func() { l.held = false })
+		l.token <- struct{}{}
+		s.leave(id, l)
 	}
 }
 
@@ -108,7 +120,7 @@ func (s *Set) update(change func()) {
 	change()
 }
 
-// Users returns how many hold the lock of a dataset or wait for it.
+// Users returns the number of callers that hold the lock of a dataset or wait for it. Only tests use it.
 func (s *Set) Users(id uuid.UUID) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,27 +135,27 @@ func (s *Set) Held() (ids []uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, l := range s.all {
-		if l.taken {
+		if l.held {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-// Holder is somebody who holds a lock.
+// Holder describes a lock that is held.
 type Holder struct {
 	What string        // what the holder does
 	For  time.Duration // how long the lock has been held
 }
 
-// HeldFor returns the holders of locks that have been held for at least so long, the longest first. now is
-// by the steady clock.
+// HeldFor returns the locks that have been held for at least that time, the longest first. now is the
+// current steady time of Clock.
 func (s *Set) HeldFor(least, now time.Duration) (list []Holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.all {
-		if l.taken && now-l.since >= least {
-			list = append(list, Holder{l.holder, now - l.since})
+		if l.held && now-l.since >= least {
+			list = append(list, Holder{l.work, now - l.since})
 		}
 	}
 	slices.SortFunc(list, func(x, y Holder) int { return cmp.Compare(y.For, x.For) })

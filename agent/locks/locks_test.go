@@ -12,9 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// One at a time for each dataset, side by side for different ones, and nothing is
-// kept of a lock that nobody wants.
-func TestLocks(t *testing.T) {
+// A lock has one holder at a time, and an unused lock is removed.
+func TestSet(t *testing.T) {
 	var l Set
 	ids := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
 	inside, n := make([]int, len(ids)), make([]int, len(ids))
@@ -37,13 +36,13 @@ func TestLocks(t *testing.T) {
 	}
 	wg.Wait()
 	if n[0] != 100 || n[1] != 100 || n[2] != 100 || len(l.all) != 0 {
-		t.Errorf("counted %v; %d locks are kept", n, len(l.all))
+		t.Errorf("counted %v; %d unused locks were not removed", n, len(l.all))
 	}
 }
 
-// Who gives up is told what the holder does; what was waited for in vain is as
-// free as before.
-func TestLocksGiveUp(t *testing.T) {
+// The error of a wait that ends describes the holder's work, and the lock can still be taken. A lock that is
+// free is taken even if the context has ended.
+func TestLockCancelled(t *testing.T) {
 	var l Set
 	id := uuid.New()
 	unlock, err := l.Lock(t.Context(), id, "restore of volume db")
@@ -58,9 +57,9 @@ func TestLocksGiveUp(t *testing.T) {
 	}
 	unlock()
 	if len(l.all) != 0 {
-		t.Errorf("%d locks are kept", len(l.all))
+		t.Errorf("%d unused locks were not removed", len(l.all))
 	}
-	again, err := l.Lock(t.Context(), id, "mount of volume db")
+	again, err := l.Lock(gone, id, "mount of volume db")
 	if err != nil {
 		t.Fatal(err)
 	}

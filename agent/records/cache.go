@@ -89,7 +89,8 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 	c.dirty[id] = true
 }
 
-// Moment returns the current moment, for RemoveAsOf.
+// Moment returns a counter that increases with each added or replaced record. Read it before a request to
+// control, and pass it to RemoveAsOf.
 func (c *Cache) Moment() uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -174,7 +175,7 @@ func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.Indexed {
 	return out
 }
 
-// ReturnChanged has takeDirty return these records again: they could not be written.
+// ReturnChanged marks datasets as changed again after their records could not be written.
 func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.Indexed) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,7 +212,8 @@ func (c *Cache) Revisions() map[uuid.UUID]Revision {
 	return out
 }
 
-// ForgetIndexes has any record replace the known one, whatever its index.
+// ForgetIndexes resets all indexes to 0, so that Apply accepts the next record of each dataset whatever its
+// index. It still rejects records of an earlier epoch.
 func (c *Cache) ForgetIndexes() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

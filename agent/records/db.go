@@ -12,7 +12,7 @@ import (
 )
 
 // DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for
-// concurrent use. Its keys:
+// concurrent use. Its keys, with the types of package agent:
 //
 //	identity               nodeIdentity
 //	recovered              the database was lost, and control has not yet said what is mounted
@@ -22,7 +22,7 @@ import (
 //	standing               standingRecord
 //	clock                  the highest clock of control's store, some seconds late
 //	mounts/<dataset>       mountRecord
-//	spellings/<name>       records.Spellings
+//	spellings/<name>       Spellings
 //	volumes/<dataset>      api.Indexed, a copy for the time when control is away
 //	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       yieldRecord
@@ -32,6 +32,8 @@ import (
 //	making/<name>          poolRecord of a pool that is being made, as asked: see intend
 //	limits/<dataset>       limitRecord
 //	left/<device>          limitRecord of limits that could not be removed
+//	guests/<dataset>       a dataset of another node that is mounted here: see guests.go
+//	undersized/<dataset>   a dataset whose size is not the one on record: see undersized.go
 type DB struct{ store store.Store }
 
 // OpenDB returns the database in a store, which the caller closes.

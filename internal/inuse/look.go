@@ -90,7 +90,7 @@ func Open(ctx context.Context, trees []mount.Filesystem) (*Files, error) {
 	return l.files, l.err
 }
 
-// shared is the next look of this process.
+// shared shares looks between all callers in this process.
 var shared sharedLooks
 
 // sharedLooks shares looks between callers. The zero value is ready. Safe for concurrent use.
