@@ -119,7 +119,7 @@ func (p *pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 }
 
 // finish waits until no pool is being asked or opened, but no longer than patience in all. It does not
-// wait for a pool that is known to hang. It measures real time: a stop ends whatever the injected clock says.
+// wait for a pool that is known to hang, or that has been opening for long. It measures real time: a stop ends whatever the injected clock says.
 func (p *pools) finish(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -128,7 +128,7 @@ func (p *pools) finish(patience time.Duration) {
 		if op.asked != nil && op.hung == "" {
 			done = append(done, op.asked.done)
 		}
-		if op.opening != nil {
+		if op.opening != nil && p.clock.Now().Sub(op.opening.since) < againPatience {
 			done = append(done, op.opening.done)
 		}
 	}

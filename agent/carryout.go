@@ -21,7 +21,7 @@ import (
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has it on record, and may cancel it
-	asked    bool // control was asked to put it on record, and may do so later even if it did not answer
+	inDoubt  bool // control has not answered a report of it, which may still arrive
 
 	// settle ends the wait for that, so that control is not asked after it has returned.
 	settle func()
@@ -87,43 +87,38 @@ func (a *Agent) under(ctx context.Context, jb *jobs.Job, op dataset.Operation, d
 	a.running[op.ID] = r
 	r.settle = a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
 	a.mu.Unlock()
-	defer func() { // last of all: from then on one that is not final on record is begun again
+	end := func() { // last of all: from then on one that is not final on record is begun again
 		a.mu.Lock()
 		delete(a.running, op.ID)
 		a.mu.Unlock()
-	}()
+	}
 	err := do(ctx, &op)
 	r.settle()
 	err = a.blamePool(ctx, op, err)
 	a.mu.Lock()
-	onRecord := r.recorded || r.asked
+	recorded, inDoubt := r.recorded, r.inDoubt
 	a.mu.Unlock()
-	if err == nil || !onRecord || a.ctx.Err() != nil {
+	if err == nil || !recorded && !inDoubt || a.ctx.Err() != nil {
+		end()
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
+	if !recorded { // control may be away, and who asked for the operation is not to wait for that
+		a.jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+			defer end()
+			if _, err := a.report(ctx, &op); err != nil && ctx.Err() == nil {
+				a.Log.WithError(err).WithField("op", op.ID).Warn("control was not told that an operation failed")
+			}
+			return nil
+		})
+		return err
+	}
+	defer end()
 	_, rerr := a.report(context.WithoutCancel(ctx), &op)
 	if errors.Is(rerr, dataset.ErrCancelled) {
 		rerr = nil
 	}
 	return errors.Join(err, rerr)
-}
-
-// putOnRecord makes long work an operation that people can watch.
-func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
-	a.mu.Lock()
-	if r := a.running[op.ID]; r != nil {
-		r.asked = true
-	}
-	a.mu.Unlock()
-	err := a.Control.Record(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r := a.running[op.ID]; r != nil && err == nil {
-		r.recorded = true
-	} else if err != nil && ctx.Err() == nil {
-		a.Log.WithError(err).WithField("op", op.ID).Warn("long operation was not put on record")
-	}
 }
 
 // commit has control put the outcome on record, and takes in what it answers of the dataset.
@@ -135,54 +130,6 @@ func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committe
 		a.limits.heed(*out.Dataset)
 	}
 	return out, err
-}
-
-// report has control put the outcome on record, and asks again as long as control
-// is away: what was done must not be left in doubt.
-func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	op.Incarnation = a.incarnation
-	inFlight := a.recordInFlight(op.ID)
-	for again := false; ; again = true {
-		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op, Again: again || inFlight})
-		if !errors.Is(err, dataset.ErrUnavailable) {
-			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
-				// The report that was not answered may have been taken, and its outcome
-				// be what this one was refused for.
-				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
-			}
-			return out, err
-		}
-		select {
-		case <-ctx.Done():
-			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
-		case <-a.ctx.Done():
-			return out, err
-		case <-a.Clock.After(a.Limits.Retry):
-		}
-	}
-}
-
-// recordInFlight reports whether control was asked to put an operation on record, did not answer, and so
-// may still do it. Control is not asked afterwards: a Record that arrives after the Commit has the
-// operation begun again, and a create that had lost its name would make a volume that nobody asked for.
-func (a *Agent) recordInFlight(op uuid.UUID) bool {
-	a.mu.Lock()
-	r := a.running[op]
-	a.mu.Unlock()
-	if r == nil {
-		return false
-	}
-	r.settle()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return r.asked && !r.recorded
-}
-
-// inDoubt reports whether a commit that failed so may have happened: a store
-// whose disk is full has not flushed it, but may yet find it there.
-func inDoubt(err error) bool {
-	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
 }
 
 // doSnapshot takes a snapshot of a dataset, mounted or not.

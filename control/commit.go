@@ -140,9 +140,16 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 		if again, err = t.mayArrive(op, again); err != nil || !again {
 			return err
 		}
-		recorded, t.answered = op, false
+		recorded, t.answered = unasked(op), false
+		if op.Problem != nil {
+			op.Dataset, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
+		}
 	}
-	if out.Lost {
+	switch {
+	case !out.Lost:
+	case !known: // nobody asks for it, and a report that is sent again gets the same answer
+		recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
+	default:
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
 			return err
 		}
@@ -169,8 +176,37 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 	if op.Problem == nil {
 		return true, nil
 	}
+	if !reported(op.Kind) {
+		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: agents carry out no %q", op.ID, dataset.Clip(string(op.Kind)))
+	}
+	if err := dataset.CheckName(op.Volume); err != nil {
+		return false, err
+	}
+	if op.Kind == dataset.OpDelete { // that of another request is no effect of this one
+		var d dataset.Dataset
+		there, err := t.get(datasetKey(op.DatasetID), &d)
+		return !there || d.Request != op.ID, err
+	}
 	over, err := t.over(op)
 	return !over, err
+}
+
+// reported reports whether agents report operations of a kind.
+func reported(kind dataset.OpKind) bool {
+	switch kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore,
+		dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge:
+		return true
+	}
+	return false
+}
+
+// unasked is what goes on record of an operation for which nobody has asked control: of what its agent says,
+// only what identifies it.
+func unasked(op dataset.Operation) dataset.Operation {
+	return dataset.Operation{
+		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch, Created: op.Created,
+	}
 }
 
 // refusal is why the volume that another request made first is not what an

@@ -19,9 +19,11 @@ func (a *agent) again(op dataset.Operation) api.Report {
 func TestReportsThatArriveLate(t *testing.T) {
 	ends := map[string]func(a *agent, op dataset.Operation){
 		"lost its name": func(a *agent, op dataset.Operation) {
-			a.create("db")
-			if out, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil || !out.Lost {
-				a.Fatalf("%+v, %v", out, err)
+			a.create("db@silver")
+			for range 2 { // the answer may be lost
+				if out, err := a.Commit(a.ctx, a.id, a.again(op)); err != nil || !out.Lost {
+					a.Fatalf("%+v, %v", out, err)
+				}
 			}
 			a.delete("db")
 		},
@@ -118,4 +120,44 @@ func TestFailureAfterSuccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.check()
+}
+
+// A removal that failed because another one was first is on record as failed: its late Record must not remove
+// the volume again after it was restored from the trash.
+func TestRemovalThatArrivesLate(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	d := a.create("db@gold")
+	late := a.plan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	a.delete("db")
+	failed := late
+	failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNotFound, "volume db was deleted meanwhile"))
+	if _, err := a.Commit(a.ctx, a.id, a.again(failed)); err != nil {
+		t.Fatal(err)
+	}
+	a.submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	if err := a.Record(a.ctx, a.id, a.report(late)); err != nil {
+		t.Error(err)
+	}
+	if open := a.open(); len(open) != 0 {
+		t.Errorf("%d operations would be carried out again, want none", len(open))
+	}
+	e.check()
+}
+
+// A node cannot put on record what agents do not do.
+func TestOnlyKnownFailuresGoOnRecord(t *testing.T) {
+	e := newEnv(t)
+	a := e.agent("alpha")
+	op := a.plan(create("db@gold"))
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+	op.Kind = "anything"
+	_, err := a.Commit(a.ctx, a.id, a.again(op))
+	refused(t, err, dataset.ErrInvalid, "anything")
+	op.Kind, op.Volume = dataset.OpCreate, "../db"
+	_, err = a.Commit(a.ctx, a.id, a.again(op))
+	refused(t, err, dataset.ErrInvalid)
+	if _, err := e.Operation(e.ctx, op.ID.String(), 0); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("it is on record: %v", err)
+	}
 }

@@ -133,9 +133,9 @@ type call struct {
 	// again says that doing it twice is doing it once, so that it can be sent
 	// anew, to another server too.
 	again bool
-	// repeated is the body to send in place of body once a server may have received the request without
+	// repeat returns the body to send in place of body once a server may have received the request without
 	// answering it. Nil: the same body.
-	repeated any
+	repeat func() any
 	// patience is added to the client's, for requests that wait for something to
 	// happen.
 	patience time.Duration
@@ -164,7 +164,7 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 	if typ != "" {
 		req.Header.Set("Content-Type", typ)
 	}
-	if k.again && k.repeated == nil {
+	if k.again && k.repeat == nil {
 		// net/http: with this key and no value a request counts as idempotent,
 		// and nothing is sent.
 		req.Header["Idempotency-Key"] = nil

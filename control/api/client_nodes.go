@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -33,10 +34,17 @@ func (c *Client) Plan(ctx context.Context, id uuid.UUID, req Request) (Plan, err
 
 // Commit puts the outcome of an operation on record.
 func (c *Client) Commit(ctx context.Context, id uuid.UUID, r Report) (Committed, error) {
-	k := node(id, "/commit", r)
-	r.Again = true
-	k.repeated = r
-	return ask[Committed](ctx, c, k)
+	k, again := node(id, "/commit", r), false
+	k.repeat = func() any {
+		again, r.Again = true, true
+		return r
+	}
+	out, err := ask[Committed](ctx, c, k)
+	if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
+		// The first may have been taken, and its outcome be what the second was refused for.
+		err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
+	}
+	return out, err
 }
 
 // Record puts an operation on record as running.

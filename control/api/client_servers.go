@@ -91,13 +91,10 @@ func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Respo
 	for range c.servers {
 		at := c.now()
 		s := &c.servers[at]
-		resp, err := c.attempt(ctx, s, k) //nolint:bodyclose // use closes it
-		if err == nil {
-			err = use(s, resp)
-		}
-		if err != nil && k.repeated != nil && brokeOff(err) && len(c.servers) == 1 && ctx.Err() == nil {
-			k.body, k.repeated = k.repeated, nil
-			return c.each(ctx, k, use)
+		err := c.once(ctx, s, k, use)
+		if err != nil && k.repeat != nil && brokeOff(err) && ctx.Err() == nil {
+			k.body, k.repeat = k.repeat(), nil // as net/http does by itself for calls without repeat
+			err = c.once(ctx, s, k, use)
 		}
 		if err == nil || len(c.servers) == 1 {
 			return err
@@ -116,11 +113,20 @@ func (c *Client) each(ctx context.Context, k call, use func(*server, *http.Respo
 		if !k.twice() {
 			return err
 		}
-		if k.repeated != nil {
-			k.body, k.repeated = k.repeated, nil
+		if k.repeat != nil {
+			k.body, k.repeat = k.repeat(), nil
 		}
 	}
 	return allAway(away)
+}
+
+// once makes the call at one server.
+func (c *Client) once(ctx context.Context, s *server, k call, use func(*server, *http.Response) error) error {
+	resp, err := c.attempt(ctx, s, k) //nolint:bodyclose // use closes it
+	if err == nil {
+		err = use(s, resp)
+	}
+	return err
 }
 
 // do makes the call and returns its answer when it is a good one, and who gave it;
@@ -152,7 +158,7 @@ func (e brokenOffError) Unwrap() error { return e.error }
 
 func brokeOff(err error) bool {
 	var broken brokenOffError
-	return errors.As(err, &broken) && !unsent(err)
+	return errors.As(err, &broken) && !errors.Is(err, errSilent) && !unsent(err)
 }
 
 // errSilent is the cause of a request that one of several servers did not answer.
