@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,6 +68,7 @@ func TestAcknowledgedOnFullPool(t *testing.T) {
 		dir, err := os.Open(f.disk)
 		f.must(err)
 		f.must(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
+		awaitFree(t, f.disk, pieces/2*piece)
 
 		file, err = os.OpenFile(filepath.Join(root, "data"), os.O_WRONLY, 0)
 		f.must(err)
@@ -100,4 +102,21 @@ func TestAcknowledgedOnFullPool(t *testing.T) {
 			t.Errorf("of %d acknowledged chunks %d are lost; %d were written", kept+lost, lost, chunks)
 		}
 	})
+}
+
+// awaitFree waits until a filesystem has that much room: XFS frees the blocks of removed files in the
+// background (fs/xfs/xfs_icache.c, inodegc).
+func awaitFree(t *testing.T, dir string, want uint64) {
+	t.Helper()
+	var free uint64
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if free = st.Bavail * uint64(st.Bsize); free >= want {
+			return
+		}
+	}
+	t.Fatalf("%s has %d bytes free, want %d", dir, free, want)
 }
