@@ -123,7 +123,7 @@ func (a *Agent) writeIdentity(id nodeIdentity) error {
 type nodeIdentity struct {
 	Node    uuid.UUID `json:"node"`
 	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
-	// Strange says why that one's store is not to be believed. It stays so over a
-	// restart, with which the indexes of an older store come up to what was seen.
+	// Strange says why the store of that control is inconsistent. It is kept on disk, because after a restart
+	// the indexes of an older store may have reached those that this node has seen.
 	Strange string `json:"strange,omitempty"`
 }

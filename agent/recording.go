@@ -58,9 +58,9 @@ func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committe
 	}
 }
 
-// settleRecord has control asked no more to put an operation on record, and reports whether it was asked, did
-// not answer, and so may still do it. A Record that arrives after the Commit would have the operation begun
-// again, and a create that had lost its name would make a volume that nobody asked for.
+// settleRecord ends the request to put an operation on record. It reports whether such a request was sent and
+// not answered, so that it may still arrive. If it arrived after the Commit, the operation would begin again,
+// and a create that had lost its name would make a volume that nobody asked for.
 func (a *Agent) settleRecord(op uuid.UUID) (mayArrive bool) {
 	a.mu.Lock()
 	r := a.running[op]

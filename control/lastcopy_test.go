@@ -271,7 +271,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	}
 }
 
-// A copy stays if its home is lost between the decision to remove the copy and the record of that decision.
+// Control decides to remove a copy, and its home is lost before the decision is recorded: the copy stays.
 func TestExpiryBesideALostHome(t *testing.T) {
 	l := newLastCopy(t)
 	l.isWell()

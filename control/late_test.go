@@ -122,8 +122,8 @@ func TestFailureAfterSuccess(t *testing.T) {
 	e.check()
 }
 
-// A removal that failed because another one was first is on record as failed: its late Record must not remove
-// the volume again after it was restored from the trash.
+// Two removals of a volume: the second fails, and control records that. If its Record arrives late, it must not
+// remove the volume again after somebody has restored it from the trash.
 func TestRemovalThatArrivesLate(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")

@@ -45,9 +45,9 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 	return &Runner{ctx: ctx, wg: wg, all: map[string]*Job{}}
 }
 
-// Do runs fn as the job of that key, or joins the job of that key that is in progress, and waits until the
-// job or ctx ends. If ctx ends first, it fails with ErrPending and says what the job does and how far it
-// is. joined reports that fn was not run for this caller. It fails with ErrUnavailable once the agent stops.
+// Do begins a job of that key, or joins the one in progress, and waits for its end. joined is true if it joined
+// one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Do
+// begins no job once the agent stops: it fails with ErrUnavailable.
 func (j *Runner) Do(ctx context.Context, key, what string, fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
 	jb, joined := j.all[key]
@@ -157,7 +157,7 @@ func (j *Runner) Count() int {
 	return len(j.all)
 }
 
-// Start runs fn as the job of that key, unless one is in progress, and returns the job without waiting.
+// Start begins a job of that key, or joins the one in progress. It returns the job and does not wait for it.
 func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, false)
 }

@@ -97,8 +97,8 @@ func (c *Cache) Moment() uint64 {
 	return c.moment
 }
 
-// RemoveAsOf removes the record of a dataset of which control's answer says that its home is another node.
-// asked is the moment before the question. A record that was added or replaced since then stays, because
+// RemoveAsOf removes the record of a dataset that has another home in an answer of control. asked is the
+// Moment that the caller read before it asked. A record that was added or replaced since then stays, because
 // the answer may be older.
 func (c *Cache) RemoveAsOf(id uuid.UUID, asked uint64) (removed bool) {
 	c.mu.Lock()

@@ -23,9 +23,10 @@ type Listed struct {
 	Dataset  uuid.UUID
 }
 
-// List returns the live volumes whose home is node, this one, those of which it keeps a copy, and those of
-// other nodes that its engine has used. Each is in the spellings that the engine has used, or, if it has
-// used none, in the one with which the volume was created.
+// List returns the volumes that docker volume ls shows, in no order: the live volumes of this node, those of
+// which it keeps a copy, and those of other nodes that its engine has used. A volume appears once for each
+// spelling that the engine has used. If it has used none, the volume appears with its original spelling. node
+// is this node.
 func (c *Cache) List(node uuid.UUID) []Listed {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -87,7 +88,7 @@ func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
 	return slices.Clone(c.usedLocked(&d, node))
 }
 
-// UsedByPodman reports whether it is on record that Podman has used a dataset on this node.
+// UsedByPodman reports whether Podman's use of a dataset on this node is recorded.
 func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -1,4 +1,4 @@
-// Package report collects what the agent should report to control.
+// Package report collects the changes that the next heartbeat reports to control.
 package report
 
 import (

@@ -166,8 +166,8 @@ func rootOf(dir os.FileInfo) string {
 
 // usedAt returns where a directory, or something below it, is mounted or open, or where something is
 // mounted below it; nowhere when none is. It looks in this mount namespace first, then in all others, and
-// last at what processes have open. Bind mounts are told by the path in their filesystem that the mount
-// table has for them, as seen from the mount that the directory itself lies in (proc_pid_mountinfo(5)).
+// last at what processes have open. It recognizes a bind mount by its root: the path in its
+// filesystem, as the mount table shows it (proc_pid_mountinfo(5)).
 func (u *Uses) usedAt(ctx context.Context, folder string) (at where, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {
