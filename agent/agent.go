@@ -27,10 +27,10 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/facts"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
-	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/internal/linux/facts"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/internal/run"
 )
 

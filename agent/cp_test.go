@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // looks counts how often an agent looks at the whole host.

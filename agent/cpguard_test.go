@@ -12,8 +12,8 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the volume with the

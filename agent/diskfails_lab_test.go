@@ -24,7 +24,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/lab/inside"
 )

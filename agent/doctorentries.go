@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -50,7 +50,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *openPool, ent
 
 // checkCorners names what a drover backend verify has made in a pool.
 func checkCorners(r *diagnosis, p *openPool) {
-	list, err := corner.Find(p.backend.Info().Path)
+	list, err := trialdir.Find(p.backend.Info().Path)
 	if err != nil {
 		return // a pool that is no folder has none
 	}

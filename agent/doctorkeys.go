@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
 	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
 // keyCheck looks at the keys of what this node has. Each is read once.

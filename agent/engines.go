@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
 

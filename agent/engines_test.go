@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
 

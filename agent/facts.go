@@ -8,7 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/linux/facts"
 )
 
 // factsEvery is how often control is told of facts that differ: it writes no more

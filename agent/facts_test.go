@@ -12,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/linux/facts"
 )
 
 // told is control that keeps what facts it is told.

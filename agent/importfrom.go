@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // importable fails with ErrInvalid if an import must not read a folder: one that contains, or lies in, a

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
-	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

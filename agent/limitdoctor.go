@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // checkLimits says what this host can hold volumes to, and whether it does.

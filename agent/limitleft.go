@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/iolimit"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // loadLimits takes in what was set before this start. What was set for a device that is

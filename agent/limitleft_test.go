@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // immutable has a file of a hierarchy refuse what is written to it, until the end of the test or

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // What was left on a number that is another limited volume's by now is taken away from the groups

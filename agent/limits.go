@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/iolimit"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Cgroups are the control groups that limit how fast volumes are.

@@ -18,8 +18,8 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/iolimit"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 var slowly = iolimit.Limits{WriteBPS: 5 << 20}

@@ -15,10 +15,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/safefile"
 )
 
@@ -307,8 +307,8 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 		if p.backend == nil {
 			continue
 		}
-		list, err := corner.Find(p.backend.Info().Path)
-		i := slices.IndexFunc(list, func(l corner.Left) bool { return l.ID == id })
+		list, err := trialdir.Find(p.backend.Info().Path)
+		i := slices.IndexFunc(list, func(l trialdir.Left) bool { return l.ID == id })
 		if err != nil || i < 0 {
 			continue
 		}
@@ -316,7 +316,7 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 			return true, err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).Warn("removed what a verify has left, as asked")
-		return true, corner.Remove(ctx, a.Backends, list[i])
+		return true, trialdir.Remove(ctx, a.Backends, list[i])
 	}
 	return false, nil
 }

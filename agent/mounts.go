@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // mounts is the set of mount IDs of every mounted dataset, in memory as on disk.

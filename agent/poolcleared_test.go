@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/socket"
 )

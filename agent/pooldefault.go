@@ -9,7 +9,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // makeDefault makes the pool that is there when nobody named one: image files

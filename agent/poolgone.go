@@ -12,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -155,7 +155,7 @@ func (a *Agent) holdsNothing(ctx context.Context, op *openPool, b backends.Pool)
 		}
 		there = append(there, h)
 	}
-	corners, _ := corner.Find(b.Info().Path) // a pool that is no folder has none
+	corners, _ := trialdir.Find(b.Info().Path) // a pool that is no folder has none
 	for _, c := range corners {
 		switch {
 		case c.Foreign != "": // which is listed as such

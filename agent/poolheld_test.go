@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -56,7 +56,7 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "stray"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := corner.Make(path, op.ID, dir.Backend{}.Name())
+	c, err := trialdir.Make(path, op.ID, dir.Backend{}.Name())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/safefile"
 )
 

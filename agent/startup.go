@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // resolveMounts brings the mount records and the mounts together after a start:

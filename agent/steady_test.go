@@ -12,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/linux/facts"
 )
 
 // pair is a rig whose agent has two control replicas, on one store.

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // usesModel is what the mount IDs of one dataset have to be: each counts its own

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/linux/facts"
 )
 
 // The kinds of services in the catalog.

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/guard/hand"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // A host's guard in the simulation is the real one, with its table and its rules. It does

@@ -13,8 +13,8 @@ import (
 
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

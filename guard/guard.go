@@ -14,7 +14,7 @@ import (
 
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/socket"
 )
 

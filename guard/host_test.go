@@ -19,7 +19,7 @@ import (
 
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

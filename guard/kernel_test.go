@@ -15,7 +15,7 @@ import (
 
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // A writer that had its file open before is stopped by the freeze, and goes on where it

@@ -12,8 +12,8 @@ import (
 
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/iolimit"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // limits are what this host limits devices by, a group of the test's own, and the device at a

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/socket"
 )
 

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // playStranger has so many descriptors, a user ID and a name, and writes to a file that it opened

@@ -5,7 +5,7 @@ import (
 	"net"
 	"strings"
 
-	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/internal/socket"
 )
 

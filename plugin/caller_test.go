@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/droverhq/drover/internal/process"
+	"github.com/droverhq/drover/internal/linux/process"
 )
 
 // TestI9Caller: an agent is told which process makes a request: the same one on each connection of

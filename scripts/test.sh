@@ -29,12 +29,12 @@ gotest() {
 }
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
-# internal/mount makes mount tables that are too large to be read. Others look at all processes of the host
+# internal/linux/mount makes mount tables that are too large to be read. Others look at all processes of the host
 # and take these for possible users of a volume, so it is run before them.
 unit_tests() {
 	local packages
-	mapfile -t packages < <(go list ./... | grep -vE '/test/|/internal/mount$')
-	gotest "$@" ./internal/mount
+	mapfile -t packages < <(go list ./... | grep -vE '/test/|/internal/linux/mount$')
+	gotest "$@" ./internal/linux/mount
 	# Some mostly wait: three at a time.
 	gotest -timeout 20m -p 3 "$@" ./agent ./backends/{loop,btrfs,zfs} ./control/store/consul "${packages[@]}"
 }

@@ -26,7 +26,7 @@ import (
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

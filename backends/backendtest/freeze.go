@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // longestFreeze is when a filesystem is thawed whatever a snapshot of it does.

@@ -43,9 +43,9 @@ import (
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -105,7 +105,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	if err = p.enter(cfg); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return p, nil
 	}
 	return &sizedPool{p}, nil
@@ -134,10 +134,10 @@ func (p *Pool) enter(cfg backends.Config) (err error) {
 	p.shelf.Destroy = p.destroy
 	p.shelf.Own = []string{staleDir}
 	err = p.within(func(dir *os.File) (err error) {
-		p.quota, _, err = subvol.Quotas(dir)
+		p.quota, _, err = btrfsctl.Quotas(dir)
 		return err
 	})
-	if err != nil || p.quota == subvol.QuotaNone {
+	if err != nil || p.quota == btrfsctl.QuotaNone {
 		return err
 	}
 	return p.limitAll()
@@ -172,10 +172,10 @@ func onBtrfs(path string) error {
 type Pool struct {
 	name    string
 	shelf   *shelf.Shelf
-	disk    *disk.Disk   // that it has for itself
-	quota   subvol.Quota // when it was opened
+	disk    *disk.Disk     // that it has for itself
+	quota   btrfsctl.Quota // when it was opened
 	uses    shelf.Uses
-	commits subvol.Commits
+	commits btrfsctl.Commits
 	step    func(string)
 
 	counts sync.RWMutex // held by who destroys, and for writing by who removes what was counted
@@ -193,9 +193,9 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	can, sized := (*Backend)(nil).Best(), p.quota != subvol.QuotaNone
+	can, sized := (*Backend)(nil).Best(), p.quota != btrfsctl.QuotaNone
 	can.EnforcesSize, can.OnlineGrow, can.Shrink = sized, sized, sized
-	can.CountsWritten, can.KnowsUsed = p.quota == subvol.QuotaSimple, p.quota == subvol.QuotaFull
+	can.CountsWritten, can.KnowsUsed = p.quota == btrfsctl.QuotaSimple, p.quota == btrfsctl.QuotaFull
 	return backends.Info{
 		Capabilities: can,
 		Note:         "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
@@ -205,7 +205,7 @@ func (p *Pool) Info() backends.Info {
 
 // missing is the command with which the pool could do more.
 func (p *Pool) missing() []string {
-	if p.quota != subvol.QuotaNone {
+	if p.quota != btrfsctl.QuotaNone {
 		return nil
 	}
 	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " + p.shelf.Path() + ")"}
@@ -214,9 +214,9 @@ func (p *Pool) missing() []string {
 // sizes says how sizes are kept, or what would have them kept.
 func (p *Pool) sizes() string {
 	switch p.quota {
-	case subvol.QuotaFull:
+	case btrfsctl.QuotaFull:
 		return "sizes by full quotas, a full volume gets EDQUOT"
-	case subvol.QuotaSimple:
+	case btrfsctl.QuotaSimple:
 		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume for as long as a snapshot has it, and not what a clone shares"
 	default:
 		return "no size limits, as the filesystem's quotas were off when drover started"
@@ -246,13 +246,13 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 // and then, also those of others (github.com/kdave/btrfs-progs/issues/922), and it holds no limit
 // from then on.
 func (p *Pool) quotasHold(dir *os.File) error {
-	now, settled, err := subvol.Quotas(dir)
+	now, settled, err := btrfsctl.Quotas(dir)
 	switch {
 	case err != nil:
 		return err
-	case now != p.quota && now == subvol.QuotaNone:
+	case now != p.quota && now == btrfsctl.QuotaNone:
 		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
-	case p.quota == subvol.QuotaNone:
+	case p.quota == btrfsctl.QuotaNone:
 		return nil
 	case now != p.quota:
 		return fmt.Errorf("quotas were %s and are %s now: restart drover", p.quota, now)
@@ -263,8 +263,8 @@ func (p *Pool) quotasHold(dir *os.File) error {
 		p.again = 0
 		return nil
 	}
-	if at := p.clock.Steady(); now == subvol.QuotaFull && at >= p.again {
-		if err = subvol.Recount(dir); err == nil {
+	if at := p.clock.Steady(); now == btrfsctl.QuotaFull && at >= p.again {
+		if err = btrfsctl.Recount(dir); err == nil {
 			p.again = at + recountEvery
 		}
 	}
@@ -295,7 +295,7 @@ func (p *Pool) within(do func(dir *os.File) error) error {
 
 // commit makes all that was done in the pool durable.
 func (p *Pool) commit(dir *os.File) error {
-	return p.commits.Wait(func() error { return subvol.Commit(dir) })
+	return p.commits.Wait(func() error { return btrfsctl.Commit(dir) })
 }
 
 // room fails with ErrNoSpace while nothing new should begin in the pool.

@@ -14,8 +14,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -25,7 +25,7 @@ func (f *fixture) subvolume(dir, name string) string {
 	d, err := os.Open(dir)
 	f.must(err)
 	defer d.Close()
-	f.must(subvol.Create(d, name))
+	f.must(btrfsctl.Create(d, name))
 	path := filepath.Join(dir, name)
 	f.must(os.WriteFile(filepath.Join(path, "precious"), []byte("precious"), 0o600))
 	return path
@@ -65,7 +65,7 @@ func TestSubvolumesOfContainers(t *testing.T) {
 	root, err := os.Open(f.disk)
 	f.must(err)
 	defer root.Close()
-	if left, err := subvol.Nested(root); err != nil || len(left) > 0 {
+	if left, err := btrfsctl.Nested(root); err != nil || len(left) > 0 {
 		t.Errorf("%d subvolumes are left, %v", len(left), err)
 	}
 }
@@ -109,7 +109,7 @@ func subvolumeGone(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(subvol.Delete(parent, name), parent.Close())
+	return errors.Join(btrfsctl.Delete(parent, name), parent.Close())
 }
 
 // A kept head is as unchangeable as any snapshot.
@@ -206,7 +206,7 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	}
 	_, err = f.Create(t.Context(), c.Other)
 	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable "+f.path())
-	if mode, _, err := quotas(f.disk); err != nil || mode != subvol.QuotaNone {
+	if mode, _, err := quotas(f.disk); err != nil || mode != btrfsctl.QuotaNone {
 		t.Errorf("quotas were made %s, %v", mode, err)
 	}
 	unlimited := dataset.Dataset{ID: uuid.New()}
@@ -234,11 +234,11 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	head, err := os.Open(f.head(c.Dataset.ID))
 	f.must(err)
 	defer head.Close()
-	id, err := subvol.ID(head)
+	id, err := btrfsctl.ID(head)
 	f.must(err)
 	f.write(c.Dataset.ID, strings.Repeat("x", 1<<20))
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
-	f.must(subvol.Hurry(head)) // what the two share is counted
+	f.must(btrfsctl.Hurry(head)) // what the two share is counted
 	givesUp := func(group string) {
 		t.Helper()
 		scratch.Run(t, "btrfs", "qgroup", "create", group, f.disk)
@@ -271,13 +271,13 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	f.wantLimit(c.Dataset.ID, little)
 }
 
-func quotas(path string) (subvol.Quota, bool, error) {
+func quotas(path string) (btrfsctl.Quota, bool, error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return "", false, err
 	}
 	defer dir.Close()
-	return subvol.Quotas(dir)
+	return btrfsctl.Quotas(dir)
 }
 
 // A clone without a size of one that has one takes that; one of an unlimited dataset has

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // describeCopy adds to the entry of a copy what else it has.
@@ -168,7 +168,7 @@ func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, h shelf.Head, snapsh
 	}
 	defer gone()
 	_, err = compare(ctx, now, old, true)
-	if errors.Is(err, subvol.ErrDiffers) {
+	if errors.Is(err, btrfsctl.ErrDiffers) {
 		return false, nil
 	}
 	return err == nil, err

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -136,7 +136,7 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUI
 	if err != nil {
 		return nil, err
 	}
-	if err := subvol.Send(ctx, tree, old, true, w); err != nil {
+	if err := btrfsctl.Send(ctx, tree, old, true, w); err != nil {
 		return nil, err
 	}
 	_, err = w.Close()

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
 // count switches quotas on where nobody else can have a say in it: on devices of the pool's
@@ -22,11 +22,11 @@ func (p *Pool) count(path string) error {
 		return err
 	}
 	defer dir.Close()
-	mode, _, err := subvol.Quotas(dir)
-	if err != nil || mode != subvol.QuotaNone {
+	mode, _, err := btrfsctl.Quotas(dir)
+	if err != nil || mode != btrfsctl.QuotaNone {
 		return err
 	}
-	return subvol.EnableQuotas(dir)
+	return btrfsctl.EnableQuotas(dir)
 }
 
 // lies says on which devices, if they are the pool's own.
@@ -36,7 +36,7 @@ func (p *Pool) lies() string {
 	}
 	note := "; " + p.disk.Note()
 	if len(p.disk.Devices) > 1 {
-		note += fmt.Sprintf(": data %s, metadata %s", subvol.Profile(p.disk.ID, "data"), subvol.Profile(p.disk.ID, "metadata"))
+		note += fmt.Sprintf(": data %s, metadata %s", btrfsctl.Profile(p.disk.ID, "data"), btrfsctl.Profile(p.disk.ID, "metadata"))
 	}
 	return note
 }

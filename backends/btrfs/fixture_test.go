@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -116,7 +116,7 @@ func (f *fixture) limit(id uuid.UUID) dataset.Size {
 	dir, err := os.Open(f.head(id))
 	f.must(err)
 	defer dir.Close()
-	c, err := subvol.Count(dir)
+	c, err := btrfsctl.Count(dir)
 	f.must(err)
 	return dataset.Size(c.Limit)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
 // minSize leaves room for what btrfs reserves for its own trees while it writes.
@@ -40,7 +40,7 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 			return 0, err
 		}
 		defer dir.Close()
-		if err := noSpace(subvol.Create(dir, shelf.FirstHead)); err != nil {
+		if err := noSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
 			return 0, err
 		}
 		return d.Size, own(f, d.Profile.Owner)
@@ -102,7 +102,7 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 // larger one of the two.
 func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size, want dataset.Size) (dataset.Size, error) {
 	switch {
-	case p.quota == subvol.QuotaNone:
+	case p.quota == btrfsctl.QuotaNone:
 		return 0, nil // what was limited once is not here
 	case size == 0 && want > 0:
 		used, err := p.used(ctx, from, name)
@@ -182,7 +182,7 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs has no mount options for one volume (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
-	case p.quota == subvol.QuotaNone:
+	case p.quota == btrfsctl.QuotaNone:
 		return dataset.Errorf(dataset.ErrUnsupported, "pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs quota enable %s, then restart drover)", p.name, d.Size, p.shelf.Path())
 	}
 	return p.fits(d.Size)

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // Send implements backends.Sender: what the kernel makes of two subvolumes that never change,
@@ -57,7 +57,7 @@ func (p *Pool) send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	if err != nil {
 		return out, err
 	}
-	if err := subvol.Send(ctx, tree, old, true, spool.Counting(frames, progress)); err != nil {
+	if err := btrfsctl.Send(ctx, tree, old, true, spool.Counting(frames, progress)); err != nil {
 		return out, err
 	}
 	return frames.Close()
@@ -69,7 +69,7 @@ func openReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := subvol.SetReadOnly(dir); err != nil {
+	if err := btrfsctl.SetReadOnly(dir); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil
@@ -88,7 +88,7 @@ func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backen
 // Same implements backends.Sender.
 func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 	_, err := p.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b}, true)
-	if errors.Is(err, subvol.ErrDiffers) {
+	if errors.Is(err, btrfsctl.ErrDiffers) {
 		return false, nil
 	}
 	if err != nil {
@@ -97,7 +97,7 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 	return true, nil
 }
 
-func (p *Pool) changed(ctx context.Context, older, newer dataset.Source, first bool) (c subvol.Change, err error) {
+func (p *Pool) changed(ctx context.Context, older, newer dataset.Source, first bool) (c btrfsctl.Change, err error) {
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
 	}
@@ -122,17 +122,17 @@ func (p *Pool) changed(ctx context.Context, older, newer dataset.Source, first b
 	return compare(ctx, fresh, old, first)
 }
 
-func compare(ctx context.Context, fresh, old *os.File, first bool) (c subvol.Change, err error) {
+func compare(ctx context.Context, fresh, old *os.File, first bool) (c btrfsctl.Change, err error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := subvol.Send(ctx, fresh, old, false, w)
+		err := btrfsctl.Send(ctx, fresh, old, false, w)
 		_ = w.CloseWithError(err)
 		sent <- err
 	}()
-	c, err = subvol.Compare(r, first)
+	c, err = btrfsctl.Compare(r, first)
 	_ = r.CloseWithError(err)
-	if sErr := <-sent; sErr != nil && !errors.Is(sErr, subvol.ErrDiffers) && !errors.Is(sErr, io.ErrClosedPipe) {
+	if sErr := <-sent; sErr != nil && !errors.Is(sErr, btrfsctl.ErrDiffers) && !errors.Is(sErr, io.ErrClosedPipe) {
 		err = sErr
 	}
 	return c, err
@@ -193,11 +193,11 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base 
 			return err
 		}
 		defer old.Close()
-		err = subvol.Snapshot(dir, name, old, false)
+		err = btrfsctl.Snapshot(dir, name, old, false)
 		if err != nil {
 			return noSpace(err)
 		}
-	} else if err := noSpace(subvol.Create(dir, name)); err != nil {
+	} else if err := noSpace(btrfsctl.Create(dir, name)); err != nil {
 		return err
 	}
 	p.step("btrfs.receive.begun")
@@ -214,18 +214,18 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base 
 		return err
 	}
 	defer stream.Close()
-	err = subvol.Apply(ctx, stream, tree, old)
-	if errors.Is(err, subvol.ErrBase) {
+	err = btrfsctl.Apply(ctx, stream, tree, old)
+	if errors.Is(err, btrfsctl.ErrBase) {
 		err = fmt.Errorf("%w: %w", backends.ErrUnfit, err)
 	}
-	if errors.Is(err, subvol.ErrStream) {
+	if errors.Is(err, btrfsctl.ErrStream) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	}
 	if err != nil {
 		return noSpace(err)
 	}
 	p.step("btrfs.receive.applied")
-	if err := subvol.SetReadOnly(tree); err != nil {
+	if err := btrfsctl.SetReadOnly(tree); err != nil {
 		return err
 	}
 	return fsctl.Sync(tree)
@@ -239,7 +239,7 @@ func fits(f *shelf.Folder, s shelf.Kept) error {
 		return err
 	}
 	defer dir.Close()
-	if as, err := subvol.CameAs(dir); err != nil || as != uuid.Nil {
+	if as, err := btrfsctl.CameAs(dir); err != nil || as != uuid.Nil {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrUnfit, s.ID)
@@ -247,7 +247,7 @@ func fits(f *shelf.Folder, s shelf.Kept) error {
 
 // unlimited takes the limit from a tree that has it from its base: it may be larger.
 func (p *Pool) unlimited(tree *os.File) error {
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return nil
 	}
 	return limit(tree, 0)

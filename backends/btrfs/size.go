@@ -12,14 +12,14 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/tree"
 )
 
 // limit makes a subvolume hold at most so much, or with 0 takes its limit away.
 func limit(dir *os.File, size dataset.Size) error {
-	err := subvol.Limit(dir, uint64(size))
+	err := btrfsctl.Limit(dir, uint64(size))
 	off := errors.Is(err, unix.ENOTCONN) || errors.Is(err, os.ErrNotExist)
 	switch {
 	case off && size == 0:
@@ -53,10 +53,10 @@ func (p *Pool) limitAll() error {
 
 // misses fails when a head's limit is not its size.
 func (p *Pool) misses(dir *os.File, size dataset.Size) error {
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return nil
 	}
-	c, err := subvol.Count(dir)
+	c, err := btrfsctl.Count(dir)
 	switch have := dataset.Size(c.Limit); {
 	case errors.Is(err, os.ErrNotExist):
 		return nil // quotas are off since: the status says so
@@ -89,8 +89,8 @@ func (p *Pool) used(ctx context.Context, f *shelf.Folder, name string) (dataset.
 		return 0, err
 	}
 	defer dir.Close()
-	if p.quota == subvol.QuotaFull {
-		c, err := subvol.Count(dir)
+	if p.quota == btrfsctl.QuotaFull {
+		c, err := btrfsctl.Count(dir)
 		if !errors.Is(err, os.ErrNotExist) { // quotas are off since
 			return dataset.Size(c.Referenced), err
 		}
@@ -132,7 +132,7 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 		if err := fsctl.Sync(dir); err != nil { // what is dirty is counted then
 			return err
 		}
-		c, err := subvol.Count(dir)
+		c, err := btrfsctl.Count(dir)
 		if err != nil {
 			return err
 		}

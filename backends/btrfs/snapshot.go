@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
 // Snapshot implements backends.Pool.
@@ -133,7 +133,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 
 // fitsHead fails when a snapshot holds more than a head may.
 func (p *Pool) fitsHead(ctx context.Context, f *shelf.Folder, s shelf.Kept, h shelf.Head) error {
-	if h.Size == 0 || p.quota != subvol.QuotaFull {
+	if h.Size == 0 || p.quota != btrfsctl.QuotaFull {
 		return nil
 	}
 	used, err := p.used(ctx, f, s.Tree)
@@ -154,7 +154,7 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh 
 		return err
 	}
 	defer dir.Close()
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return nil // its size holds when quotas are on again
 	}
 	return limit(dir, fresh.Size)
@@ -167,7 +167,7 @@ func (p *Pool) restored(f *shelf.Folder, old string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := subvol.SetReadOnly(dir); err != nil {
+	if err := btrfsctl.SetReadOnly(dir); err != nil {
 		return err
 	}
 	return shelf.SyncDir(f.Root)

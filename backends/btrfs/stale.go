@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
 // staleDir has an empty file for each subvolume that was destroyed, named by its number, until
@@ -21,7 +21,7 @@ const patience = 10 * time.Second
 
 // noteGoing notes a subvolume that is about to be destroyed.
 func (p *Pool) noteGoing(id uint64) error {
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return nil
 	}
 	root, err := p.shelf.Enter()
@@ -43,9 +43,9 @@ func (p *Pool) noteGoing(id uint64) error {
 }
 
 // forgetGone removes what quotas have counted of noted subvolumes that are gone: see
-// subvol.DropCount. A later call finds what is not gone yet.
+// btrfsctl.DropCount. A later call finds what is not gone yet.
 func (p *Pool) forgetGone() {
-	if p.quota != subvol.QuotaNone && p.counts.TryLock() { // else one of them is about to be destroyed
+	if p.quota != btrfsctl.QuotaNone && p.counts.TryLock() { // else one of them is about to be destroyed
 		defer p.counts.Unlock()
 		_ = p.within(func(dir *os.File) error {
 			_, err := p.forgetIn(dir)
@@ -94,16 +94,16 @@ func (p *Pool) forgetIn(dir *os.File) (left int, err error) {
 // dropped removes what was counted of a subvolume that was to go, if it is gone; false: later.
 // One that is there was not destroyed, or another has its number.
 func dropped(dir *os.File, id uint64) (bool, error) {
-	standing, err := subvol.StandingOf(dir, id)
-	if err != nil || standing != subvol.Gone {
-		return standing == subvol.Alive, err
+	standing, err := btrfsctl.StandingOf(dir, id)
+	if err != nil || standing != btrfsctl.Gone {
+		return standing == btrfsctl.Alive, err
 	}
-	return subvol.DropCount(dir, id)
+	return btrfsctl.DropCount(dir, id)
 }
 
 // Raze implements backends.Razer: nobody is left to look at the notes.
 func (p *Pool) Raze(ctx context.Context) error {
-	if p.quota == subvol.QuotaNone {
+	if p.quota == btrfsctl.QuotaNone {
 		return nil
 	}
 	p.counts.Lock()
@@ -116,7 +116,7 @@ func (p *Pool) Raze(ctx context.Context) error {
 			if err != nil || left == 0 || ctx.Err() != nil {
 				return err
 			}
-			if err := subvol.Hurry(dir); err != nil {
+			if err := btrfsctl.Hurry(dir); err != nil {
 				return err
 			}
 			select {

@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -20,7 +20,7 @@ func (f *fixture) counted() []string {
 	dir, err := os.Open(f.disk)
 	f.must(err)
 	defer dir.Close()
-	id, err := subvol.UUID(dir)
+	id, err := btrfsctl.UUID(dir)
 	f.must(err)
 	found, err := filepath.Glob(filepath.Join("/sys/fs/btrfs", id.String(), "qgroups", "0_*"))
 	f.must(err)
@@ -83,7 +83,7 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	dir, err := os.Open(f.head(c.Dataset.ID))
 	f.must(err)
 	defer dir.Close()
-	id, err := subvol.ID(dir)
+	id, err := btrfsctl.ID(dir)
 	f.must(err)
 	p := f.Pool.(*sizedPool).Pool
 	f.must(p.noteGoing(id))
@@ -91,7 +91,7 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(f.path(), staleDir)); err != nil || len(left) > 0 {
 		t.Errorf("%d notes are left, %v", len(left), err)
 	}
-	if _, err := subvol.Count(dir); err != nil {
+	if _, err := btrfsctl.Count(dir); err != nil {
 		t.Error(err)
 	}
 }
@@ -111,9 +111,9 @@ func TestCountsGoWithoutDoubt(t *testing.T) {
 		for i := range 2000 {
 			f.must(os.WriteFile(filepath.Join(f.head(ds.ID), strconv.Itoa(i)), make([]byte, 5000), 0o600))
 		}
-		f.must(subvol.Hurry(dir))
+		f.must(btrfsctl.Hurry(dir))
 		f.must(f.Delete(t.Context(), ds.ID))
-		f.must(subvol.Hurry(dir))
+		f.must(btrfsctl.Hurry(dir))
 		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 			if st := f.Status(t.Context()); st.Reason != "" {
 				t.Fatalf("the pool says %q", st.Reason)

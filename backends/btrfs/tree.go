@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -28,7 +28,7 @@ func open(f *shelf.Folder, name string) (*os.File, error) {
 		if dir, err = f.Open(name); err != nil {
 			return nil, err
 		}
-		if ok, err = subvol.IsSubvolume(dir); err != nil {
+		if ok, err = btrfsctl.IsSubvolume(dir); err != nil {
 			_ = dir.Close()
 			return nil, err
 		}
@@ -63,7 +63,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		return err
 	}
 	p.step("btrfs.copy.begun")
-	if err := subvol.Snapshot(dir, as, src, readOnly); err != nil {
+	if err := btrfsctl.Snapshot(dir, as, src, readOnly); err != nil {
 		return noSpace(err)
 	}
 	// The source may be in use: a subvolume that was made in it before the snapshot is not in that.
@@ -78,7 +78,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 
 // plain fails with dataset.ErrUnsupported where something in a dataset made subvolumes in a tree of it.
 func plain(f *shelf.Folder, tree *os.File) error {
-	inside, err := subvol.Nested(tree)
+	inside, err := btrfsctl.Nested(tree)
 	if err == nil && len(inside) > 0 {
 		err = nests(f, len(inside))
 	}
@@ -98,11 +98,11 @@ func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 	defer p.forgetGone() // of earlier ones
 	p.counts.RLock()
 	defer p.counts.RUnlock()
-	err := subvol.DeleteAll(dir, name, p.noteGoing)
+	err := btrfsctl.DeleteAll(dir, name, p.noteGoing)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if !errors.Is(err, subvol.ErrNotSubvolume) {
+	if !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 		return err
 	}
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -119,8 +119,8 @@ func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := subvol.DeleteAll(folder, inside, p.noteGoing)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, subvol.ErrNotSubvolume) {
+		err := btrfsctl.DeleteAll(folder, inside, p.noteGoing)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 			return err
 		}
 		p.step("btrfs.destroy.inside")

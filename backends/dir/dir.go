@@ -53,8 +53,8 @@ import (
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 )

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/failing"
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/dir"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

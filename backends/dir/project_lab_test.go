@@ -20,9 +20,9 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/lab/inside"
 )
 

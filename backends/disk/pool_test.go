@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

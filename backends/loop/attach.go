@@ -14,10 +14,10 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
 // attachTimeout bounds the wait for another process that attaches the same image.

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // beneath is what a difference is written over: the blocks of its base are shared into the

@@ -11,7 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // copyScenarios are those that begin or end with a copy.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mkfs"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/mkfs"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // Create implements backends.Pool: no fork but for the first of a kind, one flush.

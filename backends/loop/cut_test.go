@@ -11,7 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
+	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
 // A head that was cut off, or holds nothing that it should, is said to be, and refused to whatever

@@ -13,10 +13,10 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // An encrypted dataset has a LUKS2 container in its image, and the filesystem in there. Snapshots,

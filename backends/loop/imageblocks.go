@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
 // A pool image keeps all of its blocks while it is open: its device refuses discards, so that

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // lately remembers in what two snapshots differ that were compared last: who sends one asks

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // Items of a dataset's directory besides its snapshots, which bear their UUID.

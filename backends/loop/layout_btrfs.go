@@ -5,13 +5,13 @@ import (
 	"os"
 	"path"
 
-	"github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // btrfsLayout keeps each item as a NOCOW image in a subvolume of its own.
 type btrfsLayout struct {
-	commits btrfs.Commits
+	commits btrfsctl.Commits
 }
 
 const btrfsImage = "image"
@@ -25,7 +25,7 @@ func (*btrfsLayout) prepare(root folder) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(btrfs.SetNOCOW(dir.File), dir.Close()); err != nil {
+		if err := errors.Join(btrfsctl.SetNOCOW(dir.File), dir.Close()); err != nil {
 			return err
 		}
 	}
@@ -39,14 +39,14 @@ func (*btrfsLayout) note() string {
 func (*btrfsLayout) image(item string) string { return path.Join(item, btrfsImage) }
 
 func (l *btrfsLayout) create(dir folder, item string) (*os.File, error) {
-	if err := btrfs.Create(dir.File, item); err != nil {
+	if err := btrfsctl.Create(dir.File, item); err != nil {
 		return nil, err
 	}
 	f, err := dir.openFile(l.image(item), os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
-	if err := btrfs.SetNOCOW(f); err != nil {
+	if err := btrfsctl.SetNOCOW(f); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (*btrfsLayout) clone(dir folder, item string, srcDir folder, src string, re
 		return false, err
 	}
 	defer from.Close()
-	err = btrfs.Snapshot(dir.File, item, from.File, readOnly)
+	err = btrfsctl.Snapshot(dir.File, item, from.File, readOnly)
 	return err == nil, err
 }
 
@@ -79,7 +79,7 @@ func (*btrfsLayout) protect(dir folder, item string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(btrfs.SetReadOnly(sub.File), sub.Close())
+	return errors.Join(btrfsctl.SetReadOnly(sub.File), sub.Close())
 }
 
 // seal leaves a snapshot that can't be written to, as any other.
@@ -91,7 +91,7 @@ func (l *btrfsLayout) seal(dir folder, item, to string) (durable bool, err error
 }
 
 func (*btrfsLayout) remove(dir folder, item string) error {
-	return absentIsFine(btrfs.Delete(dir.File, item))
+	return absentIsFine(btrfsctl.Delete(dir.File, item))
 }
 
 // settle waits for the ordered extents of the file, which btrfs makes part of it after the
@@ -102,7 +102,7 @@ func (*btrfsLayout) settle(f *os.File) error {
 }
 
 func (l *btrfsLayout) flush(dir folder) error {
-	return l.commits.Wait(func() error { return btrfs.Commit(dir.File) })
+	return l.commits.Wait(func() error { return btrfsctl.Commit(dir.File) })
 }
 
 func (*btrfsLayout) item(name string) (string, bool) { return name, isItem(name) }

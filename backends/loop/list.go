@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -83,7 +83,7 @@ func (p *Pool) foreign(root folder) ([]backends.Entry, error) {
 	own := []string{identityFile, identityFile + tmpSuffix, incoming, datasets, copies, deleting, templates}
 	var list []backends.Entry
 	for _, e := range entries {
-		if !slices.Contains(own, e.Name()) && !corner.Is(p.path, e.Name()) {
+		if !slices.Contains(own, e.Name()) && !trialdir.Is(p.path, e.Name()) {
 			list = append(list, p.stranger(e.Name(), "not a thing that a pool has"))
 		}
 	}

@@ -17,8 +17,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

@@ -18,9 +18,9 @@ import (
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // The directories of a pool.

@@ -13,9 +13,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 )
 

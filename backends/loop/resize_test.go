@@ -14,8 +14,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // Send implements backends.Sender. What changed is read from the extent maps of the two

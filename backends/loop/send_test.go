@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // What is sent next is asked for before it is read: every range with data, none of the others,

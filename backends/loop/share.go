@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
 // On XFS a head and a snapshot of it can be one file with two names, as long as nobody has

@@ -2,8 +2,8 @@ package loop
 
 import (
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // The size of a dataset is what can be written to it, so its image is larger: see package mkfs.

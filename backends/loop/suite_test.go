@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/powercut"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/fault"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

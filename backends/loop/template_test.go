@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )

@@ -14,12 +14,12 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/dm"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mkfs"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/dm"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mkfs"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Attach implements backends.Pool.

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
 	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/dm"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // cornerTag is that of the volumes of a pool in a corner, with that pool's UUID. They lie among
@@ -47,7 +47,7 @@ func (b *Backend) Home(path string) (string, error) {
 // inCorner tells whether a path lies in a corner of a pool, and not in a volume group by itself.
 func inCorner(path string) bool {
 	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
-		if corner.Is(filepath.Dir(at), filepath.Base(at)) {
+		if trialdir.Is(filepath.Dir(at), filepath.Base(at)) {
 			return true
 		}
 	}
@@ -106,6 +106,6 @@ func (p *Pool) foreignTo(v volume) (bool, error) {
 	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
 		return false, nil
 	}
-	list, err := corner.Find(p.shelf.Path())
-	return slices.ContainsFunc(list, func(l corner.Left) bool { return l.Foreign == "" }), err
+	list, err := trialdir.Find(p.shelf.Path())
+	return slices.ContainsFunc(list, func(l trialdir.Left) bool { return l.Foreign == "" }), err
 }

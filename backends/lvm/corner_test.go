@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -26,7 +26,7 @@ func TestSuiteInACorner(t *testing.T) {
 	b.write(d.ID, "content")
 	home, err := b.backend.Home(b.cfg.Path)
 	b.must(err)
-	c, err := corner.Make(home, b.ID(), Name)
+	c, err := trialdir.Make(home, b.ID(), Name)
 	b.must(err)
 	kind, n := New(&run.System{}), 0
 	for _, one := range backendtest.Cases() {
@@ -47,7 +47,7 @@ func TestSuiteInACorner(t *testing.T) {
 				return kind, backends.Config{Name: "inner", Path: filepath.Join(dir, fmt.Sprint(pools), "pool")}
 			})
 		})
-		b.must(corner.Clear(t.Context(), []backends.Kind{kind}, dir))
+		b.must(trialdir.Clear(t.Context(), []backends.Kind{kind}, dir))
 		b.settled()
 	}
 	if n != 8 {
@@ -69,7 +69,7 @@ func TestCornerThatWasLeft(t *testing.T) {
 	b.write(d.ID, "content")
 	home, err := b.backend.Home(b.cfg.Path)
 	b.must(err)
-	c, err := corner.Make(home, b.ID(), Name)
+	c, err := trialdir.Make(home, b.ID(), Name)
 	b.must(err)
 	inner, err := b.backend.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "inner", Path: c.Path + "/pool", Make: true})
 	b.must(err)
@@ -88,11 +88,11 @@ func TestCornerThatWasLeft(t *testing.T) {
 	}
 	b.must(inner.Close())
 	b.must(c.Close()) // as a kill does
-	left, err := corner.Find(home)
+	left, err := trialdir.Find(home)
 	if err != nil || len(left) != 1 || left[0].Foreign != "" {
 		t.Fatalf("%+v, %v", left, err)
 	}
-	b.must(corner.Remove(t.Context(), backends.NewRegistry(New(&run.System{})), left[0]))
+	b.must(trialdir.Remove(t.Context(), backends.NewRegistry(New(&run.System{})), left[0]))
 	b.settled()
 	if got := b.read(d.ID); got != "content" {
 		t.Errorf("it holds %q", got)

@@ -10,9 +10,9 @@ import (
 
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/crypt"
-	"github.com/droverhq/drover/internal/dm"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/dm"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 )
 

@@ -15,8 +15,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/dm"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/test/lab/inside"
 )
 

@@ -16,7 +16,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -121,7 +121,7 @@ func TestPoolsInACorner(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := corner.Make(home, id, Name)
+	c, err := trialdir.Make(home, id, Name)
 	if err != nil {
 		t.Fatal(err)
 	}

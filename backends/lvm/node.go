@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/linux/dm"
 )
 
 // device is the device mapper's name of a volume.

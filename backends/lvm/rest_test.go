@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 )
 

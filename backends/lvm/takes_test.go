@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // A profile is refused what each group refuses, and nothing that one of usual extents makes.

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/dm"
+	"github.com/droverhq/drover/internal/linux/dm"
 )
 
 // Used implements backends.Pool: the kernel counts a volume's blocks. Of one that is not active

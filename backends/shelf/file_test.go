@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

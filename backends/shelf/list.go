@@ -9,9 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // List returns all that lies in the pool. Describe adds to the entry of a ready
@@ -67,7 +67,7 @@ func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := corner.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" ||
+		ours := trialdir.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" ||
 			slices.Contains(s.areas(), name) || slices.Contains(s.Own, name)
 		if !ours {
 			entries = append(entries, s.foreign(name, "drover put nothing of that name there"))

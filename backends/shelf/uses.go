@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Uses counts attachments, for backends whose datasets are mounted by binding a tree.

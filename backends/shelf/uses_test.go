@@ -18,8 +18,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // What of a share a mount is decides whether a dataset is in use; one of which that is not known

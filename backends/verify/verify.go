@@ -14,9 +14,9 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -146,5 +146,5 @@ func (s *suite) in(ctx context.Context, run func(*try)) (*try, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return t, corner.Clear(ctx, []backends.Kind{s.kind}, t.dir)
+	return t, trialdir.Clear(ctx, []backends.Kind{s.kind}, t.dir)
 }

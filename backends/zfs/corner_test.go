@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -40,7 +40,7 @@ func TestCornerIsRazed(t *testing.T) {
 	path := filepath.Join(mnt, "pool")
 	p, d := made(path)
 	before := lines(t, "list", "-H", "-o", "name", "-t", "all")
-	c, err := corner.Make(path, p.ID(), kind.Name())
+	c, err := trialdir.Make(path, p.ID(), kind.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,11 +59,11 @@ func TestCornerIsRazed(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	left, err := corner.Find(path)
+	left, err := trialdir.Find(path)
 	if err != nil || len(left) != 1 {
 		t.Fatal(left, err)
 	}
-	if err := corner.Remove(t.Context(), backends.NewRegistry(kind), left[0]); err != nil {
+	if err := trialdir.Remove(t.Context(), backends.NewRegistry(kind), left[0]); err != nil {
 		t.Fatal(err)
 	}
 	if after := lines(t, "list", "-H", "-o", "name", "-t", "all"); !slices.Equal(after, before) {

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/google/uuid"
 )

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 

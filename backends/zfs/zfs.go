@@ -57,7 +57,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -39,9 +39,9 @@ them.`,
 			if err != nil {
 				return err
 			}
-			return runProcess(cmd.Context(), a, f, func(ctx context.Context, o host.Options) error {
+			return runProcess(cmd.Context(), a, f, func(ctx context.Context, o daemon.Options) error {
 				o.Join = token
-				return host.Agent(ctx, o)
+				return daemon.Agent(ctx, o)
 			})
 		},
 	}

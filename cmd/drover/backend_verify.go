@@ -13,16 +13,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/backends"
-	corners "github.com/droverhq/drover/backends/corner"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/backends/verify"
-	"github.com/droverhq/drover/cmd/drover/internal/corner"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/suiterunner"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	subvol "github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // What the suite takes at most, beside what a pool keeps free: without sizes no volume is
@@ -67,7 +67,7 @@ when something claimed is not proven.`,
 			if err != nil {
 				return err
 			}
-			return corner.Inside(cmd.Context(), kind, inside, a.out)
+			return suiterunner.Inside(cmd.Context(), kind, inside, a.out)
 		}
 		c, err := a.connect()
 		if err != nil {
@@ -119,7 +119,7 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 		return nil, err
 	}
 	counted := quotasHold(path)
-	at, err := corners.Make(path, p.ID, p.Backend)
+	at, err := trialdir.Make(path, p.ID, p.Backend)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
 	began, n, claims := a.now(), 0, verify.Claims{}
-	err = corner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path, func(e verify.Event) error {
+	err = suiterunner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path, func(e verify.Event) error {
 		if e.Info != nil {
 			claims = *e.Info
 		}
@@ -163,11 +163,11 @@ func quotasHold(path string) bool {
 		return false
 	}
 	defer dir.Close()
-	if subvol.Hurry(dir) != nil { // what was removed is counted off
+	if btrfsctl.Hurry(dir) != nil { // what was removed is counted off
 		return false
 	}
-	mode, settled, err := subvol.Quotas(dir)
-	return err == nil && mode == subvol.QuotaFull && settled
+	mode, settled, err := btrfsctl.Quotas(dir)
+	return err == nil && mode == btrfsctl.QuotaFull && settled
 }
 
 // gaveUp says what the kernel does now and then as subvolumes go (kdave/btrfs-progs#922).
@@ -259,7 +259,7 @@ func mountedAt(p api.Pool) (string, error) {
 
 // tidy removes what earlier runs have left, and refuses to run beside another.
 func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
-	list, err := corners.Find(path)
+	list, err := trialdir.Find(path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
 	}
@@ -270,7 +270,7 @@ func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
 		case l.Busy:
 			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it", p.Name)
 		}
-		if err := corners.Remove(ctx, kinds(), l); err != nil {
+		if err := trialdir.Remove(ctx, kinds(), l); err != nil {
 			return fmt.Errorf("remove what an earlier run has left: %w", err)
 		}
 		a.step("")

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // fencer is what is asked of this host's guard: guard.Client.

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -27,7 +27,7 @@ import (
 	"github.com/droverhq/drover/backends/lvm"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/backends/zfs"
-	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
@@ -96,7 +96,7 @@ func tune(getenv func(string) string) {
 }
 
 // runProcess reads what a process is told and runs it until a signal ends it.
-func runProcess(ctx context.Context, a *app, f processFlags, process func(context.Context, host.Options) error) error {
+func runProcess(ctx context.Context, a *app, f processFlags, process func(context.Context, daemon.Options) error) error {
 	tune(a.getenv)
 	log, err := newLog(f.level)
 	if err != nil {
@@ -124,7 +124,7 @@ func runProcess(ctx context.Context, a *app, f processFlags, process func(contex
 }
 
 // options are what the flags and drover.yaml say.
-func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err error) {
+func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, err error) {
 	cfg, err := loadConfig(f.config)
 	if err != nil {
 		return o, err
@@ -134,7 +134,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o host.Options, err 
 			return o, fmt.Errorf("name of this host: %w (say --node-name)", err)
 		}
 	}
-	o = host.Options{
+	o = daemon.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
@@ -249,7 +249,7 @@ func onHangup(ctx context.Context, fn func()) (wait func()) {
 
 // notify tells systemd, when it started us, that everything is served.
 func notify(log *logrus.Logger) {
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
 		log.WithError(err).Warn("systemd was not told that drover is ready")
 	}
 }

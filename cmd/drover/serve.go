@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
 func newServeCmd(a *app) *cobra.Command {
@@ -17,7 +17,7 @@ the mounts of running containers; starting it again finds them.
 
 SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
 		Args: args(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, host.Serve) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, daemon.Serve) },
 	}
 	f.common(cmd.Flags())
 	f.ofControl(cmd.Flags())

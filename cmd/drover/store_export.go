@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/droverhq/drover/cmd/drover/internal/host"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
@@ -78,14 +78,14 @@ func (a *app) exportStore(ctx context.Context, f processFlags, file string) (sum
 }
 
 // openStore opens the store that drover.yaml and the flags name.
-func (a *app) openStore(ctx context.Context, f processFlags, create bool) (host.Unserved, error) {
+func (a *app) openStore(ctx context.Context, f processFlags, create bool) (daemon.Unserved, error) {
 	log, err := newLog(f.level)
 	if err != nil {
-		return host.Unserved{}, err
+		return daemon.Unserved{}, err
 	}
 	o, err := f.options(a, log)
 	if err != nil {
-		return host.Unserved{}, err
+		return daemon.Unserved{}, err
 	}
-	return host.OpenUnserved(ctx, o, create)
+	return daemon.OpenUnserved(ctx, o, create)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mkfs"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // newestShown is how many snapshots inspect lists.

@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // group is a control group that can be frozen. It is of cgroup version 1 (the freezer controller:

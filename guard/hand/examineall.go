@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/internal/inuse"
+	"github.com/droverhq/drover/internal/linux/inuse"
 )
 
 // examineAll examines all processes. It examines every process that is not large, however busy the host

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // retry is the interval of the attempts to freeze a filesystem that another program has frozen.

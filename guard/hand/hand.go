@@ -35,8 +35,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Target is a dataset that acts are applied to.

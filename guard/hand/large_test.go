@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/inuse"
+	"github.com/droverhq/drover/internal/linux/inuse"
 )
 
 // apart starts a process in its own mount namespace, with two to the power of doublings more mounts than

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/iolimit"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // liftedLimits are the I/O limits of a device that are lifted during a freeze: those that the agent has

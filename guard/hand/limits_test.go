@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // The limit of every group is recorded while it is lifted. It is restored, except for values that

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/frame"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Conn is the number of the descriptor that connects a hand to its guard.

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // readOnly makes the host's mount read-only (mount_setattr(2)). It ignores EBUSY, which the kernel returns

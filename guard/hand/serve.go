@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/frame"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // maxMessage is the maximum size of a message between the guard and its hand, in bytes. The largest

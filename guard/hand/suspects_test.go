@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/inuse"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // sleeper starts a process that does nothing, and ends it with the test.

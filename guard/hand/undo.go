@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Undo undoes what Freeze, Stop, Kill, KillHolders and Condemn have done to a dataset and its holders: processes

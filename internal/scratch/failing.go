@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/loopdev"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
 // FailingDisk returns the path of an empty block device of size bytes, and a function after which all

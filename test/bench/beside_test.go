@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // A beside repeats what processes flushed, on files of its own on the same filesystems:
@@ -131,7 +131,7 @@ func clone(to, from *os.File) error {
 		return err
 	}
 	if fs.Type == unix.BTRFS_SUPER_MAGIC {
-		if err := btrfs.SetNOCOW(to); err != nil {
+		if err := btrfsctl.SetNOCOW(to); err != nil {
 			return err
 		}
 	}
@@ -142,9 +142,9 @@ func flushFolder(dir *os.File, call string) error {
 	if call == "fsync" {
 		return dir.Sync()
 	}
-	id, err := btrfs.StartSync(dir)
+	id, err := btrfsctl.StartSync(dir)
 	if err != nil {
 		return err
 	}
-	return btrfs.WaitSync(dir, id)
+	return btrfsctl.WaitSync(dir, id)
 }

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/btrfs"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -151,7 +151,7 @@ func (c *cloner) share(s source, name string) error {
 			return err
 		}
 		defer dir.Close()
-		return btrfs.Snapshot(dir, name, from, false)
+		return btrfsctl.Snapshot(dir, name, from, false)
 	}
 	to, err := os.OpenFile(filepath.Join(c.floor.dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

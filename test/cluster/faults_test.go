@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"

@@ -12,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/fsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )

@@ -12,8 +12,8 @@ import (
 
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/test/host"
 )
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
 )

@@ -13,8 +13,8 @@ import (
 
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/loopdev"
 	"github.com/droverhq/drover/test/host"
 )
 

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/fsctl"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

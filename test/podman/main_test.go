@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )

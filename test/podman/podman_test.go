@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // TestPodman: one Drover serves what does not disturb it. All the while "podman volume mount" holds a

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/internal/iolimit"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )

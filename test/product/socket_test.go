@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/host"
 )
 

@@ -24,8 +24,8 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )

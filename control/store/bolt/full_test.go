@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

@@ -9,9 +9,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/droverhq/drover/internal/loopdev"
-	"github.com/droverhq/drover/internal/mount"
-	"github.com/droverhq/drover/internal/reflink"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
 )
 

@@ -5,7 +5,7 @@ package inside_test
 import (
 	"testing"
 
-	"github.com/droverhq/drover/internal/mount"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/lab/inside"
 )
 

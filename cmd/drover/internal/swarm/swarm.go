@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/facts"
+	"github.com/droverhq/drover/internal/linux/facts"
 )
 
 const (

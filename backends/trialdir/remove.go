@@ -1,0 +1,246 @@
+package trialdir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// Remove removes a corner that was found and is not used, with all that is in it. Kinds are
+// the backends that may have made it.
+func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
+	if err := l.look(); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is left alone: %w", l.Path, err)
+	}
+	f, err := l.take()
+	if f != nil {
+		defer f.Close()
+	}
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return dataset.Errorf(dataset.ErrInUse, "%s is used by a drover backend verify: wait for it, or end it", l.Path)
+	case errors.Is(err, os.ErrNotExist): // nothing was in it; whoever makes it now fails
+		return absentIsFine(os.Remove(l.Path))
+	case err != nil:
+		return err
+	}
+	return l.Corner.Remove(ctx, kinds)
+}
+
+// Remove removes a corner that is held by the caller. The mark goes last: what is left after
+// an error is still known as a corner.
+func (c *Corner) Remove(ctx context.Context, kinds *backends.Registry) error {
+	var list []backends.Kind
+	if kinds != nil {
+		list = slices.DeleteFunc(slices.Clone(kinds.Kinds()), func(k backends.Kind) bool { return c.Backend != "" && k.Name() != c.Backend })
+	}
+	entries, err := os.ReadDir(c.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", c.Path, err)
+	}
+	for _, e := range entries {
+		if e.Name() == markName {
+			continue
+		}
+		if err := Clear(ctx, list, filepath.Join(c.Path, e.Name())); err != nil {
+			return err
+		}
+	}
+	err = errors.Join(absentIsFine(os.Remove(filepath.Join(c.Path, markName))), os.Remove(c.Path))
+	return absentIsFine(err)
+}
+
+func absentIsFine(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Clear removes a folder of a corner with the pools in it, what those have elsewhere, and what
+// is mounted there.
+func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
+	if err := errors.Join(unmount(path), detached(ctx, path)); err != nil {
+		return fmt.Errorf("clear %s: %w", path, err)
+	}
+	pools, err := below(path, func(dir string, _ fs.DirEntry) bool {
+		_, err := os.Lstat(filepath.Join(dir, markerName))
+		return err == nil
+	})
+	for _, at := range pools {
+		err = errors.Join(err, empty(ctx, kinds, at))
+	}
+	if err != nil {
+		return fmt.Errorf("clear %s: %w", path, err)
+	}
+	if kind, err := fsctl.KindOf(filepath.Dir(path)); err == nil && kind == "btrfs" {
+		if err := subvolumes(path); err != nil {
+			return fmt.Errorf("clear %s: %w", path, err)
+		}
+	}
+	parent, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return tree.Remove(ctx, parent, filepath.Base(path))
+}
+
+// unmount takes off what is mounted below path, the last first.
+func unmount(path string) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(table.Under(path)) {
+		if err := mount.Unmount(m.Mountpoint); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// patience is how long a loop device may take to go once nothing is mounted from it: what has
+// used it may be on its way out still.
+const patience = 20 * time.Second
+
+// detached waits until no loop device has a file below path, and has none stay for a frozen
+// filesystem.
+func detached(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		loops, err := attached(path)
+		if err != nil || len(loops) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return dataset.Errorf(dataset.ErrInUse, "%s is still attached to %s (losetup -d %s)", loops[0].Path, loops[0].Backing, loops[0].Path)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if err := Thaw(path); err != nil {
+			return err
+		}
+	}
+}
+
+// depth is how far below a corner pools lie, and subvolumes in them.
+const depth = 8
+
+// below returns the folders below path, itself too, that are wanted; what is in those is not
+// looked at.
+func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
+	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case !e.IsDir():
+			return nil
+		case wanted(at, e):
+			found = append(found, at)
+			return fs.SkipDir
+		case strings.Count(strings.TrimPrefix(at, path), "/") >= depth:
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return found, err
+}
+
+// empty takes all datasets out of a pool, and what the pool has elsewhere: that would be
+// forgotten with its folder, so a pool that cannot be looked into fails. One that does not say
+// what it is, or is of none of the kinds, is a folder like any other, and so is an emptied one.
+func empty(ctx context.Context, kinds []backends.Kind, path string) error {
+	of, err := markerOf(path)
+	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
+	if err != nil || i < 0 {
+		return nil
+	}
+	cfg := backends.Config{ID: of.ID, Name: "corner", Path: path}
+	pool, err := kinds[i].Open(ctx, cfg)
+	if errors.Is(err, dataset.ErrOffline) { // what it has elsewhere is not made yet, or gone already
+		cfg.Make = true
+		pool, err = kinds[i].Open(ctx, cfg)
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(purge(ctx, pool), pool.Close()); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(path, markerName))
+}
+
+func purge(ctx context.Context, pool backends.Pool) error {
+	list, err := pool.List(ctx)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, e := range list {
+		if e.ID != uuid.Nil && e.State != backends.EntryDeleting {
+			failed = errors.Join(failed, pool.Delete(ctx, e.ID))
+		}
+	}
+	_, err = pool.Reap(ctx, func(uuid.UUID) bool { return true })
+	r, ok := pool.(backends.Razer)
+	if !ok {
+		return err // what is left of a dataset goes with the folder
+	}
+	if err := errors.Join(failed, err); err != nil {
+		return err
+	}
+	return r.Raze(ctx)
+}
+
+// subvolumes destroys those of btrfs below path: one that is read-only can't be removed as a
+// folder.
+func subvolumes(path string) error {
+	const root = 256 // the inode of a subvolume's root: fs/btrfs/btrfs_inode.h
+	list, err := below(path, func(_ string, e fs.DirEntry) bool {
+		info, err := e.Info()
+		if err != nil {
+			return false
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		return ok && st.Ino == root
+	})
+	for _, at := range list {
+		err = errors.Join(err, destroy(at))
+	}
+	return err
+}
+
+func destroy(subvolume string) error {
+	parent, err := os.Open(filepath.Dir(subvolume))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return btrfsctl.DeleteAll(parent, filepath.Base(subvolume), nil)
+}

@@ -1,0 +1,47 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The files of a root that its host's agent and a control replica lock.
+const (
+	hostLock    = "lock"
+	controlLock = "control.lock"
+)
+
+// lockRoot makes sure that one process at a time works on a root: one that has the
+// host's agent in it, and one control replica. The second is told who does. The lock
+// goes with the process, however it ends.
+func lockRoot(root, name string) (unlock func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(root, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", root, err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		who, rerr := io.ReadAll(io.LimitReader(f, 64))
+		if err := errors.Join(rerr, f.Close()); err != nil {
+			who = []byte("unknown")
+		}
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover (pid %s) works on %s (stop it, or say --root)", strings.TrimSpace(string(who)), root)
+	}
+	if err == nil {
+		if err = f.Truncate(0); err == nil {
+			_, err = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", root, err), f.Close())
+	}
+	return f.Close, nil
+}

@@ -1,0 +1,247 @@
+package daemon
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/guard"
+)
+
+// collector reads the figures when somebody asks for them; nothing is kept.
+type collector struct {
+	seen  seer
+	store []figure
+
+	pool, poolOnline, mounted, uses, used, size, age, halted *prometheus.Desc
+	maxLoss, storeHalted, poolHeld                           *prometheus.Desc
+	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
+}
+
+// seer knows how pools and volumes are now.
+type seer interface {
+	Pools(context.Context) ([]api.Pool, error)
+	Seen(context.Context) []api.Volume // those that are or were mounted
+}
+
+// keeper knows how the replicas of a node are.
+type keeper interface {
+	SeenReplicas() []agent.SeenReplica
+	SeenSuperseded() (volumes []string)
+}
+
+// decider knows whether volumes fail over by themselves.
+type decider interface {
+	Failover(context.Context) (api.FailoverState, error)
+}
+
+// doubter knows whether the store is believed.
+type doubter interface {
+	Halted(context.Context) (why string, err error)
+}
+
+// guarded knows what the guard of a node says.
+type guarded interface {
+	SeenGuard(context.Context) (guard.Status, error)
+}
+
+// figure is one of a store's.
+type figure struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func() float64
+}
+
+func storeFigure(name, help string, kind prometheus.ValueType, read func() float64) figure {
+	return figure{prometheus.NewDesc("drover_store_"+name, help, nil, nil), kind, read}
+}
+
+func boltFigures(st *bolt.Store) []figure {
+	count, gauge := prometheus.CounterValue, prometheus.GaugeValue
+	return []figure{
+		storeFigure("commits_total", "Flushed commits of the store.", count, func() float64 { return float64(st.Stats().Commits) }),
+		storeFigure("transactions_total", "Transactions that the store committed.", count, func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("entries", "Keys in the store.", gauge, func() float64 { return float64(st.Stats().Entries) }),
+		storeFigure("reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; 0 where that cannot be had.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
+	}
+}
+
+func consulFigures(st *consul.Store) []figure {
+	count := prometheus.CounterValue
+	return []figure{
+		storeFigure("transactions_total", "Transactions that this process committed.", count, func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions of this process that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("unknown_total", "Transactions of this process that failed otherwise: the outcome of most is not known.", count, func() float64 { return float64(st.Stats().Unknown) }),
+		storeFigure("requests_total", "Requests of this process to Consul, without those of watches.", count, func() float64 { return float64(st.Stats().Requests) }),
+		storeFigure("watch_wakes_total", "Answers of Consul to watches of this process.", count, func() float64 { return float64(st.Stats().Wakes) }),
+	}
+}
+
+// newMetrics returns the handler of /metrics, with a registry of its own.
+func newMetrics(seen seer, st []figure, version string) http.Handler {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("drover_"+name, help, labels, nil)
+	}
+	c := &collector{
+		seen: seen, store: st,
+		pool:       d("pool_bytes", "Bytes of a pool.", "pool", "node", "state"),
+		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
+		poolHeld:   d("pool_held", "1 while a pool is held, as its disk was put back to an older state.", "pool", "node"),
+		mounted:    d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
+		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
+		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
+		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
+		age:        d("replica_age_seconds", "By how much the replica of a volume on this node is behind its home, at most.", "volume"),
+		maxLoss:    d("replica_max_loss_seconds", "How far the replica of a volume with failover auto may be behind its home to take over by itself.", "volume"),
+		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.", "volume"),
+		halted:     d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
+
+		storeHalted: d("store_halted", "1 while the store is not to be believed, and nothing is decided."),
+
+		guardUp:     d("guard_up", "1 while the guard answers."),
+		guardAhead:  d("guard_deadline_seconds", "How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.", "volume"),
+		guardFenced: d("guard_fenced", "1 while a volume is fenced, or is being fenced.", "volume"),
+	}
+	r := prometheus.NewRegistry()
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
+	info.WithLabelValues(version).Set(1)
+	r.MustRegister(c, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 10 * time.Second})
+}
+
+// Describe names the figures.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.poolHeld, c.mounted, c.uses, c.used, c.size, c.age, c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
+		ch <- d
+	}
+	for _, f := range c.store {
+		ch <- f.desc
+	}
+}
+
+// Collect reads them. A figure that cannot be read is left out: the scrape says
+// so.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	all := gauges{}
+	defer all.tell(ch)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		all.add(d, v, d == c.guardAhead || d == c.maxLoss || d == c.size, labels)
+	}
+	for _, f := range c.store {
+		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.read())
+	}
+	pools, err := c.seen.Pools(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(c.pool, err)
+	}
+	for _, p := range pools {
+		if p.Status == nil {
+			continue
+		}
+		gauge(c.poolOnline, flag(p.Status.Online), p.Name, p.NodeName)
+		gauge(c.poolHeld, flag(p.Status.Held), p.Name, p.NodeName)
+		gauge(c.pool, float64(p.Status.Free), p.Name, p.NodeName, "free")
+		gauge(c.pool, float64(p.Status.Size), p.Name, p.NodeName, "size")
+	}
+	for _, v := range c.seen.Seen(ctx) {
+		c.volume(gauge, v)
+	}
+	if dec, decides := c.seen.(decider); decides { // which agents do not
+		if st, err := dec.Failover(ctx); err != nil {
+			ch <- prometheus.NewInvalidMetric(c.halted, err)
+		} else {
+			gauge(c.halted, flag(st.Halted != ""))
+		}
+	}
+	if dec, decides := c.seen.(doubter); decides {
+		if why, err := dec.Halted(ctx); err != nil {
+			ch <- prometheus.NewInvalidMetric(c.storeHalted, err)
+		} else {
+			gauge(c.storeHalted, flag(why != ""))
+		}
+	}
+	if k, keeps := c.seen.(keeper); keeps { // control has none of its own
+		for _, r := range k.SeenReplicas() {
+			gauge(c.age, r.Age.Seconds(), r.Volume)
+			if r.MaxLoss > 0 {
+				gauge(c.maxLoss, r.MaxLoss.Seconds(), r.Volume)
+			}
+		}
+		for _, volume := range k.SeenSuperseded() {
+			gauge(c.superseded, 1, volume)
+		}
+	}
+	if g, asks := c.seen.(guarded); asks {
+		st, err := g.SeenGuard(ctx)
+		gauge(c.guardUp, flag(err == nil))
+		c.guard(gauge, st)
+	}
+}
+
+func (c *collector) guard(gauge func(*prometheus.Desc, float64, ...string), st guard.Status) {
+	for _, e := range st.Datasets {
+		if e.State == guard.StateRebooted || e.State == guard.StateSuperseded {
+			continue // nobody can write to it any more
+		}
+		gauge(c.guardAhead, (e.Deadline - st.Now).Seconds(), e.Volume)
+		gauge(c.guardFenced, flag(e.State != guard.StateArmed), e.Volume)
+	}
+}
+
+func (c *collector) volume(gauge func(*prometheus.Desc, float64, ...string), v api.Volume) {
+	if v.Status == nil {
+		return
+	}
+	gauge(c.mounted, flag(v.Status.Mounted), v.Volume, v.Node)
+	gauge(c.uses, float64(len(v.Status.Mounts)), v.Volume, v.Node)
+	gauge(c.used, float64(v.Status.Used), v.Volume, v.Node)
+	if v.Size > 0 {
+		gauge(c.size, float64(v.Size), v.Volume, v.Node)
+	}
+}
+
+// gauges are figures, one for each name: a volume that is in the trash may be here still
+// beside the one that has its name by now, and of both the worse counts.
+type gauges map[string]gauge
+
+type gauge struct {
+	desc   *prometheus.Desc
+	value  float64
+	labels []string
+}
+
+func (g gauges) add(d *prometheus.Desc, v float64, lowIsWorse bool, labels []string) {
+	key := strings.Join(append([]string{d.String()}, labels...), "\x00")
+	switch was, twice := g[key]; {
+	case twice && lowIsWorse:
+		v = min(v, was.value)
+	case twice:
+		v = max(v, was.value)
+	}
+	g[key] = gauge{d, v, labels}
+}
+
+func (g gauges) tell(ch chan<- prometheus.Metric) {
+	for _, f := range g {
+		ch <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, f.value, f.labels...)
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,129 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/member"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// Agent runs one host of a cluster until ctx ends. With control away it starts as
+// well, and does what the host can do alone. Mounts stay. It makes nothing before the
+// options are checked.
+func Agent(ctx context.Context, o Options) (err error) {
+	if err := o.CheckAgent(); err != nil {
+		return err
+	}
+	p, err := begin(o, hostLock, o.Root, o.Run, o.PluginDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.end()) }()
+	own, err := p.member(ctx)
+	if err != nil {
+		return err
+	}
+	credentials := own.Credentials()
+	client, err := api.NewTLSClient("https://"+strings.Join(o.Replicas, ",https://"), credentials.Client(pki.Control))
+	if err != nil {
+		return err
+	}
+	client.SetVersion(o.Version)
+	p.atEnd(func() error { client.Close(); return nil })
+	p.background(ctx, func(ctx context.Context) {
+		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
+	})
+	p.NodeName = own.Identity().Name // as control knows it
+	ag, err := p.agent(ctx, client, own.Identity().Node, credentials)
+	if err != nil {
+		return err
+	}
+	if id := own.Identity(); ag.Node() != id.Node {
+		return dataset.Errorf(dataset.ErrInvalid, "the certificate in %s is node %s's, and this is node %s (have a token made for it: drover node token --name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
+	}
+	changes, err := p.audit("agent-audit.log")
+	if err != nil {
+		return err
+	}
+	if err := ag.Start(ctx); err != nil {
+		return err
+	}
+	metrics := newMetrics(sight{ag}, nil, o.Version)
+	handler := api.Handler(api.Deps{Service: client, Local: ag, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
+	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
+	if err != nil {
+		return err
+	}
+	if peers := ag.Peers(); peers != nil {
+		network, err := p.network("peers", credentials.Server(pki.Node), peers, func(cs tls.ConnectionState) error {
+			_, err := credentials.Peer(cs, pki.Node)
+			return err
+		})
+		if err != nil {
+			return errors.Join(err, closeAll(list))
+		}
+		list = append(list, network)
+	}
+	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
+}
+
+// tls is the folder of this host's certificate.
+func (p *process) tls() string { return filepath.Join(p.Root, "tls") }
+
+// member is this host's place in the cluster, which it joins first where it has a token.
+func (p *process) member(ctx context.Context) (*member.Member, error) {
+	if p.Join != "" {
+		known, err := agent.KnownNode(p.Root)
+		if err != nil {
+			return nil, err
+		}
+		pair, err := member.Join(ctx, member.Joining{
+			Dir: p.tls(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
+	}
+	return member.Open(p.tls(), p.clock)
+}
+
+// peerTransport reaches other nodes' agents. One connection a transfer, by HTTP/1: the
+// windows of HTTP/2 are small for a long way.
+func peerTransport(c *pki.Credentials) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig: c.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: time.Minute,
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}
+}
+
+// peerID says which node asks: by its certificate as it is believed now, not as it was
+// when the connection was made.
+func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
+	return func(r *http.Request) (uuid.UUID, error) {
+		if r.TLS == nil {
+			return uuid.Nil, pki.ErrNoCertificate
+		}
+		id, err := c.Peer(*r.TLS, pki.Node)
+		return id.Node, err
+	}
+}
+
+// sight is what an agent sees, for metrics.
+type sight struct{ *agent.Agent }
+
+func (s sight) Pools(ctx context.Context) ([]api.Pool, error) { return s.SeenPools(ctx), nil }
+func (s sight) Seen(ctx context.Context) []api.Volume         { return s.SeenVolumes(ctx) }

@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/control/audit"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// process is what a process of Drover is made of: what it was told, and what is to
+// be let go at its end.
+type process struct {
+	Options
+	clock   clock.System
+	closers []func() error
+}
+
+// begin makes the folders and takes the lock of that name in the root. Folders that
+// are there keep their mode.
+func begin(o Options, lock string, folders ...string) (*process, error) {
+	for _, dir := range folders {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	unlock, err := lockRoot(o.Root, lock)
+	if err != nil {
+		return nil, err
+	}
+	return &process{Options: o, closers: []func() error{unlock}}, nil
+}
+
+// atEnd has what was opened let go: the last first.
+func (p *process) atEnd(f func() error) { p.closers = append(p.closers, f) }
+
+func (p *process) end() (err error) {
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, p.closers[i]())
+	}
+	return err
+}
+
+// background runs f until the process ends: what was opened before it ends after.
+func (p *process) background(ctx context.Context, f func(context.Context)) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); f(ctx) }()
+	p.atEnd(func() error { stop(); <-done; return nil })
+}
+
+// audit opens the log of what is changed through this process.
+func (p *process) audit(name string) (*audit.Log, error) {
+	l, err := audit.Open(filepath.Join(p.Root, name), p.clock, func(err error) {
+		p.Log.WithError(err).Error("a change is not in the audit log")
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.atEnd(l.Close)
+	return l, nil
+}
+
+// endpoint is one socket with what answers there.
+type endpoint struct {
+	what string
+	net.Listener
+	server server
+}
+
+type server interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+}
+
+// stopTime is what requests in flight have to end when the process is to stop.
+const stopTime = 20 * time.Second
+
+// serve answers on all sockets until ctx ends or one of them fails, and lets go of
+// them.
+func (p *process) serve(ctx context.Context, list []endpoint, fields logrus.Fields) (err error) {
+	failed := make(chan error, len(list))
+	for _, e := range list {
+		fields[e.what] = e.Addr().String()
+		go func() {
+			if err := e.server.Serve(e.Listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", e.what, err)
+				return
+			}
+			failed <- nil
+		}()
+	}
+	p.Log.WithFields(fields).Info("drover serves")
+	if p.Ready != nil {
+		p.Ready()
+	}
+	n := len(list)
+	select {
+	case <-ctx.Done():
+		p.Log.Info("stopping; mounts stay")
+	case err = <-failed:
+		n--
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	for i := len(list) - 1; i >= 0; i-- {
+		err = errors.Join(err, list[i].server.Shutdown(stopping))
+	}
+	for range n {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}

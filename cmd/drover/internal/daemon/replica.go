@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// Control runs one of a cluster's control replicas until ctx ends. It keeps nothing
+// that the others need: any number run side by side on one store. With Consul away
+// it serves, says so to whoever asks, and goes on when Consul is back. It makes
+// nothing before the options are checked.
+func Control(ctx context.Context, o Options) (err error) {
+	if err := o.CheckControl(); err != nil {
+		return err
+	}
+	p, err := begin(o, controlLock, o.Root, o.Run)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.end()) }()
+	pair, err := p.issue()
+	if err != nil {
+		return err
+	}
+	st, err := openConsul(o, p.clock)
+	if err != nil {
+		return err
+	}
+	p.atEnd(st.Close)
+	if err := p.checkStore(ctx, st); err != nil {
+		return err
+	}
+	ctx, unfit := context.WithCancelCause(ctx)
+	defer unfit(nil)
+	svc := p.control(st, unfit)
+	credentials := pki.NewCredentials(pair, p.clock, svc.Revoked)
+	p.background(ctx, func(ctx context.Context) { p.renewOwn(ctx, credentials) })
+	changes, err := p.audit("audit.log")
+	if err != nil {
+		return err
+	}
+	metrics := newMetrics(svc, st.figures, o.Version)
+	handler := api.Handler(api.Deps{
+		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
+		Peer: credentials.Peer,
+	})
+	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
+	if err != nil {
+		return err
+	}
+	err = p.serve(ctx, list, logrus.Fields{"replica": o.NodeName})
+	if cause := context.Cause(ctx); errors.Is(cause, dataset.ErrForbidden) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// controlEndpoints are what agents, operators and root of this host ask.
+func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler, metrics http.Handler) (list []endpoint, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(list))
+		}
+	}()
+	local, err := take(ctx, socket.FromSystemd(), "control", p.controlSocket())
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, endpoint{"api", local, api.NewServer(handler)})
+	network, err := p.network("network", credentials.Asking(), handler, func(cs tls.ConnectionState) error {
+		_, err := credentials.Peer(cs)
+		return err
+	})
+	if err != nil {
+		return list, err
+	}
+	list = append(list, network)
+	m, err := listenMetrics(p.Options)
+	return append(list, p.metricsEndpoint(m, metrics)...), err
+}
+
+func closeAll(list []endpoint) error {
+	var errs []error
+	for _, e := range list {
+		if err := e.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkTime is what Consul has at the start before it counts as away.
+const checkTime = 5 * time.Second
+
+// checkStore fails when the store cannot be used as it is, for a reason that does
+// not go away by itself. One that does not answer is waited for while control serves.
+func (p *process) checkStore(ctx context.Context, st held) error {
+	cctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	err := st.check(cctx)
+	if err == nil {
+		err = control.Fits(cctx, st, p.replica())
+	}
+	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
+		p.Log.WithError(err).Error("the store does not answer; control serves, and goes on when it does")
+		p.background(ctx, func(ctx context.Context) { p.awaitStore(ctx, st) })
+		return nil
+	}
+	return err
+}
+
+func away(err error) bool {
+	return dataset.KindOf(err) == dataset.ErrUnavailable && !errors.Is(err, store.ErrClosed)
+}
+
+// checkAgain is how often a store that is away is looked at, for the log alone.
+const checkAgain = 5 * time.Second
+
+// awaitStore says in the log when the store is back, or why it is of no use then.
+func (p *process) awaitStore(ctx context.Context, st held) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.clock.After(checkAgain):
+		}
+		err := st.check(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			p.Log.Info("the store answers")
+			return
+		case !away(err):
+			p.Log.WithError(err).Error("the store answers, and cannot be used as it is")
+			return
+		}
+	}
+}
+
+// issue makes this replica's certificate: whoever holds the authority needs no other.
+func (p *process) issue() (*pki.Pair, error) {
+	ca, err := pki.Load(p.CA)
+	if err != nil {
+		return nil, err
+	}
+	return ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Control, Name: p.NodeName}, p.clock.Now())
+}
+
+// renewEvery is how often a replica makes itself a new certificate: an authority that
+// was rotated is used that soon.
+const renewEvery = time.Minute
+
+func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
+	for told := ""; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.clock.After(renewEvery):
+		}
+		pair, err := p.issue()
+		if err == nil {
+			c.Set(pair)
+			told = ""
+		} else if told != err.Error() {
+			told = err.Error()
+			p.Log.WithError(err).Error("control's certificate was not renewed: the old one stays")
+		}
+	}
+}

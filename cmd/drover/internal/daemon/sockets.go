@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// sockets are what the host answers on.
+type sockets struct {
+	api, plugin net.Listener
+	metrics     net.Listener // nil: none
+}
+
+// listen takes the sockets that systemd handed over, by the names of their
+// units' FileDescriptorName= or by their paths, and makes the others.
+func listen(ctx context.Context, o Options) (s sockets, err error) {
+	handed := socket.FromSystemd()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.api, err = take(ctx, handed, "api", o.apiSocket()); err != nil {
+		return s, err
+	}
+	if s.plugin, err = take(ctx, handed, "plugin", o.pluginSocket()); err != nil {
+		return s, err
+	}
+	s.metrics, err = listenMetrics(o)
+	return s, err
+}
+
+// listenMetrics returns no listener where none is wanted.
+func listenMetrics(o Options) (net.Listener, error) {
+	if o.Metrics == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", o.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("metrics-listen: %w", err)
+	}
+	return l, nil
+}
+
+func take(ctx context.Context, handed *socket.Handed, name, path string) (net.Listener, error) {
+	l, err := handed.Take(name, path)
+	if l != nil || err != nil {
+		return l, err
+	}
+	made, err := socket.Listen(ctx, path, "drover")
+	if err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+func (s sockets) close() error {
+	var errs []error
+	for _, l := range []net.Listener{s.api, s.plugin, s.metrics} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

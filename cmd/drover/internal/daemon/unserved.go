@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Unserved is a store that is opened to be read or filled as a whole, while no
+// drover of this root serves.
+type Unserved struct {
+	store.Store
+	store.Raiser
+	Kind  string // bolt or consul
+	Where string // it lies, in words: the file, or Consul and the prefix there
+
+	unlock []func() error
+}
+
+// Close lets go of the store and the root.
+func (u Unserved) Close() error {
+	err := u.Store.Close()
+	for _, unlock := range u.unlock {
+		err = errors.Join(err, unlock())
+	}
+	return err
+}
+
+// OpenUnserved opens the store that the options name, to be read, or to be filled: then
+// one in a file is made where there is none, and otherwise it is dataset.ErrNotFound. A
+// damaged one is dataset.ErrCorrupt, and stays where it is. dataset.ErrInUse while a
+// drover works on the root. Close it after use.
+func OpenUnserved(ctx context.Context, o Options, fill bool) (u Unserved, err error) {
+	if fill {
+		if err := os.MkdirAll(o.Root, 0o755); err != nil {
+			return u, fmt.Errorf("make %s: %w", o.Root, err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			for _, unlock := range u.unlock {
+				err = errors.Join(err, unlock())
+			}
+		}
+	}()
+	for _, name := range []string{hostLock, controlLock} {
+		unlock, err := lockRoot(o.Root, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			break // no drover has ever worked here
+		}
+		if err != nil {
+			return u, err
+		}
+		u.unlock = append(u.unlock, unlock)
+	}
+	if o.Consul != nil {
+		err = u.openConsul(ctx, o, fill)
+	} else {
+		err = u.openFile(ctx, o, fill)
+	}
+	return u, err
+}
+
+func (u *Unserved) openConsul(ctx context.Context, o Options, fill bool) error {
+	st, err := newConsul(o, clock.System{})
+	if err != nil {
+		return err
+	}
+	if fill {
+		if err := st.Check(ctx); err != nil {
+			return errors.Join(err, st.Close())
+		}
+	}
+	u.Store, u.Raiser, u.Kind = st, st, "consul"
+	u.Where = fmt.Sprintf("prefix %s of Consul at %s", o.Consul.Prefix, strings.Join(o.Consul.Addresses, ", "))
+	return nil
+}
+
+func (u *Unserved) openFile(ctx context.Context, o Options, fill bool) error {
+	path := filepath.Join(o.Root, storeFile)
+	if !fill {
+		_, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return dataset.Errorf(dataset.ErrNotFound, "there is no store at %s (is --root right, or is it in Consul, and --config names it?)", path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	st, err := bolt.Open(ctx, path, bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		return err
+	}
+	u.Store, u.Raiser, u.Kind, u.Where = st, st, "bolt", "the file "+path
+	return nil
+}

@@ -1,0 +1,72 @@
+// Package suiterunner runs the suite of backends in a corner of a pool, in a process of its own:
+// with mounts of its own, so that neither the agent nor a container ever waits for it, and
+// which can be ended at any moment.
+package suiterunner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Inside is what that process does: it runs the suite in the folder at path and writes the
+// events to w, as lines of JSON.
+func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) error {
+	enc := json.NewEncoder(w)
+	tell := func(e verify.Event) error { return enc.Encode(e) }
+	err := leaveOthers(path)
+	if err == nil {
+		err = verify.Suite(ctx, kind, path, tell)
+	}
+	if err != nil {
+		return tell(verify.Event{Problem: err.Error()})
+	}
+	return nil
+}
+
+// leaveOthers lets go of all mounts but those that the suite and its commands lie on: as long
+// as this namespace has them their filesystems stay in use, whoever unmounts them elsewhere.
+func leaveOthers(path string) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(table) {
+		if needed(m.Mountpoint, path) {
+			continue
+		}
+		// EINVAL: it went with the one above it.
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("let go of %s: %w", m.Mountpoint, err)
+		}
+	}
+	return nil
+}
+
+// needed tells whether something at path, or a command, may want what is mounted at point.
+func needed(point, path string) bool {
+	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return true
+	}
+	top, below, _ := strings.Cut(strings.TrimPrefix(point, "/"), "/")
+	switch {
+	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top), strings.HasPrefix(top, "lib"):
+		return true
+	}
+	if point == "/run/lock" { // where LVM's commands wait for each other
+		return true
+	}
+	return below == "" && slices.Contains([]string{"run", "tmp", "var"}, top)
+}

@@ -1,0 +1,90 @@
+package suiterunner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Start runs this program with args, which ends in Inside the corner at path, and hands on its
+// events until it has ended. When ctx ends it is killed. It never outlives the caller.
+func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
+	// It dies with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Stderr = &said
+	cmd.Cancel = func() error { return kill(cmd.Process, path) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		// Go makes all mounts private in it (golang.org/issue/19661).
+		Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
+		Setpgid: true, // what interrupts the command is not for it
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return fmt.Errorf("start the suite: %w", err)
+	}
+	heard := follow(out, hear)
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: nothing was proven")
+	case heard != nil:
+		return heard
+	case err != nil:
+		text := said.String()
+		return fmt.Errorf("the suite ended early: %w: %s", err, text[:min(len(text), 2<<10)])
+	}
+	return nil
+}
+
+// kill ends a process, which is not over while a thread of it waits for a filesystem that it has
+// frozen.
+func kill(p *os.Process, path string) error {
+	err := p.Kill()
+	for p.Signal(syscall.Signal(0)) == nil {
+		err = errors.Join(err, trialdir.Thaw(path))
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
+
+// follow hands on events until there are no more. The rest is read in any case, so that who
+// writes it never waits.
+func follow(r io.Reader, hear func(verify.Event) error) error {
+	defer func() { _, _ = io.Copy(io.Discard, r) }()
+	dec := json.NewDecoder(r)
+	for {
+		var e verify.Event
+		if err := dec.Decode(&e); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil
+			}
+			return fmt.Errorf("what the suite says can't be read: %w", err)
+		}
+		if e.Problem != "" {
+			return errors.New(e.Problem)
+		}
+		if err := hear(e); err != nil {
+			return err
+		}
+	}
+}

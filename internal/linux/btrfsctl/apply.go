@@ -1,0 +1,392 @@
+package btrfsctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// Apply makes the subvolume whose root is dir what a stream of Send says: dir is empty, or a
+// writable snapshot of base, to which the stream is a difference then: to what that was taken as,
+// or came as, which dir keeps of itself too, once it is whole. No path of the stream
+// leads out of dir. ErrStream: it does not fit; ErrBase: to that base.
+func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
+	in, err := newCommands(r)
+	if err != nil {
+		return err
+	}
+	a := &applying{dir: dir, base: base}
+	defer func() { _ = a.close() }()
+	for n := 0; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var cmd command
+		if err := in.next(&cmd); err != nil {
+			return fmt.Errorf("%w: it ends before its end: %w", ErrStream, err)
+		}
+		if cmd.kind == cmdEnd {
+			return errors.Join(a.close(), setReceived(dir, a.self))
+		}
+		if err := a.apply(ctx, &cmd, n == 0); err != nil {
+			return fmt.Errorf("command %d of the stream, of kind %d for %q: %w", n, cmd.kind, cmd.attr[attrPath], err)
+		}
+	}
+}
+
+// applying is one run of Apply.
+type applying struct {
+	dir, base    *os.File
+	self, parent uuid.UUID // by the names that the stream has for them
+
+	open *os.File // for writing
+	path string   // of that
+
+	parentDir  *os.File // of the path that was asked for last
+	parentPath string
+}
+
+func (a *applying) close() error {
+	var err error
+	if a.open != nil {
+		err = a.open.Close()
+		a.open = nil
+	}
+	if a.parentDir != nil {
+		err = errors.Join(err, a.parentDir.Close())
+		a.parentDir = nil
+	}
+	return err
+}
+
+func (a *applying) apply(ctx context.Context, c *command, first bool) error {
+	if first != (c.kind == cmdSubvolume || c.kind == cmdSnapshot) {
+		return fmt.Errorf("%w: its first command, and that alone, says of what it is", ErrStream)
+	}
+	err := a.one(ctx, c)
+	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP, unix.EXDEV, unix.EINVAL, unix.ENODATA} {
+		if errors.Is(err, stale) {
+			return fmt.Errorf("%w: %w", ErrStream, err)
+		}
+	}
+	return err
+}
+
+func (a *applying) act(ctx context.Context, c *command) error {
+	switch c.kind {
+	case cmdSubvolume, cmdSnapshot:
+		return a.begin(c)
+	case cmdWrite:
+		return a.write(c)
+	case cmdClone:
+		return a.clone(ctx, c)
+	case cmdTruncate:
+		size := int64(c.number(attrSize))
+		f, err := a.file(c.text(attrPath))
+		if err = errors.Join(c.err, err); err != nil {
+			return err
+		}
+		return f.Truncate(size)
+	case cmdMkfile, cmdMkdir, cmdMknod, cmdMkfifo, cmdMksock, cmdSymlink:
+		return a.at(c.text(attrPath), func(dir int, name string) error {
+			if err := fresh(c, dir, name); err != nil || c.kind == cmdSymlink {
+				return err
+			}
+			return disinherit(dir, name)
+		})
+	case cmdRename, cmdLink, cmdUnlink, cmdRmdir:
+		return a.name(c)
+	case cmdSetXattr, cmdRemoveXattr, cmdChmod, cmdChown, cmdUtimes:
+		return a.at(c.text(attrPath), func(dir int, name string) error { return a.attribute(c, dir, name) })
+	}
+	return fmt.Errorf("%w: a command of an unknown kind", ErrStream)
+}
+
+// begin reads of what the stream is.
+func (a *applying) begin(c *command) error {
+	a.self = c.uuid(attrUUID)
+	if (c.kind == cmdSnapshot) != (a.base != nil) {
+		return fmt.Errorf("%w: it is whole and a difference is wanted, or the other way", ErrStream)
+	}
+	if a.base == nil || c.err != nil {
+		return c.err
+	}
+	if a.parent = c.uuid(attrCloneUUID); c.err != nil {
+		return c.err
+	}
+	is, err := identity(a.base)
+	if err == nil && is != a.parent {
+		err = fmt.Errorf("%w: it is one to subvolume %s, and the base is %s", ErrBase, a.parent, is)
+	}
+	return err
+}
+
+// at calls do with the open directory that a path is in, and its name there; "." for the root.
+func (a *applying) at(path string, do func(dir int, name string) error) error {
+	if path == "" {
+		return do(int(a.dir.Fd()), ".")
+	}
+	parent, name := filepath.Dir(path), filepath.Base(path)
+	if name == "." || name == ".." || name == "/" {
+		return fmt.Errorf("%w: a bad path", ErrStream)
+	}
+	if a.parentDir == nil || a.parentPath != parent {
+		dir, err := beneath(a.dir, parent, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		if a.parentDir != nil {
+			_ = a.parentDir.Close()
+		}
+		a.parentDir, a.parentPath = dir, parent
+	}
+	return do(int(a.parentDir.Fd()), name)
+}
+
+// moved forgets what is open by a path, after paths have changed.
+func (a *applying) moved() error { return a.close() }
+
+// beneath opens a path below a directory, which no link and no mount leads elsewhere.
+func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// fresh makes an empty file of a kind.
+func fresh(c *command, dir int, name string) error {
+	switch c.kind {
+	case cmdMkdir:
+		return unix.Mkdirat(dir, name, 0o700)
+	case cmdSymlink:
+		return unix.Symlinkat(c.text(attrPathLink), dir, name)
+	case cmdMkfile:
+		return unix.Mknodat(dir, name, unix.S_IFREG|0o600, 0)
+	case cmdMkfifo:
+		return unix.Mknodat(dir, name, unix.S_IFIFO|0o600, 0)
+	case cmdMksock:
+		return unix.Mknodat(dir, name, unix.S_IFSOCK|0o600, 0)
+	}
+	mode, device := uint32(c.number(attrMode)), int(c.number(attrDevice))
+	if c.err != nil {
+		return c.err
+	}
+	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
+}
+
+// disinherit takes from what was made the ACLs that it has from where that is: the stream says
+// which it has, and not which it has not.
+func disinherit(dir int, name string) error {
+	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	return nil
+}
+
+// name does what changes names.
+func (a *applying) name(c *command) error {
+	path := c.text(attrPath)
+	if path == "" {
+		return fmt.Errorf("%w: a name is missing", ErrStream)
+	}
+	if err := a.moved(); err != nil {
+		return err
+	}
+	return a.at(path, func(dir int, name string) error {
+		switch c.kind {
+		case cmdUnlink:
+			return unix.Unlinkat(dir, name, 0)
+		case cmdRmdir:
+			return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+		}
+		there := c.text(attrPathTo)
+		if c.kind == cmdLink {
+			there = c.text(attrPathLink)
+		}
+		other, err := beneath(a.dir, filepath.Dir(there), unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		to := filepath.Base(there)
+		if c.kind == cmdLink { // the new name is the path
+			return unix.Linkat(int(other.Fd()), to, dir, name, 0)
+		}
+		return unix.Renameat(dir, name, int(other.Fd()), to)
+	})
+}
+
+// attribute sets what a name has. A symbolic link is never followed.
+func (a *applying) attribute(c *command, dir int, name string) error {
+	switch c.kind {
+	case cmdChown:
+		uid, gid := int(c.number(attrUID)), int(c.number(attrGID))
+		if c.err != nil {
+			return c.err
+		}
+		return unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	case cmdUtimes:
+		times := []unix.Timespec{c.time(attrAtime), c.time(attrMtime)}
+		if c.err != nil {
+			return c.err
+		}
+		return unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW)
+	case cmdChmod:
+		return chmod(c, dir, name)
+	}
+	path := filepath.Join("/proc/self/fd", strconv.Itoa(dir), name)
+	if name == "." {
+		path += "/."
+	}
+	if c.kind == cmdRemoveXattr {
+		return unix.Lremovexattr(path, c.text(attrXattrName))
+	}
+	return unix.Lsetxattr(path, c.text(attrXattrName), c.attr[attrXattrData], 0)
+}
+
+func chmod(c *command, dir int, name string) error {
+	mode := uint32(c.number(attrMode))
+	if c.err != nil {
+		return c.err
+	}
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return fmt.Errorf("%w: the mode of a symbolic link", ErrStream)
+	}
+	return unix.Chmod(filepath.Join("/proc/self/fd", strconv.Itoa(fd)), mode&0o7777)
+}
+
+// file opens a file for writing; it stays open until another is asked for.
+func (a *applying) file(path string) (*os.File, error) {
+	if a.open != nil && a.path == path {
+		return a.open, nil
+	}
+	if a.open != nil {
+		if err := a.open.Close(); err != nil {
+			return nil, err
+		}
+		a.open = nil
+	}
+	f, err := regular(a.dir, path, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	a.open, a.path = f, path
+	return f, nil
+}
+
+// regular opens a file below a directory. What is none is not opened, which a device would hear.
+func regular(root *os.File, path string, flags int) (*os.File, error) {
+	seen, err := beneath(root, path, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer seen.Close()
+	info, err := seen.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s is no file", ErrStream, path)
+	}
+	return os.OpenFile(filepath.Join("/proc/self/fd", strconv.Itoa(int(seen.Fd()))), flags, 0)
+}
+
+func (a *applying) write(c *command) error {
+	at := int64(c.number(attrOffset))
+	f, err := a.file(c.text(attrPath))
+	if err = errors.Join(c.err, err); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(c.attr[attrData], at)
+	return err
+}
+
+// clone shares a range with a file of the base, or of what is made.
+func (a *applying) clone(ctx context.Context, c *command) error {
+	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength), c.number(attrOffset)
+	f, err := a.file(c.text(attrPath))
+	if err = errors.Join(c.err, err); err != nil {
+		return err
+	}
+	var root *os.File
+	switch {
+	case of == a.self:
+		root = a.dir
+	case a.base != nil && of == a.parent:
+		root = a.base
+	default:
+		return fmt.Errorf("%w: it shares with subvolume %s, which is not its base", ErrStream, of)
+	}
+	src, err := regular(root, c.text(attrClonePath), unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := apart(f, src, from, length, at); err != nil {
+		return err
+	}
+	err = unix.IoctlFileCloneRange(int(f.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(src.Fd()), Src_offset: from, Src_length: length, Dest_offset: at,
+	})
+	if errors.Is(err, unix.EINVAL) { // one of them is NOCOW
+		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)), until{ctx, io.NewSectionReader(src, int64(from), int64(length))})
+	}
+	return err
+}
+
+// apart fails when what is shared is not all there, or would be written while it is read.
+func apart(f, src *os.File, from, length, at uint64) error {
+	to, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	of, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	size := uint64(of.Size())
+	if from > size || length > size-from {
+		return fmt.Errorf("%w: %d bytes from %d on are shared with a file of %d", ErrStream, length, from, size)
+	}
+	if os.SameFile(to, of) && max(from, at)-min(from, at) < length {
+		return fmt.Errorf("%w: a file shares %d bytes from %d on with itself at %d", ErrStream, length, from, at)
+	}
+	return nil
+}
+
+// until reads as long as its context lasts.
+type until struct {
+	ctx context.Context //nolint:containedctx // for one call
+	io.Reader
+}
+
+func (u until) Read(b []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(b)
+}

@@ -1,0 +1,179 @@
+package btrfsctl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	iocInoLookup    = 0xD0009412 // _IOWR(0x94, 18, struct btrfs_ioctl_ino_lookup_args)
+	iocSnapDestroy2 = 0x5000943F // _IOW(0x94, 63, struct btrfs_ioctl_vol_args_v2)
+
+	rootTree = 1      // BTRFS_ROOT_TREE_OBJECTID
+	rootRef  = 156    // BTRFS_ROOT_REF_KEY
+	flagByID = 1 << 4 // BTRFS_SUBVOL_SPEC_BY_ID
+)
+
+// lookupArgs is struct btrfs_ioctl_ino_lookup_args.
+type lookupArgs struct {
+	tree, object uint64
+	name         [4080]byte
+}
+
+// ID returns the number of the subvolume that f lies in.
+func ID(f *os.File) (uint64, error) {
+	args := &lookupArgs{object: rootInode}
+	if err := ioctl(f, iocInoLookup, unsafe.Pointer(args)); err != nil {
+		return 0, fmt.Errorf("number of the subvolume of %s: %w", f.Name(), err)
+	}
+	return args.tree, nil
+}
+
+// Nested returns the numbers of the subvolumes that lie directly in the subvolume whose
+// root directory is dir. Needs CAP_SYS_ADMIN.
+func Nested(dir *os.File) ([]uint64, error) {
+	id, err := ID(dir)
+	if err != nil {
+		return nil, err
+	}
+	return nested(dir, id)
+}
+
+// nested returns the subvolumes in one, whose parent they are by the tree of roots. f is
+// any file of the filesystem.
+func nested(f *os.File, id uint64) ([]uint64, error) {
+	var all []uint64
+	args := &searchArgs{
+		tree: rootTree, minObject: id, maxObject: id, minType: rootRef, maxType: rootRef,
+		maxOffset: ^uint64(0), maxTransid: ^uint64(0),
+	}
+	for {
+		args.nItems, args.size = ^uint32(0), searchRoom
+		if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
+			return nil, fmt.Errorf("subvolumes in number %d of %s: %w", id, f.Name(), err)
+		}
+		if args.nItems == 0 {
+			return all, nil
+		}
+		rest := args.room[:]
+		for range args.nItems {
+			child, size, err := reference(rest, id)
+			if err != nil {
+				return nil, fmt.Errorf("subvolumes in number %d of %s: %w", id, f.Name(), err)
+			}
+			all, rest = append(all, child), rest[size:]
+		}
+		args.minOffset = all[len(all)-1] + 1
+	}
+}
+
+// reference reads the number of a subvolume from one item behind its header: its key is
+// (parent, ROOT_REF, child).
+func reference(b []byte, parent uint64) (child uint64, size int, err error) {
+	ne := binary.NativeEndian
+	if len(b) < searchHeader {
+		return 0, 0, fmt.Errorf("an item is cut off: %w", unix.EBADMSG)
+	}
+	size = searchHeader + int(ne.Uint32(b[28:]))
+	if ne.Uint64(b[8:]) != parent || ne.Uint32(b[24:]) != rootRef || size > len(b) {
+		return 0, 0, fmt.Errorf("an item is none of a subvolume: %w", unix.EBADMSG)
+	}
+	return ne.Uint64(b[16:]), size, nil
+}
+
+// DeleteAll destroys the subvolume name in dir, and those inside it before. What is made in
+// it meanwhile goes too. Each goes by its number: nobody in there can lead it elsewhere by a
+// path. Each is told to note first, unless that is nil. Needs Linux 5.7. os.ErrNotExist when
+// there is none, ErrNotSubvolume when it is none.
+func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("delete subvolume: %w", err)
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		err = ErrNotSubvolume
+	}
+	if err != nil {
+		return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	ok, err := IsSubvolume(f)
+	var id uint64
+	if err == nil && ok {
+		id, err = ID(f)
+	}
+	_ = f.Close()
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, ErrNotSubvolume)
+	}
+	if err := deleteTree(dir, id, note); err != nil {
+		return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
+	}
+	return nil
+}
+
+// tries bounds how often subvolumes that come anew are looked for.
+const tries = 8
+
+func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {
+	if note != nil {
+		if err := note(id); err != nil {
+			return err
+		}
+	}
+	var err error
+	for range tries {
+		var inside []uint64
+		if inside, err = nested(dir, id); err != nil {
+			return err
+		}
+		if len(inside) > 0 {
+			if err := unprotect(dir, id); err != nil { // nothing can be removed from it otherwise
+				return err
+			}
+		}
+		for _, child := range inside {
+			if err := deleteTree(dir, child, note); err != nil {
+				return err
+			}
+		}
+		args := &volArgsV2{flags: flagByID}
+		*(*uint64)(unsafe.Pointer(&args.name)) = id
+		err = ioctl(dir, iocSnapDestroy2, unsafe.Pointer(args))
+		switch {
+		case err == nil, errors.Is(err, unix.ENOENT):
+			return nil
+		case errors.Is(err, unix.ENOTEMPTY):
+			err = ErrNested
+		default:
+			return fmt.Errorf("number %d: %w", id, err)
+		}
+	}
+	return fmt.Errorf("number %d: %w", id, err)
+}
+
+// unprotect makes a subvolume writable.
+func unprotect(dir *os.File, id uint64) error {
+	const withoutParent = 0x4d // FILEID_BTRFS_WITHOUT_PARENT
+	handle := make([]byte, 20) // struct btrfs_fid: inode, subvolume, any generation
+	binary.NativeEndian.PutUint64(handle, rootInode)
+	binary.NativeEndian.PutUint64(handle[8:], id)
+	fd, err := unix.OpenByHandleAt(int(dir.Fd()), unix.NewFileHandle(withoutParent, handle), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if errors.Is(err, unix.ESTALE) {
+		return nil // it has gone
+	}
+	if err != nil {
+		return fmt.Errorf("open number %d: %w", id, err)
+	}
+	f := os.NewFile(uintptr(fd), fmt.Sprintf("%s (number %d)", dir.Name(), id))
+	defer f.Close()
+	return setFlags(f, 0)
+}

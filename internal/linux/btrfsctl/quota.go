@@ -1,0 +1,184 @@
+package btrfsctl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	iocFSInfo      = 0x8400941F // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
+	iocQgroupLimit = 0x8030942B // _IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)
+
+	iocQuotaControl = 0xC0109428 // _IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)
+	iocRescan       = 0x4040942C // _IOW(0x94, 44, struct btrfs_ioctl_quota_rescan_args)
+	iocRescanWait   = 0x0000942E // _IO(0x94, 46)
+	quotaEnable     = 1          // BTRFS_QUOTA_CTL_ENABLE
+
+	limitReferenced = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
+
+	sysfs = "/sys/fs/btrfs"
+)
+
+// Quota says how a filesystem counts what its subvolumes take.
+type Quota string
+
+// The modes of quotas.
+const (
+	// QuotaNone: nothing is counted, and no limit holds.
+	QuotaNone Quota = "none"
+	// QuotaFull: each subvolume is charged all that it refers to.
+	QuotaFull Quota = "full"
+	// QuotaSimple: each is charged what was written to it, for as long as anybody has it.
+	QuotaSimple Quota = "simple"
+)
+
+// limitArgs is struct btrfs_ioctl_qgroup_limit_args.
+type limitArgs struct {
+	id, flags, referenced, exclusive, reservedReferenced, reservedExclusive uint64
+}
+
+// UUID returns the UUID by which the kernel knows the filesystem of f.
+func UUID(f *os.File) (uuid.UUID, error) {
+	var args struct { // struct btrfs_ioctl_fs_info_args
+		_    [2]uint64
+		fsid uuid.UUID
+		_    [1024 - 32]byte
+	}
+	if err := ioctl(f, iocFSInfo, unsafe.Pointer(&args)); err != nil {
+		return uuid.Nil, fmt.Errorf("which filesystem %s lies on: %w", f.Name(), err)
+	}
+	return args.fsid, nil
+}
+
+// Quotas returns how the filesystem of f counts, and whether its figures can be relied on:
+// until a rescan that runs, or is missing, has ended they cannot. It only reads sysfs.
+func Quotas(f *os.File) (mode Quota, settled bool, err error) {
+	id, err := UUID(f)
+	if err != nil {
+		return "", false, err
+	}
+	dir := filepath.Join(sysfs, id.String(), "qgroups")
+	enabled, err := number(filepath.Join(dir, "enabled"))
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && enabled == 0) {
+		return QuotaNone, true, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("quotas of %s: %w", f.Name(), err)
+	}
+	mode = QuotaFull
+	if text, err := os.ReadFile(filepath.Join(dir, "mode")); err == nil && strings.TrimSpace(string(text)) == "squota" {
+		mode = QuotaSimple // kernels before 6.7 have neither the file nor that mode
+	}
+	wrong, err := number(filepath.Join(dir, "inconsistent"))
+	if err != nil {
+		return "", false, fmt.Errorf("quotas of %s: %w", f.Name(), err)
+	}
+	return mode, wrong == 0, nil
+}
+
+// EnableQuotas switches full quotas on for the whole filesystem of f, and waits until they
+// have counted what is there. They stay on.
+func EnableQuotas(f *os.File) error {
+	args := [2]uint64{quotaEnable}
+	err := ioctl(f, iocQuotaControl, unsafe.Pointer(&args))
+	if err == nil {
+		err = ioctl(f, iocRescanWait, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("switch quotas of %s on: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Recount has the kernel begin to count anew what full quotas have of the filesystem of f, and does
+// not wait for it. Once more while it does is fine.
+func Recount(f *os.File) error {
+	var args [8]uint64
+	if err := ioctl(f, iocRescan, unsafe.Pointer(&args)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("count quotas of %s anew: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Limit makes the subvolume whose root f is hold at most so many bytes, of data and
+// metadata; 0: any number. Who writes more gets EDQUOT. It is on the disk after a commit.
+// os.ErrNotExist: quotas are off, or have not counted this subvolume yet.
+func Limit(f *os.File, bytes uint64) error {
+	args := &limitArgs{flags: limitReferenced, referenced: bytes}
+	if bytes == 0 {
+		args.referenced = ^uint64(0) // CLEAR_VALUE of fs/btrfs/qgroup.c
+	}
+	err := ioctl(f, iocQgroupLimit, unsafe.Pointer(args))
+	if errors.Is(err, unix.EDQUOT) { // within one that holds more nothing begins, not that either
+		err = limitFromAbove(f, args)
+	}
+	if err != nil {
+		return fmt.Errorf("limit %s to %d bytes: %w", f.Name(), bytes, err)
+	}
+	return nil
+}
+
+func limitFromAbove(f *os.File, args *limitArgs) (err error) {
+	if args.id, err = ID(f); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(f.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	above := os.NewFile(uintptr(fd), f.Name())
+	defer above.Close()
+	return ioctl(above, iocQgroupLimit, unsafe.Pointer(args))
+}
+
+// Counted is what quotas have counted of a subvolume.
+type Counted struct {
+	Referenced uint64 // as of the last commit; what this is depends on the mode
+	Limit      uint64 // 0: none
+}
+
+// Count returns what is counted of the subvolume that f lies in. It only reads sysfs.
+// os.ErrNotExist: nothing is.
+func Count(f *os.File) (c Counted, err error) {
+	which, err := UUID(f)
+	if err != nil {
+		return c, err
+	}
+	id, err := ID(f)
+	if err != nil {
+		return c, err
+	}
+	if c.Referenced, err = number(countOf(which, id, "referenced")); err != nil {
+		return c, fmt.Errorf("what %s takes: %w", f.Name(), err)
+	}
+	flags, err := number(countOf(which, id, "limit_flags"))
+	if err == nil && flags&limitReferenced != 0 {
+		c.Limit, err = number(countOf(which, id, "max_referenced"))
+	}
+	if err != nil {
+		return c, fmt.Errorf("limit of %s: %w", f.Name(), err)
+	}
+	return c, nil
+}
+
+// countOf is the file with a figure of a subvolume.
+func countOf(filesystem uuid.UUID, id uint64, name string) string {
+	return filepath.Join(sysfs, filesystem.String(), "qgroups", fmt.Sprintf("0_%d", id), name)
+}
+
+func number(file string) (uint64, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 0, 64)
+}

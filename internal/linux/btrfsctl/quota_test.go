@@ -1,0 +1,87 @@
+package btrfsctl_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func (p pool) quotas(want btrfsctl.Quota) {
+	p.Helper()
+	if mode, settled, err := btrfsctl.Quotas(p.dir); mode != want || !settled || err != nil {
+		p.Errorf("quotas are %s, %v, %v; want %s", mode, settled, err, want)
+	}
+}
+
+func TestQuotas(t *testing.T) {
+	p := newPool(t)
+	sub := p.create("sub")
+	p.quotas(btrfsctl.QuotaNone)
+	if err := btrfsctl.Limit(sub, 1<<20); !errors.Is(err, unix.ENOTCONN) {
+		t.Errorf("a limit without quotas: %v", err)
+	}
+	if _, err := btrfsctl.Count(sub); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("counted without quotas: %v", err)
+	}
+	scratch.Quota(t, p.path, "full")
+	p.quotas(btrfsctl.QuotaFull)
+	scratch.Run(t, "btrfs", "quota", "disable", p.path)
+	p.quotas(btrfsctl.QuotaNone)
+	scratch.Quota(t, p.path, "simple")
+	p.quotas(btrfsctl.QuotaSimple)
+}
+
+func TestLimit(t *testing.T) {
+	for _, mode := range []string{"full", "simple"} {
+		p := newPool(t)
+		scratch.Quota(t, p.path, mode)
+		sub := p.create("sub")
+		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 0 {
+			t.Errorf("%s: counted %+v, %v", mode, c, err)
+		}
+		if err := btrfsctl.Limit(sub, 32<<20); err != nil {
+			t.Fatal(err)
+		}
+		big := make([]byte, 40<<20)
+		if err := os.WriteFile(filepath.Join(p.path, "sub/f"), big, 0o600); !errors.Is(err, unix.EDQUOT) {
+			t.Errorf("%s: wrote more than the limit: %v", mode, err)
+		}
+		if err := unix.Syncfs(int(sub.Fd())); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 32<<20 || c.Referenced < 30<<20 || c.Referenced > 32<<20 {
+			t.Errorf("%s: counted %+v, %v", mode, c, err)
+		}
+		if err := btrfsctl.Limit(sub, 0); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 0 {
+			t.Errorf("%s: the limit stays: %+v, %v", mode, c, err)
+		}
+		if err := os.WriteFile(filepath.Join(p.path, "sub/f"), big, 0o600); err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
+// A clone begins with the limit of what it is a clone of.
+func TestCloneHasItsSourcesLimit(t *testing.T) {
+	p := newPool(t)
+	scratch.Quota(t, p.path, "full")
+	sub := p.create("sub")
+	if err := btrfsctl.Limit(sub, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := btrfsctl.Snapshot(p.dir, "clone", sub, false); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := btrfsctl.Count(p.open("clone")); err != nil || c.Limit != 32<<20 {
+		t.Errorf("counted %+v, %v", c, err)
+	}
+}

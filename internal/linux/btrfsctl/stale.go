@@ -1,0 +1,93 @@
+package btrfsctl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	iocSync         = 0x00009408 // _IO(0x94, 8)
+	iocQgroupCreate = 0x4010942A // _IOW(0x94, 42, struct btrfs_ioctl_qgroup_create_args)
+
+	rootItem    = 132 // BTRFS_ROOT_ITEM_KEY
+	rootBackref = 144 // BTRFS_ROOT_BACKREF_KEY
+)
+
+// Standing says how far the deletion of a subvolume is.
+type Standing int
+
+// The standings of a subvolume.
+const (
+	Alive Standing = iota
+	Going          // it was deleted, and the kernel is not done with what it had
+	Gone
+)
+
+// StandingOf returns that of the subvolume with a number; f is any file of the filesystem.
+// Needs CAP_SYS_ADMIN.
+func StandingOf(f *os.File, id uint64) (Standing, error) {
+	args := &searchArgs{
+		tree: rootTree, minObject: id, maxObject: id, minType: rootItem, maxType: rootBackref,
+		maxOffset: ^uint64(0), maxTransid: ^uint64(0), nItems: ^uint32(0), size: searchRoom,
+	}
+	if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
+		return Alive, fmt.Errorf("is subvolume %d of %s gone: %w", id, f.Name(), err)
+	}
+	standing, rest := Gone, args.room[:]
+	for range args.nItems {
+		kind, size := binary.NativeEndian.Uint32(rest[24:]), searchHeader+int(binary.NativeEndian.Uint32(rest[28:]))
+		if kind == rootBackref { // it has a name
+			return Alive, nil
+		}
+		standing, rest = Going, rest[min(size, len(rest)-searchHeader):]
+	}
+	return standing, nil
+}
+
+// Hurry writes the filesystem of f out and has the kernel begin to clean up what was deleted,
+// which it does by itself some time in the next half minute.
+func Hurry(f *os.File) error {
+	if err := ioctl(f, iocSync, nil); err != nil {
+		return fmt.Errorf("sync %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// DropCount removes what quotas have counted of a subvolume that is gone. Kernels before 6.11
+// leave it there, later ones where quotas are simple. One that is absent is fine. False: not
+// now, as something is charged to it: simple quotas do so while others have blocks of it still,
+// full ones until the commit after its end. The kernel takes one that goes before for a reason
+// to count everything anew.
+func DropCount(f *os.File, id uint64) (bool, error) {
+	mode, _, err := Quotas(f)
+	if err != nil || mode == QuotaNone {
+		return err == nil, err
+	}
+	which, err := UUID(f)
+	if err != nil {
+		return false, err
+	}
+	for _, figure := range []string{"referenced", "exclusive"} {
+		used, err := number(countOf(which, id, figure))
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return true, nil
+		case err != nil || used > 0:
+			return false, err
+		}
+	}
+	args := [2]uint64{0, id} // struct btrfs_ioctl_qgroup_create_args: create, qgroupid
+	switch err := ioctl(f, iocQgroupCreate, unsafe.Pointer(&args)); {
+	case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTCONN):
+		return true, nil
+	case errors.Is(err, unix.EBUSY):
+		return false, nil
+	default:
+		return false, fmt.Errorf("remove qgroup 0/%d of %s: %w", id, f.Name(), err)
+	}
+}

@@ -1,0 +1,210 @@
+package fsctl_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func open(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestFreezeStopsWritersUntilThaw(t *testing.T) {
+	mnt := scratch.Mount(t, "ext4", scratch.Ext4)
+	dir := open(t, mnt)
+	if err := fsctl.Thaw(dir); !errors.Is(err, fsctl.ErrNotFrozen) {
+		t.Errorf("thaw of a live one: %v", err)
+	}
+	if err := fsctl.Freeze(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = fsctl.Thaw(dir) }()
+	if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
+		t.Errorf("freeze twice: %v", err)
+	}
+	var writer sync.WaitGroup
+	done := make(chan error, 1)
+	writer.Go(func() { done <- os.Mkdir(filepath.Join(mnt, "d"), 0o700) })
+	if _, err := os.Stat(filepath.Join(mnt, "d")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("made while frozen: %v", err)
+	}
+	if len(done) != 0 {
+		t.Error("the writer did not wait")
+	}
+	if err := fsctl.Thaw(dir); err != nil {
+		t.Fatal(err)
+	}
+	writer.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestImmutable(t *testing.T) {
+	for fstype, size := range map[string]int64{"xfs": scratch.XFS, "btrfs": scratch.Btrfs, "ext4": scratch.Ext4} {
+		t.Run(fstype, func(t *testing.T) {
+			path := filepath.Join(scratch.Mount(t, fstype, size), "dir")
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			dir := open(t, path)
+			for range 2 {
+				if err := fsctl.SetImmutable(dir, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); !errors.Is(err, unix.EPERM) {
+				t.Errorf("write: %v", err)
+			}
+			for range 2 {
+				if err := fsctl.SetImmutable(dir, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			if err := fsctl.Sync(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	for fstype, size := range map[string]int64{"xfs": scratch.XFS, "btrfs": scratch.Btrfs, "ext4": scratch.Ext4} {
+		if got, err := fsctl.KindOf(scratch.Mount(t, fstype, size)); err != nil || string(got) != fstype {
+			t.Errorf("%s: %s, %v", fstype, got, err)
+		}
+	}
+	if got, err := fsctl.KindOf("/proc"); err != nil || got != "0x9fa0" {
+		t.Errorf("/proc: %s, %v", got, err)
+	}
+	if _, err := fsctl.KindOf("/nonexistent"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing: %v", err)
+	}
+}
+
+// grown mounts a filesystem on a device that was enlarged after mkfs and returns the
+// mount's directory.
+func grown(t *testing.T, fstype string, from, to int64) *os.File {
+	t.Helper()
+	image := scratch.Image(t, fstype, from)
+	d, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	dir, err := mount.Detached(mount.Spec{Source: d.Path, FSType: fstype})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	if err := os.Truncate(image, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := loopdev.SetCapacity(d.Path); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func total(t *testing.T, dir *os.File) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	return int64(st.Blocks) * st.Frsize
+}
+
+func TestGrowXFS(t *testing.T) {
+	const from, to = scratch.XFS, 2 * scratch.XFS
+	dir := grown(t, "xfs", from, to)
+	before := total(t, dir)
+	for range 2 {
+		if err := fsctl.GrowXFS(dir, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grew := total(t, dir) - before; grew < (to-from)*98/100 {
+		t.Errorf("grew by %d of %d bytes", grew, to-from)
+	}
+	if err := fsctl.GrowXFS(dir, to+4096); err != nil {
+		t.Errorf("less than a group more: %v", err)
+	}
+	if err := fsctl.GrowXFS(dir, from); !errors.Is(err, fsctl.ErrShrink) {
+		t.Errorf("smaller: %v", err)
+	}
+	if err := fsctl.GrowXFS(dir, 2*to); err == nil || errors.Is(err, fsctl.ErrShrink) {
+		t.Errorf("larger than the device: %v", err)
+	}
+	if err := fsctl.GrowXFS(open(t, "/"), to); err == nil {
+		t.Error("grew what is no XFS")
+	}
+}
+
+// Where the sandbox withholds CAP_SYS_RESOURCE, that is what must be said.
+func TestGrowExt4(t *testing.T) {
+	const from, to = scratch.Ext4, 3 * scratch.Ext4
+	dir := grown(t, "ext4", from, to)
+	before := total(t, dir)
+	err := fsctl.GrowExt4(dir, to)
+	can, canErr := fsctl.CanGrowExt4()
+	if canErr != nil {
+		t.Fatal(canErr)
+	}
+	if !can {
+		if !errors.Is(err, fsctl.ErrCapability) || total(t, dir) != before {
+			t.Errorf("without the capability: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fsctl.GrowExt4(dir, to); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if grew := total(t, dir) - before; grew < (to-from)*95/100 {
+		t.Errorf("grew by %d of %d bytes", grew, to-from)
+	}
+	if err := fsctl.GrowExt4(dir, from); !errors.Is(err, fsctl.ErrShrink) {
+		t.Errorf("smaller: %v", err)
+	}
+}
+
+func TestCowExtentSize(t *testing.T) {
+	mnt := scratch.Mount(t, "xfs", scratch.XFS)
+	dir := open(t, mnt)
+	for range 2 {
+		if err := fsctl.SetCowExtentSize(dir, 8192); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(mnt, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fsctl.CowExtentSize(open(t, filepath.Join(mnt, "f"))); err != nil || got != 8192 {
+		t.Errorf("a new file has %d, %v", got, err)
+	}
+	if err := fsctl.SetCowExtentSize(dir, 1000); err == nil {
+		t.Error("set to a part of a block")
+	}
+}

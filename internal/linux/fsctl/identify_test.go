@@ -1,0 +1,133 @@
+package fsctl_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+const mib = 1 << 20
+
+func patched(t *testing.T, size, off int64, data string) string {
+	t.Helper()
+	path := scratch.Image(t, "", size)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if off < 0 {
+		off += size
+	}
+	if _, err := f.WriteAt([]byte(data), off); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestIdentifyWhatToolsMake(t *testing.T) {
+	swap := scratch.Image(t, "", 8*mib)
+	scratch.Run(t, "mkswap", swap)
+	tests := map[string]struct {
+		path string
+		want fsctl.Content
+	}{
+		"xfs":   {scratch.Image(t, "xfs", scratch.XFS), fsctl.HoldsXFS},
+		"btrfs": {scratch.Image(t, "btrfs", scratch.Btrfs), fsctl.HoldsBtrfs},
+		"ext4":  {scratch.Image(t, "ext4", scratch.Ext4), fsctl.HoldsExt},
+		"swap":  {swap, fsctl.HoldsSwap},
+	}
+	for name, tt := range tests {
+		if got, err := fsctl.Identify(tt.path); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestIdentifySignatures(t *testing.T) {
+	const size = 200*mib + 4096
+	tests := map[string]struct {
+		off  int64
+		data string
+		want fsctl.Content
+	}{
+		"LUKS":                  {0, "LUKS\xba\xbe", fsctl.HoldsLUKS},
+		"LUKS2, second header":  {16384, "SKUL\xba\xbe", fsctl.HoldsLUKS},
+		"btrfs, second copy":    {64*mib + 64, "_BHRfS_M", fsctl.HoldsBtrfs},
+		"LVM":                   {512, "LABELONE", fsctl.HoldsLVM},
+		"RAID 1.2":              {4096, "\xfc\x4e\x2b\xa9", fsctl.HoldsRAID},
+		"RAID 1.0":              {-8192, "\xfc\x4e\x2b\xa9", fsctl.HoldsRAID},
+		"RAID 0.90":             {200*mib - 64<<10, "\xfc\x4e\x2b\xa9", fsctl.HoldsRAID},
+		"GPT":                   {512, "EFI PART", fsctl.HoldsGPT},
+		"GPT on 4096":           {4096, "EFI PART", fsctl.HoldsGPT},
+		"GPT, copy at the end":  {-512, "EFI PART", fsctl.HoldsGPT},
+		"MBR":                   {510, "\x55\xaa", fsctl.HoldsMBR},
+		"ISO":                   {32769, "CD001", fsctl.HoldsISO},
+		"ZFS":                   {128<<10 + 3*1024, "\x0c\xb1\xba\x00\x00\x00\x00\x00", fsctl.HoldsZFS},
+		"ZFS, other byte order": {128 << 10, "\x00\x00\x00\x00\x00\xba\xb1\x0c", fsctl.HoldsZFS},
+		"ZFS, last label":       {200*mib - 128<<10, "\x0c\xb1\xba\x00\x00\x00\x00\x00", fsctl.HoldsZFS},
+		"a byte at the start":   {0, "x", fsctl.OtherData},
+		"a byte at the end":     {-1, "x", fsctl.OtherData},
+		"a byte in the middle":  {100*mib + 77, "x", fsctl.OtherData},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := patched(t, size, tt.off, tt.data)
+			for _, identify := range []func(string) (fsctl.Content, error){fsctl.Identify, fsctl.Known} {
+				if got, err := identify(path); err != nil || got != tt.want {
+					t.Errorf("%q, %v", got, err)
+				}
+			}
+		})
+	}
+}
+
+func TestIdentifyEmpty(t *testing.T) {
+	for _, size := range []int64{0, 1, 511, 4096, 64 << 10, mib, 33 * mib, 4096 * mib} {
+		if got, err := fsctl.Identify(scratch.Image(t, "", size)); err != nil || got != fsctl.Empty {
+			t.Errorf("%d bytes: %q, %v", size, got, err)
+		}
+		if got, err := fsctl.Known(scratch.Image(t, "", size)); err != nil || got != fsctl.OtherData {
+			t.Errorf("%d bytes, of what is known: %q, %v", size, got, err)
+		}
+	}
+}
+
+// What is spread over a large disk is met by the samples.
+func TestIdentifySamplesLargeDisks(t *testing.T) {
+	path := scratch.Image(t, "", 4096*mib)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, 8*mib), 1000*mib); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fsctl.Identify(path); err != nil || got != fsctl.Empty {
+		t.Errorf("zeros: %q, %v", got, err)
+	}
+	data := make([]byte, 8*mib)
+	for i := range data {
+		data[i] = 1
+	}
+	if _, err := f.WriteAt(data, 1000*mib); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fsctl.Identify(path); err != nil || got != fsctl.OtherData {
+		t.Errorf("data: %q, %v", got, err)
+	}
+}
+
+func TestIdentifyErrors(t *testing.T) {
+	if _, err := fsctl.Identify(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing: %v", err)
+	}
+	if _, err := fsctl.Identify(t.TempDir()); err == nil {
+		t.Error("a directory holds nothing")
+	}
+}

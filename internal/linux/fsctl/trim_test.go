@@ -1,0 +1,50 @@
+package fsctl_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// What a file took that is empty now is given back to the image below the filesystem.
+func TestTrim(t *testing.T) {
+	image := scratch.Image(t, "xfs", scratch.XFS)
+	at := scratch.MountImage(t, "xfs", image)
+	file := filepath.Join(at, "f")
+	dir, err := os.Open(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := os.WriteFile(file, make([]byte, 64<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := fsctl.Sync(dir); err != nil {
+		t.Fatal(err)
+	}
+	full := blocks(t, image)
+	if err := os.Truncate(file, 0); err != nil { // XFS removes a file in its own time
+		t.Fatal(err)
+	}
+	if err := fsctl.Sync(dir); err != nil {
+		t.Fatal(err)
+	}
+	told, err := fsctl.Trim(dir)
+	if left := blocks(t, image); err != nil || told < 64<<20 || full-left < 60<<20 {
+		t.Errorf("%d bytes told, %v; %d of %d are left", told, err, left, full)
+	}
+}
+
+func blocks(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}

@@ -1,0 +1,74 @@
+package inuse
+
+import (
+	"cmp"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// device identifies a filesystem by its device number in a mount table and by the one that stat(2)
+// reports. They differ on btrfs.
+type device struct {
+	major, minor         int
+	statMajor, statMinor int
+	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
+	anyBtrfs bool
+	// identity is empty if the host has the filesystem mounted: no other filesystem has its numbers then.
+	identity mount.Identity
+}
+
+// Want adds a directory tree to those that the scan looks for: open files on its filesystem are recorded.
+// e is the host's mount of the tree. It is nil if there is none, or if several subvolumes of a btrfs are
+// wanted. Call Want before the first examination.
+func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
+	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
+	switch {
+	case e == nil:
+		d.identity = fsys.Identity
+		if fsys.Major == 0 && (d.identity.Type == "" || d.identity.Type == btrfs) {
+			d.anyBtrfs = d.identity.StatMinor == 0
+			d.statMajor, d.statMinor = cmp.Or(d.identity.StatMajor, fsys.Major), cmp.Or(d.identity.StatMinor, fsys.Minor)
+		}
+	case e.FSType == btrfs:
+		var st unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, e.Mountpoint, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+		if d.anyBtrfs = err != nil; err == nil {
+			d.statMajor, d.statMinor = int(st.Dev_major), int(st.Dev_minor)
+		}
+	}
+	s.trees = append(s.trees, NewHolding(s.own, fsys, nil))
+	if !slices.Contains(s.devices, d) {
+		s.devices = append(s.devices, d)
+	}
+}
+
+// wanted reports whether a filesystem is one of those that Want has added.
+func (s *Scan) wanted(major, minor int) bool {
+	return slices.ContainsFunc(s.devices, func(d device) bool { return d.major == major && d.minor == minor })
+}
+
+// detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none
+// does. major and minor are the numbers that stat(2) reports for the file, and path is its link in /proc.
+//
+// If the stat(2) numbers of a wanted btrfs are unknown, every file on that btrfs counts. If its identity
+// is unknown too, every file on any btrfs counts.
+func (s *Scan) detached(major, minor int, path string) *device {
+	for i, d := range s.devices {
+		same := d.statMajor == major && d.statMinor == minor
+		if same && d.identity.FSID == 0 || (same || d.anyBtrfs) && d.mayContain(path) {
+			return &s.devices[i]
+		}
+	}
+	return nil
+}
+
+// mayContain reports whether the file at path may be on the btrfs d. The number alone is not enough,
+// because the kernel reuses the numbers of subvolumes.
+func (d device) mayContain(path string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	return err != nil || d.identity.IsBtrfs(st)
+}

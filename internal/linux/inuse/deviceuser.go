@@ -1,0 +1,36 @@
+package inuse
+
+import (
+	"context"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// DeviceUser describes a process that uses the filesystem on a block device without a mount in this mount
+// namespace: it has the filesystem mounted in another one, or a file of it open. If there is none, it
+// describes one that could not be examined. It returns "" if there is neither.
+func DeviceUser(ctx context.Context, major, minor int) (string, error) {
+	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
+	others, err := mount.Elsewhere()
+	if err != nil {
+		return "", err
+	}
+	unexamined := ""
+	for _, h := range others.Holders(whole, "") {
+		if h.Unexamined == nil {
+			return h.String(), nil
+		}
+		unexamined = h.String()
+	}
+	files, err := Open(ctx, []mount.Filesystem{whole})
+	if err != nil {
+		return "", err
+	}
+	for _, o := range files.Openers(whole, nil) {
+		if o.Unexamined == nil {
+			return o.String(), nil
+		}
+		unexamined = o.String()
+	}
+	return unexamined, nil
+}

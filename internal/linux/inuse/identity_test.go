@@ -1,0 +1,86 @@
+package inuse
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// The host has unmounted the dataset, and other namespaces show mounts with its device number.
+func TestHoldersByIdentity(t *testing.T) {
+	tree := mount.Filesystem{Minor: 91, Root: "/", Identity: mount.Identity{Type: "zfs", Source: "tank/db"}}
+	overlay := entry(20, 0, 90, "/", "/", "rw")
+	at := func(fstype, source string) *mount.Entry {
+		e := entry(9, 0, 91, "/", "/data", "rw")
+		e.FSType, e.Source = fstype, source
+		return e
+	}
+	for name, c := range map[string]struct {
+		p    Findings
+		want bool
+	}{
+		"a container":                       {sees(overlay, at("zfs", "tank/db")), true},
+		"a container with another ZFS":      {sees(overlay, at("zfs", "tank/other")), false},
+		"a container with a tmpfs":          {sees(overlay, at("tmpfs", "tmpfs")), false},
+		"an open file":                      {opened(at("zfs", "tank/db"), nil, "/data/a"), true},
+		"an open file of a tmpfs":           {opened(at("tmpfs", "tmpfs"), nil, "/data/a"), false},
+		"an open file, on a detached mount": {Findings{Files: []File{{minor: 91, path: "/", unplaced: true}}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := NewHolding(nil, tree, []string{"/m"}).By(c.p); got != c.want {
+				t.Errorf("it holds it: %t", got)
+			}
+		})
+	}
+}
+
+// Finds files on detached mounts of a dataset that the host has unmounted. The two btrfs are real,
+// because the test needs statfs(2) of their files.
+func TestDetachedFiles(t *testing.T) {
+	one, other := scratch.Mount(t, "btrfs", scratch.Btrfs), scratch.Mount(t, "btrfs", scratch.Btrfs)
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded := mount.Identify(table.At(one))
+	old := mount.Filesystem{Major: recorded.Major, Minor: recorded.Minor, Root: "/"}
+	disk := mount.Filesystem{Major: 7, Minor: 4095, Root: "/", Identity: mount.Identity{Type: "xfs"}}
+	file := func(dir string) (major, minor int, path string) {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		return int(unix.Major(st.Dev)), int(unix.Minor(st.Dev)), dir
+	}
+	reused := func(string) (major, minor int, path string) {
+		major, minor, _ = file(one)
+		return major, minor, other
+	}
+	onDisk := func(string) (major, minor int, path string) { return 7, 4095, "/" }
+	for name, c := range map[string]struct {
+		was   mount.Filesystem
+		file  func(string) (major, minor int, path string)
+		where string
+		want  bool
+	}{
+		"of the dataset":                           {recorded, file, one, true},
+		"of another btrfs":                         {recorded, file, other, false},
+		"of another btrfs that has got the number": {recorded, reused, "", false},
+		"of a tmpfs":                               {recorded, file, "/dev", false},
+		"of the dataset, identity not recorded":    {old, file, one, true},
+		"of any btrfs, identity not recorded":      {old, file, other, true},
+		"of a dataset on a disk":                   {disk, onDisk, "", true},
+		"of another disk":                          {disk, file, "/", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &Scan{}
+			s.Want(c.was, nil)
+			if got := s.detached(c.file(c.where)) != nil; got != c.want {
+				t.Errorf("it counts: %t", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,82 @@
+package inuse
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// mappings finds the shared mappings of files to which a task can write (proc_pid_maps(5)). The task can
+// write to such a file even after it has closed it: that takes no system call, or only mprotect(2). has
+// is false if the task has no memory map.
+func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
+	file, err := os.Open(at + "/maps")
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
+	var readOnly []File
+	for n := 1; lines.Scan(); n++ {
+		has = true
+		if n%chunk == 0 {
+			if err := x.endChunk(chunk / mappingsPerWork); err != nil {
+				return has, err
+			}
+		}
+		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
+		case ok && writable:
+			f.Files = append(f.Files, o)
+		case ok && x.Scan.wantedTreeIncludes(o):
+			readOnly = append(readOnly, o)
+		}
+	}
+	if err = lines.Err(); err == nil && len(readOnly) > 0 {
+		err = x.writableLater(at, readOnly, f)
+	}
+	return has, err
+}
+
+// mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a
+// wanted filesystem. mapping assumes that the file was opened through the innermost mount that contains
+// its path.
+func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok bool) {
+	word := bytes.Fields(line)
+	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' {
+		return File{}, false, false
+	}
+	major, minor, ok := deviceOfMapping(string(word[3]))
+	if !ok || !x.Scan.wanted(major, minor) {
+		return File{}, false, false
+	}
+	path := string(bytes.Join(word[5:], []byte(" ")))
+	best := File{major: major, minor: minor, path: "/", unplaced: true}
+	longest := -1
+	consider := func(table mount.Mounts, in *View) {
+		for _, e := range table.Of(major, minor) {
+			if within(path, e.Mountpoint) && len(e.Mountpoint) >= longest {
+				longest, best = len(e.Mountpoint), place(seenMount{e, in}, path)
+			}
+		}
+	}
+	if len(views) == 0 {
+		consider(x.Scan.own, nil)
+	}
+	for _, v := range views {
+		consider(v.Mounts, v)
+	}
+	return best, word[1][1] == 'w', true
+}
+
+func deviceOfMapping(s string) (major, minor int, ok bool) {
+	a, b, _ := strings.Cut(s, ":")
+	x, err1 := strconv.ParseUint(a, 16, 32)
+	y, err2 := strconv.ParseUint(b, 16, 32)
+	return int(x), int(y), errors.Join(err1, err2) == nil
+}

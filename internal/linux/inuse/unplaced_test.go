@@ -1,0 +1,71 @@
+package inuse
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// examined returns the findings of this process, and a Holding of a tree.
+func examined(t *testing.T, tree mount.Filesystem) (Findings, *Holding) {
+	t.Helper()
+	table, err := mount.Table()
+	must(t, err)
+	s, err := NewScan(table)
+	must(t, err)
+	s.Want(tree, nil)
+	f, err := (&Examination{Scan: s, PID: os.Getpid()}).run()
+	must(t, err)
+	return f, NewHolding(table, tree, nil)
+}
+
+// filesystemOn returns the tree root of the filesystem that is mounted on a path.
+func filesystemOn(t *testing.T, path, root string) mount.Filesystem {
+	t.Helper()
+	table, err := mount.Table()
+	must(t, err)
+	e := table.At(path)
+	return mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: root, Identity: mount.Identity{Type: e.FSType}}
+}
+
+// The kernel does not show a path that is longer than a page. Such a file may be in any tree of the
+// filesystem.
+func TestLongPathCounts(t *testing.T) {
+	disk := scratch.Mount(t, "ext4", scratch.Ext4)
+	at, err := unix.Open(disk, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	name := strings.Repeat("x", 250)
+	for range os.Getpagesize()/len(name) + 1 {
+		must(t, unix.Mkdirat(at, name, 0o700))
+		next, err := unix.Openat(at, name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, err)
+		must(t, unix.Close(at))
+		at = next
+	}
+	defer unix.Close(at)
+	if f, h := examined(t, filesystemOn(t, disk, "/dataset")); !h.By(f) {
+		t.Error("it holds nothing")
+	}
+}
+
+// An XFS that has shut down describes no file. On a detached mount, only statfs(2) says which filesystem it is.
+func TestDetachedFromADeadDisk(t *testing.T) {
+	alive, dead := scratch.Mount(t, "xfs", scratch.XFS), scratch.Mount(t, "xfs", scratch.XFS)
+	ofAlive, ofDead := filesystemOn(t, alive, "/"), filesystemOn(t, dead, "/")
+	dir, err := os.Open(dead)
+	must(t, err)
+	defer dir.Close()
+	scratch.ShutDown(t, dead)
+	must(t, unix.Unmount(dead, unix.MNT_DETACH))
+	if f, h := examined(t, ofDead); !h.By(f) {
+		t.Error("a file on the dead disk does not count")
+	}
+	if f, h := examined(t, ofAlive); h.By(f) {
+		t.Error("a file on the dead disk counts for another one")
+	}
+}

@@ -1,0 +1,88 @@
+package iolimit
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Here is Detect among the mounts that this process sees, of what Holds. ErrNone: there is none.
+func Here() (Hierarchy, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return Hierarchy{}, err
+	}
+	h, err := Detect(table)
+	if err != nil {
+		return Hierarchy{}, err
+	}
+	return h, h.Holds()
+}
+
+// Kind is what volumes can be held to with a hierarchy.
+func (h Hierarchy) Kind() dataset.Limits {
+	if h.Version == V1 {
+		return dataset.LimitsContainer
+	}
+	return dataset.LimitsStrict
+}
+
+// Detect finds the hierarchy that limits block devices among mounts: that of version 1 with
+// the controller blkio, or that of version 2 with io. Where both are mounted a controller is
+// in one of them alone. ErrNone says what is missing.
+func Detect(table mount.Mounts) (Hierarchy, error) {
+	var v2 string
+	for _, e := range table {
+		switch {
+		case e.Root != "/": // a container's view of its own group
+		case e.FSType == "cgroup" && slices.Contains(strings.Split(e.VFSOptions, ","), v1Controller):
+			h := Hierarchy{Version: V1, Dir: e.Mountpoint}
+			if !h.Has(Root) {
+				return Hierarchy{}, fmt.Errorf("%w: %s has no %s (a kernel without CONFIG_BLK_DEV_THROTTLING)", ErrNone, h.Dir, h.file())
+			}
+			return h, nil
+		case e.FSType == "cgroup2" && v2 == "":
+			v2 = e.Mountpoint
+		}
+	}
+	if v2 == "" {
+		return Hierarchy{}, fmt.Errorf("%w: none is mounted that has the controller blkio or io", ErrNone)
+	}
+	h := Hierarchy{Version: V2, Dir: v2}
+	if has, err := h.controls(v2Controller); err != nil {
+		return Hierarchy{}, err
+	} else if !has {
+		return Hierarchy{}, fmt.Errorf("%w: %s has no controller io", ErrNone, v2)
+	}
+	return h, nil
+}
+
+// Holds is ErrNone where limits hold programs, and not what the kernel writes for them later: of
+// version 2 it finds whose that is by the group that a page is charged to. The controller io has
+// the kernel keep those as well, handed down or not; where memory is not in the same hierarchy
+// (cgroup_disable=memory, as some boards are booted) all of it is the root group's, which has no
+// limit.
+func (h Hierarchy) Holds() error {
+	if h.Version != V2 {
+		return nil
+	}
+	has, err := h.controls(v2Memory)
+	if err == nil && !has {
+		err = fmt.Errorf("%w: %s has the controller io without memory, so that what is written to memory first would be nobody's", ErrNone, h.Dir)
+	}
+	return err
+}
+
+// controls tells whether a hierarchy of version 2 has a controller.
+func (h Hierarchy) controls(controller string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.controllers"))
+	if err != nil {
+		return false, fmt.Errorf("control groups at %s: %w", h.Dir, err)
+	}
+	return slices.Contains(strings.Fields(string(b)), controller), nil
+}

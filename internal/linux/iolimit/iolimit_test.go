@@ -1,0 +1,353 @@
+package iolimit
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+var (
+	dev  = Device{7, 5}
+	some = Limits{WriteBPS: 5 << 20, ReadIOPS: 100}
+)
+
+func put(t *testing.T, text string, path ...string) {
+	t.Helper()
+	file := filepath.Join(path...)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func text(t *testing.T, path ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// tree1 is a hierarchy of version 1 with a root group and one below it.
+func tree1(t *testing.T) Hierarchy {
+	t.Helper()
+	h := Hierarchy{V1, t.TempDir()}
+	for _, g := range []string{Root, "/docker/abc"} {
+		for _, f := range v1Files() {
+			put(t, "7:5 1\n7:50 9\n", h.Dir, g, f.name)
+		}
+	}
+	return h
+}
+
+// The kernel takes each rule as one write, and an absent limit as 0.
+func TestSetV1(t *testing.T) {
+	h := tree1(t)
+	for _, f := range v1Files() {
+		put(t, "", h.Dir, "docker/abc", f.name)
+	}
+	if err := h.Set("/docker/abc", dev, some); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"write_bps": "7:5 5242880", "read_bps": "7:5 0", "write_iops": "7:5 0", "read_iops": "7:5 100"} {
+		if got := text(t, h.Dir, "docker/abc/blkio.throttle."+name+"_device"); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestGetV1(t *testing.T) {
+	h := tree1(t)
+	if got, err := h.Get(Root, dev); err != nil || got != (Limits{1, 1, 1, 1}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := h.Get(Root, Device{8, 0}); err != nil || got != (Limits{}) {
+		t.Errorf("of a device without rules: %+v, %v", got, err)
+	}
+	if got, err := h.Get("/docker/gone", dev); err != nil || got != (Limits{}) {
+		t.Errorf("of a group that is gone: %+v, %v", got, err)
+	}
+	put(t, "7:5 many\n", h.Dir, "blkio.throttle.read_bps_device")
+	if _, err := h.Get(Root, dev); err == nil {
+		t.Error("what is no number was read")
+	}
+}
+
+// A group that has gone cannot be told anything, and has nothing to be cleared.
+func TestGroupThatIsGone(t *testing.T) {
+	for _, h := range []Hierarchy{tree1(t), {V2, t.TempDir()}} {
+		if err := h.Set("/gone", dev, some); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("version %d: set: %v", h.Version, err)
+		}
+		if err := h.Clear("/gone", dev); err != nil {
+			t.Errorf("version %d: clear: %v", h.Version, err)
+		}
+		if h.Has("/gone") {
+			t.Errorf("version %d has it", h.Version)
+		}
+	}
+}
+
+func TestV2(t *testing.T) {
+	h := Hierarchy{V2, t.TempDir()}
+	put(t, "", h.Dir, "system.slice/io.max")
+	if err := h.Set("/system.slice", dev, some); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, h.Dir, "system.slice/io.max"); got != "7:5 rbps=max wbps=5242880 riops=100 wiops=max" {
+		t.Errorf("set: %q", got)
+	}
+	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n7:5 rbps=max wbps=5242880 riops=100 wiops=max\n", h.Dir, "system.slice/io.max")
+	if got, err := h.Get("/system.slice", dev); err != nil || got != some {
+		t.Errorf("%+v, %v", got, err)
+	}
+	put(t, "", h.Dir, "system.slice/io.max")
+	if err := h.Clear("/system.slice", dev); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, h.Dir, "system.slice/io.max"); got != "7:5 rbps=max wbps=max riops=max wiops=max" {
+		t.Errorf("clear: %q", got)
+	}
+}
+
+// The controller is handed down from the root; a group is made, and a slice, which systemd
+// would have made, is not.
+func TestEnable(t *testing.T) {
+	h := Hierarchy{V2, t.TempDir()}
+	put(t, "cpu memory", h.Dir, "cgroup.subtree_control")
+	put(t, "cpu io", h.Dir, "a/cgroup.subtree_control")
+	put(t, "", h.Dir, "a/b/io.max") // as the kernel would put it there
+	if err := os.Remove(filepath.Join(h.Dir, "a/b/io.max")); err != nil {
+		t.Fatal(err)
+	}
+	err := h.Enable("/a/b")
+	if !errors.Is(err, fs.ErrNotExist) { // no kernel makes its files here
+		t.Errorf("%v", err)
+	}
+	if got := text(t, h.Dir, "cgroup.subtree_control"); !strings.HasPrefix(got, "+io") {
+		t.Errorf("root: %q", got)
+	}
+	if got := text(t, h.Dir, "a/cgroup.subtree_control"); got != "cpu io" {
+		t.Errorf("a, which hands it down already: %q", got)
+	}
+	if err := h.Enable("/absent.slice"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a slice that is absent: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(h.Dir, "absent.slice")); err == nil {
+		t.Error("it was made")
+	}
+	put(t, "", h.Dir, "a/b/io.max")
+	put(t, "cpu", h.Dir, "cgroup.subtree_control")
+	if err := h.Enable("/a/b"); err != nil {
+		t.Error(err)
+	}
+	if got := text(t, h.Dir, "cgroup.subtree_control"); got != "cpu" {
+		t.Errorf("written again: %q", got)
+	}
+}
+
+func TestGroupIn(t *testing.T) {
+	const hybrid = "9:name=systemd:/docker/abc\n7:cpu,blkio:/docker/abc\n0::/docker/unified\n"
+	for _, c := range []struct {
+		version Version
+		file    string
+		want    string
+	}{
+		{V1, hybrid, "/docker/abc"},
+		{V2, hybrid, "/docker/unified"},
+		{V1, "0::/x\n", ""},
+		{V2, "7:blkio:/x\n", ""},
+		{V2, "0::/system.slice/docker-abc.scope\n", "/system.slice/docker-abc.scope"},
+		{V2, "0::/a:b\n", "/a:b"},
+		{V2, "0::/../../other\n", ""},
+		{V1, "", ""},
+	} {
+		if got, ok := (Hierarchy{Version: c.version}).groupIn(c.file); got != c.want || ok != (c.want != "") {
+			t.Errorf("version %d of %q: %q, %t", c.version, c.file, got, ok)
+		}
+	}
+}
+
+func TestBelow(t *testing.T) {
+	for _, c := range []struct {
+		group, other string
+		want         bool
+	}{{"/docker/abc", "/docker", true}, {"/docker", "/docker", true}, {"/docker2", "/docker", false}, {"/x", "/", true}, {"/docker", "/docker/abc", false}} {
+		if Below(c.group, c.other) != c.want {
+			t.Errorf("%s below %s: %t", c.group, c.other, !c.want)
+		}
+	}
+}
+
+// Which of the hierarchies that are mounted has the controller.
+func TestDetect(t *testing.T) {
+	v1, v2, bare := t.TempDir(), t.TempDir(), t.TempDir()
+	put(t, "", v1, v1Files()[0].name)
+	put(t, "cpuset cpu io memory\n", v2, "cgroup.controllers")
+	put(t, "hugetlb\n", bare, "cgroup.controllers")
+	blkio := &mount.Entry{FSType: "cgroup", Root: "/", Mountpoint: v1, VFSOptions: "rw,cpu,blkio"}
+	unified := func(dir string) *mount.Entry { return &mount.Entry{FSType: "cgroup2", Root: "/", Mountpoint: dir} }
+	freezer := &mount.Entry{FSType: "cgroup", Root: "/", Mountpoint: bare, VFSOptions: "rw,freezer"}
+	for name, c := range map[string]struct {
+		table mount.Mounts
+		want  Hierarchy
+	}{
+		"v1":                                    {mount.Mounts{freezer, blkio}, Hierarchy{V1, v1}},
+		"v2":                                    {mount.Mounts{unified(v2)}, Hierarchy{V2, v2}},
+		"both, v1 has it":                       {mount.Mounts{unified(bare), freezer, blkio}, Hierarchy{V1, v1}},
+		"both, v2 has it":                       {mount.Mounts{freezer, unified(v2)}, Hierarchy{V2, v2}},
+		"v2 without":                            {mount.Mounts{unified(bare)}, Hierarchy{}},
+		"none":                                  {nil, Hierarchy{}},
+		"v1 of a kernel that throttles nothing": {mount.Mounts{{FSType: "cgroup", Root: "/", Mountpoint: bare, VFSOptions: "blkio"}}, Hierarchy{}},
+	} {
+		got, err := Detect(c.table)
+		if got != c.want || (err == nil) != (c.want != Hierarchy{}) || err != nil && !errors.Is(err, ErrNone) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// Version 2 tells whose what is written later is by the controller memory.
+func TestHolds(t *testing.T) {
+	for _, c := range []struct {
+		version     Version
+		controllers string
+		want        bool
+	}{{V1, "", true}, {V2, "cpuset io memory", true}, {V2, "cpuset io pids", false}} {
+		h := Hierarchy{c.version, t.TempDir()}
+		put(t, c.controllers, h.Dir, "cgroup.controllers")
+		if err := h.Holds(); (err == nil) != c.want || err != nil && !errors.Is(err, ErrNone) {
+			t.Errorf("version %d with %q: %v", c.version, c.controllers, err)
+		}
+	}
+}
+
+// On this host's own hierarchy: what was set is there, and other groups are as they were.
+func TestRealRules(t *testing.T) {
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := Detect(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := "/drover-iolimit-test"
+	if err := os.Mkdir(h.path(group), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(h.path(group)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.Enable(group); err != nil {
+		t.Fatal(err)
+	}
+	own, is, err := DeviceOf("/")
+	if err != nil || !is {
+		t.Fatal(is, err)
+	}
+	before := text(t, h.path(group), h.file())
+	for _, want := range []Limits{some, {1 << 20, 2 << 20, 30, 40}, {}} {
+		if err := h.Set(group, own, want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := h.Get(group, own); err != nil || got != want {
+			t.Errorf("%+v, %v, want %+v", got, err, want)
+		}
+	}
+	if after := text(t, h.path(group), h.file()); after != before {
+		t.Errorf("after all: %q, before %q", after, before)
+	}
+	if err := h.Set(group, Device{7, 1<<20 - 1}, some); err == nil || !gone(err) {
+		t.Errorf("of a device that is not there: %v", err)
+	}
+	if g, ok := h.GroupOf(os.Getpid()); !ok || h.Version == V1 && !h.Has(g) {
+		t.Errorf("own group: %q", g)
+	}
+}
+
+// The memory's filesystems lie on no device.
+func TestDeviceOf(t *testing.T) {
+	if d, is, err := DeviceOf("/proc"); is || err != nil {
+		t.Errorf("of /proc: %s, %t, %v", d, is, err)
+	}
+	if _, _, err := DeviceOf(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of nothing: %v", err)
+	}
+}
+
+// What limits a device is found in all groups.
+func TestLimiting(t *testing.T) {
+	h := Hierarchy{V2, t.TempDir()}
+	put(t, "cpu", h.Dir, "cgroup.subtree_control")
+	put(t, "7:5 rbps=max wbps=5 riops=max wiops=max\n", h.Dir, "docker/abc/io.max")
+	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n", h.Dir, "system.slice/io.max")
+	put(t, "", h.Dir, "user.slice/cgroup.procs")
+	got, err := h.Limiting(dev)
+	if want := map[string]Limits{"/docker/abc": {WriteBPS: 5}}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	if h.Exists("/absent") || !h.Exists("/user.slice") {
+		t.Error("which groups there are")
+	}
+}
+
+func TestWithout(t *testing.T) {
+	all := Limits{1, 2, 3, 4}
+	if got, want := all.Without(Limits{ReadBPS: 1, WriteBPS: 9}, Limits{WriteIOPS: 4}), (Limits{WriteBPS: 2, ReadIOPS: 3}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := all.Without(Limits{}); got != all {
+		t.Errorf("%+v without none", got)
+	}
+}
+
+func TestOr(t *testing.T) {
+	if got, want := (Limits{ReadBPS: 1, WriteIOPS: 4}).Or(Limits{9, 8, 7, 6}), (Limits{1, 8, 7, 4}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// This process is in the group meanwhile, and nothing is left of that, of what another was killed
+// in neither; a group whose process lives stays.
+func TestWithin(t *testing.T) {
+	h, err := Here()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, _ := h.GroupOf(os.Getpid())
+	const prefix = "drover-iolimit-within-"
+	killed, alive := h.path(prefix+"999999999"), h.path(prefix+"1")
+	for _, dir := range []string{killed, alive} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() { _ = os.Remove(alive) }()
+	failed := errors.New("failed")
+	var was string
+	err = h.Within(prefix, func(group string) error {
+		if in, _ := h.GroupOf(os.Getpid()); in != group || in == home || !h.Has(group) {
+			t.Errorf("it is in %s, and %s is its own", in, group)
+		}
+		was = group
+		return failed
+	})
+	if in, _ := h.GroupOf(os.Getpid()); !errors.Is(err, failed) || in != home || h.Exists(was) {
+		t.Errorf("%v; after it in %s, was in %s", err, in, home)
+	}
+	if h.Exists(prefix+"999999999") || !h.Exists(prefix+"1") {
+		t.Error("what was left is there, or what is used is gone")
+	}
+}

@@ -1,0 +1,56 @@
+package loopdev_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A file that is to have one name is refused with two, and one that is claimed waits.
+func TestSoleAndClaimed(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	hard := filepath.Join(filepath.Dir(file), "hard")
+	if err := os.Link(file, hard); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loopdev.Attach(t.Context(), file, loopdev.Options{Sole: true}); !errors.Is(err, loopdev.ErrShared) {
+		t.Errorf("got %v", err)
+	}
+	if info, ok := find(t, file); ok {
+		t.Errorf("left behind: %+v", info)
+	}
+	if err := os.Remove(hard); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := loopdev.Claim(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := loopdev.Attach(ctx, file, loopdev.Options{Sole: true}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("claimed: %v", err)
+	}
+	f.Close()
+	d := attach(t, file, loopdev.Options{Sole: true})
+	if fi, err := os.Stat(file); err != nil || fi.Sys().(*syscall.Stat_t).Ino != d.Inode {
+		t.Errorf("inode %d, %v", d.Inode, err)
+	}
+	if f, err = os.Open(file); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := loopdev.Claim(t.Context(), f); !errors.Is(err, loopdev.ErrAttached) {
+		t.Errorf("attached: %v", err)
+	}
+}

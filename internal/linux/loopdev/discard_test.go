@@ -1,0 +1,61 @@
+package loopdev_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A device that refuses discards takes none from its file, and the next file gets a device that
+// passes them on, whether or not the number was removed.
+func TestDisableDiscard(t *testing.T) {
+	filled := func() string {
+		file := scratch.Image(t, "", mib)
+		if err := os.WriteFile(file, bytes.Repeat([]byte("x"), mib), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	discard := func(d *loopdev.Device) error { return exec.Command("blkdiscard", d.Path).Run() }
+	for _, remove := range []bool{true, false} {
+		file := filled()
+		d := attach(t, file, loopdev.Options{BlockSize: 4096})
+		for range 2 {
+			if err := loopdev.DisableDiscard(d.Path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if discard(d) == nil {
+			t.Error("discarded all the same")
+		}
+		if data, err := os.ReadFile(file); err != nil || bytes.ContainsRune(data, 0) {
+			t.Errorf("its file has lost bytes: %v", err)
+		}
+		if err := loopdev.Remove(d.Path); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("removed while it is in use: %v", err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if remove {
+			for range 2 {
+				if err := loopdev.Remove(d.Path); err != nil && !errors.Is(err, unix.EBUSY) { // others take it at once
+					t.Error(err)
+				}
+			}
+		}
+		if err := discard(attach(t, filled(), loopdev.Options{BlockSize: 4096})); err != nil {
+			t.Errorf("the next device does not discard: %v", err)
+		}
+	}
+	if err := loopdev.DisableDiscard("/dev/loop-that-is-none"); err == nil {
+		t.Error("turned off on a device that is absent")
+	}
+}

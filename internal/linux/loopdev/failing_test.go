@@ -1,0 +1,29 @@
+package loopdev_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// A device whose file lies on a disk that failed keeps nobody from finding the others.
+func TestListBesideFailedDisk(t *testing.T) {
+	device, fail := scratch.FailingDisk(t, 64*mib)
+	file := scratch.Image(t, "", mib)
+	healthy := attach(t, file, loopdev.Options{})
+	fail()
+	info, ok := find(t, file)
+	if !ok || info.Path != healthy.Path {
+		t.Errorf("found %+v, %t", info, ok)
+	}
+	list, err := loopdev.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(i loopdev.Info) bool { return i.Path == device })
+	if i < 0 || list[i].Inode != 0 || list[i].Backing == "" {
+		t.Errorf("the device on the failed disk: %d of %+v", i, list)
+	}
+}

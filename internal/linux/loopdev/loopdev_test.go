@@ -1,0 +1,379 @@
+package loopdev_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+const mib = 1 << 20
+
+func attach(t *testing.T, file string, opts loopdev.Options) *loopdev.Device {
+	t.Helper()
+	d, err := loopdev.Attach(t.Context(), file, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+// find returns the device that a file is attached to, if any.
+func find(t *testing.T, file string) (loopdev.Info, bool) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, ok, err := loopdev.FindByFile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info, ok
+}
+
+func TestAttachReadsAndWritesTheFile(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	d := attach(t, file, loopdev.Options{DirectIO: true, BlockSize: 4096})
+	if d.BlockSize != 4096 {
+		t.Errorf("block size %d", d.BlockSize)
+	}
+	info, ok := find(t, file)
+	if !ok || info.Path != d.Path || info.Backing != file || !info.Autoclear || info.ReadOnly || info.DirectIO != d.DirectIO {
+		t.Errorf("found %v %+v, have %+v", ok, info, d)
+	}
+	dev, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := bytes.Repeat([]byte("x"), 4096)
+	if _, err := dev.WriteAt(block, 8192); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	dev.Close()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(data[8192:8192+4096], block) {
+		t.Errorf("the file has other bytes (%v)", err)
+	}
+	if _, ok := find(t, file); ok {
+		t.Error("attached after close")
+	}
+	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("second close: %v", err)
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	if err := os.Chmod(file, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	d := attach(t, file, loopdev.Options{ReadOnly: true})
+	if info, ok := find(t, file); !ok || !info.ReadOnly {
+		t.Errorf("found %v %+v", ok, info)
+	}
+	if dev, err := os.OpenFile(d.Path, os.O_RDWR, 0); err == nil {
+		_, err = dev.WriteAt(make([]byte, 4096), 0)
+		dev.Close()
+		if err == nil {
+			t.Error("wrote to a read-only device")
+		}
+	}
+}
+
+// Mounts and not descriptors keep a device: that is what outlives the process.
+func TestDeviceLivesAsLongAsItsMount(t *testing.T) {
+	file := scratch.Image(t, "ext4", scratch.Ext4)
+	target := t.TempDir()
+	d := attach(t, file, loopdev.Options{BlockSize: 4096})
+	if err := mount.Mount(target, mount.Spec{Source: d.Path, FSType: "ext4"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mount.Unmount(target) })
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := find(t, file); !ok {
+		t.Error("mounted and not attached")
+	}
+	if err := mount.Unmount(target); err != nil {
+		t.Fatal(err)
+	}
+	if info, ok := find(t, file); ok {
+		t.Errorf("unmounted and attached: %+v", info)
+	}
+}
+
+// A device whose process was killed is cleared by the kernel.
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	if file := os.Getenv("LOOPDEV_TEST_ATTACH"); file != "" {
+		attach(t, file, loopdev.Options{})
+		fmt.Println("attached")
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		return
+	}
+	file := scratch.Image(t, "", mib)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-test.run=^TestKilledProcessLeavesNothing$")
+	cmd.Env = append(os.Environ(), "LOOPDEV_TEST_ATTACH="+file)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "attached\n" {
+		t.Errorf("the other process said %q (%v)", line, err)
+	}
+	if _, ok := find(t, file); !ok {
+		t.Error("the other process did not attach")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if info, ok := find(t, file); ok {
+		t.Errorf("left behind: %+v", info)
+	}
+}
+
+func TestAttachedTwiceIsRefused(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	hard := filepath.Join(filepath.Dir(file), "hard")
+	if err := os.Link(file, hard); err != nil {
+		t.Fatal(err)
+	}
+	d := attach(t, file, loopdev.Options{})
+	moved := file + ".moved"
+	if err := os.Rename(file, moved); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{moved, hard} {
+		_, err := loopdev.Attach(t.Context(), name, loopdev.Options{})
+		var a *loopdev.AttachedError
+		if !errors.Is(err, loopdev.ErrAttached) || !errors.As(err, &a) || a.Device.Path != d.Path {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestForeignAttachIsSeen(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	dev := strings.TrimSpace(scratch.Run(t, "losetup", "--find", "--show", file))
+	t.Cleanup(func() { scratch.Run(t, "losetup", "-d", dev) })
+	_, err := loopdev.Attach(t.Context(), file, loopdev.Options{})
+	var a *loopdev.AttachedError
+	if !errors.As(err, &a) || a.Device.Path != dev || a.Device.Autoclear {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An open file is no attached one.
+func TestReaderDoesNotPreventAttach(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	attach(t, file, loopdev.Options{})
+}
+
+func TestLockedFileWaitsForTheContext(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := loopdev.Attach(ctx, file, loopdev.Options{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOneOfManyWins(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	var wg sync.WaitGroup
+	won := make(chan *loopdev.Device, 20)
+	for range cap(won) {
+		wg.Go(func() {
+			d, err := loopdev.Attach(t.Context(), file, loopdev.Options{})
+			if err == nil {
+				won <- d
+			} else if !errors.Is(err, loopdev.ErrAttached) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	close(won)
+	n := 0
+	for d := range won {
+		n++
+		d.Close()
+	}
+	if n != 1 {
+		t.Errorf("%d attached one file", n)
+	}
+}
+
+func TestMoreThanEightAtOnce(t *testing.T) {
+	var wg sync.WaitGroup
+	devices := make([]*loopdev.Device, 24)
+	for i := range devices {
+		file := scratch.Image(t, "", mib)
+		wg.Go(func() {
+			d, err := loopdev.Attach(t.Context(), file, loopdev.Options{})
+			if err != nil {
+				t.Error(err)
+			}
+			devices[i] = d
+		})
+	}
+	wg.Wait()
+	paths := map[string]bool{}
+	for _, d := range devices {
+		if d == nil {
+			continue
+		}
+		paths[d.Path] = true
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(paths) != len(devices) {
+		t.Errorf("%d devices for %d files", len(paths), len(devices))
+	}
+}
+
+// Files on a filesystem with blocks of 4096 bytes can't be read by direct I/O in the
+// units of a device with blocks of 512: the kernel then goes on buffered.
+func TestFallbackFromDirectIOIsTold(t *testing.T) {
+	pool := scratch.Mount(t, "ext4", scratch.Ext4)
+	file := filepath.Join(pool, "image")
+	if err := os.WriteFile(file, make([]byte, mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := attach(t, file, loopdev.Options{DirectIO: true, BlockSize: 4096})
+	if !d.DirectIO {
+		t.Error("no direct I/O with equal block sizes")
+	}
+	d.Close()
+	d = attach(t, file, loopdev.Options{DirectIO: true, BlockSize: 512})
+	if d.DirectIO {
+		t.Error("direct I/O with blocks of 512 on 4096")
+	}
+	d.Close()
+}
+
+func TestSetCapacity(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	d := attach(t, file, loopdev.Options{BlockSize: 4096})
+	if err := os.Truncate(file, 3*mib); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := loopdev.SetCapacity(d.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dev, err := os.Open(d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	if size, err := dev.Seek(0, 2); err != nil || size != 3*mib {
+		t.Errorf("size %d, %v", size, err)
+	}
+}
+
+func TestWhatCannotBeAttached(t *testing.T) {
+	dir := t.TempDir()
+	link, fifo := filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
+	if err := os.Symlink(scratch.Image(t, "", mib), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{link, fifo, dir, filepath.Join(dir, "missing"), "/dev/null"} {
+		if d, err := loopdev.Attach(t.Context(), file, loopdev.Options{}); err == nil {
+			d.Close()
+			t.Errorf("attached %s", file)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("more than a line: %q", err)
+		}
+	}
+}
+
+// Who finds a file attached can keep the device, though the first lets go of it.
+func TestHold(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if info, ok, err := loopdev.Attached(f); ok || err != nil {
+		t.Errorf("attached to %+v, %v", info, err)
+	}
+	d := attach(t, file, loopdev.Options{BlockSize: 4096})
+	info, ok, err := loopdev.Attached(f)
+	if !ok || err != nil || info.Path != d.Path {
+		t.Fatalf("attached to %+v, %v", info, err)
+	}
+	held, err := loopdev.Hold(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if _, ok := find(t, file); !ok || held.Path != d.Path || held.BlockSize != 4096 {
+		t.Errorf("gone in spite of %+v", held)
+	}
+	if err := held.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := loopdev.Hold(info); !errors.Is(err, loopdev.ErrGone) {
+		t.Errorf("held a device that is gone: %v", err)
+	}
+	attach(t, scratch.Image(t, "", mib), loopdev.Options{})
+	other := info
+	other.Inode = ^other.Inode // the next one may be that of the image just made
+	if _, err := loopdev.Hold(other); !errors.Is(err, loopdev.ErrGone) {
+		t.Errorf("held a device that has another file: %v", err)
+	}
+}

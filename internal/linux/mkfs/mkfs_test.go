@@ -1,0 +1,95 @@
+package mkfs
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+// Into a new filesystem fits what was asked for, within 1 %; and within 3 % into one that has
+// grown from the smallest, step by step.
+func TestDevice(t *testing.T) {
+	for fs, least := range map[string]dataset.Size{Ext4: 16 * dataset.MiB, XFS: MinXFS} {
+		grows := image(t, fs, least)
+		for _, size := range []dataset.Size{
+			least, 100 * dataset.MiB, 256 * dataset.MiB, 500 * dataset.MiB, 512 * dataset.MiB,
+			dataset.GiB, 4 * dataset.GiB, 20 * dataset.GiB, dataset.TiB,
+		} {
+			if Check(fs, size) != nil {
+				continue
+			}
+			if free := free(t, fs, image(t, fs, size), 0); far(free, size, 1) {
+				t.Errorf("%s: into a new volume of %s fit %s", fs, size, free.Human())
+			}
+			if size > 20*dataset.GiB { // in which an XFS would have thousands of groups
+				continue
+			}
+			if free := free(t, fs, grows, Device(fs, size)); far(free, size, 3) {
+				t.Errorf("%s: into a volume that has grown to %s fit %s", fs, size, free.Human())
+			}
+		}
+	}
+}
+
+func far(have, want dataset.Size, percent float64) bool {
+	return math.Abs(float64(have)/float64(want)-1) > percent/100
+}
+
+// image makes a volume as pools do.
+func image(t *testing.T, fs string, size dataset.Size) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(Device(fs, size))); err != nil {
+		t.Fatal(err)
+	}
+	more := map[string][]string{Ext4: {"-F", "-E", "nodiscard"}, XFS: {"-s", "size=4096"}}[fs]
+	scratch.Run(t, "mkfs."+fs, slices.Concat(Args(fs, size), more, []string{path})...)
+	return path
+}
+
+// free is what can be written to a volume, after it has grown where that is wanted.
+func free(t *testing.T, fs, path string, grow dataset.Size) (free dataset.Size) {
+	t.Helper()
+	if grow != 0 {
+		if err := os.Truncate(path, int64(grow)); err != nil {
+			t.Fatal(err)
+		}
+		if fs == Ext4 {
+			scratch.Run(t, "resize2fs", "-f", path)
+		}
+	}
+	ok := t.Run("mounted", func(t *testing.T) {
+		dir, err := os.Open(scratch.MountImage(t, fs, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		if grow != 0 && fs == XFS {
+			if err := fsctl.GrowXFS(dir, int64(grow)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		free = dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
+	})
+	if !ok {
+		t.FailNow()
+	}
+	return free
+}

@@ -1,0 +1,38 @@
+package mount_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// What is in memory is found below a filesystem in a file there, too; what is on no device is not.
+func TestInMemory(t *testing.T) {
+	tmpfs, at := t.TempDir(), t.TempDir()
+	mountAt(t, tmpfs, mount.Spec{Source: "none", FSType: "tmpfs"})
+	image := filepath.Join(tmpfs, "disk")
+	scratch.Copy(t, scratch.Image(t, "btrfs", scratch.Btrfs), image) // which has another number than its device
+	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mountAt(t, at, mount.Spec{Source: dev.Path, FSType: "btrfs"})
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(at, link); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		tmpfs: "tmpfs", image: "tmpfs", filepath.Join(at, "not there"): "tmpfs", link: "tmpfs", "/proc": "", "/sys": "",
+	} {
+		if got := table(t).InMemory(path); got != want {
+			t.Errorf("%s is in %q, not %q", path, got, want)
+		}
+	}
+}

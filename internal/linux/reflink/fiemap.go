@@ -1,0 +1,182 @@
+package reflink
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// Extent is a range of a file that has blocks. Offset, Physical and Length are bytes.
+type Extent struct {
+	Offset   int64
+	Physical uint64
+	Length   int64
+	Flags    ExtentFlags
+}
+
+// ExtentFlags are those of FIEMAP (Documentation/filesystems/fiemap.rst).
+type ExtentFlags uint32
+
+// Flags of an extent; others are kept as the kernel gives them.
+const (
+	Last      ExtentFlags = 0x0001
+	Unknown   ExtentFlags = 0x0002 // no physical address
+	Delalloc  ExtentFlags = 0x0004 // not on the disk yet; sets Unknown
+	Encoded   ExtentFlags = 0x0008 // compressed or encrypted
+	Inline    ExtentFlags = 0x0200
+	Unwritten ExtentFlags = 0x0800 // allocated, reads as zeros
+	Shared    ExtentFlags = 0x2000
+)
+
+// opaque extents say nothing about which bytes they hold.
+const opaque = Unknown | Delalloc | Encoded | 0x80 /* data encrypted */ | Inline | 0x100 /* not aligned */ | 0x400 /* data tail */
+
+// The structures of linux/fiemap.h, with room for one batch of extents.
+const fiemapBatch = 1024
+
+type fiemapHeader struct {
+	start, length                        uint64
+	flags, mapped, extentCount, reserved uint32
+}
+
+type fiemapExtent struct {
+	logical, physical, length uint64
+	_                         [2]uint64
+	flags                     uint32
+	_                         [3]uint32
+}
+
+type fiemapRequest struct {
+	header  fiemapHeader
+	extents [fiemapBatch]fiemapExtent
+}
+
+const (
+	fsIocFiemap    = 0xC020660B // _IOWR('f', 11, struct fiemap)
+	fiemapFlagSync = 1
+	fiemapAll      = ^uint64(0)
+)
+
+func fiemap(f *os.File, h *fiemapHeader) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(h)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		default:
+			return fmt.Errorf("extents of %s: %w", f.Name(), errno)
+		}
+	}
+}
+
+// Count returns the number of extents of f, without what is not on the disk yet. It
+// costs little: nothing is copied out.
+func Count(f *os.File) (int, error) {
+	h := fiemapHeader{length: fiemapAll}
+	if err := fiemap(f, &h); err != nil {
+		return 0, err
+	}
+	return int(h.mapped), nil
+}
+
+// Extents writes f's dirty pages out and returns its extents in order of Offset. The
+// last one may end behind the end of the file. While others write to f, the map is of
+// no certain moment. On btrfs it is read from the file's tree, in which those that follow
+// each other on the disk too may be apart; Shared and Last are not told there.
+func Extents(f *os.File) ([]Extent, error) {
+	tree, err := hasTree(f)
+	if err != nil {
+		return nil, err
+	}
+	if tree {
+		return treeExtents(f)
+	}
+	return mapped(f)
+}
+
+// hasTree tells whether f lies on btrfs.
+func hasTree(f *os.File) (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return false, fmt.Errorf("extents of %s: %w", f.Name(), err)
+	}
+	return fs.Type == unix.BTRFS_SUPER_MAGIC, nil
+}
+
+// treeExtents is Extents on btrfs. To look at any part of the map writes all of the file out,
+// and waits until that is part of the file (btrfs_fiemap of fs/btrfs/fiemap.c).
+func treeExtents(f *os.File) ([]Extent, error) {
+	if err := fiemap(f, &fiemapHeader{length: 1, flags: fiemapFlagSync}); err != nil {
+		return nil, err
+	}
+	items, err := btrfsctl.FileExtents(f)
+	if err != nil {
+		return nil, err
+	}
+	flags := map[btrfsctl.ExtentKind]ExtentFlags{btrfsctl.Prealloc: Unwritten, btrfsctl.Inline: Inline, btrfsctl.Encoded: Encoded}
+	out := make([]Extent, 0, len(items))
+	for _, e := range items {
+		if e.Kind == btrfsctl.Inline {
+			e.Length = (e.Length + block - 1) / block * block // as if it had blocks
+		}
+		if e.Kind != btrfsctl.Hole {
+			out = append(out, Extent{Offset: e.Offset, Physical: e.Physical, Length: e.Length, Flags: flags[e.Kind]})
+		}
+	}
+	return out, nil
+}
+
+// mapped is Extents by FIEMAP.
+func mapped(f *os.File) ([]Extent, error) {
+	var all []Extent
+	req := new(fiemapRequest)
+	for next := uint64(0); ; {
+		got, last, err := req.read(f, next, fiemapAll)
+		all = append(all, got...)
+		if err != nil || last {
+			return all, err
+		}
+		next = uint64(got[len(got)-1].Offset + got[len(got)-1].Length)
+	}
+}
+
+// extentsFrom returns those of f's extents from off on that one look at its map gives, or all
+// where that is not in parts, and up to where these are all that there are, at most to.
+func extentsFrom(f *os.File, off, to int64) (ext []Extent, end int64, err error) {
+	tree, err := hasTree(f)
+	if err != nil {
+		return nil, 0, err
+	}
+	if tree {
+		ext, err = treeExtents(f)
+		return ext, to, err
+	}
+	ext, last, err := new(fiemapRequest).read(f, uint64(off), uint64(to))
+	if err != nil || last {
+		return ext, to, err
+	}
+	end = ext[len(ext)-1].Offset + ext[len(ext)-1].Length
+	return ext, min(end, to), nil
+}
+
+// read returns a batch of the extents from one place to another, and whether it is the last.
+func (r *fiemapRequest) read(f *os.File, from, to uint64) (out []Extent, last bool, err error) {
+	r.header = fiemapHeader{start: from, length: to - from, flags: fiemapFlagSync, extentCount: fiemapBatch}
+	if err := fiemap(f, &r.header); err != nil {
+		return nil, true, err
+	}
+	got := r.extents[:r.header.mapped]
+	out = make([]Extent, 0, len(got))
+	for _, e := range got {
+		out = append(out, Extent{
+			Offset: int64(e.logical), Physical: e.physical, Length: int64(e.length), Flags: ExtentFlags(e.flags),
+		})
+	}
+	return out, len(got) < fiemapBatch || out[len(out)-1].Flags&Last != 0, nil
+}

@@ -1,0 +1,115 @@
+package reflink
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// joined is a map without what is no matter: where it is cut, and who else shares it.
+func joined(all []Extent) (out []Extent) {
+	for _, e := range all {
+		e.Flags &= Unwritten | Inline | Encoded
+		if e.Flags&opaque != 0 {
+			e.Physical = 0
+		}
+		if n := len(out); n > 0 {
+			last := &out[n-1]
+			follows := last.Offset+last.Length == e.Offset && last.Flags == e.Flags
+			if follows && (e.Flags&opaque != 0 || last.Physical+uint64(last.Length) == e.Physical) {
+				last.Length += e.Length
+				continue
+			}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// The map that is read from the file's tree is the one that FIEMAP tells.
+func TestTreeTellsWhatFiemapDoes(t *testing.T) {
+	dir := scratch.Mount(t, "btrfs", scratch.Btrfs, "compress=zstd")
+	for name, make := range map[string]func(t *testing.T, f *os.File){
+		"empty": func(*testing.T, *os.File) {},
+		"inline": func(t *testing.T, f *os.File) { // what is too short to be packed
+			written(t, f, 0, []byte("a few bytes"))
+		},
+		"packed": func(t *testing.T, f *os.File) { written(t, f, 3<<20, make([]byte, 4<<20)) },
+		"holes and reserved": func(t *testing.T, f *os.File) {
+			fresh(t, f)
+			written(t, f, 8<<20, noise(2<<20))
+			if err := unix.Fallocate(int(f.Fd()), 0, 1<<20, 3<<20); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 9<<20, 64<<10); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"shared": func(t *testing.T, f *os.File) {
+			fresh(t, f)
+			written(t, f, 0, noise(24<<20))
+			to, err := os.Create(f.Name() + ".clone")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer to.Close()
+			if err := btrfsctl.SetNOCOW(to); err != nil {
+				t.Fatal(err)
+			}
+			if err := Clone(to, f); err != nil {
+				t.Fatal(err)
+			}
+			for range 3000 { // more than one answer has room for
+				written(t, f, rand.Int64N(24<<20-8192)/4096*4096, noise(4096))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			make(t, f)
+			got, err := Extents(f) // what is dirty has to be written out by this one
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := mapped(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(joined(want), joined(got)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{byte(rand.Uint32()), byte(rand.Uint32())}).Read(b)
+	return b
+}
+
+// fresh has a file written in place, and not packed.
+func fresh(t *testing.T, f *os.File) {
+	t.Helper()
+	if err := btrfsctl.SetNOCOW(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func written(t *testing.T, f *os.File, at int64, data []byte) {
+	t.Helper()
+	if _, err := f.WriteAt(data, at); err != nil {
+		t.Fatal(err)
+	}
+}
