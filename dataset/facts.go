@@ -73,7 +73,8 @@ func (f Facts) Differ(is Facts) bool {
 
 // alike compares the texts, and the numbers that never move by themselves.
 func (f Facts) alike(is Facts) bool {
-	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS && f.OSVersion == is.OSVersion &&
+	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS &&
+		f.OSVersion == is.OSVersion &&
 		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
 }
 

@@ -42,7 +42,8 @@ func (d Dataset) Held() Held {
 	case StateTrashed:
 		return Held{fmt.Sprintf("volume %s (in the trash, %s)", d.Volume, short), "drover trash purge " + short}
 	case StatePurging:
-		return Held{fmt.Sprintf("what is left of volume %s (purged, %s)", d.Volume, short), "goes by itself, try again soon"}
+		return Held{fmt.Sprintf("what is left of volume %s (purged, %s)", d.Volume, short),
+			"goes by itself, try again soon"}
 	}
 	return Held{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s, then drover trash purge %s", d.Volume, short)}
 }
@@ -53,7 +54,8 @@ func (c Copy) Held(volume, node string) Held {
 	case CopyReplica:
 		return Held{"a replica of volume " + volume, "goes with its volume, or by drover node drain " + node}
 	case CopySuperseded:
-		return Held{"an overtaken head of volume " + volume, fmt.Sprintf("drover volume superseded discard %s %s", c.Dataset, node)}
+		return Held{"an overtaken head of volume " + volume,
+			fmt.Sprintf("drover volume superseded discard %s %s", c.Dataset, node)}
 	case CopyLeft:
 		return Held{"what a move left of volume " + volume, "goes by itself in time"}
 	}

@@ -24,20 +24,25 @@ type Operation struct {
 	Source    *Source   `json:"source,omitempty"` // what a clone is made of
 	// Options is what was asked for: of a create as with -o, of a resize the
 	// profile when it is for that.
-	Options     map[string]string `json:"options,omitempty"`
-	Path        string            `json:"path,omitempty"`     // what an import reads, or of a rekey the file of the old key
-	Live        bool              `json:"live,omitempty"`     // an import whose source may be in use
-	From        uuid.UUID         `json:"from,omitzero"`      // of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose copy it is about. Of a delete: the home, which it goes without. Of what makes a dataset: the node that asked for it; nil: none did
-	Files       bool              `json:"files,omitempty"`    // of a move: file by file, as the pools are unlike, and without snapshots
-	Share       bool              `json:"share,omitempty"`    // of a move: nothing is copied, as both pools lie on one share
-	Manifest    *Manifest         `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
-	Holders     []string          `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
-	Loss        *Loss             `json:"loss,omitempty"`     // of a move that goes without the home: what that loses
-	Problem     *Problem          `json:"problem,omitempty"`
-	Progress    Progress          `json:"progress"`
-	Incarnation uuid.UUID         `json:"incarnation,omitzero"`
-	Created     time.Time         `json:"created"`
-	Ended       time.Time         `json:"ended,omitzero"`
+	Options map[string]string `json:"options,omitempty"`
+	// what an import reads, or of a rekey the file of the old key
+	Path string `json:"path,omitempty"`
+	Live bool   `json:"live,omitempty"` // an import whose source may be in use
+	// of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose
+	// copy it is about. Of a delete: the home, which it goes without. Of what makes a dataset: the node that
+	// asked for it; nil: none did
+	From uuid.UUID `json:"from,omitzero"`
+	// of a move: file by file, as the pools are unlike, and without snapshots
+	Files       bool      `json:"files,omitempty"`
+	Share       bool      `json:"share,omitempty"`    // of a move: nothing is copied, as both pools lie on one share
+	Manifest    *Manifest `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
+	Holders     []string  `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
+	Loss        *Loss     `json:"loss,omitempty"`     // of a move that goes without the home: what that loses
+	Problem     *Problem  `json:"problem,omitempty"`
+	Progress    Progress  `json:"progress"`
+	Incarnation uuid.UUID `json:"incarnation,omitzero"`
+	Created     time.Time `json:"created"`
+	Ended       time.Time `json:"ended,omitzero"`
 }
 
 // OpKind says what an operation does.

@@ -42,9 +42,11 @@ func ParseSize(s string) (Size, error) {
 	switch {
 	case m[3] == "":
 		n := strings.TrimSuffix(m[1]+"."+m[2], ".")
-		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for gibibytes or %sB for bytes)", Clip(s), n, n)
+		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for "+
+			"gibibytes or %sB for bytes)", Clip(s), n, n)
 	case !ok:
-		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)", Clip(s), Clip(m[3]))
+		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, "+
+			"binary; KB MB GB TB, decimal; B)", Clip(s), Clip(m[3]))
 	}
 	n, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
 	n.Mul(n, new(big.Rat).SetInt64(int64(unit)))

@@ -30,12 +30,13 @@ type Dataset struct {
 	Spent     []uuid.UUID       `json:"spent,omitempty"`  // of these, those whose copy nobody goes on from any more
 	Guests    []Guest           `json:"guests,omitempty"` // with access many: who has it mounted beside the home
 	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
-	Losses    []Loss            `json:"losses,omitempty"` // that a copy on record may not have heard of, the oldest first
-	Origin    *Origin           `json:"origin,omitempty"`
-	Created   time.Time         `json:"created"`
-	Trash     *Trash            `json:"trash,omitempty"`
-	Latest    uuid.UUID         `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
-	Request   uuid.UUID         `json:"request"`         // operation that last wrote this, so that a retry knows its own
+	// that a copy on record may not have heard of, the oldest first
+	Losses  []Loss    `json:"losses,omitempty"`
+	Origin  *Origin   `json:"origin,omitempty"`
+	Created time.Time `json:"created"`
+	Trash   *Trash    `json:"trash,omitempty"`
+	Latest  uuid.UUID `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
+	Request uuid.UUID `json:"request"`         // operation that last wrote this, so that a retry knows its own
 	// Encryption is the data key, wrapped; nil: the dataset is not encrypted.
 	Encryption *Encryption `json:"encryption,omitempty"`
 	// Written is set beside the data alone: the index of the store's transaction that
@@ -167,15 +168,16 @@ type Copy struct {
 	Node     uuid.UUID `json:"node"`
 	Pool     uuid.UUID `json:"pool"`
 	Kind     CopyKind  `json:"kind"`
-	Was      CopyKind  `json:"was,omitempty"`               // of one that is going: what it was
-	Epoch    uint64    `json:"epoch"`                       // in which its newest snapshot was taken
-	Snapshot uuid.UUID `json:"snapshot,omitzero"`           // the newest one that is whole and verified
-	Taken    time.Time `json:"taken,omitzero"`              // when that was, by its home's clock
-	Order    time.Time `json:"order,omitzero"`              // of that snapshot
-	Checked  time.Time `json:"checked,omitzero"`            // when its node last saw that it has all, by that node's clock
-	Current  time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
-	Until    time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
-	Ran      Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
+	Was      CopyKind  `json:"was,omitempty"`     // of one that is going: what it was
+	Epoch    uint64    `json:"epoch"`             // in which its newest snapshot was taken
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the newest one that is whole and verified
+	Taken    time.Time `json:"taken,omitzero"`    // when that was, by its home's clock
+	Order    time.Time `json:"order,omitzero"`    // of that snapshot
+	// when its node last saw that it has all, by that node's clock
+	Checked time.Time `json:"checked,omitzero"`
+	Current time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
+	Until   time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
+	Ran     Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
 	// Shown says that its node is to have it mounted, read-only: of a superseded one, which
 	// a person wants to look at. Path is where it is there; empty: nowhere, and Problem why.
 	Shown   bool   `json:"shown,omitempty"`
@@ -204,7 +206,8 @@ const copyEvery = 10 * time.Minute
 // Tells reports whether the store is to hear of a copy of which it heard as it was: of the
 // first snapshot that is whole, of a new epoch, and now and then.
 func (c Copy) Tells(was Copy) bool {
-	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery // or the clock was set back
+	// or the clock was set back
+	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
 }
 
 // CopyKind says why there is a copy, and so what becomes of it.
@@ -220,14 +223,15 @@ const (
 
 // Loss is what a dataset lacks that was promoted without its last home.
 type Loss struct {
-	Snapshot uuid.UUID   `json:"snapshot,omitzero"` // that it goes on from
-	Epoch    uint64      `json:"epoch"`             // in which that was taken
-	Taken    time.Time   `json:"taken,omitzero"`    // by the clock of that epoch's home: what was written since is not in it
-	Order    time.Time   `json:"order,omitzero"`    // of the snapshot
-	Later    []uuid.UUID `json:"later,omitempty"`   // snapshots that are later, and there nevertheless
-	Over     uint64      `json:"over,omitempty"`    // the epoch that ended with it
-	Fenced   uuid.UUID   `json:"fenced"`            // the last home
-	Why      string      `json:"why"`               // who says that it writes no more
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that it goes on from
+	Epoch    uint64    `json:"epoch"`             // in which that was taken
+	// by the clock of that epoch's home: what was written since is not in it
+	Taken  time.Time   `json:"taken,omitzero"`
+	Order  time.Time   `json:"order,omitzero"`  // of the snapshot
+	Later  []uuid.UUID `json:"later,omitempty"` // snapshots that are later, and there nevertheless
+	Over   uint64      `json:"over,omitempty"`  // the epoch that ended with it
+	Fenced uuid.UUID   `json:"fenced"`          // the last home
+	Why    string      `json:"why"`             // who says that it writes no more
 	// Away is the index of the record that nothing is heard of the last home, on which
 	// that rests: with failover auto. 0: it rests on a person's word.
 	Away uint64 `json:"away,omitempty"`
@@ -237,20 +241,23 @@ type Loss struct {
 
 // Node is one host of the flock.
 type Node struct {
-	ID          uuid.UUID         `json:"id"`
-	Name        string            `json:"name"`
-	Incarnation uuid.UUID         `json:"incarnation"` // of the agent that registered last
-	Version     string            `json:"version"`
-	Does        []OpKind          `json:"does,omitempty"`     // what its agent carries out; one from before it said so neither rekeys nor rewrites
-	Address     string            `json:"address,omitempty"`  // HOST:PORT where its agent answers other agents; empty: nowhere
-	Cordoned    bool              `json:"cordoned,omitempty"` // nothing new is put on it
-	Draining    bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
-	Labels      map[string]string `json:"labels,omitempty"`
-	Pools       []uuid.UUID       `json:"pools"`
-	Dropped     []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
-	Registered  time.Time         `json:"registered,omitzero"` // when that was
-	Word        uint64            `json:"word,omitempty"`      // which of its registrations that was, as it counts them
-	Removed     time.Time         `json:"removed,omitzero"`    // since when its certificate is worth nothing; on record while datasets have their home there
+	ID          uuid.UUID `json:"id"`
+	Name        string    `json:"name"`
+	Incarnation uuid.UUID `json:"incarnation"` // of the agent that registered last
+	Version     string    `json:"version"`
+	// what its agent carries out; one from before it said so neither rekeys nor rewrites
+	Does []OpKind `json:"does,omitempty"`
+	// HOST:PORT where its agent answers other agents; empty: nowhere
+	Address    string            `json:"address,omitempty"`
+	Cordoned   bool              `json:"cordoned,omitempty"` // nothing new is put on it
+	Draining   bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
+	Labels     map[string]string `json:"labels,omitempty"`
+	Pools      []uuid.UUID       `json:"pools"`
+	Dropped    []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
+	Registered time.Time         `json:"registered,omitzero"` // when that was
+	Word       uint64            `json:"word,omitempty"`      // which of its registrations that was, as it counts them
+	// since when its certificate is worth nothing; on record while datasets have their home there
+	Removed time.Time `json:"removed,omitzero"`
 }
 
 // Pool is one configured place on one node where a backend keeps datasets.
@@ -265,21 +272,23 @@ type Pool struct {
 	Share        uuid.UUID    `json:"share,omitzero"`    // that it lies on: other pools of the same share see its bytes
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
 	Capabilities Capabilities `json:"capabilities"`
-	Holds        []string     `json:"holds,omitempty"`   // filesystems that what comes whole can have there, those too that its host cannot make
-	Missing      []string     `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
-	Note         string       `json:"note,omitempty"`    // which way it works here, and why
+	// filesystems that what comes whole can have there, those too that its host cannot make
+	Holds   []string `json:"holds,omitempty"`
+	Missing []string `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
+	Note    string   `json:"note,omitempty"`    // which way it works here, and why
 }
 
 // PoolStatus is what an agent sees of a pool now.
 type PoolStatus struct {
-	ID      uuid.UUID `json:"id"`
-	Online  bool      `json:"online"`
-	Held    bool      `json:"held,omitempty"`   // it is of an older generation than it was: nothing is done in it, and it is not online
-	Reason  string    `json:"reason,omitempty"` // why not online, or what to mind
-	Size    Size      `json:"size"`
-	Free    Size      `json:"free"`
-	Pending int       `json:"pending"` // leftovers that wait for the next reaping
-	Unknown int       `json:"unknown"` // things that the store does not know
+	ID     uuid.UUID `json:"id"`
+	Online bool      `json:"online"`
+	// it is of an older generation than it was: nothing is done in it, and it is not online
+	Held    bool   `json:"held,omitempty"`
+	Reason  string `json:"reason,omitempty"` // why not online, or what to mind
+	Size    Size   `json:"size"`
+	Free    Size   `json:"free"`
+	Pending int    `json:"pending"` // leftovers that wait for the next reaping
+	Unknown int    `json:"unknown"` // things that the store does not know
 }
 
 // Reach says which hosts see a pool's bytes.
@@ -301,15 +310,18 @@ type Capabilities struct {
 	OnlineGrow       bool     `json:"online_grow"`            // a dataset grows while it is mounted
 	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
 	Shrink           bool     `json:"shrink"`
-	CountsWritten    bool     `json:"counts_written,omitempty"` // a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
-	OwnFilesystem    bool     `json:"own_filesystem"`           // a filesystem for each dataset: true df, freeze
-	KnowsUsed        bool     `json:"knows_used,omitempty"`     // what a dataset takes is known without a walk, as it is with a filesystem of its own
-	OwnDevice        bool     `json:"own_device,omitempty"`     // a block device for each dataset, whose speed can be limited
-	Limits           Limits   `json:"limits,omitempty"`         // what its node can hold those to: never a backend's to say
-	Delta            bool     `json:"delta"`                    // sends what changed between two snapshots, and keeps copies
-	Filesystems      []string `json:"filesystems,omitempty"`
-	ManyHosts        bool     `json:"many_hosts,omitempty"` // several hosts can have a dataset mounted at once
-	Encryption       bool     `json:"encryption,omitempty"` // keeps a dataset so that without its key nothing of it can be read
+	// a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
+	CountsWritten bool `json:"counts_written,omitempty"`
+	OwnFilesystem bool `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
+	// what a dataset takes is known without a walk, as it is with a filesystem of its own
+	KnowsUsed   bool     `json:"knows_used,omitempty"`
+	OwnDevice   bool     `json:"own_device,omitempty"` // a block device for each dataset, whose speed can be limited
+	Limits      Limits   `json:"limits,omitempty"`     // what its node can hold those to: never a backend's to say
+	Delta       bool     `json:"delta"`                // sends what changed between two snapshots, and keeps copies
+	Filesystems []string `json:"filesystems,omitempty"`
+	ManyHosts   bool     `json:"many_hosts,omitempty"` // several hosts can have a dataset mounted at once
+	// keeps a dataset so that without its key nothing of it can be read
+	Encryption bool `json:"encryption,omitempty"`
 }
 
 // MaxMountID is how many bytes a mount ID may have. Those of Docker and Podman have 64.
@@ -317,11 +329,12 @@ const MaxMountID = 256
 
 // Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
-	ID         string    `json:"id"` // empty: the engine sent none
-	Count      int       `json:"count"`
-	Since      time.Time `json:"since"`
-	Tool       string    `json:"tool,omitempty"`       // the engine: docker or podman; empty: not known
-	Unverified bool      `json:"unverified,omitempty"` // it may have ended: the engine restarted since, or unmounted it while a process still had it
+	ID    string    `json:"id"` // empty: the engine sent none
+	Count int       `json:"count"`
+	Since time.Time `json:"since"`
+	Tool  string    `json:"tool,omitempty"` // the engine: docker or podman; empty: not known
+	// it may have ended: the engine restarted since, or unmounted it while a process still had it
+	Unverified bool `json:"unverified,omitempty"`
 }
 
 // DatasetStatus is what a node's agent sees of a dataset now.

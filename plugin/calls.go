@@ -34,10 +34,12 @@ func (s *Server) routes() http.Handler {
 		handle, known := calls[r.URL.Path]
 		switch {
 		case !known:
-			refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method, r.URL.Path))
+			refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method,
+				r.URL.Path))
 		case r.Method != http.MethodPost:
 			w.Header().Set("Allow", http.MethodPost)
-			refuse(w, http.StatusMethodNotAllowed, dataset.Errorf(dataset.ErrInvalid, "call %s wants POST, not %.80q", r.URL.Path, r.Method))
+			refuse(w, http.StatusMethodNotAllowed,
+				dataset.Errorf(dataset.ErrInvalid, "call %s wants POST, not %.80q", r.URL.Path, r.Method))
 		default:
 			handle(w, r)
 		}

@@ -117,7 +117,8 @@ func (c *heldConn) Close() error {
 	return c.UnixConn.Close()
 }
 
-const brokenAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+const brokenAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: " +
+	"close\r\n\r\n"
 
 // hangUp ends the connection of a call in such a way that the engine knows no
 // more than before, and does not ask again where that can be had.

@@ -54,7 +54,8 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		v, err := limited(r.Context(), s, c.name, c.limit, func(ctx context.Context) (any, error) { return f(ctx, req) })
+		v, err := limited(r.Context(), s, c.name, c.limit,
+			func(ctx context.Context) (any, error) { return f(ctx, req) })
 		switch {
 		case err == nil:
 			answer(w, http.StatusOK, v)
@@ -80,7 +81,8 @@ func plain(s *Server, name string, f func(context.Context) (any, error)) http.Ha
 }
 
 // limited calls f with a deadline and turns a panic into an error.
-func limited(ctx context.Context, s *Server, name string, limit time.Duration, f func(context.Context) (any, error)) (v any, err error) {
+func limited(ctx context.Context, s *Server, name string, limit time.Duration,
+	f func(context.Context) (any, error)) (v any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer func() {

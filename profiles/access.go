@@ -28,14 +28,16 @@ func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	_, follows := keys["follow"]
 	var bad strictyaml.Mistakes
 	if p.Backend != "" && p.Backend != onShares {
-		bad.Add(keys["access"].Errorf("a pool of backend %s is one host's alone: want backend: %s, whose pools lie on a share", p.Backend, onShares))
+		bad.Add(keys["access"].Errorf("a pool of backend %s is one host's alone: want backend: %s, whose "+
+			"pools lie on a share", p.Backend, onShares))
 	}
 	for _, c := range []struct {
 		key  string
 		said bool
 		why  string
 	}{
-		{"failover", p.Failover.Auto, "with access: many every host of the share has it, whether or not its home is lost: leave it out, as auto would shut hosts out that use it"},
+		{"failover", p.Failover.Auto, "with access: many every host of the share has it, whether or not its " +
+			"home is lost: leave it out, as auto would shut hosts out that use it"},
 		{"replicas", p.Replicas.Count > 0, "what lies on a share for many hosts has no copies elsewhere: leave it out"},
 		{"follow", follows, "with access: many it is mounted wherever it is wanted, and its home stays: leave it out"},
 		{"qos", p.QoS.Limited(), "a limit on one host holds none of the others: leave it out"},

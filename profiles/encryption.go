@@ -18,7 +18,8 @@ func encryption(n strictyaml.Node, k *dataset.KeySource) error {
 	file, hasFile := keys["key_file"]
 	program, hasProgram := keys["exec"]
 	if hasFile == hasProgram {
-		bad.Add(n.Errorf("want where the key is: {key_file: /etc/drover/keys/gold}, or a program that prints it: {exec: [/usr/local/sbin/drover-key], timeout: 10s}"))
+		bad.Add(n.Errorf("want where the key is: {key_file: /etc/drover/keys/gold}, or a program that " +
+			"prints it: {exec: [/usr/local/sbin/drover-key], timeout: 10s}"))
 	}
 	if hasFile {
 		bad.Add(absolute(file, &k.KeyFile))

@@ -35,7 +35,8 @@ func fence(n strictyaml.Node, f *dataset.Fence) error {
 		return nil
 	case dataset.FenceExec:
 	}
-	return n.Errorf("unknown choice %q (have: {exec: [/usr/local/sbin/power-off], timeout: 20s}, guard, watchdog)", dataset.Clip(s))
+	return n.Errorf("unknown choice %q (have: {exec: [/usr/local/sbin/power-off], timeout: 20s}, guard, watchdog)",
+		dataset.Clip(s))
 }
 
 func fenceCommand(n strictyaml.Node, f *dataset.Fence) error {
@@ -94,7 +95,9 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	}
 	if p.Backend == onShares {
 		if p.Failover.Fence.Kind != dataset.FenceExec {
-			bad.Add(keys["failover"].Errorf("auto on a share takes a fence that shuts the last home out of it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], timeout: 20s}"))
+			bad.Add(keys["failover"].Errorf("auto on a share takes a fence that shuts the last home out of " +
+				"it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], " +
+				"timeout: 20s}"))
 		}
 		if v, ok := keys["max_loss"]; ok {
 			bad.Add(v.KeyErrorf("nothing is lost on a share: leave it out"))
@@ -103,7 +106,9 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	}
 	for _, need := range []string{"replicas", "fence"} {
 		if _, ok := keys[need]; !ok {
-			bad.Add(keys["failover"].Errorf("auto opens a copy on another node, once the one that has the volume surely writes no more: want replicas, such as {count: 1, every: 30s}, and a fence (guard, watchdog, or a command)"))
+			bad.Add(keys["failover"].Errorf("auto opens a copy on another node, once the one that has the " +
+				"volume surely writes no more: want replicas, such as {count: 1, every: 30s}, and a fence " +
+				"(guard, watchdog, or a command)"))
 			break
 		}
 	}

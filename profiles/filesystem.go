@@ -14,10 +14,12 @@ import (
 // than 30 s), what is Drover's own business (ro, nouuid, norecovery), and what
 // needs more than an option (quotas, an external log). xfs(5), ext4(5), mount(8).
 func mountOptions(fstype string) []string {
-	options := []string{"noatime", "relatime", "nodiratime", "lazytime", "nosuid", "nodev", "noexec", "discard", "nodiscard"}
+	options := []string{"noatime", "relatime", "nodiratime", "lazytime", "nosuid", "nodev", "noexec", "discard",
+		"nodiscard"}
 	switch fstype {
 	case "xfs":
-		options = append(options, "largeio", "swalloc", "logbsize=32k", "logbsize=64k", "logbsize=128k", "logbsize=256k")
+		options = append(options, "largeio", "swalloc", "logbsize=32k", "logbsize=64k", "logbsize=128k",
+			"logbsize=256k")
 	case "ext4":
 		options = append(options, "commit=1", "commit=5", "commit=15", "commit=30", "delalloc", "nodelalloc")
 	}

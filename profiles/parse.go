@@ -16,11 +16,10 @@ const notBuilt = "is not built yet in this version: leave it out"
 // one could.
 type Check func(p dataset.Profile) (key string, why error)
 
-// Parse reads profiles.yaml. What a check finds of a profile is a mistake in it. The file's name is only for errors. They are
-// ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
-// file, line, column, the offending line and, for an unknown key, the nearest
-// one; the error's own line is that of the first. A file that is no YAML gives
-// its first mistake alone.
+// Parse reads profiles.yaml. What a check finds of a profile is a mistake in it. The file's name is only for
+// errors. They are ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with file, line,
+// column, the offending line and, for an unknown key, the nearest one; the error's own line is that of the
+// first. A file that is no YAML gives its first mistake alone.
 func Parse(file string, src []byte, checks ...Check) (*Set, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
@@ -86,7 +85,9 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce", "on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos", "encryption", "access"}, nil)
+	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce",
+		"on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos",
+		"encryption", "access"}, nil)
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -141,7 +142,8 @@ func word(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if dataset.CheckPoolName(*into) != nil {
-		return n.Errorf("bad name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", dataset.Clip(*into))
+		return n.Errorf("bad name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a "+
+			"letter or digit", dataset.Clip(*into))
 	}
 	return nil
 }

@@ -50,7 +50,8 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 		return p.Clone(), nil
 	}
 	have := s.Names()
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s", dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s",
+		dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
 }
 
 // revision is what tells two versions of a profile apart: the first 12 hex digits

@@ -44,7 +44,8 @@ func iops(n strictyaml.Node, into *int64) (err error) {
 		return nil
 	}
 	if *into, err = n.Int(mostIOPS); err == nil && *into < leastIOPS {
-		return n.Errorf("%d operations a second are too few: want %d or more (leave it out for no limit)", *into, leastIOPS)
+		return n.Errorf("%d operations a second are too few: want %d or more (leave it out for no limit)", *into,
+			leastIOPS)
 	}
 	return err
 }

@@ -41,7 +41,13 @@ func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {
 }
 
 func keep(n strictyaml.Node, k *dataset.Keep) error {
-	into := map[string]*int{"last": &k.Last, "hourly": &k.Hourly, "daily": &k.Daily, "weekly": &k.Weekly, "monthly": &k.Monthly}
+	into := map[string]*int{
+		"last":    &k.Last,
+		"hourly":  &k.Hourly,
+		"daily":   &k.Daily,
+		"weekly":  &k.Weekly,
+		"monthly": &k.Monthly,
+	}
 	keys, err := n.Keys([]string{"last", "hourly", "daily", "weekly", "monthly"}, nil)
 	if err != nil {
 		return err
@@ -75,12 +81,14 @@ func schedule(n strictyaml.Node, into *string) error {
 func checkCron(s string) error {
 	tags := []string{"@hourly", "@daily", "@weekly", "@monthly", "@yearly"}
 	fields := strings.Split(s, " ")
-	if !slices.Contains(tags, s) && (len(fields) != 5 || slices.Contains(fields, "")) || len(s) > 200 || !gronx.IsValid(s) {
+	if !slices.Contains(tags, s) && (len(fields) != 5 || slices.Contains(fields, "")) || len(s) > 200 ||
+		!gronx.IsValid(s) {
 		return errors.New(`want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
 	}
 	// A leap year ahead, so that the 29th of February comes.
 	from := time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)
-	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) || next.Sub(from) > 5*366*24*time.Hour {
+	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) ||
+		next.Sub(from) > 5*366*24*time.Hour {
 		return errors.New("that time never comes")
 	}
 	return nil

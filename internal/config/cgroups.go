@@ -29,7 +29,8 @@ func parents(n strictyaml.Node) ([]string, error) {
 		}
 		out[i] = "/" + strings.TrimPrefix(s, "/")
 		if out[i] == "/" || filepath.Clean(out[i]) != out[i] {
-			bad.Add(item.Errorf("bad control group %.200q: want one below the root group, such as system.slice or docker", s))
+			bad.Add(item.Errorf("bad control group %.200q: want one below the root group, such as "+
+				"system.slice or docker", s))
 		}
 	}
 	return out, bad.Err()

@@ -83,7 +83,8 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	}
 	var c Config
 	var bad strictyaml.Mistakes
-	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts", "transfers", "fence_programs", "list", "cgroup_parents"}, nil)
+	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts",
+		"transfers", "fence_programs", "list", "cgroup_parents"}, nil)
 	bad.Add(err)
 	c.Consul, err = storeOf(keys["store"])
 	bad.Add(err)
@@ -261,7 +262,8 @@ func word(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if dataset.CheckPoolName(*into) != nil {
-		return n.Errorf("bad name %.80q: want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit", *into)
+		return n.Errorf("bad name %.80q: want 1 to 63 lower-case letters, digits or '-', beginning with a "+
+			"letter or digit", *into)
 	}
 	return nil
 }

@@ -26,14 +26,16 @@ func listen(n strictyaml.Node) (*Listen, error) {
 	}
 	l.Address, err = hostPort(keys["address"])
 	if bad.Add(err) && l.Address != "" && ip(l.Address) == nil {
-		bad.Add(keys["address"].Errorf("bad address %.80q: want an IP address of this host, or 0.0.0.0, with the port", l.Address))
+		bad.Add(keys["address"].Errorf("bad address %.80q: want an IP address of this host, or 0.0.0.0, "+
+			"with the port", l.Address))
 	}
 	l.Advertise, err = hostPort(keys["advertise"])
 	bad.Add(err)
 	all := ip(l.Address) != nil && ip(l.Address).IsUnspecified()
 	switch {
 	case l.Advertise == "" && all:
-		bad.Add(n.Errorf("it needs an advertise, the address of this host where others find it, as %s is all of them", l.Address))
+		bad.Add(n.Errorf("it needs an advertise, the address of this host where others find it, as %s is "+
+			"all of them", l.Address))
 	case l.Advertise == "":
 		l.Advertise = l.Address
 	case ip(l.Advertise) != nil && ip(l.Advertise).IsUnspecified():

@@ -21,7 +21,8 @@ func CheckPublish(places []string) error {
 	for i, p := range places {
 		switch {
 		case !slices.Contains(have, p):
-			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (have: %s)%s", dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
+			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (have: %s)%s",
+				dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
 		case slices.Contains(places[:i], p):
 			return dataset.Errorf(dataset.ErrInvalid, "%s is there twice", p)
 		}

@@ -7,7 +7,8 @@ func storeOf(n strictyaml.Node) (*Consul, error) {
 	if n.Absent() {
 		return nil, nil
 	}
-	keys, err := n.Keys([]string{"consul"}, map[string]string{"bolt": "is what is used without a store section: leave it out"})
+	keys, err := n.Keys([]string{"consul"}, map[string]string{"bolt": "is what is used without a store " +
+		"section: leave it out"})
 	if err != nil {
 		return nil, err
 	}

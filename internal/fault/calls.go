@@ -69,7 +69,8 @@ func (c call) change() string {
 func (c call) word(address uint64) uint64 {
 	buf := make([]byte, 8)
 	local := []unix.Iovec{{Base: &buf[0], Len: 8}}
-	if _, err := unix.ProcessVMReadv(int(c.pid), local, []unix.RemoteIovec{{Base: uintptr(address), Len: 8}}, 0); err != nil {
+	if _, err := unix.ProcessVMReadv(int(c.pid), local, []unix.RemoteIovec{{Base: uintptr(address), Len: 8}},
+		0); err != nil {
 		return 0
 	}
 	return binary.NativeEndian.Uint64(buf)
@@ -108,7 +109,9 @@ func ioctlChange(request uint32) string {
 }
 
 var btrfsChanges = map[uint32]string{
-	8: "ioctl(sync)", 9: "ioctl(clone)", 13: "ioctl(clone range)", 14: "ioctl(create subvolume)", 15: "ioctl(destroy subvolume)",
-	22: "ioctl(wait sync)", 23: "ioctl(snapshot)", 24: "ioctl(create or sync)", 26: "ioctl(subvolume flags)", 37: "ioctl(set received)",
+	8: "ioctl(sync)", 9: "ioctl(clone)", 13: "ioctl(clone range)", 14: "ioctl(create subvolume)",
+	15: "ioctl(destroy subvolume)",
+	22: "ioctl(wait sync)", 23: "ioctl(snapshot)", 24: "ioctl(create or sync)", 26: "ioctl(subvolume flags)",
+	37: "ioctl(set received)",
 	43: "ioctl(limit)", 63: "ioctl(destroy subvolume)",
 }

@@ -91,11 +91,18 @@ func watch(f Failure) (*watcher, error) {
 	program := filter()
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags,
+		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return nil, fmt.Errorf("watch system calls (seccomp, as root): %w", errno)
 	}
-	w := &watcher{Failure: f, listener: int(fd), thread: unix.Gettid(), ended: make(chan struct{}), done: make(chan error, 1)}
+	w := &watcher{
+		Failure:  f,
+		listener: int(fd),
+		thread:   unix.Gettid(),
+		ended:    make(chan struct{}),
+		done:     make(chan error, 1),
+	}
 	go func() {
 		err := w.run()
 		w.done <- errors.Join(err, unix.Close(w.listener))
@@ -117,7 +124,8 @@ func filter() []unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jt: uint8(yes), Jf: uint8(no)}
 	}
 	watched := watched()
-	program := []unix.SockFilter{load(number), equal(unix.SYS_WRITE, 0, 3), load(count), equal(8, len(watched)+1, 0), load(number)}
+	program := []unix.SockFilter{load(number), equal(unix.SYS_WRITE, 0, 3), load(count),
+		equal(8, len(watched)+1, 0), load(number)}
 	for i, call := range watched {
 		program = append(program, equal(uint32(call), len(watched)-i, 0))
 	}
@@ -178,7 +186,8 @@ func (w *watcher) run() error {
 			return err
 		}
 		a := w.answer(c)
-		if err := w.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := w.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)); err != nil &&
+			!errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}

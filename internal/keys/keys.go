@@ -35,7 +35,8 @@ type Key struct {
 // New returns a key; from says where it is, for errors.
 func New(secret []byte, from string) (Key, error) {
 	if len(secret) < MinKey || len(secret) > MaxKey {
-		return Key{}, dataset.Errorf(dataset.ErrForbidden, "%s has %d bytes: a key has %d to %d", from, len(secret), MinKey, MaxKey)
+		return Key{}, dataset.Errorf(dataset.ErrForbidden, "%s has %d bytes: a key has %d to %d", from, len(secret),
+			MinKey, MaxKey)
 	}
 	return Key{secret, from}, nil
 }
@@ -97,15 +98,19 @@ func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 // Unwrap returns the data key that was wrapped. ErrForbidden: by another key; ErrCorrupt.
 func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
 	if id := k.ID(); id != e.KeyID {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "its data key is wrapped by key %s, and %s is key %s (put that key back; if it was exchanged: drover volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
+		return nil, dataset.Errorf(dataset.ErrForbidden,
+			"its data key is wrapped by key %s, and %s is key %s (put that key back; if it was exchanged: "+
+				"drover volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
 	}
 	if len(e.Wrapped) < 1+saltSize || e.Wrapped[0] != wrapVersion {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record is of no form that this version of Drover knows")
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"its data key on record is of no form that this version of Drover knows")
 	}
 	salt, sealed := e.Wrapped[1:1+saltSize], e.Wrapped[1+saltSize:]
 	data, err := k.seal(salt).Open(nil, nil, sealed, e.ID[:])
 	if err != nil || len(data) != dataKey {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record does not open with key %s, which it is wrapped by: the record was damaged", e.KeyID)
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"its data key on record does not open with key %s, which it is wrapped by: the record was damaged", e.KeyID)
 	}
 	return data, nil
 }

@@ -49,7 +49,8 @@ func ReadFile(path string) (Key, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return refuse("%s is not there (bring it from where you keep it; where nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
+		return refuse("%s is not there (bring it from where you keep it; where nothing is encrypted by it "+
+			"yet: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
 	case errors.Is(err, unix.ELOOP):
 		return refuse("%s is a symbolic link: name the file itself", what)
 	case err != nil:
@@ -66,16 +67,19 @@ func ReadFile(path string) (Key, error) {
 	case st.Uid != 0:
 		return refuse("%s belongs to user %d: chown root %s", what, st.Uid, path)
 	case st.Mode&0o177 != 0:
-		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777, path)
+		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777,
+			path)
 	case st.Size < MinKey || st.Size > MaxKey:
-		return refuse("%s has %d bytes: a key has %d to %d (bring it from where you keep it; where nothing is encrypted by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
+		return refuse("%s has %d bytes: a key has %d to %d (bring it from where you keep it; where nothing "+
+			"is encrypted by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
 	}
 	var in unix.Stat_t
 	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
 		return refuse("%s: %v", what, err)
 	}
 	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
-		return refuse("%s lies in a folder of mode %04o, so that others can remove or exchange it: chmod o-w %s", what, in.Mode&0o7777, filepath.Dir(path))
+		return refuse("%s lies in a folder of mode %04o, so that others can remove or exchange it: chmod o-w %s",
+			what, in.Mode&0o7777, filepath.Dir(path))
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
 	if err != nil {
@@ -106,7 +110,13 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 		timeout = time.Duration(dataset.DefaultKeyTimeout)
 	}
 	var out bounded
-	_, err = runner.Run(ctx, run.Command{Name: from.Exec[0], Args: from.Exec[1:], Timeout: timeout, Stdin: bytes.NewReader(append(in, '\n')), Stdout: &out})
+	_, err = runner.Run(ctx, run.Command{
+		Name:    from.Exec[0],
+		Args:    from.Exec[1:],
+		Timeout: timeout,
+		Stdin:   bytes.NewReader(append(in, '\n')),
+		Stdout:  &out,
+	})
 	if err != nil {
 		why := said(err, out.buf)
 		if errors.Is(err, run.ErrTimeout) {

@@ -69,7 +69,9 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 	defer func() { err = errors.Join(err, unlock()) }()
 	for _, name := range []string{stateFile, bundleFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, dataset.Errorf(dataset.ErrExists, "%s holds a certificate authority: name another folder, or use the one that is there (every certificate of its cluster hangs on it)", dir)
+			return nil, dataset.Errorf(dataset.ErrExists,
+				"%s holds a certificate authority: name another folder, or use the one that is there (every "+
+					"certificate of its cluster hangs on it)", dir)
 		}
 	}
 	there, err := os.ReadDir(dir)
@@ -77,7 +79,9 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 		return nil, err
 	}
 	if i := slices.IndexFunc(there, func(e fs.DirEntry) bool { return e.Name() != lockFile }); i >= 0 {
-		return nil, dataset.Errorf(dataset.ErrExists, "%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir, dataset.Clip(there[i].Name()))
+		return nil, dataset.Errorf(dataset.ErrExists,
+			"%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir,
+			dataset.Clip(there[i].Name()))
 	}
 	a = &Authority{cluster: uuid.New()}
 	if a.key, a.root, err = newRoot(a.cluster, now); err != nil {
@@ -119,7 +123,11 @@ func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P25
 func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 	begin := now.Add(-Skew).UTC().Truncate(time.Second)
 	return &x509.Certificate{
-		Subject:               pkix.Name{Organization: []string{"drover"}, CommonName: "drover cluster " + cluster.String(), SerialNumber: begin.Format(time.RFC3339)},
+		Subject: pkix.Name{
+			Organization: []string{"drover"},
+			CommonName:   "drover cluster " + cluster.String(),
+			SerialNumber: begin.Format(time.RFC3339),
+		},
 		NotBefore:             begin,
 		NotAfter:              begin.Add(rootLife),
 		KeyUsage:              x509.KeyUsageCertSign,
@@ -131,7 +139,8 @@ func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 		PermittedURIDomains:         []string{cluster.String()},
 		ExcludedDNSDomains:          []string{""},
 		ExcludedEmailAddresses:      []string{""},
-		ExcludedIPRanges:            []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
+		ExcludedIPRanges: []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+			{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 	}
 }
 
@@ -149,14 +158,17 @@ func Load(dir string) (*Authority, error) {
 	path := filepath.Join(dir, stateFile)
 	blocks, err := readPEM(path, readSecret)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, dataset.Errorf(dataset.ErrNotFound, "no certificate authority in %s: make one with `drover ca init --dir DIR`, or copy the folder from where it was made", dir)
+		return nil, dataset.Errorf(dataset.ErrNotFound,
+			"no certificate authority in %s: make one with `drover ca init --dir DIR`, or copy the folder "+
+				"from where it was made", dir)
 	}
 	if err != nil {
 		return nil, err
 	}
 	a, err := authorityOf(blocks)
 	if err != nil {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "certificate authority %s: %w (copy the folder again from another control host)", path, err)
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"certificate authority %s: %w (copy the folder again from another control host)", path, err)
 	}
 	return a, nil
 }
@@ -260,7 +272,8 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 		id.Cluster = a.cluster
 	}
 	if id.Cluster != a.cluster {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "%s is of cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"%s is of cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)
 	}
 	if err := id.Check(); err != nil {
 		return nil, err
@@ -275,7 +288,9 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 		end = a.root.NotAfter
 	}
 	if !now.Before(end) || now.Before(a.root.NotBefore) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "no certificate for %s: this host's clock says %s, the cluster's certificate authority is valid from %s to %s: set the clock, or, when it is right, rotate the authority (drover ca rotate)",
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"no certificate for %s: this host's clock says %s, the cluster's certificate authority is valid "+
+				"from %s to %s: set the clock, or, when it is right, rotate the authority (drover ca rotate)",
 			id, stamp(now), stamp(a.root.NotBefore), stamp(a.root.NotAfter))
 	}
 	leaf, err := sign(leafTemplate(*id, begin, end), a.root, pub, a.key)

@@ -32,7 +32,11 @@ type Files struct{ Cert, Key, CA string }
 
 // NodeFiles are those of a node in a folder.
 func NodeFiles(dir string) Files {
-	return Files{Cert: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node-key.pem"), CA: filepath.Join(dir, bundleFile)}
+	return Files{
+		Cert: filepath.Join(dir, "node.pem"),
+		Key:  filepath.Join(dir, "node-key.pem"),
+		CA:   filepath.Join(dir, bundleFile),
+	}
 }
 
 // next is where a new key waits until its certificate is in place.
@@ -183,7 +187,9 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if st.Mode().Perm()&0o007 != 0 {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have a new one made", path, st.Mode().Perm())
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have "+
+				"a new one made", path, st.Mode().Perm())
 	}
 	return read(path)
 }

@@ -80,7 +80,9 @@ var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 // replica, a node or an operator.
 func CheckName(name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
-		return dataset.Errorf(dataset.ErrInvalid, "bad name %q: want 1 to %d letters, digits, '_', '.' or '-', beginning with a letter or digit", dataset.Clip(name), maxName)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"bad name %q: want 1 to %d letters, digits, '_', '.' or '-', beginning with a letter or digit",
+			dataset.Clip(name), maxName)
 	}
 	return nil
 }
@@ -92,7 +94,8 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (have: %s, %s, %s)", dataset.Clip(s), Admin, Worker, Viewer)
+	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (have: %s, %s, %s)", dataset.Clip(s), Admin,
+		Worker, Viewer)
 }
 
 // Check fails with ErrInvalid for an identity that no certificate can carry.
@@ -172,11 +175,13 @@ func parseURI(u *url.URL) (Identity, error) {
 // true.
 func IdentityOf(c *x509.Certificate) (Identity, error) {
 	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 {
-		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: want one that names its holder by one URI, %s://…", dataset.Clip(c.Subject.CommonName), scheme)
+		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: want one that names its "+
+			"holder by one URI, %s://…", dataset.Clip(c.Subject.CommonName), scheme)
 	}
 	id, err := parseURI(c.URIs[0])
 	if err != nil {
-		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: %w", dataset.Clip(c.Subject.CommonName), err)
+		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: %w",
+			dataset.Clip(c.Subject.CommonName), err)
 	}
 	if id.Kind == Node {
 		id.Name = c.Subject.CommonName

@@ -104,7 +104,8 @@ func CheckRequest(request []byte) error {
 
 func requestKey(request []byte) (*ecdsa.PublicKey, error) {
 	if len(request) > MaxRequest {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "certificate request of %d bytes is too large (%d at most)", len(request), MaxRequest)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "certificate request of %d bytes is too large (%d at most)",
+			len(request), MaxRequest)
 	}
 	block, _ := pem.Decode(request)
 	if block == nil || block.Type != typeRequest {

@@ -28,7 +28,9 @@ func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 		return nil, err
 	}
 	if len(a.old) > 0 {
-		return nil, dataset.Errorf(dataset.ErrConflict, "certificate authority %s was rotated on %s and the root before is still believed: end that first (drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
+		return nil, dataset.Errorf(dataset.ErrConflict,
+			"certificate authority %s was rotated on %s and the root before is still believed: end that "+
+				"first (drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
 	}
 	next := &Authority{cluster: a.cluster, old: []*x509.Certificate{a.root}}
 	if next.key, next.root, err = newRoot(a.cluster, now); err != nil {
@@ -61,7 +63,10 @@ func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err er
 		return a, err
 	}
 	if ready := a.root.NotBefore.Add(Skew + overlap); now.Before(ready) && !force {
-		return nil, dataset.Errorf(dataset.ErrConflict, "certificate authority %s: the old root is believed until %s at least, as nodes have certificates of it until then (--force ends that now: nodes that were not renewed since must join anew)", dir, stamp(ready))
+		return nil, dataset.Errorf(dataset.ErrConflict,
+			"certificate authority %s: the old root is believed until %s at least, as nodes have "+
+				"certificates of it until then (--force ends that now: nodes that were not renewed since "+
+				"must join anew)", dir, stamp(ready))
 	}
 	a.cross, a.old = nil, nil
 	return a, a.save(dir)

@@ -91,7 +91,9 @@ func (c *Credentials) shown() *tls.Certificate {
 }
 
 // ErrNoCertificate says that a peer showed no certificate.
-var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden, "no certificate was shown: this address wants one of the cluster's (drover ca issue makes one for an operator, drover node token lets a host join)")
+var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden,
+	"no certificate was shown: this address wants one of the cluster's (drover ca issue makes one for an "+
+		"operator, drover node token lets a host join)")
 
 // Peer returns who is at the other end of a connection, after looking at everything
 // again: that may have changed since the handshake. No kinds: any. ErrForbidden says
@@ -120,22 +122,33 @@ func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // there is no root yet: the fingerprint says which it is
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			at := slices.IndexFunc(cs.PeerCertificates, func(c *x509.Certificate) bool { return FingerprintOf(c) == root })
+			at := slices.IndexFunc(cs.PeerCertificates,
+				func(c *x509.Certificate) bool { return FingerprintOf(c) == root })
 			if at < 0 {
-				return dataset.Errorf(dataset.ErrForbidden, "this is not the cluster that the token is for (its certificate authority is another one): have a token made there, or correct the address")
+				return dataset.Errorf(dataset.ErrForbidden,
+					"this is not the cluster that the token is for (its certificate authority is another "+
+						"one): have a token made there, or correct the address")
 			}
 			pinned := cs.PeerCertificates[at]
 			if len(pinned.PermittedURIDomains) != 1 {
-				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster")
+				return dataset.Errorf(dataset.ErrForbidden,
+					"the token's certificate authority is none of a drover cluster")
 			}
 			cluster, err := uuid.Parse(pinned.PermittedURIDomains[0])
 			if err != nil {
-				return dataset.Errorf(dataset.ErrForbidden, "the token's certificate authority is none of a drover cluster: %w", err)
+				return dataset.Errorf(dataset.ErrForbidden,
+					"the token's certificate authority is none of a drover cluster: %w", err)
 			}
 			if wanted != uuid.Nil && cluster != wanted {
-				return dataset.Errorf(dataset.ErrConflict, "this host is a member of cluster %s, and the token is for cluster %s: give the agent another --root, or have a token made where it belongs", wanted, cluster)
+				return dataset.Errorf(dataset.ErrConflict,
+					"this host is a member of cluster %s, and the token is for cluster %s: give the agent "+
+						"another --root, or have a token made where it belongs", wanted, cluster)
 			}
-			_, err = verifier{roots: []*x509.Certificate{pinned}, cluster: cluster, now: clk.Now()}.verify(cs.PeerCertificates, []Kind{Control})
+			_, err = verifier{
+				roots:   []*x509.Certificate{pinned},
+				cluster: cluster,
+				now:     clk.Now(),
+			}.verify(cs.PeerCertificates, []Kind{Control})
 			return err
 		},
 	}
@@ -159,17 +172,24 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "%w", err)
 	}
 	if id.Cluster != v.cluster {
-		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or correct the address", id, id.Cluster, v.cluster)
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
+			"the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or "+
+				"correct the address", id, id.Cluster, v.cluster)
 	}
 	if v.now.Before(leaf.NotBefore) || v.now.After(leaf.NotAfter) {
-		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "this host's clock says %s, the certificate of %s is valid from %s to %s: set the clock, or, when it is right, get a new certificate",
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
+			"this host's clock says %s, the certificate of %s is valid from %s to %s: set the clock, or, "+
+				"when it is right, get a new certificate",
 			stamp(v.now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
 	}
 	if err := v.vouched(chain); err != nil {
-		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate of %s is not vouched for by this cluster's certificate authority: %w (get a new one: it may have been rotated)", id, err)
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
+			"the certificate of %s is not vouched for by this cluster's certificate authority: %w (get a "+
+				"new one: it may have been rotated)", id, err)
 	}
 	if len(kinds) > 0 && !slices.Contains(kinds, id.Kind) {
-		return Identity{}, dataset.Errorf(dataset.ErrForbidden, "the certificate shown is that of %s, and %s is wanted here", id, list(kinds))
+		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
+			"the certificate shown is that of %s, and %s is wanted here", id, list(kinds))
 	}
 	if v.revoked != nil {
 		if err := v.revoked(id, leaf); err != nil {

@@ -33,7 +33,8 @@ func ParseToken(s string) (Token, error) {
 	rest, marked := strings.CutPrefix(strings.TrimSpace(s), tokenMark)
 	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
 	if !marked || err != nil || len(b) != len(t.secret)+len(t.CA) {
-		return t, dataset.Errorf(dataset.ErrInvalid, "bad join token: want the whole of what `drover node token` printed, %s…", tokenMark)
+		return t, dataset.Errorf(dataset.ErrInvalid,
+			"bad join token: want the whole of what `drover node token` printed, %s…", tokenMark)
 	}
 	copy(t.CA[:], b[copy(t.secret[:], b):])
 	return t, nil

@@ -103,7 +103,8 @@ func checkPrivate(f *os.File) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return dataset.Errorf(dataset.ErrInvalid, "it is not a regular file (remove it)")
 	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
-		return dataset.Errorf(dataset.ErrForbidden, "it belongs to uid %d (remove it, and let nobody but root write to its folder)", st.Uid)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"it belongs to uid %d (remove it, and let nobody but root write to its folder)", st.Uid)
 	case st.Mode&0o077 != 0:
 		return dataset.Errorf(dataset.ErrForbidden, "other users can open it: mode %04o (remove it)", st.Mode&0o7777)
 	}

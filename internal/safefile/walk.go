@@ -115,7 +115,8 @@ func (w *walker) step(name string, followLast bool) error {
 	}
 	if w.loose != "" {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s: %s is a symbolic link, and users other than root can write to %s (give the path without the link)", w.path, way, w.loose)
+			"%s: %s is a symbolic link, and users other than root can write to %s (give the path without the link)",
+			w.path, way, w.loose)
 	}
 	return w.follow(fd, way)
 }
@@ -207,10 +208,12 @@ func CheckProgram(path string) error {
 	case w.st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return dataset.Errorf(dataset.ErrForbidden, "%s is not a regular file", path)
 	case w.st.Uid != 0 || w.st.Mode&0o022 != 0:
-		return dataset.Errorf(dataset.ErrForbidden, "%s: users other than root can write to it (chown root, chmod go-w)", path)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s: users other than root can write to it (chown root, chmod go-w)", path)
 	case w.loose != "":
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s: users other than root can write to %s, which is on the way to it (chown root, chmod go-w)", path, w.loose)
+			"%s: users other than root can write to %s, which is on the way to it (chown root, chmod go-w)", path,
+			w.loose)
 	}
 	return nil
 }

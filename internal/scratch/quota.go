@@ -28,7 +28,8 @@ func Quota(tb testing.TB, path, mode string) {
 	}
 	defer dir.Close()
 	args := [2]uint64{command}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), iocQuotaControl, uintptr(unsafe.Pointer(&args))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), iocQuotaControl,
+		uintptr(unsafe.Pointer(&args))); errno != 0 {
 		tb.Fatalf("scratch: %s quotas on %s: %v", mode, path, errno)
 	}
 	if mode == "full" {

@@ -66,7 +66,8 @@ func Run(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
 	var sys run.System
 	// Clean-ups run commands too, after the test's context has ended.
-	res, err := sys.Run(context.WithoutCancel(tb.Context()), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
+	res, err := sys.Run(context.WithoutCancel(tb.Context()),
+		run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,7 +103,11 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 		tb.Logf("once more: %v", err)
 		time.Sleep(100 * time.Millisecond) // nothing tells when that has ended
 		// A copy that was on a device of that number before is remembered, and stands in the way.
-		if _, err := (&run.System{}).Run(tb.Context(), run.Command{Name: "btrfs", Args: []string{"device", "scan", "--forget", dev.Path}, Timeout: patience}); err != nil {
+		if _, err := (&run.System{}).Run(tb.Context(), run.Command{
+			Name:    "btrfs",
+			Args:    []string{"device", "scan", "--forget", dev.Path},
+			Timeout: patience,
+		}); err != nil {
 			tb.Log(err)
 		}
 		err = mount.Mount(target, spec)

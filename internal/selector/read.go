@@ -58,7 +58,8 @@ func (r *reader) condition(n ast.Node) (condition, error) {
 	case nil:
 		return nil, wrong(0, "it cannot be read")
 	}
-	return nil, wrong(place(n), "want comparisons of facts, with and, or and not between them (have: ==, !=, <, <=, >, >=, in, matches)")
+	return nil, wrong(place(n), "want comparisons of facts, with and, or and not between them (have: ==, "+
+		"!=, <, <=, >, >=, in, matches)")
 }
 
 func (r *reader) junction(n *ast.BinaryNode) (condition, error) {
@@ -142,7 +143,8 @@ func constant(v value) func(Env) value { return func(Env) value { return v } }
 func (r *reader) operand(n ast.Node) (operand, error) {
 	switch n := n.(type) {
 	case *ast.StringNode:
-		return operand{literal, strconv.Quote(dataset.Clip(n.Value)), place(n), true, constant(value{text: n.Value})}, nil
+		return operand{literal, strconv.Quote(dataset.Clip(n.Value)), place(n), true,
+			constant(value{text: n.Value})}, nil
 	case *ast.IntegerNode:
 		return figure(n, float64(n.Value)), nil
 	case *ast.FloatNode:
@@ -162,7 +164,8 @@ func (r *reader) operand(n ast.Node) (operand, error) {
 	case *ast.BinaryNode:
 		return r.arithmetic(n)
 	}
-	return operand{}, wrong(place(n), "want a fact, a number or a text in quotes (facts: %s)", strings.Join(Names(), ", "))
+	return operand{}, wrong(place(n), "want a fact, a number or a text in quotes (facts: %s)",
+		strings.Join(Names(), ", "))
 }
 
 func figure(n ast.Node, f float64) operand {
@@ -221,8 +224,10 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	if err != nil {
 		return y, err
 	}
-	if ratio := n.Operator == "/" && x.kind == bytes && y.kind == bytes; !ratio && (x.kind != number || y.kind != number) {
-		return x, wrong(place(n), "cannot compute %s %s %s: want numbers, or a size / a size", x.said, n.Operator, y.said)
+	if ratio := n.Operator == "/" && x.kind == bytes && y.kind == bytes; !ratio &&
+		(x.kind != number || y.kind != number) {
+		return x, wrong(place(n), "cannot compute %s %s %s: want numbers, or a size / a size", x.said, n.Operator,
+			y.said)
 	}
 	return operand{number, x.said + " " + n.Operator + " " + y.said, x.at, x.constant && y.constant, func(e Env) value {
 		return value{number: act(x.get(e).number, y.get(e).number)}
@@ -243,7 +248,8 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 		return nil, err
 	}
 	if right.kind != list || left.kind != literal {
-		return nil, wrong(place(n), `want "a text" in backends, or a fact in ["one", "other"], not %s in %s`, left.said, right.said)
+		return nil, wrong(place(n), `want "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
+			left.said, right.said)
 	}
 	return holds{right, left.get(Env{}).text}, nil
 }

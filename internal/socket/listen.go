@@ -81,7 +81,8 @@ func CheckPath(path string) error {
 		return dataset.Errorf(dataset.ErrInvalid, "socket path %q: want an absolute path", path)
 	}
 	if len(path) > maxPath {
-		return dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path, len(path), maxPath)
+		return dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path,
+			len(path), maxPath)
 	}
 	return nil
 }
@@ -138,7 +139,8 @@ func vacate(ctx context.Context, path string) error {
 	case err != nil:
 		return fmt.Errorf("socket %s: %w", path, err)
 	case fi.Mode().Type() != fs.ModeSocket:
-		return dataset.Errorf(dataset.ErrInvalid, "socket %s: something that is no socket lies there (remove it, or choose another path)", path)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"socket %s: something that is no socket lies there (remove it, or choose another path)", path)
 	}
 	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", path)
 	switch {
@@ -149,7 +151,8 @@ func vacate(ctx context.Context, path string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("socket %s: %w", path, ctx.Err())
 	default:
-		return dataset.Errorf(dataset.ErrInUse, "socket %s is somebody's: %w (stop who uses it, or choose another path)", path, err)
+		return dataset.Errorf(dataset.ErrInUse,
+			"socket %s is somebody's: %w (stop who uses it, or choose another path)", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("socket %s, which nobody answers on: %w", path, err)
@@ -160,7 +163,8 @@ func vacate(ctx context.Context, path string) error {
 // held says who answers on a socket.
 func held(path string, c *net.UnixConn) error {
 	if cred, err := Peer(c); err == nil && cred.Pid == 1 {
-		return dataset.Errorf(dataset.ErrInUse, "systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
+		return dataset.Errorf(dataset.ErrInUse,
+			"systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
 }

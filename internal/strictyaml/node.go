@@ -60,7 +60,8 @@ func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	place := *t.Position
 	t.Position = &place
 	line := []rune(n.doc.lines[place.Line-1])
-	if column := written(line, place.Column-1, t.Type, at); column < len(line) || t.Type == token.StringType && column == len(line) {
+	if column := written(line, place.Column-1, t.Type, at); column < len(line) || t.Type == token.StringType &&
+		column == len(line) {
 		place.Column = column + 1
 	}
 	return n.at(&t, format, args...)
@@ -184,7 +185,8 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 		case refused:
 			bad.Add(f.Node.KeyErrorf("%s", why))
 		case !slices.Contains(known, f.Name):
-			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", dataset.Clip(f.Name), hint(f.Name, known), dataset.Have(known)))
+			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", dataset.Clip(f.Name), hint(f.Name, known),
+				dataset.Have(known)))
 		case f.Node.Absent():
 			bad.Add(f.Node.KeyErrorf("it has no value: give it one, or leave the key out"))
 		default:

@@ -125,7 +125,8 @@ func readXattrs(magic string) ([]xattr, error) {
 // in its own encoding, and those of NFS, which every file there has from its mode,
 // and which cannot be removed.
 func private(name string) bool {
-	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_") || strings.HasPrefix(name, "system.nfs4_")
+	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_") ||
+		strings.HasPrefix(name, "system.nfs4_")
 }
 
 // grow calls f, which fills a buffer, with larger ones until it fits. Linux

@@ -18,9 +18,9 @@ const flattenAt = 256
 
 // Remove removes name, one element, from the open directory dir, with all that
 // is below it, however deep. What is mounted below is never entered: a mount
-// point makes it fail. What chattr(1) protects is removed all the same. A name that is absent is fine. When ctx ends, or after an
-// error, a part of the tree is left; call again. Safe for concurrent use on
-// different names.
+// point makes it fail. What chattr(1) protects is removed all the same. A name that is absent is fine. When
+// ctx ends, or after an error, a part of the tree is left; call again. Safe for concurrent use on different
+// names.
 func Remove(ctx context.Context, dir *os.File, name string) error {
 	r := &removing{ctx: ctx, top: dir, prefix: name}
 	for {

@@ -69,13 +69,15 @@ func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 			return nil, err
 		}
 		if off < at || length < 0 || off > size || length > size-off {
-			return nil, dataset.Errorf(dataset.ErrCorrupt, "the map of a sparse file has a range of %d bytes at %d of %d", length, off, size)
+			return nil, dataset.Errorf(dataset.ErrCorrupt,
+				"the map of a sparse file has a range of %d bytes at %d of %d", length, off, size)
 		}
 		parts[i], at = extent{off, off + length}, off+length
 		sum += length
 	}
 	if sum != stored {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "the map of a sparse file is that of %d bytes, not of %d", sum, stored)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "the map of a sparse file is that of %d bytes, not of %d",
+			sum, stored)
 	}
 	return parts, nil
 }

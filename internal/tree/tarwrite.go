@@ -201,7 +201,8 @@ func (t *archiving) bytes(f *os.File, e extent) error {
 			return err
 		}
 		if n == 0 {
-			return dataset.Errorf(dataset.ErrConflict, "cut shorter while it was read (export a snapshot, or stop what writes)")
+			return dataset.Errorf(dataset.ErrConflict,
+				"cut shorter while it was read (export a snapshot, or stop what writes)")
 		}
 		off += n
 	}

@@ -160,7 +160,8 @@ func requireEmpty(dir *os.File) error {
 		return err
 	}
 	if len(names) > 0 {
-		return dataset.Errorf(dataset.ErrExists, "destination %q holds %q: want an empty directory", dir.Name(), names[0])
+		return dataset.Errorf(dataset.ErrExists, "destination %q holds %q: want an empty directory", dir.Name(),
+			names[0])
 	}
 	return nil
 }

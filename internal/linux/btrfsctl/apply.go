@@ -71,7 +71,8 @@ func (a *applying) apply(ctx context.Context, c *command, first bool) error {
 		return fmt.Errorf("%w: its first command, and that alone, says of what it is", ErrStream)
 	}
 	err := a.one(ctx, c)
-	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP, unix.EXDEV, unix.EINVAL, unix.ENODATA} {
+	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP,
+		unix.EXDEV, unix.EINVAL, unix.ENODATA} {
 		if errors.Is(err, stale) {
 			return fmt.Errorf("%w: %w", ErrStream, err)
 		}
@@ -327,7 +328,8 @@ func (a *applying) write(c *command) error {
 
 // clone shares a range with a file of the base, or of what is made.
 func (a *applying) clone(ctx context.Context, c *command) error {
-	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength), c.number(attrOffset)
+	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength),
+		c.number(attrOffset)
 	f, err := a.file(c.text(attrPath))
 	if err = errors.Join(c.err, err); err != nil {
 		return err
@@ -353,7 +355,8 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 		Src_fd: int64(src.Fd()), Src_offset: from, Src_length: length, Dest_offset: at,
 	})
 	if errors.Is(err, unix.EINVAL) { // one of them is NOCOW
-		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)), until{ctx, io.NewSectionReader(src, int64(from), int64(length))})
+		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)),
+			until{ctx, io.NewSectionReader(src, int64(from), int64(length))})
 	}
 	return err
 }

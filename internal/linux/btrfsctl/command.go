@@ -152,7 +152,8 @@ func checksum(parts ...[]byte) uint32 {
 func (c *command) bytes(which, size int) []byte {
 	b := c.attr[which]
 	if len(b) != size {
-		c.err = fmt.Errorf("%w: command %d has %d bytes in attribute %d, not %d", ErrStream, c.kind, len(b), which, size)
+		c.err = fmt.Errorf("%w: command %d has %d bytes in attribute %d, not %d", ErrStream, c.kind, len(b), which,
+			size)
 		return make([]byte, size)
 	}
 	return b

@@ -166,7 +166,8 @@ func unprotect(dir *os.File, id uint64) error {
 	handle := make([]byte, 20) // struct btrfs_fid: inode, subvolume, any generation
 	binary.NativeEndian.PutUint64(handle, rootInode)
 	binary.NativeEndian.PutUint64(handle[8:], id)
-	fd, err := unix.OpenByHandleAt(int(dir.Fd()), unix.NewFileHandle(withoutParent, handle), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	fd, err := unix.OpenByHandleAt(int(dir.Fd()), unix.NewFileHandle(withoutParent, handle),
+		unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if errors.Is(err, unix.ESTALE) {
 		return nil // it has gone
 	}

@@ -88,7 +88,8 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	}
 	switch {
 	case other:
-		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
+		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt,
+			"a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
 	case err != nil:
 		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container without a UUID")
 	}
@@ -111,7 +112,8 @@ func FirstLost(r io.ReaderAt) error {
 	if named, is := r.(interface{ Name() string }); is {
 		path = named.Name()
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
+	return dataset.Errorf(dataset.ErrCorrupt,
+		"the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
 }
 
 // Format makes a container of a UUID on a device, whatever that holds.
@@ -119,7 +121,8 @@ func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byt
 	err := t.run(ctx, formatTimeout, key, "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", id.String(),
 		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", fmt.Sprint(sector),
 		"--hash", "sha256", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
-		"--luks2-metadata-size", fmt.Sprint(metadataSize), "--luks2-keyslots-size", "512k", "--offset", fmt.Sprint(Overhead/512),
+		"--luks2-metadata-size", fmt.Sprint(metadataSize), "--luks2-keyslots-size", "512k", "--offset",
+		fmt.Sprint(Overhead/512),
 		"--key-file=-", device)
 	if err != nil {
 		return fmt.Errorf("encrypt %s: %w", device, err)

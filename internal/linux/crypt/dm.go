@@ -174,5 +174,6 @@ func target() error {
 	case errors.Is(err, os.ErrPermission):
 		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs root (CAP_SYS_ADMIN): %w", err)
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs dm-crypt, which this kernel has not (modprobe dm-crypt): %w", err)
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"encryption needs dm-crypt, which this kernel has not (modprobe dm-crypt): %w", err)
 }

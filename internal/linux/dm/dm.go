@@ -136,7 +136,8 @@ func ask(cmd uintptr, name string, flags uint32) ([]byte, error) {
 	binary.NativeEndian.PutUint32(buf[28:], flags)
 	copy(buf[nameAt:], name)
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xC000FD00|headerSize<<16|cmd, uintptr(unsafe.Pointer(&buf[0])))
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xC000FD00|headerSize<<16|cmd,
+			uintptr(unsafe.Pointer(&buf[0])))
 		switch errno {
 		case 0:
 			return buf, nil

@@ -80,7 +80,8 @@ func details(f *os.File, number uint64, depth int, found map[uint64]uint64) erro
 		return err
 	}
 	le := binary.LittleEndian
-	used, room, size := int(le.Uint32(node[nodeUsed:])), int(le.Uint32(node[nodeRoom:])), int(le.Uint32(node[nodeSize:]))
+	used, room, size := int(le.Uint32(node[nodeUsed:])), int(le.Uint32(node[nodeRoom:])),
+		int(le.Uint32(node[nodeSize:]))
 	internal := le.Uint32(node[4:])&nodeInternal != 0
 	want := detailsSize
 	if internal {

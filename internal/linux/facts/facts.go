@@ -174,8 +174,10 @@ func (h Host) virtual() (bool, error) {
 // makers are how the firmware of virtual machines begins to name itself.
 func makers() []string {
 	return []string{
-		"KVM", "OpenStack", "KubeVirt", "Amazon EC2", "QEMU", "VMware", "VMW", "innotek GmbH", "VirtualBox", "Xen", "Bochs",
-		"Parallels", "BHYVE", "Hyper-V", "Virtual Machine", "Apple Virtualization", "Google Compute Engine", "Alibaba Cloud ECS",
+		"KVM", "OpenStack", "KubeVirt", "Amazon EC2", "QEMU", "VMware", "VMW", "innotek GmbH", "VirtualBox", "Xen",
+		"Bochs",
+		"Parallels", "BHYVE", "Hyper-V", "Virtual Machine", "Apple Virtualization", "Google Compute Engine",
+		"Alibaba Cloud ECS",
 	}
 }
 

@@ -24,8 +24,9 @@ const (
 // that are not known.
 func Published(n dataset.Node, f dataset.Facts) map[string]string {
 	out := map[string]string{
-		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion, "engine_version": f.Engine,
-		"is_virtual": strconv.FormatBool(f.Virtual), "cpus": strconv.Itoa(f.CPUs),
+		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion,
+		"engine_version": f.Engine,
+		"is_virtual":     strconv.FormatBool(f.Virtual), "cpus": strconv.Itoa(f.CPUs),
 		"memory_total": inBytes(f.MemoryTotal), "memory_free": inBytes(f.MemoryFree),
 		"load_1": load(f.Load1), "load_10": load(f.Load10), "load_15": load(f.Load15),
 	}

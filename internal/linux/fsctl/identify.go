@@ -68,7 +68,8 @@ func signatures() []signature {
 		list = append(list, signature{HoldsLVM, sector * 512, "LABELONE"})
 	}
 	for _, page := range []int64{4096, 8192, 16384, 65536} {
-		list = append(list, signature{HoldsSwap, page - 10, "SWAPSPACE2"}, signature{HoldsSwap, page - 10, "SWAP-SPACE"})
+		list = append(list, signature{HoldsSwap, page - 10, "SWAPSPACE2"},
+			signature{HoldsSwap, page - 10, "SWAP-SPACE"})
 	}
 	return append(list, signature{HoldsMBR, 510, "\x55\xaa"})
 }

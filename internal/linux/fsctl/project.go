@@ -133,7 +133,8 @@ func hasProjects(dir *os.File) error {
 
 // quotactl is quotactl_fd(2), of Linux 5.14: it needs no device to be found.
 func quotactl(dir *os.File, command int, id uint32, arg unsafe.Pointer) error {
-	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, dir.Fd(), uintptr(command<<8|projects), uintptr(id), uintptr(arg), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, dir.Fd(), uintptr(command<<8|projects), uintptr(id),
+		uintptr(arg), 0, 0)
 	switch errno {
 	case 0:
 		return nil

@@ -85,7 +85,8 @@ type handled struct {
 // readStat asks no server: it may be dead.
 func (f *handled) readStat() error {
 	const fields = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_NLINK
-	if err := unix.Statx(unix.AT_FDCWD, f.path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields, &f.stat); err != nil {
+	if err := unix.Statx(unix.AT_FDCWD, f.path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields,
+		&f.stat); err != nil {
 		return &os.PathError{Op: "statx", Path: f.path, Err: err}
 	}
 	return nil
@@ -119,7 +120,8 @@ func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 	}
 	defer unix.Close(root)
 	var st unix.Statx_t
-	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO, &st); err != nil {
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO,
+		&st); err != nil {
 		return File{}, &os.PathError{Op: "statx", Path: e.Mountpoint, Err: err}
 	}
 	if st.Mnt_id != uint64(e.ID) {

@@ -30,11 +30,13 @@ func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
 		d.identity = fsys.Identity
 		if fsys.Major == 0 && (d.identity.Type == "" || d.identity.Type == btrfs) {
 			d.anyBtrfs = d.identity.StatMinor == 0
-			d.statMajor, d.statMinor = cmp.Or(d.identity.StatMajor, fsys.Major), cmp.Or(d.identity.StatMinor, fsys.Minor)
+			d.statMajor, d.statMinor = cmp.Or(d.identity.StatMajor, fsys.Major),
+				cmp.Or(d.identity.StatMinor, fsys.Minor)
 		}
 	case e.FSType == btrfs:
 		var st unix.Statx_t
-		err := unix.Statx(unix.AT_FDCWD, e.Mountpoint, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+		err := unix.Statx(unix.AT_FDCWD, e.Mountpoint, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT,
+			unix.STATX_TYPE, &st)
 		if d.anyBtrfs = err != nil; err == nil {
 			d.statMajor, d.statMinor = int(st.Dev_major), int(st.Dev_minor)
 		}

@@ -373,7 +373,8 @@ const maxRepresentatives = 16
 // because the comparison failed. It adds such a thread to s, up to maxRepresentatives.
 func (s *representatives) isNew(tid, kind int) bool {
 	for _, other := range *s {
-		if equal, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), uintptr(kind), 0, 0, 0); errno == 0 && equal == 0 {
+		if equal, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), uintptr(kind), 0, 0,
+			0); errno == 0 && equal == 0 {
 			return false
 		}
 	}

@@ -216,7 +216,8 @@ func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done 
 		return false, nil
 	}
 	if len(files) > 0 || err != nil {
-		l.found.opened = append(l.found.opened, openedBy{Opener{PID: pid, Comm: mount.CommOf(pid), Unexamined: err}, files})
+		l.found.opened = append(l.found.opened,
+			openedBy{Opener{PID: pid, Comm: mount.CommOf(pid), Unexamined: err}, files})
 	}
 	return true, nil
 }

@@ -100,7 +100,8 @@ func (h *Holding) In(v *View) bool {
 			return false
 		}
 		root := strings.TrimSuffix(e.Root, "//deleted")
-		return (within(root, h.fsys.Root) || h.hasUnknownRoot(seenMount{e, v})) && !mount.IsReadOnly(e) && !h.copied(v, e)
+		return (within(root, h.fsys.Root) || h.hasUnknownRoot(seenMount{e, v})) && !mount.IsReadOnly(e) &&
+			!h.copied(v, e)
 	})
 	h.views[v] = found
 	return found

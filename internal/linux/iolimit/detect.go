@@ -43,7 +43,8 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 		case e.FSType == "cgroup" && slices.Contains(strings.Split(e.VFSOptions, ","), v1Controller):
 			h := Hierarchy{Version: V1, Dir: e.Mountpoint}
 			if !h.Has(Root) {
-				return Hierarchy{}, fmt.Errorf("%w: %s has no %s (a kernel without CONFIG_BLK_DEV_THROTTLING)", ErrNone, h.Dir, h.file())
+				return Hierarchy{}, fmt.Errorf("%w: %s has no %s (a kernel without CONFIG_BLK_DEV_THROTTLING)",
+					ErrNone, h.Dir, h.file())
 			}
 			return h, nil
 		case e.FSType == "cgroup2" && v2 == "":
@@ -73,7 +74,8 @@ func (h Hierarchy) Holds() error {
 	}
 	has, err := h.controls(v2Memory)
 	if err == nil && !has {
-		err = fmt.Errorf("%w: %s has the controller io without memory, so that what is written to memory first would be nobody's", ErrNone, h.Dir)
+		err = fmt.Errorf("%w: %s has the controller io without memory, so that what is written to memory "+
+			"first would be nobody's", ErrNone, h.Dir)
 	}
 	return err
 }

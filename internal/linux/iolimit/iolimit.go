@@ -88,7 +88,8 @@ type Limits struct {
 func (l Limits) Without(others ...Limits) Limits {
 	for _, o := range others {
 		for _, v := range []struct{ has, other *int64 }{
-			{&l.ReadBPS, &o.ReadBPS}, {&l.WriteBPS, &o.WriteBPS}, {&l.ReadIOPS, &o.ReadIOPS}, {&l.WriteIOPS, &o.WriteIOPS},
+			{&l.ReadBPS, &o.ReadBPS}, {&l.WriteBPS, &o.WriteBPS}, {&l.ReadIOPS, &o.ReadIOPS},
+			{&l.WriteIOPS, &o.WriteIOPS},
 		} {
 			if *v.has == *v.other {
 				*v.has = 0

@@ -263,7 +263,8 @@ func finish(dev, file *os.File, opts Options) (*Device, error) {
 	}
 	d.BlockSize = uint32(size)
 	if opts.BlockSize != 0 && d.BlockSize != opts.BlockSize {
-		return nil, errors.Join(fmt.Errorf("%s has blocks of %d bytes instead of %d", d.Path, d.BlockSize, opts.BlockSize), d.Close())
+		return nil, errors.Join(fmt.Errorf("%s has blocks of %d bytes instead of %d", d.Path, d.BlockSize,
+			opts.BlockSize), d.Close())
 	}
 	return d, nil
 }

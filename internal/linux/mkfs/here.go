@@ -97,7 +97,8 @@ func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	case slices.Contains(have, fs):
 		return fs, nil
 	}
-	why := dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fs, strings.Join(have, ", "))
+	why := dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fs,
+		strings.Join(have, ", "))
 	for _, err := range now.Missing {
 		if strings.HasPrefix(err.Error(), fs) {
 			why = dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in a new volume: %w", fs, err)

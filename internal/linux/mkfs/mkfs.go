@@ -67,7 +67,8 @@ func Device(fs string, size dataset.Size) dataset.Size {
 
 // Size is the largest size, in whole MiB, for which a device is large enough.
 func Size(fs string, device dataset.Size) dataset.Size {
-	n := sort.Search(int(device/dataset.MiB), func(n int) bool { return Device(fs, dataset.Size(n+1)*dataset.MiB) > device })
+	n := sort.Search(int(device/dataset.MiB),
+		func(n int) bool { return Device(fs, dataset.Size(n+1)*dataset.MiB) > device })
 	return dataset.Size(n) * dataset.MiB
 }
 
@@ -83,7 +84,8 @@ const xfsLog = 64 * dataset.MiB
 // ext4Keeps is what an ext4 on a device keeps for itself: its journal, the tables of inodes, the
 // descriptors of its groups with room for more, and a fiftieth, at most 4096 blocks, in reserve.
 func ext4Keeps(size, device dataset.Size) dataset.Size {
-	return journal(size) + device/perInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50, 16*dataset.MiB)
+	return journal(size) + device/perInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
+		16*dataset.MiB)
 }
 
 const inodeSize = 256
@@ -128,7 +130,8 @@ const RootMode = 0o755
 
 // Root makes the root of a new filesystem empty, and whose it is to be.
 func Root(dir *os.File, owner *dataset.Owner) error {
-	if err := unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil &&
+		!errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove lost+found: %w", err)
 	}
 	mode := uint32(RootMode)

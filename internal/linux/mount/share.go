@@ -66,7 +66,8 @@ func statKnownMountPoint(root, path string) (st unix.Statx_t, err error) {
 		return st, err
 	}
 	defer unix.Close(dir)
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: resolveCached | unix.RESOLVE_NO_SYMLINKS}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: resolveCached | unix.RESOLVE_NO_SYMLINKS}
 	fd := -1
 	for range cachedTries {
 		if fd, err = unix.Openat2(dir, "."+path, &how); !errors.Is(err, unix.EAGAIN) {

@@ -201,7 +201,8 @@ type Holder struct {
 // String returns a clause for an error message.
 func (h Holder) String() string {
 	if h.Unexamined != nil {
-		return fmt.Sprintf("process %d (%s) may have it mounted and cannot be examined: %v", h.PID, h.Comm, h.Unexamined)
+		return fmt.Sprintf("process %d (%s) may have it mounted and cannot be examined: %v", h.PID, h.Comm,
+			h.Unexamined)
 	}
 	return fmt.Sprintf("process %d (%s) has it mounted at %s in another mount namespace", h.PID, h.Comm, h.Mountpoint)
 }

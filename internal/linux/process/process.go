@@ -57,7 +57,8 @@ func (i Identity) Program() (string, error) {
 	if now, err := Of(i.PID); err != nil || now != i {
 		return "", errors.Join(fmt.Errorf("read the program of process %d: it has ended", i.PID), err)
 	}
-	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil // the kernel adds it once an upgrade has replaced the file
+	// the kernel adds it once an upgrade has replaced the file
+	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil
 }
 
 // stat reads the start time and the state of a process: proc_pid_stat(5). Both follow the name of the

@@ -119,7 +119,11 @@ func treeExtents(f *os.File) ([]Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := map[btrfsctl.ExtentKind]ExtentFlags{btrfsctl.Prealloc: Unwritten, btrfsctl.Inline: Inline, btrfsctl.Encoded: Encoded}
+	flags := map[btrfsctl.ExtentKind]ExtentFlags{
+		btrfsctl.Prealloc: Unwritten,
+		btrfsctl.Inline:   Inline,
+		btrfsctl.Encoded:  Encoded,
+	}
 	out := make([]Extent, 0, len(items))
 	for _, e := range items {
 		if e.Kind == btrfsctl.Inline {

@@ -87,7 +87,8 @@ func do(steps ...error) error {
 
 func files(root string) error {
 	for i, size := range []int{0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, 3<<20 + 17} {
-		if err := os.WriteFile(filepath.Join(root, fmt.Sprintf("file-%d", size)), Bytes(uint64(i), size), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(root, fmt.Sprintf("file-%d", size)), Bytes(uint64(i), size),
+			0o644); err != nil {
 			return err
 		}
 	}
@@ -179,7 +180,8 @@ func directories(root string) error {
 		deep = filepath.Join(deep, strings.Repeat("d", 20))
 	}
 	wide := filepath.Join(root, "wide")
-	if err := do(os.MkdirAll(deep, 0o755), os.WriteFile(filepath.Join(deep, "bottom"), []byte("x"), 0o600), os.Mkdir(wide, 0o755)); err != nil {
+	if err := do(os.MkdirAll(deep, 0o755), os.WriteFile(filepath.Join(deep, "bottom"), []byte("x"), 0o600),
+		os.Mkdir(wide, 0o755)); err != nil {
 		return err
 	}
 	for i := range 300 {
