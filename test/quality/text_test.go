@@ -100,22 +100,23 @@ func TestWallsHaveReasons(t *testing.T) {
 	}
 }
 
-// The page on the invariants names a test for each thing that it says, and the test is there.
+// The pages on invariants and scenarios name tests for each of them, and each of these tests exists.
 func TestInvariantsNameTests(t *testing.T) {
-	there := map[string]bool{}
+	exists := map[string]bool{}
 	for _, name := range files(t, "_test.go") {
-		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(read(t, name), -1) {
-			there[m[1]] = true
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)\(`).FindAllStringSubmatch(read(t, name), -1) {
+			exists[m[1]] = true
 		}
 	}
-	page := "docs/invariants.md"
-	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(read(t, page), -1)
-	if len(named) == 0 {
-		t.Errorf("%s names no tests", page)
-	}
-	for _, test := range named {
-		if !there[test] {
-			t.Errorf("%s names %s, which is not there", page, test)
+	for _, page := range []string{"docs/invariants.md", "docs/scenarios.md"} {
+		named := regexp.MustCompile(`\b(?:Test|Benchmark|Fuzz)[A-Z]\w+`).FindAllString(read(t, page), -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no tests", page)
+		}
+		for _, test := range named {
+			if !exists[test] {
+				t.Errorf("%s names %s, which does not exist", page, test)
+			}
 		}
 	}
 }
