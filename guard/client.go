@@ -174,7 +174,8 @@ func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 		return reply{}, fmt.Errorf("ask the guard: %w", err)
 	}
 	if err != nil {
-		return reply{}, dataset.Errorf(dataset.ErrUnavailable, "the guard at %s does not answer: %w (see whether drover guard runs)", c.path, err)
+		return reply{}, dataset.Errorf(dataset.ErrUnavailable,
+			"the guard at %s does not answer: %w (see whether drover guard runs)", c.path, err)
 	}
 	if a.Failure != nil {
 		return reply{}, a.Failure.err()

@@ -36,7 +36,8 @@ func (d *dog) want(open func() (Watchdog, error)) error {
 		return nil
 	}
 	if open == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "fence policy watchdog: there is no watchdog device (load its driver, or softdog)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"fence policy watchdog: there is no watchdog device (load its driver, or softdog)")
 	}
 	device, err := open()
 	if err != nil {

@@ -52,7 +52,8 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 		return err
 	}
 	if strings.HasPrefix(name, "-") {
-		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: its name would be read as an option", dataset.Clip(name))
+		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: its name would be read as an option",
+			dataset.Clip(name))
 	}
 	timeout := f.Timeout
 	if timeout == 0 {
@@ -62,7 +63,12 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
 	var failed *run.Error
 	if errors.As(err, &failed) { // its arguments may hold what is not for everybody who reads this
-		err = &run.Error{Cmd: failed.Cmd, ExitCode: failed.ExitCode, Stderr: without(failed.Stderr, f.Args[1:]), Err: failed.Err}
+		err = &run.Error{
+			Cmd:      failed.Cmd,
+			ExitCode: failed.ExitCode,
+			Stderr:   without(failed.Stderr, f.Args[1:]),
+			Err:      failed.Err,
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("fence node %s: %w", name, err)
@@ -78,7 +84,8 @@ func without(said string, args []string) string {
 	for _, arg := range args {
 		_, value, _ := strings.Cut(arg, "=")
 		whole := []string{arg, value}
-		for _, part := range append(whole, strings.FieldsFunc(arg, func(r rune) bool { return strings.ContainsRune(" \t\r\n\"'`=:@,;", r) })...) {
+		for _, part := range append(whole, strings.FieldsFunc(arg,
+			func(r rune) bool { return strings.ContainsRune(" \t\r\n\"'`=:@,;", r) })...) {
 			if len(part) < 4 && !slices.Contains(whole, part) {
 				continue
 			}
@@ -100,7 +107,8 @@ func without(said string, args []string) string {
 func hide(hidden []bool, said, part string) {
 	for at := 0; part != "" && at+len(part) <= len(said); at++ {
 		end := at + len(part)
-		if said[at:end] != part || len(part) < 4 && (at > 0 && inWord(said[at-1]) || end < len(said) && inWord(said[end])) {
+		if said[at:end] != part || len(part) < 4 &&
+			(at > 0 && inWord(said[at-1]) || end < len(said) && inWord(said[end])) {
 			continue
 		}
 		for i := at; i < end; i++ {

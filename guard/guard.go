@@ -198,7 +198,8 @@ func (g *Guard) resume() {
 			g.climb(e)
 		}
 		wanted = wanted || e.Policy == PolicyWatchdog
-		rebooting = rebooting || e.State == StateFencing && slices.ContainsFunc(e.Steps, func(s Step) bool { return s.Act == ActReboot })
+		rebooting = rebooting || e.State == StateFencing &&
+			slices.ContainsFunc(e.Steps, func(s Step) bool { return s.Act == ActReboot })
 	}
 	if !wanted || rebooting { // to open the device would feed it
 		return

@@ -120,7 +120,8 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	began := g.Clock.Boottime()
 	o := g.Hand.Condemn(ctx, e.Target, condemnTime)
 	if !o.Done {
-		err = dataset.Errorf(dataset.ErrInUse, "it is still fenced: not every process that could write was killed: %s", left(o))
+		err = dataset.Errorf(dataset.ErrInUse,
+			"it is still fenced: not every process that could write was killed: %s", left(o))
 	} else if err = g.condemned(ctx, e); err == nil {
 		o = g.Hand.KillHolders(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
@@ -207,7 +208,8 @@ func (g *Guard) release(ctx context.Context, id uuid.UUID, epoch uint64, superse
 	g.mu.Lock()
 	if e := g.table[id]; superseded && e != nil && e.State != StateSuperseded {
 		g.mu.Unlock()
-		return dataset.Errorf(dataset.ErrConflict, "volume %s is %s, and not superseded: its agent has it again", e.Volume, e.State)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s is %s, and not superseded: its agent has it again",
+			e.Volume, e.State)
 	}
 	flushed, err := g.drop(id, epoch)
 	g.mu.Unlock()
@@ -235,7 +237,8 @@ func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err erro
 		g.trip(e)
 	}
 	if e.State == StateFencing || e.State == StateFenced {
-		return nil, dataset.Errorf(dataset.ErrInUse, "volume %s is %s: thaw it, or give it up as superseded, before it is released", e.Volume, e.State)
+		return nil, dataset.Errorf(dataset.ErrInUse,
+			"volume %s is %s: thaw it, or give it up as superseded, before it is released", e.Volume, e.State)
 	}
 	if e.State == StateSuperseded && !e.letGo() {
 		return nil, e.notLetGo()

@@ -70,7 +70,8 @@ func (p Process) Serve(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, l.Close()) }()
 	missing := Tune()
 	if kind, err := fsctl.KindOf(run); err != nil || kind != fsctl.Tmpfs {
-		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs holds up the fence", run, kind))
+		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs holds up the fence",
+			run, kind))
 	}
 	for _, m := range missing {
 		p.Log.Warn("the guard is weaker than it should be: " + m)
@@ -85,7 +86,8 @@ func (p Process) Serve(ctx context.Context) (err error) {
 		err = errors.Join(err, h.Close(ctx))
 	}()
 	g, err := New(ctx, Options{
-		Run: run, Hand: h, Step: p.Step, Recheck: p.Step, Again: p.Step / 4, Missing: missing, Version: p.Version, Log: p.Log, Ready: p.Ready,
+		Run: run, Hand: h, Step: p.Step, Recheck: p.Step, Again: p.Step / 4, Missing: missing, Version: p.Version,
+		Log: p.Log, Ready: p.Ready,
 		OpenWatchdog: func() (Watchdog, error) { return OpenWatchdog(p.Watchdog, watchdogTimeout) },
 	})
 	if err != nil {
@@ -111,5 +113,10 @@ func ServeHand(run, root string) error {
 		return err
 	}
 	defer conn.Close()
-	return hand.Serve(conn, &hand.Tool{Run: guardRun, Root: guardRoot, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{}})
+	return hand.Serve(conn, &hand.Tool{
+		Run:   guardRun,
+		Root:  guardRoot,
+		Spare: []int{os.Getpid(), os.Getppid()},
+		Clock: clock.System{},
+	})
 }

@@ -164,7 +164,8 @@ func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]En
 	take := func(id uuid.UUID, b []byte, where string) {
 		var e Entry
 		if err := json.Unmarshal(b, &e); err != nil || e.Dataset != id {
-			problems = append(problems, fmt.Errorf("the record of dataset %s %s is damaged: it is not fenced until it is registered again", id, where))
+			problems = append(problems, fmt.Errorf("the record of dataset %s %s is damaged: it is not "+
+				"fenced until it is registered again", id, where))
 			return
 		}
 		if was, ok := table[id]; !ok || was.Boot != boot {

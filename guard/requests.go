@@ -79,7 +79,8 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 		return nil, nil, e.notLetGo()
 	}
 	if e == nil && len(g.table) >= MaxDatasets {
-		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard keeps %d datasets and no more: release one", MaxDatasets)
+		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard keeps %d datasets and no more: release one",
+			MaxDatasets)
 	}
 	if e != nil && e.busy {
 		return nil, nil, e.isBusy()
@@ -89,7 +90,14 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 			return nil, nil, err
 		}
 	}
-	next := Entry{Volume: r.Volume, Epoch: r.Epoch, Policy: r.Policy, Deadline: r.Deadline, Boot: g.boot, State: StateArmed}
+	next := Entry{
+		Volume:   r.Volume,
+		Epoch:    r.Epoch,
+		Policy:   r.Policy,
+		Deadline: r.Deadline,
+		Boot:     g.boot,
+		State:    StateArmed,
+	}
 	next.Target = hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent}
 	next.Bound = g.bound(next, g.rungTime())
 	if late != nil {
@@ -129,7 +137,8 @@ func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
 }
 
 func (e *entry) notArmed() error {
-	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed unfed at epoch %d", e.Volume, e.State, e.Epoch)
+	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed unfed at epoch %d", e.Volume,
+		e.State, e.Epoch)
 }
 
 // letGo tells whether a superseded entry has lost its holders, and nothing of it is stopped
@@ -140,11 +149,13 @@ func (e *entry) letGo() bool {
 }
 
 func (e *entry) notLetGo() error {
-	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and what holds it has not ended: give it up again", e.Volume)
+	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and what holds it has not ended: give "+
+		"it up again", e.Volume)
 }
 
 func (e *entry) older(epoch uint64) error {
-	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: a request for epoch %d comes too late", e.Volume, e.Epoch, epoch)
+	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: a request for epoch %d "+
+		"comes too late", e.Volume, e.Epoch, epoch)
 }
 
 func (e *entry) isBusy() error {
@@ -216,7 +227,8 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 		return err
 	}
 	if f.Epoch != e.Epoch {
-		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, f.Epoch)
+		return dataset.Errorf(dataset.ErrStale,
+			"the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, f.Epoch)
 	}
 	e.Bound = g.bound(e.Entry, rung)
 	if f.Most != 0 {
@@ -252,7 +264,8 @@ func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, e
 			return nil, err
 		}
 		if epoch != e.Epoch {
-			return nil, dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, epoch)
+			return nil, dataset.Errorf(dataset.ErrStale,
+				"the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, epoch)
 		}
 		return e, nil
 	}
@@ -288,7 +301,8 @@ func (g *Guard) Status() Status {
 		PID: os.Getpid(), Version: g.Version, Boot: g.boot, Now: g.Clock.Boottime(), Since: g.since,
 		Missing: slices.Clone(g.missing), Watchdog: g.dog.timeout, Datasets: make([]Entry, 0, len(g.table)),
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(g.table), func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(g.table),
+		func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }) {
 		s.Datasets = append(s.Datasets, g.table[id].copy())
 	}
 	return s

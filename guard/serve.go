@@ -155,7 +155,9 @@ func (g *Guard) answer(ctx context.Context, q request) (a reply) {
 // understand refuses what this guard would take for something else.
 func (g *Guard) understand(q request) error {
 	if q.Version != Version {
-		return dataset.Errorf(dataset.ErrUnsupported, "the guard speaks version %d of its protocol, and was asked in version %d: restart the older of guard and agent", Version, q.Version)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"the guard speaks version %d of its protocol, and was asked in version %d: restart the older of "+
+				"guard and agent", Version, q.Version)
 	}
 	if q.Boot != g.boot {
 		return dataset.Errorf(dataset.ErrStale, "a request of boot %s: this is boot %s", dataset.Clip(q.Boot), g.boot)

@@ -104,7 +104,11 @@ func realTime() error {
 				continue
 			}
 			changed = true
-			err = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority}, 0)
+			err = unix.SchedSetAttr(tid, &unix.SchedAttr{
+				Size:     unix.SizeofSchedAttr,
+				Policy:   unix.SCHED_RR,
+				Priority: priority,
+			}, 0)
 			if err != nil && !errors.Is(err, unix.ESRCH) {
 				return err
 			}

@@ -158,12 +158,14 @@ func (r Registration) check(now time.Duration) error {
 	case len(r.Volume) > maxName:
 		return bad("the name of the volume has %d bytes: want %d at most", len(r.Volume), maxName)
 	case !slices.Contains(Policies(), r.Policy):
-		return bad("unknown fence policy %q (have: %s)", dataset.Clip(string(r.Policy)), dataset.Have(words(Policies())))
+		return bad("unknown fence policy %q (have: %s)", dataset.Clip(string(r.Policy)),
+			dataset.Have(words(Policies())))
 	case len(r.Paths) == 0 || len(r.Paths) > maxPaths:
 		return bad("%d paths: want 1 to %d", len(r.Paths), maxPaths)
 	}
 	for _, p := range r.Paths {
-		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" || len(p) > maxPath || strings.ContainsAny(p, "\n\x00") {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" || len(p) > maxPath ||
+			strings.ContainsAny(p, "\n\x00") {
 			return bad("path %q: want an absolute path below /, in its shortest form", dataset.Clip(p))
 		}
 	}
@@ -177,7 +179,8 @@ func checkDeadline(at, now time.Duration) error {
 		return dataset.Errorf(dataset.ErrStale, "the deadline passed %v ago", now-at)
 	}
 	if at > now+MaxAhead {
-		return dataset.Errorf(dataset.ErrInvalid, "the deadline is %v ahead: want %v at most (CLOCK_BOOTTIME, in nanoseconds)", at-now, MaxAhead)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"the deadline is %v ahead: want %v at most (CLOCK_BOOTTIME, in nanoseconds)", at-now, MaxAhead)
 	}
 	return nil
 }

@@ -108,9 +108,11 @@ func checkWrite(w Write) error {
 	case w.Delete && (w.Value != nil || w.Session != ""):
 		return dataset.Errorf(dataset.ErrInvalid, "key %s is deleted and given a value or session at once", w.Key)
 	case live && !w.Delete && w.Session == "":
-		return dataset.Errorf(dataset.ErrInvalid, "key %s is not bound: want a session for each key under %s", w.Key, LivePrefix)
+		return dataset.Errorf(dataset.ErrInvalid, "key %s is not bound: want a session for each key under %s",
+			w.Key, LivePrefix)
 	case !live && w.Session != "":
-		return dataset.Errorf(dataset.ErrInvalid, "key %s cannot be bound to a session: only keys under %s can", w.Key, LivePrefix)
+		return dataset.Errorf(dataset.ErrInvalid, "key %s cannot be bound to a session: only keys under %s can",
+			w.Key, LivePrefix)
 	}
 	return nil
 }

@@ -126,7 +126,8 @@ func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.
 	if p.unexamined != nil {
 		return
 	}
-	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared && t.Clock.Steady()-p.clearedAt < t.examineAgainAfter() {
+	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared &&
+		t.Clock.Steady()-p.clearedAt < t.examineAgainAfter() {
 		p.unexamined = inuse.ErrOutOfTime
 		return
 	}

@@ -113,7 +113,8 @@ func (t *Tool) freezeOnce(target Target) (Outcome, error) {
 	}
 	o := Outcome{Done: true, At: t.now(), Anew: true}
 	if limitErr != nil {
-		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w", limitErr), "")
+		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w",
+			limitErr), "")
 	}
 	if err := t.markFrozen(target.Dataset, o.At); err != nil {
 		// Without the mark, the next hand assumes that another program has frozen it.
@@ -175,7 +176,8 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 // filesystem, such a mount may be of another dataset, whose fence a thaw would undo. Then it fails.
 func openOfHost(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	if len(mounts) > 0 && !fsys.Confirmed() && !fsys.Reused() {
-		return nil, fmt.Errorf("%s is mounted, and may be another filesystem with the same device number", mounts[0].Mountpoint)
+		return nil, fmt.Errorf("%s is mounted, and may be another filesystem with the same device number",
+			mounts[0].Mountpoint)
 	}
 	return openAny(fsys, mounts)
 }
@@ -280,7 +282,8 @@ func (w *world) checkNoHolders(target Target) error {
 func (t *Tool) checkFreezable(fsys mount.Filesystem, path string) error {
 	if fsys.Root != "/" {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"%s shows only %s of its filesystem: a freeze would stop other users of that filesystem too", path, fsys.Root)
+			"%s shows only %s of its filesystem: a freeze would stop other users of that filesystem too", path,
+			fsys.Root)
 	}
 	for _, dir := range []string{"/", "/proc/self/exe", t.Root, t.Run} {
 		var st unix.Stat_t

@@ -115,7 +115,12 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	}
 	l := ls.next
 	if l == nil {
-		l = &look{targets: map[uuid.UUID]Target{}, within: examineTime, listed: make(chan struct{}), examined: make(chan struct{})}
+		l = &look{
+			targets:  map[uuid.UUID]Target{},
+			within:   examineTime,
+			listed:   make(chan struct{}),
+			examined: make(chan struct{}),
+		}
 		ls.next = l
 		if ls.running == nil {
 			go ls.run(t) // ends when no look is requested any more

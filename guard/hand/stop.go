@@ -130,14 +130,16 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
 		o.Left, o.Note, o.Contained = nil, "", false
 		if len(suspects) > 0 {
-			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they have been examined", len(suspects))
+			o.Note = fmt.Sprintf("%d processes that could not be examined in time are stopped until they "+
+				"have been examined", len(suspects))
 		}
 		return true, err
 	}
 	o.Left = slices.Clone(left[:min(len(left), MaxLeft)])
 	o.Contained = !acted && !again && t.contained(w, r, holders, suspects)
 	if len(suspects) > 0 {
-		o.Note = fmt.Sprintf("%d processes could not be examined, for instance process %d (%s): %v", len(suspects), suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
+		o.Note = fmt.Sprintf("%d processes could not be examined, for instance process %d (%s): %v", len(suspects),
+			suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
 	}
 	return !t.waitFor(ctx, left, func(p Process) bool {
 		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
@@ -245,7 +247,10 @@ func (t *Tool) onlyHolders(g group, target Target, holders []Process) bool {
 		return false
 	}
 	for _, pid := range members {
-		if !slices.ContainsFunc(holders, func(p Process) bool { return p.PID == pid && !p.Engine && !p.is(target.Agent) }) {
+		if !slices.ContainsFunc(holders, func(
+			p Process) bool {
+			return p.PID == pid && !p.Engine && !p.is(target.Agent)
+		}) {
 			return false
 		}
 	}

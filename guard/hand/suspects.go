@@ -157,7 +157,12 @@ func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, tar
 		if at, was := tried[key]; was && at == q.queued {
 			continue
 		}
-		copied := suspect{Process: q.Process, targets: map[uuid.UUID]Target{}, queued: q.queued, fences: map[uuid.UUID]int{}}
+		copied := suspect{
+			Process: q.Process,
+			targets: map[uuid.UUID]Target{},
+			queued:  q.queued,
+			fences:  map[uuid.UUID]int{},
+		}
 		for id, target := range q.targets {
 			copied.targets[id], targets[id] = target, target
 			copied.fences[id] = s.fences[id]

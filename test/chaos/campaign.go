@@ -31,7 +31,8 @@ profiles:
   plain: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always}
   rolled: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, replicas: {count: 1, every: 1s}}
   staying: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: never}
-  auto: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 20s}
+  auto: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always, replicas: {count: 1, every: 1s},
+	failover: auto, fence: guard, max_loss: 20s}
   safe: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always, replicas: {count: 1, every: 1s}}
 `
 
@@ -91,13 +92,23 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	k := &Campaign{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
 		parts: map[string]*sync.Mutex{}, cuts: map[cut]int{}, lost: map[*cluster.Host]bool{}, ended: ended{},
-		report: tally{Report: Report{Seed: opts.Seed, Faults: map[Kind]int{}, Operations: map[string]int{}, Reasons: map[string]int{}}},
+		report: tally{Report: Report{
+			Seed:       opts.Seed,
+			Faults:     map[Kind]int{},
+			Operations: map[string]int{},
+			Reasons:    map[string]int{},
+		}},
 	}
 	defer k.units(t)()
 	endEngines := k.startEngines(t)
 	t.Cleanup(endEngines) // after the users, should this end in their middle
 	k.makeVolumes(t)
-	k.names = c.StartTraffic(t, cluster.Load{Prefix: fmt.Sprint("n", opts.Seed, "-"), Seed: opts.Seed, Pause: 300 * time.Millisecond, Fresh: 30})
+	k.names = c.StartTraffic(t, cluster.Load{
+		Prefix: fmt.Sprint("n", opts.Seed, "-"),
+		Seed:   opts.Seed,
+		Pause:  300 * time.Millisecond,
+		Fresh:  30,
+	})
 	stop := k.startUsers(t)
 	k.wreak(t)
 	stop()

@@ -94,7 +94,8 @@ func (k *Campaign) crowd(t testing.TB, f Fault, h *cluster.Host) {
 		all.Go(func() {
 			ready := make(chan struct{})
 			log := filepath.Join(k.dir, fmt.Sprintf("stranger-%d-%d.output", f.N, n))
-			p, err := play(h.On, "stranger", log, 0, func(string) { close(ready) }, fmt.Sprint(crowd), fmt.Sprint(nobody))
+			p, err := play(h.On, "stranger", log, 0, func(string) { close(ready) }, fmt.Sprint(crowd),
+				fmt.Sprint(nobody))
 			if err != nil {
 				t.Error(err)
 				return

@@ -58,7 +58,8 @@ func (e *dockerd) start(t testing.TB) {
 	t.Helper()
 	plugin := filepath.Join("/run/docker/plugins", e.on.Driver+".sock")
 	ready := make(chan struct{})
-	proc, err := play(e.on.On, "engine", filepath.Join(e.on.Dir, "engine.log"), 0, func(string) { close(ready) }, e.socket(), plugin)
+	proc, err := play(e.on.On, "engine", filepath.Join(e.on.Dir, "engine.log"), 0, func(string) { close(ready) },
+		e.socket(), plugin)
 	if err != nil {
 		t.Error(err)
 		return
@@ -182,10 +183,12 @@ func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	k.mu.Lock()
 	lost := k.lost[w.on]
 	k.mu.Unlock()
-	if list == nil || lost || w.forgotten && len(list) > 0 || slices.ContainsFunc(list, isUnverified) || !canWrite(w.proc.PID()) {
+	if list == nil || lost || w.forgotten && len(list) > 0 || slices.ContainsFunc(list, isUnverified) ||
+		!canWrite(w.proc.PID()) {
 		return
 	}
-	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name, w.name, when, list)
+	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name,
+		w.name, when, list)
 	k.report.mu.Lock()
 	defer k.report.mu.Unlock()
 	k.report.Ended++

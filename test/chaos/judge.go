@@ -101,7 +101,8 @@ func (k *Campaign) judge(t testing.TB) {
 	}
 	// What was announced covers what a head lacks; and even that is kept aside.
 	for what, bad := range map[string][]string{
-		"heads": witness.Check(entries, heads, losses, k.raised...), "heads, and what is kept aside": witness.Check(entries, all, nil, k.raised...),
+		"heads":                         witness.Check(entries, heads, losses, k.raised...),
+		"heads, and what is kept aside": witness.Check(entries, all, nil, k.raised...),
 	} {
 		for _, b := range bad {
 			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
@@ -130,7 +131,11 @@ func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 	}
 	for _, op := range k.announcedBy(ops) {
 		k.report.count("failovers")
-		losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: k.boottime(op.Loss.Taken)})
+		losses = append(losses, witness.Loss{
+			Dataset: op.DatasetID.String(),
+			Epoch:   op.Epoch,
+			After:   k.boottime(op.Loss.Taken),
+		})
 	}
 	return losses
 }

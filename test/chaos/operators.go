@@ -28,8 +28,14 @@ func (o *operator) run(ctx context.Context, t testing.TB) {
 	for ctx.Err() == nil {
 		v := o.k.volumes[o.random.IntN(len(o.k.volumes))]
 		o.k.letGo(ctx, t, v)
-		r := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: v.name, Node: o.k.Hosts[o.random.IntN(len(o.k.Hosts))].Name}
-		what, at, pause := o.random.IntN(4), o.random.IntN(len(o.k.Controls)), draw(o.random, 200*time.Millisecond, 2*time.Second)
+		r := api.Request{
+			ID:     uuid.New(),
+			Kind:   dataset.OpMove,
+			Volume: v.name,
+			Node:   o.k.Hosts[o.random.IntN(len(o.k.Hosts))].Name,
+		}
+		what, at, pause := o.random.IntN(4), o.random.IntN(len(o.k.Controls)),
+			draw(o.random, 200*time.Millisecond, 2*time.Second)
 		if what > 1 {
 			r = api.Request{ID: r.ID, Kind: dataset.OpSnapshot, Volume: v.name}
 		}
@@ -75,7 +81,8 @@ const patience = 60 * time.Second
 
 // ask has something done, and waits until it is or is not. It is asked again, as the same
 // request, as long as control does not answer.
-func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Control, r api.Request) (op dataset.Operation, err error) {
+func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Control,
+	r api.Request) (op dataset.Operation, err error) {
 	c := control.Client(t)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -188,7 +195,8 @@ func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cl
 		v.mu.Lock()
 		v.barred[lost] = true
 		v.mu.Unlock()
-		k.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence, Node: lost.Name})(history.Answer{Done: true})
+		k.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence,
+			Node: lost.Name})(history.Answer{Done: true})
 		out, err := c.Submit(t.Context(), r)
 		if err != nil || out.Operation == nil {
 			k.report.why(err)
@@ -200,7 +208,11 @@ func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cl
 		k.report.count("forced moves begun")
 		if l := out.Operation.Loss; l != nil {
 			v.mu.Lock()
-			v.losses = append(v.losses, witness.Loss{Dataset: v.id.String(), Epoch: out.Operation.Epoch, After: k.boottime(l.Taken)})
+			v.losses = append(v.losses, witness.Loss{
+				Dataset: v.id.String(),
+				Epoch:   out.Operation.Epoch,
+				After:   k.boottime(l.Taken),
+			})
 			v.mu.Unlock()
 		}
 		return
@@ -241,7 +253,8 @@ func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
 		}
 		epoch, _ := h.Epoch(v.id)
 		if home := now.Node == h.Name; !home && a.Volume.Status["node"] == h.Name || home && epoch < now.Epoch {
-			return fmt.Errorf("home is %s of epoch %d, and it says %v of epoch %d", now.Node, now.Epoch, a.Volume.Status["node"], epoch)
+			return fmt.Errorf("home is %s of epoch %d, and it says %v of epoch %d", now.Node, now.Epoch,
+				a.Volume.Status["node"], epoch)
 		}
 		return nil
 	})

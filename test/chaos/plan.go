@@ -33,14 +33,16 @@ const (
 	PeersDeaf     Kind = "peers-deaf"     // two hosts: the second does not hear the first
 	ControlCut    Kind = "control-cut"    // a replica, from Consul
 	ControlDeaf   Kind = "control-deaf"   // a replica: it does not hear Consul
-	HostLost      Kind = "host-lost"      // a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
-	EngineKilled  Kind = "engine-killed"  // a host: its containers go on (live-restore)
-	FilesCopied   Kind = "files-copied"   // a host: docker cp on each of its containers, for as long
-	CopyFailed    Kind = "copy-failed"    // a host: docker cp on each of its containers fails for another driver's volume
-	MountKept     Kind = "mount-kept"     // a host: a process with a copy of a container's mounts writes on
-	Strangers     Kind = "strangers"      // a host: processes with many descriptors that use no volume
-	HostBusy      Kind = "host-busy"      // a host: its CPUs and memory
-	StorePutBack  Kind = "store-put-back" // nobody: Consul, to what it was as long before; an operator recovers it
+	// a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
+	HostLost     Kind = "host-lost"
+	EngineKilled Kind = "engine-killed" // a host: its containers go on (live-restore)
+	FilesCopied  Kind = "files-copied"  // a host: docker cp on each of its containers, for as long
+	// a host: docker cp on each of its containers fails for another driver's volume
+	CopyFailed   Kind = "copy-failed"
+	MountKept    Kind = "mount-kept"     // a host: a process with a copy of a container's mounts writes on
+	Strangers    Kind = "strangers"      // a host: processes with many descriptors that use no volume
+	HostBusy     Kind = "host-busy"      // a host: its CPUs and memory
+	StorePutBack Kind = "store-put-back" // nobody: Consul, to what it was as long before; an operator recovers it
 )
 
 // Fault is one thing that goes wrong, and ends.
@@ -148,7 +150,8 @@ func Plan(seed uint64) iter.Seq[Fault] {
 			}
 			if putBack && now > putBackAfter {
 				putBack = false
-				if !yield(Fault{Kind: StorePutBack, For: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
+				if !yield(Fault{Kind: StorePutBack,
+					For: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
 					return
 				}
 			}

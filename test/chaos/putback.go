@@ -29,10 +29,10 @@ const noticed = 15 * time.Second
 const stillFaulty = 4 * time.Second
 
 // putBack has Consul put back to what it was a while before, under all that runs, and an
-// operator bring it up to date again, once the faults that have begun are over. No host is lost meanwhile: what that one alone knows
-// would be waited for. What was acknowledged since the backup, and no agent holds, is lost
-// then, which the histories of names and leases are told; what promotions announced that
-// ended in that time is remembered here.
+// operator bring it up to date again, once the faults that have begun are over. No host is lost meanwhile:
+// what that one alone knows would be waited for. What was acknowledged since the backup, and no agent holds,
+// is lost then, which the histories of names and leases are told; what promotions announced that ended in
+// that time is remembered here.
 func (k *Campaign) putBack(t testing.TB, f Fault) {
 	k.noneLost.Lock()
 	defer k.noneLost.Unlock()
@@ -58,7 +58,8 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 	rest(t.Context(), stillFaulty)
 	k.quiet.Lock() // an operator who has nobody at hand does not recover a store
 	defer k.quiet.Unlock()
-	for start := time.Now(); k.recoveries() == before && time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
+	for start := time.Now(); k.recoveries() == before &&
+		time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
 		if err := k.recover(t.Context(), t); err != nil {
 			t.Logf("recovery: %v", err)
 		}
@@ -79,7 +80,8 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 func (k *Campaign) decided(t testing.TB) map[string]string {
 	out := map[string]string{}
 	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {
-		list, _, err := k.Consul.Client().KV().List("drover/data/"+kind+"/", &consul.QueryOptions{RequireConsistent: true})
+		list, _, err := k.Consul.Client().KV().List("drover/data/"+kind+"/",
+			&consul.QueryOptions{RequireConsistent: true})
 		if err != nil {
 			t.Error(err)
 		}
@@ -130,7 +132,8 @@ func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func
 
 // remember keeps the operations on record that ended, before the store forgets them.
 func (k *Campaign) remember(t testing.TB) {
-	list, _, err := k.Consul.Client().KV().List("drover/data/operations/", &consul.QueryOptions{RequireConsistent: true})
+	list, _, err := k.Consul.Client().KV().List("drover/data/operations/",
+		&consul.QueryOptions{RequireConsistent: true})
 	if err != nil {
 		t.Error(err)
 	}

@@ -89,7 +89,8 @@ func (r *Report) Add(other Report) {
 func (r Report) String() string {
 	faults, n := list(r.Faults)
 	operations, _ := list(r.Operations)
-	return fmt.Sprintf("seed %d: %d faults (%s); %s; %d writes; overlaps %d, lost %d, unended %d, unseen %d, ended uses %d, stuck strangers %d, longest fence %s",
+	return fmt.Sprintf("seed %d: %d faults (%s); %s; %d writes; overlaps %d, lost %d, unended %d, unseen "+
+		"%d, ended uses %d, stuck strangers %d, longest fence %s",
 		r.Seed, n, faults, operations, r.Writes, r.Overlaps, r.Lost, r.Unended, r.Unseen, r.Ended, r.Stuck, r.Fence)
 }
 

@@ -66,13 +66,16 @@ func (k *Campaign) left(h *cluster.Host) (err error) {
 	})
 	devices, lerr := loopdev.List()
 	for _, d := range devices {
-		if dir, derr := filepath.Rel(filepath.Join(h.Host.Dir, "disk"), d.Backing); derr == nil && filepath.IsLocal(dir) {
+		if dir, derr := filepath.Rel(filepath.Join(h.Host.Dir, "disk"), d.Backing); derr == nil &&
+			filepath.IsLocal(dir) {
 			lerr = errors.Join(lerr, fmt.Errorf("loop device: %s of %s", d.Path, d.Backing))
 		}
 	}
 	for _, pid := range h.On.Processes() {
-		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() && pid != k.engines[h].process().PID() {
-			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the engine, the guard or its hand", pid))
+		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() &&
+			pid != k.engines[h].process().PID() {
+			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the engine, "+
+				"the guard or its hand", pid))
 		}
 	}
 	return errors.Join(err, merr, lerr)

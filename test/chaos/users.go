@@ -208,7 +208,11 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 		}
 		delete(v.uses, id)
 		k.report.count("uses overtaken")
-		k.leases.Happened(history.Request{Key: v.id.String(), What: history.Fence, Node: was.on.Name}, began, history.Answer{Done: true})
+		k.leases.Happened(history.Request{
+			Key:  v.id.String(),
+			What: history.Fence,
+			Node: was.on.Name,
+		}, began, history.Answer{Done: true})
 	}
 }
 
@@ -262,7 +266,8 @@ func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool
 		return false
 	}
 	args := append([]string{
-		k.writer, "-file", "/data/" + cluster.Tokens, "-log", "/logs/" + w.name + ".log", "-writer", w.name, "-every", "20ms",
+		k.writer, "-file", "/data/" + cluster.Tokens, "-log", "/logs/" + w.name +
+			".log", "-writer", w.name, "-every", "20ms",
 		"-dataset", v.id.String(), "-node", w.on.Name, "-epoch", fmt.Sprint(w.epoch),
 	}, box...)
 	if w.crowded {

@@ -165,9 +165,11 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 		controls = append(controls, fmt.Sprintf("%s:%d", r.On.IP, controlPort))
 	}
 	h := &Host{Name: name, On: on, Host: host.Start(t, host.Options{
-		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true, Env: c.opts.Env,
-		Flags:  []string{"--join", "@" + c.token(t, name)},
-		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP, peerPort),
+		Process: "agent", Name: name, On: on, Driver: "drover", Pool: c.opts.Pool, Size: c.opts.Size, Down: true,
+		Env:   c.opts.Env,
+		Flags: []string{"--join", "@" + c.token(t, name)},
+		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP,
+			peerPort),
 	})}
 	h.SetClock(t, c.opts.Clock)
 	h.Guard = c.newGuard(t, h)

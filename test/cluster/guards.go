@@ -37,7 +37,8 @@ func (c *Cluster) newGuard(t testing.TB, h *Host) *Guard {
 	g := &Guard{
 		args: h.On.Command(host.Binary(t), "guard", "--root", h.Root, "--run", run, "--watchdog", "/dev/null/none",
 			"--step", cmp.Or(c.opts.Step, time.Second).String()),
-		socket: guard.SocketPath(run), log: filepath.Join(h.Dir, "guard.log"), env: append([]string{"GOMAXPROCS=4"}, c.opts.Env...),
+		socket: guard.SocketPath(run), log: filepath.Join(h.Dir, "guard.log"),
+		env: append([]string{"GOMAXPROCS=4"}, c.opts.Env...),
 	}
 	var err error
 	if g.client, err = guard.NewClient(g.socket); err != nil {
@@ -51,7 +52,11 @@ func (c *Cluster) newGuard(t testing.TB, h *Host) *Guard {
 func (g *Guard) Up(t testing.TB, env ...string) {
 	t.Helper()
 	var err error
-	if g.proc, err = child.Start(child.Spec{Args: g.args, Log: g.log, Env: append(g.env[:len(g.env):len(g.env)], env...)}); err != nil {
+	if g.proc, err = child.Start(child.Spec{
+		Args: g.args,
+		Log:  g.log,
+		Env:  append(g.env[:len(g.env):len(g.env)], env...),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	Await(t, "the guard answers", func() error {

@@ -69,7 +69,8 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...), Log: w.log + ".output"})
+		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...),
+			Log: w.log + ".output"})
 		if err != nil {
 			t.Fatal(err)
 		}

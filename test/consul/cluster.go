@@ -67,7 +67,14 @@ func Start(tb testing.TB, opts Options) *Cluster {
 	}
 	ips := addresses(opts)
 	for n, ip := range ips {
-		s := &Server{Name: fmt.Sprintf("server%d", n+1), IP: ip, tb: tb, cluster: c, binary: binary, dir: filepath.Join(dir, ip)}
+		s := &Server{
+			Name:    fmt.Sprintf("server%d", n+1),
+			IP:      ip,
+			tb:      tb,
+			cluster: c,
+			binary:  binary,
+			dir:     filepath.Join(dir, ip),
+		}
 		if len(opts.On) > 0 {
 			s.On = opts.On[n]
 		}
@@ -117,7 +124,8 @@ func addresses(opts Options) []string {
 }
 
 func uuidLike() string {
-	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", rand.Uint32(), rand.IntN(1<<16), rand.IntN(1<<12), rand.IntN(1<<12), rand.Uint64()>>16)
+	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", rand.Uint32(), rand.IntN(1<<16), rand.IntN(1<<12),
+		rand.IntN(1<<12), rand.Uint64()>>16)
 }
 
 // config is the configuration of one server. Only a leader's own clock is sped
@@ -127,7 +135,8 @@ func (c *Cluster) config(s *Server, ips []string) map[string]any {
 		"server": true, "bootstrap_expect": len(ips), "retry_join": ips, "retry_interval": "1s",
 		"node_name": s.Name, "datacenter": "dc1", "data_dir": filepath.Join(s.dir, "data"),
 		"bind_addr": s.IP, "client_addr": s.IP, "advertise_addr": s.IP,
-		"session_ttl_min": "1s", "disable_update_check": true, "disable_coordinates": true, "disable_remote_exec": true, "log_level": "INFO",
+		"session_ttl_min": "1s", "disable_update_check": true, "disable_coordinates": true,
+		"disable_remote_exec": true, "log_level": "INFO",
 		"performance": map[string]any{"raft_multiplier": 1},
 		"ports":       map[string]any{"http": 8500, "dns": -1, "grpc": -1, "grpc_tls": -1, "serf_wan": -1},
 		"connect":     map[string]any{"enabled": false},

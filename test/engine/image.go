@@ -74,7 +74,8 @@ func lock(dir string) (unlock func(), err error) {
 func makeTemplate(t testing.TB, archive, template string) error {
 	t.Helper()
 	// DROVER_CACHE may be a folder of others, too.
-	old, err := filepath.Glob(filepath.Join(filepath.Dir(template), strings.Repeat("[0-9a-f]", len(filepath.Base(template)))+"*"))
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(template),
+		strings.Repeat("[0-9a-f]", len(filepath.Base(template)))+"*"))
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,8 @@ func copyTemplate(template, dataRoot string) error {
 	if err := os.Mkdir(dataRoot, 0o711); err != nil {
 		return err
 	}
-	if err := pipe(exec.Command("tar", args...), exec.Command("tar", "--extract", "--directory", dataRoot)); err != nil {
+	if err := pipe(exec.Command("tar", args...),
+		exec.Command("tar", "--extract", "--directory", dataRoot)); err != nil {
 		return err
 	}
 	for _, layer := range layers {

@@ -83,7 +83,8 @@ func (h *Host) Clean(t testing.TB, allowed ...string) {
 	h.JSON(t, &findings, "doctor")
 next:
 	for _, f := range findings {
-		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") || // and nobody wants it
+		// and nobody wants it
+		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") ||
 			strings.Contains(f.Text, "its data is in memory") { // as all that is of a test may be
 			continue
 		}

@@ -46,8 +46,8 @@ type Options struct {
 	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
 	// test, which gives the default pool; "ext4": likewise, so that the default pool
 	// is a preallocated image of half its size; "dir": ext4 with one pool of backend
-	// dir; "subvolumes": btrfs with full quotas and one pool of backend btrfs; "image": a plain folder, for the image to take half of the
-	// machine's free space. Empty: xfs.
+	// dir; "subvolumes": btrfs with full quotas and one pool of backend btrfs; "image": a plain folder, for
+	// the image to take half of the machine's free space. Empty: xfs.
 	Pool string
 	// Root is a folder that the test has made for it; then Pool says nothing.
 	Root string
@@ -115,7 +115,8 @@ func Start(t testing.TB, opts Options) *Host {
 	h.lay(t)
 	t.Cleanup(func() { h.cleanup(t) })
 	builtIn := string(drover.Profiles)
-	for name, text := range map[string]string{"profiles.yaml": cmp.Or(h.opts.Profiles, builtIn), "drover.yaml": h.opts.Config} {
+	for name, text := range map[string]string{"profiles.yaml": cmp.Or(h.opts.Profiles, builtIn),
+		"drover.yaml": h.opts.Config} {
 		text = strings.ReplaceAll(text, "$DIR", dir)
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -210,7 +211,8 @@ func (h *Host) mountOn(t testing.TB, fs string) {
 	if h.opts.Pool == "dir" {
 		backend = "dir"
 	}
-	h.opts.Config += fmt.Sprintf("pools: [{name: default, backend: %s, path: %s}]\n", backend, filepath.Join(at, "pool"))
+	h.opts.Config += fmt.Sprintf("pools: [{name: default, backend: %s, path: %s}]\n", backend,
+		filepath.Join(at, "pool"))
 }
 
 // Binary builds drover, with the step hooks, once for this process, or takes the

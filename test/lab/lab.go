@@ -143,7 +143,8 @@ const processor = "max,la57=off,erms=off,fsrm=off,smap=off,smep=off"
 // addresses at random it translates every program anew each time that it is run, which takes
 // twice as long as to run it. The TSC is no clock: on a busy host it was taken for a sixth of
 // what it is.
-const kernel = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off norandmaps tsc=unstable random.trust_cpu=on apparmor=0"
+const kernel = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off norandmaps tsc=unstable " +
+	"random.trust_cpu=on apparmor=0"
 
 // race reports whether the race detector watches: what it watches takes several times as long.
 func race() bool { return os.Getenv("LAB_RACE") != "" }
@@ -200,7 +201,12 @@ func (vm *VM) start(t testing.TB, args []string, log string) {
 	t.Cleanup(func() { vm.port.Close() })
 	vm.events = json.NewDecoder(vm.port)
 	// What is written to the root while it runs goes to a file there without a name.
-	vm.proc, err = child.Start(child.Spec{Args: args, Log: log, Keep: []*os.File{theirs}, Env: []string{"TMPDIR=" + os.TempDir()}})
+	vm.proc, err = child.Start(child.Spec{
+		Args: args,
+		Log:  log,
+		Keep: []*os.File{theirs},
+		Env:  []string{"TMPDIR=" + os.TempDir()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -144,7 +144,8 @@ func (n *Net) Shape(m *Machine, rate string) {
 		if rate == "" {
 			return []string{"tc", "qdisc", "del", "dev", dev, "root"}
 		}
-		return []string{"tc", "qdisc", "replace", "dev", dev, "root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms"}
+		return []string{"tc", "qdisc", "replace", "dev", dev, "root", "tbf", "rate", rate, "burst", "256kb",
+			"latency", "50ms"}
 	}
 	must(n.tb, m.Command(rule("eth0")...))
 	n.tool(rule(m.port)...)

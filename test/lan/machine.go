@@ -116,7 +116,11 @@ func (m *Machine) Do(fn func() error) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		for f, kind := range map[*os.File]int{m.net: unix.CLONE_NEWNET, m.uts: unix.CLONE_NEWUTS, m.mnt: unix.CLONE_NEWNS} {
+		for f, kind := range map[*os.File]int{
+			m.net: unix.CLONE_NEWNET,
+			m.uts: unix.CLONE_NEWUTS,
+			m.mnt: unix.CLONE_NEWNS,
+		} {
 			if err := unix.Setns(int(f.Fd()), kind); err != nil {
 				return fmt.Errorf("enter %s: %w", m.Name, err)
 			}
@@ -128,7 +132,8 @@ func (m *Machine) Do(fn func() error) error {
 // Command makes of a program and its arguments those that run it on the machine, as the
 // same process.
 func (m *Machine) Command(args ...string) []string {
-	return append([]string{"nsenter", "--net=" + path(m.net), "--uts=" + path(m.uts), "--mount=" + path(m.mnt), "--"}, args...)
+	return append([]string{"nsenter", "--net=" + path(m.net), "--uts=" + path(m.uts), "--mount=" + path(m.mnt),
+		"--"}, args...)
 }
 
 // Dial connects from the machine. The address is numeric.

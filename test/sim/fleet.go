@@ -61,7 +61,8 @@ type Asked struct{ Changes, Heartbeats, Syncs, Renewals, Late int64 } // Late: r
 
 // Since is how many after an earlier time.
 func (n Asked) Since(earlier Asked) Asked {
-	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs, n.Renewals - earlier.Renewals, n.Late - earlier.Late}
+	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs,
+		n.Renewals - earlier.Renewals, n.Late - earlier.Late}
 }
 
 // asks counts a request.
@@ -152,7 +153,14 @@ func (f *Fleet) Wrong() map[string][]error {
 }
 
 func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) {
-	a := &Agent{Node: uuid.New(), Incarnation: uuid.New(), Pool: uuid.New(), Name: name, beats: make(chan struct{}, 1), wrong: map[string]error{}}
+	a := &Agent{
+		Node:        uuid.New(),
+		Incarnation: uuid.New(),
+		Pool:        uuid.New(),
+		Name:        name,
+		beats:       make(chan struct{}, 1),
+		wrong:       map[string]error{},
+	}
 	pair, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: a.Node, Name: name}, time.Now())
 	if err != nil {
 		return nil, err
@@ -172,8 +180,16 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 		Delta: true, Filesystems: []string{"xfs"},
 	}
 	err = a.Client.Register(ctx, api.Registration{
-		Node:  dataset.Node{ID: a.Node, Name: a.Name, Incarnation: a.Incarnation, Version: "dev"},
-		Pools: []dataset.Pool{{ID: a.Pool, Name: "default", Node: a.Node, Backend: "loop", Path: "/pool", Reach: dataset.ReachNode, Capabilities: caps}},
+		Node: dataset.Node{ID: a.Node, Name: a.Name, Incarnation: a.Incarnation, Version: "dev"},
+		Pools: []dataset.Pool{{
+			ID:           a.Pool,
+			Name:         "default",
+			Node:         a.Node,
+			Backend:      "loop",
+			Path:         "/pool",
+			Reach:        dataset.ReachNode,
+			Capabilities: caps,
+		}},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("%s registers: %w", a.Name, err)
@@ -283,7 +299,12 @@ func (a *Agent) failed(ctx context.Context, doing string, err error) {
 // Create makes a volume as a Docker engine would have it made: it is leased with it.
 func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error) {
 	a.asks(func(n *Asked) *int64 { return &n.Changes })
-	p, err := a.Client.Plan(ctx, a.Node, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: name, Engine: true})
+	p, err := a.Client.Plan(ctx, a.Node, api.Request{
+		ID:     uuid.New(),
+		Kind:   dataset.OpCreate,
+		Volume: name,
+		Engine: true,
+	})
 	if err != nil {
 		return dataset.Dataset{}, fmt.Errorf("%s plans %s: %w", a.Name, name, err)
 	}

@@ -17,12 +17,14 @@ func database(t *testing.T, w World) {
 	redis := engine.Redis()
 	serve := func(name, volume string) {
 		t.Helper()
-		w.docker(t, "run", "--detach", "--name", name, "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image)
+		w.docker(t, "run", "--detach", "--name", name, "--volume", volume+":/data", "--volume-driver",
+			w.Host.Driver, image)
 		redis.Await(t, w.Engine, name)
 	}
 	serve("first", "demo@gold")
 	st := w.inspect(t, "demo@gold")
-	if s := st.Status; st.Driver != w.Host.Driver || s.Profile != "gold" || s.Node != w.Name || s.Size != 1<<30 || len(s.Mounts) != 1 || !strings.Contains(st.Mountpoint, s.Dataset) {
+	if s := st.Status; st.Driver != w.Host.Driver || s.Profile != "gold" || s.Node != w.Name || s.Size != 1<<30 ||
+		len(s.Mounts) != 1 || !strings.Contains(st.Mountpoint, s.Dataset) {
 		t.Errorf("%+v", st)
 	}
 	if v := w.record(t, "demo"); v.ID.String() != st.Status.Dataset || v.Node != w.Name || v.Epoch == 0 {
@@ -52,7 +54,8 @@ volumes:
 // compose: down and up keep the data; with -v it goes to the trash.
 func compose(t *testing.T, w World) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(strings.ReplaceAll(project, "DRIVER", w.Host.Driver)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"),
+		[]byte(strings.ReplaceAll(project, "DRIVER", w.Host.Driver)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	do := func(args ...string) string {
@@ -99,7 +102,9 @@ func snapshots(t *testing.T, w World) {
 	}
 	w.run(t, "holder", "snapped@gold")
 	holder := w.inspect(t, "snapped@gold").Status.Mounts[0].ID[:12]
-	if r := w.Admin.Exec(t, "snapshot", "restore", "snapped", "one"); r.Exit != 1 || !strings.Contains(lastLine(r.Err), "cannot restore volume snapped: it is mounted by "+holder+" on node "+w.Name) {
+	if r := w.Admin.Exec(t, "snapshot", "restore", "snapped", "one"); r.Exit != 1 ||
+		!strings.Contains(lastLine(r.Err), "cannot restore volume snapped: it is mounted by "+holder+" on node "+
+			w.Name) {
 		t.Errorf("restored while in use: %+v", r)
 	}
 	w.docker(t, "rm", "-f", "holder")
@@ -133,7 +138,8 @@ func wrong(t *testing.T, w World) {
 	}
 	w.refused(t, `silver); did you mean gold?`, "volume", "create", "-d", w.Host.Driver, "x1@golden")
 	w.refused(t, `unknown option "sise"`, "volume", "create", "-d", w.Host.Driver, "-o", "sise=1GiB", "x1")
-	w.refused(t, `unknown profile "golden"`, "run", "--rm", "-v", "x1@golden:/data", "--volume-driver", w.Host.Driver, image, "true")
+	w.refused(t, `unknown profile "golden"`, "run", "--rm", "-v", "x1@golden:/data", "--volume-driver",
+		w.Host.Driver, image, "true")
 }
 
 // atOnce: creates of one name at once are one dataset, and all succeed.
@@ -167,7 +173,8 @@ func InUse(t *testing.T, w World) {
 	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
 	w.refused(t, "volume is in use", "volume", "rm", "busy@gold")
 	w.refused(t, "volume is in use", "volume", "rm", "-f", "busy@gold")
-	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node " + w.Name + " (stop its containers first; docker ps -a --filter volume=busy@gold shows them)"
+	want := "cannot remove volume busy: it is mounted by " + id[:12] + " on node " + w.Name +
+		" (stop its containers first; docker ps -a --filter volume=busy@gold shows them)"
 	if err := w.Host.Plug(t).Remove("busy@gold"); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("Remove: %v, want %s", err, want)
 	}
@@ -215,12 +222,15 @@ func again(t *testing.T, w World) {
 		{"twice", nil, ""},
 		{"twice@gold", nil, ""},
 		{"twice", map[string]string{"profile": "gold", "size": "921600KiB"}, ""},
-		{"twice@gold", map[string]string{"size": "800MiB"}, `volume "twice" exists with size 900MiB, not 800MiB (drover volume resize twice 800MiB)`},
+		{"twice@gold", map[string]string{"size": "800MiB"},
+			`volume "twice" exists with size 900MiB, not 800MiB (drover volume resize twice 800MiB)`},
 		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (say twice, or drover volume set-profile twice silver)`},
-		{"twice@gold", map[string]string{"fs": "ext4"}, `volume "twice" exists with filesystem xfs, not filesystem ext4`},
+		{"twice@gold", map[string]string{"fs": "ext4"},
+			`volume "twice" exists with filesystem xfs, not filesystem ext4`},
 		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels`},
 		{"twice@gold", map[string]string{"readonly": "true"}, `volume "twice" exists writable, not readonly`},
-		{"twice@gold", map[string]string{"protect": "true"}, `volume "twice" exists unprotected (drover volume protect twice)`},
+		{"twice@gold", map[string]string{"protect": "true"},
+			`volume "twice" exists unprotected (drover volume protect twice)`},
 		{"twice", map[string]string{"owner": "1:2"}, `volume "twice" exists with another owner than 1:2`},
 		{"twice", map[string]string{"mode": "0711"}, `volume "twice" exists with another mode than 0711`},
 		{"twice@snapshot-" + first[:8], nil, `volume "twice" exists and is not a clone of ` + first[:8]},

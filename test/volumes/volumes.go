@@ -89,13 +89,15 @@ func (w World) refused(t testing.TB, want string, args ...string) {
 // run starts a container that has a volume at /data and waits to be stopped.
 func (w World) run(t testing.TB, name, volume string) {
 	t.Helper()
-	w.docker(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image, "sleep", "infinity")
+	w.docker(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume", volume+":/data",
+		"--volume-driver", w.Host.Driver, image, "sleep", "infinity")
 }
 
 // once runs a command in a container that has a volume at /data.
 func (w World) once(t testing.TB, volume, command string) string {
 	t.Helper()
-	return w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image, "sh", "-c", command)
+	return w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image, "sh",
+		"-c", command)
 }
 
 // record is what is on record of a volume, as a person is told.

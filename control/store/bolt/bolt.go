@@ -177,7 +177,8 @@ func (s *Store) away(err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return dataset.Errorf(dataset.ErrNoSpace, "store %s: %w (free some of its disk, then try again)", s.path, err)
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS):
-		return dataset.Errorf(dataset.ErrUnavailable, "store %s: its disk fails: %w (dmesg says more; docs/operations.md: A disk fails)", s.path, err)
+		return dataset.Errorf(dataset.ErrUnavailable,
+			"store %s: its disk fails: %w (dmesg says more; docs/operations.md: A disk fails)", s.path, err)
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "store %s: %w", s.path, err)
 }

@@ -126,7 +126,8 @@ func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
 	s.keepReserve()
 	// bbolt has looked at every page, which counts as this process's memory.
 	// Pages that are needed come back at once from the page cache.
-	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(s.fileBytes.Load()), unix.MADV_DONTNEED); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(s.fileBytes.Load()),
+		unix.MADV_DONTNEED); errno != 0 {
 		return fmt.Errorf("madvise: %w", errno)
 	}
 	return db.View(func(tx *bbolt.Tx) error {
@@ -232,10 +233,12 @@ func (s *Store) foreign(err error) error {
 	switch {
 	case errors.As(err, &newer):
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"store %s was written by a newer drover (schema %s, this one reads up to %d): run that version, or put back a backup", s.path, string(newer), schema)
+			"store %s was written by a newer drover (schema %s, this one reads up to %d): run that version, "+
+				"or put back a backup", s.path, string(newer), schema)
 	case errors.Is(err, dataset.ErrCorrupt):
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"store %s is damaged or foreign: %w (put back a backup, or move the file away and run drover store rebuild)", s.path, err)
+			"store %s is damaged or foreign: %w (put back a backup, or move the file away and run drover "+
+				"store rebuild)", s.path, err)
 	}
 	return err
 }
@@ -285,7 +288,8 @@ func (s *Store) guard(fn func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = dataset.Errorf(dataset.ErrCorrupt,
-				"store %s cannot be read: %v (stop drover, then put back a backup or run drover store rebuild)", s.path, p)
+				"store %s cannot be read: %v (stop drover, then put back a backup or run drover store rebuild)",
+				s.path, p)
 		}
 	}()
 	return fn()

@@ -27,7 +27,8 @@ func (s *Store) lock(ctx context.Context, f *os.File) error {
 			return fmt.Errorf("lock: %w", err)
 		case waited >= s.opts.LockWait:
 			return dataset.Errorf(dataset.ErrInUse,
-				"store %s is open in another drover, %s: stop that one, or give this one a --root of its own", s.path, safefile.Holders(f))
+				"store %s is open in another drover, %s: stop that one, or give this one a --root of its own",
+				s.path, safefile.Holders(f))
 		}
 		select {
 		case <-s.opts.Clock.After(lockTry):

@@ -65,7 +65,8 @@ func newTree(r io.ReaderAt, size int64) (*tree, uint64, error) {
 		m := page[pageHead:]
 		sum := fnv.New64a()
 		sum.Write(m[:metaSum])
-		if native.Uint32(m) != metaMagic || native.Uint32(m[4:]) != metaVersion || native.Uint64(m[metaSum:]) != sum.Sum64() {
+		if native.Uint32(m) != metaMagic || native.Uint32(m[4:]) != metaVersion ||
+			native.Uint64(m[metaSum:]) != sum.Sum64() {
 			continue
 		}
 		if n := native.Uint32(m[8:]); n != pageSize {
@@ -245,7 +246,8 @@ func leaf(p []byte, keys bounds, visit func(element) error) ([]byte, error) {
 	var last []byte
 	for i := range count {
 		at := pageHead + i*elementHead
-		flags, pos, ksize, vsize := native.Uint32(p[at:]), native.Uint32(p[at+4:]), native.Uint32(p[at+8:]), native.Uint32(p[at+12:])
+		flags, pos, ksize, vsize := native.Uint32(p[at:]), native.Uint32(p[at+4:]), native.Uint32(p[at+8:]),
+			native.Uint32(p[at+12:])
 		key, ok := slice(p, at, pos, ksize)
 		if !ok || !keys.hold(key) || i > 0 && bytes.Compare(key, last) <= 0 {
 			return nil, corrupt("a page has keys in no order")

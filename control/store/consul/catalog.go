@@ -149,8 +149,9 @@ func (s *Store) published(ctx context.Context) (known map[string]store.Service, 
 	}
 	for _, v := range list.Services {
 		is := store.Service{
-			Kind: strings.TrimPrefix(v.Service, s.layout.prefix+"-"), Address: net.JoinHostPort(v.Address, strconv.Itoa(v.Port)),
-			Tags: v.Tags, Meta: v.Meta,
+			Kind:    strings.TrimPrefix(v.Service, s.layout.prefix+"-"),
+			Address: net.JoinHostPort(v.Address, strconv.Itoa(v.Port)),
+			Tags:    v.Tags, Meta: v.Meta,
 		}
 		if c := of[v.ID]; c != nil {
 			is.Alive, is.Note = c.Status == api.HealthPassing, c.Output
@@ -178,7 +179,8 @@ func (s *Store) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	host, number, err := net.SplitHostPort(v.Address)
 	port, perr := strconv.Atoi(number)
 	if err = errors.Join(err, perr); err != nil {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: address %q of %s: want HOST:PORT", dataset.Clip(v.Address), id)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: address %q of %s: want HOST:PORT",
+			dataset.Clip(v.Address), id)
 	}
 	status := api.HealthCritical
 	if v.Alive {
@@ -190,14 +192,19 @@ func (s *Store) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 			ID: id, Service: name, Address: host, Port: port, Tags: v.Tags, Meta: v.Meta,
 		}}},
 		{Check: &api.CheckTxnOp{Verb: api.CheckSet, Check: api.HealthCheck{
-			Node: s.layout.services, CheckID: id, Name: "alive", Status: status, Output: v.Note, ServiceID: id, ServiceName: name,
+			Node: s.layout.services, CheckID: id, Name: "alive", Status: status, Output: v.Note, ServiceID: id,
+			ServiceName: name,
 		}}},
 	}, nil
 }
 
 // unlist takes a service out, and its check with it.
 func (s *Store) unlist(kind, id string) *api.TxnOp {
-	return &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceDelete, Node: s.layout.services, Service: api.AgentService{ID: id, Service: s.layout.service(kind)}}}
+	return &api.TxnOp{Service: &api.ServiceTxnOp{
+		Verb:    api.ServiceDelete,
+		Node:    s.layout.services,
+		Service: api.AgentService{ID: id, Service: s.layout.service(kind)},
+	}}
 }
 
 // catalogue makes changes of the catalog, all or none.
@@ -218,7 +225,8 @@ func (s *Store) catalogue(ctx context.Context, ops api.TxnOps) error {
 		err = s.odd(strings.Join(what, "; "))
 	}
 	if errors.Is(err, dataset.ErrForbidden) {
-		err = fmt.Errorf("%w (all that it takes: %s)", err, strings.Join(strings.Fields(CatalogPolicy(s.opts.Prefix)), " "))
+		err = fmt.Errorf("%w (all that it takes: %s)", err,
+			strings.Join(strings.Fields(CatalogPolicy(s.opts.Prefix)), " "))
 	}
 	return err
 }

@@ -131,7 +131,9 @@ var goodPrefix = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$`)
 // part of a node's name in Consul's catalog, which DNS serves.
 func CheckPrefix(prefix string) error {
 	if !goodPrefix.MatchString(prefix) {
-		return dataset.Errorf(dataset.ErrInvalid, "bad prefix %.80q: want 1 to 55 lower-case letters, digits or '-', beginning and ending with a letter or digit", prefix)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"bad prefix %.80q: want 1 to 55 lower-case letters, digits or '-', beginning and ending with a "+
+				"letter or digit", prefix)
 	}
 	return nil
 }
@@ -242,7 +244,9 @@ func (s *Store) ready(ctx context.Context) error {
 			base, ours = baseIn(pair.Value)
 		}
 		if pair != nil && !ours {
-			return dataset.Errorf(dataset.ErrUnsupported, "consul: %s says %.80q, this version reads %q: another version of drover keeps its store there, or something else does (set another prefix)", s.layout.format, pair.Value, format)
+			return dataset.Errorf(dataset.ErrUnsupported,
+				"consul: %s says %.80q, this version reads %q: another version of drover keeps its store "+
+					"there, or something else does (set another prefix)", s.layout.format, pair.Value, format)
 		}
 		if pair != nil {
 			s.base.Store(base)

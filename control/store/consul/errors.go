@@ -32,7 +32,9 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 	case errors.As(err, &kind):
 		return err
 	case ctx.Err() != nil && (ended(err) || errors.Is(err, errNoAnswer)):
-		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what, s.opts.CallTime, s.where())
+		return dataset.Errorf(dataset.ErrUnavailable,
+			"consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what,
+			s.opts.CallTime, s.where())
 	}
 	var status *statusError
 	if errors.As(err, &status) {
@@ -61,12 +63,15 @@ func (s *Store) status(what string, e *statusError) error {
 	case isACL(text):
 		return s.lacksRight(text)
 	case e.code == http.StatusForbidden:
-		return dataset.Errorf(dataset.ErrForbidden, "consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, e.host, text)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, e.host, text)
 	case e.code == http.StatusRequestEntityTooLarge:
-		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)", what, store.ErrTooLarge, text)
+		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)",
+			what, store.ErrTooLarge, text)
 	case e.code == http.StatusTooManyRequests:
 		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", e.host, text)
-	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer", "not ready to serve consistent reads"):
+	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer",
+		"not ready to serve consistent reads"):
 		return away("no leader: %s (%s)", leaderHint, text)
 	case has("No known Consul servers", "rpc error getting client", "rpc error making call"):
 		return away("%s reaches no server: %s", e.host, text)
@@ -98,15 +103,19 @@ func (s *Store) reach(err error) error {
 	var op *net.OpError
 	switch {
 	case errors.As(err, &unknown):
-		return fmt.Errorf("%s has a certificate of an authority that is not trusted here (set ca_file to that of Consul's): %w", host, unknown)
+		return fmt.Errorf("%s has a certificate of an authority that is not trusted here (set ca_file to "+
+			"that of Consul's): %w", host, unknown)
 	case errors.As(err, &name):
-		return fmt.Errorf("%s has a certificate for another name (set server_name, such as server.dc1.consul): %w", host, name)
+		return fmt.Errorf("%s has a certificate for another name (set server_name, such as server.dc1.consul): %w",
+			host, name)
 	case errors.As(err, &invalid):
 		return fmt.Errorf("%s has a certificate that is not valid (is a clock wrong?): %w", host, invalid)
 	case errors.As(err, &alert):
-		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, alert)
+		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)",
+			host, alert)
 	case errors.As(err, &op) && op.Op == "remote error":
-		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)", host, op.Err)
+		return fmt.Errorf("%s refused the handshake: %w (does it want a certificate? set cert_file and key_file)",
+			host, op.Err)
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Errorf("%s does not speak https (is it an http address?)", host)
 	case errors.As(err, &op) && op.Op == "dial":
@@ -138,7 +147,8 @@ func isACL(text string) bool { return strings.Contains(text, "Permission denied"
 func (s *Store) lacksRight(text string) error {
 	m := lacks.FindStringSubmatch(s.clean(text))
 	if m == nil {
-		return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks a right: %s (see the policy in docs/consul.md)", s.clean(text))
+		return dataset.Errorf(dataset.ErrForbidden,
+			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", s.clean(text))
 	}
 	rule := map[string]string{
 		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, s.opts.Prefix),
@@ -156,7 +166,8 @@ func (s *Store) lacksRight(text string) error {
 	if m[3] != "" {
 		on = " on " + m[3]
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks %s:%s%s: give its policy %s", m[1], m[2], on, rule)
+	return dataset.Errorf(dataset.ErrForbidden, "consul: the token lacks %s:%s%s: give its policy %s", m[1], m[2],
+		on, rule)
 }
 
 func (s *Store) odd(what string) error {

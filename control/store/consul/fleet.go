@@ -47,7 +47,8 @@ type fleet struct {
 // begin within answer is none. Requests end with life.
 func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet, error) {
 	if len(opts.Addresses) == 0 {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: no address: want one or more such as https://consul1:8501")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"consul: no address: want one or more such as https://consul1:8501")
 	}
 	f := &fleet{
 		first: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
@@ -156,7 +157,8 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		if cut && n == 0 {
 			continue // with another connection
 		}
-		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) || max(took, f.flying.quiet.lasts()) > f.leader) {
+		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) ||
+			max(took, f.flying.quiet.lasts()) > f.leader) {
 			return nil, err
 		}
 		select {
@@ -235,7 +237,11 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 		res, err = f.flying.carry(f.base, out, f.clock.After(f.patience()))
 	}
 	if err != nil {
-		return nil, token, &reachError{host: host.String(), err: err, leaderless: req.Context().Err() == nil && timedOut(err) && f.leaderless(host)}
+		return nil, token, &reachError{
+			host:       host.String(),
+			err:        err,
+			leaderless: req.Context().Err() == nil && timedOut(err) && f.leaderless(host),
+		}
 	}
 	if answered(res) {
 		return res, token, nil
@@ -259,7 +265,8 @@ const maxErrorText = 4 << 10
 // absence.
 func answered(res *http.Response) bool {
 	switch {
-	case res.Request.Method == http.MethodGet && (res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound):
+	case res.Request.Method == http.MethodGet &&
+		(res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound):
 		return res.Header.Get("X-Consul-Index") != ""
 	case res.StatusCode == http.StatusConflict:
 		return true // of a transaction: the answer says why
@@ -330,7 +337,8 @@ func unsent(err error) bool {
 func unapplied(err error) bool {
 	var status *statusError
 	if errors.As(err, &status) {
-		return strings.Contains(status.body, "No cluster leader") || strings.Contains(status.body, "rpc error getting client")
+		return strings.Contains(status.body, "No cluster leader") ||
+			strings.Contains(status.body, "rpc error getting client")
 	}
 	return unsent(err)
 }
@@ -369,10 +377,13 @@ func CheckAddress(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
 		u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad address of consul: want such as https://consul1:8501 or http://127.0.0.1:8500, without a path or a password")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"bad address of consul: want such as https://consul1:8501 or http://127.0.0.1:8500, without a "+
+				"path or a password")
 	}
 	if u.Port() == "" {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad address of consul %s: it has no port (8501 is usual for https, 8500 for http)", address)
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"bad address of consul %s: it has no port (8501 is usual for https, 8500 for http)", address)
 	}
 	return u, nil
 }

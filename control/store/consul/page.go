@@ -146,7 +146,8 @@ func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://consul/v1/txn?consistent=", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://consul/v1/txn?consistent=",
+		bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,12 @@ func (s *Store) Raise(ctx context.Context, index uint64) error {
 		s.base.Store(base)
 		return nil
 	}
-	ops := api.TxnOps{op(api.KVTxnOp{Verb: api.KVCAS, Key: s.layout.format, Value: fmt.Appendf(nil, "%s +%d", format, index), Index: pair.ModifyIndex})}
+	ops := api.TxnOps{op(api.KVTxnOp{
+		Verb:  api.KVCAS,
+		Key:   s.layout.format,
+		Value: fmt.Appendf(nil, "%s +%d", format, index),
+		Index: pair.ModifyIndex,
+	})}
 	refused, _, err := s.commit(ctx, ops)
 	if err == nil {
 		err = refused

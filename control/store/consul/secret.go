@@ -30,11 +30,13 @@ func newCredentials(opts Options, hosts []*url.URL) (*credentials, error) {
 		}
 	}
 	if !headerSafe(c.token) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: the token holds characters that no token has (where does it come from?)")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"consul: the token holds characters that no token has (where does it come from?)")
 	}
 	for _, u := range hosts {
 		if c.token != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
-			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: the token would cross the network in the clear to %s: want https there", u)
+			return nil, dataset.Errorf(dataset.ErrInvalid,
+				"consul: the token would cross the network in the clear to %s: want https there", u)
 		}
 	}
 	return c, nil
@@ -97,11 +99,13 @@ func newTLS(opts Options) (*tls.Config, error) {
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: ca file %s holds no certificate in PEM", opts.CAFile)
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: ca file %s holds no certificate in PEM",
+				opts.CAFile)
 		}
 	}
 	if (opts.CertFile == "") != (opts.KeyFile == "") {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "consul: a certificate and its key belong together: one of them is missing")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"consul: a certificate and its key belong together: one of them is missing")
 	}
 	if opts.CertFile == "" {
 		return c, nil
@@ -109,7 +113,8 @@ func newTLS(opts Options) (*tls.Config, error) {
 	load := func() (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(opts.CertFile, opts.KeyFile)
 		if err != nil {
-			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: certificate %s with key %s: %w", opts.CertFile, opts.KeyFile, err)
+			return nil, dataset.Errorf(dataset.ErrInvalid, "consul: certificate %s with key %s: %w", opts.CertFile,
+				opts.KeyFile, err)
 		}
 		return &pair, nil
 	}

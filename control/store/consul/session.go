@@ -34,7 +34,8 @@ func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) 
 		return "", err
 	}
 	id, err := s.createSession(ctx, ttl)
-	if status := (*statusError)(nil); errors.As(err, &status) && strings.Contains(status.body, "Missing node registration") {
+	if status := (*statusError)(nil); errors.As(err, &status) &&
+		strings.Contains(status.body, "Missing node registration") {
 		if err = s.register(ctx); err == nil {
 			id, err = s.createSession(ctx, ttl)
 		}
@@ -81,7 +82,8 @@ func (s *Store) Renew(ctx context.Context, id string) error {
 	ctx, done := s.call(ctx)
 	defer done()
 	entry, _, err := s.renewal.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
-	if status := (*statusError)(nil); errors.As(err, &status) && status.code == http.StatusNotFound && strings.Contains(status.body, "Session id") {
+	if status := (*statusError)(nil); errors.As(err, &status) && status.code == http.StatusNotFound &&
+		strings.Contains(status.body, "Session id") {
 		return noSession(id)
 	}
 	if err != nil {

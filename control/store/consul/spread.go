@@ -94,7 +94,8 @@ func (n *spread) take(prefix string, t *taking) bool {
 		return t.add(part{prefix: prefix})
 	case n.next == nil || n.count <= t.want:
 		return t.add(part{prefix: prefix, count: n.count})
-	case prefix >= t.from && prefix != "" && !strings.HasSuffix(prefix, "/") && !t.add(part{prefix: prefix, alone: true}):
+	case prefix >= t.from && prefix != "" && !strings.HasSuffix(prefix, "/") &&
+		!t.add(part{prefix: prefix, alone: true}):
 		return false
 	}
 	for b := byte(firstByte); b <= lastByte; b++ {

@@ -51,7 +51,8 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 	}
 	index := indexOf(res, s.layout.rev+revs[0])
 	if index == 0 {
-		return 0, dataset.Errorf(dataset.ErrUnavailable, "consul: its answer to a transaction lacks the index (is this Consul 1.22 or later?)")
+		return 0, dataset.Errorf(dataset.ErrUnavailable,
+			"consul: its answer to a transaction lacks the index (is this Consul 1.22 or later?)")
 	}
 	s.txns.Add(1)
 	s.feed.publish(index, revs)
@@ -113,7 +114,13 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: fresh()}),
 		}
 	case checked:
-		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVCAS, Key: key, Value: w.Value, Index: s.raw(index), Flags: fresh()})}
+		return api.TxnOps{op(api.KVTxnOp{
+			Verb:  api.KVCAS,
+			Key:   key,
+			Value: w.Value,
+			Index: s.raw(index),
+			Flags: fresh(),
+		})}
 	}
 	return api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: key, Value: w.Value, Flags: fresh()})}
 }

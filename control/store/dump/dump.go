@@ -93,7 +93,8 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 		return sum, err
 	}
 	if sum.Cluster == uuid.Nil {
-		return sum, dataset.Errorf(dataset.ErrNotFound, "the store is empty: no drover has ever worked on it (is it the right one?)")
+		return sum, dataset.Errorf(dataset.ErrNotFound,
+			"the store is empty: no drover has ever worked on it (is it the right one?)")
 	}
 	out := &writer{w: w, hash: sha256.New()}
 	if err := out.json(head{format, version, kind, sum.Cluster}); err != nil {
@@ -119,7 +120,8 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 		return sum, err
 	}
 	if !bytes.Equal(seen.Sum(nil), again.Sum(nil)) {
-		return sum, dataset.Errorf(dataset.ErrConflict, "the store was changed while it was read: stop what works on it, then export it again")
+		return sum, dataset.Errorf(dataset.ErrConflict,
+			"the store was changed while it was read: stop what works on it, then export it again")
 	}
 	if err := out.json(count{&sum.Entries, sum.Index}); err != nil {
 		return sum, err
@@ -164,7 +166,9 @@ func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error
 func idle(ctx context.Context, st store.Store) error {
 	list, err := st.List(ctx, store.LivePrefix, "", 1)
 	if err == nil && len(list) > 0 {
-		err = dataset.Errorf(dataset.ErrInUse, "something works on the store (%s): stop every drover of the cluster first; what was stopped or killed is forgotten within a minute", list[0].Key)
+		err = dataset.Errorf(dataset.ErrInUse,
+			"something works on the store (%s): stop every drover of the cluster first; what was stopped or "+
+				"killed is forgotten within a minute", list[0].Key)
 	}
 	return err
 }
@@ -187,7 +191,8 @@ func identity(value []byte) (uuid.UUID, error) {
 		ID uuid.UUID `json:"id"`
 	}
 	if err := json.Unmarshal(value, &c); err != nil || c.ID == uuid.Nil {
-		return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "store: %s says %.80q, which is no identity", clusterKey, value)
+		return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "store: %s says %.80q, which is no identity",
+			clusterKey, value)
 	}
 	return c.ID, nil
 }
@@ -229,5 +234,6 @@ func (w *writer) entry(e store.Entry) error {
 // asItIs reports whether a value comes back from a line of JSON as it was.
 func asItIs(value []byte) bool {
 	var compact bytes.Buffer
-	return json.Compact(&compact, value) == nil && bytes.Equal(compact.Bytes(), value) && !bytes.Equal(value, []byte("null"))
+	return json.Compact(&compact, value) == nil && bytes.Equal(compact.Bytes(), value) &&
+		!bytes.Equal(value, []byte("null"))
 }

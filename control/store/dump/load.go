@@ -26,7 +26,9 @@ func Whole(ctx context.Context, st store.Store) error {
 	case err != nil:
 		return err
 	}
-	return dataset.Errorf(dataset.ErrConflict, "an import into the store was cut short: run drover store import with the same file again, and nothing else before")
+	return dataset.Errorf(dataset.ErrConflict,
+		"an import into the store was cut short: run drover store import with the same file again, and "+
+			"nothing else before")
 }
 
 // Load writes the records of a dump into a store, whose indexes are above all of the
@@ -128,7 +130,8 @@ func vacant(ctx context.Context, st store.Store) error {
 	if len(names) == page {
 		more = " or more"
 	}
-	return dataset.Errorf(dataset.ErrExists, "the store is not empty: it is that of cluster %s, with %d%s volumes (--force replaces all that it holds; export it before)", cluster, len(names), more)
+	return dataset.Errorf(dataset.ErrExists, "the store is not empty: it is that of cluster %s, with %d%s "+
+		"volumes (--force replaces all that it holds; export it before)", cluster, len(names), more)
 }
 
 // loading is a Load that has begun.
@@ -145,7 +148,8 @@ func (l *loading) failed(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, store.ErrConflict):
-		return dataset.Errorf(dataset.ErrConflict, "something else works on the store: nothing may, while it is imported into (%w)", err)
+		return dataset.Errorf(dataset.ErrConflict,
+			"something else works on the store: nothing may, while it is imported into (%w)", err)
 	}
 	return fmt.Errorf("the import is not whole, and goes on when it is run again: %w", err)
 }

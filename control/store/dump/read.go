@@ -92,10 +92,13 @@ func (d *reader) head() error {
 		return err
 	}
 	if err != nil || json.Unmarshal(b, &h) != nil || h.Format != format {
-		return dataset.Errorf(dataset.ErrInvalid, "it is no export of a store (drover store export makes one; a backup is put back otherwise: docs/operations.md)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"it is no export of a store (drover store export makes one; a backup is put back otherwise: "+
+				"docs/operations.md)")
 	}
 	if h.Version != version {
-		return dataset.Errorf(dataset.ErrUnsupported, "it is of version %d, this drover reads %d: another version of drover made it", h.Version, version)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"it is of version %d, this drover reads %d: another version of drover made it", h.Version, version)
 	}
 	d.hash.Write(b)
 	d.sum.From, d.sum.Cluster = h.From, h.Cluster

@@ -53,7 +53,8 @@ func testEqualBytes(t *testing.T, s store.Store) {
 // A check holds for a key that the transaction does not write, there or not.
 func testUnwrittenKey(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("read/there", "1"), set("read/changes", "1"), set("read/goes", "1"))
-	checks := []store.Check{{Key: "read/there", Index: i}, {Key: "read/changes", Index: i}, {Key: "read/goes", Index: i}, absent("read/comes")}
+	checks := []store.Check{{Key: "read/there", Index: i}, {Key: "read/changes", Index: i},
+		{Key: "read/goes", Index: i}, absent("read/comes")}
 	txn(t, s, checks, set("w", "1"))
 	for _, change := range []store.Write{set("read/changes", "2"), del("read/goes"), set("read/comes", "1")} {
 		was, err := s.Get(t.Context(), change.Key)

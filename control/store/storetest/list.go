@@ -105,7 +105,8 @@ func testListIsOneMoment(t *testing.T, s store.Store) {
 	wg.Go(func() {
 		defer close(done)
 		for n := range moves {
-			if _, err := s.Txn(t.Context(), nil, []store.Write{del(place(n * 7)), set(place(n*7+7), "token")}); err != nil {
+			if _, err := s.Txn(t.Context(), nil,
+				[]store.Write{del(place(n * 7)), set(place(n*7+7), "token")}); err != nil {
 				t.Error(err)
 				return
 			}

@@ -41,7 +41,8 @@ func testGetMany(t *testing.T, s store.Store) {
 			t.Fatal(cmp.Diff(get(t, s, e.Key), e))
 		}
 	}
-	if list := many("many/0000", "none", "many/0000"); list[0].Index == 0 || list[0].Index != list[2].Index || list[1].Index != 0 {
+	if list := many("many/0000", "none", "many/0000"); list[0].Index == 0 || list[0].Index != list[2].Index ||
+		list[1].Index != 0 {
 		t.Errorf("a key that is asked for twice: %+v", list)
 	}
 	for _, bad := range []string{"", "a//b", "a b"} {
@@ -65,7 +66,8 @@ func testManyIsOneMoment(t *testing.T, s store.Store) {
 	wg.Go(func() {
 		defer close(done)
 		for n := range 60 {
-			_, err := s.Txn(t.Context(), nil, []store.Write{del(keys[n*7%len(keys)]), set(keys[(n*7+7)%len(keys)], "token")})
+			_, err := s.Txn(t.Context(), nil,
+				[]store.Write{del(keys[n*7%len(keys)]), set(keys[(n*7+7)%len(keys)], "token")})
 			if err != nil {
 				t.Error(err)
 				return

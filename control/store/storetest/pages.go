@@ -43,7 +43,8 @@ func many(prefix string, n int) []string {
 	for i := range n / 2 {
 		keys = append(keys, fmt.Sprintf("%sproduction-database-%06d", prefix, 7*i), prefix+uuid.NewString())
 	}
-	for _, odd := range []string{"!", "~", "~~", "a", "a/b", "a/b/c", "p", "production-database-", "production-database-0"} {
+	for _, odd := range []string{"!", "~", "~~", "a", "a/b", "a/b/c", "p", "production-database-",
+		"production-database-0"} {
 		keys = append(keys, prefix+odd)
 	}
 	slices.Sort(keys)

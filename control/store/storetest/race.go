@@ -26,7 +26,8 @@ func read(ctx context.Context, s store.Store, key string) (store.Entry, error) {
 
 // decide reads keys and commits what fn makes of them, with a check for every
 // key that was read; it reports whether that went through.
-func decide(ctx context.Context, s store.Store, keys []string, fn func(map[string]store.Entry) []store.Write) (bool, error) {
+func decide(ctx context.Context, s store.Store, keys []string, fn func(map[string]store.Entry) []store.Write) (bool,
+	error) {
 	have := map[string]store.Entry{}
 	var checks []store.Check
 	for _, k := range keys {
@@ -150,7 +151,8 @@ func testOneNameOneClaim(t *testing.T, s store.Store) {
 	won := 0
 	for n := range callers {
 		wg.Go(func() {
-			_, err := s.Txn(t.Context(), []store.Check{absent("names/db")}, []store.Write{set("names/db", fmt.Sprint(n)), set(fmt.Sprint("datasets/", n), "x")})
+			_, err := s.Txn(t.Context(), []store.Check{absent("names/db")},
+				[]store.Write{set("names/db", fmt.Sprint(n)), set(fmt.Sprint("datasets/", n), "x")})
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -251,7 +253,8 @@ func testIncrements(t *testing.T, s store.Store) {
 					in.value, _ = strconv.Atoi(string(e.Value))
 				}
 				in.value++
-				in.index, err = s.Txn(t.Context(), []store.Check{{Key: "counter", Index: e.Index}}, []store.Write{set("counter", strconv.Itoa(in.value))})
+				in.index, err = s.Txn(t.Context(), []store.Check{{Key: "counter", Index: e.Index}},
+					[]store.Write{set("counter", strconv.Itoa(in.value))})
 				in.end = time.Now()
 				if errors.Is(err, store.ErrConflict) {
 					continue

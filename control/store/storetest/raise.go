@@ -38,7 +38,8 @@ func testRaised(t *testing.T, s store.Store) {
 	}
 	seen := make(chan error, 1)
 	go func() { seen <- waitPast(ctxOf(t), s, "a/", index) }()
-	last := txn(t, s, []store.Check{{Key: "a/b", Index: index}, {Key: "a/c", Index: index}}, set("a/b", "3"), del("a/c"))
+	last := txn(t, s, []store.Check{{Key: "a/b", Index: index}, {Key: "a/c", Index: index}}, set("a/b", "3"),
+		del("a/c"))
 	if err := <-seen; err != nil || last <= index {
 		t.Errorf("index %d after %d, %v", last, index, err)
 	}

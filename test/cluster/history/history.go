@@ -100,7 +100,11 @@ func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 // or as they are, epochs of leases may be one higher. What it returns says that this is
 // over, until it is called again.
 func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
-	saved := &porcupine.Operation{Input: Request{What: save}, Call: int64(from.Sub(r.start)), Return: int64(to.Sub(r.start))}
+	saved := &porcupine.Operation{
+		Input:  Request{What: save},
+		Call:   int64(from.Sub(r.start)),
+		Return: int64(to.Sub(r.start)),
+	}
 	back := &porcupine.Operation{Input: Request{What: putBack}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
 	saved.Output, back.Output = Answer{}, Answer{}
 	r.mu.Lock()
@@ -177,7 +181,8 @@ func show(ops []porcupine.Operation) string {
 		if op.Return != math.MaxInt64 {
 			until = time.Duration(op.Return).String()
 		}
-		fmt.Fprintf(&s, "  %-14s to %-14s %s %s %s → %+v\n", time.Duration(op.Call), until, q.What, q.Node, q.ID, op.Output)
+		fmt.Fprintf(&s, "  %-14s to %-14s %s %s %s → %+v\n", time.Duration(op.Call), until, q.What, q.Node, q.ID,
+			op.Output)
 	}
 	return s.String()
 }

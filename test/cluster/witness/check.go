@@ -71,7 +71,8 @@ func sharing(id string, entries []Entry) (bad []string) {
 			by[e.Epoch] = e
 		case e.Node != first.Node && !told[e.Epoch]:
 			told[e.Epoch] = true
-			bad = append(bad, fmt.Sprintf("dataset %s: two nodes in one epoch: %q on %s and %q on %s", id, first.Token, first.Node, e.Token, e.Node))
+			bad = append(bad, fmt.Sprintf("dataset %s: two nodes in one epoch: %q on %s and %q on %s", id,
+				first.Token, first.Node, e.Token, e.Node))
 		}
 	}
 	return bad
@@ -108,7 +109,8 @@ func overlapping(id string, entries []Entry, raised []Raised) []string {
 		l, ok := last[old]
 		for _, newer := range epochs[i+1:] {
 			if f := first[newer]; ok && l.End > f.Begin && !same(l, f) {
-				bad = append(bad, fmt.Sprintf("dataset %s: two epochs at once: %q on %s ended %d ns after %q on %s had begun",
+				bad = append(bad, fmt.Sprintf("dataset %s: two epochs at once: %q on %s ended %d ns after "+
+					"%q on %s had begun",
 					id, l.Token, l.Node, l.End-f.Begin, f.Token, f.Node))
 			}
 		}
@@ -132,7 +134,8 @@ func missing(id string, entries []Entry, copies []Copy, losses []Loss) []string 
 		names = append(names, fmt.Sprintf("%s (%d tokens)", c.Name, len(c.Tokens)))
 	}
 	a, z := gone[0], gone[len(gone)-1]
-	return []string{fmt.Sprintf("dataset %s: %d writes that were flushed are lost, from %q on %s to %q on %s; looked in %q; announced: %+v",
+	return []string{fmt.Sprintf("dataset %s: %d writes that were flushed are lost, from %q on %s to %q on "+
+		"%s; looked in %q; announced: %+v",
 		id, len(gone), a.Token, a.Node, z.Token, z.Node, names, losses)}
 }
 

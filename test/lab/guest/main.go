@@ -54,7 +54,8 @@ func mount(list ...filesystem) error {
 
 // fromInitramfs loads the modules, and goes on in the disk's root.
 func fromInitramfs() error {
-	err := mount(filesystem{"dev", "/dev", "devtmpfs", ""}, filesystem{"proc", "/proc", "proc", ""}, filesystem{"sys", "/sys", "sysfs", ""})
+	err := mount(filesystem{"dev", "/dev", "devtmpfs", ""}, filesystem{"proc", "/proc", "proc", ""},
+		filesystem{"sys", "/sys", "sysfs", ""})
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,8 @@ func fromInitramfs() error {
 			return err
 		}
 	}
-	if err := errors.Join(unix.Chdir("/root"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
+	if err := errors.Join(unix.Chdir("/root"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."),
+		unix.Chdir("/")); err != nil {
 		return err
 	}
 	return unix.Exec(self, []string{"guest", "root"}, []string{

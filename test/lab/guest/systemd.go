@@ -36,7 +36,8 @@ func toSystemd() error {
 		return err
 	}
 	// Not enabled, which would be another file: it is wanted by what this boot wants.
-	if out, err := exec.Command("systemctl", "add-wants", "multi-user.target", "lab.service").CombinedOutput(); err != nil {
+	if out, err := exec.Command("systemctl", "add-wants", "multi-user.target",
+		"lab.service").CombinedOutput(); err != nil {
 		return fmt.Errorf("add-wants: %w: %s", err, out)
 	}
 	return unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ())
