@@ -91,7 +91,7 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 		if is, listed := known[id]; listed && same(is, v) {
 			continue
 		}
-		change, err := s.enlist(id, v)
+		change, err := s.layout.enlist(id, v)
 		if err != nil {
 			return err
 		}
@@ -99,11 +99,11 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 	}
 	for id, v := range known {
 		if _, wanted := want[id]; !wanted {
-			ops = append(ops, []*api.TxnOp{s.unlist(v.Kind, id)})
+			ops = append(ops, []*api.TxnOp{s.layout.unlist(v.Kind, id)})
 		}
 	}
 	if len(ops) > 0 && !there {
-		ops = slices.Insert(ops, 0, []*api.TxnOp{s.servicesNode()})
+		ops = slices.Insert(ops, 0, []*api.TxnOp{s.layout.servicesNode()})
 	}
 	for some := range slices.Chunk(ops, servicesAtOnce) {
 		if err := s.catalogue(ctx, slices.Concat(some...)); err != nil {
@@ -125,7 +125,7 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 		return err
 	}
 	s.catalog.take()
-	return s.catalogue(ctx, api.TxnOps{s.unlist(kind, s.layout.serviceID(kind, id))})
+	return s.catalogue(ctx, api.TxnOps{s.layout.unlist(kind, s.layout.serviceID(kind, id))})
 }
 
 // published reads what the catalog shows of this cluster, and whether the node of that
@@ -167,15 +167,15 @@ func same(a, b store.Service) bool {
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta)
 }
 
-func (s *Store) servicesNode() *api.TxnOp {
+func (l layout) servicesNode() *api.TxnOp {
 	return &api.TxnOp{Node: &api.NodeTxnOp{Verb: api.NodeSet, Node: api.Node{
-		Node: s.layout.services, Address: "127.0.0.1",
+		Node: l.services, Address: "127.0.0.1",
 		Meta: map[string]string{"external-node": "true", "external-probe": "false"},
 	}}}
 }
 
 // enlist lists a service, with its check.
-func (s *Store) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
+func (l layout) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	host, number, err := net.SplitHostPort(v.Address)
 	port, perr := strconv.Atoi(number)
 	if err = errors.Join(err, perr); err != nil {
@@ -186,24 +186,24 @@ func (s *Store) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	if v.Alive {
 		status = api.HealthPassing
 	}
-	name := s.layout.service(v.Kind)
+	name := l.service(v.Kind)
 	return []*api.TxnOp{
-		{Service: &api.ServiceTxnOp{Verb: api.ServiceSet, Node: s.layout.services, Service: api.AgentService{
+		{Service: &api.ServiceTxnOp{Verb: api.ServiceSet, Node: l.services, Service: api.AgentService{
 			ID: id, Service: name, Address: host, Port: port, Tags: v.Tags, Meta: v.Meta,
 		}}},
 		{Check: &api.CheckTxnOp{Verb: api.CheckSet, Check: api.HealthCheck{
-			Node: s.layout.services, CheckID: id, Name: "alive", Status: status, Output: v.Note, ServiceID: id,
+			Node: l.services, CheckID: id, Name: "alive", Status: status, Output: v.Note, ServiceID: id,
 			ServiceName: name,
 		}}},
 	}, nil
 }
 
 // unlist takes a service out, and its check with it.
-func (s *Store) unlist(kind, id string) *api.TxnOp {
+func (l layout) unlist(kind, id string) *api.TxnOp {
 	return &api.TxnOp{Service: &api.ServiceTxnOp{
 		Verb:    api.ServiceDelete,
-		Node:    s.layout.services,
-		Service: api.AgentService{ID: id, Service: s.layout.service(kind)},
+		Node:    l.services,
+		Service: api.AgentService{ID: id, Service: l.service(kind)},
 	}}
 }
 

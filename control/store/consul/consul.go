@@ -81,11 +81,18 @@ const (
 	defaultLeaderTime = 8 * time.Second
 )
 
+// endpoint is the Consul that a store is in. Its methods explain errors of calls to it. It does not change
+// after newStore.
+type endpoint struct {
+	opts   Options
+	layout layout
+	calls  *fleet
+	ctx    context.Context // ends when the store is closed
+}
+
 // Store is one cluster's state. Safe for concurrent use.
 type Store struct {
-	opts    Options
-	layout  layout
-	calls   *fleet
+	endpoint
 	waits   *fleet // for blocking queries
 	repeats *fleet // of calls, for what can be sent again
 	alive   *fleet // for renewals
@@ -94,7 +101,6 @@ type Store struct {
 	again   *api.Client // of repeats
 	renewal *api.Client // of alive
 
-	ctx     context.Context // ends with the store
 	end     context.CancelFunc
 	workers sync.WaitGroup
 	feed    feed
@@ -102,7 +108,7 @@ type Store struct {
 	catalog catalog
 
 	formatted atomic.Bool // format was seen to be ours
-	base      atomic.Uint64
+	base      indexBase
 	txns      atomic.Uint64
 	conflicts atomic.Uint64
 	unknown   atomic.Uint64
@@ -162,7 +168,7 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}
+	s := &Store{endpoint: endpoint{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}}
 	// Consul adds up to a sixteenth to how long it waits (agent/consul/rpc.go).
 	s.waits = calls.patient(watchTime + watchTime/16 + answerTime)
 	if s.client, err = calls.client(); err != nil {

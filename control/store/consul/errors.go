@@ -22,10 +22,10 @@ var errNoAnswer = errors.New("no answer")
 // failed turns what a call of Consul came back with into one line that says what
 // was asked, what is wrong and what would do. ctx is the call's. Errors of ours
 // stay as they are.
-func (s *Store) failed(ctx context.Context, what string, err error) error {
+func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 	var kind *dataset.Kind
 	switch {
-	case s.ctx.Err() != nil:
+	case e.ctx.Err() != nil:
 		return store.ErrClosed
 	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errNoAnswer):
 		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
@@ -34,20 +34,20 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 	case ctx.Err() != nil && (ended(err) || errors.Is(err, errNoAnswer)):
 		return dataset.Errorf(dataset.ErrUnavailable,
 			"consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what,
-			s.opts.CallTime, s.where())
+			e.opts.CallTime, e.where())
 	}
 	var status *statusError
 	if errors.As(err, &status) {
-		return s.status(what, status)
+		return e.status(what, status)
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %w", what, s.reach(err))
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %w", what, e.reach(err))
 }
 
-func (s *Store) where() string { return strings.Join(s.opts.Addresses, ", ") }
+func (e *endpoint) where() string { return strings.Join(e.opts.Addresses, ", ") }
 
 // status explains an answer that is none.
-func (s *Store) status(what string, e *statusError) error {
-	text := s.clean(e.line())
+func (e *endpoint) status(what string, answer *statusError) error {
+	text := e.clean(answer.line())
 	has := func(words ...string) bool {
 		for _, w := range words {
 			if strings.Contains(text, w) {
@@ -61,36 +61,36 @@ func (s *Store) status(what string, e *statusError) error {
 	}
 	switch {
 	case isACL(text):
-		return s.lacksRight(text)
-	case e.code == http.StatusForbidden:
+		return e.lacksRight(text)
+	case answer.code == http.StatusForbidden:
 		return dataset.Errorf(dataset.ErrForbidden,
-			"consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, e.host, text)
-	case e.code == http.StatusRequestEntityTooLarge:
+			"consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, answer.host, text)
+	case answer.code == http.StatusRequestEntityTooLarge:
 		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)",
 			what, store.ErrTooLarge, text)
-	case e.code == http.StatusTooManyRequests:
-		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", e.host, text)
+	case answer.code == http.StatusTooManyRequests:
+		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", answer.host, text)
 	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer",
 		"not ready to serve consistent reads"):
 		return away("no leader: %s (%s)", leaderHint, text)
 	case has("No known Consul servers", "rpc error getting client", "rpc error making call"):
-		return away("%s reaches no server: %s", e.host, text)
+		return away("%s reaches no server: %s", answer.host, text)
 	case has("HTTP request to an HTTPS server"):
-		return away("%s wants https", e.host)
+		return away("%s wants https", answer.host)
 	}
-	return away("%s answered with status %d: %s", e.host, e.code, text)
+	return away("%s answered with status %d: %s", answer.host, answer.code, text)
 }
 
 const leaderHint = "too few of its servers are up, or they are just electing one (consul operator raft list-peers)"
 
 // reach explains a request that got no answer, without the URL that Go puts
 // before it.
-func (s *Store) reach(err error) error {
+func (e *endpoint) reach(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
-	host := s.where()
+	host := e.where()
 	var r *reachError
 	if errors.As(err, &r) {
 		host = r.host
@@ -144,19 +144,19 @@ var lacks = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^
 func isACL(text string) bool { return strings.Contains(text, "Permission denied") }
 
 // lacksRight says which right the token lacks, and the rule that gives it.
-func (s *Store) lacksRight(text string) error {
-	m := lacks.FindStringSubmatch(s.clean(text))
+func (e *endpoint) lacksRight(text string) error {
+	m := lacks.FindStringSubmatch(e.clean(text))
 	if m == nil {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", s.clean(text))
+			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", e.clean(text))
 	}
 	rule := map[string]string{
-		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, s.opts.Prefix),
-		"session": fmt.Sprintf(`session "%s" { policy = "write" }`, s.layout.node),
-		"node":    fmt.Sprintf(`node "%s" { policy = "write" }`, s.layout.node),
+		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, e.opts.Prefix),
+		"session": fmt.Sprintf(`session "%s" { policy = "write" }`, e.layout.node),
+		"node":    fmt.Sprintf(`node "%s" { policy = "write" }`, e.layout.node),
 		"service": fmt.Sprintf(`service "%s" { policy = "write" }`, m[3]),
 	}[m[1]]
-	if m[1] == "node" && m[3] == s.layout.services {
+	if m[1] == "node" && m[3] == e.layout.services {
 		rule = fmt.Sprintf(`node "%s" { policy = "write" }`, m[3])
 	}
 	if rule == "" {
@@ -170,14 +170,14 @@ func (s *Store) lacksRight(text string) error {
 		on, rule)
 }
 
-func (s *Store) odd(what string) error {
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", s.clean(what))
+func (e *endpoint) odd(what string) error {
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", e.clean(what))
 }
 
 // clean makes one line of what Consul said, without the token should it ever say
 // that.
-func (s *Store) clean(text string) string {
-	if token := s.calls.creds.current(); token != "" {
+func (e *endpoint) clean(text string) string {
+	if token := e.calls.creds.current(); token != "" {
 		text = strings.ReplaceAll(text, token, "(token)")
 	}
 	return text

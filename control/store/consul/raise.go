@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/hashicorp/consul/api"
 
@@ -11,18 +12,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// cooked is the store's index for one of Consul's, which counts by itself and for
-// all that lies in it: Raise has it begin further on.
-func (s *Store) cooked(index uint64) uint64 {
+// indexBase is the difference between an index of the store and Consul's. Consul has one counter for all its
+// data, which begins at 1 in a new Consul; Raise sets a base so that the store's indexes never go back.
+type indexBase struct{ atomic.Uint64 }
+
+// fromConsul returns the store's index for an index of Consul. 0 stays 0.
+func (b *indexBase) fromConsul(index uint64) uint64 {
 	if index == 0 {
 		return 0
 	}
-	return index + s.base.Load()
+	return index + b.Load()
 }
 
-// raw is the reverse; for an index from before the store, one that nothing has.
-func (s *Store) raw(index uint64) uint64 {
-	base := s.base.Load()
+// toConsul is the reverse of fromConsul. For an index of before the store was raised it returns
+// math.MaxUint64, which no entry has.
+func (b *indexBase) toConsul(index uint64) uint64 {
+	base := b.Load()
 	switch {
 	case index == 0:
 		return 0

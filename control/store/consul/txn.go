@@ -56,7 +56,7 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 	}
 	s.txns.Add(1)
 	s.feed.publish(index, revs)
-	return s.cooked(index), nil
+	return s.base.fromConsul(index), nil
 }
 
 // plan turns checks and writes into Consul's operations, all checks before all
@@ -97,7 +97,7 @@ func (s *Store) check(c store.Check) *api.TxnOp {
 	if c.Index == 0 {
 		return op(api.KVTxnOp{Verb: api.KVCheckNotExists, Key: s.layout.data + c.Key})
 	}
-	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: s.raw(c.Index)})
+	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: s.base.toConsul(c.Index)})
 }
 
 // write makes one write. delete-cas is not used: it takes an absent key for one
@@ -118,7 +118,7 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 			Verb:  api.KVCAS,
 			Key:   key,
 			Value: w.Value,
-			Index: s.raw(index),
+			Index: s.base.toConsul(index),
 			Flags: fresh(),
 		})}
 	}

@@ -168,7 +168,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 	}
 	asked, was := false, after
 	if after = 0; was > s.base.Load() {
-		after = s.raw(was)
+		after = s.base.toConsul(was)
 	}
 	for {
 		if err := s.open(ctx); err != nil {
@@ -176,10 +176,10 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 		}
 		index, wait, ahead := s.feed.look(prefix, after)
 		if wait == nil {
-			return s.cooked(index), nil
+			return s.base.fromConsul(index), nil
 		}
 		if ahead && asked {
-			return s.cooked(index), nil // the store went back
+			return s.base.fromConsul(index), nil // the store went back
 		}
 		if ahead {
 			if err := s.fresh(ctx, &s.feed.revs, true); err != nil {
