@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/report"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -70,7 +71,7 @@ type Config struct {
 	FencePrograms []string
 	// ListAll has the engine's list show the volumes of all nodes.
 	ListAll bool
-	Cgroups Cgroups // that limit volumes
+	Cgroups throttle.Cgroups // that limit volumes
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }
@@ -121,7 +122,7 @@ type Agent struct {
 	guests  guests
 	keeper  *promise.Keeper // of what this node promised to others
 	bounds  *bounds
-	limits  *limits
+	limits  *throttle.Limits
 	engines engines
 
 	volumeDisks volumeDisks
@@ -197,7 +198,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.jobs = jobs.New(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
-	a.limits = newLimits(cfg.Cgroups, a.cgroupDeps())
+	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = newPools(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
 	if a.PeerID == nil {
@@ -279,8 +280,8 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.takeGuard(st, 0)
-	err = a.limits.loadLimits(ctx, a.recovered) // before anything gets a device number that was another's
-	if err == nil && !a.recovered {             // otherwise what is mounted is only known after
+	err = a.limits.Load(ctx, a.recovered) // before anything gets a device number that was another's
+	if err == nil && !a.recovered {       // otherwise what is mounted is only known after
 		_, err = a.resolveMounts(ctx)
 	}
 	if err != nil {
@@ -297,7 +298,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		}
 	}
 	a.bounds.wg.Go(a.renews)
-	a.wg.Go(a.limits.keepLimits)
+	a.wg.Go(a.limits.Run)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()
 	if a.Guard != nil {

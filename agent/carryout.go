@@ -127,7 +127,7 @@ func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committe
 	out, err := a.report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
 		a.cache.Apply(*out.Dataset, out.Index)
-		a.limits.heed(*out.Dataset)
+		a.limits.ProfileChanged(*out.Dataset)
 	}
 	return out, err
 }

@@ -64,7 +64,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkFailover(ctx, r)
 	a.checkFences(ctx, r)
 	a.checkMounts(ctx, r)
-	a.limits.checkLimits(&r.List)
+	a.limits.Check(&r.List)
 	a.checkSizes(r)
 	a.checkHung(r)
 	r.sort()

@@ -179,7 +179,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 	case walks && mounted:
 	default:
-		st.Problem = cmp.Or(a.misSized(d), a.limits.unkept(d))
+		st.Problem = cmp.Or(a.misSized(d), a.limits.Problems(d))
 	}
 	return st
 }

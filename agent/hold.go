@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -122,25 +123,25 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 	}
 	itself := pool.Info().Freezes && d.Encryption == nil // what it sees is ciphertext then
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := a.Clock.Steady() + liftSnapshot - longStall // the freeze comes after it
-	up, err := a.limits.raise(d, liftSnapshot)
+	until := a.Clock.Steady() + throttle.LiftSnapshot - longStall // the freeze comes after it
+	up, err := a.limits.Suspend(d, throttle.LiftSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}
 	defer func() {
 		if err != nil || !freezing {
-			up.back()
+			up.Resume()
 		}
 	}()
-	written, err := a.writeOutSoon(path, writeOutTime)
+	written, err := a.writeOutSoon(path, throttle.WriteOutTime)
 	if err != nil {
 		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}
 	if !written {
 		if freezing {
-			return none, dataset.Errorf(dataset.ErrPending, "volume %s has more to write out than %s allow, and a freeze would hold up its writers for as long: try again", d.Volume, writeOutTime)
+			return none, dataset.Errorf(dataset.ErrPending, "volume %s has more to write out than %s allow, and a freeze would hold up its writers for as long: try again", d.Volume, throttle.WriteOutTime)
 		}
-		a.log(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", writeOutTime)
+		a.log(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", throttle.WriteOutTime)
 	}
 	if !freezing {
 		return none, nil
@@ -149,10 +150,10 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 		if err := a.settled(d, path, until); err != nil {
 			return none, err
 		}
-		up.extend(liftUnmount)
+		up.Extend(throttle.LiftUnmount)
 	}
 	if itself { // what is written until then is to be written at once
-		return func() error { up.back(); return nil }, nil
+		return func() error { up.Resume(); return nil }, nil
 	}
 	root, err := os.Open(path)
 	if err != nil {
@@ -163,13 +164,10 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 	}
 	steps.At("snapshot.frozen")
 	return func() error {
-		up.back() // before anybody writes again
+		up.Resume() // before anybody writes again
 		return errors.Join(fsctl.Thaw(root), root.Close())
 	}, nil
 }
-
-// writeOutTime bounds what a snapshot waits for: its caller has a minute.
-const writeOutTime = 15 * time.Second
 
 // writeOutSoon flushes the filesystem mounted on path, which a flush of another one
 // cannot hold up, and reports whether that ended within so long. One that did not

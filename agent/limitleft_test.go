@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -49,7 +50,7 @@ const v1Write = "blkio.throttle.write_bps_device"
 // next agent, and goes as soon as it can.
 func TestLimitThatIsLeft(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
@@ -57,25 +58,25 @@ func TestLimitThatIsLeft(t *testing.T) {
 	f.a.unmounts("db", "one")
 	for _, what := range []string{"unmounted", "the next agent"} {
 		f.a.wantTold(dev, slowly, what)
-		if n := len(f.a.limits.all()); n > 0 {
+		if n := len(f.a.limits.All()); n > 0 {
 			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
 		}
 		if !f.a.says("has the limit of a volume yet that is not there any more") {
 			t.Errorf("%s: doctor does not say so", what)
 		}
-		if f.a.limits.pause(f.a.Clock.Steady()) == 0 {
+		if f.a.limits.Pause(f.a.Clock.Steady()) == 0 {
 			t.Errorf("%s: nobody tries again", what)
 		}
 		f.a.again()
 	}
 	undo()
-	f.a.limits.clearLeft(t.Context())
+	f.a.limits.ClearLeft(t.Context())
 	f.a.wantTold(dev, iolimit.Limits{}, "tried again")
 	if f.a.says("has the limit of a volume yet that is not there any more") {
 		t.Error("doctor says still that it is left")
 	}
 	f.a.again()
-	if n := len(f.a.limits.leftovers()); n > 0 {
+	if n := len(f.a.limits.Leftovers()); n > 0 {
 		t.Errorf("%d are left on record", n)
 	}
 }
@@ -83,7 +84,7 @@ func TestLimitThatIsLeft(t *testing.T) {
 // What is told in part, as a mount fails, is taken away as well.
 func TestLimitThatIsToldInPart(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	f.a.volume("db@slow", nil)
 	undo := immutable(t, h.Dir, "blkio.throttle.read_bps_device") // which comes second
 	if _, err := f.a.Mount(t.Context(), "db", "one"); err == nil {
@@ -102,7 +103,7 @@ func TestLimitThatIsToldInPart(t *testing.T) {
 // that lost: it has its own speed from the first moment, or none.
 func TestLimitIsNotInherited(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	for _, spec := range []string{"other@free", "db@slow"} {
 		var all strings.Builder
 		for n := range 64 {
@@ -113,7 +114,7 @@ func TestLimitIsNotInherited(t *testing.T) {
 		}
 		d := f.a.volume(spec, nil)
 		f.a.mounts(d.Volume, "one")
-		f.a.wantTold(f.a.device(d), limitsOf(d.Profile.QoS), spec)
+		f.a.wantTold(f.a.device(d), throttle.LimitsOf(d.Profile.QoS), spec)
 		f.a.unmounts(d.Volume, "one")
 	}
 }
@@ -134,15 +135,15 @@ func otherLoop(t *testing.T, but uint32) uint32 {
 // A dataset that somebody else has unmounted gets another device, and the first has no limit.
 func TestLimitOfTheDeviceBefore(t *testing.T) {
 	f := limitFlock(t)
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	d := f.a.volume("db@slow", nil)
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
 	before := iolimit.Device{Major: 7, Minor: otherLoop(t, dev.Minor)}
-	e := f.a.limits.get(d.ID)
-	e.mu.Lock()
-	e.rec.Device = before
-	e.mu.Unlock()
+	e := f.a.limits.Get(d.ID)
+	e.Mu.Lock()
+	e.Rec.Device = before
+	e.Mu.Unlock()
 	if err := errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +170,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	const not = "is not limited as its profile says: none of the control groups"
-	f.soon("missed", func() bool { return f.a.limits.missed(d.ID) != nil })
+	f.soon("missed", func() bool { return f.a.limits.Missed(d.ID) != nil })
 	if !f.a.says(not) {
 		t.Error("doctor does not say so")
 	}
@@ -177,7 +178,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 	if st := f.a.datasetStatus(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
-	if wait := f.a.limits.pause(f.a.Clock.Steady()); wait == 0 || wait > mendEvery {
+	if wait := f.a.limits.Pause(f.a.Clock.Steady()); wait == 0 || wait > throttle.MendEvery {
 		t.Errorf("it is tried again in %s", wait)
 	}
 	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {
@@ -186,10 +187,10 @@ func TestLimitIsTriedAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.a.limits.renewLimits() // as each half minute
+	f.a.limits.Renew() // as each half minute
 	f.soon("limited", func() bool {
 		got, err := h.Get("/absent.slice", f.a.device(d))
-		return err == nil && got == slowly && f.a.limits.missed(d.ID) == nil
+		return err == nil && got == slowly && f.a.limits.Missed(d.ID) == nil
 	})
 	f.a.unmounts("db", "one")
 }
@@ -221,12 +222,12 @@ func TestStrictIsHeldOrSaid(t *testing.T) {
 	}
 	f.soon("held again", func() bool { got, err := h.Get("/docker", dev); return err == nil && got == slowly && problem() == "" })
 
-	e := f.a.limits.get(d.ID)
-	e.mu.Lock()
-	rec := e.rec
-	rec.Groups = union(rec.Groups, []string{"/user.slice/mine"})
-	err := f.a.limits.rule(t.Context(), e, rec)
-	e.mu.Unlock()
+	e := f.a.limits.Get(d.ID)
+	e.Mu.Lock()
+	rec := e.Rec
+	rec.Groups = throttle.Union(rec.Groups, []string{"/user.slice/mine"})
+	err := f.a.limits.Rule(t.Context(), e, rec)
+	e.Mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,26 +259,26 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 	var now time.Duration
 	a := &Agent{Config: f.a.Config}
 	a.Clock = hurried{now: &now}
-	if err := a.settled(d, path, liftSnapshot); !errors.Is(err, dataset.ErrPending) {
+	if err := a.settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
 		t.Error(err)
 	}
-	if now > liftSnapshot+10*time.Second {
+	if now > throttle.LiftSnapshot+10*time.Second {
 		t.Errorf("it was tried until %s", now)
 	}
-	up, err := f.a.limits.raise(d, liftSnapshot)
+	up, err := f.a.limits.Suspend(d, throttle.LiftSnapshot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	up.extend(time.Hour)
-	e := f.a.limits.get(d.ID)
-	e.mu.Lock()
-	lift := e.lift
-	e.mu.Unlock()
-	if lift < f.a.Clock.Steady()+liftUnmount {
+	up.Extend(time.Hour)
+	e := f.a.limits.Get(d.ID)
+	e.Mu.Lock()
+	lift := e.Lift
+	e.Mu.Unlock()
+	if lift < f.a.Clock.Steady()+throttle.LiftUnmount {
 		t.Error("it was not lifted for longer")
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "lifted for longer")
-	up.back()
+	up.Resume()
 	f.a.wantTold(dev, slowly, "after that")
 	f.a.unmounts("db", "one")
 }
@@ -290,7 +291,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	d, held := f.guarded("db")
 	dev := f.a.device(d)
 	f.a.bounds.arm(d.ID, d.Epoch)
-	look := func() error { (&keeper{limits: f.a.limits}).look(0, false); return nil }
+	look := func() error { (&throttle.Keeper{Limits: f.a.limits}).Look(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
 			f.a.bounds.mu.Lock()
@@ -300,15 +301,15 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 		says.say(d.ID, state)
 		for what, act := range map[string]func() error{
 			"a look":    look,
-			"a start":   func() error { return f.a.limits.loadLimits(t.Context(), f.a.recovered) },
-			"a profile": func() error { return f.a.limits.limit(t.Context(), held) },
+			"a start":   func() error { return f.a.limits.Load(t.Context(), f.a.recovered) },
+			"a profile": func() error { return f.a.limits.Limit(t.Context(), held) },
 			"the end of a snapshot": func() error {
-				up, err := f.a.limits.raise(held, time.Hour)
-				up.back()
+				up, err := f.a.limits.Suspend(held, time.Hour)
+				up.Resume()
 				return err
 			},
 		} {
-			if err := f.a.limits.hierarchy.Clear(iolimit.Root, dev); err != nil {
+			if err := f.a.limits.Hierarchy.Clear(iolimit.Root, dev); err != nil {
 				t.Fatal(err)
 			}
 			if err := act(); err != nil && state != "" {

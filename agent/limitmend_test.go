@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -26,30 +27,30 @@ import (
 // that this one does not name; where nothing can be taken away, it stays on record.
 func TestLimitThatIsLeftOnAnothersNumber(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/", "/before"))
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev, old := f.a.device(d), iolimit.Limits{WriteBPS: 3 << 20}
 	if err := h.Set("/before", dev, old); err != nil {
 		t.Fatal(err)
 	}
-	rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
-	blind := newLimits(Cgroups{Hierarchy: h}, f.a.cgroupDeps())
-	blind.why = iolimit.ErrNone
-	if err := blind.strip(t.Context(), d.ID, rec); err != nil {
+	rec := throttle.LimitRecord{Boot: f.a.boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
+	blind := throttle.New(throttle.Cgroups{Hierarchy: h}, f.a.cgroupDeps())
+	blind.Why = iolimit.ErrNone
+	if err := blind.Strip(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
 	}
-	blind.clearLeft(t.Context())
-	if n := len(blind.leftovers()); n != 1 {
+	blind.ClearLeft(t.Context())
+	if n := len(blind.Leftovers()); n != 1 {
 		t.Errorf("%d are on record where nothing can be taken away", n)
 	}
-	f.a.limits.leaves(rec)
-	f.a.limits.clearLeft(t.Context())
+	f.a.limits.Leaves(rec)
+	f.a.limits.ClearLeft(t.Context())
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
 	}
 	f.a.wantTold(dev, slowly, "one that it names")
-	if n := len(f.a.limits.leftovers()); n != 0 {
+	if n := len(f.a.limits.Leftovers()); n != 0 {
 		t.Errorf("%d are left", n)
 	}
 	f.a.unmounts("db", "one")
@@ -140,10 +141,10 @@ func TestTheTurnComesBeforeTheLift(t *testing.T) {
 // and what is attached keeps it.
 func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 	f := limitFlock(t)
-	h := f.a.limits.hierarchy
+	h := f.a.limits.Hierarchy
 	d := f.a.volume("db@free", nil)
 	f.a.mounts("db", "one")
-	dev, nobodys := f.a.device(d), iolimit.Device{Major: loopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
+	dev, nobodys := f.a.device(d), iolimit.Device{Major: throttle.LoopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
 	control, err := os.Open("/dev/loop-control")
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +159,7 @@ func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.a.recovered = lost
-		if err := f.a.limits.loadLimits(t.Context(), f.a.recovered); err != nil {
+		if err := f.a.limits.Load(t.Context(), f.a.recovered); err != nil {
 			t.Fatal(err)
 		}
 		want := slowly
@@ -257,13 +258,13 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	says.say(d.ID, guard.StateFencing)
-	if err := f.a.limits.limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
+	if err := f.a.limits.Limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
 		t.Errorf("fencing: %v", err)
 	}
 	f.a.wantTold(dev, slowly, "fencing")
 	f.a.cache.Apply(free, 0) // or the keeper would limit it again
 	says.say(d.ID, guard.StateArmed)
-	if err := f.a.limits.limit(t.Context(), free); err != nil {
+	if err := f.a.limits.Limit(t.Context(), free); err != nil {
 		t.Error(err)
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
@@ -299,7 +300,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	}
 	says.say(uuid.New(), "")
 	asked()
-	if err := f.a.limits.loadLimits(t.Context(), f.a.recovered); err != nil {
+	if err := f.a.limits.Load(t.Context(), f.a.recovered); err != nil {
 		t.Fatal(err)
 	}
 	// What else looks at the guard meanwhile is not as many.

@@ -116,7 +116,7 @@ func handsDown(t *testing.T, what string) {
 func TestQoSOnV2(t *testing.T) {
 	handsDown(t, "-io -memory") // and what is buffered is charged all the same: io has the kernel keep memory
 	f := newFlock(t, "loop", "dir")
-	if v := f.a.limits.hierarchy.Version; v != iolimit.V2 {
+	if v := f.a.limits.Hierarchy.Version; v != iolimit.V2 {
 		t.Fatalf("version %d", v)
 	}
 	d := f.a.volume("db@strict", nil)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
@@ -97,7 +98,7 @@ func (h *host) device(d dataset.Dataset) iolimit.Device {
 // told returns what the root group was told of a device.
 func (h *host) told(dev iolimit.Device) iolimit.Limits {
 	h.f.Helper()
-	l, err := h.limits.hierarchy.Get(iolimit.Root, dev)
+	l, err := h.limits.Hierarchy.Get(iolimit.Root, dev)
 	if err != nil {
 		h.f.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func TestLimitLastsAsLongAsTheMount(t *testing.T) {
 	}
 	f.a.wantTold(f.a.device(other), iolimit.Limits{}, "the next on a device")
 	f.a.unmounts("other", "two")
-	if left := f.a.limits.all(); len(left) > 0 {
+	if left := f.a.limits.All(); len(left) > 0 {
 		t.Errorf("left: %+v", left)
 	}
 }
@@ -139,13 +140,13 @@ func TestLimitIsBackAfterAStart(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	if _, err := f.a.limits.raise(d, time.Hour); err != nil {
+	if _, err := f.a.limits.Suspend(d, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "lifted")
 	f.a.again()
 	f.a.wantTold(dev, slowly, "after a start")
-	if f.a.limits.get(d.ID).rec.Lifted != (time.Time{}) {
+	if f.a.limits.Get(d.ID).Rec.Lifted != (time.Time{}) {
 		t.Error("it is lifted on record")
 	}
 	f.a.unmounts("db", "one")
@@ -158,7 +159,7 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 	f := limitFlock(t)
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
-	dev, h := f.a.device(d), f.a.limits.hierarchy
+	dev, h := f.a.device(d), f.a.limits.Hierarchy
 	f.a.unmounts("db", "one")
 	theirs := iolimit.Limits{WriteBPS: 7 << 20}
 	before := iolimit.Limits{WriteBPS: 3 << 20, WriteIOPS: 30}
@@ -166,7 +167,7 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
 		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
 	} {
-		rec := limitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
+		rec := throttle.LimitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
 		if err := f.a.state.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +176,7 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 		}
 		f.a.again()
 		f.a.wantTold(dev, c.want, "after a start")
-		if n := len(f.a.limits.all()); n > 0 {
+		if n := len(f.a.limits.All()); n > 0 {
 			t.Errorf("%d datasets are limited that are not mounted", n)
 		}
 		if err := h.Clear(iolimit.Root, dev); err != nil {
@@ -190,13 +191,13 @@ func TestLiftIsBounded(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	up, err := f.a.limits.raise(d, time.Nanosecond)
+	up, err := f.a.limits.Suspend(d, time.Nanosecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.a.limits.endLifts()
+	f.a.limits.EndLifts()
 	f.a.wantTold(dev, slowly, "lifted for too long")
-	up.back()
+	up.Resume()
 	f.a.wantTold(dev, slowly, "after that")
 	f.a.unmounts("db", "one")
 }
@@ -207,28 +208,28 @@ func TestLimitIsMended(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	if err := f.a.limits.hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
+	if err := f.a.limits.Hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
 		t.Fatal(err)
 	}
 	f.soon("mended", func() bool { return f.a.told(dev) == slowly })
 
 	// A container that is started anew has the group of before, without a rule.
-	e := f.a.limits.get(d.ID)
-	e.mu.Lock()
-	rec := e.rec
-	rec.Groups = union(rec.Groups, []string{"/again"})
-	err := f.a.limits.rule(t.Context(), e, rec)
-	e.mu.Unlock()
+	e := f.a.limits.Get(d.ID)
+	e.Mu.Lock()
+	rec := e.Rec
+	rec.Groups = throttle.Union(rec.Groups, []string{"/again"})
+	err := f.a.limits.Rule(t.Context(), e, rec)
+	e.Mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := filepath.Join(f.a.limits.hierarchy.Dir, "again")
+	again := filepath.Join(f.a.limits.Hierarchy.Dir, "again")
 	if err := os.Mkdir(again, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
-	(&keeper{limits: f.a.limits}).look(f.a.Clock.Steady(), false)
-	if got, err := f.a.limits.hierarchy.Get("/again", dev); err != nil || got != slowly {
+	(&throttle.Keeper{Limits: f.a.limits}).Look(f.a.Clock.Steady(), false)
+	if got, err := f.a.limits.Hierarchy.Get("/again", dev); err != nil || got != slowly {
 		t.Errorf("its group, made anew: %+v, %v", got, err)
 	}
 	f.a.unmounts("db", "one")
@@ -288,11 +289,11 @@ func TestLimitV2(t *testing.T) {
 		}
 	}
 	for _, g := range []string{"/docker/abc", "/system.slice/docker-abc.scope", "/"} {
-		if !f.a.limits.binds(f.a.limits.get(d.ID).rec.Groups, g) {
+		if !f.a.limits.Binds(f.a.limits.Get(d.ID).Rec.Groups, g) {
 			t.Errorf("a container in %s is not held", g)
 		}
 	}
-	if f.a.limits.binds(f.a.limits.get(d.ID).rec.Groups, "/user.slice/x") {
+	if f.a.limits.Binds(f.a.limits.Get(d.ID).Rec.Groups, "/user.slice/x") {
 		t.Error("one in another slice is taken for held")
 	}
 	f.a.unmounts("db", "one")

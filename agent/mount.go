@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -101,7 +102,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	a.unidle(d.ID)
-	a.limits.usedNow(d.ID, a.Clock.Steady())
+	a.limits.Used(d.ID, a.Clock.Steady())
 	if first && d.Home == a.node {
 		a.pools.changed(d.Pool, false)
 	}
@@ -168,9 +169,9 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
-		a.limits.disinherit(ctx, d)
+		a.limits.Disinherit(ctx, d)
 	}
-	if err := a.limits.limit(ctx, d); err != nil {
+	if err := a.limits.Limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLater(ctx, d))
 	}
 	a.log(d).WithField("path", path).Info("mounted")
@@ -371,17 +372,17 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 		a.idle(d.ID)
 		return err
 	}
-	up, err := a.limits.raise(d, liftUnmount)
+	up, err := a.limits.Suspend(d, throttle.LiftUnmount)
 	if err != nil {
 		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
-	a.flushed(path, liftUnmount) // a snapshot gave up on one: it was slow, and is not now
+	a.flushed(path, throttle.LiftUnmount) // a snapshot gave up on one: it was slow, and is not now
 	err = mount.Unmount(path)
 	a.volumeDisks.forget()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
-		a.limits.endLimit(d)
+		a.limits.End(d)
 	} else {
-		up.back()
+		up.Resume()
 	}
 	switch {
 	case errors.Is(err, mount.ErrBusy):

@@ -19,7 +19,7 @@ import (
 // one that runs may have looked before this change came. An agent that stops
 // waits for it: its pools may go to somebody who has the records alone.
 func (a *Agent) noteLater(d api.Indexed) {
-	a.limits.heed(d.Dataset)
+	a.limits.ProfileChanged(d.Dataset)
 	a.jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
 		return a.noteNow(ctx, d.ID)
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/report"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -30,7 +31,7 @@ type poolDeps struct {
 	db     records.DB
 	cache  *records.Cache
 	jobs   *jobs.Runner
-	mounts datasetMounts
+	mounts throttle.DatasetMounts
 	news   *report.News
 	clock  clock.Clock
 	log    logrus.FieldLogger

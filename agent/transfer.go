@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -137,11 +138,11 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	up, err := a.limits.raise(d, liftSnapshot)
+	up, err := a.limits.Suspend(d, throttle.LiftSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}
-	defer up.back()
+	defer up.Resume()
 	return errors.Join(fsctl.Sync(root), root.Close())
 }
 

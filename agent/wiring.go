@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -30,7 +31,7 @@ func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (boo
 
 // askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
 func (a *Agent) askGuard() (guard.Status, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), askFencing)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), throttle.AskFencing)
 	defer cancel()
 	return a.Guard.Status(ctx)
 }
@@ -80,17 +81,17 @@ func (m mountTable) Path(id uuid.UUID) string             { return m.a.mountPath
 func (m mountTable) IsMounted(id uuid.UUID) (bool, error) { return isMountPoint(m.a.mountPath(id)) }
 func (m mountTable) InUse() []uuid.UUID                   { return m.a.mountedIDs() }
 
-func (a *Agent) cgroupDeps() cgroupDeps {
-	return cgroupDeps{
-		ctx: a.ctx, boot: a.boot, db: a.state, cache: a.cache, locks: &a.locks, jobs: a.jobs,
-		mounts: mountTable{a}, fence: fencing{a}, changed: a.news.Changed, clock: a.Clock, logger: a.Log,
+func (a *Agent) cgroupDeps() throttle.Deps {
+	return throttle.Deps{
+		Ctx: a.ctx, Boot: a.boot, DB: a.state, Cache: a.cache, Locks: &a.locks, Jobs: a.jobs,
+		Mounts: mountTable{a}, Fence: fencing{a}, Changed: a.news.Changed, Clock: a.Clock, Logger: a.Log,
 	}
 }
 
 func (a *Agent) poolDeps() poolDeps {
 	return poolDeps{
 		ctx: a.ctx, root: a.Root, nodeName: a.NodeName, config: a.Pools, backends: a.Backends, control: a.Control,
-		keys: keyring{a}, limits: a.limits.kind, db: a.state, cache: a.cache, jobs: a.jobs, mounts: mountTable{a},
+		keys: keyring{a}, limits: a.limits.Kind, db: a.state, cache: a.cache, jobs: a.jobs, mounts: mountTable{a},
 		news: a.news, clock: a.Clock, log: a.Log,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/cmd/drover/internal/swarm"
 	"github.com/droverhq/drover/control"
@@ -189,7 +190,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools, TransferRate: p.TransferRate,
-		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: agent.Cgroups{Parents: p.CgroupParents},
+		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Limits: p.Times,
 	}

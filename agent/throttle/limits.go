@@ -1,4 +1,9 @@
-package agent
+// Package throttle limits how fast mounted volumes are read and written, through control groups.
+//
+// Limits owns the rules: it sets one when a dataset is mounted, extends it to the control groups of new
+// containers, lifts it while the agent flushes the dataset, and removes it before the device goes. A rule
+// outlives both the volume and its device, so each is recorded on disk before it is set.
+package throttle
 
 import (
 	"cmp"
@@ -30,22 +35,24 @@ type Cgroups struct {
 	Parents []string
 }
 
-// limits is how fast the volumes that are mounted may be. A rule holds for a control group
+// Limits is how fast the volumes that are mounted may be. A rule holds for a control group
 // and a device number, and stays when both the volume and its device are gone: so what is
 // set is on disk before (limits/<dataset>), and goes before the device does. What cannot be
 // taken away then is on disk as well (left/<device>), until it was.
-type limits struct {
-	cgroupDeps
-	hierarchy iolimit.Hierarchy
-	why       error    // there is none
-	leaky     error    // there is one that does not hold all that is written: no mount is promised anything, and what is left in it is taken away
-	parents   []string // of version 2: the groups below which engines put containers
+type Limits struct {
+	Deps
+	Hierarchy iolimit.Hierarchy
+	Why       error // there is none
+	// there is one that does not hold all that is written: no mount is promised anything, and what is left in
+	// it is taken away
+	leaky   error
+	parents []string // of version 2: the groups below which engines put containers
 
 	wake chan struct{}
 	mu   sync.Mutex
-	of   map[uuid.UUID]*limited
+	Of   map[uuid.UUID]*limited
 	not  map[uuid.UUID]error // why what is mounted is not limited as its profile says; tried again
-	left map[iolimit.Device]limitRecord
+	left map[iolimit.Device]LimitRecord
 	lost string        // why base fails; empty: it does not
 	used time.Duration // when a volume was mounted last for someone, by the steady clock
 }
@@ -53,26 +60,33 @@ type limits struct {
 // limited is one mounted dataset with a limit, or whose limit is lifted.
 type limited struct {
 	id   uuid.UUID
-	mu   sync.Mutex // held while its rules change
-	rec  limitRecord
-	lift time.Duration // until when its rules are lifted, by the steady clock; 0: they are not
+	Mu   sync.Mutex // held while its rules change
+	Rec  LimitRecord
+	Lift time.Duration // until when its rules are lifted, by the steady clock; 0: they are not
 	over bool          // it is limited no more, and in no map
-	bare []string      // groups that it is used in and that cannot be limited: nobody handed the controller down to them
+	// groups that it is used in and that cannot be limited: nobody handed the controller down to them
+	bare []string
 }
 
-// limitRecord is what control groups were told of a device. It is void on another boot.
-type limitRecord struct {
+// LimitRecord is what control groups were told of a device. It is void on another boot.
+type LimitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
 	Limits iolimit.Limits `json:"limits"`
 	// Before is what groups may have been told before, and hold still.
 	Before []iolimit.Limits `json:"before,omitempty"`
 	Groups []string         `json:"groups"`
-	Lifted time.Time        `json:"lifted,omitzero"` // since when they are told nothing, for a flush of this agent's own
+	// since when they are told nothing, for a flush of this agent's own
+	Lifted time.Time `json:"lifted,omitzero"`
 }
 
-func limitsOf(q dataset.QoS) iolimit.Limits {
-	return iolimit.Limits{ReadBPS: int64(q.ReadBPS), WriteBPS: int64(q.WriteBPS), ReadIOPS: q.ReadIOPS, WriteIOPS: q.WriteIOPS}
+func LimitsOf(q dataset.QoS) iolimit.Limits {
+	return iolimit.Limits{
+		ReadBPS:   int64(q.ReadBPS),
+		WriteBPS:  int64(q.WriteBPS),
+		ReadIOPS:  q.ReadIOPS,
+		WriteIOPS: q.WriteIOPS,
+	}
 }
 
 // datasetRecords has the records of datasets; a *records.Cache is one.
@@ -81,8 +95,8 @@ type datasetRecords interface {
 	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also of those of which this node keeps a copy
 }
 
-// datasetMounts knows where datasets are mounted.
-type datasetMounts interface {
+// DatasetMounts knows where datasets are mounted.
+type DatasetMounts interface {
 	Root() string             // the folder of all mount points
 	Path(id uuid.UUID) string // the mount point of a dataset
 	IsMounted(id uuid.UUID) (bool, error)
@@ -96,38 +110,38 @@ type fences interface {
 	Look() (isFencing func(id uuid.UUID) (bool, error))
 }
 
-// cgroupDeps is what limits needs of the rest of the agent.
-type cgroupDeps struct {
-	ctx     context.Context // of the agent's life
-	boot    string          // the UUID of this boot
-	db      records.DB
-	cache   datasetRecords
-	locks   *locks.Set
-	jobs    *jobs.Runner
-	mounts  datasetMounts
-	fence   fences
-	changed func(id uuid.UUID) // the status of a dataset has changed
-	clock   clock.Clock
-	logger  logrus.FieldLogger
+// Deps is what limits needs of the rest of the agent.
+type Deps struct {
+	Ctx     context.Context // of the agent's life
+	Boot    string          // the UUID of this boot
+	DB      records.DB
+	Cache   datasetRecords
+	Locks   *locks.Set
+	Jobs    *jobs.Runner
+	Mounts  DatasetMounts
+	Fence   fences
+	Changed func(id uuid.UUID) // the status of a dataset has changed
+	Clock   clock.Clock
+	Logger  logrus.FieldLogger
 }
 
-func (l *limits) log(d dataset.Dataset) *logrus.Entry {
-	return l.logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
+	return l.Logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
-// newLimits finds what this host can hold volumes to.
-func newLimits(cfg Cgroups, deps cgroupDeps) *limits {
-	l := &limits{cgroupDeps: deps, hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
-		of: map[uuid.UUID]*limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]limitRecord{}}
-	if l.hierarchy.Dir == "" {
+// New finds what this host can hold volumes to.
+func New(cfg Cgroups, deps Deps) *Limits {
+	l := &Limits{Deps: deps, Hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
+		Of: map[uuid.UUID]*limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]LimitRecord{}}
+	if l.Hierarchy.Dir == "" {
 		table, err := mount.Table()
 		if err == nil {
-			l.hierarchy, err = iolimit.Detect(table)
+			l.Hierarchy, err = iolimit.Detect(table)
 		}
-		l.why = err
+		l.Why = err
 	}
-	if l.why == nil {
-		l.leaky = l.hierarchy.Holds()
+	if l.Why == nil {
+		l.leaky = l.Hierarchy.Holds()
 	}
 	if len(l.parents) == 0 {
 		l.parents = []string{"/system.slice", "/docker"}
@@ -135,28 +149,28 @@ func newLimits(cfg Cgroups, deps cgroupDeps) *limits {
 	return l
 }
 
-// kind is what a pool on this host can promise that gives each volume a device.
-func (l *limits) kind() dataset.Limits {
+// Kind is what a pool on this host can promise that gives each volume a device.
+func (l *Limits) Kind() dataset.Limits {
 	if l.cannot() != nil {
 		return ""
 	}
-	return l.hierarchy.Kind()
+	return l.Hierarchy.Kind()
 }
 
 // cannot is why this host can hold volumes to nothing; nil: it can.
-func (l *limits) cannot() error { return cmp.Or(l.why, l.leaky) }
+func (l *Limits) cannot() error { return cmp.Or(l.Why, l.leaky) }
 
 // base returns the groups that a rule is set on whoever uses the volume: of version 1 the
 // root group, whose are the kernel's own writes; of version 2 those below which all
 // containers are.
-func (l *limits) base() ([]string, error) {
-	if l.hierarchy.Version == iolimit.V1 {
+func (l *Limits) base() ([]string, error) {
+	if l.Hierarchy.Version == iolimit.V1 {
 		return l.above(), nil
 	}
 	var groups []string
 	var errs []error
 	for _, p := range l.parents {
-		err := l.hierarchy.Enable(p)
+		err := l.Hierarchy.Enable(p)
 		if err == nil {
 			groups = append(groups, p)
 		} else if !errors.Is(err, fs.ErrNotExist) {
@@ -164,7 +178,9 @@ func (l *limits) base() ([]string, error) {
 		}
 	}
 	if len(groups) == 0 {
-		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported, "none of the control groups %s is there to be limited (name those of your engine's containers: cgroup_parents in drover.yaml)", dataset.Have(l.parents)))
+		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported,
+			"none of the control groups %s is there to be limited (name those of your engine's containers: "+
+				"cgroup_parents in drover.yaml)", dataset.Have(l.parents)))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -172,43 +188,45 @@ func (l *limits) base() ([]string, error) {
 	return groups, nil
 }
 
-func (l *limits) get(id uuid.UUID) *limited {
+func (l *Limits) Get(id uuid.UUID) *limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.of[id]
+	return l.Of[id]
 }
 
-func (l *limits) all() []*limited {
+func (l *Limits) All() []*limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Collect(maps.Values(l.of))
+	return slices.Collect(maps.Values(l.Of))
 }
 
 // soon has the keeper look.
-func (l *limits) soon() {
+func (l *Limits) soon() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// limit holds a dataset that was just mounted to the limits of its profile, before anybody
+// Limit holds a dataset that was just mounted to the limits of its profile, before anybody
 // is told of the mount. Its lock is held. Again: the same.
-func (l *limits) limit(ctx context.Context, d dataset.Dataset) error {
-	e := l.get(d.ID)
+func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
+	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
 		if e != nil {
 			return l.unlimit(ctx, e)
 		}
 		return nil
 	}
-	switch kind := l.kind(); {
+	switch kind := l.Kind(); {
 	case kind == "":
 		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", l.cannot())
 	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
-		return dataset.Errorf(dataset.ErrUnsupported, "its profile is strict about its speed, and this host has control groups of version 1: %s (boot it with version 2, or drover volume set-profile)", heldV1)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its profile is strict about its speed, and this host has control groups of version 1: %s (boot "+
+				"it with version 2, or drover volume set-profile)", heldV1)
 	}
-	dev, own, err := iolimit.DeviceOf(l.mounts.Path(d.ID))
+	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil {
 		return err
 	}
@@ -228,61 +246,61 @@ func (l *limits) limit(ctx context.Context, d dataset.Dataset) error {
 	if e == nil {
 		e = &limited{id: d.ID}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
 	l.put(e) // before anything is told: what is told in part is taken away as well
-	rec := e.rec
-	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.boot, dev, limitsOf(d.Profile.QoS), union(groups, rec.Groups)
-	if err := l.rule(ctx, e, rec); err != nil {
+	rec := e.Rec
+	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.Boot, dev, LimitsOf(d.Profile.QoS), Union(groups, rec.Groups)
+	if err := l.Rule(ctx, e, rec); err != nil {
 		return err
 	}
 	l.soon()
 	return nil
 }
 
-func (l *limits) put(e *limited) {
+func (l *Limits) put(e *limited) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.of[e.id] = e
+	l.Of[e.id] = e
 }
 
 // heldV1 is what version 1 can do.
 const heldV1 = "v1: per container, from about a second after its start"
 
-// rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
+// Rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
 // is held.
-func (l *limits) rule(ctx context.Context, e *limited, rec limitRecord) error {
-	if was := e.rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
+func (l *Limits) Rule(ctx context.Context, e *limited, rec LimitRecord) error {
+	if was := e.Rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
 		rec.Before = append(slices.Clip(rec.Before), was)
 	}
-	if err := l.db.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
+	if err := l.DB.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return err
 	}
-	e.rec = rec
-	if e.lift != 0 {
+	e.Rec = rec
+	if e.Lift != 0 {
 		return nil
 	}
-	return l.impose(e, l.fence.Look())
+	return l.impose(e, l.Fence.Look())
 }
 
 // impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
 // once it is thawed. asked is what the guard says. e.mu is held.
-func (l *limits) impose(e *limited, isFencing func(uuid.UUID) (bool, error)) error {
+func (l *Limits) impose(e *limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
 	}
-	err := l.set(e.rec, e.rec.Groups)
+	err := l.set(e.Rec, e.Rec.Groups)
 	if err == nil {
-		e.rec.Before = nil
+		e.Rec.Before = nil
 	}
 	return err
 }
 
 // set has groups hold what a record says. One that is gone holds nothing.
-func (l *limits) set(rec limitRecord, groups []string) error {
+func (l *Limits) set(rec LimitRecord, groups []string) error {
 	var errs []error
 	for _, g := range groups {
-		if err := l.hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := l.Hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -290,33 +308,34 @@ func (l *limits) set(rec limitRecord, groups []string) error {
 }
 
 // clear takes away what the groups of a record were told.
-func (l *limits) clear(rec limitRecord) error {
+func (l *Limits) clear(rec LimitRecord) error {
 	var errs []error
 	for _, g := range rec.Groups {
-		errs = append(errs, l.hierarchy.Clear(g, rec.Device))
+		errs = append(errs, l.Hierarchy.Clear(g, rec.Device))
 	}
 	return errors.Join(errs...)
 }
 
 // unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
 // gives back then what it has lifted.
-func (l *limits) unlimit(ctx context.Context, e *limited) error {
-	if fencing, err := l.fence.Look()(e.id); err != nil || fencing {
-		return errors.Join(err, dataset.Errorf(dataset.ErrPending, "its limit is taken away once it is not fenced any more"))
+func (l *Limits) unlimit(ctx context.Context, e *limited) error {
+	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
+		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
+			"its limit is taken away once it is not fenced any more"))
 	}
-	e.mu.Lock()
-	if e.lift == 0 {
-		if err := l.clear(e.rec); err != nil {
-			e.mu.Unlock()
+	e.Mu.Lock()
+	if e.Lift == 0 {
+		if err := l.clear(e.Rec); err != nil {
+			e.Mu.Unlock()
 			return err
 		}
 	}
-	e.mu.Unlock()
+	e.Mu.Unlock()
 	return l.unlimited(ctx, e)
 }
 
-// union returns the elements of both, in order, each once.
-func union(a, b []string) []string {
+// Union returns the elements of both, in order, each once.
+func Union(a, b []string) []string {
 	all := slices.Concat(a, b)
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -1,0 +1,162 @@
+package throttle
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+)
+
+// Check says what this host can hold volumes to, and whether it does.
+func (l *Limits) Check(r *findings.List) {
+	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
+	switch {
+	case l.cannot() != nil:
+		r.Add(findings.Info, "speed limits", "mount a control group hierarchy with the controllers io and "+
+			"memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel "+
+			"with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
+	case l.Hierarchy.Version == iolimit.V1:
+		r.Add(findings.OK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.Hierarchy.Dir)
+	case l.lostNow() != "":
+		r.Add(findings.Error, "speed limits", "", "v2: %s", l.lostNow())
+	case len(there) == 0:
+		r.Add(findings.Info, "speed limits", "",
+			"v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; "+
+				"the first mount of a volume with qos hands it down", strings.Join(l.parents, ", "))
+	default:
+		r.Add(findings.OK, "speed limits", "",
+			"v2: for all containers below %s together, from the first moment (%s)", strings.Join(there, ", "),
+			l.Hierarchy.Dir)
+	}
+	for _, e := range l.All() {
+		l.checkLimited(r, e)
+	}
+	for id, err := range l.misses() {
+		d, _ := l.Cache.DatasetOrCopy(id)
+		r.Add(findings.Error, "volume "+d.Volume, "",
+			"its speed is not limited as its profile says: %v; that is tried again each %s", err, MendEvery)
+	}
+	for _, rec := range l.Leftovers() {
+		r.Add(findings.Warning, "device "+rec.Device.String(), "",
+			"has the limit of a volume yet that is not there any more; to take that away is tried again each %s",
+			MendEvery)
+	}
+}
+
+// lostNow says why no control group limits what is to be limited; empty: they do.
+func (l *Limits) lostNow() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.Of) == 0 {
+		return ""
+	}
+	return l.lost
+}
+
+func (l *Limits) misses() map[uuid.UUID]error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.not)
+}
+
+// outside are the groups that a dataset is used in and that are, of version 2, below none of those
+// that rules are set on before a container starts. e.mu is held.
+func (l *Limits) outside(e *limited) (groups []string) {
+	if l.Hierarchy.Version != iolimit.V2 {
+		return nil
+	}
+	for _, g := range e.Rec.Groups {
+		if !slices.ContainsFunc(l.parents, func(p string) bool { return iolimit.Below(g, p) }) && l.Hierarchy.Has(g) {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+// Problems says which promise on the speed of a dataset is broken; empty: none.
+func (l *Limits) Problems(d dataset.Dataset) string {
+	if err := l.Missed(d.ID); err != nil {
+		return "its speed is not limited as its profile says: " + err.Error()
+	}
+	e := l.Get(d.ID)
+	if e == nil {
+		return ""
+	}
+	if bare := e.bareNow(); len(bare) > 0 {
+		return unlimitedIn(bare)
+	}
+	if !d.Profile.QoS.Strict {
+		return ""
+	}
+	if lost := l.lostNow(); lost != "" {
+		return "its profile is strict about its speed: " + lost
+	}
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	if out := l.outside(e); len(out) > 0 {
+		return l.strictly(out)
+	}
+	if groups, err := l.astray(e); err != nil || len(groups) > 0 {
+		return "its profile is strict about its speed, which is not limited in control group " +
+			strings.Join(groups, ", ")
+	}
+	return ""
+}
+
+// bareNow are the groups that a dataset is used in and that cannot be limited.
+func (e *limited) bareNow() []string {
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	return e.bare
+}
+
+func unlimitedIn(groups []string) string {
+	return "its speed is not limited in control group " + strings.Join(groups, ", ") +
+		", which it is used in: nobody has handed the controller io down to it"
+}
+
+// strictly says why a limit that is strict does not hold.
+func (l *Limits) strictly(outside []string) string {
+	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
+		", which is below none of " + strings.Join(l.parents, ", ") +
+		": it has a limit of its own there, from about a second after its start"
+}
+
+func (l *Limits) checkLimited(r *findings.List, e *limited) {
+	d, _ := l.Cache.DatasetOrCopy(e.id)
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	if e.Lift != 0 {
+		r.Add(findings.Info, "volume "+d.Volume, "", "limit of its speed is lifted for a flush since %s",
+			e.Rec.Lifted.Format(time.RFC3339))
+		return
+	}
+	groups, err := l.astray(e)
+	if err != nil {
+		r.Add(findings.Error, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
+	} else if len(groups) > 0 {
+		r.Add(findings.Error, "volume "+d.Volume, "",
+			"its speed is not limited as its profile says in the control groups %s; that is looked at each %s",
+			strings.Join(groups, ", "), lookSeldom)
+	}
+	const mend = "name what is above it in cgroup_parents of drover.yaml"
+	if len(e.bare) > 0 {
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
+	}
+	out := l.outside(e)
+	switch {
+	case len(out) == 0:
+	case d.Profile.QoS.Strict:
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", l.strictly(out))
+	default:
+		r.Add(findings.Warning, "volume "+d.Volume, mend,
+			"is used in control group %s, which is below none of %s: it has a limit of its own there, from "+
+				"about a second after its start", strings.Join(out, ", "), strings.Join(l.parents, ", "))
+	}
+}

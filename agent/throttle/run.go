@@ -1,0 +1,348 @@
+package throttle
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+const (
+	// lookOften is how soon a container that starts is found, and for how long after a
+	// mount one is expected; lookSeldom is later, and how soon a rule is set again that
+	// somebody has changed. mendEvery is how often all processes are looked at anew, and
+	// what failed is tried again.
+	lookOften  = 500 * time.Millisecond
+	startsSoon = 30 * time.Second
+	lookSeldom = time.Second
+	MendEvery  = 30 * time.Second
+	AskFencing = time.Second // bounds a question to the guard, with a limit locked
+)
+
+// Run has new containers held to the limits of the volumes that they use, and changes
+// limits with profiles, until the agent stops.
+func (l *Limits) Run() {
+	k := Keeper{Limits: l}
+	full := l.Clock.Steady()
+	for {
+		var next <-chan time.Time
+		if wait := l.Pause(l.Clock.Steady()); wait > 0 {
+			next = l.Clock.After(wait)
+		}
+		told := false
+		select {
+		case <-l.Ctx.Done():
+			return
+		case <-l.wake:
+			told = true
+		case <-next:
+		}
+		now := l.Clock.Steady()
+		all := now-full >= MendEvery
+		if all {
+			full = now
+			l.ClearLeft(l.Ctx)
+		}
+		if told || all {
+			l.Renew()
+		}
+		l.EndLifts()
+		if len(l.All()) > 0 {
+			k.Look(now, all)
+		}
+	}
+}
+
+// Pause is until the next look; 0: until something is told.
+func (l *Limits) Pause(now time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.Of) == 0 && len(l.not)+len(l.left) == 0:
+		return 0
+	case len(l.Of) == 0:
+		return MendEvery
+	case now-l.used < startsSoon:
+		return lookOften
+	}
+	return lookSeldom
+}
+
+// ProfileChanged has the keeper look at a record that may say another limit.
+func (l *Limits) ProfileChanged(d dataset.Dataset) {
+	if d.Profile.QoS.Limited() || l.Get(d.ID) != nil {
+		l.soon()
+	}
+}
+
+// Used has the keeper look soon, and often for a while.
+func (l *Limits) Used(id uuid.UUID, now time.Duration) {
+	l.mu.Lock()
+	_, is := l.Of[id]
+	l.used = now
+	l.mu.Unlock()
+	if is {
+		l.soon()
+	}
+}
+
+// EndLifts ends what was lifted for too long.
+func (l *Limits) EndLifts() {
+	for _, e := range l.All() {
+		if err := l.lower(l.Ctx, e, false); err != nil {
+			l.Logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited again")
+		}
+	}
+}
+
+// Renew takes in what profiles say now, of what is mounted, and tries again what failed.
+func (l *Limits) Renew() {
+	for _, id := range l.stale(l.Cache.Dataset) {
+		if d, known := l.Cache.Dataset(id); known {
+			l.relimit(d)
+		}
+	}
+	for _, id := range l.Mounts.InUse() {
+		if d, known := l.Cache.Dataset(id); known && d.Profile.QoS.Limited() && l.Get(id) == nil {
+			l.relimit(d)
+		}
+	}
+}
+
+// stale returns what is limited as its profile does not say, or was not when it was tried.
+func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
+	for _, e := range l.All() {
+		if d, known := of(e.id); known && LimitsOf(d.Profile.QoS) != e.now() && l.Missed(e.id) == nil {
+			ids = append(ids, e.id)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.AppendSeq(ids, maps.Keys(l.not))
+}
+
+// now is what the groups are told.
+func (e *limited) now() iolimit.Limits {
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	return e.Rec.Limits
+}
+
+func (e *limited) device() iolimit.Device {
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	return e.Rec.Device
+}
+
+// miss notes why a dataset that is mounted is not limited as its profile says; nil: it is.
+func (l *Limits) miss(id uuid.UUID, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.not, id); err != nil {
+		l.not[id] = err
+	}
+}
+
+func (l *Limits) Missed(id uuid.UUID) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.not[id]
+}
+
+// relimit holds a dataset to what its profile says now, if it is mounted. What fails is tried
+// again, and doctor says so meanwhile.
+func (l *Limits) relimit(d dataset.Dataset) {
+	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		unlock, err := l.Locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		d, known := l.Cache.Dataset(d.ID)
+		if mounted, err := l.Mounts.IsMounted(d.ID); err != nil || !mounted || !known {
+			l.miss(d.ID, err)
+			return err
+		}
+		err = l.Limit(ctx, d)
+		was := l.Missed(d.ID)
+		l.miss(d.ID, err)
+		l.Changed(d.ID)
+		switch {
+		case err == nil:
+			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
+		case was == nil || was.Error() != err.Error():
+			l.log(d).WithError(err).Error("speed is not limited as the profile says")
+			l.soon() // which has the keeper try again, where it would wait to be told
+		}
+		return nil
+	})
+}
+
+// Keeper sees to it that control groups hold what they are to.
+type Keeper struct {
+	*Limits
+	users mount.Users
+	rules map[string]map[iolimit.Device]iolimit.Limits // of groups, in this look; nil: one cannot be limited
+}
+
+// Look finds who uses what is limited, and sets what is missing.
+func (k *Keeper) Look(now time.Duration, all bool) {
+	if err := k.users.Look(now, all); err != nil {
+		k.Logger.WithError(err).Warn("who uses volumes whose speed is limited was not found")
+		return
+	}
+	base, err := k.base()
+	if k.lose(err) {
+		k.Logger.WithError(err).Error("speed of volumes is not limited")
+	}
+	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
+	for _, e := range k.All() {
+		if err := k.hold(k.Ctx, e, base); err != nil {
+			k.Logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited")
+		}
+	}
+}
+
+// lose notes why no group can be limited, and reports whether that is new.
+func (l *Limits) lose(err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.lost
+	if l.lost = ""; err != nil {
+		l.lost = err.Error()
+	}
+	return l.lost != "" && l.lost != was
+}
+
+// hold has all groups hold a limit that are to: those above containers, also where their
+// controller was taken back meanwhile, and those of containers that these do not bind.
+func (k *Keeper) hold(ctx context.Context, e *limited, base []string) error {
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	if e.over || e.Lift != 0 || e.Rec.Boot == "" {
+		return nil
+	}
+	bind := Union(base, k.held(e.Rec.Groups))
+	more, err := k.usedIn(e, bind)
+	if err != nil {
+		return err
+	}
+	groups := Union(bind, more)
+	var astray []string
+	for _, g := range groups {
+		rules, err := k.told(g)
+		if err != nil {
+			return err
+		}
+		if rules != nil && rules[e.Rec.Device] != e.Rec.Limits {
+			astray = append(astray, g)
+		}
+	}
+	known := !slices.ContainsFunc(groups, func(g string) bool { return !slices.Contains(e.Rec.Groups, g) })
+	if len(astray) == 0 && known {
+		return nil
+	}
+	if fencing, err := k.Fence.Look()(e.id); err != nil || fencing {
+		return err
+	}
+	d, _ := k.Cache.DatasetOrCopy(e.id)
+	if known {
+		k.log(d).WithField("groups", astray).
+			Warn("its speed was not limited in control groups: somebody has changed that, or made them " +
+				"anew: it is again")
+		return k.set(e.Rec, astray)
+	}
+	defer k.Changed(e.id)
+	rec := e.Rec
+	rec.Groups = groups
+	return k.Rule(ctx, e, rec)
+}
+
+// usedIn returns the groups that a dataset is used in and that rules on others do not bind, and
+// notes which of those cannot be limited. Whose they are hands the controller down to them, or not.
+// e.mu is held.
+func (k *Keeper) usedIn(e *limited, bind []string) (groups []string, err error) {
+	var bare []string
+	for _, pid := range k.users.Of(int(e.Rec.Device.Major), int(e.Rec.Device.Minor), k.Mounts.Path(e.id)) {
+		g, ok := k.Hierarchy.GroupOf(pid)
+		if !ok || k.Binds(bind, g) {
+			continue
+		}
+		rules, err := k.told(g)
+		switch {
+		case err != nil:
+			return nil, err
+		case rules != nil:
+			groups = Union(groups, []string{g})
+		case k.Hierarchy.Exists(g):
+			bare = Union(bare, []string{g})
+		}
+	}
+	if !slices.Equal(bare, e.bare) {
+		d, _ := k.Cache.DatasetOrCopy(e.id)
+		if len(bare) > 0 {
+			k.log(d).WithField("groups", bare).
+				Error("its speed is not limited in control groups that have no controller io")
+		}
+		e.bare = bare
+		defer k.Changed(e.id)
+	}
+	return groups, nil
+}
+
+// held returns those of groups that can be limited.
+func (k *Keeper) held(groups []string) []string {
+	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool {
+		rules, err := k.told(g)
+		return err == nil && rules == nil
+	})
+}
+
+// told returns the rules of a group, read once a look.
+func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
+	rules, is := k.rules[g]
+	if is {
+		return rules, nil
+	}
+	rules, err := k.Hierarchy.Rules(g)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return nil, err
+	}
+	k.rules[g] = rules
+	return rules, nil
+}
+
+// Binds tells whether rules on groups bind those in another.
+func (l *Limits) Binds(groups []string, g string) bool {
+	return slices.ContainsFunc(groups, func(has string) bool {
+		return has == g || l.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
+	}) || l.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
+}
+
+// astray returns the groups that do not hold what they were told. e.mu is held.
+func (l *Limits) astray(e *limited) (groups []string, err error) {
+	if e.over || e.Lift != 0 {
+		return nil, nil
+	}
+	for _, g := range e.Rec.Groups {
+		rules, err := l.Hierarchy.Rules(g)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // nobody is in it
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		case rules[e.Rec.Device] != e.Rec.Limits:
+			groups = append(groups, g)
+		}
+	}
+	return groups, nil
+}
